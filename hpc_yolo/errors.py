@@ -1,0 +1,82 @@
+"""Every error that a user may meet, and the exit code that a script sees.
+
+    HpcYoloError                 1
+    |-- SpecError                2   the spec, a command-line override or an option is wrong
+    |-- DataError                3   dataset, labels, pictures
+    |-- ClusterError             4   Slurm refuses, or a node list or environment makes no sense
+    |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
+    |-- RunError                 6   the run directory or its journal cannot be used
+    |   `-- CheckpointError      7   a checkpoint is damaged or does not fit
+    `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
+
+Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
+line prints message and hint without a traceback. A mistake of our own stays a plain exception with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class HpcYoloError(Exception):
+    """What is wrong, what was seen and what is allowed (`message`), and the next thing to type (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments need help to cross a process boundary (loader workers, tasks).
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[HpcYoloError], message: str, hint: str | None) -> HpcYoloError:
+    error = kind.__new__(kind)
+    HpcYoloError.__init__(error, message, hint=hint)
+    return error
+
+
+class SpecError(HpcYoloError):
+    """The spec, an override on the command line or a hyperparameter file is wrong. Holds all problems at once."""
+
+    exit_code = 2
+
+
+class DataError(HpcYoloError):
+    """A dataset cannot be used: missing, empty, or labels that contradict it."""
+
+    exit_code = 3
+
+
+class ClusterError(HpcYoloError):
+    """Slurm refused a request, or what it told a task makes no sense."""
+
+    exit_code = 4
+
+
+class SchedulerUnavailable(ClusterError):
+    """No answer from Slurm within the time allowed; nothing was changed."""
+
+    exit_code = 5
+
+
+class RunError(HpcYoloError):
+    """A run directory cannot be created, read or written, or belongs to another spec."""
+
+    exit_code = 6
+
+
+class CheckpointError(RunError):
+    """A checkpoint is torn, altered, or made for another model."""
+
+    exit_code = 7
+
+
+class TrainingError(HpcYoloError):
+    """Training ended on some rank. The message names rank, host and cause."""
+
+    exit_code = 8

@@ -1,0 +1,61 @@
+"""Times and amounts of memory as people write them, to seconds and bytes, and back.
+
+Times follow sbatch: "90" is minutes, "mm:ss", "hh:mm:ss", "d-hh", "d-hh:mm", "d-hh:mm:ss". Memory follows sbatch too: a
+number with K, M, G or T (powers of 1024), M when no unit is given.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<day_rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2}))")
+_MEMORY = re.compile(r"(?P<number>\d+)(?P<unit>[KMGT]?)B?", re.IGNORECASE)
+_MEMORY_BYTES = {"K": 1024, "": 1024**2, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse_time_s(text: str) -> int:
+    """Seconds in a Slurm time, at least 1.
+
+    Raises:
+        ValueError: `text` is not such a time, or is zero.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time; write minutes, mm:ss, hh:mm:ss or d-hh:mm:ss")
+    if match["days"] is not None:
+        hours, minutes, seconds = (*map(int, match["day_rest"].split(":")), 0, 0)[:3]
+        total_s = ((int(match["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
+    else:
+        parts = list(map(int, match["plain"].split(":")))
+        hours, minutes, seconds = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+        total_s = (hours * 60 + minutes) * 60 + seconds
+    if total_s == 0:
+        raise ValueError(f"{text!r} is no time at all; a limit is at least one second")
+    return total_s
+
+
+def format_time(total_s: int) -> str:
+    """`total_s` seconds the way Slurm prints them: "hh:mm:ss" or "d-hh:mm:ss"."""
+    days, rest_s = divmod(total_s, 86400)
+    clock = f"{rest_s // 3600:02d}:{rest_s // 60 % 60:02d}:{rest_s % 60:02d}"
+    return f"{days}-{clock}" if days else clock
+
+
+def parse_mem_bytes(text: str) -> int:
+    """Bytes in an amount of memory such as "400G", "512M" or "4000" (megabytes, as sbatch reads it).
+
+    Raises:
+        ValueError: `text` is not an amount of memory, or is zero.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    if match is None or int(match["number"]) == 0:
+        raise ValueError(f"{text!r} is not an amount of memory; write a whole number with K, M, G or T, such as 400G")
+    return int(match["number"]) * _MEMORY_BYTES[match["unit"].upper()]
+
+
+def format_mem(mem_bytes: int) -> str:
+    """Bytes in the largest unit that holds them exactly, as sbatch reads them: 429496729600 -> "400G"."""
+    for unit in ("T", "G", "M"):
+        if mem_bytes % _MEMORY_BYTES[unit] == 0:
+            return f"{mem_bytes // _MEMORY_BYTES[unit]}{unit}"
+    return f"{-(-mem_bytes // 1024)}K"
