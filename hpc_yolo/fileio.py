@@ -69,7 +69,7 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in `path`, oldest first; torn, binary or foreign lines are passed over, a missing file is empty."""
+    """The JSON objects in `path`, oldest first; torn or foreign lines are passed over; no file, no objects."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
