@@ -1,0 +1,153 @@
+"""Training state in and out: one safetensors file, tensors with a JSON header, and never a pickle.
+
+Tensors are named `model.<key>`, `ema.<key>` and `optimizer.<parameter>.<buffer>`; the header holds a `Progress`.
+`best` holds the averaged model alone, under plain keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.fileio import atomic_writer
+
+FORMAT = "hpc-yolo-1"
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """Where training stands, besides the tensors. Positions count global batches from the start of training."""
+
+    step: int = 0
+    last_optimizer_step: int = -1
+    ema_updates: int = 0
+    best_fitness: float = -1.0
+    best_epoch: int = -1
+    epoch_items: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    scaler: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader needs to rebuild the network."""
+
+    model: str
+    names: list[str]
+    imgsz: int
+
+
+def save_training(
+    path: Path,
+    *,
+    model: torch.nn.Module,
+    ema: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    description: ModelDescription,
+) -> int:
+    """Write the complete training state over `path` in one atomic step; its size in bytes."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    for index, buffers in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in buffers.items() if value is not None}
+    return _write(path, tensors, description, progress)
+
+
+def save_model(path: Path, model: torch.nn.Module, description: ModelDescription) -> int:
+    """Write the weights of `model` alone; the file's size in bytes."""
+    return _write(path, model.state_dict(), description, None)
+
+
+def load_training(
+    path: Path, *, model: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Fill `model`, `ema` and `optimizer` from `path`; where training stands.
+
+    Raises:
+        CheckpointError: the file is damaged, of another format, or made for another model.
+    """
+    tensors, header = _read(path)
+    if "progress" not in header:
+        raise CheckpointError(f"{path}: holds weights only, no training state", hint="name it under weights: instead")
+    try:
+        model.load_state_dict(_section(tensors, "model."))
+        ema.load_state_dict(_section(tensors, "ema."))
+        _load_optimizer(optimizer, _section(tensors, "optimizer."))
+        return msgspec.json.decode(header["progress"], type=Progress)
+    except (RuntimeError, ValueError, KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointError(
+            f"{path}: does not fit this run's model: {str(error).splitlines()[0]}",
+            hint="a run keeps its model and classes; give a changed spec another name",
+        ) from error
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> tuple[int, int]:
+    """Copy the tensors of `path` that have the same name and shape into `model`: (how many fit, how many it has).
+
+    Of a training state the averaged model is taken.
+
+    Raises:
+        CheckpointError: the file is damaged, of another format, or nothing fits.
+    """
+    tensors, header = _read(path)
+    if "progress" in header:
+        tensors = _section(tensors, "ema.")
+    wanted = model.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in wanted and wanted[key].shape == value.shape}
+    if not fitting:
+        raise CheckpointError(f"{path}: none of its {len(tensors)} tensors fits the model")
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting), len(wanted)
+
+
+def read_description(path: Path) -> ModelDescription:
+    """Which network a checkpoint was made for.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    _, header = _read(path)
+    return msgspec.json.decode(header["description"], type=ModelDescription)
+
+
+def _write(
+    path: Path, tensors: Mapping[str, torch.Tensor], description: ModelDescription, progress: Progress | None
+) -> int:
+    header = {"format": FORMAT, "description": msgspec.json.encode(description).decode()}
+    if progress is not None:
+        header["progress"] = msgspec.json.encode(progress).decode()
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=header
+    )
+    with atomic_writer(path) as file:
+        file.write(content)
+    return len(content)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: its format is {header.get('format')!r}; this version reads {FORMAT!r}")
+    return tensors, header
+
+
+def _section(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, buffers: Mapping[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in buffers.items():
+        index, buffer = re.fullmatch(r"(\d+)\.(\w+)", name).groups()  # type: ignore[union-attr]
+        state.setdefault(int(index), {})[buffer] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,160 @@
+"""Assembling what one rank trains with: data, network, loss, optimiser, and the state to go on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_yolo import checkpoint
+from hpc_yolo.checkpoint import ModelDescription, Progress
+from hpc_yolo.data.dataset import Dataset, load_dataset
+from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.sampler import steps_per_epoch
+from hpc_yolo.distributed import World
+from hpc_yolo.engine.ema import ModelEma
+from hpc_yolo.engine.optimizer import Schedule, build_optimizer
+from hpc_yolo.engine.trainer import TrainingParts
+from hpc_yolo.errors import TrainingError
+from hpc_yolo.loss import DetectionLoss
+from hpc_yolo.models import build_model
+from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.hyperparameters import load_hyperparameters
+from hpc_yolo.spec.schema import Spec, TrainSpec
+
+
+def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:
+    """Everything that this rank's `Trainer` needs, with the state of `last` where there is one.
+
+    Args:
+        warn: told, on rank 0, of pictures left out and the like.
+
+    Raises:
+        DataError: the dataset cannot be used.
+        CheckpointError: `last` or the weights cannot be used.
+        TrainingError: the global batch cannot be split over the ranks.
+    """
+    train = spec.train
+    if train.batch % world.size:
+        raise TrainingError(
+            f"train.batch: {train.batch} images cannot be split evenly over {world.size} ranks",
+            hint=f"take a multiple of {world.size}, or another number of tasks",
+        )
+    dataset = load_dataset(Path(spec.data))
+    training_index, validation_index = scan_dataset(dataset, world, warn)
+    hyp = load_hyperparameters(train)
+    schedule = Schedule(
+        hyp, train.epochs, steps_per_epoch(len(training_index.paths), train.batch), train.batch, train.cos_lr
+    )
+    model = build_network(spec, dataset.num_classes, world.device)
+    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, train.imgsz, train.label_smoothing)
+    ema = ModelEma(model)
+    trained = distribute(model, train.sync_bn, world)
+    optimizer = build_optimizer(model, train.optimizer, schedule)
+    dtype = autocast_dtype(train.precision, world.device)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=dtype is torch.float16)
+    progress = Progress()
+    if run.last.exists():
+        progress = checkpoint.load_training(run.last, model=model, ema=ema.model, optimizer=optimizer)
+        ema.updates = progress.ema_updates
+        scaler.load_state_dict(progress.scaler)
+    workers = loader_workers(train.workers, world)
+    return TrainingParts(
+        spec=spec,
+        description=ModelDescription(model=spec.model, names=list(dataset.names), imgsz=train.imgsz),
+        model=model,
+        trained=trained,
+        ema=ema,
+        loss=loss.to(world.device),
+        optimizer=optimizer,
+        scaler=scaler,
+        autocast_dtype=dtype,
+        schedule=schedule,
+        training=TrainingLoader(
+            training_index,
+            imgsz=train.imgsz,
+            batch=train.batch,
+            hyp=hyp,
+            seed=train.seed,
+            rank=world.rank,
+            world_size=world.size,
+            workers=workers,
+            cache=train.cache,
+        ),
+        validation=ValidationLoader(
+            validation_index,
+            imgsz=train.imgsz,
+            batch=max(train.batch // world.size, 1) * 2,
+            rank=world.rank,
+            world_size=world.size,
+            workers=workers,
+        ),
+        progress=progress,
+    )
+
+
+def scan_dataset(dataset: Dataset, world: World, warn: Callable[[str], None]) -> tuple[ImageIndex, ImageIndex]:
+    """Labels of the training and validation pictures. Rank 0 reads them first and leaves a cache to the others."""
+    if not world.is_main:
+        world.barrier()
+    indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
+    if world.is_main:
+        for index in indexes:
+            for message in index.messages:
+                warn(message)
+        world.barrier()
+    return indexes
+
+
+def build_network(spec: Spec, num_classes: int, device: torch.device) -> nn.Module:
+    """The network on `device`, from the seed or from `weights`, with the layers below `freeze` held still."""
+    torch.manual_seed(spec.train.seed)
+    model = build_model(spec.model, num_classes)
+    if spec.weights:
+        checkpoint.load_weights(Path(spec.weights), model)
+    for index in range(spec.train.freeze):
+        for name, parameter in model.named_parameters():
+            if name.startswith(f"model.{index}."):
+                parameter.requires_grad_(False)
+    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return model.to(device, memory_format=memory_format)
+
+
+def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
+    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank."""
+    if world.size == 1:
+        return model
+    if sync_bn:
+        model = convert_sync_batchnorm(model, world.device)
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=True,
+        gradient_as_bucket_view=True,
+    )
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for fp32. `auto`: bf16 or fp16 on a GPU by what it has, fp32 on a CPU."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def cpus_per_rank(world: World) -> int:
+    """Cores that one rank of this node may count on."""
+    return max(len(os.sched_getaffinity(0)) // world.process.local_world_size, 1)
+
+
+def loader_workers(requested: int, world: World) -> int:
+    """Loader processes of this rank: as asked, but no more than its cores, of which a CPU task computes on one."""
+    spare = cpus_per_rank(world) - (1 if world.device.type == "cpu" else 0)
+    return min(requested, spare)

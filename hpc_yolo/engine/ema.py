@@ -1,0 +1,41 @@
+"""The exponential moving average of a model's weights, which is what gets evaluated and kept as best."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import cast
+
+import torch
+from torch import nn
+
+DECAY = 0.9999
+RAMP_UPDATES = 2000
+
+
+class ModelEma:
+    """A copy of `model` that trails it: after update u, v <- d v + (1 - d) m with d = 0.9999 (1 - exp(-u / 2000)).
+
+    All floating tensors follow, batch-norm statistics among them; counters do not.
+    """
+
+    def __init__(self, model: nn.Module, updates: int = 0) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.updates = updates
+        self._averages = _floating_tensors(self.model)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards `model`, one fused operation over all tensors."""
+        self.updates += 1
+        torch._foreach_lerp_(self._averages, _floating_tensors(model), 1.0 - decay_at(self.updates))
+
+
+def decay_at(updates: int) -> float:
+    """The decay d of update number `updates`, from 1."""
+    return DECAY * (1 - math.exp(-updates / RAMP_UPDATES))
+
+
+def _floating_tensors(model: nn.Module) -> list[torch.Tensor]:
+    state = cast(dict[str, torch.Tensor], model.state_dict())
+    return [tensor for tensor in state.values() if tensor.is_floating_point()]

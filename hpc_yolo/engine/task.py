@@ -1,0 +1,167 @@
+"""The body of one task: who am I, where are the others, train, and leave in good order.
+
+An error on any rank is written to the run directory with rank, host and traceback, printed, and ends this process
+without a collective: its peers notice, and the launcher ends the job.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+
+import cv2
+import torch
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.distributed import World, choose_device, connected
+from hpc_yolo.engine.build import build, cpus_per_rank
+from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.errors import ClusterError, HpcYoloError
+from hpc_yolo.preemption import StopRequest, describe
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, WarningRaised
+from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import Spec
+
+
+def run_task(run: RunDirectory, spec: Spec) -> None:
+    """Run this process's rank of the next attempt of `run`, to its end.
+
+    Raises:
+        SystemExit: a signal stopped the attempt (128 + its number), or, with several ranks, an error ended it.
+        HpcYoloError: with a single rank, what went wrong.
+    """
+    stop = StopRequest()
+    stop.install()
+    process = ProcessInfo.from_env(current_environment())
+    try:
+        stopped_by = train_attempt(run, spec, process, stop)
+    except Exception as error:
+        report_failure(run, process, error)
+        if process.world_size == 1:
+            raise
+        # Peers may be stuck in a collective; an ordinary exit would wait for them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code if isinstance(error, HpcYoloError) else 1)
+    if stopped_by:
+        sys.exit(128 + stopped_by)
+
+
+def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo, stop: StopRequest) -> int:
+    """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
+    device = choose_device(spec.train.device, process.local_rank)
+    journal = new_journal(run) if process.rank == 0 else None
+    with connected(process, run, device, spec.train.start_timeout_s) as world:
+        set_threads(world)
+        parts = build(spec, world, run, warn=lambda message: warn(journal, message))
+        trainer = Trainer(parts, world, run, journal, stop)
+        if journal is not None:
+            journal.write(attempt_started(spec, world, trainer))
+        stopped_by = trainer.run()
+    if journal is not None:
+        leave(run, spec, process, journal, trainer, stopped_by)
+    return stopped_by
+
+
+def leave(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
+) -> None:
+    """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
+    requeues = wants_requeue(spec, process, stopped_by)
+    journal.write(
+        AttemptEnded(
+            outcome=AttemptEnded.STOPPED if stopped_by else AttemptEnded.FINISHED,
+            epoch=trainer.epoch,
+            step=trainer.progress.step,
+            detail=describe(stopped_by) if stopped_by else "",
+            requeued=requeues,
+        )
+    )
+    if requeues:
+        assert process.job_id is not None
+        scheduler.requeue(process.job_id)
+
+
+def wants_requeue(spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
+    """Whether Slurm interrupted a job that is still its own: a cancelled one must not rise again."""
+    if process.launcher != "slurm" or process.job_id is None or spec.cluster.requeue != "requeue":
+        return False
+    if stopped_by not in (signal.SIGTERM, signal.SIGUSR2):
+        return False
+    try:
+        state = scheduler.job_states([process.job_id]).get(process.job_id)
+    except ClusterError:
+        return False
+    return state is not None and state.state == "RUNNING"
+
+
+def new_journal(run: RunDirectory) -> JournalWriter:
+    """The journal of the next attempt: attempts are counted by their starts, over all jobs of the run."""
+    attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+    return JournalWriter(run.journal, attempt=len(attempts) + 1)
+
+
+def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
+    """The event that opens an attempt."""
+    dtype = trainer.parts.autocast_dtype
+    return AttemptStarted(
+        job_id=world.process.job_id,
+        launcher=world.process.launcher,
+        device=torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
+        precision="fp32" if dtype is None else str(dtype).removeprefix("torch."),
+        world_size=world.size,
+        num_nodes=world.process.num_nodes,
+        batch=spec.train.batch,
+        epochs=spec.train.epochs,
+        steps_per_epoch=trainer.steps_per_epoch,
+        num_images=trainer.parts.training.num_images,
+        epoch=trainer.epoch,
+        step=trainer.progress.step,
+        ranks=list(world.places),
+    )
+
+
+def set_threads(world: World) -> None:
+    """Share this node's cores among its ranks."""
+    torch.set_num_threads(cpus_per_rank(world))
+    cv2.setNumThreads(0)  # pictures are decoded in many processes already
+
+
+def warn(journal: JournalWriter | None, message: str) -> None:
+    """Tell a person and the journal."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+    if journal is not None:
+        journal.write(WarningRaised(message=message))
+
+
+def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
+    """Leave this rank's last words in the run directory and on its output."""
+    failure = Failure(
+        time=time.time(),
+        rank=process.rank,
+        host=socket.gethostname() if process.host is None else process.host,
+        job_id=process.job_id,
+        kind=type(error).__name__,
+        message=str(error),
+        traceback="" if isinstance(error, HpcYoloError) else "".join(traceback.format_exception(error)),
+        is_echo=is_echo(error),
+    )
+    print(failure.text, file=sys.stderr, flush=True)
+    write_failure(run, failure)
+    if process.rank == 0:
+        ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=f"{failure.kind}: {failure.message}")
+        attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+        JournalWriter(run.journal, attempt=max(len(attempts), 1)).write(ended)
+
+
+def is_echo(error: Exception) -> bool:
+    """Whether this rank only noticed that another one had gone."""
+    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
+

@@ -1,0 +1,351 @@
+"""The training loop. One position, `progress.step`, says where training stands; everything else follows from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_yolo import checkpoint
+from hpc_yolo.checkpoint import ModelDescription, Progress
+from hpc_yolo.data.loader import TrainingBatch, TrainingLoader, ValidationLoader
+from hpc_yolo.distributed import StopAgreement, World
+from hpc_yolo.engine.ema import ModelEma
+from hpc_yolo.engine.meter import StepMeter
+from hpc_yolo.engine.optimizer import Schedule, apply_settings
+from hpc_yolo.errors import TrainingError
+from hpc_yolo.evaluation.evaluator import evaluate
+from hpc_yolo.evaluation.metrics import DetectionMetrics
+from hpc_yolo.loss import DetectionLoss
+from hpc_yolo.preemption import StopRequest
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, ClassFigures, EpochEnded, Evaluated, StepLogged
+from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.spec.schema import Spec
+
+MAX_GRAD_NORM = 10.0
+MAX_LOG_INTERVAL_STEPS = 50
+LOGS_AN_EPOCH = 10
+SAVE_IS_DUE = 1  # rides on the stop agreement; every stop signal has a higher number
+
+
+@dataclass
+class TrainingParts:
+    """All that `build` assembles for one attempt on one rank."""
+
+    spec: Spec
+    description: ModelDescription
+    model: nn.Module
+    trained: nn.Module  # `model`, or DistributedDataParallel around it
+    ema: ModelEma
+    loss: DetectionLoss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    autocast_dtype: torch.dtype | None
+    schedule: Schedule
+    training: TrainingLoader
+    validation: ValidationLoader
+    progress: Progress
+
+
+class Trainer:
+    """Runs one attempt from `progress` to the last epoch, an early stop, or a signal."""
+
+    def __init__(
+        self,
+        parts: TrainingParts,
+        world: World,
+        run: RunDirectory,
+        journal: JournalWriter | None,
+        stop: StopRequest,
+    ) -> None:
+        self.parts = parts
+        self.world = world
+        self.run_directory = run
+        self.journal = journal
+        self.stop = stop
+        self.agreement = StopAgreement(world)
+        self.meter = StepMeter(world)
+        self.progress = parts.progress
+        self.steps_per_epoch = parts.schedule.steps_per_epoch
+        self.log_interval = max(1, min(MAX_LOG_INTERVAL_STEPS, self.steps_per_epoch // LOGS_AN_EPOCH))
+        self.grad_norm = torch.zeros((), device=world.device)
+        self.agreed = 0
+        self._saved_s = time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        return self.progress.step // self.steps_per_epoch
+
+    def run(self) -> int:
+        """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
+        while self.epoch < self.parts.schedule.epochs and not self.out_of_patience():
+            epoch = self.epoch
+            if stopped_by := self.train_epoch(epoch):
+                return stopped_by
+            self.log_epoch(epoch)
+            if self.is_evaluated(epoch):
+                self.evaluate(epoch)
+            self.save_last()
+            self.save_periodically(epoch)
+        self.agreement.settle()
+        return 0
+
+    def train_epoch(self, epoch: int) -> int:
+        """The steps of `epoch` that are still to do; 0, or the signal after which all ranks stop."""
+        self.parts.trained.train()
+        first_step = self.progress.step % self.steps_per_epoch
+        self.meter.start_epoch(self.progress.epoch_items, first_step)
+        for batch in self.timed(self.parts.training.epoch(epoch, first_step)):
+            self.train_step(batch)
+            self.progress.step += 1
+            if self.progress.step % self.log_interval == 0:
+                self.log_step(epoch)
+            self.agreed = max(self.agreed, self.agreement.ask(self.note()))
+            if self.agreed and self.progress.last_optimizer_step == self.progress.step - 1:
+                # No gradient is half accumulated here, so a checkpoint is complete.
+                agreed, self.agreed = self.agreed, 0
+                self.save_last()
+                if agreed != SAVE_IS_DUE:
+                    self.agreement.settle()
+                    return agreed
+        return 0
+
+    def train_step(self, batch: TrainingBatch) -> None:
+        """Forward, loss and backward on this rank's share of a global batch; every so many batches, the optimiser."""
+        parts, device = self.parts, self.world.device
+        settings = parts.schedule.at(self.progress.step)
+        apply_settings(parts.optimizer, settings)
+        updates = self.progress.step - self.progress.last_optimizer_step >= settings.accumulate
+        images = batch.images.to(device, non_blocking=True).float() / 255
+        targets = batch.targets.to(device, non_blocking=True)
+        with self.gradients_kept_local(not updates):
+            with self.autocast():
+                predictions = parts.trained(images)
+            terms = parts.loss(
+                [level.float() for level in predictions], targets, self.world.sum_over_ranks, self.world.size
+            )
+            # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts.
+            parts.scaler.scale(terms.total * self.world.size).backward()
+        self.meter.add(terms.items.detach())
+        if updates:
+            self.update_weights()
+
+    def update_weights(self) -> None:
+        """Clip, step, and let the averaged model follow."""
+        parts = self.parts
+        parts.scaler.unscale_(parts.optimizer)
+        self.grad_norm = nn.utils.clip_grad_norm_(parts.model.parameters(), MAX_GRAD_NORM)
+        parts.scaler.step(parts.optimizer)
+        parts.scaler.update()
+        parts.optimizer.zero_grad()
+        parts.ema.update(parts.model)
+        self.progress.last_optimizer_step = self.progress.step
+
+    def evaluate(self, epoch: int) -> None:
+        """The averaged model on this rank's share of the validation pictures; every rank learns all figures."""
+        parts = self.parts
+        started_s = time.perf_counter()
+        # Each rank's running statistics saw its own share; rank 0's are the ones that get saved.
+        self.world.broadcast([tensor for tensor in parts.ema.model.buffers() if tensor.is_floating_point()])
+        with self.autocast():
+            result = evaluate(
+                parts.ema.model,
+                parts.validation,
+                num_classes=len(parts.description.names),
+                device=self.world.device,
+                gather_arrays=self.world.gather_arrays,
+            )
+        metrics = result.metrics
+        is_best = metrics.fitness > self.progress.best_fitness
+        if is_best:
+            self.progress.best_fitness, self.progress.best_epoch = metrics.fitness, epoch
+            self.save_model(self.run_directory.best, epoch)
+        self.tell(
+            evaluated(
+                metrics,
+                parts.description.names,
+                epoch=epoch,
+                step=self.progress.step,
+                num_images=result.num_images,
+                seconds=time.perf_counter() - started_s,
+                is_best=is_best,
+            )
+        )
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Whether an evaluation follows `epoch`."""
+        return (epoch + 1) % self.parts.spec.train.val_every == 0 or epoch + 1 == self.parts.schedule.epochs
+
+    def out_of_patience(self) -> bool:
+        """Whether `train.patience` epochs went by without a better evaluation (0: never)."""
+        patience, best_epoch = self.parts.spec.train.patience, self.progress.best_epoch
+        return patience > 0 and best_epoch >= 0 and self.epoch - 1 - best_epoch >= patience
+
+    def note(self) -> int:
+        """What this rank has to say after a step: a signal that it got, or (rank 0) that a checkpoint is due."""
+        if self.stop.signal_number:
+            return self.stop.signal_number
+        due = self.parts.spec.checkpoint
+        by_time = due.every_s is not None and time.monotonic() - self._saved_s >= due.every_s
+        by_steps = due.every_steps is not None and self.progress.step % due.every_steps == 0
+        if self.world.is_main and (by_time or by_steps):
+            self._saved_s = time.monotonic()
+            return SAVE_IS_DUE
+        return 0
+
+    def save_last(self) -> None:
+        """Make the state after this step durable; called where all ranks stand at the same step."""
+        at_epoch_start = self.progress.step % self.steps_per_epoch == 0
+        self.progress.epoch_items = [0.0, 0.0, 0.0] if at_epoch_start else self.meter.epoch_sums()
+        self.require_finite(self.progress.epoch_items)
+        if not self.world.is_main:
+            return
+        started_s = time.monotonic()
+        self.progress.ema_updates = self.parts.ema.updates
+        self.progress.scaler = self.parts.scaler.state_dict()
+        size_bytes = checkpoint.save_training(
+            self.run_directory.last,
+            model=self.parts.model,
+            ema=self.parts.ema.model,
+            optimizer=self.parts.optimizer,
+            progress=self.progress,
+            description=self.parts.description,
+        )
+        self._saved_s = time.monotonic()
+        self.tell_saved(self.run_directory.last, self.epoch, size_bytes, self._saved_s - started_s)
+
+    def save_periodically(self, epoch: int) -> None:
+        """Keep the averaged model of every `train.save_period`-th epoch."""
+        period = self.parts.spec.train.save_period
+        if period > 0 and (epoch + 1) % period == 0:
+            self.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
+
+    def save_model(self, path: Path, epoch: int) -> None:
+        """Rank 0 writes the averaged model alone."""
+        if self.world.is_main:
+            started_s = time.monotonic()
+            size_bytes = checkpoint.save_model(path, self.parts.ema.model, self.parts.description)
+            self.tell_saved(path, epoch, size_bytes, time.monotonic() - started_s)
+
+    def log_step(self, epoch: int) -> None:
+        items, step_s, figures = self.meter.read_log()
+        self.require_finite(items)
+        self.tell(
+            StepLogged(
+                epoch=epoch,
+                step=self.progress.step,
+                box=items[0],
+                obj=items[1],
+                cls=items[2],
+                grad_norm=float(self.grad_norm),
+                lr=self.parts.schedule.at(self.progress.step - 1).lr,
+                images_per_s=self.parts.schedule.batch / step_s,
+                rank_step_s=[row[0] for row in figures],
+                rank_data_wait_s=[row[1] for row in figures],
+                rank_mem_bytes=[int(row[2]) for row in figures],
+            )
+        )
+
+    def log_epoch(self, epoch: int) -> None:
+        items, num_steps, seconds = self.meter.read_epoch()
+        self.tell(
+            EpochEnded(
+                epoch=epoch,
+                step=self.progress.step,
+                box=items[0],
+                obj=items[1],
+                cls=items[2],
+                lr=self.parts.schedule.at(self.progress.step - 1).lr,
+                images_per_s=num_steps * self.parts.schedule.batch / seconds,
+                seconds=seconds,
+            )
+        )
+
+    def require_finite(self, items: list[float]) -> None:
+        """Stop before numbers gone bad reach a checkpoint; every rank sees the same `items` and does the same."""
+        if not all(math.isfinite(item) for item in items):
+            raise TrainingError(
+                f"the loss is not finite at step {self.progress.step} (epoch {self.epoch}): box, obj, cls = {items}; "
+                f"the checkpoint before it stays in {self.run_directory.last}",
+                hint="lower train.hyp_overrides.lr0, or set train.precision to fp32",
+            )
+
+    def tell(self, event: AnyEvent) -> None:
+        """Rank 0 writes `event` into the journal."""
+        if self.journal is not None:
+            self.journal.write(event)
+
+    def tell_saved(self, path: Path, epoch: int, size_bytes: int, seconds: float) -> None:
+        relative = str(path.relative_to(self.run_directory.path))
+        self.tell(
+            CheckpointSaved(
+                epoch=epoch, step=self.progress.step, path=relative, size_bytes=size_bytes, seconds=seconds
+            )
+        )
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision where the device has it."""
+        dtype = self.parts.autocast_dtype
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.world.device.type, dtype)
+
+    def gradients_kept_local(self, kept: bool) -> AbstractContextManager[object]:
+        """Between optimiser steps gradients stay on their rank: the last backward pass sums them over all."""
+        trained = self.parts.trained
+        if kept and isinstance(trained, DistributedDataParallel):
+            return trained.no_sync()
+        return contextlib.nullcontext()
+
+    def timed(self, batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
+        """`batches`, with the time spent waiting for each told to the meter."""
+        while True:
+            started_s = time.perf_counter()
+            batch = next(batches, None)
+            self.meter.waited_for_data(time.perf_counter() - started_s)
+            if batch is None:
+                return
+            yield batch
+
+
+def evaluated(
+    metrics: DetectionMetrics,
+    names: list[str],
+    *,
+    epoch: int,
+    step: int,
+    num_images: int,
+    seconds: float,
+    is_best: bool,
+) -> Evaluated:
+    """The event that tells of an evaluation."""
+    return Evaluated(
+        epoch=epoch,
+        step=step,
+        num_images=num_images,
+        precision=metrics.precision,
+        recall=metrics.recall,
+        map50=metrics.map50,
+        map50_95=metrics.map50_95,
+        images_per_s=num_images / seconds,
+        seconds=seconds,
+        is_best=is_best,
+        classes=[
+            ClassFigures(
+                name=names[row.class_index],
+                num_labels=row.num_labels,
+                precision=row.precision,
+                recall=row.recall,
+                map50=row.ap50,
+                map50_95=row.ap50_95,
+            )
+            for row in metrics.per_class
+        ],
+    )

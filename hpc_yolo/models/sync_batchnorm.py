@@ -1,0 +1,70 @@
+"""Batch normalisation over the batches of all ranks.
+
+On GPUs torch's own SyncBatchNorm is used. It refuses CPU tensors, so under gloo `GlobalBatchNorm2d` does the same
+arithmetic with a differentiable all-reduce.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with every BatchNorm2d replaced by one that sees the whole global batch; weights and names stay."""
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d  # same parameters and buffers, another forward
+    return model
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of all ranks' batches together (any backend)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        count, mean, variance = _global_moments(input)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift.view(1, -1, 1, 1), input, scale.view(1, -1, 1, 1))
+
+
+def _global_moments(images: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """(values a channel, mean (C,), biased variance (C,)) of `images` (B, C, H, W) over all ranks.
+
+    Every rank holds the same number of values: global batches are split evenly.
+    """
+    count = images.numel() // images.shape[1] * dist.get_world_size()
+    mean = _SumOverRanks.apply(images.sum(dim=(0, 2, 3))) / count
+    centred = images - mean.view(1, -1, 1, 1)
+    variance = _SumOverRanks.apply((centred * centred).sum(dim=(0, 2, 3))) / count
+    return count, mean, variance
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """all-reduce(sum); its gradient is the all-reduce(sum) of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,37 @@
+"""A signal becomes a note that the training loop reads between two steps.
+
+The handler does nothing but write one number. All ranks then agree on it (`distributed.StopAgreement`), leave after the
+same step, and rank 0 saves. SIGTERM is a preemption or a cancel, SIGUSR2 the time limit ahead, SIGINT a person.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal (0: not asked)."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def install(self) -> None:
+        """Take over the stop signals from whoever had them; Slurm's SIGCONT before a SIGTERM needs no answer."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    def _note(self, signal_number: int, _frame: FrameType | None) -> None:
+        self.signal_number = signal_number
+
+
+def describe(signal_number: int) -> str:
+    """What a stop signal means to a person."""
+    return {
+        signal.SIGTERM: "SIGTERM (preempted or cancelled)",
+        signal.SIGUSR2: "SIGUSR2 (time limit ahead)",
+        signal.SIGINT: "SIGINT (interrupted by a person)",
+    }[signal.Signals(signal_number)]

@@ -1,0 +1,110 @@
+"""Every path in a run directory by name. One writer a file: the comment beside each name says who.
+
+    <output>/<name>/              0700
+    |-- spec.yaml                 submit: the resolved spec, which every attempt reads
+    |-- origin.json               submit: code version, command line, Python, when
+    |-- packages.txt              submit: the environment's packages with their versions
+    |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
+    |-- job.sbatch                submit: the script that went to Slurm
+    |-- jobs/                     submitit: the pickled call, Slurm's and the tasks' output
+    |-- rendezvous/               rank 0: address and port of an attempt while it gathers
+    |-- journal.jsonl             rank 0: what happened, event by event
+    |-- failures/                 a failing rank: its traceback, one file
+    `-- checkpoints/              rank 0: last.safetensors, best.safetensors
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_yolo.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run. Making the object touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def origin(self) -> Path:
+        return self.path / "origin.json"
+
+    @property
+    def packages(self) -> Path:
+        return self.path / "packages.txt"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions.jsonl"
+
+    @property
+    def script(self) -> Path:
+        return self.path / "job.sbatch"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.safetensors"
+
+    def rendezvous(self, job_id: str, attempt: int) -> Path:
+        """Where rank 0 of one attempt says which address and port it really listens on."""
+        return self.path / "rendezvous" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_id)}-{attempt}.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.spec.is_file()
+
+    def create(self) -> None:
+        """Make the folders, private to their owner; harmless where they exist.
+
+        Raises:
+            RunError: a folder cannot be made or written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.jobs, self.failures, self.checkpoints, self.path / "rendezvous"):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: the run directory cannot be made: {error.strerror}",
+                hint="give another place with --set output=DIR, on a file system that all nodes see",
+            ) from error
+
+
+def find_runs(root: Path) -> list[RunDirectory]:
+    """The runs directly under `root`, by name; no folder, no runs."""
+    if not root.is_dir():
+        return []
+    return [RunDirectory(path) for path in sorted(root.iterdir()) if RunDirectory(path).exists]

@@ -1,0 +1,141 @@
+"""What a run tells of itself: one typed event a line of the journal.
+
+A line is a JSON object: `event` (the kind), `time` (seconds since 1970), `attempt`, and the fields below. Kinds and
+fields may be added; a reader passes over what it does not know. Losses are the gained terms of a global batch;
+`images_per_s` counts images over all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=False):
+    """Base of all events. `time` and `attempt` are set by the journal's writer."""
+
+    time: float = 0.0
+    attempt: int = 0
+
+
+class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one rank runs."""
+
+    rank: int
+    local_rank: int
+    node_rank: int
+    host: str
+    pid: int
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
+    """All ranks are there; training begins or goes on at `epoch`, `step`."""
+
+    format_version: int = FORMAT_VERSION
+    job_id: str | None
+    launcher: str
+    device: str
+    precision: str
+    world_size: int
+    num_nodes: int
+    batch: int
+    epochs: int
+    steps_per_epoch: int
+    num_images: int
+    epoch: int
+    step: int
+    ranks: list[RankPlace]
+
+
+class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
+    """Figures of the steps since the last such event. `step` counts global batches from the start of training."""
+
+    epoch: int
+    step: int
+    box: float | None
+    obj: float | None
+    cls: float | None
+    grad_norm: float | None
+    lr: float
+    images_per_s: float
+    rank_step_s: list[float]
+    rank_data_wait_s: list[float]
+    rank_mem_bytes: list[int]
+
+
+class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):
+    """Means over one epoch; `seconds` is the training part alone."""
+
+    epoch: int
+    step: int
+    box: float | None
+    obj: float | None
+    cls: float | None
+    lr: float
+    images_per_s: float
+    seconds: float
+
+
+class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Evaluation of one class."""
+
+    name: str
+    num_labels: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+
+
+class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
+    """The EMA model on the validation pictures, over all ranks."""
+
+    epoch: int
+    step: int
+    num_images: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+    images_per_s: float
+    seconds: float
+    is_best: bool
+    classes: list[ClassFigures]
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
+    """A checkpoint is durable under `path`, relative to the run directory."""
+
+    epoch: int
+    step: int
+    path: str
+    size_bytes: int
+    seconds: float
+
+
+class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
+    """Something that a person should know and that did not end the run, such as pictures left out."""
+
+    message: str
+
+
+class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
+    """Why this attempt left: finished, stopped (by a signal; `detail` names it) or failed (`detail` says how)."""
+
+    FINISHED: ClassVar[str] = "finished"
+    STOPPED: ClassVar[str] = "stopped"
+    FAILED: ClassVar[str] = "failed"
+
+    outcome: str
+    epoch: int
+    step: int
+    detail: str = ""
+    requeued: bool = False
+
+
+AnyEvent = (
+    AttemptStarted | StepLogged | EpochEnded | Evaluated | CheckpointSaved | WarningRaised | AttemptEnded
+)

@@ -1,0 +1,52 @@
+"""The last words of ranks that failed: one small file each, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from hpc_yolo.fileio import write_atomic
+from hpc_yolo.runs.directory import RunDirectory
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a rank ended. `is_echo`: it only noticed that another rank had gone."""
+
+    time: float
+    rank: int
+    host: str
+    job_id: str | None
+    kind: str
+    message: str
+    traceback: str
+    is_echo: bool
+
+    @property
+    def text(self) -> str:
+        """For a terminal: rank and host, then the traceback, or the message alone for a mistake of the user's."""
+        return f"rank {self.rank} on {self.host} failed: {self.traceback or self.message}".rstrip()
+
+
+def write_failure(run: RunDirectory, failure: Failure) -> None:
+    """Keep `failure` in the run directory.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    path = run.failures / f"{failure.time:.6f}-rank{failure.rank}.json"
+    write_atomic(path, msgspec.json.encode(failure))
+
+
+def first_failure(run: RunDirectory, since: float = 0.0) -> Failure | None:
+    """The failure that came first after `since` (seconds since 1970), those that only echo another last."""
+    failures = [failure for failure in _read_failures(run) if failure.time >= since]
+    return min(failures, key=lambda failure: (failure.is_echo, failure.time), default=None)
+
+
+def _read_failures(run: RunDirectory) -> Iterator[Failure]:
+    for path in run.failures.glob("*.json"):
+        try:
+            yield msgspec.json.decode(path.read_bytes(), type=Failure)
+        except (OSError, msgspec.MsgspecError):
+            continue

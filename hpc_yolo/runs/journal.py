@@ -1,0 +1,54 @@
+"""The journal of a run: rank 0 appends events, anybody reads them.
+
+Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | [.epoch, .box, .images_per_s] | @tsv'
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpc_yolo.fileio import append_json_line, read_json_lines
+from hpc_yolo.runs.events import AnyEvent
+
+
+class JournalWriter:
+    """Appends events of one attempt. Only rank 0 has one."""
+
+    def __init__(self, path: Path, attempt: int, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._attempt = attempt
+        self._clock = clock
+
+    def write(self, event: AnyEvent) -> None:
+        """Append `event` with this attempt and the time. A figure that is not finite becomes null.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self._attempt)
+        append_json_line(self._path, _without_nonfinite(msgspec.to_builtins(stamped)))
+
+
+def read_events(path: Path) -> Iterator[AnyEvent]:
+    """The events in a journal, oldest first; lines that this version does not know are passed over."""
+    for record in read_json_lines(path):
+        try:
+            yield msgspec.convert(record, AnyEvent)
+        except msgspec.ValidationError:
+            continue
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nonfinite(item) for item in value]
+    return value

@@ -1,0 +1,102 @@
+"""A spec as an sbatch script. The one place where flags are chosen: submit, dry-run, render and the templates follow.
+
+Why each flag is there: docs/slurm.md.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from hpc_yolo.quantities import parse_time_s
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+DEFAULT_SIGNAL_LEAD_S = 120
+SRUN_WAIT_S = 60
+USER_SIGNAL = "USR2"  # NCCL once swallowed USR1
+
+
+def script(spec: Spec, command: Sequence[str], *, log: str, shell_command: str | None = None) -> str:
+    """The whole script: flags, setup lines, environment, and one srun with one task a GPU.
+
+    Args:
+        command: what every task runs, word by word.
+        log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
+        shell_command: the same as `command` but as shell text, for a template that people edit.
+    """
+    cluster = spec.cluster
+    lines = ["#!/bin/bash", *flag_lines(sbatch_options(spec, log))]
+    if cluster.setup:
+        lines += ["", *cluster.setup]
+    if cluster.env:
+        lines += ["", *(f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items())]
+    task = shell_command if shell_command is not None else shlex.join(command)
+    return "\n".join([*lines, "", f"{shlex.join(srun_words(cluster))} {task}", ""])
+
+
+def sbatch_options(spec: Spec, log: str) -> dict[str, str | bool]:
+    """Long sbatch options and their values, in the order of the script; True is a flag without a value."""
+    cluster = spec.cluster
+    options: dict[str, str | bool | None] = {
+        "job-name": spec.name,
+        "nodes": str(cluster.nodes),
+        "ntasks-per-node": str(cluster.num_tasks_per_node),
+        **gpu_options(cluster),
+        "cpus-per-task": str(cluster.cpus_per_task),
+        "mem": cluster.mem,
+        "mem-per-cpu": cluster.mem_per_cpu,
+        "mem-per-gpu": cluster.mem_per_gpu,
+        "time": cluster.time,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": ",".join(cluster.exclude) or None,
+        "no-requeue" if cluster.requeue == "off" else "requeue": True,
+        "open-mode": "append",
+        "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster)}",
+        "output": log,
+    }
+    for name, value in cluster.sbatch.items():
+        options[name] = value if isinstance(value, bool) or value is None else str(value)
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
+    """GPUs of a node: every task sees all of them and takes the one of its local rank, so that NCCL finds its peers."""
+    if cluster.gpus_per_node == 0:
+        return {}
+    gpus = str(cluster.gpus_per_node)
+    typed = f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else gpus
+    if cluster.gpu_request == "gres":
+        return {"gres": f"gpu:{typed}"}
+    return {"gpus-per-node": typed}
+
+
+def signal_lead_s(cluster: ClusterSpec) -> int:
+    """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit."""
+    if isinstance(cluster.signal_lead, int):
+        return cluster.signal_lead
+    if cluster.time is None:
+        return DEFAULT_SIGNAL_LEAD_S
+    return min(DEFAULT_SIGNAL_LEAD_S, parse_time_s(cluster.time) // 2)
+
+
+def srun_words(cluster: ClusterSpec) -> list[str]:
+    """srun and its arguments: a dead rank ends the job, and tasks get the CPUs that sbatch was asked for."""
+    return [
+        "srun",
+        "--unbuffered",
+        "--label",
+        "--kill-on-bad-exit=1",
+        f"--wait={SRUN_WAIT_S}",
+        f"--cpus-per-task={cluster.cpus_per_task}",  # not inherited from sbatch since Slurm 22.05
+    ]
+
+
+def flag_lines(options: dict[str, str | bool]) -> list[str]:
+    """`options` as #SBATCH lines."""
+    return [
+        f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
+        for name, value in options.items()
+    ]

@@ -1,0 +1,310 @@
+"""From a checked spec to a job: which executor, how many tasks, the run directory, and submitit's call.
+
+`make_plan` decides and touches nothing, so that a dry run can print it; `submit` carries a plan out.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import hpc_yolo
+from hpc_yolo import sbatch
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.errors import ClusterError, RunError
+from hpc_yolo.fileio import append_json_line, write_atomic
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.load import dump_spec
+from hpc_yolo.spec.schema import Spec
+
+if TYPE_CHECKING:
+    import submitit
+
+PROBE_TIMEOUT_S = 3.0
+LOCAL_LIMIT_MIN = 60 * 24 * 365
+# What may differ between the submissions of one run: where it runs and how long, not what it learns.
+CHANGEABLE = ("cluster", "checkpoint", "output")
+CHANGEABLE_IN_TRAIN = ("epochs", "device", "workers", "cache", "patience", "val_every", "save_period", "start_timeout_s")
+
+
+class TrainingJob:
+    """What submitit pickles: the run directory's path. All else is read from there when a task starts."""
+
+    def __init__(self, run_directory: str) -> None:
+        self.run_directory = run_directory
+
+    def __call__(self) -> None:
+        from hpc_yolo.engine.task import run_task  # imports torch: only in the task
+        from hpc_yolo.spec.load import load_spec
+
+        run = RunDirectory(Path(self.run_directory))
+        run_task(run, load_spec(run.spec))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision about one submission, made before anything is touched."""
+
+    spec: Spec
+    run: RunDirectory
+    executor: str  # slurm | local | debug
+    why: str  # one sentence: how the executor was chosen
+    num_nodes: int
+    tasks_per_node: int
+    gpus_per_node: int
+    goes_on: bool  # the run was started before
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.tasks_per_node
+
+    @property
+    def script(self) -> str | None:
+        """The sbatch script that goes to Slurm; None for other executors."""
+        if self.executor != "slurm":
+            return None
+        command = [sys.executable, "-u", "-m", "submitit.core._submit", str(self.run.jobs)]
+        return sbatch.script(self.spec, command, log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log")
+
+    def decisions(self) -> list[tuple[str, str]]:
+        """(what, decision) for people to read."""
+        train = self.spec.train
+        port = "free port of this machine" if self.executor != "slurm" else "derived from the job id, in 10000-32767"
+        gpus = f"{self.gpus_per_node} GPUs" if self.gpus_per_node else "CPUs only"
+        return [
+            ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else 'new'})"),
+            ("executor", f"{self.executor}: {self.why}"),
+            ("world size", f"{self.world_size} = {self.num_nodes} nodes x {self.tasks_per_node} tasks, {gpus} a node"),
+            ("batch", f"{train.batch} images a step, {train.batch // self.world_size} on each rank"),
+            ("MASTER_ADDR", "first host of the step" if self.executor == "slurm" else "127.0.0.1"),
+            ("MASTER_PORT", f"{port}; the next free one if it is taken"),
+        ]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job on its way."""
+
+    plan: Plan
+    job_id: str
+    job: submitit.Job[None]
+
+
+def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
+    """Decide how `spec` runs here.
+
+    Raises:
+        ClusterError: executor slurm was asked for and Slurm does not answer, or debug with several tasks.
+        RunError: the run directory belongs to a run that learns something else.
+    """
+    run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    require_same_training(run, spec)
+    executor, why = choose_executor(spec)
+    if executor == "slurm":
+        cluster = spec.cluster
+        num_nodes, tasks, gpus = cluster.nodes, cluster.num_tasks_per_node, cluster.gpus_per_node
+    else:
+        visible = visible_gpus(environ if environ is not None else current_environment())
+        num_nodes, (tasks, gpus) = 1, local_tasks(spec, visible, len(os.sched_getaffinity(0)))
+        if executor == "debug":
+            tasks, gpus = 1, min(gpus, 1)
+        if tasks != spec.world_size:
+            why += f"; {tasks} tasks fit this machine where the spec asks for {spec.world_size} (the batch stays)"
+    return Plan(spec, run, executor, why, num_nodes, tasks, gpus, goes_on=run.exists)
+
+
+def choose_executor(spec: Spec) -> tuple[str, str]:
+    """(slurm, local or debug; why), asking Slurm only where the spec leaves it open or wants it."""
+    wanted = spec.cluster.executor
+    if wanted in ("local", "debug"):
+        return wanted, "as the spec says"
+    probe = scheduler.probe(timeout_s=PROBE_TIMEOUT_S)
+    if probe.available:
+        return "slurm", "a Slurm controller answers" if wanted == "auto" else "as the spec says"
+    if wanted == "slurm":
+        raise ClusterError(
+            f"cluster.executor is slurm, but {probe.reason}",
+            hint="try again when Slurm is back, or train on this machine with --local",
+        )
+    return "local", f"{probe.reason}, so local processes train"
+
+
+def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:
+    """(tasks, GPUs) of a run on this machine: one task a GPU, or CPU tasks; as many as fit and divide the batch."""
+    uses_gpus = spec.cluster.gpus_per_node > 0 and num_gpus > 0 and spec.train.device != "cpu"
+    tasks = min(spec.world_size, num_gpus if uses_gpus else num_cpus)
+    while spec.train.batch % tasks:
+        tasks -= 1
+    return tasks, tasks if uses_gpus else 0
+
+
+def visible_gpus(environ: Mapping[str, str]) -> int:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, without importing torch."""
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([device for device in listed.split(",") if device.strip() not in ("", "-1")])
+    cards = Path("/proc/driver/nvidia/gpus")
+    return len(list(cards.iterdir())) if cards.is_dir() else 0
+
+
+def submit(plan: Plan) -> Submission:
+    """Make the run directory and start or queue the job.
+
+    Raises:
+        RunError: the run directory cannot be written.
+        ClusterError: Slurm refuses; the message has its own words.
+    """
+    prepare_run(plan.run, plan.spec)
+    if plan.script is not None:
+        write_atomic(plan.run.script, plan.script)
+    job = _submit_with_submitit(plan)
+    append_json_line(
+        plan.run.submissions,
+        {
+            "time": time.time(),
+            "executor": plan.executor,
+            "job_id": job.job_id,
+            "num_nodes": plan.num_nodes,
+            "tasks_per_node": plan.tasks_per_node,
+            "gpus_per_node": plan.gpus_per_node,
+        },
+    )
+    return Submission(plan, job.job_id, job)
+
+
+def prepare_run(run: RunDirectory, spec: Spec) -> None:
+    """Make the run directory of `spec` with what a later reader wants to know of its origin.
+
+    Raises:
+        RunError: it cannot be written, or belongs to a run that learns something else.
+    """
+    require_same_training(run, spec)
+    run.create()
+    try:
+        write_atomic(run.spec, dump_spec(spec))
+        write_atomic(run.origin, json.dumps(origin(), indent=2) + "\n")
+        write_atomic(run.packages, "\n".join(installed_packages()) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"{run.path}: cannot be written: {error.strerror}", hint="give another place with --set output=DIR"
+        ) from error
+
+
+def require_same_training(run: RunDirectory, spec: Spec) -> None:
+    """Refuse a spec that would go on with a run that learns something else.
+
+    Raises:
+        RunError: naming the fields that differ.
+    """
+    if not run.exists:
+        return
+    from hpc_yolo.spec.load import load_spec
+
+    before, now = _what_it_learns(load_spec(run.spec)), _what_it_learns(spec)
+    changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
+    if changed:
+        differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)
+        raise RunError(
+            f"{run.path} holds a run with another spec ({differences})",
+            hint="give the new run another name with --set name=NAME, or remove that directory",
+        )
+
+
+def _what_it_learns(spec: Spec) -> dict[str, Any]:
+    fields = {name: value for name, value in msgspec.to_builtins(spec).items() if name not in CHANGEABLE}
+    train = fields.pop("train")
+    return fields | {f"train.{name}": value for name, value in train.items() if name not in CHANGEABLE_IN_TRAIN}
+
+
+def origin() -> dict[str, str | None]:
+    """Where this code comes from and what was typed."""
+    return {
+        "hpc_yolo": hpc_yolo.__version__,
+        "git_commit": git_commit(Path(hpc_yolo.__file__).parent),
+        "command": " ".join(sys.argv),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "host": platform.node(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in `folder`, with "+changes" where files differ from it; None outside a repository."""
+    if shutil.which("git") is None:
+        return None
+    described = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+def installed_packages() -> list[str]:
+    """name==version of every distribution in this environment, by name."""
+    found = {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}
+    return sorted(found, key=str.lower)
+
+
+def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
+    import submitit  # 60 ms that a dry run need not wait for
+
+    executor = submitit.AutoExecutor(folder=plan.run.jobs, cluster=plan.executor)
+    if plan.executor == "slurm":
+        text = plan.script
+        # submitit pickles, submits and tracks; the script is ours, so that what --dry-run shows is what goes.
+        executor._executor._make_submission_file_text = lambda command, uid: text
+        executor.update_parameters(nodes=plan.num_nodes, tasks_per_node=plan.tasks_per_node)
+    elif plan.executor == "local":
+        executor.update_parameters(
+            tasks_per_node=plan.tasks_per_node,
+            gpus_per_node=plan.gpus_per_node,
+            timeout_min=LOCAL_LIMIT_MIN,
+            stderr_to_stdout=True,
+        )
+    with _only_own_variables():
+        try:
+            return executor.submit(TrainingJob(str(plan.run.path)))
+        except submitit.core.utils.FailedJobError as error:
+            raise ClusterError(
+                f"Slurm refuses the job: {_slurm_words(str(error))}",
+                hint="see what it would get with --dry-run, and what there is with sinfo",
+            ) from error
+
+
+def _slurm_words(text: str) -> str:
+    """sbatch's own complaint out of submitit's."""
+    words = [line.strip() for line in text.splitlines() if "error:" in line]
+    return "; ".join(words) or text.strip()
+
+
+@contextmanager
+def _only_own_variables() -> Iterator[None]:
+    """Hide a surrounding allocation's variables from the job while it is being submitted."""
+    before = dict(current_environment())
+    kept = clean_environment(before)
+    _replace_environment(kept)
+    try:
+        yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(environ: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
