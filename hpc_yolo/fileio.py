@@ -74,6 +74,11 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError:
         return
+    yield from parse_json_lines(content)
+
+
+def parse_json_lines(content: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON objects in `content`, one a line; torn or foreign lines are passed over."""
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +26,9 @@ import msgspec
 import hpc_yolo
 from hpc_yolo import sbatch
 from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.process import clean_environment, current_environment
-from hpc_yolo.errors import ClusterError, RunError
+from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.fileio import append_json_line, write_atomic
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import dump_spec
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import submitit
 
 PROBE_TIMEOUT_S = 3.0
+SLURM_POLL_S = 5.0
 LOCAL_LIMIT_MIN = 60 * 24 * 365
 # What may differ between the submissions of one run: where it runs and how long, not what it learns.
 CHANGEABLE = ("cluster", "checkpoint", "output")
@@ -96,12 +100,29 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A job on its way."""
+class SubmittedJob:
+    """A job on its way, as a line of `submissions.jsonl` names it. `owned`: this process started it locally."""
 
-    plan: Plan
+    executor: str
     job_id: str
-    job: submitit.Job[None]
+    host: str
+    owned: bool
+
+    def is_alive(self) -> bool:
+        """Whether the job is queued or runs. While Slurm does not answer, it is believed to live."""
+        if self.executor == "slurm":
+            return _slurm_job_is_alive(self.job_id, int(time.monotonic() / SLURM_POLL_S))
+        if self.executor == "debug":
+            return False  # it ran inside the submitting process
+        return local_job_is_alive(self.job_id, self.host)
+
+    def stop(self) -> bool:
+        """Ask a local job of ours to save and leave; False for a job that goes on without us."""
+        if self.executor != "local" or not self.owned:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(self.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
+        return True
 
 
 def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
@@ -161,7 +182,7 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
     return len(list(cards.iterdir())) if cards.is_dir() else 0
 
 
-def submit(plan: Plan) -> Submission:
+def submit(plan: Plan) -> SubmittedJob:
     """Make the run directory and start or queue the job.
 
     Raises:
@@ -178,12 +199,23 @@ def submit(plan: Plan) -> Submission:
             "time": time.time(),
             "executor": plan.executor,
             "job_id": job.job_id,
+            "host": platform.node(),
             "num_nodes": plan.num_nodes,
             "tasks_per_node": plan.tasks_per_node,
             "gpus_per_node": plan.gpus_per_node,
         },
     )
-    return Submission(plan, job.job_id, job)
+    return SubmittedJob(plan.executor, job.job_id, platform.node(), owned=plan.executor == "local")
+
+
+@functools.lru_cache(maxsize=1)
+def _slurm_job_is_alive(job_id: str, _time_slot: int) -> bool:
+    """Ask Slurm once per time slot, however often somebody wants to know."""
+    try:
+        state = scheduler.job_states([job_id]).get(job_id)
+    except SchedulerUnavailable:
+        return True
+    return state is not None and state.is_alive
 
 
 def prepare_run(run: RunDirectory, spec: Spec) -> None:
@@ -293,7 +325,7 @@ def _slurm_words(text: str) -> str:
     return "; ".join(words) or text.strip()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _only_own_variables() -> Iterator[None]:
     """Hide a surrounding allocation's variables from the job while it is being submitted."""
     before = dict(current_environment())

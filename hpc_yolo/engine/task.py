@@ -49,7 +49,7 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
         # Peers may be stuck in a collective; an ordinary exit would wait for them.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(error.exit_code if isinstance(error, HpcYoloError) else 1)
+        os._exit(exit_code(error))
     if stopped_by:
         sys.exit(128 + stopped_by)
 
@@ -151,6 +151,7 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
         kind=type(error).__name__,
         message=str(error),
         traceback="" if isinstance(error, HpcYoloError) else "".join(traceback.format_exception(error)),
+        exit_code=exit_code(error),
         is_echo=is_echo(error),
     )
     print(failure.text, file=sys.stderr, flush=True)
@@ -159,6 +160,11 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
         ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=f"{failure.kind}: {failure.message}")
         attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
         JournalWriter(run.journal, attempt=max(len(attempts), 1)).write(ended)
+
+
+def exit_code(error: Exception) -> int:
+    """What this process tells its launcher of `error`."""
+    return error.exit_code if isinstance(error, HpcYoloError) else 1
 
 
 def is_echo(error: Exception) -> bool:

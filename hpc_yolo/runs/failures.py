@@ -20,6 +20,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     message: str
     traceback: str
+    exit_code: int
     is_echo: bool
 
     @property

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hpc_yolo.fileio import append_json_line, read_json_lines
+from hpc_yolo.fileio import append_json_line, parse_json_lines
 from hpc_yolo.runs.events import AnyEvent
 
 
@@ -35,9 +35,33 @@ class JournalWriter:
         append_json_line(self._path, _without_nonfinite(msgspec.to_builtins(stamped)))
 
 
-def read_events(path: Path) -> Iterator[AnyEvent]:
+class JournalReader:
+    """Reads a journal that grows: each call gives the events since the one before."""
+
+    def __init__(self, path: Path, offset_bytes: int = 0) -> None:
+        self._path = path
+        self._offset_bytes = offset_bytes
+
+    def new_events(self) -> list[AnyEvent]:
+        """Events of the complete lines added since the last call; no journal yet, no events."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset_bytes)
+                added = file.read()
+        except FileNotFoundError:
+            return []
+        whole_bytes = added.rfind(b"\n") + 1
+        self._offset_bytes += whole_bytes
+        return list(_parse_events(parse_json_lines(added[:whole_bytes])))
+
+
+def read_events(path: Path) -> list[AnyEvent]:
     """The events in a journal, oldest first; lines that this version does not know are passed over."""
-    for record in read_json_lines(path):
+    return JournalReader(path).new_events()
+
+
+def _parse_events(records: Iterable[dict[str, Any]]) -> Iterator[AnyEvent]:
+    for record in records:
         try:
             yield msgspec.convert(record, AnyEvent)
         except msgspec.ValidationError:

@@ -1,0 +1,36 @@
+"""`hpc-yolo data`: making and looking at datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """Make datasets."""
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--train", "num_train", default=240, show_default=True, help="Training pictures.")
+@click.option("--val", "num_val", default=80, show_default=True, help="Validation pictures.")
+@click.option("--width", default=320, show_default=True, help="Width in pixels.")
+@click.option("--height", default=240, show_default=True, help="Height in pixels.")
+@click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
+def synth(folder: Path, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
+    """Draw a labelled set of shapes into FOLDER, so that a first training needs no download."""
+    from hpc_yolo.data.synth import write_shapes_dataset  # imports OpenCV
+    from hpc_yolo.status.progress import counting
+
+    with counting("drawing pictures", num_train + num_val) as on_progress:
+        dataset = write_shapes_dataset(
+            folder,
+            num_train=num_train,
+            num_val=num_val,
+            image_size=(width, height),
+            seed=seed,
+            on_progress=on_progress,
+        )
+    click.echo(f"{num_train} training and {num_val} validation pictures: {dataset}")

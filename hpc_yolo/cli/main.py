@@ -1,0 +1,55 @@
+"""`hpc-yolo`: the commands in one group, and the way errors reach a person."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import hpc_yolo
+from hpc_yolo.cli.check import check, schema
+from hpc_yolo.cli.completion import completion
+from hpc_yolo.cli.data import data
+from hpc_yolo.cli.follow import follow
+from hpc_yolo.cli.render import render
+from hpc_yolo.cli.status import status
+from hpc_yolo.cli.submit import submit
+from hpc_yolo.cli.train import train
+from hpc_yolo.errors import HpcYoloError
+
+INTERRUPTED = 130
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Begin with: hpc-yolo data synth datasets/shapes && hpc-yolo submit configs/quickstart.yaml",
+)
+@click.version_option(hpc_yolo.__version__, prog_name="hpc-yolo")
+def cli() -> None:
+    """One YAML spec goes in; Slurm jobs, or processes on this machine, train a YOLOv5-family detector.
+
+    A run lives in <output>/<name>. Submitting the same spec again goes on where the run stopped.
+    """
+
+
+for command in (submit, check, render, train, follow, status, data, schema, completion):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every mistake of a user's ends in one message and an exit code, without a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except HpcYoloError as error:
+        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); what it did not read nobody wants.
+        sys.stderr.close()
+        sys.exit(0)

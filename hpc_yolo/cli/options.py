@@ -1,0 +1,60 @@
+"""The spec argument and the options that change it, shared by the commands that take a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.spec.load import Override
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+# Options that people know from sbatch, and the field of the spec that each one sets.
+SHORTCUTS = {
+    "--name": ("name", "Name of the run."),
+    "--nodes": ("cluster.nodes", "Number of nodes."),
+    "--gpus-per-node": ("cluster.gpus_per_node", "GPUs, and so tasks, on each node; 0 trains on CPUs."),
+    "--partition": ("cluster.partition", "Partition of the cluster."),
+    "--account": ("cluster.account", "Account to charge."),
+    "--qos": ("cluster.qos", "Quality of service."),
+    "--time": ("cluster.time", "Time limit, hh:mm:ss or d-hh:mm:ss."),
+}
+
+
+def spec_options(command: Command) -> Command:
+    """Give `command` a SPEC argument and the options of `SHORTCUTS` and --set; `read_overrides` reads them."""
+    option = click.option(
+        "--set",
+        "assignments",
+        metavar="FIELD=VALUE",
+        multiple=True,
+        help="Set any field of the spec, such as train.epochs=10. May be given many times.",
+    )
+    command = option(command)
+    for name, (field, sentence) in reversed(SHORTCUTS.items()):
+        command = click.option(name, metavar="VALUE", help=f"{sentence} [{field}]")(command)
+    argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
+    return argument(command)
+
+
+def read_overrides(assignments: tuple[str, ...], shortcuts: dict[str, str | None]) -> list[Override]:
+    """What was typed, as overrides that name themselves in errors.
+
+    Raises:
+        SpecError: a --set without a field or an equals sign.
+    """
+    overrides = []
+    for option, (field, _) in SHORTCUTS.items():
+        value = shortcuts[option.removeprefix("--").replace("-", "_")]
+        if value is not None:
+            overrides.append(Override(field, value, f"{option} {value}"))
+    for assignment in assignments:
+        field, equals, value = assignment.partition("=")
+        if not equals or not field:
+            raise SpecError(f"--set {assignment}: write FIELD=VALUE", hint="for example --set train.epochs=10")
+        overrides.append(Override(field, value, f"--set {assignment}"))
+    return overrides

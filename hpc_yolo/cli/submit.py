@@ -1,0 +1,69 @@
+"""`hpc-yolo submit`: the one command that most people need."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.spec.load import Override, load_spec
+
+if TYPE_CHECKING:
+    from hpc_yolo.submit import Plan
+
+
+@click.command()
+@spec_options
+@click.option("--local", is_flag=True, help="Train on this machine even where there is Slurm.")
+@click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; touch nothing.")
+@click.option("--follow", is_flag=True, help="Show the job's progress until it ends. Local runs are always followed.")
+@click.option("--wait", is_flag=True, help="Wait for the job's end in silence; its success is the exit code.")
+def submit(
+    spec_path: Path,
+    assignments: tuple[str, ...],
+    local: bool,
+    dry_run: bool,
+    follow: bool,
+    wait: bool,
+    **shortcuts: str | None,
+) -> None:
+    """Train what SPEC says: as a Slurm job where there is Slurm, else in processes on this machine.
+
+    Submitting a spec again goes on with its run from the last checkpoint.
+    """
+    from hpc_yolo.preflight import preflight
+    from hpc_yolo.submit import make_plan
+
+    overrides = read_overrides(assignments, shortcuts)
+    if local:
+        overrides.append(Override("cluster.executor", "local", "--local"))
+    plan = make_plan(load_spec(spec_path, overrides))
+    preflight(plan.spec, for_slurm=plan.executor == "slurm")
+    for what, decision in plan.decisions():
+        click.echo(f"{what:14} {decision}")
+    if dry_run:
+        if plan.script is not None:
+            click.echo(f"\n{plan.script}", nl=False)
+        return
+    _carry_out(plan, follow=follow, wait=wait)
+
+
+def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
+    from hpc_yolo.status.follow import follow as follow_run
+    from hpc_yolo.submit import submit as submit_plan
+
+    since = time.time()
+    job = submit_plan(plan)
+    if plan.executor == "slurm" and not (follow or wait):
+        click.echo(
+            f"queued as job {job.job_id}\n"
+            f"  follow it:   hpc-yolo follow {plan.run.path}\n"
+            f"  all runs:    hpc-yolo status --root {plan.run.path.parent}\n"
+            f"  its output:  tail -F {plan.run.jobs}/{job.job_id}.log"
+        )
+        return
+    sys.exit(follow_run(plan.run, job, since=since, quiet=wait and not follow))

@@ -1,0 +1,70 @@
+"""Checks before anything is queued: what would fail in a minute on a node is better said now.
+
+The dataset is there, the run directory can be written, the run is not under way already, and the partition takes a job
+of this size and length. What Slurm cannot say because it does not answer is passed over; sbatch has the last word.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.errors import ClusterError, RunError
+from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.spec.schema import Spec
+
+
+def preflight(spec: Spec, *, for_slurm: bool) -> None:
+    """Check `spec` against this machine and, for Slurm, against the partitions.
+
+    Raises:
+        DataError: the dataset or one of its splits is not there.
+        RunError: the folder of runs cannot be written.
+        ClusterError: the partition does not exist or would never start the job.
+    """
+    load_dataset(Path(spec.data))
+    require_writable(Path(spec.output).absolute())
+    if for_slurm:
+        check_partition(spec)
+
+
+def require_writable(output: Path) -> None:
+    """The nearest existing folder above the runs must let us make something in it."""
+    folder = output
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(
+            f"output: {output} cannot be written ({folder} {'does not let you' if folder.is_dir() else 'is a file'})",
+            hint="give another place with --set output=DIR, on a file system that all nodes see",
+        )
+
+
+def check_partition(spec: Spec) -> None:
+    """Refuse what the partition would keep queued for ever."""
+    cluster = spec.cluster
+    partitions = scheduler.partitions()
+    if cluster.partition is None:
+        chosen = next((partition for partition in partitions.values() if partition.is_default), None)
+    else:
+        chosen = partitions.get(cluster.partition)
+        if chosen is None:
+            raise ClusterError(
+                f"cluster.partition: there is no partition {cluster.partition!r} here; there are "
+                f"{', '.join(sorted(partitions)) or 'none'}",
+                hint="choose one with --partition NAME",
+            )
+    if chosen is None:
+        return
+    if cluster.nodes > chosen.num_nodes:
+        raise ClusterError(
+            f"cluster.nodes: partition {chosen.name} has {chosen.num_nodes} nodes, the spec asks for {cluster.nodes}",
+            hint=f"ask for at most --nodes {chosen.num_nodes}, or for another partition",
+        )
+    if cluster.time is not None and chosen.max_time_s is not None and parse_time_s(cluster.time) > chosen.max_time_s:
+        raise ClusterError(
+            f"cluster.time: {cluster.time} is over the {format_time(chosen.max_time_s)} of partition {chosen.name}",
+            hint=f"ask for --time {format_time(chosen.max_time_s)}: a run goes on in the next job",
+        )

@@ -1,0 +1,203 @@
+"""Every field of a spec: a typed line, a sentence with its unit, and the range that is allowed.
+
+Rules that tie fields together are in `rules`; reading and error messages in `load`. docs/spec.md and the JSON schema
+are made from this file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: immutable, named fields only."""
+
+
+class ClusterSpec(Section, frozen=True, kw_only=True):
+    """Where the run trains and what it asks Slurm for."""
+
+    executor: Annotated[
+        Literal["auto", "slurm", "local", "debug"],
+        Meta(description="slurm, processes on this machine (local), one task inside this process (debug), or auto."),
+    ] = "auto"
+    nodes: Annotated[Positive, Meta(description="Number of nodes (--nodes).")] = 1
+    gpus_per_node: Annotated[
+        NotNegative, Meta(description="GPUs, and so tasks, on each node; 0 trains on CPUs with tasks_per_node tasks.")
+    ] = 1
+    gpu_type: Annotated[str | None, Meta(description="Type of GPU to ask for, such as a100.")] = None
+    gpu_request: Annotated[
+        Literal["gpus_per_node", "gres"],
+        Meta(description="How to ask for GPUs: --gpus-per-node, or --gres=gpu:N on older sites."),
+    ] = "gpus_per_node"
+    tasks_per_node: Annotated[Positive | None, Meta(description="Tasks on each node; one a GPU unless said.")] = None
+    cpus_per_task: Annotated[Positive, Meta(description="CPU cores of each task.")] = 4
+    mem: Annotated[str | None, Meta(description="Memory of a node, such as 400G. Excludes the other two.")] = None
+    mem_per_cpu: Annotated[str | None, Meta(description="Memory for each CPU core, such as 4G.")] = None
+    mem_per_gpu: Annotated[str | None, Meta(description="Memory for each GPU, such as 60G.")] = None
+    time: Annotated[
+        str | None,
+        Meta(description="Time limit of a job: minutes, hh:mm:ss or d-hh:mm:ss; the partition's own unless said."),
+    ] = None
+    partition: Annotated[str | None, Meta(description="Partition; the cluster's default unless said.")] = None
+    account: Annotated[str | None, Meta(description="Account to charge.")] = None
+    qos: Annotated[str | None, Meta(description="Quality of service.")] = None
+    constraint: Annotated[str | None, Meta(description="Features that nodes must have.")] = None
+    exclude: Annotated[list[str], Meta(description="Nodes that must not be used.")] = field(default_factory=list)
+    requeue: Annotated[
+        Literal["requeue", "chain", "off"],
+        Meta(description="What becomes of a job that Slurm interrupts: queued again, followed by another, or ended."),
+    ] = "requeue"
+    max_timeouts: Annotated[NotNegative, Meta(description="Starts that may end at the time limit.")] = 20
+    max_node_failures: Annotated[NotNegative, Meta(description="Starts that may end with a failed node.")] = 3
+    signal_lead: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | Literal["auto"],
+        Meta(description="Seconds before the time limit at which Slurm warns the tasks; auto: 120, or half the limit."),
+    ] = "auto"
+    setup: Annotated[
+        list[str], Meta(description="Shell lines before the training: modules, a virtual environment.")
+    ] = field(default_factory=list)
+    env: Annotated[
+        dict[str, str], Meta(description="Environment variables of the tasks, such as NCCL_SOCKET_IFNAME.")
+    ] = field(default_factory=dict)
+    container: Annotated[dict[str, str] | None, Meta(description="Container to run in.")] = None
+    sbatch: Annotated[
+        dict[str, str | bool | None],
+        Meta(description="Any further sbatch option by its long name; true for one without a value."),
+    ] = field(default_factory=dict)
+
+    @property
+    def num_tasks_per_node(self) -> int:
+        """One task a GPU, or as many as the spec says."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+
+class TrainSpec(Section, frozen=True, kw_only=True):
+    """How the detector learns."""
+
+    epochs: Annotated[Positive, Meta(description="Passes over the training set.")] = 100
+    batch: Annotated[
+        Annotated[int, Meta(ge=-1)],
+        Meta(description="Images of one step over all ranks; a multiple of the world size; -1 measures."),
+    ] = 16
+    imgsz: Annotated[
+        Annotated[int, Meta(ge=32, le=8192, multiple_of=32)],
+        Meta(description="Side of the square training picture in pixels; a multiple of 32 (64 for the six family)."),
+    ] = 640
+    device: Annotated[
+        Annotated[str, Meta(pattern=DEVICE_PATTERN)],
+        Meta(description="auto, cpu, or the GPUs of one machine by number, such as 0,1."),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        Meta(description="Arithmetic of the network; auto: mixed where the device has it, fp32 on CPUs."),
+    ] = "auto"
+    sync_bn: Annotated[
+        bool, Meta(description="Batch normalisation over the batches of all ranks; pays at 8 images a rank or fewer.")
+    ] = False
+    optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], Meta(description="Optimiser.")] = "SGD"
+    cos_lr: Annotated[bool, Meta(description="Learning rate by half a cosine instead of a line.")] = False
+    hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
+    hyp_overrides: Annotated[
+        dict[str, float], Meta(description="Single hyperparameters in place of the file's.")
+    ] = field(default_factory=dict)
+    workers: Annotated[NotNegative, Meta(description="Loader processes of each rank, at most its CPU cores.")] = 8
+    seed: Annotated[NotNegative, Meta(description="Everything random follows from it.")] = 0
+    deterministic: Annotated[bool, Meta(description="Only operations that give the same result every time.")] = True
+    patience: Annotated[
+        NotNegative, Meta(description="Epochs without a better evaluation after which training ends; 0: never.")
+    ] = 100
+    multi_scale: Annotated[bool, Meta(description="Vary the picture size by half from step to step.")] = False
+    rect: Annotated[bool, Meta(description="Train on rectangles instead of mosaics.")] = False
+    cache: Annotated[Literal["none", "ram", "disk"], Meta(description="Keep decoded pictures in memory.")] = "none"
+    freeze: Annotated[NotNegative, Meta(description="Number of first layers that do not learn.")] = 0
+    label_smoothing: Annotated[Share, Meta(description="How far class targets keep from 0 and 1.")] = 0.0
+    val_every: Annotated[Positive, Meta(description="Epochs from one evaluation to the next.")] = 1
+    save_period: Annotated[
+        Annotated[int, Meta(ge=-1)], Meta(description="Keep the model of every so many epochs; -1: only best and last.")
+    ] = -1
+    on_nonfinite: Annotated[
+        Literal["stop", "skip", "rollback"], Meta(description="What to do when the loss is not finite.")
+    ] = "stop"
+    tensorboard: Annotated[bool, Meta(description="Write TensorBoard event files.")] = False
+    start_timeout_s: Annotated[
+        Positive, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
+    ] = 600
+
+
+class CheckpointSpec(Section, frozen=True, kw_only=True):
+    """When the state is saved, besides every epoch's end."""
+
+    every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
+    every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
+    keep: Annotated[Positive, Meta(description="Checkpoints kept.")] = 3
+
+
+class Spec(Section, frozen=True, kw_only=True):
+    """One run: a model, a dataset, and how and where it trains."""
+
+    name: Annotated[
+        Annotated[str, Meta(pattern=NAME_PATTERN)],
+        Meta(description="Name of the run: letters, digits, - _ . ; the run directory is <output>/<name>."),
+    ]
+    model: Annotated[str, Meta(description="yolov5 n, s, m, l, x, or n6 to x6, or a YAML of layers.")]
+    data: Annotated[str, Meta(description="Dataset YAML: path, train, val, names.")]
+    weights: Annotated[str, Meta(description="Weights to begin with: a checkpoint of ours; '' is from scratch.")] = ""
+    output: Annotated[str, Meta(description="Folder of run directories, on a file system that all nodes see.")] = "runs"
+    cluster: Annotated[ClusterSpec, Meta(description="Where it trains.")] = field(default_factory=ClusterSpec)
+    train: Annotated[TrainSpec, Meta(description="How it learns.")] = field(default_factory=TrainSpec)
+    checkpoint: Annotated[CheckpointSpec, Meta(description="When it saves.")] = field(default_factory=CheckpointSpec)
+    sweep: Annotated[
+        dict[str, list[str]], Meta(description="A list for each dotted field; one run for each combination.")
+    ] = field(default_factory=dict)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that the spec asks for."""
+        return self.cluster.nodes * self.cluster.num_tasks_per_node
+
+
+class Hyperparameters(Section, frozen=True, kw_only=True):
+    """The recipe's numbers, from a file in configs/hyp with `train.hyp_overrides` on top."""
+
+    lr0: Annotated[Annotated[float, Meta(gt=0, le=1)], Meta(description="Learning rate after warm-up.")] = 0.01
+    lrf: Annotated[Annotated[float, Meta(gt=0, le=1)], Meta(description="Last learning rate as a share of lr0.")] = 0.01
+    momentum: Annotated[Share, Meta(description="Momentum of SGD, beta1 of Adam.")] = 0.937
+    weight_decay: Annotated[Share, Meta(description="L2 decay of convolution weights, for 64 images a step.")] = 0.0005
+    warmup_epochs: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Epochs of warm-up.")] = 3.0
+    warmup_momentum: Annotated[Share, Meta(description="Momentum at the first step.")] = 0.8
+    warmup_bias_lr: Annotated[Share, Meta(description="Learning rate of biases at the first step.")] = 0.1
+    box: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gain of the box term.")] = 0.05
+    cls: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gain of the class term.")] = 0.5
+    cls_pw: Annotated[Annotated[float, Meta(gt=0)], Meta(description="Weight of positives in the class term.")] = 1.0
+    obj: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gain of the objectness term.")] = 1.0
+    obj_pw: Annotated[Annotated[float, Meta(gt=0)], Meta(description="Weight of positives in objectness.")] = 1.0
+    iou_t: Annotated[Share, Meta(description="Kept for old files; the loss does not use it.")] = 0.2
+    anchor_t: Annotated[
+        Annotated[float, Meta(gt=1)], Meta(description="Largest ratio of a box's side to its anchor's.")
+    ] = 4.0
+    anchors: Annotated[
+        Annotated[float, Meta(ge=1)] | None, Meta(description="Anchors a level, in place of the model's.")
+    ] = None
+    fl_gamma: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gamma of the focal loss; 0: none.")] = 0.0
+    hsv_h: Annotated[Share, Meta(description="Largest change of hue, as a share.")] = 0.015
+    hsv_s: Annotated[Share, Meta(description="Largest change of saturation, as a share.")] = 0.7
+    hsv_v: Annotated[Share, Meta(description="Largest change of value, as a share.")] = 0.4
+    degrees: Annotated[Annotated[float, Meta(ge=0, le=180)], Meta(description="Largest rotation in degrees.")] = 0.0
+    translate: Annotated[Share, Meta(description="Largest shift, as a share of the side.")] = 0.1
+    scale: Annotated[Share, Meta(description="Largest change of size, as a share.")] = 0.5
+    shear: Annotated[Annotated[float, Meta(ge=0, lt=90)], Meta(description="Largest shear in degrees.")] = 0.0
+    perspective: Annotated[Annotated[float, Meta(ge=0, le=0.001)], Meta(description="Largest perspective.")] = 0.0
+    flipud: Annotated[Share, Meta(description="Probability of an up-down flip.")] = 0.0
+    fliplr: Annotated[Share, Meta(description="Probability of a left-right flip.")] = 0.5
+    mosaic: Annotated[Share, Meta(description="Probability of a mosaic of four pictures.")] = 1.0
+    mixup: Annotated[Share, Meta(description="Probability that a mosaic is blended with another.")] = 0.0
+    copy_paste: Annotated[Share, Meta(description="Probability of copied objects; needs polygons.")] = 0.0

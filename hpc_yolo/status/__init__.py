@@ -1,0 +1,1 @@
+"""What runs look like: facts from journals and Slurm (`snapshot`), facts drawn (`view`), a run watched (`follow`)."""

@@ -1,0 +1,193 @@
+"""Watching one run to its end: its journal drawn as it grows, its warnings, and the first rank that failed."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hpc_yolo.errors import TrainingError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, Evaluated, StepLogged, WarningRaised
+from hpc_yolo.runs.failures import Failure, first_failure
+from hpc_yolo.runs.journal import JournalReader, read_events
+from hpc_yolo.status.view import figure, results_table
+
+POLL_S = 0.2
+FAILURE_GRACE_S = 10.0
+
+
+class FollowedJob(Protocol):
+    """What following needs to know of a job."""
+
+    def is_alive(self) -> bool:
+        """Whether the job is queued or runs."""
+
+    def stop(self) -> bool:
+        """A person wants out: ask the job to save and leave. False: it goes on without us, which is fine."""
+
+
+def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bool = False) -> int:
+    """Show `run` until `job` ends. The exit code: 0 finished, 130 stopped before its end by a person or a signal.
+
+    Args:
+        since: events before this time (seconds since 1970) belong to earlier submissions.
+        quiet: draw nothing while it runs.
+
+    Raises:
+        TrainingError: the job failed; the message is that of the first rank that did.
+    """
+    reader = JournalReader(run.journal)
+    console = Console()
+    ended: AttemptEnded | None = None
+    with RunDisplay(console, quiet=quiet) as display:
+        alive = True
+        while alive:
+            try:
+                alive = job.is_alive()
+                events = [event for event in reader.new_events() if event.time >= since]
+                ended = _newest_end(events, ended)
+                display.show(events)
+                _stop_peers_of_a_failed_rank(run, job, since)
+                time.sleep(POLL_S if alive else 0)
+            except KeyboardInterrupt:
+                if not job.stop():
+                    console.print("no longer following; the job goes on")
+                    return 0
+                console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
+                _wait_for_end(job)
+                alive = True  # once more round, for its last words
+    return conclude(run, ended, since, console)
+
+
+def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, console: Console) -> int:
+    """Say how the job ended; the exit code.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    if ended is not None and ended.outcome == AttemptEnded.FINISHED:
+        show_results(run, console)
+        return 0
+    if ended is not None and ended.outcome == AttemptEnded.STOPPED:
+        console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
+        return 130
+    failure = first_failure(run, since)
+    if failure is None:
+        raise TrainingError("the job ended without a word", hint=f"look at its output in {run.jobs}")
+    raise _as_error(failure)
+
+
+def show_results(run: RunDirectory, console: Console) -> None:
+    """The table of the best epoch."""
+    events = read_events(run.journal)
+    best = next((event for event in reversed(events) if isinstance(event, Evaluated) and event.is_best), None)
+    epoch = next((event for event in reversed(events) if isinstance(event, EpochEnded)), None)
+    if best is not None:
+        console.print(results_table(run, best, epoch), soft_wrap=True)
+
+
+class RunDisplay:
+    """A moving bar on a terminal; in a pipe, one plain line an epoch."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
+        )
+        self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, figures="")
+        self._started: AttemptStarted | None = None
+        self._last_evaluation = ""
+
+    def __enter__(self) -> RunDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, events: list[AnyEvent]) -> None:
+        """Draw what `events` add."""
+        if self._quiet:
+            return
+        for event in events:
+            if isinstance(event, AttemptStarted):
+                self._show_start(event)
+            elif isinstance(event, StepLogged):
+                self._show_step(event)
+            elif isinstance(event, EpochEnded):
+                self._show_epoch(event)
+            elif isinstance(event, Evaluated):
+                self._last_evaluation = f"mAP50 {figure(event.map50)} mAP50-95 {figure(event.map50_95)}"
+                self._line(f"epoch {event.epoch + 1}: {self._last_evaluation}{' (best)' if event.is_best else ''}")
+            elif isinstance(event, WarningRaised):
+                self._console.print(f"warning: {event.message}", style="yellow", soft_wrap=True, highlight=False)
+
+    def _show_start(self, event: AttemptStarted) -> None:
+        self._started = event
+        hosts = sorted({place.host for place in event.ranks})
+        self._console.print(
+            f"attempt {event.attempt}: {event.world_size} ranks on {', '.join(hosts[:4])}"
+            f"{' …' if len(hosts) > 4 else ''} ({event.device}, {event.precision}), {event.num_images} pictures, "
+            f"{event.steps_per_epoch} steps an epoch{f', from step {event.step}' if event.step else ''}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        total = event.epochs * event.steps_per_epoch
+        self._progress.reset(self._task, total=total, completed=event.step, description=f"epoch 1/{event.epochs}")
+
+    def _show_step(self, event: StepLogged) -> None:
+        if self._started is None:
+            return
+        loss = f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
+        self._progress.update(
+            self._task,
+            completed=event.step,
+            description=f"epoch {event.epoch + 1}/{self._started.epochs}",
+            figures=f"step {event.step}/{self._progress.tasks[0].total:.0f}  {loss}  {event.images_per_s:.1f} img/s  "
+            f"{self._last_evaluation}",
+        )
+
+    def _show_epoch(self, event: EpochEnded) -> None:
+        of = "" if self._started is None else f"/{self._started.epochs}"
+        loss = f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
+        self._line(f"epoch {event.epoch + 1}{of}: {loss}, {event.images_per_s:.1f} img/s, {event.seconds:.1f} s")
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def _newest_end(events: list[AnyEvent], before: AttemptEnded | None) -> AttemptEnded | None:
+    """How the newest attempt ended; None while it runs."""
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            before = None
+        elif isinstance(event, AttemptEnded):
+            before = event
+    return before
+
+
+def _stop_peers_of_a_failed_rank(run: RunDirectory, job: FollowedJob, since: float) -> None:
+    """Where nobody else ends a job of which one rank has failed, do it after a moment for its own last words."""
+    failure = first_failure(run, since)
+    if failure is not None and time.time() - failure.time > FAILURE_GRACE_S:
+        job.stop()
+
+
+def _wait_for_end(job: FollowedJob) -> None:
+    while job.is_alive():
+        time.sleep(POLL_S)
+
+
+def _as_error(failure: Failure) -> TrainingError:
+    error = TrainingError(failure.text)
+    error.exit_code = failure.exit_code
+    return error

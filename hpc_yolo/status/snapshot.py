@@ -1,0 +1,137 @@
+"""Plain facts about runs, joined from their journals and one answer of Slurm. Nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.fileio import read_json_lines
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, Evaluated, StepLogged
+from hpc_yolo.runs.failures import first_failure
+from hpc_yolo.runs.journal import read_events
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One run as it stands. `state`: queued, running, requeued, stopped, failed, done, lost (ended without a word)."""
+
+    name: str
+    path: str
+    state: str
+    detail: str = ""
+    executor: str | None = None
+    job_id: str | None = None
+    num_nodes: int = 0
+    tasks_per_node: int = 0
+    gpus_per_node: int = 0
+    attempts: int = 0
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    box: float | None = None
+    obj: float | None = None
+    cls: float | None = None
+    images_per_s: float | None = None
+    map50: float | None = None
+    map50_95: float | None = None
+    best_epoch: int | None = None
+    updated: float | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """Sum of the three terms."""
+        if self.box is None or self.obj is None or self.cls is None:
+            return None
+        return self.box + self.obj + self.cls
+
+
+def take_snapshot(runs: Iterable[RunDirectory], job_states: Mapping[str, JobState]) -> list[RunFacts]:
+    """Facts about `runs`. `job_states` holds what Slurm says of their jobs, as far as it answers."""
+    return [run_facts(run, job_states) for run in runs]
+
+
+def slurm_job_ids(runs: Iterable[RunDirectory]) -> list[str]:
+    """The latest Slurm job of every run that has one."""
+    submissions = (last_submission(run) for run in runs)
+    return [submission["job_id"] for submission in submissions if submission.get("executor") == "slurm"]
+
+
+def last_submission(run: RunDirectory) -> dict[str, Any]:
+    """The newest line of `submissions.jsonl`, empty where the run was started by hand."""
+    newest: dict[str, Any] = {}
+    for record in read_json_lines(run.submissions):
+        newest = record
+    return newest
+
+
+def run_facts(run: RunDirectory, job_states: Mapping[str, JobState]) -> RunFacts:
+    """Facts about one run."""
+    submission = last_submission(run)
+    events = read_events(run.journal)
+    started = _last(events, AttemptStarted)
+    progress = _last(events, (StepLogged, EpochEnded))
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    best = next((event for event in reversed(evaluations) if event.is_best), None)
+    state, detail = _state(run, submission, events, job_states)
+    figures: dict[str, Any] = {}
+    if started is not None:
+        figures |= {
+            "attempts": started.attempt,
+            "epochs": started.epochs,
+            "total_steps": started.epochs * started.steps_per_epoch,
+            "num_nodes": started.num_nodes,
+            "tasks_per_node": started.world_size // started.num_nodes,
+            "job_id": started.job_id,
+            "epoch": started.epoch,
+            "step": started.step,
+        }
+    if progress is not None:
+        figures |= {name: getattr(progress, name) for name in ("epoch", "step", "box", "obj", "cls", "images_per_s")}
+    if best is not None:
+        figures |= {"map50": best.map50, "map50_95": best.map50_95, "best_epoch": best.epoch}
+    for name in ("executor", "job_id", "num_nodes", "tasks_per_node", "gpus_per_node"):
+        if name in submission:
+            figures[name] = submission[name]
+    updated = events[-1].time if events else submission.get("time")
+    return RunFacts(name=run.name, path=str(run.path), state=state, detail=detail, updated=updated, **figures)
+
+
+def _state(
+    run: RunDirectory, submission: Mapping[str, Any], events: list[AnyEvent], job_states: Mapping[str, JobState]
+) -> tuple[str, str]:
+    """(state, one line about it): what Slurm says of the newest submission, else the journal's last word."""
+    job = job_states.get(str(submission.get("job_id")))
+    if job is not None and job.is_waiting:
+        return ("requeued" if events else "queued"), job.reason
+    since = float(submission.get("time", 0.0))
+    recent = [event for event in events if event.time >= since]
+    ended = _last(recent, AttemptEnded)
+    if ended is not None and ended is _last(recent, (AttemptStarted, AttemptEnded)):
+        if ended.outcome == AttemptEnded.FAILED:
+            failure = first_failure(run, since)
+            return "failed", failure.text.splitlines()[-1] if failure else ended.detail
+        if ended.outcome == AttemptEnded.FINISHED:
+            return "done", ""
+        return ("requeued" if ended.requeued else "stopped"), ended.detail
+    if job is not None:
+        if job.is_alive:
+            return "running", ""
+        failure = first_failure(run, since)
+        return "failed", failure.text.splitlines()[-1] if failure else f"Slurm says {job.state}"
+    if submission.get("executor") == "local" and not local_job_is_alive(
+        submission["job_id"], submission["host"]
+    ):
+        failure = first_failure(run, since)
+        return ("failed", failure.text.splitlines()[-1]) if failure else ("lost", "its processes are gone")
+    if submission.get("executor") == "slurm" and not recent:
+        return "queued", "Slurm does not say"
+    return "running", ""
+
+
+def _last(events: list[Any], kind: Any) -> Any:
+    return next((event for event in reversed(events) if isinstance(event, kind)), None)

@@ -1,0 +1,72 @@
+"""Facts as rich tables. Nothing is read or decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import EpochEnded, Evaluated
+from hpc_yolo.status.snapshot import RunFacts
+
+STATE_STYLES = {
+    "queued": "yellow",
+    "requeued": "yellow",
+    "running": "green",
+    "done": "bold green",
+    "stopped": "magenta",
+    "failed": "bold red",
+    "lost": "bold red",
+}
+
+
+def runs_table(runs: Iterable[RunFacts]) -> Table:
+    """One row a run."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("run", "state", "job", "nodes x tasks", "epoch", "step", "loss", "mAP50", "mAP50-95", "img/s", "att"):
+        table.add_column(header, justify="left" if header in ("run", "state", "job") else "right", no_wrap=True)
+    table.add_column("detail", overflow="ellipsis", no_wrap=True)
+    for run in runs:
+        table.add_row(
+            run.name,
+            Text(run.state, style=STATE_STYLES.get(run.state, "")),
+            run.job_id or "-",
+            f"{run.num_nodes} x {run.tasks_per_node}",
+            "-" if run.epoch is None else f"{run.epoch + 1}/{run.epochs}",
+            "-" if run.step is None else f"{run.step}/{run.total_steps}",
+            figure(run.loss),
+            figure(run.map50),
+            figure(run.map50_95),
+            "-" if run.images_per_s is None else f"{run.images_per_s:.1f}",
+            str(run.attempts),
+            run.detail,
+        )
+    return table
+
+
+def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | None) -> Table:
+    """The figures of the best epoch, all classes and each, and where the checkpoints are."""
+    training = "" if last_epoch is None else f"training {last_epoch.images_per_s:.1f} img/s, "
+    table = Table(
+        title=f"{run.name}: best at epoch {best.epoch + 1}, on {best.num_images} pictures",
+        caption=f"{training}evaluation {best.images_per_s:.1f} img/s\nbest: {run.best}\nlast: {run.last}",
+        caption_justify="left",
+        title_justify="left",
+    )
+    table.add_column("class")
+    for header in ("labels", "precision", "recall", "mAP50", "mAP50-95"):
+        table.add_column(header, justify="right")
+    num_labels = sum(row.num_labels for row in best.classes)
+    overall = (best.precision, best.recall, best.map50, best.map50_95)
+    table.add_row("all", str(num_labels), *map(figure, overall), style="bold")
+    for row in best.classes:
+        figures = (row.precision, row.recall, row.map50, row.map50_95)
+        table.add_row(row.name, str(row.num_labels), *map(figure, figures))
+    return table
+
+
+def figure(value: float | None) -> str:
+    """Three decimals, or a dash for what is not known."""
+    return "-" if value is None else f"{value:.3f}"

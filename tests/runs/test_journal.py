@@ -1,0 +1,141 @@
+"""The journal is what every screen reads: it must survive crashes, strangers and time."""
+
+import json
+import math
+import stat
+
+import pytest
+
+from hpc_yolo.errors import RunError
+from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.runs.events import AttemptEnded, CheckpointSaved, StepLogged, WarningRaised
+from hpc_yolo.runs.failures import Failure, first_failure, write_failure
+from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
+
+
+def step_event(**changes):
+    figures = {
+        "epoch": 1,
+        "step": 20,
+        "box": 0.1,
+        "obj": 0.2,
+        "cls": 0.3,
+        "grad_norm": 4.0,
+        "lr": 0.01,
+        "images_per_s": 30.0,
+        "rank_step_s": [0.5, 0.6],
+        "rank_data_wait_s": [0.0, 0.1],
+        "rank_mem_bytes": [1, 2],
+    }
+    return StepLogged(**(figures | changes))
+
+
+def test_events_come_back_as_they_were_written_with_attempt_and_time(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    writer = JournalWriter(path, attempt=3, clock=lambda: 12.5)
+    told = [
+        step_event(),
+        WarningRaised(message="2 pictures left out"),
+        CheckpointSaved(epoch=1, step=20, path="checkpoints/last.safetensors", size_bytes=7, seconds=0.1),
+        AttemptEnded(outcome=AttemptEnded.STOPPED, epoch=1, step=20, detail="SIGTERM", requeued=True),
+    ]
+    for event in told:
+        writer.write(event)
+    read = read_events(path)
+    assert [type(event) for event in read] == [type(event) for event in told]
+    assert {(event.time, event.attempt) for event in read} == {(12.5, 3)}
+    assert read[0].rank_step_s == [0.5, 0.6]
+    assert read[3].requeued is True
+
+
+def test_a_figure_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    JournalWriter(path, attempt=1).write(step_event(box=math.nan, grad_norm=math.inf))
+    line = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} in the journal"))
+    assert line["box"] is None
+    assert line["grad_norm"] is None
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b'{"event":"step","epoch":1',
+        b"\x00\xff\xfe binary",
+        b"[1, 2]\n",
+        b'{"event":"from_the_future","time":1}\n',
+        b'{"no":"event"}\n',
+    ],
+)
+def test_rubbish_between_events_is_passed_over(tmp_path, rubbish):
+    """A crash may tear the last line, and a newer version may write what this one does not know."""
+    path = tmp_path / "journal.jsonl"
+    writer = JournalWriter(path, attempt=1)
+    writer.write(step_event(step=1))
+    with path.open("ab") as file:
+        file.write(rubbish)
+    writer.write(step_event(step=2))
+    assert [event.step for event in read_events(path)] == [1, 2]
+
+
+def test_a_reader_gives_each_event_once_and_waits_for_the_end_of_a_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    reader = JournalReader(path)
+    assert reader.new_events() == []
+    writer = JournalWriter(path, attempt=1)
+    writer.write(step_event(step=1))
+    assert [event.step for event in reader.new_events()] == [1]
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(whole[:20])
+        file.flush()
+        assert reader.new_events() == []
+        file.write(whole[20:])
+    assert [event.step for event in reader.new_events()] == [1]
+    assert reader.new_events() == []
+
+
+def test_a_run_directory_is_private_and_named_by_its_folders(tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "first")
+    assert not run.exists
+    run.create()
+    run.create()
+    run.spec.write_text("name: first\n")
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in run.path.iterdir() if path.is_dir())
+    assert [found.name for found in find_runs(tmp_path / "runs")] == ["first"]
+    assert find_runs(tmp_path / "nowhere") == []
+    assert run.rendezvous("12_3/evil", 2).parent == run.path / "rendezvous"
+
+
+def test_a_run_directory_under_a_file_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be made.*(\n.*)*--set output="):
+        RunDirectory(tmp_path / "file" / "run").create()
+
+
+def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
+    """When one rank dies the others fail a moment later, or even earlier by their clocks: people want the cause."""
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    assert first_failure(run) is None
+
+    def failure(time, rank, is_echo):
+        return Failure(
+            time=time,
+            rank=rank,
+            host="gpu01",
+            job_id="7",
+            kind="ValueError",
+            message="bad",
+            traceback="Traceback …\nValueError: bad\n",
+            exit_code=1,
+            is_echo=is_echo,
+        )
+
+    write_failure(run, failure(10.0, 0, is_echo=True))
+    write_failure(run, failure(10.5, 3, is_echo=False))
+    (run.failures / "torn.json").write_text("{")
+    cause = first_failure(run)
+    assert cause.rank == 3
+    assert cause.text == "rank 3 on gpu01 failed: Traceback …\nValueError: bad"
+    assert first_failure(run, since=11.0) is None
