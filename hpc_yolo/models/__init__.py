@@ -1,0 +1,5 @@
+"""The YOLOv5 family: its blocks (`layers`), its head (`head`) and networks from rows of a config (`family`)."""
+
+from hpc_yolo.models.family import Detector, build_model
+
+__all__ = ["Detector", "build_model"]

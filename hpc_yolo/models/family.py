@@ -1,0 +1,160 @@
+"""Networks from the rows of a config: the YOLOv5 v6/v7 family in configs/models, or a file of one's own.
+
+A row is [from, repeats, block, [arguments]]: `from` is -1 for the row before or the number of an earlier row; nominal
+repeats and widths are multiplied by `depth_multiple` and `width_multiple`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.models.head import BOX_AND_OBJECTNESS, Detect
+from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
+from hpc_yolo.resources import resource_folder
+
+Row = tuple[int | list[int], int, str, list[Any]]
+
+PROBE_PIXELS = 256
+BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
+
+
+class Detector(nn.Module):
+    """A network of numbered blocks that ends in a `Detect` head. Input: (B, 3, H, W) in [0, 1], sides multiples of
+    the largest stride; output as the head says."""
+
+    def __init__(self, config: dict[str, Any], num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        rows: list[Row] = [tuple(row) for row in config["backbone"] + config["head"]]
+        self.model, self._sources = _build_blocks(rows, config, num_classes)
+        self._kept = {index for sources in self._sources for index in sources if index >= 0}
+        self.head.set_strides(self._measure_strides())
+
+    @property
+    def head(self) -> Detect:
+        head = self.model[-1]
+        assert isinstance(head, Detect)
+        return head
+
+    @property
+    def stride(self) -> torch.Tensor:
+        """Input pixels a cell, (levels,)."""
+        return self.head.strides
+
+    def forward(self, images: torch.Tensor) -> Any:
+        outputs: dict[int, torch.Tensor] = {}
+        x: Any = images
+        for index, (block, sources) in enumerate(zip(self.model, self._sources, strict=True)):
+            inputs = [x if source == -1 else outputs[source] for source in sources]
+            x = block(inputs if isinstance(block, (Concat, Detect)) else inputs[0])
+            if index in self._kept:
+                outputs[index] = x
+        return x
+
+    @torch.no_grad()
+    def _measure_strides(self) -> torch.Tensor:
+        was_training = self.training
+        self.train()
+        momenta = [(module, module.momentum) for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module, _ in momenta:
+            module.momentum = 0.0  # the probe leaves no trace in running statistics
+        levels = self(torch.zeros(1, 3, PROBE_PIXELS, PROBE_PIXELS))
+        for module, momentum in momenta:
+            module.momentum = momentum
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.zero_()
+        self.train(was_training)
+        return torch.tensor([PROBE_PIXELS / level.shape[2] for level in levels])
+
+
+def build_model(model: str | Path, num_classes: int) -> Detector:
+    """The network `model`, a name such as yolov5n or a YAML of rows, for `num_classes` classes.
+
+    Raises:
+        SpecError: no such model, or its config makes no sense.
+    """
+    path = model_path(model)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Detector(config, num_classes)
+    except (yaml.YAMLError, KeyError, ValueError, TypeError, IndexError, RuntimeError, OSError) as error:
+        raise SpecError(
+            f"model: {path} is not a model config: {type(error).__name__}: {error}",
+            hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
+        ) from error
+
+
+def model_path(model: str | Path) -> Path:
+    """Where the config of `model` is.
+
+    Raises:
+        SpecError: neither a known name nor a file.
+    """
+    folder = resource_folder("configs") / "models"
+    known = folder / f"{model}.yaml"
+    if known.is_file():
+        return known
+    if Path(model).is_file():
+        return Path(model)
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    near = difflib.get_close_matches(str(model), names, n=1)
+    raise SpecError(
+        f"model: there is no model {str(model)!r}; there are {', '.join(names)}",
+        hint=f"did you mean {near[0]}?" if near else "name one of them, or a YAML of layers",
+    )
+
+
+def scaled_width(nominal: int, multiple: float) -> int:
+    """The nearest multiple of 8 at or above `nominal` x `multiple`."""
+    return math.ceil(nominal * multiple / 8) * 8
+
+
+def scaled_repeats(nominal: int, multiple: float) -> int:
+    """At least one; a single block is never multiplied."""
+    return max(round(nominal * multiple), 1) if nominal > 1 else nominal
+
+
+def _build_blocks(rows: list[Row], config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[list[int]]]:
+    """The blocks of all rows and, for each, the rows that it reads (-1: the one before)."""
+    blocks: list[nn.Module] = []
+    all_sources: list[list[int]] = []
+    widths = [3]  # of the input, then of every row
+    for source, repeats, kind, arguments in rows:
+        sources = [source] if isinstance(source, int) else list(source)
+        c_in = [widths[-1] if index == -1 else widths[index + 1] for index in sources]
+        block, c_out = _build_block(kind, arguments, repeats, c_in, config, num_classes)
+        blocks.append(block)
+        all_sources.append(sources)
+        widths.append(c_out)
+    return nn.Sequential(*blocks), all_sources
+
+
+def _build_block(
+    kind: str, arguments: list[Any], repeats: int, c_in: list[int], config: dict[str, Any], num_classes: int
+) -> tuple[nn.Module, int]:
+    """(the block of one row, its width)."""
+    if kind == "Upsample":
+        return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
+    if kind == "Concat":
+        return Concat(), sum(c_in)
+    if kind == "Detect":
+        return Detect(num_classes, config["anchors"], c_in), 0
+    if kind not in BLOCKS:
+        raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
+    num_outputs = len(config["anchors"][0]) // 2 * (num_classes + BOX_AND_OBJECTNESS)
+    nominal = arguments[0]
+    # A row as wide as the head's output is never scaled: published weights depend on it (the six family at 251 classes).
+    c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"])
+    depth = scaled_repeats(repeats, config["depth_multiple"])
+    if kind == "C3":
+        return C3(c_in[0], c_out, depth, *arguments[1:]), c_out
+    block = {"Conv": Conv, "SPPF": SPPF}[kind]
+    return block(c_in[0], c_out, *arguments[1:]), c_out
