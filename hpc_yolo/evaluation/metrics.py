@@ -1,0 +1,139 @@
+"""From detections and labels to precision, recall and mean average precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hpc_yolo.boxes import iou_matrix_xyxy
+
+Array = npt.NDArray[np.float64]
+
+IOU_THRESHOLDS: Array = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS = 101
+CONFIDENCE_POINTS = 1000
+F1_SMOOTHING = 0.1  # width of the box filter over the F1 curve, as a share of its length
+TINY = 1e-16
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Figures of one class that has labels, each in [0, 1]."""
+
+    class_index: int
+    num_labels: int
+    precision: float
+    recall: float
+    ap50: float
+    ap50_95: float
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """Means over the classes that have labels, and each class."""
+
+    precision: float = 0.0
+    recall: float = 0.0
+    map50: float = 0.0
+    map50_95: float = 0.0
+    per_class: tuple[ClassMetrics, ...] = ()
+
+    @property
+    def fitness(self) -> float:
+        """What makes one checkpoint better than another."""
+        return 0.1 * self.map50 + 0.9 * self.map50_95
+
+
+def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
+    """(n, 10): whether each detection is right at each IoU threshold.
+
+    At each threshold a detection keeps the label that it overlaps most, among those of its class that it overlaps
+    enough; then a label keeps the surest of the detections that chose it. A detection whose label is taken is wrong,
+    even where another label would fit.
+
+    Args:
+        detections: (n, 6) xyxy, score, class; surest first.
+        labels: (m, 5) class, xyxy in the same pixels.
+    """
+    correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), dtype=bool)
+    if len(detections) == 0 or len(labels) == 0:
+        return correct
+    overlaps = iou_matrix_xyxy(detections[:, :4], labels[:, 1:]).cpu().numpy()
+    same_class = (detections[:, 5:6] == labels[None, :, 0]).cpu().numpy()
+    overlaps = np.where(same_class, overlaps, 0.0)
+    chosen = overlaps.argmax(axis=1)
+    best = overlaps.max(axis=1)
+    for index, threshold in enumerate(IOU_THRESHOLDS):
+        (able,) = np.nonzero(best >= threshold)
+        _, first = np.unique(chosen[able], return_index=True)
+        correct[able[first], index] = True
+    return correct
+
+
+def compute_metrics(
+    correct: npt.NDArray[np.bool_],
+    scores: npt.NDArray[np.floating],
+    classes: npt.NDArray[np.integer],
+    label_classes: npt.NDArray[np.integer],
+) -> DetectionMetrics:
+    """Metrics of all detections of a set.
+
+    Args:
+        correct: (N, 10) right or wrong at each threshold. scores, classes: (N,) of the same detections.
+        label_classes: (M,) of all labels.
+    """
+    present, num_labels = np.unique(label_classes, return_counts=True)
+    if len(present) == 0:
+        return DetectionMetrics()
+    if not correct.any():
+        rows = [ClassMetrics(int(c), int(n), 0.0, 0.0, 0.0, 0.0) for c, n in zip(present, num_labels, strict=True)]
+        return DetectionMetrics(per_class=tuple(rows))
+    order = np.argsort(-scores, kind="stable")
+    correct, scores, classes = correct[order], scores[order], classes[order]
+    curves = [
+        _class_curves(correct[classes == c], scores[classes == c], int(n))
+        for c, n in zip(present, num_labels, strict=True)
+    ]
+    precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
+    ap = np.array([curve[2] for curve in curves])
+    f1 = 2 * precision * recall / (precision + recall + TINY)
+    at = _smoothed(f1.mean(axis=0)).argmax()
+    per_class = tuple(
+        ClassMetrics(int(c), int(n), float(p), float(r), float(row[0]), float(row.mean()))
+        for c, n, p, r, row in zip(present, num_labels, precision[:, at], recall[:, at], ap, strict=True)
+    )
+    return DetectionMetrics(
+        float(precision[:, at].mean()), float(recall[:, at].mean()), float(ap[:, 0].mean()), float(ap.mean()), per_class
+    )
+
+
+def average_precision(recall: Array, precision: Array) -> float:
+    """Area under the precision envelope over recall, by the trapezoid rule on 101 recalls."""
+    recalls = np.concatenate(([0.0], recall, [1.0]))
+    envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
+    points = np.linspace(0, 1, RECALL_POINTS)
+    heights = np.interp(points, recalls, envelope)
+    return float(((heights[1:] + heights[:-1]) / 2 * np.diff(points)).sum())
+
+
+def _class_curves(correct: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], num_labels: int) -> tuple[Array, Array, Array]:
+    """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections, surest first."""
+    if len(correct) == 0:
+        return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.zeros(len(IOU_THRESHOLDS))
+    right, wrong = correct.cumsum(axis=0), (~correct).cumsum(axis=0)
+    recall, precision = right / (num_labels + TINY), right / (right + wrong)
+    confidences = np.linspace(0, 1, CONFIDENCE_POINTS)
+    precision_curve = np.interp(-confidences, -scores, precision[:, 0], left=1)
+    recall_curve = np.interp(-confidences, -scores, recall[:, 0], left=0)
+    ap = [average_precision(recall[:, index], precision[:, index]) for index in range(len(IOU_THRESHOLDS))]
+    return precision_curve, recall_curve, np.array(ap)
+
+
+def _smoothed(curve: Array) -> Array:
+    """Box filter with the ends repeated."""
+    taps = round(len(curve) * F1_SMOOTHING * 2) // 2 + 1
+    padded = np.pad(curve, taps // 2, mode="edge")
+    return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")
