@@ -21,8 +21,8 @@ from hpc_yolo.engine.ema import ModelEma
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.trainer import TrainingParts
 from hpc_yolo.errors import TrainingError
-from hpc_yolo.loss import DetectionLoss
-from hpc_yolo.models import build_model
+from hpc_yolo.loss import DetectionLoss, scaled_gains
+from hpc_yolo.models import Detector, build_model
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
@@ -50,10 +50,11 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
     training_index, validation_index = scan_dataset(dataset, world, warn)
     hyp = load_hyperparameters(train)
     schedule = Schedule(
-        hyp, train.epochs, steps_per_epoch(len(training_index.paths), train.batch), train.batch, train.cos_lr
+        hyp, train.epochs, steps_per_epoch(training_index.num_images, train.batch), train.batch, train.cos_lr
     )
     model = build_network(spec, dataset.num_classes, world.device)
-    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, train.imgsz, train.label_smoothing)
+    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
+    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
     ema = ModelEma(model)
     trained = distribute(model, train.sync_bn, world)
     optimizer = build_optimizer(model, train.optimizer, schedule)
@@ -90,7 +91,8 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
         validation=ValidationLoader(
             validation_index,
             imgsz=train.imgsz,
-            batch=max(train.batch // world.size, 1) * 2,
+            batch=2 * train.batch,
+            stride=int(model.stride.max()),
             rank=world.rank,
             world_size=world.size,
             workers=workers,
@@ -112,7 +114,7 @@ def scan_dataset(dataset: Dataset, world: World, warn: Callable[[str], None]) ->
     return indexes
 
 
-def build_network(spec: Spec, num_classes: int, device: torch.device) -> nn.Module:
+def build_network(spec: Spec, num_classes: int, device: torch.device) -> Detector:
     """The network on `device`, from the seed or from `weights`, with the layers below `freeze` held still."""
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, num_classes)

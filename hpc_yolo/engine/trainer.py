@@ -160,7 +160,6 @@ class Trainer:
             result = evaluate(
                 parts.ema.model,
                 parts.validation,
-                num_classes=len(parts.description.names),
                 device=self.world.device,
                 gather_arrays=self.world.gather_arrays,
             )

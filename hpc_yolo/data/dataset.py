@@ -1,0 +1,135 @@
+"""The dataset YAML: where the pictures of each split are, and what the classes are called. Needs neither torch nor
+OpenCV, so that a login node can check it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpc_yolo.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in "bmp dng jpeg jpg mpo png tif tiff webp".split())
+SPLITS = ("train", "val", "test")
+EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's splits, each one or more folders or lists of pictures, and the names of its classes."""
+
+    source: Path
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def split(self, name: str) -> tuple[Path, ...]:
+        """The folders or lists of the split `name`: train, val or test."""
+        folders: tuple[Path, ...] = getattr(self, name)
+        return folders
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read the dataset YAML at `path` and check that its splits are there.
+
+    `path:` inside it is relative to the YAML's own folder or, if that is not there, to the working directory; splits
+    are relative to it. `download:` is never run.
+
+    Raises:
+        DataError: naming file and key.
+    """
+    content = _read_yaml(path)
+    for key in ("train", "val", "names"):
+        if not content.get(key):
+            raise DataError(f"{path}: {key}: is missing", hint=EXAMPLE)
+    root = _root(path, content.get("path"))
+    splits = {name: _split_paths(path, name, root, content) for name in SPLITS}
+    return Dataset(path, splits["train"], splits["val"], splits["test"], _names(path, content["names"]))
+
+
+def list_images(split: tuple[Path, ...]) -> list[Path]:
+    """The pictures of a split: all below its folders, and those that its lists name; by path.
+
+    Raises:
+        DataError: there is none.
+    """
+    images: set[Path] = set()
+    for source in split:
+        listed = source.rglob("*") if source.is_dir() else _listed_images(source)
+        images.update(image for image in listed if image.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        where = ", ".join(map(str, split))
+        raise DataError(f"no pictures in {where}", hint=f"pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(images)
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of `image` are: the last folder named images becomes labels, the suffix .txt."""
+    parts = list(image.with_suffix(".txt").parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"data: there is no dataset {path}", hint=EXAMPLE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data: {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"data: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"data: {path} holds no keys; path, train, val and names are needed", hint=EXAMPLE)
+    return content
+
+
+def _root(source: Path, written: object) -> Path:
+    if not written:
+        return source.parent
+    beside = source.parent / str(written)
+    return beside if beside.exists() else Path(str(written)).absolute()
+
+
+def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -> tuple[Path, ...]:
+    written = content.get(name)
+    if not written:
+        return ()
+    paths = tuple(root / str(entry) for entry in (written if isinstance(written, list) else [written]))
+    for path in paths:
+        if not path.exists():
+            hint = EXAMPLE
+            if "download" in content:
+                hint = f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
+            raise DataError(f"{source}: {name}: {path} is not there", hint=hint)
+    return paths
+
+
+def _names(source: Path, written: object) -> tuple[str, ...]:
+    if isinstance(written, list):
+        return tuple(map(str, written))
+    if isinstance(written, dict) and sorted(written) == list(range(len(written))):
+        return tuple(str(written[index]) for index in range(len(written)))
+    raise DataError(
+        f"{source}: names: {written!r} is neither a list of names nor numbers 0, 1, 2 … with names", hint=EXAMPLE
+    )
+
+
+def _listed_images(source: Path) -> list[Path]:
+    """The lines of a list; those that are relative start at the list's folder, or else at the working directory."""
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} is not a list of pictures: {error}") from error
+    written = [Path(line.strip()) for line in lines if line.strip()]
+    return [path if path.is_absolute() or not (source.parent / path).exists() else source.parent / path for path in written]

@@ -1,0 +1,73 @@
+"""Reading, resizing and padding pictures. Pixels are BGR uint8 (H, W, 3) until a batch turns them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpc_yolo.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+GREY = (114, 114, 114)
+
+
+def read_image(path: str) -> Pixels:
+    """The pixels of a picture.
+
+    Raises:
+        DataError: it cannot be read any more.
+    """
+    try:
+        content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if pixels is None:
+        raise DataError(f"{path}: cannot be decoded any more, and could when the dataset was scanned")
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
+    """The picture with its longer side at `imgsz`, bilinear, or by area where a picture shrinks for evaluation."""
+    height, width = pixels.shape[:2]
+    ratio = imgsz / max(height, width)
+    if ratio == 1:
+        return pixels
+    method = cv2.INTER_LINEAR if augment or ratio > 1 else cv2.INTER_AREA
+    resized = cv2.resize(pixels, (int(width * ratio), int(height * ratio)), interpolation=method)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def letterbox(
+    pixels: Pixels, shape: tuple[int, int], *, auto: bool = False, scaleup: bool = True, stride: int = 32
+) -> tuple[Pixels, float, tuple[float, float]]:
+    """(the picture in the middle of a grey one of `shape` (height, width), its ratio, (left, top) padding in pixels).
+
+    Args:
+        auto: pad only to the next multiple of `stride`.
+        scaleup: allow a picture to grow.
+    """
+    height, width = pixels.shape[:2]
+    ratio = min(shape[0] / height, shape[1] / width)
+    if not scaleup:
+        ratio = min(ratio, 1.0)
+    inner = round(width * ratio), round(height * ratio)
+    pad_w, pad_h = float(shape[1] - inner[0]), float(shape[0] - inner[1])
+    if auto:
+        pad_w, pad_h = pad_w % stride, pad_h % stride
+    pad_w, pad_h = pad_w / 2, pad_h / 2
+    if (width, height) != inner:
+        pixels = np.asarray(cv2.resize(pixels, inner, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    top, bottom = round(pad_h - 0.1), round(pad_h + 0.1)
+    left, right = round(pad_w - 0.1), round(pad_w + 0.1)
+    framed = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=GREY)
+    return np.asarray(framed, dtype=np.uint8), ratio, (pad_w, pad_h)
+
+
+def to_chw_rgb(pixels: Pixels) -> Pixels:
+    """(H, W, BGR) -> contiguous (RGB, H, W)."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[::-1])

@@ -1,0 +1,66 @@
+"""What comes when: pure functions of (seed, epoch, step), so that a position in training is one number.
+
+The order of an epoch is cut into global batches, each of which is split evenly over the ranks. Neither the number of
+ranks nor of workers changes what the model sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+ORDER_STREAM = 0
+SAMPLE_STREAM = 1
+_WORD = 2**64
+
+
+def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
+    """The random numbers that belong to one sample of one epoch, whoever draws them and whenever."""
+    key = np.array([(seed * 2 + stream) % _WORD, (epoch * 2**40 + index) % _WORD], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> Indices:
+    """All images once, in the order of `epoch`."""
+    return generator(seed, epoch, 0, ORDER_STREAM).permutation(num_images)
+
+
+def steps_per_epoch(num_images: int, batch: int) -> int:
+    """Global batches in an epoch; the last is filled up from the beginning of the order."""
+    return -(-num_images // batch)
+
+
+def global_batch(order: Indices, batch: int, step: int) -> Indices:
+    """The images of one step over all ranks, (batch,)."""
+    return order.take(np.arange(step * batch, (step + 1) * batch), mode="wrap")
+
+
+def rank_share(images: Indices, rank: int, world_size: int) -> Indices:
+    """This rank's part of a global batch, (batch / world size,)."""
+    share = len(images) // world_size
+    return images[rank * share : (rank + 1) * share]
+
+
+def rect_plan(
+    shapes_hw: npt.NDArray[np.int32], *, batch: int, imgsz: int, stride: int, pad: float
+) -> tuple[Indices, list[tuple[int, int]]]:
+    """Images by aspect ratio in groups of `batch`, each with the least (height, width) that holds its pictures.
+
+    Args:
+        pad: strides added to each side, as a share.
+    """
+    aspects = shapes_hw[:, 0] / shapes_hw[:, 1]
+    order = aspects.argsort(kind="stable")
+    shapes = []
+    for start in range(0, len(order), batch):
+        group = aspects[order[start : start + batch]]
+        tall, wide = 1.0, 1.0
+        if group.max() < 1:
+            tall = group.max()
+        elif group.min() > 1:
+            wide = 1 / group.min()
+        height, width = (int(np.ceil(side * imgsz / stride + pad)) * stride for side in (tall, wide))
+        shapes.append((height, width))
+    return order, shapes

@@ -1,0 +1,164 @@
+"""Drawing a labelled set of shapes, so that a first training and the tests need no download.
+
+Every class has a form and colours that lean towards its own hue; backgrounds are textured, shapes may overlap. The same
+arguments draw the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from hpc_yolo.data.images import Pixels
+from hpc_yolo.errors import DataError
+
+CLASSES = ("circle", "square", "triangle", "star")
+HUES = (0, 60, 110, 150)  # of OpenCV's 180, one a class; any shape strays by up to HUE_SPREAD
+HUE_SPREAD = 12
+SIDES_PIXELS = (28, 96)
+MAX_SHAPES = 5
+MAX_OVERLAP = 0.35
+JPEG_QUALITY = 90
+RECIPE_FILE = "recipe.json"
+RECIPE_VERSION = 1
+
+
+def write_shapes_dataset(
+    folder: Path,
+    *,
+    num_train: int = 240,
+    num_val: int = 80,
+    image_size: tuple[int, int] = (320, 240),
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Draw the set into `folder` and return its dataset.yaml; a folder that holds the same set is left as it is.
+
+    Args:
+        image_size: width and height in pixels.
+        on_progress: told (pictures drawn, all pictures).
+
+    Raises:
+        DataError: the folder holds something else, or cannot be written.
+    """
+    recipe = {"version": RECIPE_VERSION, "train": num_train, "val": num_val, "size": list(image_size), "seed": seed}
+    if folder.exists() and any(folder.iterdir()):
+        _require_same_set(folder, recipe)
+        return folder / "dataset.yaml"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror}", hint="give another folder") from error
+    try:
+        done = 0
+        for split_number, (split, count) in enumerate((("train", num_train), ("val", num_val))):
+            for kind in ("images", "labels"):
+                (aside / kind / split).mkdir(parents=True)
+            for index in range(count):
+                _write_picture(aside, split, index, image_size, np.random.default_rng([seed, split_number, index]))
+                done += 1
+                on_progress(done, num_train + num_val)
+        names = dict(enumerate(CLASSES))
+        content = {"train": "images/train", "val": "images/val", "names": names}
+        (aside / "dataset.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        (aside / RECIPE_FILE).write_text(json.dumps(recipe))
+        aside.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        aside.replace(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return folder / "dataset.yaml"
+
+
+def draw_picture(random: np.random.Generator, image_size: tuple[int, int]) -> tuple[Pixels, list[tuple[int, float, float, float, float]]]:
+    """(pixels (H, W, BGR), rows of class, left, top, right, bottom in pixels)."""
+    width, height = image_size
+    pixels = _background(random, width, height)
+    rows: list[tuple[int, float, float, float, float]] = []
+    for _ in range(int(random.integers(1, MAX_SHAPES + 1))):
+        class_index = int(random.integers(len(CLASSES)))
+        side = int(random.integers(SIDES_PIXELS[0], min(SIDES_PIXELS[1], width, height) + 1))
+        left, top = int(random.integers(width - side + 1)), int(random.integers(height - side + 1))
+        box = (class_index, float(left), float(top), float(left + side), float(top + side))
+        if all(_overlap_share(box, row) <= MAX_OVERLAP for row in rows):
+            _draw_shape(pixels, class_index, left, top, side, _colour(random, class_index))
+            rows.append(box)
+    grain = random.integers(-8, 9, size=pixels.shape)
+    return (pixels.astype(np.int64) + grain).clip(0, 255).astype(np.uint8), rows
+
+
+def _write_picture(
+    root: Path, split: str, index: int, image_size: tuple[int, int], random: np.random.Generator
+) -> None:
+    pixels, rows = draw_picture(random, image_size)
+    width, height = image_size
+    image = root / "images" / split / f"{index:05d}.jpg"
+    if not cv2.imwrite(str(image), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+        raise DataError(f"{image}: cannot be written", hint="is the disk full?")
+    lines = [
+        f"{class_index} {(left + right) / 2 / width:.6f} {(top + bottom) / 2 / height:.6f} "
+        f"{(right - left) / width:.6f} {(bottom - top) / height:.6f}\n"
+        for class_index, left, top, right, bottom in rows
+    ]
+    (root / "labels" / split / f"{index:05d}.txt").write_text("".join(lines))
+
+
+def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
+    """Soft patches of grey and weak colour."""
+    coarse = random.integers(70, 150, size=(6, 8, 1)) + random.integers(-15, 16, size=(6, 8, 3))
+    return np.asarray(cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+def _colour(random: np.random.Generator, class_index: int) -> tuple[int, int, int]:
+    hue = (HUES[class_index] + int(random.integers(-HUE_SPREAD, HUE_SPREAD + 1))) % 180
+    pixel = np.array([[[hue, random.integers(150, 256), random.integers(150, 256)]]], dtype=np.uint8)
+    blue, green, red = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0]
+    return int(blue), int(green), int(red)
+
+
+def _draw_shape(
+    pixels: Pixels, class_index: int, left: int, top: int, side: int, colour: tuple[int, int, int]
+) -> None:
+    """A shape that touches all four sides of its box."""
+    if CLASSES[class_index] == "circle":
+        axes = (side // 2, side // 2)
+        cv2.ellipse(pixels, (left + side // 2, top + side // 2), axes, 0, 0, 360, colour, -1, cv2.LINE_AA)
+        return
+    outlines = {
+        "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+        "triangle": [(0.5, 0), (1, 1), (0, 1)],
+        "star": [(0.5, 0), (0.62, 0.38), (1, 0.5), (0.62, 0.62), (0.5, 1), (0.38, 0.62), (0, 0.5), (0.38, 0.38)],
+    }
+    points = np.array(outlines[CLASSES[class_index]]) * (side - 1) + (left, top)
+    cv2.fillPoly(pixels, [points.round().astype(np.int32)], colour, cv2.LINE_AA)
+
+
+def _overlap_share(
+    first: tuple[int, float, float, float, float], second: tuple[int, float, float, float, float]
+) -> float:
+    """The overlap as a share of the smaller box."""
+    width = min(first[3], second[3]) - max(first[1], second[1])
+    height = min(first[4], second[4]) - max(first[2], second[2])
+    smaller = min((box[3] - box[1]) * (box[4] - box[2]) for box in (first, second))
+    return max(width, 0) * max(height, 0) / smaller
+
+
+def _require_same_set(folder: Path, recipe: dict[str, object]) -> None:
+    try:
+        drawn = json.loads((folder / RECIPE_FILE).read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{folder}: holds something that was not drawn here", hint="give an empty folder") from None
+    if drawn != recipe:
+        raise DataError(
+            f"{folder}: holds another drawn set ({json.dumps(drawn)})", hint="remove it, or give another folder"
+        )
