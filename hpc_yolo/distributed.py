@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed's own, with types
+from torch.distributed.rendezvous import rendezvous
 
-from hpc_yolo.cluster.process import ProcessInfo, bind_first_free, candidate_ports
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo, bind_first_free, candidate_ports
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
@@ -144,13 +146,14 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
     places = _check_in(store, process, timeout_s)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=process.rank,
         world_size=process.world_size,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
         device_id=device if device.type == "cuda" else None,
     )
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    assert isinstance(control, dist.ProcessGroup)  # every rank is a member
     world = World(process, device, places, control)
     yield world
     world.barrier()
@@ -175,26 +178,28 @@ def choose_device(requested: str, local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _open_store(process: ProcessInfo, run: RunDirectory, timeout_s: float) -> dist.Store:
+def _open_store(process: ProcessInfo, run: RunDirectory, timeout_s: float) -> Store:
     if process.launcher == "torchrun":
         # torchrun's agent already serves the store, at the address that it gave to every worker.
-        store, _, _ = next(iter(dist.rendezvous("env://", process.rank, process.world_size)))
-        return store
+        found: Store = next(iter(rendezvous("env://", process.rank, process.world_size)))[0]
+        return found
     published = run.rendezvous(process.job_id or "0", process.attempt)
     if process.rank == 0:
         return _serve_store(process, published, timeout_s)
     return _join_store(process, published, timeout_s)
 
 
-def _serve_store(process: ProcessInfo, published: Path, timeout_s: float) -> dist.Store:
+def _serve_store(process: ProcessInfo, published: Path, timeout_s: float) -> Store:
     if process.master_port is not None:
         ports: Iterator[int] = iter([process.master_port])
     else:
         ports = candidate_ports(process.job_id or "0", process.attempt)
-    with bind_first_free(ports) as listener:
+    # A run on one machine has no business with the network.
+    host = LOOPBACK if process.master_addr == LOOPBACK else ""
+    with bind_first_free(ports, host) as listener:
         port = listener.getsockname()[1]
         # The store takes over the very socket that was bound, so nobody can take the port in between.
-        store = dist.TCPStore(
+        store = TCPStore(
             process.master_addr,
             port,
             process.world_size,
@@ -207,7 +212,7 @@ def _serve_store(process: ProcessInfo, published: Path, timeout_s: float) -> dis
     return store
 
 
-def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> dist.Store:
+def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> Store:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         # A file left by an earlier job of the same number leads nowhere; read it again until rank 0 has renewed it.
@@ -217,7 +222,7 @@ def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> dist
             with socket.create_connection((address, port), timeout=5):
                 pass
             remaining = timedelta(seconds=max(deadline - time.monotonic(), 1))
-            return dist.TCPStore(address, port, process.world_size, is_master=False, timeout=remaining)
+            return TCPStore(address, port, process.world_size, is_master=False, timeout=remaining)
         time.sleep(RETRY_S)
     raise TrainingError(
         f"rank {process.rank} on {socket.gethostname()} waited {timeout_s:.0f} s for rank 0 "
@@ -226,7 +231,7 @@ def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> dist
     )
 
 
-def _check_in(store: dist.Store, process: ProcessInfo, timeout_s: float) -> tuple[RankPlace, ...]:
+def _check_in(store: Store, process: ProcessInfo, timeout_s: float) -> tuple[RankPlace, ...]:
     """Wait until every rank has said where it is; rank 0 publishes the whole list."""
     place = _own_place(process)
     store.set(f"place/{process.rank}", json.dumps(_place_to_dict(place)))
@@ -246,7 +251,7 @@ def _check_in(store: dist.Store, process: ProcessInfo, timeout_s: float) -> tupl
     return tuple(RankPlace(**item) for item in everyone)
 
 
-def _wait_for_everyone(store: dist.Store, process: ProcessInfo, timeout_s: float) -> None:
+def _wait_for_everyone(store: Store, process: ProcessInfo, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     missing = list(range(process.world_size))
     while missing := [rank for rank in missing if not store.check([f"place/{rank}"])]:

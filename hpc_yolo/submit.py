@@ -300,7 +300,7 @@ def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
     if plan.executor == "slurm":
         text = plan.script
         # submitit pickles, submits and tracks; the script is ours, so that what --dry-run shows is what goes.
-        executor._executor._make_submission_file_text = lambda command, uid: text
+        setattr(executor._executor, "_make_submission_file_text", lambda command, uid: text)  # noqa: B010
         executor.update_parameters(nodes=plan.num_nodes, tasks_per_node=plan.tasks_per_node)
     elif plan.executor == "local":
         executor.update_parameters(

@@ -180,12 +180,19 @@ def change_colours(pixels: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
 def flip(pixels: Pixels, shares: Rows, *, up_down: bool, left_right: bool) -> tuple[Pixels, Rows]:
     """The picture and its boxes (class, cxcywh in shares) mirrored."""
     if up_down:
-        pixels, shares = pixels[::-1], shares * [1, 1, -1, 1, 1] + np.float32([0, 0, 1, 0, 0])
+        pixels, shares = pixels[::-1], _mirrored(shares, 2)
     if left_right:
-        pixels, shares = pixels[:, ::-1], shares * [1, -1, 1, 1, 1] + np.float32([0, 1, 0, 0, 0])
-    return pixels, shares.astype(np.float32)
+        pixels, shares = pixels[:, ::-1], _mirrored(shares, 1)
+    return pixels, shares
+
+
+def _mirrored(shares: Rows, column: int) -> Rows:
+    mirrored = shares.copy()
+    mirrored[:, column] = 1 - mirrored[:, column]
+    return mirrored
 
 
 def mix(first: Pixels, second: Pixels, share: float) -> Pixels:
     """`share` of the first picture and the rest of the second."""
-    return (first * share + second * (1 - share)).astype(np.uint8)
+    mixed: Pixels = (first * share + second * (1 - share)).astype(np.uint8)
+    return mixed

@@ -124,8 +124,9 @@ def build_network(spec: Spec, num_classes: int, device: torch.device) -> Detecto
         for name, parameter in model.named_parameters():
             if name.startswith(f"model.{index}."):
                 parameter.requires_grad_(False)
-    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    return model.to(device, memory_format=memory_format)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    return model.to(device)
 
 
 def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:

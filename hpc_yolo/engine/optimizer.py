@@ -103,7 +103,7 @@ def build_optimizer(model: nn.Module, kind: str, schedule: Schedule) -> torch.op
     hyp = schedule.hyp
     if kind == "SGD":
         return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=True)
-    optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[kind]
+    optimizer_class = torch.optim.AdamW if kind == "AdamW" else torch.optim.Adam
     return optimizer_class(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` with every BatchNorm2d replaced by one that sees the whole global batch; weights and names stay."""
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
@@ -64,7 +64,7 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         total = gradient.clone()
         dist.all_reduce(total)
         return total

@@ -18,6 +18,7 @@ from hpc_yolo.status.view import figure, results_table
 
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
+OUTPUT_LINES = 10
 
 
 class FollowedJob(Protocol):
@@ -77,8 +78,17 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
         return 130
     failure = first_failure(run, since)
     if failure is None:
-        raise TrainingError("the job ended without a word", hint=f"look at its output in {run.jobs}")
+        raise TrainingError(f"the job ended without a word to its journal; the end of its output:\n{last_output(run)}")
     raise _as_error(failure)
+
+
+def last_output(run: RunDirectory) -> str:
+    """The last lines that a task or Slurm printed, and where."""
+    logs = sorted((*run.jobs.glob("*.log"), *run.jobs.glob("*_log.out")), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return f"  (there is none in {run.jobs})"
+    lines = logs[-1].read_text(errors="replace").splitlines()[-OUTPUT_LINES:]
+    return "\n".join([*(f"  {line}" for line in lines), f"  ({logs[-1]})"])
 
 
 def show_results(run: RunDirectory, console: Console) -> None:

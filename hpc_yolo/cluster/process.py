@@ -1,0 +1,296 @@
+"""Which of all tasks this process is, where rank 0 is, and the ports that rank 0 may listen on.
+
+`ProcessInfo.from_env` is a pure function of a mapping. It believes the innermost launcher: torchrun's variables, then
+those of submitit's local executor, then the Slurm step's. Without any of them (also in a batch script's body, or in a
+shell that salloc opened) the process is alone. `current_environment` is the one place that reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from hpc_yolo.cluster.hostlist import first_host
+from hpc_yolo.errors import ClusterError
+
+Launcher = Literal["torchrun", "slurm", "submitit-local", "single"]
+
+LOOPBACK = "127.0.0.1"
+FIRST_PORT, LAST_PORT = 10000, 32767  # below Linux's ephemeral ports, which any connection may take
+NUM_CANDIDATE_PORTS = 64
+NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+# Steps above this number are not srun's: batch script, external processes, salloc's interactive shell.
+LAST_SRUN_STEP = 0xFFFF_FFF0
+_JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_", "SUBMITIT_LOCAL_")
+_REQUEST_PREFIXES = ("SBATCH_", "SALLOC_")
+_TASKS_PER_NODE = re.compile(r"(?P<tasks>\d+)(?:\(x(?P<nodes>\d+)\))?")
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """This process among all tasks of a job. `node rank` counts nodes, `local rank` tasks on this node, from 0.
+
+    Attributes:
+        master_addr: name or address of rank 0's host.
+        master_port: where rank 0 listens if somebody fixed it; None leaves it to rank 0 (see `candidate_ports`).
+        host: this node's name as the launcher knows it; None where the launcher does not say.
+        job_id: as Slurm's commands take it, `123` or `123_4` in an array; for submitit-local its controller's
+            process id; for torchrun outside Slurm its run id, if it has one.
+        attempt: 1 at first, one more with each requeue.
+    """
+
+    rank: int
+    local_rank: int
+    node_rank: int
+    world_size: int
+    local_world_size: int
+    num_nodes: int
+    master_addr: str
+    master_port: int | None
+    launcher: Launcher
+    host: str | None = None
+    job_id: str | None = None
+    attempt: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, size_name, size in (
+            ("rank", self.rank, "world size", self.world_size),
+            ("local rank", self.local_rank, "number of tasks on the node", self.local_world_size),
+            ("node rank", self.node_rank, "number of nodes", self.num_nodes),
+        ):
+            if not 0 <= value < size:
+                variable, size_variable = _variables(self.launcher, name)
+                raise ClusterError(
+                    f"{variable} gives {name} {value}, but {size_variable} gives a {size_name} of {size}; "
+                    f"allowed are 0 to {size - 1}",
+                    hint="are variables left over from another job? start the task with srun or torchrun",
+                )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> ProcessInfo:
+        """Read the launcher's variables.
+
+        Raises:
+            ClusterError: they are incomplete or contradict each other; the message names the variable.
+        """
+        in_step = _is_srun_task(environ)
+        if "RANK" in environ or "LOCAL_RANK" in environ or ("WORLD_SIZE" in environ and not in_step):
+            return _from_torchrun(environ)
+        if environ.get("SUBMITIT_EXECUTOR", "local") == "local" and "SUBMITIT_LOCAL_GLOBALID" in environ:
+            return _from_submitit_local(environ)
+        if in_step:
+            return _from_slurm_step(environ)
+        return cls(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single", job_id=_slurm_job_id(environ), attempt=_attempt(environ))
+
+
+def current_environment() -> Mapping[str, str]:
+    """A copy of this process's environment."""
+    return dict(os.environ)
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without what a surrounding job set for its own tasks, so that a new job does not inherit it.
+
+    SLURM_CONF stays: it says where Slurm is. SBATCH_* and SALLOC_* go inside a job only; on a login node they are a
+    person's own defaults, such as the account.
+    """
+    leaking = _JOB_PREFIXES + (_REQUEST_PREFIXES if "SLURM_JOB_ID" in environ else ())
+    kept = {name: value for name, value in environ.items() if not name.startswith(leaking)}
+    kept.pop("SUBMITIT_EXECUTOR", None)
+    return kept | {name: environ[name] for name in ("SLURM_CONF",) if name in environ}
+
+
+def derive_port(job_id: str, attempt: int) -> int:
+    """The port in 10000-32767 that rank 0 of this attempt tries first."""
+    return next(candidate_ports(job_id, attempt))
+
+
+def candidate_ports(job_id: str, attempt: int) -> Iterator[int]:
+    """Distinct ports in 10000-32767, the same at every call, spread by a hash so that jobs on one host rarely meet."""
+    seen: set[int] = set()
+    for number in itertools.count():
+        digest = hashlib.blake2b(f"{job_id}/{attempt}/{number}".encode(), digest_size=8).digest()
+        port = FIRST_PORT + int.from_bytes(digest, "big") % (LAST_PORT - FIRST_PORT + 1)
+        if port not in seen:
+            seen.add(port)
+            yield port
+        if len(seen) == NUM_CANDIDATE_PORTS:
+            return
+
+
+def bind_first_free(ports: Iterable[int], host: str = "") -> socket.socket:
+    """A socket that listens on the first of `ports` that is free here; `getsockname()[1]` says which.
+
+    Args:
+        host: the address to listen on; all of this machine's when empty, over IPv6 too where it has it.
+
+    Raises:
+        ClusterError: none is free, or this host may not listen on them; the message names them.
+    """
+    tried: list[int] = []
+    for port in ports:
+        try:
+            return _listen(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ClusterError(f"cannot listen on {host or 'any address'}, port {port}: {error.strerror}") from None
+            tried.append(port)
+    shown = f"{', '.join(map(str, tried[:8]))}{' …' if len(tried) > 8 else ''}"
+    raise ClusterError(
+        f"rank 0 finds no free port on {socket.gethostname()}: {shown or 'none was allowed'} taken",
+        hint="unset MASTER_PORT to let rank 0 search" if len(tried) == 1 else "what listens there? see ss -ltnp",
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server((host, port))
+
+
+def _from_torchrun(environ: Mapping[str, str]) -> ProcessInfo:
+    rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE", least=1)
+    local_world_size = _number(environ, "LOCAL_WORLD_SIZE", least=1)
+    has_nodes = "GROUP_RANK" in environ and "GROUP_WORLD_SIZE" in environ
+    run_id = environ.get("TORCHELASTIC_RUN_ID", "none")
+    return ProcessInfo(
+        rank=rank,
+        local_rank=_number(environ, "LOCAL_RANK"),
+        node_rank=_number(environ, "GROUP_RANK") if has_nodes else rank // local_world_size,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        num_nodes=_number(environ, "GROUP_WORLD_SIZE", least=1) if has_nodes else -(-world_size // local_world_size),
+        master_addr=_text(environ, "MASTER_ADDR"),
+        master_port=_port(environ, "MASTER_PORT"),
+        launcher="torchrun",
+        host=environ.get("SLURMD_NODENAME"),
+        job_id=_slurm_job_id(environ) or (None if run_id == "none" else run_id),
+        attempt=_attempt(environ),
+    )
+
+
+def _from_slurm_step(environ: Mapping[str, str]) -> ProcessInfo:
+    tasks_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+    nodes_name = "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in environ else "SLURM_NNODES"
+    world_size, num_nodes = _number(environ, tasks_name, least=1), _number(environ, nodes_name, least=1)
+    rank, node_rank = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_NODEID")
+    host = environ.get("SLURMD_NODENAME") or None
+    # With --distribution=arbitrary the list does not begin with rank 0's host; rank 0 itself knows better.
+    rank_0_host = host if rank == 0 and host else first_host(_node_list(environ))
+    return ProcessInfo(
+        rank=rank,
+        local_rank=_number(environ, "SLURM_LOCALID"),
+        node_rank=node_rank,
+        world_size=world_size,
+        local_world_size=_tasks_on_node(environ, node_rank, world_size, num_nodes),
+        num_nodes=num_nodes,
+        master_addr=environ.get("MASTER_ADDR") or rank_0_host,
+        master_port=_port(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else None,
+        launcher="slurm",
+        host=host,
+        job_id=_slurm_job_id(environ),
+        attempt=_attempt(environ),
+    )
+
+
+def _from_submitit_local(environ: Mapping[str, str]) -> ProcessInfo:
+    # submitit's local executor is for one node and says so: SUBMITIT_LOCAL_JOB_NUM_NODES is 1, NODEID 0.
+    world_size = _number(environ, "SUBMITIT_LOCAL_NTASKS", least=1)
+    return ProcessInfo(
+        rank=_number(environ, "SUBMITIT_LOCAL_GLOBALID"),
+        local_rank=_number(environ, "SUBMITIT_LOCAL_LOCALID"),
+        node_rank=0,
+        world_size=world_size,
+        local_world_size=world_size,
+        num_nodes=1,
+        master_addr=LOOPBACK,
+        master_port=_port(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else None,
+        launcher="submitit-local",
+        job_id=_text(environ, "SUBMITIT_LOCAL_JOB_ID"),
+    )
+
+
+def _is_srun_task(environ: Mapping[str, str]) -> bool:
+    """Whether srun started this process; a batch script's body has a rank of 0 too, but no step."""
+    name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
+    return name in environ and "SLURM_PROCID" in environ and _number(environ, name) <= LAST_SRUN_STEP
+
+
+def _slurm_job_id(environ: Mapping[str, str]) -> str | None:
+    """The job as scontrol takes it: an array's task is `ARRAY_TASK`, so that a requeue does not take them all."""
+    if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID")
+
+
+def _attempt(environ: Mapping[str, str]) -> int:
+    return 1 + (_number(environ, "SLURM_RESTART_COUNT") if "SLURM_RESTART_COUNT" in environ else 0)
+
+
+def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int, num_nodes: int) -> int:
+    """The tasks of this step on node `node_rank`: `2(x3),1` is 2, 2, 2, 1."""
+    text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
+    if text is None:
+        return -(-world_size // num_nodes)
+    parts = [_TASKS_PER_NODE.fullmatch(part) for part in text.split(",")]
+    tasks_per_node = [int(part["tasks"]) for part in parts if part for _ in range(int(part["nodes"] or 1))]
+    if None in parts or not node_rank < len(tasks_per_node):
+        allowed = f"something like 4, 4(x2) or 4(x2),3 that reaches node rank {node_rank}"
+        _refuse("SLURM_STEP_TASKS_PER_NODE", text, allowed)
+    return tasks_per_node[node_rank]
+
+
+def _node_list(environ: Mapping[str, str]) -> str:
+    for name in NODE_LISTS:
+        if environ.get(name):
+            return environ[name]
+    raise ClusterError(f"this is a Slurm task, but none of {', '.join(NODE_LISTS)} is set; rank 0's host is unknown")
+
+
+def _variables(launcher: Launcher, name: str) -> tuple[str, str]:
+    """The variables that a launcher uses for a kind of rank and for its size."""
+    return {
+        ("torchrun", "rank"): ("RANK", "WORLD_SIZE"),
+        ("torchrun", "local rank"): ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+        ("torchrun", "node rank"): ("GROUP_RANK", "GROUP_WORLD_SIZE"),
+        ("slurm", "rank"): ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        ("slurm", "local rank"): ("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+        ("slurm", "node rank"): ("SLURM_NODEID", "SLURM_STEP_NUM_NODES"),
+        ("submitit-local", "rank"): ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS"),
+        ("submitit-local", "local rank"): ("SUBMITIT_LOCAL_LOCALID", "SUBMITIT_LOCAL_NTASKS"),
+    }.get((launcher, name), (name, f"the {launcher} launcher"))
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        _refuse(name, None, "a value, as the launcher sets it")
+    return value
+
+
+def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:
+    value = environ.get(name)
+    if value is None or not value.isascii() or not value.isdigit() or int(value) < least:
+        _refuse(name, value, f"a whole number from {least}")
+    return int(value)
+
+
+def _port(environ: Mapping[str, str], name: str) -> int:
+    port = _number(environ, name, least=1)
+    if port > 65535:
+        _refuse(name, environ[name], "a port from 1 to 65535")
+    return port
+
+
+def _refuse(name: str, seen: str | None, allowed: str) -> NoReturn:
+    raise ClusterError(
+        f"environment variable {name} is {'not set' if seen is None else repr(seen)}; allowed is {allowed}",
+        hint="start the task with srun or torchrun, which set all of its variables",
+    )

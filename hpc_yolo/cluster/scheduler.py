@@ -1,0 +1,371 @@
+"""The only door to Slurm's commands: sbatch, scancel, squeue, sacct, scontrol and sinfo.
+
+Every call has a time limit, runs in the C locale and without a surrounding job's variables, and fails with Slurm's own
+words. What a command prints is read by pure functions (`parse_*`). Tests may replace the one edge to the world, `run`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.quantities import parse_time_s
+
+QUERY_TIMEOUT_S = 10.0
+CHANGE_TIMEOUT_S = 30.0
+UNKNOWN = "UNKNOWN"
+
+WAITING_STATES = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+ACTIVE_STATES = frozenset(
+    {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}  # on nodes
+)
+
+_SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTime:.32|,TimeLeft:.24|,exit_code:.12|"
+_SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
+_SINFO_FORMAT = "%P|%a|%l|%D|%c|%G"
+# Variables by which people change what the query commands select and print.
+_QUERY_PREFIXES = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_")
+_NO_ANSWER = re.compile(
+    r"Unable to contact slurm controller|Connection (refused|timed out)|Socket timed out|Zero Bytes were transmitted"
+    r"|Could not establish a configuration source|Unexpected message received"
+)
+_TEST_ONLY = re.compile(
+    r"Job \d+ to start at (?P<start>\S+) using (?P<cpus>\d+) processors on nodes (?P<nodes>\S+) "
+    r"in partition (?P<partition>\S+)"
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[[Sequence[str], float], Finished]
+
+
+@dataclass(frozen=True)
+class SchedulerProbe:
+    """Whether Slurm answers here, and a clause for people that says how that was found."""
+
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of one job.
+
+    Attributes:
+        state: Slurm's word, such as PENDING or TIMEOUT; UNKNOWN when neither squeue nor sacct knows the job.
+        reason: why it waits or how it failed, in Slurm's words; may be empty.
+        nodes: its node list, or empty.
+        start: when it started or is expected to, as YYYY-MM-DDThh:mm:ss of this machine's time zone.
+        exit_code, exit_signal: of the batch script, once it ended; None before, and where sacct is needed but silent.
+        is_stale: squeue has forgotten the job and sacct gave no answer.
+    """
+
+    job_id: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    start: str | None = None
+    time_left_s: int | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    is_stale: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the job is in the queue and on no node."""
+        return self.state in WAITING_STATES
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the job waits or runs; an UNKNOWN one is over, for squeue names every other."""
+        return self.is_waiting or self.state in ACTIVE_STATES
+
+
+@dataclass(frozen=True)
+class PartitionInfo:
+    """A partition. `max_time_s` None: unlimited. `gres_per_node`: the kinds of nodes it has, such as `gpu:a100:8`."""
+
+    name: str
+    state: str
+    max_time_s: int | None
+    num_nodes: int
+    is_default: bool
+    cpus_per_node: int
+    gres_per_node: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StartEstimate:
+    """Slurm's guess of `sbatch --test-only`: when, on how many CPUs, where."""
+
+    start: str
+    num_cpus: int
+    nodes: str
+    partition: str
+
+
+def run_command(words: Sequence[str], timeout_s: float) -> Finished:
+    """Run one of Slurm's commands as it would run in a fresh login.
+
+    Raises:
+        SchedulerUnavailable: it is not installed or gave no answer within `timeout_s`.
+    """
+    environ = clean_environment(current_environment())
+    kept = {name: value for name, value in environ.items() if not name.startswith(_QUERY_PREFIXES)}
+    try:
+        done = subprocess.run(
+            words,
+            env={**kept, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SchedulerUnavailable(f"Slurm's {words[0]} is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnavailable(f"{words[0]} gave no answer within {timeout_s:g} s") from None
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def probe(timeout_s: float = 3.0, *, run: Run = run_command) -> SchedulerProbe:
+    """Whether jobs can be queued here: sbatch is installed and a controller says that it is up within `timeout_s`."""
+    if run is run_command and shutil.which("sbatch") is None:
+        return SchedulerProbe(False, "sbatch is not installed here")
+    try:
+        answer = run(["scontrol", "ping"], timeout_s)
+    except SchedulerUnavailable as error:
+        return SchedulerProbe(False, f"no Slurm controller answers ({error.message})")
+    return parse_ping(answer.stdout, answer.stderr)
+
+
+def is_available(timeout_s: float = 3.0, *, run: Run = run_command) -> bool:
+    """Whether jobs can be queued here."""
+    return probe(timeout_s, run=run).available
+
+
+def submit_script(path: Path, options: Sequence[str] = (), *, run: Run = run_command) -> str:
+    """Queue the script at `path`; the job's id.
+
+    Raises:
+        ClusterError: Slurm refuses; the message has its words.
+        SchedulerUnavailable: no answer; whether the job was queued is not known.
+    """
+    answer = _ask(["sbatch", "--parsable", *options, str(path)], CHANGE_TIMEOUT_S, run)
+    return answer.strip().partition(";")[0]
+
+
+def estimate_start(path: Path, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
+    """When and where the script at `path` would start, by `sbatch --test-only`; nothing is queued.
+
+    Raises:
+        ClusterError: it could never start as it is; the message has Slurm's words.
+    """
+    answer = run(["sbatch", "--test-only", *options, str(path)], CHANGE_TIMEOUT_S)
+    estimate = parse_test_only(answer.stderr)
+    if answer.returncode != 0 or estimate is None:
+        raise _refusal("sbatch", answer)
+    return estimate
+
+
+def cancel(job_ids: Iterable[str], *, run: Run = run_command) -> None:
+    """End the jobs. One that is over already is no error.
+
+    Raises:
+        ClusterError: Slurm refuses, for instance somebody else's job.
+    """
+    ids = list(job_ids)
+    if ids:
+        _ask(["scancel", "--quiet", *ids], CHANGE_TIMEOUT_S, run)
+
+
+def requeue(job_id: str, *, run: Run = run_command) -> None:
+    """Put a running job back into the queue. Its tasks get SIGTERM at once: first make everything durable.
+
+    Raises:
+        ClusterError: Slurm refuses, for instance a job that was submitted with --no-requeue.
+    """
+    _ask(["scontrol", "requeue", job_id], CHANGE_TIMEOUT_S, run)
+
+
+def job_states(job_ids: Iterable[str], *, run: Run = run_command) -> dict[str, JobState]:
+    """The state of every job in `job_ids`, by one call of squeue and, for those it has forgotten, one of sacct.
+
+    An array's id brings the states of all its tasks, each under its own id. Where sacct is missing or has no
+    database, forgotten jobs are UNKNOWN and stale; one that accounting believes alive, but squeue does not, is UNKNOWN.
+
+    Raises:
+        SchedulerUnavailable: squeue gave no answer.
+        ClusterError: something that is no job id.
+    """
+    wanted = list(dict.fromkeys(job_ids))
+    if not wanted:
+        return {}
+    found = _ask_squeue(wanted, run)
+    forgotten = [job_id for job_id in wanted if not _is_covered(job_id, found)]
+    if not forgotten:
+        return found
+    told, is_stale = _ask_sacct(forgotten, run)
+    over = {job_id: job for job_id, job in told.items() if not job.is_alive}
+    lost = [job_id for job_id in forgotten if not _is_covered(job_id, over)]
+    return found | over | {job_id: JobState(job_id, UNKNOWN, is_stale=is_stale) for job_id in lost}
+
+
+def partitions(*, run: Run = run_command) -> dict[str, PartitionInfo]:
+    """All partitions by name, hidden ones too.
+
+    Raises:
+        SchedulerUnavailable: sinfo gave no answer.
+    """
+    words = ["sinfo", "--all", "--noheader", f"--format={_SINFO_FORMAT}"]
+    return parse_partitions(_ask(words, QUERY_TIMEOUT_S, run))
+
+
+def parse_ping(stdout: str, stderr: str) -> SchedulerProbe:
+    """Read `scontrol ping`: one line a controller, each ending in UP or DOWN."""
+    if any(line.endswith("is UP") for line in stdout.splitlines()):
+        return SchedulerProbe(True, "a Slurm controller answers")
+    if "is DOWN" in stdout:
+        return SchedulerProbe(False, "the Slurm controller is down")
+    return SchedulerProbe(
+        False, f"no Slurm controller answers ({_own_words(stderr or stdout) or 'scontrol is silent'})"
+    )
+
+
+def parse_squeue(text: str) -> dict[str, JobState]:
+    """Read squeue's lines in `_SQUEUE_FORMAT`: job | state | reason | nodes | start | time left | wait status."""
+    found = {}
+    for line in text.splitlines():
+        job_id, state, reason, nodes, start, time_left, status = (field.strip() for field in line.split("|")[:7])
+        job = JobState(
+            job_id=job_id,
+            state=state,
+            reason="" if reason == "None" else reason,
+            nodes=nodes,
+            start=_time_or_none(start),
+            time_left_s=parse_slurm_time_s(time_left),
+        )
+        found[job_id] = job if job.is_alive else _with_exit(job, int(status) >> 8, int(status) & 0x7F)
+    return found
+
+
+def parse_sacct(text: str) -> dict[str, JobState]:
+    """Read sacct's lines in `_SACCT_FORMAT`: job | state | code:signal | nodes | start."""
+    found = {}
+    for line in text.splitlines():
+        job_id, state, exit_pair, nodes, start = line.split("|")[:5]
+        code, _, signal_number = exit_pair.partition(":")
+        job = JobState(
+            job_id=job_id,
+            state=state.split()[0],  # "CANCELLED by 1000"
+            reason=state.partition(" ")[2],
+            nodes="" if nodes == "None assigned" else nodes,
+            start=_time_or_none(start),
+        )
+        found[job_id] = job if job.is_alive else _with_exit(job, int(code), int(signal_number or 0))
+    return found
+
+
+def parse_partitions(text: str) -> dict[str, PartitionInfo]:
+    """Read sinfo's lines in `_SINFO_FORMAT`: name* | availability | limit | nodes | CPUs | gres, merged by name."""
+    found: dict[str, PartitionInfo] = {}
+    for line in text.splitlines():
+        name, state, limit, num_nodes, cpus, gres = line.split("|")[:6]
+        before = found.get(name.removesuffix("*"))
+        kinds = {*(before.gres_per_node if before else ()), *(() if gres == "(null)" else (gres,))}
+        found[name.removesuffix("*")] = PartitionInfo(
+            name=name.removesuffix("*"),
+            state=state,
+            max_time_s=parse_slurm_time_s(limit),
+            num_nodes=int(num_nodes) + (before.num_nodes if before else 0),
+            is_default=name.endswith("*"),
+            cpus_per_node=max(int(cpus.rstrip("+")), before.cpus_per_node if before else 0),
+            gres_per_node=tuple(sorted(kinds)),
+        )
+    return found
+
+
+def parse_test_only(text: str) -> StartEstimate | None:
+    """Read the sentence of `sbatch --test-only`; None where it is a refusal."""
+    match = _TEST_ONLY.search(text)
+    return match and StartEstimate(match["start"], int(match["cpus"]), match["nodes"], match["partition"])
+
+
+def parse_slurm_time_s(text: str) -> int | None:
+    """Seconds in a time that squeue or sinfo prints; None for UNLIMITED, infinite, NOT_SET and the like."""
+    if not text[:1].isdigit():
+        return None
+    return 0 if not re.search("[1-9]", text) else parse_time_s(text)
+
+
+def _ask_squeue(job_ids: Sequence[str], run: Run) -> dict[str, JobState]:
+    words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(job_ids)}"]
+    answer = run([*words, f"--Format={_SQUEUE_FORMAT}"], QUERY_TIMEOUT_S)
+    if answer.returncode != 0:
+        if "Invalid job id specified" in answer.stderr:  # said when a single job is asked for and forgotten
+            return {}
+        raise _refusal("squeue", answer)
+    return parse_squeue(answer.stdout)
+
+
+def _ask_sacct(job_ids: Sequence[str], run: Run) -> tuple[dict[str, JobState], bool]:
+    """(what accounting knows, whether it gave no answer). Sites without accounting have no working sacct."""
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(job_ids)}"]
+    try:
+        answer = run([*words, f"--format={_SACCT_FORMAT}"], QUERY_TIMEOUT_S)
+    except SchedulerUnavailable:
+        return {}, True
+    return (parse_sacct(answer.stdout), False) if answer.returncode == 0 else ({}, True)
+
+
+def _is_covered(job_id: str, found: Iterable[str]) -> bool:
+    """Whether `found` has the job, or tasks of the array that it names."""
+    return any(other == job_id or other.startswith(f"{job_id}_") for other in found)
+
+
+def _with_exit(job: JobState, code: int, signal_number: int) -> JobState:
+    return JobState(job.job_id, job.state, job.reason, job.nodes, job.start, None, code, signal_number)
+
+
+def _time_or_none(text: str) -> str | None:
+    return text if text[:1].isdigit() else None
+
+
+def _ask(words: Sequence[str], timeout_s: float, run: Run) -> str:
+    answer = run(words, timeout_s)
+    if answer.returncode != 0:
+        raise _refusal(words[0], answer)
+    return answer.stdout
+
+
+def _refusal(command: str, answer: Finished) -> ClusterError:
+    said = _own_words(answer.stderr or answer.stdout) or f"it ended with {answer.returncode} and said nothing"
+    if _NO_ANSWER.search(said):
+        return SchedulerUnavailable(
+            f"{command}: {said}", hint="try again when the controller is back; see scontrol ping"
+        )
+    return ClusterError(f"{command}: {said}")
+
+
+def _own_words(text: str) -> str:
+    """Slurm's complaints in one line, without the names of its commands and without saying a thing twice."""
+    lines = (re.sub(r"^\w+( error)?: (error: |fatal: )?", "", line.strip()) for line in text.splitlines())
+    return "; ".join(dict.fromkeys(line for line in lines if line))
