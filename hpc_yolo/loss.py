@@ -198,5 +198,3 @@ def _objectness_targets(overlap: torch.Tensor, found: Candidates, num_cells: int
     none = torch.full((num_cells,), -1, device=overlap.device)
     last = none.scatter_reduce(0, found.cells, torch.where(found.mask, order, -1), "amax")
     return torch.where(last >= 0, overlap[last.clamp(min=0)], 0)
-
-

@@ -42,7 +42,16 @@ SLURM_POLL_S = 5.0
 LOCAL_LIMIT_MIN = 60 * 24 * 365
 # What may differ between the submissions of one run: where it runs and how long, not what it learns.
 CHANGEABLE = ("cluster", "checkpoint", "output")
-CHANGEABLE_IN_TRAIN = ("epochs", "device", "workers", "cache", "patience", "val_every", "save_period", "start_timeout_s")
+CHANGEABLE_IN_TRAIN = (
+    "epochs",
+    "device",
+    "workers",
+    "cache",
+    "patience",
+    "val_every",
+    "save_period",
+    "start_timeout_s",
+)
 
 
 class TrainingJob:
@@ -300,7 +309,8 @@ def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
     if plan.executor == "slurm":
         text = plan.script
         # submitit pickles, submits and tracks; the script is ours, so that what --dry-run shows is what goes.
-        setattr(executor._executor, "_make_submission_file_text", lambda command, uid: text)  # noqa: B010
+        slurm: Any = executor._executor
+        slurm._make_submission_file_text = lambda *_: text
         executor.update_parameters(nodes=plan.num_nodes, tasks_per_node=plan.tasks_per_node)
     elif plan.executor == "local":
         executor.update_parameters(

@@ -89,7 +89,9 @@ def warp_boxes(rows: Rows, matrix: Matrix, scale: float, output_wh: tuple[int, i
     return np.concatenate([rows[kept, :1], hulls[kept]], axis=1).astype(np.float32)
 
 
-def is_worth_keeping(before_xyxy: npt.NDArray[np.floating], after_xyxy: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+def is_worth_keeping(
+    before_xyxy: npt.NDArray[np.floating], after_xyxy: npt.NDArray[np.floating]
+) -> npt.NDArray[np.bool_]:
     """(n,): whether enough of each box is left, and it is neither tiny nor a sliver."""
     width_before, height_before = (before_xyxy[:, 2:] - before_xyxy[:, :2]).T
     width, height = (after_xyxy[:, 2:] - after_xyxy[:, :2]).T
@@ -187,7 +189,7 @@ def flip(pixels: Pixels, shares: Rows, *, up_down: bool, left_right: bool) -> tu
 
 
 def _mirrored(shares: Rows, column: int) -> Rows:
-    mirrored = shares.copy()
+    mirrored: Rows = shares.copy()
     mirrored[:, column] = 1 - mirrored[:, column]
     return mirrored
 

@@ -11,7 +11,7 @@ import yaml
 
 from hpc_yolo.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in "bmp dng jpeg jpg mpo png tif tiff webp".split())
+IMAGE_SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
 EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
 
@@ -132,4 +132,6 @@ def _listed_images(source: Path) -> list[Path]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} is not a list of pictures: {error}") from error
     written = [Path(line.strip()) for line in lines if line.strip()]
-    return [path if path.is_absolute() or not (source.parent / path).exists() else source.parent / path for path in written]
+    return [
+        path if path.is_absolute() or not (source.parent / path).exists() else source.parent / path for path in written
+    ]

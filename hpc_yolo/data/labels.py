@@ -60,7 +60,7 @@ class _Checked:
 
 
 def scan_split(
-    dataset: Dataset, split: str, on_progress: Callable[[int, int], None] = lambda done, total: None
+    dataset: Dataset, split: str, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> ImageIndex:
     """Read and check all pictures and labels of `split`, or take what an earlier scan left.
 

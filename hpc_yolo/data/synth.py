@@ -37,7 +37,7 @@ def write_shapes_dataset(
     num_val: int = 80,
     image_size: tuple[int, int] = (320, 240),
     seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
     """Draw the set into `folder` and return its dataset.yaml; a folder that holds the same set is left as it is.
 
@@ -80,7 +80,9 @@ def write_shapes_dataset(
     return folder / "dataset.yaml"
 
 
-def draw_picture(random: np.random.Generator, image_size: tuple[int, int]) -> tuple[Pixels, list[tuple[int, float, float, float, float]]]:
+def draw_picture(
+    random: np.random.Generator, image_size: tuple[int, int]
+) -> tuple[Pixels, list[tuple[int, float, float, float, float]]]:
     """(pixels (H, W, BGR), rows of class, left, top, right, bottom in pixels)."""
     width, height = image_size
     pixels = _background(random, width, height)
@@ -126,9 +128,7 @@ def _colour(random: np.random.Generator, class_index: int) -> tuple[int, int, in
     return int(blue), int(green), int(red)
 
 
-def _draw_shape(
-    pixels: Pixels, class_index: int, left: int, top: int, side: int, colour: tuple[int, int, int]
-) -> None:
+def _draw_shape(pixels: Pixels, class_index: int, left: int, top: int, side: int, colour: tuple[int, int, int]) -> None:
     """A shape that touches all four sides of its box."""
     if CLASSES[class_index] == "circle":
         axes = (side // 2, side // 2)

@@ -26,7 +26,7 @@ from hpc_yolo.models import Detector, build_model
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
 
 
 def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:

@@ -66,13 +66,11 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo, stop: Sto
             journal.write(attempt_started(spec, world, trainer))
         stopped_by = trainer.run()
     if journal is not None:
-        leave(run, spec, process, journal, trainer, stopped_by)
+        leave(spec, process, journal, trainer, stopped_by)
     return stopped_by
 
 
-def leave(
-    run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
-) -> None:
+def leave(spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int) -> None:
     """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
     requeues = wants_requeue(spec, process, stopped_by)
     journal.write(
@@ -170,4 +168,3 @@ def exit_code(error: Exception) -> int:
 def is_echo(error: Exception) -> bool:
     """Whether this rank only noticed that another one had gone."""
     return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
-

@@ -286,9 +286,7 @@ class Trainer:
     def tell_saved(self, path: Path, epoch: int, size_bytes: int, seconds: float) -> None:
         relative = str(path.relative_to(self.run_directory.path))
         self.tell(
-            CheckpointSaved(
-                epoch=epoch, step=self.progress.step, path=relative, size_bytes=size_bytes, seconds=seconds
-            )
+            CheckpointSaved(epoch=epoch, step=self.progress.step, path=relative, size_bytes=size_bytes, seconds=seconds)
         )
 
     def autocast(self) -> AbstractContextManager[object]:

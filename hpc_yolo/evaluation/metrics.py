@@ -119,7 +119,9 @@ def average_precision(recall: Array, precision: Array) -> float:
     return float(((heights[1:] + heights[:-1]) / 2 * np.diff(points)).sum())
 
 
-def _class_curves(correct: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], num_labels: int) -> tuple[Array, Array, Array]:
+def _class_curves(
+    correct: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], num_labels: int
+) -> tuple[Array, Array, Array]:
     """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections, surest first."""
     if len(correct) == 0:
         return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.zeros(len(IOU_THRESHOLDS))

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: from all decoded rows of a picture to its detections. No clock: every picture gets its own."""
+"""Non-maximum suppression: from all decoded rows of a picture to its detections, and no clock that ends it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ def non_max_suppression(
 
 
 def _suppress(
-    rows: torch.Tensor, conf_threshold: float, iou_threshold: float, max_detections: int, multi_label: bool, agnostic: bool
+    rows: torch.Tensor,
+    conf_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+    multi_label: bool,
+    agnostic: bool,
 ) -> torch.Tensor:
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:

@@ -151,7 +151,7 @@ def _build_block(
         raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
     num_outputs = len(config["anchors"][0]) // 2 * (num_classes + BOX_AND_OBJECTNESS)
     nominal = arguments[0]
-    # A row as wide as the head's output is never scaled: published weights depend on it (the six family at 251 classes).
+    # A row as wide as the head's output is never scaled: published weights depend on it.
     c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"])
     depth = scaled_repeats(repeats, config["depth_multiple"])
     if kind == "C3":

@@ -1,16 +1,16 @@
 """Every path in a run directory by name. One writer a file: the comment beside each name says who.
 
-    <output>/<name>/              0700
-    |-- spec.yaml                 submit: the resolved spec, which every attempt reads
-    |-- origin.json               submit: code version, command line, Python, when
-    |-- packages.txt              submit: the environment's packages with their versions
-    |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
-    |-- job.sbatch                submit: the script that went to Slurm
-    |-- jobs/                     submitit: the pickled call, Slurm's and the tasks' output
-    |-- rendezvous/               rank 0: address and port of an attempt while it gathers
-    |-- journal.jsonl             rank 0: what happened, event by event
-    |-- failures/                 a failing rank: its traceback, one file
-    `-- checkpoints/              rank 0: last.safetensors, best.safetensors
+<output>/<name>/              0700
+|-- spec.yaml                 submit: the resolved spec, which every attempt reads
+|-- origin.json               submit: code version, command line, Python, when
+|-- packages.txt              submit: the environment's packages with their versions
+|-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
+|-- job.sbatch                submit: the script that went to Slurm
+|-- jobs/                     submitit: the pickled call, Slurm's and the tasks' output
+|-- rendezvous/               rank 0: address and port of an attempt while it gathers
+|-- journal.jsonl             rank 0: what happened, event by event
+|-- failures/                 a failing rank: its traceback, one file
+`-- checkpoints/              rank 0: last.safetensors, best.safetensors
 """
 
 from __future__ import annotations

@@ -136,6 +136,4 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     requeued: bool = False
 
 
-AnyEvent = (
-    AttemptStarted | StepLogged | EpochEnded | Evaluated | CheckpointSaved | WarningRaised | AttemptEnded
-)
+AnyEvent = AttemptStarted | StepLogged | EpochEnded | Evaluated | CheckpointSaved | WarningRaised | AttemptEnded

@@ -10,7 +10,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -119,7 +119,7 @@ class SectionReader:
         self.problems.append(Problem(place, path, message, allowed))
 
 
-@lru_cache(maxsize=None)
+@cache
 def field_types(section: type[Section]) -> dict[str, Any]:
     """Field name -> annotated type."""
     hints = get_type_hints(section, include_extras=True)
@@ -150,11 +150,19 @@ def _plural(kind: Any) -> str:
 
 
 def _limits(kind: Any) -> list[str]:
-    words = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "under {}", "multiple_of": "multiple of {}"}
+    words = {
+        "ge": "at least {}",
+        "gt": "over {}",
+        "le": "at most {}",
+        "lt": "under {}",
+        "multiple_of": "multiple of {}",
+    }
     found = []
     while get_origin(kind) is Annotated:
         for meta in kind.__metadata__:
-            found += [text.format(getattr(meta, name)) for name, text in words.items() if getattr(meta, name) is not None]
+            found += [
+                text.format(getattr(meta, name)) for name, text in words.items() if getattr(meta, name) is not None
+            ]
             if meta.pattern is not None:
                 found.append(f"matching {meta.pattern}")
         kind = get_args(kind)[0]

@@ -106,9 +106,9 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], Meta(description="Optimiser.")] = "SGD"
     cos_lr: Annotated[bool, Meta(description="Learning rate by half a cosine instead of a line.")] = False
     hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
-    hyp_overrides: Annotated[
-        dict[str, float], Meta(description="Single hyperparameters in place of the file's.")
-    ] = field(default_factory=dict)
+    hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters in place of the file's.")] = (
+        field(default_factory=dict)
+    )
     workers: Annotated[NotNegative, Meta(description="Loader processes of each rank, at most its CPU cores.")] = 8
     seed: Annotated[NotNegative, Meta(description="Everything random follows from it.")] = 0
     deterministic: Annotated[bool, Meta(description="Only operations that give the same result every time.")] = True

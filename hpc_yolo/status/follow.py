@@ -11,7 +11,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, Evaluated, StepLogged, WarningRaised
+from hpc_yolo.runs.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    EpochEnded,
+    Evaluated,
+    StepLogged,
+    WarningRaised,
+)
 from hpc_yolo.runs.failures import Failure, first_failure
 from hpc_yolo.runs.journal import JournalReader, read_events
 from hpc_yolo.status.view import figure, results_table

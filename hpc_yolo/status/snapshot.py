@@ -123,9 +123,7 @@ def _state(
             return "running", ""
         failure = first_failure(run, since)
         return "failed", failure.text.splitlines()[-1] if failure else f"Slurm says {job.state}"
-    if submission.get("executor") == "local" and not local_job_is_alive(
-        submission["job_id"], submission["host"]
-    ):
+    if submission.get("executor") == "local" and not local_job_is_alive(submission["job_id"], submission["host"]):
         failure = first_failure(run, since)
         return ("failed", failure.text.splitlines()[-1]) if failure else ("lost", "its processes are gone")
     if submission.get("executor") == "slurm" and not recent:

@@ -25,7 +25,19 @@ STATE_STYLES = {
 def runs_table(runs: Iterable[RunFacts]) -> Table:
     """One row a run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("run", "state", "job", "nodes x tasks", "epoch", "step", "loss", "mAP50", "mAP50-95", "img/s", "att"):
+    for header in (
+        "run",
+        "state",
+        "job",
+        "nodes x tasks",
+        "epoch",
+        "step",
+        "loss",
+        "mAP50",
+        "mAP50-95",
+        "img/s",
+        "att",
+    ):
         table.add_column(header, justify="left" if header in ("run", "state", "job") else "right", no_wrap=True)
     table.add_column("detail", overflow="ellipsis", no_wrap=True)
     for run in runs:
