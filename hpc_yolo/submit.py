@@ -90,7 +90,8 @@ class Plan:
         """The sbatch script that goes to Slurm; None for other executors."""
         if self.executor != "slurm":
             return None
-        command = [sys.executable, "-u", "-m", "submitit.core._submit", str(self.run.jobs)]
+        # The variable tells submitit's entry point, among several launchers' traces, that this is a Slurm job.
+        command = ["env", "SUBMITIT_EXECUTOR=slurm", sys.executable, "-u", "-m", "submitit.core._submit", str(self.run.jobs)]
         return sbatch.script(self.spec, command, log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log")
 
     def decisions(self) -> list[tuple[str, str]]:

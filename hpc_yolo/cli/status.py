@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
+
+PIPE_COLUMNS = 200
 
 
 @click.command()
@@ -37,8 +40,10 @@ def status(root: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from hpc_yolo.status.view import runs_table
+    from hpc_yolo.status.view import runs_details, runs_table
 
-    console = Console()
     # A pipe has no width of its own: print whole lines there.
-    console.print(runs_table(facts), width=console.width if console.is_terminal else 200)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    console.print(runs_table(facts))
+    for line in runs_details(facts):
+        console.print(line)

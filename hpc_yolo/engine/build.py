@@ -54,6 +54,8 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
     )
     model = build_network(spec, dataset.num_classes, world.device)
     gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
+    if train.precision == "fp64":
+        model = model.double()
     loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
     ema = ModelEma(model)
     trained = distribute(model, train.sync_bn, world)
@@ -75,6 +77,7 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
         loss=loss.to(world.device),
         optimizer=optimizer,
         scaler=scaler,
+        dtype=torch.float64 if train.precision == "fp64" else torch.float32,
         autocast_dtype=dtype,
         schedule=schedule,
         training=TrainingLoader(
@@ -144,12 +147,12 @@ def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None for fp32. `auto`: bf16 or fp16 on a GPU by what it has, fp32 on a CPU."""
+    """The type of mixed precision, None where all is in one. `auto`: bf16 or fp16 on a GPU by what it has, fp32 on a CPU."""
     if precision == "auto":
         if device.type == "cpu":
             return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    return {"fp32": None, "fp64": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def cpus_per_rank(world: World) -> int:

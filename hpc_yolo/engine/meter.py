@@ -20,9 +20,9 @@ class StepMeter:
     def __init__(self, world: World, clock: Callable[[], float] = time.perf_counter) -> None:
         self._world = world
         self._clock = clock
-        self.epoch_items = torch.zeros(3, device=world.device)
+        self.epoch_items = torch.zeros(3, dtype=torch.float64, device=world.device)
         self._epoch_steps = self._steps_before = 0
-        self._log_items = torch.zeros(3, device=world.device)
+        self._log_items = torch.zeros(3, dtype=torch.float64, device=world.device)
         self._log_steps = 0
         self._data_wait_s = 0.0
         self._epoch_start_s = self._log_start_s = clock()
@@ -30,7 +30,7 @@ class StepMeter:
     def start_epoch(self, items: list[float], steps_done: int) -> None:
         """Begin an epoch, or go on with one of which `steps_done` steps summed to `items` on all ranks together."""
         own_part = [item / self._world.size for item in items]
-        self.epoch_items = torch.tensor(own_part, device=self._world.device)
+        self.epoch_items = torch.tensor(own_part, dtype=torch.float64, device=self._world.device)
         self._epoch_steps = self._steps_before = steps_done
         self._epoch_start_s = self._log_start_s = self._clock()
         self._log_items.zero_()

@@ -89,7 +89,7 @@ def leave(spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Tra
 
 def wants_requeue(spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
     """Whether Slurm interrupted a job that is still its own: a cancelled one must not rise again."""
-    if process.launcher != "slurm" or process.job_id is None or spec.cluster.requeue != "requeue":
+    if process.launcher == "submitit-local" or process.job_id is None or spec.cluster.requeue != "requeue":
         return False
     if stopped_by not in (signal.SIGTERM, signal.SIGUSR2):
         return False
@@ -113,7 +113,7 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
         job_id=world.process.job_id,
         launcher=world.process.launcher,
         device=torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
-        precision="fp32" if dtype is None else str(dtype).removeprefix("torch."),
+        precision=str(dtype or trainer.parts.dtype).removeprefix("torch."),
         world_size=world.size,
         num_nodes=world.process.num_nodes,
         batch=spec.train.batch,

@@ -49,6 +49,7 @@ class TrainingParts:
     loss: DetectionLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    dtype: torch.dtype  # of weights, loss and statistics
     autocast_dtype: torch.dtype | None
     schedule: Schedule
     training: TrainingLoader
@@ -125,13 +126,13 @@ class Trainer:
         settings = parts.schedule.at(self.progress.step)
         apply_settings(parts.optimizer, settings)
         updates = self.progress.step - self.progress.last_optimizer_step >= settings.accumulate
-        images = batch.images.to(device, non_blocking=True).float() / 255
+        images = batch.images.to(device, non_blocking=True).to(parts.dtype) / 255
         targets = batch.targets.to(device, non_blocking=True)
         with self.gradients_kept_local(not updates):
             with self.autocast():
                 predictions = parts.trained(images)
             terms = parts.loss(
-                [level.float() for level in predictions], targets, self.world.sum_over_ranks, self.world.size
+                [level.to(parts.dtype) for level in predictions], targets, self.world.sum_over_ranks, self.world.size
             )
             # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts.
             parts.scaler.scale(terms.total * self.world.size).backward()

@@ -45,7 +45,8 @@ def evaluate(
 
 
 def _evaluate_batch(model: nn.Module, batch: ValidationBatch, device: torch.device) -> list[Arrays]:
-    images = batch.images.to(device, non_blocking=True).float() / 255
+    dtype = next(model.parameters()).dtype
+    images = batch.images.to(device, non_blocking=True).to(dtype) / 255
     decoded, _ = model(images)
     height, width = images.shape[2:]
     size = torch.tensor([width, height, width, height])

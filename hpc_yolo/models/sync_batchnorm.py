@@ -31,27 +31,24 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        count, mean, variance = _global_moments(input)
+        # Every rank holds the same number of values: global batches are split evenly.
+        count = input.numel() // input.shape[1] * dist.get_world_size()
+        mean = _sum_over_ranks(input) / count
+        centred = input - mean.view(1, -1, 1, 1)
+        variance = _sum_over_ranks(centred * centred) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), input, scale.view(1, -1, 1, 1))
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale.view(1, -1, 1, 1))
 
 
-def _global_moments(images: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """(values a channel, mean (C,), biased variance (C,)) of `images` (B, C, H, W) over all ranks.
-
-    Every rank holds the same number of values: global batches are split evenly.
-    """
-    count = images.numel() // images.shape[1] * dist.get_world_size()
-    mean = _SumOverRanks.apply(images.sum(dim=(0, 2, 3))) / count
-    centred = images - mean.view(1, -1, 1, 1)
-    variance = _SumOverRanks.apply((centred * centred).sum(dim=(0, 2, 3))) / count
-    return count, mean, variance
+def _sum_over_ranks(images: torch.Tensor) -> torch.Tensor:
+    """(C,) sums of (B, C, H, W) over all ranks, added up in double precision: rounding must not depend on the split."""
+    total: torch.Tensor = _SumOverRanks.apply(images.sum(dim=(0, 2, 3), dtype=torch.float64))
+    return total.to(images.dtype)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -23,23 +23,12 @@ STATE_STYLES = {
 
 
 def runs_table(runs: Iterable[RunFacts]) -> Table:
-    """One row a run."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in (
-        "run",
-        "state",
-        "job",
-        "nodes x tasks",
-        "epoch",
-        "step",
-        "loss",
-        "mAP50",
-        "mAP50-95",
-        "img/s",
-        "att",
-    ):
-        table.add_column(header, justify="left" if header in ("run", "state", "job") else "right", no_wrap=True)
-    table.add_column("detail", overflow="ellipsis", no_wrap=True)
+    """One row a run, in 80 columns for names of up to a dozen letters."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header in ("run", "state", "job"):
+        table.add_column(header)
+    for header in ("n x t", "epoch", "step", "loss", "mAP50", "mAP", "img/s", "att"):
+        table.add_column(header, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
             run.name,
@@ -53,9 +42,17 @@ def runs_table(runs: Iterable[RunFacts]) -> Table:
             figure(run.map50_95),
             "-" if run.images_per_s is None else f"{run.images_per_s:.1f}",
             str(run.attempts),
-            run.detail,
         )
     return table
+
+
+def runs_details(runs: Iterable[RunFacts]) -> list[Text]:
+    """One line for each run about which there is more to say."""
+    return [
+        Text.assemble((f"{run.name}: ", STATE_STYLES.get(run.state, "")), f"{run.state}: {run.detail}")
+        for run in runs
+        if run.detail
+    ]
 
 
 def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | None) -> Table:

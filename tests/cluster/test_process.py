@@ -1,0 +1,268 @@
+"""Who am I, where is rank 0, on which port: a table of environments, most of them recorded from the real launchers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.cluster.process import (
+    FIRST_PORT,
+    LAST_PORT,
+    ProcessInfo,
+    bind_first_free,
+    candidate_ports,
+    clean_environment,
+    current_environment,
+    derive_port,
+)
+from hpc_yolo.errors import ClusterError
+
+RECORDED = Path(__file__).parent / "recorded"
+
+
+def recorded(name: str, **changes: str | None) -> dict[str, str]:
+    """A recorded environment with some variables set, or taken away by None."""
+    lines = (RECORDED / f"{name}.env").read_text().splitlines()
+    return changed(dict(line.split("=", 1) for line in lines), **changes)
+
+
+def changed(environ: Mapping[str, str], **changes: str | None) -> dict[str, str]:
+    return {name: value for name, value in {**environ, **changes}.items() if value is not None}
+
+
+SINGLE = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single")
+SRUN_0 = ProcessInfo(0, 0, 0, 4, 2, 2, "gpu01", None, "slurm", host="gpu01", job_id="2")
+SRUN_3 = dataclasses.replace(SRUN_0, rank=3, local_rank=1, node_rank=1, host="gpu02")
+LOCAL = ProcessInfo(1, 1, 0, 2, 2, 1, "127.0.0.1", None, "submitit-local", job_id="7860")
+TORCHRUN_JOB = "e1d46bb5-c173-4d7d-9b8d-cb1a5660e38e"
+TORCHRUN = ProcessInfo(1, 1, 0, 2, 2, 1, "localhost", 44935, "torchrun", job_id=TORCHRUN_JOB)
+HAND_SET = {
+    **{"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+    **{"MASTER_ADDR": "node7", "MASTER_PORT": "29500"},
+}
+
+
+def but(info: ProcessInfo, **changes: object) -> ProcessInfo:
+    return dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+
+
+TABLE = {
+    "nothing set": ({}, SINGLE),
+    "an empty shell of a person": ({"HOME": "/root", "MASTER_PORT": "29500"}, SINGLE),
+    "srun, rank 0": (recorded("srun_rank0"), SRUN_0),
+    "srun, last rank": (recorded("srun_rank3"), SRUN_3),
+    "batch script's body: rank 0 of 4 by its variables, yet alone": (
+        recorded("batch_script"),
+        but(SINGLE, job_id="3"),
+    ),
+    "a step of one task in a job of four": (
+        recorded("one_task_step_of_a_larger_job"),
+        ProcessInfo(0, 0, 0, 1, 1, 1, "gpu01", None, "slurm", host="gpu01", job_id="3"),
+    ),
+    "salloc's shell": (recorded("salloc_shell"), but(SINGLE, job_id="4")),
+    "salloc's shell as an interactive step on a node": (
+        recorded("srun_rank0", SLURM_STEP_ID="4294967290", SLURM_STEPID="4294967290"),
+        but(SINGLE, job_id="2"),
+    ),
+    "an array's task after a requeue": (
+        recorded("array_task_requeued_rank3"),
+        but(SRUN_3, job_id="1_4", attempt=2),
+    ),
+    "torchrun": (recorded("torchrun_rank1"), TORCHRUN),
+    "torchrun without a run id": (recorded("torchrun_rank1", TORCHELASTIC_RUN_ID="none"), but(TORCHRUN, job_id=None)),
+    "torchrun, one agent a node, inside a Slurm step": (
+        {**recorded("srun_rank0"), **recorded("torchrun_rank1"), "SLURM_RESTART_COUNT": "2"},
+        but(TORCHRUN, job_id="2", host="gpu01", attempt=3),
+    ),
+    "torch's variables set by hand": (
+        HAND_SET,
+        ProcessInfo(5, 1, 1, 8, 4, 2, "node7", 29500, "torchrun"),
+    ),
+    "submitit's local executor": (recorded("submitit_local_rank1"), LOCAL),
+    "submitit's local executor started from an srun shell": (
+        {**recorded("srun_rank0"), **recorded("submitit_local_rank1")},
+        LOCAL,
+    ),
+    "submitit's local executor with a set port": (
+        recorded("submitit_local_rank1", MASTER_PORT="29501"),
+        but(LOCAL, master_port=29501),
+    ),
+    "a job that a local task submitted": (
+        {**recorded("submitit_local_rank1"), **recorded("srun_rank3"), "SUBMITIT_EXECUTOR": "slurm"},
+        SRUN_3,
+    ),
+    "a set address and port win": (
+        recorded("srun_rank3", MASTER_ADDR="gpu01-ib0", MASTER_PORT="12345"),
+        but(SRUN_3, master_addr="gpu01-ib0", master_port=12345),
+    ),
+    "WORLD_SIZE exported by the batch script is not torchrun": (recorded("srun_rank3", WORLD_SIZE="4"), SRUN_3),
+    "the step's list is preferred to the job's": (
+        recorded("srun_rank3", SLURM_JOB_NODELIST="gpu[00-02]", SLURM_NODELIST="gpu[00-02]"),
+        SRUN_3,
+    ),
+    "without the step's list the job's": (
+        recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST="gpu[05-06]"),
+        but(SRUN_3, master_addr="gpu05"),
+    ),
+    "the oldest name of the list": (
+        recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST="a-1,a-2"),
+        but(SRUN_3, master_addr="a-1"),
+    ),
+    "an older Slurm's names": (
+        recorded(
+            "srun_rank3",
+            **dict.fromkeys(("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURMD_NODENAME")),
+            **dict.fromkeys(("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")),
+        ),
+        but(SRUN_3, host=None),
+    ),
+    "rank 0 on the list's second host (--distribution=arbitrary)": (
+        recorded("srun_rank0", SLURM_NODEID="1", SLURMD_NODENAME="gpu02"),
+        but(SRUN_0, node_rank=1, host="gpu02", master_addr="gpu02"),
+    ),
+    "nodes with unlike numbers of tasks": (
+        recorded("srun_rank3", SLURM_STEP_NUM_NODES="3", SLURM_STEP_TASKS_PER_NODE="1,2,1"),
+        but(SRUN_3, num_nodes=3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "expected"), TABLE.values(), ids=TABLE.keys())
+def test_reads_an_environment(environ: dict[str, str], expected: ProcessInfo) -> None:
+    assert ProcessInfo.from_env(environ) == expected
+
+
+def missing(name: str) -> tuple[dict[str, str], str, str]:
+    return changed(HAND_SET, **{name: None}), name, "not set"
+
+
+REFUSED = {
+    "rank as large as the world": (recorded("srun_rank3", SLURM_PROCID="4"), "SLURM_PROCID", "0 to 3"),
+    "local rank beyond its node": (recorded("srun_rank3", SLURM_LOCALID="2"), "SLURM_LOCALID", "0 to 1"),
+    "node rank beyond the nodes": (
+        recorded("srun_rank3", SLURM_NODEID="2", SLURM_STEP_TASKS_PER_NODE="2(x3)"),
+        "SLURM_NODEID",
+        "0 to 1",
+    ),
+    "a node without tasks": (recorded("srun_rank3", SLURM_NODEID="2"), "SLURM_STEP_TASKS_PER_NODE", "node rank 2"),
+    "tasks per node unreadable": (
+        recorded("srun_rank3", SLURM_STEP_TASKS_PER_NODE="2*2"),
+        "SLURM_STEP_TASKS_PER_NODE",
+        "'2*2'",
+    ),
+    "rank no number": (recorded("srun_rank3", SLURM_PROCID="three"), "SLURM_PROCID", "'three'"),
+    "rank negative": (recorded("srun_rank3", SLURM_PROCID="-1"), "SLURM_PROCID", "'-1'"),
+    "no tasks": (recorded("srun_rank3", SLURM_STEP_NUM_TASKS="0"), "SLURM_STEP_NUM_TASKS", "from 1"),
+    "no node list": (
+        recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
+        "SLURM_STEP_NODELIST",
+        "none of",
+    ),
+    "node list torn": (recorded("srun_rank3", SLURM_STEP_NODELIST="gpu[01"), "gpu[01", "not closed"),
+    "port no number": (recorded("srun_rank3", MASTER_PORT="any"), "MASTER_PORT", "'any'"),
+    "port too high": (recorded("srun_rank3", MASTER_PORT="70000"), "MASTER_PORT", "1 to 65535"),
+    "restart count": (recorded("srun_rank3", SLURM_RESTART_COUNT="x"), "SLURM_RESTART_COUNT", "'x'"),
+    "torchrun without a rank": missing("RANK"),
+    "torchrun without a world size": missing("WORLD_SIZE"),
+    "torchrun without a local rank": missing("LOCAL_RANK"),
+    "torchrun without a local world size": missing("LOCAL_WORLD_SIZE"),
+    "torchrun without an address": missing("MASTER_ADDR"),
+    "torchrun without a port": missing("MASTER_PORT"),
+    "a world size alone": ({"WORLD_SIZE": "8"}, "RANK", "not set"),
+    "torchrun's rank beyond the world": (changed(HAND_SET, RANK="8"), "RANK", "0 to 7"),
+    "local rank beyond submitit's tasks": (
+        recorded("submitit_local_rank1", SUBMITIT_LOCAL_LOCALID="2"),
+        "SUBMITIT_LOCAL_LOCALID",
+        "0 to 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "variable", "clause"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses_what_contradicts_itself(environ: dict[str, str], variable: str, clause: str) -> None:
+    """Ranks that count differently hang in the first collective; the variable at fault is named instead."""
+    with pytest.raises(ClusterError) as caught:
+        ProcessInfo.from_env(environ)
+    assert variable in caught.value.message
+    assert clause in caught.value.message
+
+
+def test_ports_stay_below_the_ephemeral_range_and_apart() -> None:
+    """Neighbouring jobs on one host must not start their search at the same port."""
+    first = [derive_port(str(job_id), attempt) for job_id in range(1000, 2000) for attempt in (1, 2)]
+    assert min(first) >= FIRST_PORT
+    assert max(first) <= LAST_PORT
+    assert len(set(first)) > 1850  # 2,000 drawn from 22,768: 84 are expected to meet
+
+
+def test_every_rank_derives_the_same_distinct_candidates() -> None:
+    ports = list(candidate_ports("123_4", 2))
+    assert ports == list(candidate_ports("123_4", 2))
+    assert ports[0] == derive_port("123_4", 2)
+    assert len(set(ports)) == len(ports) > 50
+    assert ports[0] != derive_port("123_4", 1)
+
+
+@pytest.mark.parametrize("taken_on", ["127.0.0.1", "0.0.0.0", "::"])
+def test_a_taken_port_is_gone_round(taken_on: str) -> None:
+    """ "Address already in use" is this field's commonest error: the port is tried, not hoped for."""
+    family = socket.AF_INET6 if ":" in taken_on else socket.AF_INET
+    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+        taken_on, family = "0.0.0.0", socket.AF_INET
+    with socket.create_server((taken_on, 0), family=family) as blocker:
+        taken = blocker.getsockname()[1]
+        with bind_first_free(itertools.chain([taken], candidate_ports("1", 1))) as listener:
+            bound = listener.getsockname()[1]
+            assert bound != taken
+            assert bound in candidate_ports("1", 1)
+            with socket.create_connection(("127.0.0.1", bound), timeout=5):
+                pass
+
+
+def test_a_set_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as blocker:
+        taken = blocker.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"{taken} taken") as caught:
+            bind_first_free([taken])
+        assert "MASTER_PORT" in str(caught.value)
+
+
+def test_listens_only_where_it_is_told() -> None:
+    """Jobs of one machine need no open door to the network."""
+    with bind_first_free(candidate_ports("1", 1), host="127.0.0.1") as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_an_address_of_another_machine_is_no_taken_port() -> None:
+    """Searching on would try every port for nothing."""
+    with pytest.raises(ClusterError, match=r"cannot listen on 192\.0\.2\.1"):
+        bind_first_free(candidate_ports("1", 1), host="192.0.2.1")
+
+
+def test_a_new_job_inherits_nothing_of_the_job_around_it() -> None:
+    """A leaked SLURM_CPU_BIND once made jobs three times slower."""
+    around = recorded("srun_rank3", SLURM_CPU_BIND="quiet,mask_cpu:0x1", PMIX_RANK="0", PMI_FD="3", SBATCH_QOS="low")
+    own = {"PATH": "/bin", "HOME": "/root", "CUDA_HOME": "/cuda", "SUBMITIT_PREEMPT_SIGNAL": "USR2"}
+    cleaned = clean_environment({**around, **recorded("submitit_local_rank1"), **own})
+    assert cleaned == {
+        **own,
+        "SLURM_CONF": "/etc/slurm/slurm.conf",
+        "SUBMITIT_FOLDER": "/home/ada/runs",
+        "SUBMITIT_STDERR_TO_STDOUT": "",
+    }
+
+
+def test_a_persons_own_defaults_for_sbatch_stay_on_a_login_node() -> None:
+    assert clean_environment({"SBATCH_ACCOUNT": "vision"}) == {"SBATCH_ACCOUNT": "vision"}
+
+
+def test_the_current_environment_is_a_copy() -> None:
+    environ = current_environment()
+    assert environ == dict(os.environ)
+    assert environ is not os.environ

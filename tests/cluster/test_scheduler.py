@@ -1,0 +1,387 @@
+"""What Slurm's commands print, read into types, and their failures: recorded text first, then the real cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from slurm_cluster import SlurmCluster, wait_until
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.scheduler import Finished, JobState, PartitionInfo, SchedulerProbe, StartEstimate
+from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+
+# Printed by Slurm 22.05.8.
+SQUEUE = """\
+7         |FAILED    |NonZeroExitCode |gpu01      |2026-11-23T11:42:20|10:00     |768 |
+9         |PENDING   |Resources       |           |2026-11-23T11:47:20|10:00     |0   |
+10_2      |PENDING   |Priority        |           |N/A                |1-00:00:00|0   |
+8         |RUNNING   |None            |gpu[01-02] |2026-11-23T11:42:20|4:57      |0   |
+12        |CANCELLED |None            |gpu[01-02] |2026-11-23T11:42:20|UNLIMITED |15  |
+13        |COMPLETING|None            |gpu01      |2026-11-23T11:42:20|0:00      |0   |
+"""
+SACCT = """\
+7|FAILED|3:0|gpu01|2026-11-23T11:42:20
+8|CANCELLED by 0|0:15|gpu[01-02]|2026-11-23T11:42:20
+9|CANCELLED by 0|0:0|None assigned|None
+10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20
+"""
+SINFO = """\
+gpu*|up|1:00:00|2|8|gpu:4
+gpu*|up|1:00:00|3|16+|gpu:a100:8
+long|drain|infinite|1|8|(null)
+week|up|7-00:00:00|1|8|gpu:4
+"""
+FORGOTTEN = Finished(1, "", "slurm_load_jobs error: Invalid job id specified\n")
+NO_DATABASE = Finished(1, "", "sacct: error: Problem talking to the database: Connection refused\n")
+NO_CONTROLLER = Finished(1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
+
+
+class Recorded:
+    """Answers by command name instead of running it, and remembers what was asked."""
+
+    def __init__(self, **answers: Finished) -> None:
+        self.answers = answers
+        self.asked: list[Sequence[str]] = []
+
+    def __call__(self, words: Sequence[str], _timeout_s: float) -> Finished:
+        self.asked.append(words)
+        if words[0] not in self.answers:
+            raise SchedulerUnavailable(f"Slurm's {words[0]} is not installed here")
+        return self.answers[words[0]]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        JobState("7", "FAILED", "NonZeroExitCode", "gpu01", "2026-11-23T11:42:20", None, 3, 0),
+        JobState("9", "PENDING", "Resources", "", "2026-11-23T11:47:20", 600),
+        JobState("10_2", "PENDING", "Priority", "", None, 86400),
+        JobState("8", "RUNNING", "", "gpu[01-02]", "2026-11-23T11:42:20", 297),
+        JobState("12", "CANCELLED", "", "gpu[01-02]", "2026-11-23T11:42:20", None, 0, 15),
+        JobState("13", "COMPLETING", "", "gpu01", "2026-11-23T11:42:20", 0),
+    ],
+    ids=lambda job: job.state,
+)
+def test_reads_squeue(job: JobState) -> None:
+    assert scheduler.parse_squeue(SQUEUE)[job.job_id] == job
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        JobState("7", "FAILED", "", "gpu01", "2026-11-23T11:42:20", None, 3, 0),
+        JobState("8", "CANCELLED", "by 0", "gpu[01-02]", "2026-11-23T11:42:20", None, 0, 15),
+        JobState("9", "CANCELLED", "by 0", "", None, None, 0, 0),
+        JobState("10_2", "RUNNING", "", "gpu01", "2026-11-23T11:42:20"),
+    ],
+    ids=lambda job: job.job_id,
+)
+def test_reads_sacct(job: JobState) -> None:
+    assert scheduler.parse_sacct(SACCT)[job.job_id] == job
+
+
+@pytest.mark.parametrize(
+    ("state", "waits", "lives"),
+    [
+        ("PENDING", True, True),
+        ("REQUEUED", True, True),
+        ("REQUEUE_HOLD", True, True),
+        ("RUNNING", False, True),
+        ("COMPLETING", False, True),
+        ("COMPLETED", False, False),
+        ("PREEMPTED", False, False),
+        ("OUT_OF_MEMORY", False, False),
+        ("UNKNOWN", False, False),
+    ],
+)
+def test_a_state_says_whether_the_job_waits_and_lives(state: str, waits: bool, lives: bool) -> None:
+    """A submitter that takes a requeued job for dead queues a second one into the same run directory."""
+    job = JobState("1", state)
+    assert (job.is_waiting, job.is_alive) == (waits, lives)
+
+
+def test_reads_partitions_of_mixed_nodes() -> None:
+    assert scheduler.parse_partitions(SINFO) == {
+        "gpu": PartitionInfo("gpu", "up", 3600, 5, True, 16, ("gpu:4", "gpu:a100:8")),
+        "long": PartitionInfo("long", "drain", None, 1, False, 8, ()),
+        "week": PartitionInfo("week", "up", 604800, 1, False, 8, ("gpu:4",)),
+    }
+
+
+def test_jobs_are_asked_for_in_one_call_each() -> None:
+    """Ten thousand calls once brought a controller down."""
+    run = Recorded(squeue=Finished(0, SQUEUE, ""), sacct=Finished(0, "88|TIMEOUT|0:0|gpu01|2026-11-23T11:42:20\n", ""))
+    jobs = scheduler.job_states(["8", "9", "8", "88", "99"], run=run)
+    assert [words[0] for words in run.asked] == ["squeue", "sacct"]
+    assert "--jobs=8,9,88,99" in run.asked[0]
+    assert "--jobs=88,99" in run.asked[1]
+    assert (jobs["88"].state, jobs["99"].state, jobs["99"].is_stale) == ("TIMEOUT", "UNKNOWN", False)
+
+
+def test_accounting_is_not_asked_about_jobs_that_squeue_knows() -> None:
+    run = Recorded(squeue=Finished(0, SQUEUE, ""))
+    jobs = scheduler.job_states(["8", "10"], run=run)
+    assert [words[0] for words in run.asked] == ["squeue"]
+    assert jobs["10_2"].is_waiting
+
+
+def test_no_jobs_are_no_question() -> None:
+    run = Recorded()
+    assert scheduler.job_states([], run=run) == {}
+    scheduler.cancel([], run=run)
+    assert run.asked == []
+
+
+@pytest.mark.parametrize("sacct", [{}, {"sacct": NO_DATABASE}], ids=["sacct missing", "no database"])
+def test_a_forgotten_job_without_accounting_is_unknown_and_stale(sacct: dict[str, Finished]) -> None:
+    jobs = scheduler.job_states(["5"], run=Recorded(squeue=FORGOTTEN, **sacct))
+    assert jobs == {"5": JobState("5", "UNKNOWN", is_stale=True)}
+
+
+def test_a_job_that_only_accounting_believes_alive_is_not() -> None:
+    """A job lost in a controller's crash stays RUNNING in the database for ever."""
+    sacct = Finished(0, "10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20\n", "")
+    jobs = scheduler.job_states(["10_2"], run=Recorded(squeue=FORGOTTEN, sacct=sacct))
+    assert jobs["10_2"] == JobState("10_2", "UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (NO_CONTROLLER, SchedulerUnavailable, "squeue: Unable to contact slurm controller (connect failure)"),
+        (Finished(1, "", "squeue: error: Invalid job id: abc\n"), ClusterError, "squeue: Invalid job id: abc"),
+        (Finished(1, "", ""), ClusterError, "squeue: it ended with 1 and said nothing"),
+    ],
+)
+def test_a_refusal_carries_slurms_own_words(answer: Finished, kind: type[ClusterError], words: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        scheduler.job_states(["abc"], run=Recorded(squeue=answer))
+    assert type(caught.value) is kind
+    assert caught.value.message == words
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "expected"),
+    [
+        ("Slurmctld(primary) at head is UP\n", "", SchedulerProbe(True, "a Slurm controller answers")),
+        (
+            "Slurmctld(primary) at head1 is DOWN\nSlurmctld(backup) at head2 is UP\n",
+            "",
+            SchedulerProbe(True, "a Slurm controller answers"),
+        ),
+        ("Slurmctld(primary) at head is DOWN\n*****\n", "", SchedulerProbe(False, "the Slurm controller is down")),
+        (
+            "",
+            "scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n"
+            "scontrol: fatal: Could not establish a configuration source\n",
+            SchedulerProbe(
+                False,
+                "no Slurm controller answers (resolve_ctls_from_dns_srv: res_nsearch error: Unknown host; "
+                "Could not establish a configuration source)",
+            ),
+        ),
+        ("", "", SchedulerProbe(False, "no Slurm controller answers (scontrol is silent)")),
+    ],
+)
+def test_reads_a_ping(stdout: str, stderr: str, expected: SchedulerProbe) -> None:
+    assert scheduler.parse_ping(stdout, stderr) == expected
+
+
+def test_a_machine_without_slurm_is_told_from_one_whose_controller_is_silent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`auto` must fall back to local processes at once, without an error."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert scheduler.probe() == SchedulerProbe(False, "sbatch is not installed here")
+    with pytest.raises(SchedulerUnavailable, match="sinfo is not installed"):
+        scheduler.partitions()
+    assert scheduler.probe(run=Recorded()).available is False
+
+
+def test_a_command_that_hangs_is_ended_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A controller that accepts and never answers must not hang the command line."""
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    probe = scheduler.probe(timeout_s=0.2)
+    assert probe == SchedulerProbe(False, "no Slurm controller answers (scontrol gave no answer within 0.2 s)")
+
+
+def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A person's SQUEUE_STATES or a German locale must not change what is read."""
+    command = tmp_path / "show"
+    command.write_text("#!/bin/sh\nexec /usr/bin/env\n")
+    command.chmod(0o755)
+    for name in ("SQUEUE_STATES", "SACCT_FORMAT", "SLURM_TIME_FORMAT", "SLURM_CPU_BIND", "LC_ALL"):
+        monkeypatch.setenv(name, "other")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    seen = scheduler.run_command([str(command)], 5.0).stdout.splitlines()
+    assert [line for line in seen if "other" in line] == []
+    assert "LC_ALL=C" in seen
+    assert "SLURM_CONF=/etc/slurm/slurm.conf" in seen
+
+
+# From here on nothing is recorded: tests/cluster/slurm_cluster.py is a real cluster.
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], Path]:
+    def write(body: str) -> Path:
+        path = tmp_path / "job.sh"
+        path.write_text(f"#!/bin/sh\n#SBATCH --output=/dev/null\n{body}\n")
+        return path
+
+    return write
+
+
+def state_of(job_id: str) -> JobState:
+    return scheduler.job_states([job_id])[job_id]
+
+
+def later(job_id: str) -> JobState:
+    return scheduler.job_states([job_id], run=forgetful)[job_id]
+
+
+def forgetful(words: Sequence[str], timeout_s: float) -> Finished:
+    """The real cluster some minutes later, when squeue has forgotten what is over."""
+    return FORGOTTEN if words[0] == "squeue" else scheduler.run_command(words, timeout_s)
+
+
+@pytest.fixture
+def without_accounting(in_slurm: SlurmCluster) -> Iterator[SlurmCluster]:
+    with in_slurm.without("slurmdbd"):
+        yield in_slurm
+
+
+def test_every_rank_of_a_real_step_knows_its_place(in_slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Two nodes by two tasks: ranks on their nodes, and an address of rank 0 that resolves on both."""
+    ask = f"(env; echo ADDRESS=$(getent hosts gpu01); echo HOST=$(hostname)) > {tmp_path}/$SLURM_PROCID"
+    in_slurm.run("srun", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "sh", "-c", ask)
+    for rank in range(4):
+        environ = dict(line.split("=", 1) for line in (tmp_path / str(rank)).read_text().splitlines() if "=" in line)
+        info = ProcessInfo.from_env(environ)
+        assert (info.rank, info.node_rank, info.local_rank) == (rank, *divmod(rank, 2))
+        assert (info.world_size, info.local_world_size, info.num_nodes) == (4, 2, 2)
+        assert (info.launcher, info.attempt, info.master_port) == ("slurm", 1, None)
+        assert info.master_addr == "gpu01"
+        assert environ["ADDRESS"].split()[0] == "127.0.1.1"
+        assert info.host == environ["HOST"] == f"gpu{info.node_rank + 1:02d}"
+        assert environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_rank_0_names_its_own_host_when_the_list_begins_with_another(in_slurm: SlurmCluster, tmp_path: Path) -> None:
+    """SLURM_HOSTFILE puts rank 0 on the list's second host; the list alone would send everybody to the first."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("gpu02\ngpu01\n")
+    ask = "[ $SLURM_PROCID = 0 ] && env | grep ^SLURM"
+    words = ["srun", "--ntasks=2", "--distribution=arbitrary", "sh", "-c", f"{ask}; true"]
+    shown = in_slurm.run(*words, env={"SLURM_HOSTFILE": str(hosts)})
+    info = ProcessInfo.from_env(dict(line.split("=", 1) for line in shown.splitlines()))
+    assert (info.rank, info.master_addr) == (0, "gpu02")
+
+
+def test_a_job_is_followed_from_the_queue_to_its_exit(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+    job_id = scheduler.submit_script(script("exit 3"), ["--hold", "--nodes=2"])
+    waiting = state_of(job_id)
+    assert (waiting.state, waiting.reason, waiting.is_waiting) == ("PENDING", "JobHeldUser", True)
+    in_slurm.run("scontrol", "release", job_id)
+    in_slurm.wait_for_state(job_id, "FAILED")
+    over = state_of(job_id)
+    assert (over.state, over.exit_code, over.exit_signal) == ("FAILED", 3, 0)
+    assert over.nodes == "gpu[01-02]"
+    # Accounting hears of it a moment later.
+    wait_until(lambda: later(job_id).state == "FAILED", "sacct to know", 10, lambda: str(later(job_id)))
+    assert (later(job_id).exit_code, later(job_id).exit_signal) == (3, 0)
+
+
+def test_a_running_job_is_requeued_and_cancelled(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+    job_id = scheduler.submit_script(script("sleep 100"), ["--requeue", "--time=5"])
+    in_slurm.wait_for_state(job_id, "RUNNING")
+    running = state_of(job_id)
+    assert running.time_left_s is not None
+    assert 0 < running.time_left_s <= 300
+    scheduler.requeue(job_id)
+    in_slurm.wait_for_state(job_id, "PENDING")
+    assert state_of(job_id).is_alive
+    scheduler.cancel([job_id])
+    in_slurm.wait_for_state(job_id, "CANCELLED")
+    scheduler.cancel([job_id])  # over already: no error
+    assert not state_of(job_id).is_alive
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_an_arrays_id_brings_all_its_tasks(script: Callable[[str], Path]) -> None:
+    job_id = scheduler.submit_script(script("sleep 100"), ["--array=3-5", "--hold"])
+    assert sorted(scheduler.job_states([job_id])) == [f"{job_id}_{task}" for task in (3, 4, 5)]
+    assert list(scheduler.job_states([f"{job_id}_4"])) == [f"{job_id}_4"]
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_a_job_that_never_was_is_unknown() -> None:
+    assert state_of("999999") == JobState("999999", "UNKNOWN")
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_slurm_refuses_in_its_own_words(script: Callable[[str], Path]) -> None:
+    path = script("true")
+    with pytest.raises(ClusterError, match="invalid partition specified: nosuch"):
+        scheduler.submit_script(path, ["--partition=nosuch"])
+    with pytest.raises(ClusterError, match="Invalid partition name specified"):
+        scheduler.estimate_start(path, ["--partition=nosuch"])
+    with pytest.raises(ClusterError, match="Requested node configuration is not available"):
+        scheduler.estimate_start(path, ["--nodes=3"])
+    with pytest.raises(ClusterError, match="Invalid job id specified") as caught:
+        scheduler.requeue("999999")
+    assert not isinstance(caught.value, SchedulerUnavailable)
+
+
+def test_a_start_is_estimated_and_nothing_queued(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+    estimate = scheduler.estimate_start(script("true"), ["--nodes=2", "--partition=high"])
+    assert estimate == StartEstimate(estimate.start, 2, "gpu[01-02]", "high")
+    assert in_slurm.run("squeue", "--noheader") == ""
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_finds_the_real_partitions() -> None:
+    found = scheduler.partitions()
+    assert sorted(found) == ["gpu", "high", "preempt"]
+    assert found["gpu"] == PartitionInfo("gpu", "up", 3600, 2, True, 8, ("gpu:4",))
+
+
+def test_without_its_database_slurm_is_still_read(
+    without_accounting: SlurmCluster, script: Callable[[str], Path]
+) -> None:
+    """slurmdbd is down more often than slurmctld; runs must be seen all the same."""
+    job_id = scheduler.submit_script(script("exit 0"))
+    without_accounting.wait_for_state(job_id, "COMPLETED")
+    assert state_of(job_id).exit_code == 0
+    assert later(job_id) == JobState(job_id, "UNKNOWN", is_stale=True)
+    assert scheduler.is_available()
+
+
+def test_without_a_controller_the_answer_comes_in_time(
+    in_slurm: SlurmCluster, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's own clients wait up to 18 s; a submission survives the outage and is not told "unknown job"."""
+    assert scheduler.is_available()
+    monkeypatch.setattr(scheduler, "QUERY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(scheduler, "CHANGE_TIMEOUT_S", 0.5)
+    path = script("true")
+    with in_slurm.without("slurmctld"):
+        assert scheduler.probe(timeout_s=3.0) == SchedulerProbe(False, "the Slurm controller is down")
+        for ask in (
+            lambda: scheduler.job_states(["1"]),
+            scheduler.partitions,
+            lambda: scheduler.submit_script(path),
+            lambda: scheduler.requeue("1"),
+            lambda: scheduler.cancel(["1"]),
+        ):
+            with pytest.raises(SchedulerUnavailable):
+                ask()
+    in_slurm.wait_for_nodes()

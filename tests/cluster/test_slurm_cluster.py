@@ -1,0 +1,65 @@
+"""The test cluster itself: a test session that dies must not leave daemons on somebody's machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import slurm_cluster as rig
+
+START_AND_WAIT = """
+import sys; sys.path.insert(0, sys.argv[1])
+from slurm_cluster import SlurmCluster
+cluster = SlurmCluster()
+print(cluster.folder, flush=True)
+cluster.start()
+cluster.submit("#!/bin/sh\\nsrun sleep 600", "--nodes=2")
+job_id = cluster.submit("#!/bin/sh\\nsetsid sleep 601 & sleep 602")
+cluster.wait_for_state(job_id, "RUNNING")
+print(cluster.supervisor_pid, flush=True)
+input()
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("victim", ["session", "session and supervisor"])
+def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slurm_cluster: rig.SlurmCluster) -> None:
+    """Neither daemons nor jobs nor files; even the supervisor's death is made good by the next start."""
+    assert slurm_cluster.folder.exists()
+    words = [sys.executable, "-c", START_AND_WAIT, str(Path(rig.__file__).parent)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        folder, supervisor = Path(session.stdout.readline().strip()), int(session.stdout.readline())
+        assert len(list(rig.processes_of(folder))) > 6
+        if victim == "session and supervisor":
+            os.kill(supervisor, signal.SIGKILL)
+        session.kill()
+    if victim == "session and supervisor":
+        rig.sweep_dead_clusters()
+    rig.wait_until(lambda: not folder.exists(), f"{folder} to go", 20.0)
+    assert list(rig.processes_of(folder)) == []
+    slurm_cluster.wait_for_nodes()
+
+
+def test_a_person_brings_a_cluster_up_and_down(slurm_cluster: rig.SlurmCluster) -> None:
+    """The printed line is all that sinfo needs."""
+    command = [sys.executable, rig.__file__]
+    folder = Path(tempfile.gettempdir(), f"my-cluster-{os.getpid()}")  # munge wants a way there that is open to all
+    shown = subprocess.run([*command, "up", str(folder)], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
+    nodes = slurm_cluster.run("sinfo", "--noheader", "--format=%N", env={"SLURM_CONF": f"{folder}/slurm.conf"})
+    assert set(nodes.split()) == {"gpu[01-02]"}
+    subprocess.run([*command, "down", str(folder)], check=True, timeout=60)
+    assert not folder.exists()
+    assert list(rig.processes_of(folder)) == []
+
+
+def test_the_machines_own_files_stay_as_they_are(slurm_cluster: rig.SlurmCluster) -> None:
+    """Node names resolve inside jobs only."""
+    assert "gpu01" not in Path("/etc/hosts").read_text()
+    assert slurm_cluster.run("srun", "getent", "hosts", "gpu02").split() == ["127.0.1.2", "gpu02"]

@@ -1,0 +1,145 @@
+"""What all tests share: a watch for leaks after every test, and one real Slurm cluster for the tests that ask for it.
+
+`slurm_cluster` is the cluster itself (`tests/cluster/slurm_cluster.py`), started when first asked for. `in_slurm` makes
+this process a client of it for one test and cancels what the test leaves queued. Both mark a test `slurm`; such a test
+is skipped only where no cluster can be had, and a skip anywhere else counts as a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Set
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "cluster"))
+
+import slurm_cluster as rig
+
+GRACE_S = 3.0
+CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm"}
+# Helpers that a library starts once and keeps for the life of the process.
+KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"slurm_cluster.py")
+# Set by libraries when they are imported, not by a test.
+KEPT_VARIABLES = ("PYTEST_", "COV_", "QT_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "CUDA_MODULE_LOADING")
+
+
+@functools.lru_cache(maxsize=1)
+def why_no_cluster() -> str | None:
+    return rig.unavailable_reason()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slurm")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.get_closest_marker("slurm") and why_no_cluster() is None:
+        report.outcome = "failed"
+        report.longrepr = f"Slurm is installed here, so no test of it may be skipped: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[rig.SlurmCluster]:
+    """The private cluster, up. Its variables are in `environment`; this process does not have them."""
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+    cluster = rig.SlurmCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.SlurmCluster]:
+    """The private cluster, with this process as its client; jobs that the test leaves are cancelled."""
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm_cluster
+    slurm_cluster.cancel_all()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves processes, threads, listening ports or environment variables behind."""
+    processes, threads, ports = child_processes(), set(threading.enumerate()), listening_ports()
+    variables = dict(os.environ)
+    yield
+    leaks = [
+        *still_there("child process", lambda: child_processes() - processes),
+        *still_there("listening port", lambda: listening_ports() - ports),
+        *still_there("thread", lambda: {thread.name for thread in lasting_threads() - threads}),
+        *changed_variables(variables),
+    ]
+    if leaks:
+        pytest.fail(f"{request.node.nodeid} leaves behind: {', '.join(leaks)}")
+
+
+def still_there(kind: str, find: Callable[[], Set[object]]) -> list[str]:
+    """What `find` still finds after a moment of grace, for what is about to end anyway."""
+    found = find()
+    if found:
+        gc.collect()
+    deadline = time.monotonic() + GRACE_S
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [f"{kind} {item}" for item in sorted(found, key=str)]
+
+
+def child_processes() -> set[str]:
+    """Living children of this process, as "pid command"."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()  # no children at all, which is the usual case and needs no search
+    found = set()
+    for pid in rig.children_by_parent().get(os.getpid(), []):
+        with contextlib.suppress(OSError):
+            command = Path("/proc", str(pid), "cmdline").read_bytes()
+            if not any(kept in command for kept in KEPT_PROCESSES):
+                found.add(f"{pid} {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}")
+    return found
+
+
+def lasting_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def listening_ports() -> set[int]:
+    """TCP ports on which this process itself listens."""
+    mine = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(descriptor.readlink())
+            if target.startswith("socket:["):
+                mine.add(target[8:-1])
+    if not mine:
+        return set()
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in mine}
+
+
+def changed_variables(before: dict[str, str]) -> list[str]:
+    """Environment variables that differ from `before`; puts them back, so that one test is blamed, not all after it."""
+    after = dict(os.environ)
+    names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    names = {name for name in names if not name.startswith(KEPT_VARIABLES)}
+    for name in names:
+        os.environ.pop(name, None)
+        if name in before:
+            os.environ[name] = before[name]
+    return [f"environment variable {name}" for name in sorted(names)]

@@ -1,0 +1,119 @@
+"""Matching and average precision: the published figures, and the rules that decide in a crowd."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_yolo.evaluation.metrics import (
+    IOU_THRESHOLDS,
+    DetectionMetrics,
+    average_precision,
+    compute_metrics,
+    match_detections,
+)
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+AP = GOLDEN["ap_golden"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["match_golden"]["cases"], ids=lambda case: case["case"])
+def test_published_matches(case):
+    detections = torch.tensor(case["detections_x1y1x2y2_conf_cls"])
+    labels = torch.tensor(case["labels_cls_x1y1x2y2"], dtype=torch.float32)
+    assert match_detections(detections, labels).astype(int).tolist() == case["correct_detections_by_threshold"]
+
+
+def test_thresholds_are_the_ten_of_coco():
+    assert IOU_THRESHOLDS.tolist() == pytest.approx(GOLDEN["match_golden"]["thresholds"])
+
+
+@pytest.mark.parametrize(("num_detections", "num_labels"), [(0, 2), (2, 0), (0, 0)])
+def test_nothing_matches_nothing(num_detections, num_labels):
+    correct = match_detections(torch.zeros(num_detections, 6), torch.zeros(num_labels, 5))
+    assert correct.shape == (num_detections, 10)
+    assert not correct.any()
+
+
+def test_boxes_without_overlap_are_wrong_at_every_threshold():
+    """Same class, IoU 0: an implementation that matches by order alone would call them right."""
+    detections = torch.tensor([[0.0, 0, 10, 10, 0.9, 0], [20.0, 20, 30, 30, 0.8, 0]])
+    assert not match_detections(detections, torch.tensor([[0.0, 50, 50, 60, 60]])).any()
+
+
+def golden_set():
+    """(correct, scores, classes, label classes) by the formula of the golden figures."""
+    i, j = np.arange(120), np.arange(10)
+    correct = np.sin(2.3 * i)[:, None] > -0.2 + 0.12 * j
+    return correct, 0.5 + 0.5 * np.sin(1.1 * i + 0.2), 7 * i % 4, 5 * np.arange(90) % 4
+
+
+def test_published_metrics():
+    metrics = compute_metrics(*golden_set())
+    assert metrics.map50 == pytest.approx(AP["map50"], abs=1e-7)
+    assert metrics.map50_95 == pytest.approx(AP["map"], abs=1e-7)
+    assert metrics.precision == pytest.approx(np.mean(AP["p"]), abs=1e-7)
+    assert metrics.recall == pytest.approx(np.mean(AP["r"]), abs=1e-7)
+    for name, key in (("precision", "p"), ("recall", "r"), ("ap50", "ap50"), ("ap50_95", "ap_mean")):
+        assert [getattr(row, name) for row in metrics.per_class] == pytest.approx(AP[key], abs=1e-7)
+    assert [row.class_index for row in metrics.per_class] == AP["classes"]
+    assert sum(row.num_labels for row in metrics.per_class) == 90
+
+
+def test_order_of_detections_does_not_matter():
+    correct, scores, classes, labels = golden_set()
+    shuffled = np.random.default_rng(0).permutation(len(scores))
+    assert compute_metrics(correct[shuffled], scores[shuffled], classes[shuffled], labels[::-1]) == compute_metrics(
+        correct, scores, classes, labels
+    )
+
+
+def test_published_average_precision():
+    example = AP["compute_ap_example"]
+    found = average_precision(np.array(example["recall"]), np.array(example["precision"]))
+    assert found == pytest.approx(example["ap"], abs=1e-7)
+
+
+def test_a_perfect_detector_is_perfect():
+    metrics = compute_metrics(np.ones((6, 10), bool), np.linspace(0.9, 0.4, 6), np.arange(6) % 2, np.arange(6) % 2)
+    assert (metrics.map50, metrics.map50_95) == pytest.approx((1, 1), abs=0.01)
+    assert (metrics.precision, metrics.recall) == pytest.approx((1, 1), abs=0.01)
+
+
+def test_a_class_with_labels_and_no_detection_pulls_the_mean_down():
+    """Else a detector could improve by never trying its hardest class."""
+    correct, scores, classes, labels = golden_set()
+    metrics = compute_metrics(correct, scores, classes, np.concatenate((labels, [4] * 5)))
+    assert metrics.map50 == pytest.approx(AP["map50"] * 4 / 5, abs=1e-7)
+    assert metrics.per_class[4].ap50 == 0
+
+
+def test_a_class_without_labels_counts_for_nothing():
+    correct, scores, classes, labels = golden_set()
+    more = compute_metrics(
+        np.concatenate((correct, np.zeros((3, 10), bool))),
+        np.concatenate((scores, [0.9] * 3)),
+        np.concatenate((classes, [9] * 3)),
+        labels,
+    )
+    assert more == compute_metrics(correct, scores, classes, labels)
+
+
+@pytest.mark.parametrize(("num_detections", "labels"), [(0, []), (0, [1, 1]), (3, []), (3, [1, 1])])
+def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
+    """The first epochs of every training, and a data set of empty pictures."""
+    metrics = compute_metrics(
+        np.zeros((num_detections, 10), bool),
+        np.full(num_detections, 0.5),
+        np.ones(num_detections, np.int64),
+        np.array(labels, dtype=np.int64),
+    )
+    assert (metrics.precision, metrics.recall, metrics.map50, metrics.map50_95) == (0, 0, 0, 0)
+    assert [row.num_labels for row in metrics.per_class] == ([2] if labels else [])
+
+
+def test_fitness_is_the_published_mix():
+    example = GOLDEN["fitness_example"]
+    assert DetectionMetrics(*example["P,R,mAP50,mAP"]).fitness == pytest.approx(example["fitness"])

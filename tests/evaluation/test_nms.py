@@ -1,0 +1,76 @@
+"""Non-maximum suppression: published counts, and no picture that pays for another."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_yolo.evaluation.nms import MAX_CANDIDATES, non_max_suppression
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())["nms_golden"]
+ARGUMENTS = {"conf_thres": "conf_threshold", "iou_thres": "iou_threshold", "max_det": "max_detections"}
+
+
+def waves(num_rows, num_classes):
+    """One picture's decoded rows by the formula of the golden figures."""
+    i = torch.arange(num_rows, dtype=torch.float64)[:, None]
+    boxes = (
+        100 + 80 * torch.sin(0.9 * i),
+        100 + 80 * torch.sin(1.3 * i + 1),
+        40 + 20 * torch.sin(0.5 * i + 2),
+        40 + 20 * torch.sin(0.7 * i + 3),
+    )
+    objectness = 0.5 + 0.5 * torch.sin(2.1 * i + 0.3)
+    classes = 0.5 + 0.5 * torch.sin(1.7 * i + 0.9 * torch.arange(num_classes))
+    return torch.cat((*boxes, objectness, classes), dim=1)[None].float()
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN["cases"] if "classes" not in case["args"]])
+def test_published_detections(case):
+    arguments = {"multi_label": False, **{ARGUMENTS.get(key, key): value for key, value in case["args"].items()}}
+    (found,) = non_max_suppression(waves(case["n"], case["nc"]), **arguments)
+    assert len(found) == case["count"]
+    torch.testing.assert_close(found[:5], torch.tensor(case["first5"]), rtol=1e-5, atol=1e-4)
+    assert found[:, 4].sum().item() == pytest.approx(case["conf_sum"], rel=1e-5)
+
+
+def test_every_picture_is_searched_however_long_the_ones_before_took():
+    """The original stops the clock and returns nothing for later pictures, which quietly lowers mAP."""
+    pictures = waves(200, 3).expand(6, -1, -1)
+    assert [len(found) for found in non_max_suppression(pictures)] == [300] * 6
+
+
+def test_a_picture_without_a_sure_box_has_no_detections():
+    pictures = torch.cat((waves(50, 2), waves(50, 2)))
+    pictures[0, :, 4] = 0
+    first, second = non_max_suppression(pictures)
+    assert first.shape == (0, 6)
+    assert len(second) > 0
+
+
+def test_no_rows_at_all():
+    assert [tuple(found.shape) for found in non_max_suppression(torch.zeros(2, 0, 7))] == [(0, 6)] * 2
+
+
+def test_only_the_surest_candidates_are_compared():
+    """Suppression takes quadratic time: a fresh network's hundred thousands of boxes must not stop a training."""
+    num = MAX_CANDIDATES + 500
+    rows = torch.zeros(1, num, 6)
+    rows[0, :, 0] = torch.arange(num) * 3.0
+    rows[0, :, 2:4] = 1.0
+    rows[0, :, 4] = torch.linspace(0.2, 0.9, num)
+    rows[0, :, 5] = 1.0
+    (found,) = non_max_suppression(rows, max_detections=num)
+    assert len(found) == MAX_CANDIDATES
+    assert found[0, 4].item() == pytest.approx(0.9)
+    assert found[-1, 4].item() == pytest.approx(rows[0, 500, 4].item())
+
+
+def test_classes_suppress_each_other_only_where_asked():
+    rows = torch.tensor([[[50, 50, 20, 20, 0.9, 1.0, 0.0], [50, 50, 20, 20, 0.8, 0.0, 1.0]]])
+    (apart,) = non_max_suppression(rows)
+    (together,) = non_max_suppression(rows, agnostic=True)
+    assert apart[:, 5].tolist() == [0, 1]
+    assert together[:, 5].tolist() == [0]
+    assert apart[0, :4].tolist() == [40, 40, 60, 60]

@@ -1,0 +1,228 @@
+"""The ten networks of the family: a wrong width, name or order here makes published weights unusable."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.models import Detector, build_model
+from hpc_yolo.models.head import Detect
+from hpc_yolo.resources import resource_folder
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+MODELS = GOLDEN["models"]
+CASES = GOLDEN["forward_golden"]["cases"]
+
+
+@pytest.fixture
+def build_hollow(monkeypatch):
+    """build_model whose tensors have shapes and no values: even the largest network takes no time and no memory."""
+    monkeypatch.setattr(Detector, "_measure_strides", lambda _: None)
+    monkeypatch.setattr(Detect, "set_strides", lambda *_: None)
+
+    def build(name, num_classes=80):
+        with torch.device("meta"):
+            return build_model(name, num_classes)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def nano():
+    torch.manual_seed(0)
+    return build_model("yolov5n", 80)
+
+
+def num_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def fill_by_rule(model):
+    """Weights by the formula that the golden outputs were made with."""
+    for position, (name, tensor) in enumerate(sorted(model.state_dict().items())):
+        wave = torch.sin(0.37 * torch.arange(tensor.numel(), dtype=torch.float64) + 1.7 * position).view(tensor.shape)
+        if tensor.dim() == 4:
+            tensor.copy_(wave * (3 / tensor[0].numel()) ** 0.5)
+        elif name.endswith("bn.weight"):
+            tensor.copy_(1 + 0.2 * wave)
+        elif name.endswith(("bn.bias", "running_mean")):
+            tensor.copy_(0.1 * wave)
+        elif name.endswith("running_var"):
+            tensor.copy_(1 + 0.5 * wave)
+        elif name.endswith(".bias"):
+            tensor.copy_(-2 + wave)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_counts_of_every_layer(name, build_hollow):
+    model = build_hollow(name)
+    assert num_parameters(model) == MODELS[name]["params"]
+    assert [num_parameters(layer) for layer in model.model] == MODELS[name]["layer_params"]
+    assert len(model.state_dict()) == MODELS[name]["state_dict_tensors"]
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 20, 365])
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_counts_for_other_numbers_of_classes(name, num_classes, build_hollow):
+    assert num_parameters(build_hollow(name, num_classes)) == MODELS[name][f"params_nc{num_classes}"]
+
+
+def test_rows_as_wide_as_the_heads_output_are_not_scaled(build_hollow):
+    """A quirk of the family: at 251 classes the 768-wide rows of the six family keep their nominal width."""
+    usual, quirky = build_hollow("yolov5n6", 250), build_hollow("yolov5n6", 251)
+    assert (usual.model[7].conv.out_channels, quirky.model[7].conv.out_channels) == (192, 768)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_multiplications_and_prediction_rows_at_640(name, build_hollow):
+    """A stride, kernel or padding at the wrong place leaves the parameters as they are, but not this count."""
+    model = build_hollow(name).eval()
+    macs = []
+
+    def count(module, _, output):
+        macs.append(output[0, 0].numel() * module.weight.numel())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    decoded, raw = model(torch.zeros(1, 3, 640, 640, device="meta"))
+    assert sum(macs) == MODELS[name]["conv_macs_640"]
+    assert decoded.shape == (1, MODELS[name]["pred_rows_640"], 85)
+    assert [640 // level.shape[2] for level in raw] == MODELS[name]["strides"]
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5s"])
+def test_state_dict_has_the_published_names_shapes_and_order(name, build_hollow):
+    state = build_hollow(name).state_dict()
+    golden = GOLDEN["state_dict_keys"]
+    assert sorted([key, list(tensor.shape)] for key, tensor in state.items()) == golden[name]
+    assert list(state)[:12] == golden[f"{name}_native_order_first12"]
+    assert list(state)[-8:] == golden[f"{name}_native_order_last8"]
+
+
+def test_state_dict_of_a_four_level_head(build_hollow):
+    state = build_hollow("yolov5n6").state_dict()
+    head = sorted([key, list(tensor.shape)] for key, tensor in state.items() if key.startswith("model.33."))
+    assert head == GOLDEN["state_dict_keys"]["yolov5n6_detect"]
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_outputs_of_known_weights(name):
+    case = CASES[name]
+    model = build_model(name, 80).double().eval()
+    fill_by_rule(model)
+    height, width = case["input_hw"]
+    images = 0.5 + 0.5 * torch.sin(0.013 * torch.arange(3 * height * width, dtype=torch.float64))
+    decoded, raw = model(images.view(1, 3, height, width))
+    for level, golden in zip(raw, case["levels"], strict=True):
+        assert list(level.shape) == golden["shape"]
+        assert level.mean().item() == pytest.approx(golden["mean"], rel=1e-6)
+        assert level[0, 1, 0, 1, :6].tolist() == pytest.approx(golden["v_0_1_0_1_first6"], rel=1e-6)
+    assert list(decoded.shape) == case["decoded_shape"]
+    assert decoded.mean().item() == pytest.approx(case["decoded_mean"], rel=1e-6)
+    for row, key in ((0, "row0_first6"), (17, "row_17_first6"), (-1, "row_last_first6")):
+        assert decoded[0, row, :6].tolist() == pytest.approx(case[key], rel=1e-6)
+
+
+def test_a_new_network_bears_no_trace_of_the_stride_probe(nano):
+    """Statistics of an all-zero picture in a fresh network would start every run, and every average, from a lie."""
+    for module in nano.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.eps, module.momentum) == (1e-3, 0.03)
+            assert torch.equal(module.running_mean, torch.zeros_like(module.running_mean))
+            assert torch.equal(module.running_var, torch.ones_like(module.running_var))
+            assert module.num_batches_tracked == 0
+    assert nano.training
+    assert nano.stride.tolist() == [8, 16, 32]
+
+
+def test_training_mode_gives_raw_levels_and_every_parameter_a_gradient(nano):
+    levels = nano.train()(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+    assert [tuple(level.shape) for level in levels] == [(2, 3, 8, 12, 85), (2, 3, 4, 6, 85), (2, 3, 2, 3, 85)]
+    sum(level.square().mean() for level in levels).backward()
+    missing = [name for name, parameter in nano.named_parameters() if parameter.grad is None]
+    nano.zero_grad()
+    assert missing == []
+
+
+@torch.no_grad()
+def test_memory_format_changes_nothing_but_speed(nano):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected, _ = nano.eval()(images)
+    model = build_model("yolov5n", 80).eval()
+    model.load_state_dict(nano.state_dict())
+    decoded, _ = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_own_file_of_rows_is_a_model(tmp_path):
+    config = yaml.safe_load((resource_folder("configs") / "models" / "yolov5n.yaml").read_text())
+    config["width_multiple"] = 0.125
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    model = build_model(path, 3)
+    assert model.model[0].conv.out_channels == 8
+    assert model.num_classes == 3
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(SpecError, match=r"no model 'yolo5n'.*yolov5x6") as caught:
+        build_model("yolo5n", 80)
+    assert "yolov5n" in caught.value.hint
+
+
+def without_head(config):
+    config["head"].pop()
+
+
+def with_unknown_block(config):
+    config["backbone"][1][2] = "Convolution"
+
+
+def with_row_that_does_not_exist(config):
+    config["head"][2][0] = [-1, 99]
+
+
+def with_levels_that_do_not_fit(config):
+    config["anchors"].pop()
+
+
+def with_shapes_that_do_not_fit(config):
+    config["head"][2][0] = [-1, 4]
+
+
+def with_anchors_only(config):
+    del config["backbone"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without_head,
+        with_unknown_block,
+        with_row_that_does_not_exist,
+        with_levels_that_do_not_fit,
+        with_shapes_that_do_not_fit,
+        with_anchors_only,
+    ],
+)
+def test_a_wrong_file_of_rows_is_the_users_mistake_and_named(spoil, tmp_path):
+    config = yaml.safe_load((resource_folder("configs") / "models" / "yolov5n.yaml").read_text())
+    spoil(config)
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SpecError, match=r"broken\.yaml is not a model config"):
+        build_model(path, 80)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "just words", "- a list"])
+def test_a_file_that_is_no_config_at_all_is_named_too(text, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=r"broken\.yaml is not a model config"):
+        build_model(path, 80)
