@@ -10,24 +10,48 @@ import os
 from pathlib import Path
 
 from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.errors import ClusterError, RunError
+from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import last_submission
 from hpc_yolo.spec.schema import Spec
 
 
-def preflight(spec: Spec, *, for_slurm: bool) -> None:
+def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
     """Check `spec` against this machine and, for Slurm, against the partitions.
 
     Raises:
         DataError: the dataset or one of its splits is not there.
-        RunError: the folder of runs cannot be written.
+        RunError: the folder of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
     load_dataset(Path(spec.data))
     require_writable(Path(spec.output).absolute())
+    require_not_under_way(run)
     if for_slurm:
         check_partition(spec)
+
+
+def require_not_under_way(run: RunDirectory) -> None:
+    """Two jobs of one run would write over each other."""
+    submission = last_submission(run)
+    if submission is None:
+        return
+    job_id = submission.job_id
+    if submission.executor == "slurm":
+        try:
+            is_alive = scheduler.job_states([job_id])[job_id].is_alive
+        except (SchedulerUnavailable, KeyError):
+            return
+    else:
+        is_alive = submission.executor == "local" and local_job_is_alive(job_id, submission.host)
+    if is_alive:
+        raise RunError(
+            f"{run.name} is queued already or runs, as {submission.executor} job {job_id}",
+            hint=f"watch it with hpc-yolo follow {run.path}, or give the new run another --name",
+        )
 
 
 def require_writable(output: Path) -> None:

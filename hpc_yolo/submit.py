@@ -29,8 +29,9 @@ from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
-from hpc_yolo.fileio import append_json_line, write_atomic
+from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import Spec
 
@@ -91,7 +92,15 @@ class Plan:
         if self.executor != "slurm":
             return None
         # The variable tells submitit's entry point, among several launchers' traces, that this is a Slurm job.
-        command = ["env", "SUBMITIT_EXECUTOR=slurm", sys.executable, "-u", "-m", "submitit.core._submit", str(self.run.jobs)]
+        command = [
+            "env",
+            "SUBMITIT_EXECUTOR=slurm",
+            sys.executable,
+            "-u",
+            "-m",
+            "submitit.core._submit",
+            str(self.run.jobs),
+        ]
         return sbatch.script(self.spec, command, log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log")
 
     def decisions(self) -> list[tuple[str, str]]:
@@ -111,27 +120,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job on its way, as a line of `submissions.jsonl` names it. `owned`: this process started it locally."""
+    """A job on its way. `owned`: this process started it, and may end it."""
 
-    executor: str
-    job_id: str
-    host: str
-    owned: bool
+    submission: Submission
+    owned: bool = False
 
     def is_alive(self) -> bool:
         """Whether the job is queued or runs. While Slurm does not answer, it is believed to live."""
-        if self.executor == "slurm":
-            return _slurm_job_is_alive(self.job_id, int(time.monotonic() / SLURM_POLL_S))
-        if self.executor == "debug":
-            return False  # it ran inside the submitting process
-        return local_job_is_alive(self.job_id, self.host)
+        job_id = self.submission.job_id
+        if self.submission.executor == "slurm":
+            return _slurm_job_is_alive(job_id, int(time.monotonic() / SLURM_POLL_S))
+        # A debug run happened inside the submitting process.
+        return self.submission.executor == "local" and local_job_is_alive(job_id, self.submission.host)
 
     def stop(self) -> bool:
         """Ask a local job of ours to save and leave; False for a job that goes on without us."""
-        if self.executor != "local" or not self.owned:
+        if self.submission.executor != "local" or not self.owned:
             return False
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(self.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
+            os.kill(int(self.submission.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
         return True
 
 
@@ -202,20 +209,19 @@ def submit(plan: Plan) -> SubmittedJob:
     prepare_run(plan.run, plan.spec)
     if plan.script is not None:
         write_atomic(plan.run.script, plan.script)
+    started = time.time()
     job = _submit_with_submitit(plan)
-    append_json_line(
-        plan.run.submissions,
-        {
-            "time": time.time(),
-            "executor": plan.executor,
-            "job_id": job.job_id,
-            "host": platform.node(),
-            "num_nodes": plan.num_nodes,
-            "tasks_per_node": plan.tasks_per_node,
-            "gpus_per_node": plan.gpus_per_node,
-        },
+    submission = Submission(
+        time=started,
+        executor=plan.executor,
+        job_id=job.job_id,
+        host=platform.node(),
+        num_nodes=plan.num_nodes,
+        tasks_per_node=plan.tasks_per_node,
+        gpus_per_node=plan.gpus_per_node,
     )
-    return SubmittedJob(plan.executor, job.job_id, platform.node(), owned=plan.executor == "local")
+    add_submission(plan.run, submission)
+    return SubmittedJob(submission, owned=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,11 +22,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "cluster"))
 
 import slurm_cluster as rig
+from slurm_daemons import children_by_parent
 
 GRACE_S = 3.0
 CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm"}
 # Helpers that a library starts once and keeps for the life of the process.
-KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", b"slurm_cluster.py")
+KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", rig.SUPERVISOR.name.encode())
 # Set by libraries when they are imported, not by a test.
 KEPT_VARIABLES = ("PYTEST_", "COV_", "QT_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "CUDA_MODULE_LOADING")
 
@@ -107,7 +108,7 @@ def child_processes() -> set[str]:
     except ChildProcessError:
         return set()  # no children at all, which is the usual case and needs no search
     found = set()
-    for pid in rig.children_by_parent().get(os.getpid(), []):
+    for pid in children_by_parent().get(os.getpid(), []):
         with contextlib.suppress(OSError):
             command = Path("/proc", str(pid), "cmdline").read_bytes()
             if not any(kept in command for kept in KEPT_PROCESSES):

@@ -14,13 +14,12 @@ def follow(run_path: Path) -> None:
     """Show the progress of the run in directory RUN until its job ends; Ctrl-C leaves the job alone."""
     from hpc_yolo.errors import RunError
     from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.runs.submissions import last_submission
     from hpc_yolo.status.follow import follow as follow_run
-    from hpc_yolo.status.snapshot import last_submission
     from hpc_yolo.submit import SubmittedJob
 
     run = RunDirectory(run_path.absolute())
     submission = last_submission(run)
-    if not submission:
+    if submission is None:
         raise RunError(f"{run_path}: nothing was submitted there", hint="hpc-yolo status lists the runs there are")
-    job = SubmittedJob(submission["executor"], submission["job_id"], submission["host"], owned=False)
-    sys.exit(follow_run(run, job, since=submission["time"]))
+    sys.exit(follow_run(run, SubmittedJob(submission), since=submission.time))

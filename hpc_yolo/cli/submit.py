@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(load_spec(spec_path, overrides))
-    preflight(plan.spec, for_slurm=plan.executor == "slurm")
+    preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
     if dry_run:
@@ -56,14 +55,13 @@ def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.status.follow import follow as follow_run
     from hpc_yolo.submit import submit as submit_plan
 
-    since = time.time()
     job = submit_plan(plan)
     if plan.executor == "slurm" and not (follow or wait):
         click.echo(
-            f"queued as job {job.job_id}\n"
+            f"queued as job {job.submission.job_id}\n"
             f"  follow it:   hpc-yolo follow {plan.run.path}\n"
             f"  all runs:    hpc-yolo status --root {plan.run.path.parent}\n"
-            f"  its output:  tail -F {plan.run.jobs}/{job.job_id}.log"
+            f"  its output:  tail -F {plan.run.jobs}/{job.submission.job_id}.log"
         )
         return
-    sys.exit(follow_run(plan.run, job, since=since, quiet=wait and not follow))
+    sys.exit(follow_run(plan.run, job, since=job.submission.time, quiet=wait and not follow))

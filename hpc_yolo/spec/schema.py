@@ -98,7 +98,9 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16", "fp64"],
-        Meta(description="Arithmetic; auto: mixed where the device has it, fp32 on CPUs; fp64 to compare runs exactly."),
+        Meta(
+            description="Arithmetic; auto: mixed where the device has it, fp32 on CPUs; fp64 to compare runs exactly."
+        ),
     ] = "auto"
     sync_bn: Annotated[
         bool, Meta(description="Batch normalisation over the batches of all ranks; pays at 8 images a rank or fewer.")

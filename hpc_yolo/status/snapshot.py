@@ -9,11 +9,11 @@ import msgspec
 
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.scheduler import JobState
-from hpc_yolo.fileio import read_json_lines
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.submissions import Submission, last_submission
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,16 +57,8 @@ def take_snapshot(runs: Iterable[RunDirectory], job_states: Mapping[str, JobStat
 
 def slurm_job_ids(runs: Iterable[RunDirectory]) -> list[str]:
     """The latest Slurm job of every run that has one."""
-    submissions = (last_submission(run) for run in runs)
-    return [submission["job_id"] for submission in submissions if submission.get("executor") == "slurm"]
-
-
-def last_submission(run: RunDirectory) -> dict[str, Any]:
-    """The newest line of `submissions.jsonl`, empty where the run was started by hand."""
-    newest: dict[str, Any] = {}
-    for record in read_json_lines(run.submissions):
-        newest = record
-    return newest
+    submissions = [submission for run in runs if (submission := last_submission(run)) is not None]
+    return [submission.job_id for submission in submissions if submission.executor == "slurm"]
 
 
 def run_facts(run: RunDirectory, job_states: Mapping[str, JobState]) -> RunFacts:
@@ -94,41 +86,47 @@ def run_facts(run: RunDirectory, job_states: Mapping[str, JobState]) -> RunFacts
         figures |= {name: getattr(progress, name) for name in ("epoch", "step", "box", "obj", "cls", "images_per_s")}
     if best is not None:
         figures |= {"map50": best.map50, "map50_95": best.map50_95, "best_epoch": best.epoch}
-    for name in ("executor", "job_id", "num_nodes", "tasks_per_node", "gpus_per_node"):
-        if name in submission:
-            figures[name] = submission[name]
-    updated = events[-1].time if events else submission.get("time")
+    if submission is not None:
+        names = ("executor", "job_id", "num_nodes", "tasks_per_node", "gpus_per_node")
+        figures |= {name: getattr(submission, name) for name in names}
+    updated = events[-1].time if events else submission.time if submission is not None else None
     return RunFacts(name=run.name, path=str(run.path), state=state, detail=detail, updated=updated, **figures)
 
 
 def _state(
-    run: RunDirectory, submission: Mapping[str, Any], events: list[AnyEvent], job_states: Mapping[str, JobState]
+    run: RunDirectory, submission: Submission | None, events: list[AnyEvent], job_states: Mapping[str, JobState]
 ) -> tuple[str, str]:
     """(state, one line about it): what Slurm says of the newest submission, else the journal's last word."""
-    job = job_states.get(str(submission.get("job_id")))
+    job = None if submission is None else job_states.get(submission.job_id)
     if job is not None and job.is_waiting:
         return ("requeued" if events else "queued"), job.reason
-    since = float(submission.get("time", 0.0))
+    since = 0.0 if submission is None else submission.time
     recent = [event for event in events if event.time >= since]
-    ended = _last(recent, AttemptEnded)
-    if ended is not None and ended is _last(recent, (AttemptStarted, AttemptEnded)):
-        if ended.outcome == AttemptEnded.FAILED:
-            failure = first_failure(run, since)
-            return "failed", failure.text.splitlines()[-1] if failure else ended.detail
-        if ended.outcome == AttemptEnded.FINISHED:
-            return "done", ""
-        return ("requeued" if ended.requeued else "stopped"), ended.detail
+    newest = _last(recent, (AttemptStarted, AttemptEnded))
+    if isinstance(newest, AttemptEnded):
+        return _ended_state(run, newest, since)
+    if submission is None or (job is not None and job.is_alive):
+        return "running", ""
     if job is not None:
-        if job.is_alive:
-            return "running", ""
-        failure = first_failure(run, since)
-        return "failed", failure.text.splitlines()[-1] if failure else f"Slurm says {job.state}"
-    if submission.get("executor") == "local" and not local_job_is_alive(submission["job_id"], submission["host"]):
-        failure = first_failure(run, since)
-        return ("failed", failure.text.splitlines()[-1]) if failure else ("lost", "its processes are gone")
-    if submission.get("executor") == "slurm" and not recent:
-        return "queued", "Slurm does not say"
-    return "running", ""
+        return "failed", _cause(run, since) or f"Slurm says {job.state}"
+    if submission.executor == "local" and not local_job_is_alive(submission.job_id, submission.host):
+        cause = _cause(run, since)
+        return ("failed", cause) if cause else ("lost", "its processes are gone")
+    return ("queued", "Slurm does not say") if submission.executor == "slurm" and not recent else ("running", "")
+
+
+def _ended_state(run: RunDirectory, ended: AttemptEnded, since: float) -> tuple[str, str]:
+    if ended.outcome == AttemptEnded.FAILED:
+        return "failed", _cause(run, since) or ended.detail
+    if ended.outcome == AttemptEnded.FINISHED:
+        return "done", ""
+    return ("requeued" if ended.requeued else "stopped"), ended.detail
+
+
+def _cause(run: RunDirectory, since: float) -> str:
+    """The last line of what the first failing rank said."""
+    failure = first_failure(run, since)
+    return "" if failure is None else failure.text.splitlines()[-1]
 
 
 def _last(events: list[Any], kind: Any) -> Any:

@@ -1,0 +1,383 @@
+"""The supervisor of a test cluster: its configuration files, its daemons in the order of their start, and their end.
+
+Runs as a process of its own, started by `slurm_cluster.py`. It adopts whatever its daemons leave behind, and takes
+everything down when it is told to or when the process that started it is gone, however that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+START_TIMEOUT_S = 60.0
+POLL_S = 0.05
+REAP_S = 0.5
+PR_SET_CHILD_SUBREAPER = 36
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+SLURM_CONF = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ctld_port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd_port}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SwitchType=switch/none
+MpiDefault=none
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PriorityType=priority/basic
+SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
+SlurmdParameters=config_overrides
+JobRequeue=1
+ReturnToService=2
+KillWait=5
+SlurmdTimeout=30
+UnkillableStepTimeout=30
+MailProg=/bin/true
+{nodes}
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=1:00:00 DefaultTime=10 PriorityTier=5 PreemptMode=OFF State=UP
+PartitionName=preempt Nodes=ALL MaxTime=1:00:00 DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 State=UP
+PartitionName=high Nodes=ALL MaxTime=1:00:00 DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+NODE_LINE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cpus} RealMemory=8000 Gres=gpu:{gpus} State=UNKNOWN"
+
+SLURMDBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={dbd_port}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={db_port}
+StorageUser=slurm
+StoragePass={password}
+StorageLoc=slurm_acct_db
+"""
+
+INIT_SQL = """\
+CREATE DATABASE slurm_acct_db;
+CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';
+GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
+"""
+
+
+class Daemons:
+    """The supervisor's side: configuration files, daemons in the order of their start, and their end."""
+
+    def __init__(self, folder: Path, num_nodes: int) -> None:
+        self.folder = folder
+        self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C", "SLURM_CONF": f"{folder}/slurm.conf"}
+        self.db_port, self.dbd_port, self.ctld_port, *self.node_ports = free_ports(3 + num_nodes)
+        self.commands = self._commands()
+
+    def write_files(self) -> None:
+        """All configuration, the munge key and the pretend GPUs."""
+        folder, password = self.folder, f"{random.getrandbits(64):x}"
+        for name in ("state", "db"):
+            (folder / name).mkdir()
+        write_private(folder / "munge.key", os.urandom(1024))
+        places = {"folder": folder, "password": password, "host": socket.gethostname()}
+        ports = {"db_port": self.db_port, "dbd_port": self.dbd_port, "ctld_port": self.ctld_port}
+        addresses = {name: f"127.0.1.{number}" for number, name in enumerate(self.nodes, 1)}
+        nodes = "\n".join(
+            NODE_LINE.format(name=name, address=addresses[name], port=port, cpus=8, gpus=4)
+            for name, port in zip(self.nodes, self.node_ports, strict=True)
+        )
+        (folder / "slurm.conf").write_text(SLURM_CONF.format(nodes=nodes, **places, **ports))
+        write_private(folder / "slurmdbd.conf", SLURMDBD_CONF.format(**places, **ports).encode())
+        (folder / "init.sql").write_text(INIT_SQL.format(password=password))
+        for number in range(4):
+            # Slurm counts and names only character devices; these are as good as /dev/null.
+            os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        (folder / "gres.conf").write_text(f"NodeName={','.join(self.nodes)} Name=gpu File={folder}/gpu[0-3]\n")
+        hosts = Path("/etc/hosts").read_text()
+        (folder / "hosts").write_text(hosts + "".join(f"{addresses[name]} {name}\n" for name in self.nodes))
+
+    def start_all(self) -> None:
+        """Everything, each part when what it needs is there."""
+        self.write_files()
+        install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/db"]
+        install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        self.start("munged")
+        self._run(*install, timeout_s=START_TIMEOUT_S)
+        for name in ("mariadbd", "slurmdbd"):
+            self.start(name)
+        self._run("sacctmgr", "--immediate", "add", "cluster", "test")
+        self.start("slurmctld")
+        for name in self.nodes:
+            self.spawn(name)
+        self.wait_for_nodes()
+
+    def start(self, name: str) -> None:
+        """Start one daemon unless it runs, and wait until it answers."""
+        self.spawn(name)
+        process = self.running[name]
+
+        def answers_or_died() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended with {process.returncode}: {self.last_words(name)}")
+            return self.answers(name)
+
+        wait_until(answers_or_died, f"{name} to answer", START_TIMEOUT_S, lambda: self.last_words(name))
+
+    def spawn(self, name: str) -> None:
+        if name in self.running and self.running[name].poll() is None:
+            return
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self.running[name] = subprocess.Popen(
+                self.commands[name],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def stop(self, name: str, signal_number: int) -> None:
+        self.running[name].send_signal(signal_number)
+        self.running[name].wait(timeout=START_TIMEOUT_S)
+
+    def answers(self, name: str) -> bool:
+        """Whether a daemon does its work."""
+        if name == "munged":
+            return self._succeeds("munge", "--no-input", f"--socket={self.folder}/munge.socket")
+        if name == "mariadbd":
+            return port_is_open("127.0.0.1", self.db_port)
+        if name == "slurmdbd":
+            return port_is_open("127.0.0.1", self.dbd_port) and self._succeeds("sacctmgr", "-n", "show", "cluster")
+        if name == "slurmctld":
+            return port_is_open("127.0.0.1", self.ctld_port) and self._succeeds("scontrol", "ping")
+        return self._node_state(name) not in ("down", "down*", "unknown", "unknown*")
+
+    def wait_for_nodes(self) -> None:
+        def all_idle() -> bool:
+            return all(self._node_state(name) == "idle" for name in self.nodes)
+
+        wait_until(all_idle, "all nodes to be idle", START_TIMEOUT_S, lambda: self.last_words(self.nodes[0]))
+
+    def last_words(self, name: str) -> str:
+        """The end of a daemon's log."""
+        logs = [self.folder / f"{name}.out", self.folder / f"{name}.log", self.folder / f"slurmd-{name}.log"]
+        return "\n".join(line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:])
+
+    def reap(self) -> None:
+        """Read the end of daemons and of whatever they left behind, or both would stay as zombies."""
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                daemon = next((process for process in self.running.values() if process.pid == ended.si_pid), None)
+                if daemon is None or daemon.poll() is None:
+                    os.waitpid(ended.si_pid, 0)
+
+    def take_down(self) -> None:
+        """End every process below this one, also those that a daemon left behind, and remove the folder."""
+        while pids := descendants(os.getpid()):
+            kill_all(pids)
+            time.sleep(POLL_S)
+            self.reap()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _commands(self) -> dict[str, list[str]]:
+        folder = self.folder
+        files = [
+            f"--{name}={folder}/munge.{name.removesuffix('-file')}" for name in ("key-file", "pid-file", "log-file")
+        ]
+        commands = {
+            "munged": [
+                "munged",
+                "--foreground",
+                *files,
+                f"--socket={folder}/munge.socket",
+                f"--seed-file={folder}/seed",
+            ],
+            "mariadbd": [
+                *(
+                    "mariadbd",
+                    "--no-defaults",
+                    "--user=root",
+                    f"--datadir={folder}/db",
+                    f"--socket={folder}/db/my.sock",
+                ),
+                *(f"--port={self.db_port}", "--bind-address=127.0.0.1", f"--pid-file={folder}/db/my.pid"),
+                *(
+                    "--innodb-buffer-pool-size=64M",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    f"--init-file={folder}/init.sql",
+                ),
+            ],
+            "slurmdbd": ["slurmdbd", "-D"],
+            "slurmctld": ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
+        }
+        for name in self.nodes:
+            in_node = f"mount --bind {folder}/hosts /etc/hosts && hostname {name} && exec slurmd -D -N {name}"
+            commands[name] = ["unshare", "--mount", "--uts", "sh", "-c", f"{in_node} -f {folder}/slurm.conf"]
+        return commands
+
+    def _node_state(self, name: str) -> str:
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+            return self._run("sinfo", "--noheader", "--format=%T", f"--nodes={name}").split()[0]
+        return "unknown"
+
+    def _succeeds(self, *words: str) -> bool:
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+            self._run(*words, timeout_s=5.0)
+            return True
+        return False
+
+    def _run(self, *words: str, timeout_s: float = 10.0) -> str:
+        """A client that cannot authenticate hangs for minutes, so every one has a time limit."""
+        done = subprocess.run(
+            words, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return done.stdout
+
+
+def serve(folder: Path, num_nodes: int, *, detached: bool) -> None:
+    """Be the supervisor: start everything, carry out requests, and leave nothing behind."""
+    # Orphans below this process become its children, so that its end is the end of all of them.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    folder.chmod(0o755)
+    # Never there without its content: another session would take this cluster for a dead one.
+    (folder / "supervisor.new").write_text(str(os.getpid()))
+    (folder / "supervisor.new").replace(folder / "supervisor.pid")
+    daemons = Daemons(folder, num_nodes)
+    actions: dict[str, Callable[..., None]] = {"start": daemons.start, "stop": daemons.stop}
+    try:
+        answer(daemons.start_all)
+        for line in requests(daemons.reap, detached=detached):
+            action, *arguments = json.loads(line)
+            answer(functools.partial(actions[action], *arguments))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        daemons.take_down()
+
+
+def requests(meanwhile: Callable[[], None], *, detached: bool) -> Iterator[str]:
+    """The lines that come in, until whoever sends them is gone; a detached supervisor waits for a signal only."""
+    while True:
+        readable, _, _ = select.select([] if detached else [sys.stdin], [], [], REAP_S)
+        meanwhile()
+        if readable:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            yield line
+
+
+def answer(action: Callable[[], object]) -> None:
+    """Do something and tell the other side how it went, in one line."""
+    try:
+        action()
+        print("ok", flush=True)
+    except Exception as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)
+
+
+def free_ports(num_ports: int) -> list[int]:
+    """Ports of this machine that nobody listens on, below those that outgoing connections take."""
+    found: list[int] = []
+    while len(found) < num_ports:
+        port = random.randrange(3000, 9999)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            found += [port] if port not in found else []
+    return found
+
+
+def port_is_open(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def write_private(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+
+
+def children_by_parent() -> dict[int, list[int]]:
+    """Every living process of this machine under its parent."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    return children
+
+
+def descendants(pid: int) -> list[int]:
+    """All living processes below `pid`."""
+    children = children_by_parent()
+    found: list[int] = []
+    below = [pid]
+    while below:
+        below = [child for parent in below for child in children.get(parent, [])]
+        found += below
+    return found
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(
+    condition: Callable[[], bool], what: str, timeout_s: float, detail: Callable[[], str] = lambda: ""
+) -> None:
+    """Ask `condition` again and again; TimeoutError with `what` and `detail` when it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; {detail()}")
+        time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]), detached=sys.argv[3:] == ["detached"])

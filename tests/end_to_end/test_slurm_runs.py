@@ -1,0 +1,152 @@
+"""Runs on a real Slurm: two nodes with two tasks each, by every way that leads there."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Evaluated
+
+ROOT = Path(__file__).parents[2]
+TWO_BY_TWO = {"nodes": 2, "tasks_per_node": 2}
+PLACES = [(0, 0, 0, "gpu01"), (1, 1, 0, "gpu01"), (2, 0, 1, "gpu02"), (3, 1, 1, "gpu02")]
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    """`python` in a job's script is the one that runs the tests."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def places(started: AttemptStarted) -> list[tuple[int, int, int, str]]:
+    return [(place.rank, place.local_rank, place.node_rank, place.host) for place in started.ranks]
+
+
+def assert_finished_on_both_nodes(events) -> None:
+    (started,) = [event for event in events if isinstance(event, AttemptStarted)]
+    (ended,) = [event for event in events if isinstance(event, AttemptEnded)]
+    assert places(started) == PLACES
+    assert ended.outcome == AttemptEnded.FINISHED
+    assert any(isinstance(event, Evaluated) for event in events)
+
+
+def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
+    in_slurm, write_spec, hpc_yolo, events_of, tmp_path
+):
+    spec = write_spec("submitted", cluster=TWO_BY_TWO, train={"sync_bn": True})
+    done = hpc_yolo("submit", spec, "--follow")
+    assert "mAP50" in done.stdout
+    assert_finished_on_both_nodes(events_of("submitted"))
+    run = tmp_path / "runs" / "submitted"
+    job_id = json.loads((run / "submissions.jsonl").read_text())["job_id"]
+    assert in_slurm.wait_for_state(job_id, "COMPLETED") == "COMPLETED"
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"spec.yaml", "origin.json", "packages.txt", "job.sbatch", "journal.jsonl", "checkpoints"}
+    assert "torch==" in (run / "packages.txt").read_text()
+    (pickle,) = run.glob("jobs/*_submitted.pkl")
+    assert str(run).encode() in pickle.read_bytes()
+    assert b"yolov5n" not in pickle.read_bytes(), "the pickle holds the run directory's path, not the spec"
+    status = json.loads(hpc_yolo("status", "--root", run.parent, "--json").stdout)
+    assert [(row["name"], row["state"], row["num_nodes"], row["tasks_per_node"]) for row in status] == [
+        ("submitted", "done", 2, 2)
+    ]
+
+
+def test_the_script_that_goes_is_the_one_that_dry_run_shows(in_slurm, write_spec, hpc_yolo, tmp_path):
+    spec = write_spec("shown", cluster=TWO_BY_TWO | {"gpus_per_node": 2, "sbatch": {"hold": True}})
+    shown = hpc_yolo("submit", spec, "--dry-run").stdout
+    assert not (tmp_path / "runs").exists(), "a dry run touches nothing"
+    queued = hpc_yolo("submit", spec).stdout
+    run = tmp_path / "runs" / "shown"
+    assert "hpc-yolo follow" in queued
+    assert shown.endswith((run / "job.sbatch").read_text())
+    (sent,) = run.glob("jobs/*_submission.sh")
+    assert sent.read_text() == (run / "job.sbatch").read_text()
+    again = hpc_yolo("submit", spec, check=False)
+    assert again.returncode == 6
+    assert "queued already" in again.stderr
+
+
+def test_a_rendered_script_trains(in_slurm, on_path, write_spec, hpc_yolo, events_of):
+    spec = write_spec("rendered", cluster=TWO_BY_TWO)
+    script = hpc_yolo("render", spec, "--set", "train.epochs=1").stdout
+    job_id = in_slurm.submit(script)
+    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=120) == "COMPLETED", in_slurm.output(
+        job_id
+    )
+    assert_finished_on_both_nodes(events_of("rendered"))
+
+
+@pytest.mark.parametrize("template", ["train.sbatch", "train_torchrun.sbatch"])
+def test_a_template_trains_as_it_stands(in_slurm, on_path, write_spec, events_of, tmp_path, template):
+    name = template.removesuffix(".sbatch")
+    spec = write_spec(name, train={"epochs": 1})
+    log = tmp_path / "job.log"
+    job_id = in_slurm.run(
+        "sbatch", "--parsable", f"--output={log}", f"slurm/{template}", str(spec), cwd=str(ROOT)
+    ).strip()
+    ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=200)
+    assert ended == "COMPLETED", log.read_text() if log.exists() else ""
+    events = events_of(name)
+    (started,) = [event for event in events if isinstance(event, AttemptStarted)]
+    assert [place[:3] for place in places(started)] == [place[:3] for place in PLACES]
+    assert events[-1].outcome == AttemptEnded.FINISHED
+
+
+def test_an_array_trains_one_run_a_line(in_slurm, on_path, write_spec, events_of, tmp_path):
+    spec = write_spec("array", train={"epochs": 1})
+    runs = tmp_path / "runs.txt"
+    runs.write_text(f"{spec} --name first --set train.seed=1\n{spec} --name second --set train.seed=2\n")
+    log = f"--output={tmp_path}/job-%a.log"
+    job_id = in_slurm.run("sbatch", "--parsable", log, "slurm/array.sbatch", str(runs), cwd=str(ROOT)).strip()
+    for task in (1, 2):
+        ended = in_slurm.wait_for_state(f"{job_id}_{task}", {"COMPLETED", "FAILED"}, timeout_s=200)
+        assert ended == "COMPLETED", (tmp_path / f"job-{task}.log").read_text()
+    for name in ("first", "second"):
+        assert events_of(name)[-1].outcome == AttemptEnded.FINISHED
+
+
+def test_a_job_that_slurm_interrupts_goes_on_where_it_was(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    spec = write_spec("interrupted", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
+    hpc_yolo("submit", spec)
+    job_id = json.loads((tmp_path / "runs" / "interrupted" / "submissions.jsonl").read_text())["job_id"]
+    slurm_cluster = sys.modules["slurm_cluster"]
+    slurm_cluster.wait_until(lambda: len(events_of("interrupted")) > 5, "the run trains", timeout_s=120)
+    in_slurm.run("scancel", "--signal=TERM", job_id)
+    slurm_cluster.wait_until(
+        lambda: len(events_of("interrupted", AttemptStarted)) == 2, "the second attempt", timeout_s=180
+    )
+    first_end = events_of("interrupted", AttemptEnded)[0]
+    assert first_end.requeued
+    assert events_of("interrupted", AttemptStarted)[1].step == first_end.step > 0
+
+
+def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_yolo):
+    spec = write_spec("refused", cluster=TWO_BY_TWO)
+    table = [
+        (("--partition", "nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
+        (("--time", "2-00:00:00"), "is over the 01:00:00 of partition gpu"),
+        (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec asks for 8"),
+        (("--qos", "nope"), "Slurm refuses the job"),
+    ]
+    for options, words in table:
+        done = hpc_yolo("submit", spec, *options, check=False)
+        assert done.returncode == 4, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_without_its_controller_auto_trains_here_and_slurm_says_so(in_slurm, write_spec, hpc_yolo):
+    automatic = write_spec("automatic", cluster={"tasks_per_node": 2})
+    wanted = write_spec("wanted", cluster={"tasks_per_node": 2, "executor": "slurm"})
+    with in_slurm.without("slurmctld"):
+        done = hpc_yolo("submit", automatic, "--dry-run")
+        assert "so local processes train" in done.stdout
+        done = hpc_yolo("submit", wanted, check=False)
+        assert done.returncode in (4, 5)
+        assert "cluster.executor is slurm, but" in done.stderr
+        assert "--local" in done.stderr
