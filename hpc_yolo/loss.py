@@ -18,7 +18,8 @@ from hpc_yolo.spec.schema import Hyperparameters
 
 NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre answer too
 FOCAL_ALPHA = 0.25
-LEVEL_WEIGHTS = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+LEVEL_WEIGHTS = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
+THREE_LEVEL_WEIGHTS = (4.0, 1.0, 0.4)
 # Own cell, then the neighbours to the left, above, to the right and below.
 OFFSETS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
@@ -92,7 +93,7 @@ class DetectionLoss(nn.Module):
         self.hyp = hyp
         self.gains = gains
         self.class_on, self.class_off = 1 - label_smoothing / 2, label_smoothing / 2
-        self.level_weights = LEVEL_WEIGHTS[len(anchors)]
+        self.level_weights = THREE_LEVEL_WEIGHTS if len(anchors) == 3 else LEVEL_WEIGHTS[: len(anchors)]
 
     def forward(
         self,
@@ -133,13 +134,15 @@ class DetectionLoss(nn.Module):
         cells = torch.minimum(cells.clamp(min=0), size - 1)
         relative = centres[None] - cells
         shape = (len(OFFSETS), num_anchors, len(targets))
-        x, y = cells.unbind(-1)
-        row = targets[:, 0].clamp(min=0) * num_anchors + torch.arange(num_anchors, device=level.device)[:, None]
-        flat = (row[None] * height + y[:, None]) * width + x[:, None]
+        x, y = cells.long().unbind(-1)  # float32 cannot count the cells of a large batch
+        row = targets[:, 0].long() * num_anchors + torch.arange(num_anchors, device=level.device)[:, None]
+        flat = ((row[None] * height + y[:, None]) * width + x[:, None]).flatten()
+        # Masked candidates are spread out: thousands of equal indices are slow to write on a GPU.
+        anywhere = torch.arange(len(flat), device=level.device) % level[..., 0].numel()
         boxes = torch.cat((relative[:, None].expand(*shape, 2), sizes.expand(*shape, 2)), dim=-1).reshape(-1, 4)
         return Candidates(
             mask=mask,
-            cells=torch.where(mask, flat.flatten(), 0).long(),
+            cells=torch.where(mask, flat, anywhere),
             boxes=torch.where(mask[:, None], boxes, torch.ones_like(boxes)),  # padding must not make NaN gradients
             anchors=anchors[None, :, None].expand(*shape, 2).reshape(-1, 2),
             classes=targets[:, 1].expand(shape).flatten(),
@@ -152,6 +155,7 @@ class DetectionLoss(nn.Module):
         answers = level.flatten(0, 3)[found.cells]
         centres = answers[:, 0:2].sigmoid() * 2 - 0.5
         sizes = (answers[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
+        sizes = torch.where(found.mask[:, None], sizes, 1)  # 0/0 in a box that nobody asked for has a NaN gradient
         ciou = ciou_cxcywh(torch.cat((centres, sizes), dim=-1), found.boxes)
         box = torch.where(found.mask, 1 - ciou, 0).sum() / count
         objectness = level[..., 4]

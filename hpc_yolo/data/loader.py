@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hpc_yolo.batches import PictureShape, TrainingBatch, ValidationBatch
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Rows
 from hpc_yolo.data.images import Pixels, letterbox, read_image, resize_to, to_chw_rgb
@@ -31,44 +31,10 @@ from hpc_yolo.data.sampler import (
 from hpc_yolo.errors import DataError
 from hpc_yolo.spec.schema import Hyperparameters
 
-# ((height, width) of the file, ((ratio_h, ratio_w) to the picture in the batch, (left, top) padding in pixels)).
-PictureShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
-
 MIXED_PARTNER = 2**39  # sample numbers from here on belong to the second mosaic of a blended pair
 CACHE_THREADS = 8
 CACHE_MEMORY_SHARE = 0.8
 VALIDATION_PAD = 0.5
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """This rank's share of a global batch.
-
-    images: uint8 (share, 3, S, S) RGB. targets: float32 (n, 6) image in the share, class, cxcywh in [0, 1].
-    indices: (share,) of the pictures.
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    indices: torch.Tensor
-
-    def pin_memory(self) -> TrainingBatch:
-        """Called by torch's loader, so that the copy to a GPU can overlap."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
-
-
-@dataclass(frozen=True)
-class ValidationBatch:
-    """Pictures of one shape. `targets` as in training, relative to the padded picture; `shapes` lead back to files."""
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    indices: torch.Tensor
-    shapes: list[PictureShape]
-
-    def pin_memory(self) -> ValidationBatch:
-        """Called by torch's loader, so that the copy to a GPU can overlap."""
-        return replace(self, images=self.images.pin_memory())
 
 
 class TrainingLoader:

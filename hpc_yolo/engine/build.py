@@ -127,9 +127,7 @@ def build_network(spec: Spec, num_classes: int, device: torch.device) -> Detecto
         for name, parameter in model.named_parameters():
             if name.startswith(f"model.{index}."):
                 parameter.requires_grad_(False)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
-    return model.to(device)
+    return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
 
 
 def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
@@ -147,7 +145,7 @@ def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None where all is in one. `auto`: bf16 or fp16 on a GPU by what it has, fp32 on a CPU."""
+    """The type of mixed precision, None where there is none. `auto`: bf16 or fp16 on a GPU, fp32 on a CPU."""
     if precision == "auto":
         if device.type == "cpu":
             return None

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_yolo import checkpoint
+from hpc_yolo.batches import TrainingBatch
 from hpc_yolo.checkpoint import ModelDescription, Progress
-from hpc_yolo.data.loader import TrainingBatch, TrainingLoader, ValidationLoader
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.distributed import StopAgreement, World
 from hpc_yolo.engine.ema import ModelEma
 from hpc_yolo.engine.meter import StepMeter
@@ -126,7 +127,7 @@ class Trainer:
         settings = parts.schedule.at(self.progress.step)
         apply_settings(parts.optimizer, settings)
         updates = self.progress.step - self.progress.last_optimizer_step >= settings.accumulate
-        images = batch.images.to(device, non_blocking=True).to(parts.dtype) / 255
+        images = batch.images.to(device, non_blocking=True).to(parts.dtype, memory_format=torch.channels_last) / 255
         targets = batch.targets.to(device, non_blocking=True)
         with self.gradients_kept_local(not updates):
             with self.autocast():

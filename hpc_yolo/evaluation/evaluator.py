@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hpc_yolo.batches import PictureShape, ValidationBatch
 from hpc_yolo.boxes import cxcywh_to_xyxy
-from hpc_yolo.data.loader import PictureShape, ValidationBatch
 from hpc_yolo.evaluation.metrics import IOU_THRESHOLDS, DetectionMetrics, compute_metrics, match_detections
 from hpc_yolo.evaluation.nms import non_max_suppression
 
@@ -46,7 +46,7 @@ def evaluate(
 
 def _evaluate_batch(model: nn.Module, batch: ValidationBatch, device: torch.device) -> list[Arrays]:
     dtype = next(model.parameters()).dtype
-    images = batch.images.to(device, non_blocking=True).to(dtype) / 255
+    images = batch.images.to(device, non_blocking=True).to(dtype, memory_format=torch.channels_last) / 255
     decoded, _ = model(images)
     height, width = images.shape[2:]
     size = torch.tensor([width, height, width, height])

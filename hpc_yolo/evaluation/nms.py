@@ -8,7 +8,6 @@ import torchvision
 from hpc_yolo.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000
-CLASS_OFFSET_PIXELS = 7680  # moves the classes apart, so that boxes of different classes never suppress each other
 
 
 def non_max_suppression(
@@ -55,6 +54,6 @@ def _suppress(
         confidences, best = confidences.topk(MAX_CANDIDATES)
         row_index, classes = row_index[best], classes[best]
     boxes = cxcywh_to_xyxy(rows[row_index, :4])
-    apart = boxes if agnostic else boxes + (classes * CLASS_OFFSET_PIXELS).unsqueeze(1)
-    kept = torchvision.ops.nms(apart, confidences, iou_threshold)[:max_detections]
+    groups = torch.zeros_like(classes) if agnostic else classes
+    kept = torchvision.ops.batched_nms(boxes, confidences, groups, iou_threshold)[:max_detections]
     return torch.cat((boxes[kept], confidences[kept, None], classes[kept, None].to(boxes.dtype)), dim=1)

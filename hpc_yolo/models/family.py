@@ -134,6 +134,8 @@ def _build_blocks(rows: list[Row], config: dict[str, Any], num_classes: int) -> 
         blocks.append(block)
         all_sources.append(sources)
         widths.append(c_out)
+    if not isinstance(blocks[-1], Detect):
+        raise ValueError(f"the last row must be a Detect, not a {rows[-1][2]}")
     return nn.Sequential(*blocks), all_sources
 
 
@@ -146,6 +148,8 @@ def _build_block(
     if kind == "Concat":
         return Concat(), sum(c_in)
     if kind == "Detect":
+        if len(config["anchors"]) != len(c_in):
+            raise ValueError(f"{len(config['anchors'])} rows of anchors for {len(c_in)} levels")
         return Detect(num_classes, config["anchors"], c_in), 0
     if kind not in BLOCKS:
         raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")

@@ -65,6 +65,8 @@ class Detect(nn.Module):
     def _decode(self, raw: torch.Tensor, level: int) -> torch.Tensor:
         """Raw (B, A, H, W, outputs) of one level -> (B, A * H * W, outputs)."""
         batch, _, height, width, _ = raw.shape
+        if raw.dtype in (torch.bfloat16, torch.float16):
+            raw = raw.float()  # 8 bits know every fourth pixel only
         stride = self.strides[level]
         rows = torch.arange(height, device=raw.device, dtype=raw.dtype)
         columns = torch.arange(width, device=raw.device, dtype=raw.dtype)

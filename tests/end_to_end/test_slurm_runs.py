@@ -131,7 +131,7 @@ def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_y
         (("--partition", "nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
         (("--time", "2-00:00:00"), "is over the 01:00:00 of partition gpu"),
         (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec asks for 8"),
-        (("--qos", "nope"), "Slurm refuses the job"),
+        (("--set", "cluster.constraint=nope"), "Slurm refuses the job: sbatch: error:"),
     ]
     for options, words in table:
         done = hpc_yolo("submit", spec, *options, check=False)

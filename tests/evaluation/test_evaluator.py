@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from hpc_yolo.batches import ValidationBatch
 from hpc_yolo.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from hpc_yolo.data.loader import ValidationBatch
 from hpc_yolo.evaluation.evaluator import evaluate, to_original_pixels
 
 SIZE = 64
