@@ -63,8 +63,9 @@ class Schedule:
         """The settings of `step`, counted in global batches from the start of training."""
         epoch = step // self.steps_per_epoch
         if step > self.warmup_steps:
-            # The published schedule runs one epoch behind once warm-up is over; the goldens depend on it.
-            lr = self.hyp.lr0 * self.lr_factor(max(epoch - 1, 0))
+            # The published schedule changes at epoch ends, one epoch behind what warm-up aimed at; goldens depend on it.
+            lag = 0 if epoch == self.warmup_steps // self.steps_per_epoch else 1
+            lr = self.hyp.lr0 * self.lr_factor(epoch - lag)
             return StepSettings(lr, lr, self.hyp.momentum, self.accumulate)
         target = self.hyp.lr0 * self.lr_factor(epoch)
         warmth = step / self.warmup_steps
