@@ -63,7 +63,7 @@ class Schedule:
         """The settings of `step`, counted in global batches from the start of training."""
         epoch = step // self.steps_per_epoch
         if step > self.warmup_steps:
-            # The published schedule changes at epoch ends, one epoch behind what warm-up aimed at; goldens depend on it.
+            # The published schedule changes at epoch ends, one epoch behind what warm-up aims at; goldens depend on it.
             lag = 0 if epoch == self.warmup_steps // self.steps_per_epoch else 1
             lr = self.hyp.lr0 * self.lr_factor(epoch - lag)
             return StepSettings(lr, lr, self.hyp.momentum, self.accumulate)

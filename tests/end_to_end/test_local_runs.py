@@ -1,0 +1,197 @@
+"""Runs in processes of this machine, as on a laptop: what a person sees, and what is left when something goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.checkpoint import Progress, read_description
+from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
+
+ROOT = Path(__file__).parents[2]
+LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
+FIGURES = ("box", "obj", "cls", "grad_norm")
+
+
+def wait_until(condition, what: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command line in a process group of its own, as a terminal does; whatever is left is killed."""
+    started = []
+
+    def run(*words: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "hpc_yolo", *map(str, words)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_one_rank_and_two_ranks_learn_the_same(write_spec, hpc_yolo, events_of):
+    """The global batch is the contract. In double precision, since an untrained network doubles rounding every step."""
+    train = {"epochs": 4, "batch": 8, "sync_bn": True, "precision": "fp64", "val_every": 4}
+    steps = []
+    for num_tasks in (1, 2):
+        name = f"ranks{num_tasks}"
+        spec = write_spec(name, cluster={"executor": "local", "tasks_per_node": num_tasks}, train=train)
+        hpc_yolo("submit", spec)
+        assert events_of(name, AttemptStarted)[0].world_size == num_tasks
+        steps.append([[getattr(event, figure) for figure in FIGURES] for event in events_of(name, StepLogged)])
+    assert len(steps[0]) == 20
+    for alone, together in zip(*steps, strict=True):
+        assert together == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_run_ends_with_its_table_and_submitting_again_goes_on(write_spec, hpc_yolo, events_of, tmp_path):
+    spec = write_spec("twice", cluster=LOCAL_PAIR)
+    done = hpc_yolo("submit", spec)
+    for words in ("epoch 2/2", "mAP50-95", "circle", "img/s", "best.safetensors", "last.safetensors"):
+        assert words in done.stdout
+    hpc_yolo("submit", spec, "--set", "train.epochs=3")
+    first, second = events_of("twice", AttemptStarted)
+    assert (first.attempt, first.step, second.attempt, second.step) == (1, 0, 2, 10)
+    assert events_of("twice", AttemptEnded)[-1].step == 15
+    run = tmp_path / "runs" / "twice"
+    assert read_description(run / "checkpoints" / "best.safetensors").names == ["circle", "square", "triangle", "star"]
+    assert not list(run.rglob("*.part")), "a temporary file is left"
+    other = hpc_yolo("submit", spec, "--set", "train.batch=4", check=False)
+    assert other.returncode == 6
+    assert "train.batch: 8 -> 4" in other.stderr
+
+
+def test_a_checkpoint_of_ours_is_where_another_run_may_begin(write_spec, hpc_yolo, events_of, tmp_path):
+    hpc_yolo("submit", write_spec("first", cluster={"executor": "local"}, train={"epochs": 1}))
+    weights = tmp_path / "runs" / "first" / "checkpoints" / "best.safetensors"
+    train = {"epochs": 1, "freeze": 10, "cache": "ram", "save_period": 1, "optimizer": "AdamW"}
+    hpc_yolo("submit", write_spec("second", cluster={"executor": "debug"}, train=train, weights=str(weights)))
+    assert events_of("second", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
+    saved = {event.path for event in events_of("second", CheckpointSaved)}
+    assert saved == {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "checkpoints/epoch0.safetensors"}
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yolo, events_of, tmp_path):
+    spec = write_spec("stopped", cluster=LOCAL_PAIR, train={"epochs": 300, "val_every": 300})
+    process = start("submit", spec)
+    wait_until(lambda: len(events_of("stopped", StepLogged)) > 3, "some steps")
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "the state is being saved" in output
+    assert "Traceback" not in output + errors
+    ended = events_of("stopped", AttemptEnded)[-1]
+    assert ended.outcome == AttemptEnded.STOPPED
+    assert json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)[0]["state"] == "stopped"
+    last_epoch = ended.epoch + 1
+    hpc_yolo("submit", spec, "--set", f"train.epochs={last_epoch}", "--set", f"train.val_every={last_epoch}")
+    assert events_of("stopped", AttemptStarted)[-1].step == ended.step
+    assert events_of("stopped", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
+
+
+def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_the_run(
+    write_spec, start, events_of, tmp_path
+):
+    spec = write_spec("broken", cluster=LOCAL_PAIR, train={"epochs": 300, "val_every": 300})
+    process = start("submit", spec)
+    wait_until(lambda: len(events_of("broken", StepLogged)) > 3, "some steps")
+    checkpoints = tmp_path / "runs" / "broken" / "checkpoints"
+    checkpoints.rename(checkpoints.with_name("gone"))  # what rank 0 alone runs into, at the end of the epoch
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "rank 0 on" in errors
+    assert "FileNotFoundError" in errors
+    assert "Traceback" in errors
+    job_id = json.loads((tmp_path / "runs" / "broken" / "submissions.jsonl").read_text())["job_id"]
+    wait_until(lambda: not local_job_is_alive(job_id, os.uname().nodename), "all processes to end", timeout_s=30)
+
+
+def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):
+    dataset = tmp_path / "few.yaml"
+    dataset.write_text(f"path: {shapes.parent}\ntrain: images/train\nval: labels\nnames: [a, b, c, d]\n")
+    done = hpc_yolo("submit", write_spec("mistaken", cluster=LOCAL_PAIR, data=str(dataset)), check=False)
+    assert done.returncode == 3
+    assert "no pictures in" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rank_that_does_not_come_is_named(write_spec):
+    spec = write_spec("waiting", train={"start_timeout_s": 1})
+    variables = {"JOB_ID": "99", "NTASKS": "3", "JOB_NUM_NODES": "1", "NODEID": "0", "GLOBALID": "0", "LOCALID": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hpc_yolo", "train", str(spec), "--set", "train.batch=12"],
+        env=os.environ | {f"SUBMITIT_LOCAL_{name}": value for name, value in variables.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 8
+    assert "after 1 s 2 of 3 ranks are missing: 1 (node 0), 2 (node 0)" in done.stderr
+    assert "train.start_timeout_s" in done.stderr
+
+
+def test_torchrun_starts_the_tasks_too(write_spec, events_of):
+    spec = write_spec("torchrun", train={"epochs": 1})
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "-m",
+        "hpc_yolo",
+        "train",
+        str(spec),
+    ]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    (started,) = events_of("torchrun", AttemptStarted)
+    assert (started.launcher, started.world_size) == ("torchrun", 2)
+    assert events_of("torchrun", Evaluated)
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "words"),
+    [
+        (["--set", "data=nowhere.yaml"], 3, "there is no dataset"),
+        (["--set", "output={file}"], 6, "cannot be written"),
+        (["--set", "train.batch=7"], 2, "7 is not a multiple of the world size 2 (1 nodes x 2 tasks)"),
+        (["--set", "model=yolov9"], 2, "there is no model 'yolov9'"),
+        (["--set", "train.epochs"], 2, "write FIELD=VALUE"),
+        (["--nodes", "two"], 2, "--nodes two: cluster.nodes: 'two' is not allowed"),
+        (["--set", "weights={file}"], 7, "cannot be read as a checkpoint"),
+        (["--colour"], 2, "No such option"),
+    ],
+)
+def test_a_mistake_is_one_message_and_an_exit_code(write_spec, hpc_yolo, tmp_path, options, exit_code, words):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    spec = write_spec("wrong", cluster=LOCAL_PAIR)
+    done = hpc_yolo("submit", spec, *(option.format(file=file) for option in options), check=False)
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_of_a_checkpoint_survives_json():
+    """Floats must come back bit for bit, or a resumed run would differ."""
+    import msgspec
+
+    progress = Progress(step=7, best_fitness=0.1 + 0.2, epoch_items=[1 / 3, 2e-17, 5e300])
+    assert msgspec.json.decode(msgspec.json.encode(progress), type=Progress) == progress
