@@ -25,7 +25,14 @@ class StopRequest:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def _note(self, signal_number: int, _frame: FrameType | None) -> None:
-        self.signal_number = signal_number
+        self.signal_number = self.signal_number or signal_number  # the first one is the cause
+
+
+def end_at_once_until_training() -> None:
+    """Before the first step nothing can be lost: SIGTERM ends a task at once, whoever handled it before, and the
+    warning before a time limit means nothing yet."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def describe(signal_number: int) -> str:

@@ -221,6 +221,8 @@ def submit(plan: Plan) -> SubmittedJob:
         gpus_per_node=plan.gpus_per_node,
     )
     add_submission(plan.run, submission)
+    if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
+        raise error
     return SubmittedJob(submission, owned=True)
 
 
@@ -326,7 +328,7 @@ def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
             timeout_min=LOCAL_LIMIT_MIN,
             stderr_to_stdout=True,
         )
-    with _only_own_variables():
+    with _only_own_variables(), _interrupt_ignored():
         try:
             return executor.submit(TrainingJob(str(plan.run.path)))
         except submitit.core.utils.FailedJobError as error:
@@ -352,6 +354,16 @@ def _only_own_variables() -> Iterator[None]:
         yield
     finally:
         _replace_environment(before)
+
+
+@contextlib.contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """Processes started inside the block are deaf to the terminal's Ctrl-C: we tell them, and they save first."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _replace_environment(environ: Mapping[str, str]) -> None:

@@ -136,10 +136,10 @@ def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
         return model
     if sync_bn:
         model = convert_sync_batchnorm(model, world.device)
+    # Buffers, that is running statistics, follow rank 0's at every step: DDP's default under whatever name.
     return DistributedDataParallel(
         model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=True,
         gradient_as_bucket_view=True,
     )
 

@@ -22,7 +22,7 @@ from hpc_yolo.distributed import World, choose_device, connected
 from hpc_yolo.engine.build import build, cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import ClusterError, HpcYoloError
-from hpc_yolo.preemption import StopRequest, describe
+from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
@@ -37,11 +37,10 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
         SystemExit: a signal stopped the attempt (128 + its number), or, with several ranks, an error ended it.
         HpcYoloError: with a single rank, what went wrong.
     """
-    stop = StopRequest()
-    stop.install()
+    end_at_once_until_training()
     process = ProcessInfo.from_env(current_environment())
     try:
-        stopped_by = train_attempt(run, spec, process, stop)
+        stopped_by = train_attempt(run, spec, process)
     except Exception as error:
         report_failure(run, process, error)
         if process.world_size == 1:
@@ -54,13 +53,15 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
         sys.exit(128 + stopped_by)
 
 
-def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo, stop: StopRequest) -> int:
+def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
     device = choose_device(spec.train.device, process.local_rank)
     journal = new_journal(run) if process.rank == 0 else None
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         parts = build(spec, world, run, warn=lambda message: warn(journal, message))
+        stop = StopRequest()
+        stop.install()
         trainer = Trainer(parts, world, run, journal, stop)
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))

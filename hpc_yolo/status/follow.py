@@ -27,6 +27,7 @@ from hpc_yolo.status.view import figure, results_table
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
 OUTPUT_LINES = 10
+INTERRUPTED = 130
 
 
 class FollowedJob(Protocol):
@@ -52,6 +53,7 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
     reader = JournalReader(run.journal)
     console = Console()
     ended: AttemptEnded | None = None
+    interrupted = False
     with RunDisplay(console, quiet=quiet) as display:
         alive = True
         while alive:
@@ -68,7 +70,10 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
                     return 0
                 console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
                 _wait_for_end(job)
-                alive = True  # once more round, for its last words
+                interrupted = alive = True  # once more round, for its last words
+    if ended is None and interrupted:
+        console.print("stopped before the first step; submit the spec again to begin")
+        return INTERRUPTED
     return conclude(run, ended, since, console)
 
 
@@ -83,7 +88,7 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
         return 0
     if ended is not None and ended.outcome == AttemptEnded.STOPPED:
         console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
-        return 130
+        return INTERRUPTED
     failure = first_failure(run, since)
     if failure is None:
         raise TrainingError(f"the job ended without a word to its journal; the end of its output:\n{last_output(run)}")

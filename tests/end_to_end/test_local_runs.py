@@ -153,7 +153,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
-        "--master-port=0",
+        "--standalone",
         "-m",
         "hpc_yolo",
         "train",
