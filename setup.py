@@ -50,7 +50,7 @@ setup(
             "mypy>=1.11",
             "ruff>=0.6",
             "types-PyYAML",
-            "build>=1.2",  # the wheel test
+            "setuptools>=77",  # the wheel test builds with it
         ],
     },
     entry_points={"console_scripts": ["hpc-yolo = hpc_yolo.cli.main:main"]},

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -307,6 +306,8 @@ def git_commit(folder: Path) -> str | None:
 
 def installed_packages() -> list[str]:
     """name==version of every distribution in this environment, by name."""
+    import importlib.metadata  # 12 ms that a dry run need not wait for
+
     found = {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}
     return sorted(found, key=str.lower)
 

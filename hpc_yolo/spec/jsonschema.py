@@ -17,8 +17,8 @@ def json_schema() -> dict[str, Any]:
     for name in ("cluster", "train", "checkpoint"):
         definitions["Spec"]["properties"][name].pop("default", None)
     return {
+        **definitions.pop("Spec"),
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hpc-yolo spec",
-        **definitions.pop("Spec"),
         "$defs": definitions,
     }

@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -122,8 +122,7 @@ class SectionReader:
 @cache
 def field_types(section: type[Section]) -> dict[str, Any]:
     """Field name -> annotated type."""
-    hints = get_type_hints(section, include_extras=True)
-    return {field.name: hints[field.name] for field in msgspec.structs.fields(section)}
+    return {field.name: field.type for field in msgspec.structs.fields(section)}
 
 
 def describe(kind: Any) -> str:

@@ -1,0 +1,55 @@
+"""Start-up of the commands that people wait for on a login node, as multiples of `import rich, yaml` in the same run.
+
+    python benchmarks/startup.py          # prints a table; figures that were kept: benchmarks/README.md
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROUNDS = 15
+LIMIT = 4.0
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Interleave all commands, so that whatever else the machine does falls on each alike."""
+    command = str(Path(sys.executable).parent / "hpc-yolo")
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_empty_dataset(Path(folder))
+        dry_run = ["submit", "configs/quickstart.yaml", "--dry-run", "--set", f"data={data}", "--set", f"output={folder}"]
+        commands = {
+            "import rich, yaml": [sys.executable, "-c", "import rich, yaml"],
+            "--help": [command, "--help"],
+            "submit --dry-run": [command, *dry_run],
+            "submit --dry-run --local": [command, *dry_run, "--local"],
+            "status": [command, "status", "--root", folder],
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(ROUNDS):
+            for name, words in commands.items():
+                started = time.perf_counter()
+                subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+                seconds[name].append(time.perf_counter() - started)
+    unit_s = statistics.median(seconds["import rich, yaml"])
+    print(f"{'command':26} {'median ms':>9} {'times':>6}   (limit {LIMIT:g})")
+    for name, measured in seconds.items():
+        print(f"{name:26} {statistics.median(measured) * 1e3:9.0f} {statistics.median(measured) / unit_s:6.2f}")
+
+
+def write_empty_dataset(folder: Path) -> Path:
+    """A dataset YAML whose splits exist."""
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+    path = folder / "dataset.yaml"
+    path.write_text("train: train\nval: val\nnames: [thing]\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()

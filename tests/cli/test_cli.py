@@ -1,0 +1,171 @@
+"""What people type and read: help, checks, rendering, status, completion."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.errors import HpcYoloError, SpecError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
+from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.submissions import Submission, add_submission
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_cli(*words: object):
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, (HpcYoloError, SystemExit)):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def spec(tmp_path) -> Path:
+    path = tmp_path / "spec.yaml"
+    content = {"name": "run", "model": "yolov5n", "data": "data.yaml", "output": str(tmp_path / "runs")}
+    path.write_text(yaml.safe_dump(content | {"cluster": {"nodes": 2, "gpus_per_node": 4}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in cli.commands)], ids=lambda words: " ".join(words) or "top"
+)
+def test_help_says_what_a_command_is_for(command):
+    result = run_cli(*command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_check_prints_all_mistakes_at_once(spec):
+    spec.write_text("name: run\nmodel: yolov5n\ndata: x\ntrain: {epochs: ten, batch: 7}\nclustre: {}\n")
+    result = run_cli("check", spec, "--gpus-per-node", "4")
+    assert isinstance(result.exception, SpecError)
+    text = str(result.exception)
+    for words in ("3 mistakes", "spec.yaml:4:17: train.epochs", "4 or 8", "clustre: unknown field"):
+        assert words in text
+
+
+def test_check_of_a_good_spec_says_what_it_would_do(spec):
+    result = run_cli("check", spec, "--set", "train.epochs=7")
+    assert result.exit_code == 0
+    assert "7 epochs of batch 16 on 2 nodes x 4 tasks" in result.output
+
+
+def test_the_printed_schema_is_json():
+    assert json.loads(run_cli("schema").output)["title"] == "hpc-yolo spec"
+
+
+def test_render_passes_the_options_on_to_the_tasks(spec):
+    output = run_cli("render", spec, "--nodes", "4", "--set", "train.epochs=3").output
+    assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4" in output
+    assert output.splitlines()[-1].endswith(f"-m hpc_yolo train {spec} --set cluster.nodes=4 --set train.epochs=3")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_comes_for_every_shell(shell):
+    assert "_HPC_YOLO_COMPLETE" in run_cli("completion", shell).output
+
+
+def test_bash_accepts_its_completion_script():
+    script = run_cli("completion", "bash").output
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_without_runs_status_says_what_to_type(tmp_path):
+    assert "hpc-yolo submit" in run_cli("status", "--root", tmp_path).output
+    assert json.loads(run_cli("status", "--root", tmp_path, "--json").output) == []
+
+
+def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True) -> RunDirectory:
+    """A run of two ranks as its files tell it."""
+    run = RunDirectory(root / name)
+    run.create()
+    run.spec.write_text("name: run\n")
+    if submitted:
+        submission = Submission(
+            time=10.0, executor="local", job_id="1", host="elsewhere", num_nodes=1, tasks_per_node=2, gpus_per_node=0
+        )
+        add_submission(run, submission)
+    journal = JournalWriter(run.journal, attempt=1, clock=lambda: 20.0)
+    ranks = [RankPlace(rank=rank, local_rank=rank, node_rank=0, host="h", pid=1) for rank in range(2)]
+    journal.write(
+        AttemptStarted(
+            job_id="1", launcher="submitit-local", device="cpu", precision="float32", world_size=2, num_nodes=1,
+            batch=16, epochs=4, steps_per_epoch=5, num_images=80, epoch=0, step=0, ranks=ranks,
+        )
+    )  # fmt: skip
+    journal.write(EpochEnded(epoch=1, step=10, box=0.1, obj=0.02, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0))
+    journal.write(
+        Evaluated(
+            epoch=1, step=10, num_images=8, precision=0.5, recall=0.5, map50=0.625, map50_95=0.5, images_per_s=9.0,
+            seconds=1.0, is_best=True, classes=[],
+        )
+    )  # fmt: skip
+    if ended is not None:
+        journal.write(AttemptEnded(outcome=ended, epoch=1, step=10, detail="why"))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("ended", "state"),
+    [("finished", "done"), ("failed", "failed"), ("stopped", "stopped"), (None, "running")],
+)
+def test_status_tells_the_state_and_the_figures_of_a_run(tmp_path, ended, state):
+    make_run(tmp_path, "first", ended=ended)
+    (facts,) = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
+    assert facts["state"] == state
+    expected = {"job_id": "1", "num_nodes": 1, "tasks_per_node": 2, "epoch": 1, "epochs": 4, "step": 10, "attempts": 1}
+    assert expected.items() <= facts.items()
+    assert (facts["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
+    table = run_cli("status", "--root", tmp_path).output
+    for words in ("first", state, "1 x 2", "2/4", "10/20", "0.150", "0.625", "0.500", "50.0"):
+        assert words in table
+
+
+def test_status_names_the_cause_and_not_its_echo(tmp_path):
+    run = make_run(tmp_path, "broken", ended="failed")
+    cause = Failure(
+        time=15.0, rank=3, host="gpu02", job_id="1", kind="ValueError", message="bad", exit_code=1, is_echo=False,
+        traceback="Traceback\nValueError: bad",
+    )  # fmt: skip
+    write_failure(run, cause)
+    write_failure(run, msgspec.structs.replace(cause, time=14.0, rank=0, traceback="connection closed", is_echo=True))
+    assert "broken: failed: ValueError: bad" in run_cli("status", "--root", tmp_path).output
+
+
+def test_a_run_whose_processes_are_gone_is_lost_and_one_started_by_hand_is_shown(tmp_path):
+    run = make_run(tmp_path, "vanished", ended=None)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    submission = Submission(
+        time=11.0, executor="local", job_id=str(gone.pid), host=os.uname().nodename, num_nodes=1, tasks_per_node=2,
+        gpus_per_node=0,
+    )  # fmt: skip
+    add_submission(run, submission)
+    make_run(tmp_path, "by-hand", ended=None, submitted=False)
+    facts = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
+    assert [(row["name"], row["state"]) for row in facts] == [("by-hand", "running"), ("vanished", "lost")]
+
+
+def test_following_what_was_never_submitted_is_one_message(tmp_path):
+    result = run_cli("follow", tmp_path)
+    assert "nothing was submitted there" in str(result.exception)
+
+
+def test_a_pipe_that_closes_early_is_no_error():
+    script = f"{sys.executable} -m hpc_yolo schema | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""

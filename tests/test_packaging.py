@@ -1,0 +1,71 @@
+"""The wheel that `pip install .` makes: what the repository keeps at its top must travel inside."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of the tracked and new files, so that the checkout stays as it is."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+        names = archive.namelist()
+    for folder in ("configs", "slurm"):
+        for file in (ROOT / folder).rglob("*"):
+            assert not file.is_file() or f"hpc_yolo/{file.relative_to(ROOT)}" in names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+    program = (
+        "from hpc_yolo.resources import resource_folder; from hpc_yolo.spec.rules import model_names\n"
+        "print(resource_folder('slurm') / 'train.sbatch', len(model_names()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": "."},
+    )
+    template, num_models = done.stdout.split()
+    assert (tmp_path / template).samefile(tmp_path / "hpc_yolo" / "slurm" / "train.sbatch")
+    assert num_models == "10"
+
+
+def test_every_dependency_has_a_lower_bound_and_a_reason():
+    lines = (ROOT / "setup.py").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if "install_requires" in line)
+    end = next(number for number, line in enumerate(lines) if number > start and line.strip() == "],")
+    for line in lines[start + 1 : end]:
+        requirement, _, reason = line.partition("  # ")
+        assert ">=" in requirement, line
+        assert len(reason.split()) >= 3, line
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme():
+    assert "make test" in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
