@@ -178,6 +178,14 @@ def choose_device(requested: str, local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
+def make_deterministic() -> None:
+    """Prefer operations that give the same result every time; one that has no such form warns and runs."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries start
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
 def _open_store(process: ProcessInfo, run: RunDirectory, timeout_s: float) -> Store:
     if process.launcher == "torchrun":
         # torchrun's agent already serves the store, at the address that it gave to every worker.

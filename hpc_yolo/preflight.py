@@ -12,7 +12,7 @@ from pathlib import Path
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_submission
@@ -24,10 +24,15 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
 
     Raises:
         DataError: the dataset or one of its splits is not there.
+        CheckpointError: the weights are not there.
         RunError: the folder of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
     load_dataset(Path(spec.data))
+    if spec.weights and not Path(spec.weights).is_file():
+        raise CheckpointError(
+            f"weights: there is no file {spec.weights}", hint="write weights: '' to begin from scratch"
+        )
     require_writable(Path(spec.output).absolute())
     require_not_under_way(run)
     if for_slurm:

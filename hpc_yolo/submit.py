@@ -177,7 +177,7 @@ def choose_executor(spec: Spec) -> tuple[str, str]:
             f"cluster.executor is slurm, but {probe.reason}",
             hint="try again when Slurm is back, or train on this machine with --local",
         )
-    return "local", f"{probe.reason}, so local processes train"
+    return "local", f"{probe.reason.partition(' (')[0]}, so local processes train"
 
 
 def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from hpc_yolo.models import Detector, build_model
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import Hyperparameters, Spec
 
 
 def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:
@@ -49,6 +49,9 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
     dataset = load_dataset(Path(spec.data))
     training_index, validation_index = scan_dataset(dataset, world, warn)
     hyp = load_hyperparameters(train)
+    if world.is_main:
+        for message in without_effect(hyp):
+            warn(message)
     schedule = Schedule(
         hyp, train.epochs, steps_per_epoch(training_index.num_images, train.batch), train.batch, train.cos_lr
     )
@@ -102,6 +105,16 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
         ),
         progress=progress,
     )
+
+
+def without_effect(hyp: Hyperparameters) -> list[str]:
+    """What published hyperparameter files ask for and this version does not do."""
+    messages = []
+    if hyp.copy_paste:
+        messages.append("hyperparameter copy_paste has no effect: labels are read as boxes, and it needs polygons")
+    if hyp.anchors is not None:
+        messages.append("hyperparameter anchors has no effect: the model's own anchors stay")
+    return messages
 
 
 def scan_dataset(dataset: Dataset, world: World, warn: Callable[[str], None]) -> tuple[ImageIndex, ImageIndex]:

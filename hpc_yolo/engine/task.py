@@ -18,7 +18,7 @@ import torch
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.distributed import World, choose_device, connected
+from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.engine.build import build, cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import ClusterError, HpcYoloError
@@ -59,6 +59,8 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     journal = new_journal(run) if process.rank == 0 else None
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
+        if spec.train.deterministic:
+            make_deterministic()
         parts = build(spec, world, run, warn=lambda message: warn(journal, message))
         stop = StopRequest()
         stop.install()
@@ -67,13 +69,15 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
             journal.write(attempt_started(spec, world, trainer))
         stopped_by = trainer.run()
     if journal is not None:
-        leave(spec, process, journal, trainer, stopped_by)
+        leave(run, spec, process, journal, trainer, stopped_by)
     return stopped_by
 
 
-def leave(spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int) -> None:
+def leave(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
+) -> None:
     """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
-    requeues = wants_requeue(spec, process, stopped_by)
+    requeues = wants_requeue(run, spec, process, stopped_by)
     journal.write(
         AttemptEnded(
             outcome=AttemptEnded.STOPPED if stopped_by else AttemptEnded.FINISHED,
@@ -88,17 +92,25 @@ def leave(spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Tra
         scheduler.requeue(process.job_id)
 
 
-def wants_requeue(spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
+def wants_requeue(run: RunDirectory, spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
     """Whether Slurm interrupted a job that is still its own: a cancelled one must not rise again."""
     if process.launcher == "submitit-local" or process.job_id is None or spec.cluster.requeue != "requeue":
         return False
     if stopped_by not in (signal.SIGTERM, signal.SIGUSR2):
+        return False
+    if stopped_by == signal.SIGUSR2 and num_timeouts(run) >= spec.cluster.max_timeouts:
         return False
     try:
         state = scheduler.job_states([process.job_id]).get(process.job_id)
     except ClusterError:
         return False
     return state is not None and state.state == "RUNNING"
+
+
+def num_timeouts(run: RunDirectory) -> int:
+    """How many attempts were queued again at their time limit."""
+    ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded) and event.requeued]
+    return sum(event.detail == describe(signal.SIGUSR2) for event in ends)
 
 
 def new_journal(run: RunDirectory) -> JournalWriter:
