@@ -79,13 +79,13 @@ class ValidationLoader:
         self, index: ImageIndex, *, imgsz: int, batch: int, stride: int, rank: int, world_size: int, workers: int
     ) -> None:
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
-        groups = [order[start : start + batch] for start in range(0, len(order), batch)]
-        # Rotating which rank begins a group evens out what the last, short ones leave over.
-        mine = [
-            (group[(rank - number) % world_size :: world_size], shape)
-            for number, (group, shape) in enumerate(zip(groups, shapes, strict=True))
-        ]
-        batches = _ValidationBatches(index, imgsz, [(images, shape) for images, shape in mine if len(images)])
+        mine = []
+        for start, shape in zip(range(0, len(order), batch), shapes, strict=True):
+            # Picture number p of the whole order is rank p % world size's, so that shares differ by one at the most.
+            images = order[start : start + batch][(rank - start) % world_size :: world_size]
+            if len(images):
+                mine.append((images, shape))
+        batches = _ValidationBatches(index, imgsz, mine)
         self._loader = _loader(batches, list(range(len(batches))), workers)
 
     def __iter__(self) -> Iterator[ValidationBatch]:
