@@ -1,6 +1,6 @@
 """Start-up of the commands that people wait for on a login node, as multiples of `import rich, yaml` in the same run.
 
-    python benchmarks/startup.py          # prints a table; figures that were kept: benchmarks/README.md
+python benchmarks/startup.py          # prints a table; figures that were kept: benchmarks/README.md
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ def main() -> None:
     command = str(Path(sys.executable).parent / "hpc-yolo")
     with tempfile.TemporaryDirectory() as folder:
         data = write_empty_dataset(Path(folder))
-        dry_run = ["submit", "configs/quickstart.yaml", "--dry-run", "--set", f"data={data}", "--set", f"output={folder}"]
+        dry_run = [
+            "submit",
+            "configs/quickstart.yaml",
+            "--dry-run",
+            "--set",
+            f"data={data}",
+            "--set",
+            f"output={folder}",
+        ]
         commands = {
             "import rich, yaml": [sys.executable, "-c", "import rich, yaml"],
             "--help": [command, "--help"],

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -196,6 +197,18 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
         return len([device for device in listed.split(",") if device.strip() not in ("", "-1")])
     cards = Path("/proc/driver/nvidia/gpus")
     return len(list(cards.iterdir())) if cards.is_dir() else 0
+
+
+def start_estimate(script: str) -> str:
+    """When Slurm would start the job, or why it would not, in a few words; nothing is queued."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+        file.write(script)
+        file.flush()
+        try:
+            estimate = scheduler.estimate_start(Path(file.name))
+        except ClusterError as error:
+            return f"not as it is: {error.message}"
+    return f"at {estimate.start} on {estimate.nodes}, says Slurm"
 
 
 def submit(plan: Plan) -> SubmittedJob:

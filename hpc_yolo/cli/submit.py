@@ -35,7 +35,7 @@ def submit(
     Submitting a spec again goes on with its run from the last checkpoint.
     """
     from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit import make_plan
+    from hpc_yolo.submit import make_plan, start_estimate
 
     overrides = read_overrides(assignments, shortcuts)
     if local:
@@ -46,7 +46,7 @@ def submit(
         click.echo(f"{what:14} {decision}")
     if dry_run:
         if plan.script is not None:
-            click.echo(f"\n{plan.script}", nl=False)
+            click.echo(f"{'start':14} {start_estimate(plan.script)}\n\n{plan.script}", nl=False)
         return
     _carry_out(plan, follow=follow, wait=wait)
 

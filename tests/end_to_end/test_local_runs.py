@@ -81,10 +81,12 @@ def test_a_checkpoint_of_ours_is_where_another_run_may_begin(write_spec, hpc_yol
     hpc_yolo("submit", write_spec("first", cluster={"executor": "local"}, train={"epochs": 1}))
     weights = tmp_path / "runs" / "first" / "checkpoints" / "best.safetensors"
     train = {"epochs": 1, "freeze": 10, "cache": "ram", "save_period": 1, "optimizer": "AdamW"}
-    hpc_yolo("submit", write_spec("second", cluster={"executor": "debug"}, train=train, weights=str(weights)))
+    top = {"weights": str(weights), "checkpoint": {"every_steps": 2}}
+    hpc_yolo("submit", write_spec("second", cluster={"executor": "debug"}, train=train, **top))
     assert events_of("second", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
-    saved = {event.path for event in events_of("second", CheckpointSaved)}
-    assert saved == {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "checkpoints/epoch0.safetensors"}
+    saved = events_of("second", CheckpointSaved)
+    assert [event.step for event in saved if event.path.endswith("last.safetensors")] == [2, 4, 5]
+    assert {event.path for event in saved} == {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "checkpoints/epoch0.safetensors"}
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yolo, events_of, tmp_path):

@@ -60,6 +60,7 @@ def test_the_script_that_goes_is_the_one_that_dry_run_shows(in_slurm, write_spec
     spec = write_spec("shown", cluster=TWO_BY_TWO | {"gpus_per_node": 2, "sbatch": {"hold": True}})
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
     assert not (tmp_path / "runs").exists(), "a dry run touches nothing"
+    assert "on gpu[01-02], says Slurm" in shown
     queued = hpc_yolo("submit", spec).stdout
     run = tmp_path / "runs" / "shown"
     assert "hpc-yolo follow" in queued
