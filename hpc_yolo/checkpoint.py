@@ -30,7 +30,7 @@ class Progress(msgspec.Struct, kw_only=True):
     best_fitness: float = -1.0
     best_epoch: int = -1
     epoch_items: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])
-    scaler: dict[str, float] = msgspec.field(default_factory=dict)
+    scaler: dict[str, int | float] = msgspec.field(default_factory=dict)
 
 
 class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):

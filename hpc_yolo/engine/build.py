@@ -26,7 +26,7 @@ from hpc_yolo.models import Detector, build_model
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
-from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
 
 
 def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:
@@ -40,71 +40,83 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
         CheckpointError: `last` or the weights cannot be used.
         TrainingError: the global batch cannot be split over the ranks.
     """
-    train = spec.train
-    if train.batch % world.size:
-        raise TrainingError(
-            f"train.batch: {train.batch} images cannot be split evenly over {world.size} ranks",
-            hint=f"take a multiple of {world.size}, or another number of tasks",
-        )
+    require_even_split(spec.train.batch, world.size)
     dataset = load_dataset(Path(spec.data))
-    training_index, validation_index = scan_dataset(dataset, world, warn)
-    hyp = load_hyperparameters(train)
+    indexes = scan_dataset(dataset, world, warn)
+    hyp = load_hyperparameters(spec.train)
     if world.is_main:
         for message in without_effect(hyp):
             warn(message)
-    schedule = Schedule(
-        hyp, train.epochs, steps_per_epoch(training_index.num_images, train.batch), train.batch, train.cos_lr
-    )
-    model = build_network(spec, dataset.num_classes, world.device)
-    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
-    if train.precision == "fp64":
-        model = model.double()
-    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
-    ema = ModelEma(model)
-    trained = distribute(model, train.sync_bn, world)
-    optimizer = build_optimizer(model, train.optimizer, schedule)
-    dtype = autocast_dtype(train.precision, world.device)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=dtype is torch.float16)
-    progress = Progress()
+    parts = build_parts(spec, dataset, indexes, hyp, world)
     if run.last.exists():
-        progress = checkpoint.load_training(run.last, model=model, ema=ema.model, optimizer=optimizer)
-        ema.updates = progress.ema_updates
-        scaler.load_state_dict(progress.scaler)
-    workers = loader_workers(train.workers, world)
+        restore(parts, run.last)
+    return parts
+
+
+def build_parts(
+    spec: Spec, dataset: Dataset, indexes: tuple[ImageIndex, ImageIndex], hyp: Hyperparameters, world: World
+) -> TrainingParts:
+    """Network, loss, optimiser and loaders as they are before the first step."""
+    train = spec.train
+    schedule = Schedule(
+        hyp, train.epochs, steps_per_epoch(indexes[0].num_images, train.batch), train.batch, train.cos_lr
+    )
+    dtype = torch.float64 if train.precision == "fp64" else torch.float32
+    model = build_network(spec, dataset.num_classes, world.device).to(dtype)
+    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
+    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
+    ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
+    mixed = autocast_dtype(train.precision, world.device)
+    training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world)
     return TrainingParts(
         spec=spec,
         description=ModelDescription(model=spec.model, names=list(dataset.names), imgsz=train.imgsz),
         model=model,
-        trained=trained,
+        trained=distribute(model, train.sync_bn, world),
         ema=ema,
         loss=loss.to(world.device),
-        optimizer=optimizer,
-        scaler=scaler,
-        dtype=torch.float64 if train.precision == "fp64" else torch.float32,
-        autocast_dtype=dtype,
+        optimizer=build_optimizer(model, train.optimizer, schedule),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16),
+        dtype=dtype,
+        autocast_dtype=mixed,
         schedule=schedule,
-        training=TrainingLoader(
-            training_index,
-            imgsz=train.imgsz,
-            batch=train.batch,
-            hyp=hyp,
-            seed=train.seed,
-            rank=world.rank,
-            world_size=world.size,
-            workers=workers,
-            cache=train.cache,
-        ),
-        validation=ValidationLoader(
-            validation_index,
-            imgsz=train.imgsz,
-            batch=2 * train.batch,
-            stride=int(model.stride.max()),
-            rank=world.rank,
-            world_size=world.size,
-            workers=workers,
-        ),
-        progress=progress,
+        training=training,
+        validation=validation,
+        progress=Progress(),
     )
+
+
+def build_loaders(
+    train: TrainSpec, indexes: tuple[ImageIndex, ImageIndex], hyp: Hyperparameters, stride: int, world: World
+) -> tuple[TrainingLoader, ValidationLoader]:
+    """The training and validation pictures of this rank."""
+    places = {"rank": world.rank, "world_size": world.size, "workers": loader_workers(train.workers, world)}
+    training = TrainingLoader(
+        indexes[0], imgsz=train.imgsz, batch=train.batch, hyp=hyp, seed=train.seed, cache=train.cache, **places
+    )
+    return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
+
+
+def restore(parts: TrainingParts, last: Path) -> None:
+    """Go on from the state in `last`."""
+    progress = checkpoint.load_training(last, model=parts.model, ema=parts.ema.model, optimizer=parts.optimizer)
+    parts.progress = progress
+    parts.ema.updates = progress.ema_updates
+    if progress.scaler:  # empty where the attempt before needed none
+        parts.scaler.load_state_dict(progress.scaler)
+
+
+def require_even_split(batch: int, world_size: int) -> None:
+    """The ranks that are there may be others than the spec asked for.
+
+    Raises:
+        TrainingError: the batch is no multiple of the world size.
+    """
+    if batch % world_size:
+        raise TrainingError(
+            f"train.batch: {batch} images cannot be split evenly over {world_size} ranks",
+            hint=f"take a multiple of {world_size}, or another number of tasks",
+        )
 
 
 def without_effect(hyp: Hyperparameters) -> list[str]:
