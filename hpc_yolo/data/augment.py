@@ -174,9 +174,9 @@ def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], .
 
 def change_colours(pixels: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
     """The picture with hue, saturation and value scaled by `gains`."""
-    channels = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV))
-    changed = [cv2.LUT(channel, table) for channel, table in zip(channels, hsv_tables(gains), strict=True)]
-    return np.asarray(cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR), dtype=np.uint8)
+    tables = np.stack(hsv_tables(gains), axis=-1)[None]  # one look-up for all three channels
+    changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), tables)
+    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), dtype=np.uint8)
 
 
 def flip(pixels: Pixels, shares: Rows, *, up_down: bool, left_right: bool) -> tuple[Pixels, Rows]:
