@@ -24,9 +24,10 @@ from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import ClusterError, HpcYoloError
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, WarningRaised
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.runs.lines import event_line
 from hpc_yolo.spec.schema import Spec
 
 
@@ -56,7 +57,7 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
 def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
     device = choose_device(spec.train.device, process.local_rank)
-    journal = new_journal(run) if process.rank == 0 else None
+    journal = new_journal(run, spec.train.epochs) if process.rank == 0 else None
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         if spec.train.deterministic:
@@ -113,10 +114,15 @@ def num_timeouts(run: RunDirectory) -> int:
     return sum(event.detail == describe(signal.SIGUSR2) for event in ends)
 
 
-def new_journal(run: RunDirectory) -> JournalWriter:
-    """The journal of the next attempt: attempts are counted by their starts, over all jobs of the run."""
+def new_journal(run: RunDirectory, epochs: int) -> JournalWriter:
+    """The journal of the next attempt, counted by starts over all jobs of the run; rank 0's log has its main lines."""
+
+    def print_line(event: AnyEvent) -> None:
+        if (line := event_line(event, epochs)) is not None:
+            print(line, flush=True)
+
     attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
-    return JournalWriter(run.journal, attempt=len(attempts) + 1)
+    return JournalWriter(run.journal, attempt=len(attempts) + 1, on_event=print_line)
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
@@ -146,8 +152,7 @@ def set_threads(world: World) -> None:
 
 
 def warn(journal: JournalWriter | None, message: str) -> None:
-    """Tell a person and the journal."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Rank 0 tells of something that a person should know."""
     if journal is not None:
         journal.write(WarningRaised(message=message))
 

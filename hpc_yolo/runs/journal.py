@@ -18,12 +18,19 @@ from hpc_yolo.runs.events import AnyEvent
 
 
 class JournalWriter:
-    """Appends events of one attempt. Only rank 0 has one."""
+    """Appends events of one attempt and then tells `on_event` of each. Only rank 0 has one."""
 
-    def __init__(self, path: Path, attempt: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        attempt: int,
+        clock: Callable[[], float] = time.time,
+        on_event: Callable[[AnyEvent], None] = lambda _event: None,
+    ) -> None:
         self._path = path
         self._attempt = attempt
         self._clock = clock
+        self._on_event = on_event
 
     def write(self, event: AnyEvent) -> None:
         """Append `event` with this attempt and the time. A figure that is not finite becomes null.
@@ -33,6 +40,7 @@ class JournalWriter:
         """
         stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self._attempt)
         append_json_line(self._path, _without_nonfinite(msgspec.to_builtins(stamped)))
+        self._on_event(stamped)
 
 
 class JournalReader:

@@ -22,7 +22,8 @@ from hpc_yolo.runs.events import (
 )
 from hpc_yolo.runs.failures import Failure, first_failure
 from hpc_yolo.runs.journal import JournalReader, read_events
-from hpc_yolo.status.view import figure, results_table
+from hpc_yolo.runs.lines import evaluation_words, event_line, loss_words
+from hpc_yolo.status.view import results_table
 
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
@@ -124,7 +125,7 @@ class RunDisplay:
             *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
         )
         self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, figures="")
-        self._started: AttemptStarted | None = None
+        self._epochs: int | None = None
         self._last_evaluation = ""
 
     def __enter__(self) -> RunDisplay:
@@ -142,50 +143,29 @@ class RunDisplay:
             return
         for event in events:
             if isinstance(event, AttemptStarted):
-                self._show_start(event)
+                self._begin(event)
             elif isinstance(event, StepLogged):
-                self._show_step(event)
-            elif isinstance(event, EpochEnded):
-                self._show_epoch(event)
+                self._advance(event)
             elif isinstance(event, Evaluated):
-                self._last_evaluation = f"mAP50 {figure(event.map50)} mAP50-95 {figure(event.map50_95)}"
-                self._line(f"epoch {event.epoch + 1}: {self._last_evaluation}{' (best)' if event.is_best else ''}")
-            elif isinstance(event, WarningRaised):
-                self._console.print(f"warning: {event.message}", style="yellow", soft_wrap=True, highlight=False)
+                self._last_evaluation = evaluation_words(event)
+            line = event_line(event, self._epochs)
+            always = isinstance(event, (AttemptStarted, WarningRaised))
+            if line is not None and (always or not self._console.is_terminal):
+                style = "yellow" if isinstance(event, WarningRaised) else None
+                self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
 
-    def _show_start(self, event: AttemptStarted) -> None:
-        self._started = event
-        hosts = sorted({place.host for place in event.ranks})
-        self._console.print(
-            f"attempt {event.attempt}: {event.world_size} ranks on {', '.join(hosts[:4])}"
-            f"{' …' if len(hosts) > 4 else ''} ({event.device}, {event.precision}), {event.num_images} pictures, "
-            f"{event.steps_per_epoch} steps an epoch{f', from step {event.step}' if event.step else ''}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    def _begin(self, event: AttemptStarted) -> None:
+        self._epochs = event.epochs
         total = event.epochs * event.steps_per_epoch
         self._progress.reset(self._task, total=total, completed=event.step, description=f"epoch 1/{event.epochs}")
 
-    def _show_step(self, event: StepLogged) -> None:
-        if self._started is None:
-            return
-        loss = f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
+    def _advance(self, event: StepLogged) -> None:
         self._progress.update(
             self._task,
             completed=event.step,
-            description=f"epoch {event.epoch + 1}/{self._started.epochs}",
-            figures=f"step {event.step}/{self._progress.tasks[0].total:.0f}  {loss}  {event.images_per_s:.1f} img/s  "
-            f"{self._last_evaluation}",
+            description=f"epoch {event.epoch + 1}/{self._epochs}",
+            figures=f"step {event.step}  {loss_words(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
         )
-
-    def _show_epoch(self, event: EpochEnded) -> None:
-        of = "" if self._started is None else f"/{self._started.epochs}"
-        loss = f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
-        self._line(f"epoch {event.epoch + 1}{of}: {loss}, {event.images_per_s:.1f} img/s, {event.seconds:.1f} s")
-
-    def _line(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(text, soft_wrap=True, highlight=False)
 
 
 def _newest_end(events: list[AnyEvent], before: AttemptEnded | None) -> AttemptEnded | None:

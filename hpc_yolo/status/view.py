@@ -9,6 +9,7 @@ from rich.text import Text
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import EpochEnded, Evaluated
+from hpc_yolo.runs.lines import figure
 from hpc_yolo.status.snapshot import RunFacts
 
 STATE_STYLES = {
@@ -74,8 +75,3 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
         figures = (row.precision, row.recall, row.map50, row.map50_95)
         table.add_row(row.name, str(row.num_labels), *map(figure, figures))
     return table
-
-
-def figure(value: float | None) -> str:
-    """Three decimals, or a dash for what is not known."""
-    return "-" if value is None else f"{value:.3f}"

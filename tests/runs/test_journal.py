@@ -11,6 +11,7 @@ from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.events import AttemptEnded, CheckpointSaved, StepLogged, WarningRaised
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
 from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
+from hpc_yolo.runs.lines import event_line
 
 
 def step_event(**changes):
@@ -139,3 +140,28 @@ def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
     assert cause.rank == 3
     assert cause.text == "rank 3 on gpu01 failed: Traceback …\nValueError: bad"
     assert first_failure(run, since=11.0) is None
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (WarningRaised(message="2 pictures are left out"), "warning: 2 pictures are left out"),
+        (
+            AttemptEnded(outcome="stopped", epoch=1, step=20, detail="SIGTERM", requeued=True),
+            "stopped by SIGTERM at step 20, queued again",
+        ),
+        (AttemptEnded(outcome="finished", epoch=1, step=20), "finished at step 20"),
+        (step_event(), None),
+    ],
+)
+def test_a_job_log_has_the_main_events_as_plain_lines(event, line):
+    assert event_line(event, epochs=9) == line
+
+
+def test_the_writer_tells_of_each_event_after_it_is_kept(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    told = []
+    writer = JournalWriter(path, attempt=1, on_event=lambda event: told.append((event.step, len(read_events(path)))))
+    writer.write(step_event(step=7))
+    writer.write(step_event(step=8))
+    assert told == [(7, 1), (8, 2)]
