@@ -7,6 +7,7 @@ without a collective: its peers notice, and the launcher ends the job.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,6 +30,9 @@ from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import event_line
 from hpc_yolo.spec.schema import Spec
+
+
+LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
 
 
 def run_task(run: RunDirectory, spec: Spec) -> None:
@@ -69,8 +73,9 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))
         stopped_by = trainer.run()
-    if journal is not None:
-        leave(run, spec, process, journal, trainer, stopped_by)
+        if journal is not None:
+            # The other ranks wait at the block's end: one that left first would end the job before it is queued again.
+            leave(run, spec, process, journal, trainer, stopped_by)
     return stopped_by
 
 
@@ -185,4 +190,6 @@ def exit_code(error: Exception) -> int:
 
 def is_echo(error: Exception) -> bool:
     """Whether this rank only noticed that another one had gone."""
-    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
+    )

@@ -27,6 +27,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         return f"epoch {event.epoch + 1}: {evaluation_words(event)}{' (best)' if event.is_best else ''}"
     if isinstance(event, WarningRaised):
         return f"warning: {event.message}"
+    if isinstance(event, AttemptEnded) and event.outcome == AttemptEnded.FAILED:
+        return f"failed: {event.detail}"
     if isinstance(event, AttemptEnded):
         again = ", queued again" if event.requeued else ""
         detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""

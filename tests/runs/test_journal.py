@@ -150,6 +150,7 @@ def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
             AttemptEnded(outcome="stopped", epoch=1, step=20, detail="SIGTERM", requeued=True),
             "stopped by SIGTERM at step 20, queued again",
         ),
+        (AttemptEnded(outcome="failed", epoch=0, step=0, detail="ValueError: bad"), "failed: ValueError: bad"),
         (AttemptEnded(outcome="finished", epoch=1, step=20), "finished at step 20"),
         (step_event(), None),
     ],
