@@ -31,7 +31,6 @@ from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import event_line
 from hpc_yolo.spec.schema import Spec
 
-
 LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
 
 
