@@ -1,6 +1,6 @@
 """Training pictures a second on one core: mosaic at 640 px from 128 JPEGs of 640 x 480, read anew and from memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py
+OMP_NUM_THREADS=1 python benchmarks/loader.py
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ its folder; both are done here and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -62,7 +63,8 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, "only part of a line was written", str(path))
     finally:
         os.close(descriptor)
 
@@ -81,7 +83,7 @@ def parse_json_lines(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             yield record

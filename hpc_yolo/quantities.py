@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<day_rest>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2}))")
-_MEMORY = re.compile(r"(?P<number>\d+)(?P<unit>[KMGT]?)B?", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?:(?P<days>\d{1,9})-(?P<day_rest>\d{1,9}(?::\d{1,9}){0,2})|(?P<plain>\d{1,9}(?::\d{1,9}){0,2}))", re.A
+)
+_MEMORY = re.compile(r"(?P<number>\d{1,15})(?:(?P<unit>[KMGT])B?)?", re.IGNORECASE | re.ASCII)
 _MEMORY_BYTES = {"K": 1024, "": 1024**2, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -50,7 +52,7 @@ def parse_mem_bytes(text: str) -> int:
     match = _MEMORY.fullmatch(text.strip())
     if match is None or int(match["number"]) == 0:
         raise ValueError(f"{text!r} is not an amount of memory; write a whole number with K, M, G or T, such as 400G")
-    return int(match["number"]) * _MEMORY_BYTES[match["unit"].upper()]
+    return int(match["number"]) * _MEMORY_BYTES[(match["unit"] or "").upper()]
 
 
 def format_mem(mem_bytes: int) -> str:

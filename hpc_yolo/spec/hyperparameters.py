@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import msgspec
 
 from hpc_yolo.errors import SpecError
 from hpc_yolo.resources import resource_folder
-from hpc_yolo.spec.parse import parse_yaml
-from hpc_yolo.spec.problems import Place, Problem, format_problems
+from hpc_yolo.spec.parse import read_yaml
+from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
 from hpc_yolo.spec.read import SectionReader, describe, field_types
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
@@ -23,33 +24,27 @@ def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
     Raises:
         SpecError: the file is missing or wrong.
     """
-    path = hyperparameter_file(train.hyp, Path())
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"train.hyp: {path} cannot be read: {error.strerror}") from error
-    hyp, problems = read_hyperparameters(text, path)
+    hyp, problems = read_hyperparameters(hyperparameter_file(train.hyp, Path()))
     if problems:
         raise SpecError(format_problems(problems))
     return msgspec.structs.replace(hyp, **train.hyp_overrides)
 
 
-def read_hyperparameters(text: str, path: Path) -> tuple[Hyperparameters, list[Problem]]:
+def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
     """(the numbers in a hyperparameter file, what is wrong with it)."""
     reader = SectionReader({})
-    tree = parse_yaml(text, str(path), reader.problems)
+    tree = read_yaml(path, reader.problems)
     return reader.read(tree, Hyperparameters, "", Place(str(path), 1, 1)), reader.problems
 
 
-def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """(field, message, what is allowed) of everything wrong with hyp and hyp_overrides."""
+def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[Finding]:
+    """Everything wrong with hyp and hyp_overrides."""
     path = hyperparameter_file(train.hyp, folder)
-    if not path.is_file():
-        yield "train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file"
+    if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
+        yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
     else:
-        for problem in read_hyperparameters(path.read_text(encoding="utf-8", errors="replace"), path)[1]:
-            place = f"{problem.place.source}:{problem.place.line}:{problem.place.column}"
-            yield "train.hyp", f"{place}: {problem.path}: {problem.message}", problem.allowed
+        for problem in read_hyperparameters(path)[1]:
+            yield Finding("train.hyp", problem.headline, problem.allowed)
     kinds = field_types(Hyperparameters)
     for name, value in train.hyp_overrides.items():
         yield from _override_findings(name, value, kinds)
@@ -62,20 +57,19 @@ def hyperparameter_names() -> list[str]:
 
 def hyperparameter_file(name: str, folder: Path) -> Path:
     """Where the set `name` is: one of the package's, else a file beside the spec or in the working directory."""
-    known = resource_folder("configs") / "hyp" / f"{name}.yaml"
-    if known.is_file():
-        return known
+    if name in hyperparameter_names():
+        return resource_folder("configs") / "hyp" / f"{name}.yaml"
     beside = folder / name
-    return beside if beside.is_file() else Path(name)
+    return beside if os.path.isfile(beside) else Path(name)  # noqa: PTH113, as above
 
 
-def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterator[Finding]:
     field = f"train.hyp_overrides.{name}"
     if name not in kinds:
         near = difflib.get_close_matches(name, list(kinds), n=1)
-        yield field, "unknown hyperparameter", f"{near[0]} is the nearest" if near else ", ".join(kinds)
+        yield Finding(field, "unknown hyperparameter", f"{near[0]} is the nearest" if near else ", ".join(kinds))
         return
     try:
         msgspec.convert(value, kinds[name])
     except msgspec.ValidationError:
-        yield field, f"{value:g} is not allowed", describe(kinds[name])
+        yield Finding(field, f"{value:g} is not allowed", describe(kinds[name]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,10 @@ import yaml
 
 from hpc_yolo.errors import SpecError
 from hpc_yolo.spec import rules
-from hpc_yolo.spec.hyperparameters import hyperparameter_findings
-from hpc_yolo.spec.parse import Mapping, Node, control_characters, parse_yaml
+from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
+from hpc_yolo.spec.parse import Mapping, Node, control_characters, parse_yaml, read_yaml
 from hpc_yolo.spec.problems import Place, Problem, format_problems
-from hpc_yolo.spec.read import SectionReader, field_types
+from hpc_yolo.spec.read import SectionReader, field_types, is_null
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
 
 SECTIONS = {"cluster": ClusterSpec, "train": TrainSpec, "checkpoint": CheckpointSpec}
@@ -49,16 +49,18 @@ def check_spec(path: Path, overrides: ListLike[Override] = ()) -> tuple[Spec, li
     """(the spec, what is wrong with it); with problems the spec has stand-ins and is of no use."""
     reader = SectionReader(known_fields())
     root = Place(str(path), 1, 1)
-    tree = _read_file(path, reader.problems)
+    tree = read_yaml(path, reader.problems)
     unreadable = bool(reader.problems) and tree is None
     for override in overrides:
         tree = _with_override(tree, override, reader.problems)
     if unreadable:
         return Spec(name="", model="", data=""), reader.problems
     spec = reader.read(tree, Spec, "", root)
-    for field, message, allowed in (*rules.findings(spec), *hyperparameter_findings(spec.train, path.parent)):
-        if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable):
-            reader.problems.append(Problem(_place_of(field, tree, reader, root), field, message, allowed))
+    for finding in (*rules.findings(spec), *hyperparameter_findings(spec.train, path.parent)):
+        used = (finding.field, *finding.needs)
+        if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
+            place = _place_of(finding.field, tree, reader, root)
+            reader.problems.append(Problem(place, finding.field, finding.message, finding.allowed))
     return _with_absolute_paths(spec, path.parent), reader.problems
 
 
@@ -75,40 +77,34 @@ def known_fields() -> dict[str, str]:
     return fields
 
 
-def _read_file(path: Path, problems: list[Problem]) -> Node | None:
-    whole = Place(str(path))
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        near = sorted(str(other) for folder in (path.parent, Path("configs")) for other in folder.glob("*.yaml"))
-        problems.append(Problem(whole, "", "there is no such file", ", ".join(near[:5])))
-        return None
-    except IsADirectoryError:
-        problems.append(Problem(whole, "", "is a folder", "a YAML file"))
-        return None
-    except UnicodeDecodeError as error:
-        problems.append(Problem(whole, "", f"is not UTF-8 text (byte {error.start})", "a YAML file in UTF-8"))
-        return None
-    except OSError as error:
-        problems.append(Problem(whole, "", f"cannot be read: {error.strerror}"))
-        return None
-    return parse_yaml(text, str(path), problems)
-
-
 def _with_override(tree: Node | None, override: Override, problems: list[Problem]) -> Node | None:
     """`tree` with the override's value in its place, as if it had been written there."""
     place = Place(override.origin)
     if bad := control_characters(override.path + override.text):
         problems.append(Problem(Place(ascii(override.origin)), "", f"control characters {bad}", "printable text"))
         return tree
+    before = len(problems)
     value = parse_yaml(override.text or "''", override.origin, problems, is_option=True)
-    if value is None:
-        return tree
     parts = override.path.split(".")
     if not all(parts):
         problems.append(Problem(place, override.path, "is not a field", "such as train.epochs"))
-        return tree
-    return _placed(tree, parts, value, place)
+    elif not _may_hold(tree, parts):
+        problems.append(Problem(place, override.path, "is inside a field that holds no fields", "such as train.epochs"))
+    elif value is None and len(problems) == before:
+        problems.append(Problem(place, override.path, "no value, only a comment", "a value, or quotes around it"))
+    return tree if value is None or len(problems) > before else _placed(tree, parts, value, place)
+
+
+def _may_hold(tree: Node | None, parts: list[str]) -> bool:
+    """Whether nothing but groups of fields is on the way to the last of `parts`."""
+    node = tree
+    for part in parts:
+        if node is None or is_null(node):
+            return True
+        if not isinstance(node, Mapping):
+            return False
+        node = node.values.get(part)
+    return True
 
 
 def _placed(tree: Node | None, parts: list[str], value: Node, place: Place) -> Node:
@@ -123,19 +119,20 @@ def _placed(tree: Node | None, parts: list[str], value: Node, place: Place) -> N
 def _place_of(field: str, tree: Node | None, reader: SectionReader, root: Place) -> Place:
     """Where a finding points: the field's value, the key of a free name, or the nearest section that was written."""
     node, place = tree, root
-    for part in re.findall(r"[^.]+", field):
-        if not isinstance(node, Mapping) or part not in node.keys:
+    rest = field
+    while rest and isinstance(node, Mapping):
+        part = rest if rest in node.keys else rest.partition(".")[0]  # a free name may have dots in it
+        if part not in node.keys:
             break
-        place = node.values[part].place if part in node.values else node.keys[part]
-        if isinstance(node.values.get(part), Mapping):
-            place = node.keys[part]
-        node = node.values.get(part)
+        inner = node.values.get(part)
+        place = node.keys[part] if inner is None or isinstance(inner, Mapping) else inner.place
+        node, rest = inner, rest[len(part) + 1 :]
     return reader.places.get(field, place)
 
 
 def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
     train, model, weights = spec.train, spec.model, spec.weights
-    if Path(train.hyp).suffix:
+    if train.hyp not in hyperparameter_names():
         train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, folder))
     if Path(model).suffix in (".yaml", ".yml"):
         model = _absolute(model, folder)
@@ -153,4 +150,4 @@ def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
 
 def _absolute(path: str, folder: Path) -> str:
     beside = (folder / path).absolute()
-    return str(beside if beside.exists() else Path(path).absolute())
+    return str(beside if os.path.exists(beside) else Path(path).absolute())  # noqa: PTH110, it takes any text

@@ -5,17 +5,24 @@ Types come from the schema, so YAML's own guesses (base 60, octal, yes and no, d
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from hpc_yolo.spec.problems import Place, Problem
 
 MAX_NODES = 10_000  # a spec has a few dozen values; aliases of aliases of aliases have billions
+MAX_DEPTH = 50  # a spec has four levels; the composer is recursive and would run out of stack
+UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 CORE_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value")
 )
+MERGE_TAG = "tag:yaml.org,2002:merge"  # what << is; as a key it is just one that no section knows
+REPLACEMENT = "\ufffd"
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -48,21 +55,59 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
+class _TooLarge(yaml.MarkedYAMLError):
+    """YAML with more values or levels than any spec."""
+
+
+def read_yaml(path: Path, problems: list[Problem]) -> Node | None:
+    """The tree of the file `path`; that it cannot be read goes to `problems` too."""
+    whole = Place(str(path))
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        near = sorted(str(other) for folder in (path.parent, Path("configs")) for other in folder.glob("*.yaml"))
+        problems.append(Problem(whole, "", "there is no such file", ", ".join(near[:5])))
+        return None
+    except IsADirectoryError:
+        problems.append(Problem(whole, "", "is a folder", "a YAML file"))
+        return None
+    except UnicodeDecodeError as error:
+        problems.append(Problem(whole, "", f"is not UTF-8 text (byte {error.start})", "a YAML file in UTF-8"))
+        return None
+    except OSError as error:
+        problems.append(Problem(whole, "", f"cannot be read: {error.strerror}"))
+        return None
+    return parse_yaml(text, str(path), problems)
+
+
 def parse_yaml(text: str, source: str, problems: list[Problem], *, is_option: bool = False) -> Node | None:
     """The tree of `text`; what is wrong with it goes to `problems`, and the rest is read all the same."""
+    if bad := UNPRINTABLE.search(text):
+        before = f"{text[: bad.start()]}{REPLACEMENT}".splitlines()
+        place = Place(source) if is_option else Place(source, len(before), len(before[-1]), before[-1])
+        problems.append(Problem(place, "", f"the character {bad[0]!a} has no place in YAML", "printable text"))
+        return None
+    converter = _Converter(source, text.splitlines(), problems, is_option)
     try:
+        _refuse_depth(text)
         node = yaml.compose(text, Loader=_Loader)
+        return None if node is None else converter.convert(node, "", 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(source) if is_option or mark is None else _place(mark, source, text.splitlines())
-        problems.append(Problem(place, "", f"not YAML: {error.problem or error.context}"))
+        place = Place(source) if mark is None else converter.place(mark)
+        kind = "" if isinstance(error, _TooLarge) else "not YAML: "
+        problems.append(Problem(place, "", f"{kind}{error.problem or error.context}"))
         return None
-    except yaml.YAMLError as error:
-        problems.append(Problem(Place(source), "", f"not YAML: {str(error).splitlines()[0]}"))
-        return None
-    if node is None:
-        return None
-    return _Converter(source, text.splitlines(), problems, is_option).convert(node, "")
+
+
+def _refuse_depth(text: str) -> None:
+    """Raise before the composer runs out of stack; the parser itself is not recursive."""
+    depth = 0
+    event: Any
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _TooLarge(problem=f"more than {MAX_DEPTH} levels", problem_mark=event.start_mark)
 
 
 class _Converter:
@@ -73,15 +118,14 @@ class _Converter:
         self._is_option = is_option
         self._num_nodes = 0
 
-    def convert(self, node: yaml.Node, path: str) -> Node | None:
-        place = self._place(node.start_mark)
+    def convert(self, node: yaml.Node, path: str, depth: int) -> Node | None:
+        """`node` and all in it; what has too many values or levels, as aliases make them, is refused as a whole."""
+        place = self.place(node.start_mark)
         self._num_nodes += 1
-        if self._num_nodes > MAX_NODES:
-            if self._num_nodes == MAX_NODES + 1:
-                self._problems.append(Problem(place, path, f"more than {MAX_NODES} values; aliases of aliases?"))
-            return None
-        if node.tag not in CORE_TAGS:
-            self._problems.append(Problem(place, path, f"the tag {node.tag} is not read", "plain values without tags"))
+        if self._num_nodes > MAX_NODES or depth > MAX_DEPTH:
+            limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_NODES} values"
+            raise _TooLarge(problem=f"more than {limit}; aliases of aliases?", problem_mark=node.start_mark)
+        if not self._tag_is_read(node, place, path):
             return None
         if isinstance(node, yaml.ScalarNode):
             if bad := control_characters(node.value):
@@ -89,16 +133,18 @@ class _Converter:
                 return None
             return Scalar(place, node.value, plain=not node.style)
         if isinstance(node, yaml.SequenceNode):
-            items = [self.convert(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
+            items = [self.convert(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value)]
             return Sequence(place, [item for item in items if item is not None])
-        return self._convert_mapping(node, path, place)
+        return self._convert_mapping(node, path, place, depth)
 
-    def _convert_mapping(self, node: yaml.Node, path: str, place: Place) -> Mapping:
+    def _convert_mapping(self, node: yaml.Node, path: str, place: Place, depth: int) -> Mapping:
         mapping = Mapping(place)
         for key_node, value_node in node.value:
-            key_place = self._place(key_node.start_mark)
+            key_place = self.place(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problems.append(Problem(key_place, path, "a key must be plain text"))
+                continue
+            if key_node.tag != MERGE_TAG and not self._tag_is_read(key_node, key_place, path):
                 continue
             key = key_node.value
             key_path = f"{path}.{key}" if path else key
@@ -110,21 +156,26 @@ class _Converter:
                 self._problems.append(Problem(key_place, key_path, message, "each key once"))
                 continue
             mapping.keys[key] = key_place
-            value = self.convert(value_node, key_path)
+            value = self.convert(value_node, key_path, depth + 1)
             if value is not None:
                 mapping.values[key] = value
         return mapping
 
-    def _place(self, mark: yaml.Mark) -> Place:
-        return Place(self._source) if self._is_option else _place(mark, self._source, self._lines)
+    def _tag_is_read(self, node: yaml.Node, place: Place, path: str) -> bool:
+        if node.tag in CORE_TAGS:
+            return True
+        self._problems.append(Problem(place, path, f"the tag {node.tag!r} is not read", "plain values without tags"))
+        return False
 
-
-def _place(mark: yaml.Mark, source: str, lines: list[str]) -> Place:
-    text = lines[mark.line] if mark.line < len(lines) else ""
-    return Place(source, mark.line + 1, mark.column + 1, text)
+    def place(self, mark: yaml.Mark) -> Place:
+        """Where `mark` points: a line and a column, or the option as a whole."""
+        if self._is_option:
+            return Place(self._source)
+        text = self._lines[mark.line] if mark.line < len(self._lines) else ""
+        return Place(self._source, mark.line + 1, mark.column + 1, text)
 
 
 def control_characters(text: str) -> str:
     """The control characters and line separators in `text`, escaped; they would run as shell in a script."""
-    found = {character for character in text if unicodedata.category(character) in ("Cc", "Zl", "Zp")}
+    found = {character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")}
     return ", ".join(sorted(ascii(character) for character in found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,31 @@ class Problem:
     message: str
     allowed: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Place, field and message in one line."""
+        column = "" if self.place.is_option else f":{self.place.line}:{self.place.column}"
         field = f"{self.path}: " if self.path else ""
-        if self.place.is_option:
-            lines = [f"{self.place.source}: {field}{self.message}"]
-        else:
-            lines = [f"{self.place.source}:{self.place.line}:{self.place.column}: {field}{self.message}"]
-            if self.place.text:
-                lines += [f"    {self.place.text}", f"    {' ' * (self.place.column - 1)}^"]
+        return f"{self.place.source}{column}: {field}{self.message}"
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        if not self.place.is_option and self.place.text:
+            before = self.place.text[: self.place.column - 1].ljust(self.place.column - 1)
+            blank = "".join("\t" if character == "\t" else " " for character in before)
+            lines += [f"    {self.place.text}", f"    {blank}^"]
         if self.allowed:
             lines.append(f"  allowed: {self.allowed}")
         return "\n".join(lines)
+
+
+class Finding(NamedTuple):
+    """What a rule finds wrong with a field, from its value and those of the fields that it `needs`."""
+
+    field: str
+    message: str
+    allowed: str
+    needs: tuple[str, ...] = ()
 
 
 def format_problems(problems: list[Problem]) -> str:

@@ -7,6 +7,7 @@ all are told at once.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import types
 from collections.abc import Iterable
@@ -22,10 +23,12 @@ from hpc_yolo.spec.schema import Section
 SectionType = TypeVar("SectionType", bound=Section)
 
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-BOOLEANS = {word: value for value, words in ((True, "true yes on"), (False, "false no off")) for word in words.split()}
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+TRUTHS = {form: word == "true" for word in ("true", "false") for form in (word, word.capitalize(), word.upper())}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 OCTAL = re.compile(r"[-+]?0[0-9]+")
+LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 BASE_60 = re.compile(r"[0-9]+(:[0-9]+)+")
 
 
@@ -42,8 +45,9 @@ class SectionReader:
         """`node` as a `section`. Fields that cannot be read get a stand-in and are named in `unusable`."""
         values: dict[str, Any] = {}
         hints = field_types(section)
-        if node is not None and not isinstance(node, Mapping) and not _is_null(node):
+        if node is not None and not isinstance(node, Mapping) and not is_null(node):
             self._problem(node.place, path, "must hold fields", f"{', '.join(hints)}")
+            self.unusable |= {path} if path else set(hints)
             node = None
         if isinstance(node, Mapping):
             for key, key_place in node.keys.items():
@@ -76,7 +80,7 @@ class SectionReader:
             if field.name in values or not field.required:
                 continue
             dotted = f"{path}.{field.name}" if path else field.name
-            if dotted not in self.places:
+            if dotted not in self.places and dotted not in self.unusable:
                 self._problem(place, dotted, "is missing", describe(field_types(section)[field.name]))
             self.unusable.add(dotted)
             values[field.name] = ""
@@ -84,7 +88,7 @@ class SectionReader:
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
         """`node` as a value of type `kind`; None after a problem."""
         alternatives = _alternatives(kind)
-        if _is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
+        if is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
             return empty
         for alternative in alternatives:
             bare = _unwrapped(alternative)
@@ -100,16 +104,16 @@ class SectionReader:
         found, value = _scalar_value(node, alternatives)
         if found:
             return value
-        seen = "nothing" if _is_null(node) else repr(node.text)
+        seen = "nothing" if is_null(node) else repr(node.text)
         return self._problem(node.place, path, f"{seen} is not allowed{_trap(node, alternatives)}", describe(kind))
 
     def _unknown(self, place: Place, dotted: str, key: str, hints: Iterable[str]) -> None:
         near = difflib.get_close_matches(key, list(hints), n=1)
         elsewhere = self._known_fields.get(key)
-        if near:
-            allowed = f"{near[0]} is the nearest"
-        elif elsewhere is not None:
+        if elsewhere is not None:
             allowed = f"there is {elsewhere}: move it there"
+        elif near:
+            allowed = f"{near[0]} is the nearest"
         else:
             others = difflib.get_close_matches(key, list(self._known_fields), n=1)
             allowed = f"{self._known_fields[others[0]]} is the nearest" if others else ", ".join(hints)
@@ -145,7 +149,8 @@ def _describe_one(kind: Any) -> str:
 
 
 def _plural(kind: Any) -> str:
-    return {str: "texts", float: "numbers"}.get(_unwrapped(kind), "texts, true or null")
+    names = {str: "texts", float: "numbers", list[str]: "lists of texts"}
+    return names.get(_unwrapped(kind), "texts, true or null")
 
 
 def _limits(kind: Any) -> list[str]:
@@ -188,14 +193,15 @@ def _empty_container(alternatives: list[Any]) -> list[Any] | dict[str, Any] | No
     return [] if list in origins else {} if dict in origins else None
 
 
-def _is_null(node: Node) -> bool:
+def is_null(node: Node) -> bool:
+    """Whether nothing, ~ or null is written."""
     return isinstance(node, Scalar) and node.plain and node.text in NULLS
 
 
 def _scalar_value(node: Scalar, alternatives: list[Any]) -> tuple[bool, Any]:
     """(whether some alternative takes the scalar, its value). Text comes last, since it takes anything."""
     bare_kinds = [_unwrapped(alternative) for alternative in alternatives]
-    if _is_null(node):
+    if is_null(node):
         return type(None) in bare_kinds, None
     for alternative, bare in sorted(zip(alternatives, bare_kinds, strict=True), key=lambda pair: pair[1] is str):
         value = _parse_scalar(node, bare, among_texts=str in bare_kinds)
@@ -217,9 +223,9 @@ def _parse_scalar(node: Scalar, bare: Any, *, among_texts: bool) -> Any:
     if bare is int:
         return int(node.text) if INTEGER.fullmatch(node.text) else None
     if bare is float:
-        return float(node.text) if NUMBER.fullmatch(node.text) else None
-    if bare is bool and not (among_texts and node.text.lower() not in ("true", "false")):
-        return BOOLEANS.get(node.text.lower())
+        return float(node.text) if NUMBER.fullmatch(node.text) and math.isfinite(float(node.text)) else None
+    if bare is bool:
+        return TRUTHS.get(node.text) if among_texts else BOOLEANS.get(node.text.lower())
     return None
 
 
@@ -228,9 +234,10 @@ def _trap(node: Scalar, alternatives: list[Any]) -> str:
     if not {int, float} & set(map(_unwrapped, alternatives)):
         return ""
     if OCTAL.fullmatch(node.text):
-        return f" (YAML 1.1 reads a leading zero as base 8; write {node.text.lstrip('0') or '0'})"
+        decimal = LEADING_ZEROS.sub("", node.text)
+        return f" (YAML 1.1 reads a leading zero as base 8; write {decimal})"
     if BASE_60.fullmatch(node.text):
         return " (YAML 1.1 reads colons as base 60; write a plain number)"
-    if not node.plain:
+    if node.text and not node.plain:
         return " in quotes (quotes make it text)"
     return ""

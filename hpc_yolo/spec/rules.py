@@ -1,5 +1,5 @@
 """Rules that one field's type cannot say: formats of times and memory, fields that exclude or need each other, and
-what this version does not carry out yet. Each rule gives (field, message, what is allowed)."""
+what this version does not carry out yet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from hpc_yolo.quantities import parse_mem_bytes, parse_time_s
 from hpc_yolo.resources import resource_folder
+from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
-
-Finding = tuple[str, str, str]
 
 SBATCH_NAME = re.compile(r"[a-z][a-z0-9-]*")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -45,6 +44,11 @@ OWN_SBATCH_OPTIONS = {
     "open-mode": "output",
     "array": "sweep",
 }
+
+TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
+
+# Fields that must keep the one value that this version carries out.
+ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1))
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
 NOT_YET = (
@@ -86,13 +90,18 @@ def value_at(spec: Spec, dotted: str) -> object:
 def _not_yet(spec: Spec) -> Iterator[Finding]:
     for field, value, instead in NOT_YET:
         if value_at(spec, field) == value:
-            yield field, f"{str(value).lower()} is not there yet in this version", instead
+            yield Finding(field, f"{str(value).lower()} is not there yet in this version", instead)
+    for field, value in ONLY_YET:
+        if value_at(spec, field) != value:
+            yield Finding(field, f"{value_at(spec, field)} is not there yet in this version", str(value))
     if spec.sweep:
-        yield "sweep", "sweeps are not there yet in this version", "one spec a run, or slurm/array.sbatch"
+        yield Finding("sweep", "sweeps are not there yet in this version", "one spec a run, or slurm/array.sbatch")
     if spec.cluster.container is not None:
-        yield "cluster.container", "containers are not there yet in this version", "null; cluster.setup prepares a task"
+        message = "containers are not there yet in this version"
+        yield Finding("cluster.container", message, "null; cluster.setup prepares a task")
     if spec.weights.endswith((".pt", ".pth")):
-        yield "weights", "pickled weights are not read by this version", "'' or a .safetensors checkpoint of ours"
+        message = "pickled weights are not read by this version"
+        yield Finding("weights", message, "'' or a .safetensors checkpoint of ours")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
@@ -100,42 +109,44 @@ def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
         try:
             limit_s = parse_time_s(cluster.time)
         except ValueError as error:
-            yield "cluster.time", str(error), "minutes, hh:mm:ss or d-hh:mm:ss"
+            yield Finding("cluster.time", str(error), "minutes, hh:mm:ss or d-hh:mm:ss")
         else:
             if isinstance(cluster.signal_lead, int) and cluster.signal_lead >= limit_s:
                 message = f"{cluster.signal_lead} s is not before the end of a job of {limit_s} s"
-                yield "cluster.signal_lead", message, f"under {limit_s}, or auto"
+                yield Finding("cluster.signal_lead", message, f"under {limit_s}, or auto")
     for field in ("mem", "mem_per_cpu", "mem_per_gpu"):
         text = getattr(cluster, field)
         if text is not None:
             try:
                 parse_mem_bytes(text)
             except ValueError as error:
-                yield f"cluster.{field}", str(error), "a whole number with K, M, G or T"
+                yield Finding(f"cluster.{field}", str(error), "a whole number with K, M, G or T")
 
 
 def _resources(cluster: ClusterSpec) -> Iterator[Finding]:
     asked = [field for field in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(cluster, field) is not None]
     if len(asked) > 1:
-        yield f"cluster.{asked[1]}", f"excludes {' and '.join(asked[:1] + asked[2:])}", "one of the three"
+        yield Finding(f"cluster.{asked[1]}", f"excludes {' and '.join(asked[:1] + asked[2:])}", "one of the three")
     if cluster.mem_per_gpu is not None and cluster.gpus_per_node == 0:
-        yield "cluster.mem_per_gpu", "needs GPUs, and gpus_per_node is 0", "mem or mem_per_cpu"
+        yield Finding("cluster.mem_per_gpu", "needs GPUs, and gpus_per_node is 0", "mem or mem_per_cpu")
     if cluster.gpu_type is not None and cluster.gpus_per_node == 0:
-        yield "cluster.gpu_type", "needs GPUs, and gpus_per_node is 0", "null, or gpus_per_node of at least 1"
+        allowed = "null, or gpus_per_node of at least 1"
+        yield Finding("cluster.gpu_type", "needs GPUs, and gpus_per_node is 0", allowed)
     if cluster.gpus_per_node and cluster.tasks_per_node not in (None, cluster.gpus_per_node):
         message = f"{cluster.tasks_per_node} tasks on {cluster.gpus_per_node} GPUs; a task has one GPU"
-        yield "cluster.tasks_per_node", message, f"{cluster.gpus_per_node}, or leave it out"
+        yield Finding("cluster.tasks_per_node", message, f"{cluster.gpus_per_node}, or leave it out", TASKS)
 
 
 def _names(cluster: ClusterSpec) -> Iterator[Finding]:
     for name in cluster.sbatch:
         if not SBATCH_NAME.fullmatch(name):
-            yield f"cluster.sbatch.{name}", "not the long name of an sbatch option", "such as comment or mail-type"
+            allowed = "such as comment or mail-type"
+            yield Finding(f"cluster.sbatch.{name}", "not the long name of an sbatch option", allowed)
         elif name in OWN_SBATCH_OPTIONS:
-            yield f"cluster.sbatch.{name}", "has a field of its own", OWN_SBATCH_OPTIONS[name]
+            yield Finding(f"cluster.sbatch.{name}", "has a field of its own", OWN_SBATCH_OPTIONS[name])
     for name in cluster.env:
         if not VARIABLE_NAME.fullmatch(name):
-            yield f"cluster.env.{name}", "not the name of a variable", "letters, digits and _"
+            yield Finding(f"cluster.env.{name}", "not the name of a variable", "letters, digits and _")
 
 
 def _model(spec: Spec) -> Iterator[Finding]:
@@ -143,21 +154,24 @@ def _model(spec: Spec) -> Iterator[Finding]:
     if Path(spec.model).suffix not in (".yaml", ".yml") and spec.model not in known:
         near = difflib.get_close_matches(spec.model, known, n=1)
         nearest = f"; {near[0]} is the nearest" if near else ""
-        yield "model", f"there is no model {spec.model!r}", f"{', '.join(known)}, or a YAML of layers{nearest}"
+        allowed = f"{', '.join(known)}, or a YAML of layers{nearest}"
+        yield Finding("model", f"there is no model {spec.model!r}", allowed)
     if spec.model.endswith("6") and spec.train.imgsz % 64:
         above = (spec.train.imgsz // 64 + 1) * 64
-        yield "train.imgsz", f"{spec.train.imgsz} is no multiple of 64, the stride of {spec.model}", f"such as {above}"
+        message = f"{spec.train.imgsz} is no multiple of 64, the stride of {spec.model}"
+        yield Finding("train.imgsz", message, f"such as {above}")
 
 
 def _batch(spec: Spec) -> Iterator[Finding]:
     batch, world_size = spec.train.batch, spec.world_size
     if batch == 0:
-        yield "train.batch", "a batch of no images", f"a multiple of the world size {world_size}"
+        yield Finding("train.batch", "a batch of no images", "a multiple of the world size")
     if batch > 0 and batch % world_size:
         below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
         tasks = f"{spec.cluster.nodes} nodes x {spec.cluster.num_tasks_per_node} tasks"
         nearest = f"{below} or {above}" if below else str(above)
-        yield "train.batch", f"{batch} is not a multiple of the world size {world_size} ({tasks})", nearest
+        message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
+        yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
 
 
 def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
@@ -165,7 +179,8 @@ def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
         return
     num_devices = len(train.device.split(","))
     if cluster.nodes > 1:
-        yield "train.device", f"names GPUs of one machine, and there are {cluster.nodes} nodes", "auto"
+        yield Finding("train.device", f"names GPUs of one machine, and there are {cluster.nodes} nodes", "auto")
     elif num_devices != cluster.num_tasks_per_node:
         tasks = cluster.num_tasks_per_node
-        yield "train.device", f"names {num_devices} GPUs for {tasks} tasks", f"{tasks} numbers, or gpus_per_node"
+        message = f"names {num_devices} GPUs for {tasks} tasks"
+        yield Finding("train.device", message, f"{tasks} numbers, or gpus_per_node", ("cluster.nodes", *TASKS))

@@ -140,7 +140,7 @@ class CheckpointSpec(Section, frozen=True, kw_only=True):
 
     every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
     every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
-    keep: Annotated[Positive, Meta(description="Checkpoints kept.")] = 3
+    keep: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 1
 
 
 class Spec(Section, frozen=True, kw_only=True):

@@ -86,7 +86,11 @@ def test_a_checkpoint_of_ours_is_where_another_run_may_begin(write_spec, hpc_yol
     assert events_of("second", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
     saved = events_of("second", CheckpointSaved)
     assert [event.step for event in saved if event.path.endswith("last.safetensors")] == [2, 4, 5]
-    assert {event.path for event in saved} == {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "checkpoints/epoch0.safetensors"}
+    assert {event.path for event in saved} == {
+        "checkpoints/best.safetensors",
+        "checkpoints/last.safetensors",
+        "checkpoints/epoch0.safetensors",
+    }
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yolo, events_of, tmp_path):

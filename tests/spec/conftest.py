@@ -1,0 +1,45 @@
+"""A small valid spec that tests of the spec room add lines to, and all mistakes in one as text."""
+
+import pytest
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.spec.load import Override, check_spec, load_spec
+
+SMALL = "name: small\nmodel: yolov5n\ndata: shapes.yaml\n"
+
+
+class SpecFile:
+    """`small` plus `added` text in a real file, read with `--set` options."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, text):
+        self.path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return self
+
+    def add(self, added):
+        return self.write(SMALL + added)
+
+    def load(self, *assignments):
+        return load_spec(self.path, self.overrides(assignments))
+
+    def problems(self, *assignments):
+        """Each mistake in the file's order, as it is printed."""
+        return [str(problem) for problem in check_spec(self.path, self.overrides(assignments))[1]]
+
+    def only_problem(self, *assignments):
+        found = self.problems(*assignments)
+        assert len(found) == 1, found
+        with pytest.raises(SpecError):
+            self.load(*assignments)
+        return found[0]
+
+    @staticmethod
+    def overrides(assignments):
+        return [Override(*text.split("=", 1), origin=f"--set {text}") for text in assignments]
+
+
+@pytest.fixture
+def spec_file(tmp_path):
+    return SpecFile(tmp_path / "spec.yaml").write(SMALL)

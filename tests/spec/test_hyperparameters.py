@@ -1,0 +1,106 @@
+"""Hyperparameter sets: the published figures, files of one's own with their own places, and single values on top."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.spec.hyperparameters import hyperparameter_names, load_hyperparameters
+from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+
+REPOSITORY = Path(__file__).parents[2]
+PUBLISHED = json.loads((REPOSITORY / "tests/data/yolov5_golden.json").read_text())["hyps"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_set_has_the_published_figures(name):
+    hyp = msgspec.to_builtins(load_hyperparameters(TrainSpec(hyp=name.lower())))
+    assert {field: hyp[field] for field in PUBLISHED[name]} == PUBLISHED[name]
+    assert all(hyp[field] is None for field in hyp.keys() - PUBLISHED[name].keys()), "nothing is added"
+
+
+def test_every_set_of_the_package_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_folder = sorted(path.stem for path in (REPOSITORY / "configs/hyp").glob("*.yaml"))
+    assert hyperparameter_names() == in_folder
+    assert {name.lower() for name in PUBLISHED} < set(in_folder)
+    for name in in_folder:
+        load_hyperparameters(TrainSpec(hyp=name))
+
+
+def test_without_augmentation_no_picture_is_changed():
+    hyp = load_hyperparameters(TrainSpec(hyp="no-augmentation"))
+    changes = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective")
+    chances = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
+    assert [getattr(hyp, name) for name in (*changes, *chances)] == [0.0] * 13
+
+
+def test_single_values_lie_on_top_of_the_file():
+    hyp = load_hyperparameters(TrainSpec(hyp="voc", hyp_overrides={"lr0": 0.5}))
+    assert hyp == msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.5)
+
+
+def test_a_file_of_ones_own_needs_only_what_it_changes(spec_file, tmp_path):
+    (tmp_path / "mine.yaml").write_text("lr0: 1e-3\nanchors: ~\n")
+    spec = spec_file.add("train: {hyp: mine.yaml}\n").load()
+    assert load_hyperparameters(spec.train) == Hyperparameters(lr0=0.001)
+
+
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        (b"lr0: 0.01\nmomentum: 2\n", [":2:11: momentum: '2' is not allowed\n"]),
+        (b"lr00: 0.01\n", [":1:1: lr00: unknown field\n", "allowed: lr0 is the nearest"]),
+        (b"lr0: 010\nbox: ten\nbox: 1\n", [":2:6: box: 'ten'", ":3:1: box: written twice; the first is in line 2"]),
+        (b"lr0: .inf\n", [":1:6: lr0: '.inf' is not allowed\n"]),
+        (b"- lr0\n", [":1:1: must hold fields\n"]),
+        (b"lr0: [\n", [":2:1: not YAML: "]),
+        (b"lr0: 0.01 # d\xe9but\n", [": is not UTF-8 text (byte 13)"]),
+        (b"lr0: !!python/name:os.system ''\n", [":1:6: lr0: the tag"]),
+    ],
+)
+def test_a_wrong_hyperparameter_file_is_told_with_its_own_place(spec_file, tmp_path, content, messages):
+    mine = tmp_path / "mine.yaml"
+    mine.write_bytes(content)
+    problems = spec_file.add("train:\n  hyp: mine.yaml\n").problems()
+    told = "\n".join(problems)
+    assert all(problem.startswith(f"{spec_file.path}:5:8: train.hyp: {mine}") for problem in problems)
+    assert all((f"{mine}{message}" if message.startswith(":") else message) in told for message in messages)
+    with pytest.raises(SpecError) as caught:  # and so is a file that was changed after the check
+        load_hyperparameters(TrainSpec(hyp=str(mine)))
+    assert str(mine) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "scratch", "SCRATCH-LOW", "''", ".", "/", "../hyp", "x" * 300])
+def test_an_unknown_set_names_those_that_are_there(spec_file, name):
+    problem = spec_file.add(f"train: {{hyp: {name}}}\n").only_problem()
+    assert f"{spec_file.path}:4:14: train.hyp: there is no " in problem
+    assert "allowed: no-augmentation, objects365, scratch-high, scratch-low, scratch-med, voc, or a file" in problem
+
+
+def test_a_set_that_vanished_since_the_check_is_an_error_of_the_spec(tmp_path):
+    with pytest.raises(SpecError, match=r"gone\.yaml: there is no such file"):
+        load_hyperparameters(TrainSpec(hyp=str(tmp_path / "gone.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("lr0: 0", "over 0, at most 1"),
+        ("lr0: 1.1", "over 0, at most 1"),
+        ("momentum: -0.1", "at least 0.0, at most 1.0"),
+        ("anchor_t: 1", "over 1"),
+        ("perspective: 0.01", "at least 0, at most 0.001"),
+        ("shear: 90", "at least 0, under 90"),
+        ("degrees: 181", "at least 0, at most 180"),
+        ("anchors: 0", "at least 1 or null"),
+    ],
+)
+def test_a_single_value_out_of_range_is_refused_at_its_place(spec_file, override, allowed):
+    name, value = override.split(": ")
+    problem = spec_file.add(f"train:\n  hyp_overrides:\n    {override}\n").only_problem()
+    place = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "
+    assert problem.startswith(f"{place}{value} is not allowed")
+    assert allowed in problem

@@ -1,0 +1,90 @@
+"""What is made from the schema: the JSON schema for editors, and docs/spec.md."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+import yaml
+
+from hpc_yolo.spec.document import document
+from hpc_yolo.spec.jsonschema import json_schema
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.read import field_types
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
+
+REPOSITORY = Path(__file__).parents[2]
+SECTIONS = (Spec, ClusterSpec, TrainSpec, CheckpointSpec)
+SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
+
+
+@pytest.fixture(scope="module")
+def validator():
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_json_schema_says_which_draft_it_is():
+    assert json_schema()["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_json_schema_takes_the_specs_of_the_package(validator, path):
+    validator.validate(yaml.safe_load(path.read_text()))
+    validator.validate(msgspec.to_builtins(load_spec(path)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"colour": "red"},
+        {"train": {"epohcs": 3}},
+        {"cluster": {"node": 3}},
+        {"checkpoint": {"often": True}},
+        {"train": {"epochs": 0}},
+        {"train": {"epochs": "many"}},
+        {"train": {"imgsz": 100}},
+        {"train": {"optimizer": "sgd"}},
+        {"cluster": {"exclude": "node1"}},
+        {"cluster": {"signal_lead": "soon"}},
+        {"name": "bad name"},
+        {"name": None},
+    ],
+    ids=str,
+)
+def test_the_json_schema_refuses_what_reading_refuses(validator, wrong):
+    validator.validate(SMALL)
+    assert not validator.is_valid(SMALL | wrong)
+
+
+@pytest.mark.parametrize("missing", SMALL)
+def test_the_json_schema_asks_for_what_is_required(validator, missing):
+    assert not validator.is_valid({name: value for name, value in SMALL.items() if name != missing})
+
+
+def test_the_json_schema_has_a_sentence_for_every_field():
+    schema = json_schema()
+    definitions = [schema, *schema["$defs"].values()]
+    fields = [(name, field) for definition in definitions for name, field in definition["properties"].items()]
+    assert len(fields) == sum(len(field_types(section)) for section in SECTIONS)
+    assert [name for name, field in fields if not field.get("description", "").endswith(".")] == []
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, Hyperparameters])
+def test_every_field_has_a_sentence_in_the_document(section):
+    rows = [line for line in document().splitlines() if line.startswith("| `")]
+    for name in field_types(section):
+        (row, *_) = [row for row in rows if row.startswith(f"| `{name}` | ")]
+        assert row.endswith(". |") and row.replace("\\|", "").count("|") == 5, row
+
+
+def test_the_document_in_the_repository_is_the_one_that_the_schema_makes():
+    assert (REPOSITORY / "docs/spec.md").read_text() == document(), "python -m hpc_yolo.spec.document > docs/spec.md"
+
+
+def test_the_document_is_printed_by_the_command_that_it_names():
+    printed = subprocess.run([sys.executable, "-m", "hpc_yolo.spec.document"], capture_output=True, check=True)
+    assert printed.stdout.decode() == document()

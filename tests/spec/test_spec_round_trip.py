@@ -1,0 +1,218 @@
+"""A spec that was read is complete and absolute, and survives being written down and read again."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.spec import parse
+from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_spec
+from hpc_yolo.spec.schema import Spec
+
+REPOSITORY = Path(__file__).parents[2]
+QUICK = settings(
+    deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+# What YAML 1.1 takes for something else than text, and what trips up whoever quotes by hand.
+TRAPS = [
+    *("no", "on", "Yes", "y", "true", "TRUE", "tRue", "~", "null", "Null", "nUll", "", " ", "  a ", "1e3", "1.0", ".5"),
+    *("0x10", "010", "1_000", "12:30:00", "24:00:00", "2024-01-01", ".inf", ".nan", "=", "<<", "-", "- a", "?", "a: b"),
+    *("#", "a #b", "&a", "*a", "!x", "!!str a", "%", "@", "`", "'", '"', "\\n", "{a", "[a", "a]", ",", "|", ">", "---"),
+    *("...", "é", "日本", "\U0001f600", "\ufeff", "\u00a0", "\u00ad", "\ufffe", "a\u00a0 b", "$HOME", "$(id)"),
+]
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    """A spec in one folder and the working directory in another."""
+    for folder in ("specs", "here"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def load_text(folder, text, *overrides):
+    path = folder / "spec.yaml"
+    path.write_bytes(text.encode())
+    return load_spec(path, overrides)
+
+
+@pytest.mark.parametrize("field", ["data", "model", "weights", "train.hyp"])
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [(("specs", "here"), "specs"), (("specs",), "specs"), (("here",), "here")],
+    ids=["beside the spec before here", "beside the spec", "here"],
+)
+def test_a_relative_path_is_looked_for_beside_the_spec_then_here(layout, field, present, expected):
+    for folder in present:
+        (layout / folder / "file.yaml").touch()
+    spec = load_text(
+        layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\n", Override(field, "file.yaml", f"--set {field}")
+    )
+    found = spec
+    for part in field.split("."):
+        found = getattr(found, part)
+    assert found == str(layout / expected / "file.yaml")
+
+
+def test_the_spec_may_be_named_by_a_relative_path(layout):
+    (layout / "specs" / "d.yaml").touch()
+    (layout / "specs" / "spec.yaml").write_text("name: a\nmodel: yolov5n\ndata: d.yaml\n")
+    data = Path(load_spec(Path("../specs/spec.yaml")).data)
+    assert data.is_absolute() and data.samefile(layout / "specs" / "d.yaml")
+
+
+def test_paths_that_are_nowhere_count_from_the_working_directory(layout):
+    spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\noutput: out\n")
+    assert (spec.data, spec.output) == (str(layout / "here/d.yaml"), str(layout / "here/out"))
+
+
+def test_output_is_never_beside_the_spec(layout):
+    (layout / "specs" / "out").mkdir()
+    spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\noutput: out\n")
+    assert spec.output == str(layout / "here/out")
+
+
+def test_names_of_models_and_hyperparameters_are_no_paths(layout):
+    for name in ("yolov5n", "scratch-med"):
+        (layout / "specs" / name).touch()
+    spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\ntrain: {hyp: scratch-med}\n")
+    assert (spec.model, spec.train.hyp, spec.weights) == ("yolov5n", "scratch-med", "")
+
+
+def test_hyperparameters_in_a_file_without_a_suffix_are_found_later_from_anywhere(layout):
+    (layout / "specs" / "mine").write_text("lr0: 0.5\n")
+    spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\ntrain: {hyp: mine}\n")
+    assert spec.train.hyp == str(layout / "specs/mine")
+
+
+@pytest.mark.parametrize("field", ["data", "output", "weights"])
+def test_a_path_too_long_for_the_file_system_is_no_crash(spec_file, field):
+    assert getattr(spec_file.load(f"{field}={'x' * 300}"), field).endswith("x" * 300)
+
+
+def test_the_quickstart_survives_being_written_and_read(layout):
+    spec = load_spec(REPOSITORY / "configs/quickstart.yaml")
+    assert load_text(layout / "here", dump_spec(spec)) == spec
+
+
+def test_what_is_written_holds_every_field(layout):
+    spec = load_text(layout / "here", "name: a\nmodel: yolov5n\ndata: d.yaml\n")
+    written = yaml.safe_load(dump_spec(spec))
+    assert list(written) == list(Spec.__struct_fields__)
+    assert written == msgspec.to_builtins(spec)
+
+
+TEXTS = st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=40)
+OPTIONAL = st.none() | TEXTS
+MEMORY = st.none() | st.sampled_from(["400G", "4000", "1t", "64GB"])
+
+
+@st.composite
+def valid_specs(draw):
+    """Specs as `load_spec` gives them: every field valid, paths absolute."""
+    nodes, gpus = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    cluster = {
+        "executor": draw(st.sampled_from(["auto", "slurm", "local", "debug"])),
+        "nodes": nodes,
+        "gpus_per_node": gpus,
+        "gpu_type": draw(OPTIONAL),
+        "mem": draw(MEMORY),
+        "time": draw(st.none() | st.sampled_from(["12:30:00", "90", "1-0", "2-00:00:30", "5:30"])),
+        **{name: draw(OPTIONAL) for name in ("partition", "account", "qos", "constraint")},
+        "exclude": draw(st.lists(TEXTS, max_size=3)),
+        "setup": draw(st.lists(TEXTS, max_size=3)),
+        "signal_lead": draw(st.just("auto") | st.integers(1, 29)),
+        "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), TEXTS, max_size=3)),
+        "sbatch": draw(
+            st.dictionaries(
+                st.sampled_from(["comment", "no", "on", "y", "null", "mail-type"]), OPTIONAL | st.booleans(), max_size=3
+            )
+        ),
+    }
+    train = {
+        "batch": nodes * gpus * draw(st.integers(1, 4)),
+        "seed": draw(st.integers(0, 10**12)),
+        "sync_bn": draw(st.booleans()),
+        "label_smoothing": draw(st.floats(0, 1)),
+        "hyp_overrides": draw(
+            st.dictionaries(st.sampled_from(["box", "cls", "obj"]), st.floats(0, allow_infinity=False), max_size=3)
+        ),
+    }
+    checkpoint = {"every_s": draw(st.none() | st.integers(1, 10**6))}
+    name = draw(
+        st.sampled_from(["no", "1e3", "0x10", "010", "true", "null", "12"])
+        | st.from_regex("[A-Za-z0-9_]{1,9}", fullmatch=True)
+    )
+    data = "/datasets/x" + draw(TEXTS).replace("/", "")
+    fields = {"name": name, "model": "yolov5n", "data": data, "output": data + "/runs"}
+    return msgspec.convert(fields | {"cluster": cluster, "train": train, "checkpoint": checkpoint}, Spec)
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@settings(QUICK, max_examples=80)
+@given(spec=valid_specs())
+def test_any_spec_survives_being_written_and_read(layout, monkeypatch, loader, spec):
+    monkeypatch.setattr(parse, "_Loader", getattr(yaml, loader))
+    assert load_text(layout, dump_spec(spec)) == spec
+
+
+@pytest.mark.parametrize("text", TRAPS)
+@pytest.mark.parametrize("field", ["cluster.partition", "cluster.env.A", "cluster.sbatch.comment", "cluster.exclude"])
+def test_a_text_that_yaml_would_take_for_something_else_stays_text(layout, field, text):
+    plain = load_text(layout, "name: a\nmodel: yolov5n\ndata: d.yaml\n")
+    tree = msgspec.to_builtins(plain)
+    tree["cluster"] |= {
+        "cluster.partition": {"partition": text},
+        "cluster.env.A": {"env": {"A": text}},
+        "cluster.sbatch.comment": {"sbatch": {"comment": text}},
+        "cluster.exclude": {"exclude": [text, text]},
+    }[field]
+    spec = msgspec.convert(tree, Spec)
+    assert load_text(layout, dump_spec(spec)) == spec
+
+
+PIECES = [
+    *("name: a\n", "model: yolov5n\n", "data: d\n", "train:\n", "cluster:\n", "  epochs: 1\n", "  env: {A: 1}\n"),
+    *("  hyp_overrides: {lr0: 1e-3}\n", "  exclude: [a, b]\n", "&a ", "*a ", "!!map ", "!x ", "? ", ": ", "- ", "<<: "),
+    *("{", "}", "[", "]", ",", "|\n", ">-\n", "'", '"', "\\", "#", "%YAML 1.1\n", "---\n", "...\n", "\t", "  ", "\n"),
+    *("\u2028", "\x85", "\r", "\0", "~", "1e999", "0x", "sweep: {a: [b]}\n", "  batch: 0\n", "  imgsz: 33\n", "\ufeff"),
+    *("  hyp: /dev/null\n", "  hyp: .\n", "  hyp: /\n", "  time: 0\n", "  mem: x\n", "  device: 1,2\n", "  nodes: 3\n"),
+]
+YAML_LIKE = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+@settings(QUICK, max_examples=200)
+@given(text=YAML_LIKE)
+def test_no_text_whatever_raises_anything_but_an_error_of_the_spec(layout, monkeypatch, loader, text):
+    monkeypatch.setattr(parse, "_Loader", getattr(yaml, loader))
+    path = layout / "spec.yaml"
+    path.write_bytes(text.encode("utf-8", "replace"))
+    _, problems = check_spec(path)
+    assert all(str(problem).startswith(f"{path}:") for problem in problems)
+
+
+@settings(QUICK, max_examples=200)
+@given(content=st.binary(max_size=40))
+def test_no_bytes_whatever_raise_anything_but_an_error_of_the_spec(layout, content):
+    path = layout / "spec.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError):
+        load_spec(path)
+
+
+@settings(QUICK, max_examples=200)
+@given(
+    path=st.sampled_from(["train", "train.epochs", "cluster.env.A", "name", "train.hyp", "data"]) | st.text(max_size=9),
+    text=YAML_LIKE,
+)
+def test_no_option_whatever_raises_anything_but_an_error_of_the_spec(layout, path, text):
+    file = layout / "spec.yaml"
+    file.write_text("name: a\nmodel: yolov5n\ndata: d.yaml\n")
+    _, problems = check_spec(file, [Override(path, text, f"--set {path}={text}")])
+    assert all("--set" in str(problem) for problem in problems)

@@ -1,0 +1,193 @@
+"""Rules across fields: what one field's type cannot say is refused in words, at the value that is to blame."""
+
+import pytest
+
+from hpc_yolo.spec import rules
+from hpc_yolo.spec.load import known_fields
+
+GPU_RULES = [
+    ("{nodes: 2, gpus_per_node: 4, mem: 4G, mem_per_cpu: 1G}", "cluster.mem_per_cpu: excludes mem", "one of the three"),
+    ("{mem_per_cpu: 1G, mem_per_gpu: 1G}", "cluster.mem_per_gpu: excludes mem_per_cpu", "one of the three"),
+    ("{mem: 1G, mem_per_cpu: 1G, mem_per_gpu: 1G}", "mem_per_cpu: excludes mem and mem_per_gpu", "one of the three"),
+    ("{gpus_per_node: 0, mem_per_gpu: 1G}", "cluster.mem_per_gpu: needs GPUs", "mem or mem_per_cpu"),
+    ("{gpus_per_node: 0, gpu_type: a100}", "cluster.gpu_type: needs GPUs", "null, or gpus_per_node of at least 1"),
+    ("{gpus_per_node: 4, tasks_per_node: 2}", "tasks_per_node: 2 tasks on 4 GPUs", "4, or leave it out"),
+    ("{tasks_per_node: 4, gpus_per_node: 1}", "tasks_per_node: 4 tasks on 1 GPUs", "1, or leave it out"),
+    ("{time: 00:01:00, signal_lead: 60}", "signal_lead: 60 s is not before the end of a job of 60 s", "under 60"),
+    ("{time: 1, signal_lead: 61}", "signal_lead: 61 s is not before the end of a job of 60 s", "under 60, or auto"),
+]
+FORMATS = [
+    *(
+        (f"{{time: {text}}}", "cluster.time: ", "minutes, hh:mm:ss")
+        for text in (
+            "soon",
+            "0",
+            "00:00:00",
+            "1h",
+            "-5",
+            "1:2:3:4",
+            "1-",
+            "'90 minutes'",
+            "1.5",
+            "1e3",
+            "٩٠",
+            "9" * 5000,
+        )
+    ),
+    *(
+        (f"{{{field}: {text}}}", f"cluster.{field}: ", "a whole number with K, M, G or T")
+        for field in ("mem", "mem_per_cpu", "mem_per_gpu")
+        for text in ("much", "0", "0G", "1.5G", "-1G", "4 G", "4GiB", "400B", "1P", "٤G", "9" * 5000 + "G")
+    ),
+]
+NAMES = [
+    ("{sbatch: {Comment: x}}", "cluster.sbatch.Comment: not the long name", "such as comment"),
+    ("{sbatch: {--comment: x}}", "cluster.sbatch.--comment: not the long name", "such as comment"),
+    ("{sbatch: {mail_type: x}}", "cluster.sbatch.mail_type: not the long name", "mail-type"),
+    ("{sbatch: {'comment=x --wrap': x}}", "not the long name", "such as comment"),
+    ("{sbatch: {'': x}}", "not the long name", "such as comment"),
+    ("{env: {1A: x}}", "cluster.env.1A: not the name of a variable", "letters, digits and _"),
+    ("{env: {A.B: x}}", "cluster.env.A.B: not the name of a variable", "letters, digits and _"),
+    ("{env: {'A B': x}}", "cluster.env.A B: not the name of a variable", "letters, digits and _"),
+    ("{env: {'A;reboot': x}}", "not the name of a variable", "letters, digits and _"),
+    ("{env: {É: x}}", "not the name of a variable", "letters, digits and _"),
+    ("{env: {'': x}}", "not the name of a variable", "letters, digits and _"),
+]
+
+
+@pytest.mark.parametrize(("cluster", "message", "allowed"), [*GPU_RULES, *FORMATS, *NAMES])
+def test_what_slurm_would_refuse_hours_later_is_refused_now(spec_file, cluster, message, allowed):
+    problem = spec_file.add(f"cluster: {cluster}\n").only_problem()
+    assert message in problem
+    assert allowed in problem.partition("allowed: ")[2]
+
+
+@pytest.mark.parametrize(("option", "field"), rules.OWN_SBATCH_OPTIONS.items())
+def test_an_sbatch_option_that_has_a_field_names_that_field(spec_file, option, field):
+    problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: x\n").only_problem()
+    assert problem.startswith(
+        f"{spec_file.path}:6:{len(option) + 7}: cluster.sbatch.{option}: has a field of its own\n"
+    )
+    assert problem.endswith(f"allowed: {field}")
+
+
+def test_fields_named_for_sbatch_options_exist():
+    assert set(rules.OWN_SBATCH_OPTIONS.values()) <= set(known_fields().values())
+
+
+@pytest.mark.parametrize(
+    ("added", "batch", "nearest"),
+    [
+        ("cluster: {nodes: 2, gpus_per_node: 4}", 20, "16 or 24"),
+        ("cluster: {nodes: 2, gpus_per_node: 4}", 7, "8"),
+        ("cluster: {gpus_per_node: 0, tasks_per_node: 3}", 16, "15 or 18"),
+    ],
+)
+def test_a_batch_that_ranks_cannot_share_names_the_nearest_that_they_can(spec_file, added, batch, nearest):
+    problem = spec_file.add(f"{added}\ntrain:\n  batch: {batch}\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:6:10: train.batch: {batch} is not a multiple of the world size")
+    assert problem.endswith(f"allowed: {nearest}")
+    for right in nearest.split(" or "):
+        assert spec_file.add(f"{added}\ntrain:\n  batch: {right}\n").load().train.batch == int(right)
+
+
+def test_a_finding_about_a_default_points_at_what_was_written(spec_file):
+    problem = spec_file.add("cluster: {gpus_per_node: 3}\ntrain:\n  epochs: 1\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:5:1: train.batch: 16 is not a multiple of the world size 3")
+    problem = spec_file.add("cluster: {gpus_per_node: 3}\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:1:1: train.batch: 16 is not a multiple of the world size 3")
+
+
+def test_a_batch_of_nothing_is_refused(spec_file):
+    assert "train.batch: a batch of no images" in spec_file.add("train: {batch: 0}\n").only_problem()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "device", "message"),
+    [
+        ("{gpus_per_node: 2}", "0", "names 1 GPUs for 2 tasks"),
+        ("{gpus_per_node: 2}", "'0,1,2'", "names 3 GPUs for 2 tasks"),
+        ("{nodes: 2, gpus_per_node: 2}", "'0,1'", "names GPUs of one machine, and there are 2 nodes"),
+    ],
+)
+def test_a_device_list_fits_the_tasks_of_one_machine(spec_file, cluster, device, message):
+    problem = spec_file.add(f"cluster: {cluster}\ntrain: {{device: {device}}}\n").only_problem()
+    assert f"train.device: {message}" in problem
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "'0,1'"])
+def test_a_device_that_fits_is_taken(spec_file, device):
+    assert spec_file.add(f"cluster: {{gpus_per_node: 2}}\ntrain: {{device: {device}}}\n").load().train.device in device
+
+
+@pytest.mark.parametrize(
+    ("model", "imgsz", "allowed"),
+    [("yolov5n", 100, "multiple of 32"), ("yolov5n6", 672, "such as 704"), ("yolov5s6", 32, "such as 64")],
+)
+def test_a_picture_side_fits_the_strides_of_the_model(spec_file, model, imgsz, allowed):
+    text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
+    problem = spec_file.write(text).only_problem()
+    assert f"{spec_file.path}:4:16: train.imgsz: " in problem
+    assert allowed in problem
+
+
+@pytest.mark.parametrize(("model", "imgsz"), [("yolov5n", 672), ("yolov5n6", 1280)])
+def test_a_picture_side_of_whole_strides_is_taken(spec_file, model, imgsz):
+    text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
+    assert spec_file.write(text).load().train.imgsz == imgsz
+
+
+@pytest.mark.parametrize(
+    ("model", "nearest"),
+    [("yolov5", "is the nearest"), ("yolov5nn", "yolov5n is the nearest"), ("''", "a YAML of layers")],
+)
+def test_an_unknown_model_names_those_that_are_there(spec_file, model, nearest):
+    problem = spec_file.write(f"name: a\nmodel: {model}\ndata: d.yaml\n").only_problem()
+    assert f"{spec_file.path}:2:8: model: there is no model" in problem
+    assert "yolov5n, yolov5n6, yolov5s" in problem and nearest in problem
+
+
+@pytest.mark.parametrize("name", rules.model_names())
+def test_every_model_of_the_package_may_be_named(spec_file, name):
+    assert spec_file.write(f"name: a\nmodel: {name}\ndata: d.yaml\n").load().model == name
+
+
+@pytest.mark.parametrize("name", ["-rf", ".hidden", "a/b", "..", "a b", "", "é", "a" * 101, "$(id)"])
+def test_a_run_name_is_safe_as_a_folder_and_in_a_script(spec_file, name):
+    problem = spec_file.write(f"name: '{name}'\nmodel: yolov5n\ndata: d.yaml\n").only_problem()
+    assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
+
+
+@pytest.mark.parametrize(("field", "value", "instead"), rules.NOT_YET)
+def test_what_this_version_cannot_do_is_refused_not_passed_over(spec_file, field, value, instead):
+    section, name = field.split(".")
+    problem = spec_file.add(f"{section}:\n  {name}: {str(value).lower()}\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:5:{len(name) + 5}: {field}: {str(value).lower()} is not there yet")
+    assert problem.endswith(f"allowed: {instead}")
+
+
+@pytest.mark.parametrize(("field", "value"), rules.ONLY_YET)
+def test_a_number_that_this_version_fixes_is_refused_not_passed_over(spec_file, field, value):
+    section, name = field.split(".")
+    problem = spec_file.add(f"{section}: {{{name}: {value + 1}}}\n").only_problem()
+    assert f"{field}: {value + 1} is not there yet" in problem and problem.endswith(f"allowed: {value}")
+    assert spec_file.add(f"{section}: {{{name}: {value}}}\n").problems() == []
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("sweep: {train.seed: ['1', '2']}", "sweep: sweeps are not there yet"),
+        ("cluster: {container: {image: a.sif}}", "cluster.container: containers are not there yet"),
+        ("weights: yolov5n.pt", "weights: pickled weights are not read"),
+        ("weights: /models/best.pth", "weights: pickled weights are not read"),
+    ],
+)
+def test_whole_features_that_are_not_there_say_so(spec_file, added, message):
+    assert message in spec_file.add(added + "\n").only_problem()
+
+
+def test_the_world_is_nodes_times_tasks(spec_file):
+    assert spec_file.load().world_size == 1
+    assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 4}\n").load().world_size == 8
+    assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 0, tasks_per_node: 4}\n").load().world_size == 8
