@@ -1,6 +1,7 @@
 """Training state in and out: one safetensors file, tensors with a JSON header, and never a pickle.
 
-Tensors are named `model.<key>`, `ema.<key>` and `optimizer.<parameter>.<buffer>`; the header holds a `Progress`.
+Tensors are named `model.<key>`, `ema.<key>`, `optimizer.<parameter>.<buffer>` and, between two optimiser steps,
+`gradient.<parameter>`; the header holds a `Progress`.
 `best` holds the averaged model alone, under plain keys.
 """
 
@@ -24,7 +25,9 @@ FORMAT = "hpc-yolo-1"
 class Progress(msgspec.Struct, kw_only=True):
     """Where training stands, besides the tensors. Positions count global batches from the start of training."""
 
+    num_images: int = 0  # of the training set: epochs have no meaning with another number
     step: int = 0
+    finished_epochs: int = 0  # trained, logged and evaluated
     last_optimizer_step: int = -1
     ema_updates: int = 0
     best_fitness: float = -1.0
@@ -47,12 +50,14 @@ def save_training(
     model: torch.nn.Module,
     ema: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    gradients: Mapping[str, torch.Tensor],
     progress: Progress,
     description: ModelDescription,
 ) -> int:
     """Write the complete training state over `path` in one atomic step; its size in bytes."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    tensors |= {f"gradient.{name}": value for name, value in gradients.items()}
     for index, buffers in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in buffers.items() if value is not None}
     return _write(path, tensors, description, progress)
@@ -66,7 +71,7 @@ def save_model(path: Path, model: torch.nn.Module, description: ModelDescription
 def load_training(
     path: Path, *, model: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> Progress:
-    """Fill `model`, `ema` and `optimizer` from `path`; where training stands.
+    """Fill `model` with its gradients, `ema` and `optimizer` from `path`; where training stands.
 
     Raises:
         CheckpointError: the file is damaged, of another format, or made for another model.
@@ -78,8 +83,11 @@ def load_training(
         model.load_state_dict(_section(tensors, "model."))
         ema.load_state_dict(_section(tensors, "ema."))
         _load_optimizer(optimizer, _section(tensors, "optimizer."))
+        for name, gradient in _section(tensors, "gradient.").items():
+            parameter = model.get_parameter(name)
+            parameter.grad = _laid_out_like(parameter, gradient)
         return msgspec.json.decode(header["progress"], type=Progress)
-    except (RuntimeError, ValueError, KeyError, msgspec.MsgspecError) as error:
+    except (RuntimeError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
         raise CheckpointError(
             f"{path}: does not fit this run's model: {str(error).splitlines()[0]}",
             hint="a run keeps its model and classes; give a changed spec another name",
@@ -151,3 +159,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, buffers: Mapping[str, torc
         index, buffer = re.fullmatch(r"(\d+)\.(\w+)", name).groups()  # type: ignore[union-attr]
         state.setdefault(int(index), {})[buffer] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for parameter, loaded in optimizer.state.items():
+        for buffer, tensor in loaded.items():
+            if tensor.shape == parameter.shape:
+                loaded[buffer] = _laid_out_like(parameter, tensor)
+
+
+def _laid_out_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in the memory format of `parameter`: files are in rows, networks in channels last."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

@@ -20,7 +20,7 @@ from hpc_yolo.distributed import World
 from hpc_yolo.engine.ema import ModelEma
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.trainer import TrainingParts
-from hpc_yolo.errors import TrainingError
+from hpc_yolo.errors import CheckpointError, TrainingError
 from hpc_yolo.loss import DetectionLoss, scaled_gains
 from hpc_yolo.models import Detector, build_model
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
@@ -82,7 +82,7 @@ def build_parts(
         schedule=schedule,
         training=training,
         validation=validation,
-        progress=Progress(),
+        progress=Progress(num_images=indexes[0].num_images),
     )
 
 
@@ -98,8 +98,18 @@ def build_loaders(
 
 
 def restore(parts: TrainingParts, last: Path) -> None:
-    """Go on from the state in `last`."""
+    """Go on from the state in `last`.
+
+    Raises:
+        CheckpointError: it is damaged, or was made for another model or another number of pictures.
+    """
     progress = checkpoint.load_training(last, model=parts.model, ema=parts.ema.model, optimizer=parts.optimizer)
+    if progress.num_images != parts.progress.num_images:
+        raise CheckpointError(
+            f"{last}: was made with {progress.num_images} training pictures, "
+            f"and there are {parts.progress.num_images} now",
+            hint="bring the dataset back, or give a run on the new one another name and weights: best.safetensors",
+        )
     parts.progress = progress
     parts.ema.updates = progress.ema_updates
     if progress.scaler:  # empty where the attempt before needed none

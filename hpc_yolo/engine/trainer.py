@@ -80,12 +80,12 @@ class Trainer:
         self.steps_per_epoch = parts.schedule.steps_per_epoch
         self.log_interval = max(1, min(MAX_LOG_INTERVAL_STEPS, self.steps_per_epoch // LOGS_AN_EPOCH))
         self.grad_norm = torch.zeros((), device=world.device)
-        self.agreed = 0
         self._saved_s = time.monotonic()
 
     @property
     def epoch(self) -> int:
-        return self.progress.step // self.steps_per_epoch
+        """The epoch under way, from 0; after the last one, their number."""
+        return self.progress.finished_epochs
 
     def run(self) -> int:
         """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
@@ -93,33 +93,37 @@ class Trainer:
             epoch = self.epoch
             if stopped_by := self.train_epoch(epoch):
                 return stopped_by
-            self.log_epoch(epoch)
-            if self.is_evaluated(epoch):
-                self.evaluate(epoch)
-            self.save_last()
-            self.save_periodically(epoch)
+            self.finish_epoch(epoch)
         self.agreement.settle()
         return 0
 
     def train_epoch(self, epoch: int) -> int:
         """The steps of `epoch` that are still to do; 0, or the signal after which all ranks stop."""
         self.parts.trained.train()
-        first_step = self.progress.step % self.steps_per_epoch
+        first_step = self.progress.step - epoch * self.steps_per_epoch
         self.meter.start_epoch(self.progress.epoch_items, first_step)
         for batch in self.timed(self.parts.training.epoch(epoch, first_step)):
             self.train_step(batch)
             self.progress.step += 1
             if self.progress.step % self.log_interval == 0:
                 self.log_step(epoch)
-            self.agreed = max(self.agreed, self.agreement.ask(self.note()))
-            if self.agreed and self.progress.last_optimizer_step == self.progress.step - 1:
-                # No gradient is half accumulated here, so a checkpoint is complete.
-                agreed, self.agreed = self.agreed, 0
+            agreed = self.agreement.ask(self.note())
+            if agreed:
                 self.save_last()
-                if agreed != SAVE_IS_DUE:
-                    self.agreement.settle()
-                    return agreed
+            if agreed > SAVE_IS_DUE:
+                self.agreement.settle()
+                return agreed
         return 0
+
+    def finish_epoch(self, epoch: int) -> None:
+        """What follows the last step of `epoch`; an attempt that was stopped before it begins here."""
+        self.log_epoch(epoch)
+        if self.is_evaluated(epoch):
+            self.evaluate(epoch)
+        self.progress.finished_epochs += 1
+        self.meter.start_epoch([0.0, 0.0, 0.0], steps_done=0)
+        self.save_last()
+        self.save_periodically(epoch)
 
     def train_step(self, batch: TrainingBatch) -> None:
         """Forward, loss and backward on this rank's share of a global batch; every so many batches, the optimiser."""
@@ -205,9 +209,9 @@ class Trainer:
 
     def save_last(self) -> None:
         """Make the state after this step durable; called where all ranks stand at the same step."""
-        at_epoch_start = self.progress.step % self.steps_per_epoch == 0
-        self.progress.epoch_items = [0.0, 0.0, 0.0] if at_epoch_start else self.meter.epoch_sums()
+        self.progress.epoch_items = self.meter.epoch_sums()
         self.require_finite(self.progress.epoch_items)
+        gradients = self.pending_gradients()
         if not self.world.is_main:
             return
         started_s = time.monotonic()
@@ -218,11 +222,22 @@ class Trainer:
             model=self.parts.model,
             ema=self.parts.ema.model,
             optimizer=self.parts.optimizer,
+            gradients=gradients,
             progress=self.progress,
             description=self.parts.description,
         )
         self._saved_s = time.monotonic()
         self.tell_saved(self.run_directory.last, self.epoch, size_bytes, self._saved_s - started_s)
+
+    def pending_gradients(self) -> dict[str, torch.Tensor]:
+        """What the batches since the last optimiser step have accumulated, averaged over the ranks as DDP would."""
+        if self.progress.last_optimizer_step == self.progress.step - 1:
+            return {}
+        return {
+            name: self.world.sum_over_ranks(parameter.grad) / self.world.size
+            for name, parameter in self.parts.model.named_parameters()
+            if parameter.grad is not None
+        }
 
     def save_periodically(self, epoch: int) -> None:
         """Keep the averaged model of every `train.save_period`-th epoch."""

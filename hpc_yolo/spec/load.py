@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -16,13 +15,12 @@ from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparamete
 from hpc_yolo.spec.parse import Mapping, Node, control_characters, parse_yaml, read_yaml
 from hpc_yolo.spec.problems import Place, Problem, format_problems
 from hpc_yolo.spec.read import SectionReader, field_types, is_null
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 
 SECTIONS = {"cluster": ClusterSpec, "train": TrainSpec, "checkpoint": CheckpointSpec}
 
 
-@dataclass(frozen=True)
-class Override:
+class Override(msgspec.Struct, frozen=True):
     """A field set on the command line: dotted `path`, its value as `text`, and how errors name it (`origin`)."""
 
     path: str
@@ -70,8 +68,9 @@ def dump_spec(spec: Spec) -> str:
 
 
 def known_fields() -> dict[str, str]:
-    """Last part of every field -> its dotted path."""
-    fields = {name: name for name in field_types(Spec)}
+    """Last part of every field, or name of a hyperparameter -> its dotted path."""
+    fields = {name: f"train.hyp_overrides.{name}" for name in field_types(Hyperparameters)}
+    fields |= {name: name for name in field_types(Spec)}
     for section_name, section in SECTIONS.items():
         fields |= {name: f"{section_name}.{name}" for name in field_types(section)}
     return fields
@@ -113,7 +112,9 @@ def _placed(tree: Node | None, parts: list[str], value: Node, place: Place) -> N
     base = tree if isinstance(tree, Mapping) else Mapping(place)
     key, rest = parts[0], parts[1:]
     keys = {**base.keys, key: place if not rest else base.keys.get(key, place)}
-    return replace(base, keys=keys, values={**base.values, key: _placed(base.values.get(key), rest, value, place)})
+    return msgspec.structs.replace(
+        base, keys=keys, values={**base.values, key: _placed(base.values.get(key), rest, value, place)}
+    )
 
 
 def _place_of(field: str, tree: Node | None, reader: SectionReader, root: Place) -> Place:

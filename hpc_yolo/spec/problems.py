@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import msgspec
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where something was written: a file with line and column (from 1), or an option of the command line."""
 
     source: str
@@ -20,8 +18,7 @@ class Place:
         return self.line == 0
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One mistake. `path` is the dotted field, '' for the whole file."""
 
     place: Place
@@ -47,7 +44,7 @@ class Problem:
         return "\n".join(lines)
 
 
-class Finding(NamedTuple):
+class Finding(msgspec.Struct, frozen=True):
     """What a rule finds wrong with a field, from its value and those of the fields that it `needs`."""
 
     field: str

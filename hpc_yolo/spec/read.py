@@ -76,14 +76,14 @@ class SectionReader:
             self.unusable.add(dotted)
 
     def _fill_missing(self, values: dict[str, Any], section: type[Section], path: str, place: Place) -> None:
-        for field in msgspec.structs.fields(section):
-            if field.name in values or not field.required:
+        for name in required_fields(section):
+            if name in values:
                 continue
-            dotted = f"{path}.{field.name}" if path else field.name
+            dotted = f"{path}.{name}" if path else name
             if dotted not in self.places and dotted not in self.unusable:
-                self._problem(place, dotted, "is missing", describe(field_types(section)[field.name]))
+                self._problem(place, dotted, "is missing", describe(field_types(section)[name]))
             self.unusable.add(dotted)
-            values[field.name] = ""
+            values[name] = ""
 
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
         """`node` as a value of type `kind`; None after a problem."""
@@ -126,7 +126,17 @@ class SectionReader:
 @cache
 def field_types(section: type[Section]) -> dict[str, Any]:
     """Field name -> annotated type."""
-    return {field.name: field.type for field in msgspec.structs.fields(section)}
+    return {field.name: field.type for field in _fields(section)}
+
+
+def required_fields(section: type[Section]) -> list[str]:
+    """Names of the fields without a default."""
+    return [field.name for field in _fields(section) if field.required]
+
+
+@cache
+def _fields(section: type[Section]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(section)
 
 
 def describe(kind: Any) -> str:

@@ -76,6 +76,8 @@ def test_one_mistake_is_not_called_mistakes(spec_file):
         ("batch: 16", "batch: unknown field", "there is train.batch: move it there"),
         ("nodes: 2", "nodes: unknown field", "there is cluster.nodes: move it there"),
         ("train: {partition: gpu}", "train.partition: unknown field", "there is cluster.partition: move it there"),
+        ("lr0: 0.1", "lr0: unknown field", "there is train.hyp_overrides.lr0: move it there"),
+        ("train: {mosaic: 0}", "train.mosaic: unknown field", "there is train.hyp_overrides.mosaic: move it there"),
         ("parttition: gpu", "parttition: unknown field", "cluster.partition is the nearest"),
         ("zzzzzzzz: 1", "zzzzzzzz: unknown field", "name, model, data"),
         ("cluster: &c {nodes: 1}\ntrain: {<<: *c}", "train.<<: unknown field", "epochs, batch"),

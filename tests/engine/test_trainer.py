@@ -1,0 +1,146 @@
+"""The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.distributed import World
+from hpc_yolo.engine.build import build
+from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.errors import CheckpointError, TrainingError
+from hpc_yolo.preemption import StopRequest
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import EpochEnded, Evaluated
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+
+NUM_STEPS = 6  # two epochs of three
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=6, num_val=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def attempt(data, tmp_path):
+    """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
+
+    def run_attempt(name: str, stop_after: int | None = None, **train: object) -> int:
+        fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
+        spec = Spec(
+            name=name,
+            model="yolov5n",
+            data=str(data),
+            train=TrainSpec(**(fields | train)),
+            checkpoint=CheckpointSpec(every_s=None),
+        )
+        run = RunDirectory(tmp_path / name)
+        run.create()
+        world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
+        parts = build(spec, world, run, warn=pytest.fail)
+        stop = StopRequest()
+        trainer = Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), stop)
+        train_step = trainer.train_step
+
+        def step_and_signal(batch):
+            train_step(batch)
+            if trainer.progress.step + 1 == stop_after:
+                stop.signal_number = signal.SIGTERM
+
+        trainer.train_step = step_and_signal
+        return trainer.run()
+
+    return run_attempt
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(path / "checkpoints" / "last.safetensors")
+
+
+def story_of(path: Path) -> list[tuple]:
+    """What the journal says of epochs and evaluations, without times."""
+    told = []
+    for event in read_events(path / "journal.jsonl"):
+        if isinstance(event, EpochEnded):
+            told.append(("epoch", event.epoch, event.step, event.box, event.obj, event.cls))
+        elif isinstance(event, Evaluated):
+            told.append(("evaluated", event.epoch, event.map50, event.map50_95))
+    return told
+
+
+@pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
+def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(attempt, tmp_path, stop_after):
+    """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
+    assert attempt("whole") == 0
+    assert attempt("stopped", stop_after) == signal.SIGTERM
+    assert attempt("stopped") == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    expected, told = story_of(tmp_path / "whole"), story_of(tmp_path / "stopped")
+    assert [item[:2] for item in told] == [item[:2] for item in expected]
+    for one, other in zip(expected, told, strict=True):
+        assert other[2:] == pytest.approx(one[2:], rel=1e-6)
+
+
+def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
+    attempt("done")
+    before = (tmp_path / "done" / "journal.jsonl").read_bytes()
+    assert attempt("done") == 0
+    assert (tmp_path / "done" / "journal.jsonl").read_bytes() == before
+
+
+def test_training_ends_when_it_no_longer_gets_better(attempt, tmp_path):
+    assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) == 0
+    assert len([item for item in story_of(tmp_path / "patient") if item[0] == "epoch"]) == 3
+
+
+def test_numbers_gone_bad_end_the_run_and_never_reach_a_checkpoint(attempt, tmp_path):
+    assert attempt("bad", stop_after=2) == signal.SIGTERM
+    before = (tmp_path / "bad" / "checkpoints" / "last.safetensors").read_bytes()
+    path = tmp_path / "bad" / "checkpoints" / "last.safetensors"
+    tensors = state_of(tmp_path / "bad")
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors["model.model.0.conv.weight"][:] = float("nan")
+    safetensors.torch.save_file(tensors, path, metadata=header)
+    poisoned = path.read_bytes()
+    with pytest.raises(TrainingError, match="the loss is not finite at step 3"):
+        attempt("bad")
+    assert path.read_bytes() == poisoned != before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
+        (lambda content: b"", "cannot be read as a checkpoint"),
+        (lambda content: content.replace(b"hpc-yolo-1", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
+        (
+            lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'),
+            "7 training pictures, and there are 6 now",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, tmp_path, damage, words):
+    attempt("damaged", stop_after=1)
+    path = tmp_path / "damaged" / "checkpoints" / "last.safetensors"
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=words):
+        attempt("damaged")
+    assert path.read_bytes() == damaged, "bad input loses nothing"
