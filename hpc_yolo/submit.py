@@ -342,7 +342,9 @@ def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
             timeout_min=LOCAL_LIMIT_MIN,
             stderr_to_stdout=True,
         )
-    with _only_own_variables(), _interrupt_ignored():
+    # A script exports the spec's variables itself; tasks on this machine inherit them.
+    added = {} if plan.executor == "slurm" else plan.spec.cluster.env
+    with _variables_of_the_job(added), _interrupt_ignored():
         try:
             return executor.submit(TrainingJob(str(plan.run.path)))
         except submitit.core.utils.FailedJobError as error:
@@ -359,11 +361,10 @@ def _slurm_words(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _only_own_variables() -> Iterator[None]:
-    """Hide a surrounding allocation's variables from the job while it is being submitted."""
-    before = dict(current_environment())
-    kept = clean_environment(before)
-    _replace_environment(kept)
+def _variables_of_the_job(added: dict[str, str]) -> Iterator[None]:
+    """While the job is being submitted: without a surrounding allocation's variables, with those `added`."""
+    before = current_environment()
+    _replace_environment(clean_environment(before) | added)
     try:
         yield
     finally:

@@ -61,7 +61,8 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         Meta(description="Seconds before the time limit at which Slurm warns the tasks; auto: 120, or half the limit."),
     ] = "auto"
     setup: Annotated[
-        list[str], Meta(description="Shell lines before the training: modules, a virtual environment.")
+        list[str],
+        Meta(description="Shell lines of a Slurm job before its tasks start: modules, a virtual environment."),
     ] = field(default_factory=list)
     env: Annotated[
         dict[str, str], Meta(description="Environment variables of the tasks, such as NCCL_SOCKET_IFNAME.")

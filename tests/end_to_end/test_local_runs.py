@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,10 +63,14 @@ def test_one_rank_and_two_ranks_learn_the_same(write_spec, hpc_yolo, events_of):
 
 
 def test_a_run_ends_with_its_table_and_submitting_again_goes_on(write_spec, hpc_yolo, events_of, tmp_path):
-    spec = write_spec("twice", cluster=LOCAL_PAIR)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    spec = write_spec("twice", cluster=LOCAL_PAIR | {"env": {"MASTER_PORT": str(port)}})
     done = hpc_yolo("submit", spec)
     for words in ("epoch 2/2", "mAP50-95", "circle", "img/s", "best.safetensors", "last.safetensors"):
         assert words in done.stdout
+    (rendezvous,) = (tmp_path / "runs" / "twice" / "rendezvous").iterdir()
+    assert json.loads(rendezvous.read_text())["master_port"] == port, "a set MASTER_PORT wins"
     hpc_yolo("submit", spec, "--set", "train.epochs=3")
     first, second = events_of("twice", AttemptStarted)
     assert (first.attempt, first.step, second.attempt, second.step) == (1, 0, 2, 10)
@@ -135,6 +141,22 @@ def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, h
     assert done.returncode == 3
     assert "no pictures in" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_pictures_and_labels_that_cannot_be_used_are_a_warning_and_the_run_goes_on(
+    write_spec, hpc_yolo, events_of, shapes, tmp_path
+):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(shapes.parent, spoiled, ignore=shutil.ignore_patterns(".*"))
+    (spoiled / "labels" / "train" / "00000.txt").write_text("80 0.5 0.5 0.1 0.1\n")
+    picture = spoiled / "images" / "train" / "00001.jpg"
+    picture.write_bytes(picture.read_bytes()[:2000])
+    spec = write_spec("spoiled", cluster=LOCAL_PAIR, train={"epochs": 1}, data=str(spoiled / "dataset.yaml"))
+    done = hpc_yolo("submit", spec)
+    for words in ("2 pictures are left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
+        assert words in done.stdout
+    assert events_of("spoiled", AttemptStarted)[0].num_images == 38
+    assert events_of("spoiled", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
 
 
 def test_a_rank_that_does_not_come_is_named(write_spec):
