@@ -16,7 +16,7 @@ def follow(run_path: Path) -> None:
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.runs.submissions import last_submission
     from hpc_yolo.status.follow import follow as follow_run
-    from hpc_yolo.submit import SubmittedJob
+    from hpc_yolo.submit.job import SubmittedJob
 
     run = RunDirectory(run_path.absolute())
     submission = last_submission(run)

@@ -12,7 +12,7 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
-    from hpc_yolo.submit import Plan
+    from hpc_yolo.submit.plan import Plan
 
 
 @click.command()
@@ -35,7 +35,8 @@ def submit(
     Submitting a spec again goes on with its run from the last checkpoint.
     """
     from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit import make_plan, start_estimate
+    from hpc_yolo.submit.job import start_estimate
+    from hpc_yolo.submit.plan import make_plan
 
     overrides = read_overrides(assignments, shortcuts)
     if local:
@@ -53,7 +54,7 @@ def submit(
 
 def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.status.follow import follow as follow_run
-    from hpc_yolo.submit import submit as submit_plan
+    from hpc_yolo.submit.job import submit as submit_plan
 
     job = submit_plan(plan)
     if plan.executor == "slurm" and not (follow or wait):

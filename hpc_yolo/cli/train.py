@@ -21,7 +21,7 @@ def train(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     from hpc_yolo.engine.task import run_task
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_spec
-    from hpc_yolo.submit import prepare_run
+    from hpc_yolo.submit.prepare import prepare_run
 
     spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
     run = RunDirectory(Path(spec.output).absolute() / spec.name)

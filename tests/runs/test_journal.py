@@ -8,7 +8,16 @@ import pytest
 
 from hpc_yolo.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory, find_runs
-from hpc_yolo.runs.events import AttemptEnded, CheckpointSaved, StepLogged, WarningRaised
+from hpc_yolo.runs.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    EpochEnded,
+    Evaluated,
+    RankPlace,
+    StepLogged,
+    WarningRaised,
+)
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
 from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
 from hpc_yolo.runs.lines import event_line
@@ -157,6 +166,33 @@ def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
 )
 def test_a_job_log_has_the_main_events_as_plain_lines(event, line):
     assert event_line(event, epochs=9) == line
+
+
+def test_a_job_log_says_who_trains_and_how_well():
+    ranks = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(6)]
+    started = AttemptStarted(
+        attempt=2,
+        job_id="7",
+        launcher="slurm",
+        device="cpu",
+        precision="float32",
+        world_size=6,
+        num_nodes=6,
+        batch=12,
+        epochs=9,
+        steps_per_epoch=5,
+        num_images=60,
+        epoch=1,
+        step=7,
+        ranks=ranks,
+    )
+    expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 pictures, 5 steps an epoch, from step 7"
+    assert event_line(started) == expected
+    ended = EpochEnded(epoch=1, step=10, box=0.1, obj=None, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
+    assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"
+    figures = {"precision": 0.5, "recall": 0.5, "map50": 0.625, "map50_95": 0.5, "images_per_s": 9.0, "seconds": 1.0}
+    evaluated = Evaluated(epoch=1, step=10, num_images=8, is_best=True, classes=[], **figures)
+    assert event_line(evaluated) == "epoch 2: mAP50 0.625 mAP50-95 0.500 (best)"
 
 
 def test_the_writer_tells_of_each_event_after_it_is_kept(tmp_path):

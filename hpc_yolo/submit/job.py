@@ -1,0 +1,179 @@
+"""Handing a plan over: submitit pickles the call, starts local tasks or queues the script, and names the job."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.fileio import write_atomic
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.submit.plan import Plan
+from hpc_yolo.submit.prepare import prepare_run
+
+if TYPE_CHECKING:
+    import submitit
+
+SLURM_POLL_S = 5.0
+LOCAL_LIMIT_MIN = 60 * 24 * 365
+
+
+class TrainingJob:
+    """What submitit pickles: the run directory's path. All else is read from there when a task starts."""
+
+    def __init__(self, run_directory: str) -> None:
+        self.run_directory = run_directory
+
+    def __call__(self) -> None:
+        from hpc_yolo.engine.task import run_task  # imports torch: only in the task
+
+        run = RunDirectory(Path(self.run_directory))
+        run_task(run, load_spec(run.spec))
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """A job on its way. `owned`: this process started it, and may end it."""
+
+    submission: Submission
+    owned: bool = False
+
+    def is_alive(self) -> bool:
+        """Whether the job is queued or runs. While Slurm does not answer, it is believed to live."""
+        job_id = self.submission.job_id
+        if self.submission.executor == "slurm":
+            return _slurm_job_is_alive(job_id, int(time.monotonic() / SLURM_POLL_S))
+        # A debug run happened inside the submitting process.
+        return self.submission.executor == "local" and local_job_is_alive(job_id, self.submission.host)
+
+    def stop(self) -> bool:
+        """Ask a local job of ours to save and leave; False for a job that goes on without us."""
+        if self.submission.executor != "local" or not self.owned:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(self.submission.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
+        return True
+
+
+def start_estimate(script: str) -> str:
+    """When Slurm would start the job, or why it would not, in a few words; nothing is queued."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+        file.write(script)
+        file.flush()
+        try:
+            estimate = scheduler.estimate_start(Path(file.name))
+        except ClusterError as error:
+            return f"not as it is: {error.message}"
+    return f"at {estimate.start} on {estimate.nodes}, says Slurm"
+
+
+def submit(plan: Plan) -> SubmittedJob:
+    """Make the run directory and start or queue the job.
+
+    Raises:
+        RunError: the run directory cannot be written.
+        ClusterError: Slurm refuses; the message has its own words.
+    """
+    prepare_run(plan.run, plan.spec)
+    if plan.script is not None:
+        write_atomic(plan.run.script, plan.script)
+    started = time.time()
+    job = _submit_with_submitit(plan)
+    submission = Submission(
+        time=started,
+        executor=plan.executor,
+        job_id=job.job_id,
+        host=platform.node(),
+        num_nodes=plan.num_nodes,
+        tasks_per_node=plan.tasks_per_node,
+        gpus_per_node=plan.gpus_per_node,
+    )
+    add_submission(plan.run, submission)
+    if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
+        raise error
+    return SubmittedJob(submission, owned=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _slurm_job_is_alive(job_id: str, _time_slot: int) -> bool:
+    """Ask Slurm once per time slot, however often somebody wants to know."""
+    try:
+        state = scheduler.job_states([job_id]).get(job_id)
+    except SchedulerUnavailable:
+        return True
+    return state is not None and state.is_alive
+
+
+def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
+    import submitit  # 60 ms that a dry run need not wait for
+
+    executor = submitit.AutoExecutor(folder=plan.run.jobs, cluster=plan.executor)
+    if plan.executor == "slurm":
+        text = plan.script
+        # submitit pickles, submits and tracks; the script is ours, so that what --dry-run shows is what goes.
+        slurm: Any = executor._executor
+        slurm._make_submission_file_text = lambda *_: text
+        executor.update_parameters(nodes=plan.num_nodes, tasks_per_node=plan.tasks_per_node)
+    elif plan.executor == "local":
+        executor.update_parameters(
+            tasks_per_node=plan.tasks_per_node,
+            gpus_per_node=plan.gpus_per_node,
+            timeout_min=LOCAL_LIMIT_MIN,
+            stderr_to_stdout=True,
+        )
+    # A script exports the spec's variables itself; tasks on this machine inherit them.
+    added = {} if plan.executor == "slurm" else plan.spec.cluster.env
+    with _variables_of_the_job(added), _interrupt_ignored():
+        try:
+            return executor.submit(TrainingJob(str(plan.run.path)))
+        except submitit.core.utils.FailedJobError as error:
+            raise ClusterError(
+                f"Slurm refuses the job: {_slurm_words(str(error))}",
+                hint="see what it would get with --dry-run, and what there is with sinfo",
+            ) from error
+
+
+def _slurm_words(text: str) -> str:
+    """sbatch's own complaint out of submitit's."""
+    words = [line.strip() for line in text.splitlines() if "error:" in line]
+    return "; ".join(words) or text.strip()
+
+
+@contextlib.contextmanager
+def _variables_of_the_job(added: dict[str, str]) -> Iterator[None]:
+    """While the job is being submitted: without a surrounding allocation's variables, with those `added`."""
+    before = current_environment()
+    _replace_environment(clean_environment(before) | added)
+    try:
+        yield
+    finally:
+        _replace_environment(before)
+
+
+@contextlib.contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """Processes started inside the block are deaf to the terminal's Ctrl-C: we tell them, and they save first."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _replace_environment(environ: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)

@@ -1,0 +1,125 @@
+"""How a spec runs here: which executor, how many tasks, which script. Deciding touches nothing: a dry run prints it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_yolo import sbatch
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.errors import ClusterError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.submit.prepare import require_same_training
+
+PROBE_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision about one submission, made before anything is touched."""
+
+    spec: Spec
+    run: RunDirectory
+    executor: str  # slurm | local | debug
+    why: str  # one sentence: how the executor was chosen
+    num_nodes: int
+    tasks_per_node: int
+    gpus_per_node: int
+    goes_on: bool  # the run was started before
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.tasks_per_node
+
+    @property
+    def script(self) -> str | None:
+        """The sbatch script that goes to Slurm; None for other executors."""
+        if self.executor != "slurm":
+            return None
+        # The variable tells submitit's entry point, among several launchers' traces, that this is a Slurm job.
+        command = [
+            "env",
+            "SUBMITIT_EXECUTOR=slurm",
+            sys.executable,
+            "-u",
+            "-m",
+            "submitit.core._submit",
+            str(self.run.jobs),
+        ]
+        return sbatch.script(self.spec, command, log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log")
+
+    def decisions(self) -> list[tuple[str, str]]:
+        """(what, decision) for people to read."""
+        train = self.spec.train
+        port = "free port of this machine" if self.executor != "slurm" else "derived from the job id, in 10000-32767"
+        gpus = f"{self.gpus_per_node} GPUs" if self.gpus_per_node else "CPUs only"
+        return [
+            ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else 'new'})"),
+            ("executor", f"{self.executor}: {self.why}"),
+            ("world size", f"{self.world_size} = {self.num_nodes} nodes x {self.tasks_per_node} tasks, {gpus} a node"),
+            ("batch", f"{train.batch} images a step, {train.batch // self.world_size} on each rank"),
+            ("MASTER_ADDR", "first host of the step" if self.executor == "slurm" else "127.0.0.1"),
+            ("MASTER_PORT", f"{port}; the next free one if it is taken"),
+        ]
+
+
+def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
+    """Decide how `spec` runs here.
+
+    Raises:
+        ClusterError: executor slurm was asked for and Slurm does not answer, or debug with several tasks.
+        RunError: the run directory belongs to a run that learns something else.
+    """
+    run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    require_same_training(run, spec)
+    executor, why = choose_executor(spec)
+    if executor == "slurm":
+        cluster = spec.cluster
+        num_nodes, tasks, gpus = cluster.nodes, cluster.num_tasks_per_node, cluster.gpus_per_node
+    else:
+        visible = visible_gpus(environ if environ is not None else current_environment())
+        num_nodes, (tasks, gpus) = 1, local_tasks(spec, visible, len(os.sched_getaffinity(0)))
+        if executor == "debug":
+            tasks, gpus = 1, min(gpus, 1)
+        if tasks != spec.world_size:
+            why += f"; {tasks} tasks fit this machine where the spec asks for {spec.world_size} (the batch stays)"
+    return Plan(spec, run, executor, why, num_nodes, tasks, gpus, goes_on=run.exists)
+
+
+def choose_executor(spec: Spec) -> tuple[str, str]:
+    """(slurm, local or debug; why), asking Slurm only where the spec leaves it open or wants it."""
+    wanted = spec.cluster.executor
+    if wanted in ("local", "debug"):
+        return wanted, "as the spec says"
+    probe = scheduler.probe(timeout_s=PROBE_TIMEOUT_S)
+    if probe.available:
+        return "slurm", "a Slurm controller answers" if wanted == "auto" else "as the spec says"
+    if wanted == "slurm":
+        raise ClusterError(
+            f"cluster.executor is slurm, but {probe.reason}",
+            hint="try again when Slurm is back, or train on this machine with --local",
+        )
+    return "local", f"{probe.reason.partition(' (')[0]}, so local processes train"
+
+
+def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:
+    """(tasks, GPUs) of a run on this machine: one task a GPU, or CPU tasks; as many as fit and divide the batch."""
+    uses_gpus = spec.cluster.gpus_per_node > 0 and num_gpus > 0 and spec.train.device != "cpu"
+    tasks = min(spec.world_size, num_gpus if uses_gpus else num_cpus)
+    while spec.train.batch % tasks:
+        tasks -= 1
+    return tasks, tasks if uses_gpus else 0
+
+
+def visible_gpus(environ: Mapping[str, str]) -> int:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, without importing torch."""
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([device for device in listed.split(",") if device.strip() not in ("", "-1")])
+    cards = Path("/proc/driver/nvidia/gpus")
+    return len(list(cards.iterdir())) if cards.is_dir() else 0

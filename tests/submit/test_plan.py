@@ -1,0 +1,96 @@
+"""How a spec becomes tasks on the machine at hand, and what may change between two submissions of a run."""
+
+import os
+
+import msgspec
+import pytest
+
+from hpc_yolo.errors import ClusterError, RunError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.submit.plan import choose_executor, local_tasks, make_plan, visible_gpus
+from hpc_yolo.submit.prepare import prepare_run, require_same_training
+
+
+def spec_of(tmp_path, *, train=None, **cluster) -> Spec:
+    return Spec(
+        name="run",
+        model="yolov5n",
+        data="/data.yaml",
+        output=str(tmp_path / "runs"),
+        cluster=ClusterSpec(**({"executor": "local"} | cluster)),
+        train=TrainSpec(**(train or {})),
+    )
+
+
+@pytest.mark.parametrize(
+    ("cluster", "batch", "num_gpus", "num_cpus", "expected"),
+    [
+        ({"gpus_per_node": 0, "tasks_per_node": 2}, 16, 0, 8, (2, 0)),
+        ({"gpus_per_node": 0, "tasks_per_node": 8}, 16, 0, 2, (2, 0)),
+        ({"gpus_per_node": 8, "nodes": 4}, 64, 4, 16, (4, 4)),
+        ({"gpus_per_node": 8, "nodes": 4}, 64, 3, 16, (2, 2)),
+        ({"gpus_per_node": 8, "nodes": 4}, 32, 0, 6, (4, 0)),
+        ({"gpus_per_node": 0, "tasks_per_node": 2}, 16, 8, 8, (2, 0)),
+        ({"gpus_per_node": 1}, 7, 0, 1, (1, 0)),
+    ],
+)
+def test_as_many_local_tasks_as_fit_and_divide_the_batch(tmp_path, cluster, batch, num_gpus, num_cpus, expected):
+    spec = spec_of(tmp_path, train={"batch": batch}, **cluster)
+    assert local_tasks(spec, num_gpus, num_cpus) == expected
+
+
+def test_a_spec_that_says_cpu_uses_no_gpu(tmp_path):
+    spec = spec_of(tmp_path, train={"device": "cpu"}, gpus_per_node=2)
+    assert local_tasks(spec, num_gpus=8, num_cpus=2) == (2, 0)
+
+
+@pytest.mark.parametrize(("variable", "expected"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-aa,GPU-bb", 2)])
+def test_visible_gpus_are_those_that_cuda_may_see(variable, expected):
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}) == expected
+
+
+def test_fewer_tasks_than_asked_for_are_said(tmp_path):
+    plan = make_plan(spec_of(tmp_path, nodes=4, gpus_per_node=0, tasks_per_node=4), environ={})
+    assert plan.world_size <= len(os.sched_getaffinity(0))
+    assert "where the spec asks for 16 (the batch stays)" in plan.why
+    assert plan.script is None
+    assert not plan.run.path.exists(), "deciding touches nothing"
+
+
+def test_debug_is_one_task_in_this_process(tmp_path):
+    plan = make_plan(spec_of(tmp_path, executor="debug", gpus_per_node=0, tasks_per_node=2), environ={})
+    assert (plan.executor, plan.world_size) == ("debug", 1)
+
+
+def test_without_slurm_auto_is_local_and_slurm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose_executor(spec_of(tmp_path, executor="auto")) == (
+        "local",
+        "sbatch is not installed here, so local processes train",
+    )
+    with pytest.raises(ClusterError, match="sbatch is not installed here"):
+        choose_executor(spec_of(tmp_path, executor="slurm"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train": {"epochs": 7, "workers": 1, "patience": 3}}, None),
+        ({"nodes": 3, "partition": "other"}, None),
+        ({"train": {"batch": 8}}, "train.batch: 16 -> 8"),
+        ({"train": {"seed": 1, "imgsz": 320}}, "train.imgsz: 640 -> 320, train.seed: 0 -> 1"),
+    ],
+)
+def test_a_run_may_go_on_elsewhere_and_longer_but_not_learn_something_else(tmp_path, changes, words):
+    run = RunDirectory(tmp_path / "runs" / "run")
+    # In YAML the name of the model is checked, so a whole spec is stored as submit stores it.
+    prepare_run(run, msgspec.structs.replace(spec_of(tmp_path), data=str(tmp_path / "data.yaml")))
+    changed = msgspec.structs.replace(spec_of(tmp_path, **changes), data=str(tmp_path / "data.yaml"))
+    if words is None:
+        require_same_training(run, changed)
+    else:
+        with pytest.raises(RunError) as caught:
+            require_same_training(run, changed)
+        assert words in str(caught.value)
+        assert "--set name=NAME" in str(caught.value)
