@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+
+PROGRESS_S = 5.0
 
 
 def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:
@@ -143,13 +146,30 @@ def scan_dataset(dataset: Dataset, world: World, warn: Callable[[str], None]) ->
     """Labels of the training and validation pictures. Rank 0 reads them first and leaves a cache to the others."""
     if not world.is_main:
         world.barrier()
-    indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
+    train, val = (
+        scan_split(dataset, split, progress_lines(f"reading {split} pictures", world.is_main))
+        for split in ("train", "val")
+    )
+    indexes = train, val
     if world.is_main:
         for index in indexes:
             for message in index.messages:
                 warn(message)
         world.barrier()
     return indexes
+
+
+def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:
+    """A callback (done, total) for long work: rank 0 prints a line into its log every few seconds."""
+    printed_s = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed_s
+        if is_main and time.monotonic() - printed_s >= PROGRESS_S:
+            printed_s = time.monotonic()
+            print(f"{what}: {done}/{total}", flush=True)
+
+    return on_progress
 
 
 def build_network(spec: Spec, num_classes: int, device: torch.device) -> Detector:
