@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slurm_cluster import wait_until
 
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Evaluated
 
@@ -111,19 +112,40 @@ def test_an_array_trains_one_run_a_line(in_slurm, on_path, write_spec, events_of
         assert events_of(name)[-1].outcome == AttemptEnded.FINISHED
 
 
-def test_a_job_that_slurm_interrupts_goes_on_where_it_was(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
-    spec = write_spec("interrupted", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
+def signal_every_task(cluster, job_id: str) -> None:
+    cluster.run("scancel", "--signal=TERM", job_id)
+
+
+def preempt(cluster, _job_id: str) -> None:
+    cluster.submit("#!/bin/sh\ntrue\n", "--partition=high", "--nodes=2", "--exclusive")
+
+
+@pytest.mark.parametrize("interrupt", [signal_every_task, preempt])
+def test_a_job_that_slurm_interrupts_goes_on_where_it_was(
+    in_slurm, write_spec, hpc_yolo, events_of, tmp_path, interrupt
+):
+    cluster = TWO_BY_TWO | {"partition": "preempt"}
+    spec = write_spec("interrupted", cluster=cluster, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "interrupted" / "submissions.jsonl").read_text())["job_id"]
-    slurm_cluster = sys.modules["slurm_cluster"]
-    slurm_cluster.wait_until(lambda: len(events_of("interrupted")) > 5, "the run trains", timeout_s=120)
-    in_slurm.run("scancel", "--signal=TERM", job_id)
-    slurm_cluster.wait_until(
-        lambda: len(events_of("interrupted", AttemptStarted)) == 2, "the second attempt", timeout_s=180
-    )
+    wait_until(lambda: len(events_of("interrupted")) > 5, "the run trains", timeout_s=120)
+    interrupt(in_slurm, job_id)
+    wait_until(lambda: len(events_of("interrupted", AttemptStarted)) == 2, "the second attempt", timeout_s=180)
     first_end = events_of("interrupted", AttemptEnded)[0]
     assert first_end.requeued
     assert events_of("interrupted", AttemptStarted)[1].step == first_end.step > 0
+
+
+def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    spec = write_spec("cancelled", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
+    hpc_yolo("submit", spec)
+    job_id = json.loads((tmp_path / "runs" / "cancelled" / "submissions.jsonl").read_text())["job_id"]
+    wait_until(lambda: len(events_of("cancelled")) > 5, "the run trains", timeout_s=120)
+    in_slurm.run("scancel", job_id)
+    wait_until(lambda: not in_slurm.run("squeue", "--noheader", f"--jobs={job_id}", check=False).strip(), "its end", 60)
+    assert in_slurm.job_state(job_id) == "CANCELLED"
+    ended = events_of("cancelled", AttemptEnded)
+    assert [event.requeued for event in ended] in ([], [False]), "it may have had no time to say so"
 
 
 def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_yolo):
