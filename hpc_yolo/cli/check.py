@@ -11,7 +11,7 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.spec.load import load_spec
 
 
-@click.command()
+@click.command(short_help="Print everything that is wrong with a spec.")
 @spec_options
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print everything that is wrong with it, with file, line and column."""
@@ -23,7 +23,7 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     )
 
 
-@click.command()
+@click.command(short_help="Print the JSON schema of a spec, for editors.")
 def schema() -> None:
     """Print the JSON schema of a spec, which editors use to complete and check it.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.group()
+@click.group(short_help="Make datasets.")
 def data() -> None:
     """Make datasets."""
 

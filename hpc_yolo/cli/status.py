@@ -11,7 +11,7 @@ import click
 PIPE_COLUMNS = 200
 
 
-@click.command()
+@click.command(short_help="List the runs there are and how they stand.")
 @click.option("--root", default="runs", show_default=True, type=click.Path(path_type=Path), help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: one object a run.")
 def status(root: Path, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 
 
-@click.command()
+@click.command(short_help="Be one task of a run, under srun or torchrun.")
 @spec_options
 def train(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Run this process as one task of the run that SPEC describes.

@@ -44,6 +44,8 @@ def test_help_says_what_a_command_is_for(command):
     result = run_cli(*command, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
+    cut_off = [line for line in result.output.splitlines()[1:] if line.endswith("...")]
+    assert cut_off == []
 
 
 def test_check_prints_all_mistakes_at_once(spec):
