@@ -12,7 +12,7 @@ def data() -> None:
     """Make datasets."""
 
 
-@data.command()
+@data.command(short_help="Draw a labelled set of shapes.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--train", "num_train", default=240, show_default=True, help="Training pictures.")
 @click.option("--val", "num_val", default=80, show_default=True, help="Validation pictures.")
