@@ -160,15 +160,19 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
     dist.destroy_process_group()
 
 
-def choose_device(requested: str, local_rank: int) -> torch.device:
+def choose_device(requested: str, process: ProcessInfo) -> torch.device:
     """This task's device: `auto` takes a GPU where there is one, `cpu` none, "0,1" the local rank's in the list.
+
+    Tasks that `submit` started on this machine see just the GPUs that were chosen for them, in the order of ranks.
 
     Raises:
         TrainingError: the GPU that was asked for is not there.
     """
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    index = local_rank if requested == "auto" else int(requested.split(",")[local_rank])
+    local_rank = process.local_rank
+    is_narrowed = requested == "auto" or process.launcher == "submitit-local"
+    index = local_rank if is_narrowed else int(requested.split(",")[local_rank])
     if index >= torch.cuda.device_count():
         raise TrainingError(
             f"GPU {index} is not there: this task (local rank {local_rank}) sees {torch.cuda.device_count()} GPUs",

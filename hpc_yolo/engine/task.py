@@ -59,7 +59,7 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
 
 def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
-    device = choose_device(spec.train.device, process.local_rank)
+    device = choose_device(spec.train.device, process)
     journal = new_journal(run, spec.train.epochs) if process.rank == 0 else None
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)

@@ -135,6 +135,8 @@ def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
             timeout_min=LOCAL_LIMIT_MIN,
             stderr_to_stdout=True,
         )
+        # AutoExecutor does not pass this one on, and without it submitit would show the tasks the first GPUs.
+        executor._executor.parameters["visible_gpus"] = plan.local_gpus
     # A script exports the spec's variables itself; tasks on this machine inherit them.
     added = {} if plan.executor == "slurm" else plan.spec.cluster.env
     with _variables_of_the_job(added), _interrupt_ignored():

@@ -31,6 +31,9 @@ class Plan:
     tasks_per_node: int
     gpus_per_node: int
     goes_on: bool  # the run was started before
+    local_gpus: tuple[
+        str, ...
+    ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
 
     @property
     def world_size(self) -> int:
@@ -80,15 +83,15 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     executor, why = choose_executor(spec)
     if executor == "slurm":
         cluster = spec.cluster
-        num_nodes, tasks, gpus = cluster.nodes, cluster.num_tasks_per_node, cluster.gpus_per_node
-    else:
-        visible = visible_gpus(environ if environ is not None else current_environment())
-        num_nodes, (tasks, gpus) = 1, local_tasks(spec, visible, len(os.sched_getaffinity(0)))
-        if executor == "debug":
-            tasks, gpus = 1, min(gpus, 1)
-        if tasks != spec.world_size:
-            why += f"; {tasks} tasks fit this machine where the spec asks for {spec.world_size} (the batch stays)"
-    return Plan(spec, run, executor, why, num_nodes, tasks, gpus, goes_on=run.exists)
+        tasks, gpus = cluster.num_tasks_per_node, cluster.gpus_per_node
+        return Plan(spec, run, executor, why, cluster.nodes, tasks, gpus, goes_on=run.exists)
+    chosen = chosen_gpus(spec, visible_gpus(environ if environ is not None else current_environment()))
+    tasks, gpus = local_tasks(spec, len(chosen), len(os.sched_getaffinity(0)))
+    if executor == "debug":
+        tasks, gpus = 1, min(gpus, 1)
+    if tasks != spec.world_size:
+        why += f"; {tasks} tasks fit this machine where the spec asks for {spec.world_size} (the batch stays)"
+    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
 
 
 def choose_executor(spec: Spec) -> tuple[str, str]:
@@ -109,17 +112,34 @@ def choose_executor(spec: Spec) -> tuple[str, str]:
 
 def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:
     """(tasks, GPUs) of a run on this machine: one task a GPU, or CPU tasks; as many as fit and divide the batch."""
-    uses_gpus = spec.cluster.gpus_per_node > 0 and num_gpus > 0 and spec.train.device != "cpu"
+    uses_gpus = spec.cluster.gpus_per_node > 0 and num_gpus > 0
     tasks = min(spec.world_size, num_gpus if uses_gpus else num_cpus)
     while spec.train.batch % tasks:
         tasks -= 1
     return tasks, tasks if uses_gpus else 0
 
 
-def visible_gpus(environ: Mapping[str, str]) -> int:
-    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, without importing torch."""
+def chosen_gpus(spec: Spec, visible: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the `visible` GPUs that `train.device` names by their position; all of them for auto, none for cpu.
+
+    Raises:
+        ClusterError: a position that is not there.
+    """
+    if spec.train.device in ("auto", "cpu"):
+        return visible if spec.train.device == "auto" else ()
+    positions = [int(number) for number in spec.train.device.split(",")]
+    if max(positions) >= len(visible):
+        raise ClusterError(
+            f"train.device: {spec.train.device} names GPU {max(positions)}, and this machine shows {len(visible)} GPUs",
+            hint="numbers begin at 0; see nvidia-smi, or set train.device to auto",
+        )
+    return tuple(visible[position] for position in positions)
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, by its names, without importing torch."""
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
-        return len([device for device in listed.split(",") if device.strip() not in ("", "-1")])
+        return tuple(device.strip() for device in listed.split(",") if device.strip() not in ("", "-1"))
     cards = Path("/proc/driver/nvidia/gpus")
-    return len(list(cards.iterdir())) if cards.is_dir() else 0
+    return tuple(str(number) for number in range(len(list(cards.iterdir())))) if cards.is_dir() else ()

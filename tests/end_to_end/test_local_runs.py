@@ -117,6 +117,17 @@ def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yo
     assert events_of("stopped", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
 
 
+def test_tasks_on_this_machine_see_the_gpus_that_the_user_was_given(write_spec, start, events_of, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    spec = write_spec("visible", cluster=LOCAL_PAIR | {"gpus_per_node": 2}, train={"epochs": 300})
+    process = start("submit", spec)
+    wait_until(lambda: events_of("visible", StepLogged), "the first step")
+    for place in events_of("visible", AttemptStarted)[0].ranks:
+        assert b"\0CUDA_VISIBLE_DEVICES=4,5\0" in Path(f"/proc/{place.pid}/environ").read_bytes()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+
+
 def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_the_run(
     write_spec, start, events_of, tmp_path
 ):

@@ -40,14 +40,31 @@ def test_as_many_local_tasks_as_fit_and_divide_the_batch(tmp_path, cluster, batc
     assert local_tasks(spec, num_gpus, num_cpus) == expected
 
 
-def test_a_spec_that_says_cpu_uses_no_gpu(tmp_path):
-    spec = spec_of(tmp_path, train={"device": "cpu"}, gpus_per_node=2)
-    assert local_tasks(spec, num_gpus=8, num_cpus=2) == (2, 0)
-
-
-@pytest.mark.parametrize(("variable", "expected"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-aa,GPU-bb", 2)])
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("", ()), ("-1", ()), ("0", ("0",)), ("0,3", ("0", "3")), ("GPU-aa, GPU-bb", ("GPU-aa", "GPU-bb"))],
+)
 def test_visible_gpus_are_those_that_cuda_may_see(variable, expected):
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("auto", ("4", "5")), ("1", ("5",)), ("0", ("4",)), ("cpu", ())],
+)
+def test_a_local_run_uses_the_gpus_that_were_given_and_no_others(tmp_path, device, expected):
+    """On a shared workstation CUDA_VISIBLE_DEVICES=4,5 says which GPUs are ours; train.device counts among them."""
+    gpus = {"auto": 2, "cpu": 2}.get(device, 1)
+    spec = spec_of(tmp_path, train={"device": device}, gpus_per_node=gpus)
+    plan = make_plan(spec, environ={"CUDA_VISIBLE_DEVICES": "4,5"})
+    assert plan.local_gpus == expected
+    assert plan.gpus_per_node == len(expected)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tmp_path):
+    spec = spec_of(tmp_path, train={"device": "0,7"}, gpus_per_node=2)
+    with pytest.raises(ClusterError, match="names GPU 7, and this machine shows 2 GPUs"):
+        make_plan(spec, environ={"CUDA_VISIBLE_DEVICES": "4,5"})
 
 
 def test_fewer_tasks_than_asked_for_are_said(tmp_path):
