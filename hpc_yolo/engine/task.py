@@ -6,6 +6,7 @@ without a collective: its peers notice, and the launcher ends the job.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import time
 import traceback
 
 import cv2
+import msgspec
 import torch
 
 from hpc_yolo.cluster import scheduler
@@ -82,19 +84,21 @@ def leave(
     run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
 ) -> None:
     """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
-    requeues = wants_requeue(run, spec, process, stopped_by)
-    journal.write(
-        AttemptEnded(
-            outcome=AttemptEnded.STOPPED if stopped_by else AttemptEnded.FINISHED,
-            epoch=trainer.epoch,
-            step=trainer.progress.step,
-            detail=describe(stopped_by) if stopped_by else "",
-            requeued=requeues,
-        )
+    ended = AttemptEnded(
+        outcome=AttemptEnded.STOPPED if stopped_by else AttemptEnded.FINISHED,
+        epoch=trainer.epoch,
+        step=trainer.progress.step,
+        detail=describe(stopped_by) if stopped_by else "",
+        requeued=wants_requeue(run, spec, process, stopped_by),
     )
-    if requeues:
+    journal.write(ended)
+    if ended.requeued:
         assert process.job_id is not None
-        scheduler.requeue(process.job_id)
+        try:
+            scheduler.requeue(process.job_id)
+        except ClusterError as error:
+            detail = f"{ended.detail}; not queued again: {error.message}"
+            journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
 
 
 def wants_requeue(run: RunDirectory, spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
@@ -175,11 +179,13 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
         is_echo=is_echo(error),
     )
     print(failure.text, file=sys.stderr, flush=True)
-    write_failure(run, failure)
-    if process.rank == 0:
-        ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=f"{failure.kind}: {failure.message}")
-        attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
-        JournalWriter(run.journal, attempt=max(len(attempts), 1)).write(ended)
+    with contextlib.suppress(OSError):  # the folder may be what failed; the words are on our output by now
+        write_failure(run, failure)
+        if process.rank == 0:
+            detail = f"{failure.kind}: {failure.message}"
+            ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=detail)
+            attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+            JournalWriter(run.journal, attempt=max(len(attempts), 1)).write(ended)
 
 
 def exit_code(error: Exception) -> int:

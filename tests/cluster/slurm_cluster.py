@@ -33,6 +33,7 @@ PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
     *("sbatch", "srun", "squeue", "sacct", "sacctmgr", "scontrol", "sinfo", "unshare"),
 )
+REMOVE_TRIES = 100
 FOLDER_PREFIX = "hpc-yolo-slurm-"
 SUPERVISOR = Path(__file__).parent / "slurm_daemons.py"
 
@@ -194,10 +195,14 @@ def remove_cluster(folder: Path) -> None:
     """Kill whatever belongs to the cluster in `folder` and remove the folder; for one that did not do so itself."""
     if pid := living_supervisor(folder):
         kill_all([pid])
-    while pids := list(processes_of(folder)):
-        kill_all(pids)
-        time.sleep(POLL_S)
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(REMOVE_TRIES):
+        while pids := list(processes_of(folder)):
+            kill_all(pids)
+            time.sleep(POLL_S)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(POLL_S)  # somebody who was just dying wrote a last file
 
 
 def sweep_dead_clusters() -> None:

@@ -40,6 +40,7 @@ def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slur
             os.kill(supervisor, signal.SIGKILL)
         session.kill()
     if victim == "session and supervisor":
+        rig.wait_until(lambda: rig.living_supervisor(folder) is None, "the supervisor to be dead", 20.0)
         rig.sweep_dead_clusters()
     rig.wait_until(lambda: not folder.exists(), f"{folder} to go", 20.0)
     assert list(rig.processes_of(folder)) == []

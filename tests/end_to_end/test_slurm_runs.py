@@ -136,6 +136,21 @@ def test_a_job_that_slurm_interrupts_goes_on_where_it_was(
     assert events_of("interrupted", AttemptStarted)[1].step == first_end.step > 0
 
 
+def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    spec = write_spec("forbidden", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
+    hpc_yolo("submit", spec)
+    job_id = json.loads((tmp_path / "runs" / "forbidden" / "submissions.jsonl").read_text())["job_id"]
+    wait_until(lambda: len(events_of("forbidden")) > 5, "the run trains", timeout_s=120)
+    in_slurm.run("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+    signal_every_task(in_slurm, job_id)
+    in_slurm.wait_for_state(job_id, {"FAILED", "COMPLETED", "CANCELLED"})
+    last = events_of("forbidden", AttemptEnded)[-1]
+    assert not last.requeued
+    assert "not queued again" in last.detail
+    (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
+    assert (facts["state"], facts["step"]) == ("stopped", last.step)
+
+
 def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("cancelled", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)

@@ -1,0 +1,100 @@
+"""What comes when: every picture its due, whatever the numbers of pictures, ranks and batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpc_yolo.data.sampler import (
+    ORDER_STREAM,
+    SAMPLE_STREAM,
+    epoch_order,
+    generator,
+    global_batch,
+    rank_share,
+    rect_plan,
+    steps_per_epoch,
+)
+
+QUICK = settings(deadline=None, database=None, derandomize=True)
+COUNTS = st.integers(1, 60)
+
+
+@QUICK
+@given(num_images=COUNTS, batch=COUNTS, seed=st.integers(0, 2**63), epoch=st.integers(0, 10_000))
+def test_an_epoch_sees_every_picture_and_repeats_only_to_fill_the_last_batch(num_images, batch, seed, epoch):
+    order = epoch_order(num_images, seed, epoch)
+    steps = steps_per_epoch(num_images, batch)
+    seen = np.concatenate([global_batch(order, batch, step) for step in range(steps)])
+    assert len(seen) == steps * batch
+    assert seen[:num_images].tolist() == order.tolist()
+    assert sorted(order) == list(range(num_images))
+    assert len(seen) - num_images < batch
+    counts = np.bincount(seen, minlength=num_images)
+    assert counts.max() - counts.min() <= 1, "filled from the beginning of the order, turn by turn"
+
+
+@QUICK
+@given(share=st.integers(1, 8), world_size=st.integers(1, 12))
+def test_ranks_split_a_batch_evenly_and_in_order(share, world_size):
+    images = np.arange(share * world_size) * 3
+    shares = [rank_share(images, rank, world_size) for rank in range(world_size)]
+    assert {len(part) for part in shares} == {share}
+    assert np.concatenate(shares).tolist() == images.tolist()
+
+
+def test_the_numbers_of_a_sample_are_the_same_for_ever():
+    """A run that is resumed with a later version must go on with the order and the changes that it began with."""
+    assert epoch_order(8, 0, 0).tolist() == [5, 0, 6, 1, 7, 2, 4, 3]
+    drawn = generator(7, 3, 11, SAMPLE_STREAM).integers(1000, size=4)
+    assert drawn.tolist() == [814, 501, 848, 981]
+
+
+@pytest.mark.parametrize("other", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 2**20, 0, 1)], ids=str)
+def test_seed_epoch_picture_and_purpose_each_have_their_own_numbers(other):
+    first, second = generator(0, 0, 0, 0).random(4), generator(*other).random(4)
+    assert not np.isin(first, second).any()
+
+
+def test_no_two_of_many_keys_have_the_same_numbers():
+    """Keys are packed into two words; a key that runs over into its neighbour would repeat another sample's changes."""
+    keys = [
+        (seed, epoch, index, stream)
+        for seed in (0, 1, 2**31, 2**62)
+        for epoch in (0, 1, 299, 100_000)
+        for index in (0, 1, 2**20, 2**39, 2**39 + 1, 2**40 - 1)
+        for stream in (ORDER_STREAM, SAMPLE_STREAM)
+    ]
+    assert len({generator(*key).random() for key in keys}) == len(keys)
+
+
+def test_orders_are_fair():
+    """Each picture stands at each place equally often: 4 sigma of a binomial."""
+    num_images, num_epochs = 5, 2000
+    places = np.array([epoch_order(num_images, 3, epoch) for epoch in range(num_epochs)])
+    share = 1 / num_images
+    sigma = np.sqrt(num_epochs * share * (1 - share))
+    for place in range(num_images):
+        counts = np.bincount(places[:, place], minlength=num_images)
+        assert abs(counts - num_epochs * share).max() < 4 * sigma
+
+
+@QUICK
+@given(
+    sizes=st.lists(st.tuples(st.integers(10, 2000), st.integers(10, 2000)), min_size=1, max_size=40),
+    batch=st.integers(1, 9),
+    imgsz=st.sampled_from([64, 320, 640]),
+    stride=st.sampled_from([32, 64]),
+    pad=st.sampled_from([0.0, 0.5]),
+)
+def test_each_picture_fits_the_rectangle_of_its_group(sizes, batch, imgsz, stride, pad):
+    shapes_hw = np.array(sizes, dtype=np.int32)
+    order, shapes = rect_plan(shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=pad)
+    assert sorted(order) == list(range(len(sizes)))
+    assert len(shapes) == steps_per_epoch(len(sizes), batch)
+    for number, (height, width) in enumerate(shapes):
+        assert height % stride == width % stride == 0
+        assert max(height, width) <= imgsz + 2 * stride
+        for picture_h, picture_w in shapes_hw[order[number * batch : (number + 1) * batch]]:
+            ratio = imgsz / max(picture_h, picture_w)
+            assert picture_h * ratio <= height + 1e-6 and picture_w * ratio <= width + 1e-6
