@@ -1,5 +1,6 @@
 """Scans of real picture files of many kinds, and a cache that can only save time, never change what is read."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -213,6 +214,15 @@ def test_any_change_of_files_or_names_makes_a_new_scan(folder, change, monkeypat
     monkeypatch.setattr(labels_module, "_scan", lambda *words: called.append(1) or real(*words))
     scan(folder)
     assert called
+
+
+def test_a_class_changed_to_another_of_one_digit_is_noticed(folder):
+    """The file keeps its size; only its time tells. Set here, because clocks of file systems are coarse."""
+    label = folder / "labels" / "train" / "good.txt"
+    scan(folder)
+    label.write_text(GOOD.replace("0 ", "1 ", 1))
+    os.utime(label, ns=(label.stat().st_atime_ns, label.stat().st_mtime_ns + 1))
+    assert scan(folder).labels[0][0, 0] == 1
 
 
 def test_a_split_of_backgrounds_and_warnings_comes_out_of_the_cache_as_it_went_in(folder, monkeypatch):
