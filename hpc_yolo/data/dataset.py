@@ -3,6 +3,8 @@ OpenCV, so that a login node can check it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,18 @@ from hpc_yolo.errors import DataError
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
+ABSENT = ("", "null", "~")
 EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Every value as it is written (a class named no is no False), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.constructor.ConstructorError(problem="a key is written twice", problem_mark=node.start_mark)
+        return mapping
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,23 @@ def list_images(split: tuple[Path, ...]) -> list[Path]:
     """
     images: set[Path] = set()
     for source in split:
-        listed = source.rglob("*") if source.is_dir() else _listed_images(source)
+        listed = _files_below(source) if source.is_dir() else _listed_images(source)
         images.update(image for image in listed if image.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         where = ", ".join(map(str, split))
         raise DataError(f"no pictures in {where}", hint=f"pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(images)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below `folder`, also where folders are links, each folder once."""
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in files)
 
 
 def label_path(image: Path) -> Path:
@@ -82,7 +106,7 @@ def label_path(image: Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)
     except FileNotFoundError:
         raise DataError(f"data: there is no dataset {path}", hint=EXAMPLE) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -91,7 +115,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"data: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise DataError(f"data: {path} holds no keys; path, train, val and names are needed", hint=EXAMPLE)
-    return content
+    return {key: value for key, value in content.items() if value not in ABSENT}
 
 
 def _root(source: Path, written: object) -> Path:
@@ -118,8 +142,8 @@ def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -
 def _names(source: Path, written: object) -> tuple[str, ...]:
     if isinstance(written, list):
         return tuple(map(str, written))
-    if isinstance(written, dict) and sorted(written) == list(range(len(written))):
-        return tuple(str(written[index]) for index in range(len(written)))
+    if isinstance(written, dict) and set(written) == set(map(str, range(len(written)))):
+        return tuple(str(written[str(index)]) for index in range(len(written)))
     raise DataError(
         f"{source}: names: {written!r} is neither a list of names nor numbers 0, 1, 2 … with names", hint=EXAMPLE
     )

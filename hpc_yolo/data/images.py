@@ -38,7 +38,7 @@ def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
     if ratio == 1:
         return pixels
     method = cv2.INTER_LINEAR if augment or ratio > 1 else cv2.INTER_AREA
-    resized = cv2.resize(pixels, (int(width * ratio), int(height * ratio)), interpolation=method)
+    resized = cv2.resize(pixels, (max(int(width * ratio), 1), max(int(height * ratio), 1)), interpolation=method)
     return np.asarray(resized, dtype=np.uint8)
 
 
@@ -55,7 +55,7 @@ def letterbox(
     ratio = min(shape[0] / height, shape[1] / width)
     if not scaleup:
         ratio = min(ratio, 1.0)
-    inner = round(width * ratio), round(height * ratio)
+    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
     pad_w, pad_h = float(shape[1] - inner[0]), float(shape[0] - inner[1])
     if auto:
         pad_w, pad_h = pad_w % stride, pad_h % stride

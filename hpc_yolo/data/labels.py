@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,13 +74,13 @@ def scan_split(
     if not dataset.split(split):
         raise DataError(f"{dataset.source}: there is no split {split}")
     images = list_images(dataset.split(split))
-    cache = _cache_path(dataset.split(split)[0], images[0])
+    cache = _cache_path(dataset.split(split), images[0])
     key = _cache_key(images, dataset.num_classes)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(exclusive_lock(cache.with_suffix(".lock")))
         except OSError:
-            return _require_usable(_scan(images, dataset, on_progress), dataset, split)
+            return _require_usable(_read_cache(cache, key) or _scan(images, dataset, on_progress), dataset, split)
         index = _read_cache(cache, key)
         if index is None:
             index = _scan(images, dataset, on_progress)
@@ -146,7 +145,10 @@ def _image_shape(image: Path) -> tuple[int, int]:
     content = image.read_bytes()
     if image.suffix.lower() in (".jpg", ".jpeg") and END_OF_JPEG not in content[-JPEG_TAIL_BYTES:]:
         raise ValueError(f"{image}: the JPEG is cut off (no end mark in {len(content)} bytes)")
-    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR) if content else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # nothing in it, or more pixels than OpenCV allows
+        pixels = None
     if pixels is None:
         raise ValueError(f"{image}: cannot be decoded ({len(content)} bytes)")
     height, width = pixels.shape[:2]
@@ -201,9 +203,11 @@ def _parse_line(place: str, line: str, num_classes: int) -> tuple[float, float, 
     return class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
-def _cache_path(split: Path, first_image: Path) -> Path:
+def _cache_path(split: tuple[Path, ...], first_image: Path) -> Path:
     folder = label_path(first_image).parent
-    name = split.stem if split.is_file() else folder.name
+    name = split[0].stem if split[0].is_file() else folder.name
+    if len(split) > 1:  # a split that has the first part alone has a cache of its own
+        name += "-" + hashlib.sha256("\n".join(map(str, split)).encode()).hexdigest()[:8]
     return folder.parent / f".{name}.hpc-yolo.npz"
 
 
@@ -260,5 +264,5 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
                 num_corrupt=header["num_corrupt"],
                 messages=tuple(header["messages"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # zip, zlib, numpy and json each have their own; whatever is wrong, a scan makes a new one
         return None

@@ -6,7 +6,8 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +31,8 @@ from hpc_yolo.data.sampler import (
 )
 from hpc_yolo.errors import DataError
 from hpc_yolo.spec.schema import Hyperparameters
+
+Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
 
 MIXED_PARTNER = 2**39  # sample numbers from here on belong to the second mosaic of a blended pair
 CACHE_THREADS = 8
@@ -66,7 +69,7 @@ class TrainingLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainingBatch]:
         """The batches of `epoch` from `first_step` on."""
         self._positions.positions = [(epoch, step) for step in range(first_step, self._steps_per_epoch)]
-        return iter(self._loader)
+        return _raising(iter(self._loader))
 
 
 class ValidationLoader:
@@ -89,7 +92,7 @@ class ValidationLoader:
         self._loader = _loader(batches, list(range(len(batches))), workers)
 
     def __iter__(self) -> Iterator[ValidationBatch]:
-        return iter(self._loader)
+        return _raising(iter(self._loader))
 
 
 class TrainingPictures:
@@ -152,15 +155,20 @@ class TrainingPictures:
         return resize_to(read_image(self._index.paths[image]), self._imgsz, augment=True)
 
 
-class _TrainingBatches(Dataset[TrainingBatch]):
+class _TrainingBatches(Dataset[TrainingBatch | DataError]):
     """A batch is looked up by (epoch, step)."""
 
     def __init__(self, pictures: TrainingPictures, *, batch: int, rank: int, world_size: int) -> None:
         self._pictures, self._batch, self._rank, self._world_size = pictures, batch, rank, world_size
         self._order: tuple[int, Indices] | None = None
 
-    def __getitem__(self, position: tuple[int, int]) -> TrainingBatch:
-        epoch, step = position
+    def __getitem__(self, position: tuple[int, int]) -> TrainingBatch | DataError:
+        try:
+            return self._batch_at(*position)
+        except DataError as error:
+            return error
+
+    def _batch_at(self, epoch: int, step: int) -> TrainingBatch:
         share = rank_share(global_batch(self._epoch_order(epoch), self._batch, step), self._rank, self._world_size)
         samples = [self._pictures.sample(epoch, int(image)) for image in share]
         return TrainingBatch(
@@ -176,14 +184,20 @@ class _TrainingBatches(Dataset[TrainingBatch]):
         return self._order[1]
 
 
-class _ValidationBatches(Dataset[ValidationBatch]):
+class _ValidationBatches(Dataset[ValidationBatch | DataError]):
     def __init__(self, index: ImageIndex, imgsz: int, groups: list[tuple[Indices, tuple[int, int]]]) -> None:
         self._index, self._imgsz, self._groups = index, imgsz, groups
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __getitem__(self, position: int) -> ValidationBatch:
+    def __getitem__(self, position: int) -> ValidationBatch | DataError:
+        try:
+            return self._batch_at(position)
+        except DataError as error:
+            return error
+
+    def _batch_at(self, position: int) -> ValidationBatch:
         images, shape = self._groups[position]
         framed = [self._frame(int(image), shape) for image in images]
         return ValidationBatch(
@@ -230,6 +244,14 @@ def _loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:
     )
 
 
+def _raising(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+    """Batches; a worker hands an error over as a value, because torch would bury it in a traceback."""
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
 def _start_worker(_worker: int) -> None:
     """Workers end with their task; the task's own signals are not for them."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -248,10 +270,18 @@ def _stacked_targets(all_rows: list[Rows]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(numbered))
 
 
+def available_bytes() -> int:
+    """Memory that programs can have without swapping: free pages, and those that only cache files."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _require_memory(index: ImageIndex, imgsz: int) -> None:
     shapes = index.shapes_hw.astype(np.float64)
     needed_bytes = int((shapes.prod(axis=1) * (imgsz / shapes.max(axis=1)) ** 2 * 3).sum())
-    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free_bytes = available_bytes()
     if needed_bytes > free_bytes * CACHE_MEMORY_SHARE:
         raise DataError(
             f"train.cache: the {index.num_images} decoded pictures need {needed_bytes / 2**30:.1f} GiB on each rank, "

@@ -48,6 +48,14 @@ def write_shapes_dataset(
     Raises:
         DataError: the folder holds something else, or cannot be written.
     """
+    if min(num_train, num_val) < 1 or min(image_size) < SIDES_PIXELS[0]:
+        raise DataError(
+            f"{num_train} training and {num_val} validation pictures of {image_size[0]} x {image_size[1]} pixels: at "
+            f"least 1 and 1 of {SIDES_PIXELS[0]} x {SIDES_PIXELS[0]} are needed",
+            hint="leave the options out: hpc-yolo data synth datasets/shapes",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file", hint="give another folder")
     recipe = {"version": RECIPE_VERSION, "train": num_train, "val": num_val, "size": list(image_size), "seed": seed}
     if folder.exists() and any(folder.iterdir()):
         _require_same_set(folder, recipe)
