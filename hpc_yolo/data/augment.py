@@ -159,9 +159,9 @@ def pixels_to_shares(rows: Rows, width: int, height: int) -> Rows:
 
 
 def draw_hsv_gains(random: np.random.Generator, hyp: Hyperparameters) -> npt.NDArray[np.float64]:
-    """Factors for hue, saturation and value, (3,)."""
+    """Factors for hue, saturation and value, (3,), each even over 1 ± its limit."""
     limits = np.array([hyp.hsv_h, hyp.hsv_s, hyp.hsv_v])
-    return np.asarray(random.uniform(-1, 1, 3) ** 3 * limits + 1)
+    return np.asarray(random.uniform(1 - limits, 1 + limits))
 
 
 def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], ...]:

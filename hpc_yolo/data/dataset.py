@@ -71,7 +71,7 @@ def list_images(split: tuple[Path, ...]) -> list[Path]:
     """The pictures of a split: all below its folders, and those that its lists name; by path.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder or list cannot be read.
     """
     images: set[Path] = set()
     for source in split:
@@ -86,12 +86,17 @@ def list_images(split: tuple[Path, ...]) -> list[Path]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """All files below `folder`, also where folders are links, each folder once."""
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
         seen.add(real)
         yield from (Path(parent, name) for name in files)
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Pictures that cannot be listed would be missed by nobody."""
+    raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def label_path(image: Path) -> Path:
@@ -152,7 +157,7 @@ def _names(source: Path, written: object) -> tuple[str, ...]:
 def _listed_images(source: Path) -> list[Path]:
     """The lines of a list; those that are relative start at the list's folder, or else at the working directory."""
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} is not a list of pictures: {error}") from error
     written = [Path(line.strip()) for line in lines if line.strip()]

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def read_labels(path: Path, num_classes: int) -> Labels:
         ValueError: naming file, line, what was seen and what is allowed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return np.zeros((0, 5), dtype=np.float32)
     except UnicodeDecodeError as error:
@@ -207,7 +208,7 @@ def _cache_path(split: tuple[Path, ...], first_image: Path) -> Path:
     folder = label_path(first_image).parent
     name = split[0].stem if split[0].is_file() else folder.name
     if len(split) > 1:  # a split that has the first part alone has a cache of its own
-        name += "-" + hashlib.sha256("\n".join(map(str, split)).encode()).hexdigest()[:8]
+        name += "-" + hashlib.sha256(os.fsencode("\n".join(map(str, split)))).hexdigest()[:8]
     return folder.parent / f".{name}.hpc-yolo.npz"
 
 
@@ -216,9 +217,9 @@ def _cache_key(images: list[Path], num_classes: int) -> str:
     for path in _with_labels(images):
         try:
             found = path.stat()
-            digest.update(f"\n{path} {found.st_size} {found.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\n{path} {found.st_size} {found.st_mtime_ns}"))
         except OSError:
-            digest.update(f"\n{path} none".encode())
+            digest.update(os.fsencode(f"\n{path} none"))
     return digest.hexdigest()
 
 

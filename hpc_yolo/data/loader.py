@@ -248,7 +248,10 @@ def _raising(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
     """Batches; a worker hands an error over as a value, because torch would bury it in a traceback."""
     for batch in batches:
         if isinstance(batch, DataError):
-            raise batch
+            try:
+                raise batch
+            finally:
+                del batch, batches  # an error that holds its own frame would keep the workers until a late collection
         yield batch
 
 

@@ -66,26 +66,38 @@ def write_shapes_dataset(
     except OSError as error:
         raise DataError(f"{folder}: cannot be made: {error.strerror}", hint="give another folder") from error
     try:
-        done = 0
-        for split_number, (split, count) in enumerate((("train", num_train), ("val", num_val))):
-            for kind in ("images", "labels"):
-                (aside / kind / split).mkdir(parents=True)
-            for index in range(count):
-                _write_picture(aside, split, index, image_size, np.random.default_rng([seed, split_number, index]))
-                done += 1
-                on_progress(done, num_train + num_val)
-        names = dict(enumerate(CLASSES))
-        content = {"train": "images/train", "val": "images/val", "names": names}
-        (aside / "dataset.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        _draw_all(aside, {"train": num_train, "val": num_val}, image_size, seed, on_progress)
         (aside / RECIPE_FILE).write_text(json.dumps(recipe))
         aside.chmod(0o755)
         if folder.exists():
             folder.rmdir()
         aside.replace(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(f"{folder}: cannot be written: {error.strerror}", hint="is the disk full?") from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return folder / "dataset.yaml"
+
+
+def _draw_all(
+    root: Path,
+    counts: dict[str, int],
+    image_size: tuple[int, int],
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    done = 0
+    for split_number, (split, count) in enumerate(counts.items()):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            _write_picture(root, split, index, image_size, np.random.default_rng([seed, split_number, index]))
+            done += 1
+            on_progress(done, sum(counts.values()))
+    content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(CLASSES))}
+    (root / "dataset.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def draw_picture(
