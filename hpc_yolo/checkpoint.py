@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import safetensors
@@ -19,7 +20,7 @@ import torch
 from hpc_yolo.errors import CheckpointError
 from hpc_yolo.fileio import atomic_writer
 
-FORMAT = "hpc-yolo-1"
+FORMAT = "hpc-yolo-2"
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -40,6 +41,7 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader needs to rebuild the network."""
 
     model: str
+    config: dict[str, Any]  # the rows of the network, as `models.load_config` gives them
     names: list[str]
     imgsz: int
 
@@ -94,33 +96,18 @@ def load_training(
         ) from error
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> tuple[int, int]:
-    """Copy the tensors of `path` that have the same name and shape into `model`: (how many fit, how many it has).
+def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
+    """The weights in `path` under the network's own names, and which network that is.
 
     Of a training state the averaged model is taken.
 
     Raises:
-        CheckpointError: the file is damaged, of another format, or nothing fits.
+        CheckpointError: the file is damaged or of another format.
     """
     tensors, header = _read(path)
     if "progress" in header:
         tensors = _section(tensors, "ema.")
-    wanted = model.state_dict()
-    fitting = {key: value for key, value in tensors.items() if key in wanted and wanted[key].shape == value.shape}
-    if not fitting:
-        raise CheckpointError(f"{path}: none of its {len(tensors)} tensors fits the model")
-    model.load_state_dict(fitting, strict=False)
-    return len(fitting), len(wanted)
-
-
-def read_description(path: Path) -> ModelDescription:
-    """Which network a checkpoint was made for.
-
-    Raises:
-        CheckpointError: the file is damaged or of another format.
-    """
-    _, header = _read(path)
-    return msgspec.json.decode(header["description"], type=ModelDescription)
+    return tensors, msgspec.json.decode(header["description"], type=ModelDescription)
 
 
 def _write(

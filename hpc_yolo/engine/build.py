@@ -23,11 +23,12 @@ from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.trainer import TrainingParts
 from hpc_yolo.errors import CheckpointError, TrainingError
 from hpc_yolo.loss import DetectionLoss, scaled_gains
-from hpc_yolo.models import Detector, build_model
+from hpc_yolo.models import Detector, build_model, load_config
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.weights import model_file
 
 PROGRESS_S = 5.0
 
@@ -73,7 +74,9 @@ def build_parts(
     training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world)
     return TrainingParts(
         spec=spec,
-        description=ModelDescription(model=spec.model, names=list(dataset.names), imgsz=train.imgsz),
+        description=ModelDescription(
+            model=spec.model, config=load_config(spec.model), names=list(dataset.names), imgsz=train.imgsz
+        ),
         model=model,
         trained=distribute(model, train.sync_bn, world),
         ema=ema,
@@ -177,12 +180,15 @@ def build_network(spec: Spec, num_classes: int, device: torch.device) -> Detecto
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, num_classes)
     if spec.weights:
-        checkpoint.load_weights(Path(spec.weights), model)
-    for index in range(spec.train.freeze):
-        for name, parameter in model.named_parameters():
-            if name.startswith(f"model.{index}."):
-                parameter.requires_grad_(False)
+        model_file.transfer(model_file.read_model_file(Path(spec.weights)), model)
+    freeze(model, spec.train.freeze)
     return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
+
+
+def freeze(model: Detector, layers: int | list[int]) -> None:
+    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring."""
+    for index in range(layers) if isinstance(layers, int) else layers:
+        model.model[index].requires_grad_(False)
 
 
 def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:

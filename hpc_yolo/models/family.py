@@ -81,15 +81,42 @@ def build_model(model: str | Path, num_classes: int) -> Detector:
     Raises:
         SpecError: no such model, or its config makes no sense.
     """
+    return build_from_config(load_config(model), num_classes, str(model))
+
+
+def load_config(model: str | Path) -> dict[str, Any]:
+    """The rows, multiples and anchors of `model`, as its file says them.
+
+    Raises:
+        SpecError: no such model, or not a file of fields.
+    """
     path = model_path(model)
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise _not_a_config(str(path), error) from error
+    if not isinstance(config, dict):
+        raise _not_a_config(str(path), TypeError("holds no fields"))
+    return config
+
+
+def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> Detector:
+    """The network that `config` describes. `source` names the config in errors.
+
+    Raises:
+        SpecError: the config makes no sense.
+    """
+    try:
         return Detector(config, num_classes)
-    except (yaml.YAMLError, KeyError, ValueError, TypeError, IndexError, RuntimeError, OSError) as error:
-        raise SpecError(
-            f"model: {path} is not a model config: {type(error).__name__}: {error}",
-            hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
-        ) from error
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        raise _not_a_config(source, error) from error
+
+
+def _not_a_config(source: str, error: Exception) -> SpecError:
+    return SpecError(
+        f"model: {source} is not a model config: {type(error).__name__}: {error}",
+        hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
+    )
 
 
 def model_path(model: str | Path) -> Path:

@@ -159,7 +159,7 @@ def _describe_one(kind: Any) -> str:
 
 
 def _plural(kind: Any) -> str:
-    names = {str: "texts", float: "numbers", list[str]: "lists of texts"}
+    names = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
     return names.get(_unwrapped(kind), "texts, true or null")
 
 

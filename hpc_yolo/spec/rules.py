@@ -48,7 +48,7 @@ OWN_SBATCH_OPTIONS = {
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
 # Fields that must keep the one value that this version carries out.
-ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1))
+ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1), ("checkpoint.every_epochs", 1))
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
 NOT_YET = (
@@ -60,6 +60,10 @@ NOT_YET = (
     ("train.on_nonfinite", "skip", "stop"),
     ("train.on_nonfinite", "rollback", "stop"),
     ("train.batch", -1, "a number of images"),
+    ("train.single_cls", True, "false"),
+    ("train.image_weights", True, "false"),
+    ("train.data_parallel", True, "false; one task a GPU is faster"),
+    ("train.val_every", 0, "a number of epochs"),
 )
 
 

@@ -119,9 +119,24 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     multi_scale: Annotated[bool, Meta(description="Vary the picture size by half from step to step.")] = False
     rect: Annotated[bool, Meta(description="Train on rectangles instead of mosaics.")] = False
     cache: Annotated[Literal["none", "ram", "disk"], Meta(description="Keep decoded pictures in memory.")] = "none"
-    freeze: Annotated[NotNegative, Meta(description="Number of first layers that do not learn.")] = 0
+    freeze: Annotated[
+        NotNegative | list[NotNegative],
+        Meta(description="Layers that do not learn: the number of first ones, or a list of their indices."),
+    ] = 0
+    single_cls: Annotated[bool, Meta(description="Take all classes for one.")] = False
+    image_weights: Annotated[
+        bool, Meta(description="Draw pictures by how badly their classes are detected; one task only.")
+    ] = False
+    autoanchor: Annotated[
+        bool, Meta(description="Check before the first step that the anchors fit the labels, and find better ones.")
+    ] = True
+    data_parallel: Annotated[
+        bool, Meta(description="One process for all GPUs of this machine: slower than one task a GPU.")
+    ] = False
     label_smoothing: Annotated[Share, Meta(description="How far class targets keep from 0 and 1.")] = 0.0
-    val_every: Annotated[Positive, Meta(description="Epochs from one evaluation to the next.")] = 1
+    val_every: Annotated[
+        NotNegative, Meta(description="Epochs from one evaluation to the next; 0: only after the last one.")
+    ] = 1
     save_period: Annotated[
         Annotated[int, Meta(ge=-1)], Meta(description="Keep the model of every so many epochs; -1: only best and last.")
     ] = -1
@@ -135,8 +150,11 @@ class TrainSpec(Section, frozen=True, kw_only=True):
 
 
 class CheckpointSpec(Section, frozen=True, kw_only=True):
-    """When the state is saved, besides every epoch's end."""
+    """When the state is saved, besides at a signal and at the end."""
 
+    every_epochs: Annotated[
+        NotNegative, Meta(description="Epochs from one checkpoint to the next; 0: only after the last one.")
+    ] = 1
     every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
     every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
     keep: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.checkpoint import Progress, read_description
+from hpc_yolo.checkpoint import Progress, load_model
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
 
@@ -76,7 +76,7 @@ def test_a_run_ends_with_its_table_and_submitting_again_goes_on(write_spec, hpc_
     assert (first.attempt, first.step, second.attempt, second.step) == (1, 0, 2, 10)
     assert events_of("twice", AttemptEnded)[-1].step == 15
     run = tmp_path / "runs" / "twice"
-    assert read_description(run / "checkpoints" / "best.safetensors").names == ["circle", "square", "triangle", "star"]
+    assert load_model(run / "checkpoints" / "best.safetensors")[1].names == ["circle", "square", "triangle", "star"]
     assert not list(run.rglob("*.part")), "a temporary file is left"
     other = hpc_yolo("submit", spec, "--set", "train.batch=4", check=False)
     assert other.returncode == 6

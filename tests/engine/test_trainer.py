@@ -129,7 +129,7 @@ def test_numbers_gone_bad_end_the_run_and_never_reach_a_checkpoint(attempt, tmp_
     [
         (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
         (lambda content: b"", "cannot be read as a checkpoint"),
-        (lambda content: content.replace(b"hpc-yolo-1", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
+        (lambda content: content.replace(b"hpc-yolo-2", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
         (
             lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'),
             "7 training pictures, and there are 6 now",

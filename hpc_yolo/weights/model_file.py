@@ -1,0 +1,85 @@
+"""A network on disk, whoever wrote it: its tensors, the rows to build it from, and the names of its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_yolo import checkpoint
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.models import Detector, build_from_config
+
+ANCHORS = "anchors"  # in the name of the head's buffer
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """`tensors` are fp32 under the network's own names; `config` as `models.load_config` gives it."""
+
+    path: Path
+    model: str
+    config: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    names: tuple[str, ...]
+    imgsz: int | None  # pixels that it was trained at, where the file says so
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How many of a network's tensors came from a file."""
+
+    num_kept: int
+    num_tensors: int
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """The network in a checkpoint of ours; of a training state the averaged model.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another format.
+    """
+    tensors, description = checkpoint.load_model(path)
+    return ModelFile(
+        path=path,
+        model=description.model,
+        config=description.config,
+        tensors=tensors,
+        names=tuple(description.names),
+        imgsz=description.imgsz,
+    )
+
+
+def build_detector(file: ModelFile) -> Detector:
+    """The network of `file` with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: the tensors are not those of its config.
+        SpecError: its config makes no sense.
+    """
+    model = build_from_config(file.config, len(file.names), str(file.path))
+    try:
+        model.load_state_dict(file.tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file.path}: its tensors do not fit its own config: {error}") from error
+    return model.eval()
+
+
+def transfer(file: ModelFile, model: Detector, *, with_anchors: bool = True) -> Transfer:
+    """Copy the tensors of `file` that have the same name and shape into `model`.
+
+    Raises:
+        CheckpointError: nothing fits.
+    """
+    wanted = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in file.tensors.items()
+        if name in wanted and wanted[name].shape == tensor.shape and (with_anchors or ANCHORS not in name)
+    }
+    if not fitting:
+        raise CheckpointError(f"{file.path}: none of its {len(file.tensors)} tensors fits the model")
+    model.load_state_dict(fitting, strict=False)
+    return Transfer(len(fitting), len(wanted))
