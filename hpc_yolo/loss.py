@@ -77,6 +77,7 @@ class DetectionLoss(nn.Module):
 
     anchors: torch.Tensor
     offsets: torch.Tensor
+    gains: torch.Tensor
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class DetectionLoss(nn.Module):
         self.register_buffer("offsets", torch.tensor(OFFSETS, dtype=anchors.dtype) * NEIGHBOUR_REACH)
         self.num_classes = num_classes
         self.hyp = hyp
-        self.gains = gains
+        self.register_buffer("gains", torch.tensor(gains, dtype=torch.float64))
         self.class_on, self.class_off = 1 - label_smoothing / 2, label_smoothing / 2
         self.level_weights = THREE_LEVEL_WEIGHTS if len(anchors) == 3 else LEVEL_WEIGHTS[: len(anchors)]
 
@@ -117,14 +118,16 @@ class DetectionLoss(nn.Module):
         items = torch.stack([predictions[0].new_zeros(())] * 3)
         for index, (level, found) in enumerate(zip(predictions, candidates, strict=True)):
             items = items + self.level_terms(level, found, counts[index].clamp(min=1), index, world_size)
-        items = items * items.new_tensor(self.gains)
+        items = items * self.gains.to(items.dtype)
         return LossTerms(items.sum() * (len(predictions[0]) * world_size), items)
 
     def candidates(self, level: torch.Tensor, targets: torch.Tensor, index: int) -> Candidates:
         """Which cells of one level answer for which targets."""
         _, num_anchors, height, width, _ = level.shape
         anchors, targets = self.anchors[index].to(level.dtype), targets.to(level.dtype)
-        size = level.new_tensor([width, height])
+        size = torch.stack(
+            (level.new_full((), width), level.new_full((), height))
+        )  # a list would be copied from the host
         centres, sizes = targets[:, 2:4] * size, targets[:, 4:6] * size
         ratios = sizes[None] / anchors[:, None]
         fits = torch.max(ratios, 1 / ratios).amax(dim=-1) < self.hyp.anchor_t
@@ -175,7 +178,7 @@ class DetectionLoss(nn.Module):
 
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor, positive_weight: float) -> torch.Tensor:
         """Binary cross entropy of each logit, focal where `fl_gamma` says so (Lin et al., ICCV 2017)."""
-        weight = None if positive_weight == 1.0 else logits.new_tensor(positive_weight)
+        weight = None if positive_weight == 1.0 else logits.new_full((), positive_weight)
         entropy = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         if self.hyp.fl_gamma == 0:
             return entropy

@@ -246,9 +246,12 @@ def test_cells_are_exact_in_batches_larger_than_float32_can_count():
 
 
 class Synchronisations(TorchDispatchMode):
-    """Names of operations that would make a GPU's host wait, or whose output shape depends on values."""
+    """Names of operations that would make a GPU's host wait, or whose output shape depends on values.
 
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+    `lift_fresh` is how `torch.tensor` and `new_tensor` bring numbers of Python's in: a copy that waits for the device.
+    """
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "lift_fresh")
 
     def __init__(self):
         super().__init__()
@@ -276,7 +279,16 @@ def test_the_watch_for_synchronisations_sees_them():
     values = torch.arange(3.0)
     with Synchronisations() as mode:
         values[values > 1].sum().item()
-    assert {"_local_scalar_dense"} < set(mode.found)
+        values.new_tensor([1.0])
+    assert {"_local_scalar_dense", "lift_fresh"} < set(mode.found)
+
+
+@pytest.mark.parametrize("name", ["base", "pw_focal", "nc1"])
+def test_the_whole_loss_is_one_graph(name):
+    """What breaks a graph would break a compiled or captured step too; no compiler is needed to see it."""
+    loss, predictions, targets, case = golden_case(name)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    assert compiled(predictions, targets).total.item() == pytest.approx(case["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["base", "pw_focal"])

@@ -1,0 +1,112 @@
+"""What only a GPU can show: mixed precision that stays finite and learns, peak memory, and images a second.
+
+python benchmarks/gpu_check.py [RESULT.json]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from step import make_trainer, random_batch, whole_step
+
+from hpc_yolo.batches import TrainingBatch
+from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.spec.schema import TrainSpec
+
+IMGSZ = 640
+LEARNING_STEPS, LEARNING_BATCH = 200, 16
+SPEED_MODELS, SPEED_BATCHES = ("yolov5n", "yolov5s", "yolov5l"), (16, 64)
+WARMUP_STEPS, TIMED_STEPS = 5, 20
+
+
+def main() -> None:
+    """Print every figure as it is measured, and write them all; exit code 1 where training goes wrong."""
+    if not torch.cuda.is_available():
+        sys.exit("no GPU here: torch.cuda.is_available() is False")
+    results: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    print(results, flush=True)
+    results["learning"] = [learning(precision) for precision in ("fp32", "fp16", "bf16")]
+    results["speed"] = [
+        speed(model, batch, precision)
+        for model in SPEED_MODELS
+        for batch in SPEED_BATCHES
+        for precision in ("fp16", "bf16")
+    ]
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(results, indent=2) + "\n")
+    if not all(row["finite"] and row["last_loss"] < row["first_loss"] for row in results["learning"]):
+        sys.exit("a loss is not finite, or did not fall")
+
+
+def learning(precision: str) -> dict[str, Any]:
+    """yolov5s on drawn shapes from scratch: mean loss of the first and the last 20 of 200 steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of("yolov5s", LEARNING_BATCH, precision, Path(folder), num_images=16 * LEARNING_BATCH)
+        losses = []
+        for batch in batches(trainer, LEARNING_STEPS):
+            trainer.train_step(batch)
+            trainer.progress.step += 1
+            losses.append(trainer.meter.epoch_items.sum().clone())
+        sums = torch.stack(losses).diff(prepend=losses[0].new_zeros(1)).cpu()
+        row = {
+            "precision": precision,
+            "finite": bool(sums.isfinite().all()) and math.isfinite(float(trainer.grad_norm)),
+            "first_loss": float(sums[:20].mean()),
+            "last_loss": float(sums[-20:].mean()),
+        }
+    print(row, flush=True)
+    return row
+
+
+def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
+    """`count` training batches of as many epochs as it takes."""
+    epoch = 0
+    while True:
+        for batch in trainer.parts.training.epoch(epoch, 0):
+            yield batch
+            count -= 1
+            if count == 0:
+                return
+        epoch += 1
+
+
+def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
+    """Images a second and peak memory of training steps on pictures that are there already."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    row: dict[str, Any] = {"model": model, "batch": batch, "precision": precision, "imgsz": IMGSZ}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            trainer = trainer_of(model, batch, precision, Path(folder), num_images=batch)
+            pictures = random_batch(batch, IMGSZ)
+            for _ in range(WARMUP_STEPS):
+                whole_step(trainer, pictures)
+            torch.cuda.synchronize()
+            started_s = time.perf_counter()
+            for _ in range(TIMED_STEPS):
+                whole_step(trainer, pictures)
+            torch.cuda.synchronize()
+            row["images_per_s"] = batch * TIMED_STEPS / (time.perf_counter() - started_s)
+        except torch.cuda.OutOfMemoryError:
+            row["images_per_s"] = None
+        row["peak_memory_bytes"] = torch.cuda.max_memory_reserved()
+    print(row, flush=True)
+    return row
+
+
+def trainer_of(model: str, batch: int, precision: str, folder: Path, *, num_images: int) -> Trainer:
+    """A trainer on the first GPU."""
+    train = TrainSpec(batch=batch, imgsz=IMGSZ, workers=8, device="0", precision=precision, autoanchor=False)  # type: ignore[arg-type]
+    return make_trainer(model, train, folder, num_images=num_images, image_size=(IMGSZ, IMGSZ))
+
+
+if __name__ == "__main__":
+    main()

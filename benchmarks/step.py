@@ -1,0 +1,137 @@
+"""A training step against the bare network: images to float, forward, loss, backward, clip, optimiser and average, as
+the trainer does them, over forward and backward of the same network in plain torch. Both alternate in one process.
+
+OMP_NUM_THREADS=2 python benchmarks/step.py [yolov5n yolov5s] [--deterministic]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hpc_yolo.batches import TrainingBatch
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.labels import scan_split
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.distributed import choose_device, connected, make_deterministic
+from hpc_yolo.engine.build import build_parts
+from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.models import build_model
+from hpc_yolo.preemption import StopRequest
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+
+BATCH, IMGSZ, TARGETS_AN_IMAGE, NUM_CLASSES = 8, 320, 7, 80
+WARMUP, ROUNDS = 3, 20
+
+
+def main() -> None:
+    """Print, for each model, milliseconds of both and their ratio: medians, and least of all rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=["yolov5n", "yolov5s"])
+    parser.add_argument("--deterministic", action="store_true", help="with train.deterministic, as runs have it")
+    options = parser.parse_args()
+    if options.deterministic:
+        make_deterministic()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    print(f"{'model':10} {'step ms':>16} {'bare ms':>16} {'ratio':>14} {'loss ms':>9}   (median, least)")
+    for name in options.models:
+        compare(name)
+
+
+def compare(name: str) -> None:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = TrainSpec(
+            batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", deterministic=False, autoanchor=False
+        )
+        trainer = make_trainer(name, train, Path(folder), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
+        batch = random_batch(BATCH, IMGSZ)
+        bare = bare_step(name)
+        steps: list[tuple[float, float, float]] = []
+        for _ in range(WARMUP + ROUNDS):
+            steps.append((timed(lambda: whole_step(trainer, batch)), timed(bare), timed(loss_alone(trainer, batch))))
+    whole, plain, loss = (column[WARMUP:] for column in map(list, zip(*steps, strict=True)))
+    ratio = statistics.median(a / b for a, b in zip(whole, plain, strict=True))
+    print(
+        f"{name:10} {statistics.median(whole):8.1f} {min(whole):7.1f} {statistics.median(plain):8.1f} {min(plain):7.1f}"
+        f" {ratio:7.3f} {min(whole) / min(plain):6.3f} {min(loss):9.1f}"
+    )
+
+
+def make_trainer(
+    model: str, train: TrainSpec, folder: Path, *, num_images: int, image_size: tuple[int, int]
+) -> Trainer:
+    """The trainer of a run of `model` on drawn shapes that are said to be of 80 classes, in this process."""
+    path = write_shapes_dataset(folder / "set", num_train=num_images, num_val=1, image_size=image_size)
+    path.write_text(f"train: images/train\nval: images/val\nnames: {[f'class {i}' for i in range(NUM_CLASSES)]}\n")
+    dataset = load_dataset(path)
+    indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
+    spec = Spec(name="step", model=model, data=str(path), output=str(folder), train=train)
+    run, process = RunDirectory(folder / "step"), ProcessInfo.from_env({})
+    with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
+        trainer = Trainer(
+            build_parts(spec, dataset, indexes, Hyperparameters(), world), world, run, None, StopRequest()
+        )
+    trainer.parts.trained.train()
+    return trainer
+
+
+def random_batch(batch: int, imgsz: int) -> TrainingBatch:
+    """Pictures of noise with seven targets each, of all sizes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    targets = torch.rand(batch * TARGETS_AN_IMAGE, 6, generator=generator)
+    targets[:, 0] = torch.arange(len(targets)) % batch
+    targets[:, 1] = (targets[:, 1] * NUM_CLASSES).floor()
+    targets[:, 4:] = targets[:, 4:] * 0.3 + 0.02
+    return TrainingBatch(images, targets, torch.arange(batch))
+
+
+def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
+    """The first step over and over: in warm-up every batch ends in an optimiser step."""
+    trainer.progress.step, trainer.progress.last_optimizer_step = 0, -1
+    trainer.train_step(batch)
+
+
+def bare_step(name: str) -> Callable[[], None]:
+    """Forward and backward of the network as torch does them by default, in float pictures, with no loss."""
+    model = build_model(name, NUM_CLASSES).train()
+    images = torch.rand(BATCH, 3, IMGSZ, IMGSZ)
+
+    def step() -> None:
+        sum(level.mean() for level in model(images)).backward()
+        model.zero_grad()
+
+    return step
+
+
+def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
+    """Forward and backward of the loss on finished predictions."""
+    with torch.no_grad():
+        raw = trainer.parts.trained(batch.images.float() / 255)
+    levels = [level.requires_grad_() for level in raw]
+
+    def step() -> None:
+        trainer.parts.loss(levels, batch.targets).total.backward()
+
+    return step
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Milliseconds that `step` takes."""
+    started_s = time.perf_counter()
+    step()
+    return (time.perf_counter() - started_s) * 1000
+
+
+if __name__ == "__main__":
+    main()
