@@ -62,9 +62,8 @@ def build_parts(
 ) -> TrainingParts:
     """Network, loss, optimiser and loaders as they are before the first step."""
     train = spec.train
-    schedule = Schedule(
-        hyp, train.epochs, steps_per_epoch(indexes[0].num_images, train.batch), train.batch, train.cos_lr
-    )
+    num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
+    schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.late_lr)
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
     model = build_network(spec, dataset.num_classes, world.device).to(dtype)
     gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)

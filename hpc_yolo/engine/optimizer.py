@@ -30,13 +30,17 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and momentum over a whole training of `epochs` x `steps_per_epoch` global batches of `batch`."""
+    """Learning rate and momentum over a whole training of `epochs` x `steps_per_epoch` global batches of `batch`.
+
+    With `late_lr` an epoch after warm-up has the rate that the formula gives for the epoch before it.
+    """
 
     hyp: Hyperparameters
     epochs: int
     steps_per_epoch: int
     batch: int
     cos_lr: bool = False
+    late_lr: bool = False
 
     @property
     def accumulate(self) -> int:
@@ -63,9 +67,8 @@ class Schedule:
         """The settings of `step`, counted in global batches from the start of training."""
         epoch = step // self.steps_per_epoch
         if step > self.warmup_steps:
-            # The published schedule changes at epoch ends, one epoch behind what warm-up aims at; goldens depend on it.
-            lag = 0 if epoch == self.warmup_steps // self.steps_per_epoch else 1
-            lr = self.hyp.lr0 * self.lr_factor(epoch - lag)
+            is_late = self.late_lr and epoch > self.warmup_steps // self.steps_per_epoch
+            lr = self.hyp.lr0 * self.lr_factor(epoch - is_late)
             return StepSettings(lr, lr, self.hyp.momentum, self.accumulate)
         target = self.hyp.lr0 * self.lr_factor(epoch)
         warmth = step / self.warmup_steps

@@ -106,6 +106,9 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = False
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], Meta(description="Optimiser.")] = "SGD"
     cos_lr: Annotated[bool, Meta(description="Learning rate by half a cosine instead of a line.")] = False
+    late_lr: Annotated[
+        bool, Meta(description="Learning rate one epoch behind its formula after warm-up, as YOLOv5 v7.0 has it.")
+    ] = False
     hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
     hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters in place of the file's.")] = (
         field(default_factory=dict)
