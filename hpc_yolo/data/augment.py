@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpc_yolo.data.images import GREY, Pixels
+from hpc_yolo.data.polygons import Outlines, visible_hulls
 from hpc_yolo.spec.schema import Hyperparameters
 
 Rows = npt.NDArray[np.float32]
@@ -19,6 +20,7 @@ Matrix = npt.NDArray[np.float64]
 MIN_SIDE_PIXELS = 2
 MAX_ASPECT = 100
 MIN_AREA_SHARE = 0.10
+MIN_AREA_SHARE_OUTLINED = 0.01
 MIXUP_BETA = 32.0
 
 
@@ -74,8 +76,14 @@ def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, ha
     return np.asarray(warped, dtype=np.uint8)
 
 
-def warp_boxes(rows: Rows, matrix: Matrix, scale: float, output_wh: tuple[int, int]) -> Rows:
-    """The hulls of the moved boxes inside the output, without those of which too little is left."""
+def warp_boxes(
+    rows: Rows, matrix: Matrix, scale: float, output_wh: tuple[int, int], outlines: Outlines | None = None
+) -> Rows:
+    """The hulls of the moved boxes inside the output, without those of which too little is left.
+
+    Args:
+        outlines: of the same objects; where one has a polygon, the hull is that of its polygon.
+    """
     if len(rows) == 0:
         return rows
     left, top, right, bottom = rows[:, 1:].T.astype(np.float64)
@@ -85,12 +93,19 @@ def warp_boxes(rows: Rows, matrix: Matrix, scale: float, output_wh: tuple[int, i
     hulls = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
     hulls[:, 0::2] = hulls[:, 0::2].clip(0, output_wh[0])
     hulls[:, 1::2] = hulls[:, 1::2].clip(0, output_wh[1])
-    kept = is_worth_keeping(rows[:, 1:] * scale, hulls)
+    min_area_share: float | npt.NDArray[np.float64] = MIN_AREA_SHARE
+    if outlines is not None and not outlines.is_empty:
+        outlined = outlines.counts > 0
+        hulls[outlined] = visible_hulls(outlines, matrix, output_wh)[outlined]
+        min_area_share = np.where(outlined, MIN_AREA_SHARE_OUTLINED, MIN_AREA_SHARE)
+    kept = is_worth_keeping(rows[:, 1:] * scale, hulls, min_area_share)
     return np.concatenate([rows[kept, :1], hulls[kept]], axis=1).astype(np.float32)
 
 
 def is_worth_keeping(
-    before_xyxy: npt.NDArray[np.floating], after_xyxy: npt.NDArray[np.floating]
+    before_xyxy: npt.NDArray[np.floating],
+    after_xyxy: npt.NDArray[np.floating],
+    min_area_share: float | npt.NDArray[np.float64] = MIN_AREA_SHARE,
 ) -> npt.NDArray[np.bool_]:
     """(n,): whether enough of each box is left, and it is neither tiny nor a sliver."""
     width_before, height_before = (before_xyxy[:, 2:] - before_xyxy[:, :2]).T
@@ -98,7 +113,7 @@ def is_worth_keeping(
     aspect = np.maximum(width / (height + 1e-16), height / (width + 1e-16))
     share = width * height / (width_before * height_before + 1e-16)
     big_enough = (width > MIN_SIDE_PIXELS) & (height > MIN_SIDE_PIXELS)
-    return np.asarray(big_enough & (share > MIN_AREA_SHARE) & (aspect < MAX_ASPECT))
+    return np.asarray(big_enough & (share > min_area_share) & (aspect < MAX_ASPECT))
 
 
 def draw_mosaic_centre(random: np.random.Generator, imgsz: int) -> tuple[int, int]:
@@ -124,18 +139,22 @@ def mosaic_tile(
     return (left, top, right, bottom), source
 
 
-def mosaic(tiles: list[tuple[Pixels, Rows]], centre: tuple[int, int], imgsz: int) -> tuple[Pixels, Rows]:
-    """Four pictures around `centre` on a canvas of 2 x `imgsz`, with their boxes (class, cxcywh in shares) moved."""
+def mosaic(
+    tiles: list[tuple[Pixels, Rows, Outlines]], centre: tuple[int, int], imgsz: int
+) -> tuple[Pixels, Rows, Outlines]:
+    """Four pictures around `centre` on a canvas of 2 x `imgsz`, with their boxes (class, cxcywh in shares) and outlines
+    (in shares) moved and cut at its edges."""
     canvas = np.full((2 * imgsz, 2 * imgsz, 3), GREY[0], dtype=np.uint8)
-    all_rows = []
-    for index, (pixels, shares) in enumerate(tiles):
+    all_rows, all_outlines = [], []
+    for index, (pixels, shares, outlines) in enumerate(tiles):
         height, width = pixels.shape[:2]
         (x1, y1, x2, y2), (a1, b1, a2, b2) = mosaic_tile(index, (width, height), centre, imgsz)
         canvas[y1:y2, x1:x2] = pixels[b1:b2, a1:a2]
         all_rows.append(shares_to_pixels(shares, width, height, x1 - a1, y1 - b1))
+        all_outlines.append(outlines.scaled(width, height, x1 - a1, y1 - b1))
     rows = np.concatenate(all_rows)
     rows[:, 1:] = rows[:, 1:].clip(0, 2 * imgsz)
-    return canvas, rows
+    return canvas, rows, Outlines.joined(all_outlines).clipped(2 * imgsz, 2 * imgsz)
 
 
 def shares_to_pixels(shares: Rows, width: float, height: float, left: float = 0, top: float = 0) -> Rows:

@@ -31,13 +31,20 @@ class _TextLoader(yaml.BaseLoader):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's splits, each one or more folders or lists of pictures, and the names of its classes."""
+    """A dataset's splits, each one or more folders or lists of pictures, and the names of its classes.
+
+    With `single_cls` its `num_file_classes` classes are taken for one. `messages` says what a person should know of
+    the file.
+    """
 
     source: Path
     train: tuple[Path, ...]
     val: tuple[Path, ...]
     test: tuple[Path, ...]
     names: tuple[str, ...]
+    num_file_classes: int
+    single_cls: bool = False
+    messages: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -49,11 +56,15 @@ class Dataset:
         return folders
 
 
-def load_dataset(path: Path) -> Dataset:
+def load_dataset(path: Path, *, single_cls: bool = False) -> Dataset:
     """Read the dataset YAML at `path` and check that its splits are there.
 
     `path:` inside it is relative to the YAML's own folder or, if that is not there, to the working directory; splits
-    are relative to it. `download:` is never run.
+    are relative to it, and `../` in front of one that is not there is left out, as some exports need. The number of
+    classes is that of the names. `download:` is never run.
+
+    Args:
+        single_cls: take all classes for one; it is called item, unless there is one name only.
 
     Raises:
         DataError: naming file and key.
@@ -64,7 +75,17 @@ def load_dataset(path: Path) -> Dataset:
             raise DataError(f"{path}: {key}: is missing", hint=EXAMPLE)
     root = _root(path, content.get("path"))
     splits = {name: _split_paths(path, name, root, content) for name in SPLITS}
-    return Dataset(path, splits["train"], splits["val"], splits["test"], _names(path, content["names"]))
+    names = _names(path, content["names"])
+    return Dataset(
+        source=path,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
+        names=("item",) if single_cls and len(names) > 1 else names,
+        num_file_classes=len(names),
+        single_cls=single_cls,
+        messages=_contradictions(path, content.get("nc"), len(names)),
+    )
 
 
 def list_images(split: tuple[Path, ...]) -> list[Path]:
@@ -134,7 +155,8 @@ def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -
     written = content.get(name)
     if not written:
         return ()
-    paths = tuple(root / str(entry) for entry in (written if isinstance(written, list) else [written]))
+    entries = written if isinstance(written, list) else [written]
+    paths = tuple(_split_path(root, str(entry)) for entry in entries)
     for path in paths:
         if not path.exists():
             hint = EXAMPLE
@@ -142,6 +164,18 @@ def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -
                 hint = f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
             raise DataError(f"{source}: {name}: {path} is not there", hint=hint)
     return paths
+
+
+def _split_path(root: Path, entry: str) -> Path:
+    path = root / entry
+    inside = root / entry.removeprefix("../")  # exported YAMLs often lie one folder higher than they say
+    return inside if inside.exists() and not path.exists() else path
+
+
+def _contradictions(source: Path, written: object, num_names: int) -> tuple[str, ...]:
+    if written is None or str(written) == str(num_names):
+        return ()
+    return (f"{source}: nc: {written} is not the number of names, {num_names}; the names count",)
 
 
 def _names(source: Path, written: object) -> tuple[str, ...]:

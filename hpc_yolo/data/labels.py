@@ -3,7 +3,6 @@ names file and line, and the run goes on."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -11,7 +10,8 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -19,15 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from hpc_yolo.data.dataset import Dataset, label_path, list_images
+from hpc_yolo.data.polygons import Outlines, Points
 from hpc_yolo.errors import DataError
 from hpc_yolo.fileio import exclusive_lock, write_atomic
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MIN_SIDE_PIXELS = 10
 END_OF_JPEG = b"\xff\xd9"
 JPEG_TAIL_BYTES = 4096  # cameras append notes after the end mark
 MAX_MESSAGES = 20
 SCAN_THREADS = 8
+
+ONE_CLASS = np.array([0, 1, 1, 1, 1], dtype=np.float32)
+NO_POLYGON = np.zeros((0, 2), dtype=np.float32)
 
 Labels = npt.NDArray[np.float32]
 
@@ -37,7 +41,8 @@ class ImageIndex:
     """The usable pictures of a split.
 
     `shapes_hw` (N, 2) height and width in pixels, as turned by EXIF. `labels`: (n, 5) for each picture: class, cxcywh
-    in [0, 1]. `messages` says what was left out.
+    in [0, 1]. `messages` says what was left out. `outlines`: of all objects, picture after picture; of no objects
+    where no label is a polygon.
     """
 
     paths: tuple[str, ...]
@@ -46,28 +51,46 @@ class ImageIndex:
     num_backgrounds: int
     num_corrupt: int
     messages: tuple[str, ...]
+    outlines: Outlines = Outlines.none(0)  # noqa: RUF009, frozen
 
     @property
     def num_images(self) -> int:
         return len(self.paths)
+
+    @cached_property
+    def _bounds(self) -> npt.NDArray[np.int64]:
+        """(N + 1,): picture number i has the objects from bounds[i] to bounds[i + 1]."""
+        return np.cumsum([0, *map(len, self.labels)])
+
+    def outlines_of(self, image: int) -> Outlines:
+        """The outlines of one picture's objects, in shares of the picture."""
+        if self.outlines.is_empty:
+            return Outlines.none(len(self.labels[image]))
+        return self.outlines.part(self._bounds[image], self._bounds[image + 1])
 
 
 @dataclass(frozen=True)
 class _Checked:
     shape_hw: tuple[int, int]
     labels: Labels
+    polygons: list[Points]
     problem: str = ""
 
 
 def scan_split(
-    dataset: Dataset, split: str, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+    dataset: Dataset,
+    split: str,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    spare_cache: Path | None = None,
 ) -> ImageIndex:
     """Read and check all pictures and labels of `split`, or take what an earlier scan left.
 
-    One process scans, others wait for its cache. Where the labels' folder cannot be written there is no cache.
+    One process scans, others wait for its cache.
 
     Args:
         on_progress: told (pictures done, all pictures).
+        spare_cache: the file that holds the cache if none can be written beside the labels.
 
     Raises:
         DataError: the split is empty, nothing in it is usable, or a training split has no label at all.
@@ -75,19 +98,29 @@ def scan_split(
     if not dataset.split(split):
         raise DataError(f"{dataset.source}: there is no split {split}")
     images = list_images(dataset.split(split))
-    cache = _cache_path(dataset.split(split), images[0])
-    key = _cache_key(images, dataset.num_classes)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive_lock(cache.with_suffix(".lock")))
-        except OSError:
-            return _require_usable(_read_cache(cache, key) or _scan(images, dataset, on_progress), dataset, split)
-        index = _read_cache(cache, key)
-        if index is None:
-            index = _scan(images, dataset, on_progress)
-            with contextlib.suppress(OSError):
-                write_atomic(cache, _pack(index, key), mode=0o644)
+    caches = [_cache_path(dataset.split(split), images[0]), *([spare_cache] if spare_cache else [])]
+    key = _cache_key(images, dataset.num_file_classes)
+    index = _cached(caches, key, lambda: _scan(images, dataset, on_progress))
+    if dataset.single_cls:
+        index = replace(index, labels=tuple(rows * ONE_CLASS for rows in index.labels))
     return _require_usable(index, dataset, split)
+
+
+def _cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> ImageIndex:
+    """What one of the caches holds, or else a scan, left in the first one that can be written."""
+    index = None
+    for cache in caches:
+        try:
+            with exclusive_lock(cache.with_suffix(".lock")):
+                if found := _read_cache(cache, key):
+                    return found
+                index = index or scan()
+                write_atomic(cache, _pack(index, key), mode=0o644)
+                return index
+        except OSError:
+            if found := _read_cache(cache, key):
+                return found
+    return index or scan()
 
 
 def _require_usable(index: ImageIndex, dataset: Dataset, split: str) -> ImageIndex:
@@ -106,11 +139,12 @@ def _require_usable(index: ImageIndex, dataset: Dataset, split: str) -> ImageInd
 def _scan(images: list[Path], dataset: Dataset, on_progress: Callable[[int, int], None]) -> ImageIndex:
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         checked = []
-        for one in pool.map(lambda image: _check(image, dataset.num_classes), images):
+        for one in pool.map(lambda image: _check(image, dataset.num_file_classes), images):
             checked.append(one)
             on_progress(len(checked), len(images))
     usable = [(image, one) for image, one in zip(images, checked, strict=True) if not one.problem]
     problems = [one.problem for one in checked if one.problem]
+    outlines = Outlines.of([polygon for _, one in usable for polygon in one.polygons])
     return ImageIndex(
         paths=tuple(str(image) for image, _ in usable),
         shapes_hw=np.array([one.shape_hw for _, one in usable], dtype=np.int32).reshape(-1, 2),
@@ -118,6 +152,7 @@ def _scan(images: list[Path], dataset: Dataset, on_progress: Callable[[int, int]
         num_backgrounds=sum(len(one.labels) == 0 for _, one in usable),
         num_corrupt=len(problems),
         messages=tuple(_summary(problems)),
+        outlines=Outlines.none(0) if outlines.is_empty else outlines,
     )
 
 
@@ -132,9 +167,9 @@ def _check(image: Path, num_classes: int) -> _Checked:
     nothing = np.zeros((0, 5), dtype=np.float32)
     try:
         shape = _image_shape(image)
-        return _Checked(shape, read_labels(label_path(image), num_classes))
+        return _Checked(shape, *read_labels(label_path(image), num_classes))
     except (ValueError, OSError) as error:
-        return _Checked((0, 0), nothing, problem=str(error))
+        return _Checked((0, 0), nothing, [], problem=str(error))
 
 
 def _image_shape(image: Path) -> tuple[int, int]:
@@ -158,11 +193,11 @@ def _image_shape(image: Path) -> tuple[int, int]:
     return height, width
 
 
-def read_labels(path: Path, num_classes: int) -> Labels:
-    """(n, 5) class, cxcywh in [0, 1] of a label file, each row once; no file is a picture without objects.
+def read_labels(path: Path, num_classes: int) -> tuple[Labels, list[Points]]:
+    """(rows (n, 5) of class, cxcywh in [0, 1], a polygon for each) of a label file, each row once.
 
     A line has a class and a box of four numbers, or a class and a polygon of at least three points, whose bounding
-    box is taken.
+    box is the row; both may stand in one file. A box has a polygon of no points. No file is a picture without objects.
 
     Raises:
         ValueError: naming file, line, what was seen and what is allowed.
@@ -170,18 +205,18 @@ def read_labels(path: Path, num_classes: int) -> Labels:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return np.zeros((0, 5), dtype=np.float32)
+        text = ""
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text (byte {error.start})") from error
-    rows = [
-        _parse_line(f"{path}:{number}", line, num_classes)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
-    return np.array(list(dict.fromkeys(rows)), dtype=np.float32).reshape(-1, 5)
+    objects: dict[tuple[float, ...], Points] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            objects.setdefault(*_parse_line(f"{path}:{number}", line, num_classes))
+    return np.array(list(objects), dtype=np.float32).reshape(-1, 5), list(objects.values())
 
 
-def _parse_line(place: str, line: str, num_classes: int) -> tuple[float, float, float, float, float]:
+def _parse_line(place: str, line: str, num_classes: int) -> tuple[tuple[float, ...], Points]:
+    """((class, cx, cy, w, h), polygon (k, 2))."""
     words = line.split()
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise ValueError(f"{place}: {len(words)} columns; 5 are needed (class, cx, cy, w, h), or a class and a polygon")
@@ -198,10 +233,11 @@ def _parse_line(place: str, line: str, num_classes: int) -> tuple[float, float, 
         if not 0 <= number <= 1:
             raise ValueError(f"{place}: coordinate {number:g}; coordinates are shares of the picture, 0 to 1")
     if len(numbers) == 4:
-        return class_index, numbers[0], numbers[1], numbers[2], numbers[3]
+        return tuple(values), NO_POLYGON
     xs, ys = numbers[0::2], numbers[1::2]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    return class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    row = class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    return row, np.array(numbers, dtype=np.float32).reshape(-1, 2)
 
 
 def _cache_path(split: tuple[Path, ...], first_image: Path) -> Path:
@@ -245,6 +281,8 @@ def _pack(index: ImageIndex, key: str) -> bytes:
         shapes_hw=index.shapes_hw,
         counts=np.array([len(rows) for rows in index.labels], dtype=np.int64),
         labels=np.concatenate([np.zeros((0, 5), dtype=np.float32), *index.labels]),
+        points=index.outlines.points,
+        point_counts=index.outlines.counts,
     )
     return packed.getvalue()
 
@@ -264,6 +302,7 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
                 num_backgrounds=header["num_backgrounds"],
                 num_corrupt=header["num_corrupt"],
                 messages=tuple(header["messages"]),
+                outlines=Outlines(arrays["points"], arrays["point_counts"]),
             )
     except Exception:  # zip, zlib, numpy and json each have their own; whatever is wrong, a scan makes a new one
         return None

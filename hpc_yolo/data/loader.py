@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -17,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hpc_yolo.batches import PictureShape, TrainingBatch, ValidationBatch
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Rows
+from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.images import Pixels, letterbox, read_image, resize_to, to_chw_rgb
 from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import (
     SAMPLE_STREAM,
     Indices,
@@ -26,6 +27,7 @@ from hpc_yolo.data.sampler import (
     generator,
     global_batch,
     rank_share,
+    rect_order,
     rect_plan,
     steps_per_epoch,
 )
@@ -36,7 +38,6 @@ Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
 
 MIXED_PARTNER = 2**39  # sample numbers from here on belong to the second mosaic of a blended pair
 CACHE_THREADS = 8
-CACHE_MEMORY_SHARE = 0.8
 VALIDATION_PAD = 0.5
 
 
@@ -54,12 +55,27 @@ class TrainingLoader:
         rank: int,
         world_size: int,
         workers: int,
-        cache: str = "none",
+        in_memory: bool = False,
+        rect: bool = False,
+        stride: int = 32,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
+        """
+        Args:
+            in_memory: keep the resized pictures of the whole set in memory.
+            rect: batches of pictures of a like shape, in an order that stays, each as small as holds them, in
+                multiples of `stride`; no mosaics.
+            on_progress: told (pictures in memory, all pictures).
+        """
         self.num_images = index.num_images
         self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
-        pictures = TrainingPictures(index, imgsz=imgsz, hyp=hyp, seed=seed, in_memory=cache == "ram")
-        batches = _TrainingBatches(pictures, batch=batch, rank=rank, world_size=world_size)
+        if rect:
+            hyp = msgspec.structs.replace(hyp, mosaic=0.0)
+        pictures = TrainingPictures(
+            index, imgsz=imgsz, hyp=hyp, seed=seed, in_memory=in_memory, on_progress=on_progress
+        )
+        plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
+        batches = _TrainingBatches(pictures, batch=batch, rank=rank, world_size=world_size, plan=plan)
         self._positions = _Positions()
         self._loader = _loader(batches, self._positions, workers)
 
@@ -99,19 +115,31 @@ class TrainingPictures:
     """Training pictures after all changes, as a function of (epoch, index) alone."""
 
     def __init__(
-        self, index: ImageIndex, *, imgsz: int, hyp: Hyperparameters, seed: int, in_memory: bool = False
+        self,
+        index: ImageIndex,
+        *,
+        imgsz: int,
+        hyp: Hyperparameters,
+        seed: int,
+        in_memory: bool = False,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._index, self._imgsz, self._hyp, self._seed = index, imgsz, hyp, seed
         self._memory: list[Pixels] = []
         if in_memory:
-            _require_memory(index, imgsz)
             with ThreadPoolExecutor(CACHE_THREADS) as pool:
-                self._memory = list(pool.map(self._read, range(index.num_images)))
+                for pixels in pool.map(self._read, range(index.num_images)):
+                    self._memory.append(pixels)
+                    on_progress(len(self._memory), index.num_images)
 
-    def sample(self, epoch: int, image: int) -> tuple[Pixels, Rows]:
-        """(picture (3, S, S) RGB, rows of class, cxcywh in [0, 1])."""
+    def sample(self, epoch: int, image: int, shape: tuple[int, int] | None = None) -> tuple[Pixels, Rows]:
+        """(picture (3, height, width) RGB, rows of class, cxcywh in [0, 1]).
+
+        Args:
+            shape: height and width of a picture that is no mosaic; without it, and of mosaics, a square of imgsz.
+        """
         random = generator(self._seed, epoch, image, SAMPLE_STREAM)
-        hyp, imgsz = self._hyp, self._imgsz
+        hyp = self._hyp
         if random.random() < hyp.mosaic:
             pixels, rows = self._warped_mosaic(random, image)
             if random.random() < hyp.mixup:
@@ -120,8 +148,8 @@ class TrainingPictures:
                 second, more = self._warped_mosaic(partner, int(partner.integers(self._index.num_images)))
                 pixels, rows = augment.mix(pixels, second, share), np.concatenate([rows, more])
         else:
-            pixels, rows = self._warped_single(random, image)
-        shares = augment.pixels_to_shares(rows, imgsz, imgsz)
+            pixels, rows = self._warped_single(random, image, shape or (self._imgsz, self._imgsz))
+        shares = augment.pixels_to_shares(rows, pixels.shape[1], pixels.shape[0])
         if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v:
             pixels = augment.change_colours(pixels, augment.draw_hsv_gains(random, hyp))
         up_down, left_right = random.random(2) < (hyp.flipud, hyp.fliplr)
@@ -131,22 +159,28 @@ class TrainingPictures:
     def _warped_mosaic(self, random: np.random.Generator, image: int) -> tuple[Pixels, Rows]:
         centre = augment.draw_mosaic_centre(random, self._imgsz)
         members = random.permutation(np.append(random.integers(self._index.num_images, size=3), image))
-        tiles = [(self._resized(int(member)), self._index.labels[member]) for member in members]
-        return self._warp(random, *augment.mosaic(tiles, centre, self._imgsz))
+        tiles = [(self._resized(m), self._index.labels[m], self._index.outlines_of(m)) for m in members.tolist()]
+        pixels, rows, outlines = augment.mosaic(tiles, centre, self._imgsz)
+        if self._hyp.copy_paste and not outlines.is_empty:
+            chosen = draw_copied(random, outlines, self._hyp.copy_paste)
+            pixels, rows, outlines = paste_mirrored(pixels, rows, outlines, chosen)
+        return self._warp(random, pixels, rows, outlines, (self._imgsz, self._imgsz))
 
-    def _warped_single(self, random: np.random.Generator, image: int) -> tuple[Pixels, Rows]:
+    def _warped_single(self, random: np.random.Generator, image: int, shape: tuple[int, int]) -> tuple[Pixels, Rows]:
         resized = self._resized(image)
         height, width = resized.shape[:2]
-        pixels, ratio, (left, top) = letterbox(resized, (self._imgsz, self._imgsz))
+        pixels, ratio, (left, top) = letterbox(resized, shape)
         rows = augment.shares_to_pixels(self._index.labels[image], width * ratio, height * ratio, left, top)
-        return self._warp(random, pixels, rows)
+        outlines = self._index.outlines_of(image).scaled(width * ratio, height * ratio, left, top)
+        return self._warp(random, pixels, rows, outlines, (shape[1], shape[0]))
 
-    def _warp(self, random: np.random.Generator, pixels: Pixels, rows: Rows) -> tuple[Pixels, Rows]:
+    def _warp(
+        self, random: np.random.Generator, pixels: Pixels, rows: Rows, outlines: Outlines, output_wh: tuple[int, int]
+    ) -> tuple[Pixels, Rows]:
         warp = augment.draw_warp(random, self._hyp)
-        output = self._imgsz, self._imgsz
-        matrix = augment.warp_matrix(warp, (pixels.shape[1], pixels.shape[0]), output)
-        warped = augment.warp_image(pixels, matrix, output, has_perspective=self._hyp.perspective > 0)
-        return warped, augment.warp_boxes(rows, matrix, warp.scale, output)
+        matrix = augment.warp_matrix(warp, (pixels.shape[1], pixels.shape[0]), output_wh)
+        warped = augment.warp_image(pixels, matrix, output_wh, has_perspective=self._hyp.perspective > 0)
+        return warped, augment.warp_boxes(rows, matrix, warp.scale, output_wh, outlines)
 
     def _resized(self, image: int) -> Pixels:
         return self._memory[image] if self._memory else self._read(image)
@@ -156,10 +190,24 @@ class TrainingPictures:
 
 
 class _TrainingBatches(Dataset[TrainingBatch | DataError]):
-    """A batch is looked up by (epoch, step)."""
+    """A batch is looked up by (epoch, step).
 
-    def __init__(self, pictures: TrainingPictures, *, batch: int, rank: int, world_size: int) -> None:
+    Args:
+        plan: an order for all epochs, and the (height, width) of each of its batches.
+    """
+
+    def __init__(
+        self,
+        pictures: TrainingPictures,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        plan: tuple[Indices, list[tuple[int, int]]] | None,
+    ) -> None:
         self._pictures, self._batch, self._rank, self._world_size = pictures, batch, rank, world_size
+        self._shapes = plan[1] if plan else None
+        self._planned_order = rect_order(plan[0], batch) if plan else None
         self._order: tuple[int, Indices] | None = None
 
     def __getitem__(self, position: tuple[int, int]) -> TrainingBatch | DataError:
@@ -170,7 +218,8 @@ class _TrainingBatches(Dataset[TrainingBatch | DataError]):
 
     def _batch_at(self, epoch: int, step: int) -> TrainingBatch:
         share = rank_share(global_batch(self._epoch_order(epoch), self._batch, step), self._rank, self._world_size)
-        samples = [self._pictures.sample(epoch, int(image)) for image in share]
+        shape = self._shapes[step] if self._shapes else None
+        samples = [self._pictures.sample(epoch, int(image), shape) for image in share]
         return TrainingBatch(
             images=torch.from_numpy(np.stack([pixels for pixels, _ in samples])),
             targets=_stacked_targets([rows for _, rows in samples]),
@@ -178,6 +227,8 @@ class _TrainingBatches(Dataset[TrainingBatch | DataError]):
         )
 
     def _epoch_order(self, epoch: int) -> Indices:
+        if self._planned_order is not None:
+            return self._planned_order
         if self._order is None or self._order[0] != epoch:
             pictures = self._pictures
             self._order = epoch, epoch_order(pictures._index.num_images, pictures._seed, epoch)
@@ -273,21 +324,7 @@ def _stacked_targets(all_rows: list[Rows]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(numbered))
 
 
-def available_bytes() -> int:
-    """Memory that programs can have without swapping: free pages, and those that only cache files."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _require_memory(index: ImageIndex, imgsz: int) -> None:
+def memory_needed_bytes(index: ImageIndex, imgsz: int) -> int:
+    """What the resized pictures of a set take in memory."""
     shapes = index.shapes_hw.astype(np.float64)
-    needed_bytes = int((shapes.prod(axis=1) * (imgsz / shapes.max(axis=1)) ** 2 * 3).sum())
-    free_bytes = available_bytes()
-    if needed_bytes > free_bytes * CACHE_MEMORY_SHARE:
-        raise DataError(
-            f"train.cache: the {index.num_images} decoded pictures need {needed_bytes / 2**30:.1f} GiB on each rank, "
-            f"and {free_bytes / 2**30:.1f} GiB are free",
-            hint="set train.cache to none",
-        )
+    return int((shapes.prod(axis=1) * (imgsz / shapes.max(axis=1)) ** 2 * 3).sum())

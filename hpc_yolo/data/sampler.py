@@ -37,6 +37,13 @@ def global_batch(order: Indices, batch: int, step: int) -> Indices:
     return order.take(np.arange(step * batch, (step + 1) * batch), mode="wrap")
 
 
+def rect_order(order: Indices, batch: int) -> Indices:
+    """The order of `rect_plan` filled up to whole batches from its end, where the pictures are of a like shape."""
+    positions = np.arange(steps_per_epoch(len(order), batch) * batch)
+    backwards = (2 * len(order) - 1 - positions) % len(order)
+    return order[np.where(positions < len(order), positions, backwards)]
+
+
 def rank_share(images: Indices, rank: int, world_size: int) -> Indices:
     """This rank's part of a global batch, (batch / world size,)."""
     share = len(images) // world_size

@@ -15,7 +15,8 @@ from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import ModelDescription, Progress
 from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex, scan_split
-from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader, memory_needed_bytes
+from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.data.sampler import steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.engine.ema import ModelEma
@@ -31,6 +32,7 @@ from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
 from hpc_yolo.weights import model_file
 
 PROGRESS_S = 5.0
+CACHE_MEMORY_SHARE = 0.8  # workers, batches and the page cache live in memory too
 
 
 def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], None]) -> TrainingParts:
@@ -45,20 +47,27 @@ def build(spec: Spec, world: World, run: RunDirectory, warn: Callable[[str], Non
         TrainingError: the global batch cannot be split over the ranks.
     """
     require_even_split(spec.train.batch, world.size)
-    dataset = load_dataset(Path(spec.data))
-    indexes = scan_dataset(dataset, world, warn)
+    dataset = load_dataset(Path(spec.data), single_cls=spec.train.single_cls)
+    indexes = scan_dataset(dataset, world, run, warn)
     hyp = load_hyperparameters(spec.train)
     if world.is_main:
-        for message in without_effect(hyp):
+        for message in without_effect(hyp, indexes[0]):
             warn(message)
-    parts = build_parts(spec, dataset, indexes, hyp, world)
+    in_memory = spec.train.cache == "ram" and fits_in_memory(indexes[0], spec.train.imgsz, world, warn)
+    parts = build_parts(spec, dataset, indexes, hyp, world, in_memory=in_memory)
     if run.last.exists():
         restore(parts, run.last)
     return parts
 
 
 def build_parts(
-    spec: Spec, dataset: Dataset, indexes: tuple[ImageIndex, ImageIndex], hyp: Hyperparameters, world: World
+    spec: Spec,
+    dataset: Dataset,
+    indexes: tuple[ImageIndex, ImageIndex],
+    hyp: Hyperparameters,
+    world: World,
+    *,
+    in_memory: bool = False,
 ) -> TrainingParts:
     """Network, loss, optimiser and loaders as they are before the first step."""
     train = spec.train
@@ -70,7 +79,7 @@ def build_parts(
     loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
     ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
-    training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world)
+    training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world, in_memory=in_memory)
     return TrainingParts(
         spec=spec,
         description=ModelDescription(
@@ -92,14 +101,43 @@ def build_parts(
 
 
 def build_loaders(
-    train: TrainSpec, indexes: tuple[ImageIndex, ImageIndex], hyp: Hyperparameters, stride: int, world: World
+    train: TrainSpec,
+    indexes: tuple[ImageIndex, ImageIndex],
+    hyp: Hyperparameters,
+    stride: int,
+    world: World,
+    *,
+    in_memory: bool = False,
 ) -> tuple[TrainingLoader, ValidationLoader]:
     """The training and validation pictures of this rank."""
     places = {"rank": world.rank, "world_size": world.size, "workers": loader_workers(train.workers, world)}
     training = TrainingLoader(
-        indexes[0], imgsz=train.imgsz, batch=train.batch, hyp=hyp, seed=train.seed, cache=train.cache, **places
+        indexes[0],
+        imgsz=train.imgsz,
+        batch=train.batch,
+        hyp=hyp,
+        seed=train.seed,
+        in_memory=in_memory,
+        rect=train.rect,
+        stride=stride,
+        on_progress=progress_lines("decoding train pictures", world.is_main),
+        **places,
     )
     return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
+
+
+def fits_in_memory(index: ImageIndex, imgsz: int, world: World, warn: Callable[[str], None]) -> bool:
+    """Whether every node has room for the decoded pictures of all its ranks; where one has not, none keeps them."""
+    needed_bytes = memory_needed_bytes(index, imgsz) * world.process.local_world_size
+    nodes = world.gather_figures([needed_bytes, available_bytes()])
+    needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
+    fits = needed <= free * CACHE_MEMORY_SHARE
+    if not fits and world.is_main:
+        warn(
+            f"train.cache: pictures are read from files: decoded, the {index.num_images} pictures need "
+            f"{needed / 2**30:.1f} GiB for the ranks of a node, and {free / 2**30:.1f} GiB are free"
+        )
+    return fits
 
 
 def restore(parts: TrainingParts, last: Path) -> None:
@@ -134,29 +172,35 @@ def require_even_split(batch: int, world_size: int) -> None:
         )
 
 
-def without_effect(hyp: Hyperparameters) -> list[str]:
-    """What published hyperparameter files ask for and this version does not do."""
+def without_effect(hyp: Hyperparameters, index: ImageIndex) -> list[str]:
+    """What the hyperparameters ask for and does not happen with these pictures or in this version."""
     messages = []
-    if hyp.copy_paste:
-        messages.append("hyperparameter copy_paste has no effect: labels are read as boxes, and it needs polygons")
+    if hyp.copy_paste and index.outlines.is_empty:
+        messages.append("hyperparameter copy_paste has no effect: no label is a polygon")
     if hyp.anchors is not None:
         messages.append("hyperparameter anchors has no effect: the model's own anchors stay")
     return messages
 
 
-def scan_dataset(dataset: Dataset, world: World, warn: Callable[[str], None]) -> tuple[ImageIndex, ImageIndex]:
+def scan_dataset(
+    dataset: Dataset, world: World, run: RunDirectory, warn: Callable[[str], None]
+) -> tuple[ImageIndex, ImageIndex]:
     """Labels of the training and validation pictures. Rank 0 reads them first and leaves a cache to the others."""
     if not world.is_main:
         world.barrier()
     train, val = (
-        scan_split(dataset, split, progress_lines(f"reading {split} pictures", world.is_main))
+        scan_split(
+            dataset,
+            split,
+            progress_lines(f"reading {split} pictures", world.is_main),
+            spare_cache=run.label_cache(split),
+        )
         for split in ("train", "val")
     )
     indexes = train, val
     if world.is_main:
-        for index in indexes:
-            for message in index.messages:
-                warn(message)
+        for message in (*dataset.messages, *train.messages, *val.messages):
+            warn(message)
         world.barrier()
     return indexes
 

@@ -10,6 +10,7 @@
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
 |-- journal.jsonl             rank 0: what happened, event by event
 |-- failures/                 a failing rank: its traceback, one file
+|-- labels-<split>.npz        rank 0: what it read of a dataset whose folder cannot be written; beside it a .lock
 `-- checkpoints/              rank 0: last.safetensors, best.safetensors
 """
 
@@ -75,6 +76,10 @@ class RunDirectory:
     @property
     def best(self) -> Path:
         return self.checkpoints / "best.safetensors"
+
+    def label_cache(self, split: str) -> Path:
+        """Where the labels of a split are kept if they cannot be kept beside themselves."""
+        return self.path / f"labels-{split}.npz"
 
     def rendezvous(self, job_id: str, attempt: int) -> Path:
         """Where rank 0 of one attempt says which address and port it really listens on."""

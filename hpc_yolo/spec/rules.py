@@ -54,13 +54,11 @@ ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1), ("checkpoi
 NOT_YET = (
     ("cluster.requeue", "chain", "requeue or off"),
     ("train.multi_scale", True, "false"),
-    ("train.rect", True, "false"),
     ("train.cache", "disk", "none or ram"),
     ("train.tensorboard", True, "false; the journal has all figures"),
     ("train.on_nonfinite", "skip", "stop"),
     ("train.on_nonfinite", "rollback", "stop"),
     ("train.batch", -1, "a number of images"),
-    ("train.single_cls", True, "false"),
     ("train.image_weights", True, "false"),
     ("train.data_parallel", True, "false; one task a GPU is faster"),
     ("train.val_every", 0, "a number of epochs"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.images import letterbox, resize_to, to_chw_rgb
+from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.spec.schema import Hyperparameters
 
 IMGSZ = 128
@@ -108,7 +109,8 @@ def test_any_tile_fits_its_quarter_and_touches_the_centre(tile, width, height, x
 def test_each_object_of_a_mosaic_lies_in_its_box(centre):
     sizes_wh = (128, 96), (96, 128), (128, 64), (128, 128)
     tiles = [object_on_black(width, height, (30, 20, 80, 50)) for width, height in sizes_wh]
-    canvas, rows = augment.mosaic(tiles, centre, IMGSZ)
+    tiles = [(pixels, shares, Outlines.none(1)) for pixels, shares in tiles]
+    canvas, rows, _ = augment.mosaic(tiles, centre, IMGSZ)
     assert canvas.shape == (256, 256, 3)
     left_over = canvas.copy()
     for left, top, right, bottom in rows[:, 1:].round().astype(int):

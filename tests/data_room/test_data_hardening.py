@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_a_label_file_from_notepad_is_read(tmp_path):
     """Windows puts a byte order mark in front, which is no part of the first class."""
     (tmp_path / "x.txt").write_bytes(BYTE_ORDER_MARK + b"1 0.5 0.5 0.25 0.25\r\n")
-    assert read_labels(tmp_path / "x.txt", 2).tolist() == [[1, 0.5, 0.5, 0.25, 0.25]]
+    assert read_labels(tmp_path / "x.txt", 2)[0].tolist() == [[1, 0.5, 0.5, 0.25, 0.25]]
 
 
 def test_a_list_from_notepad_keeps_its_first_picture(folder):

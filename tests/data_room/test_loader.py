@@ -28,7 +28,9 @@ def index(tmp_path_factory):
     return scan_split(dataset, "train"), scan_split(dataset, "val")
 
 
-def training_batches(index, *, epoch=0, first_step=0, rank=0, world_size=1, workers=0, cache="none", seed=0, batch=4):
+def training_batches(
+    index, *, epoch=0, first_step=0, rank=0, world_size=1, workers=0, in_memory=False, seed=0, batch=4
+):
     loader = TrainingLoader(
         index[0],
         imgsz=64,
@@ -38,7 +40,7 @@ def training_batches(index, *, epoch=0, first_step=0, rank=0, world_size=1, work
         rank=rank,
         world_size=world_size,
         workers=workers,
-        cache=cache,
+        in_memory=in_memory,
     )
     return list(loader.epoch(epoch, first_step))
 
@@ -66,12 +68,13 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(
-    ("world_size", "workers", "cache"), [(1, 2, "none"), (2, 0, "none"), (4, 0, "none"), (2, 1, "none"), (1, 0, "ram")]
+    ("world_size", "workers", "in_memory"),
+    [(1, 2, "none"), (2, 0, "none"), (4, 0, "none"), (2, 1, "none"), (1, 0, "ram")],
 )
-def test_neither_ranks_nor_workers_nor_cache_change_what_the_model_sees(index, world_size, workers, cache):
+def test_neither_ranks_nor_workers_nor_cache_change_what_the_model_sees(index, world_size, workers, in_memory):
     alone = joined([training_batches(index, epoch=3)])
     shares = [
-        training_batches(index, epoch=3, rank=rank, world_size=world_size, workers=workers, cache=cache)
+        training_batches(index, epoch=3, rank=rank, world_size=world_size, workers=workers, in_memory=in_memory)
         for rank in range(world_size)
     ]
     assert_same(joined(shares), alone)

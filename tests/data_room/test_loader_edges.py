@@ -143,7 +143,7 @@ def test_a_set_kept_in_memory_is_read_once(index, monkeypatch):
     read = []
     real = loader_module.read_image
     monkeypatch.setattr(loader_module, "read_image", lambda path: read.append(path) or real(path))
-    loader = make_loader(index, cache="ram")
+    loader = make_loader(index, in_memory=True)
     assert sorted(read) == sorted(index.paths)
     for epoch in range(2):
         list(loader.epoch(epoch))
