@@ -78,9 +78,8 @@ def make_trainer(
     spec = Spec(name="step", model=model, data=str(path), output=str(folder), train=train)
     run, process = RunDirectory(folder / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
-        trainer = Trainer(
-            build_parts(spec, dataset, indexes, Hyperparameters(), world), world, run, None, StopRequest()
-        )
+        parts = build_parts(spec, dataset, indexes, Hyperparameters(), world, tell=lambda _event: None)
+        trainer = Trainer(parts, world, run, None, StopRequest())
     trainer.parts.trained.train()
     return trainer
 

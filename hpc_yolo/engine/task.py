@@ -22,12 +22,13 @@ import torch
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
-from hpc_yolo.engine.build import build, cpus_per_rank
+from hpc_yolo.engine.build import build
+from hpc_yolo.engine.pictures import cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import ClusterError, HpcYoloError
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, WarningRaised
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import event_line
@@ -67,7 +68,7 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        parts = build(spec, world, run, warn=lambda message: warn(journal, message))
+        parts = build(spec, world, run, tell=journal.write if journal is not None else lambda _event: None)
         stop = StopRequest()
         stop.install()
         trainer = Trainer(parts, world, run, journal, stop)
@@ -157,12 +158,6 @@ def set_threads(world: World) -> None:
     """Share this node's cores among its ranks."""
     torch.set_num_threads(cpus_per_rank(world))
     cv2.setNumThreads(0)  # pictures are decoded in many processes already
-
-
-def warn(journal: JournalWriter | None, message: str) -> None:
-    """Rank 0 tells of something that a person should know."""
-    if journal is not None:
-        journal.write(WarningRaised(message=message))
 
 
 def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:

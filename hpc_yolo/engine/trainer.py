@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from hpc_yolo.errors import TrainingError
 from hpc_yolo.evaluation.evaluator import evaluate
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.loss import DetectionLoss
+from hpc_yolo.models import Detector
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, ClassFigures, EpochEnded, Evaluated, StepLogged
@@ -43,8 +45,9 @@ class TrainingParts:
     """All that `build` assembles for one attempt on one rank."""
 
     spec: Spec
-    description: ModelDescription
-    model: nn.Module
+    config: dict[str, Any]  # the rows of `model`
+    names: list[str]
+    model: Detector
     trained: nn.Module  # `model`, or DistributedDataParallel around it
     ema: ModelEma
     loss: DetectionLoss
@@ -56,6 +59,17 @@ class TrainingParts:
     training: TrainingLoader
     validation: ValidationLoader
     progress: Progress
+
+    @property
+    def description(self) -> ModelDescription:
+        """What a checkpoint says of the network; the anchors are those that it learns with."""
+        anchors = self.model.head.anchors_pixels().flatten(1).tolist()
+        return ModelDescription(
+            model=self.spec.model,
+            config={**self.config, "anchors": anchors},
+            names=self.names,
+            imgsz=self.spec.train.imgsz,
+        )
 
 
 class Trainer:
@@ -177,7 +191,7 @@ class Trainer:
         self.tell(
             evaluated(
                 metrics,
-                parts.description.names,
+                parts.names,
                 epoch=epoch,
                 step=self.progress.step,
                 num_images=result.num_images,

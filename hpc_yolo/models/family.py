@@ -175,12 +175,11 @@ def _build_block(
     if kind == "Concat":
         return Concat(), sum(c_in)
     if kind == "Detect":
-        if len(config["anchors"]) != len(c_in):
-            raise ValueError(f"{len(config['anchors'])} rows of anchors for {len(c_in)} levels")
-        return Detect(num_classes, config["anchors"], c_in), 0
+        return Detect(num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
     if kind not in BLOCKS:
         raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
-    num_outputs = len(config["anchors"][0]) // 2 * (num_classes + BOX_AND_OBJECTNESS)
+    num_anchors = len(_anchor_rows(config["anchors"], 1)[0]) // 2
+    num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
     nominal = arguments[0]
     # A row as wide as the head's output is never scaled: published weights depend on it.
     c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"])
@@ -189,3 +188,10 @@ def _build_block(
         return C3(c_in[0], c_out, depth, *arguments[1:]), c_out
     block = {"Conv": Conv, "SPPF": SPPF}[kind]
     return block(c_in[0], c_out, *arguments[1:]), c_out
+
+
+def _anchor_rows(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
+    """Pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
+    if isinstance(anchors, int):
+        return [[float(number) for number in range(2 * anchors)]] * num_levels
+    return anchors

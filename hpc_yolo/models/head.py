@@ -28,18 +28,25 @@ class Detect(nn.Module):
         self.num_classes = num_classes
         self.num_anchors = len(anchors_pixels[0]) // 2
         self.num_outputs = BOX_AND_OBJECTNESS + num_classes
+        if len(anchors_pixels) != len(c_in):
+            raise ValueError(f"{len(anchors_pixels)} rows of anchors for {len(c_in)} levels")
         # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them.
         self.register_buffer("anchors", torch.tensor(anchors_pixels).float().view(len(c_in), -1, 2))
         self.register_buffer("strides", torch.ones(len(c_in)), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.num_outputs * self.num_anchors, 1) for c in c_in)
 
+    def anchors_pixels(self) -> torch.Tensor:
+        """(levels, anchors, 2) width, height in input pixels."""
+        return self.anchors * self.strides.view(-1, 1, 1)
+
+    def set_anchors(self, pixels: torch.Tensor) -> None:
+        """Take other anchors (levels, anchors, 2) in input pixels, the smallest to the finest level."""
+        self.anchors.copy_(_smallest_first(pixels.to(self.anchors), self.strides) / self.strides.view(-1, 1, 1))
+
     def set_strides(self, strides: torch.Tensor) -> None:
         """Turn pixel anchors into grid units, the smallest anchors to the finest level, and set the prior biases."""
-        areas = self.anchors.prod(dim=-1).mean(dim=-1)
-        if (areas[-1] - areas[0]).sign() != (strides[-1] - strides[0]).sign():
-            self.anchors.copy_(self.anchors.flip(0))
         self.strides.copy_(strides)
-        self.anchors /= strides.view(-1, 1, 1)
+        self.set_anchors(self.anchors)
         self._set_prior_biases()
 
     @torch.no_grad()
@@ -77,3 +84,10 @@ class Detect(nn.Module):
         centre = (scores[..., 0:2] * 2 - 0.5 + cells) * stride
         size = (scores[..., 2:4] * 2) ** 2 * sizes
         return torch.cat((centre, size, scores[..., 4:]), dim=-1).view(batch, -1, self.num_outputs)
+
+
+def _smallest_first(anchors: torch.Tensor, strides: torch.Tensor) -> torch.Tensor:
+    """`anchors` with their levels in the order of `strides`."""
+    areas = anchors.prod(dim=-1).mean(dim=-1)
+    in_order = (areas[-1] - areas[0]).sign() == (strides[-1] - strides[0]).sign()
+    return anchors if in_order else anchors.flip(0)

@@ -50,6 +50,15 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     ranks: list[RankPlace]
 
 
+class AnchorsChecked(Event, frozen=True, kw_only=True, tag="anchors"):
+    """How the anchors fit the training labels before the first step. `anchors`: of each level, in pixels."""
+
+    best_possible_recall: float
+    anchors_per_target: float
+    are_new: bool
+    anchors: list[list[float]]
+
+
 class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
     """Figures of the steps since the last such event. `step` counts global batches from the start of training."""
 
@@ -136,4 +145,13 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     requeued: bool = False
 
 
-AnyEvent = AttemptStarted | StepLogged | EpochEnded | Evaluated | CheckpointSaved | WarningRaised | AttemptEnded
+AnyEvent = (
+    AttemptStarted
+    | AnchorsChecked
+    | StepLogged
+    | EpochEnded
+    | Evaluated
+    | CheckpointSaved
+    | WarningRaised
+    | AttemptEnded
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpc_yolo.runs.events import (
+    AnchorsChecked,
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
@@ -19,6 +20,9 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     """`event` in one line; None for those that come too often to print. `epochs`: how many there will be."""
     if isinstance(event, AttemptStarted):
         return _started_line(event)
+    if isinstance(event, AnchorsChecked):
+        what = "new anchors" if event.are_new else "anchors"
+        return f"{what}: {event.best_possible_recall:.1%} of boxes fit one, {event.anchors_per_target:.2f} on average"
     if isinstance(event, EpochEnded):
         of = "" if epochs is None else f"/{epochs}"
         speed = f"{event.images_per_s:.1f} img/s, {event.seconds:.1f} s"

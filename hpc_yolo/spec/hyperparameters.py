@@ -43,8 +43,12 @@ def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[Finding]
     if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
         yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
     else:
-        for problem in read_hyperparameters(path)[1]:
+        hyp, problems = read_hyperparameters(path)
+        for problem in problems:
             yield Finding("train.hyp", problem.headline, problem.allowed)
+        if (hyp.anchors or "anchors" in train.hyp_overrides) and not train.autoanchor:
+            message = "is off, and the hyperparameters ask for anchors that are still to be found"
+            yield Finding("train.autoanchor", message, "true")
     kinds = field_types(Hyperparameters)
     for name, value in train.hyp_overrides.items():
         yield from _override_findings(name, value, kinds)

@@ -121,7 +121,10 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = 100
     multi_scale: Annotated[bool, Meta(description="Vary the picture size by half from step to step.")] = False
     rect: Annotated[bool, Meta(description="Train on rectangles instead of mosaics.")] = False
-    cache: Annotated[Literal["none", "ram", "disk"], Meta(description="Keep decoded pictures in memory.")] = "none"
+    cache: Annotated[
+        Literal["auto", "none", "ram", "disk"],
+        Meta(description="Keep decoded pictures in memory; auto: where they take under a tenth of what is free."),
+    ] = "auto"
     freeze: Annotated[
         NotNegative | list[NotNegative],
         Meta(description="Layers that do not learn: the number of first ones, or a list of their indices."),

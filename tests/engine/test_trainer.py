@@ -15,7 +15,7 @@ from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import CheckpointError, TrainingError
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import EpochEnded, Evaluated
+from hpc_yolo.runs.events import EpochEnded, Evaluated, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
 
@@ -51,7 +51,7 @@ def attempt(data, tmp_path):
         run = RunDirectory(tmp_path / name)
         run.create()
         world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
-        parts = build(spec, world, run, warn=pytest.fail)
+        parts = build(spec, world, run, tell=refuse_warnings)
         stop = StopRequest()
         trainer = Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), stop)
         train_step = trainer.train_step
@@ -65,6 +65,10 @@ def attempt(data, tmp_path):
         return trainer.run()
 
     return run_attempt
+
+
+def refuse_warnings(event):
+    assert not isinstance(event, WarningRaised), event
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:

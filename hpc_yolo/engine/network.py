@@ -1,0 +1,107 @@
+"""The network that a run trains: rows, weights to begin with, anchors that fit the labels, its form for many ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
+from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.distributed import World
+from hpc_yolo.models import Detector, build_from_config, load_config
+from hpc_yolo.models.head import Detect
+from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent
+from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.weights import model_file
+
+
+def network_config(spec: Spec, hyp: Hyperparameters) -> dict[str, Any]:
+    """The rows of the network, with as many anchors a level as `hyp` asks for."""
+    config = load_config(spec.model)
+    return config if hyp.anchors is None else {**config, "anchors": round(hyp.anchors)}
+
+
+def build_network(spec: Spec, config: dict[str, Any], num_classes: int, device: torch.device) -> Detector:
+    """The network of `config` on `device`, from the seed or from `weights`, with the layers of `freeze` held still."""
+    torch.manual_seed(spec.train.seed)
+    model = build_from_config(config, num_classes, spec.model)
+    if spec.weights:
+        model_file.transfer(model_file.read_model_file(Path(spec.weights)), model)
+    freeze(model, spec.train.freeze)
+    return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
+
+
+def fit_anchors(
+    head: Detect,
+    index: ImageIndex,
+    imgsz: int,
+    hyp: Hyperparameters,
+    seed: int,
+    world: World,
+    tell: Callable[[AnyEvent], None],
+) -> None:
+    """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks."""
+    if world.is_main:
+        random = np.random.default_rng(seed)
+        sizes = label_sizes(index, imgsz, random)
+        before = head.anchors_pixels().double().cpu().numpy()
+        after = better_anchors(sizes, before.reshape(-1, 2), imgsz, hyp.anchor_t, random)
+        if after is not None:
+            head.set_anchors(torch.from_numpy(after.reshape(before.shape)))
+        fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
+        tell(
+            AnchorsChecked(
+                best_possible_recall=fit.best_possible_recall,
+                anchors_per_target=fit.anchors_per_target,
+                are_new=after is not None,
+                anchors=head.anchors_pixels().flatten(1).tolist(),
+            )
+        )
+    world.broadcast([head.anchors])
+
+
+def better_anchors(
+    sizes: Sizes, anchors: Sizes, imgsz: int, max_ratio: float, random: np.random.Generator
+) -> Sizes | None:
+    """Anchors (k, 2) that more of `sizes` fit; None where nearly all fit `anchors`, or the search finds no better."""
+    recall = anchor_fit(sizes, anchors, max_ratio).best_possible_recall
+    if recall > GOOD_RECALL:
+        return None
+    found = find_anchors(sizes, len(anchors), imgsz, max_ratio, random)
+    return found if anchor_fit(sizes, found, max_ratio).best_possible_recall > recall else None
+
+
+def freeze(model: Detector, layers: int | list[int]) -> None:
+    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring."""
+    for index in range(layers) if isinstance(layers, int) else layers:
+        model.model[index].requires_grad_(False)
+
+
+def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
+    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank."""
+    if world.size == 1:
+        return model
+    if sync_bn:
+        model = convert_sync_batchnorm(model, world.device)
+    # Buffers, that is running statistics, follow rank 0's at every step: DDP's default under whatever name.
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None where there is none. `auto`: bf16 or fp16 on a GPU, fp32 on a CPU."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"fp32": None, "fp64": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -1,0 +1,113 @@
+"""The pictures that one rank trains on and evaluates: scanned, kept in memory where they fit, and loaded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader, memory_needed_bytes
+from hpc_yolo.data.memory import available_bytes
+from hpc_yolo.distributed import World
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, WarningRaised
+from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+
+PROGRESS_S = 5.0
+CACHE_MEMORY_SHARE = 0.8  # workers, batches and the page cache live in memory too
+UNASKED_MEMORY_SHARE = 0.1  # what train.cache: auto may take
+
+
+def scan_dataset(
+    dataset: Dataset, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
+) -> tuple[ImageIndex, ImageIndex]:
+    """Labels of the training and validation pictures. Rank 0 reads them first and leaves a cache to the others."""
+    if not world.is_main:
+        world.barrier()
+    train, val = (
+        scan_split(
+            dataset,
+            split,
+            progress_lines(f"reading {split} pictures", world.is_main),
+            spare_cache=run.label_cache(split),
+        )
+        for split in ("train", "val")
+    )
+    indexes = train, val
+    for message in (*dataset.messages, *train.messages, *val.messages):
+        tell(WarningRaised(message=message))
+    if world.is_main:
+        world.barrier()
+    return indexes
+
+
+def build_loaders(
+    train: TrainSpec,
+    indexes: tuple[ImageIndex, ImageIndex],
+    hyp: Hyperparameters,
+    stride: int,
+    world: World,
+    *,
+    in_memory: bool = False,
+) -> tuple[TrainingLoader, ValidationLoader]:
+    """The training and validation pictures of this rank."""
+    places = {"rank": world.rank, "world_size": world.size, "workers": loader_workers(train.workers, world)}
+    training = TrainingLoader(
+        indexes[0],
+        imgsz=train.imgsz,
+        batch=train.batch,
+        hyp=hyp,
+        seed=train.seed,
+        in_memory=in_memory,
+        rect=train.rect,
+        stride=stride,
+        on_progress=progress_lines("decoding train pictures", world.is_main),
+        **places,
+    )
+    return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
+
+
+def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tell: Callable[[AnyEvent], None]) -> bool:
+    """Whether the decoded pictures stay in memory: every node must have room for those of all its ranks.
+
+    With `ram` they may take most of what is free, with `auto` so little that nobody misses it.
+    """
+    if cache == "none":
+        return False
+    needed_bytes = memory_needed_bytes(index, imgsz) * world.process.local_world_size
+    nodes = world.gather_figures([needed_bytes, available_bytes()])
+    needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
+    fits = needed <= free * (CACHE_MEMORY_SHARE if cache == "ram" else UNASKED_MEMORY_SHARE)
+    if not fits and cache == "ram":
+        message = (
+            f"train.cache: pictures are read from files: decoded, the {index.num_images} pictures need "
+            f"{needed / 2**30:.1f} GiB for the ranks of a node, and {free / 2**30:.1f} GiB are free"
+        )
+        tell(WarningRaised(message=message))
+    return fits
+
+
+def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:
+    """A callback (done, total) for long work: rank 0 prints a line into its log every few seconds."""
+    printed_s = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed_s
+        if is_main and time.monotonic() - printed_s >= PROGRESS_S:
+            printed_s = time.monotonic()
+            print(f"{what}: {done}/{total}", flush=True)
+
+    return on_progress
+
+
+def cpus_per_rank(world: World) -> int:
+    """Cores that one rank of this node may count on."""
+    return max(len(os.sched_getaffinity(0)) // world.process.local_world_size, 1)
+
+
+def loader_workers(requested: int, world: World) -> int:
+    """Loader processes of this rank: as asked, but no more than its cores, of which a CPU task computes on one."""
+    spare = cpus_per_rank(world) - (1 if world.device.type == "cpu" else 0)
+    return min(requested, spare)
