@@ -3,6 +3,7 @@ names file and line, and the run goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -107,20 +108,16 @@ def scan_split(
 
 
 def _cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> ImageIndex:
-    """What one of the caches holds, or else a scan, left in the first one that can be written."""
+    """What one of the caches holds, or else a scan, left in the first of them that can be locked and written."""
     index = None
     for cache in caches:
-        try:
-            with exclusive_lock(cache.with_suffix(".lock")):
-                if found := _read_cache(cache, key):
-                    return found
-                index = index or scan()
-                write_atomic(cache, _pack(index, key), mode=0o644)
-                return index
-        except OSError:
-            if found := _read_cache(cache, key):
+        with contextlib.suppress(OSError), exclusive_lock(cache.with_suffix(".lock")):
+            if index is None and (found := _read_caches(caches, key)):
                 return found
-    return index or scan()
+            index = index or scan()
+            write_atomic(cache, _pack(index, key), mode=0o644)
+            return index
+    return index or _read_caches(caches, key) or scan()
 
 
 def _require_usable(index: ImageIndex, dataset: Dataset, split: str) -> ImageIndex:
@@ -285,6 +282,10 @@ def _pack(index: ImageIndex, key: str) -> bytes:
         point_counts=index.outlines.counts,
     )
     return packed.getvalue()
+
+
+def _read_caches(caches: list[Path], key: str) -> ImageIndex | None:
+    return next((found for cache in caches if (found := _read_cache(cache, key))), None)
 
 
 def _read_cache(path: Path, key: str) -> ImageIndex | None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from hpc_yolo.data import augment
 from hpc_yolo.data import labels as labels_module
-from hpc_yolo.data import loader as loader_module
 from hpc_yolo.data.dataset import list_images, load_dataset
 from hpc_yolo.data.labels import ImageIndex, read_labels, scan_split
 from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
@@ -208,17 +207,3 @@ def test_a_whole_box_is_kept_however_small_the_picture_becomes():
     matrix = augment.warp_matrix(augment.Warp(scale=0.2), (256, 256), (128, 128))
     rows = np.array([[0, 64, 64, 192, 192]], dtype=np.float32)
     assert len(augment.warp_boxes(rows, matrix, 0.2, (128, 128))) == 1
-
-
-@pytest.mark.parametrize(("times", "is_enough"), [(1.1, False), (1.4, True)])
-def test_pictures_in_memory_leave_a_fifth_of_it_free(folder, monkeypatch, times, is_enough):
-    """Workers, batches and the page cache live there too."""
-    index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
-    needed_bytes = sum(64 * round(64 * 64 / 96) * 3 for _ in range(index.num_images))
-    monkeypatch.setattr(loader_module, "available_bytes", lambda: int(needed_bytes * times))
-    try:
-        TrainingPictures(index, imgsz=64, hyp=Hyperparameters(), seed=0, in_memory=True)
-    except DataError:
-        assert not is_enough
-    else:
-        assert is_enough

@@ -14,7 +14,6 @@ from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
 from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.errors import DataError
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters
 
@@ -105,27 +104,6 @@ def as_dict(hyp):
     return {name: getattr(hyp, name) for name in hyp.__struct_fields__}
 
 
-@pytest.mark.parametrize("field", ["fliplr", "mosaic", "mixup"])
-def test_changes_come_as_often_as_asked(index, field, monkeypatch):
-    """4 sigma of a binomial with p = 0.3; mixup only on top of a mosaic."""
-    num_samples, share = 600, 0.3
-    hyp = Hyperparameters(**{**as_dict(STILL), "mosaic": float(field == "mixup"), field: share})
-    pictures = TrainingPictures(index, imgsz=32, hyp=hyp, seed=0, in_memory=True)
-    counted = []
-    watched = {"fliplr": "flip", "mosaic": "mosaic", "mixup": "mix"}[field]
-    real = getattr(loader_module.augment, watched)
-
-    def count(*words, **options):
-        counted.append(options.get("left_right", True))
-        return real(*words, **options)
-
-    monkeypatch.setattr(loader_module.augment, watched, count)
-    for number in range(num_samples):
-        pictures.sample(number // 10, number % 10)
-    sigma = np.sqrt(num_samples * share * (1 - share))
-    assert abs(sum(counted) - num_samples * share) < 4 * sigma
-
-
 def test_a_mosaic_holds_the_picture_itself_at_any_place_and_partners_from_the_whole_set(index, monkeypatch):
     pictures = TrainingPictures(index, imgsz=32, hyp=Hyperparameters(), seed=0)
     asked = []
@@ -159,14 +137,6 @@ def test_changes_never_reach_the_pictures_kept_in_memory(index):
             pictures.sample(epoch, image)
     for kept, copies in zip((pictures._memory, index.labels), before, strict=True):
         assert all((one == other).all() for one, other in zip(kept, copies, strict=True))
-
-
-def test_a_set_too_large_for_memory_is_refused_with_the_way_out(index):
-    """Else the node runs out of memory an hour later and takes the other ranks along."""
-    many = replace(index, paths=index.paths * 1000, shapes_hw=np.tile(index.shapes_hw, (1000, 1)))
-    with pytest.raises(DataError, match="decoded pictures need") as caught:
-        make_loader(many, cache="ram", imgsz=10**6)
-    assert "set train.cache to none" in str(caught.value)
 
 
 def test_pictures_of_any_depth_and_turn_may_share_a_batch(index, tmp_path):

@@ -1,0 +1,64 @@
+"""How much memory may be taken: the kernel's own words, of a machine and of the job that a process lives in."""
+
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.data import memory
+
+MACHINE_BYTES = 64 * 2**30
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with 64 GiB to take: write(path, text) puts a file of the kernel in its place."""
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    write("proc/meminfo", f"MemTotal: 99999999 kB\nMemAvailable: {MACHINE_BYTES // 1024} kB\nHugePages_Total: 0\n")
+    write("proc/self/cgroup", "0::/slurm/job_1/step_0\n")
+    return write
+
+
+def limit(write, folder: str, limit_bytes: str, used_bytes: int, files: tuple[int, int] = (0, 0)) -> None:
+    write(f"{folder}/memory.max", f"{limit_bytes}\n")
+    write(f"{folder}/memory.current", f"{used_bytes}\n")
+    write(f"{folder}/memory.stat", f"anon 5\nactive_file {files[0]}\ninactive_file {files[1]}\n")
+
+
+def test_memory_that_caches_files_counts_as_free():
+    """On a node that has been up for a day nearly all memory holds files, and yields at once."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    assert 0 < memory.available_bytes() <= int(lines["MemAvailable"].split()[0]) * 1024 * 1.1
+
+
+def test_without_a_limit_the_machine_counts(machine):
+    limit(machine, "cgroup/slurm/job_1/step_0", "max", 10)
+    assert memory.available_bytes() == MACHINE_BYTES
+
+
+@pytest.mark.parametrize("level", ["slurm/job_1/step_0", "slurm/job_1", "slurm", "."])
+def test_the_limit_of_any_group_around_the_process_counts(machine, level):
+    """Slurm sets it on the job, containers on their root; the group of the process itself often has none."""
+    limit(machine, "cgroup/slurm/job_1/step_0", "max", 10)
+    limit(machine, f"cgroup/{level}", str(8 * 2**30), 5 * 2**30, files=(2**29, 2**29))
+    assert memory.available_bytes() == 4 * 2**30, "what only caches files yields"
+
+
+def test_the_tightest_limit_wins_and_a_spent_one_leaves_nothing(machine):
+    limit(machine, "cgroup/slurm", str(8 * 2**30), 0)
+    limit(machine, "cgroup/slurm/job_1", str(2**30), 2**30 + 5)
+    assert memory.available_bytes() == 0
+
+
+def test_the_groups_of_older_kernels_count_too(machine):
+    machine("proc/self/cgroup", "9:cpuset:/slurm\n4:memory:/slurm/uid_1/job_1\n1:name=systemd:/\n0::/\n")
+    folder = "cgroup/memory/slurm/uid_1/job_1"
+    machine(f"{folder}/memory.limit_in_bytes", f"{2**31}\n")
+    machine(f"{folder}/memory.usage_in_bytes", f"{2**30}\n")
+    machine(f"{folder}/memory.stat", "cache 1\ntotal_active_file 100\ntotal_inactive_file 23\n")
+    assert memory.available_bytes() == 2**30 + 123
