@@ -71,7 +71,8 @@ def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random:
     else:
         anchors = np.sort(random.random((count, 2)), axis=0) * imgsz
     anchors = _evolve(anchors, large, max_ratio, random)
-    return anchors[anchors.prod(axis=1).argsort()]
+    by_area: Sizes = anchors[anchors.prod(axis=1).argsort()]
+    return by_area
 
 
 def _agreement(sizes: Sizes, anchors: Sizes) -> Sizes:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,10 +11,12 @@ from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import memory_needed_bytes
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.distributed import World
-from hpc_yolo.engine import build as build_module
-from hpc_yolo.engine.build import build, fits_in_memory, without_effect
+from hpc_yolo.engine import pictures
+from hpc_yolo.engine.build import build
+from hpc_yolo.engine.pictures import keeps_in_memory
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised
+from hpc_yolo.spec.schema import Spec, TrainSpec
 
 IMGSZ = 64
 
@@ -35,12 +36,16 @@ def one_rank(local_world_size: int = 1) -> World:
     return World(ProcessInfo(0, 0, 0, 1, local_world_size, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
 
 
-def parts(data: Path, tmp_path: Path, said: list[str], **train: object):
+def warnings_of(events: list[AnyEvent]) -> list[str]:
+    return [event.message for event in events if isinstance(event, WarningRaised)]
+
+
+def parts(data: Path, tmp_path: Path, told: list[AnyEvent], **train: object):
     fields = {"epochs": 1, "batch": 2, "imgsz": IMGSZ, "workers": 0}
     spec = Spec(name="r", model="yolov5n", data=str(data), train=TrainSpec(**(fields | train)))
     run = RunDirectory(tmp_path / "r")
     run.create()
-    return build(spec, one_rank(), run, warn=said.append)
+    return build(spec, one_rank(), run, tell=told.append)
 
 
 def test_what_memory_is_needed_is_known_before_a_picture_is_read(index):
@@ -48,25 +53,36 @@ def test_what_memory_is_needed_is_known_before_a_picture_is_read(index):
 
 
 @pytest.mark.parametrize(
-    ("times", "num_ranks", "fits"), [(1.1, 1, False), (1.4, 1, True), (8, 8, False), (11, 8, True)]
+    ("cache", "times", "num_ranks", "fits"),
+    [
+        ("ram", 1.1, 1, False),
+        ("ram", 1.4, 1, True),
+        ("ram", 8, 8, False),
+        ("ram", 11, 8, True),
+        ("auto", 9, 1, False),
+        ("auto", 11, 1, True),
+        ("auto", 79, 8, False),
+        ("auto", 81, 8, True),
+        ("none", 1000, 1, False),
+    ],
 )
-def test_pictures_of_all_ranks_of_a_node_leave_a_fifth_of_its_memory_free(index, monkeypatch, times, num_ranks, fits):
+def test_pictures_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
     """Each rank keeps all pictures; what one of eight takes must not be what all eight find free."""
-    said: list[str] = []
+    told: list[AnyEvent] = []
     free_bytes = int(memory_needed_bytes(index, IMGSZ) * times)
-    monkeypatch.setattr(build_module, "available_bytes", lambda: free_bytes)
-    assert fits_in_memory(index, IMGSZ, one_rank(num_ranks), said.append) is fits
-    assert bool(said) is not fits
+    monkeypatch.setattr(pictures, "available_bytes", lambda: free_bytes)
+    assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), told.append) is fits
+    assert bool(told) is (cache == "ram" and not fits), "who asked is told, nobody else"
 
 
 def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_path, monkeypatch):
     """A night's run that ends because a node has less memory than the last one is worse than a slower one."""
-    monkeypatch.setattr(build_module, "available_bytes", lambda: 1000)
-    said: list[str] = []
-    training = parts(data, tmp_path, said, cache="ram").training
+    monkeypatch.setattr(pictures, "available_bytes", lambda: 1000)
+    told: list[AnyEvent] = []
+    training = parts(data, tmp_path, told, cache="ram").training
     assert len(list(training.epoch(0))) == 3
-    assert len(said) == 1
-    assert said[0].startswith("train.cache: pictures are read from files: decoded, the 5 pictures need 0.0 GiB")
+    (said,) = warnings_of(told)
+    assert said.startswith("train.cache: pictures are read from files: decoded, the 5 pictures need 0.0 GiB")
 
 
 def test_pictures_that_fit_are_read_once(data, tmp_path):
@@ -89,23 +105,33 @@ def test_rectangles_come_from_the_spec(data, tmp_path):
     assert {tuple(batch.images.shape[2:]) for batch in training.epoch(0)} == {(64, 96)}
 
 
-def test_copy_paste_on_boxes_alone_is_told(index, tmp_path):
-    hyp = Hyperparameters(copy_paste=0.5)
-    assert without_effect(hyp, index) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
+def test_copy_paste_on_boxes_alone_is_told(data, index, tmp_path):
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
+    assert warnings_of(told) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
     label = Path(index.paths[0].replace("/images/", "/labels/")).with_suffix(".txt")
-    text = label.read_text()
+    text, told = label.read_text(), []
     try:
         label.write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
-        outlined = scan_split(load_dataset(Path(index.paths[0]).parents[2] / "dataset.yaml"), "train")
+        parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
     finally:
         label.write_text(text)
-    assert without_effect(hyp, outlined) == []
-    assert np.isfinite(outlined.outlines.points).all()
+    assert warnings_of(told) == []
 
 
-def test_a_contradiction_in_the_dataset_file_is_told(data, tmp_path):
-    path = data.parent / "contradiction.yaml"
-    path.write_text(data.read_text() + "nc: 99\n")
-    said: list[str] = []
-    parts(path, tmp_path, said)
-    assert len(said) == 1 and "nc: 99 is not the number of names, 4" in said[0]
+def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp_path):
+    told: list[AnyEvent] = []
+    made = parts(data, tmp_path, told, hyp_overrides={"anchors": 2.0})
+    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    assert checked.are_new and checked.best_possible_recall > 0.9
+    assert [len(row) for row in checked.anchors] == [4, 4, 4]
+    assert made.description.config["anchors"] == checked.anchors
+    for holder in (made.ema.model.head, made.loss):
+        assert torch.equal(holder.anchors, made.model.head.anchors)
+
+
+def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):
+    told: list[AnyEvent] = []
+    made = parts(data, tmp_path, told, autoanchor=False)
+    assert told == []
+    assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
