@@ -34,6 +34,7 @@ class Progress(msgspec.Struct, kw_only=True):
     best_fitness: float = -1.0
     best_epoch: int = -1
     epoch_items: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    class_maps: list[float] = msgspec.field(default_factory=list)  # mAP50-95 of each class at the last evaluation
     scaler: dict[str, int | float] = msgspec.field(default_factory=dict)
 
 

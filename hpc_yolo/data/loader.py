@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import msgspec
@@ -26,6 +26,7 @@ from hpc_yolo.data.sampler import (
     epoch_order,
     generator,
     global_batch,
+    image_weights,
     rank_share,
     rect_order,
     rect_plan,
@@ -57,6 +58,7 @@ class TrainingLoader:
         workers: int,
         in_memory: bool = False,
         rect: bool = False,
+        by_weight: bool = False,
         stride: int = 32,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
@@ -65,6 +67,7 @@ class TrainingLoader:
             in_memory: keep the resized pictures of the whole set in memory.
             rect: batches of pictures of a like shape, in an order that stays, each as small as holds them, in
                 multiples of `stride`; no mosaics.
+            by_weight: draw pictures by how rare and how badly found their classes are.
             on_progress: told (pictures in memory, all pictures).
         """
         self.num_images = index.num_images
@@ -74,18 +77,41 @@ class TrainingLoader:
         pictures = TrainingPictures(
             index, imgsz=imgsz, hyp=hyp, seed=seed, in_memory=in_memory, on_progress=on_progress
         )
-        plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
-        batches = _TrainingBatches(pictures, batch=batch, rank=rank, world_size=world_size, plan=plan)
-        self._positions = _Positions()
-        self._loader = _loader(batches, self._positions, workers)
+        self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
+        self._labels = index.labels if by_weight else None
+        self._seed, self._batch, self._rank, self._world_size = seed, batch, rank, world_size
+        self._shares = _Shares()
+        self._loader = _loader(_TrainingBatches(pictures), self._shares, workers)
 
     def __len__(self) -> int:
         return self._steps_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[TrainingBatch]:
-        """The batches of `epoch` from `first_step` on."""
-        self._positions.positions = [(epoch, step) for step in range(first_step, self._steps_per_epoch)]
+    def epoch(self, epoch: int, first_step: int = 0, class_maps: Sequence[float] = ()) -> Iterator[TrainingBatch]:
+        """The batches of `epoch` from `first_step` on.
+
+        Args:
+            class_maps: mAP of each class before this epoch, for draws by weight; none is like 0 for all.
+        """
+        order = self._epoch_order(epoch, class_maps)
+        # A picture that is drawn twice in an epoch is changed in two ways.
+        keys = order if self._labels is None else np.arange(len(order))
+        self._shares.shares = [
+            _Share(epoch, self._own(order, step), self._own(keys, step), self._plan[1][step] if self._plan else None)
+            for step in range(first_step, self._steps_per_epoch)
+        ]
         return _raising(iter(self._loader))
+
+    def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
+        if self._plan is not None:
+            return rect_order(self._plan[0], self._batch)
+        weights = None
+        if self._labels is not None:
+            num_classes = len(class_maps) or int(max(rows[:, 0].max(initial=0) for rows in self._labels)) + 1
+            weights = image_weights(self._labels, np.array(class_maps or [0.0] * num_classes))
+        return epoch_order(self.num_images, self._seed, epoch, weights)
+
+    def _own(self, order: Indices, step: int) -> Indices:
+        return rank_share(global_batch(order, self._batch, step), self._rank, self._world_size)
 
 
 class ValidationLoader:
@@ -132,18 +158,22 @@ class TrainingPictures:
                     self._memory.append(pixels)
                     on_progress(len(self._memory), index.num_images)
 
-    def sample(self, epoch: int, image: int, shape: tuple[int, int] | None = None) -> tuple[Pixels, Rows]:
+    def sample(
+        self, epoch: int, image: int, shape: tuple[int, int] | None = None, key: int | None = None
+    ) -> tuple[Pixels, Rows]:
         """(picture (3, height, width) RGB, rows of class, cxcywh in [0, 1]).
 
         Args:
             shape: height and width of a picture that is no mosaic; without it, and of mosaics, a square of imgsz.
+            key: what its changes follow from besides the epoch; the picture's number unless said.
         """
-        random = generator(self._seed, epoch, image, SAMPLE_STREAM)
+        key = image if key is None else key
+        random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
         if random.random() < hyp.mosaic:
             pixels, rows = self._warped_mosaic(random, image)
             if random.random() < hyp.mixup:
-                partner = generator(self._seed, epoch, image + MIXED_PARTNER, SAMPLE_STREAM)
+                partner = generator(self._seed, epoch, key + MIXED_PARTNER, SAMPLE_STREAM)
                 share = partner.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
                 second, more = self._warped_mosaic(partner, int(partner.integers(self._index.num_images)))
                 pixels, rows = augment.mix(pixels, second, share), np.concatenate([rows, more])
@@ -189,50 +219,37 @@ class TrainingPictures:
         return resize_to(read_image(self._index.paths[image]), self._imgsz, augment=True)
 
 
+class _Share(NamedTuple):
+    """This rank's part of a global batch: its pictures, their keys (see `sample`) and, for rectangles, their shape."""
+
+    epoch: int
+    images: Indices
+    keys: Indices
+    shape: tuple[int, int] | None
+
+
 class _TrainingBatches(Dataset[TrainingBatch | DataError]):
-    """A batch is looked up by (epoch, step).
+    """A batch is looked up by its `_Share`."""
 
-    Args:
-        plan: an order for all epochs, and the (height, width) of each of its batches.
-    """
+    def __init__(self, pictures: TrainingPictures) -> None:
+        self._pictures = pictures
 
-    def __init__(
-        self,
-        pictures: TrainingPictures,
-        *,
-        batch: int,
-        rank: int,
-        world_size: int,
-        plan: tuple[Indices, list[tuple[int, int]]] | None,
-    ) -> None:
-        self._pictures, self._batch, self._rank, self._world_size = pictures, batch, rank, world_size
-        self._shapes = plan[1] if plan else None
-        self._planned_order = rect_order(plan[0], batch) if plan else None
-        self._order: tuple[int, Indices] | None = None
-
-    def __getitem__(self, position: tuple[int, int]) -> TrainingBatch | DataError:
+    def __getitem__(self, share: _Share) -> TrainingBatch | DataError:
         try:
-            return self._batch_at(*position)
+            return self._batch_of(share)
         except DataError as error:
             return error
 
-    def _batch_at(self, epoch: int, step: int) -> TrainingBatch:
-        share = rank_share(global_batch(self._epoch_order(epoch), self._batch, step), self._rank, self._world_size)
-        shape = self._shapes[step] if self._shapes else None
-        samples = [self._pictures.sample(epoch, int(image), shape) for image in share]
+    def _batch_of(self, share: _Share) -> TrainingBatch:
+        samples = [
+            self._pictures.sample(share.epoch, int(image), share.shape, int(key))
+            for image, key in zip(share.images, share.keys, strict=True)
+        ]
         return TrainingBatch(
             images=torch.from_numpy(np.stack([pixels for pixels, _ in samples])),
             targets=_stacked_targets([rows for _, rows in samples]),
-            indices=torch.from_numpy(share),
+            indices=torch.from_numpy(share.images),
         )
-
-    def _epoch_order(self, epoch: int) -> Indices:
-        if self._planned_order is not None:
-            return self._planned_order
-        if self._order is None or self._order[0] != epoch:
-            pictures = self._pictures
-            self._order = epoch, epoch_order(pictures._index.num_images, pictures._seed, epoch)
-        return self._order[1]
 
 
 class _ValidationBatches(Dataset[ValidationBatch | DataError]):
@@ -269,17 +286,17 @@ class _ValidationBatches(Dataset[ValidationBatch | DataError]):
         return to_chw_rgb(pixels), shares, (file_hw, (ratios, (left, top)))
 
 
-class _Positions(Sampler[tuple[int, int]]):
-    """The (epoch, step) still to come; read anew at the start of every epoch."""
+class _Shares(Sampler[_Share]):
+    """The shares still to come; read anew at the start of every epoch."""
 
     def __init__(self) -> None:
-        self.positions: list[tuple[int, int]] = []
+        self.shares: list[_Share] = []
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self.positions)
+    def __iter__(self) -> Iterator[_Share]:
+        return iter(self.shares)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.shares)
 
 
 def _loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:

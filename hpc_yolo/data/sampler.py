@@ -6,12 +6,15 @@ ranks nor of workers changes what the model sees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float64]
 
-ORDER_STREAM = 0
+ORDER_STREAM = 0  # of an epoch as a whole: index 0 is its order, index 1 + n the picture size of its step n
 SAMPLE_STREAM = 1
 _WORD = 2**64
 
@@ -22,9 +25,31 @@ def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Gener
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def epoch_order(num_images: int, seed: int, epoch: int) -> Indices:
-    """All images once, in the order of `epoch`."""
-    return generator(seed, epoch, 0, ORDER_STREAM).permutation(num_images)
+def epoch_order(num_images: int, seed: int, epoch: int, weights: Weights | None = None) -> Indices:
+    """All images once, in the order of `epoch`; with `weights` (num_images,), as many draws by weight."""
+    random = generator(seed, epoch, 0, ORDER_STREAM)
+    if weights is None or weights.sum() == 0:
+        return random.permutation(num_images)
+    return random.choice(num_images, num_images, p=weights / weights.sum())
+
+
+def image_weights(labels: Sequence[npt.NDArray[np.float32]], class_maps: Weights) -> Weights:
+    """(images,): the sum over a picture's objects of their class's weight, high for the rare and the badly found.
+
+    Args:
+        labels: rows of class, cxcywh of each picture.
+        class_maps: (classes,) mAP of each class, in [0, 1].
+    """
+    classes = [rows[:, 0].astype(np.int64) for rows in labels]
+    rarity = 1 / np.bincount(np.concatenate(classes), minlength=len(class_maps)).clip(min=1)
+    per_class = rarity / rarity.sum() * (1 - class_maps) ** 2
+    return np.array([per_class[members].sum() for members in classes])
+
+
+def scaled_imgsz(seed: int, epoch: int, step: int, imgsz: int, stride: int) -> int:
+    """The longer side in pixels of a global batch in multi-scale training: half to one and a half `imgsz`."""
+    random = generator(seed, epoch, 1 + step, ORDER_STREAM)
+    return int(random.integers(imgsz // 2, imgsz * 3 // 2 + stride)) // stride * stride
 
 
 def steps_per_epoch(num_images: int, batch: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 
 from hpc_yolo import checkpoint
@@ -13,17 +14,22 @@ from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.sampler import steps_per_epoch
 from hpc_yolo.distributed import World
+from hpc_yolo.engine.autobatch import find_batch
 from hpc_yolo.engine.ema import ModelEma
 from hpc_yolo.engine.network import autocast_dtype, build_network, distribute, fit_anchors, network_config
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, scan_dataset
 from hpc_yolo.engine.trainer import TrainingParts
 from hpc_yolo.errors import CheckpointError, TrainingError
+from hpc_yolo.fileio import write_atomic
 from hpc_yolo.loss import DetectionLoss, scaled_gains
+from hpc_yolo.models import load_config
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, Spec
+
+MEASURED = -1  # train.batch: as many images as fit
 
 
 def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]) -> TrainingParts:
@@ -37,16 +43,39 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
         CheckpointError: `last` or the weights cannot be used.
         TrainingError: the global batch cannot be split over the ranks.
     """
-    require_even_split(spec.train.batch, world.size)
     dataset = load_dataset(Path(spec.data), single_cls=spec.train.single_cls)
     indexes = scan_dataset(dataset, world, run, tell)
     hyp = load_hyperparameters(spec.train)
     if hyp.copy_paste and indexes[0].outlines.is_empty:
         tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
+    spec = with_found_batch(spec, dataset.num_classes, world, run)
+    require_even_split(spec.train.batch, world.size)
     parts = build_parts(spec, dataset, indexes, hyp, world, tell, is_new=not run.last.exists())
     if run.last.exists():
         restore(parts, run.last)
     return parts
+
+
+def with_found_batch(spec: Spec, num_classes: int, world: World, run: RunDirectory) -> Spec:
+    """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
+
+    Raises:
+        TrainingError: -1 on several ranks.
+    """
+    if spec.train.batch != MEASURED:
+        return spec
+    if world.size > 1:
+        raise TrainingError(
+            f"train.batch: -1 measures the memory of one rank, and there are {world.size}",
+            hint="give a number of images",
+        )
+    if run.found_batch.exists():
+        batch = int(run.found_batch.read_text())
+    else:
+        model = build_network(spec, load_config(spec.model), num_classes, world.device)
+        batch = find_batch(model, spec.train.imgsz, spec.train.precision, world.device)
+        write_atomic(run.found_batch, f"{batch}\n")
+    return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
 
 
 def build_parts(
@@ -124,7 +153,9 @@ def require_even_split(batch: int, world_size: int) -> None:
         TrainingError: the batch is no multiple of the world size.
     """
     if batch % world_size:
+        below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
+        nearest = f"{below} or {above}" if below else str(above)
         raise TrainingError(
             f"train.batch: {batch} images cannot be split evenly over {world_size} ranks",
-            hint=f"take a multiple of {world_size}, or another number of tasks",
+            hint=f"take {nearest}, or another number of tasks",
         )

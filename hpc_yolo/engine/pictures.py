@@ -62,6 +62,7 @@ def build_loaders(
         seed=train.seed,
         in_memory=in_memory,
         rect=train.rect,
+        by_weight=train.image_weights,
         stride=stride,
         on_progress=progress_lines("decoding train pictures", world.is_main),
         **places,

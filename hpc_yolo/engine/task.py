@@ -144,7 +144,7 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
         precision=str(dtype or trainer.parts.dtype).removeprefix("torch."),
         world_size=world.size,
         num_nodes=world.process.num_nodes,
-        batch=spec.train.batch,
+        batch=trainer.parts.schedule.batch,
         epochs=spec.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         num_images=trainer.parts.training.num_images,

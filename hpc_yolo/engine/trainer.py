@@ -19,6 +19,7 @@ from hpc_yolo import checkpoint
 from hpc_yolo.batches import TrainingBatch
 from hpc_yolo.checkpoint import ModelDescription, Progress
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.sampler import scaled_imgsz
 from hpc_yolo.distributed import StopAgreement, World
 from hpc_yolo.engine.ema import ModelEma
 from hpc_yolo.engine.meter import StepMeter
@@ -103,7 +104,7 @@ class Trainer:
 
     def run(self) -> int:
         """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
-        while self.epoch < self.parts.schedule.epochs and not self.out_of_patience():
+        while not self.is_over():
             epoch = self.epoch
             if stopped_by := self.train_epoch(epoch):
                 return stopped_by
@@ -116,7 +117,7 @@ class Trainer:
         self.parts.trained.train()
         first_step = self.progress.step - epoch * self.steps_per_epoch
         self.meter.start_epoch(self.progress.epoch_items, first_step)
-        for batch in self.timed(self.parts.training.epoch(epoch, first_step)):
+        for batch in self.timed(self.parts.training.epoch(epoch, first_step, self.progress.class_maps)):
             self.train_step(batch)
             self.progress.step += 1
             if self.progress.step % self.log_interval == 0:
@@ -136,7 +137,8 @@ class Trainer:
             self.evaluate(epoch)
         self.progress.finished_epochs += 1
         self.meter.start_epoch([0.0, 0.0, 0.0], steps_done=0)
-        self.save_last()
+        if self.is_saved(epoch):
+            self.save_last()
         self.save_periodically(epoch)
 
     def train_step(self, batch: TrainingBatch) -> None:
@@ -145,7 +147,7 @@ class Trainer:
         settings = parts.schedule.at(self.progress.step)
         apply_settings(parts.optimizer, settings)
         updates = self.progress.step - self.progress.last_optimizer_step >= settings.accumulate
-        images = batch.images.to(device, non_blocking=True).to(parts.dtype, memory_format=torch.channels_last) / 255
+        images = self.scaled(batch.images.to(device, non_blocking=True))
         targets = batch.targets.to(device, non_blocking=True)
         with self.gradients_kept_local(not updates):
             with self.autocast():
@@ -158,6 +160,19 @@ class Trainer:
         self.meter.add(terms.items.detach())
         if updates:
             self.update_weights()
+
+    def scaled(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (share, 3, H, W) in [0, 1]; in multi-scale training of another size, the same on all ranks."""
+        parts = self.parts
+        pixels = images.to(parts.dtype, memory_format=torch.channels_last) / 255
+        if not parts.spec.train.multi_scale:
+            return pixels
+        train, stride = parts.spec.train, int(parts.model.stride.max())
+        first = self.epoch * self.steps_per_epoch
+        longer = scaled_imgsz(train.seed, self.epoch, self.progress.step - first, train.imgsz, stride)
+        factor = longer / max(pixels.shape[2:])
+        sides = [math.ceil(side * factor / stride) * stride for side in pixels.shape[2:]]
+        return nn.functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
 
     def update_weights(self) -> None:
         """Clip, step, and let the averaged model follow."""
@@ -184,6 +199,7 @@ class Trainer:
                 gather_arrays=self.world.gather_arrays,
             )
         metrics = result.metrics
+        self.progress.class_maps = metrics.class_maps(len(parts.names))
         is_best = metrics.fitness > self.progress.best_fitness
         if is_best:
             self.progress.best_fitness, self.progress.best_epoch = metrics.fitness, epoch
@@ -201,8 +217,16 @@ class Trainer:
         )
 
     def is_evaluated(self, epoch: int) -> bool:
-        """Whether an evaluation follows `epoch`."""
-        return (epoch + 1) % self.parts.spec.train.val_every == 0 or epoch + 1 == self.parts.schedule.epochs
+        """Whether an evaluation follows `epoch`; one always follows the last."""
+        return comes_round(epoch, self.parts.spec.train.val_every) or epoch + 1 == self.parts.schedule.epochs
+
+    def is_saved(self, epoch: int) -> bool:
+        """Whether a checkpoint follows `epoch`; one always follows the last."""
+        return comes_round(epoch, self.parts.spec.checkpoint.every_epochs) or self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or further ones do not pay."""
+        return self.epoch >= self.parts.schedule.epochs or self.out_of_patience()
 
     def out_of_patience(self) -> bool:
         """Whether `train.patience` epochs went by without a better evaluation (0: never)."""
@@ -255,8 +279,7 @@ class Trainer:
 
     def save_periodically(self, epoch: int) -> None:
         """Keep the averaged model of every `train.save_period`-th epoch."""
-        period = self.parts.spec.train.save_period
-        if period > 0 and (epoch + 1) % period == 0:
+        if comes_round(epoch, self.parts.spec.train.save_period):
             self.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
 
     def save_model(self, path: Path, epoch: int) -> None:
@@ -341,6 +364,11 @@ class Trainer:
             if batch is None:
                 return
             yield batch
+
+
+def comes_round(epoch: int, period: int) -> bool:
+    """Whether `epoch`, from 0, ends a period of so many epochs; never for 0 and less."""
+    return period > 0 and (epoch + 1) % period == 0
 
 
 def evaluated(

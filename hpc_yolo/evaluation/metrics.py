@@ -46,6 +46,13 @@ class DetectionMetrics:
         """What makes one checkpoint better than another."""
         return 0.1 * self.map50 + 0.9 * self.map50_95
 
+    def class_maps(self, num_classes: int) -> list[float]:
+        """mAP50-95 of each class; classes without labels have the mean of the others."""
+        maps = [self.map50_95] * num_classes
+        for row in self.per_class:
+            maps[row.class_index] = row.ap50_95
+        return maps
+
 
 def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
     """(n, 10): whether each detection is right at each IoU threshold.

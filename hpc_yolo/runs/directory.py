@@ -10,6 +10,7 @@
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
 |-- journal.jsonl             rank 0: what happened, event by event
 |-- failures/                 a failing rank: its traceback, one file
+|-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- labels-<split>.npz        rank 0: what it read of a dataset whose folder cannot be written; beside it a .lock
 `-- checkpoints/              rank 0: last.safetensors, best.safetensors
 """
@@ -76,6 +77,10 @@ class RunDirectory:
     @property
     def best(self) -> Path:
         return self.checkpoints / "best.safetensors"
+
+    @property
+    def found_batch(self) -> Path:
+        return self.path / "batch"
 
     def label_cache(self, split: str) -> Path:
         """Where the labels of a split are kept if they cannot be kept beside themselves."""

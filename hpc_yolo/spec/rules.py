@@ -48,20 +48,16 @@ OWN_SBATCH_OPTIONS = {
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
 # Fields that must keep the one value that this version carries out.
-ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1), ("checkpoint.every_epochs", 1))
+ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1))
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
-NOT_YET = (
+NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("cluster.requeue", "chain", "requeue or off"),
-    ("train.multi_scale", True, "false"),
     ("train.cache", "disk", "none or ram"),
     ("train.tensorboard", True, "false; the journal has all figures"),
     ("train.on_nonfinite", "skip", "stop"),
     ("train.on_nonfinite", "rollback", "stop"),
-    ("train.batch", -1, "a number of images"),
-    ("train.image_weights", True, "false"),
     ("train.data_parallel", True, "false; one task a GPU is faster"),
-    ("train.val_every", 0, "a number of epochs"),
 )
 
 
@@ -73,6 +69,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _names(spec.cluster)
     yield from _model(spec)
     yield from _batch(spec)
+    yield from _image_weights(spec)
     yield from _device(spec.train, spec.cluster)
 
 
@@ -174,6 +171,18 @@ def _batch(spec: Spec) -> Iterator[Finding]:
         nearest = f"{below} or {above}" if below else str(above)
         message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
         yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
+    if batch == -1 and world_size > 1:
+        message = "-1 measures the memory of one task, and there are several"
+        yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
+
+
+def _image_weights(spec: Spec) -> Iterator[Finding]:
+    train = spec.train
+    if train.image_weights and spec.world_size > 1:
+        message = "needs one task, and there are several"
+        yield Finding("train.image_weights", message, "false", ("cluster.nodes", *TASKS))
+    if train.image_weights and train.rect:
+        yield Finding("train.image_weights", "rectangles have an order of their own", "false, or train.rect: false")
 
 
 def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:

@@ -61,11 +61,12 @@ class Plan:
         train = self.spec.train
         port = "free port of this machine" if self.executor != "slurm" else "derived from the job id, in 10000-32767"
         gpus = f"{self.gpus_per_node} GPUs" if self.gpus_per_node else "CPUs only"
+        share = f"{train.batch} images a step, {train.batch // self.world_size} on each rank"
         return [
             ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else 'new'})"),
             ("executor", f"{self.executor}: {self.why}"),
             ("world size", f"{self.world_size} = {self.num_nodes} nodes x {self.tasks_per_node} tasks, {gpus} a node"),
-            ("batch", f"{train.batch} images a step, {train.batch // self.world_size} on each rank"),
+            ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
             ("MASTER_ADDR", "first host of the step" if self.executor == "slurm" else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is taken"),
         ]

@@ -11,8 +11,10 @@ from hpc_yolo.data.sampler import (
     epoch_order,
     generator,
     global_batch,
+    image_weights,
     rank_share,
     rect_plan,
+    scaled_imgsz,
     steps_per_epoch,
 )
 
@@ -98,3 +100,23 @@ def test_each_picture_fits_the_rectangle_of_its_group(sizes, batch, imgsz, strid
         for picture_h, picture_w in shapes_hw[order[number * batch : (number + 1) * batch]]:
             ratio = imgsz / max(picture_h, picture_w)
             assert picture_h * ratio <= height + 1e-6 and picture_w * ratio <= width + 1e-6
+
+
+def test_weights_draw_pictures_of_rare_and_badly_found_classes():
+    """Counts 3 and 1: weights 1/3 and 1 before any evaluation; a class that is found perfectly draws nothing."""
+    labels = [np.array(rows, dtype=np.float32).reshape(-1, 5) for rows in ([[0] * 5] * 2, [[0] * 5], [[1] * 5], [])]
+    fresh = image_weights(labels, np.zeros(2))
+    assert fresh / fresh[1] == pytest.approx([2, 1, 3, 0])
+    assert image_weights(labels, np.array([1.0, 0.5])).tolist() == pytest.approx([0, 0, 0.75 * 0.25, 0])
+    order = np.concatenate([epoch_order(4, 0, epoch, fresh) for epoch in range(3000)])
+    shares = np.bincount(order, minlength=4) / len(order)
+    assert shares == pytest.approx([1 / 3, 1 / 6, 1 / 2, 0], abs=5 * 0.5 / len(order) ** 0.5)
+    assert sorted(epoch_order(4, 0, 0, np.zeros(4))) == [0, 1, 2, 3], "where nothing is left to gain, all come"
+
+
+def test_sizes_of_multi_scale_are_even_over_their_range():
+    sizes = np.array([scaled_imgsz(0, epoch, step, 640, 32) for epoch in range(40) for step in range(100)])
+    assert (sizes % 32 == 0).all() and sizes.min() == 320 and sizes.max() == 960
+    shares = np.bincount(sizes // 32, minlength=31)[10:] / len(sizes)
+    expected = np.full(21, 32 / 672)
+    assert shares == pytest.approx(expected, abs=5 * (expected[0] / len(sizes)) ** 0.5)

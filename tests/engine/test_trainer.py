@@ -13,9 +13,10 @@ from hpc_yolo.distributed import World
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.errors import CheckpointError, TrainingError
+from hpc_yolo.models import Detector
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import EpochEnded, Evaluated, WarningRaised
+from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
 
@@ -39,14 +40,14 @@ def one_thread():
 def attempt(data, tmp_path):
     """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
 
-    def run_attempt(name: str, stop_after: int | None = None, **train: object) -> int:
+    def run_attempt(name: str, stop_after: int | None = None, every_epochs: int = 1, **train: object) -> int:
         fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
         spec = Spec(
             name=name,
             model="yolov5n",
             data=str(data),
             train=TrainSpec(**(fields | train)),
-            checkpoint=CheckpointSpec(every_s=None),
+            checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
         )
         run = RunDirectory(tmp_path / name)
         run.create()
@@ -99,6 +100,51 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_st
     assert [item[:2] for item in told] == [item[:2] for item in expected]
     for one, other in zip(expected, told, strict=True):
         assert other[2:] == pytest.approx(one[2:], rel=1e-6)
+
+
+@pytest.mark.parametrize("option", ["multi_scale", "image_weights", "rect"])
+def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, tmp_path, option):
+    """What they draw follows from the position and the checkpoint, not from what a process remembers."""
+    assert attempt("whole", **{option: True}) == 0
+    assert attempt("plain") == 0
+    assert attempt("stopped", stop_after=4, **{option: True}) == signal.SIGTERM
+    assert attempt("stopped", **{option: True}) == 0
+    whole, resumed, plain = (state_of(tmp_path / name) for name in ("whole", "stopped", "plain"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
+
+
+def test_pictures_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
+    sizes = []
+    forward = Detector.forward
+    monkeypatch.setattr(Detector, "forward", lambda self, x: (sizes.append(x.shape[2:]), forward(self, x))[1])
+    attempt("scaled", multi_scale=True, epochs=4, val_every=0, imgsz=96)
+    trained = sizes[1:13]  # after the probe of the strides, before the evaluation
+    assert all(height == width and height % 32 == 0 and 32 <= height <= 160 for height, width in trained)
+    assert len(set(trained)) > 2
+
+
+@pytest.mark.parametrize(("val_every", "expected"), [(0, [4]), (1, [0, 1, 2, 3, 4]), (2, [1, 3, 4])])
+def test_an_evaluation_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, val_every, expected):
+    attempt("evaluated", epochs=5, val_every=val_every)
+    events = read_events(tmp_path / "evaluated" / "journal.jsonl")
+    assert [event.epoch for event in events if isinstance(event, Evaluated)] == expected
+
+
+@pytest.mark.parametrize(("every_epochs", "expected"), [(0, [5]), (2, [2, 4, 5])])
+def test_a_checkpoint_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, every_epochs, expected):
+    attempt("saved", epochs=5, every_epochs=every_epochs)
+    events = read_events(tmp_path / "saved" / "journal.jsonl")
+    saved = [event for event in events if isinstance(event, CheckpointSaved) and "last" in event.path]
+    assert [event.epoch for event in saved] == expected
+
+
+def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path):
+    assert attempt("measured", batch=-1, stop_after=1) == signal.SIGTERM
+    assert (tmp_path / "measured" / "batch").read_text() == "16\n", "without a GPU the usual batch"
+    (tmp_path / "measured" / "batch").write_text("16\n")
+    assert attempt("measured", batch=-1) == 0
+    assert state_of(tmp_path / "measured")
 
 
 def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):

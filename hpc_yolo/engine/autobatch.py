@@ -1,0 +1,67 @@
+"""`train.batch: -1`: the batch that fills a GPU, from the memory that a few small ones take. Source: YOLOv5 v7.0."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from hpc_yolo.engine.network import autocast_dtype
+from hpc_yolo.models import Detector
+
+TRIED_BATCHES = (1, 2, 4, 8, 16)
+DEFAULT_BATCH = 16
+MAX_BATCH = 1024
+MEMORY_SHARE = 0.8
+RUNS = 3
+
+
+def find_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int:
+    """The largest batch whose forward and backward pass takes four fifths of the free memory of `device`."""
+    if device.type != "cuda":
+        return DEFAULT_BATCH
+    trained = copy.deepcopy(model).train()
+    dtype = autocast_dtype(precision, device)
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    free_bytes = total_bytes - torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    batch = batch_for(free_bytes, lambda size: measured_bytes(trained, size, imgsz, dtype, device))
+    torch.cuda.empty_cache()
+    return batch
+
+
+def batch_for(free_bytes: int, measure: Callable[[int], int | None]) -> int:
+    """The batch that `free_bytes` suffice for, by a line through what the tried ones take.
+
+    Args:
+        measure: bytes that a batch takes, None where it does not fit.
+    """
+    taken = {batch: measure(batch) for batch in TRIED_BATCHES}
+    fitting = {batch: size for batch, size in taken.items() if size is not None}
+    if len(fitting) < 2:
+        return max(fitting, default=1)
+    slope, start = np.polyfit(list(fitting), list(fitting.values()), deg=1)
+    batch = int((free_bytes * MEMORY_SHARE - start) / slope) if slope > 0 else 0
+    too_large = [size for size, bytes_taken in taken.items() if bytes_taken is None]
+    if too_large and batch >= too_large[0]:
+        return max(fitting)
+    return batch if 1 <= batch <= MAX_BATCH else DEFAULT_BATCH
+
+
+def measured_bytes(
+    model: Detector, batch: int, imgsz: int, dtype: torch.dtype | None, device: torch.device
+) -> int | None:
+    """The memory of a forward and backward pass; None where there is too little."""
+    try:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(RUNS):
+            images = torch.zeros(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                levels = model(images)
+            torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
+            model.zero_grad()
+        return torch.cuda.max_memory_reserved(device)
+    except torch.cuda.OutOfMemoryError:
+        return None
