@@ -23,7 +23,11 @@ from hpc_yolo.resources import resource_folder
 Row = tuple[int | list[int], int, str, list[Any]]
 
 PROBE_PIXELS = 256
+CHANNEL_MULTIPLE = 8
 BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
+ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
+# Ours, and how older files write the same.
+UPSAMPLE_ARGUMENTS: tuple[list[Any], ...] = ([], [None, 2, "nearest"], ["None", 2, "nearest"])
 
 
 class Detector(nn.Module):
@@ -35,6 +39,8 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         rows: list[Row] = [tuple(row) for row in config["backbone"] + config["head"]]
         self.model, self._sources = _build_blocks(rows, config, num_classes)
+        if "activation" in config:
+            _replace_activations(self, str(config["activation"]))
         self._kept = {index for sources in self._sources for index in sources if index >= 0}
         self.head.set_strides(self._measure_strides())
 
@@ -139,9 +145,9 @@ def model_path(model: str | Path) -> Path:
     )
 
 
-def scaled_width(nominal: int, multiple: float) -> int:
-    """The nearest multiple of 8 at or above `nominal` x `multiple`."""
-    return math.ceil(nominal * multiple / 8) * 8
+def scaled_width(nominal: int, multiple: float, divisor: int = CHANNEL_MULTIPLE) -> int:
+    """The nearest multiple of `divisor` at or above `nominal` x `multiple`."""
+    return math.ceil(nominal * multiple / divisor) * divisor
 
 
 def scaled_repeats(nominal: int, multiple: float) -> int:
@@ -154,10 +160,14 @@ def _build_blocks(rows: list[Row], config: dict[str, Any], num_classes: int) -> 
     blocks: list[nn.Module] = []
     all_sources: list[list[int]] = []
     widths = [3]  # of the input, then of every row
-    for source, repeats, kind, arguments in rows:
-        sources = [source] if isinstance(source, int) else list(source)
-        c_in = [widths[-1] if index == -1 else widths[index + 1] for index in sources]
-        block, c_out = _build_block(kind, arguments, repeats, c_in, config, num_classes)
+    for number, (source, repeats, kind, arguments) in enumerate(rows):
+        written = [source] if isinstance(source, int) else list(source)
+        sources = [number + index if index < -1 else index for index in written]
+        try:
+            c_in = [widths[-1] if index == -1 else widths[index + 1] for index in sources]
+            block, c_out = _build_block(kind.removeprefix("nn."), arguments, repeats, c_in, config, num_classes)
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"row {number}, {list(rows[number])}: {error}") from error
         blocks.append(block)
         all_sources.append(sources)
         widths.append(c_out)
@@ -170,19 +180,26 @@ def _build_block(
     kind: str, arguments: list[Any], repeats: int, c_in: list[int], config: dict[str, Any], num_classes: int
 ) -> tuple[nn.Module, int]:
     """(the block of one row, its width)."""
+    if kind not in BLOCKS:
+        raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
+    if repeats != 1 and kind != "C3":
+        raise ValueError(f"{kind} is not repeated; C3 is")
     if kind == "Upsample":
+        if arguments not in UPSAMPLE_ARGUMENTS:
+            raise ValueError(
+                f"Upsample doubles by the nearest neighbour; it takes no arguments, and {arguments} are given"
+            )
         return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
     if kind == "Concat":
         return Concat(), sum(c_in)
     if kind == "Detect":
         return Detect(num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
-    if kind not in BLOCKS:
-        raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
     num_anchors = len(_anchor_rows(config["anchors"], 1)[0]) // 2
     num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
     nominal = arguments[0]
     # A row as wide as the head's output is never scaled: published weights depend on it.
-    c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"])
+    divisor = config.get("channel_multiple", CHANNEL_MULTIPLE)
+    c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"], divisor)
     depth = scaled_repeats(repeats, config["depth_multiple"])
     if kind == "C3":
         return C3(c_in[0], c_out, depth, *arguments[1:]), c_out
@@ -195,3 +212,13 @@ def _anchor_rows(anchors: int | list[list[float]], num_levels: int) -> list[list
     if isinstance(anchors, int):
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
+
+
+def _replace_activations(model: nn.Module, written: str) -> None:
+    """Every SiLU by another activation: its name, or as older files write it, nn.ReLU()."""
+    name = written.removeprefix("nn.").removesuffix("()")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: unknown {written!r}; there are {', '.join(ACTIVATIONS)}")
+    for module in model.modules():
+        if isinstance(module, Conv):
+            module.act = ACTIVATIONS[name]()

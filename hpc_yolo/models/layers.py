@@ -16,7 +16,7 @@ class Conv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
         self.bn = nn.BatchNorm2d(c_out, eps=BATCHNORM_EPSILON, momentum=BATCHNORM_MOMENTUM)
-        self.act = nn.SiLU()  # in place it would copy its input for the backward pass
+        self.act: nn.Module = nn.SiLU()  # in place it would copy its input for the backward pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         activated: torch.Tensor = self.act(self.bn(self.conv(x)))

@@ -11,7 +11,11 @@ import torch
 from hpc_yolo import checkpoint
 from hpc_yolo.errors import CheckpointError
 from hpc_yolo.models import Detector, build_from_config
+from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 
+PICKLED_SUFFIXES = (".pt", ".pth")
+ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
+OPTIONAL = ("activation", "channel_multiple")
 ANCHORS = "anchors"  # in the name of the head's buffer
 
 
@@ -36,11 +40,13 @@ class Transfer:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """The network in a checkpoint of ours; of a training state the averaged model.
+    """The network in a checkpoint of ours or in a `.pt` file of YOLOv5; of a training state the averaged model.
 
     Raises:
-        CheckpointError: the file is missing, damaged or of another format.
+        CheckpointError: the file is missing, damaged, of another format, or not to be trusted.
     """
+    if path.suffix in PICKLED_SUFFIXES:
+        return _from_pickled(path, read_pickled_network(path))
     tensors, description = checkpoint.load_model(path)
     return ModelFile(
         path=path,
@@ -49,6 +55,22 @@ def read_model_file(path: Path) -> ModelFile:
         tensors=tensors,
         names=tuple(description.names),
         imgsz=description.imgsz,
+    )
+
+
+def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
+    missing = [key for key in ARCHITECTURE if key not in found.architecture]
+    if missing:
+        raise CheckpointError(f"{path}: does not say which network it holds: no {', '.join(missing)}")
+    num_classes = found.architecture.get("nc", len(found.names))
+    names = tuple(found.names.get(index, f"class{index}") for index in range(num_classes))
+    return ModelFile(
+        path=path,
+        model=path.stem,
+        config={key: found.architecture[key] for key in (*ARCHITECTURE, *OPTIONAL) if key in found.architecture},
+        tensors=found.tensors,
+        names=names,
+        imgsz=found.imgsz,
     )
 
 

@@ -1,0 +1,103 @@
+"""Files as YOLOv5 writes them, in the very format of torch: stand-ins for its classes, filled with our tensors."""
+
+import contextlib
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from hpc_yolo.models import build_model
+from hpc_yolo.models.family import model_path
+
+BLOCKS = {"Conv": "Conv", "C3": "C3", "Bottleneck": "Bottleneck", "SPPF": "SPPF", "Concat": "Concat"}
+
+
+@contextlib.contextmanager
+def project_classes(project: str, network: str):
+    """Modules named as the project's, with classes whose objects hold nothing but what is put into them."""
+    yolo, common = types.ModuleType(f"{project}.yolo"), types.ModuleType(f"{project}.common")
+    for module, names in ((yolo, (network, "Detect", "SegmentationModel")), (common, (*BLOCKS, "Focus"))):
+        for name in names:
+            setattr(module, name, type(name, (nn.Module,), {"__module__": module.__name__}))
+    packages = {name: types.ModuleType(name) for name in (project, project.partition(".")[0])}
+    before = dict(sys.modules)
+    sys.modules |= packages | {yolo.__name__: yolo, common.__name__: common}
+    try:
+        yield yolo, common
+    finally:
+        for name in (*packages, yolo.__name__, common.__name__):
+            del sys.modules[name]
+        sys.modules |= {name: module for name, module in before.items() if name not in sys.modules}
+
+
+def official_architecture(model: str, num_classes: int) -> dict:
+    """The rows of ours in the spelling of the original's files."""
+    config = yaml.safe_load(model_path(model).read_text())
+    spelled = {
+        "Upsample": ("nn.Upsample", [None, 2, "nearest"]),
+        "Concat": ("Concat", [1]),
+        "Detect": ("Detect", ["nc", "anchors"]),
+    }
+    rows = {
+        part: [
+            [source, repeats, *spelled.get(kind, (kind, arguments))]
+            for source, repeats, kind, arguments in config[part]
+        ]
+        for part in ("backbone", "head")
+    }
+    return config | rows | {"nc": num_classes, "ch": 3}
+
+
+def as_project_module(module: nn.Module, common, yolo) -> nn.Module:
+    """`module` with the project's classes in place of ours; torch's own stay."""
+    kind = type(module).__name__
+    if kind in BLOCKS or kind == "Detect":
+        copied = (yolo if kind == "Detect" else common).__dict__[kind]()
+        copied._parameters, copied._buffers = module._parameters, OrderedDict(module._buffers)
+        copied._buffers.pop("strides", None)  # not a buffer there
+        copied.training = False
+    else:
+        copied = module
+    for name, child in module._modules.items():
+        copied._modules[name] = as_project_module(child, common, yolo)
+    return copied
+
+
+def write_published(
+    path: Path,
+    *,
+    model: str = "yolov5n",
+    names=None,
+    network: str = "DetectionModel",
+    project: str = "models",
+    as_ema: bool = False,
+    half: bool = True,
+    change=lambda content, yolo, common: None,
+) -> dict[str, torch.Tensor]:
+    """A file with a random network; its tensors. `change` may spoil the pickled dictionary before it is written."""
+    names = ["a", "b", "c"] if names is None else names
+    torch.manual_seed(0)
+    detector = build_model(model, len(names))
+    with torch.no_grad():
+        for tensor in detector.state_dict().values():
+            if tensor.is_floating_point():
+                tensor += torch.rand_like(tensor) / 8
+    if half:
+        detector.half()
+    tensors = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    with project_classes(project, network) as (yolo, common):
+        pickled = yolo.__dict__[network]()
+        pickled._modules["model"] = as_project_module(detector.model, common, yolo)
+        pickled.names = names
+        pickled.yaml = official_architecture(model, len(names))
+        pickled.stride = torch.tensor([8.0, 16.0, 32.0])
+        content = {"epoch": -1, "best_fitness": None, "model": pickled, "ema": None, "opt": {"imgsz": 320}, "git": {}}
+        if as_ema:
+            content |= {"ema": pickled, "model": yolo.__dict__[network]()}
+        change(content, yolo, common)
+        torch.save(content, path)
+    return tensors

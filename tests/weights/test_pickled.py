@@ -1,0 +1,304 @@
+"""Files that people have must load, and a file that somebody made to be loaded must not run."""
+
+import os
+import pickle
+import resource
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path, PosixPath
+
+import numpy as np
+import pytest
+import torch
+from published_files import write_published
+from torch import nn
+
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.models import build_model
+from hpc_yolo.weights.model_file import build_detector, read_model_file, transfer
+
+
+def optimizer_state(content, yolo, common):
+    """What a file has while training goes on."""
+    content |= {"best_fitness": np.array([0.5]), "updates": 7, "date": "2022-11-22", "epoch": 3}
+    content["optimizer"] = {
+        "state": {0: {"momentum_buffer": torch.ones(3)}},
+        "param_groups": [{"lr": 0.01, "momentum": np.float64(0.9), "params": [0]}],
+    }
+    content["opt"] = {"imgsz": 320, "save_dir": PosixPath("runs/train/exp"), "hyp": {"lr0": 0.01}}
+
+
+def with_sync_bn(content, yolo, common):
+    network = content["model"]
+    content["model"] = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"network": "Model", "names": ["a", "b", "c"]},
+        {"names": {0: "a", 1: "b", 2: "c"}},
+        {"project": "yolov5.models"},
+        {"as_ema": True},
+        {"change": optimizer_state},
+        {"change": with_sync_bn},
+        {"half": False},
+        {"model": "yolov5s6"},
+        {"names": ["only"]},
+    ],
+    ids=["v7", "v6.0", "named by number", "pip", "averaged", "while training", "sync-bn", "fp32", "P6", "one class"],
+)
+def test_every_form_of_the_file_gives_its_network(tmp_path, form):
+    path = tmp_path / "yolov5n.pt"
+    expected = write_published(path, **form)
+    file = read_model_file(path)
+    assert file.tensors.keys() == expected.keys()
+    for name, tensor in file.tensors.items():
+        assert torch.equal(tensor, expected[name].float() if tensor.is_floating_point() else expected[name]), name
+        assert tensor.dtype in (torch.float32, torch.int64)
+    assert (file.imgsz, file.names) == (320, ("only",) if form.get("names") == ["only"] else ("a", "b", "c"))
+    detector = build_detector(file)
+    assert not detector.training
+    assert torch.equal(detector.head.anchors, expected[f"model.{len(detector.model) - 1}.anchors"].float())
+
+
+@pytest.mark.parametrize(
+    ("model", "num_classes", "with_anchors", "kept", "total"),
+    [
+        ("yolov5n", 80, True, 349, 349),
+        ("yolov5n", 3, True, 343, 349),
+        ("yolov5s", 3, False, 342, 349),
+        ("yolov5n", 20, False, 342, 349),
+        ("yolov5n6", 20, False, 450, 459),
+    ],
+)
+def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_anchors, kept, total):
+    write_published(tmp_path / "w.pt", model=model, names=[f"class {number}" for number in range(80)])
+    done = transfer(read_model_file(tmp_path / "w.pt"), build_model(model, num_classes), with_anchors=with_anchors)
+    assert (done.num_kept, done.num_tensors) == (kept, total)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content, yolo, common: content.pop("model"), "holds no network"),
+        (lambda content, yolo, common: content.update(model=yolo.SegmentationModel()), "SegmentationModel"),
+        (
+            lambda content, yolo, common: content["model"]._modules["model"]._modules.update({"0": common.Focus()}),
+            "Focus, which this version does not build",
+        ),
+        (lambda content, yolo, common: content["model"].yaml.pop("backbone"), "no backbone"),
+        (
+            lambda content, yolo, common: content.update(model=nn.Conv2d(1, 1, 1)),
+            "Conv2d; this version reads detectors",
+        ),
+        (lambda content, yolo, common: content.update(model=OrderedDict(a=torch.ones(1))), "holds no network"),
+    ],
+)
+def test_other_networks_are_refused_by_name(tmp_path, change, words):
+    write_published(tmp_path / "w.pt", change=change)
+    with pytest.raises(CheckpointError, match=words):
+        read_model_file(tmp_path / "w.pt")
+
+
+def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **options: int) -> Path:
+    """A torch archive around any pickle."""
+    with zipfile.ZipFile(path, "w", **options) as file:
+        file.writestr("w/data.pkl", content)
+        file.writestr("w/byteorder", "little")
+        for key, numbers in (storages or {}).items():
+            file.writestr(f"w/data/{key}", numbers)
+    return path
+
+
+class Reduced:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def pickled(value) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+def global_call(name: str, argument: str) -> bytes:
+    """A pickle that calls a global of any name, whether it exists here or not."""
+    module, _, function = name.rpartition(".")
+    return (
+        b"\x80\x02c"
+        + f"{module}\n{function}\n".encode()
+        + b"X"
+        + struct.pack("<I", len(argument))
+        + argument.encode()
+        + b"\x85R."
+    )
+
+
+MARKER = "touch {marker}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "posix.system",
+        "nt.system",
+        "subprocess.check_output",
+        "builtins.eval",
+        "__builtin__.eval",
+        "builtins.exec",
+        "builtins.getattr",
+        "builtins.__import__",
+        "importlib.import_module",
+        "torch.load",
+        "torch.hub.load",
+        "torch._utils._rebuild_device_tensor_from_numpy",
+        "torch.nn.modules.module.Module.load_state_dict",
+        "collections.OrderedDict.fromkeys",
+        "models.yolo.os.system",
+        "models.common.subprocess.run",
+        "models.experimental.attempt_load",
+        "numpy.load",
+        "pathlib.Path.unlink",
+        "functools.partial",
+        "operator.attrgetter",
+        "pickle.loads",
+        "webbrowser.open",
+    ],
+)
+def test_a_global_that_no_detector_needs_is_refused_before_anything_runs(tmp_path, name):
+    marker = tmp_path / "it ran"
+    path = archive(tmp_path / "w.pt", global_call(name, MARKER.format(marker=marker)))
+    with pytest.raises(CheckpointError, match=f"asks for {name}, which no YOLOv5 detector needs"):
+        read_model_file(path)
+    assert not marker.exists()
+
+
+def nested(depth: int, innermost=()):
+    value = list(innermost)
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def tensor_of(offset, size, stride, num_elements=4, key="0") -> bytes:
+    """A pickle of {"model": a tensor} with any numbers in it, by hand."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + b"X" + struct.pack("<I", len(key)) + key.encode()
+    storage += b"X\x03\x00\x00\x00cpu" + pickle.dumps(num_elements, 2)[2:-1] + b"tQ"
+    parts = b"".join(pickle.dumps(value, 2)[2:-1] for value in (offset, size, stride, False, OrderedDict()))
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + parts + b"tR."
+
+
+def network_around(tensor: bytes) -> bytes:
+    """A pickle of a network that has this tensor."""
+    record = b"cmodels.yolo\nDetectionModel\n)\x81"
+    state = b"}(X\x0b\x00\x00\x00_parameters}X\x01\x00\x00\x00w" + tensor[2:-1] + b"s"
+    state += b"X\x05\x00\x00\x00names](X\x01\x00\x00\x00ae" + b"X\x04\x00\x00\x00yaml}u"
+    return b"\x80\x02}X\x05\x00\x00\x00model" + record + state + b"bs."
+
+
+NUMBERS = {"0": struct.pack("<4f", 1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (tensor_of(0, (5,), (1,)), "reaches beyond"),
+        (tensor_of(3, (2,), (1,)), "reaches beyond"),
+        (tensor_of(0, (2, 2), (2**60, 1)), "reaches beyond"),
+        (tensor_of(0, (2**62,), (0,)), "claim"),
+        (tensor_of(0, (10**9,), (0,)), "claim"),
+        (tensor_of(-1, (2,), (1,)), "whole numbers"),
+        (tensor_of(0, (-2,), (1,)), "whole numbers"),
+        (tensor_of(0, (2,), (1, 1)), "other strides"),
+        (tensor_of(0, ("2",), (1,)), "whole numbers"),
+        (tensor_of(0, (4,), (1,), num_elements=5), "16 bytes for 5 numbers"),
+        (tensor_of(0, (4,), (1,), num_elements=2**62), "bytes for"),
+        (tensor_of(0, (4,), (1,), key="7"), "data/7.* missing"),
+        (tensor_of(0, (4,), (1,), key="../0"), "without a number"),
+    ],
+)
+def test_a_tensor_cannot_leave_its_storage_or_outgrow_the_file(tmp_path, tensor, words):
+    path = archive(tmp_path / "w.pt", network_around(tensor), NUMBERS)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=words):
+        read_model_file(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200_000
+
+
+def test_the_hand_made_network_is_read_where_nothing_is_wrong_with_it(tmp_path):
+    """Or the table above would prove nothing."""
+    path = archive(tmp_path / "w.pt", network_around(tensor_of(0, (2, 2), (2, 1))), NUMBERS)
+    with pytest.raises(CheckpointError, match="does not say which network it holds: no depth_multiple"):
+        read_model_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (pickled({"model": nested(60)}), "holds no network"),
+        (network_around(b"\x80\x02N.").replace(b"yaml}", b"yaml" + pickled(nested(60))[2:-1]), "has no end"),
+        (network_around(b"\x80\x02N.").replace(b"](X\x01\x00\x00\x00ae", pickled(nested(60))[2:-1]), "has no end"),
+        (b"\x80\x02" + b"]" * 5_000_000 + b".", "makes no sense|holds no network"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "SHORT_BINUNICODE .* is refused"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"(S'true'\nios\nsystem\n.", "STRING|INST"),
+        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "holds no network"),
+        (b"\x80\x02\x8b\x00\x00\x00\x7f.", "damaged|LONG4"),
+        (b"\x80\x02X\xff\xff\xff\x7f.", "damaged"),
+        (b"\x80\x02Nq", "damaged"),
+        (b"", "damaged"),
+        (b"not a pickle", "damaged|refused"),
+        (b"\x80\x02c__builtin__\nset\nNb.", "makes no sense|holds no network"),
+        (b"\x80\x02ctorch._utils\n_rebuild_parameter\n}X\x08\x00\x00\x00__call__Nsb.", "makes no sense"),
+        (b"\x80\x02h\x05.", "makes no sense"),
+        (b"\x80\x02NQ.", "makes no sense"),
+    ],
+)
+def test_made_up_pickles_are_refused_in_little_time_and_memory(tmp_path, content, words):
+    path = archive(tmp_path / "w.pt", content, NUMBERS)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=words):
+        read_model_file(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 500_000
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a torch archive"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "not a torch archive"),
+        (lambda path: path.write_bytes(b""), "not a torch archive"),
+        (lambda path: path.write_bytes(pickle.dumps({"model": 1})), "not a torch archive"),
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: archive(path, b"0" * 10**8, compression=zipfile.ZIP_DEFLATED), "is compressed"),
+        (lambda path: flip_a_byte(path), "Bad CRC|makes no sense|not a torch archive"),
+    ],
+)
+def test_spoiled_archives_are_refused(tmp_path, spoil, words):
+    path = tmp_path / "w.pt"
+    write_published(path)
+    spoil(path)
+    with pytest.raises(CheckpointError, match=words):
+        read_model_file(path)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_call_that_python_can_really_make_is_not_made(tmp_path):
+    """The classic: an object that reduces to a call, in torch's own archive."""
+    marker = tmp_path / "it ran"
+    torch.save({"model": Reduced(os.system, MARKER.format(marker=marker))}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"asks for posix\.system"):
+        read_model_file(tmp_path / "w.pt")
+    assert not marker.exists()
