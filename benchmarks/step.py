@@ -23,8 +23,9 @@ from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import choose_device, connected, make_deterministic
 from hpc_yolo.engine.build import build_parts
+from hpc_yolo.engine.network import Origin
 from hpc_yolo.engine.trainer import Trainer
-from hpc_yolo.models import build_model
+from hpc_yolo.models import build_model, load_config
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
@@ -78,7 +79,8 @@ def make_trainer(
     spec = Spec(name="step", model=model, data=str(path), output=str(folder), train=train)
     run, process = RunDirectory(folder / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
-        parts = build_parts(spec, dataset, indexes, Hyperparameters(), world, tell=lambda _event: None)
+        origin = Origin(load_config(model))
+        parts = build_parts(spec, dataset, indexes, Hyperparameters(), world, origin, tell=lambda _event: None)
         trainer = Trainer(parts, world, run, None, StopRequest())
     trainer.parts.trained.train()
     return trainer

@@ -111,6 +111,15 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
     return tensors, msgspec.json.decode(header["description"], type=ModelDescription)
 
 
+def read_description(path: Path) -> ModelDescription:
+    """Which network a checkpoint was made for, from its header alone.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    return msgspec.json.decode(_read_header(path)["description"], type=ModelDescription)
+
+
 def _write(
     path: Path, tensors: Mapping[str, torch.Tensor], description: ModelDescription, progress: Progress | None
 ) -> int:
@@ -126,15 +135,22 @@ def _write(
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    header = _read_header(path)
+    try:
+        return safetensors.torch.load_file(path), header
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+
+
+def _read_header(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header: dict[str, str] = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: its format is {header.get('format')!r}; this version reads {FORMAT!r}")
-    return tensors, header
+    return header
 
 
 def _section(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

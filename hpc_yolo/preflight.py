@@ -17,6 +17,7 @@ from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_submission
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.weights.published import published_names
 
 
 def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
@@ -29,9 +30,11 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
         ClusterError: the partition does not exist or would never start the job.
     """
     load_dataset(Path(spec.data))
-    if spec.weights and not Path(spec.weights).is_file():
+    if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
+        names = ", ".join(published_names())
         raise CheckpointError(
-            f"weights: there is no file {spec.weights}", hint="write weights: '' to begin from scratch"
+            f"weights: there is no file {spec.weights}, and it is none of the published ones ({names})",
+            hint="write weights: '' to begin from scratch",
         )
     require_writable(Path(spec.output).absolute())
     require_not_under_way(run)

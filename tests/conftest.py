@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent / helpers) for helpers in ("cluster", "weights")]
+sys.path.insert(0, str(Path(__file__).parent / "cluster"))
+sys.path.insert(0, str(Path(__file__).parent / "weights"))
 
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent

@@ -15,6 +15,7 @@ from hpc_yolo.cli.render import render
 from hpc_yolo.cli.status import status
 from hpc_yolo.cli.submit import submit
 from hpc_yolo.cli.train import train
+from hpc_yolo.cli.weights import weights
 from hpc_yolo.errors import HpcYoloError
 
 INTERRUPTED = 130
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (submit, check, render, train, follow, status, data, schema, completion):
+for command in (submit, check, render, train, follow, status, data, weights, schema, completion):
     cli.add_command(command)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cli.weights import download_progress
 from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ def submit(
     from hpc_yolo.preflight import preflight
     from hpc_yolo.submit.job import start_estimate
     from hpc_yolo.submit.plan import make_plan
+    from hpc_yolo.submit.weights import with_located_weights
 
     overrides = read_overrides(assignments, shortcuts)
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
-    plan = make_plan(load_spec(spec_path, overrides))
+    plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
     preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
@@ -55,7 +57,10 @@ def submit(
 def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.status.follow import follow as follow_run
     from hpc_yolo.submit.job import submit as submit_plan
+    from hpc_yolo.submit.weights import fetch_weights
 
+    with download_progress(Path(plan.spec.weights).name) as on_progress:
+        fetch_weights(plan.spec, on_progress)
     job = submit_plan(plan)
     if plan.executor == "slurm" and not (follow or wait):
         click.echo(

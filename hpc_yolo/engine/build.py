@@ -16,14 +16,13 @@ from hpc_yolo.data.sampler import steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.engine.autobatch import find_batch
 from hpc_yolo.engine.ema import ModelEma
-from hpc_yolo.engine.network import autocast_dtype, build_network, distribute, fit_anchors, network_config
+from hpc_yolo.engine.network import Origin, autocast_dtype, build_network, distribute, fit_anchors, network_origin
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, scan_dataset
 from hpc_yolo.engine.trainer import TrainingParts
 from hpc_yolo.errors import CheckpointError, TrainingError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.loss import DetectionLoss, scaled_gains
-from hpc_yolo.models import load_config
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
@@ -48,15 +47,16 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
     hyp = load_hyperparameters(spec.train)
     if hyp.copy_paste and indexes[0].outlines.is_empty:
         tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
-    spec = with_found_batch(spec, dataset.num_classes, world, run)
+    origin = network_origin(spec, hyp, run.last)
+    spec = with_found_batch(spec, origin, dataset.num_classes, world, run)
     require_even_split(spec.train.batch, world.size)
-    parts = build_parts(spec, dataset, indexes, hyp, world, tell, is_new=not run.last.exists())
-    if run.last.exists():
+    parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
+    if not origin.is_new:
         restore(parts, run.last)
     return parts
 
 
-def with_found_batch(spec: Spec, num_classes: int, world: World, run: RunDirectory) -> Spec:
+def with_found_batch(spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory) -> Spec:
     """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
 
     Raises:
@@ -72,7 +72,7 @@ def with_found_batch(spec: Spec, num_classes: int, world: World, run: RunDirecto
     if run.found_batch.exists():
         batch = int(run.found_batch.read_text())
     else:
-        model = build_network(spec, load_config(spec.model), num_classes, world.device)
+        model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
         batch = find_batch(model, spec.train.imgsz, spec.train.precision, world.device)
         write_atomic(run.found_batch, f"{batch}\n")
     return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
@@ -84,22 +84,16 @@ def build_parts(
     indexes: tuple[ImageIndex, ImageIndex],
     hyp: Hyperparameters,
     world: World,
+    origin: Origin,
     tell: Callable[[AnyEvent], None],
-    *,
-    is_new: bool = True,
 ) -> TrainingParts:
-    """Network, loss, optimiser and loaders as they are before the first step.
-
-    Args:
-        is_new: the run begins: its anchors are checked, which later attempts find in the checkpoint.
-    """
+    """Network, loss, optimiser and loaders as they are before the first step."""
     train = spec.train
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.late_lr)
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
-    config = network_config(spec, hyp)
-    model = build_network(spec, config, dataset.num_classes, world.device).to(dtype)
-    if train.autoanchor and is_new:
+    model = build_network(spec, origin, dataset.num_classes, world.device, tell).to(dtype)
+    if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
         fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, tell)
     gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
     loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
@@ -109,7 +103,7 @@ def build_parts(
     training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world, in_memory=in_memory)
     return TrainingParts(
         spec=spec,
-        config=config,
+        config=origin.config,
         names=list(dataset.names),
         model=model,
         trained=distribute(model, train.sync_bn, world),

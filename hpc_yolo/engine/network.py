@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,53 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hpc_yolo.checkpoint import read_description
 from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector, build_from_config, load_config
 from hpc_yolo.models.head import Detect
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
-from hpc_yolo.runs.events import AnchorsChecked, AnyEvent
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
 from hpc_yolo.spec.schema import Hyperparameters, Spec
-from hpc_yolo.weights import model_file
+from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
 
 
-def network_config(spec: Spec, hyp: Hyperparameters) -> dict[str, Any]:
-    """The rows of the network, with as many anchors a level as `hyp` asks for."""
-    config = load_config(spec.model)
-    return config if hyp.anchors is None else {**config, "anchors": round(hyp.anchors)}
+@dataclass(frozen=True)
+class Origin:
+    """What a run's network begins with: its rows, weights, and whether anything was learned in this run before."""
+
+    config: dict[str, Any]
+    weights: ModelFile | None = None
+    takes_anchors: bool = True  # those of the weights
+    is_new: bool = True
 
 
-def build_network(spec: Spec, config: dict[str, Any], num_classes: int, device: torch.device) -> Detector:
-    """The network of `config` on `device`, from the seed or from `weights`, with the layers of `freeze` held still."""
+def network_origin(spec: Spec, hyp: Hyperparameters, last: Path) -> Origin:
+    """The rows that the checkpoint `last` was made with; at first those of the model, or of the weights without one.
+
+    Raises:
+        SpecError: there is no such model.
+        CheckpointError: the weights or `last` cannot be used.
+    """
+    if last.exists():
+        return Origin(read_description(last).config, is_new=False)
+    weights = read_model_file(Path(spec.weights)) if spec.weights else None
+    config = load_config(spec.model) if spec.model or weights is None else weights.config
+    if hyp.anchors is not None:
+        config = {**config, "anchors": round(hyp.anchors)}
+    return Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)
+
+
+def build_network(
+    spec: Spec, origin: Origin, num_classes: int, device: torch.device, tell: Callable[[AnyEvent], None]
+) -> Detector:
+    """The network on `device`, from the seed or from weights, with the layers of `freeze` held still."""
     torch.manual_seed(spec.train.seed)
-    model = build_from_config(config, num_classes, spec.model)
-    if spec.weights:
-        model_file.transfer(model_file.read_model_file(Path(spec.weights)), model)
+    model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
+    if origin.weights is not None:
+        done = transfer(origin.weights, model, with_anchors=origin.takes_anchors)
+        tell(WeightsLoaded(path=str(origin.weights.path), num_kept=done.num_kept, num_tensors=done.num_tensors))
     freeze(model, spec.train.freeze)
     return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
 

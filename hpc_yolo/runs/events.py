@@ -50,6 +50,14 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     ranks: list[RankPlace]
 
 
+class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
+    """How many of the network's tensors came from the file of weights."""
+
+    path: str
+    num_kept: int
+    num_tensors: int
+
+
 class AnchorsChecked(Event, frozen=True, kw_only=True, tag="anchors"):
     """How the anchors fit the training labels before the first step. `anchors`: of each level, in pixels."""
 
@@ -147,6 +155,7 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
 
 AnyEvent = (
     AttemptStarted
+    | WeightsLoaded
     | AnchorsChecked
     | StepLogged
     | EpochEnded

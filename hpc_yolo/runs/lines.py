@@ -11,6 +11,7 @@ from hpc_yolo.runs.events import (
     Evaluated,
     StepLogged,
     WarningRaised,
+    WeightsLoaded,
 )
 
 MAX_HOSTS = 4
@@ -20,6 +21,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     """`event` in one line; None for those that come too often to print. `epochs`: how many there will be."""
     if isinstance(event, AttemptStarted):
         return _started_line(event)
+    if isinstance(event, WeightsLoaded):
+        return f"weights: {event.num_kept} of {event.num_tensors} tensors from {event.path}"
     if isinstance(event, AnchorsChecked):
         what = "new anchors" if event.are_new else "anchors"
         return f"{what}: {event.best_possible_recall:.1%} of boxes fit one, {event.anchors_per_target:.2f} on average"

@@ -98,9 +98,6 @@ def _not_yet(spec: Spec) -> Iterator[Finding]:
     if spec.cluster.container is not None:
         message = "containers are not there yet in this version"
         yield Finding("cluster.container", message, "null; cluster.setup prepares a task")
-    if spec.weights.endswith((".pt", ".pth")):
-        message = "pickled weights are not read by this version"
-        yield Finding("weights", message, "'' or a .safetensors checkpoint of ours")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
@@ -150,6 +147,10 @@ def _names(cluster: ClusterSpec) -> Iterator[Finding]:
 
 def _model(spec: Spec) -> Iterator[Finding]:
     known = model_names()
+    if not spec.model:
+        if not spec.weights:
+            yield Finding("model", "is missing, and there are no weights to take it from", f"{', '.join(known)}")
+        return
     if Path(spec.model).suffix not in (".yaml", ".yml") and spec.model not in known:
         near = difflib.get_close_matches(spec.model, known, n=1)
         nearest = f"; {near[0]} is the nearest" if near else ""

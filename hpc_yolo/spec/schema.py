@@ -173,9 +173,15 @@ class Spec(Section, frozen=True, kw_only=True):
         Annotated[str, Meta(pattern=NAME_PATTERN)],
         Meta(description="Name of the run: letters, digits, - _ . ; the run directory is <output>/<name>."),
     ]
-    model: Annotated[str, Meta(description="yolov5 n, s, m, l, x, or n6 to x6, or a YAML of layers.")]
+    model: Annotated[
+        str,
+        Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the network of the weights."),
+    ] = ""
     data: Annotated[str, Meta(description="Dataset YAML: path, train, val, names.")]
-    weights: Annotated[str, Meta(description="Weights to begin with: a checkpoint of ours; '' is from scratch.")] = ""
+    weights: Annotated[
+        str,
+        Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
+    ] = ""
     output: Annotated[str, Meta(description="Folder of run directories, on a file system that all nodes see.")] = "runs"
     cluster: Annotated[ClusterSpec, Meta(description="Where it trains.")] = field(default_factory=ClusterSpec)
     train: Annotated[TrainSpec, Meta(description="How it learns.")] = field(default_factory=TrainSpec)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hpc_yolo import checkpoint
+from hpc_yolo.checkpoint import ModelDescription
 from hpc_yolo.errors import CheckpointError
 from hpc_yolo.models import Detector, build_from_config
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
@@ -16,6 +17,7 @@ from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 PICKLED_SUFFIXES = (".pt", ".pth")
 ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple")
+DEFAULT_IMGSZ = 640
 ANCHORS = "anchors"  # in the name of the head's buffer
 
 
@@ -87,6 +89,13 @@ def build_detector(file: ModelFile) -> Detector:
     except RuntimeError as error:
         raise CheckpointError(f"{file.path}: its tensors do not fit its own config: {error}") from error
     return model.eval()
+
+
+def description_of(file: ModelFile) -> ModelDescription:
+    """What a checkpoint of ours says of the network of `file`."""
+    return ModelDescription(
+        model=file.model, config=file.config, names=list(file.names), imgsz=file.imgsz or DEFAULT_IMGSZ
+    )
 
 
 def transfer(file: ModelFile, model: Detector, *, with_anchors: bool = True) -> Transfer:

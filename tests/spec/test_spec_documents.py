@@ -60,7 +60,7 @@ def test_the_json_schema_refuses_what_reading_refuses(validator, wrong):
     assert not validator.is_valid(SMALL | wrong)
 
 
-@pytest.mark.parametrize("missing", SMALL)
+@pytest.mark.parametrize("missing", ["name", "data"])
 def test_the_json_schema_asks_for_what_is_required(validator, missing):
     assert not validator.is_valid({name: value for name, value in SMALL.items() if name != missing})
 

@@ -221,7 +221,7 @@ def test_a_file_that_holds_no_spec_is_one_mistake(spec_file, content, message):
 @pytest.mark.parametrize("content", ["", "\n\n", "# nothing\n", "---\n", "~\n", "{}\n"])
 def test_an_empty_file_misses_what_is_required(spec_file, content):
     problems = spec_file.write(content).problems()
-    assert [problem.split("\n")[0].split(": ")[1] for problem in problems] == ["name", "model", "data"]
+    assert [problem.split("\n")[0].split(": ")[1] for problem in problems] == ["name", "data", "model"]
     assert all(re.match(rf"{spec_file.path}:[12]:1: ", problem) for problem in problems)
 
 

@@ -139,12 +139,18 @@ def test_a_picture_side_of_whole_strides_is_taken(spec_file, model, imgsz):
 
 @pytest.mark.parametrize(
     ("model", "nearest"),
-    [("yolov5", "is the nearest"), ("yolov5nn", "yolov5n is the nearest"), ("''", "a YAML of layers")],
+    [("yolov5", "is the nearest"), ("yolov5nn", "yolov5n is the nearest"), ("resnet", "a YAML of layers")],
 )
 def test_an_unknown_model_names_those_that_are_there(spec_file, model, nearest):
     problem = spec_file.write(f"name: a\nmodel: {model}\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:2:8: model: there is no model" in problem
     assert "yolov5n, yolov5n6, yolov5s" in problem and nearest in problem
+
+
+def test_a_spec_without_a_model_needs_weights_to_take_it_from(spec_file):
+    assert spec_file.write("name: a\ndata: d.yaml\nweights: yolov5s.pt\n").load().model == ""
+    problem = spec_file.write("name: a\nmodel: ''\ndata: d.yaml\n").only_problem()
+    assert f"{spec_file.path}:2:8: model: is missing, and there are no weights" in problem
 
 
 @pytest.mark.parametrize("name", rules.model_names())
@@ -179,8 +185,6 @@ def test_a_number_that_this_version_fixes_is_refused_not_passed_over(spec_file, 
     [
         ("sweep: {train.seed: ['1', '2']}", "sweep: sweeps are not there yet"),
         ("cluster: {container: {image: a.sif}}", "cluster.container: containers are not there yet"),
-        ("weights: yolov5n.pt", "weights: pickled weights are not read"),
-        ("weights: /models/best.pth", "weights: pickled weights are not read"),
     ],
 )
 def test_whole_features_that_are_not_there_say_so(spec_file, added, message):

@@ -1,0 +1,159 @@
+"""Weights over a bad line: whole or not there, from a real server that drops, lies and changes its mind."""
+
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.weights import published
+from hpc_yolo.weights.published import Store, fetch, locate
+
+CONTENT = os.urandom(300_000)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `CONTENT`; `behaviour` says what goes wrong, and `requests` what was asked for."""
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append(self.headers.get("Range"))
+        behaviour = server.behaviour.pop(0) if server.behaviour else "well"
+        if isinstance(behaviour, int):
+            self.send_error(behaviour)
+            return
+        start = 0
+        if self.headers.get("Range") and behaviour != "no ranges" and self.headers.get("If-Range") == server.tag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", server.tag)
+        self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        body = server.content[start:]
+        self.wfile.write(body[: len(body) // 2] if behaviour == "drops" else body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(published, "FIRST_PAUSE_S", 0.01)
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    httpd.behaviour, httpd.requests, httpd.tag, httpd.content = [], [], '"one"', CONTENT
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield httpd
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def store(server, tmp_path) -> Store:
+    return Store(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "cache" / "weights")
+
+
+def test_a_file_is_fetched_once_and_progress_is_told(server, store):
+    told = []
+    path = fetch("yolov5n.pt", store, on_progress=lambda done, total: told.append((done, total)))
+    assert path.read_bytes() == CONTENT
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert fetch("yolov5n.pt", store) == path
+    assert server.requests == [None]
+    assert sorted(item.name for item in path.parent.iterdir()) == ["yolov5n.lock", "yolov5n.pt", "yolov5n.pt.sha256"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "requests"),
+    [
+        (["drops"], [None, "bytes=150000-"]),
+        (["drops", "drops"], [None, "bytes=150000-", "bytes=225000-"]),
+        (["drops", "no ranges"], [None, "bytes=150000-"]),
+        ([503, 500], [None, None, None]),
+        (["drops", 416], [None, "bytes=150000-", None]),
+    ],
+)
+def test_a_download_that_breaks_goes_on_where_it_can(server, store, behaviour, requests):
+    server.behaviour = behaviour
+    assert fetch("yolov5n.pt", store).read_bytes() == CONTENT
+    assert server.requests == requests
+
+
+def test_a_file_that_changed_on_the_server_is_not_pieced_together(server, store):
+    server.behaviour = ["drops"] * 4
+    with pytest.raises(CheckpointError, match="cannot be fetched: the connection ended after"):
+        fetch("yolov5n.pt", store)
+    server.tag, server.content = '"two"', os.urandom(200_000)
+    assert fetch("yolov5n.pt", store).read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "content", "words"),
+    [([404], CONTENT, "the server says 404"), ([], b"<html>log in first</html>", "25 bytes came, which is no network")],
+)
+def test_what_is_not_the_file_is_refused_and_leaves_nothing(server, store, behaviour, content, words):
+    server.behaviour, server.content = behaviour, content
+    with pytest.raises(CheckpointError, match=words):
+        fetch("yolov5n.pt", store)
+    assert not store.path("yolov5n.pt").exists()
+
+
+def test_without_a_line_the_message_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "FIRST_PAUSE_S", 0.01)
+    store = Store("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        fetch("yolov5n.pt", store)
+    assert "http://127.0.0.1:9/yolov5n.pt: cannot be fetched" in str(caught.value)
+    assert f"put it at {tmp_path / 'yolov5n.pt'}" in str(caught.value)
+
+
+def test_a_digest_is_checked_at_first_if_said_and_always_afterwards(server, store):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    with pytest.raises(CheckpointError, match=f"its SHA-256 is {digest}, and 00 is expected"):
+        fetch("yolov5n.pt", store, sha256="00")
+    assert not store.path("yolov5n.pt").exists()
+    path = fetch("yolov5n.pt", store, sha256=digest.upper())
+    path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=f"and {digest} is expected; it was set aside as yolov5n.pt.refused"):
+        fetch("yolov5n.pt", store)
+    assert fetch("yolov5n.pt", store).read_bytes() == CONTENT
+
+
+def test_two_that_fetch_at_once_download_once(server, store):
+    """Two submits of one user share the cache."""
+    command = [sys.executable, "-m", "hpc_yolo", "weights", "fetch", "yolov5s.pt", "--from", store.address]
+    environ = {**os.environ, "HPC_YOLO_CACHE": str(store.folder.parent)}
+    both = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate()[0].strip() for one in both] == [str(store.path("yolov5s.pt"))] * 2
+    assert store.path("yolov5s.pt").read_bytes() == CONTENT
+    assert server.requests == [None]
+
+
+def test_names_are_looked_up_here_before_anywhere_else(tmp_path):
+    store = Store("http://example", tmp_path / "cache")
+    here = tmp_path / "yolov5s.pt"
+    assert locate(str(here), store) == str(tmp_path / "cache" / "yolov5s.pt")
+    assert locate(str(tmp_path / "mine.pt"), store) == str(tmp_path / "mine.pt")
+    assert locate("", store) == ""
+    here.write_bytes(b"")
+    assert locate(str(here), store) == str(here)
+
+
+def test_addresses_and_folders_come_from_the_environment():
+    assert Store.from_env({"HOME": "/h"}).folder == Path("/h/.cache/hpc-yolo/weights")
+    assert Store.from_env({"HOME": "/h", "XDG_CACHE_HOME": "/x"}).folder == Path("/x/hpc-yolo/weights")
+    mirror = Store.from_env({"HPC_YOLO_CACHE": "/c", "HPC_YOLO_WEIGHTS_URL": "http://mirror"})
+    assert mirror == Store("http://mirror", Path("/c/weights"))
+    assert Store.from_env({"HOME": "/h"}).address.startswith("https://")
+
+
+@pytest.mark.parametrize("name", ["yolov5z.pt", "../yolov5s.pt", "yolov5s-seg.pt"])
+def test_other_names_are_refused_with_those_there_are(store, name):
+    with pytest.raises(CheckpointError, match=r"there are yolov5n\.pt, yolov5s\.pt"):
+        fetch(name, store)
