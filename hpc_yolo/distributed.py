@@ -190,11 +190,15 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def launcher_store(process: ProcessInfo) -> Store:
+    """The store that torchrun's agent serves, at the address that it gave to every worker."""
+    found: Store = next(iter(rendezvous("env://", process.rank, process.world_size)))[0]
+    return found
+
+
 def _open_store(process: ProcessInfo, run: RunDirectory, timeout_s: float) -> Store:
     if process.launcher == "torchrun":
-        # torchrun's agent already serves the store, at the address that it gave to every worker.
-        found: Store = next(iter(rendezvous("env://", process.rank, process.world_size)))[0]
-        return found
+        return launcher_store(process)
     published = run.rendezvous(process.job_id or "0", process.attempt)
     if process.rank == 0:
         return _serve_store(process, published, timeout_s)

@@ -12,7 +12,7 @@ from hpc_yolo.spec.load import load_spec
 
 
 @click.command(short_help="Print everything that is wrong with a spec.")
-@spec_options
+@spec_options()
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print everything that is wrong with it, with file, line and column."""
     spec = load_spec(spec_path, read_overrides(assignments, shortcuts))

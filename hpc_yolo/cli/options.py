@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,23 +25,25 @@ SHORTCUTS = {
 }
 
 
-def spec_options(command: Command) -> Command:
-    """Give `command` a SPEC argument and the options of `SHORTCUTS` and --set; `read_overrides` reads them."""
-    option = click.option(
-        "--set",
-        "assignments",
-        metavar="FIELD=VALUE",
-        multiple=True,
-        help="Set any field of the spec, such as train.epochs=10. May be given many times.",
-    )
-    command = option(command)
-    for name, (field, sentence) in reversed(SHORTCUTS.items()):
-        command = click.option(name, metavar="VALUE", help=f"{sentence} [{field}]")(command)
-    argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
-    return argument(command)
+def spec_options(*, required: bool = True) -> Callable[[Command], Command]:
+    """Give a command a SPEC argument and the options of `SHORTCUTS` and --set; `read_overrides` reads them."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option(
+            "--set",
+            "assignments",
+            metavar="FIELD=VALUE",
+            multiple=True,
+            help="Set any field of the spec, such as train.epochs=10. May be given many times.",
+        )(command)
+        for name, (field, sentence) in reversed(SHORTCUTS.items()):
+            command = click.option(name, metavar="VALUE", help=f"{sentence} [{field}]")(command)
+        return click.argument("spec_path", metavar="SPEC", required=required, type=click.Path(path_type=Path))(command)
+
+    return decorate
 
 
-def read_overrides(assignments: tuple[str, ...], shortcuts: dict[str, str | None]) -> list[Override]:
+def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | bool | None]) -> list[Override]:
     """What was typed, as overrides that name themselves in errors.
 
     Raises:
@@ -50,7 +52,7 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: dict[str, str | None
     overrides = []
     for option, (field, _) in SHORTCUTS.items():
         value = shortcuts[option.removeprefix("--").replace("-", "_")]
-        if value is not None:
+        if isinstance(value, str):
             overrides.append(Override(field, value, f"{option} {value}"))
     for assignment in assignments:
         field, equals, value = assignment.partition("=")

@@ -13,11 +13,12 @@ from hpc_yolo.cli.weights import download_progress
 from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
+    from hpc_yolo.spec.schema import Spec
     from hpc_yolo.submit.plan import Plan
 
 
 @click.command(short_help="Train a spec: a Slurm job, or processes here.")
-@spec_options
+@spec_options()
 @click.option("--local", is_flag=True, help="Train on this machine even where there is Slurm.")
 @click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; touch nothing.")
 @click.option("--follow", is_flag=True, help="Show the job's progress until it ends. Local runs are always followed.")
@@ -51,16 +52,15 @@ def submit(
         if plan.script is not None:
             click.echo(f"{'start':14} {start_estimate(plan.script)}\n\n{plan.script}", nl=False)
         return
-    _carry_out(plan, follow=follow, wait=wait)
+    carry_out(plan, follow=follow, wait=wait)
 
 
-def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
+def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
+    """Hand `plan` over and, for a local run or when asked, follow it to its end, which is then the exit code."""
     from hpc_yolo.status.follow import follow as follow_run
     from hpc_yolo.submit.job import submit as submit_plan
-    from hpc_yolo.submit.weights import fetch_weights
 
-    with download_progress(Path(plan.spec.weights).name) as on_progress:
-        fetch_weights(plan.spec, on_progress)
+    fetch_with_progress(plan.spec)
     job = submit_plan(plan)
     if plan.executor == "slurm" and not (follow or wait):
         click.echo(
@@ -71,3 +71,11 @@ def _carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
         )
         return
     sys.exit(follow_run(plan.run, job, since=job.submission.time, quiet=wait and not follow))
+
+
+def fetch_with_progress(spec: Spec) -> None:
+    """Bring the published weights that `spec` begins with."""
+    from hpc_yolo.submit.weights import fetch_weights
+
+    with download_progress(Path(spec.weights).name) as on_progress:
+        fetch_weights(spec, on_progress)

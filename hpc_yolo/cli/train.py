@@ -1,30 +1,92 @@
-"""`hpc-yolo train`: this process becomes one task of a run, for srun, torchrun and plain shells."""
+"""`hpc-yolo train`: the guide's command line, and one task of a run under srun or torchrun."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hpc_yolo.cli.guide import guide_options, read_flags
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cli.prefixes import GuideCommand
+
+if TYPE_CHECKING:
+    from hpc_yolo.cluster.process import ProcessInfo
+    from hpc_yolo.spec.schema import Spec
 
 
-@click.command(short_help="Be one task of a run, under srun or torchrun.")
-@spec_options
-def train(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
-    """Run this process as one task of the run that SPEC describes.
+class TrainCommand(GuideCommand):
+    many = ("--freeze",)
 
-    Rank and world size come from torchrun's variables, else from the Slurm step's; without either it trains alone.
-    Most people want `hpc-yolo submit`, which starts the tasks by itself.
+
+@click.command(cls=TrainCommand, short_help="Train with the guide's flags; a task under srun or torchrun.")
+@spec_options(required=False)
+@guide_options
+@click.option("--exist-ok", is_flag=True, help="Use <project>/<name> as it is, and go on with the run in it.")
+@click.option(
+    "--resume",
+    metavar="[RUN]",
+    is_flag=False,
+    flag_value="",
+    help="Go on with the run in this directory, or with the newest one below runs/.",
+)
+def train(
+    spec_path: Path | None, assignments: tuple[str, ...], exist_ok: bool, resume: str | None, **typed: str | bool | None
+) -> None:
+    """Train with the flags of the YOLOv5 guide, or as one task of the run that SPEC describes.
+
+    \b
+    one GPU           hpc-yolo train --data coco.yaml --weights yolov5s.pt --img 640 --device 0
+    several GPUs      hpc-yolo train … --device 0,1          one task a GPU, by itself
+    torchrun          torchrun --nproc_per_node 2 -m hpc_yolo train … --device 0,1
+    several machines  torchrun --nnodes 2 --node_rank R --master_addr … -m hpc_yolo train …
+    Slurm             hpc-yolo submit SPEC, or srun hpc-yolo train SPEC
+
+    Every flag sets the field of the spec in brackets. Without SPEC the run is <project>/<name>, runs/train/exp unless
+    said, exp2 where that is there. Under torchrun or srun this process is one task; otherwise tasks are started on this
+    machine. With SPEC and no launcher it trains alone.
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.submit.guide import guide_spec, resumed_spec
+    from hpc_yolo.submit.weights import with_located_weights
+
+    process = ProcessInfo.from_env(current_environment())
+    overrides = read_overrides(assignments, typed) + read_flags(typed)
+    if resume is not None:
+        spec = resumed_spec(resume, overrides)
+    elif spec_path is not None:
+        spec = load_spec(spec_path, overrides)
+    else:
+        spec = guide_spec(overrides, process, exist_ok=exist_ok)
+    spec = with_located_weights(spec)
+    if process.launcher == "single" and spec_path is None and not spec.train.data_parallel:
+        _start_tasks(spec)
+    else:
+        _be_a_task(spec, process)
+
+
+def _start_tasks(spec: Spec) -> None:
+    """One process a GPU on this machine, followed to the end."""
+    from hpc_yolo.cli.submit import carry_out
+    from hpc_yolo.preflight import preflight
+    from hpc_yolo.submit.plan import make_plan
+
+    plan = make_plan(spec)
+    preflight(plan.spec, plan.run, for_slurm=False)
+    click.echo(f"run directory  {plan.run.path}\nworld size     {plan.world_size}")
+    carry_out(plan, follow=True, wait=False)
+
+
+def _be_a_task(spec: Spec, process: ProcessInfo) -> None:
+    from hpc_yolo.cli.submit import fetch_with_progress
     from hpc_yolo.engine.task import run_task
     from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.spec.load import load_spec
     from hpc_yolo.submit.prepare import prepare_run
 
-    spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    if ProcessInfo.from_env(current_environment()).rank == 0:
+    if process.rank == 0:
+        fetch_with_progress(spec)
         prepare_run(run, spec)
     run_task(run, spec)

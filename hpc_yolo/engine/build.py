@@ -50,6 +50,8 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
     origin = network_origin(spec, hyp, run.last)
     spec = with_found_batch(spec, origin, dataset.num_classes, world, run)
     require_even_split(spec.train.batch, world.size)
+    if spec.train.data_parallel:
+        tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
     parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
     if not origin.is_new:
         restore(parts, run.last)
@@ -106,7 +108,7 @@ def build_parts(
         config=origin.config,
         names=list(dataset.names),
         model=model,
-        trained=distribute(model, train.sync_bn, world),
+        trained=distribute(model, train, world),
         ema=ema,
         loss=loss.to(world.device),
         optimizer=build_optimizer(model, train.optimizer, schedule),

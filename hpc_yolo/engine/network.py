@@ -20,7 +20,7 @@ from hpc_yolo.models import Detector, build_from_config, load_config
 from hpc_yolo.models.head import Detect
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
-from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
 
 
@@ -109,11 +109,17 @@ def freeze(model: Detector, layers: int | list[int]) -> None:
         model.model[index].requires_grad_(False)
 
 
-def distribute(model: nn.Module, sync_bn: bool, world: World) -> nn.Module:
-    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank."""
+def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
+    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank.
+
+    With `data_parallel` a single process splits each batch over the GPUs of this machine and gathers the outputs.
+    """
+    if train.data_parallel and world.device.type == "cuda":
+        device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
+        return nn.DataParallel(model, device_ids=device_ids)
     if world.size == 1:
         return model
-    if sync_bn:
+    if train.sync_bn:
         model = convert_sync_batchnorm(model, world.device)
     # Buffers, that is running statistics, follow rank 0's at every step: DDP's default under whatever name.
     return DistributedDataParallel(

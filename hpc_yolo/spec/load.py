@@ -28,8 +28,8 @@ class Override(msgspec.Struct, frozen=True):
     origin: str
 
 
-def load_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
-    """The spec in `path` with `overrides` on top. Paths in it become absolute.
+def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
+    """The spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
 
     A relative path to data, weights, a model or hyperparameters is looked for beside the spec and then in the working
     directory; `output` is relative to the working directory.
@@ -43,23 +43,24 @@ def load_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
     return spec
 
 
-def check_spec(path: Path, overrides: ListLike[Override] = ()) -> tuple[Spec, list[Problem]]:
+def check_spec(path: Path | None, overrides: ListLike[Override] = ()) -> tuple[Spec, list[Problem]]:
     """(the spec, what is wrong with it); with problems the spec has stand-ins and is of no use."""
     reader = SectionReader(known_fields())
-    root = Place(str(path), 1, 1)
-    tree = read_yaml(path, reader.problems)
+    root = Place("command line") if path is None else Place(str(path), 1, 1)
+    tree = None if path is None else read_yaml(path, reader.problems)
+    folder = Path() if path is None else path.parent
     unreadable = bool(reader.problems) and tree is None
     for override in overrides:
         tree = _with_override(tree, override, reader.problems)
     if unreadable:
         return Spec(name="", model="", data=""), reader.problems
     spec = reader.read(tree, Spec, "", root)
-    for finding in (*rules.findings(spec), *hyperparameter_findings(spec.train, path.parent)):
+    for finding in (*rules.findings(spec), *hyperparameter_findings(spec.train, folder)):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             place = _place_of(finding.field, tree, reader, root)
             reader.problems.append(Problem(place, finding.field, finding.message, finding.allowed))
-    return _with_absolute_paths(spec, path.parent), reader.problems
+    return _with_absolute_paths(spec, folder), reader.problems
 
 
 def dump_spec(spec: Spec) -> str:

@@ -57,7 +57,6 @@ NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("train.tensorboard", True, "false; the journal has all figures"),
     ("train.on_nonfinite", "skip", "stop"),
     ("train.on_nonfinite", "rollback", "stop"),
-    ("train.data_parallel", True, "false; one task a GPU is faster"),
 )
 
 
@@ -70,6 +69,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _model(spec)
     yield from _batch(spec)
     yield from _image_weights(spec)
+    yield from _data_parallel(spec)
     yield from _device(spec.train, spec.cluster)
 
 
@@ -177,6 +177,19 @@ def _batch(spec: Spec) -> Iterator[Finding]:
         yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
 
 
+def _data_parallel(spec: Spec) -> Iterator[Finding]:
+    train = spec.train
+    if not train.data_parallel:
+        return
+    if spec.world_size > 1:
+        message = "is one process for all GPUs, and there are several tasks"
+        yield Finding("train.data_parallel", message, "false, or one task", ("cluster.nodes", *TASKS))
+    num_devices = len(train.device.split(","))
+    if num_devices > 1 and train.batch % num_devices:
+        below, above = train.batch // num_devices * num_devices, (train.batch // num_devices + 1) * num_devices
+        yield Finding("train.batch", f"{train.batch} is not a multiple of {num_devices} GPUs", f"{below} or {above}")
+
+
 def _image_weights(spec: Spec) -> Iterator[Finding]:
     train = spec.train
     if train.image_weights and spec.world_size > 1:
@@ -189,7 +202,7 @@ def _image_weights(spec: Spec) -> Iterator[Finding]:
 def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
     if train.device in ("auto", "cpu"):
         return
-    num_devices = len(train.device.split(","))
+    num_devices = 1 if train.data_parallel else len(train.device.split(","))
     if cluster.nodes > 1:
         yield Finding("train.device", f"names GPUs of one machine, and there are {cluster.nodes} nodes", "auto")
     elif num_devices != cluster.num_tasks_per_node:

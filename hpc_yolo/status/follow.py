@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import (
+    AnchorsChecked,
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
@@ -19,6 +20,7 @@ from hpc_yolo.runs.events import (
     Evaluated,
     StepLogged,
     WarningRaised,
+    WeightsLoaded,
 )
 from hpc_yolo.runs.failures import Failure, first_failure
 from hpc_yolo.runs.journal import JournalReader, read_events
@@ -149,7 +151,7 @@ class RunDisplay:
             elif isinstance(event, Evaluated):
                 self._last_evaluation = evaluation_words(event)
             line = event_line(event, self._epochs)
-            always = isinstance(event, (AttemptStarted, WarningRaised))
+            always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, WarningRaised))
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, WarningRaised) else None
                 self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
