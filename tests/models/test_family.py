@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filled import fill_by_rule
 from torch import nn
 
 from hpc_yolo.errors import SpecError
@@ -39,22 +40,6 @@ def nano():
 
 def num_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def fill_by_rule(model):
-    """Weights by the formula that the golden outputs were made with."""
-    for position, (name, tensor) in enumerate(sorted(model.state_dict().items())):
-        wave = torch.sin(0.37 * torch.arange(tensor.numel(), dtype=torch.float64) + 1.7 * position).view(tensor.shape)
-        if tensor.dim() == 4:
-            tensor.copy_(wave * (3 / tensor[0].numel()) ** 0.5)
-        elif name.endswith("bn.weight"):
-            tensor.copy_(1 + 0.2 * wave)
-        elif name.endswith(("bn.bias", "running_mean")):
-            tensor.copy_(0.1 * wave)
-        elif name.endswith("running_var"):
-            tensor.copy_(1 + 0.5 * wave)
-        elif name.endswith(".bias"):
-            tensor.copy_(-2 + wave)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,22 +96,24 @@ def test_state_dict_of_a_four_level_head(build_hollow):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=["fp64", "fp32"])
 @torch.no_grad()
-def test_outputs_of_known_weights(name):
+def test_outputs_of_known_weights(name, dtype, tolerance):
     case = CASES[name]
-    model = build_model(name, 80).double().eval()
+    model = build_model(name, 80).to(dtype).eval()
     fill_by_rule(model)
     height, width = case["input_hw"]
     images = 0.5 + 0.5 * torch.sin(0.013 * torch.arange(3 * height * width, dtype=torch.float64))
-    decoded, raw = model(images.view(1, 3, height, width))
+    decoded, raw = model(images.view(1, 3, height, width).to(dtype))
     for level, golden in zip(raw, case["levels"], strict=True):
         assert list(level.shape) == golden["shape"]
-        assert level.mean().item() == pytest.approx(golden["mean"], rel=1e-6)
-        assert level[0, 1, 0, 1, :6].tolist() == pytest.approx(golden["v_0_1_0_1_first6"], rel=1e-6)
+        assert level.mean().item() == pytest.approx(golden["mean"], rel=tolerance)
+        # Of the outputs' scale, which is a few units: one of the six may be near 0.
+        assert level[0, 1, 0, 1, :6].tolist() == pytest.approx(golden["v_0_1_0_1_first6"], rel=tolerance, abs=tolerance)
     assert list(decoded.shape) == case["decoded_shape"]
-    assert decoded.mean().item() == pytest.approx(case["decoded_mean"], rel=1e-6)
+    assert decoded.mean().item() == pytest.approx(case["decoded_mean"], rel=tolerance)
     for row, key in ((0, "row0_first6"), (17, "row_17_first6"), (-1, "row_last_first6")):
-        assert decoded[0, row, :6].tolist() == pytest.approx(case[key], rel=1e-6)
+        assert decoded[0, row, :6].tolist() == pytest.approx(case[key], rel=tolerance)
 
 
 def test_a_new_network_bears_no_trace_of_the_stride_probe(nano):
