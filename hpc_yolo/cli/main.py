@@ -11,6 +11,7 @@ from hpc_yolo.cli.check import check, schema
 from hpc_yolo.cli.completion import completion
 from hpc_yolo.cli.data import data
 from hpc_yolo.cli.follow import follow
+from hpc_yolo.cli.models import models
 from hpc_yolo.cli.render import render
 from hpc_yolo.cli.status import status
 from hpc_yolo.cli.submit import submit
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (submit, check, render, train, follow, status, data, weights, schema, completion):
+for command in (submit, check, render, train, follow, status, models, data, weights, schema, completion):
     cli.add_command(command)
 
 

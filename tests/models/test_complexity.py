@@ -1,0 +1,63 @@
+"""Sizes that people choose a network by, and networks folded for inference: published counts, equal outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from filled import fill_by_rule
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.models import build_model
+from hpc_yolo.models.complexity import complexity
+from hpc_yolo.models.fuse import fused
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+
+
+@pytest.mark.parametrize("name", GOLDEN["models"])
+def test_sizes_and_operations_are_the_published_ones(name):
+    golden = GOLDEN["models"][name]
+    model = build_model(name, 80)
+    counted = complexity(model)
+    assert (counted.num_parameters, counted.conv_macs) == (golden["params"], golden["conv_macs_640"])
+    assert counted.gflops == pytest.approx(golden["conv_gflops_640"], abs=1e-3)
+    assert complexity(model, 1280).conv_macs == 4 * golden["conv_macs_640"]
+    assert model.training, "counting leaves the network as it was"
+    folded = fused(model)
+    assert sum(parameter.numel() for parameter in folded.parameters()) == golden["fused_params"]
+    assert len(folded.state_dict()) == golden["fused_state_dict_tensors"]
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n6"])
+@torch.no_grad()
+def test_a_folded_network_computes_the_same(name):
+    model = build_model(name, 80).double().eval()
+    fill_by_rule(model)
+    images = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, found = model(images)[0], fused(model)(images)[0]
+    assert (expected - found).abs().max() < 1e-9
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "a copy is folded"
+
+
+def test_the_table_has_published_figures_beside_counted_ones(tmp_path):
+    own = tmp_path / "own.yaml"
+    text = (Path(__file__).parents[2] / "configs" / "models" / "yolov5n.yaml").read_text()
+    own.write_text(text.replace("depth_multiple: 0.33", "depth_multiple: 0.67"))
+    result = CliRunner().invoke(cli, ["models", "yolov5n", str(own), "--json"], catch_exceptions=False)
+    nano, mine = json.loads(result.output)
+    published = dict(zip(GOLDEN["published"]["columns"], GOLDEN["published"]["yolov5n"], strict=True))
+    assert (nano["map50_95"], nano["v100_b1_ms"]) == (published["mAP50-95"], published["v100_b1_ms"])
+    assert (nano["parameters"], nano["gflops_640"]) == (1_872_157, 4.468)
+    assert mine["map50_95"] is None and mine["parameters"] > nano["parameters"]
+    table = CliRunner().invoke(cli, ["models", "yolov5s"], catch_exceptions=False).output
+    assert "37.4" in table and "7.24" in table and "published by the YOLOv5 project" in table
+
+
+@pytest.mark.parametrize(("name", "figures"), [item for item in GOLDEN["published"].items() if item[0] != "columns"])
+def test_the_file_of_published_figures_is_right(name, figures):
+    import yaml
+
+    path = Path(__file__).parents[2] / "configs" / "published" / "models.yaml"
+    assert yaml.safe_load(path.read_text())["models"][name] == figures[:6]
