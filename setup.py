@@ -42,7 +42,13 @@ setup(
         "rich>=13.0",  # progress and tables
     ],
     extras_require={
+        "export": [
+            "onnx>=1.15",  # writes what was traced, with the names of classes
+            "onnxruntime>=1.17",  # runs it, to compare
+        ],
         "test": [
+            "onnx>=1.15",
+            "onnxruntime>=1.17",
             "pytest>=8.0",
             "pytest-cov>=5.0",  # the floor of 95 % under spec, cluster, sbatch and runs
             "hypothesis>=6.100",  # specs that nobody would write by hand

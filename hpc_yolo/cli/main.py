@@ -10,6 +10,7 @@ import hpc_yolo
 from hpc_yolo.cli.check import check, schema
 from hpc_yolo.cli.completion import completion
 from hpc_yolo.cli.data import data
+from hpc_yolo.cli.export import export
 from hpc_yolo.cli.follow import follow
 from hpc_yolo.cli.models import models
 from hpc_yolo.cli.render import render
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (submit, check, render, train, follow, status, models, data, weights, schema, completion):
+for command in (submit, check, render, train, follow, status, export, models, data, weights, schema, completion):
     cli.add_command(command)
 
 

@@ -1,0 +1,168 @@
+"""Networks for other programs: ONNX and TorchScript, each checked by running what was written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.fileio import write_atomic
+from hpc_yolo.models import Detector
+from hpc_yolo.models.fuse import fused
+from hpc_yolo.weights.model_file import ModelFile, build_detector
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
+TOLERANCE = 1e-4  # relative to what a number means: boxes to the picture's side, scores to 1
+PACKAGES_HINT = "pip install 'hpc-yolo[export]'"
+
+Runner = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """`batch` pictures of (height, width) pixels; with `dynamic` any number and any multiples of the stride."""
+
+    image_hw: tuple[int, int]
+    batch: int = 1
+    dynamic: bool = False
+    opset: int = 17
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked. `difference`: the largest to the network, relative as in `TOLERANCE`."""
+
+    path: Path
+    difference: float
+
+
+class Decoded(nn.Module):
+    """Pictures (B, 3, H, W) in [0, 1] -> (B, rows, 5 + classes) cxcywh in pixels, objectness, class scores."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self.model(images)[0]
+        return decoded
+
+
+def export(file: ModelFile, form: str, target: Path, options: ExportOptions) -> Exported:
+    """Write the network of `file` to `target` as `form` (onnx or torchscript), read it back and compare.
+
+    Raises:
+        CheckpointError: sides are no multiples of the stride, a package is missing, or what was written computes
+            something else; then `target` is not there.
+    """
+    model = fused(build_detector(file))
+    stride = int(model.stride.max())
+    if any(side % stride for side in options.image_hw):
+        raise CheckpointError(f"--imgsz {options.image_hw}: sides must be multiples of {stride}")
+    network = Decoded(model).eval()
+    write, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[form]
+    content = write(network, file, options)
+    run = load(content)
+    difference = max(_difference(network, run, shape) for shape in _checked_shapes(options, stride))
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"{target}: {form} computes something else: {difference:.1e} apart, {TOLERANCE:.0e} is allowed; not written"
+        )
+    write_atomic(target, content, mode=0o644)
+    return Exported(target, difference)
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Quietly: torch calls its tracer old (the newer ways need packages more, for the same graph of a network without
+    branches), and warns of each number that it takes for a constant (all are compared afterwards)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _onnx(network: Decoded, file: ModelFile, options: ExportOptions) -> bytes:
+    try:
+        import onnx
+    except ImportError as error:
+        raise CheckpointError("ONNX needs the packages onnx and onnxruntime", hint=PACKAGES_HINT) from error
+    free = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 1: "rows"}}
+    buffer: Any = io.BytesIO()
+    with tracing():
+        torch.onnx.export(
+            network,
+            (torch.zeros(options.batch, 3, *options.image_hw),),
+            buffer,
+            dynamo=False,
+            opset_version=options.opset,
+            input_names=["images"],
+            output_names=["output0"],
+            dynamic_axes=free if options.dynamic else None,
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(graph, _properties(network, file))
+    onnx.checker.check_model(graph)
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def _run_onnx(content: bytes) -> Runner:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CheckpointError("checking an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _torchscript(network: Decoded, file: ModelFile, options: ExportOptions) -> bytes:
+    shape = [options.batch, 3, *options.image_hw]
+    about = {"shape": shape, "stride": int(network.model.stride.max()), "names": dict(enumerate(file.names))}
+    buffer = io.BytesIO()
+    with tracing():
+        traced = torch.jit.trace(network, torch.zeros(shape))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, buffer, _extra_files={"config.txt": json.dumps(about)})
+    return buffer.getvalue()
+
+
+def _run_torchscript(content: bytes) -> Runner:
+    with tracing():
+        loaded = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def run(images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = loaded(images)
+        return found
+
+    return run
+
+
+def _properties(network: Decoded, file: ModelFile) -> dict[str, str]:
+    """What programs that use such files look for in them."""
+    return {"stride": str(int(network.model.stride.max())), "names": str(dict(enumerate(file.names)))}
+
+
+def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
+    """(batch, height, width) to compare on: as exported and, where they are free, others."""
+    shapes = [(options.batch, *options.image_hw)]
+    return [*shapes, (options.batch + 1, 2 * stride, 3 * stride)] if options.dynamic else shapes
+
+
+@torch.no_grad()
+def _difference(network: Decoded, run: Runner, shape: tuple[int, int, int]) -> float:
+    batch, height, width = shape
+    images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    expected, found = network(images), run(images)
+    scale = torch.ones(expected.shape[2])
+    scale[:4] = max(height, width)
+    return float(np.nan_to_num(((expected - found).abs() / scale).max().item(), nan=np.inf))

@@ -1,0 +1,108 @@
+"""Files for other programs: run by those programs, they must find what the network finds."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.inference import export as export_module
+from hpc_yolo.inference.export import ExportOptions, export
+from hpc_yolo.models import build_model, load_config
+from hpc_yolo.weights.model_file import build_detector, read_model_file
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    description = ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=["cat", "dog"], imgsz=64)
+    save_model(path, build_model("yolov5n", 2), description)
+    return path
+
+
+@pytest.fixture
+def file(weights):
+    return read_model_file(weights)
+
+
+def expected(file, images):
+    with torch.no_grad():
+        return build_detector(file)(images)[0]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_onnx_file_finds_what_the_network_finds(file, tmp_path, dynamic):
+    done = export(file, "onnx", tmp_path / "n.onnx", ExportOptions((64, 96), batch=2, dynamic=dynamic))
+    assert done.difference < 1e-4
+    session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
+    assert ([value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]) == (
+        ["images"],
+        ["output0"],
+    )
+    for shape in [(2, 3, 64, 96), (1, 3, 128, 64)][: 1 + dynamic]:
+        images = torch.rand(shape)
+        (found,) = session.run(None, {"images": images.numpy()})
+        assert np.abs(found - expected(file, images).numpy()).max() < 1e-2, "pixels"
+    properties = {item.key: item.value for item in onnx.load(done.path).metadata_props}
+    assert properties == {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
+
+
+def test_a_torchscript_file_finds_what_the_network_finds_and_says_what_it_is(file, tmp_path):
+    done = export(file, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64), dynamic=True))
+    extra = {"config.txt": ""}
+    loaded = torch.jit.load(done.path, _extra_files=extra)
+    images = torch.rand(2, 3, 96, 64)
+    assert torch.allclose(loaded(images), expected(file, images), atol=1e-2)
+    assert json.loads(extra["config.txt"]) == {"shape": [1, 3, 64, 64], "stride": 32, "names": {"0": "cat", "1": "dog"}}
+
+
+def test_a_file_that_computes_something_else_gets_no_name(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "_run_torchscript", lambda content: lambda images: torch.full((1, 252, 7), 0.5))
+    with pytest.raises(CheckpointError, match="computes something else"):
+        export(file, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sides_that_are_no_strides_are_refused(file, tmp_path):
+    with pytest.raises(CheckpointError, match="multiples of 32"):
+        export(file, "onnx", tmp_path / "n.onnx", ExportOptions((64, 70)))
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'hpc-yolo\[export\]'"):
+        export(file, "onnx", tmp_path / "n.onnx", ExportOptions((64, 64)))
+
+
+def test_the_command_writes_both_forms_beside_the_weights_and_goes_on_after_a_failure(weights, monkeypatch):
+    words = ["export", "--weights", str(weights), "--include", "onnx,torchscript", "--img", "64", "96", "--dynamic"]
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("largest difference") == 2
+    assert {path.suffix for path in weights.parent.iterdir()} == {".safetensors", ".onnx", ".torchscript"}
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "onnx: ONNX needs" in result.output and result.output.count("largest difference") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name a FILE"),
+        (["x.pt", "--include", "tflite"], "there are onnx, torchscript"),
+        (["x.pt", "--half"], "--half is not there"),
+        (["x.pt", "--img", "large"], "one side in pixels"),
+    ],
+)
+def test_wrong_words_are_said(words, said):
+    result = CliRunner().invoke(cli, ["export", *words], standalone_mode=True)
+    assert result.exit_code == 2 and said in result.output

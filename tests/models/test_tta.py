@@ -1,0 +1,43 @@
+"""Three views of a picture: every row must lead back to the place in the picture that it saw."""
+
+import pytest
+import torch
+from filled import fill_by_rule
+
+from hpc_yolo.models import build_model
+from hpc_yolo.models.tta import augmented_forward
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "rows"),
+    [
+        # 320 px: 6300 rows, of which 300 are the coarsest level's. 0.83: 288 x 288 px. 0.67: 224 x 224 px, of whose
+        # 3087 rows the finest level's 2352 go.
+        ("yolov5n", 320, 6000 + 5103 + 735),
+        ("yolov5n6", 320, None),
+    ],
+)
+@torch.no_grad()
+def test_rows_of_all_views_but_what_another_sees_better(name, side, rows):
+    model = build_model(name, 2).eval()
+    found = augmented_forward(model, torch.rand(1, 3, side, side))
+    assert found.shape[2] == 7 and found.isfinite().all()
+    assert rows is None or found.shape[1] == rows
+
+
+@torch.no_grad()
+def test_places_are_those_of_the_whole_picture():
+    """A network that answers from every cell with its own place: the rows of each view must cover the picture."""
+    model = build_model("yolov5n", 2).eval()
+    fill_by_rule(model)
+    for convolution in model.head.m:
+        convolution.weight.zero_()
+        convolution.bias.zero_()  # all boxes in the middle of their cells
+    images = torch.rand(1, 3, 320, 320)
+    rows = augmented_forward(model, images)[0]
+    first, second = rows[:6000], rows[6000:11103]
+    assert first[:, 0].mean().item() == pytest.approx(160, abs=1)
+    # 0.83 x 320 = 265 pixels were filled up to 288 on the right: mirrored back, that lies left of the picture.
+    assert second[:, 0].max().item() == pytest.approx(320 - 4 / 0.83, abs=0.1)
+    assert second[:, 0].min().item() == pytest.approx(320 - 284 / 0.83, abs=0.1)
+    assert second[:, 1].max().item() == pytest.approx(284 / 0.83, abs=0.1)
