@@ -68,15 +68,12 @@ def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDAr
     correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), dtype=bool)
     if len(detections) == 0 or len(labels) == 0:
         return correct
-    overlaps = iou_matrix_xyxy(detections[:, :4], labels[:, 1:]).cpu().numpy()
-    same_class = (detections[:, 5:6] == labels[None, :, 0]).cpu().numpy()
-    overlaps = np.where(same_class, overlaps, 0.0)
-    chosen = overlaps.argmax(axis=1)
-    best = overlaps.max(axis=1)
-    for index, threshold in enumerate(IOU_THRESHOLDS):
-        (able,) = np.nonzero(best >= threshold)
-        _, first = np.unique(chosen[able], return_index=True)
-        correct[able[first], index] = True
+    overlaps = iou_matrix_xyxy(detections[:, :4], labels[:, 1:])
+    overlaps = overlaps.where(detections[:, 5:6] == labels[None, :, 0], 0.0)
+    best, chosen = (found.cpu().numpy() for found in overlaps.max(dim=1))
+    rows, thresholds = np.nonzero(best[:, None] >= IOU_THRESHOLDS)
+    _, first = np.unique(chosen[rows] * len(IOU_THRESHOLDS) + thresholds, return_index=True)
+    correct[rows[first], thresholds[first]] = True
     return correct
 
 
@@ -98,11 +95,11 @@ def compute_metrics(
     if not correct.any():
         rows = [ClassMetrics(int(c), int(n), 0.0, 0.0, 0.0, 0.0) for c, n in zip(present, num_labels, strict=True)]
         return DetectionMetrics(per_class=tuple(rows))
-    order = np.argsort(-scores, kind="stable")
-    correct, scores, classes = correct[order], scores[order], classes[order]
+    by_class = np.argsort(classes, kind="stable")
+    first, last = (np.searchsorted(classes[by_class], present, side) for side in ("left", "right"))
     curves = [
-        _class_curves(correct[classes == c], scores[classes == c], int(n))
-        for c, n in zip(present, num_labels, strict=True)
+        _class_curves(correct[by_class[begin:end]], scores[by_class[begin:end]], int(n))
+        for begin, end, n in zip(first, last, num_labels, strict=True)
     ]
     precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
     ap = np.array([curve[2] for curve in curves])
@@ -129,16 +126,35 @@ def average_precision(recall: Array, precision: Array) -> float:
 def _class_curves(
     correct: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], num_labels: int
 ) -> tuple[Array, Array, Array]:
-    """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections, surest first."""
+    """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections in any order."""
     if len(correct) == 0:
         return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.zeros(len(IOU_THRESHOLDS))
-    right, wrong = correct.cumsum(axis=0), (~correct).cumsum(axis=0)
-    recall, precision = right / (num_labels + TINY), right / (right + wrong)
+    order = np.argsort(-scores, kind="stable")
+    correct, scores = correct[order], scores[order]
+    right = correct[:, 0].cumsum()
+    recall, precision = right / (num_labels + TINY), right / np.arange(1, len(right) + 1)
     confidences = np.linspace(0, 1, CONFIDENCE_POINTS)
-    precision_curve = np.interp(-confidences, -scores, precision[:, 0], left=1)
-    recall_curve = np.interp(-confidences, -scores, recall[:, 0], left=0)
-    ap = [average_precision(recall[:, index], precision[:, index]) for index in range(len(IOU_THRESHOLDS))]
+    precision_curve = np.interp(-confidences, -scores, precision, left=1)
+    recall_curve = np.interp(-confidences, -scores, recall, left=0)
+    ap = [average_precision(*_corners(np.flatnonzero(column), len(correct), num_labels)) for column in correct.T]
     return precision_curve, recall_curve, np.array(ap)
+
+
+def _corners(right: npt.NDArray[np.integer], num_detections: int, num_labels: int) -> tuple[Array, Array]:
+    """(recall, precision) where the curve turns: at each right detection and at the last wrong one after it.
+
+    Between the two recall stays and precision falls, so that nothing there shapes the envelope.
+
+    Args:
+        right: positions of the right ones among a class's detections, surest first.
+    """
+    count = np.arange(len(right) + 1)
+    ends = np.append(right, num_detections)
+    at_right, before_next = count[1:] / (right + 1), count / np.maximum(ends, 1)
+    recall = np.repeat(count / (num_labels + TINY), 2)[1:]
+    precision = np.empty(len(recall))
+    precision[0::2], precision[1::2] = before_next, at_right
+    return recall, precision
 
 
 def _smoothed(curve: Array) -> Array:

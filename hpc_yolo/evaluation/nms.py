@@ -1,6 +1,13 @@
-"""Non-maximum suppression: from all decoded rows of a picture to its detections, and no clock that ends it."""
+"""Non-maximum suppression: from all decoded rows of a picture to its detections, and no clock that ends it.
+
+Greedy: candidates, the surest first, are kept unless they overlap a kept one of their class too much. A candidate's
+fate depends on surer ones only, so that suppression runs on growing beginnings of their order and ends with the first
+that holds all detections wanted.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torchvision
@@ -8,6 +15,8 @@ import torchvision
 from hpc_yolo.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000
+FIRST_PART = 2  # candidates tried at first, as a multiple of the detections wanted
+PART_GROWTH = 4
 
 
 def non_max_suppression(
@@ -18,30 +27,30 @@ def non_max_suppression(
     max_detections: int = 300,
     multi_label: bool = True,
     agnostic: bool = False,
+    classes: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
-    """Detections of each picture: (n, 6) xyxy in input pixels, score, class; best first.
+    """Detections of each picture: (n, 6) xyxy in input pixels, score, class; best first, equal scores by row and class.
 
     Args:
         decoded: (B, rows, 5 + classes) cxcywh, objectness, class scores, as the head decodes them.
         multi_label: every class of a row that is sure enough becomes a detection, else only its best.
         agnostic: boxes of different classes suppress each other too.
+        classes: look for these only.
     """
     multi_label = multi_label and decoded.shape[2] > 6
-    sure = decoded[..., 4] > conf_threshold
-    return [
-        _suppress(rows[kept].float(), conf_threshold, iou_threshold, max_detections, multi_label, agnostic)
-        for rows, kept in zip(decoded, sure, strict=True)
-    ]
+    able = decoded[..., 4] > conf_threshold
+    found = []
+    for picture, is_able in zip(decoded, able, strict=True):
+        candidates = _candidates(picture[is_able].float(), conf_threshold, multi_label, classes)
+        found.append(_suppress(candidates, iou_threshold, max_detections, agnostic))
+    return found
 
 
-def _suppress(
-    rows: torch.Tensor,
-    conf_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-    multi_label: bool,
-    agnostic: bool,
+def _candidates(
+    rows: torch.Tensor, conf_threshold: float, multi_label: bool, wanted: Sequence[int] | None
 ) -> torch.Tensor:
+    """(n, 6) xyxy, score, class of the surest candidates, best first."""
+    rows = rows[rows[:, 5:].amax(dim=1) * rows[:, 4] > conf_threshold]
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
         row_index, classes = (scores > conf_threshold).nonzero(as_tuple=True)
@@ -50,10 +59,34 @@ def _suppress(
         confidences, classes = scores.max(dim=1)
         (row_index,) = (confidences > conf_threshold).nonzero(as_tuple=True)
         confidences, classes = confidences[row_index], classes[row_index]
-    if len(confidences) > MAX_CANDIDATES:
-        confidences, best = confidences.topk(MAX_CANDIDATES)
-        row_index, classes = row_index[best], classes[best]
+    if wanted is not None:
+        is_wanted = torch.isin(classes, classes.new_tensor(wanted))
+        row_index, classes, confidences = row_index[is_wanted], classes[is_wanted], confidences[is_wanted]
+    order = _surest(confidences)
+    row_index, classes, confidences = row_index[order], classes[order], confidences[order]
     boxes = cxcywh_to_xyxy(rows[row_index, :4])
-    groups = torch.zeros_like(classes) if agnostic else classes
-    kept = torchvision.ops.batched_nms(boxes, confidences, groups, iou_threshold)[:max_detections]
-    return torch.cat((boxes[kept], confidences[kept, None], classes[kept, None].to(boxes.dtype)), dim=1)
+    return torch.cat((boxes, confidences[:, None], classes[:, None].to(boxes.dtype)), dim=1)
+
+
+def _surest(confidences: torch.Tensor) -> torch.Tensor:
+    """Positions of the MAX_CANDIDATES largest, in order; equal ones as they stand, also where the cut falls."""
+    if len(confidences) <= MAX_CANDIDATES:
+        return confidences.sort(stable=True, descending=True).indices
+    least = confidences.topk(MAX_CANDIDATES, sorted=False).values.min()
+    (chosen,) = (confidences >= least).nonzero(as_tuple=True)
+    return chosen[confidences[chosen].sort(stable=True, descending=True).indices[:MAX_CANDIDATES]]
+
+
+def _suppress(candidates: torch.Tensor, iou_threshold: float, max_detections: int, agnostic: bool) -> torch.Tensor:
+    if len(candidates) == 0:
+        return candidates
+    boxes, scores = candidates[:, :4].double(), candidates[:, 4].double()
+    if not agnostic:
+        # Each class has a plane of its own. In double precision moving a box there does not change its IoU.
+        boxes = boxes + candidates[:, 5:].double() * (boxes.max() - boxes.min()).ceil().add(1)
+    part = FIRST_PART * max_detections
+    while True:
+        kept = torchvision.ops.nms(boxes[:part], scores[:part], iou_threshold)
+        if len(kept) >= max_detections or part >= len(boxes):
+            return candidates[kept[:max_detections]]
+        part *= PART_GROWTH
