@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,50 @@ class EvaluationResult:
     num_images: int
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How detections are chosen. Thresholds are in [0, 1]; with `single_cls` all classes are taken for the first."""
+
+    conf_threshold: float = 0.001
+    iou_threshold: float = 0.6
+    max_detections: int = 300
+    single_cls: bool = False
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What was found on one picture, in its file's pixels.
+
+    index: of the picture in its `ImageIndex`. detections: (n, 6) xyxy, score, class; surest first. labels: (m, 5)
+    class, xyxy.
+    """
+
+    index: int
+    shape_hw: tuple[int, int]
+    detections: torch.Tensor
+    labels: torch.Tensor
+
+
+class Stopwatch:
+    """Seconds spent in each stage of an evaluation. On a GPU a stage ends when the GPU has done its work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
+
+    @contextlib.contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes to `stage`."""
+        started_s = self._now_s()
+        yield
+        self.seconds[stage] += self._now_s() - started_s
+
+    def _now_s(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -34,41 +80,69 @@ def evaluate(
     *,
     device: torch.device,
     gather_arrays: Callable[[Arrays], list[Arrays]],
+    settings: EvaluationSettings | None = None,
+    on_picture: Callable[[PictureResult], None] = lambda _result: None,
+    stopwatch: Stopwatch | None = None,
 ) -> EvaluationResult:
     """Metrics of `model` (in evaluation mode) on the `batches` of all ranks; the same on every rank.
 
     Args:
         gather_arrays: every rank's arrays, by rank.
+        on_picture: told of each picture of this rank.
+        stopwatch: times the stages.
     """
-    found = [one for batch in batches for one in _evaluate_batch(model, batch, device)]
+    settings = settings or EvaluationSettings()
+    found = []
+    for batch in batches:
+        for result in _detect(model, batch, device, settings, stopwatch):
+            found.append(_arrays(result))
+            on_picture(result)
     return _metrics_of(gather_arrays(_joined(found)))
 
 
-def _evaluate_batch(model: nn.Module, batch: ValidationBatch, device: torch.device) -> list[Arrays]:
+def _detect(
+    model: nn.Module,
+    batch: ValidationBatch,
+    device: torch.device,
+    settings: EvaluationSettings,
+    stopwatch: Stopwatch | None,
+) -> Iterator[PictureResult]:
     dtype = next(model.parameters()).dtype
-    images = batch.images.to(device, non_blocking=True).to(dtype, memory_format=torch.channels_last) / 255
-    decoded, _ = model(images)
+    timing = stopwatch.timing if stopwatch else contextlib.nullcontext
+    with timing("preprocess"):
+        images = batch.images.to(device, non_blocking=True).to(dtype, memory_format=torch.channels_last) / 255
+    with timing("inference"):
+        decoded, _ = model(images)
+    with timing("nms"):
+        found = non_max_suppression(
+            decoded,
+            conf_threshold=settings.conf_threshold,
+            iou_threshold=settings.iou_threshold,
+            max_detections=settings.max_detections,
+            agnostic=settings.single_cls,
+        )
     height, width = images.shape[2:]
     size = torch.tensor([width, height, width, height])
-    found = []
-    for position, detections in enumerate(non_max_suppression(decoded)):
-        detections = detections.cpu()
+    for position, shape in enumerate(batch.shapes):
+        detections = found[position].cpu()
         own = batch.targets[batch.targets[:, 0] == position]
         labels = torch.cat((own[:, 1:2], cxcywh_to_xyxy(own[:, 2:] * size)), dim=1)
-        detections[:, :4] = to_original_pixels(detections[:, :4], batch.shapes[position])
-        labels[:, 1:] = to_original_pixels(labels[:, 1:], batch.shapes[position])
-        image = int(batch.indices[position])
-        found.append(
-            {
-                "correct": match_detections(detections, labels),
-                "scores": detections[:, 4].numpy(),
-                "classes": detections[:, 5].numpy().astype(np.int64),
-                "detection_images": np.full(len(detections), image),
-                "label_classes": labels[:, 0].numpy().astype(np.int64),
-                "images": np.array([image]),
-            }
-        )
-    return found
+        detections[:, :4] = to_original_pixels(detections[:, :4], shape)
+        labels[:, 1:] = to_original_pixels(labels[:, 1:], shape)
+        if settings.single_cls:
+            detections[:, 5] = 0
+        yield PictureResult(int(batch.indices[position]), shape[0], detections, labels)
+
+
+def _arrays(result: PictureResult) -> Arrays:
+    return {
+        "correct": match_detections(result.detections, result.labels),
+        "scores": result.detections[:, 4].numpy(),
+        "classes": result.detections[:, 5].numpy().astype(np.int64),
+        "detection_images": np.full(len(result.detections), result.index),
+        "label_classes": result.labels[:, 0].numpy().astype(np.int64),
+        "images": np.array([result.index]),
+    }
 
 
 def to_original_pixels(boxes_xyxy: torch.Tensor, shape: PictureShape) -> torch.Tensor:
