@@ -46,9 +46,13 @@ setup(
             "onnx>=1.15",  # writes what was traced, with the names of classes
             "onnxruntime>=1.17",  # runs it, to compare
         ],
+        "coco": [
+            "pycocotools>=2.0.7",  # the official COCO numbers, by COCO's own code
+        ],
         "test": [
             "onnx>=1.15",
             "onnxruntime>=1.17",
+            "pycocotools>=2.0.7",  # our own metric is held to it
             "pytest>=8.0",
             "pytest-cov>=5.0",  # the floor of 95 % under spec, cluster, sbatch and runs
             "hypothesis>=6.100",  # specs that nobody would write by hand

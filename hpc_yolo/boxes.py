@@ -23,12 +23,24 @@ def xyxy_to_cxcywh(boxes: torch.Tensor) -> torch.Tensor:
 
 def iou_matrix_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Intersection over union of each box of `first` (N, 4) with each of `second` (M, 4): (N, M) in [0, 1]."""
+    intersection = _intersections_xyxy(first, second)
+    areas_first, areas_second = _areas_xyxy(first), _areas_xyxy(second)
+    return intersection / (areas_first[:, None] + areas_second[None, :] - intersection + EPSILON)
+
+
+def overlap_shares_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The share of each box of `first` (N, 4) that lies in each of `second` (M, 4): (N, M) in [0, 1]."""
+    return _intersections_xyxy(first, second) / (_areas_xyxy(first)[:, None] + EPSILON)
+
+
+def _intersections_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     top_left = torch.max(first[:, None, :2], second[None, :, :2])
     bottom_right = torch.min(first[:, None, 2:], second[None, :, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)
-    areas_first = (first[:, 2:] - first[:, :2]).prod(dim=1)
-    areas_second = (second[:, 2:] - second[:, :2]).prod(dim=1)
-    return intersection / (areas_first[:, None] + areas_second[None, :] - intersection + EPSILON)
+    return (bottom_right - top_left).clamp(min=0).prod(dim=2)
+
+
+def _areas_xyxy(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
 
 def ciou_cxcywh(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,18 @@ from torch import nn
 
 from hpc_yolo.batches import PictureShape, ValidationBatch
 from hpc_yolo.boxes import cxcywh_to_xyxy
-from hpc_yolo.evaluation.metrics import IOU_THRESHOLDS, DetectionMetrics, compute_metrics, match_detections
+from hpc_yolo.evaluation.metrics import (
+    IOU_THRESHOLDS,
+    DetectionMetrics,
+    compute_metrics,
+    in_crowd,
+    match_detections,
+)
 from hpc_yolo.evaluation.nms import non_max_suppression
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+NO_CROWDS = torch.zeros(0, 5)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ def evaluate(
     device: torch.device,
     gather_arrays: Callable[[Arrays], list[Arrays]],
     settings: EvaluationSettings | None = None,
+    crowds: Mapping[int, torch.Tensor] | None = None,
     on_picture: Callable[[PictureResult], None] = lambda _result: None,
     stopwatch: Stopwatch | None = None,
 ) -> EvaluationResult:
@@ -88,6 +97,8 @@ def evaluate(
 
     Args:
         gather_arrays: every rank's arrays, by rank.
+        crowds: of pictures by index, (k, 5) class, xyxy in the file's pixels: regions where detections count neither
+            way.
         on_picture: told of each picture of this rank.
         stopwatch: times the stages.
     """
@@ -95,7 +106,7 @@ def evaluate(
     found = []
     for batch in batches:
         for result in _detect(model, batch, device, settings, stopwatch):
-            found.append(_arrays(result))
+            found.append(_arrays(result, (crowds or {}).get(result.index, NO_CROWDS)))
             on_picture(result)
     return _metrics_of(gather_arrays(_joined(found)))
 
@@ -134,9 +145,11 @@ def _detect(
         yield PictureResult(int(batch.indices[position]), shape[0], detections, labels)
 
 
-def _arrays(result: PictureResult) -> Arrays:
+def _arrays(result: PictureResult, crowds: torch.Tensor) -> Arrays:
+    correct = match_detections(result.detections, result.labels)
     return {
-        "correct": match_detections(result.detections, result.labels),
+        "correct": correct,
+        "ignored": in_crowd(result.detections, crowds) & ~correct,
         "scores": result.detections[:, 4].numpy(),
         "classes": result.detections[:, 5].numpy().astype(np.int64),
         "detection_images": np.full(len(result.detections), result.index),
@@ -157,6 +170,7 @@ def _joined(found: list[Arrays]) -> Arrays:
     """Arrays of many pictures, end to end; with the right types where there is no picture at all."""
     nothing: Arrays = {
         "correct": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
+        "ignored": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
         "scores": np.zeros(0, dtype=np.float32),
         "classes": np.zeros(0, dtype=np.int64),
         "detection_images": np.zeros(0, dtype=np.int64),
@@ -171,6 +185,10 @@ def _metrics_of(shares: list[Arrays]) -> EvaluationResult:
     # By picture, so that equal scores stand in the same order for any number of ranks.
     order = np.argsort(every["detection_images"], kind="stable")
     metrics = compute_metrics(
-        every["correct"][order], every["scores"][order], every["classes"][order], every["label_classes"]
+        every["correct"][order],
+        every["scores"][order],
+        every["classes"][order],
+        every["label_classes"],
+        every["ignored"][order],
     )
     return EvaluationResult(metrics, len(every["images"]))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpc_yolo.boxes import iou_matrix_xyxy
+from hpc_yolo.boxes import iou_matrix_xyxy, overlap_shares_xyxy
 
 Array = npt.NDArray[np.float64]
 
@@ -77,18 +77,36 @@ def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDAr
     return correct
 
 
+def in_crowd(detections: torch.Tensor, crowds: torch.Tensor) -> npt.NDArray[np.bool_]:
+    """(n, 10): whether the share of each detection that lies in a crowd of its class reaches each threshold.
+
+    A crowd is a region of many objects that nobody told apart; COCO lets detections in it count neither way.
+
+    Args:
+        detections: (n, 6) xyxy, score, class. crowds: (k, 5) class, xyxy in the same pixels.
+    """
+    if len(detections) == 0 or len(crowds) == 0:
+        return np.zeros((len(detections), len(IOU_THRESHOLDS)), dtype=bool)
+    shares = overlap_shares_xyxy(detections[:, :4], crowds[:, 1:])
+    shares = shares.where(detections[:, 5:6] == crowds[None, :, 0], 0.0).amax(dim=1)
+    return shares.cpu().numpy()[:, None] >= IOU_THRESHOLDS
+
+
 def compute_metrics(
     correct: npt.NDArray[np.bool_],
     scores: npt.NDArray[np.floating],
     classes: npt.NDArray[np.integer],
     label_classes: npt.NDArray[np.integer],
+    ignored: npt.NDArray[np.bool_] | None = None,
 ) -> DetectionMetrics:
     """Metrics of all detections of a set.
 
     Args:
         correct: (N, 10) right or wrong at each threshold. scores, classes: (N,) of the same detections.
         label_classes: (M,) of all labels.
+        ignored: (N, 10) detections that are not right and shall not count as wrong either.
     """
+    counted = np.ones_like(correct) if ignored is None else ~ignored
     present, num_labels = np.unique(label_classes, return_counts=True)
     if len(present) == 0:
         return DetectionMetrics()
@@ -96,10 +114,10 @@ def compute_metrics(
         rows = [ClassMetrics(int(c), int(n), 0.0, 0.0, 0.0, 0.0) for c, n in zip(present, num_labels, strict=True)]
         return DetectionMetrics(per_class=tuple(rows))
     by_class = np.argsort(classes, kind="stable")
-    first, last = (np.searchsorted(classes[by_class], present, side) for side in ("left", "right"))
+    groups = np.split(by_class, np.searchsorted(classes[by_class], np.stack((present, present + 1), axis=1).ravel()))
     curves = [
-        _class_curves(correct[by_class[begin:end]], scores[by_class[begin:end]], int(n))
-        for begin, end, n in zip(first, last, num_labels, strict=True)
+        _class_curves(correct[rows], counted[rows], scores[rows], int(n))
+        for rows, n in zip(groups[1::2], num_labels, strict=True)
     ]
     precision, recall = np.array([curve[0] for curve in curves]), np.array([curve[1] for curve in curves])
     ap = np.array([curve[2] for curve in curves])
@@ -124,20 +142,25 @@ def average_precision(recall: Array, precision: Array) -> float:
 
 
 def _class_curves(
-    correct: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], num_labels: int
+    correct: npt.NDArray[np.bool_],
+    counted: npt.NDArray[np.bool_],
+    scores: npt.NDArray[np.floating],
+    num_labels: int,
 ) -> tuple[Array, Array, Array]:
     """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections in any order."""
-    if len(correct) == 0:
-        return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.zeros(len(IOU_THRESHOLDS))
     order = np.argsort(-scores, kind="stable")
-    correct, scores = correct[order], scores[order]
-    right = correct[:, 0].cumsum()
-    recall, precision = right / (num_labels + TINY), right / np.arange(1, len(right) + 1)
+    correct, counted, scores = correct[order], counted[order], scores[order]
+    ap = [
+        average_precision(*_corners(np.flatnonzero(right[kept]), int(kept.sum()), num_labels))
+        for right, kept in zip(correct.T, counted.T, strict=True)
+    ]
+    right, scores = correct[counted[:, 0], 0].cumsum(), scores[counted[:, 0]]
+    if len(scores) == 0:
+        return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.array(ap)
     confidences = np.linspace(0, 1, CONFIDENCE_POINTS)
-    precision_curve = np.interp(-confidences, -scores, precision, left=1)
-    recall_curve = np.interp(-confidences, -scores, recall, left=0)
-    ap = [average_precision(*_corners(np.flatnonzero(column), len(correct), num_labels)) for column in correct.T]
-    return precision_curve, recall_curve, np.array(ap)
+    precision = np.interp(-confidences, -scores, right / np.arange(1, len(right) + 1), left=1)
+    recall = np.interp(-confidences, -scores, right / (num_labels + TINY), left=0)
+    return precision, recall, np.array(ap)
 
 
 def _corners(right: npt.NDArray[np.integer], num_detections: int, num_labels: int) -> tuple[Array, Array]:

@@ -1,0 +1,192 @@
+"""COCO's JSON and its official numbers, and how far our own mean average precision is from them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_yolo.errors import DataError, HpcYoloError
+from hpc_yolo.evaluation import coco
+from hpc_yolo.evaluation.metrics import compute_metrics, in_crowd, match_detections
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+WIDTH, HEIGHT = 640, 480
+NUM_CLASSES = 20
+
+
+def test_the_eighty_classes_have_their_published_numbers():
+    assert list(coco.keys_of_names(GOLDEN["coco80_names"]).category_ids) == GOLDEN["coco80_to_coco91"]
+
+
+def test_other_classes_are_numbered_from_0():
+    assert list(coco.keys_of_names(["person", "forklift"]).category_ids) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "image_id"),
+    [("000000000139.jpg", 139), ("frame_7.png", "frame_7"), ("٣.jpg", "٣"), ("known.jpg", 42)],
+)
+def test_ids_of_pictures(name, image_id):
+    assert coco.CocoKeys([], {"known.jpg": 42}).image_id(Path("a", name)) == image_id
+
+
+def test_a_detection_is_rounded_as_coco_wants_it():
+    row = torch.tensor([[1.00049, 2.0, 11.5, 22.25, 0.1234567, 2]])
+    keys = coco.keys_of_names(GOLDEN["coco80_names"])
+    (found,) = coco.predictions(row, 139, keys)
+    assert found == coco.Prediction(139, 3, (1.0, 2.0, 10.5, 20.25), 0.12346)
+
+
+class Scenes:
+    """Random pictures as COCO has them: about seven objects, some beside one of their kind, a few empty pictures, one
+    object in eighty a crowd; and detections as a trained network gives them at the lowest confidence, 300 a picture.
+    """
+
+    def __init__(self, seed: int, num_pictures: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.objects = [self.draw_objects() for _ in range(num_pictures)]
+        self.detections = [self.draw_detections(objects) for objects in self.objects]
+
+    def draw_objects(self):
+        """[(class, left, top, width, height, is a crowd)]"""
+        random, objects = self.random, []
+        for _ in range(0 if random.random() < 0.06 else random.poisson(7)):
+            kind = int(random.integers(NUM_CLASSES))
+            width, height = np.exp(random.uniform(np.log(12), np.log(300), 2))
+            left, top = random.uniform(0, WIDTH - width), random.uniform(0, HEIGHT - height)
+            if objects and random.random() < 0.3:
+                kind, left, top, width, height, _ = objects[-1]
+                left += width * random.uniform(0.25, 1) * random.choice([-1, 1])
+                left, top = np.clip(left, 0, WIDTH - 12), np.clip(top + height * random.normal(0, 0.1), 0, HEIGHT - 12)
+                width, height = min(width, WIDTH - left), min(height, HEIGHT - top)
+            objects.append((kind, left, top, width, height, random.random() < 1 / 80))
+        return objects
+
+    def draw_detections(self, objects):
+        random, rows = self.random, []
+        for kind, left, top, width, height, is_crowd in objects:
+            for number in range(random.integers(3, 12) if is_crowd else random.integers(0, 4)):
+                if is_crowd:
+                    share_w, share_h = random.uniform(0.15, 0.5), random.uniform(0.3, 1)
+                    box = [left + width * random.uniform(0, 1 - share_w), top + height * random.uniform(0, 1 - share_h)]
+                    box, score = [*box, width * share_w, height * share_h], random.beta(2, 2)
+                else:
+                    slip = random.exponential(0.06 * (1 + 2 * number))
+                    moved, grown = random.normal(0, slip, 2), np.exp(random.normal(0, slip, 2))
+                    box = [left + moved[0] * width, top + moved[1] * height, width * grown[0], height * grown[1]]
+                    score = random.beta(3, 2) * np.exp(-3 * slip) * (0.3 if number else 1)
+                rows.append([*box, score, kind if random.random() < 0.93 else random.integers(NUM_CLASSES)])
+        for _ in range(300):
+            size = np.exp(random.uniform(np.log(12), np.log(300), 2))
+            corner = random.uniform(0, 1, 2) * ((WIDTH, HEIGHT) - size)
+            rows.append([*corner, *size, 0.001 + random.beta(0.5, 40) * 0.6, random.integers(NUM_CLASSES)])
+        found = torch.tensor(np.array(rows, dtype=np.float32))
+        found[:, 2:4] += found[:, :2]
+        found[:, :4] = torch.minimum(found[:, :4].clamp(min=0), torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
+        return found[found[:, 4].argsort(descending=True, stable=True)][:300]
+
+    def annotations(self):
+        everything = [(image, *one) for image, objects in enumerate(self.objects) for one in objects]
+        return {
+            "images": [{"id": image + 1000, "file_name": f"{image}.jpg"} for image in range(len(self.objects))],
+            "categories": [{"id": 2 * kind + 1, "name": f"kind {kind}"} for kind in range(NUM_CLASSES)],
+            "annotations": [
+                {
+                    "id": number + 1,
+                    "image_id": image + 1000,
+                    "category_id": 2 * kind + 1,
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                    "iscrowd": int(is_crowd),
+                }
+                for number, (image, kind, left, top, width, height, is_crowd) in enumerate(everything)
+            ],
+        }
+
+
+def official_and_own(scenes: Scenes, folder: Path):
+    truth, found = folder / "annotations.json", folder / "predictions.json"
+    truth.write_text(json.dumps(scenes.annotations()))
+    annotations = coco.read_annotations(truth, [f"kind {kind}" for kind in range(NUM_CLASSES)])
+    images = [annotations.keys.image_id(Path(f"{image}.jpg")) for image in range(len(scenes.objects))]
+    with found.open("wb") as file:
+        writer = coco.PredictionsWriter(file)
+        for image, detections in zip(images, scenes.detections, strict=True):
+            writer.add(coco.predictions(detections, image, annotations.keys))
+        writer.close()
+    columns = [], [], [], [], []
+    for image, objects, detections in zip(images, scenes.objects, scenes.detections, strict=True):
+        labels = torch.tensor([[k, x, y, x + w, y + h] for k, x, y, w, h, crowd in objects if not crowd]).reshape(-1, 5)
+        correct = match_detections(detections, labels.float())
+        ignored = in_crowd(detections, annotations.crowds.get(image, torch.zeros(0, 5))) & ~correct
+        arrays = correct, detections[:, 4], detections[:, 5].long(), labels[:, 0].long(), ignored
+        for column, array in zip(columns, arrays, strict=True):
+            column.append(np.asarray(array))
+    return coco.official_numbers(annotations, found, images), compute_metrics(*map(np.concatenate, columns))
+
+
+def test_our_own_mean_average_precision_is_near_the_official_one(tmp_path):
+    scenes = Scenes(seed=0, num_pictures=500)
+    assert sum(not objects for objects in scenes.objects) > 10
+    assert sum(one[-1] for objects in scenes.objects for one in objects) > 20
+    official, own = official_and_own(scenes, tmp_path)
+    assert 0.3 < official.ap < 0.7
+    assert own.map50_95 == pytest.approx(official.ap, abs=0.002)
+
+
+def test_without_its_crowds_the_same_set_scores_worse():
+    """Else the test above would show nothing about crowds."""
+    detections = torch.tensor([[10.0, 10, 50, 50, 0.9, 0], [60.0, 10, 100, 50, 0.8, 0]])
+    crowd = torch.tensor([[0.0, 0, 0, 55, 60]])
+    labels = torch.tensor([[0.0, 60, 10, 100, 50]])
+    correct = match_detections(detections, labels)
+    ignored = in_crowd(detections, crowd) & ~correct
+    assert ignored.tolist() == [[True] * 10, [False] * 10]
+    arrays = correct, np.array([0.9, 0.8]), np.zeros(2, np.int64), np.zeros(1, np.int64)
+    assert compute_metrics(*arrays, ignored).map50 > 0.99
+    assert compute_metrics(*arrays).map50 < 0.6
+
+
+def test_a_crowd_of_another_class_excuses_nothing():
+    detections = torch.tensor([[10.0, 10, 50, 50, 0.9, 1]])
+    assert not in_crowd(detections, torch.tensor([[0.0, 0, 0, 100, 100]])).any()
+
+
+def test_a_detector_that_finds_nothing_has_official_numbers_too(tmp_path):
+    scenes = Scenes(seed=1, num_pictures=5)
+    scenes.detections = [torch.zeros(0, 6)] * 5
+    official, own = official_and_own(scenes, tmp_path)
+    assert (official.ap, official.ar100, own.map50_95) == (0, 0, 0)
+
+
+def test_annotations_of_other_pictures_are_refused(tmp_path):
+    truth, found = tmp_path / "a.json", tmp_path / "p.json"
+    truth.write_text(json.dumps(Scenes(seed=2, num_pictures=2).annotations()))
+    found.write_text("[]")
+    with pytest.raises(DataError, match="none of the 1 pictures"):
+        coco.official_numbers(coco.read_annotations(truth, ["kind 3"]), found, ["elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "COCO's form"),
+        ("[]", "COCO's form"),
+        ('{"images": [], "annotations": []}', "categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}', "no category 'dog'.*'cat'"),
+    ],
+)
+def test_other_files_are_refused_in_words(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=words):
+        coco.read_annotations(path, ["dog"])
+
+
+def test_without_the_library_a_person_learns_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pycocotools.coco", None)
+    annotations = coco.Annotations(tmp_path / "a.json", coco.CocoKeys([0]), {})
+    with pytest.raises(HpcYoloError, match="pip install 'hpc-yolo\\[coco\\]'"):
+        coco.official_numbers(annotations, tmp_path / "p.json", [1])
