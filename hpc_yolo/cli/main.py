@@ -17,6 +17,7 @@ from hpc_yolo.cli.render import render
 from hpc_yolo.cli.status import status
 from hpc_yolo.cli.submit import submit
 from hpc_yolo.cli.train import train
+from hpc_yolo.cli.val import val
 from hpc_yolo.cli.weights import weights
 from hpc_yolo.errors import HpcYoloError
 
@@ -35,7 +36,8 @@ def cli() -> None:
     """
 
 
-for command in (submit, check, render, train, follow, status, export, models, data, weights, schema, completion):
+COMMANDS = (submit, check, render, train, val, export, follow, status, models, data, weights, schema, completion)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -121,9 +121,24 @@ class ValidationLoader:
     """
 
     def __init__(
-        self, index: ImageIndex, *, imgsz: int, batch: int, stride: int, rank: int, world_size: int, workers: int
+        self,
+        index: ImageIndex,
+        *,
+        imgsz: int,
+        batch: int,
+        stride: int,
+        rank: int,
+        world_size: int,
+        workers: int,
+        square: bool = False,
     ) -> None:
+        """
+        Args:
+            square: pad every picture to a square of `imgsz`.
+        """
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
+        if square:
+            shapes = [(imgsz, imgsz)] * len(shapes)
         mine = []
         for start, shape in zip(range(0, len(order), batch), shapes, strict=True):
             # Picture number p of the whole order is rank p % world size's, so that shares differ by one at the most.

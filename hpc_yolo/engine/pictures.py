@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex, scan_split
@@ -53,7 +54,11 @@ def build_loaders(
     in_memory: bool = False,
 ) -> tuple[TrainingLoader, ValidationLoader]:
     """The training and validation pictures of this rank."""
-    places = {"rank": world.rank, "world_size": world.size, "workers": loader_workers(train.workers, world)}
+    places: dict[str, Any] = {
+        "rank": world.rank,
+        "world_size": world.size,
+        "workers": loader_workers(train.workers, world),
+    }
     training = TrainingLoader(
         indexes[0],
         imgsz=train.imgsz,

@@ -33,7 +33,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class OfficialNumbers(msgspec.Struct, frozen=True):
-    """What COCO's library prints, in its order: averages of precision (AP) and recall (AR), by IoU, area, detections."""
+    """What COCO's library prints, in its order: average precision (ap) and recall (ar) by IoU, area and detections."""
 
     ap: float
     ap50: float

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that calls back with (done, total)."""
+def counting(what: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that calls back with (done, total); None where the total is not known before."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,0 +1,76 @@
+"""Figures of an evaluation on the screen: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from hpc_yolo.inference.validate import ValidationReport
+
+FEW_CLASSES = 50
+
+
+def print_report(report: ValidationReport, folder: Path, *, verbose: bool, as_json: bool) -> None:
+    """All classes together and, where they are few or asked for, each; then speeds and official numbers."""
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), **msgspec.to_builtins(report)}))
+        return
+    table = _table("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+    images = str(report.num_images)
+    figures = report.precision, report.recall, report.map50, report.map50_95
+    table.add_row("all", images, str(report.num_labels), *map(_three, figures))
+    if verbose or 1 < len(report.classes) < FEW_CLASSES:
+        for row in report.classes:
+            figures = row.precision, row.recall, row.map50, row.map50_95
+            table.add_row(row.name, images, str(row.num_labels), *map(_three, figures))
+    console = Console()
+    console.print(
+        f"{report.weights} on {report.split} of {report.data}: {report.imgsz} px, {report.device}", style="dim"
+    )
+    console.print(table)
+    speeds = ", ".join(f"{milliseconds:.1f} ms {stage}" for stage, milliseconds in report.speed_ms.items())
+    console.print(f"speed of a picture, in batches of {report.batch}: {speeds}", soft_wrap=True)
+    if report.coco is not None:
+        _print_official(console, msgspec.structs.asdict(report.coco))
+    console.print(f"results in {folder}", soft_wrap=True)
+
+
+def print_study(reports: list[ValidationReport], folder: Path, *, as_json: bool) -> None:
+    """A row for each picture size."""
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "sizes": msgspec.to_builtins(reports)}))
+        return
+    stages = list(reports[0].speed_ms)
+    table = _table("px", "P", "R", "mAP50", "mAP50-95", *(f"{stage} ms" for stage in stages))
+    for report in reports:
+        figures = map(_three, (report.precision, report.recall, report.map50, report.map50_95))
+        table.add_row(str(report.imgsz), *figures, *(f"{report.speed_ms[stage]:.1f}" for stage in stages))
+    console = Console()
+    console.print(table)
+    console.print(f"results in {folder}", soft_wrap=True)
+
+
+def _print_official(console: Console, numbers: dict[str, float]) -> None:
+    """What nothing is there for (no small objects, say) COCO's library calls -1."""
+    table = _table("official COCO numbers", *(name.replace("_", " ") for name in numbers))
+    table.add_row("", *("-" if value < 0 else _three(value) for value in numbers.values()))
+    console.print(table)
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _three(figure: float) -> str:
+    return f"{figure:.3f}"

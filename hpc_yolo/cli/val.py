@@ -1,0 +1,196 @@
+"""`hpc-yolo val`: how good a network is, by class, and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc_yolo.cli.figures import print_report, print_study
+from hpc_yolo.cli.prefixes import GuideCommand
+from hpc_yolo.errors import SpecError
+
+if TYPE_CHECKING:
+    from hpc_yolo.evaluation.evaluator import EvaluationSettings
+    from hpc_yolo.inference.subject import Named, Subject
+    from hpc_yolo.inference.validate import Outputs, ValidationReport
+
+SPLIT_OF_TASK = {"train": "train", "val": "val", "test": "test", "speed": "val", "study": "val"}
+DEFAULT_IMGSZ = 640
+SHARE = click.FloatRange(0, 1)
+POSITIVE = click.IntRange(1)
+
+
+@click.command(cls=GuideCommand, short_help="Evaluate a network: figures by class, speed, COCO's JSON.")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--weights", metavar="FILE", help="A .safetensors or .pt file, a published name, or a run directory.")
+@click.option("--data", type=click.Path(path_type=Path), help="The dataset YAML; that of the run unless said.")
+@click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Pictures of a batch.")
+@click.option(
+    "--imgsz", "--img", "--img-size", type=POSITIVE, help="Longer side in pixels; as trained, or 640, unless said."
+)
+@click.option("--conf-thres", default=0.001, show_default=True, type=SHARE, help="Least confidence.")
+@click.option("--iou-thres", default=0.6, show_default=True, type=SHARE, help="Overlap that suppresses.")
+@click.option("--max-det", default=300, show_default=True, type=POSITIVE, help="Most detections of a picture.")
+@click.option(
+    "--task",
+    default="val",
+    show_default=True,
+    type=click.Choice(list(SPLIT_OF_TASK)),
+    help="The split; speed: squares at 0.25 and 0.45; study: picture sizes from 256 to 1536.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, or the number of a GPU.")
+@click.option("--workers", default=8, show_default=True, type=click.IntRange(0), help="Loader processes.")
+@click.option("--single-cls", is_flag=True, help="Take all classes for one.")
+@click.option("--verbose", is_flag=True, help="Figures of each class also where there are many.")
+@click.option("--save-txt", is_flag=True, help="Write detections as label files.")
+@click.option("--save-conf", is_flag=True, help="With --save-txt: confidences in a sixth column.")
+@click.option("--save-hybrid", is_flag=True, hidden=True)
+@click.option("--save-json", is_flag=True, help="Write COCO's JSON; official numbers where its annotations are.")
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    help="COCO's file of the truth for the official numbers; found by itself in <data>/annotations.",
+)
+@click.option("--half", is_flag=True, help="Half precision, on a GPU.")
+@click.option("--project", default="runs/val", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--name", default="exp", show_default=True, help="Folder inside it; exp2 where exp is there.")
+@click.option("--exist-ok", is_flag=True, help="Write into <project>/<name> even if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON, for scripts.")
+def val(run: Path | None, weights: str | None, data: Path | None, **options: Any) -> None:
+    """Evaluate the best model of RUN (a run directory or a checkpoint), or --weights on --data.
+
+    \b
+    hpc-yolo val runs/shapes                                   the run's own dataset and picture size
+    hpc-yolo val --weights yolov5s.pt --data coco.yaml --img 640 --iou 0.65 --save-json
+    hpc-yolo val runs/shapes --task test --verbose
+
+    Figures, the confusion matrix and what is saved go to <project>/<name>. Options may be shortened: --batch, --conf.
+    """
+    from hpc_yolo.evaluation.evaluator import EvaluationSettings
+    from hpc_yolo.inference.validate import SPEED_SETTINGS
+
+    if options["save_hybrid"]:
+        raise click.UsageError("--save-hybrid: labels mixed into detections would count as found; there is --save-txt")
+    if options["save_conf"] and not options["save_txt"]:
+        raise click.UsageError("--save-conf adds a column to what --save-txt writes; give both")
+    named = _find(run, weights)
+    if (data := data or named.data) is None:
+        raise SpecError("--data is missing", hint=f"the dataset YAML that {named.weights} is tried on")
+    subject = _prepare(named, data, options)
+    settings = EvaluationSettings(
+        conf_threshold=options["conf_thres"],
+        iou_threshold=options["iou_thres"],
+        max_detections=options["max_det"],
+        single_cls=subject.dataset.single_cls,
+    )
+    if options["task"] == "study":
+        _study(subject, settings, options)
+        return
+    imgsz = options["imgsz"] or named.imgsz or subject.file.imgsz or DEFAULT_IMGSZ
+    outputs = _outputs(subject, options)
+    is_speed = options["task"] == "speed"
+    report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=is_speed)
+    print_report(report, outputs.folder, verbose=options["verbose"], as_json=options["as_json"])
+
+
+def _find(run: Path | None, weights: str | None) -> Named:
+    """What is evaluated; a published name is fetched first."""
+    from hpc_yolo.cli.weights import download_progress
+    from hpc_yolo.cluster.process import current_environment
+    from hpc_yolo.inference.subject import find_named
+    from hpc_yolo.weights.published import Store, fetch, locate
+
+    if (run is None) == (weights is None):
+        raise click.UsageError("name one: a run or checkpoint as the argument, or a file with --weights")
+    store = Store.from_env(current_environment())
+    path = Path(locate(str(run or weights), store))
+    if path == store.path(path.name):
+        with download_progress(path.name) as on_progress:
+            fetch(path.name, store, on_progress=on_progress)
+    return find_named(path)
+
+
+def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
+    from hpc_yolo.inference.subject import prepare_subject
+    from hpc_yolo.status.progress import counting
+
+    with counting("reading pictures", None) as on_progress:
+        return prepare_subject(
+            named.weights,
+            data,
+            SPLIT_OF_TASK[options["task"]],
+            device=options["device"],
+            half=options["half"],
+            single_cls=options["single_cls"] or named.single_cls,
+            tell=_tell,
+            on_progress=on_progress,
+        )
+
+
+def _outputs(subject: Subject, options: dict[str, Any]) -> Outputs:
+    """The folder, and what goes into it. What could fail after an hour is read before."""
+    from hpc_yolo.evaluation import coco
+    from hpc_yolo.inference.folders import results_folder
+    from hpc_yolo.inference.validate import Outputs, find_annotations
+
+    path = options["annotations"]
+    if options["save_json"] and path is None:
+        path = find_annotations(subject)
+    if path is not None and not coco.has_library():
+        if options["annotations"] is not None:
+            raise SpecError("--annotations: the official COCO numbers need pycocotools", hint=coco.INSTALL)
+        _tell(f"no official COCO numbers: pycocotools is not there ({coco.INSTALL})")
+        path = None
+    annotations = coco.read_annotations(path, subject.dataset.names) if path is not None else None
+    return Outputs(
+        folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]),
+        predictions=options["save_json"] or annotations is not None,
+        annotations=annotations,
+        labels=options["save_txt"],
+        scores=options["save_conf"],
+    )
+
+
+def _validate(
+    subject: Subject,
+    imgsz: int,
+    settings: EvaluationSettings,
+    options: dict[str, Any],
+    outputs: Outputs | None,
+    *,
+    square: bool = False,
+) -> ValidationReport:
+    from hpc_yolo.inference.validate import round_up, validate
+    from hpc_yolo.status.progress import counting
+
+    rounded = round_up(imgsz, subject.stride)
+    if rounded != imgsz:
+        _tell(f"--imgsz {imgsz} is no multiple of {subject.stride}, the network's largest stride; {rounded} is taken")
+    with counting(f"evaluating at {rounded} px", subject.index.num_images) as on_progress:
+        return validate(
+            subject,
+            imgsz=rounded,
+            batch=options["batch_size"],
+            workers=options["workers"],
+            settings=settings,
+            square=square,
+            outputs=outputs,
+            on_progress=on_progress,
+        )
+
+
+def _study(subject: Subject, settings: EvaluationSettings, options: dict[str, Any]) -> None:
+    """One pass for each picture size."""
+    from hpc_yolo.inference.folders import results_folder
+    from hpc_yolo.inference.validate import STUDY_SIZES, write_study
+
+    folder = results_folder(options["project"], options["name"], exist_ok=options["exist_ok"])
+    reports = [_validate(subject, imgsz, settings, options, None) for imgsz in STUDY_SIZES]
+    write_study(folder, reports)
+    print_study(reports, folder, as_json=options["as_json"])
+
+
+def _tell(message: str) -> None:
+    click.echo(message, err=True)

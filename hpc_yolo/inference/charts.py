@@ -1,0 +1,66 @@
+"""Pictures of figures, drawn with OpenCV. Its letters are ASCII; what is not shows as a question mark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpc_yolo.data.images import Pixels
+from hpc_yolo.fileio import write_atomic
+
+DARK_BLUE = (110, 48, 8)  # blue, green, red
+BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (220, 220, 220)
+LINE_HEIGHT_PIXELS = 14
+FONT_SCALE = 0.4
+MAX_NUMBERED = 30  # classes up to which there is room for numbers in the cells
+MAX_LETTERS = 18
+
+
+def write_confusion_chart(path: Path, counts: npt.NDArray[np.int64], names: list[str]) -> None:
+    """Draw a confusion matrix (classes + 1, classes + 1) as a PNG: each column in shares of what is there."""
+    labels = [*(_short(name) for name in names), "background"]
+    shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+    cell = 46 if len(names) <= MAX_NUMBERED else LINE_HEIGHT_PIXELS
+    margin = 16 + max(_text_width(label) for label in labels)
+    side, top = cell * len(labels), LINE_HEIGHT_PIXELS * 2
+    chart: Pixels = np.full((top + side + margin, margin + side + cell, 3), 255, dtype=np.uint8)
+    _write_text(chart, "found (rows) against there (columns), shares of a column", 8, LINE_HEIGHT_PIXELS)
+    for row, label in enumerate(labels):
+        middle = top + row * cell + cell // 2 + 4
+        _write_text(chart, label, margin - 8 - _text_width(label), middle)
+        for column in range(len(labels)):
+            _draw_cell(chart, float(shares[row, column]), margin + column * cell, top + row * cell, cell)
+    # Names of columns are written side by side on a strip that is then turned.
+    strip: Pixels = np.full((side, margin, 3), 255, dtype=np.uint8)
+    for column, label in enumerate(labels):
+        _write_text(strip, label, margin - 8 - _text_width(label), column * cell + cell // 2 + 4)
+    chart[top + side :, margin : margin + side] = np.rot90(strip)
+    cv2.rectangle(chart, (margin, top), (margin + side, top + side), GREY)
+    done, png = cv2.imencode(".png", chart)
+    assert done
+    write_atomic(path, png.tobytes())
+
+
+def _draw_cell(chart: Pixels, share: float, left: int, top: int, cell: int) -> None:
+    colour = tuple(round(255 + (dark - 255) * share) for dark in DARK_BLUE)
+    cv2.rectangle(chart, (left, top), (left + cell - 1, top + cell - 1), colour, -1)
+    if share >= 0.005 and cell > LINE_HEIGHT_PIXELS:
+        text = f"{share:.2f}"
+        left += (cell - _text_width(text)) // 2
+        _write_text(chart, text, left, top + cell // 2 + 4, WHITE if share > 0.45 else BLACK)
+
+
+def _short(name: str) -> str:
+    text = name.encode("ascii", "replace").decode()
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 2]}.."
+
+
+def _text_width(text: str) -> int:
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)[0][0])
+
+
+def _write_text(chart: Pixels, text: str, left: int, baseline: int, colour: tuple[int, int, int] = BLACK) -> None:
+    cv2.putText(chart, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, colour, 1, cv2.LINE_AA)

@@ -1,0 +1,121 @@
+"""What is evaluated: a network and the pictures that it is tried on, from what a person names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpc_yolo.data.dataset import Dataset, load_dataset
+from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.errors import CheckpointError, SpecError
+from hpc_yolo.inference.device import choose_device
+from hpc_yolo.models import Detector
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.weights.model_file import ModelFile, build_detector, read_model_file
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the name of a run or of a file stands for; the run's own data and picture size where there is one."""
+
+    weights: Path
+    data: Path | None = None
+    imgsz: int | None = None
+    single_cls: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in evaluation mode on its device, and a split of a dataset."""
+
+    file: ModelFile
+    model: Detector
+    device: torch.device
+    dataset: Dataset
+    split: str
+    index: ImageIndex
+
+    @property
+    def stride(self) -> int:
+        return int(self.model.stride.max())
+
+
+def find_named(path: Path) -> Named:
+    """The weights that `path` names: a file, or a run directory, whose best model is taken.
+
+    Raises:
+        CheckpointError: there is nothing, or a run without a checkpoint.
+    """
+    run = RunDirectory(path if path.is_dir() else path.absolute().parent.parent)
+    if path.is_dir() and not run.exists:
+        raise CheckpointError(f"{path}: is no run directory", hint="name a run, or a .safetensors or .pt file")
+    if not path.exists():
+        raise CheckpointError(f"{path}: is not there", hint="see the runs there are with: hpc-yolo status")
+    weights = path
+    if path.is_dir():
+        found = [checkpoint for checkpoint in (run.best, run.last) if checkpoint.exists()]
+        if not found:
+            raise CheckpointError(f"{path}: has no checkpoint yet", hint=f"how it stands: hpc-yolo follow {path}")
+        weights = found[0]
+    if not run.exists:
+        return Named(weights)
+    spec = load_spec(run.spec)
+    return Named(weights, Path(spec.data), spec.train.imgsz, spec.train.single_cls)
+
+
+def prepare_subject(
+    weights: Path,
+    data: Path,
+    split: str,
+    *,
+    device: str,
+    half: bool,
+    single_cls: bool,
+    tell: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> Subject:
+    """Read the network and the labels of a split.
+
+    Args:
+        tell: takes what a person should know.
+        on_progress: told (pictures read, all pictures).
+
+    Raises:
+        CheckpointError: the weights cannot be read, or are for another number of classes.
+        DataError: the dataset cannot be used.
+        SpecError: the device cannot do what is asked.
+    """
+    chosen = choose_device(device)
+    if half and chosen.type != "cuda":
+        raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
+    file = read_model_file(weights)
+    dataset = load_dataset(data, single_cls=single_cls)
+    _require_same_classes(file, dataset, tell)
+    model = build_detector(file).to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    index = scan_split(dataset, split, on_progress)
+    for message in (*dataset.messages, *index.messages):
+        tell(message)
+    return Subject(file, model.half() if half else model, chosen, dataset, split, index)
+
+
+def _require_same_classes(file: ModelFile, dataset: Dataset, tell: Callable[[str], None]) -> None:
+    if dataset.single_cls:
+        return
+    if len(file.names) != dataset.num_classes:
+        raise CheckpointError(
+            f"{file.path}: detects {len(file.names)} classes ({_shown(file.names)}), and {dataset.source} has "
+            f"{dataset.num_classes} ({_shown(dataset.names)})",
+            hint="give the dataset that it was trained for with --data, or take all classes for one with --single-cls",
+        )
+    for ours, theirs in zip(file.names, dataset.names, strict=True):
+        if ours != theirs:
+            tell(f"class {file.names.index(ours)} is called {ours!r} by the weights and {theirs!r} by the dataset")
+            return
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

@@ -1,0 +1,278 @@
+"""How good a network is on a split of a dataset: figures, speeds, a confusion matrix, COCO's JSON, label files."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from hpc_yolo.boxes import xyxy_to_cxcywh
+from hpc_yolo.data.loader import ValidationLoader
+from hpc_yolo.evaluation import coco
+from hpc_yolo.evaluation.confusion import ConfusionMatrix
+from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Stopwatch, evaluate
+from hpc_yolo.evaluation.metrics import DetectionMetrics
+from hpc_yolo.fileio import atomic_writer, write_atomic
+from hpc_yolo.inference.charts import write_confusion_chart
+from hpc_yolo.inference.subject import Subject
+from hpc_yolo.runs.events import ClassFigures
+
+SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
+PREDICTIONS = "predictions.json"
+STUDY_SIZES = range(256, 1536 + 1, 128)
+
+
+class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All figures of one pass. `speed_ms`: milliseconds a picture in each stage."""
+
+    weights: str
+    data: str
+    split: str
+    device: str
+    imgsz: int
+    batch: int
+    conf_threshold: float
+    iou_threshold: float
+    max_detections: int
+    num_images: int
+    num_labels: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+    fitness: float
+    speed_ms: dict[str, float]
+    classes: list[ClassFigures]
+    coco: coco.OfficialNumbers | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written into `folder` besides the figures.
+
+    predictions: COCO's JSON. annotations: COCO's file of the truth, for the official numbers. labels: a text file a
+    picture, with scores where `scores` says so.
+    """
+
+    folder: Path
+    predictions: bool = False
+    annotations: coco.Annotations | None = None
+    labels: bool = False
+    scores: bool = False
+
+
+def round_up(imgsz: int, stride: int) -> int:
+    """The least multiple of `stride` that is not below `imgsz` (pixels)."""
+    return -(-imgsz // stride) * stride
+
+
+def find_annotations(subject: Subject) -> Path | None:
+    """COCO's file of a split's truth where COCO keeps it: annotations/instances_<split>.json beside or above it."""
+    sources = subject.dataset.split(subject.split)
+    if len(sources) != 1:
+        return None
+    name = f"instances_{sources[0].stem if sources[0].is_file() else sources[0].name}.json"
+    places = [folder / "annotations" / name for folder in (sources[0].parent, sources[0].parent.parent)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def validate(
+    subject: Subject,
+    *,
+    imgsz: int,
+    batch: int,
+    workers: int,
+    settings: EvaluationSettings,
+    square: bool = False,
+    outputs: Outputs | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ValidationReport:
+    """One pass over the split.
+
+    Args:
+        imgsz: longer side of a picture in pixels, a multiple of the network's stride.
+        square: pad all pictures to a square instead of to the shape of their group.
+        outputs: what to write; nothing unless given.
+        on_progress: told (pictures done, all pictures).
+
+    Raises:
+        DataError: a picture cannot be read any more, or the annotations are of other pictures.
+    """
+    keys = _keys(subject, outputs)
+    images = [keys.image_id(Path(path)) for path in subject.index.paths]
+    crowds = outputs.annotations.crowds if outputs is not None and outputs.annotations is not None else {}
+    confusion, stopwatch = ConfusionMatrix(subject.dataset.num_classes), Stopwatch(subject.device)
+    progress = itertools.count(1)
+    _warm_up(subject, imgsz)
+    with _recorders(subject, outputs, keys) as recorders:
+
+        def on_picture(result: PictureResult) -> None:
+            confusion.add(result.detections, result.labels)
+            for record in recorders:
+                record(result)
+            on_progress(next(progress), len(images))
+
+        result = evaluate(
+            subject.model,
+            _loader(subject, imgsz, batch, workers, square=square),
+            device=subject.device,
+            gather_arrays=lambda arrays: [arrays],
+            settings=settings,
+            crowds={number: crowds[image] for number, image in enumerate(images) if image in crowds},
+            on_picture=on_picture,
+            stopwatch=stopwatch,
+        )
+    report = _report(subject, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
+    return report if outputs is None else _write(report, outputs, confusion, list(subject.dataset.names), images)
+
+
+def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
+    # No more loader processes than there are cores, of which a CPU computes on one.
+    spare = len(os.sched_getaffinity(0)) - (subject.device.type == "cpu")
+    return ValidationLoader(
+        subject.index,
+        imgsz=imgsz,
+        batch=batch,
+        stride=subject.stride,
+        square=square,
+        rank=0,
+        world_size=1,
+        workers=min(workers, spare),
+    )
+
+
+def _warm_up(subject: Subject, imgsz: int) -> None:
+    """A GPU's first pass chooses kernels, which belongs to no picture."""
+    if subject.device.type == "cuda":
+        dtype = next(subject.model.parameters()).dtype
+        with torch.no_grad():
+            subject.model(torch.zeros(1, 3, imgsz, imgsz, device=subject.device, dtype=dtype))
+
+
+def _keys(subject: Subject, outputs: Outputs | None) -> coco.CocoKeys:
+    if outputs is not None and outputs.annotations is not None:
+        return outputs.annotations.keys
+    return coco.keys_of_names(subject.dataset.names)
+
+
+@contextlib.contextmanager
+def _recorders(
+    subject: Subject, outputs: Outputs | None, keys: coco.CocoKeys
+) -> Iterator[list[Callable[[PictureResult], None]]]:
+    """What writes each picture's detections; the JSON is there when the block has ended well."""
+    recorders: list[Callable[[PictureResult], None]] = []
+    if outputs is not None and outputs.labels:
+        recorders.append(_label_writer(outputs.folder / "labels", subject.index.paths, with_scores=outputs.scores))
+    if outputs is None or not outputs.predictions:
+        yield recorders
+        return
+    with atomic_writer(outputs.folder / PREDICTIONS) as file:
+        writer = coco.PredictionsWriter(file)
+
+        def add_predictions(result: PictureResult) -> None:
+            path = Path(subject.index.paths[result.index])
+            writer.add(coco.predictions(result.detections, keys.image_id(path), keys))
+
+        yield [*recorders, add_predictions]
+        writer.close()
+
+
+def _label_writer(folder: Path, paths: tuple[str, ...], *, with_scores: bool) -> Callable[[PictureResult], None]:
+    """Writes class, cxcywh in [0, 1] and perhaps the score of each detection, a file a picture, named as it is."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    names, seen = [], Counter[str]()
+    for path in paths:
+        stem = Path(path).stem
+        seen[stem] += 1
+        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+
+    def write(result: PictureResult) -> None:
+        height, width = result.shape_hw
+        boxes = xyxy_to_cxcywh(result.detections[:, :4]) / torch.tensor([width, height, width, height])
+        rows = torch.cat((result.detections[:, 5:], boxes, result.detections[:, 4:5]), dim=1)
+        lines = (" ".join(f"{value:g}" for value in row) for row in rows[:, : 6 if with_scores else 5].tolist())
+        (folder / f"{names[result.index]}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+    return write
+
+
+def _report(
+    subject: Subject,
+    metrics: DetectionMetrics,
+    settings: EvaluationSettings,
+    stopwatch: Stopwatch,
+    *,
+    imgsz: int,
+    batch: int,
+) -> ValidationReport:
+    num_images = subject.index.num_images
+    return ValidationReport(
+        weights=str(subject.file.path),
+        data=str(subject.dataset.source),
+        split=subject.split,
+        device=torch.cuda.get_device_name(subject.device) if subject.device.type == "cuda" else "cpu",
+        imgsz=imgsz,
+        batch=batch,
+        conf_threshold=settings.conf_threshold,
+        iou_threshold=settings.iou_threshold,
+        max_detections=settings.max_detections,
+        num_images=num_images,
+        num_labels=sum(row.num_labels for row in metrics.per_class),
+        precision=metrics.precision,
+        recall=metrics.recall,
+        map50=metrics.map50,
+        map50_95=metrics.map50_95,
+        fitness=metrics.fitness,
+        speed_ms={stage: seconds * 1000 / num_images for stage, seconds in stopwatch.seconds.items()},
+        classes=[
+            ClassFigures(
+                name=subject.dataset.names[row.class_index],
+                num_labels=row.num_labels,
+                precision=row.precision,
+                recall=row.recall,
+                map50=row.ap50,
+                map50_95=row.ap50_95,
+            )
+            for row in metrics.per_class
+        ],
+    )
+
+
+def _write(
+    report: ValidationReport,
+    outputs: Outputs,
+    confusion: ConfusionMatrix,
+    names: list[str],
+    images: list[int | str],
+) -> ValidationReport:
+    """The report, with the official numbers where they can be had, as it is written into the folder."""
+    if outputs.predictions and outputs.annotations is not None:
+        found = coco.official_numbers(outputs.annotations, outputs.folder / PREDICTIONS, images)
+        report = msgspec.structs.replace(report, coco=found)
+    write_atomic(outputs.folder / "metrics.json", msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    write_atomic(outputs.folder / "confusion_matrix.json", _confusion_json(confusion, names))
+    write_confusion_chart(outputs.folder / "confusion_matrix.png", confusion.counts, names)
+    return report
+
+
+def write_study(folder: Path, reports: list[ValidationReport]) -> None:
+    """A table of figures and speeds by picture size, as CSV and with everything as JSON."""
+    fields = ("imgsz", "precision", "recall", "map50", "map50_95")
+    lines = [",".join((*fields, *(f"{stage}_ms" for stage in reports[0].speed_ms)))]
+    for report in reports:
+        figures = (*(getattr(report, name) for name in fields), *report.speed_ms.values())
+        lines.append(",".join(f"{figure:.6g}" for figure in figures))
+    write_atomic(folder / "study.csv", "\n".join(lines) + "\n")
+    write_atomic(folder / "study.json", msgspec.json.format(msgspec.json.encode(reports)) + b"\n")
+
+
+def _confusion_json(confusion: ConfusionMatrix, names: list[str]) -> bytes:
+    rows = {"classes": [*names, "background"], "rows_found_columns_there": confusion.counts.tolist()}
+    return msgspec.json.encode(rows) + b"\n"
