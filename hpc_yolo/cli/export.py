@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.prefixes import GuideCommand
 
 
@@ -16,7 +17,7 @@ class ExportCommand(GuideCommand):
 
 @click.command(cls=ExportCommand, short_help="Write a network as ONNX or TorchScript, and check it.")
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="The same as FILE.")
+@click.option("--weights", metavar="FILE", help="The same as FILE, or a published name.")
 @click.option(
     "--include",
     "--format",
@@ -34,7 +35,7 @@ class ExportCommand(GuideCommand):
 @click.option("--simplify", is_flag=True, hidden=True)
 def export(
     file: Path | None,
-    weights: Path | None,
+    weights: str | None,
     forms: str,
     imgsz: str,
     batch_size: int,
@@ -51,11 +52,8 @@ def export(
     from hpc_yolo.errors import HpcYoloError
     from hpc_yolo.inference.export import SUFFIXES, ExportOptions
     from hpc_yolo.inference.export import export as write
-    from hpc_yolo.weights.model_file import best_of, read_model_file
+    from hpc_yolo.weights.model_file import read_model_file
 
-    source = file or weights
-    if source is None:
-        raise click.UsageError("name a FILE: a run directory, a .safetensors or a .pt")
     if half or simplify:
         raise click.UsageError(
             f"{'--half' if half else '--simplify'} is not there: files are fp32, as the graph is traced"
@@ -68,7 +66,7 @@ def export(
     if len(sides) not in (1, 2):
         raise click.UsageError(f"--imgsz {imgsz}: one side in pixels, or height and width")
     options = ExportOptions((sides[0], sides[-1]), batch_size, dynamic, opset)
-    path = best_of(source)
+    path = find_weights(file, weights).weights
     network = read_model_file(path)
     failed = False
     for form in chosen:

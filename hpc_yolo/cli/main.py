@@ -13,6 +13,7 @@ from hpc_yolo.cli.data import data
 from hpc_yolo.cli.export import export
 from hpc_yolo.cli.follow import follow
 from hpc_yolo.cli.models import models
+from hpc_yolo.cli.predict import predict
 from hpc_yolo.cli.render import render
 from hpc_yolo.cli.status import status
 from hpc_yolo.cli.submit import submit
@@ -36,9 +37,11 @@ def cli() -> None:
     """
 
 
-COMMANDS = (submit, check, render, train, val, export, follow, status, models, data, weights, schema, completion)
-for command in COMMANDS:
+RUNS = submit, check, render, train, follow, status
+NETWORKS = val, predict, export, models, weights
+for command in (*RUNS, *NETWORKS, data, schema, completion):
     cli.add_command(command)
+cli.add_command(predict, "detect")  # as people know it
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_yolo.cli.figures import print_report, print_study
+from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.prefixes import GuideCommand
 from hpc_yolo.errors import SpecError
 
@@ -75,7 +76,7 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
         raise click.UsageError("--save-hybrid: labels mixed into detections would count as found; there is --save-txt")
     if options["save_conf"] and not options["save_txt"]:
         raise click.UsageError("--save-conf adds a column to what --save-txt writes; give both")
-    named = _find(run, weights)
+    named = find_weights(run, weights)
     if (data := data or named.data) is None:
         raise SpecError("--data is missing", hint=f"the dataset YAML that {named.weights} is tried on")
     subject = _prepare(named, data, options)
@@ -93,23 +94,6 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
     is_speed = options["task"] == "speed"
     report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=is_speed)
     print_report(report, outputs.folder, verbose=options["verbose"], as_json=options["as_json"])
-
-
-def _find(run: Path | None, weights: str | None) -> Named:
-    """What is evaluated; a published name is fetched first."""
-    from hpc_yolo.cli.weights import download_progress
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.inference.subject import find_named
-    from hpc_yolo.weights.published import Store, fetch, locate
-
-    if (run is None) == (weights is None):
-        raise click.UsageError("name one: a run or checkpoint as the argument, or a file with --weights")
-    store = Store.from_env(current_environment())
-    path = Path(locate(str(run or weights), store))
-    if path == store.path(path.name):
-        with download_progress(path.name) as on_progress:
-            fetch(path.name, store, on_progress=on_progress)
-    return find_named(path)
 
 
 def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:

@@ -12,7 +12,6 @@ from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import ModelDescription
 from hpc_yolo.errors import CheckpointError
 from hpc_yolo.models import Detector, build_from_config
-from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 
 PICKLED_SUFFIXES = (".pt", ".pth")
@@ -40,12 +39,6 @@ class Transfer:
 
     num_kept: int
     num_tensors: int
-
-
-def best_of(path: Path) -> Path:
-    """The file of weights that `path` means: itself, or the best model of a run directory."""
-    best = RunDirectory(path).best
-    return best if path.is_dir() and best.exists() else path
 
 
 def read_model_file(path: Path) -> ModelFile:

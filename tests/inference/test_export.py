@@ -97,7 +97,7 @@ def test_the_command_writes_both_forms_beside_the_weights_and_goes_on_after_a_fa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "name a FILE"),
+        ([], "name one: a run or checkpoint"),
         (["x.pt", "--include", "tflite"], "there are onnx, torchscript"),
         (["x.pt", "--half"], "--half is not there"),
         (["x.pt", "--img", "large"], "one side in pixels"),

@@ -1,0 +1,188 @@
+"""`hpc-yolo predict`: what a network finds on pictures and videos."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc_yolo.cli.named import find_weights
+from hpc_yolo.cli.prefixes import GuideCommand
+from hpc_yolo.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hpc_yolo.inference.predict import Outputs, Prediction, Predictor
+    from hpc_yolo.inference.sources import Frame
+
+DEFAULT_IMGSZ = 640
+FAILED_PICTURES = 3
+SHARE = click.FloatRange(0, 1)
+POSITIVE = click.IntRange(1)
+
+
+class PredictCommand(GuideCommand):
+    many = ("--imgsz", "--img", "--img-size", "--classes")
+
+
+@click.command(cls=PredictCommand, short_help="Find objects on pictures, videos, cameras, streams.")
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@click.option("--source", "named_source", metavar="SOURCE", help="The same as SOURCE.")
+@click.option("--weights", required=True, metavar="FILE", help="A run, a .safetensors or .pt, a published name.")
+@click.option("--imgsz", "--img", "--img-size", metavar="PIXELS", help="Side, or height and width; as trained, or 640.")
+@click.option("--conf-thres", default=0.25, show_default=True, type=SHARE, help="Least confidence.")
+@click.option("--iou-thres", default=0.45, show_default=True, type=SHARE, help="Overlap that suppresses.")
+@click.option("--max-det", default=1000, show_default=True, type=POSITIVE, help="Most detections of a picture.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, or the number of a GPU.")
+@click.option("--classes", metavar="CLASS[,CLASS]", help="Look for these only: numbers or names.")
+@click.option("--agnostic-nms", is_flag=True, help="Boxes of different classes suppress each other too.")
+@click.option("--augment", is_flag=True, help="Look at three sizes, once mirrored: slower, finds a little more.")
+@click.option("--half", is_flag=True, help="Half precision, on a GPU.")
+@click.option("--vid-stride", default=1, show_default=True, type=POSITIVE, help="Look at every so many frames.")
+@click.option("--nosave", is_flag=True, help="Draw no pictures.")
+@click.option("--save-txt", is_flag=True, help="Write what was found as label files.")
+@click.option("--save-conf", is_flag=True, help="With --save-txt: confidences in a sixth column.")
+@click.option("--save-crop", is_flag=True, help="Cut out what was found, a folder a class.")
+@click.option("--line-thickness", type=POSITIVE, metavar="PIXELS", help="Of boxes; by the picture's size unless said.")
+@click.option("--hide-labels", is_flag=True, help="Boxes without names.")
+@click.option("--hide-conf", is_flag=True, help="Names without confidences.")
+@click.option("--project", default="runs/detect", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--name", default="exp", show_default=True, help="Folder inside it; exp2 where exp is there.")
+@click.option("--exist-ok", is_flag=True, help="Write into <project>/<name> even if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture, for scripts.")
+@click.option("--view-img", is_flag=True, hidden=True)
+@click.option("--visualize", is_flag=True, hidden=True)
+@click.option("--update", is_flag=True, hidden=True)
+def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **options: Any) -> None:
+    """Find objects on each SOURCE: a picture, video, folder, "pattern", list (.txt), camera number, stream address.
+
+    \b
+    hpc-yolo predict pictures/ --weights runs/shapes
+    hpc-yolo predict street.mp4 --weights yolov5s.pt --conf 0.5 --classes car,bus --save-txt
+    hpc-yolo predict rtsp://10.0.0.7/live --weights yolov5n.pt --nosave --json
+
+    Pictures with boxes go to <project>/<name>; the sources stay as they are. Ctrl-C keeps what is written by then.
+    """
+    from hpc_yolo.inference.predict import read_frames
+    from hpc_yolo.inference.sources import find_sources
+
+    for flag in ("view_img", "visualize", "update"):
+        if options[flag]:
+            raise click.UsageError(f"--{flag.replace('_', '-')} is not there: look at the pictures in <project>/<name>")
+    written = [*sources, *([named_source] if named_source else [])]
+    if not written:
+        raise click.UsageError("name a SOURCE: a picture, a folder, a video, a camera's number, an address")
+    found = [source for one in written for source in find_sources(one)]
+    predictor, names = _load(weights, options)
+    outputs = _outputs(names, options)
+    frames = read_frames(found, options["vid_stride"])
+    sys.exit(_predict_all(frames, predictor, outputs, names, as_json=options["as_json"]))
+
+
+def _predict_all(
+    frames: Iterator[Frame | DataError], predictor: Predictor, outputs: Outputs, names: Sequence[str], *, as_json: bool
+) -> int:
+    """The exit code: that of the data where a source could not be read, after all others were."""
+    num_frames, num_failed, seconds = 0, 0, 0.0
+    try:
+        for frame in frames:
+            if isinstance(frame, DataError):
+                num_failed += 1
+                click.echo(f"left out: {frame}", err=True)
+                continue
+            prediction = predictor(frame)
+            outputs.write(prediction)
+            num_frames += 1
+            seconds += prediction.seconds
+            click.echo(json.dumps(prediction.as_dict(names)) if as_json else _line(prediction, names))
+    finally:
+        frames.close()  # type: ignore[attr-defined]
+        outputs.close()
+    if num_frames:
+        where = f"; results in {outputs.folder}" if outputs.folder.exists() else ""
+        click.echo(f"{num_frames} pictures, {1000 * seconds / num_frames:.1f} ms each{where}", err=True)
+    return FAILED_PICTURES if num_failed else 0
+
+
+def _line(prediction: Prediction, names: Sequence[str]) -> str:
+    frame = prediction.frame
+    height, width = frame.pixels.shape[:2]
+    number = "" if frame.number is None else f" frame {frame.number}"
+    found = f"{width}x{height}, {prediction.summary(names)}, {1000 * prediction.seconds:.1f} ms"
+    return f"{frame.source.name}{number}: {found}"
+
+
+def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[str]]:
+    import torch
+
+    from hpc_yolo.errors import SpecError
+    from hpc_yolo.inference.device import choose_device
+    from hpc_yolo.inference.predict import Predictor, PredictSettings
+    from hpc_yolo.models.fuse import fused
+    from hpc_yolo.weights.model_file import build_detector, read_model_file
+
+    named = find_weights(None, weights)
+    device = choose_device(options["device"])
+    if options["half"] and device.type != "cuda":
+        raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
+    file = read_model_file(named.weights)
+    model = fused(build_detector(file)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stride = int(model.stride.max())
+    settings = PredictSettings(
+        imgsz_hw=_sides(options["imgsz"] or str(named.imgsz or file.imgsz or DEFAULT_IMGSZ), stride),
+        conf_threshold=options["conf_thres"],
+        iou_threshold=options["iou_thres"],
+        max_detections=options["max_det"],
+        classes=_classes(options["classes"], file.names),
+        agnostic=options["agnostic_nms"],
+        augment=options["augment"],
+    )
+    return Predictor(model.half() if options["half"] else model, settings), file.names
+
+
+def _outputs(names: Sequence[str], options: dict[str, Any]) -> Outputs:
+    from hpc_yolo.inference.draw import Style
+    from hpc_yolo.inference.folders import results_folder
+    from hpc_yolo.inference.predict import Outputs
+
+    writes = not options["nosave"] or options["save_txt"] or options["save_crop"]
+    folder = options["project"] / options["name"]
+    return Outputs(
+        folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]) if writes else folder,
+        names=names,
+        pictures=not options["nosave"],
+        labels=options["save_txt"],
+        scores=options["save_conf"],
+        crops=options["save_crop"],
+        style=Style(options["line_thickness"], labels=not options["hide_labels"], scores=not options["hide_conf"]),
+    )
+
+
+def _sides(written: str, stride: int) -> tuple[int, int]:
+    """Height and width, each up to the next multiple of the network's stride."""
+    sides = [int(side) for side in written.split(",") if side.isdigit()]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise click.UsageError(f"--imgsz {written}: one side in pixels, or height and width")
+    rounded = [-(-side // stride) * stride for side in sides]
+    if rounded != sides:
+        click.echo(f"--imgsz {written}: sides are multiples of {stride}; {rounded} are taken", err=True)
+    return rounded[0], rounded[-1]
+
+
+def _classes(written: str | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Numbers of the classes that are named, by number or name."""
+    if written is None:
+        return None
+    numbers = []
+    for word in written.split(","):
+        if word.strip().isdigit() and int(word) < len(names):
+            numbers.append(int(word))
+        elif word.strip() in names:
+            numbers.append(list(names).index(word.strip()))
+        else:
+            raise click.UsageError(f"--classes {word}: there are {', '.join(names[:20])}, or 0 to {len(names) - 1}")
+    return tuple(numbers)

@@ -1,0 +1,267 @@
+"""A network used: every source that people have, boxes where things are, and nothing of theirs touched."""
+
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
+from hpc_yolo.errors import DataError, HpcYoloError
+from hpc_yolo.inference.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes, plain_text
+from hpc_yolo.inference.predict import Predictor, PredictSettings, read_frames
+from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
+from hpc_yolo.models import build_model, load_config
+
+NAMES = ["cat", "dog"]
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Certain of one thing: a dog of one size in every cell of the coarsest level, surest in the middle of none."""
+    model = build_model("yolov5n", len(NAMES)).eval()
+    with torch.no_grad():
+        for level, convolution in enumerate(model.head.m):
+            convolution.weight.zero_()
+            bias = convolution.bias.view(3, -1)
+            bias.fill_(-20)
+            if level == 2:
+                bias[0] = torch.tensor([0.0, 0.0, -1.0, -1.0, 3.0, -20.0, 4.0])
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    save_model(path, network, ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=NAMES, imgsz=SIZE))
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
+    for name in ("a.png", "b.JPG", "deeper/a.png"):
+        cv2.imwrite(str(folder / name), noise)
+    (folder / "notes.md").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for value in range(6):
+        writer.write(np.full((64, 96, 3), 40 * value, dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def type_in(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object):
+        return CliRunner().invoke(cli, ["predict", *map(str, words), "--weights", str(weights)])
+
+    return run
+
+
+def test_boxes_lie_where_the_network_saw_them(network):
+    """A picture of 160 x 96 that is letterboxed into 128: every box must come back by its ratio."""
+    frame = Frame(Source("x"), np.zeros((96, 160, 3), dtype=np.uint8))
+    settings = PredictSettings((SIZE, SIZE), iou_threshold=1.0)
+    found = np.array(Predictor(network, settings)(frame).detections)
+    framed_height = 96  # 128 x 76.8 px, filled up to whole strides
+    assert len(found) == (SIZE // 32) * (framed_height // 32)
+    assert set(found[:, 5]) == {1}
+    centres = (found[:, 0] + found[:, 2]) / 2
+    inside = (found[:, 0] > 0) & (found[:, 2] < 160)
+    width = (2 * torch.sigmoid(torch.tensor(-1.0)).item()) ** 2 * 116 * 160 / 128
+    assert (found[:, 2] - found[:, 0])[inside] == pytest.approx(np.full(inside.sum(), width), rel=1e-4)
+    assert set(np.round(centres[inside], 2)) <= {round((column + 0.5) * 32 * 160 / 128, 2) for column in range(4)}
+    assert found[:, [0, 1]].min() >= 0 and found[:, 2].max() <= 160 and found[:, 3].max() <= 96
+
+
+def test_classes_confidence_and_augmentation_are_heeded(network):
+    frame = Frame(Source("x"), np.zeros((128, 128, 3), dtype=np.uint8))
+    for changes, expected in (({"classes": (0,)}, False), ({"classes": (1,)}, True), ({"conf_threshold": 0.99}, False)):
+        assert bool(Predictor(network, PredictSettings((SIZE, SIZE), **changes))(frame).detections) is expected
+    assert Predictor(network, PredictSettings((SIZE, SIZE), augment=True))(frame).detections
+
+
+def test_sources_of_all_kinds(pictures, video, tmp_path):
+    names = lambda written: [Path(source.name).name for source in find_sources(str(written))]  # noqa: E731
+    assert names(pictures) == ["a.png", "b.JPG", "a.png"]
+    assert names(pictures / "a.png") == ["a.png"]
+    assert names(pictures / "*.png") == ["a.png"]
+    assert names(pictures / "**" / "*.png") == ["a.png", "a.png"]
+    (tmp_path / "list.txt").write_text(f"{pictures / 'b.JPG'}\n\n{video}\n")
+    assert names(tmp_path / "list.txt") == ["b.JPG", "clip.avi"]
+    assert find_sources("0")[0].address == 0
+    assert find_sources("rtsp://host/live")[0].address == "rtsp://host/live"
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("nothing", "there is no such file or folder, and nothing matches it"),
+        ("empty", "holds no picture and no video"),
+        ("notes.md", "is no picture and no video"),
+    ],
+)
+def test_what_is_no_source_is_said(tmp_path, monkeypatch, written, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataError, match=words):
+        find_sources(written)
+
+
+def test_frames_of_a_video_are_counted_and_skipped(video):
+    (source,) = find_sources(str(video))
+    frames = list(frames_of(source, stride=2))
+    assert [frame.number for frame in frames] == [0, 2, 4]
+    assert frames[0].fps == 10
+    assert frames[2].pixels.mean() == pytest.approx(160, abs=3)
+
+
+def test_a_camera_that_is_not_there_says_where_to_look():
+    with pytest.raises(DataError, match=r"camera 77: cannot be opened\n.*ls /dev/video"):
+        list(frames_of(Source("camera 77", address=77)))
+
+
+class Stream(http.server.BaseHTTPRequestHandler):
+    """A camera in the network: one JPEG after another in an answer that does not end."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        jpeg = cv2.imencode(".jpg", np.full((64, 96, 3), 120, dtype=np.uint8))[1].tobytes()
+        part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " + str(len(jpeg)).encode() + b"\r\n\r\n" + jpeg
+        for _ in range(8):
+            self.wfile.write(part + b"\r\n")
+
+    def log_message(self, *_arguments):
+        pass
+
+
+def test_a_stream_from_a_local_address(type_in):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stream)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        result = type_in(f"http://127.0.0.1:{server.server_address[1]}/live.mjpg", "--nosave", "--json")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(frames) >= 4, result.output
+    assert {(frame["width"], frame["height"]) for frame in frames} == {(96, 64)}
+
+
+def test_everything_is_written_and_sources_stay_as_they_are(type_in, pictures, video, tmp_path):
+    before = {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()}
+    result = type_in(pictures, video, "--save-txt", "--save-conf", "--save-crop")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / "detect" / "exp"
+    assert f"results in {Path('runs/detect/exp')}" in result.output
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "a.png",
+        "a_2.png",
+        "b.JPG",
+        "clip.mp4",
+        "crops",
+        "labels",
+    ]
+    assert cv2.imread(str(folder / "a.png")).shape == (96, 160, 3)
+    clip = cv2.VideoCapture(str(folder / "clip.mp4"))
+    assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    clip.release()
+    rows = [line.split() for line in (folder / "labels" / "a.txt").read_text().splitlines()]
+    assert all(len(row) == 6 and row[0] == "1" and 0 <= float(row[1]) <= 1 for row in rows)
+    assert (folder / "labels" / "clip_5.txt").exists()
+    assert list((folder / "crops" / "dog").glob("a_0.jpg"))
+    assert "dog" in result.output and "160x96" in result.output
+    assert {path: path.read_bytes() for path in before} == before
+    again = type_in(pictures / "a.png", "--nosave")
+    assert again.exit_code == 0 and not (tmp_path / "runs" / "detect" / "exp2").exists()
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, pictures, tmp_path):
+    (pictures / "b.JPG").write_bytes(b"not a picture")
+    result = type_in(pictures)
+    assert result.exit_code == 3
+    assert "left out:" in result.output and "b.JPG" in result.output
+    assert (tmp_path / "runs" / "detect" / "exp" / "a_2.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "name a SOURCE"),
+        (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
+        (("a.png", "--img", "huge"), "one side in pixels"),
+        (("a.png", "--view-img"), "--view-img is not there"),
+    ],
+)
+def test_wrong_words_are_said(type_in, pictures, words, said):
+    result = type_in(*(pictures / word if word == "a.png" else word for word in words))
+    assert result.exit_code == 2 and said in result.output, result.output
+
+
+def test_half_precision_is_for_gpus(type_in, pictures):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = type_in(pictures / "a.png", "--half")
+    assert isinstance(result.exception, HpcYoloError) and "half precision is for GPUs" in str(result.exception)
+
+
+def test_a_reader_that_nobody_reads_on_ends(pictures):
+    frames = read_frames(find_sources(str(pictures)) * 10, 1)
+    next(frames)
+    frames.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("(read)")]
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 10, 10), (-5, -5, 20, 20), (60, 90, 64, 96), (63, 0, 200, 50), (5.2, 5.2, 5.4, 5.4), (0, 0, 64, 96)]
+)
+@pytest.mark.parametrize("name", ["x", "a class with a very long name indeed", "Café 猫"])
+def test_a_label_stays_on_the_picture_whatever_the_box(box, name):
+    """OpenCV cuts off silently what lies outside: the ground of the label must be seen whole."""
+    pixels = np.full((96, 64, 3), 90, dtype=np.uint8)
+    drawn = draw_boxes(pixels, [[*box, 0.9, 0.0]], [name], Style())
+    assert drawn.shape == pixels.shape and (pixels == 90).all()
+    ground = (drawn == np.array(PALETTE[0][::-1], dtype=np.uint8)).all(axis=2)
+    assert ground.sum() > 20
+    assert crop(pixels, box).size > 0
+
+
+def test_text_stands_out_from_its_ground():
+    for kind in range(len(PALETTE)):
+        drawn = draw_boxes(
+            np.zeros((200, 400, 3), dtype=np.uint8), [[50, 60, 300, 150, 0.9, kind]], ["M"] * 12, Style()
+        )
+        label = drawn[20:60, 45:150].reshape(-1, 3).astype(int)
+        luminance = label @ [0.114, 0.587, 0.299]
+        red, green, blue = PALETTE[kind]
+        ground = 0.299 * red + 0.587 * green + 0.114 * blue
+        text = (DARK if ground > 140 else LIGHT)[0]
+        assert abs(luminance - text).min() < 12, "the text's colour is there"
+        assert abs(ground - text) > 80, kind
+
+
+def test_names_are_drawn_in_the_letters_there_are():
+    assert plain_text("Café") == "Cafe"
+    assert plain_text("猫 cat") == "? cat"
