@@ -44,6 +44,7 @@ POSITIVE = click.IntRange(1)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or the number of a GPU.")
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(0), help="Loader processes.")
 @click.option("--single-cls", is_flag=True, help="Take all classes for one.")
+@click.option("--augment", is_flag=True, help="Look at three sizes, once mirrored: slower, finds a little more.")
 @click.option("--verbose", is_flag=True, help="Figures of each class also where there are many.")
 @click.option("--save-txt", is_flag=True, help="Write detections as label files.")
 @click.option("--save-conf", is_flag=True, help="With --save-txt: confidences in a sixth column.")
@@ -160,6 +161,7 @@ def _validate(
             workers=options["workers"],
             settings=settings,
             square=square,
+            augment=options["augment"],
             outputs=outputs,
             on_progress=on_progress,
         )
