@@ -58,10 +58,11 @@ def print_study(reports: list[ValidationReport], folder: Path, *, as_json: bool)
 
 
 def _print_official(console: Console, numbers: dict[str, float]) -> None:
-    """What nothing is there for (no small objects, say) COCO's library calls -1."""
-    table = _table("official COCO numbers", *(name.replace("_", " ") for name in numbers))
-    table.add_row("", *("-" if value < 0 else _three(value) for value in numbers.values()))
-    console.print(table)
+    """Precision in one line, recall in the next. What nothing is there for (small objects, say) the library calls -1."""
+    console.print("official COCO numbers")
+    shown = [f"{name.replace('_', ' ')} {'-' if value < 0 else _three(value)}" for name, value in numbers.items()]
+    for kind in ("ap", "ar"):
+        console.print("  " + "   ".join(one for one in shown if one.startswith(kind)), soft_wrap=True)
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -1,6 +1,7 @@
 """COCO's JSON and its official numbers, and how far our own mean average precision is from them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_other_files_are_refused_in_words(tmp_path, content, words):
 
 
 def test_without_the_library_a_person_learns_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools.coco", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     annotations = coco.Annotations(tmp_path / "a.json", coco.CocoKeys([0]), {})
     with pytest.raises(HpcYoloError, match="pip install 'hpc-yolo\\[coco\\]'"):
         coco.official_numbers(annotations, tmp_path / "p.json", [1])

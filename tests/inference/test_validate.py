@@ -1,0 +1,313 @@
+"""Evaluation from the command line to the files that are left."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from torch import nn
+
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
+from hpc_yolo.data.labels import read_labels
+from hpc_yolo.data.loader import ValidationLoader
+from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
+from hpc_yolo.evaluation import coco
+from hpc_yolo.evaluation.evaluator import EvaluationSettings
+from hpc_yolo.inference.charts import write_confusion_chart
+from hpc_yolo.inference.folders import results_folder
+from hpc_yolo.inference.subject import find_named, prepare_subject
+from hpc_yolo.inference.validate import Outputs, find_annotations, validate
+from hpc_yolo.models import build_model, load_config
+from hpc_yolo.runs.directory import RunDirectory
+
+SIZE, NUM_PICTURES = (96, 64), 7
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    return write_shapes_dataset(folder, num_train=2, num_val=NUM_PICTURES, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
+    save_network(path, list(CLASSES))
+    return path
+
+
+def save_network(path: Path, names: list[str]) -> None:
+    description = ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=names, imgsz=96)
+    save_model(path, build_model("yolov5n", len(names)), description)
+
+
+def run_val(*words: object, folder: Path):
+    command = ["val", *map(str, words), "--project", str(folder), "--workers", "0", "--device", "cpu"]
+    result = CliRunner().invoke(cli, command)
+    if result.exception is not None and not isinstance(result.exception, (HpcYoloError, SystemExit)):
+        raise result.exception
+    return result
+
+
+class Oracle(nn.Module):
+    """A detector that is told the labels of the batches to come and finds them all, and nothing else."""
+
+    def __init__(self, loader) -> None:
+        super().__init__()
+        self.stride = torch.tensor([8.0, 16.0, 32.0])
+        self.type_of_images = nn.Parameter(torch.zeros(()))
+        self.targets = [batch.targets for batch in loader]
+
+    def forward(self, images):
+        targets, (height, width) = self.targets.pop(0), images.shape[2:]
+        decoded = torch.zeros(len(images), 8, 5 + len(CLASSES))
+        for image in range(len(images)):
+            own = targets[targets[:, 0] == image]
+            decoded[image, : len(own), :4] = own[:, 2:] * torch.tensor([width, height, width, height])
+            decoded[image, : len(own), 4] = 1 - 0.01 * torch.arange(len(own))
+            decoded[image, torch.arange(len(own)), 5 + own[:, 1].long()] = 1.0
+        return decoded, []
+
+
+@pytest.fixture
+def oracle(weights, data):
+    """A `Subject` whose network is an oracle, for batches of 4 at 64 pixels."""
+    subject = prepare_subject(
+        weights, data, "val", device="cpu", half=False, single_cls=False, tell=print, on_progress=lambda *_: None
+    )
+    places = {"rank": 0, "world_size": 1, "workers": 0}
+    return replace(subject, model=Oracle(ValidationLoader(subject.index, imgsz=64, batch=4, stride=32, **places)))
+
+
+def annotations_of(index, path: Path) -> Path:
+    """The labels of an index as COCO has them, with ids and category numbers of its own."""
+    rows = []
+    for image, labels in enumerate(index.labels):
+        for kind, x, y, w, h in labels.tolist():
+            box = [(x - w / 2) * SIZE[0], (y - h / 2) * SIZE[1], w * SIZE[0], h * SIZE[1]]
+            ids = {"id": len(rows) + 1, "image_id": 700 + image, "category_id": 10 * int(kind) + 5}
+            rows.append({**ids, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+    content = {
+        "images": [{"id": 700 + image, "file_name": Path(name).name} for image, name in enumerate(index.paths)],
+        "categories": [{"id": 10 * number + 5, "name": name} for number, name in enumerate(CLASSES)],
+        "annotations": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
+    """Figures, official numbers, confusion matrix, JSON and label files of one pass, against the labels themselves."""
+    annotations = coco.read_annotations(annotations_of(oracle.index, tmp_path / "truth.json"), CLASSES)
+    outputs = Outputs(tmp_path, predictions=True, annotations=annotations, labels=True, scores=True)
+    done = []
+    report = validate(
+        oracle,
+        imgsz=64,
+        batch=4,
+        workers=0,
+        settings=EvaluationSettings(),
+        outputs=outputs,
+        on_progress=lambda *progress: done.append(progress),
+    )
+    assert done[-1] == (NUM_PICTURES, NUM_PICTURES)
+    assert report.map50_95 == pytest.approx(0.995, abs=0.001)
+    assert report.coco is not None and report.coco.ap == pytest.approx(1)
+    assert report.num_labels == sum(map(len, oracle.index.labels))
+    assert all(milliseconds > 0 for milliseconds in report.speed_ms.values())
+
+    counts = json.loads((tmp_path / "confusion_matrix.json").read_text())["rows_found_columns_there"]
+    assert [counts[kind][kind] for kind in range(4)] == [
+        sum((labels[:, 0] == kind).sum() for labels in oracle.index.labels) for kind in range(4)
+    ]
+    assert sum(map(sum, counts)) == report.num_labels
+    assert cv2.imread(str(tmp_path / "confusion_matrix.png")).std() > 10
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == report.num_labels
+    assert json.loads((tmp_path / "metrics.json").read_text())["coco"]["ap50"] == pytest.approx(1)
+    for path, labels in zip(oracle.index.paths, oracle.index.labels, strict=True):
+        written = (tmp_path / "labels" / f"{Path(path).stem}.txt").read_text().split()
+        rows = torch.tensor([float(word) for word in written]).reshape(-1, 6)
+        torch.testing.assert_close(
+            rows[:, :5].sort(dim=0).values, torch.tensor(labels).sort(dim=0).values, atol=1e-4, rtol=0
+        )
+        assert (rows[:, 5] > 0.9).all()
+
+
+def test_pictures_of_one_name_in_two_folders_keep_two_label_files(oracle, tmp_path):
+    names = ["a/x.jpg", "b/x.jpg", *(f"a/{number}.jpg" for number in range(NUM_PICTURES - 2))]
+    folders = [str(Path(path).parent) for path in oracle.index.paths]
+    for name, path in zip(names, oracle.index.paths, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(Path(path).read_bytes())
+    assert len(set(folders)) == 1
+    index = replace(oracle.index, paths=tuple(str(tmp_path / name) for name in names))
+    outputs = Outputs(tmp_path, labels=True)
+    validate(replace(oracle, index=index), imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=outputs)
+    assert {path.name for path in (tmp_path / "labels").iterdir()} >= {"x.txt", "x-2.txt"}
+
+
+def test_the_command_prints_and_leaves_the_same_figures(weights, data, tmp_path):
+    result = run_val("--weights", weights, "--data", data, "--batch", 4, "--json", folder=tmp_path)
+    printed = json.loads(result.stdout)
+    assert Path(printed.pop("folder")) == tmp_path / "exp"
+    assert printed == json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert (printed["num_images"], printed["imgsz"], printed["batch"]) == (NUM_PICTURES, 96, 4)
+    assert (tmp_path / "exp").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_table_has_a_row_for_each_class(weights, data, tmp_path):
+    text = run_val("--weights", weights, "--data", data, "--conf", 0.5, folder=tmp_path).stdout
+    assert [name for name in ("all", *CLASSES, "mAP50-95", "speed") if name not in text] == []
+
+
+def test_a_run_is_evaluated_on_its_own_data_with_its_own_size(weights, data, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    spec = {"name": "run", "model": "yolov5n", "data": str(data), "train": {"imgsz": 64}}
+    run.spec.write_text(yaml.safe_dump(spec))
+    run.best.write_bytes(weights.read_bytes())
+    for named in (run.path, run.best):
+        report = json.loads(run_val(named, "--json", folder=tmp_path).stdout)
+        assert (report["data"], report["imgsz"], report["weights"]) == (str(data), 64, str(run.best))
+    assert json.loads(run_val(run.path, "--img", 128, "--json", folder=tmp_path).stdout)["imgsz"] == 128
+
+
+def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, data, tmp_path):
+    result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", folder=tmp_path)
+    assert "--imgsz 50 is no multiple of 32" in result.stderr
+    assert json.loads(result.stdout)["imgsz"] == 64
+
+
+def test_speed_takes_squares_at_its_own_thresholds(weights, data, tmp_path):
+    report = json.loads(
+        run_val("--weights", weights, "--data", data, "--task", "speed", "--json", folder=tmp_path).stdout
+    )
+    assert (report["conf_threshold"], report["iou_threshold"], report["split"]) == (0.25, 0.45, "val")
+
+
+def test_a_study_has_a_row_for_each_size(weights, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_yolo.inference.validate.STUDY_SIZES", range(64, 128 + 1, 32))
+    result = run_val("--weights", weights, "--data", data, "--task", "study", folder=tmp_path)
+    lines = (tmp_path / "exp" / "study.csv").read_text().splitlines()
+    assert lines[0].startswith("imgsz,precision,recall,map50,map50_95,preprocess_ms")
+    assert [line.split(",")[0] for line in lines[1:]] == ["64", "96", "128"]
+    assert "mAP50-95" in result.stdout
+
+
+def test_all_classes_taken_for_one(weights, data, tmp_path):
+    """80 classes of the weights against any number of the dataset; nothing is refused."""
+    save_network(tmp_path / "seven.safetensors", [f"kind {number}" for number in range(7)])
+    result = run_val(
+        "--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--json", folder=tmp_path
+    )
+    assert [row["name"] for row in json.loads(result.stdout)["classes"]] == ["item"]
+
+
+def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, weights, data, tmp_path):
+    truth = annotations_of(oracle.index, data.parent / "annotations" / "instances_val.json")
+    try:
+        assert find_annotations(oracle) == truth
+        result = run_val("--weights", weights, "--data", data, "--save-json", folder=tmp_path)
+    finally:
+        truth.unlink()
+    assert "official COCO numbers" in result.stdout
+    rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    assert {row["category_id"] for row in rows} <= {5, 15, 25, 35}
+    assert {row["image_id"] for row in rows} <= set(range(700, 700 + NUM_PICTURES))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "sentence"),
+    [
+        (["--weights", "{weights}"], SpecError, "--data is missing"),
+        (["--weights", "{weights}", "--data", "{data}", "--half"], SpecError, "half precision is for GPUs"),
+        (["--weights", "{weights}", "--data", "{data}", "--task", "test"], DataError, "no split test"),
+        (["--weights", "{weights}.gone", "--data", "{data}"], CheckpointError, "is not there"),
+        (["{folder}", "--data", "{data}"], CheckpointError, "is no run directory"),
+        (["--weights", "{five}", "--data", "{data}"], CheckpointError, "detects 5 classes.*has 4.*--single-cls"),
+        (["--weights", "{weights}", "--data", "{data}", "--ann", "{data}"], DataError, "COCO's form"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_are_answered_in_words_before_any_picture_is_looked_at(words, kind, sentence, weights, data, tmp_path):
+    save_network(tmp_path / "five.safetensors", list("abcde"))
+    places = {"weights": weights, "data": data, "folder": tmp_path, "five": tmp_path / "five.safetensors"}
+    result = run_val(*(word.format(**places) for word in words), folder=tmp_path / "results")
+    assert isinstance(result.exception, kind)
+    assert re.search(sentence, str(result.exception), flags=re.DOTALL)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name one"),
+        (["run", "--weights", "x.pt"], "name one"),
+        (["run", "--save-hybrid"], "would count as found"),
+        (["run", "--save-conf"], "give both"),
+        (["run", "--conf", "1.5"], "0<=x<=1"),
+        (["run", "--task", "vla"], "'vla'"),
+    ],
+)
+def test_options_that_make_no_sense(words, sentence, tmp_path):
+    result = run_val(*words, folder=tmp_path)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize("device", ["gpu", "0,1", "7", "cuda:7"])
+def test_devices_that_are_not_there(device, weights, data, tmp_path):
+    result = CliRunner().invoke(cli, ["val", str(weights), "--data", str(data), "--device", device])
+    assert isinstance(result.exception, SpecError)
+    assert f"--device {device}" in str(result.exception)
+
+
+def test_other_names_for_the_same_number_of_classes_are_told(data, tmp_path):
+    """The classes of two datasets in another order give figures near zero, and nobody knows why."""
+    save_network(tmp_path / "turned.safetensors", list(reversed(CLASSES)))
+    result = run_val("--weights", tmp_path / "turned.safetensors", "--data", data, folder=tmp_path)
+    assert "class 0 is called 'star' by the weights and 'circle' by the dataset" in result.stderr
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    run.spec.write_text("name: run\n")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        find_named(run.path)
+
+
+def test_folders_count_up_and_are_their_owners_alone(tmp_path):
+    names = [results_folder(tmp_path / "val", "exp", exist_ok=False).name for _ in range(3)]
+    assert names == ["exp", "exp2", "exp3"]
+    assert results_folder(tmp_path / "val", "exp", exist_ok=True).name == "exp"
+    assert (tmp_path / "val" / "exp2").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("num_classes", [1, 30, 80])
+def test_charts_of_few_and_many_classes(tmp_path, num_classes):
+    """Names may have any letters and any length."""
+    counts = torch.eye(num_classes + 1, dtype=torch.int64).numpy() * 3
+    write_confusion_chart(tmp_path / "c.png", counts, ["ein sehr langer Straßenname 道路"] * num_classes)
+    chart = cv2.imread(str(tmp_path / "c.png"))
+    assert min(chart.shape[:2]) > 14 * num_classes
+    dark = (chart == (110, 48, 8)).all(axis=2)
+    assert dark.any(axis=0).sum() >= 14 * num_classes  # the diagonal crosses every column
+
+
+def test_label_files_can_be_read_again(oracle, tmp_path):
+    validate(
+        oracle, imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=Outputs(tmp_path, labels=True)
+    )
+    for path in (tmp_path / "labels").iterdir():
+        rows, _ = read_labels(path, len(CLASSES))
+        assert len(rows) > 0
