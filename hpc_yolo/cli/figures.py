@@ -58,7 +58,7 @@ def print_study(reports: list[ValidationReport], folder: Path, *, as_json: bool)
 
 
 def _print_official(console: Console, numbers: dict[str, float]) -> None:
-    """Precision in one line, recall in the next. What nothing is there for (small objects, say) the library calls -1."""
+    """Precision in one line, recall in the next; the library says -1 of sizes that the set has none of."""
     console.print("official COCO numbers")
     shown = [f"{name.replace('_', ' ')} {'-' if value < 0 else _three(value)}" for name, value in numbers.items()]
     for kind in ("ap", "ar"):

@@ -108,6 +108,7 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
             SPLIT_OF_TASK[options["task"]],
             device=options["device"],
             half=options["half"],
+            augment=options["augment"],
             single_cls=options["single_cls"] or named.single_cls,
             tell=_tell,
             on_progress=on_progress,
@@ -161,7 +162,6 @@ def _validate(
             workers=options["workers"],
             settings=settings,
             square=square,
-            augment=options["augment"],
             outputs=outputs,
             on_progress=on_progress,
         )

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex, scan_split
 from hpc_yolo.errors import CheckpointError, SpecError
 from hpc_yolo.inference.device import choose_device
 from hpc_yolo.models import Detector
+from hpc_yolo.models.fuse import fused
+from hpc_yolo.models.tta import augmented_forward
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.weights.model_file import ModelFile, build_detector, read_model_file
@@ -33,15 +36,23 @@ class Subject:
     """A network in evaluation mode on its device, and a split of a dataset."""
 
     file: ModelFile
-    model: Detector
+    model: nn.Module
+    stride: int  # sides of pictures are multiples of it
     device: torch.device
     dataset: Dataset
     split: str
     index: ImageIndex
 
-    @property
-    def stride(self) -> int:
-        return int(self.model.stride.max())
+
+class Augmented(nn.Module):
+    """A network that sees every picture in several views."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return augmented_forward(self.model, images), []
 
 
 def find_named(path: Path) -> Named:
@@ -74,13 +85,15 @@ def prepare_subject(
     *,
     device: str,
     half: bool,
+    augment: bool,
     single_cls: bool,
     tell: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> Subject:
-    """Read the network and the labels of a split.
+    """Read the network, folded for inference, and the labels of a split.
 
     Args:
+        augment: let it see every picture in several views.
         tell: takes what a person should know.
         on_progress: told (pictures read, all pictures).
 
@@ -95,11 +108,13 @@ def prepare_subject(
     file = read_model_file(weights)
     dataset = load_dataset(data, single_cls=single_cls)
     _require_same_classes(file, dataset, tell)
-    model = build_detector(file).to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = fused(build_detector(file)).to(chosen, torch.float16 if half else torch.float32)
+    model = model.to(memory_format=torch.channels_last)
     index = scan_split(dataset, split, on_progress)
     for message in (*dataset.messages, *index.messages):
         tell(message)
-    return Subject(file, model.half() if half else model, chosen, dataset, split, index)
+    network = Augmented(model) if augment else model
+    return Subject(file, network.eval(), int(model.stride.max()), chosen, dataset, split, index)
 
 
 def _require_same_classes(file: ModelFile, dataset: Dataset, tell: Callable[[str], None]) -> None:

@@ -22,7 +22,6 @@ from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.fileio import atomic_writer, write_atomic
 from hpc_yolo.inference.charts import write_confusion_chart
 from hpc_yolo.inference.subject import Subject
-from hpc_yolo.models.tta import Augmented
 from hpc_yolo.runs.events import ClassFigures
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
@@ -92,7 +91,6 @@ def validate(
     workers: int,
     settings: EvaluationSettings,
     square: bool = False,
-    augment: bool = False,
     outputs: Outputs | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ValidationReport:
@@ -101,7 +99,6 @@ def validate(
     Args:
         imgsz: longer side of a picture in pixels, a multiple of the network's stride.
         square: pad all pictures to a square instead of to the shape of their group.
-        augment: look at each picture at three sizes, once mirrored.
         outputs: what to write; nothing unless given.
         on_progress: told (pictures done, all pictures).
 
@@ -123,7 +120,7 @@ def validate(
             on_progress(next(progress), len(images))
 
         result = evaluate(
-            Augmented(subject.model) if augment else subject.model,
+            subject.model,
             _loader(subject, imgsz, batch, workers, square=square),
             device=subject.device,
             gather_arrays=lambda arrays: [arrays],

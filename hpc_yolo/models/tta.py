@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from hpc_yolo.models.family import Detector
@@ -47,14 +46,3 @@ def _view(images: torch.Tensor, share: float, mirrored: bool, stride: int) -> to
     )
     padded_height, padded_width = (math.ceil(side * share / stride) * stride for side in (height, width))
     return functional.pad(seen, (0, padded_width - seen.shape[3], 0, padded_height - seen.shape[2]), value=GREY)
-
-
-class Augmented(nn.Module):
-    """A network that always looks three times; for what takes a network in evaluation mode."""
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return augmented_forward(self.model, images), []

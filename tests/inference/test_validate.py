@@ -62,7 +62,6 @@ class Oracle(nn.Module):
 
     def __init__(self, loader) -> None:
         super().__init__()
-        self.stride = torch.tensor([8.0, 16.0, 32.0])
         self.type_of_images = nn.Parameter(torch.zeros(()))
         self.targets = [batch.targets for batch in loader]
 
@@ -81,7 +80,15 @@ class Oracle(nn.Module):
 def oracle(weights, data):
     """A `Subject` whose network is an oracle, for batches of 4 at 64 pixels."""
     subject = prepare_subject(
-        weights, data, "val", device="cpu", half=False, single_cls=False, tell=print, on_progress=lambda *_: None
+        weights,
+        data,
+        "val",
+        device="cpu",
+        half=False,
+        augment=False,
+        single_cls=False,
+        tell=print,
+        on_progress=lambda *_: None,
     )
     places = {"rank": 0, "world_size": 1, "workers": 0}
     return replace(subject, model=Oracle(ValidationLoader(subject.index, imgsz=64, batch=4, stride=32, **places)))
@@ -185,6 +192,16 @@ def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, da
     result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", folder=tmp_path)
     assert "--imgsz 50 is no multiple of 32" in result.stderr
     assert json.loads(result.stdout)["imgsz"] == 64
+
+
+def test_augmentation_changes_figures_and_time(weights, data, tmp_path):
+    """Three views instead of one: the option reaches the network."""
+    words = ["--weights", weights, "--data", data, "--json", "--save-json"]
+    plain = json.loads(run_val(*words, folder=tmp_path).stdout)
+    seen = json.loads(run_val(*words, "--augment", folder=tmp_path).stdout)
+    assert seen["num_images"] == plain["num_images"]
+    plain_rows, seen_rows = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
+    assert plain_rows != seen_rows
 
 
 def test_speed_takes_squares_at_its_own_thresholds(weights, data, tmp_path):
