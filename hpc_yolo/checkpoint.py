@@ -108,7 +108,7 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
     tensors, header = _read(path)
     if "progress" in header:
         tensors = _section(tensors, "ema.")
-    return tensors, msgspec.json.decode(header["description"], type=ModelDescription)
+    return tensors, _description(header, path)
 
 
 def read_description(path: Path) -> ModelDescription:
@@ -117,7 +117,7 @@ def read_description(path: Path) -> ModelDescription:
     Raises:
         CheckpointError: the file is damaged or of another format.
     """
-    return msgspec.json.decode(_read_header(path)["description"], type=ModelDescription)
+    return _description(_read_header(path), path)
 
 
 def _write(
@@ -151,6 +151,13 @@ def _read_header(path: Path) -> dict[str, str]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: its format is {header.get('format')!r}; this version reads {FORMAT!r}")
     return header
+
+
+def _description(header: Mapping[str, str], path: Path) -> ModelDescription:
+    try:
+        return msgspec.json.decode(header["description"], type=ModelDescription)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
 
 
 def _section(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

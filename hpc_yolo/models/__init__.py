@@ -1,5 +1,5 @@
 """The YOLOv5 family: its blocks (`layers`), its head (`head`) and networks from rows of a config (`family`)."""
 
-from hpc_yolo.models.family import Detector, build_from_config, build_model, load_config
+from hpc_yolo.models.family import Detector, build_from_config, build_model, load_config, tensor_shapes
 
-__all__ = ["Detector", "build_from_config", "build_model", "load_config"]
+__all__ = ["Detector", "build_from_config", "build_model", "load_config", "tensor_shapes"]

@@ -24,8 +24,12 @@ Row = tuple[int | list[int], int, str, list[Any]]
 
 PROBE_PIXELS = 256
 CHANNEL_MULTIPLE = 8
+MAX_BLOCKS = 1000  # with all repeats; the largest of the family has 58
+MAX_ANCHORS = 100  # a level
 BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
+# What a config that makes no sense provokes in torch and here.
+MISTAKES = (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError, ArithmeticError)
 # Ours, and how older files write the same.
 UPSAMPLE_ARGUMENTS: tuple[list[Any], ...] = ([], [None, 2, "nearest"], ["None", 2, "nearest"])
 
@@ -114,8 +118,22 @@ def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> 
     """
     try:
         return Detector(config, num_classes)
-    except (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+    except MISTAKES as error:
         raise _not_a_config(source, error) from error
+
+
+def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors of the network that `config` describes, without the memory for them.
+
+    Raises:
+        SpecError: the config makes no sense.
+    """
+    try:
+        with torch.device("meta"):
+            blocks, _ = _build_blocks(list(config["backbone"] + config["head"]), config, num_classes)
+    except MISTAKES as error:
+        raise _not_a_config(source, error) from error
+    return {f"model.{name}": tensor.shape for name, tensor in blocks.state_dict().items()}
 
 
 def _not_a_config(source: str, error: Exception) -> SpecError:
@@ -160,13 +178,19 @@ def _build_blocks(rows: list[Row], config: dict[str, Any], num_classes: int) -> 
     blocks: list[nn.Module] = []
     all_sources: list[list[int]] = []
     widths = [3]  # of the input, then of every row
+    scales = [1.0]  # input pixels a cell, likewise
+    num_blocks = 0
     for number, (source, repeats, kind, arguments) in enumerate(rows):
         written = [source] if isinstance(source, int) else list(source)
         sources = [number + index if index < -1 else index for index in written]
         try:
             c_in = [widths[-1] if index == -1 else widths[index + 1] for index in sources]
+            num_blocks += scaled_repeats(repeats, config["depth_multiple"])
+            if num_blocks > MAX_BLOCKS:
+                raise ValueError(f"more than {MAX_BLOCKS} blocks")
             block, c_out = _build_block(kind.removeprefix("nn."), arguments, repeats, c_in, config, num_classes)
-        except (ValueError, TypeError, IndexError, KeyError) as error:
+            scales.append(_scale(block, scales[-1] if sources[0] == -1 else scales[sources[0] + 1]))
+        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError) as error:
             raise ValueError(f"row {number}, {list(rows[number])}: {error}") from error
         blocks.append(block)
         all_sources.append(sources)
@@ -207,9 +231,22 @@ def _build_block(
     return block(c_in[0], c_out, *arguments[1:]), c_out
 
 
+def _scale(block: nn.Module, scale: float) -> float:
+    """Input pixels that a cell of the output of `block` is wide, where a cell of its input is `scale` wide."""
+    if isinstance(block, Conv):
+        return scale * block.conv.stride[0]
+    if isinstance(block, nn.Upsample):
+        if scale < 2:
+            raise ValueError("its output is larger than the picture")
+        return scale / 2
+    return scale
+
+
 def _anchor_rows(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
     """Pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
     if isinstance(anchors, int):
+        if not 0 < anchors <= MAX_ANCHORS:
+            raise ValueError(f"{anchors} anchors a level; 1 to {MAX_ANCHORS} are possible")
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
 

@@ -10,14 +10,16 @@ import torch
 
 from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import ModelDescription
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.models import Detector, build_from_config
+from hpc_yolo.errors import CheckpointError, SpecError
+from hpc_yolo.models import Detector, build_from_config, tensor_shapes
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 
 PICKLED_SUFFIXES = (".pt", ".pth")
 ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple")
 DEFAULT_IMGSZ = 640
+MAX_CLASSES = 100_000
+MAX_SHOWN = 80  # letters of a name
 ANCHORS = "anchors"  # in the name of the head's buffer
 
 
@@ -45,10 +47,16 @@ def read_model_file(path: Path) -> ModelFile:
     """The network in a checkpoint of ours or in a `.pt` file of YOLOv5; of a training state the averaged model.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format, or not to be trusted.
+        CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
+            those of the network that it describes.
     """
-    if path.suffix in PICKLED_SUFFIXES:
-        return _from_pickled(path, read_pickled_network(path))
+    pickled = path.suffix in PICKLED_SUFFIXES
+    file = _from_pickled(path, read_pickled_network(path)) if pickled else _from_checkpoint(path)
+    _require_own_tensors(file)
+    return file
+
+
+def _from_checkpoint(path: Path) -> ModelFile:
     tensors, description = checkpoint.load_model(path)
     return ModelFile(
         path=path,
@@ -65,6 +73,8 @@ def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
     if missing:
         raise CheckpointError(f"{path}: does not say which network it holds: no {', '.join(missing)}")
     num_classes = found.architecture.get("nc", len(found.names))
+    if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
+        raise CheckpointError(f"{path}: its nc, the number of classes, is {num_classes!r}")
     names = tuple(found.names.get(index, f"class{index}") for index in range(num_classes))
     return ModelFile(
         path=path,
@@ -76,18 +86,30 @@ def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
     )
 
 
+def _require_own_tensors(file: ModelFile) -> None:
+    """Whether the description fits the tensors, before memory is taken for whatever it describes."""
+    try:
+        shapes = tensor_shapes(file.config, len(file.names), "its description")
+    except SpecError as error:
+        raise CheckpointError(f"{file.path}: describes no network that this version builds: {error.message}") from error
+    missing = [name for name in shapes if name not in file.tensors]
+    others = [name for name, tensor in file.tensors.items() if shapes.get(name) != tensor.shape]
+    if missing or others:
+        raise CheckpointError(
+            f"{file.path}: its tensors are not those of the network that it describes: {len(missing)} are missing, "
+            f"{len(others)} are others, such as {(missing + others)[0][:MAX_SHOWN]}",
+            hint="a file that was exported, fused or edited cannot be begun with; take the one that training wrote",
+        )
+
+
 def build_detector(file: ModelFile) -> Detector:
     """The network of `file` with its weights, in evaluation mode.
 
     Raises:
-        CheckpointError: the tensors are not those of its config.
-        SpecError: its config makes no sense.
+        SpecError: its rows do not fit together.
     """
     model = build_from_config(file.config, len(file.names), str(file.path))
-    try:
-        model.load_state_dict(file.tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file.path}: its tensors do not fit its own config: {error}") from error
+    model.load_state_dict(file.tensors)
     return model.eval()
 
 

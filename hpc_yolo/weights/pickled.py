@@ -1,122 +1,44 @@
 """Networks that torch pickled whole (`.pt` files of YOLOv5), read without running a byte of them.
 
-A pickle is a program. This reader refuses every instruction and every global that such a file has no need of before it
-begins, and what it then meets becomes an inert record: no class of the file, of torch or of anybody else is made, and
-nothing takes more memory than a few times the file's size. Source of the format and of the globals: files written by
-YOLOv5 v6 and v7.
+A pickle is a program; `machine` says what it describes. Here are the archive around it, the numbers of its tensors and
+the network that they belong to. Nothing takes more memory than a few times the file's size. Source of the format: files
+written by YOLOv5 v6 and v7.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
-import pickletools
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import torch
 
 from hpc_yolo.errors import CheckpointError
+from hpc_yolo.weights.machine import ACTIVATIONS, NETWORKS, UNBUILDABLE, Record, Storage, Tensor, run
 
-MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 1 MB
+MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 256 kB
 MAX_ENTRIES = 100_000
-MAX_MODULES = 100_000
+MAX_MODULES = 10_000
+MAX_MODULE_NAME = 64
 MAX_DEPTH = 32
 MAX_PLAIN_VALUES = 100_000
 MAX_EXPANSION = 4  # bytes of tensors over bytes of the file; 16-bit numbers become 32-bit ones
+MAX_PIXELS = 2**16
 
 DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
 }
-PROJECTS = ("models", "yolov5.models")
-NETWORKS = {f"{project}.yolo.{name}" for project in PROJECTS for name in ("Model", "DetectionModel")}
-BLOCKS = ("Conv", "C3", "Bottleneck", "SPPF", "Concat")
-OTHER_BLOCKS = ("Focus", "SPP", "Proto", "BottleneckCSP", "DWConv", "GhostConv", "C3Ghost", "GhostBottleneck", "C3TR")
-OTHER_HEADS = ("SegmentationModel", "ClassificationModel", "Segment", "Classify")
-ACTIVATIONS = ("Hardswish", "LeakyReLU", "ReLU", "Mish", "GELU", "Sigmoid")
-# What this version can read the form of, but not build: said by name, rather than refused as if it were an attack.
-UNBUILDABLE = {
-    *(f"{project}.common.{name}" for project in PROJECTS for name in OTHER_BLOCKS),
-    *(f"{project}.yolo.{name}" for project in PROJECTS for name in OTHER_HEADS),
-    *(f"torch.nn.modules.activation.{name}" for name in ACTIVATIONS),
-}
-RECORDS = {
-    *NETWORKS,
-    *UNBUILDABLE,
-    *(f"{project}.yolo.Detect" for project in PROJECTS),
-    *(f"{project}.common.{name}" for project in PROJECTS for name in BLOCKS),
-    "torch.nn.modules.activation.SiLU",
-    "torch.nn.modules.batchnorm.BatchNorm2d",
-    "torch.nn.modules.batchnorm.SyncBatchNorm",
-    "torch.nn.modules.container.ModuleList",
-    "torch.nn.modules.container.Sequential",
-    "torch.nn.modules.conv.Conv2d",
-    "torch.nn.modules.pooling.MaxPool2d",
-    "torch.nn.modules.upsampling.Upsample",
-    "torch.Size",
-    "_codecs.encode",
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *(f"pathlib.{name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-    *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
-}
-STORAGES = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
-REBUILDS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-CONTAINERS = ("collections.OrderedDict", "__builtin__.set", "builtins.set")
-ALLOWED_GLOBALS = {*RECORDS, *STORAGES, *REBUILDS, *CONTAINERS}
-# The instructions of protocol 2 that torch's files consist of. Later protocols' and the registry's are not among them.
-ALLOWED_INSTRUCTIONS = frozenset(
-    (
-        "PROTO",
-        "STOP",
-        "MARK",
-        "GLOBAL",
-        "REDUCE",
-        "NEWOBJ",
-        "BUILD",
-        "BINPERSID",
-        "EMPTY_DICT",
-        "EMPTY_LIST",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-        "BINPUT",
-        "LONG_BINPUT",
-        "BINGET",
-        "LONG_BINGET",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINSTRING",
-        "BINSTRING",
-        "POP",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -129,36 +51,6 @@ class PickledNetwork:
     imgsz: int | None
 
 
-class Record:
-    """In place of an object of any class: the class's name and what the pickle says of the object."""
-
-    kind = ""
-
-    def __new__(cls, *_arguments: object) -> Record:
-        return super().__new__(cls)
-
-    def __init__(self, *_arguments: object) -> None:
-        self.state: dict[str, Any] = {}
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state if isinstance(state, dict) else {}
-
-
-class _Storage(NamedTuple):
-    dtype: torch.dtype
-    key: str
-    num_elements: int
-
-
-class _Tensor(NamedTuple):
-    """A tensor that is not made before its numbers are known to lie inside its storage."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
 def read_pickled_network(path: Path) -> PickledNetwork:
     """The network in a `.pt` file; of a training state the averaged one.
 
@@ -169,7 +61,8 @@ def read_pickled_network(path: Path) -> PickledNetwork:
     try:
         with zipfile.ZipFile(path) as archive:
             prefix = _check_archive(archive, path)
-            return _network(_load(archive, f"{prefix}/data.pkl", path), archive, prefix, path)
+            content = run(archive.read(f"{prefix}/data.pkl"), str(path))
+            return _network(content, archive, prefix, path)
     except CheckpointError:
         raise
     except zipfile.BadZipFile as error:
@@ -204,81 +97,6 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> str:
     return prefix
 
 
-def _load(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
-    content = archive.read(name)
-    _refuse_instructions(content, path)
-    with archive.open(name) as file:
-        return _Unpickler(file).load()
-
-
-def _refuse_instructions(content: bytes, path: Path) -> None:
-    """Look through the whole program before any of it is carried out."""
-    try:
-        for instruction, argument, position in pickletools.genops(content):
-            if instruction.name not in ALLOWED_INSTRUCTIONS:
-                raise CheckpointError(f"{path}: the pickle instruction {instruction.name} (byte {position}) is refused")
-            if instruction.name == "GLOBAL" and str(argument).replace(" ", ".", 1) not in ALLOWED_GLOBALS:
-                name = str(argument).replace(" ", ".", 1)
-                raise CheckpointError(
-                    f"{path}: asks for {name}, which no YOLOv5 detector needs; nothing of it was run",
-                    hint="do not load this file with anything else either, unless you know who made it",
-                )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: its pickle is damaged: {error}") from error
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the allowed globals and gives inert stand-ins for all of them."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
-        self._kinds: dict[str, type[Record]] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full not in ALLOWED_GLOBALS:  # looked at before; a second lock on the door
-            raise CheckpointError(f"the pickle asks for {full}")
-        if full in STORAGES:
-            return STORAGES[full]
-        if full in REBUILDS:
-            return _RebuildTensor() if name == "_rebuild_tensor_v2" else _FirstArgument()
-        if full in CONTAINERS:
-            return OrderedDict if name == "OrderedDict" else set
-        return self._kinds.setdefault(full, type(name, (Record,), {"kind": full}))
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        what, dtype, key, _location, num_elements = pid
-        if what != "storage" or not isinstance(dtype, torch.dtype) or type(num_elements) is not int:
-            raise ValueError("a storage of another form than torch's")
-        if not isinstance(key, str) or not key.isdigit():
-            raise ValueError("a storage without a number")
-        return _Storage(dtype, key, num_elements)
-
-
-class _RebuildTensor:
-    """In place of torch's function; without attributes that a pickle could set."""
-
-    __slots__ = ()
-
-    def __call__(self, storage: object, offset: object, size: object, stride: object, *_more: object) -> _Tensor:
-        if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-            raise ValueError("a tensor of another form than torch's")
-        if len(size) != len(stride) or len(size) > MAX_DEPTH:
-            raise ValueError("a tensor with other strides than sizes")
-        if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
-            raise ValueError("a tensor whose shape is not of whole numbers")
-        return _Tensor(storage, offset, size, stride)  # type: ignore[arg-type]
-
-
-class _FirstArgument:
-    """In place of torch's function that makes a parameter of a tensor."""
-
-    __slots__ = ()
-
-    def __call__(self, value: object, *_more: object) -> object:
-        return value
-
-
 def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) -> PickledNetwork:
     if isinstance(content, Record):
         content = {"model": content}
@@ -292,17 +110,17 @@ def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) ->
         raise CheckpointError(f"{path}: is a {found.kind}; this version reads detectors")
     state = found.state
     modules = dict(_modules(found, path))
+    architecture = _plain(state.get("yaml"))
     for module in modules.values():
-        if module.kind in UNBUILDABLE:
+        if module.kind in UNBUILDABLE or module.kind in ACTIVATIONS - {_activation(architecture)}:
             raise CheckpointError(f"{path}: its network has a {module.kind}, which this version does not build")
     named = [item for item in _named_tensors(modules) if not item[0].endswith("anchor_grid")]  # of files before v6
     claimed_bytes = sum(math.prod(tensor.size) * 4 for _, tensor in named)
     if claimed_bytes > path.stat().st_size * MAX_EXPANSION:
         raise CheckpointError(f"{path}: its tensors claim {claimed_bytes} bytes, many times the file's")
-    storages: dict[_Storage, torch.Tensor] = {}
+    storages: dict[Storage, torch.Tensor] = {}
     tensors = {name: _tensor(value, storages, archive, prefix, path) for name, value in named}
-    options = content.get("opt")
-    return PickledNetwork(tensors, _plain(state.get("yaml")), _class_names(state), _imgsz(options))
+    return PickledNetwork(tensors, architecture, _class_names(state), _imgsz(content.get("opt")))
 
 
 def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
@@ -321,23 +139,27 @@ def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
     return found
 
 
-def _named_tensors(modules: dict[str, Record]) -> list[tuple[str, _Tensor]]:
+def _named_tensors(modules: dict[str, Record]) -> list[tuple[str, Tensor]]:
     return [
         (f"{prefix}.{name}".lstrip("."), value)
         for prefix, module in modules.items()
         for section in ("_parameters", "_buffers")
         for name, value in _section(module, section)
-        if isinstance(value, _Tensor)
+        if isinstance(value, Tensor)
     ]
 
 
 def _section(module: Record, name: str) -> list[tuple[str, Any]]:
     section = module.state.get(name)
-    return [(str(key), value) for key, value in section.items()] if isinstance(section, dict) else []
+    if not isinstance(section, dict):
+        return []
+    if any(len(str(key)) > MAX_MODULE_NAME for key in section):
+        raise ValueError(f"a name of more than {MAX_MODULE_NAME} letters in {name}")
+    return [(str(key), value) for key, value in section.items()]
 
 
 def _tensor(
-    tensor: _Tensor, storages: dict[_Storage, torch.Tensor], archive: zipfile.ZipFile, prefix: str, path: Path
+    tensor: Tensor, storages: dict[Storage, torch.Tensor], archive: zipfile.ZipFile, prefix: str, path: Path
 ) -> torch.Tensor:
     storage = tensor.storage
     if storage not in storages:
@@ -349,16 +171,17 @@ def _tensor(
     return view.float() if view.is_floating_point() else view
 
 
-def _read_storage(storage: _Storage, archive: zipfile.ZipFile, prefix: str, path: Path) -> torch.Tensor:
+def _read_storage(storage: Storage, archive: zipfile.ZipFile, prefix: str, path: Path) -> torch.Tensor:
+    dtype = DTYPES[storage.kind]
     try:
         content = archive.read(f"{prefix}/data/{storage.key}")
     except KeyError:
         raise CheckpointError(f"{path}: the numbers of a tensor (data/{storage.key}) are missing") from None
-    if len(content) != storage.num_elements * storage.dtype.itemsize:
+    if len(content) != storage.num_elements * dtype.itemsize:
         raise CheckpointError(
-            f"{path}: data/{storage.key} has {len(content)} bytes for {storage.num_elements} numbers of {storage.dtype}"
+            f"{path}: data/{storage.key} has {len(content)} bytes for {storage.num_elements} numbers of {dtype}"
         )
-    return torch.frombuffer(bytearray(content), dtype=storage.dtype) if content else torch.empty(0, dtype=storage.dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
 
 
 def _plain(value: Any) -> Any:
@@ -390,4 +213,11 @@ def _class_names(state: dict[str, Any]) -> dict[int, str]:
 
 def _imgsz(options: object) -> int | None:
     imgsz = options.get("imgsz") if isinstance(options, dict) else None
-    return imgsz if isinstance(imgsz, int) else None
+    return imgsz if type(imgsz) is int and 0 < imgsz <= MAX_PIXELS else None
+
+
+def _activation(architecture: object) -> str:
+    """The class of the activations of a network with these rows."""
+    written = architecture.get("activation") if isinstance(architecture, dict) else None
+    name = str(written or "SiLU").removeprefix("torch.").removeprefix("nn.").partition("(")[0]
+    return f"torch.nn.modules.activation.{name}"

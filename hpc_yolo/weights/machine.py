@@ -1,0 +1,247 @@
+"""The machine that a pickle is a program for, cut down to the instructions of torch's files and to plain values.
+
+No function or class is ever looked up: what a pickle would call becomes a `Record`, a `Tensor` that is a description of
+one, or a refusal. What an instruction can cost in time and memory is bounded, so the number of them bounds the whole.
+Instructions as Python's `pickletools` decodes them; globals as files written by YOLOv5 v6 and v7 have them.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hpc_yolo.errors import CheckpointError
+
+MAX_INSTRUCTIONS = 1_000_000  # of the largest network it is 110 thousand
+MAX_DIMENSIONS = 8
+MAX_ARGUMENTS = 8
+MAX_DIGITS = 9
+MAX_NAME = 200
+MAX_KEY = 2**60  # above it, different numbers can have the same hash
+
+STORAGES = {
+    f"torch.{name}Storage"
+    for name in ("Half", "BFloat16", "Float", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+}
+PROJECTS = ("models", "yolov5.models")
+NETWORKS = {f"{project}.yolo.{name}" for project in PROJECTS for name in ("Model", "DetectionModel")}
+BLOCKS = ("Conv", "C3", "Bottleneck", "SPPF", "Concat")
+OTHER_BLOCKS = ("Focus", "SPP", "Proto", "BottleneckCSP", "DWConv", "GhostConv", "C3Ghost", "GhostBottleneck", "C3TR")
+OTHER_HEADS = ("SegmentationModel", "ClassificationModel", "Segment", "Classify")
+ACTIVATIONS = {
+    f"torch.nn.modules.activation.{name}"
+    for name in ("SiLU", "Hardswish", "LeakyReLU", "ReLU", "Mish", "GELU", "Sigmoid")
+}
+# What this version can read the form of, but not build: said by name, rather than refused as if it were an attack.
+UNBUILDABLE = {
+    *(f"{project}.common.{name}" for project in PROJECTS for name in OTHER_BLOCKS),
+    *(f"{project}.yolo.{name}" for project in PROJECTS for name in OTHER_HEADS),
+}
+TENSOR = "torch._utils._rebuild_tensor_v2"
+PARAMETER = "torch._utils._rebuild_parameter"
+MAPPING = "collections.OrderedDict"
+RECORDS = {
+    *NETWORKS,
+    *UNBUILDABLE,
+    *ACTIVATIONS,
+    *(f"{project}.yolo.Detect" for project in PROJECTS),
+    *(f"{project}.common.{name}" for project in PROJECTS for name in BLOCKS),
+    "torch.nn.modules.batchnorm.BatchNorm2d",
+    "torch.nn.modules.batchnorm.SyncBatchNorm",
+    "torch.nn.modules.container.ModuleList",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.conv.Conv2d",
+    "torch.nn.modules.pooling.MaxPool2d",
+    "torch.nn.modules.upsampling.Upsample",
+    "torch.Size",
+    "__builtin__.set",
+    "builtins.set",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"pathlib.{name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
+}
+ALLOWED_GLOBALS = {*RECORDS, *STORAGES, TENSOR, PARAMETER, MAPPING}
+
+
+class Global(NamedTuple):
+    """A name that a pickle asks for: module and name with a dot between them."""
+
+    name: str
+
+
+class Record:
+    """In place of an object of any class: the class's name and what the pickle says of the object."""
+
+    __slots__ = ("kind", "state")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.state: dict[str, Any] = {}
+
+
+class Storage(NamedTuple):
+    """The numbers of tensors: `kind` such as torch.HalfStorage, in the archive's entry data/`key`."""
+
+    kind: str
+    key: str
+    num_elements: int
+
+
+class Tensor(NamedTuple):
+    """A tensor that is not made before its numbers are known to lie inside its storage."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def run(program: bytes, source: str) -> Any:
+    """The value that a pickle describes. `source` names the file in errors.
+
+    Raises:
+        CheckpointError: an instruction or a global that no file of torch's or no detector needs.
+        ValueError, TypeError, KeyError, IndexError: the program makes no sense.
+    """
+    machine = _Machine(source)
+    for number, (instruction, argument, position) in enumerate(pickletools.genops(program)):
+        if number >= MAX_INSTRUCTIONS:
+            raise CheckpointError(f"{source}: more than {MAX_INSTRUCTIONS} pickle instructions; a network has fewer")
+        if instruction.name == "STOP":
+            break
+        carry_out = INSTRUCTIONS.get(instruction.name)
+        if carry_out is None:
+            raise CheckpointError(f"{source}: the pickle instruction {instruction.name} (byte {position}) is refused")
+        carry_out(machine, argument)
+    return machine.stack.pop()
+
+
+class _Machine:
+    """A stack of values, the places marked on it, and the values that are remembered."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self, count: int) -> list[Any]:
+        """The last `count` values, in the order in which they were pushed."""
+        if count > len(self.stack):
+            raise IndexError("its stack is too short")
+        return [self.stack.pop() for _ in range(count)][::-1]
+
+    def pop_marked(self) -> list[Any]:
+        return self.pop(len(self.stack) - self.marks.pop())
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def append(self, values: list[Any]) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise TypeError("it appends to what is no list")
+        self.stack[-1].extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(values) % 2:
+            raise TypeError("it sets items of what is no mapping")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            # A nested key would be hashed all through, for ever if it is made of itself twice over many times.
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_KEY):
+                raise TypeError(f"a {type(key).__name__} as a key")
+            target[key] = value
+
+    def ask_for(self, argument: str) -> None:
+        name = argument.replace(" ", ".", 1)
+        if name not in ALLOWED_GLOBALS:
+            shown = name[:MAX_NAME] if name.isprintable() else ascii(name[:MAX_NAME])
+            raise CheckpointError(
+                f"{self.source}: asks for {shown}, which no YOLOv5 detector needs; nothing of it was run",
+                hint="do not load this file with anything else either, unless you know who made it",
+            )
+        self.push(Global(name))
+
+    def call(self, _argument: object) -> None:
+        function, arguments = self.pop(2)
+        if not isinstance(function, Global) or type(arguments) is not tuple:
+            raise TypeError("it calls what is no function")
+        if function.name == TENSOR and len(arguments) <= MAX_ARGUMENTS:
+            self.push(_described_tensor(*arguments))
+        elif function.name == PARAMETER:
+            self.push(arguments[0])
+        elif function.name == MAPPING and not arguments:
+            self.push({})
+        elif function.name in RECORDS:
+            self.push(Record(function.name))
+        else:
+            raise TypeError(f"it calls {function.name} with {len(arguments)} arguments")
+
+    def build(self, _argument: object) -> None:
+        (state,) = self.pop(1)
+        target = self.stack[-1]
+        if isinstance(target, Record):
+            target.state = state if isinstance(state, dict) else {}
+        elif not isinstance(target, dict):  # the attributes of a mapping have no meaning here
+            raise TypeError("it sets attributes of what has none")
+
+    def find_storage(self, _argument: object) -> None:
+        (identity,) = self.pop(1)
+        what, kind, key, _location, num_elements = identity
+        if what != "storage" or not isinstance(kind, Global) or kind.name not in STORAGES:
+            raise ValueError("a storage of another form than torch's")
+        if not isinstance(key, str) or len(key) > MAX_DIGITS or not key.isdigit() or type(num_elements) is not int:
+            raise ValueError("a storage without a number")
+        self.push(Storage(kind.name, key, num_elements))
+
+
+def _described_tensor(storage: object, offset: object, size: object, stride: object, *_more: object) -> Tensor:
+    if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
+        raise ValueError("a tensor of another form than torch's")
+    if len(size) != len(stride) or len(size) > MAX_DIMENSIONS:
+        raise ValueError("a tensor with other strides than sizes")
+    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
+        raise ValueError("a tensor whose shape is not of whole numbers")
+    return Tensor(storage, offset, size, stride)  # type: ignore[arg-type]
+
+
+# Those of protocol 2 that torch's files consist of. Later protocols' and the registry's are not among them.
+INSTRUCTIONS: dict[str, Callable[[_Machine, Any], object]] = {
+    "PROTO": lambda _machine, _: None,
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "GLOBAL": _Machine.ask_for,
+    "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.call,
+    "BUILD": _Machine.build,
+    "BINPERSID": _Machine.find_storage,
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_marked())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "APPEND": lambda machine, _: machine.append(machine.pop(1)),
+    "APPENDS": lambda machine, _: machine.append(machine.pop_marked()),
+    "SETITEM": lambda machine, _: machine.set_items(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_marked()),
+    "BINPUT": _Machine.remember,
+    "LONG_BINPUT": _Machine.remember,
+    "BINGET": lambda machine, index: machine.push(machine.memo[index]),
+    "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
+    "POP": lambda machine, _: machine.pop(1),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    **dict.fromkeys(
+        ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING"),
+        _Machine.push,
+    ),
+}
