@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from hpc_yolo.weights.published import Progress
 
+SUFFIX = ".safetensors"
+
 
 @click.group(short_help="Fetch published weights; look into and convert .pt files.")
 def weights() -> None:
@@ -69,7 +71,9 @@ def convert(file: Path, output: Path | None) -> None:
     from hpc_yolo.errors import CheckpointError
     from hpc_yolo.weights.model_file import build_detector, description_of, read_model_file
 
-    target = output or file.with_suffix(".safetensors")
+    target = output or file.with_suffix(SUFFIX)
+    if target.suffix != SUFFIX:
+        raise click.UsageError(f"-o {target}: the name of a file of weights ends with {SUFFIX}")
     if target.exists():
         raise CheckpointError(f"{target} is there already", hint="give another name with -o")
     found = read_model_file(file)

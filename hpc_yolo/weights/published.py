@@ -11,6 +11,7 @@ import http.client
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -87,7 +88,7 @@ def fetch(
     """
     if name not in published_names():
         raise CheckpointError(
-            f"there are no published weights {name!r}; there are {', '.join(published_names())}",
+            f"there are no published weights {name!r} of a detector; there are {', '.join(published_names())}",
             hint="give the path of a file of your own",
         )
     path = store.path(name)
@@ -126,6 +127,9 @@ def _download(url: str, path: Path, on_progress: Progress) -> None:
     if size_bytes < MIN_BYTES:
         part.unlink()
         raise CheckpointError(f"{url}: {size_bytes} bytes came, which is no network; is a proxy in between?")
+    if not zipfile.is_zipfile(part):  # its index is at its end: a torn file has none
+        part.unlink()
+        raise CheckpointError(f"{url}: what came is no torch archive, or a part of one; is a proxy in between?")
     part.replace(path)
     sync_folder(path.parent)
 
@@ -185,7 +189,8 @@ def _check_digest(path: Path, expected: str | None) -> None:
         path.replace(aside)
         raise CheckpointError(
             f"{path}: its SHA-256 is {found}, and {expected} is expected; it was set aside as {aside.name}",
-            hint=f"fetch it again: hpc-yolo weights fetch {path.name}",
+            hint=f"fetch it again: hpc-yolo weights fetch {path.name} (if another file is meant to be there, delete "
+            f"{kept} first)",
         )
     write_atomic(kept, f"{found}  {path.name}\n")
 

@@ -34,6 +34,13 @@ def with_sync_bn(content, yolo, common):
     content["model"] = nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
+def with_another_activation(content, yolo, common):
+    content["model"].yaml["activation"] = "nn.ReLU()"
+    for module in content["model"].modules():
+        if isinstance(module, common.Conv):
+            module._modules["act"] = nn.ReLU()
+
+
 @pytest.mark.parametrize(
     "form",
     [
@@ -47,8 +54,21 @@ def with_sync_bn(content, yolo, common):
         {"half": False},
         {"model": "yolov5s6"},
         {"names": ["only"]},
+        {"change": with_another_activation},
     ],
-    ids=["v7", "v6.0", "named by number", "pip", "averaged", "while training", "sync-bn", "fp32", "P6", "one class"],
+    ids=[
+        "v7",
+        "v6.0",
+        "named by number",
+        "pip",
+        "averaged",
+        "while training",
+        "sync-bn",
+        "fp32",
+        "P6",
+        "one class",
+        "ReLU",
+    ],
 )
 def test_every_form_of_the_file_gives_its_network(tmp_path, form):
     path = tmp_path / "yolov5n.pt"
@@ -91,6 +111,10 @@ def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_
         ),
         (lambda content, yolo, common: content["model"].yaml.pop("backbone"), "no backbone"),
         (
+            lambda content, yolo, common: content["model"].yaml.update(activation="nn.ReLU()"),
+            "SiLU, which this version",
+        ),
+        (
             lambda content, yolo, common: content.update(model=nn.Conv2d(1, 1, 1)),
             "Conv2d; this version reads detectors",
         ),
@@ -101,6 +125,35 @@ def test_other_networks_are_refused_by_name(tmp_path, change, words):
     write_published(tmp_path / "w.pt", change=change)
     with pytest.raises(CheckpointError, match=words):
         read_model_file(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("nc", 10**9, "the number of classes, is 1000000000"),
+        ("nc", "80", "the number of classes, is '80'"),
+        ("nc", -1, "the number of classes, is -1"),
+        ("nc", 4, "0 are missing, 6 are others, such as model.24.m.0.weight"),
+        ("width_multiple", 1.0, "are others, such as model.0.conv.weight"),
+        ("width_multiple", 1e6, "describes no network"),
+        ("width_multiple", float("inf"), "describes no network"),
+        ("depth_multiple", 1e9, "more than 1000 blocks"),
+        ("depth_multiple", 0.67, "are missing"),
+        ("anchors", 10**9, "1000000000 anchors a level"),
+        ("anchors", 5, "are others, such as model.24.anchors"),
+        ("channel_multiple", 0, "describes no network"),
+        ("backbone", [[-1, 1, "Conv", [64, 6, 2, 10**5]]], "a padding of 100000 around a kernel of 6"),
+        ("backbone", [[-1, 1, "nn.Upsample", [None, 2, "nearest"]]] * 40, "larger than the picture"),
+        ("backbone", 3, "describes no network"),
+    ],
+)
+def test_a_description_that_does_not_fit_the_tensors_takes_no_memory(tmp_path, field, value, words):
+    """Or a file of a few kilobytes could make a network of any size."""
+    write_published(tmp_path / "w.pt", change=lambda content, *_: content["model"].yaml.update({field: value}))
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=words):
+        read_model_file(tmp_path / "w.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
 
 
 def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **options: int) -> Path:
@@ -138,6 +191,17 @@ def global_call(name: str, argument: str) -> bytes:
         + argument.encode()
         + b"\x85R."
     )
+
+
+def endless_tuple(depth: int) -> bytes:
+    """Instructions for a tuple of 2**depth empty ones; a few bytes each time around."""
+    return b")" + b"".join(b"q" + bytes([number]) + b"h" + bytes([number]) + b"\x86" for number in range(depth))
+
+
+def many_copies() -> bytes:
+    """A list of 100 thousand numbers, made into a set 10 thousand times."""
+    numbers = b"".join(b"J" + struct.pack("<i", number) for number in range(100_000))
+    return b"\x80\x02]q\x00(" + numbers + b"ec__builtin__\nset\nq\x01(" + b"h\x01h\x00\x85R" * 10_000 + b"t."
 
 
 MARKER = "touch {marker}"
@@ -246,6 +310,14 @@ def test_the_hand_made_network_is_read_where_nothing_is_wrong_with_it(tmp_path):
         (network_around(b"\x80\x02N.").replace(b"yaml}", b"yaml" + pickled(nested(60))[2:-1]), "has no end"),
         (network_around(b"\x80\x02N.").replace(b"](X\x01\x00\x00\x00ae", pickled(nested(60))[2:-1]), "has no end"),
         (b"\x80\x02" + b"]" * 5_000_000 + b".", "more than 1000000 pickle instructions"),
+        (b"\x80\x02" + b"}" * 15_000_000 + b".", "more than 1000000 pickle instructions"),
+        (b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".", "holds no network"),
+        (b"\x80\x02}" + endless_tuple(60) + b"Ns.", "makes no sense: TypeError: a tuple as a key"),
+        (b"\x80\x02}\x8a\x0a" + b"\x7f" * 10 + b"Ns.", "a int as a key"),
+        (many_copies(), "holds no network"),
+        (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "calls collections.OrderedDict with 1 arguments"),
+        (b"\x80\x02ctorch\nHalfStorage\n)R.", "calls torch.HalfStorage"),
+        (b"\x80\x02cos\x1b[2J\nx\n.", r"asks for 'os\\x1b\[2J.x'"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "SHORT_BINUNICODE .* is refused"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"(S'true'\nios\nsystem\n.", "STRING|INST"),
