@@ -23,12 +23,16 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Flag:
-    """One option. `field` is what it sets; `value` is what a switch, or an option without its value, sets it to."""
+    """One option. `field` is what it sets; `value` is what a switch, or an option without its value, sets it to.
+
+    `says`: its help, where the field's own sentence would mislead.
+    """
 
     names: tuple[str, ...]
     field: str
     metavar: str | None = None
     value: str | None = None
+    says: str | None = None
 
     @property
     def parameter(self) -> str:
@@ -37,7 +41,7 @@ class Flag:
 
 
 VALUES = (
-    Flag(("--weights",), "weights", "FILE"),
+    Flag(("--weights",), "weights", "FILE", says="yolov5s.pt unless said; a published name, a file, '' from scratch."),
     Flag(("--cfg",), "model", "MODEL"),
     Flag(("--data",), "data", "YAML"),
     Flag(("--hyp",), "train.hyp", "HYP"),
@@ -63,9 +67,9 @@ SWITCHES = (
     Flag(("--sync-bn",), "train.sync_bn", value="true"),
     Flag(("--cos-lr",), "train.cos_lr", value="true"),
     Flag(("--data-parallel",), "train.data_parallel", value="true"),
-    Flag(("--noval",), "train.val_every", value="0"),
-    Flag(("--nosave",), "checkpoint.every_epochs", value="0"),
-    Flag(("--noautoanchor",), "train.autoanchor", value="false"),
+    Flag(("--noval",), "train.val_every", value="0", says="Evaluate after the last epoch only."),
+    Flag(("--nosave",), "checkpoint.every_epochs", value="0", says="Save at a signal and at the end only."),
+    Flag(("--noautoanchor",), "train.autoanchor", value="false", says="Keep the anchors, fit or not."),
 )
 # Flags of the original that this one answers with a sentence. Those that change nothing here are only told.
 HARMLESS = {
@@ -144,7 +148,7 @@ def _written(field: str, value: str) -> str:
 def _help(flag: Flag) -> str:
     section, _, name = flag.field.rpartition(".")
     kinds = {"": Spec, "train": TrainSpec, "checkpoint": CheckpointSpec}
-    sentence = _description(field_types(kinds[section])[name])
+    sentence = flag.says or _description(field_types(kinds[section])[name])
     return f"{sentence} [{flag.field}{f'={flag.value}' if flag.metavar is None else ''}]"
 
 

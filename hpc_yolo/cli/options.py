@@ -38,7 +38,8 @@ def spec_options(*, required: bool = True) -> Callable[[Command], Command]:
         )(command)
         for name, (field, sentence) in reversed(SHORTCUTS.items()):
             command = click.option(name, metavar="VALUE", help=f"{sentence} [{field}]")(command)
-        return click.argument("spec_path", metavar="SPEC", required=required, type=click.Path(path_type=Path))(command)
+        metavar = "SPEC" if required else "[SPEC]"
+        return click.argument("spec_path", metavar=metavar, required=required, type=click.Path(path_type=Path))(command)
 
     return decorate
 
