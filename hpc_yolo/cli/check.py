@@ -9,6 +9,7 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.schema import MEASURED_BATCH
 
 
 @click.command(short_help="Print everything that is wrong with a spec.")
@@ -16,9 +17,10 @@ from hpc_yolo.spec.load import load_spec
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print everything that is wrong with it, with file, line and column."""
     spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
-    cluster = spec.cluster
+    cluster, train = spec.cluster, spec.train
+    batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"
     click.echo(
-        f"{spec_path}: good. {spec.model} on {spec.data}, {spec.train.epochs} epochs of batch {spec.train.batch} on "
+        f"{spec_path}: good. {spec.model or spec.weights} on {spec.data}, {train.epochs} epochs of {batch} on "
         f"{cluster.nodes} nodes x {cluster.num_tasks_per_node} tasks"
     )
 

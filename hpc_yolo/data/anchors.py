@@ -77,8 +77,8 @@ def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random:
 
 def _agreement(sizes: Sizes, anchors: Sizes) -> Sizes:
     """(n, k) in (0, 1]: the worse of both sides' ratios, the smaller length over the larger."""
-    ratios = sizes.clip(min=TINY)[:, None] / anchors.clip(min=TINY)[None]  # a side of 0 fits nothing
-    agreement: Sizes = np.minimum(ratios, 1 / ratios).min(axis=2)
+    widths, heights = sizes.clip(min=TINY).T[:, :, None] / anchors.clip(min=TINY).T[:, None]  # a side of 0 fits nothing
+    agreement: Sizes = np.minimum(np.minimum(widths, 1 / widths), np.minimum(heights, 1 / heights))
     return agreement
 
 

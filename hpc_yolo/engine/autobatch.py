@@ -10,6 +10,7 @@ import torch
 
 from hpc_yolo.engine.network import autocast_dtype
 from hpc_yolo.models import Detector
+from hpc_yolo.runs.events import AnyEvent, WarningRaised
 
 TRIED_BATCHES = (1, 2, 4, 8, 16)
 DEFAULT_BATCH = 16
@@ -18,35 +19,49 @@ MEMORY_SHARE = 0.8
 RUNS = 3
 
 
-def find_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int:
-    """The largest batch whose forward and backward pass takes four fifths of the free memory of `device`."""
+def find_batch(
+    model: Detector, imgsz: int, precision: str, device: torch.device, tell: Callable[[AnyEvent], None]
+) -> int:
+    """The largest batch whose forward and backward pass takes four fifths of the memory of `device`.
+
+    What others hold of that memory does not count as there. Without a GPU, and with a warning where measuring leads
+    nowhere, the usual 16.
+    """
     if device.type != "cuda":
         return DEFAULT_BATCH
-    trained = copy.deepcopy(model).train()
+    trained = copy.deepcopy(model).train()  # stands for the average, and its statistics may change
     dtype = autocast_dtype(precision, device)
-    total_bytes = torch.cuda.get_device_properties(device).total_memory
-    free_bytes = total_bytes - torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    batch = batch_for(free_bytes, lambda size: measured_bytes(trained, size, imgsz, dtype, device))
     torch.cuda.empty_cache()
-    return batch
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    room_bytes = free_bytes + torch.cuda.memory_reserved(device)
+    batch = batch_for(room_bytes, lambda size: measured_bytes(trained, size, imgsz, dtype, device))
+    torch.cuda.empty_cache()
+    if batch is None:
+        room = f"{room_bytes / 2**30:.1f} GiB"
+        message = f"train.batch: -1 found no sensible batch for {room} of GPU memory; {DEFAULT_BATCH} is taken"
+        tell(WarningRaised(message=message))
+    return batch or DEFAULT_BATCH
 
 
-def batch_for(free_bytes: int, measure: Callable[[int], int | None]) -> int:
-    """The batch that `free_bytes` suffice for, by a line through what the tried ones take.
+def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | None:
+    """The batch that four fifths of `room_bytes` suffice for, by a line through what the tried ones take.
 
     Args:
-        measure: bytes that a batch takes, None where it does not fit.
+        measure: bytes that this process holds at a batch, None where it does not fit.
+
+    Returns:
+        None where the line leads to no image or to over a thousand.
     """
     taken = {batch: measure(batch) for batch in TRIED_BATCHES}
     fitting = {batch: size for batch, size in taken.items() if size is not None}
     if len(fitting) < 2:
         return max(fitting, default=1)
     slope, start = np.polyfit(list(fitting), list(fitting.values()), deg=1)
-    batch = int((free_bytes * MEMORY_SHARE - start) / slope) if slope > 0 else 0
+    batch = int((room_bytes * MEMORY_SHARE - start) / slope) if slope > 0 else 0
     too_large = [size for size, bytes_taken in taken.items() if bytes_taken is None]
     if too_large and batch >= too_large[0]:
         return max(fitting)
-    return batch if 1 <= batch <= MAX_BATCH else DEFAULT_BATCH
+    return batch if 1 <= batch <= MAX_BATCH else None
 
 
 def measured_bytes(

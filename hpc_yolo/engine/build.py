@@ -12,7 +12,7 @@ from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import Progress
 from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.sampler import steps_per_epoch
+from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.engine.autobatch import find_batch
 from hpc_yolo.engine.ema import ModelEma
@@ -26,9 +26,7 @@ from hpc_yolo.loss import DetectionLoss, scaled_gains
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
-from hpc_yolo.spec.schema import Hyperparameters, Spec
-
-MEASURED = -1  # train.batch: as many images as fit
+from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
 
 
 def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]) -> TrainingParts:
@@ -48,7 +46,7 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
     if hyp.copy_paste and indexes[0].outlines.is_empty:
         tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
     origin = network_origin(spec, hyp, run.last)
-    spec = with_found_batch(spec, origin, dataset.num_classes, world, run)
+    spec = with_found_batch(spec, origin, dataset.num_classes, world, run, tell)
     require_even_split(spec.train.batch, world.size)
     if spec.train.data_parallel:
         tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
@@ -58,13 +56,15 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
     return parts
 
 
-def with_found_batch(spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory) -> Spec:
+def with_found_batch(
+    spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
+) -> Spec:
     """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
 
     Raises:
         TrainingError: -1 on several ranks.
     """
-    if spec.train.batch != MEASURED:
+    if spec.train.batch != MEASURED_BATCH:
         return spec
     if world.size > 1:
         raise TrainingError(
@@ -75,7 +75,10 @@ def with_found_batch(spec: Spec, origin: Origin, num_classes: int, world: World,
         batch = int(run.found_batch.read_text())
     else:
         model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
-        batch = find_batch(model, spec.train.imgsz, spec.train.precision, world.device)
+        imgsz = spec.train.imgsz
+        if spec.train.multi_scale:
+            imgsz = largest_imgsz(imgsz, int(model.stride.max()))
+        batch = find_batch(model, imgsz, spec.train.precision, world.device, tell)
         write_atomic(run.found_batch, f"{batch}\n")
     return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
 
@@ -96,7 +99,8 @@ def build_parts(
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
     model = build_network(spec, origin, dataset.num_classes, world.device, tell).to(dtype)
     if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
-        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, tell)
+        must_change = origin.has_placeholder_anchors
+        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, tell, must_change=must_change)
     gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
     loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
     ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone

@@ -16,6 +16,7 @@ from hpc_yolo.checkpoint import read_description
 from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
+from hpc_yolo.errors import TrainingError
 from hpc_yolo.models import Detector, build_from_config, load_config
 from hpc_yolo.models.head import Detect
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
@@ -33,6 +34,11 @@ class Origin:
     takes_anchors: bool = True  # those of the weights
     is_new: bool = True
 
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the rows say only how many anchors there are, and the weights have none to take."""
+        return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
+
 
 def network_origin(spec: Spec, hyp: Hyperparameters, last: Path) -> Origin:
     """The rows that the checkpoint `last` was made with; at first those of the model, or of the weights without one.
@@ -40,6 +46,7 @@ def network_origin(spec: Spec, hyp: Hyperparameters, last: Path) -> Origin:
     Raises:
         SpecError: there is no such model.
         CheckpointError: the weights or `last` cannot be used.
+        TrainingError: anchors are to be found, and nobody looks for them.
     """
     if last.exists():
         return Origin(read_description(last).config, is_new=False)
@@ -47,13 +54,24 @@ def network_origin(spec: Spec, hyp: Hyperparameters, last: Path) -> Origin:
     config = load_config(spec.model) if spec.model or weights is None else weights.config
     if hyp.anchors is not None:
         config = {**config, "anchors": round(hyp.anchors)}
-    return Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)
+    origin = Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)
+    if origin.has_placeholder_anchors and not spec.train.autoanchor:
+        raise TrainingError(
+            f"train.autoanchor: is off, and {spec.model or spec.weights} has {config['anchors']} anchors a level "
+            "that are still to be found",
+            hint="set train.autoanchor: true, or list the anchors in the model's YAML",
+        )
+    return origin
 
 
 def build_network(
     spec: Spec, origin: Origin, num_classes: int, device: torch.device, tell: Callable[[AnyEvent], None]
 ) -> Detector:
-    """The network on `device`, from the seed or from weights, with the layers of `freeze` held still."""
+    """The network on `device`, from the seed or from weights, with the layers of `freeze` held still.
+
+    Raises:
+        TrainingError: `freeze` names layers that are not there, or leaves none that learns.
+    """
     torch.manual_seed(spec.train.seed)
     model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
     if origin.weights is not None:
@@ -71,13 +89,22 @@ def fit_anchors(
     seed: int,
     world: World,
     tell: Callable[[AnyEvent], None],
+    *,
+    must_change: bool = False,
 ) -> None:
-    """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks."""
+    """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks.
+
+    Args:
+        must_change: its own only say how many there are to be.
+    """
     if world.is_main:
         random = np.random.default_rng(seed)
         sizes = label_sizes(index, imgsz, random)
         before = head.anchors_pixels().double().cpu().numpy()
-        after = better_anchors(sizes, before.reshape(-1, 2), imgsz, hyp.anchor_t, random)
+        if must_change:
+            after: Sizes | None = find_anchors(sizes, before.size // 2, imgsz, hyp.anchor_t, random)
+        else:
+            after = better_anchors(sizes, before.reshape(-1, 2), imgsz, hyp.anchor_t, random)
         if after is not None:
             head.set_anchors(torch.from_numpy(after.reshape(before.shape)))
         fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
@@ -104,9 +131,23 @@ def better_anchors(
 
 
 def freeze(model: Detector, layers: int | list[int]) -> None:
-    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring."""
-    for index in range(layers) if isinstance(layers, int) else layers:
+    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring.
+
+    Raises:
+        TrainingError: there are no such layers, or none is left that learns.
+    """
+    indices = list(range(layers)) if isinstance(layers, int) else layers
+    last = len(model.model) - 1
+    if indices and max(indices) > last:
+        raise TrainingError(
+            f"train.freeze: there is no layer {max(indices)}", hint=f"layers are counted from 0, the head is {last}"
+        )
+    for index in indices:
         model.model[index].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError(
+            "train.freeze: no layer is left to learn", hint="such as 10, which holds the backbone still"
+        )
 
 
 def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:

@@ -64,5 +64,5 @@ def _started_line(event: AttemptStarted) -> str:
     since = f", from step {event.step}" if event.step else ""
     return (
         f"attempt {event.attempt}: {event.world_size} ranks on {listed} ({event.device}, {event.precision}), "
-        f"{event.num_images} pictures, {event.steps_per_epoch} steps an epoch{since}"
+        f"{event.num_images} pictures, {event.steps_per_epoch} steps of {event.batch} an epoch{since}"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from hpc_yolo.quantities import parse_mem_bytes, parse_time_s
 from hpc_yolo.resources import resource_folder
 from hpc_yolo.spec.problems import Finding
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 
 SBATCH_NAME = re.compile(r"[a-z][a-z0-9-]*")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -172,7 +172,7 @@ def _batch(spec: Spec) -> Iterator[Finding]:
         nearest = f"{below} or {above}" if below else str(above)
         message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
         yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
-    if batch == -1 and world_size > 1:
+    if batch == MEASURED_BATCH and world_size > 1:
         message = "-1 measures the memory of one task, and there are several"
         yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
 
@@ -185,7 +185,10 @@ def _data_parallel(spec: Spec) -> Iterator[Finding]:
         message = "is one process for all GPUs, and there are several tasks"
         yield Finding("train.data_parallel", message, "false, or one task", ("cluster.nodes", *TASKS))
     num_devices = len(train.device.split(","))
-    if num_devices > 1 and train.batch % num_devices:
+    if train.batch == MEASURED_BATCH:
+        message = "-1 measures the memory of one GPU, and data_parallel takes all"
+        yield Finding("train.batch", message, "a number of images")
+    elif train.batch % num_devices:
         below, above = train.batch // num_devices * num_devices, (train.batch // num_devices + 1) * num_devices
         yield Finding("train.batch", f"{train.batch} is not a multiple of {num_devices} GPUs", f"{below} or {above}")
 

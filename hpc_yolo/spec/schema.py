@@ -14,6 +14,7 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
+MEASURED_BATCH = -1  # train.batch: as many images as fit
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

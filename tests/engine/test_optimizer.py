@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from hpc_yolo.engine.ema import ModelEma, decay_at
-from hpc_yolo.engine.optimizer import Schedule, apply_settings, build_optimizer
+from hpc_yolo.engine.optimizer import Schedule, apply_settings, build_optimizer, parameter_groups
+from hpc_yolo.models import build_model
 from hpc_yolo.spec.schema import Hyperparameters
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
@@ -83,6 +84,12 @@ def test_the_average_follows_weights_and_running_statistics_but_not_counters():
     for key, value in ema.model.state_dict().items():
         moved = (1 - decay) if value.is_floating_point() else 0
         assert torch.allclose(value, before[key] + moved), key
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5m", "yolov5n6"])
+def test_groups_of_whole_networks_have_the_published_sizes(name):
+    groups = parameter_groups(build_model(name, num_classes=80))
+    assert [len(group) for group in groups] == GOLDEN["models"][name]["opt_groups_bias_decay_bnw"]
 
 
 @pytest.mark.parametrize(("kind", "momentum_key"), [("SGD", True), ("Adam", False), ("AdamW", False)])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from hpc_yolo.distributed import World
 from hpc_yolo.engine import pictures
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import keeps_in_memory
+from hpc_yolo.errors import TrainingError
+from hpc_yolo.resources import resource_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised
 from hpc_yolo.spec.schema import Spec, TrainSpec
@@ -40,9 +43,9 @@ def warnings_of(events: list[AnyEvent]) -> list[str]:
     return [event.message for event in events if isinstance(event, WarningRaised)]
 
 
-def parts(data: Path, tmp_path: Path, told: list[AnyEvent], **train: object):
+def parts(data: Path, tmp_path: Path, told: list[AnyEvent], model: str = "yolov5n", **train: object):
     fields = {"epochs": 1, "batch": 2, "imgsz": IMGSZ, "workers": 0}
-    spec = Spec(name="r", model="yolov5n", data=str(data), train=TrainSpec(**(fields | train)))
+    spec = Spec(name="r", model=model, data=str(data), train=TrainSpec(**(fields | train)))
     run = RunDirectory(tmp_path / "r")
     run.create()
     return build(spec, one_rank(), run, tell=told.append)
@@ -128,6 +131,45 @@ def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp
     assert made.description.config["anchors"] == checked.anchors
     for holder in (made.ema.model.head, made.loss):
         assert torch.equal(holder.anchors, made.model.head.anchors)
+
+
+def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
+    """0 to 9 pixels at every level fit each small box, and are nobody's anchors."""
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, hyp_overrides={"anchors": 5.0})
+    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    areas = torch.tensor(checked.anchors).reshape(-1, 2).prod(dim=1)
+    assert checked.are_new and areas[0] > 1 and (areas.diff() >= 0).all()
+
+
+def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
+    """In a YAML of one's own, too, where the rules of a spec do not look."""
+    rows = msgspec.yaml.decode((resource_folder("configs") / "models" / "yolov5n.yaml").read_bytes())
+    model = tmp_path / "own.yaml"
+    model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
+    with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be found"):
+        parts(data, tmp_path, [], model=str(model), autoanchor=False)
+
+
+@pytest.mark.parametrize(
+    ("layers", "frozen"), [(0, set()), (3, {0, 1, 2}), ([9, 24], {9, 24}), (24, set(range(24)))], ids=str
+)
+def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, frozen):
+    model = parts(data, tmp_path, [], freeze=layers).model
+    with_weights = [(index, list(layer.parameters())) for index, layer in enumerate(model.model)]
+    still = {index for index, weights in with_weights if weights and not any(w.requires_grad for w in weights)}
+    assert still == {index for index in frozen if with_weights[index][1]}
+    before = model.model[0].bn.running_mean.clone()
+    model.train()(torch.rand(1, 3, IMGSZ, IMGSZ))
+    assert not torch.equal(model.model[0].bn.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"), [(26, "no layer 25"), ([3, 40], "no layer 40"), (25, "no layer is left to learn")]
+)
+def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, words):
+    with pytest.raises(TrainingError, match=f"train.freeze: .*{words}"):
+        parts(data, tmp_path, [], freeze=layers)
 
 
 def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):

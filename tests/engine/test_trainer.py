@@ -37,10 +37,10 @@ def one_thread():
 
 
 @pytest.fixture
-def attempt(data, tmp_path):
-    """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
+def trainer(data, tmp_path):
+    """One attempt of a run, about to begin."""
 
-    def run_attempt(name: str, stop_after: int | None = None, every_epochs: int = 1, **train: object) -> int:
+    def next_attempt(name: str, every_epochs: int = 1, **train: object) -> Trainer:
         fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
         spec = Spec(
             name=name,
@@ -53,17 +53,26 @@ def attempt(data, tmp_path):
         run.create()
         world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
         parts = build(spec, world, run, tell=refuse_warnings)
-        stop = StopRequest()
-        trainer = Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), stop)
-        train_step = trainer.train_step
+        return Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
+
+    return next_attempt
+
+
+@pytest.fixture
+def attempt(trainer):
+    """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
+
+    def run_attempt(name: str, stop_after: int | None = None, **fields: object) -> int:
+        started = trainer(name, **fields)
+        train_step = started.train_step
 
         def step_and_signal(batch):
             train_step(batch)
-            if trainer.progress.step + 1 == stop_after:
-                stop.signal_number = signal.SIGTERM
+            if started.progress.step + 1 == stop_after:
+                started.stop.signal_number = signal.SIGTERM
 
-        trainer.train_step = step_and_signal
-        return trainer.run()
+        started.train_step = step_and_signal
+        return started.run()
 
     return run_attempt
 
@@ -102,13 +111,15 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_st
         assert other[2:] == pytest.approx(one[2:], rel=1e-6)
 
 
-@pytest.mark.parametrize("option", ["multi_scale", "image_weights", "rect"])
+@pytest.mark.parametrize(
+    "option", [{"multi_scale": True}, {"image_weights": True}, {"rect": True}, {"precision": "fp16"}], ids=str
+)
 def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, tmp_path, option):
     """What they draw follows from the position and the checkpoint, not from what a process remembers."""
-    assert attempt("whole", **{option: True}) == 0
+    assert attempt("whole", **option) == 0
     assert attempt("plain") == 0
-    assert attempt("stopped", stop_after=4, **{option: True}) == signal.SIGTERM
-    assert attempt("stopped", **{option: True}) == 0
+    assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
+    assert attempt("stopped", **option) == 0
     whole, resumed, plain = (state_of(tmp_path / name) for name in ("whole", "stopped", "plain"))
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
@@ -139,12 +150,37 @@ def test_a_checkpoint_follows_every_so_many_epochs_and_always_the_last(attempt, 
     assert [event.epoch for event in saved] == expected
 
 
-def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path):
+def test_a_step_whose_gradients_overflow_changes_no_weight_and_the_next_one_does(trainer):
+    """Half precision has to find out how large a scale its gradients bear; what it tries must not reach the weights."""
+    half = trainer("half", precision="fp16", hyp_overrides={"warmup_bias_lr": 0.1})
+    parts = half.parts
+    parts.trained.train()
+    before = {name: weights.clone() for name, weights in parts.model.named_parameters()}
+    (batch, *_) = parts.training.epoch(0)
+    changed = []
+    for scale in (2.0**60, 1.0):
+        parts.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        half.train_step(batch)
+        half.progress.step += 1
+        changed.append(any(not torch.equal(weights, before[name]) for name, weights in parts.model.named_parameters()))
+        assert all(torch.isfinite(tensor).all() for tensor in parts.ema.model.state_dict().values())
+        assert half.progress.last_optimizer_step == half.progress.step - 1, "its batch is not gone through again"
+    assert changed == [False, True]
+
+
+def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path, monkeypatch):
     assert attempt("measured", batch=-1, stop_after=1) == signal.SIGTERM
     assert (tmp_path / "measured" / "batch").read_text() == "16\n", "without a GPU the usual batch"
-    (tmp_path / "measured" / "batch").write_text("16\n")
+    monkeypatch.setattr("hpc_yolo.engine.build.find_batch", lambda *_: pytest.fail("measured again"))
     assert attempt("measured", batch=-1) == 0
-    assert state_of(tmp_path / "measured")
+
+
+@pytest.mark.parametrize(("multi_scale", "expected"), [(False, 64), (True, 96)])
+def test_a_batch_is_measured_with_the_largest_pictures_that_will_come(attempt, monkeypatch, multi_scale, expected):
+    measured = []
+    monkeypatch.setattr("hpc_yolo.engine.build.find_batch", lambda _, imgsz, *__: measured.append(imgsz) or 3)
+    attempt("measured", batch=-1, multi_scale=multi_scale, stop_after=1)
+    assert measured == [expected]
 
 
 def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
@@ -157,6 +193,13 @@ def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
 def test_training_ends_when_it_no_longer_gets_better(attempt, tmp_path):
     assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) == 0
     assert len([item for item in story_of(tmp_path / "patient") if item[0] == "epoch"]) == 3
+
+
+def test_patience_ends_with_an_evaluation_that_was_no_better(attempt, tmp_path):
+    """Between evaluations nothing can get better, and nothing shows that it does not."""
+    attempt("rare", epochs=30, patience=2, val_every=5, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0})
+    story = [item[:2] for item in story_of(tmp_path / "rare")]
+    assert story[-2:] == [("epoch", 9), ("evaluated", 9)]
 
 
 def test_numbers_gone_bad_end_the_run_and_never_reach_a_checkpoint(attempt, tmp_path):

@@ -186,7 +186,7 @@ def test_a_job_log_says_who_trains_and_how_well():
         step=7,
         ranks=ranks,
     )
-    expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 pictures, 5 steps an epoch, from step 7"
+    expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 pictures, 5 steps of 12 an epoch, from step 7"
     assert event_line(started) == expected
     ended = EpochEnded(epoch=1, step=10, box=0.1, obj=None, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
     assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"

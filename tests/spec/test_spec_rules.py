@@ -103,6 +103,18 @@ def test_a_batch_of_nothing_is_refused(spec_file):
 
 
 @pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("cluster: {gpus_per_node: 2}\ntrain: {batch: -1}\n", "train.batch: -1 measures the memory of one task"),
+        ("train: {batch: -1, data_parallel: true, device: '0,1'}\n", "train.batch: -1 measures the memory of one GPU"),
+        ("cluster: {gpus_per_node: 2}\ntrain: {image_weights: true}\n", "train.image_weights: needs one task"),
+    ],
+)
+def test_what_only_one_task_or_gpu_can_do_is_refused_for_more(spec_file, added, message):
+    assert message in spec_file.add(added).only_problem()
+
+
+@pytest.mark.parametrize(
     ("cluster", "device", "message"),
     [
         ("{gpus_per_node: 2}", "0", "names 1 GPUs for 2 tasks"),
