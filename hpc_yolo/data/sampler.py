@@ -49,7 +49,13 @@ def image_weights(labels: Sequence[npt.NDArray[np.float32]], class_maps: Weights
 def scaled_imgsz(seed: int, epoch: int, step: int, imgsz: int, stride: int) -> int:
     """The longer side in pixels of a global batch in multi-scale training: half to one and a half `imgsz`."""
     random = generator(seed, epoch, 1 + step, ORDER_STREAM)
-    return int(random.integers(imgsz // 2, imgsz * 3 // 2 + stride)) // stride * stride
+    smallest = max(imgsz // 2, stride)
+    return int(random.integers(smallest, imgsz * 3 // 2 + stride)) // stride * stride
+
+
+def largest_imgsz(imgsz: int, stride: int) -> int:
+    """The longest side that `scaled_imgsz` draws."""
+    return (imgsz * 3 // 2 + stride - 1) // stride * stride
 
 
 def steps_per_epoch(num_images: int, batch: int) -> int:

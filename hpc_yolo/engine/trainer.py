@@ -229,9 +229,12 @@ class Trainer:
         return self.epoch >= self.parts.schedule.epochs or self.out_of_patience()
 
     def out_of_patience(self) -> bool:
-        """Whether `train.patience` epochs went by without a better evaluation (0: never)."""
-        patience, best_epoch = self.parts.spec.train.patience, self.progress.best_epoch
-        return patience > 0 and best_epoch >= 0 and self.epoch - 1 - best_epoch >= patience
+        """Whether the last evaluation is `train.patience` epochs or more behind the best one (0: never)."""
+        train, best_epoch = self.parts.spec.train, self.progress.best_epoch
+        if train.patience == 0 or train.val_every == 0 or best_epoch < 0:
+            return False
+        last_evaluated = self.epoch // train.val_every * train.val_every - 1
+        return last_evaluated - best_epoch >= train.patience
 
     def note(self) -> int:
         """What this rank has to say after a step: a signal that it got, or (rank 0) that a checkpoint is due."""

@@ -12,6 +12,7 @@ from hpc_yolo.data.sampler import (
     generator,
     global_batch,
     image_weights,
+    largest_imgsz,
     rank_share,
     rect_plan,
     scaled_imgsz,
@@ -112,6 +113,14 @@ def test_weights_draw_pictures_of_rare_and_badly_found_classes():
     shares = np.bincount(order, minlength=4) / len(order)
     assert shares == pytest.approx([1 / 3, 1 / 6, 1 / 2, 0], abs=5 * 0.5 / len(order) ** 0.5)
     assert sorted(epoch_order(4, 0, 0, np.zeros(4))) == [0, 1, 2, 3], "where nothing is left to gain, all come"
+
+
+@pytest.mark.parametrize(("imgsz", "stride"), [(32, 32), (64, 64), (96, 32), (640, 32), (1280, 64)])
+def test_sizes_of_multi_scale_reach_both_their_ends_and_nothing_beyond(imgsz, stride):
+    """Half of the smallest picture is less than one stride, and a picture of no pixels cannot be learned from."""
+    sizes = {scaled_imgsz(0, 0, step, imgsz, stride) for step in range(500)}
+    assert min(sizes) == max(imgsz // 2 // stride * stride, stride)
+    assert max(sizes) == largest_imgsz(imgsz, stride)
 
 
 def test_sizes_of_multi_scale_are_even_over_their_range():
