@@ -1,7 +1,8 @@
 """Checks before anything is queued: what would fail in a minute on a node is better said now.
 
-The dataset is there, the run directory can be written, the run is not under way already, and the partition takes a job
-of this size and length. What Slurm cannot say because it does not answer is passed over; sbatch has the last word.
+The dataset is there, rows of one's own make a network, the run directory can be written, the run is not under way
+already, and the partition takes a job of this size and length. What Slurm cannot say because it does not answer is
+passed over; sbatch has the last word.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_submission
@@ -24,12 +25,15 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
     """Check `spec` against this machine and, for Slurm, against the partitions.
 
     Raises:
+        SpecError: the rows of the model make no network, or none for pictures of train.imgsz.
         DataError: the dataset or one of its splits is not there.
         CheckpointError: the weights are not there.
         RunError: the folder of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
-    load_dataset(Path(spec.data))
+    dataset = load_dataset(Path(spec.data))
+    if Path(spec.model).suffix in (".yaml", ".yml"):
+        require_network(spec.model, dataset.num_classes, spec.train.imgsz)
     if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
         names = ", ".join(published_names())
         raise CheckpointError(
@@ -40,6 +44,21 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
     require_not_under_way(run)
     if for_slurm:
         check_partition(spec)
+
+
+def require_network(model: str, num_classes: int, imgsz: int) -> None:
+    """The file of rows `model` must make a network whose largest stride divides `imgsz`."""
+    import torch
+
+    from hpc_yolo.models import build_model
+
+    with torch.device("meta"):
+        stride = int(build_model(model, num_classes).stride.max())
+    if imgsz % stride:
+        raise SpecError(
+            f"train.imgsz: {imgsz} is no multiple of {stride}, the largest stride of {model}",
+            hint=f"such as --set train.imgsz={-(-imgsz // stride) * stride}",
+        )
 
 
 def require_not_under_way(run: RunDirectory) -> None:

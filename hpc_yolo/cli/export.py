@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
 from hpc_yolo.cli.named import find_weights
+from hpc_yolo.cli.options import read_sides, whole_strides
 from hpc_yolo.cli.prefixes import GuideCommand
+
+FORMS = ("onnx", "torchscript")
+# Of the original, and not written here.
+OTHER_FORMS = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
 
 
 class ExportCommand(GuideCommand):
     many = ("--imgsz", "--img", "--img-size")
+    many_words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "--include": FORMS + OTHER_FORMS,
+        "--format": FORMS + OTHER_FORMS,
+    }
 
 
 @click.command(cls=ExportCommand, short_help="Write a network as ONNX or TorchScript, and check it.")
@@ -22,10 +33,11 @@ class ExportCommand(GuideCommand):
     "--include",
     "--format",
     "forms",
-    metavar="FORM[,FORM]",
-    default="torchscript",
+    multiple=True,
+    metavar="FORM",
+    default=("torchscript",),
     show_default=True,
-    help="onnx, torchscript, or both with a comma.",
+    help="onnx, torchscript, or both in a row.",
 )
 @click.option("--imgsz", "--img", "--img-size", default="640", show_default=True, metavar="PIXELS", help="Side or H W.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
@@ -36,7 +48,7 @@ class ExportCommand(GuideCommand):
 def export(
     file: Path | None,
     weights: str | None,
-    forms: str,
+    forms: tuple[str, ...],
     imgsz: str,
     batch_size: int,
     dynamic: bool,
@@ -49,33 +61,38 @@ def export(
     What is written is run and compared with the network before it gets its name: boxes to a ten-thousandth of the
     picture's side, scores to a ten-thousandth.
     """
+    from rich.console import Console
+
     from hpc_yolo.errors import HpcYoloError
     from hpc_yolo.inference.export import SUFFIXES, ExportOptions
     from hpc_yolo.inference.export import export as write
-    from hpc_yolo.weights.model_file import read_model_file
+    from hpc_yolo.weights.model_file import build_detector, read_model_file
 
     if half or simplify:
-        raise click.UsageError(
-            f"{'--half' if half else '--simplify'} is not there: files are fp32, as the graph is traced"
-        )
-    chosen = forms.replace(" ", "").split(",")
-    unknown = [form for form in chosen if form not in SUFFIXES]
-    if unknown:
-        raise click.UsageError(f"--include {unknown[0]}: there are {', '.join(SUFFIXES)}")
-    sides = [int(side) for side in imgsz.split(",") if side.isdigit()]
-    if len(sides) not in (1, 2):
-        raise click.UsageError(f"--imgsz {imgsz}: one side in pixels, or height and width")
-    options = ExportOptions((sides[0], sides[-1]), batch_size, dynamic, opset)
+        reason = "what is written is fp32: CPUs compute in it" if half else "the graph is small, and folded, already"
+        raise click.UsageError(f"--{'half' if half else 'simplify'} is not there: {reason}")
+    chosen, sides = _forms(forms), read_sides(imgsz)
     path = find_weights(file, weights).weights
-    network = read_model_file(path)
-    failed = False
+    read = read_model_file(path)
+    model = build_detector(read)
+    options = ExportOptions(whole_strides(sides, int(model.stride.max())), batch_size, dynamic, opset)
+    exit_code = 0
     for form in chosen:
         try:
-            done = write(network, form, path.with_suffix(SUFFIXES[form]), options)
+            with Console(stderr=True).status(f"{form}: writing, and comparing"):
+                done = write(model, read.names, form, path.with_suffix(SUFFIXES[form]), options)
             size = done.path.stat().st_size / 2**20
             click.echo(f"{done.path}: {size:.1f} MiB, run and compared: largest difference {done.difference:.1e}")
         except HpcYoloError as error:
-            failed = True
+            exit_code = error.exit_code
             click.echo(click.style(f"{form}: ", fg="red") + str(error), err=True)
-    if failed:
-        sys.exit(1)
+    sys.exit(exit_code)
+
+
+def _forms(written: tuple[str, ...]) -> list[str]:
+    """The forms that were asked for, each once."""
+    chosen = list(dict.fromkeys(form.strip() for words in written for form in words.split(",")))
+    unknown = [form for form in chosen if form not in FORMS]
+    if unknown:
+        raise click.UsageError(f"--include {unknown[0]}: there are {', '.join(FORMS)}")
+    return chosen

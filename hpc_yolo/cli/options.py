@@ -61,3 +61,21 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
             raise SpecError(f"--set {assignment}: write FIELD=VALUE", hint="for example --set train.epochs=10")
         overrides.append(Override(field, value, f"--set {assignment}"))
     return overrides
+
+
+def read_sides(written: str) -> tuple[int, int]:
+    """Height and width in pixels of what --imgsz says: one side, or both with a comma."""
+    words = written.split(",")
+    if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise click.UsageError(f"--imgsz {written}: one side in pixels, or height and width")
+    return int(words[0]), int(words[-1])
+
+
+def whole_strides(sides: tuple[int, int], stride: int) -> tuple[int, int]:
+    """`sides` up to the next multiples of the network's stride; says so where they change."""
+    rounded = (-(-sides[0] // stride) * stride, -(-sides[1] // stride) * stride)
+    if rounded != sides:
+        click.echo(
+            f"--imgsz {sides[0]},{sides[1]}: sides are multiples of {stride}; {list(rounded)} are taken", err=True
+        )
+    return rounded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_yolo.cli.named import find_weights
+from hpc_yolo.cli.options import read_sides, whole_strides
 from hpc_yolo.cli.prefixes import GuideCommand
 from hpc_yolo.errors import DataError
 
@@ -133,7 +134,7 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
     model = fused(build_detector(file)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stride = int(model.stride.max())
     settings = PredictSettings(
-        imgsz_hw=_sides(options["imgsz"] or str(named.imgsz or file.imgsz or DEFAULT_IMGSZ), stride),
+        imgsz_hw=whole_strides(read_sides(options["imgsz"] or str(named.imgsz or file.imgsz or DEFAULT_IMGSZ)), stride),
         conf_threshold=options["conf_thres"],
         iou_threshold=options["iou_thres"],
         max_detections=options["max_det"],
@@ -160,17 +161,6 @@ def _outputs(names: Sequence[str], options: dict[str, Any]) -> Outputs:
         crops=options["save_crop"],
         style=Style(options["line_thickness"], labels=not options["hide_labels"], scores=not options["hide_conf"]),
     )
-
-
-def _sides(written: str, stride: int) -> tuple[int, int]:
-    """Height and width, each up to the next multiple of the network's stride."""
-    sides = [int(side) for side in written.split(",") if side.isdigit()]
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise click.UsageError(f"--imgsz {written}: one side in pixels, or height and width")
-    rounded = [-(-side // stride) * stride for side in sides]
-    if rounded != sides:
-        click.echo(f"--imgsz {written}: sides are multiples of {stride}; {rounded} are taken", err=True)
-    return rounded[0], rounded[-1]
 
 
 def _classes(written: str | None, names: Sequence[str]) -> tuple[int, ...] | None:

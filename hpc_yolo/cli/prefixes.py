@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import click
 
 
 class GuideCommand(click.Command):
     """A command whose long options may be shortened as long as they stay unique, and spelled with underscores.
 
-    Options named in `many` take several numbers in a row, `--freeze 0 1 2`, besides a list with commas.
+    Options named in `many` take several numbers in a row, `--freeze 0 1 2`, besides a list with commas, and those in
+    `many_words` several of their words.
     """
 
     many: tuple[str, ...] = ()
+    many_words: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._joined([self._whole(ctx, word) for word in args]))
@@ -31,10 +36,11 @@ class GuideCommand(click.Command):
         return next(iter(matching)) + equals + value if matching else word
 
     def _joined(self, words: list[str]) -> list[str]:
-        """The numbers after an option that takes many, as one word."""
+        """The numbers or words after an option that takes many, as one word."""
         joined: list[str] = []
         for word in words:
-            if word.isdigit() and len(joined) > 1 and joined[-2] in self.many:
+            option = joined[-2] if len(joined) > 1 else ""
+            if (word.isdigit() and option in self.many) or word in self.many_words.get(option, ()):
                 joined[-1] += f",{word}"
             else:
                 joined.append(word)

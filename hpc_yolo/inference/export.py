@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.errors import CheckpointError, HpcYoloError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
-from hpc_yolo.weights.model_file import ModelFile, build_detector
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
 TOLERANCE = 1e-4  # relative to what a number means: boxes to the picture's side, scores to 1
@@ -58,22 +57,29 @@ class Decoded(nn.Module):
         return decoded
 
 
-def export(file: ModelFile, form: str, target: Path, options: ExportOptions) -> Exported:
-    """Write the network of `file` to `target` as `form` (onnx or torchscript), read it back and compare.
+def export(model: Detector, names: Sequence[str], form: str, target: Path, options: ExportOptions) -> Exported:
+    """Write `model`, which detects the classes `names`, to `target` as `form` (onnx or torchscript), read it back and
+    compare.
 
     Raises:
-        CheckpointError: sides are no multiples of the stride, a package is missing, or what was written computes
-            something else; then `target` is not there.
+        CheckpointError: sides are no multiples of the stride, a package is missing, the form has no such operator, or
+            what was written computes something else; then `target` is not there.
     """
-    model = fused(build_detector(file))
     stride = int(model.stride.max())
     if any(side % stride for side in options.image_hw):
-        raise CheckpointError(f"--imgsz {options.image_hw}: sides must be multiples of {stride}")
-    network = Decoded(model).eval()
+        raise CheckpointError(f"sides of {options.image_hw} pixels: they must be multiples of {stride}")
+    network = Decoded(fused(model)).eval()
     write, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[form]
-    content = write(network, file, options)
-    run = load(content)
-    difference = max(_difference(network, run, shape) for shape in _checked_shapes(options, stride))
+    try:
+        content = write(network, names, options)
+        run = load(content)
+        difference = max(_difference(network, run, shape) for shape in _checked_shapes(options, stride))
+    except HpcYoloError:
+        raise
+    except Exception as error:  # exporters and runtimes raise classes of their own
+        raise CheckpointError(
+            f"{target}: {form} cannot be written: {type(error).__name__}: {error}", hint="try another --opset"
+        ) from error
     if not difference <= TOLERANCE:
         raise CheckpointError(
             f"{target}: {form} computes something else: {difference:.1e} apart, {TOLERANCE:.0e} is allowed; not written"
@@ -91,7 +97,7 @@ def tracing() -> Iterator[None]:
         yield
 
 
-def _onnx(network: Decoded, file: ModelFile, options: ExportOptions) -> bytes:
+def _onnx(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     try:
         import onnx
     except ImportError as error:
@@ -110,7 +116,7 @@ def _onnx(network: Decoded, file: ModelFile, options: ExportOptions) -> bytes:
             dynamic_axes=free if options.dynamic else None,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(graph, _properties(network, file))
+    onnx.helper.set_model_props(graph, _properties(network, names))
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()
     return content
@@ -125,9 +131,9 @@ def _run_onnx(content: bytes) -> Runner:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _torchscript(network: Decoded, file: ModelFile, options: ExportOptions) -> bytes:
+def _torchscript(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
-    about = {"shape": shape, "stride": int(network.model.stride.max()), "names": dict(enumerate(file.names))}
+    about = {"shape": shape, "stride": int(network.model.stride.max()), "names": dict(enumerate(names))}
     buffer = io.BytesIO()
     with tracing():
         traced = torch.jit.trace(network, torch.zeros(shape))  # type: ignore[no-untyped-call]
@@ -147,9 +153,9 @@ def _run_torchscript(content: bytes) -> Runner:
     return run
 
 
-def _properties(network: Decoded, file: ModelFile) -> dict[str, str]:
+def _properties(network: Decoded, names: Sequence[str]) -> dict[str, str]:
     """What programs that use such files look for in them."""
-    return {"stride": str(int(network.model.stride.max())), "names": str(dict(enumerate(file.names)))}
+    return {"stride": str(int(network.model.stride.max())), "names": str(dict(enumerate(names)))}
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hpc_yolo.models.family import Detector
+from hpc_yolo.models.family import build_model
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,27 @@ class Complexity:
 
 
 @torch.no_grad()
-def complexity(model: Detector, imgsz: int = 640) -> Complexity:
-    """The figures of `model` on pictures of `imgsz` x `imgsz`, a multiple of its largest stride."""
-    stride = int(model.stride.max())
+def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexity:
+    """The figures of the network `name` for square pictures of `imgsz`, or the next multiple of its largest stride.
+
+    Nothing is computed: shapes alone pass through the network, so that the largest takes no memory.
+
+    Raises:
+        SpecError: no such model, or its config makes no sense.
+    """
     macs = 0
 
     def count(conv: nn.Conv2d, _inputs: Any, output: torch.Tensor) -> None:
         nonlocal macs
         macs += conv.weight.numel() * output.shape[2] * output.shape[3]
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    was_training = model.training
-    model.eval()(torch.zeros(1, 3, stride, stride))  # the smallest picture: all maps grow with its sides
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return Complexity(sum(parameter.numel() for parameter in model.parameters()), macs * (imgsz // stride) ** 2)
+    with torch.device("meta"):
+        model = build_model(name, num_classes).eval()
+        model.head.train()  # decoding is no convolution
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        stride = int(model.stride.max())
+        side = math.ceil(imgsz / stride) * stride
+        model(torch.zeros(1, 3, side, side))
+    return Complexity(sum(parameter.numel() for parameter in model.parameters()), macs)

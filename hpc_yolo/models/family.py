@@ -16,22 +16,17 @@ import yaml
 from torch import nn
 
 from hpc_yolo.errors import SpecError
+from hpc_yolo.models.config import MAX_WIDTH, PICTURE_CHANNELS, Row, read_activation, read_rows, row_error
 from hpc_yolo.models.head import BOX_AND_OBJECTNESS, Detect
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.resources import resource_folder
 
-Row = tuple[int | list[int], int, str, list[Any]]
-
 PROBE_PIXELS = 256
 CHANNEL_MULTIPLE = 8
 MAX_BLOCKS = 1000  # with all repeats; the largest of the family has 58
-MAX_ANCHORS = 100  # a level
-BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
 # What a config that makes no sense provokes in torch and here.
 MISTAKES = (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError, ArithmeticError)
-# Ours, and how older files write the same.
-UPSAMPLE_ARGUMENTS: tuple[list[Any], ...] = ([], [None, 2, "nearest"], ["None", 2, "nearest"])
 
 
 class Detector(nn.Module):
@@ -41,10 +36,9 @@ class Detector(nn.Module):
     def __init__(self, config: dict[str, Any], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        rows: list[Row] = [tuple(row) for row in config["backbone"] + config["head"]]
-        self.model, self._sources = _build_blocks(rows, config, num_classes)
+        self.model, self._sources = _build_blocks(config, num_classes)
         if "activation" in config:
-            _replace_activations(self, str(config["activation"]))
+            _replace_activations(self, config["activation"])
         self._kept = {index for sources in self._sources for index in sources if index >= 0}
         self.head.set_strides(self._measure_strides())
 
@@ -82,7 +76,12 @@ class Detector(nn.Module):
             assert module.num_batches_tracked is not None
             module.num_batches_tracked.zero_()
         self.train(was_training)
-        return torch.tensor([PROBE_PIXELS / level.shape[2] for level in levels])
+        sides = [level.shape[2] for level in levels]
+        if any(PROBE_PIXELS % side for side in sides):
+            raise ValueError(
+                f"{PROBE_PIXELS} pixels become {sides} cells a side in the levels, which is no whole stride"
+            )
+        return torch.tensor([PROBE_PIXELS / side for side in sides], device="cpu")
 
 
 def build_model(model: str | Path, num_classes: int) -> Detector:
@@ -130,15 +129,16 @@ def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict
     """
     try:
         with torch.device("meta"):
-            blocks, _ = _build_blocks(list(config["backbone"] + config["head"]), config, num_classes)
+            blocks, _ = _build_blocks(config, num_classes)
     except MISTAKES as error:
         raise _not_a_config(source, error) from error
     return {f"model.{name}": tensor.shape for name, tensor in blocks.state_dict().items()}
 
 
 def _not_a_config(source: str, error: Exception) -> SpecError:
+    said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return SpecError(
-        f"model: {source} is not a model config: {type(error).__name__}: {error}",
+        f"model: {source} is not a model config: {said}",
         hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
     )
 
@@ -173,62 +173,48 @@ def scaled_repeats(nominal: int, multiple: float) -> int:
     return max(round(nominal * multiple), 1) if nominal > 1 else nominal
 
 
-def _build_blocks(rows: list[Row], config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[list[int]]]:
+def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]]]:
     """The blocks of all rows and, for each, the rows that it reads (-1: the one before)."""
     blocks: list[nn.Module] = []
-    all_sources: list[list[int]] = []
-    widths = [3]  # of the input, then of every row
+    widths = [PICTURE_CHANNELS]  # then of every row
     scales = [1.0]  # input pixels a cell, likewise
     num_blocks = 0
-    for number, (source, repeats, kind, arguments) in enumerate(rows):
-        written = [source] if isinstance(source, int) else list(source)
-        sources = [number + index if index < -1 else index for index in written]
+    rows = read_rows(config)
+    for number, (row, written) in enumerate(zip(rows, config["backbone"] + config["head"], strict=True)):
+        read = [-1 if index == -1 else index + 1 for index in row.sources]
         try:
-            c_in = [widths[-1] if index == -1 else widths[index + 1] for index in sources]
-            num_blocks += scaled_repeats(repeats, config["depth_multiple"])
+            num_blocks += scaled_repeats(row.repeats, config["depth_multiple"])
             if num_blocks > MAX_BLOCKS:
                 raise ValueError(f"more than {MAX_BLOCKS} blocks")
-            block, c_out = _build_block(kind.removeprefix("nn."), arguments, repeats, c_in, config, num_classes)
-            scales.append(_scale(block, scales[-1] if sources[0] == -1 else scales[sources[0] + 1]))
-        except (ValueError, TypeError, IndexError, KeyError, ArithmeticError) as error:
-            raise ValueError(f"row {number}, {list(rows[number])}: {error}") from error
+            block, c_out = _build_block(row, [widths[index] for index in read], config, num_classes)
+            scales.append(_scale(block, scales[read[0]]))
+        except ValueError as error:
+            raise row_error(number, written, error) from error
         blocks.append(block)
-        all_sources.append(sources)
         widths.append(c_out)
-    if not isinstance(blocks[-1], Detect):
-        raise ValueError(f"the last row must be a Detect, not a {rows[-1][2]}")
-    return nn.Sequential(*blocks), all_sources
+    return nn.Sequential(*blocks), [row.sources for row in rows]
 
 
-def _build_block(
-    kind: str, arguments: list[Any], repeats: int, c_in: list[int], config: dict[str, Any], num_classes: int
-) -> tuple[nn.Module, int]:
+def _build_block(row: Row, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:
     """(the block of one row, its width)."""
-    if kind not in BLOCKS:
-        raise ValueError(f"unknown block {kind!r}; there are {', '.join(BLOCKS)}")
-    if repeats != 1 and kind != "C3":
-        raise ValueError(f"{kind} is not repeated; C3 is")
-    if kind == "Upsample":
-        if arguments not in UPSAMPLE_ARGUMENTS:
-            raise ValueError(
-                f"Upsample doubles by the nearest neighbour; it takes no arguments, and {arguments} are given"
-            )
+    if row.block == "Upsample":
         return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
-    if kind == "Concat":
+    if row.block == "Concat":
         return Concat(), sum(c_in)
-    if kind == "Detect":
+    if row.block == "Detect":
         return Detect(num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
     num_anchors = len(_anchor_rows(config["anchors"], 1)[0]) // 2
     num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
-    nominal = arguments[0]
+    nominal, *others = row.arguments
     # A row as wide as the head's output is never scaled: published weights depend on it.
     divisor = config.get("channel_multiple", CHANNEL_MULTIPLE)
     c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"], divisor)
-    depth = scaled_repeats(repeats, config["depth_multiple"])
-    if kind == "C3":
-        return C3(c_in[0], c_out, depth, *arguments[1:]), c_out
-    block = {"Conv": Conv, "SPPF": SPPF}[kind]
-    return block(c_in[0], c_out, *arguments[1:]), c_out
+    if c_out > MAX_WIDTH:
+        raise ValueError(f"a width of {c_out}; at most {MAX_WIDTH} is possible")
+    if row.block == "C3":
+        return C3(c_in[0], c_out, scaled_repeats(row.repeats, config["depth_multiple"]), *others), c_out
+    block = {"Conv": Conv, "SPPF": SPPF}[row.block]
+    return block(c_in[0], c_out, *others), c_out
 
 
 def _scale(block: nn.Module, scale: float) -> float:
@@ -245,17 +231,15 @@ def _scale(block: nn.Module, scale: float) -> float:
 def _anchor_rows(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
     """Pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
     if isinstance(anchors, int):
-        if not 0 < anchors <= MAX_ANCHORS:
-            raise ValueError(f"{anchors} anchors a level; 1 to {MAX_ANCHORS} are possible")
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
 
 
-def _replace_activations(model: nn.Module, written: str) -> None:
-    """Every SiLU by another activation: its name, or as older files write it, nn.ReLU()."""
-    name = written.removeprefix("nn.").removesuffix("()")
-    if name not in ACTIVATIONS:
+def _replace_activations(model: nn.Module, written: object) -> None:
+    """Every SiLU by another activation."""
+    name, slope = read_activation(written)
+    if name not in ACTIVATIONS or (slope is not None and name != "LeakyReLU"):
         raise ValueError(f"activation: unknown {written!r}; there are {', '.join(ACTIVATIONS)}")
     for module in model.modules():
         if isinstance(module, Conv):
-            module.act = ACTIVATIONS[name]()
+            module.act = ACTIVATIONS[name]() if slope is None else nn.LeakyReLU(slope)

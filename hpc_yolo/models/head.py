@@ -30,9 +30,10 @@ class Detect(nn.Module):
         self.num_outputs = BOX_AND_OBJECTNESS + num_classes
         if len(anchors_pixels) != len(c_in):
             raise ValueError(f"{len(anchors_pixels)} rows of anchors for {len(c_in)} levels")
-        # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them.
-        self.register_buffer("anchors", torch.tensor(anchors_pixels).float().view(len(c_in), -1, 2))
-        self.register_buffer("strides", torch.ones(len(c_in)), persistent=False)
+        # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them. On a CPU, so that they are known
+        # even to a network whose weights have shapes alone.
+        self.register_buffer("anchors", torch.tensor(anchors_pixels, device="cpu").float().view(len(c_in), -1, 2))
+        self.register_buffer("strides", torch.ones(len(c_in), device="cpu"), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.num_outputs * self.num_anchors, 1) for c in c_in)
 
     def anchors_pixels(self) -> torch.Tensor:

@@ -1,0 +1,209 @@
+"""Networks that users write: files in the original's spelling work, and a mistake is named with its row."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.models import build_model
+from hpc_yolo.models.layers import Conv
+from hpc_yolo.resources import resource_folder
+
+# As people have such files: rows in brackets, None, quotes, nc, a short network of two levels.
+ORIGINAL_FORM = """
+# parameters
+nc: 3  # number of classes
+depth_multiple: 0.33
+width_multiple: 0.25
+anchors:
+  - [10,13, 16,30, 33,23]
+  - [30,61, 62,45, 59,119]
+
+backbone:
+  # [from, number, module, args]
+  [[-1, 1, Conv, [64, 6, 2, 2]],
+   [-1, 1, Conv, [128, 3, 2]],
+   [-1, 3, C3, [128]],
+   [-1, 1, Conv, [256, 3, 2]],
+   [-1, 6, C3, [256]],
+   [-1, 1, Conv, [512, 3, 2]],
+   [-1, 1, SPPF, [512, 5]]]
+
+head:
+  [[-1, 1, Conv, [256, 1, 1]],
+   [-1, 1, nn.Upsample, [None, 2, 'nearest']],
+   [[-1, 4], 1, Concat, [1]],
+   [-1, 3, C3, [256, False]],
+   [[-1, 6], 1, Detect, [nc, anchors]]]
+"""
+
+
+def write(folder, text):
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def forward(model):
+    return model.eval()(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))[0]
+
+
+@torch.no_grad()
+def test_a_file_in_the_originals_spelling_is_a_network_for_the_datasets_classes(tmp_path):
+    model = build_model(write(tmp_path, ORIGINAL_FORM), 7)
+    assert (model.num_classes, model.stride.tolist()) == (7, [8, 16])
+    assert forward(model).shape == (1, 3 * (8 * 12 + 4 * 6), 12)
+
+
+def test_both_spellings_are_the_same_network(tmp_path):
+    ours = ORIGINAL_FORM.replace("nn.Upsample, [None, 2, 'nearest']", "Upsample, []").replace("[nc, anchors]", "[]")
+    shapes = []
+    for text in (ORIGINAL_FORM, ours.replace("Concat, [1]", "Concat, []").replace("nc: 3", "")):
+        model = build_model(write(tmp_path, text), 3)
+        shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
+    assert shapes[0] == shapes[1]
+
+
+def test_rows_may_be_counted_from_the_row_that_reads_them(tmp_path):
+    """-5 in row 9 is row 4."""
+    model = build_model(write(tmp_path, ORIGINAL_FORM.replace("[[-1, 4], 1, Concat", "[[-1, -5], 1, Concat")), 3)
+    assert model.model[10].cv1.conv.in_channels == 64 + 64
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("SiLU", nn.SiLU),
+        ("nn.ReLU()", nn.ReLU),
+        ("torch.nn.Hardswish()", nn.Hardswish),
+        ("nn.Mish(inplace=True)", nn.Mish),
+        ("GELU", nn.GELU),
+        ("nn.LeakyReLU(0.1)", nn.LeakyReLU),
+        ("nn.LeakyReLU(negative_slope=0.1, inplace=True)", nn.LeakyReLU),
+    ],
+)
+@torch.no_grad()
+def test_activations_by_name(written, expected, tmp_path):
+    model = build_model(write(tmp_path, ORIGINAL_FORM + f"activation: {written}\n"), 3)
+    found = {type(module.act) for module in model.modules() if isinstance(module, Conv)}
+    assert found == {expected}
+    if expected is nn.LeakyReLU:
+        assert model.model[0].act.negative_slope == 0.1
+    assert forward(model).isfinite().all()
+
+
+@torch.no_grad()
+def test_a_number_of_anchors_is_a_place_for_so_many_a_level(tmp_path):
+    """They mean nothing until AutoAnchor finds some; the shape of the head must stand before."""
+    config = yaml.safe_load(ORIGINAL_FORM) | {"anchors": 5}
+    model = build_model(write(tmp_path, yaml.safe_dump(config)), 3)
+    assert model.head.anchors_pixels().shape == (2, 5, 2)
+    assert model.head.anchors_pixels()[1].flatten().tolist() == list(range(10))
+    assert forward(model).shape == (1, 5 * (8 * 12 + 4 * 6), 8)
+
+
+def test_another_divisor_of_widths(tmp_path):
+    text = ORIGINAL_FORM.replace("width_multiple: 0.25", "width_multiple: 0.3")
+    assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 24
+    text += "channel_multiple: 4\n"
+    assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 20
+
+
+def test_a_known_network_changed_a_little(tmp_path):
+    text = (resource_folder("configs") / "models" / "yolov5n.yaml").read_text(encoding="utf-8")
+    model = build_model(write(tmp_path, text.replace("width_multiple: 0.25", "width_multiple: 0.125")), 3)
+    assert (model.model[0].conv.out_channels, model.num_classes) == (8, 3)
+
+
+C3_ROW = "[-1, 3, C3, [128]]"
+MISTAKES = [
+    # what is written, what is written instead, what is said
+    (C3_ROW, "[-1, 3, C3x, [128]]", r"row 2, .*unknown block 'C3x'; there are Conv, C3"),
+    (C3_ROW, "[-1, 3, nn.Conv2d, [128]]", r"row 2, .*unknown block 'nn.Conv2d'"),
+    (C3_ROW, "[-1, 3, C3]", r"row 2, .*a row is \[from, repeats, block, \[arguments\]\]"),
+    (C3_ROW, "conv", r"row 2, conv: a row is"),
+    (C3_ROW, "[-1, '3', C3, [128]]", r"row 2, .*repeats: '3' is no whole number from 1"),
+    (C3_ROW, "[-1, -3, C3, [128]]", r"row 2, .*repeats: -3"),
+    (C3_ROW, "[-1, 3, Conv, [128]]", r"row 2, .*Conv is not repeated; C3 is"),
+    (C3_ROW, "[-1, 4000, C3, [128]]", r"row 2, .*more than 1000 blocks"),
+    (C3_ROW, "[-1, 3, C3, 128]", r"row 2, .*arguments: 128 is no list"),
+    (C3_ROW, "[-1, 3, C3, []]", r"row 2, .*C3 takes width, shortcut, of which the first must be given"),
+    (C3_ROW, "[-1, 3, C3, [128, 1]]", r"row 2, .*shortcut: 1 is neither true nor false"),
+    (C3_ROW, "[-1, 3, C3, [128, true, 1]]", r"row 2, .*C3 takes width, shortcut"),
+    (C3_ROW, "[9, 3, C3, [128]]", r"row 2, .*there is no row 9 before this one"),
+    (C3_ROW, "[-3, 3, C3, [128]]", r"row 2, .*there is no row -3 before this one"),
+    (C3_ROW, "[a, 3, C3, [128]]", r"row 2, .*'a' is no number of a row"),
+    (C3_ROW, "[[0, 1], 3, C3, [128]]", r"row 2, .*C3 reads one row, not 2"),
+    (C3_ROW, "[-1, 1, Conv, [128, 3, 1, 4]]", r"row 2, .*a padding of 4 around a kernel of 3"),
+    (C3_ROW, "[-1, 1, Conv, [128.5]]", r"row 2, .*width: 128.5 is no whole number"),
+    (C3_ROW, "[-1, 1, Conv, [200000000]]", r"row 2, .*width: 200000000"),
+    (C3_ROW, "[-1, 1, Detect, [nc, anchors]]", r"row 2 is a Detect, which ends a network"),
+    ("[-1, 1, Conv, [128, 3, 2]]", "[-1, 1, Conv, [128, 3, 3]]", r"256 pixels become .* no whole stride"),
+    ("[512, 5]", "[512, 4]", r"row 6, .*kernel: 4 is even"),
+    ("Concat, [1]", "Concat, [2]", r"row 9, .*Concat joins channels"),
+    ("[[-1, 4], 1, Concat", "[[], 1, Concat", r"row 9, .*names no row"),
+    ("[[-1, 4], 1, Concat", "[[-1, 0], 1, Concat", r"Sizes of tensors must match"),
+    ("[None, 2, 'nearest']", "[None, 4, 'nearest']", r"row 8, .*Upsample doubles by the nearest neighbour"),
+    ("[nc, anchors]", "[nc, [[1, 2]]]", r"row 11, .*its anchors from `anchors`"),
+    ("[[-1, 6], 1, Detect", "[[-1, 6, 5], 1, Detect", r"row 11, .*2 rows of anchors for 3 levels"),
+    ("   [[-1, 6], 1, Detect, [nc, anchors]]]", "  ]", r"the last row must be a Detect, not a C3"),
+    ("depth_multiple: 0.33", "", r"depth_multiple missing"),
+    ("depth_multiple: 0.33", "depth_multiple: .nan", r"depth_multiple: nan is no number above 0"),
+    ("width_multiple: 0.25", "width_multiple: wide", r"width_multiple: 'wide' is no number above 0"),
+    ("width_multiple: 0.25", "width_multiple: -1", r"width_multiple: -1 is no number above 0"),
+    ("width_multiple: 0.25", "width_multiple: 0.25\nchannel_multiple: 0", r"channel_multiple 0 is no whole number"),
+    (
+        "width_multiple: 0.25",
+        "width_multiple: 0.25\nactivations: ReLU",
+        r"no field activations; did you mean",
+    ),
+    (
+        "width_multiple: 0.25",
+        "width_multiple: 0.25\nactivation: eval(1)",
+        r"activation: .*'eval\(1\)'",
+    ),
+    ("width_multiple: 0.25", "width_multiple: 0.25\nactivation: ReLU(0.1)", r"activation: unknown 'ReLU\(0.1\)'"),
+    ("width_multiple: 0.25", "width_multiple: 0.25\nactivation: Sigmoid", r"unknown 'Sigmoid'; there are SiLU, ReLU"),
+    ("nc: 3", "ch: 4", r"ch: pictures have 3 channels, not 4"),
+    ("backbone:", "backbones:", r"no field backbones; did you mean backbone"),
+    ("33,23]", "33]", r"anchors: \[10, 13, 16, 30, 33\] are no widths and heights"),
+    ("33,23]", "33,0]", r"anchors: .* in pixels above 0"),
+    ("33,23]", "33,23, 1,2]", r"anchors: there must be levels, all with as many"),
+]
+
+
+@pytest.mark.parametrize(("written", "instead", "said"), MISTAKES)
+def test_a_mistake_is_named_with_its_row(written, instead, said, tmp_path):
+    assert written in ORIGINAL_FORM
+    with pytest.raises(SpecError, match=r"own\.yaml is not a model config: ") as caught:
+        build_model(write(tmp_path, ORIGINAL_FORM.replace(written, instead)), 3)
+    assert re.search(said, caught.value.message), caught.value.message
+    assert "yolov5n.yaml" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("anchors", 0, "anchors: .* 0 is no whole number from 1 to 100"),
+        ("anchors", "auto", "anchors: .* 'auto' is no whole number"),
+        ("anchors", [], "there must be levels"),
+        ("anchors", True, "True is no whole number"),
+        ("head", [], "head: must be a list of rows"),
+        ("backbone", {"rows": 1}, "backbone: must be a list of rows"),
+        ("width_multiple", 100, "a width of"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named(field, value, said, tmp_path):
+    config = yaml.safe_load(ORIGINAL_FORM)
+    config["backbone"][3][3][0] = 2560
+    with pytest.raises(SpecError, match=said):
+        build_model(write(tmp_path, yaml.safe_dump(config | {field: value})), 3)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "just words", "- a list", "backbone: !!python/object:os.system ls"])
+def test_a_file_that_is_no_config_at_all_is_named_too(text, tmp_path):
+    with pytest.raises(SpecError, match=r"own\.yaml is not a model config"):
+        build_model(write(tmp_path, text), 80)
