@@ -53,7 +53,7 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
     from hpc_yolo.models import build_model
 
     with torch.device("meta"):
-        stride = int(build_model(model, num_classes).stride.max())
+        stride = build_model(model, num_classes).picture_stride
     if imgsz % stride:
         raise SpecError(
             f"train.imgsz: {imgsz} is no multiple of {stride}, the largest stride of {model}",

@@ -75,7 +75,7 @@ def export(
     path = find_weights(file, weights).weights
     read = read_model_file(path)
     model = build_detector(read)
-    options = ExportOptions(whole_strides(sides, int(model.stride.max())), batch_size, dynamic, opset)
+    options = ExportOptions(whole_strides(sides, model.picture_stride), batch_size, dynamic, opset)
     exit_code = 0
     for form in chosen:
         try:

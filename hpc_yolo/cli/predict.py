@@ -132,7 +132,7 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
         raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
     file = read_model_file(named.weights)
     model = fused(build_detector(file)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stride = int(model.stride.max())
+    stride = model.picture_stride
     settings = PredictSettings(
         imgsz_hw=whole_strides(read_sides(options["imgsz"] or str(named.imgsz or file.imgsz or DEFAULT_IMGSZ)), stride),
         conf_threshold=options["conf_thres"],

@@ -77,7 +77,7 @@ def with_found_batch(
         model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
         imgsz = spec.train.imgsz
         if spec.train.multi_scale:
-            imgsz = largest_imgsz(imgsz, int(model.stride.max()))
+            imgsz = largest_imgsz(imgsz, model.picture_stride)
         batch = find_batch(model, imgsz, spec.train.precision, world.device, tell)
         write_atomic(run.found_batch, f"{batch}\n")
     return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
@@ -106,7 +106,7 @@ def build_parts(
     ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
     in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, tell)
-    training, validation = build_loaders(train, indexes, hyp, int(model.stride.max()), world, in_memory=in_memory)
+    training, validation = build_loaders(train, indexes, hyp, model.picture_stride, world, in_memory=in_memory)
     return TrainingParts(
         spec=spec,
         config=origin.config,

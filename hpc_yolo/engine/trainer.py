@@ -167,7 +167,7 @@ class Trainer:
         pixels = images.to(parts.dtype, memory_format=torch.channels_last) / 255
         if not parts.spec.train.multi_scale:
             return pixels
-        train, stride = parts.spec.train, int(parts.model.stride.max())
+        train, stride = parts.spec.train, parts.model.picture_stride
         first = self.epoch * self.steps_per_epoch
         longer = scaled_imgsz(train.seed, self.epoch, self.progress.step - first, train.imgsz, stride)
         factor = longer / max(pixels.shape[2:])

@@ -65,7 +65,7 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
         CheckpointError: sides are no multiples of the stride, a package is missing, the form has no such operator, or
             what was written computes something else; then `target` is not there.
     """
-    stride = int(model.stride.max())
+    stride = model.picture_stride
     if any(side % stride for side in options.image_hw):
         raise CheckpointError(f"sides of {options.image_hw} pixels: they must be multiples of {stride}")
     network = Decoded(fused(model)).eval()
@@ -133,7 +133,7 @@ def _run_onnx(content: bytes) -> Runner:
 
 def _torchscript(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
-    about = {"shape": shape, "stride": int(network.model.stride.max()), "names": dict(enumerate(names))}
+    about = {"shape": shape, "stride": network.model.picture_stride, "names": dict(enumerate(names))}
     buffer = io.BytesIO()
     with tracing():
         traced = torch.jit.trace(network, torch.zeros(shape))  # type: ignore[no-untyped-call]
@@ -155,7 +155,7 @@ def _run_torchscript(content: bytes) -> Runner:
 
 def _properties(network: Decoded, names: Sequence[str]) -> dict[str, str]:
     """What programs that use such files look for in them."""
-    return {"stride": str(int(network.model.stride.max())), "names": str(dict(enumerate(names)))}
+    return {"stride": str(network.model.picture_stride), "names": str(dict(enumerate(names)))}
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:

@@ -76,7 +76,7 @@ class Predictor:
         self.model, self.settings = model, settings
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.stride = int(model.stride.max())
+        self.stride = model.picture_stride
 
     @torch.inference_mode()
     def __call__(self, frame: Frame) -> Prediction:

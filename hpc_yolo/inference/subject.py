@@ -114,7 +114,7 @@ def prepare_subject(
     for message in (*dataset.messages, *index.messages):
         tell(message)
     network = Augmented(model) if augment else model
-    return Subject(file, network.eval(), int(model.stride.max()), chosen, dataset, split, index)
+    return Subject(file, network.eval(), model.picture_stride, chosen, dataset, split, index)
 
 
 def _require_same_classes(file: ModelFile, dataset: Dataset, tell: Callable[[str], None]) -> None:

@@ -47,7 +47,7 @@ def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexi
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count)
-        stride = int(model.stride.max())
+        stride = model.picture_stride
         side = math.ceil(imgsz / stride) * stride
         model(torch.zeros(1, 3, side, side))
     return Complexity(sum(parameter.numel() for parameter in model.parameters()), macs)

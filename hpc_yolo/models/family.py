@@ -22,6 +22,7 @@ from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.resources import resource_folder
 
 PROBE_PIXELS = 256
+LEAST_PICTURE_STRIDE = 32  # also where a network has smaller ones: sizes and paddings are published with it
 CHANNEL_MULTIPLE = 8
 MAX_BLOCKS = 1000  # with all repeats; the largest of the family has 58
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
@@ -31,12 +32,13 @@ MISTAKES = (KeyError, ValueError, TypeError, IndexError, RuntimeError, Attribute
 
 class Detector(nn.Module):
     """A network of numbered blocks that ends in a `Detect` head. Input: (B, 3, H, W) in [0, 1], sides multiples of
-    the largest stride; output as the head says."""
+    `picture_stride` pixels, the largest stride of any block and at least 32; output as the head says."""
 
     def __init__(self, config: dict[str, Any], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.model, self._sources = _build_blocks(config, num_classes)
+        self.model, self._sources, largest_stride = _build_blocks(config, num_classes)
+        self.picture_stride = max(largest_stride, LEAST_PICTURE_STRIDE)
         if "activation" in config:
             _replace_activations(self, config["activation"])
         self._kept = {index for sources in self._sources for index in sources if index >= 0}
@@ -129,7 +131,7 @@ def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict
     """
     try:
         with torch.device("meta"):
-            blocks, _ = _build_blocks(config, num_classes)
+            blocks, _, _ = _build_blocks(config, num_classes)
     except MISTAKES as error:
         raise _not_a_config(source, error) from error
     return {f"model.{name}": tensor.shape for name, tensor in blocks.state_dict().items()}
@@ -173,8 +175,8 @@ def scaled_repeats(nominal: int, multiple: float) -> int:
     return max(round(nominal * multiple), 1) if nominal > 1 else nominal
 
 
-def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]]]:
-    """The blocks of all rows and, for each, the rows that it reads (-1: the one before)."""
+def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]], int]:
+    """The blocks of all rows; for each, the rows that it reads (-1: the one before); the largest stride of any."""
     blocks: list[nn.Module] = []
     widths = [PICTURE_CHANNELS]  # then of every row
     scales = [1.0]  # input pixels a cell, likewise
@@ -192,7 +194,7 @@ def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequenti
             raise row_error(number, written, error) from error
         blocks.append(block)
         widths.append(c_out)
-    return nn.Sequential(*blocks), [row.sources for row in rows]
+    return nn.Sequential(*blocks), [row.sources for row in rows], math.ceil(max(scales))
 
 
 def _build_block(row: Row, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:

@@ -18,22 +18,20 @@ def augmented_forward(model: Detector, images: torch.Tensor) -> torch.Tensor:
     """Decoded rows (B, rows, 5 + classes) of all views, in pixels of `images` (B, 3, H, W).
 
     Of the largest view the coarsest level is left out, of the smallest the finest: there they see what another view
-    sees better.
+    sees better. A network of one level keeps both.
     """
     width = images.shape[3]
     decoded = []
     for share, mirrored in VIEWS:
-        rows = model(_view(images, share, mirrored, int(model.stride.max())))[0]
+        rows, levels = model(_view(images, share, mirrored, model.picture_stride))
         rows[..., :4] /= share
         if mirrored:
             rows[..., 0] = width - rows[..., 0]
-        decoded.append(rows)
-    levels = len(model.stride)
-    unit = sum(4**level for level in range(levels))  # rows of the coarsest level go so many times into all
-    first, last = decoded[0], decoded[-1]
-    decoded[0] = first[:, : first.shape[1] - first.shape[1] // unit]
-    decoded[-1] = last[:, last.shape[1] // unit * 4 ** (levels - 1) :]
-    return torch.cat(decoded, dim=1)
+        decoded.append((rows, [math.prod(level.shape[1:4]) for level in levels]))
+    (first, num_first), second, (last, num_last) = decoded
+    if len(num_first) > 1:
+        first, last = first[:, : -num_first[-1]], last[:, num_last[0] :]
+    return torch.cat((first, second[0], last), dim=1)
 
 
 def _view(images: torch.Tensor, share: float, mirrored: bool, stride: int) -> torch.Tensor:

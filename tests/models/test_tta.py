@@ -4,7 +4,7 @@ import pytest
 import torch
 from filled import fill_by_rule
 
-from hpc_yolo.models import build_model
+from hpc_yolo.models import build_from_config, build_model, load_config
 from hpc_yolo.models.tta import augmented_forward
 
 
@@ -42,3 +42,25 @@ def test_places_are_those_of_the_whole_picture():
     assert second[:, 0].max().item() == pytest.approx(320 - 4 / 0.83, abs=0.1)
     assert second[:, 0].min().item() == pytest.approx(320 - 284 / 0.83, abs=0.1)
     assert second[:, 1].max().item() == pytest.approx(284 / 0.83, abs=0.1)
+
+
+@torch.no_grad()
+def test_whole_levels_are_left_out_also_where_a_network_leaves_out_a_stride():
+    """A head at strides 8 and 32: a share of the rows that fits the family's strides would cut through a level."""
+    config = load_config("yolov5n")
+    config["anchors"] = [config["anchors"][0], config["anchors"][2]]
+    config["head"][-1][0] = [17, 23]
+    model = build_from_config(config, 2, "own").eval()
+    # 3 anchors. 320 px: 40 x 40 cells stay, 10 x 10 go. 288 px: all. 224 px: 28 x 28 go, 7 x 7 stay.
+    rows = augmented_forward(model, torch.rand(1, 3, 320, 320))
+    assert rows.shape[1] == 3 * (1600 + 36 * 36 + 9 * 9 + 7 * 7)
+
+
+@torch.no_grad()
+def test_a_network_of_one_level_keeps_all_views():
+    """Its head is at stride 8, but its rows go through 32, of which sides must be multiples."""
+    config = load_config("yolov5n")
+    config["anchors"] = config["anchors"][:1]
+    config["head"][-1][0] = 17
+    model = build_from_config(config, 2, "own").eval()
+    assert augmented_forward(model, torch.rand(1, 3, 96, 96)).shape[1] == 3 * (12 * 12 + 12 * 12 + 12 * 12)
