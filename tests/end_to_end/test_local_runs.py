@@ -106,7 +106,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yo
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
-    assert "the state is being saved" in output
+    assert "stopped by SIG" in output and "submit the spec again" in output
     assert "Traceback" not in output + errors
     ended = events_of("stopped", AttemptEnded)[-1]
     assert ended.outcome == AttemptEnded.STOPPED
