@@ -12,16 +12,21 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def atomic_writer(
+    path: Path, *, mode: int = 0o600, before_publish: Callable[[], None] = lambda: None
+) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; when the block ends well, sync it and rename it over `path`.
 
     If the block raises, `path` is as it was and the temporary file is gone.
+
+    Args:
+        before_publish: called when the content is durable and only the rename is left; may raise to stop that.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -30,6 +35,7 @@ def atomic_writer(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        before_publish()
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

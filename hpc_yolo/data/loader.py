@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -79,6 +80,7 @@ class TrainingLoader:
         )
         self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._labels = index.labels if by_weight else None
+        self._paths = index.paths
         self._seed, self._batch, self._rank, self._world_size = seed, batch, rank, world_size
         self._shares = _Shares()
         self._loader = _loader(_TrainingBatches(pictures), self._shares, workers)
@@ -100,6 +102,11 @@ class TrainingLoader:
             for step in range(first_step, self._steps_per_epoch)
         ]
         return _raising(iter(self._loader))
+
+    def pictures(self, epoch: int, step: int, rank: int, class_maps: Sequence[float] = ()) -> list[Path]:
+        """The files of one rank's share of a global batch; a mosaic brings further ones."""
+        images = global_batch(self._epoch_order(epoch, class_maps), self._batch, step)
+        return [self._paths[image] for image in rank_share(images, rank, self._world_size).tolist()]
 
     def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
         if self._plan is not None:
@@ -139,14 +146,22 @@ class ValidationLoader:
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
         if square:
             shapes = [(imgsz, imgsz)] * len(shapes)
+        self._is_mine: list[bool] = []
         mine = []
         for start, shape in zip(range(0, len(order), batch), shapes, strict=True):
             # Picture number p of the whole order is rank p % world size's, so that shares differ by one at the most.
             images = order[start : start + batch][(rank - start) % world_size :: world_size]
+            self._is_mine.append(len(images) > 0)
             if len(images):
                 mine.append((images, shape))
         batches = _ValidationBatches(index, imgsz, mine)
         self._loader = _loader(batches, list(range(len(batches))), workers)
+
+    def places(self) -> Iterator[ValidationBatch | None]:
+        """The batches, and None at a place where only other ranks have one: equally many places on every rank."""
+        batches = iter(self)
+        for is_mine in self._is_mine:
+            yield next(batches) if is_mine else None
 
     def __iter__(self) -> Iterator[ValidationBatch]:
         return _raising(iter(self._loader))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import Progress
 from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex
@@ -16,28 +16,33 @@ from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.engine.autobatch import find_batch
 from hpc_yolo.engine.ema import ModelEma
+from hpc_yolo.engine.finite import Statistics
 from hpc_yolo.engine.network import Origin, autocast_dtype, build_network, distribute, fit_anchors, network_origin
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
+from hpc_yolo.engine.parts import TrainingParts
 from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, scan_dataset
-from hpc_yolo.engine.trainer import TrainingParts
-from hpc_yolo.errors import CheckpointError, TrainingError
+from hpc_yolo.engine.resume import read_newest_state
+from hpc_yolo.errors import TrainingError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.loss import DetectionLoss, scaled_gains
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
+from hpc_yolo.spec.identity import learned_digest
 from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
 
 
-def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]) -> TrainingParts:
-    """Everything that this rank's `Trainer` needs, with the state of `last` where there is one.
+def build(
+    spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None], attempt: int = 1
+) -> TrainingParts:
+    """Everything that this rank's `Trainer` needs, with the newest state where something was saved.
 
     Args:
         tell: takes events for the journal; those of other ranks than the first go nowhere.
 
     Raises:
         DataError: the dataset cannot be used.
-        CheckpointError: `last` or the weights cannot be used.
+        CheckpointError: the saved states or the weights cannot be used.
         TrainingError: the global batch cannot be split over the ranks.
     """
     dataset = load_dataset(Path(spec.data), single_cls=spec.train.single_cls)
@@ -45,14 +50,18 @@ def build(spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent]
     hyp = load_hyperparameters(spec.train)
     if hyp.copy_paste and indexes[0].outlines.is_empty:
         tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
-    origin = network_origin(spec, hyp, run.last)
+    state = read_newest_state(run, world, tell)
+    origin = network_origin(spec, hyp, state)
+    digest = learned_digest(spec)
     spec = with_found_batch(spec, origin, dataset.num_classes, world, run, tell)
     require_even_split(spec.train.batch, world.size)
     if spec.train.data_parallel:
         tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
     parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
-    if not origin.is_new:
-        restore(parts, run.last)
+    parts.progress.attempt, parts.progress.spec_digest = attempt, digest
+    settle_gradient_buckets(parts, world.device)
+    if state is not None:
+        parts.restore(state)
     return parts
 
 
@@ -126,24 +135,23 @@ def build_parts(
     )
 
 
-def restore(parts: TrainingParts, last: Path) -> None:
-    """Go on from the state in `last`.
+def settle_gradient_buckets(parts: TrainingParts, device: torch.device) -> None:
+    """Let DistributedDataParallel order its buckets before the first step, by a backward pass that leaves no trace.
 
-    Raises:
-        CheckpointError: it is damaged, or was made for another model or another number of pictures.
+    It orders them once, after its first backward pass, and sums of floats depend on the order: without this the first
+    step of a resumed attempt would round otherwise than the same step of an uninterrupted one.
     """
-    progress = checkpoint.load_training(last, model=parts.model, ema=parts.ema.model, optimizer=parts.optimizer)
-    if progress.num_images != parts.progress.num_images:
-        raise CheckpointError(
-            f"{last}: was made with {progress.num_images} training pictures, "
-            f"and there are {parts.progress.num_images} now",
-            hint="bring the dataset back, or give a run on the new one another name and weights: best.safetensors",
-        )
-    parts.progress = progress
-    parts.loss.anchors.copy_(parts.model.head.anchors)
-    parts.ema.updates = progress.ema_updates
-    if progress.scaler:  # empty where the attempt before needed none
-        parts.scaler.load_state_dict(progress.scaler)
+    if not isinstance(parts.trained, DistributedDataParallel):
+        return
+    statistics = Statistics(parts.model)
+    side = 2 * parts.model.picture_stride
+    picture = torch.zeros(1, 3, side, side, dtype=parts.dtype, device=device)
+    parts.model.train()
+    with parts.autocast(device):
+        levels = parts.trained(picture.to(memory_format=torch.channels_last))
+    torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
+    parts.optimizer.zero_grad()
+    statistics.put_back()
 
 
 def require_even_split(batch: int, world_size: int) -> None:

@@ -14,28 +14,46 @@ from hpc_yolo.distributed import World
 class StepMeter:
     """Sums loss items of an epoch, and times steps and waits for data since the last log line.
 
-    `epoch_items` is (3,): box, obj, cls summed over the steps of this epoch on this rank.
+    Items are (3,): box, obj, cls; their sums are this rank's.
     """
 
     def __init__(self, world: World, clock: Callable[[], float] = time.perf_counter) -> None:
         self._world = world
         self._clock = clock
-        self.epoch_items = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self._epoch_items = torch.zeros(3, dtype=torch.float64, device=world.device)
         self._epoch_steps = self._steps_before = 0
         self._log_items = torch.zeros(3, dtype=torch.float64, device=world.device)
-        self._log_steps = 0
+        self._log_steps = self._timed_steps = 0
         self._data_wait_s = 0.0
         self._epoch_start_s = self._log_start_s = clock()
 
-    def start_epoch(self, items: list[float], steps_done: int) -> None:
-        """Begin an epoch, or go on with one of which `steps_done` steps summed to `items` on all ranks together."""
-        own_part = [item / self._world.size for item in items]
-        self.epoch_items = torch.tensor(own_part, dtype=torch.float64, device=self._world.device)
-        self._epoch_steps = self._steps_before = steps_done
+    def start_epoch(self) -> None:
+        """Begin an epoch."""
+        self.resume_epoch([], 0, 0)
+
+    def resume_epoch(self, rank_items: list[list[float]], epoch_steps: int, log_steps: int) -> None:
+        """Go on with an epoch of which `epoch_steps` steps are done, `log_steps` of them since the last log line.
+
+        Args:
+            rank_items: what `rank_sums` gave then. With another number of ranks each takes an equal part.
+        """
+        if len(rank_items) == self._world.size:
+            sums = torch.tensor(rank_items[self._world.rank], dtype=torch.float64)
+        elif rank_items:
+            sums = torch.tensor(rank_items, dtype=torch.float64).sum(dim=0) / self._world.size
+        else:
+            sums = torch.zeros(6, dtype=torch.float64)
+        sums = sums.to(self._world.device)
+        self._epoch_items, self._log_items = sums[:3].clone(), sums[3:].clone()
+        self._epoch_steps = self._steps_before = epoch_steps
+        self._log_steps, self._timed_steps = log_steps, 0
         self._epoch_start_s = self._log_start_s = self._clock()
-        self._log_items.zero_()
-        self._log_steps = 0
         self._data_wait_s = 0.0
+
+    @property
+    def num_steps_here(self) -> int:
+        """Steps of this epoch that this attempt did."""
+        return self._epoch_steps - self._steps_before
 
     def waited_for_data(self, seconds: float) -> None:
         self._data_wait_s += seconds
@@ -43,32 +61,33 @@ class StepMeter:
     def add(self, items: torch.Tensor) -> None:
         """Count one step with this rank's loss `items` (3,)."""
         self._log_items += items
-        self.epoch_items += items
+        self._epoch_items += items
         self._log_steps += 1
+        self._timed_steps += 1
         self._epoch_steps += 1
 
     def read_log(self) -> tuple[list[float], float, list[list[float]]]:
-        """(mean items of the global batches since the last call, seconds a step, per rank figures); starts anew.
+        """(mean items of the global batches since the last log line, seconds a step, per rank figures); starts anew.
 
-        Per rank: seconds a step, of those waiting for data, bytes of memory.
+        Per rank: seconds a step, of those waiting for data, bytes of memory. Times are of this attempt's steps alone.
         """
         items = self._world.sum_over_ranks(self._log_items) / max(self._log_steps, 1)
         means = [float(item) for item in items.cpu()]
         now_s = self._clock()
-        step_s = (now_s - self._log_start_s) / max(self._log_steps, 1)
-        figures = [step_s, self._data_wait_s / max(self._log_steps, 1), float(memory_bytes(self._world.device))]
+        step_s = (now_s - self._log_start_s) / max(self._timed_steps, 1)
+        figures = [step_s, self._data_wait_s / max(self._timed_steps, 1), float(memory_bytes(self._world.device))]
         self._log_items.zero_()
-        self._log_steps, self._data_wait_s, self._log_start_s = 0, 0.0, now_s
+        self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
         return means, step_s, self._world.gather_figures(figures)
 
-    def epoch_sums(self) -> list[float]:
-        """Loss items of this epoch, summed over steps and ranks."""
-        return [float(item) for item in self._world.sum_over_ranks(self.epoch_items).cpu()]
+    def rank_sums(self) -> list[list[float]]:
+        """Of each rank: items summed over this epoch, then those since the last log line (6 numbers)."""
+        return self._world.gather_figures(torch.cat([self._epoch_items, self._log_items]).tolist())
 
-    def read_epoch(self) -> tuple[list[float], int, float]:
-        """(mean items of this epoch's global batches, steps and seconds of this attempt's part of it)."""
-        means = [item / max(self._epoch_steps, 1) for item in self.epoch_sums()]
-        return means, self._epoch_steps - self._steps_before, self._clock() - self._epoch_start_s
+    def read_epoch(self) -> tuple[list[float], float]:
+        """(mean items of this epoch's global batches, seconds of this attempt's part of it)."""
+        items = self._world.sum_over_ranks(self._epoch_items) / max(self._epoch_steps, 1)
+        return [float(item) for item in items.cpu()], self._clock() - self._epoch_start_s
 
 
 def memory_bytes(device: torch.device) -> int:

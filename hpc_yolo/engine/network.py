@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo.checkpoint import read_description
+from hpc_yolo.checkpoint import TrainingState
 from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
@@ -40,16 +40,16 @@ class Origin:
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 
-def network_origin(spec: Spec, hyp: Hyperparameters, last: Path) -> Origin:
-    """The rows that the checkpoint `last` was made with; at first those of the model, or of the weights without one.
+def network_origin(spec: Spec, hyp: Hyperparameters, state: TrainingState | None) -> Origin:
+    """The rows that `state` was saved with; at first those of the model, or of the weights without one.
 
     Raises:
         SpecError: there is no such model.
-        CheckpointError: the weights or `last` cannot be used.
+        CheckpointError: the weights cannot be used.
         TrainingError: anchors are to be found, and nobody looks for them.
     """
-    if last.exists():
-        return Origin(read_description(last).config, is_new=False)
+    if state is not None:
+        return Origin(state.description.config, is_new=False)
     weights = read_model_file(Path(spec.weights)) if spec.weights else None
     config = load_config(spec.model) if spec.model or weights is None else weights.config
     if hyp.anchors is not None:

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo import checkpoint
-from hpc_yolo.batches import TrainingBatch
-from hpc_yolo.checkpoint import ModelDescription, Progress
-from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.batches import TrainingBatch, ValidationBatch
+from hpc_yolo.checkpoint import Progress
 from hpc_yolo.data.sampler import scaled_imgsz
 from hpc_yolo.distributed import StopAgreement, World
-from hpc_yolo.engine.ema import ModelEma
+from hpc_yolo.engine.checkpointer import Checkpointer
+from hpc_yolo.engine.finite import MAX_BAD_STEPS, BadStep, FiniteWatch, Statistics
 from hpc_yolo.engine.meter import StepMeter
-from hpc_yolo.engine.optimizer import Schedule, apply_settings
+from hpc_yolo.engine.optimizer import apply_settings
+from hpc_yolo.engine.parts import TrainingParts
+from hpc_yolo.engine.reports import epoch_ended, evaluated, pictures_of_a_share, step_logged
+from hpc_yolo.engine.resume import read_newest_state
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.evaluation.evaluator import evaluate
-from hpc_yolo.evaluation.metrics import DetectionMetrics
-from hpc_yolo.loss import DetectionLoss
-from hpc_yolo.models import Detector
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, ClassFigures, EpochEnded, Evaluated, StepLogged
+from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter
-from hpc_yolo.spec.schema import Spec
 
 MAX_GRAD_NORM = 10.0
 MAX_LOG_INTERVAL_STEPS = 50
@@ -41,36 +33,16 @@ LOGS_AN_EPOCH = 10
 SAVE_IS_DUE = 1  # rides on the stop agreement; every stop signal has a higher number
 
 
-@dataclass
-class TrainingParts:
-    """All that `build` assembles for one attempt on one rank."""
+class Stopped(Exception):
+    """All ranks leave an evaluation at the same batch, because of this signal."""
 
-    spec: Spec
-    config: dict[str, Any]  # the rows of `model`
-    names: list[str]
-    model: Detector
-    trained: nn.Module  # `model`, or DistributedDataParallel around it
-    ema: ModelEma
-    loss: DetectionLoss
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    dtype: torch.dtype  # of weights, loss and statistics
-    autocast_dtype: torch.dtype | None
-    schedule: Schedule
-    training: TrainingLoader
-    validation: ValidationLoader
-    progress: Progress
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
 
-    @property
-    def description(self) -> ModelDescription:
-        """What a checkpoint says of the network; the anchors are those that it learns with."""
-        anchors = self.model.head.anchors_pixels().flatten(1).tolist()
-        return ModelDescription(
-            model=self.spec.model,
-            config={**self.config, "anchors": anchors},
-            names=self.names,
-            imgsz=self.spec.train.imgsz,
-        )
+
+class RolledBack(Exception):
+    """All ranks go back to the newest checkpoint, and will pass over the step they are at."""
 
 
 class Trainer:
@@ -83,19 +55,32 @@ class Trainer:
         run: RunDirectory,
         journal: JournalWriter | None,
         stop: StopRequest,
+        before_publish: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            before_publish: called before a checkpoint gets its name; what it raises ends the attempt.
+        """
         self.parts = parts
         self.world = world
         self.run_directory = run
         self.journal = journal
         self.stop = stop
+        self.checkpointer = Checkpointer(parts, run, self.tell, before_publish)
         self.agreement = StopAgreement(world)
         self.meter = StepMeter(world)
-        self.progress = parts.progress
+        self.finite = FiniteWatch(world)
+        self.rejects = parts.spec.train.on_nonfinite != "stop"
+        self.statistics = Statistics(parts.model) if self.rejects else None
         self.steps_per_epoch = parts.schedule.steps_per_epoch
         self.log_interval = max(1, min(MAX_LOG_INTERVAL_STEPS, self.steps_per_epoch // LOGS_AN_EPOCH))
-        self.grad_norm = torch.zeros((), device=world.device)
-        self._saved_s = time.monotonic()
+        self.grad_norm = torch.tensor(parts.progress.grad_norm, device=world.device)
+        self.resume_epoch()
+
+    @property
+    def progress(self) -> Progress:
+        """Where training stands."""
+        return self.parts.progress
 
     @property
     def epoch(self) -> int:
@@ -104,19 +89,23 @@ class Trainer:
 
     def run(self) -> int:
         """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
-        while not self.is_over():
-            epoch = self.epoch
-            if stopped_by := self.train_epoch(epoch):
-                return stopped_by
-            self.finish_epoch(epoch)
-        self.agreement.settle()
-        return 0
+        with self.checkpointer:
+            if self.progress.step == 0 and self.parts.spec.train.on_nonfinite == "rollback":
+                self.save_state()
+            stopped_by = 0
+            while not self.is_over() and not stopped_by:
+                try:
+                    stopped_by = self.train_epoch(self.epoch) or self.finish_epoch(self.epoch)
+                except RolledBack:
+                    self.roll_back()
+            self.agreement.settle()
+            self.checkpointer.finish()
+        return stopped_by
 
     def train_epoch(self, epoch: int) -> int:
         """The steps of `epoch` that are still to do; 0, or the signal after which all ranks stop."""
         self.parts.trained.train()
         first_step = self.progress.step - epoch * self.steps_per_epoch
-        self.meter.start_epoch(self.progress.epoch_items, first_step)
         for batch in self.timed(self.parts.training.epoch(epoch, first_step, self.progress.class_maps)):
             self.train_step(batch)
             self.progress.step += 1
@@ -124,42 +113,61 @@ class Trainer:
                 self.log_step(epoch)
             agreed = self.agreement.ask(self.note())
             if agreed:
-                self.save_last()
+                self.save_state()
             if agreed > SAVE_IS_DUE:
-                self.agreement.settle()
+                if self.progress.step == (epoch + 1) * self.steps_per_epoch:
+                    self.log_epoch(epoch)
                 return agreed
         return 0
 
-    def finish_epoch(self, epoch: int) -> None:
-        """What follows the last step of `epoch`; an attempt that was stopped before it begins here."""
-        self.log_epoch(epoch)
+    def finish_epoch(self, epoch: int) -> int:
+        """What follows the last step of `epoch`; 0, or the signal that came meanwhile: the next attempt begins here."""
+        if self.meter.num_steps_here:  # else the attempt that did the last step has logged it
+            self.log_epoch(epoch)
         if self.is_evaluated(epoch):
-            self.evaluate(epoch)
+            try:
+                self.evaluate(epoch)
+            except Stopped as stopped:
+                self.save_state()
+                return stopped.signal_number
         self.progress.finished_epochs += 1
-        self.meter.start_epoch([0.0, 0.0, 0.0], steps_done=0)
+        self.progress.rank_items = []
+        self.resume_epoch()
         if self.is_saved(epoch):
-            self.save_last()
-        self.save_periodically(epoch)
+            self.save_state()
+        if comes_round(epoch, self.parts.spec.train.save_period) and self.world.is_main:
+            self.checkpointer.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
+        return 0
 
     def train_step(self, batch: TrainingBatch) -> None:
         """Forward, loss and backward on this rank's share of a global batch; every so many batches, the optimiser."""
-        parts, device = self.parts, self.world.device
-        settings = parts.schedule.at(self.progress.step)
+        parts, device, step = self.parts, self.world.device, self.progress.step
+        if step in self.progress.bad_steps:
+            self.meter.add(torch.zeros(3, device=device))
+            return
+        settings = parts.schedule.at(step)
         apply_settings(parts.optimizer, settings)
-        updates = self.progress.step - self.progress.last_optimizer_step >= settings.accumulate
+        updates = step - self.progress.last_optimizer_step >= settings.accumulate
         images = self.scaled(batch.images.to(device, non_blocking=True))
         targets = batch.targets.to(device, non_blocking=True)
-        with self.gradients_kept_local(not updates):
-            with self.autocast():
+        with parts.gradients_kept_local(not updates):
+            with parts.autocast(device):
                 predictions = parts.trained(images)
             terms = parts.loss(
                 [level.to(parts.dtype) for level in predictions], targets, self.world.sum_over_ranks, self.world.size
             )
             # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts.
             parts.scaler.scale(terms.total * self.world.size).backward()
-        self.meter.add(terms.items.detach())
+        items = terms.items.detach()
+        self.finite.note(step, items)
         if updates:
+            self.clip_gradients()
+        if self.rejects and (bad := self.finite.first_bad()):
+            self.reject(bad)
+            items = torch.zeros_like(items)
+        elif updates:
             self.update_weights()
+        self.meter.add(items)
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (share, 3, H, W) in [0, 1]; in multi-scale training of another size, the same on all ranks."""
@@ -174,27 +182,85 @@ class Trainer:
         sides = [math.ceil(side * factor / stride) * stride for side in pixels.shape[2:]]
         return nn.functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
 
+    def clip_gradients(self) -> None:
+        """Hold the gradients' norm down. With a scaler it may be infinite: the scaler then takes a smaller scale."""
+        self.parts.scaler.unscale_(self.parts.optimizer)
+        self.grad_norm = nn.utils.clip_grad_norm_(self.parts.model.parameters(), MAX_GRAD_NORM)
+        if not self.parts.scaler.is_enabled():
+            self.finite.note(self.progress.step, self.grad_norm)
+
     def update_weights(self) -> None:
-        """Clip, step, and let the averaged model follow."""
+        """Step, and let the averaged model follow, once a checkpoint under way has copied both."""
         parts = self.parts
-        parts.scaler.unscale_(parts.optimizer)
-        self.grad_norm = nn.utils.clip_grad_norm_(parts.model.parameters(), MAX_GRAD_NORM)
+        self.checkpointer.wait_copied()
         parts.scaler.step(parts.optimizer)
         parts.scaler.update()
         parts.optimizer.zero_grad()
         parts.ema.update(parts.model)
         self.progress.last_optimizer_step = self.progress.step
+        if self.statistics is not None:
+            self.statistics.keep()
+
+    def reject(self, bad: BadStep) -> None:
+        """Numbers gone bad must not reach the weights: drop the gradients, or go back to the last checkpoint."""
+        self.progress.bad_steps.append(self.progress.step)
+        self.finite.forget()
+        if sum(step >= self.epoch * self.steps_per_epoch for step in self.progress.bad_steps) > MAX_BAD_STEPS:
+            raise TrainingError(f"{self.words_of(bad)}; it is one of more than {MAX_BAD_STEPS} in this epoch")
+        rolls_back = self.parts.spec.train.on_nonfinite == "rollback"
+        done = "going back to the last checkpoint, to pass over it" if rolls_back else "its gradients are dropped"
+        self.tell(WarningRaised(message=f"{self.words_of(bad)}; {done}"))
+        if rolls_back:
+            raise RolledBack
+        assert self.statistics is not None
+        self.statistics.put_back()
+        self.parts.optimizer.zero_grad()
+
+    def roll_back(self) -> None:
+        """Go on from the newest checkpoint, with the bad steps that were found since."""
+        bad_steps = self.progress.bad_steps
+        self.checkpointer.finish()
+        state = read_newest_state(self.run_directory, self.world, self.tell)
+        assert state is not None, "one was saved before the first step"
+        self.parts.restore(state)
+        self.progress.bad_steps = bad_steps
+        self.resume_epoch()
+
+    def require_finite(self) -> None:
+        """Stop before numbers gone bad reach a checkpoint; every rank sees the same and does the same.
+
+        Raises:
+            TrainingError: naming the step and the pictures.
+        """
+        if bad := self.finite.first_bad():
+            raise TrainingError(
+                f"{self.words_of(bad)}; the checkpoints before it stay in {self.run_directory.checkpoints}",
+                hint="set train.on_nonfinite to skip or rollback, lower train.hyp_overrides.lr0, or use precision fp32",
+            )
+
+    def words_of(self, bad: BadStep) -> str:
+        """The step and the rank, and that rank's pictures."""
+        epoch, step = divmod(bad.step, self.steps_per_epoch)
+        share = self.parts.training.pictures(epoch, step, bad.rank, self.progress.class_maps)
+        return (
+            f"loss or gradients are not finite at step {bad.step} (epoch {epoch + 1}), first on rank {bad.rank} "
+            f"with {pictures_of_a_share(share)}"
+        )
 
     def evaluate(self, epoch: int) -> None:
-        """The averaged model on this rank's share of the validation pictures; every rank learns all figures."""
+        """The averaged model on this rank's share of the validation pictures; every rank learns all figures.
+
+        Raises:
+            Stopped: a signal came meanwhile, on whatever rank. Nothing has changed then.
+        """
         parts = self.parts
         started_s = time.perf_counter()
         # Each rank's running statistics saw its own share; rank 0's are the ones that get saved.
         self.world.broadcast([tensor for tensor in parts.ema.model.buffers() if tensor.is_floating_point()])
-        with self.autocast():
+        with parts.autocast(self.world.device):
             result = evaluate(
                 parts.ema.model,
-                parts.validation,
+                self.stoppable(parts.validation.places()),
                 device=self.world.device,
                 gather_arrays=self.world.gather_arrays,
             )
@@ -203,18 +269,19 @@ class Trainer:
         is_best = metrics.fitness > self.progress.best_fitness
         if is_best:
             self.progress.best_fitness, self.progress.best_epoch = metrics.fitness, epoch
-            self.save_model(self.run_directory.best, epoch)
-        self.tell(
-            evaluated(
-                metrics,
-                parts.names,
-                epoch=epoch,
-                step=self.progress.step,
-                num_images=result.num_images,
-                seconds=time.perf_counter() - started_s,
-                is_best=is_best,
-            )
-        )
+            if self.world.is_main:
+                self.checkpointer.save_model(self.run_directory.best, epoch)
+        seconds = time.perf_counter() - started_s
+        self.tell(evaluated(result, parts.names, epoch, self.progress.step, seconds, is_best=is_best))
+
+    def stoppable(self, batches: Iterator[ValidationBatch | None]) -> Iterator[ValidationBatch]:
+        """`batches` without the empty places, until a signal on any rank; ranks have equally many places."""
+        for batch in batches:
+            agreed = self.agreement.ask(self.stop.signal_number)
+            if agreed > SAVE_IS_DUE:
+                raise Stopped(agreed)
+            if batch is not None:
+                yield batch
 
     def is_evaluated(self, epoch: int) -> bool:
         """Whether an evaluation follows `epoch`; one always follows the last."""
@@ -238,37 +305,26 @@ class Trainer:
 
     def note(self) -> int:
         """What this rank has to say after a step: a signal that it got, or (rank 0) that a checkpoint is due."""
+        if self.world.is_main:
+            self.checkpointer.report()
         if self.stop.signal_number:
             return self.stop.signal_number
-        due = self.parts.spec.checkpoint
-        by_time = due.every_s is not None and time.monotonic() - self._saved_s >= due.every_s
-        by_steps = due.every_steps is not None and self.progress.step % due.every_steps == 0
-        if self.world.is_main and (by_time or by_steps):
-            self._saved_s = time.monotonic()
-            return SAVE_IS_DUE
-        return 0
+        return SAVE_IS_DUE if self.world.is_main and self.checkpointer.is_due else 0
 
-    def save_last(self) -> None:
-        """Make the state after this step durable; called where all ranks stand at the same step."""
-        self.progress.epoch_items = self.meter.epoch_sums()
-        self.require_finite(self.progress.epoch_items)
+    def save_state(self) -> None:
+        """Begin to save the state after this step; called where all ranks stand at the same step."""
+        self.require_finite()
+        self.progress.rank_items = self.meter.rank_sums()
+        self.progress.grad_norm = float(self.grad_norm)
         gradients = self.pending_gradients()
-        if not self.world.is_main:
-            return
-        started_s = time.monotonic()
-        self.progress.ema_updates = self.parts.ema.updates
-        self.progress.scaler = self.parts.scaler.state_dict()
-        size_bytes = checkpoint.save_training(
-            self.run_directory.last,
-            model=self.parts.model,
-            ema=self.parts.ema.model,
-            optimizer=self.parts.optimizer,
-            gradients=gradients,
-            progress=self.progress,
-            description=self.parts.description,
-        )
-        self._saved_s = time.monotonic()
-        self.tell_saved(self.run_directory.last, self.epoch, size_bytes, self._saved_s - started_s)
+        if self.world.is_main:
+            self.checkpointer.save_state(gradients)
+
+    def resume_epoch(self) -> None:
+        """Set the meter to where `progress` stands in its epoch."""
+        epoch_steps = self.progress.step - self.epoch * self.steps_per_epoch
+        log_steps = min(self.progress.step % self.log_interval, epoch_steps)
+        self.meter.resume_epoch(self.progress.rank_items, epoch_steps, log_steps)
 
     def pending_gradients(self) -> dict[str, torch.Tensor]:
         """What the batches since the last optimiser step have accumulated, averaged over the ranks as DDP would."""
@@ -280,83 +336,22 @@ class Trainer:
             if parameter.grad is not None
         }
 
-    def save_periodically(self, epoch: int) -> None:
-        """Keep the averaged model of every `train.save_period`-th epoch."""
-        if comes_round(epoch, self.parts.spec.train.save_period):
-            self.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
-
-    def save_model(self, path: Path, epoch: int) -> None:
-        """Rank 0 writes the averaged model alone."""
-        if self.world.is_main:
-            started_s = time.monotonic()
-            size_bytes = checkpoint.save_model(path, self.parts.ema.model, self.parts.description)
-            self.tell_saved(path, epoch, size_bytes, time.monotonic() - started_s)
-
     def log_step(self, epoch: int) -> None:
-        items, step_s, figures = self.meter.read_log()
-        self.require_finite(items)
-        self.tell(
-            StepLogged(
-                epoch=epoch,
-                step=self.progress.step,
-                box=items[0],
-                obj=items[1],
-                cls=items[2],
-                grad_norm=float(self.grad_norm),
-                lr=self.parts.schedule.at(self.progress.step - 1).lr,
-                images_per_s=self.parts.schedule.batch / step_s,
-                rank_step_s=[row[0] for row in figures],
-                rank_data_wait_s=[row[1] for row in figures],
-                rank_mem_bytes=[int(row[2]) for row in figures],
-            )
-        )
+        """Means over the steps since the last line."""
+        if not self.rejects:
+            self.require_finite()
+        lr = self.parts.schedule.at(self.progress.step - 1).lr
+        self.tell(step_logged(self.meter, epoch, self.progress.step, self.parts.schedule.batch, lr, self.grad_norm))
 
     def log_epoch(self, epoch: int) -> None:
-        items, num_steps, seconds = self.meter.read_epoch()
-        self.tell(
-            EpochEnded(
-                epoch=epoch,
-                step=self.progress.step,
-                box=items[0],
-                obj=items[1],
-                cls=items[2],
-                lr=self.parts.schedule.at(self.progress.step - 1).lr,
-                images_per_s=num_steps * self.parts.schedule.batch / seconds,
-                seconds=seconds,
-            )
-        )
-
-    def require_finite(self, items: list[float]) -> None:
-        """Stop before numbers gone bad reach a checkpoint; every rank sees the same `items` and does the same."""
-        if not all(math.isfinite(item) for item in items):
-            raise TrainingError(
-                f"the loss is not finite at step {self.progress.step} (epoch {self.epoch}): box, obj, cls = {items}; "
-                f"the checkpoint before it stays in {self.run_directory.last}",
-                hint="lower train.hyp_overrides.lr0, or set train.precision to fp32",
-            )
+        """Means over the epoch."""
+        lr = self.parts.schedule.at(self.progress.step - 1).lr
+        self.tell(epoch_ended(self.meter, epoch, self.progress.step, self.parts.schedule.batch, lr))
 
     def tell(self, event: AnyEvent) -> None:
         """Rank 0 writes `event` into the journal."""
         if self.journal is not None:
             self.journal.write(event)
-
-    def tell_saved(self, path: Path, epoch: int, size_bytes: int, seconds: float) -> None:
-        relative = str(path.relative_to(self.run_directory.path))
-        self.tell(
-            CheckpointSaved(epoch=epoch, step=self.progress.step, path=relative, size_bytes=size_bytes, seconds=seconds)
-        )
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Mixed precision where the device has it."""
-        dtype = self.parts.autocast_dtype
-        return contextlib.nullcontext() if dtype is None else torch.autocast(self.world.device.type, dtype)
-
-    def gradients_kept_local(self, kept: bool) -> AbstractContextManager[object]:
-        """Between optimiser steps gradients stay on their rank: the last backward pass sums them over all."""
-        trained = self.parts.trained
-        if kept and isinstance(trained, DistributedDataParallel):
-            return trained.no_sync()
-        return contextlib.nullcontext()
 
     def timed(self, batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
         """`batches`, with the time spent waiting for each told to the meter."""
@@ -372,39 +367,3 @@ class Trainer:
 def comes_round(epoch: int, period: int) -> bool:
     """Whether `epoch`, from 0, ends a period of so many epochs; never for 0 and less."""
     return period > 0 and (epoch + 1) % period == 0
-
-
-def evaluated(
-    metrics: DetectionMetrics,
-    names: list[str],
-    *,
-    epoch: int,
-    step: int,
-    num_images: int,
-    seconds: float,
-    is_best: bool,
-) -> Evaluated:
-    """The event that tells of an evaluation."""
-    return Evaluated(
-        epoch=epoch,
-        step=step,
-        num_images=num_images,
-        precision=metrics.precision,
-        recall=metrics.recall,
-        map50=metrics.map50,
-        map50_95=metrics.map50_95,
-        images_per_s=num_images / seconds,
-        seconds=seconds,
-        is_best=is_best,
-        classes=[
-            ClassFigures(
-                name=names[row.class_index],
-                num_labels=row.num_labels,
-                precision=row.precision,
-                recall=row.recall,
-                map50=row.ap50,
-                map50_95=row.ap50_95,
-            )
-            for row in metrics.per_class
-        ],
-    )

@@ -48,15 +48,13 @@ OWN_SBATCH_OPTIONS = {
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
 # Fields that must keep the one value that this version carries out.
-ONLY_YET = (("cluster.max_node_failures", 3), ("checkpoint.keep", 1))
+ONLY_YET = (("cluster.max_node_failures", 3),)
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
 NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("cluster.requeue", "chain", "requeue or off"),
     ("train.cache", "disk", "none or ram"),
     ("train.tensorboard", True, "false; the journal has all figures"),
-    ("train.on_nonfinite", "skip", "stop"),
-    ("train.on_nonfinite", "rollback", "stop"),
 )
 
 

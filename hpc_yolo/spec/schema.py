@@ -148,7 +148,11 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=-1)], Meta(description="Keep the model of every so many epochs; -1: only best and last.")
     ] = -1
     on_nonfinite: Annotated[
-        Literal["stop", "skip", "rollback"], Meta(description="What to do when the loss is not finite.")
+        Literal["stop", "skip", "rollback"],
+        Meta(
+            description="When loss or gradients are not finite: end; drop that step; or go back to the last checkpoint "
+            "and pass over it. The last two wait for the device at every step."
+        ),
     ] = "stop"
     tensorboard: Annotated[bool, Meta(description="Write TensorBoard event files.")] = False
     start_timeout_s: Annotated[
@@ -164,7 +168,7 @@ class CheckpointSpec(Section, frozen=True, kw_only=True):
     ] = 1
     every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
     every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
-    keep: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 1
+    keep: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 3
 
 
 class Spec(Section, frozen=True, kw_only=True):

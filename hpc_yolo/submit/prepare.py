@@ -9,29 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 import hpc_yolo
 from hpc_yolo.errors import RunError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.identity import learned_fields
 from hpc_yolo.spec.load import dump_spec, load_spec
 from hpc_yolo.spec.schema import Spec
-
-# What may differ between the submissions of one run: where it runs and how long, not what it learns.
-CHANGEABLE = ("cluster", "checkpoint", "output")
-CHANGEABLE_IN_TRAIN = (
-    "epochs",
-    "device",
-    "workers",
-    "cache",
-    "patience",
-    "val_every",
-    "save_period",
-    "start_timeout_s",
-)
 
 
 def prepare_run(run: RunDirectory, spec: Spec) -> None:
@@ -60,7 +45,7 @@ def require_same_training(run: RunDirectory, spec: Spec) -> None:
     """
     if not run.exists:
         return
-    before, now = _what_it_learns(load_spec(run.spec)), _what_it_learns(spec)
+    before, now = learned_fields(load_spec(run.spec)), learned_fields(spec)
     changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
     if changed:
         differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)
@@ -68,12 +53,6 @@ def require_same_training(run: RunDirectory, spec: Spec) -> None:
             f"{run.path} holds a run with another spec ({differences})",
             hint="give the new run another name with --set name=NAME, or remove that directory",
         )
-
-
-def _what_it_learns(spec: Spec) -> dict[str, Any]:
-    fields = {name: value for name, value in msgspec.to_builtins(spec).items() if name not in CHANGEABLE}
-    train = fields.pop("train")
-    return fields | {f"train.{name}": value for name, value in train.items() if name not in CHANGEABLE_IN_TRAIN}
 
 
 def origin() -> dict[str, str | None]:

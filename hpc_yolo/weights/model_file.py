@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from hpc_yolo import checkpoint
-from hpc_yolo.checkpoint import ModelDescription
+from hpc_yolo.checkpoint import ModelDescription, load_model
 from hpc_yolo.errors import CheckpointError, SpecError
 from hpc_yolo.models import Detector, build_from_config, tensor_shapes
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
@@ -57,7 +56,7 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def _from_checkpoint(path: Path) -> ModelFile:
-    tensors, description = checkpoint.load_model(path)
+    tensors, description = load_model(path)
     return ModelFile(
         path=path,
         model=description.model,

@@ -60,10 +60,10 @@ def test_the_list_says_which_are_here(tmp_path, monkeypatch):
     assert len(lines) == 9 and set(lines.values()) == {"-"}
 
 
-@pytest.mark.parametrize("header", [{"format": "hpc-yolo-2"}, {"format": "hpc-yolo-2", "description": "{"}])
+@pytest.mark.parametrize("header", [{"format": "hpc-yolo-3"}, {"format": "hpc-yolo-3", "description": "{"}])
 def test_a_checkpoint_with_a_damaged_header_is_refused(tmp_path, header):
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors", metadata=header)
-    with pytest.raises(CheckpointError, match="its header does not describe a network"):
+    with pytest.raises(CheckpointError, match="its header does not"):
         read_model_file(tmp_path / "w.safetensors")
 
 

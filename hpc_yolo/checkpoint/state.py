@@ -1,7 +1,7 @@
-"""Training state in and out: one safetensors file, tensors with a JSON header, and never a pickle.
+"""What a checkpoint says: tensors under names, and JSON; never a pickle.
 
 Tensors are named `model.<key>`, `ema.<key>`, `optimizer.<parameter>.<buffer>` and, between two optimiser steps,
-`gradient.<parameter>`; the header holds a `Progress`.
+`gradient.<parameter>`; the texts hold a `Progress` and a `ModelDescription`.
 `best` holds the averaged model alone, under plain keys.
 """
 
@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors
-import safetensors.torch
 import torch
 
+from hpc_yolo.checkpoint.file import read_file, read_texts, write_file
 from hpc_yolo.errors import CheckpointError
-from hpc_yolo.fileio import atomic_writer
-
-FORMAT = "hpc-yolo-2"
 
 
 class Progress(msgspec.Struct, kw_only=True):
     """Where training stands, besides the tensors. Positions count global batches from the start of training."""
 
+    attempt: int = 0  # that saved it
+    spec_digest: str = ""  # of what the run learns: it must not go on with another spec's state
     num_images: int = 0  # of the training set: epochs have no meaning with another number
     step: int = 0
     finished_epochs: int = 0  # trained, logged and evaluated
@@ -33,9 +32,11 @@ class Progress(msgspec.Struct, kw_only=True):
     ema_updates: int = 0
     best_fitness: float = -1.0
     best_epoch: int = -1
-    epoch_items: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])
+    rank_items: list[list[float]] = msgspec.field(default_factory=list)  # see `StepMeter.rank_sums`
+    grad_norm: float = 0.0  # at the last optimiser step
     class_maps: list[float] = msgspec.field(default_factory=list)  # mAP50-95 of each class at the last evaluation
     scaler: dict[str, int | float] = msgspec.field(default_factory=dict)
+    bad_steps: list[int] = msgspec.field(default_factory=list)  # whose batches gave numbers that are not finite
 
 
 class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,52 +48,82 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     imgsz: int
 
 
-def save_training(
-    path: Path,
-    *,
-    model: torch.nn.Module,
-    ema: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    gradients: Mapping[str, torch.Tensor],
-    progress: Progress,
-    description: ModelDescription,
-) -> int:
-    """Write the complete training state over `path` in one atomic step; its size in bytes."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+@dataclass(frozen=True)
+class TrainingState:
+    """A training state that was read and checked."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    progress: Progress
+    description: ModelDescription
+
+
+def steady_tensors(
+    model: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """The part of the training state that only an optimiser step changes."""
+    tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
-    tensors |= {f"gradient.{name}": value for name, value in gradients.items()}
     for index, buffers in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in buffers.items() if value is not None}
-    return _write(path, tensors, description, progress)
+    return tensors
+
+
+def fleeting_tensors(model: torch.nn.Module, gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The part that every forward or backward pass changes: running statistics, and gradients not yet used."""
+    parameters = {name for name, _ in model.named_parameters()}
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items() if key not in parameters}
+    return tensors | {f"gradient.{name}": value for name, value in gradients.items()}
+
+
+def texts_of(description: ModelDescription, progress: Progress | None) -> dict[str, str]:
+    """What goes into a file's header; without `progress` for weights alone."""
+    texts = {"description": msgspec.json.encode(description).decode()}
+    if progress is not None:
+        texts["progress"] = msgspec.json.encode(progress).decode()
+    return texts
 
 
 def save_model(path: Path, model: torch.nn.Module, description: ModelDescription) -> int:
     """Write the weights of `model` alone; the file's size in bytes."""
-    return _write(path, model.state_dict(), description, None)
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return write_file(path, tensors, texts_of(description, None))
 
 
-def load_training(
-    path: Path, *, model: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Fill `model` with its gradients, `ema` and `optimizer` from `path`; where training stands.
+def read_state(path: Path) -> TrainingState:
+    """The training state in `path`, every byte of it checked.
 
     Raises:
-        CheckpointError: the file is damaged, of another format, or made for another model.
+        CheckpointError: the file is damaged, of another format, or holds weights only.
     """
-    tensors, header = _read(path)
-    if "progress" not in header:
+    tensors, texts = read_file(path)
+    if "progress" not in texts:
         raise CheckpointError(f"{path}: holds weights only, no training state", hint="name it under weights: instead")
     try:
-        model.load_state_dict(_section(tensors, "model."))
-        ema.load_state_dict(_section(tensors, "ema."))
-        _load_optimizer(optimizer, _section(tensors, "optimizer."))
-        for name, gradient in _section(tensors, "gradient.").items():
+        progress = msgspec.json.decode(texts["progress"], type=Progress)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{path}: its header does not say where training stands: {error}") from error
+    return TrainingState(path, tensors, progress, _description(texts, path))
+
+
+def restore(
+    state: TrainingState, *, model: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Fill `model` with its gradients, `ema` and `optimizer` from `state`.
+
+    Raises:
+        CheckpointError: it was made for another model.
+    """
+    try:
+        model.load_state_dict(_section(state.tensors, "model."))
+        ema.load_state_dict(_section(state.tensors, "ema."))
+        _load_optimizer(optimizer, _section(state.tensors, "optimizer."))
+        for name, gradient in _section(state.tensors, "gradient.").items():
             parameter = model.get_parameter(name)
             parameter.grad = _laid_out_like(parameter, gradient)
-        return msgspec.json.decode(header["progress"], type=Progress)
-    except (RuntimeError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: does not fit this run's model: {str(error).splitlines()[0]}",
+            f"{state.path}: does not fit this run's model: {str(error).splitlines()[0]}",
             hint="a run keeps its model and classes; give a changed spec another name",
         ) from error
 
@@ -105,10 +136,10 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
     Raises:
         CheckpointError: the file is damaged or of another format.
     """
-    tensors, header = _read(path)
-    if "progress" in header:
+    tensors, texts = read_file(path)
+    if "progress" in texts:
         tensors = _section(tensors, "ema.")
-    return tensors, _description(header, path)
+    return tensors, _description(texts, path)
 
 
 def read_description(path: Path) -> ModelDescription:
@@ -117,45 +148,12 @@ def read_description(path: Path) -> ModelDescription:
     Raises:
         CheckpointError: the file is damaged or of another format.
     """
-    return _description(_read_header(path), path)
+    return _description(read_texts(path), path)
 
 
-def _write(
-    path: Path, tensors: Mapping[str, torch.Tensor], description: ModelDescription, progress: Progress | None
-) -> int:
-    header = {"format": FORMAT, "description": msgspec.json.encode(description).decode()}
-    if progress is not None:
-        header["progress"] = msgspec.json.encode(progress).decode()
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=header
-    )
-    with atomic_writer(path) as file:
-        file.write(content)
-    return len(content)
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    header = _read_header(path)
+def _description(texts: Mapping[str, str], path: Path) -> ModelDescription:
     try:
-        return safetensors.torch.load_file(path), header
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: its format is {header.get('format')!r}; this version reads {FORMAT!r}")
-    return header
-
-
-def _description(header: Mapping[str, str], path: Path) -> ModelDescription:
-    try:
-        return msgspec.json.decode(header["description"], type=ModelDescription)
+        return msgspec.json.decode(texts["description"], type=ModelDescription)
     except (KeyError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
 

@@ -1,0 +1,23 @@
+"""Training state in and out: files that are whole or refused, the last few kept, written beside the training."""
+
+from hpc_yolo.checkpoint.state import (
+    ModelDescription,
+    Progress,
+    TrainingState,
+    load_model,
+    read_description,
+    read_state,
+    restore,
+    save_model,
+)
+
+__all__ = [
+    "ModelDescription",
+    "Progress",
+    "TrainingState",
+    "load_model",
+    "read_description",
+    "read_state",
+    "restore",
+    "save_model",
+]

@@ -1,0 +1,123 @@
+"""One checkpoint file: tensors and a few texts, whole or refused.
+
+The layout is that of safetensors, so that others can read the tensors: 8 bytes with the length of a JSON header, the
+header, then the tensors' bytes end to end. The header holds a CRC-32 of every tensor, and one of all else that it says.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.fileio import atomic_writer
+
+FORMAT = "hpc-yolo-3"
+ALIGNMENT_BYTES = 8
+
+_DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_file(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    texts: Mapping[str, str],
+    before_publish: Callable[[], None] = lambda: None,
+) -> int:
+    """Write `tensors` (on the CPU) and `texts` as `path` in one atomic step; the file's size in bytes.
+
+    No copy of all tensors is made. Writing and summing up let other threads run.
+
+    Args:
+        before_publish: called when everything is durable and only the rename is left; what it raises stops that.
+
+    Raises:
+        OSError: the file system refuses; `path` is as it was.
+    """
+    rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    sums = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in rows.items()}
+    metadata = {"format": FORMAT, **texts, "crc32": json.dumps(sums)}
+    table: dict[str, object] = {}
+    offset = 0
+    for name, tensor in rows.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        table[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    metadata["digest"] = _digest(metadata, rows)
+    header = json.dumps({"__metadata__": metadata, **table}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNMENT_BYTES)
+    with atomic_writer(path, before_publish=before_publish) as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for tensor in rows.values():
+            file.write(_bytes_of(tensor))
+    return 8 + len(header) + offset
+
+
+def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, texts) of `path`, every byte of which was checked.
+
+    Raises:
+        CheckpointError: the file is missing, torn, altered, or of another format.
+    """
+    texts = read_texts(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+    try:
+        sums = json.loads(texts["crc32"])
+        is_whole = texts["digest"] == _digest(texts, tensors)
+        altered = [name for name, tensor in tensors.items() if sums.get(name) != zlib.crc32(_bytes_of(tensor))]
+    except (KeyError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is damaged: its header does not say how to check it") from error
+    if altered or not is_whole:
+        what = f"tensor {altered[0]}" if altered else "its header"
+        raise CheckpointError(f"{path}: is damaged: {what} is not what was written")
+    return tensors, texts
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts in the header of `path`; the tensors are not looked at.
+
+    Raises:
+        CheckpointError: the file is missing, torn, or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            texts: dict[str, str] = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+    if texts.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: its format is {texts.get('format')!r}; this version reads {FORMAT!r}")
+    return texts
+
+
+def _digest(texts: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """CRC-32 of all that the header says: the texts, and name, type and shape of each tensor."""
+    said = sorted((name, text) for name, text in texts.items() if name != "digest")
+    shapes = sorted((name, str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items())
+    return f"{zlib.crc32(json.dumps([said, shapes]).encode()):08x}"
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,171 @@
+"""Saving beside the training: the state is copied in the shadow of the next step and written by a thread.
+
+One save is under way at a time; whoever brings the next one waits for it, so that memory stays bounded by one copy of
+the state. The thread runs at a low priority: on a machine of few cores it would otherwise take them from the step.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from hpc_yolo.checkpoint.file import write_file
+
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """One file to be written.
+
+    fleeting: tensors that the next forward pass may change. steady: those that stay as they are until the next
+    optimiser step. after: called when the file is durable.
+    """
+
+    path: Path
+    fleeting: Mapping[str, torch.Tensor]
+    steady: Mapping[str, torch.Tensor]
+    texts: Mapping[str, str]
+    epoch: int
+    step: int
+    after: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """What became of a request. `seconds`: from the request to the last durable byte."""
+
+    request: SaveRequest
+    seconds: float
+    size_bytes: int = 0
+    error: Exception | None = None
+
+
+@dataclass
+class _Copies:
+    """Tensors on the host, allocated once for each name."""
+
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def of(self, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        return [self._buffer(name, tensor) for name, tensor in tensors.items()]
+
+    def _buffer(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self.buffers[name] = buffer
+        return buffer
+
+
+class StateSaver:
+    """Writes checkpoints of one rank. Use as a context manager: leaving it waits for what is under way."""
+
+    def __init__(self, before_publish: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            before_publish: called when a file is durable and only its rename is left; what it raises stops that.
+        """
+        self._before_publish = before_publish
+        self._copies = _Copies()
+        self._requests: queue.Queue[tuple[SaveRequest, float, torch.cuda.Event | None] | None] = queue.Queue()
+        self._results: queue.SimpleQueue[SaveResult] = queue.SimpleQueue()
+        self._copied, self._idle = threading.Event(), threading.Event()
+        self._copied.set()
+        self._idle.set()
+        self._device_copy: torch.cuda.Event | None = None
+        self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
+
+    def __enter__(self) -> StateSaver:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.put(None)
+        self._thread.join()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way."""
+        return not self._idle.is_set()
+
+    def save(self, request: SaveRequest) -> None:
+        """Begin to save, after the save under way has ended."""
+        started_s = time.monotonic()
+        self.wait()
+        self._idle.clear()
+        if any(tensor.is_cuda for tensor in request.steady.values()):
+            self._device_copy = self._begin_device_copy(request)
+        else:
+            _copy(self._copies.of(request.fleeting), request.fleeting)
+            self._copied.clear()
+        self._requests.put((request, started_s, self._device_copy))
+
+    def wait_copied(self) -> None:
+        """Before steady tensors change: wait until they are copied. On a GPU its work waits, not this thread."""
+        self._copied.wait()
+        if self._device_copy is not None:
+            torch.cuda.current_stream().wait_event(self._device_copy)
+            self._device_copy = None
+
+    def wait(self) -> None:
+        """Wait until nothing is under way."""
+        self._idle.wait()
+
+    def results(self) -> list[SaveResult]:
+        """What has ended since the last call."""
+        ended = []
+        while not self._results.empty():
+            ended.append(self._results.get())
+        return ended
+
+    def _begin_device_copy(self, request: SaveRequest) -> torch.cuda.Event:
+        """Queue the copy off the GPU beside its other work; the next forward pass waits for the fleeting part alone."""
+        current = torch.cuda.current_stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            _copy(self._copies.of(request.fleeting), request.fleeting)
+            current.wait_event(stream.record_event())
+            _copy(self._copies.of(request.steady), request.steady)
+            copied: torch.cuda.Event = stream.record_event()
+            return copied
+
+    def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while (item := self._requests.get()) is not None:
+            request, started_s, device_copy = item
+            size_bytes, error = 0, None
+            try:
+                size_bytes = self._write(request, device_copy)
+            except Exception as caught:  # the training loop decides what it means
+                error = caught
+            finally:
+                self._copied.set()
+                self._results.put(SaveResult(request, time.monotonic() - started_s, size_bytes, error))
+                self._idle.set()
+
+    def _write(self, request: SaveRequest, device_copy: torch.cuda.Event | None) -> int:
+        steady = self._copies.of(request.steady)
+        if device_copy is not None:
+            device_copy.synchronize()
+        else:
+            _copy(steady, request.steady)
+        self._copied.set()
+        tensors = dict(zip(request.steady, steady, strict=True))
+        tensors |= {name: self._copies.buffers[name] for name in request.fleeting}
+        size_bytes = write_file(request.path, tensors, request.texts, self._before_publish)
+        request.after()
+        return size_bytes
+
+
+def _copy(buffers: list[torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    if buffers:
+        torch._foreach_copy_(buffers, list(tensors.values()), non_blocking=True)

@@ -1,0 +1,80 @@
+"""The training states in a run directory: their names and order, the newest one that is whole, and how many are kept.
+
+A state is named by the attempt that saved it and its step, and never written over. Their order is that of attempts,
+then of steps: clocks of several machines say nothing, and what an orphaned attempt publishes late is older than
+anything of the attempt that followed it. `last.safetensors` is a link for people, which nothing here believes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from hpc_yolo.checkpoint.state import TrainingState, read_state
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.fileio import sync_folder
+from hpc_yolo.runs.directory import RunDirectory
+
+DAMAGED_SUFFIX = ".damaged"
+_NAME = re.compile(r"state-(?P<attempt>\d+)-(?P<step>\d+)\.safetensors")
+
+
+def state_path(run: RunDirectory, attempt: int, step: int) -> Path:
+    """Where `attempt` saves the state after `step` steps."""
+    return run.checkpoints / f"state-{attempt:04d}-{step:09d}.safetensors"
+
+
+def saved_states(run: RunDirectory) -> list[Path]:
+    """The states there are, newest first; none of them was looked into."""
+    named = [(match, path) for path in run.checkpoints.glob("state-*") if (match := _NAME.fullmatch(path.name))]
+    named.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["step"])), reverse=True)
+    return [path for _, path in named]
+
+
+def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingState | None:
+    """The newest state that is whole, or None where nothing was saved. Damaged ones are told of and set aside.
+
+    Raises:
+        CheckpointError: states were saved, and not one of them is whole.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in saved_states(run):
+        try:
+            state = read_state(path)
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # the file system, not the file
+            damaged.append((path, error.message))
+            continue
+        for spoiled, words in damaged:
+            aside = spoiled.with_name(spoiled.name + DAMAGED_SUFFIX)
+            spoiled.rename(aside)
+            tell(f"{words}; set aside as {aside.name}, training goes on from step {state.progress.step}")
+        return state
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint of this run is whole: {'; '.join(words for _, words in damaged)}",
+            hint=f"bring one back into {run.checkpoints}, or begin again under another name",
+        )
+    return None
+
+
+def published(run: RunDirectory, path: Path, keep: int) -> None:
+    """After `path` is durable: point `last` to it, and remove all but the `keep` newest states."""
+    link = run.last.with_name(f".{run.last.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.rename(run.last)
+    for old in saved_states(run)[keep:]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    sync_folder(run.checkpoints)
+
+
+def remove_remains(run: RunDirectory) -> None:
+    """Remove half-written files that a killed attempt left; for whoever holds the run alone."""
+    for path in run.checkpoints.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,84 @@
+"""Figures of the training loop as events of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hpc_yolo.engine.meter import StepMeter
+from hpc_yolo.evaluation.evaluator import EvaluationResult
+from hpc_yolo.runs.events import ClassFigures, EpochEnded, Evaluated, StepLogged
+
+MAX_NAMED_PICTURES = 8
+
+
+def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, grad_norm: torch.Tensor) -> StepLogged:
+    """Means over the steps since the last such event, which all ranks must ask for."""
+    items, step_s, figures = meter.read_log()
+    return StepLogged(
+        epoch=epoch,
+        step=step,
+        box=items[0],
+        obj=items[1],
+        cls=items[2],
+        grad_norm=float(grad_norm),
+        lr=lr,
+        images_per_s=batch / step_s,
+        rank_step_s=[row[0] for row in figures],
+        rank_data_wait_s=[row[1] for row in figures],
+        rank_mem_bytes=[int(row[2]) for row in figures],
+    )
+
+
+def epoch_ended(meter: StepMeter, epoch: int, step: int, batch: int, lr: float) -> EpochEnded:
+    """Means over an epoch; its speed is that of this attempt's steps."""
+    items, seconds = meter.read_epoch()
+    return EpochEnded(
+        epoch=epoch,
+        step=step,
+        box=items[0],
+        obj=items[1],
+        cls=items[2],
+        lr=lr,
+        images_per_s=meter.num_steps_here * batch / seconds,
+        seconds=seconds,
+    )
+
+
+def evaluated(
+    result: EvaluationResult, names: Sequence[str], epoch: int, step: int, seconds: float, *, is_best: bool
+) -> Evaluated:
+    """The event that tells of an evaluation."""
+    metrics = result.metrics
+    return Evaluated(
+        epoch=epoch,
+        step=step,
+        num_images=result.num_images,
+        precision=metrics.precision,
+        recall=metrics.recall,
+        map50=metrics.map50,
+        map50_95=metrics.map50_95,
+        images_per_s=result.num_images / seconds,
+        seconds=seconds,
+        is_best=is_best,
+        classes=[
+            ClassFigures(
+                name=names[row.class_index],
+                num_labels=row.num_labels,
+                precision=row.precision,
+                recall=row.recall,
+                map50=row.ap50,
+                map50_95=row.ap50_95,
+            )
+            for row in metrics.per_class
+        ],
+    )
+
+
+def pictures_of_a_share(paths: Sequence[Path]) -> str:
+    """The first few of `paths` for a sentence."""
+    named = ", ".join(str(path) for path in paths[:MAX_NAMED_PICTURES])
+    more = len(paths) - MAX_NAMED_PICTURES
+    return f"{named} and {more} more" if more > 0 else named
