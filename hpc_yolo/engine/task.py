@@ -68,7 +68,8 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        parts = build(spec, world, run, tell=journal.write if journal is not None else lambda _event: None)
+        attempt = journal.attempt if journal is not None else 0
+        parts = build(spec, world, run, journal.write if journal is not None else lambda _event: None, attempt)
         stop = StopRequest()
         stop.install()
         trainer = Trainer(parts, world, run, journal, stop)

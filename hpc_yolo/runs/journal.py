@@ -28,7 +28,7 @@ class JournalWriter:
         on_event: Callable[[AnyEvent], None] = lambda _event: None,
     ) -> None:
         self._path = path
-        self._attempt = attempt
+        self.attempt = attempt
         self._clock = clock
         self._on_event = on_event
 
@@ -38,7 +38,7 @@ class JournalWriter:
         Raises:
             OSError: the file system refuses.
         """
-        stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self._attempt)
+        stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self.attempt)
         append_json_line(self._path, _without_nonfinite(msgspec.to_builtins(stamped)))
         self._on_event(stamped)
 
