@@ -1,0 +1,23 @@
+"""A training state of a few kilobytes, for tests that look at thousands of files."""
+
+from __future__ import annotations
+
+import torch
+
+from hpc_yolo.checkpoint import ModelDescription, Progress
+from hpc_yolo.checkpoint.file import write_file
+from hpc_yolo.checkpoint.state import texts_of
+from hpc_yolo.checkpoint.store import published, state_path
+from hpc_yolo.runs.directory import RunDirectory
+
+DESCRIPTION = ModelDescription(model="tiny", config={"depth": 1}, names=["a"], imgsz=32)
+
+
+def save_small_state(run: RunDirectory, step: int, attempt: int = 1, keep: int = 2, num_values: int = 60) -> None:
+    """Save a state whose tensors are filled with `step`, as training does."""
+    names = ("model.a", "ema.a", "optimizer.0.momentum_buffer")
+    tensors = {name: torch.full((num_values,), float(step)) for name in names}
+    progress = Progress(attempt=attempt, step=step, rank_items=[[0.1 * step] * 6])
+    path = state_path(run, attempt, step)
+    write_file(path, tensors, texts_of(DESCRIPTION, progress))
+    published(run, path, keep)
