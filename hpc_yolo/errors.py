@@ -6,7 +6,8 @@
     |-- ClusterError             4   Slurm refuses, or a node list or environment makes no sense
     |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
     |-- RunError                 6   the run directory or its journal cannot be used
-    |   `-- CheckpointError      7   a checkpoint is damaged or does not fit
+    |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
+    |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
 
 Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
@@ -74,6 +75,12 @@ class CheckpointError(RunError):
     """A checkpoint is torn, altered, or made for another model."""
 
     exit_code = 7
+
+
+class LeaseError(RunError):
+    """Another attempt holds the run. This one leaves; what it did not publish, nobody sees."""
+
+    exit_code = 9
 
 
 class TrainingError(HpcYoloError):

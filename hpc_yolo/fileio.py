@@ -43,10 +43,18 @@ def atomic_writer(
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `content` (text as UTF-8) in one step that a crash cannot tear."""
-    with atomic_writer(path, mode=mode) as file:
+def write_atomic(
+    path: Path, content: str | bytes, *, mode: int = 0o600, before_publish: Callable[[], None] = lambda: None
+) -> None:
+    """Replace `path` by `content` (text as UTF-8) in one step that a crash cannot tear; see `atomic_writer`."""
+    with atomic_writer(path, mode=mode, before_publish=before_publish) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_unpublished(folder: Path) -> None:
+    """Remove what `atomic_writer` has not published yet in `folder`: whoever is about to, finds nothing to rename."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,7 +6,6 @@ Why each flag is there: docs/slurm.md.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from hpc_yolo.quantities import parse_time_s
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -16,13 +15,13 @@ SRUN_WAIT_S = 60
 USER_SIGNAL = "USR2"  # NCCL once swallowed USR1
 
 
-def script(spec: Spec, command: Sequence[str], *, log: str, shell_command: str | None = None) -> str:
-    """The whole script: flags, setup lines, environment, and one srun with one task a GPU.
+def script(spec: Spec, task: str, afterwards: str, *, log: str) -> str:
+    """The whole script: flags, setup lines, environment, one srun with one task a GPU, and what follows it.
 
     Args:
-        command: what every task runs, word by word.
+        task: what every task runs, as shell text.
+        afterwards: the command that decides what becomes of the job, as shell text; it is told srun's exit code.
         log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
-        shell_command: the same as `command` but as shell text, for a template that people edit.
     """
     cluster = spec.cluster
     lines = ["#!/bin/bash", *flag_lines(sbatch_options(spec, log))]
@@ -30,8 +29,8 @@ def script(spec: Spec, command: Sequence[str], *, log: str, shell_command: str |
         lines += ["", *cluster.setup]
     if cluster.env:
         lines += ["", *(f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items())]
-    task = shell_command if shell_command is not None else shlex.join(command)
-    return "\n".join([*lines, "", f"{shlex.join(srun_words(cluster))} {task}", ""])
+    srun = f"{shlex.join(srun_words(cluster))} {task}"
+    return "\n".join([*lines, "", srun, f"exec {afterwards} --exit-code $?", ""])
 
 
 def sbatch_options(spec: Spec, log: str) -> dict[str, str | bool]:

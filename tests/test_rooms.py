@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
 FLOORS = [
     {"errors", "quantities", "fileio", "resources"},
     {"spec", "runs", "cluster"},
-    {"sbatch", "preemption"},
+    {"sbatch", "preemption", "lease", "requeue"},
     {"boxes", "batches", "distributed"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
     {"weights"},

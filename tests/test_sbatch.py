@@ -62,7 +62,7 @@ def test_what_is_not_said_is_not_asked_for(cluster, absent):
 
 def test_values_are_quoted_so_that_a_spec_cannot_run_shell(tmp_path):
     spec = spec_of(sbatch={"comment": "it's; touch owned"}, env={"A": "$(touch owned) 'b'"}, setup=["true"])
-    text = sbatch.script(spec, ["printf", "%s", "$HOME; touch owned"], log="a b.log")
+    text = sbatch.script(spec, shlex.join(["printf", "%s", "$HOME; touch owned"]), "true", log="a b.log")
     assert "#SBATCH --comment='it'\"'\"'s; touch owned'" in text
     body = text.replace(shlex.join(sbatch.srun_words(spec.cluster)), "printf '%s|' \"$A\"; ")
     done = subprocess.run(["bash", "-e"], input=body, capture_output=True, text=True, cwd=tmp_path, check=True)
@@ -88,8 +88,9 @@ def template_spec(cpus_per_task: int, nodes: int) -> Spec:
 
 
 def test_the_srun_template_is_what_render_prints():
-    command = 'python -u -m hpc_yolo train "${@:-configs/quickstart.yaml}"'
-    rendered = sbatch.script(template_spec(2, nodes=2), [], log="%x-%j.log", shell_command=command)
+    python, words = "python -u -m hpc_yolo", '"${@:-configs/quickstart.yaml}"'
+    task, afterwards = f"{python} train {words}", f"{python} after-job {words}"
+    rendered = sbatch.script(template_spec(2, nodes=2), task, afterwards, log="%x-%j.log")
     assert without_comments((TEMPLATES / "train.sbatch").read_text()) == without_comments(rendered)
 
 
@@ -106,7 +107,9 @@ def test_the_other_templates_have_its_flags_and_its_srun(template, spec, log, di
     assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options(spec, log))) - {
         "#SBATCH --ntasks-per-node=2"
     } | (set() if template.startswith("train") else {"#SBATCH --ntasks-per-node=2"})
-    assert lines[-1].startswith(shlex.join(sbatch.srun_words(spec.cluster)))
+    assert lines[-2].startswith(shlex.join(sbatch.srun_words(spec.cluster)))
+    assert lines[-1].startswith("exec python -u -m hpc_yolo after-job ")
+    assert lines[-1].endswith(" --exit-code $?")
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.sbatch")), ids=lambda path: path.name)

@@ -7,7 +7,6 @@ anything of the attempt that followed it. `last.safetensors` is a link for peopl
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -71,10 +70,3 @@ def published(run: RunDirectory, path: Path, keep: int) -> None:
         if old != path:
             old.unlink(missing_ok=True)
     sync_folder(run.checkpoints)
-
-
-def remove_remains(run: RunDirectory) -> None:
-    """Remove half-written files that a killed attempt left; for whoever holds the run alone."""
-    for path in run.checkpoints.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -7,6 +7,7 @@ import sys
 import click
 
 import hpc_yolo
+from hpc_yolo.cli.after_job import after_job
 from hpc_yolo.cli.check import check, schema
 from hpc_yolo.cli.completion import completion
 from hpc_yolo.cli.data import data
@@ -39,7 +40,7 @@ def cli() -> None:
 
 RUNS = submit, check, render, train, follow, status
 NETWORKS = val, predict, export, models, weights
-for command in (*RUNS, *NETWORKS, data, schema, completion):
+for command in (*RUNS, *NETWORKS, data, schema, completion, after_job):
     cli.add_command(command)
 cli.add_command(predict, "detect")  # as people know it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,8 +23,10 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
 
     overrides = read_overrides(assignments, shortcuts)
     spec = load_spec(spec_path, overrides)
-    words = [sys.executable, "-u", "-m", "hpc_yolo", "train", str(spec_path.absolute())]
+    words = [str(spec_path.absolute())]
     for override in overrides:
         words += ["--set", f"{override.path}={override.text}"]
     # Paths in a spec may be relative to where it was checked; the job starts in the same folder.
-    click.echo(sbatch.script(spec, words, log=f"{spec.name}-%j.log"), nl=False)
+    python = [sys.executable, "-u", "-m", "hpc_yolo"]
+    task, afterwards = shlex.join([*python, "train", *words]), shlex.join([*python, "after-job", *words])
+    click.echo(sbatch.script(spec, task, afterwards, log=f"{spec.name}-%j.log"), nl=False)

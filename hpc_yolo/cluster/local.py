@@ -5,6 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from pathlib import Path
+
+
+def machine_id() -> str:
+    """This machine since its last start and its numbering of processes: where equal, process ids mean the same."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
+
+
+def process_start(pid: int) -> int | None:
+    """When process `pid` of this machine started, in ticks since boot; None where there is none."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state == "Z" else int(fields[18])
 
 
 def local_job_is_alive(job_id: str, host: str) -> bool:

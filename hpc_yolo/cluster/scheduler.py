@@ -98,6 +98,20 @@ class JobState:
 
 
 @dataclass(frozen=True)
+class JobRecord:
+    """What the controller holds of a job that is not over. `restarts`: how often it was put back into the queue."""
+
+    state: str
+    restarts: int
+    is_being_preempted: bool
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its tasks may go on; not so once it is cancelled or back in the queue."""
+        return self.state == "RUNNING"
+
+
+@dataclass(frozen=True)
 class PartitionInfo:
     """A partition. `max_time_s` None: unlimited. `gres_per_node`: the kinds of nodes it has, such as `gpu:a100:8`."""
 
@@ -229,6 +243,53 @@ def job_states(job_ids: Iterable[str], *, run: Run = run_command) -> dict[str, J
     return found | over | {job_id: JobState(job_id, UNKNOWN, is_stale=is_stale) for job_id in lost}
 
 
+def job_record(job_id: str, *, run: Run = run_command) -> JobRecord:
+    """What the controller holds of a job.
+
+    Raises:
+        ClusterError: it does not know the job, or does not answer.
+    """
+    return parse_job_record(_ask(["scontrol", "--oneliner", "show", "job", job_id], QUERY_TIMEOUT_S, run))
+
+
+def earlier_states(job_id: str, *, run: Run = run_command) -> list[str]:
+    """How earlier starts of a job ended, in Slurm's words, oldest first; [] where there is no accounting."""
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={job_id}"]
+    answer = run([*words, f"--format={_SACCT_FORMAT}"], QUERY_TIMEOUT_S)
+    lines = [line.split("|") for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
+    states = [fields[1].split()[0] for fields in lines]
+    return [state for state in states if state not in WAITING_STATES - {"REQUEUED"} and state not in ACTIVE_STATES]
+
+
+def nodes_down(nodes: Iterable[str], *, run: Run = run_command) -> list[str]:
+    """Those of `nodes` that are down or do not answer.
+
+    Raises:
+        ClusterError: sinfo gave no answer, or does not know a node.
+    """
+    words = ["sinfo", "--noheader", "--Node", f"--nodes={','.join(sorted(nodes))}", "--format=%N|%T"]
+    states = [line.split("|") for line in _ask(words, QUERY_TIMEOUT_S, run).splitlines()]
+    return sorted({name for name, state in states if state.startswith(("down", "fail")) or state.endswith("*")})
+
+
+def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) -> None:
+    """Keep a job that waits in the queue away from `nodes`.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
+    _ask(["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"], CHANGE_TIMEOUT_S, run)
+
+
+def batch_script(job_id: str, *, run: Run = run_command) -> str:
+    """The script that a job was submitted with.
+
+    Raises:
+        ClusterError: Slurm has none, or refuses.
+    """
+    return _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
+
+
 def partitions(*, run: Run = run_command) -> dict[str, PartitionInfo]:
     """All partitions by name, hidden ones too.
 
@@ -265,6 +326,22 @@ def parse_squeue(text: str) -> dict[str, JobState]:
         )
         found[job_id] = job if job.is_alive else _with_exit(job, int(status) >> 8, int(status) & 0x7F)
     return found
+
+
+def parse_job_record(text: str) -> JobRecord:
+    """Read `scontrol --oneliner show job`.
+
+    Raises:
+        ClusterError: there is no job in it.
+    """
+    fields = dict(word.partition("=")[::2] for word in text.split())
+    if "JobState" not in fields:
+        raise ClusterError(f"scontrol shows no job: {text.strip() or 'nothing'}")
+    return JobRecord(
+        state=fields["JobState"],
+        restarts=int(fields.get("Restarts", "0")),
+        is_being_preempted=fields.get("PreemptTime", "None") not in ("None", "Unknown"),
+    )
 
 
 def parse_sacct(text: str) -> dict[str, JobState]:

@@ -53,11 +53,11 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        """Whether the spec's seconds or steps have passed, and no save is under way."""
+        """Whether the spec's steps have passed, or its seconds and no save is under way."""
         due, now_s = self.parts.spec.checkpoint, time.monotonic()
         by_steps = due.every_steps is not None and self.parts.progress.step % due.every_steps == 0
         by_time = due.every_s is not None and now_s - self._begun_s >= max(due.every_s, self._write_s / MAX_WRITE_SHARE)
-        return (by_steps or by_time) and not self._saver.is_busy
+        return by_steps or (by_time and not self._saver.is_busy)
 
     def save_state(self, gradients: Mapping[str, torch.Tensor]) -> None:
         """Begin to save the state as it is now; `gradients` are those that wait for the next optimiser step."""

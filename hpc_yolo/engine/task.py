@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -19,19 +18,30 @@ import cv2
 import msgspec
 import torch
 
-from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
-from hpc_yolo.errors import ClusterError, HpcYoloError
+from hpc_yolo.errors import ClusterError, HpcYoloError, LeaseError, TrainingError
+from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
+from hpc_yolo.requeue import (
+    count_causes,
+    decide,
+    end_of_lost_attempt,
+    failed_nodes,
+    job_of,
+    lost_attempt,
+    requeue,
+    slurm_requeues,
+    stop_cause,
+)
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.runs.lines import event_line
+from hpc_yolo.runs.lines import event_line, last_step
 from hpc_yolo.spec.schema import Spec
 
 LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
@@ -62,17 +72,36 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
 
 def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
+    with contextlib.ExitStack() as held:
+        lease = None
+        if process.rank == 0:
+            lease = take_lease(run, process)
+            held.enter_context(HeartBeat(lease))
+        try:
+            return train_with_lease(run, spec, process, lease)
+        except Exception as error:
+            # Who lost the run has no say in it; who lost a peer cannot say why.
+            if lease is not None and not isinstance(error, LeaseError) and not is_echo(error):
+                detail = f"{type(error).__name__}: {error}"
+                ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=detail, cause=Cause.ERROR)
+                JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(ended)
+            raise
+
+
+def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease | None) -> int:
+    """As `train_attempt`; `lease` is rank 0's."""
     device = choose_device(spec.train.device, process)
-    journal = new_journal(run, spec.train.epochs) if process.rank == 0 else None
+    journal = None if lease is None else open_journal(run, spec, process, lease)
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        attempt = journal.attempt if journal is not None else 0
-        parts = build(spec, world, run, journal.write if journal is not None else lambda _event: None, attempt)
+        tell = journal.write if journal is not None else lambda _event: None
+        parts = build(spec, world, run, tell, 0 if lease is None else lease.attempt)
         stop = StopRequest()
         stop.install()
-        trainer = Trainer(parts, world, run, journal, stop)
+        may_publish = lease.require if lease is not None else lambda: None
+        trainer = Trainer(parts, world, run, journal, stop, may_publish)
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))
         stopped_by = trainer.run()
@@ -82,57 +111,64 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
     return stopped_by
 
 
+def open_journal(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease) -> JournalWriter:
+    """The journal of this attempt, after a word for one before that left none; rank 0's log has its main lines.
+
+    Raises:
+        TrainingError: the attempts before have used up what the spec allows.
+    """
+
+    def print_line(event: AnyEvent) -> None:
+        line = event_line(event, spec.train.epochs)
+        with contextlib.suppress(OSError):  # whoever read our output may be gone
+            if line is not None:
+                print(line, flush=True)
+
+    events = read_events(run.journal)
+    if (lost := lost_attempt(events)) is not None:
+        ended = end_of_lost_attempt(lost, last_step(events))
+        JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
+        counts = count_causes(read_events(run.journal))
+        decision = decide(ended.cause, counts, spec.cluster)
+        if lost.job_id is not None and lost.job_id == process.job_id and not decision.again:
+            raise TrainingError(
+                f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
+            )
+    return JournalWriter(run.journal, lease.attempt, on_event=print_line, before_write=lease.require)
+
+
 def leave(
     run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
 ) -> None:
     """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
     ended = AttemptEnded(
-        outcome=AttemptEnded.STOPPED if stopped_by else AttemptEnded.FINISHED,
-        epoch=trainer.epoch,
-        step=trainer.progress.step,
-        detail=describe(stopped_by) if stopped_by else "",
-        requeued=wants_requeue(run, spec, process, stopped_by),
+        outcome=AttemptEnded.FINISHED, epoch=trainer.epoch, step=trainer.progress.step, cause=Cause.FINISHED
+    )
+    if not stopped_by:
+        journal.write(ended)
+        return
+    in_slurm = process.job_id is not None and process.launcher != "submitit-local"
+    job = job_of(process)
+    cause = stop_cause(stopped_by, job, process.attempt) if in_slurm else Cause.INTERRUPTED
+    events = read_events(run.journal)
+    counts = count_causes(events)
+    counts[cause] += 1
+    decision = decide(cause, counts, spec.cluster)
+    by_itself = slurm_requeues(job, process.attempt)
+    ended = msgspec.structs.replace(
+        ended,
+        outcome=AttemptEnded.STOPPED,
+        cause=cause,
+        detail="; ".join(words for words in (describe(stopped_by), decision.words) if words),
+        requeued=decision.again or by_itself,
     )
     journal.write(ended)
-    if ended.requeued:
-        assert process.job_id is not None
+    if decision.again and not by_itself:
         try:
-            scheduler.requeue(process.job_id)
+            requeue(process, exclude=failed_nodes(events))
         except ClusterError as error:
             detail = f"{ended.detail}; not queued again: {error.message}"
             journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
-
-
-def wants_requeue(run: RunDirectory, spec: Spec, process: ProcessInfo, stopped_by: int) -> bool:
-    """Whether Slurm interrupted a job that is still its own: a cancelled one must not rise again."""
-    if process.launcher == "submitit-local" or process.job_id is None or spec.cluster.requeue != "requeue":
-        return False
-    if stopped_by not in (signal.SIGTERM, signal.SIGUSR2):
-        return False
-    if stopped_by == signal.SIGUSR2 and num_timeouts(run) >= spec.cluster.max_timeouts:
-        return False
-    try:
-        state = scheduler.job_states([process.job_id]).get(process.job_id)
-    except ClusterError:
-        return False
-    return state is not None and state.state == "RUNNING"
-
-
-def num_timeouts(run: RunDirectory) -> int:
-    """How many attempts were queued again at their time limit."""
-    ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded) and event.requeued]
-    return sum(event.detail == describe(signal.SIGUSR2) for event in ends)
-
-
-def new_journal(run: RunDirectory, epochs: int) -> JournalWriter:
-    """The journal of the next attempt, counted by starts over all jobs of the run; rank 0's log has its main lines."""
-
-    def print_line(event: AnyEvent) -> None:
-        if (line := event_line(event, epochs)) is not None:
-            print(line, flush=True)
-
-    attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
-    return JournalWriter(run.journal, attempt=len(attempts) + 1, on_event=print_line)
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
@@ -162,26 +198,28 @@ def set_threads(world: World) -> None:
 
 
 def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
-    """Leave this rank's last words in the run directory and on its output."""
+    """Leave this rank's last words in the run directory and on its output.
+
+    A rank without the lease has no say in the run directory any more: somebody else's attempt is in it.
+    """
     failure = Failure(
         time=time.time(),
         rank=process.rank,
         host=socket.gethostname() if process.host is None else process.host,
         job_id=process.job_id,
+        restart=process.attempt,
         kind=type(error).__name__,
         message=str(error),
         traceback="" if isinstance(error, HpcYoloError) else "".join(traceback.format_exception(error)),
         exit_code=exit_code(error),
         is_echo=is_echo(error),
     )
-    print(failure.text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(failure.text, file=sys.stderr, flush=True)
+    if isinstance(error, LeaseError):
+        return
     with contextlib.suppress(OSError):  # the folder may be what failed; the words are on our output by now
         write_failure(run, failure)
-        if process.rank == 0:
-            detail = f"{failure.kind}: {failure.message}"
-            ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=detail)
-            attempts = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
-            JournalWriter(run.journal, attempt=max(len(attempts), 1)).write(ended)
 
 
 def exit_code(error: Exception) -> int:

@@ -9,10 +9,11 @@
 |-- jobs/                     submitit: the pickled call, Slurm's and the tasks' output
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
 |-- journal.jsonl             rank 0: what happened, event by event
+|-- leases/                   rank 0: who may write, one file an attempt
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- labels-<split>.npz        rank 0: what it read of a dataset whose folder cannot be written; beside it a .lock
-`-- checkpoints/              rank 0: last.safetensors, best.safetensors
+`-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class RunDirectory:
         return self.path / "journal.jsonl"
 
     @property
+    def leases(self) -> Path:
+        return self.path / "leases"
+
+    @property
     def failures(self) -> Path:
         return self.path / "failures"
 
@@ -103,7 +108,14 @@ class RunDirectory:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.path, self.jobs, self.failures, self.checkpoints, self.path / "rendezvous"):
+            for folder in (
+                self.path,
+                self.jobs,
+                self.leases,
+                self.failures,
+                self.checkpoints,
+                self.path / "rendezvous",
+            ):
                 folder.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(0o700)
         except OSError as error:

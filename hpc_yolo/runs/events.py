@@ -139,6 +139,20 @@ class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
     message: str
 
 
+class Cause:
+    """Why an attempt ended. Each has its own rule for going on: see `requeue.decide`."""
+
+    FINISHED: ClassVar[str] = "finished"
+    PREEMPTED: ClassVar[str] = "preempted"  # Slurm took the nodes, or somebody sent SIGTERM to a job that lives on
+    TIME_LIMIT: ClassVar[str] = "time limit"
+    NODE_FAILURE: ClassVar[str] = "node failure"
+    KILLED: ClassVar[str] = "killed"  # a task, srun or a daemon of Slurm ended from outside: SIGKILL, memory
+    STALLED: ClassVar[str] = "stalled"  # ended by the watchdog
+    ERROR: ClassVar[str] = "error"  # of ours or of the spec: it would come again
+    CANCELLED: ClassVar[str] = "cancelled"
+    INTERRUPTED: ClassVar[str] = "interrupted"  # by a person, with Ctrl-C
+
+
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     """Why this attempt left: finished, stopped (by a signal; `detail` names it) or failed (`detail` says how)."""
 
@@ -150,7 +164,9 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     epoch: int
     step: int
     detail: str = ""
+    cause: str = ""
     requeued: bool = False
+    failed_nodes: list[str] = []
 
 
 AnyEvent = (

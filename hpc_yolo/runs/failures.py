@@ -11,12 +11,13 @@ from hpc_yolo.runs.directory import RunDirectory
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a rank ended. `is_echo`: it only noticed that another rank had gone."""
+    """Why a rank ended. `restart`: which start of its job. `is_echo`: it only noticed that another rank had gone."""
 
     time: float
     rank: int
     host: str
     job_id: str | None
+    restart: int = 1
     kind: str
     message: str
     traceback: str
@@ -37,6 +38,11 @@ def write_failure(run: RunDirectory, failure: Failure) -> None:
     """
     path = run.failures / f"{failure.time:.6f}-rank{failure.rank}.json"
     write_atomic(path, msgspec.json.encode(failure))
+
+
+def failures_of(run: RunDirectory, job_id: str, restart: int) -> list[Failure]:
+    """The failures in one start of a job."""
+    return [failure for failure in _read_failures(run) if (failure.job_id, failure.restart) == (job_id, restart)]
 
 
 def first_failure(run: RunDirectory, since: float = 0.0) -> Failure | None:

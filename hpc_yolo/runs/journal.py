@@ -6,7 +6,9 @@ Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | 
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,14 @@ import msgspec
 from hpc_yolo.fileio import append_json_line, parse_json_lines
 from hpc_yolo.runs.events import AnyEvent
 
+MAX_UNWRITTEN = 10_000
+
 
 class JournalWriter:
-    """Appends events of one attempt and then tells `on_event` of each. Only rank 0 has one."""
+    """Appends events of one attempt and then tells `on_event` of each. Only rank 0 has one.
+
+    A full or failing disk does not end the training: what it refuses is kept, and written before the next event.
+    """
 
     def __init__(
         self,
@@ -26,20 +33,33 @@ class JournalWriter:
         attempt: int,
         clock: Callable[[], float] = time.time,
         on_event: Callable[[AnyEvent], None] = lambda _event: None,
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
-        self._path = path
+        """
+        Args:
+            before_write: called before every line; what it raises stops that line.
+        """
         self.attempt = attempt
+        self._path = path
         self._clock = clock
         self._on_event = on_event
+        self._before_write = before_write
+        self._unwritten: deque[dict[str, Any]] = deque(maxlen=MAX_UNWRITTEN)
 
     def write(self, event: AnyEvent) -> None:
-        """Append `event` with this attempt and the time. A figure that is not finite becomes null.
-
-        Raises:
-            OSError: the file system refuses.
-        """
+        """Append `event` with this attempt and the time. A figure that is not finite becomes null."""
         stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self.attempt)
-        append_json_line(self._path, _without_nonfinite(msgspec.to_builtins(stamped)))
+        self._unwritten.append(_without_nonfinite(msgspec.to_builtins(stamped)))
+        was_refused = len(self._unwritten) > 1
+        try:
+            while self._unwritten:
+                self._before_write()
+                append_json_line(self._path, self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError as error:
+            if not was_refused:  # said once, where the file system cannot be in the way
+                words = f"{self._path} cannot be written: {error.strerror or error}; its events wait in memory"
+                print(words, file=sys.stderr, flush=True)
         self._on_event(stamped)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
@@ -41,6 +43,11 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""
         return f"{event.outcome}{detail} at step {event.step}{again}"
     return None
+
+
+def last_step(events: Sequence[AnyEvent]) -> int:
+    """The last step that `events` tell of."""
+    return next((event.step for event in reversed(events) if isinstance(event, (StepLogged, AttemptStarted))), 0)
 
 
 def loss_words(event: StepLogged | EpochEnded) -> str:

@@ -47,9 +47,6 @@ OWN_SBATCH_OPTIONS = {
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
-# Fields that must keep the one value that this version carries out.
-ONLY_YET = (("cluster.max_node_failures", 3),)
-
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
 NOT_YET: tuple[tuple[str, object, str], ...] = (
     ("cluster.requeue", "chain", "requeue or off"),
@@ -88,9 +85,6 @@ def _not_yet(spec: Spec) -> Iterator[Finding]:
     for field, value, instead in NOT_YET:
         if value_at(spec, field) == value:
             yield Finding(field, f"{str(value).lower()} is not there yet in this version", instead)
-    for field, value in ONLY_YET:
-        if value_at(spec, field) != value:
-            yield Finding(field, f"{value_at(spec, field)} is not there yet in this version", str(value))
     if spec.sweep:
         yield Finding("sweep", "sweeps are not there yet in this version", "one spec a run, or slurm/array.sbatch")
     if spec.cluster.container is not None:

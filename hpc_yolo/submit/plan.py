@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ class Plan:
             "submitit.core._submit",
             str(self.run.jobs),
         ]
-        return sbatch.script(self.spec, command, log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log")
+        afterwards = [sys.executable, "-m", "hpc_yolo", "after-job", str(self.run.path)]
+        log = f"{str(self.run.jobs).replace('%', '%%')}/%j.log"
+        return sbatch.script(self.spec, shlex.join(command), shlex.join(afterwards), log=log)
 
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""

@@ -70,7 +70,9 @@ def test_the_printed_schema_is_json():
 def test_render_passes_the_options_on_to_the_tasks(spec):
     output = run_cli("render", spec, "--nodes", "4", "--set", "train.epochs=3").output
     assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4" in output
-    assert output.splitlines()[-1].endswith(f"-m hpc_yolo train {spec} --set cluster.nodes=4 --set train.epochs=3")
+    words = f"{spec} --set cluster.nodes=4 --set train.epochs=3"
+    assert output.splitlines()[-2].endswith(f"-m hpc_yolo train {words}")
+    assert output.splitlines()[-1].endswith(f"-m hpc_yolo after-job {words} --exit-code $?")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

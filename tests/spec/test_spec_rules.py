@@ -184,14 +184,6 @@ def test_what_this_version_cannot_do_is_refused_not_passed_over(spec_file, field
     assert problem.endswith(f"allowed: {instead}")
 
 
-@pytest.mark.parametrize(("field", "value"), rules.ONLY_YET)
-def test_a_number_that_this_version_fixes_is_refused_not_passed_over(spec_file, field, value):
-    section, name = field.split(".")
-    problem = spec_file.add(f"{section}: {{{name}: {value + 1}}}\n").only_problem()
-    assert f"{field}: {value + 1} is not there yet" in problem and problem.endswith(f"allowed: {value}")
-    assert spec_file.add(f"{section}: {{{name}: {value}}}\n").problems() == []
-
-
 @pytest.mark.parametrize(
     ("added", "message"),
     [

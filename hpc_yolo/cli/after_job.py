@@ -1,0 +1,36 @@
+"""`hpc-yolo after-job`: the last line of a batch script, for tasks that had no time for words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hpc_yolo.cli.options import read_overrides, spec_options
+
+
+@click.command(hidden=True, short_help="The last line of a batch script.")
+@spec_options()
+@click.option("--exit-code", type=int, required=True, help="Of the srun before it: $?")
+def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **shortcuts: str | None) -> None:
+    """Decide what becomes of a Slurm job whose tasks have ended with this exit code.
+
+    SPEC is the spec that the tasks trained, with the same options, or its run directory. Where a task was killed, hung
+    or was stopped before its first step, the journal is told, and the job goes back into the queue if the spec allows.
+    The exit code is that of the tasks, 0 for a run that is finished.
+    """
+    from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.submit.after_job import conclude_job
+
+    if exit_code == 0:
+        return
+    if spec_path.is_dir():
+        run = RunDirectory(spec_path.absolute())
+        spec = load_spec(run.spec)
+    else:
+        spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
+        run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    sys.exit(conclude_job(run, spec, ProcessInfo.from_env(current_environment()), exit_code))

@@ -1,0 +1,174 @@
+"""Why an attempt ended, how often that has happened, and whether the run goes on.
+
+Causes come from Slurm's own words, from the signal, and from what ranks have left; never from how long something took.
+They are counted in the journal, which every start of the run reads. Three speakers use this room: rank 0 when it
+leaves; the batch script after its tasks (`hpc-yolo after-job`), for those that had no time for words; and rank 0 of the
+next attempt, for an attempt of which neither was left.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.scheduler import JobRecord
+from hpc_yolo.errors import ClusterError
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.failures import Failure
+from hpc_yolo.spec.schema import ClusterSpec
+
+STALL_EXIT_CODE = 10
+LEASE_EXIT_CODE = 9
+SIGNAL_BASE = 128  # what a shell adds to the number of a signal that ended a command
+
+# Slurm's word for an earlier start of a job, in sacct.
+_CAUSE_OF_STATE = {
+    "NODE_FAIL": Cause.NODE_FAILURE,
+    "PREEMPTED": Cause.PREEMPTED,
+    "REQUEUED": Cause.PREEMPTED,
+    "TIMEOUT": Cause.TIME_LIMIT,
+    "CANCELLED": Cause.CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a run goes on after an attempt, and why, for the screen and the journal."""
+
+    again: bool
+    words: str
+
+
+def count_causes(events: Iterable[AnyEvent]) -> Counter[str]:
+    """How many attempts ended for each cause; of an attempt the last word counts."""
+    last = {event.attempt: event.cause for event in events if isinstance(event, AttemptEnded)}
+    return Counter(cause for cause in last.values() if cause)
+
+
+def failed_nodes(events: Iterable[AnyEvent]) -> list[str]:
+    """Nodes that have failed under this run."""
+    return sorted({node for event in events if isinstance(event, AttemptEnded) for node in event.failed_nodes})
+
+
+def decide(cause: str, counts: Counter[str], cluster: ClusterSpec) -> Decision:
+    """Whether a run goes on after an attempt that ended by `cause`, which `counts` includes."""
+    if cause == Cause.PREEMPTED:
+        decision = Decision(True, f"preempted {_times(counts[cause])}, without a limit")
+    elif cause == Cause.TIME_LIMIT:
+        decision = _within(cause, counts[cause], cluster.max_timeouts, "cluster.max_timeouts")
+    elif cause == Cause.NODE_FAILURE:
+        decision = _within(cause, counts[cause], cluster.max_node_failures, "cluster.max_node_failures")
+    elif cause in (Cause.KILLED, Cause.STALLED):
+        num_ends = counts[Cause.KILLED] + counts[Cause.STALLED]
+        decision = _within("killed or stalled", num_ends, cluster.max_kills, "cluster.max_kills")
+    else:
+        return Decision(False, "")
+    if cluster.requeue == "off" and decision.again:
+        return Decision(False, f"{decision.words}; cluster.requeue is off")
+    return decision
+
+
+def stop_cause(signal_number: int, job: JobRecord | None, restart: int) -> str:
+    """Why a job's tasks were asked to stop.
+
+    Args:
+        job: what Slurm says; None outside of Slurm, and where it does not answer.
+        restart: which start of the job this is, from 1.
+    """
+    if signal_number == signal.SIGINT:
+        return Cause.INTERRUPTED
+    if job is not None and (job.is_being_preempted or slurm_requeues(job, restart)):
+        return Cause.PREEMPTED  # some sites send the warning of the time limit then, not SIGTERM
+    if signal_number == signal.SIGUSR2:
+        return Cause.TIME_LIMIT
+    return Cause.PREEMPTED if job is None or job.is_running else Cause.CANCELLED
+
+
+def slurm_requeues(job: JobRecord | None, restart: int) -> bool:
+    """Whether Slurm has put the job back into the queue by itself: preempted without grace, or by a person's word."""
+    return job is not None and job.restarts >= restart
+
+
+def exit_cause(status: int, failures: Iterable[Failure], job: JobRecord | None, restart: int) -> str:
+    """Why tasks ended of which rank 0 could not say it.
+
+    Args:
+        status: of srun: the highest of its tasks.
+        failures: last words of ranks of this start.
+    """
+    own_words = [failure for failure in failures if not failure.is_echo]
+    if any(failure.exit_code == STALL_EXIT_CODE for failure in own_words):
+        return Cause.STALLED
+    if own_words:
+        return Cause.ERROR
+    if status - SIGNAL_BASE in (signal.SIGTERM, signal.SIGUSR2):  # before the first step, which saves nothing
+        return stop_cause(status - SIGNAL_BASE, job, restart)
+    if status > SIGNAL_BASE or any(failures):
+        return Cause.KILLED
+    return Cause.ERROR
+
+
+def lost_attempt(events: list[AnyEvent]) -> AttemptStarted | None:
+    """The newest attempt, if it ended without a word."""
+    newest = next((event for event in reversed(events) if isinstance(event, (AttemptStarted, AttemptEnded))), None)
+    return newest if isinstance(newest, AttemptStarted) else None
+
+
+def end_of_lost_attempt(lost: AttemptStarted, last_step: int) -> AttemptEnded:
+    """What can be said on behalf of an attempt of which nobody was left; asks Slurm."""
+    cause, nodes = Cause.KILLED, []
+    try:
+        states = scheduler.earlier_states(lost.job_id) if lost.job_id is not None and lost.launcher == "slurm" else []
+        cause = _CAUSE_OF_STATE.get(states[-1], Cause.KILLED) if states else Cause.KILLED
+        if cause == Cause.NODE_FAILURE:
+            nodes = scheduler.nodes_down({place.host for place in lost.ranks})
+    except ClusterError:
+        pass  # what nobody can say counts as killed
+    named = f" ({', '.join(nodes)})" if nodes else ""
+    return AttemptEnded(
+        outcome=AttemptEnded.STOPPED,
+        epoch=lost.epoch,
+        step=last_step,
+        detail=f"ended without a word: {cause}{named}",
+        cause=cause,
+        requeued=True,
+        failed_nodes=nodes,
+    )
+
+
+def job_of(process: ProcessInfo) -> JobRecord | None:
+    """What Slurm says of this task's job; None outside of Slurm, and where it does not answer."""
+    if process.job_id is None or process.launcher == "submitit-local":
+        return None
+    try:
+        return scheduler.job_record(process.job_id)
+    except ClusterError:
+        return None
+
+
+def requeue(process: ProcessInfo, exclude: list[str]) -> None:
+    """Put this task's job, or its one task of an array, back into the queue, away from failed nodes.
+
+    Everything must be durable: Slurm ends the tasks at once.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
+    assert process.job_id is not None
+    scheduler.requeue(process.job_id)
+    if exclude:
+        scheduler.exclude_nodes(process.job_id, exclude)
+
+
+def _within(what: str, number: int, limit: int, field: str) -> Decision:
+    if number <= limit:
+        return Decision(True, f"{what} {number} of {limit}")
+    return Decision(False, f"{what} {_times(number)}, and {field} is {limit}")
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
