@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.site import Partition
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.doctor import find_measured, losses
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.runs.directory import RunDirectory
@@ -21,8 +23,11 @@ from hpc_yolo.spec.schema import Spec
 from hpc_yolo.weights.published import published_names
 
 
-def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
+def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
     """Check `spec` against this machine and, for Slurm, against the partitions.
+
+    Returns:
+        What would lose work when the job is interrupted, a line each.
 
     Raises:
         SpecError: the rows of the model make no network, or none for pictures of train.imgsz.
@@ -42,8 +47,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> None:
         )
     require_writable(Path(spec.output).absolute())
     require_not_under_way(run)
-    if for_slurm:
-        check_partition(spec)
+    return slurm_warnings(spec) if for_slurm else []
 
 
 def require_network(model: str, num_classes: int, imgsz: int) -> None:
@@ -93,22 +97,25 @@ def require_writable(output: Path) -> None:
         )
 
 
-def check_partition(spec: Spec) -> None:
-    """Refuse what the partition would keep queued for ever."""
+def slurm_warnings(spec: Spec) -> list[str]:
+    """What would lose work when a job of `spec` is interrupted, a line each, after `check_partition`."""
+    try:
+        partitions = site.partitions()
+    except ClusterError:
+        return []
+    partition = site.chosen_partition(spec.cluster.partition, partitions)
+    if partition is not None:
+        check_partition(spec, partition)
+    try:
+        settings = site.site_settings()
+    except ClusterError:
+        return []
+    return [finding.line for finding in losses(settings, partition, spec, find_measured(spec))]
+
+
+def check_partition(spec: Spec, chosen: Partition) -> None:
+    """Refuse what the partition `chosen` would keep queued for ever."""
     cluster = spec.cluster
-    partitions = scheduler.partitions()
-    if cluster.partition is None:
-        chosen = next((partition for partition in partitions.values() if partition.is_default), None)
-    else:
-        chosen = partitions.get(cluster.partition)
-        if chosen is None:
-            raise ClusterError(
-                f"cluster.partition: there is no partition {cluster.partition!r} here; there are "
-                f"{', '.join(sorted(partitions)) or 'none'}",
-                hint="choose one with --partition NAME",
-            )
-    if chosen is None:
-        return
     if cluster.nodes > chosen.num_nodes:
         raise ClusterError(
             f"cluster.nodes: partition {chosen.name} has {chosen.num_nodes} nodes, the spec asks for {cluster.nodes}",

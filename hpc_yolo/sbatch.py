@@ -5,26 +5,31 @@ Why each flag is there: docs/slurm.md.
 
 from __future__ import annotations
 
+import math
 import shlex
 
 from hpc_yolo.quantities import parse_time_s
+from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 DEFAULT_SIGNAL_LEAD_S = 120
+SLOW_SAVE_FACTOR = 3  # a shared file system has slower moments than those that were measured
+REQUEUE_MARGIN_S = 30  # a busy controller takes as long to answer `scontrol requeue`
 SRUN_WAIT_S = 60
 USER_SIGNAL = "USR2"  # NCCL once swallowed USR1
 
 
-def script(spec: Spec, task: str, afterwards: str, *, log: str) -> str:
+def script(spec: Spec, task: str, afterwards: str, *, log: str, save_times: SaveTimes | None = None) -> str:
     """The whole script: flags, setup lines, environment, one srun with one task a GPU, and what follows it.
 
     Args:
         task: what every task runs, as shell text.
         afterwards: the command that decides what becomes of the job, as shell text; it is told srun's exit code.
         log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
+        save_times: what was measured in the run so far; see `signal_lead_s`.
     """
     cluster = spec.cluster
-    lines = ["#!/bin/bash", *flag_lines(sbatch_options(spec, log))]
+    lines = ["#!/bin/bash", *flag_lines(sbatch_options(spec, log, save_times))]
     if cluster.setup:
         lines += ["", *cluster.setup]
     if cluster.env:
@@ -33,7 +38,7 @@ def script(spec: Spec, task: str, afterwards: str, *, log: str) -> str:
     return "\n".join([*lines, "", srun, f"exec {afterwards} --exit-code $?", ""])
 
 
-def sbatch_options(spec: Spec, log: str) -> dict[str, str | bool]:
+def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) -> dict[str, str | bool]:
     """Long sbatch options and their values, in the order of the script; True is a flag without a value."""
     cluster = spec.cluster
     options: dict[str, str | bool | None] = {
@@ -53,7 +58,7 @@ def sbatch_options(spec: Spec, log: str) -> dict[str, str | bool]:
         "exclude": ",".join(cluster.exclude) or None,
         "no-requeue" if cluster.requeue == "off" else "requeue": True,
         "open-mode": "append",
-        "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster)}",
+        "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster, save_times)}",
         "output": log,
     }
     for name, value in cluster.sbatch.items():
@@ -72,13 +77,19 @@ def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
     return {"gpus-per-node": typed}
 
 
-def signal_lead_s(cluster: ClusterSpec) -> int:
-    """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit."""
+def signal_lead_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
+    """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit.
+
+    Without a figure in the spec it is the slowest step, three times the longest save, and time to be requeued. Slurm
+    may warn up to a minute earlier, which costs that minute and nothing else; a warning that comes late is followed by
+    SIGTERM at the limit.
+    """
     if isinstance(cluster.signal_lead, int):
         return cluster.signal_lead
-    if cluster.time is None:
-        return DEFAULT_SIGNAL_LEAD_S
-    return min(DEFAULT_SIGNAL_LEAD_S, parse_time_s(cluster.time) // 2)
+    lead_s = DEFAULT_SIGNAL_LEAD_S
+    if save_times is not None:
+        lead_s = math.ceil(SLOW_SAVE_FACTOR * save_times.save_s + save_times.step_s) + REQUEUE_MARGIN_S
+    return lead_s if cluster.time is None else min(lead_s, parse_time_s(cluster.time) // 2)
 
 
 def srun_words(cluster: ClusterSpec) -> list[str]:

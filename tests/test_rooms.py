@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "quantities", "fileio", "resources"},
     {"spec", "runs", "cluster"},
     {"sbatch", "preemption", "lease", "requeue"},
-    {"boxes", "batches", "distributed"},
+    {"boxes", "batches", "distributed", "doctor"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
     {"weights"},
     {"engine", "inference", "preflight"},
@@ -72,14 +72,25 @@ def test_the_environment_is_read_in_one_place(module):
 def test_login_node_rooms_import_nothing_heavy():
     """sbatch users wait for `import torch` on a busy login node: seconds and thousands of file look-ups."""
     for module in MODULES:
-        if FLOOR_OF.get(room_of(module), 0) < 3 or room_of(module) in ("submit", "status", "cli", "preflight"):
+        if FLOOR_OF.get(room_of(module), 0) < 3 or room_of(module) in (
+            "submit",
+            "status",
+            "cli",
+            "preflight",
+            "doctor",
+        ):
             roots = {name.split(".")[0] for name in imports(module, top_level_only=True)}
             assert not roots & HEAVY, module
 
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["submit", "configs/quickstart.yaml", "--dry-run", "--local", "--set", "data={data}"], ["status"]],
+    [
+        ["--help"],
+        ["submit", "configs/quickstart.yaml", "--dry-run", "--local", "--set", "data={data}"],
+        ["status"],
+        ["doctor", "configs/quickstart.yaml", "--set", "cluster.executor=local"],
+    ],
     ids=lambda words: words[0],
 )
 def test_a_command_on_a_login_node_does_not_import_torch(words, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo import sbatch
+from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 TEMPLATES = Path(__file__).parents[1] / "slurm"
@@ -44,6 +45,24 @@ def options_of(**cluster) -> dict:
 def test_a_field_becomes_its_flag(cluster, expected):
     options = options_of(**cluster)
     assert expected.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "save_s", "step_s", "expected"),
+    [
+        ({"time": "12:00:00"}, 0.15, 0.4, 31),  # 0.45 + 0.4, and 30 s in which to be requeued
+        ({"time": "12:00:00"}, 90.0, 12.5, 313),
+        ({"time": "00:05:00"}, 90.0, 12.5, 150),  # half of the limit
+        ({}, 90.0, 12.5, 313),
+        ({"time": "12:00:00", "signal_lead": 45}, 90.0, 12.5, 45),
+    ],
+)
+def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, save_s, step_s, expected):
+    """A slow disk needs an earlier warning; a quick one need not give two minutes of every job away."""
+    text = sbatch.script(
+        spec_of(**cluster), "true", "true", log="log", save_times=SaveTimes(save_s, step_s, size_bytes=1)
+    )
+    assert f"#SBATCH --signal=USR2@{expected}\n" in text
 
 
 @pytest.mark.parametrize(

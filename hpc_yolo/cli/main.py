@@ -11,6 +11,7 @@ from hpc_yolo.cli.after_job import after_job
 from hpc_yolo.cli.check import check, schema
 from hpc_yolo.cli.completion import completion
 from hpc_yolo.cli.data import data
+from hpc_yolo.cli.doctor import doctor
 from hpc_yolo.cli.export import export
 from hpc_yolo.cli.follow import follow
 from hpc_yolo.cli.models import models
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-RUNS = submit, check, render, train, follow, status
+RUNS = submit, check, render, train, follow, status, doctor
 NETWORKS = val, predict, export, models, weights
 for command in (*RUNS, *NETWORKS, data, schema, completion, after_job):
     cli.add_command(command)

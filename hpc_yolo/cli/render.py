@@ -19,6 +19,8 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     Its tasks run `hpc-yolo train SPEC` with the same options, so a changed spec counts when the job starts.
     """
     from hpc_yolo import sbatch
+    from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.runs.save_times import read_save_times
     from hpc_yolo.spec.load import load_spec
 
     overrides = read_overrides(assignments, shortcuts)
@@ -29,4 +31,5 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     # Paths in a spec may be relative to where it was checked; the job starts in the same folder.
     python = [sys.executable, "-u", "-m", "hpc_yolo"]
     task, afterwards = shlex.join([*python, "train", *words]), shlex.join([*python, "after-job", *words])
-    click.echo(sbatch.script(spec, task, afterwards, log=f"{spec.name}-%j.log"), nl=False)
+    save_times = read_save_times(RunDirectory(Path(spec.output) / spec.name))
+    click.echo(sbatch.script(spec, task, afterwards, log=f"{spec.name}-%j.log", save_times=save_times), nl=False)

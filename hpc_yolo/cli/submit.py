@@ -45,9 +45,11 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
-    preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
+    warnings = preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
+    for warning in warnings:
+        click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
     if dry_run:
         if plan.script is not None:
             click.echo(f"{'start':14} {start_estimate(plan.script)}\n\n{plan.script}", nl=False)

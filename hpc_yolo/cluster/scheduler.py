@@ -1,4 +1,4 @@
-"""The only door to Slurm's commands: sbatch, scancel, squeue, sacct, scontrol and sinfo.
+"""The only door to Slurm's commands.
 
 Every call has a time limit, runs in the C locale and without a surrounding job's variables, and fails with Slurm's own
 words. What a command prints is read by pure functions (`parse_*`). Tests may replace the one edge to the world, `run`.
@@ -30,7 +30,6 @@ ACTIVE_STATES = frozenset(
 
 _SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTime:.32|,TimeLeft:.24|,exit_code:.12|"
 _SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
-_SINFO_FORMAT = "%P|%a|%l|%D|%c|%G"
 # Variables by which people change what the query commands select and print.
 _QUERY_PREFIXES = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_")
 _NO_ANSWER = re.compile(
@@ -109,19 +108,6 @@ class JobRecord:
     def is_running(self) -> bool:
         """Whether its tasks may go on; not so once it is cancelled or back in the queue."""
         return self.state == "RUNNING"
-
-
-@dataclass(frozen=True)
-class PartitionInfo:
-    """A partition. `max_time_s` None: unlimited. `gres_per_node`: the kinds of nodes it has, such as `gpu:a100:8`."""
-
-    name: str
-    state: str
-    max_time_s: int | None
-    num_nodes: int
-    is_default: bool
-    cpus_per_node: int
-    gres_per_node: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -290,14 +276,23 @@ def batch_script(job_id: str, *, run: Run = run_command) -> str:
     return _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
 
 
-def partitions(*, run: Run = run_command) -> dict[str, PartitionInfo]:
-    """All partitions by name, hidden ones too.
+def shown_settings(of_what: str, timeout_s: float, *, run: Run = run_command) -> str:
+    """What `scontrol show` prints of `of_what`, config or partition; `cluster.site` reads it.
 
     Raises:
-        SchedulerUnavailable: sinfo gave no answer.
+        SchedulerUnavailable: no answer within `timeout_s`.
     """
-    words = ["sinfo", "--all", "--noheader", f"--format={_SINFO_FORMAT}"]
-    return parse_partitions(_ask(words, QUERY_TIMEOUT_S, run))
+    return _ask(["scontrol", "--all", "--oneliner", "show", of_what], timeout_s, run)
+
+
+def shown_qos(timeout_s: float, *, run: Run = run_command) -> str:
+    """Lines of every quality of service: name | grace time | preempt mode. `cluster.site` reads them.
+
+    Raises:
+        ClusterError: no accounting, or no answer within `timeout_s`.
+    """
+    words = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos"]
+    return _ask([*words, "format=Name,GraceTime,PreemptMode"], timeout_s, run)
 
 
 def parse_ping(stdout: str, stderr: str) -> SchedulerProbe:
@@ -358,25 +353,6 @@ def parse_sacct(text: str) -> dict[str, JobState]:
             start=_time_or_none(start),
         )
         found[job_id] = job if job.is_alive else _with_exit(job, int(code), int(signal_number or 0))
-    return found
-
-
-def parse_partitions(text: str) -> dict[str, PartitionInfo]:
-    """Read sinfo's lines in `_SINFO_FORMAT`: name* | availability | limit | nodes | CPUs | gres, merged by name."""
-    found: dict[str, PartitionInfo] = {}
-    for line in text.splitlines():
-        name, state, limit, num_nodes, cpus, gres = line.split("|")[:6]
-        before = found.get(name.removesuffix("*"))
-        kinds = {*(before.gres_per_node if before else ()), *(() if gres == "(null)" else (gres,))}
-        found[name.removesuffix("*")] = PartitionInfo(
-            name=name.removesuffix("*"),
-            state=state,
-            max_time_s=parse_slurm_time_s(limit),
-            num_nodes=int(num_nodes) + (before.num_nodes if before else 0),
-            is_default=name.endswith("*"),
-            cpus_per_node=max(int(cpus.rstrip("+")), before.cpus_per_node if before else 0),
-            gres_per_node=tuple(sorted(kinds)),
-        )
     return found
 
 

@@ -62,7 +62,10 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = 3
     signal_lead: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | Literal["auto"],
-        Meta(description="Seconds before the time limit at which Slurm warns the tasks; auto: 120, or half the limit."),
+        Meta(
+            description="Seconds before the time limit at which Slurm warns the tasks; auto: from the run's measured "
+            "saves and steps, 120 before there are any; at most half the limit."
+        ),
     ] = "auto"
     setup: Annotated[
         list[str],

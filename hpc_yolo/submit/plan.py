@@ -14,6 +14,7 @@ from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.submit.prepare import require_same_training
 
@@ -35,6 +36,7 @@ class Plan:
     local_gpus: tuple[
         str, ...
     ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
+    save_times: SaveTimes | None = None  # measured in this run so far
 
     @property
     def world_size(self) -> int:
@@ -57,7 +59,9 @@ class Plan:
         ]
         afterwards = [sys.executable, "-m", "hpc_yolo", "after-job", str(self.run.path)]
         log = f"{str(self.run.jobs).replace('%', '%%')}/%j.log"
-        return sbatch.script(self.spec, shlex.join(command), shlex.join(afterwards), log=log)
+        return sbatch.script(
+            self.spec, shlex.join(command), shlex.join(afterwards), log=log, save_times=self.save_times
+        )
 
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""
@@ -88,7 +92,8 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     if executor == "slurm":
         cluster = spec.cluster
         tasks, gpus = cluster.num_tasks_per_node, cluster.gpus_per_node
-        return Plan(spec, run, executor, why, cluster.nodes, tasks, gpus, goes_on=run.exists)
+        save_times = read_save_times(run)
+        return Plan(spec, run, executor, why, cluster.nodes, tasks, gpus, goes_on=run.exists, save_times=save_times)
     chosen = chosen_gpus(spec, visible_gpus(environ if environ is not None else current_environment()))
     tasks, gpus = local_tasks(spec, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":

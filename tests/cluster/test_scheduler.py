@@ -10,7 +10,7 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import Finished, JobState, PartitionInfo, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.scheduler import Finished, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
 # Printed by Slurm 22.05.8.
@@ -27,12 +27,6 @@ SACCT = """\
 8|CANCELLED by 0|0:15|gpu[01-02]|2026-11-23T11:42:20
 9|CANCELLED by 0|0:0|None assigned|None
 10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20
-"""
-SINFO = """\
-gpu*|up|1:00:00|2|8|gpu:4
-gpu*|up|1:00:00|3|16+|gpu:a100:8
-long|drain|infinite|1|8|(null)
-week|up|7-00:00:00|1|8|gpu:4
 """
 FORGOTTEN = Finished(1, "", "slurm_load_jobs error: Invalid job id specified\n")
 NO_DATABASE = Finished(1, "", "sacct: error: Problem talking to the database: Connection refused\n")
@@ -101,14 +95,6 @@ def test_a_state_says_whether_the_job_waits_and_lives(state: str, waits: bool, l
     """A submitter that takes a requeued job for dead queues a second one into the same run directory."""
     job = JobState("1", state)
     assert (job.is_waiting, job.is_alive) == (waits, lives)
-
-
-def test_reads_partitions_of_mixed_nodes() -> None:
-    assert scheduler.parse_partitions(SINFO) == {
-        "gpu": PartitionInfo("gpu", "up", 3600, 5, True, 16, ("gpu:4", "gpu:a100:8")),
-        "long": PartitionInfo("long", "drain", None, 1, False, 8, ()),
-        "week": PartitionInfo("week", "up", 604800, 1, False, 8, ("gpu:4",)),
-    }
 
 
 def test_jobs_are_asked_for_in_one_call_each() -> None:
@@ -196,8 +182,8 @@ def test_a_machine_without_slurm_is_told_from_one_whose_controller_is_silent(
     """`auto` must fall back to local processes at once, without an error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert scheduler.probe() == SchedulerProbe(False, "sbatch is not installed here")
-    with pytest.raises(SchedulerUnavailable, match="sinfo is not installed"):
-        scheduler.partitions()
+    with pytest.raises(SchedulerUnavailable, match="scontrol is not installed"):
+        scheduler.shown_settings("config", 3.0)
     assert scheduler.probe(run=Recorded()).available is False
 
 
@@ -347,13 +333,6 @@ def test_a_start_is_estimated_and_nothing_queued(in_slurm: SlurmCluster, script:
     assert in_slurm.run("squeue", "--noheader") == ""
 
 
-@pytest.mark.usefixtures("in_slurm")
-def test_finds_the_real_partitions() -> None:
-    found = scheduler.partitions()
-    assert sorted(found) == ["gpu", "high", "preempt"]
-    assert found["gpu"] == PartitionInfo("gpu", "up", 3600, 2, True, 8, ("gpu:4",))
-
-
 def test_without_its_database_slurm_is_still_read(
     without_accounting: SlurmCluster, script: Callable[[str], Path]
 ) -> None:
@@ -377,7 +356,7 @@ def test_without_a_controller_the_answer_comes_in_time(
         assert scheduler.probe(timeout_s=3.0) == SchedulerProbe(False, "the Slurm controller is down")
         for ask in (
             lambda: scheduler.job_states(["1"]),
-            scheduler.partitions,
+            lambda: scheduler.shown_settings("partition", 0.5),
             lambda: scheduler.submit_script(path),
             lambda: scheduler.requeue("1"),
             lambda: scheduler.cancel(["1"]),

@@ -1,0 +1,188 @@
+"""What a site's settings say about a job's end: Slurm's configuration, partitions and qualities of service.
+
+`site_settings`, `partitions` and `qos_limits` ask Slurm, with a time limit each; the `parse_*` functions are pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.scheduler import Run, parse_slurm_time_s, run_command
+from hpc_yolo.errors import ClusterError
+
+ANSWER_TIMEOUT_S = 3.0
+DEFAULT_CRED_EXPIRE_S = 120
+DEFAULT_MAX_REQUEUES = 5
+LEAST_KILL_WAIT_S = 5  # Slurm waits at least this long between SIGTERM and SIGKILL, whatever KillWait says
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What `scontrol show config` says.
+
+    Attributes:
+        kill_wait_s: from SIGTERM to SIGKILL.
+        cred_expire_s: how long a requeued job waits at most before it may start again.
+        job_requeue: whether a job that says nothing may be requeued.
+        preempt_type: none, partition_prio or qos.
+        preempt_mode: in capitals, such as REQUEUE, CANCEL, OFF or GANG,SUSPEND.
+        sends_user_signal: a preempted job gets the signal of --signal in place of SIGTERM.
+        slurmd_timeout_s: after which a node that does not answer is down; 0: never.
+        min_job_age_s: how long squeue knows a job that is over.
+        submit_plugins: programs of the site that may change a job when it is submitted; may be empty.
+        max_requeues: failed launches after which Slurm holds a job.
+    """
+
+    version: str
+    kill_wait_s: int
+    cred_expire_s: int
+    job_requeue: bool
+    preempt_type: str
+    preempt_mode: str
+    sends_user_signal: bool
+    kills_on_bad_exit: bool
+    slurmd_timeout_s: int
+    min_job_age_s: int
+    has_accounting: bool
+    submit_plugins: str
+    max_requeues: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition. `max_time_s`, `default_time_s` None: unlimited. `preempt_mode` as in `SiteSettings`."""
+
+    name: str
+    state: str
+    is_default: bool
+    num_nodes: int
+    max_time_s: int | None
+    default_time_s: int | None
+    grace_s: int
+    preempt_mode: str
+
+
+@dataclass(frozen=True)
+class QosLimits:
+    """Preemption by quality of service. `preempt_mode` CLUSTER: that of the site."""
+
+    grace_s: int
+    preempt_mode: str
+
+
+def site_settings(*, run: Run = run_command) -> SiteSettings:
+    """The site's settings.
+
+    Raises:
+        SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
+        ClusterError: an answer that is no configuration.
+    """
+    return parse_site_settings(scheduler.shown_settings("config", ANSWER_TIMEOUT_S, run=run))
+
+
+def partitions(*, run: Run = run_command) -> dict[str, Partition]:
+    """All partitions by name, hidden ones too.
+
+    Raises:
+        SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
+    """
+    return parse_partitions(scheduler.shown_settings("partition", ANSWER_TIMEOUT_S, run=run))
+
+
+def qos_limits(*, run: Run = run_command) -> dict[str, QosLimits]:
+    """All qualities of service by name.
+
+    Raises:
+        ClusterError: no accounting, or no answer within `ANSWER_TIMEOUT_S`.
+    """
+    return parse_qos_limits(scheduler.shown_qos(ANSWER_TIMEOUT_S, run=run))
+
+
+def chosen_partition(wanted: str | None, found: Mapping[str, Partition]) -> Partition | None:
+    """The partition `wanted`, or the default one where nothing is said; None where the site has no default.
+
+    Raises:
+        ClusterError: there is no such partition.
+    """
+    if wanted is None:
+        return next((partition for partition in found.values() if partition.is_default), None)
+    if wanted not in found:
+        raise ClusterError(
+            f"cluster.partition: there is no partition {wanted!r} here; there are {', '.join(sorted(found)) or 'none'}",
+            hint="choose one with --partition NAME",
+        )
+    return found[wanted]
+
+
+def parse_site_settings(text: str) -> SiteSettings:
+    """Read `scontrol show config`: a `Name = value` a line, times as `30 sec`, what is not set as `(null)`.
+
+    Raises:
+        ClusterError: it has no KillWait, so it is no configuration.
+    """
+    pairs = (line.partition("=") for line in text.splitlines())
+    config = {name.strip(): value.strip() for name, equals, value in pairs if equals}
+    if "KillWait" not in config:
+        raise ClusterError(f"scontrol shows no configuration: {text.strip()[:200] or 'nothing'}")
+    # Where a site wants the user's signal at preemption moved between versions of Slurm.
+    parameters = f"{config.get('PreemptParameters', '')},{config.get('SlurmctldParameters', '')}"
+    preempt_type = config.get("PreemptType", "").removeprefix("preempt/")
+    return SiteSettings(
+        version=config.get("SLURM_VERSION", ""),
+        kill_wait_s=_whole(config["KillWait"], 30),
+        cred_expire_s=_whole_after("cred_expire=", config.get("AuthInfo", ""), DEFAULT_CRED_EXPIRE_S),
+        job_requeue=_whole(config.get("JobRequeue", ""), 1) != 0,
+        preempt_type="none" if preempt_type in ("", "(null)") else preempt_type,
+        preempt_mode=config.get("PreemptMode", "OFF").upper(),
+        sends_user_signal="send_user_signal" in parameters.lower(),
+        kills_on_bad_exit=_whole(config.get("KillOnBadExit", ""), 0) != 0,
+        slurmd_timeout_s=_whole(config.get("SlurmdTimeout", ""), 300),
+        min_job_age_s=_whole(config.get("MinJobAge", ""), 300),
+        has_accounting=config.get("AccountingStorageType", "").endswith("/slurmdbd"),
+        submit_plugins="" if (plugins := config.get("JobSubmitPlugins", "")) == "(null)" else plugins,
+        max_requeues=_max_requeues(config),
+    )
+
+
+def parse_partitions(text: str) -> dict[str, Partition]:
+    """Read `scontrol --oneliner show partition`: one partition a line, `Name=value` with spaces between."""
+    found = {}
+    for line in text.splitlines():
+        fields = dict(word.partition("=")[::2] for word in line.split())
+        if "PartitionName" in fields:
+            found[fields["PartitionName"]] = Partition(
+                name=fields["PartitionName"],
+                state=fields["State"],
+                is_default=fields["Default"] == "YES",
+                num_nodes=int(fields["TotalNodes"]),
+                max_time_s=parse_slurm_time_s(fields["MaxTime"]),
+                default_time_s=parse_slurm_time_s(fields["DefaultTime"]),
+                grace_s=int(fields["GraceTime"]),
+                preempt_mode=fields["PreemptMode"].upper(),
+            )
+    return found
+
+
+def parse_qos_limits(text: str) -> dict[str, QosLimits]:
+    """Read sacctmgr's lines: name | grace time | preempt mode."""
+    rows = [line.split("|") for line in text.splitlines()]
+    return {name: QosLimits(parse_slurm_time_s(grace) or 0, mode.upper()) for name, grace, mode in rows}
+
+
+def _whole(text: str, otherwise: int) -> int:
+    """The number that `text` begins with, such as 30 of "30 sec"."""
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else otherwise
+
+
+def _whole_after(word: str, text: str, otherwise: int) -> int:
+    _, found, rest = text.partition(word)
+    return _whole(rest, otherwise) if found else otherwise
+
+
+def _max_requeues(config: Mapping[str, str]) -> int:
+    told = _whole(config.get("MaxBatchRequeue", ""), DEFAULT_MAX_REQUEUES)
+    return _whole_after("max_batch_requeue=", config.get("SchedulerParameters", ""), told)

@@ -1,0 +1,272 @@
+"""What a site's settings and a run's measured figures mean for a run: pure, settings in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+
+from hpc_yolo import sbatch
+from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
+from hpc_yolo.doctor.window import StopWindow, stop_window
+from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.runs.save_times import SaveTimes
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+SAVE_SHARE = 0.4  # of the seconds that a preempted job has; the rest is for steps, a slow moment of the disk, Slurm
+STEPS_TO_STOP = 2  # the step under way, and the one in which the ranks agree
+SHORT_WAIT_S = 30
+NOT_MEASURED = "not measured yet; the state of yolov5s (86 MB) took 0.15 s on a local disk"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at. A warning would lose work or keep a run from going on; `advice` says what to do."""
+
+    OK: ClassVar[str] = "ok"
+    NOTE: ClassVar[str] = "note"
+    WARNING: ClassVar[str] = "warning"
+
+    level: str
+    what: str
+    seen: str
+    why: str = ""
+    advice: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return "; ".join(part for part in (f"{self.what}: {self.seen}", self.why, self.advice) if part)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Save times, and the name of the run that has them. `is_own`: it is the run of the spec, not one beside it."""
+
+    times: SaveTimes
+    run_name: str
+    is_own: bool
+
+
+def site_findings(settings: SiteSettings, cluster: ClusterSpec) -> Iterator[Finding]:
+    """What holds in all partitions of the site, for a job as `cluster` asks for it."""
+    yield _requeue(settings, cluster)
+    yield _wait(settings, cluster)
+    yield _launches(settings)
+    yield _lost_node(settings)
+    yield _dead_rank(settings)
+    yield _memory_of_jobs(settings)
+    if settings.sends_user_signal:
+        yield Finding(
+            level=Finding.NOTE,
+            what="signal",
+            seen=f"a preempted job is told by SIG{sbatch.USER_SIGNAL}, not by SIGTERM",
+            why="it looks like a time limit to its tasks; they save and leave in the same way",
+        )
+
+
+def run_findings(
+    settings: SiteSettings, partition: Partition | None, qos: QosLimits | None, spec: Spec, measured: Measured | None
+) -> Iterator[Finding]:
+    """What becomes of a job of `spec` in `partition` (None: not known) when it is interrupted."""
+    window = stop_window(settings, partition, qos)
+    yield preemption(window, partition, spec.cluster)
+    yield _save(window, spec, measured)
+    if partition is not None:
+        yield _limit(partition, spec.cluster, measured)
+        if partition.state != "UP":
+            yield Finding(
+                level=Finding.WARNING,
+                what="partition",
+                seen=f"{partition.name} is {partition.state}",
+                why="jobs wait there and do not start",
+                advice="another one with --partition NAME; see sinfo",
+            )
+
+
+def losses(settings: SiteSettings, partition: Partition | None, spec: Spec, measured: Measured | None) -> list[Finding]:
+    """The findings that would lose work, for who asks before a job is queued."""
+    found = [*run_findings(settings, partition, None, spec, measured), *site_findings(settings, spec.cluster)]
+    return [finding for finding in found if finding.level == Finding.WARNING]
+
+
+def preemption(window: StopWindow, partition: Partition | None, cluster: ClusterSpec) -> Finding:
+    """What a preempted job has, and what becomes of it."""
+    where = f"partition {partition.name}" if partition is not None else "here"
+    ok = Finding(level=Finding.OK, what="preemption", seen=f"{where}: a preempted job has {window.sum_words}")
+    if not window.is_sure:
+        seen = f"{where}: a preempted job has at least {window.sum_words}"
+        why = "the site preempts by quality of service, and the grace of the job's own is not known"
+        ok = replace_finding(ok, level=Finding.NOTE, seen=seen, why=why, advice="name it: --qos NAME")
+    if window.mode == "none":
+        seen = f"{where}: jobs are not preempted; one that is requeued or cancelled by hand has {window.sum_words}"
+        return replace_finding(ok, level=Finding.OK, seen=seen, why="", advice="")
+    if window.mode == "suspend":
+        why = "it keeps its memory and goes on later where it was; nothing is saved, and nothing needs to be"
+        return replace_finding(ok, level=Finding.NOTE, seen=f"{where}: a preempted job is suspended", why=why)
+    if cluster.requeue == "off":
+        why = "it saves and ends there, as cluster.requeue is off"
+        advice = "submit again to go on, or write cluster.requeue: requeue"
+        return replace_finding(ok, level=Finding.NOTE, why=why, advice=advice)
+    if cluster.requeue == "chain":
+        return replace_finding(ok, why=ok.why or "it saves and ends; the job that follows it starts at once")
+    if window.mode == "cancel":
+        # Without grace the job is COMPLETING from the first signal on, as a cancelled one is.
+        return replace_finding(
+            ok,
+            level=Finding.NOTE if window.grace_s or not window.is_sure else Finding.WARNING,
+            why="after that Slurm cancels it: the run goes on only if it was saved and requeued by then",
+            advice="cluster.requeue: chain has a job waiting that goes on in any case",
+        )
+    return replace_finding(
+        ok, why=ok.why or "it saves and is requeued; where it does not get that far, Slurm requeues it"
+    )
+
+
+def replace_finding(finding: Finding, **changes: str) -> Finding:
+    """`finding` with some fields changed."""
+    return msgspec.structs.replace(finding, **changes)
+
+
+def _save(window: StopWindow, spec: Spec, measured: Measured | None) -> Finding:
+    """Whether stopping fits into the window, by what was measured."""
+    if measured is None:
+        advice = "doctor knows more once the run has saved"
+        return Finding(level=Finding.NOTE, what="save time", seen=NOT_MEASURED, advice=advice)
+    times = measured.times
+    of_run = "" if measured.is_own else f" in run {measured.run_name}"
+    size = f"{times.size_bytes / 1e6:.0f} MB"
+    seen = (
+        f"{times.save_s:.2f} s{of_run} for {size} (the longest of the last ones), the slowest step {times.step_s:.2f} s"
+    )
+    if window.mode == "suspend":
+        return Finding(level=Finding.OK, what="save time", seen=seen)
+    limit_s = SAVE_SHARE * window.seconds
+    stop_s = STEPS_TO_STOP * times.step_s + times.save_s
+    if times.save_s <= limit_s and stop_s <= window.seconds:
+        why = f"fits: a save may take {SAVE_SHARE:.0%} of the {window.seconds} s, which are {limit_s:.1f} s"
+        return Finding(level=Finding.OK, what="save time", seen=seen, why=why)
+    if times.save_s > limit_s:
+        why = f"too long: a save may take {SAVE_SHARE:.0%} of the {window.seconds} s, which are {limit_s:.1f} s"
+    else:
+        why = f"too long: up to {STEPS_TO_STOP} steps and a save take {stop_s:.1f} s of the {window.seconds} s"
+    return Finding(
+        level=Finding.NOTE if window.mode == "none" else Finding.WARNING,
+        what="save time",
+        seen=seen,
+        why=f"{why}; what was done since the last checkpoint would be lost",
+        advice=_faster(spec, is_save=times.save_s > limit_s),
+    )
+
+
+def _faster(spec: Spec, *, is_save: bool) -> str:
+    """What to change where stopping takes too long."""
+    first = "output: a folder on a faster file system" if is_save else "a smaller train.batch"
+    every_s = spec.checkpoint.every_s
+    then = "" if every_s is None else f", now {every_s}"
+    return f"{first}; a partition with a longer GraceTime; or a smaller checkpoint.every_s{then}: less is lost then"
+
+
+def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None) -> Finding:
+    """The time limit, and how long before it the job is told."""
+    own_times = measured.times if measured is not None and measured.is_own else None
+    lead_s = sbatch.signal_lead_s(cluster, own_times)
+    ok = Finding(
+        level=Finding.OK,
+        what="time limit",
+        seen=f"{cluster.time}, SIG{sbatch.USER_SIGNAL} {lead_s} s before it",
+        why="the warning may come up to 60 s earlier"
+        if own_times is not None
+        else "nothing was measured in this run yet",
+    )
+    if cluster.time is not None:
+        if partition.max_time_s is None or parse_time_s(cluster.time) <= partition.max_time_s:
+            return ok
+        allowed = format_time(partition.max_time_s)
+        return replace_finding(
+            ok,
+            level=Finding.WARNING,
+            seen=f"{cluster.time} is over the {allowed} of partition {partition.name}",
+            why="Slurm would refuse the job or keep it waiting",
+            advice=f"cluster.time: {allowed}; a run goes on in the next job",
+        )
+    limit_s = partition.default_time_s or partition.max_time_s
+    if limit_s is None:
+        return replace_finding(ok, seen=f"none in partition {partition.name}", why="")
+    seen = f"{format_time(limit_s)} of partition {partition.name}, as cluster.time says nothing"
+    if lead_s * 2 <= limit_s:
+        return replace_finding(ok, seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {lead_s} s before it")
+    return replace_finding(
+        ok,
+        level=Finding.WARNING,
+        seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {lead_s} s before it",
+        why="most of every job would be spent after the warning",
+        advice=f"cluster.time: {format_time(limit_s)}, so that the warning follows from it, or a longer one",
+    )
+
+
+def _requeue(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
+    """Whether a job may be put back into the queue."""
+    ok = Finding(level=Finding.OK, what="requeue", seen=f"JobRequeue={int(settings.job_requeue)}")
+    if cluster.requeue != "requeue":
+        return replace_finding(ok, why=f"not asked for: cluster.requeue is {cluster.requeue}")
+    why = "jobs ask for it themselves with --requeue"
+    if settings.submit_plugins:
+        return replace_finding(
+            ok,
+            level=Finding.NOTE,
+            seen=f"{ok.seen}, and jobs pass the site's {settings.submit_plugins} plugin when they are submitted",
+            why=f"{why}, which such a program may take away",
+            advice="if scontrol show job has Requeue=0: cluster.requeue: chain",
+        )
+    return replace_finding(ok, why=why)
+
+
+def _wait(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
+    """How long a requeued job waits."""
+    seen = f"a requeued job waits up to {settings.cred_expire_s} s before it may start (cred_expire)"
+    if settings.cred_expire_s <= SHORT_WAIT_S or cluster.requeue != "requeue":
+        return Finding(level=Finding.OK, what="waiting", seen=seen)
+    advice = "cluster.requeue: chain starts at once where nodes are free"
+    return Finding(level=Finding.NOTE, what="waiting", seen=seen, why="the nodes may be idle meanwhile", advice=advice)
+
+
+def _launches(settings: SiteSettings) -> Finding:
+    return Finding(
+        level=Finding.OK,
+        what="launches",
+        seen=f"after {settings.max_requeues} launches that fail Slurm holds a job",
+        why="it then waits with the reason JobHoldMaxRequeue, which hpc-yolo status shows; scontrol release frees it",
+    )
+
+
+def _lost_node(settings: SiteSettings) -> Finding:
+    if settings.slurmd_timeout_s == 0:
+        return Finding(
+            level=Finding.NOTE,
+            what="lost node",
+            seen="SlurmdTimeout=0: Slurm never calls a silent node down",
+            why="the job is not requeued for it; the watchdog ends it, and then it is",
+        )
+    seen = f"a node that is silent for {settings.slurmd_timeout_s} s is down (SlurmdTimeout), and its jobs are requeued"
+    return Finding(level=Finding.OK, what="lost node", seen=seen)
+
+
+def _dead_rank(settings: SiteSettings) -> Finding:
+    seen = f"KillOnBadExit={int(settings.kills_on_bad_exit)}"
+    why = "no matter: the job's srun has --kill-on-bad-exit=1 of its own"
+    return Finding(level=Finding.OK, what="dead rank", seen=seen, why=why)
+
+
+def _memory_of_jobs(settings: SiteSettings) -> Finding:
+    """How long Slurm knows of a job that is over."""
+    if settings.has_accounting:
+        seen = f"squeue knows a job that is over for {settings.min_job_age_s} s, accounting for good"
+        return Finding(level=Finding.OK, what="old jobs", seen=seen)
+    return Finding(
+        level=Finding.NOTE,
+        what="old jobs",
+        seen=f"no accounting: Slurm forgets a job {settings.min_job_age_s} s after its end (MinJobAge)",
+        why="why an attempt ended is then told by the journal alone; one that ended without a word counts as killed",
+    )

@@ -1,0 +1,154 @@
+"""The doctor's visit: ask Slurm, read what runs have measured, and put the findings together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from hpc_yolo import sbatch
+from hpc_yolo.cluster import site
+from hpc_yolo.cluster.site import QosLimits, SiteSettings
+from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings
+from hpc_yolo.doctor.window import stop_window
+from hpc_yolo.errors import ClusterError, HpcYoloError, SchedulerUnavailable
+from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.runs.save_times import SaveTimes, read_save_times
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+NEIGHBOURS = 10  # runs beside a new one that are looked into for save times
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        slurm: its version, or a clause that says why nothing is known.
+        answers: whether Slurm is here and answered; None where it is not installed.
+        stop_s: seconds that a preempted job has, by partition.
+        save_times, measured_in: what was measured, and the run that has it.
+        signal_lead_s: seconds before the time limit at which a job of the spec is warned; None without a spec.
+    """
+
+    slurm: str
+    answers: bool | None
+    stop_s: dict[str, int]
+    save_times: SaveTimes | None
+    measured_in: str | None
+    signal_lead_s: int | None
+    findings: list[Finding]
+
+    @property
+    def exit_code(self) -> int:
+        """For scripts: 0 all well, 4 something would lose work, 5 Slurm does not answer."""
+        if any(finding.level == Finding.WARNING for finding in self.findings):
+            return ClusterError.exit_code
+        return SchedulerUnavailable.exit_code if self.answers is False else 0
+
+
+def examine(spec: Spec | None) -> Report:
+    """Look at the site, for the run of `spec` or in general. Takes a few seconds at most, whoever does not answer.
+
+    Raises:
+        ClusterError: the spec names a partition that is not there.
+    """
+    measured = None if spec is None else find_measured(spec)
+    own_times = measured.times if measured is not None and measured.is_own else None
+    slurm, answers, stop_s, findings = _look(spec, measured)
+    return Report(
+        slurm=slurm,
+        answers=answers,
+        stop_s=stop_s,
+        save_times=None if measured is None else measured.times,
+        measured_in=None if measured is None else measured.run_name,
+        signal_lead_s=None if spec is None else sbatch.signal_lead_s(spec.cluster, own_times),
+        findings=findings,
+    )
+
+
+def find_measured(spec: Spec) -> Measured | None:
+    """What the run of `spec` has measured, else the newest run beside it with the same network."""
+    own = RunDirectory(Path(spec.output) / spec.name)
+    if (times := read_save_times(own)) is not None:
+        return Measured(times, own.name, is_own=True)
+    beside = [(run.journal.stat().st_mtime, run.path) for run in find_runs(own.path.parent) if run.journal.exists()]
+    for _, path in sorted(beside, reverse=True)[:NEIGHBOURS]:
+        run = RunDirectory(path)
+        times = read_save_times(run)
+        if times is not None and _network_of(run) == _network(spec):
+            return Measured(times, run.name, is_own=False)
+    return None
+
+
+def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | None, dict[str, int], list[Finding]]:
+    """(what Slurm is, whether it answers, seconds by partition, findings)."""
+    if spec is not None and spec.cluster.executor in ("local", "debug"):
+        return f"Slurm is not asked: cluster.executor is {spec.cluster.executor}", None, {}, [_local()]
+    if shutil.which("scontrol") is None:
+        return "Slurm is not installed here", None, {}, [_local()]
+    try:
+        settings = site.site_settings()
+        partitions = site.partitions()
+    except SchedulerUnavailable as error:
+        return f"Slurm does not answer: {error.message}", False, {}, [_silent(error)]
+    cluster = ClusterSpec() if spec is None else spec.cluster
+    qos, findings = _qos(settings, cluster)
+    if spec is None:
+        chosen = partitions
+        findings += [preemption(stop_window(settings, row, qos), row, cluster) for row in partitions.values()]
+    else:
+        partition = site.chosen_partition(cluster.partition, partitions)
+        chosen = {} if partition is None else {partition.name: partition}
+        findings += run_findings(settings, partition, qos, spec, measured)
+    findings += site_findings(settings, cluster)
+    stop_s = {name: stop_window(settings, row, qos).seconds for name, row in chosen.items()}
+    return f"Slurm {settings.version}", True, stop_s, findings
+
+
+def _qos(settings: SiteSettings, cluster: ClusterSpec) -> tuple[QosLimits | None, list[Finding]]:
+    """(limits of the quality of service that the job names, what is to be said of it), where they matter."""
+    if settings.preempt_type != "qos" or cluster.qos is None:
+        return None, []
+    try:
+        found = site.qos_limits()
+    except ClusterError as error:
+        return None, [Finding(level=Finding.NOTE, what="quality of service", seen=f"not known: {error.message}")]
+    if cluster.qos not in found:
+        raise ClusterError(
+            f"cluster.qos: there is no quality of service {cluster.qos!r} here; there are {', '.join(sorted(found))}",
+            hint="choose one with --qos NAME",
+        )
+    return found[cluster.qos], []
+
+
+def _network(spec: Spec) -> str:
+    return Path(spec.model or spec.weights).name
+
+
+def _network_of(run: RunDirectory) -> str | None:
+    try:
+        return _network(load_spec(run.spec))
+    except HpcYoloError:
+        return None  # of another version
+
+
+def _local() -> Finding:
+    return Finding(
+        level=Finding.OK,
+        what="local runs",
+        seen="processes on this machine; nobody preempts them and they have no time limit",
+        why="Ctrl-C, or SIGTERM to hpc-yolo's tasks, saves after the running step; Ctrl-C again leaves at once",
+        advice="submit the spec again to go on",
+    )
+
+
+def _silent(error: SchedulerUnavailable) -> Finding:
+    return Finding(
+        level=Finding.NOTE,
+        what="Slurm",
+        seen=error.message,
+        why="running jobs go on without it; a stopping one cannot be requeued before it is back",
+        advice="ask again later; see scontrol ping",
+    )

@@ -1,0 +1,126 @@
+"""A site's settings as Slurm prints them: recorded texts with the variations of other sites, then the real cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.cluster import site
+from hpc_yolo.cluster.scheduler import Finished
+from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
+from hpc_yolo.errors import ClusterError
+
+RECORDED = Path(__file__).parent / "recorded"  # printed by Slurm 22.05.8
+CONFIG = (RECORDED / "show_config.txt").read_text()
+PARTITIONS = (RECORDED / "show_partition.txt").read_text()
+TEST_CLUSTER = SiteSettings(
+    version="22.05.8",
+    kill_wait_s=5,
+    cred_expire_s=5,
+    job_requeue=True,
+    preempt_type="partition_prio",
+    preempt_mode="REQUEUE",
+    sends_user_signal=False,
+    kills_on_bad_exit=False,
+    slurmd_timeout_s=30,
+    min_job_age_s=300,
+    has_accounting=True,
+    submit_plugins="",
+    max_requeues=5,
+)
+TEST_PARTITIONS = {
+    "gpu": Partition("gpu", "UP", True, 2, 3600, 600, 0, "OFF"),
+    "preempt": Partition("preempt", "UP", False, 2, 3600, 600, 20, "REQUEUE"),
+    "high": Partition("high", "UP", False, 2, 3600, 600, 0, "OFF"),
+}
+
+
+def config_with(**values: str | None) -> str:
+    """The recorded configuration with other values; None leaves the line out, a new name is added."""
+    lines = [line for line in CONFIG.splitlines() if line.partition("=")[0].strip() not in values]
+    return "\n".join([*lines, *(f"{name:24}= {value}" for name, value in values.items() if value is not None)])
+
+
+def test_reads_the_recorded_settings():
+    assert site.parse_site_settings(CONFIG) == TEST_CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "expected"),
+    [
+        ({"KillWait": "30 sec"}, "kill_wait_s", 30),
+        ({"AuthInfo": "(null)"}, "cred_expire_s", 120),
+        ({"AuthInfo": "socket=/run/munge.socket"}, "cred_expire_s", 120),
+        ({"AuthInfo": "cred_expire=600,ttl=5"}, "cred_expire_s", 600),
+        ({"JobRequeue": "0"}, "job_requeue", False),
+        ({"PreemptType": "preempt/none"}, "preempt_type", "none"),
+        ({"PreemptType": "(null)"}, "preempt_type", "none"),  # since 23.11
+        ({"PreemptType": "preempt/qos"}, "preempt_type", "qos"),
+        ({"PreemptMode": "GANG,SUSPEND"}, "preempt_mode", "GANG,SUSPEND"),
+        ({"SlurmctldParameters": "preempt_send_user_signal,enable_configless"}, "sends_user_signal", True),
+        ({"PreemptParameters": "send_user_signal"}, "sends_user_signal", True),  # where newer versions have it
+        ({"PreemptParameters": "(null)"}, "sends_user_signal", False),
+        ({"KillOnBadExit": "1"}, "kills_on_bad_exit", True),
+        ({"SlurmdTimeout": "0 sec"}, "slurmd_timeout_s", 0),
+        ({"MinJobAge": "2 sec"}, "min_job_age_s", 2),
+        ({"AccountingStorageType": "accounting_storage/none"}, "has_accounting", False),
+        ({"AccountingStorageType": "(null)"}, "has_accounting", False),
+        ({"AccountingStorageType": None}, "has_accounting", False),
+        ({"JobSubmitPlugins": "lua"}, "submit_plugins", "lua"),
+        ({"MaxBatchRequeue": "9"}, "max_requeues", 9),
+        ({"SchedulerParameters": "bf_interval=2,max_batch_requeue=2"}, "max_requeues", 2),
+    ],
+)
+def test_reads_the_settings_of_other_sites(values, field, expected):
+    assert getattr(site.parse_site_settings(config_with(**values)), field) == expected
+
+
+@pytest.mark.parametrize("text", ["", "Slurmctld(primary) at vm is DOWN\n", config_with(KillWait=None)])
+def test_what_is_no_configuration_is_refused(text):
+    """Defaults in place of settings that were never read would be promises about nothing."""
+    with pytest.raises(ClusterError, match="shows no configuration"):
+        site.parse_site_settings(text)
+
+
+def test_reads_the_recorded_partitions():
+    assert site.parse_partitions(PARTITIONS) == TEST_PARTITIONS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "expected"),
+    [
+        ("MaxTime=01:00:00", "MaxTime=UNLIMITED", "max_time_s", None),
+        ("MaxTime=01:00:00", "MaxTime=7-00:00:00", "max_time_s", 604800),
+        ("DefaultTime=00:10:00", "DefaultTime=NONE", "default_time_s", None),
+        ("PreemptMode=REQUEUE", "PreemptMode=GANG,SUSPEND", "preempt_mode", "GANG,SUSPEND"),
+        ("State=UP", "State=DRAIN", "state", "DRAIN"),
+    ],
+)
+def test_reads_the_partitions_of_other_sites(before, after, field, expected):
+    found = site.parse_partitions(PARTITIONS.replace(before, after))
+    assert getattr(found["preempt"], field) == expected
+
+
+def test_reads_qualities_of_service():
+    assert site.parse_qos_limits("normal|00:00:00|cluster\nscavenge|00:02:30|requeue\n") == {
+        "normal": QosLimits(0, "CLUSTER"),
+        "scavenge": QosLimits(150, "REQUEUE"),
+    }
+
+
+def test_a_partition_that_is_not_there_is_named_with_those_that_are():
+    assert site.chosen_partition(None, TEST_PARTITIONS) == TEST_PARTITIONS["gpu"]
+    assert site.chosen_partition(None, {"high": TEST_PARTITIONS["high"]}) is None
+    with pytest.raises(ClusterError, match=r"no partition 'gpus' here; there are gpu, high, preempt"):
+        site.chosen_partition("gpus", TEST_PARTITIONS)
+
+
+def test_a_refusal_has_slurms_own_words():
+    with pytest.raises(ClusterError, match="Access/permission denied"):
+        site.partitions(run=lambda *_: Finished(1, "", "slurm_load_partitions error: Access/permission denied\n"))
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_the_real_cluster_is_the_recorded_one():
+    assert site.site_settings() == TEST_CLUSTER
+    assert site.partitions() == TEST_PARTITIONS
+    assert site.qos_limits() == {"normal": QosLimits(0, "CLUSTER")}

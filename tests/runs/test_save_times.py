@@ -1,0 +1,54 @@
+"""How long a stop takes, from what a run's journal has."""
+
+import pytest
+
+from hpc_yolo.runs import save_times
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import CheckpointSaved, StepLogged
+from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.save_times import SaveTimes, measured_times, read_save_times
+
+
+def saved(seconds: float, name: str = "state-0001-000000008.safetensors", size_bytes: int = 100) -> CheckpointSaved:
+    return CheckpointSaved(epoch=0, step=8, path=f"checkpoints/{name}", size_bytes=size_bytes, seconds=seconds)
+
+
+def logged(*rank_step_s: float) -> StepLogged:
+    return StepLogged(
+        epoch=0, step=8, box=None, obj=None, cls=None, grad_norm=None, lr=0.1, images_per_s=1.0,
+        rank_step_s=list(rank_step_s), rank_data_wait_s=[], rank_mem_bytes=[],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([], None),
+        ([logged(1.0)], None),
+        ([saved(9.0, "best.safetensors"), saved(9.0, "epoch3.safetensors")], None),  # weights alone
+        ([saved(0.2), saved(0.5), saved(0.3)], SaveTimes(0.5, 0.0, 100)),
+        ([saved(9.0), *[saved(0.2)] * 20], SaveTimes(0.2, 0.0, 100)),  # a slow first one is forgotten
+        ([saved(0.2), logged(1.0, 4.0), logged(2.0, 1.0)], SaveTimes(0.2, 4.0, 100)),
+        ([saved(0.2), saved(0.1, size_bytes=200)], SaveTimes(0.2, 0.0, 200)),
+    ],
+)
+def test_the_longest_of_the_last_saves_and_the_slowest_step_count(events, expected):
+    assert measured_times(events) == expected
+
+
+def test_a_long_journal_is_read_from_its_end(tmp_path, monkeypatch):
+    """A run of weeks has a journal of hundreds of megabytes, and `submit` reads it."""
+    run = RunDirectory(tmp_path)
+    writer = JournalWriter(run.journal, attempt=1)
+    for seconds in (9.0, 0.25):
+        writer.write(saved(seconds))
+    last_bytes = len(run.journal.read_bytes().splitlines()[-1])
+    monkeypatch.setattr(save_times, "TAIL_BYTES", last_bytes + 20)
+    assert read_save_times(run) == SaveTimes(0.25, 0.0, 100)
+
+
+def test_no_journal_and_one_that_cannot_be_read_have_no_figures(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert read_save_times(run) is None
+    run.journal.mkdir()
+    assert read_save_times(run) is None
