@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo data synth datasets/shapes
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*,hpc_yolo/sbatch.py'
+
+soak: $(VENV)/.installed-for-tests
+	sh tests/cluster/install_packages.sh
+	$(BIN)/pytest -m soak
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent / "cluster"))
 sys.path.insert(0, str(Path(__file__).parent / "weights"))
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 sys.path.insert(0, str(Path(__file__).parent / "survive"))
+sys.path.insert(0, str(Path(__file__).parent / "end_to_end"))
 
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent

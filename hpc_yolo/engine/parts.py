@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from hpc_yolo import checkpoint
 from hpc_yolo.checkpoint import ModelDescription, Progress, TrainingState
@@ -57,12 +56,6 @@ class TrainingParts:
         """Mixed precision where the device has it."""
         dtype = self.autocast_dtype
         return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-    def gradients_kept_local(self, kept: bool) -> AbstractContextManager[object]:
-        """Between optimiser steps gradients stay on their rank: the last backward pass sums them over all."""
-        if kept and isinstance(self.trained, DistributedDataParallel):
-            return self.trained.no_sync()
-        return contextlib.nullcontext()
 
     def restore(self, state: TrainingState) -> None:
         """Go on from `state`.

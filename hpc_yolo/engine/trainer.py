@@ -150,14 +150,14 @@ class Trainer:
         updates = step - self.progress.last_optimizer_step >= settings.accumulate
         images = self.scaled(batch.images.to(device, non_blocking=True))
         targets = batch.targets.to(device, non_blocking=True)
-        with parts.gradients_kept_local(not updates):
-            with parts.autocast(device):
-                predictions = parts.trained(images)
-            terms = parts.loss(
-                [level.to(parts.dtype) for level in predictions], targets, self.world.sum_over_ranks, self.world.size
-            )
-            # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts.
-            parts.scaler.scale(terms.total * self.world.size).backward()
+        with parts.autocast(device):
+            predictions = parts.trained(images)
+        terms = parts.loss(
+            [level.to(parts.dtype) for level in predictions], targets, self.world.sum_over_ranks, self.world.size
+        )
+        # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts. It averages
+        # at every step, also between optimiser steps: what has gathered is then the same on all ranks, bit by bit.
+        parts.scaler.scale(terms.total * self.world.size).backward()
         items = terms.items.detach()
         self.finite.note(step, items)
         if updates:
@@ -316,9 +316,8 @@ class Trainer:
         self.require_finite()
         self.progress.rank_items = self.meter.rank_sums()
         self.progress.grad_norm = float(self.grad_norm)
-        gradients = self.pending_gradients()
         if self.world.is_main:
-            self.checkpointer.save_state(gradients)
+            self.checkpointer.save_state(self.pending_gradients())
 
     def resume_epoch(self) -> None:
         """Set the meter to where `progress` stands in its epoch."""
@@ -327,11 +326,9 @@ class Trainer:
         self.meter.resume_epoch(self.progress.rank_items, epoch_steps, log_steps)
 
     def pending_gradients(self) -> dict[str, torch.Tensor]:
-        """What the batches since the last optimiser step have accumulated, averaged over the ranks as DDP would."""
-        if self.progress.last_optimizer_step == self.progress.step - 1:
-            return {}
+        """What the batches since the last optimiser step have gathered."""
         return {
-            name: self.world.sum_over_ranks(parameter.grad) / self.world.size
+            name: parameter.grad
             for name, parameter in self.parts.model.named_parameters()
             if parameter.grad is not None
         }

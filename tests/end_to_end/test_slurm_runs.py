@@ -116,26 +116,6 @@ def signal_every_task(cluster, job_id: str) -> None:
     cluster.run("scancel", "--signal=TERM", job_id)
 
 
-def preempt(cluster, _job_id: str) -> None:
-    cluster.submit("#!/bin/sh\ntrue\n", "--partition=high", "--nodes=2", "--exclusive")
-
-
-@pytest.mark.parametrize("interrupt", [signal_every_task, preempt])
-def test_a_job_that_slurm_interrupts_goes_on_where_it_was(
-    in_slurm, write_spec, hpc_yolo, events_of, tmp_path, interrupt
-):
-    cluster = TWO_BY_TWO | {"partition": "preempt"}
-    spec = write_spec("interrupted", cluster=cluster, train={"epochs": 400, "val_every": 400})
-    hpc_yolo("submit", spec)
-    job_id = json.loads((tmp_path / "runs" / "interrupted" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: len(events_of("interrupted")) > 5, "the run trains", timeout_s=120)
-    interrupt(in_slurm, job_id)
-    wait_until(lambda: len(events_of("interrupted", AttemptStarted)) == 2, "the second attempt", timeout_s=180)
-    first_end = events_of("interrupted", AttemptEnded)[0]
-    assert first_end.requeued
-    assert events_of("interrupted", AttemptStarted)[1].step == first_end.step > 0
-
-
 def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("forbidden", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)

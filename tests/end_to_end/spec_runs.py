@@ -1,0 +1,75 @@
+"""Fixtures: a small drawn set and specs on it, for tests that train for real."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.journal import read_events
+
+ROOT = Path(__file__).parents[2]
+COMMAND_TIMEOUT_S = 240
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """dataset.yaml of 40 training and 8 validation pictures."""
+    return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=40, num_val=8)
+
+
+@pytest.fixture
+def write_spec(tmp_path, shapes) -> Callable[..., Path]:
+    """Write a spec of two short epochs; keyword arguments replace single fields of its sections."""
+
+    def write(name: str, cluster: dict | None = None, train: dict | None = None, **top: object) -> Path:
+        spec = {
+            "name": name,
+            "model": "yolov5n",
+            "data": str(shapes),
+            "output": str(tmp_path / "runs"),
+            "cluster": {"gpus_per_node": 0, "cpus_per_task": 1, "time": "00:05:00"} | (cluster or {}),
+            "train": {"epochs": 2, "batch": 8, "imgsz": 64, "workers": 0} | (train or {}),
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(spec | top))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def hpc_yolo() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user would, in a process of its own."""
+
+    def run(*words: object, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpc_yolo", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            cwd=cwd,
+            env=os.environ | {"COLUMNS": "120"},
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def events_of(tmp_path) -> Callable[..., list]:
+    """The events of a run by name, of one kind or all."""
+
+    def read(name: str, kind: type = object) -> list:
+        events = read_events(RunDirectory(tmp_path / "runs" / name).journal)
+        return [event for event in events if isinstance(event, kind)]
+
+    return read
