@@ -29,10 +29,10 @@ class StopRequest:
 
 
 def end_at_once_until_training() -> None:
-    """Before the first step nothing can be lost: SIGTERM ends a task at once, whoever handled it before, and the
-    warning before a time limit means nothing yet."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    """Before the first step nothing can be lost: SIGTERM and the warning before a time limit end a task at once,
+    whoever handled them before; the batch script queues the job again."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def describe(signal_number: int) -> str:
