@@ -8,6 +8,7 @@ next attempt, for an attempt of which neither was left.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections import Counter
 from collections.abc import Iterable
@@ -21,8 +22,6 @@ from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
 
-STALL_EXIT_CODE = 10
-LEASE_EXIT_CODE = 9
 SIGNAL_BASE = 128  # what a shell adds to the number of a signal that ended a command
 
 # Slurm's word for an earlier start of a job, in sacct.
@@ -54,17 +53,17 @@ def failed_nodes(events: Iterable[AnyEvent]) -> list[str]:
     return sorted({node for event in events if isinstance(event, AttemptEnded) for node in event.failed_nodes})
 
 
-def decide(cause: str, counts: Counter[str], cluster: ClusterSpec) -> Decision:
-    """Whether a run goes on after an attempt that ended by `cause`, which `counts` includes."""
+def decide(cause: str, events: Iterable[AnyEvent], cluster: ClusterSpec) -> Decision:
+    """Whether a run goes on after an attempt that ends by `cause`. `events`: before that is told."""
+    number = count_causes(events)[cause] + 1
     if cause == Cause.PREEMPTED:
-        decision = Decision(True, f"preempted {_times(counts[cause])}, without a limit")
+        decision = Decision(True, f"preempted {_times(number)}, without a limit")
     elif cause == Cause.TIME_LIMIT:
-        decision = _within(cause, counts[cause], cluster.max_timeouts, "cluster.max_timeouts")
+        decision = _within(cause, number, cluster.max_timeouts, "cluster.max_timeouts")
     elif cause == Cause.NODE_FAILURE:
-        decision = _within(cause, counts[cause], cluster.max_node_failures, "cluster.max_node_failures")
-    elif cause in (Cause.KILLED, Cause.STALLED):
-        num_ends = counts[Cause.KILLED] + counts[Cause.STALLED]
-        decision = _within("killed or stalled", num_ends, cluster.max_kills, "cluster.max_kills")
+        decision = _within(cause, number, cluster.max_node_failures, "cluster.max_node_failures")
+    elif cause == Cause.KILLED:
+        decision = _within(cause, number, cluster.max_kills, "cluster.max_kills")
     else:
         return Decision(False, "")
     if cluster.requeue == "off" and decision.again:
@@ -101,8 +100,6 @@ def exit_cause(status: int, failures: Iterable[Failure], job: JobRecord | None, 
         failures: last words of ranks of this start.
     """
     own_words = [failure for failure in failures if not failure.is_echo]
-    if any(failure.exit_code == STALL_EXIT_CODE for failure in own_words):
-        return Cause.STALLED
     if own_words:
         return Cause.ERROR
     if status - SIGNAL_BASE in (signal.SIGTERM, signal.SIGUSR2):  # before the first step, which saves nothing
@@ -150,18 +147,23 @@ def job_of(process: ProcessInfo) -> JobRecord | None:
         return None
 
 
-def requeue(process: ProcessInfo, exclude: list[str]) -> None:
-    """Put this task's job, or its one task of an array, back into the queue, away from failed nodes.
+def put_back(process: ProcessInfo, events: Iterable[AnyEvent]) -> str | None:
+    """Put this task's job, or its one task of an array, back into the queue, away from nodes that failed.
 
     Everything must be durable: Slurm ends the tasks at once.
 
-    Raises:
-        ClusterError: Slurm refuses.
+    Returns:
+        Slurm's words where it refuses.
     """
     assert process.job_id is not None
-    scheduler.requeue(process.job_id)
-    if exclude:
-        scheduler.exclude_nodes(process.job_id, exclude)
+    try:
+        scheduler.requeue(process.job_id)
+    except ClusterError as error:
+        return error.message
+    if exclude := failed_nodes(events):
+        with contextlib.suppress(ClusterError):  # it goes on all the same
+            scheduler.exclude_nodes(process.job_id, exclude)
+    return None
 
 
 def _within(what: str, number: int, limit: int, field: str) -> Decision:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
-from hpc_yolo.checkpoint.file import read_file, read_texts, write_file
+from hpc_yolo.checkpoint.file import read_file, write_file
 from hpc_yolo.errors import CheckpointError
 
 
@@ -140,15 +140,6 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
     if "progress" in texts:
         tensors = _section(tensors, "ema.")
     return tensors, _description(texts, path)
-
-
-def read_description(path: Path) -> ModelDescription:
-    """Which network a checkpoint was made for, from its header alone.
-
-    Raises:
-        CheckpointError: the file is damaged or of another format.
-    """
-    return _description(read_texts(path), path)
 
 
 def _description(texts: Mapping[str, str], path: Path) -> ModelDescription:

@@ -267,15 +267,6 @@ def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) 
     _ask(["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"], CHANGE_TIMEOUT_S, run)
 
 
-def batch_script(job_id: str, *, run: Run = run_command) -> str:
-    """The script that a job was submitted with.
-
-    Raises:
-        ClusterError: Slurm has none, or refuses.
-    """
-    return _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
-
-
 def shown_settings(of_what: str, timeout_s: float, *, run: Run = run_command) -> str:
     """What `scontrol show` prints of `of_what`, config or partition; `cluster.site` reads it.
 

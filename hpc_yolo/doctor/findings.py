@@ -109,15 +109,13 @@ def preemption(window: StopWindow, partition: Partition | None, cluster: Cluster
         why = "it saves and ends there, as cluster.requeue is off"
         advice = "submit again to go on, or write cluster.requeue: requeue"
         return replace_finding(ok, level=Finding.NOTE, why=why, advice=advice)
-    if cluster.requeue == "chain":
-        return replace_finding(ok, why=ok.why or "it saves and ends; the job that follows it starts at once")
     if window.mode == "cancel":
         # Without grace the job is COMPLETING from the first signal on, as a cancelled one is.
         return replace_finding(
             ok,
             level=Finding.NOTE if window.grace_s or not window.is_sure else Finding.WARNING,
             why="after that Slurm cancels it: the run goes on only if it was saved and requeued by then",
-            advice="cluster.requeue: chain has a job waiting that goes on in any case",
+            advice="a partition with a longer GraceTime; or submit the spec again: it goes on from its last checkpoint",
         )
     return replace_finding(
         ok, why=ok.why or "it saves and is requeued; where it does not get that far, Slurm requeues it"
@@ -218,7 +216,7 @@ def _requeue(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
             level=Finding.NOTE,
             seen=f"{ok.seen}, and jobs pass the site's {settings.submit_plugins} plugin when they are submitted",
             why=f"{why}, which such a program may take away",
-            advice="if scontrol show job has Requeue=0: cluster.requeue: chain",
+            advice="if scontrol show job has Requeue=0, submit the spec again after an interruption",
         )
     return replace_finding(ok, why=why)
 
@@ -228,8 +226,9 @@ def _wait(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
     seen = f"a requeued job waits up to {settings.cred_expire_s} s before it may start (cred_expire)"
     if settings.cred_expire_s <= SHORT_WAIT_S or cluster.requeue != "requeue":
         return Finding(level=Finding.OK, what="waiting", seen=seen)
-    advice = "cluster.requeue: chain starts at once where nodes are free"
-    return Finding(level=Finding.NOTE, what="waiting", seen=seen, why="the nodes may be idle meanwhile", advice=advice)
+    why = "the nodes may be idle meanwhile"
+    advice = "a smaller cred_expire is the site's to set: AuthInfo in slurm.conf"
+    return Finding(level=Finding.NOTE, what="waiting", seen=seen, why=why, advice=advice)
 
 
 def _launches(settings: SiteSettings) -> Finding:
@@ -247,7 +246,7 @@ def _lost_node(settings: SiteSettings) -> Finding:
             level=Finding.NOTE,
             what="lost node",
             seen="SlurmdTimeout=0: Slurm never calls a silent node down",
-            why="the job is not requeued for it; the watchdog ends it, and then it is",
+            why="its job is not requeued for it, and the other ranks wait until a collective gives up, for 30 minutes",
         )
     seen = f"a node that is silent for {settings.slurmd_timeout_s} s is down (SlurmdTimeout), and its jobs are requeued"
     return Finding(level=Finding.OK, what="lost node", seen=seen)

@@ -99,21 +99,24 @@ class Checkpointer:
             else:
                 self._saved(result)
 
+    def wait(self) -> None:
+        """Wait for what is being written, and tell of it."""
+        self._saver.wait()
+        self.report()
+
     def finish(self) -> None:
-        """Wait until the newest state is durable.
+        """Wait until the newest state, which is that of now, is durable.
 
         Raises:
             RunError: the disk refuses it, several times.
         """
         for _ in range(TRIES_AT_THE_END):
-            self._saver.wait()
-            self.report()
+            self.wait()
             if self._unsaved is None:
                 return
             time.sleep(RETRY_S)
             self._saver.save(self._unsaved.request)
-        self._saver.wait()
-        self.report()
+        self.wait()
         if self._unsaved is not None:
             raise RunError(
                 f"the state after step {self._unsaved.request.step} cannot be saved: {self._unsaved.error}; "

@@ -47,7 +47,7 @@ class Statistics:
     """A copy of a network's running statistics, which a forward pass changes before anybody knows what came of it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = [buffer for buffer in model.buffers() if buffer is not None]
+        self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:

@@ -27,10 +27,6 @@ class StepMeter:
         self._data_wait_s = 0.0
         self._epoch_start_s = self._log_start_s = clock()
 
-    def start_epoch(self) -> None:
-        """Begin an epoch."""
-        self.resume_epoch([], 0, 0)
-
     def resume_epoch(self, rank_items: list[list[float]], epoch_steps: int, log_steps: int) -> None:
         """Go on with an epoch of which `epoch_steps` steps are done, `log_steps` of them since the last log line.
 

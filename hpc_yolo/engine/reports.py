@@ -9,7 +9,8 @@ import torch
 
 from hpc_yolo.engine.meter import StepMeter
 from hpc_yolo.evaluation.evaluator import EvaluationResult
-from hpc_yolo.runs.events import ClassFigures, EpochEnded, Evaluated, StepLogged
+from hpc_yolo.evaluation.figures import class_figures
+from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 
 MAX_NAMED_PICTURES = 8
 
@@ -63,17 +64,7 @@ def evaluated(
         images_per_s=result.num_images / seconds,
         seconds=seconds,
         is_best=is_best,
-        classes=[
-            ClassFigures(
-                name=names[row.class_index],
-                num_labels=row.num_labels,
-                precision=row.precision,
-                recall=row.recall,
-                map50=row.ap50,
-                map50_95=row.ap50_95,
-            )
-            for row in metrics.per_class
-        ],
+        classes=class_figures(metrics, names),
     )
 
 

@@ -23,17 +23,15 @@ from hpc_yolo.distributed import World, choose_device, connected, make_determini
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
-from hpc_yolo.errors import ClusterError, HpcYoloError, LeaseError, TrainingError
+from hpc_yolo.errors import HpcYoloError, LeaseError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.requeue import (
-    count_causes,
     decide,
     end_of_lost_attempt,
-    failed_nodes,
     job_of,
     lost_attempt,
-    requeue,
+    put_back,
     slurm_requeues,
     stop_cause,
 )
@@ -128,8 +126,7 @@ def open_journal(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lea
     if (lost := lost_attempt(events)) is not None:
         ended = end_of_lost_attempt(lost, last_step(events))
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
-        counts = count_causes(read_events(run.journal))
-        decision = decide(ended.cause, counts, spec.cluster)
+        decision = decide(ended.cause, events, spec.cluster)
         if lost.job_id is not None and lost.job_id == process.job_id and not decision.again:
             raise TrainingError(
                 f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
@@ -151,9 +148,7 @@ def leave(
     job = job_of(process)
     cause = stop_cause(stopped_by, job, process.attempt) if in_slurm else Cause.INTERRUPTED
     events = read_events(run.journal)
-    counts = count_causes(events)
-    counts[cause] += 1
-    decision = decide(cause, counts, spec.cluster)
+    decision = decide(cause, events, spec.cluster)
     by_itself = slurm_requeues(job, process.attempt)
     ended = msgspec.structs.replace(
         ended,
@@ -163,12 +158,9 @@ def leave(
         requeued=decision.again or by_itself,
     )
     journal.write(ended)
-    if decision.again and not by_itself:
-        try:
-            requeue(process, exclude=failed_nodes(events))
-        except ClusterError as error:
-            detail = f"{ended.detail}; not queued again: {error.message}"
-            journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
+    if decision.again and not by_itself and (refusal := put_back(process, events)) is not None:
+        detail = f"{ended.detail}; not queued again: {refusal}"
+        journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:

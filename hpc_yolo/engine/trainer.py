@@ -219,7 +219,7 @@ class Trainer:
     def roll_back(self) -> None:
         """Go on from the newest checkpoint, with the bad steps that were found since."""
         bad_steps = self.progress.bad_steps
-        self.checkpointer.finish()
+        self.checkpointer.wait()
         state = read_newest_state(self.run_directory, self.world, self.tell)
         assert state is not None, "one was saved before the first step"
         self.parts.restore(state)

@@ -18,6 +18,7 @@ from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Stopwatch, evaluate
+from hpc_yolo.evaluation.figures import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.fileio import atomic_writer, write_atomic
 from hpc_yolo.inference.charts import write_confusion_chart
@@ -231,17 +232,7 @@ def _report(
         map50_95=metrics.map50_95,
         fitness=metrics.fitness,
         speed_ms={stage: seconds * 1000 / num_images for stage, seconds in stopwatch.seconds.items()},
-        classes=[
-            ClassFigures(
-                name=subject.dataset.names[row.class_index],
-                num_labels=row.num_labels,
-                precision=row.precision,
-                recall=row.recall,
-                map50=row.ap50,
-                map50_95=row.ap50_95,
-            )
-            for row in metrics.per_class
-        ],
+        classes=class_figures(metrics, subject.dataset.names),
     )
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.errors import LeaseError
 from hpc_yolo.lease import last_holder
 from hpc_yolo.requeue import (
-    LEASE_EXIT_CODE,
     Decision,
-    count_causes,
     decide,
     exit_cause,
-    failed_nodes,
     job_of,
-    requeue,
+    put_back,
     slurm_requeues,
 )
 from hpc_yolo.runs.directory import RunDirectory
@@ -28,7 +23,7 @@ from hpc_yolo.spec.schema import Spec
 
 def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: int) -> int:
     """Decide what follows the end of a job's tasks with `status`; the job's exit code."""
-    if process.job_id is None or status == LEASE_EXIT_CODE:
+    if process.job_id is None or status == LeaseError.exit_code:
         return status  # another start trains this run
     holder = last_holder(run)
     has_begun = holder is not None and (holder.job_id, holder.restart) == (process.job_id, process.attempt)
@@ -42,7 +37,7 @@ def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: in
             put_back(process, events)  # rank 0 had no time for it
         return status
     cause = exit_cause(status, failures_of(run, process.job_id, process.attempt), job, process.attempt)
-    decision = decide(cause, count_causes(events) + Counter([cause]), spec.cluster)
+    decision = decide(cause, events, spec.cluster)
     if not has_begun and cause not in (Cause.PREEMPTED, Cause.TIME_LIMIT):
         decision = Decision(False, f"{cause} before the run could begin")
     words = f"the tasks ended with exit code {status}: {decision.words or cause}"
@@ -65,12 +60,3 @@ def own_last_word(events: list[AnyEvent], attempt: int) -> AttemptEnded | None:
     """What `attempt` has said of its end."""
     ends = [event for event in events if isinstance(event, AttemptEnded) and event.attempt == attempt]
     return ends[-1] if ends else None
-
-
-def put_back(process: ProcessInfo, events: list[AnyEvent]) -> str | None:
-    """Queue the job again; Slurm's words where it refuses."""
-    try:
-        requeue(process, exclude=failed_nodes(events))
-    except ClusterError as error:
-        return error.message
-    return None

@@ -10,7 +10,7 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import Finished, JobState, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.scheduler import Finished, JobRecord, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
 # Printed by Slurm 22.05.8.
@@ -364,3 +364,58 @@ def test_without_a_controller_the_answer_comes_in_time(
             with pytest.raises(SchedulerUnavailable):
                 ask()
     in_slurm.wait_for_nodes()
+
+
+# What a job showed that was being preempted with grace, and one that Slurm had put back into the queue.
+SHOWN_JOB = (
+    "JobId=1 JobName=job.sh UserId=root(0) JobState={} Reason=None Dependency=(null) Requeue=1 Restarts={} BatchFlag=1 "
+    "PreemptEligibleTime=2026-11-23T20:51:14 PreemptTime={} SuspendTime=None NodeList=gpu[01-02] BatchHost=gpu01\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("RUNNING", 0, "2026-11-23T20:51:16"), JobRecord("RUNNING", 0, is_being_preempted=True)),
+        (("RUNNING", 0, "None"), JobRecord("RUNNING", 0, is_being_preempted=False)),
+        (("COMPLETING", 1, "None"), JobRecord("COMPLETING", 1, is_being_preempted=False)),
+    ],
+)
+def test_what_the_controller_holds_of_a_job_is_read(words: tuple[str, int, str], expected: JobRecord) -> None:
+    assert scheduler.parse_job_record(SHOWN_JOB.format(*words)) == expected
+
+
+def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None:
+    told = (
+        "3|PREEMPTED|0:0|gpu[01-02]|2026-11-23T20:51:43\n"
+        "3|NODE_FAIL|0:0|gpu[01-02]|2026-11-23T20:56:04\n"
+        "3|CANCELLED by 0|0:0|gpu[01-02]|2026-11-23T20:57:16\n"
+        "3|RUNNING|0:0|gpu[01-02]|2026-11-23T20:58:00\n"
+        "3|PENDING|0:0|None assigned|Unknown\n"
+    )
+    assert scheduler.earlier_states("3", run=lambda *_: Finished(0, told, "")) == [
+        "PREEMPTED",
+        "NODE_FAIL",
+        "CANCELLED",
+    ]
+    assert scheduler.earlier_states("3", run=lambda *_: Finished(1, "", "no accounting")) == []
+
+
+def test_nodes_that_are_down_or_silent_are_named() -> None:
+    shown = "gpu01|idle\ngpu01|idle\ngpu02|down*\ngpu03|mixed*\ngpu04|failing\n"
+    assert scheduler.nodes_down(["gpu01", "gpu02"], run=lambda *_: Finished(0, shown, "")) == [
+        "gpu02",
+        "gpu03",
+        "gpu04",
+    ]
+
+
+def test_a_requeued_job_keeps_away_from_a_node(in_slurm: SlurmCluster) -> None:
+    """The order says so right after it was put back, while its tasks are still being ended."""
+    job_id = in_slurm.submit("#!/bin/sh\nsleep 60\n", "--nodes=1", "--requeue")
+    in_slurm.wait_for_state(job_id, "RUNNING")
+    scheduler.requeue(job_id)
+    scheduler.exclude_nodes(job_id, ["gpu01"])
+    assert "ExcNodeList=gpu01" in in_slurm.run("scontrol", "show", "job", job_id)
+    in_slurm.wait_for_state(job_id, "RUNNING", timeout_s=60)
+    assert "NodeList=gpu02" in in_slurm.run("scontrol", "show", "job", job_id).split()

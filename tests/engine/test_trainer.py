@@ -1,5 +1,6 @@
 """The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
 
+import errno
 import math
 import signal
 from pathlib import Path
@@ -8,13 +9,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from hpc_yolo.checkpoint import saver
 from hpc_yolo.checkpoint.store import saved_states
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.trainer import Trainer
-from hpc_yolo.errors import CheckpointError, TrainingError
+from hpc_yolo.errors import CheckpointError, RunError, TrainingError
 from hpc_yolo.models import Detector
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -115,6 +117,66 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_st
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     expected, told = story_of(tmp_path / "whole"), story_of(tmp_path / "stopped")
     assert told == expected
+
+
+def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(attempt, trainer, tmp_path):
+    """It takes minutes on a large set, and a preempted job has seconds."""
+    assert attempt("whole") == 0
+    stopped = trainer("stopped")
+    places = stopped.parts.validation.places
+
+    def signal_at_the_second_batch():
+        for batch in places():
+            yield batch
+            stopped.stop.signal_number = signal.SIGTERM
+            yield batch
+
+    stopped.parts.validation.places = signal_at_the_second_batch
+    assert stopped.run() == signal.SIGTERM
+    assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
+    assert attempt("stopped") == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+
+
+def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_does(attempt, tmp_path, monkeypatch):
+    refuse_to_write(monkeypatch, steps=(3,))
+    assert attempt("refused") == 0
+    assert [path.name for path in state_paths(tmp_path / "refused")] == ["state-0001-000000006.safetensors"]
+    warnings = [event.message for event in read_events(tmp_path / "refused/journal.jsonl") if is_warning(event)]
+    assert len(warnings) == 1
+    assert "No space left on device; training goes on; there is no checkpoint yet" in warnings[0]
+
+
+def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_before(attempt, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_yolo.engine.checkpointer.RETRY_S", 0.0)
+    refuse_to_write(monkeypatch, steps=(6,))
+    with pytest.raises(
+        RunError, match=r"after step 6 cannot be saved: .*No space.*the last good checkpoint is state-0001-000000003"
+    ):
+        attempt("full")
+    monkeypatch.undo()
+    assert attempt("full") == 0
+    assert attempt("whole") == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "full")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
+def refuse_to_write(monkeypatch, steps: tuple[int, ...]) -> None:
+    """The disk is full whenever the state after one of `steps` is written."""
+    write_file = saver.write_file
+
+    def full(path, *rest):
+        if any(path.name.endswith(f"-{step:09d}.safetensors") for step in steps):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_file(path, *rest)
+
+    monkeypatch.setattr(saver, "write_file", full)
+
+
+def is_warning(event: object) -> bool:
+    return isinstance(event, WarningRaised)
 
 
 @pytest.mark.parametrize(
