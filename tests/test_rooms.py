@@ -87,7 +87,7 @@ def test_login_node_rooms_import_nothing_heavy():
     "words",
     [
         ["--help"],
-        ["submit", "configs/quickstart.yaml", "--dry-run", "--local", "--set", "data={data}"],
+        ["submit", "configs/quickstart.yaml", "--dry-run", "--local", "--set", "data={data}", "--set", "output={runs}"],
         ["status"],
         ["doctor", "configs/quickstart.yaml", "--set", "cluster.executor=local"],
     ],
@@ -98,7 +98,7 @@ def test_a_command_on_a_login_node_does_not_import_torch(words, tmp_path):
         (tmp_path / split).mkdir()
     data = tmp_path / "dataset.yaml"
     data.write_text("train: train\nval: val\nnames: [thing]\n")
-    words = [word.format(data=data) for word in words]
+    words = [word.format(data=data, runs=tmp_path / "runs") for word in words]  # not where make demo leaves its run
     program = (
         "import sys; sys.argv = ['hpc-yolo', *sys.argv[1:]]\n"
         "from hpc_yolo.cli.main import cli\n"
