@@ -42,6 +42,7 @@ class World:
     device: torch.device
     places: tuple[RankPlace, ...]
     control: dist.ProcessGroup | None = None
+    store: Store | None = None
 
     @property
     def rank(self) -> int:
@@ -69,6 +70,13 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def second_store(self, prefix: str) -> Store | None:
+        """The store of this attempt over a connection of its own, its keys under `prefix`; None for a single rank.
+
+        An operation on a store holds up all others over the same connection.
+        """
+        return None if self.store is None else PrefixStore(prefix, self.store.clone())
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -154,7 +162,7 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
     )
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     assert isinstance(control, dist.ProcessGroup)  # every rank is a member
-    world = World(process, device, places, control)
+    world = World(process, device, places, control, store)
     yield world
     world.barrier()
     dist.destroy_process_group()

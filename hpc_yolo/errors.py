@@ -9,6 +9,7 @@
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
+        `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
 Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
 line prints message and hint without a traceback. A mistake of our own stays a plain exception with its traceback.
@@ -87,3 +88,9 @@ class TrainingError(HpcYoloError):
     """Training ended on some rank. The message names rank, host and cause."""
 
     exit_code = 8
+
+
+class StallError(TrainingError):
+    """A rank makes no progress or is gone. The message names it, and where it was seen last."""
+
+    exit_code = 10

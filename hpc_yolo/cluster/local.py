@@ -19,12 +19,13 @@ def machine_id() -> str:
 
 def process_start(pid: int) -> int | None:
     """When process `pid` of this machine started, in ticks since boot; None where there is none."""
-    try:
-        stat = Path("/proc", str(pid), "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
+    state, *fields = _stat(pid)
     return None if state == "Z" else int(fields[18])
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped process `pid` of this machine, until SIGCONT comes."""
+    return _stat(pid)[0] == "T"
 
 
 def local_job_is_alive(job_id: str, host: str) -> bool:
@@ -41,3 +42,11 @@ def local_job_is_alive(job_id: str, host: str) -> bool:
     except PermissionError:
         pass  # it lives, as somebody else
     return True
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on; a process that is not there is a zombie too."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["Z"]

@@ -72,6 +72,14 @@ class RunDirectory:
         return self.path / "failures"
 
     @property
+    def stacks(self) -> Path:
+        return self.path / "stacks"
+
+    def stacks_of(self, attempt: int, rank: int) -> Path:
+        """Where a rank of an attempt that stood still says what its threads were doing."""
+        return self.stacks / f"attempt{attempt}-rank{rank}.txt"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

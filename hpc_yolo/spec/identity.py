@@ -21,6 +21,7 @@ CHANGEABLE_IN_TRAIN = (
     "val_every",
     "save_period",
     "start_timeout_s",
+    "stall_timeout_s",
 )
 
 

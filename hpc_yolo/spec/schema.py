@@ -162,6 +162,13 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     start_timeout_s: Annotated[
         Positive, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
     ] = 600
+    stall_timeout_s: Annotated[
+        Annotated[int, Meta(ge=10)] | Literal["auto"],
+        Meta(
+            description="Seconds without progress after which a hanging attempt is ended; auto: 45, or five times the "
+            "longest so far. The first step has start_timeout_s."
+        ),
+    ] = "auto"
 
 
 class CheckpointSpec(Section, frozen=True, kw_only=True):
