@@ -83,22 +83,31 @@ def find_suspects(earlier: Mapping[int, Beat], later: Mapping[int, Beat], world_
     return Suspects([rank for rank, beat in sorted(living.items()) if (beat.step, beat.place) == least], False)
 
 
-def describe_suspects(suspects: Suspects, beats: Mapping[int, Beat], places: Sequence[RankPlace]) -> str:
-    """A sentence for people: the first of `suspects` with host, process and where it stands, and who else."""
+def describe_suspects(
+    suspects: Suspects,
+    beats: Mapping[int, Beat],
+    places: Sequence[RankPlace],
+    condition: str = "it is stopped, gone, or held up outside of Python",
+) -> str:
+    """A sentence for people: the first of `suspects` with host, process and where it stands, and who else.
+
+    Args:
+        condition: what is known of the first one's process, where it does not answer.
+    """
     first, *others = suspects.ranks
     place, beat = places[first], beats.get(first)
     name = f"rank {first} on {place.host} (process {place.pid})"
     seen = "it has not begun to train" if beat is None else f"seen last in {beat.phase!r} at step {beat.step}"
     if suspects.are_silent:
         also = f"; nor {_ranks(others)}" if others else ""
-        return f"{name} does not answer: it is stopped, gone, or held up outside of Python; {seen}{also}"
+        return f"{name} does not answer: {condition}; {seen}{also}"
     where = "" if beat is None else f" in {beat.phase!r} at step {beat.step}"
     num_here = sum(1 for beat in beats.values() if not beat.has_left)
     if num_here == 1:
         return f"{name} makes no progress{where}"
     if len(suspects.ranks) == num_here:
         return f"all {num_here} ranks stand at the same place{where}; {name} is the first of them"
-    also = f"; so do {_ranks(others)}" if others else ""
+    also = f"; so {'does' if len(others) == 1 else 'do'} {_ranks(others)}" if others else ""
     return f"{name} holds up the others{where}{also}"
 
 
@@ -202,19 +211,30 @@ class Peer(NamedTuple):
         """Whether it has ended."""
         return process_start(self.pid) != self.start
 
+    @property
+    def condition(self) -> str:
+        """What can be seen of it from outside, while its watchdog does not answer."""
+        if self.is_gone:
+            return "it is gone"
+        return "a signal has stopped it" if is_stopped(self.pid) else "it is held up outside of Python"
+
     def wake(self) -> None:
         """Let it go on if a signal has stopped it."""
-        if not self.is_gone and is_stopped(self.pid):
+        if is_stopped(self.pid):
             self._signal(signal.SIGCONT)
 
     def ask_for_stacks(self) -> None:
         """Have it write its stacks on its error output, even where it is held up outside of Python."""
-        if not self.is_gone:
-            self._signal(STACKS_SIGNAL)
+        self._signal(STACKS_SIGNAL)
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            if not self.is_gone:
+                os.kill(self.pid, number)
 
 
 def find_peers(world: World) -> dict[int, Peer]:

@@ -42,6 +42,7 @@ MAX_TICK_S = 5.0  # a longer one means that this process was stopped itself: tha
 LOOK_S = 3.0  # between two looks at the others: long enough for a rank that runs to show it
 STORE_S = 2.0
 WRITTEN_S = 4.0  # how long to wait for the others' stacks; the launcher kills them once one has left
+STORE_OUTLIVES_S = 0.5  # rank 0 serves the store: the others, if they lost it, would print torch's own stacks
 LEAVE_S = 12.0  # whatever hangs meanwhile, the process is gone after this
 # Where Python itself is held up in a single rank, nobody else is there to see it. Long, because the time in which Slurm
 # has suspended a job counts here.
@@ -176,10 +177,12 @@ class Watchdog:
         return None if suspects is None else self._verdict(suspects, beats)
 
     def _verdict(self, suspects: Suspects, beats: dict[int, Beat]) -> Verdict:
-        words = describe_suspects(suspects, beats, self._world.places)
+        first = suspects.ranks[0]
+        seen = {"condition": self._peers[first].condition} if first in self._peers else {}
+        words = describe_suspects(suspects, beats, self._world.places, **seen)
         return Verdict(
             judge=self._world.rank,
-            rank=suspects.ranks[0],
+            rank=first,
             words=f"no progress for {self._silence.silent_s:.0f} s: {words}",
             held_up=suspects.ranks if suspects.are_silent else [],
         )
@@ -205,10 +208,13 @@ class Watchdog:
         for rank in verdict.held_up:
             if rank in self._peers:
                 self._peers[rank].ask_for_stacks()
-        self._write_stacks()
         if verdict.judge == self._world.rank:
             self._write_failure(verdict)
-        self._wait_for_stacks(verdict)
+        self._write_stacks()
+        if not self._wait_for_stacks(verdict):
+            for rank in verdict.held_up:
+                if rank in self._peers:
+                    self._peers[rank].kill()  # not every launcher ends the tasks that are left
         os._exit(StallError.exit_code)
 
     def _write_stacks(self) -> None:
@@ -248,16 +254,21 @@ class Watchdog:
         with contextlib.suppress(OSError):
             write_failure(self._run, failure)
 
-    def _wait_for_stacks(self, verdict: Verdict) -> None:
-        """Return once all ranks that can have written theirs, or when there is no more time for it."""
+    def _wait_for_stacks(self, verdict: Verdict) -> bool:
+        """Wait a moment until all ranks that live have written theirs; False where some have not."""
         if self._store is None:
-            return
+            return True
         ranks = [rank for rank in range(self._world.size) if rank not in verdict.gone]
         deadline_s = time.monotonic() + WRITTEN_S
-        with contextlib.suppress(StoreSilent):
+        try:
             self._store.do(say_written(self._world.rank), STORE_S)
-            while not self._store.do(all_have_written(ranks), STORE_S) and time.monotonic() < deadline_s:
+            while not (written := self._store.do(all_have_written(ranks), STORE_S)) and time.monotonic() < deadline_s:
                 time.sleep(0.1)
+        except StoreSilent:
+            return False
+        if self._world.is_main:
+            time.sleep(STORE_OUTLIVES_S)
+        return written
 
     def _beat(self, *, has_left: bool = False) -> Beat:
         """What the others hear of this rank."""
