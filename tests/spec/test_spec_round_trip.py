@@ -139,6 +139,7 @@ def valid_specs(draw):
         "seed": draw(st.integers(0, 10**12)),
         "sync_bn": draw(st.booleans()),
         "label_smoothing": draw(st.floats(0, 1)),
+        "stall_timeout_s": draw(st.just("auto") | st.integers(10, 10**6)),
         "hyp_overrides": draw(
             st.dictionaries(st.sampled_from(["box", "cls", "obj"]), st.floats(0, allow_infinity=False), max_size=3)
         ),
