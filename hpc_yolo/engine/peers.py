@@ -123,6 +123,7 @@ class BoundedStore:
         self._asked: queue.SimpleQueue[tuple[Callable[[Store], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._latest: Future[Any] = Future()
         self._latest.set_result(None)
+        self._is_broken = False
         self._thread = threading.Thread(target=self._work, name="watchdog store", daemon=True)
         self._thread.start()
 
@@ -130,10 +131,11 @@ class BoundedStore:
         """What `operation` gives for the store.
 
         Raises:
-            StoreSilent: it took longer, or failed; while one hangs, the next ones are not even tried.
+            StoreSilent: it took longer, or failed. While one hangs the next ones are not even tried, nor after one
+                failed: the connection is gone.
         """
         done, _ = concurrent.futures.wait([self._latest], timeout_s)
-        if not done:
+        if not done or self._is_broken:
             raise StoreSilent
         future: Future[T] = Future()
         self._latest = future
@@ -154,6 +156,7 @@ class BoundedStore:
             try:
                 future.set_result(operation(self._store))
             except Exception as error:
+                self._is_broken = True
                 future.set_exception(error)
 
 

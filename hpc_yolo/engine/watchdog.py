@@ -42,6 +42,7 @@ MAX_TICK_S = 5.0  # a longer one means that this process was stopped itself: tha
 LOOK_S = 3.0  # between two looks at the others: long enough for a rank that runs to show it
 STORE_S = 2.0
 WRITTEN_S = 4.0  # how long to wait for the others' stacks; the launcher kills them once one has left
+DUMP_S = 0.5
 STORE_OUTLIVES_S = 0.5  # rank 0 serves the store: the others, if they lost it, would print torch's own stacks
 LEAVE_S = 12.0  # whatever hangs meanwhile, the process is gone after this
 # Where Python itself is held up in a single rank, nobody else is there to see it. Long, because the time in which Slurm
@@ -203,18 +204,16 @@ class Watchdog:
         end.start()
         for peer in self._peers.values():
             peer.wake()  # so that it hears the verdict too; it may serve the store
-        with contextlib.suppress(StoreSilent):
+        try:
             verdict = verdict if self._store is None else self._store.do(pronounce(verdict), STORE_S)
-        for rank in verdict.held_up:
-            if rank in self._peers:
-                self._peers[rank].ask_for_stacks()
-        if verdict.judge == self._world.rank:
+            speaks = verdict.judge == self._world.rank
+        except StoreSilent:
+            speaks = self._is_first_here(verdict)
+        if speaks:
             self._write_failure(verdict)
         self._write_stacks()
         if not self._wait_for_stacks(verdict):
-            for rank in verdict.held_up:
-                if rank in self._peers:
-                    self._peers[rank].kill()  # not every launcher ends the tasks that are left
+            self._end_held_up(verdict)
         os._exit(StallError.exit_code)
 
     def _write_stacks(self) -> None:
@@ -269,6 +268,22 @@ class Watchdog:
         if self._world.is_main:
             time.sleep(STORE_OUTLIVES_S)
         return written
+
+    def _is_first_here(self, verdict: Verdict) -> bool:
+        """Whether this is the lowest rank on its machine that is not to blame."""
+        to_blame = {rank for rank in self._peers if rank in verdict.held_up or rank in verdict.gone}
+        return self._world.rank == min({self._world.rank, *self._peers} - to_blame)
+
+    def _end_held_up(self, verdict: Verdict) -> None:
+        """Have the stacks written of ranks here that cannot do it, and end them: not every launcher does."""
+        if not self._is_first_here(verdict):
+            return
+        held_up = [peer for rank, peer in self._peers.items() if rank in verdict.held_up]
+        for peer in held_up:
+            peer.ask_for_stacks()
+        time.sleep(DUMP_S)
+        for peer in held_up:
+            peer.kill()
 
     def _beat(self, *, has_left: bool = False) -> Beat:
         """What the others hear of this rank."""

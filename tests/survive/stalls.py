@@ -49,6 +49,7 @@ CASES = {
     "stopped": Case(3, 1),
     "store stopped": Case(3, 0),
     "killed": Case(3, 1, timeout_s=600),
+    "store killed": Case(3, 0, timeout_s=600),
     "loader": Case(3, 2),
     "python held up": Case(2, 1),
     "patient": Case(2, None, timeout_s=2),
@@ -72,7 +73,7 @@ def train(case: str, world: World, watchdog: Watchdog) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         if step == GRIEF_AT and case == "python held up" and is_victim:
             hold_python_up()
-        if step == GRIEF_AT and case == "killed":
+        if step == GRIEF_AT and case in ("killed", "store killed"):
             if is_victim:
                 os.kill(os.getpid(), signal.SIGKILL)
             threading.Event().wait()  # as for a device: no connection is looked at

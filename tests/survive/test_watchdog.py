@@ -103,13 +103,15 @@ def test_a_rank_that_python_has_lost_leaves_its_stacks_on_its_output_and_is_kill
     assert "in hold_python_up" in attempts.errors("python held up", 1)
 
 
-def test_a_killed_rank_is_noticed_long_before_anybody_is_out_of_patience(attempts):
+@pytest.mark.parametrize(("case", "victim"), [("killed", 1), ("store killed", 0)])
+def test_a_killed_rank_is_noticed_long_before_anybody_is_out_of_patience(attempts, case, victim):
     """The others wait for a device, as it were, and see no connection close; the limit of this attempt is 600 s."""
-    assert attempts.ends("killed") == {0: STALL, 1: -signal.SIGKILL, 2: STALL}
-    failure = attempts.failure("killed")
-    assert failure.rank == 1 and failure.message.endswith("is gone")
+    others = {0, 1, 2} - {victim}
+    assert attempts.ends(case) == {victim: -signal.SIGKILL} | dict.fromkeys(others, STALL)
+    failure = attempts.failure(case)
+    assert failure.rank == victim and failure.message.endswith("is gone")
     assert failure.is_echo, "it is counted as killed, not as a hang"
-    assert sorted(attempts.stacks("killed")) == [0, 2]
+    assert set(attempts.stacks(case)) == others
 
 
 def test_a_rank_alone_watches_itself(attempts):
