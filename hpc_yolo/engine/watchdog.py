@@ -118,7 +118,9 @@ class Watchdog:
         faulthandler.unregister(STACKS_SIGNAL)
         if self._store is not None:
             with contextlib.suppress(StoreSilent):
-                self._store.do(publish(self._world.rank, self._beat(has_left=True)), STORE_S)
+                verdict = self._store.do(publish(self._world.rank, self._beat(has_left=True)), STORE_S)
+                if verdict is not None:
+                    self._leave(verdict)  # the others have gone, or are about to
             self._store.close()
 
     def _watch(self) -> None:
