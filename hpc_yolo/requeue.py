@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.scheduler import JobRecord
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.errors import ClusterError, StallError
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
@@ -55,15 +55,17 @@ def failed_nodes(events: Iterable[AnyEvent]) -> list[str]:
 
 def decide(cause: str, events: Iterable[AnyEvent], cluster: ClusterSpec) -> Decision:
     """Whether a run goes on after an attempt that ends by `cause`. `events`: before that is told."""
-    number = count_causes(events)[cause] + 1
+    counts = count_causes(events)
+    number = counts[cause] + 1
     if cause == Cause.PREEMPTED:
         decision = Decision(True, f"preempted {_times(number)}, without a limit")
     elif cause == Cause.TIME_LIMIT:
         decision = _within(cause, number, cluster.max_timeouts, "cluster.max_timeouts")
     elif cause == Cause.NODE_FAILURE:
         decision = _within(cause, number, cluster.max_node_failures, "cluster.max_node_failures")
-    elif cause == Cause.KILLED:
-        decision = _within(cause, number, cluster.max_kills, "cluster.max_kills")
+    elif cause in (Cause.KILLED, Cause.STALLED):
+        number = counts[Cause.KILLED] + counts[Cause.STALLED] + 1
+        decision = _within("killed or stalled", number, cluster.max_kills, "cluster.max_kills")
     else:
         return Decision(False, "")
     if cluster.requeue == "off" and decision.again:
@@ -101,7 +103,8 @@ def exit_cause(status: int, failures: Iterable[Failure], job: JobRecord | None, 
     """
     own_words = [failure for failure in failures if not failure.is_echo]
     if own_words:
-        return Cause.ERROR
+        stalled = all(failure.exit_code == StallError.exit_code for failure in own_words)
+        return Cause.STALLED if stalled else Cause.ERROR
     if status - SIGNAL_BASE in (signal.SIGTERM, signal.SIGUSR2):  # before the first step, which saves nothing
         return stop_cause(status - SIGNAL_BASE, job, restart)
     if status > SIGNAL_BASE or any(failures):

@@ -50,9 +50,9 @@ def started(attempt: int = 1, job_id: str | None = "7", launcher: str = "slurm")
     )
 
 
-def failure(*, is_echo: bool) -> Failure:
+def failure(*, is_echo: bool, exit_code: int = 1) -> Failure:
     fields = {"time": 0.0, "rank": 1, "host": "h", "job_id": "7", "kind": "K", "message": "m", "traceback": ""}
-    return Failure(**fields, exit_code=1, is_echo=is_echo)
+    return Failure(**fields, exit_code=exit_code, is_echo=is_echo)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,9 @@ def test_a_signal_and_slurms_words_are_a_cause(number, job, expected):
         (1, [failure(is_echo=True)], RUNNING, Cause.KILLED),
         (1, [failure(is_echo=True), failure(is_echo=False)], RUNNING, Cause.ERROR),
         (137, [failure(is_echo=False)], RUNNING, Cause.ERROR),
+        (10, [failure(is_echo=False, exit_code=10)], RUNNING, Cause.STALLED),
+        (10, [failure(is_echo=True, exit_code=10)], RUNNING, Cause.KILLED),
+        (10, [failure(is_echo=False, exit_code=10), failure(is_echo=False)], RUNNING, Cause.ERROR),
         (1, [], RUNNING, Cause.ERROR),
         (143, [], PREEMPTED, Cause.PREEMPTED),
         (143, [], CANCELLED, Cause.CANCELLED),
@@ -98,8 +101,9 @@ def test_an_exit_code_and_last_words_are_a_cause(status, failures, job, expected
         (Cause.TIME_LIMIT, 20, {}, False, "time limit 21 times, and cluster.max_timeouts is 20"),
         (Cause.NODE_FAILURE, 2, {}, True, "node failure 3 of 3"),
         (Cause.NODE_FAILURE, 3, {}, False, "cluster.max_node_failures is 3"),
-        (Cause.KILLED, 0, {"max_kills": 0}, False, "killed once, and cluster.max_kills is 0"),
-        (Cause.KILLED, 0, {}, True, "killed 1 of 3"),
+        (Cause.KILLED, 0, {"max_kills": 0}, False, "killed or stalled once, and cluster.max_kills is 0"),
+        (Cause.KILLED, 0, {}, True, "killed or stalled 1 of 3"),
+        (Cause.STALLED, 2, {}, True, "killed or stalled 3 of 3"),
         (Cause.PREEMPTED, 0, {"requeue": "off"}, False, "cluster.requeue is off"),
         (Cause.ERROR, 0, {}, False, ""),
         (Cause.CANCELLED, 0, {}, False, ""),
@@ -117,6 +121,13 @@ def test_of_an_attempt_the_last_word_counts():
     """Rank 0 says that the job goes back into the queue, and then that Slurm refused."""
     events = [ended(1, Cause.PREEMPTED), ended(1, Cause.PREEMPTED), ended(2, Cause.KILLED)]
     assert count_causes(events) == {Cause.PREEMPTED: 1, Cause.KILLED: 1}
+
+
+def test_killed_and_stalled_attempts_have_one_limit():
+    """What a memory killer does shows as the one or the other, by chance."""
+    events = [ended(1, Cause.KILLED), ended(2, Cause.STALLED)]
+    assert not decide(Cause.STALLED, events, ClusterSpec(max_kills=2)).again
+    assert decide(Cause.KILLED, events, ClusterSpec(max_kills=3)).again
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def _lost_node(settings: SiteSettings) -> Finding:
             level=Finding.NOTE,
             what="lost node",
             seen="SlurmdTimeout=0: Slurm never calls a silent node down",
-            why="its job is not requeued for it, and the other ranks wait until a collective gives up, for 30 minutes",
+            why="the other ranks end the attempt (train.stall_timeout_s), but the job may stay with that node",
         )
     seen = f"a node that is silent for {settings.slurmd_timeout_s} s is down (SlurmdTimeout), and its jobs are requeued"
     return Finding(level=Finding.OK, what="lost node", seen=seen)

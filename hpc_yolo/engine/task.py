@@ -23,6 +23,7 @@ from hpc_yolo.distributed import World, choose_device, connected, make_determini
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.engine.watchdog import Watchdog
 from hpc_yolo.errors import HpcYoloError, LeaseError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
@@ -99,7 +100,14 @@ def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
         stop = StopRequest()
         stop.install()
         may_publish = lease.require if lease is not None else lambda: None
-        trainer = Trainer(parts, world, run, journal, stop, may_publish)
+        watchdog = Watchdog(
+            world,
+            run,
+            0 if lease is None else lease.attempt,
+            timeout_s=spec.train.stall_timeout_s,
+            start_timeout_s=spec.train.start_timeout_s,
+        )
+        trainer = Trainer(parts, world, run, journal, stop, may_publish, watchdog)
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))
         stopped_by = trainer.run()

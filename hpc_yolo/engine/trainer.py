@@ -20,6 +20,7 @@ from hpc_yolo.engine.optimizer import apply_settings
 from hpc_yolo.engine.parts import TrainingParts
 from hpc_yolo.engine.reports import epoch_ended, evaluated, pictures_of_a_share, step_logged
 from hpc_yolo.engine.resume import read_newest_state
+from hpc_yolo.engine.watchdog import Watchdog
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.evaluation.evaluator import evaluate
 from hpc_yolo.preemption import StopRequest
@@ -30,6 +31,7 @@ from hpc_yolo.runs.journal import JournalWriter
 MAX_GRAD_NORM = 10.0
 MAX_LOG_INTERVAL_STEPS = 50
 LOGS_AN_EPOCH = 10
+SLOW_PHASE_S = 600.0  # for what one rank does while the others wait, and for a disk that is slow now and then
 SAVE_IS_DUE = 1  # rides on the stop agreement; every stop signal has a higher number
 
 
@@ -56,6 +58,7 @@ class Trainer:
         journal: JournalWriter | None,
         stop: StopRequest,
         before_publish: Callable[[], None] = lambda: None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         """
         Args:
@@ -66,6 +69,7 @@ class Trainer:
         self.run_directory = run
         self.journal = journal
         self.stop = stop
+        self.watchdog = watchdog or Watchdog(world, run, 0)
         self.checkpointer = Checkpointer(parts, run, self.tell, before_publish)
         self.agreement = StopAgreement(world)
         self.meter = StepMeter(world)
@@ -89,7 +93,7 @@ class Trainer:
 
     def run(self) -> int:
         """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
-        with self.checkpointer:
+        with self.checkpointer, self.watchdog:
             if self.progress.step == 0 and self.parts.spec.train.on_nonfinite == "rollback":
                 self.save_state()
             stopped_by = 0
@@ -99,6 +103,7 @@ class Trainer:
                 except RolledBack:
                     self.roll_back()
             self.agreement.settle()
+            self.beat("saving", SLOW_PHASE_S)
             self.checkpointer.finish()
         return stopped_by
 
@@ -107,6 +112,7 @@ class Trainer:
         self.parts.trained.train()
         first_step = self.progress.step - epoch * self.steps_per_epoch
         for batch in self.timed(self.parts.training.epoch(epoch, first_step, self.progress.class_maps)):
+            self.beat("step")
             self.train_step(batch)
             self.progress.step += 1
             if self.progress.step % self.log_interval == 0:
@@ -133,6 +139,7 @@ class Trainer:
         self.progress.finished_epochs += 1
         self.progress.rank_items = []
         self.resume_epoch()
+        self.beat("saving", SLOW_PHASE_S)
         if self.is_saved(epoch):
             self.save_state()
         if comes_round(epoch, self.parts.spec.train.save_period) and self.world.is_main:
@@ -219,6 +226,7 @@ class Trainer:
     def roll_back(self) -> None:
         """Go on from the newest checkpoint, with the bad steps that were found since."""
         bad_steps = self.progress.bad_steps
+        self.beat("going back", SLOW_PHASE_S)
         self.checkpointer.wait()
         state = read_newest_state(self.run_directory, self.world, self.tell)
         assert state is not None, "one was saved before the first step"
@@ -277,11 +285,13 @@ class Trainer:
     def stoppable(self, batches: Iterator[ValidationBatch | None]) -> Iterator[ValidationBatch]:
         """`batches` without the empty places, until a signal on any rank; ranks have equally many places."""
         for batch in batches:
+            self.beat("evaluation")
             agreed = self.agreement.ask(self.stop.signal_number)
             if agreed > SAVE_IS_DUE:
                 raise Stopped(agreed)
             if batch is not None:
                 yield batch
+        self.beat("metrics", SLOW_PHASE_S)
 
     def is_evaluated(self, epoch: int) -> bool:
         """Whether an evaluation follows `epoch`; one always follows the last."""
@@ -313,6 +323,7 @@ class Trainer:
 
     def save_state(self) -> None:
         """Begin to save the state after this step; called where all ranks stand at the same step."""
+        self.beat("saving", SLOW_PHASE_S)
         self.require_finite()
         self.progress.rank_items = self.meter.rank_sums()
         self.progress.grad_norm = float(self.grad_norm)
@@ -345,6 +356,10 @@ class Trainer:
         lr = self.parts.schedule.at(self.progress.step - 1).lr
         self.tell(epoch_ended(self.meter, epoch, self.progress.step, self.parts.schedule.batch, lr))
 
+    def beat(self, phase: str, allowed_s: float = 0.0) -> None:
+        """Tell the watchdog where the loop is; all ranks pass here alike."""
+        self.watchdog.beat(phase, self.progress.step, allowed_s)
+
     def tell(self, event: AnyEvent) -> None:
         """Rank 0 writes `event` into the journal."""
         if self.journal is not None:
@@ -354,6 +369,7 @@ class Trainer:
         """`batches`, with the time spent waiting for each told to the meter."""
         while True:
             started_s = time.perf_counter()
+            self.beat("waiting for data")
             batch = next(batches, None)
             self.meter.waited_for_data(time.perf_counter() - started_s)
             if batch is None:

@@ -12,7 +12,6 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
 from typing import Literal
 
 from hpc_yolo.distributed import World
@@ -54,8 +53,7 @@ ERROR_OUTPUT = 2
 class Watchdog:
     """Ends this process, with exit code 10, when the attempt stands still; runs while its block does.
 
-    Ranks must call `beat` at the same places of the loop: how far each has come is compared. What only one rank does,
-    or takes long, goes under `allowing`.
+    Ranks must call `beat` at the same places of the loop: how far each has come is compared.
     """
 
     def __init__(
@@ -88,21 +86,10 @@ class Watchdog:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, phase: str, step: int) -> None:
-        """The main thread has come to `phase` of `step`."""
-        beats, last_step, place, _, allowed_s = self._progress
+    def beat(self, phase: str, step: int, allowed_s: float = 0.0) -> None:
+        """The main thread has come to `phase` of `step`; it may stay there for `allowed_s`, or the limit if longer."""
+        beats, last_step, place, *_ = self._progress
         self._progress = Progress(beats + 1, step, place + 1 if step == last_step else 0, phase, allowed_s)
-
-    @contextlib.contextmanager
-    def allowing(self, seconds: float, phase: str) -> Iterator[None]:
-        """Let the main thread be silent for `seconds` (the usual limit if that is longer) while the block runs."""
-        before = self._progress
-        self._progress = before._replace(beats=before.beats + 1, phase=phase, allowed_s=seconds)
-        try:
-            yield
-        finally:
-            now = self._progress
-            self._progress = now._replace(beats=now.beats + 1, phase=before.phase, allowed_s=before.allowed_s)
 
     def __enter__(self) -> Watchdog:
         store = self._world.second_store(f"watchdog/{self._attempt}")

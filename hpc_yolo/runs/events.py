@@ -147,6 +147,7 @@ class Cause:
     TIME_LIMIT: ClassVar[str] = "time limit"
     NODE_FAILURE: ClassVar[str] = "node failure"
     KILLED: ClassVar[str] = "killed"  # a task, srun or a daemon of Slurm ended from outside: SIGKILL, memory
+    STALLED: ClassVar[str] = "stalled"  # a rank hung, and the watchdog ended all
     ERROR: ClassVar[str] = "error"  # of ours or of the spec: it would come again
     CANCELLED: ClassVar[str] = "cancelled"
     INTERRUPTED: ClassVar[str] = "interrupted"  # by a person, with Ctrl-C

@@ -57,7 +57,9 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = "requeue"
     max_timeouts: Annotated[NotNegative, Meta(description="Starts that may end at the time limit.")] = 20
     max_node_failures: Annotated[NotNegative, Meta(description="Starts that may end with a failed node.")] = 3
-    max_kills: Annotated[NotNegative, Meta(description="Starts that may end with a task killed from outside.")] = 3
+    max_kills: Annotated[
+        NotNegative, Meta(description="Starts that may end with a task killed from outside, or hanging.")
+    ] = 3
     signal_lead: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | Literal["auto"],
         Meta(

@@ -85,8 +85,9 @@ def be_slow(step: int, rank: int, watchdog: Watchdog) -> None:
     """Take twice the limit where that is all right; the other rank waits."""
     if step == 0 and rank == 1:
         time.sleep(4)
-    elif step == GRIEF_AT and rank == 0:
-        with watchdog.allowing(60, "metrics"):
+    elif step == GRIEF_AT:
+        watchdog.beat("metrics", step, allowed_s=60)
+        if rank == 0:
             time.sleep(4)
 
 

@@ -235,8 +235,7 @@ def test_a_watchdog_goes_when_it_is_not_needed_any_more(tmp_path):
     for _ in range(20):
         with Watchdog(world, RunDirectory(tmp_path), 1, timeout_s=10) as watchdog:
             watchdog.beat("step", 1)
-            with watchdog.allowing(100, "metrics"):
-                watchdog.beat("step", 2)
+            watchdog.beat("metrics", 2, allowed_s=100)
         assert not watchdog._thread.is_alive()
     assert signal.getsignal(signal.SIGUSR1) == before
     assert list(tmp_path.iterdir()) == []
