@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KILLS ?= 500
 
 .PHONY: demo test soak lint clean
 
@@ -19,7 +20,7 @@ test: $(VENV)/.installed-for-tests
 
 soak: $(VENV)/.installed-for-tests
 	sh tests/cluster/install_packages.sh
-	$(BIN)/pytest -m soak
+	KILLS=$(KILLS) $(BIN)/pytest -m 'soak or kills'
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
+        |-- LostProcessError     8   a process that the rank needs has died
         `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
 Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
@@ -88,6 +89,10 @@ class TrainingError(HpcYoloError):
     """Training ended on some rank. The message names rank, host and cause."""
 
     exit_code = 8
+
+
+class LostProcessError(TrainingError):
+    """A process that a rank needs has died, for reasons of its own: it counts as killed, not as a mistake."""
 
 
 class StallError(TrainingError):

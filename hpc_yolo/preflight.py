@@ -18,7 +18,7 @@ from hpc_yolo.doctor import find_measured, losses
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import last_submission
+from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.weights.published import published_names
 
@@ -67,15 +67,17 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
 
 def require_not_under_way(run: RunDirectory) -> None:
     """Two jobs of one run would write over each other."""
-    submission = last_submission(run)
-    if submission is None:
+    chain = last_chain(run)
+    if not chain:
         return
+    submission = chain[-1]
     job_id = submission.job_id
     if submission.executor == "slurm":
         try:
-            is_alive = scheduler.job_states([job_id])[job_id].is_alive
-        except (SchedulerUnavailable, KeyError):
+            states = scheduler.job_states([before.job_id for before in chain[-2:]]).values()
+        except SchedulerUnavailable:
             return
+        is_alive = any(state.is_alive for state in states)
     else:
         is_alive = submission.executor == "local" and local_job_is_alive(job_id, submission.host)
     if is_alive:

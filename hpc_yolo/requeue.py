@@ -18,9 +18,11 @@ from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.scheduler import JobRecord
 from hpc_yolo.errors import ClusterError, StallError
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.successor import ensure_successor
 
 SIGNAL_BASE = 128  # what a shell adds to the number of a signal that ended a command
 
@@ -140,9 +142,14 @@ def end_of_lost_attempt(lost: AttemptStarted, last_step: int) -> AttemptEnded:
     )
 
 
+def is_in_slurm(process: ProcessInfo) -> bool:
+    """Whether this task belongs to a job of Slurm's."""
+    return process.job_id is not None and process.launcher != "submitit-local"
+
+
 def job_of(process: ProcessInfo) -> JobRecord | None:
     """What Slurm says of this task's job; None outside of Slurm, and where it does not answer."""
-    if process.job_id is None or process.launcher == "submitit-local":
+    if process.job_id is None or not is_in_slurm(process):
         return None
     try:
         return scheduler.job_record(process.job_id)
@@ -150,23 +157,26 @@ def job_of(process: ProcessInfo) -> JobRecord | None:
         return None
 
 
-def put_back(process: ProcessInfo, events: Iterable[AnyEvent]) -> str | None:
-    """Put this task's job, or its one task of an array, back into the queue, away from nodes that failed.
+def queue_again(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, events: Iterable[AnyEvent]) -> str:
+    """See to it that the run goes on, away from nodes that failed, in the way that the spec says.
 
-    Everything must be durable: Slurm ends the tasks at once.
+    Everything must be durable: Slurm ends the tasks of a requeued job at once.
 
     Returns:
-        Slurm's words where it refuses.
+        In a few words, what was done.
+
+    Raises:
+        ClusterError: Slurm refuses.
     """
     assert process.job_id is not None
-    try:
-        scheduler.requeue(process.job_id)
-    except ClusterError as error:
-        return error.message
-    if exclude := failed_nodes(events):
+    exclude = failed_nodes(events)
+    if cluster.requeue == "chain":
+        return f"job {ensure_successor(run, process, exclude)} follows"
+    scheduler.requeue(process.job_id)
+    if exclude:
         with contextlib.suppress(ClusterError):  # it goes on all the same
             scheduler.exclude_nodes(process.job_id, exclude)
-    return None
+    return "queued again"
 
 
 def _within(what: str, number: int, limit: int, field: str) -> Decision:

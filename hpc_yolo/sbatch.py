@@ -56,7 +56,7 @@ def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) ->
         "qos": cluster.qos,
         "constraint": cluster.constraint,
         "exclude": ",".join(cluster.exclude) or None,
-        "no-requeue" if cluster.requeue == "off" else "requeue": True,
+        "requeue" if cluster.requeue == "requeue" else "no-requeue": True,
         "open-mode": "append",
         "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster, save_times)}",
         "output": log,

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
 FLOORS = [
     {"errors", "quantities", "fileio", "resources"},
     {"spec", "runs", "cluster"},
-    {"sbatch", "preemption", "lease", "requeue"},
-    {"boxes", "batches", "distributed", "doctor"},
+    {"sbatch", "preemption", "lease", "successor"},
+    {"boxes", "batches", "distributed", "doctor", "requeue"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
     {"weights"},
     {"engine", "inference", "preflight"},
@@ -78,6 +78,7 @@ def test_login_node_rooms_import_nothing_heavy():
             "cli",
             "preflight",
             "doctor",
+            "requeue",
         ):
             roots = {name.split(".")[0] for name in imports(module, top_level_only=True)}
             assert not roots & HEAVY, module

@@ -30,6 +30,10 @@ NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 LAST_SRUN_STEP = 0xFFFF_FFF0
 _JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_", "SUBMITIT_LOCAL_")
 _REQUEST_PREFIXES = ("SBATCH_", "SALLOC_")
+_TORCHRUN_PREFIXES = (
+    *("TORCHELASTIC_", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+)
 _TASKS_PER_NODE = re.compile(r"(?P<tasks>\d+)(?:\(x(?P<nodes>\d+)\))?")
 
 
@@ -98,10 +102,11 @@ def current_environment() -> Mapping[str, str]:
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without what a surrounding job set for its own tasks, so that a new job does not inherit it.
 
-    SLURM_CONF stays: it says where Slurm is. SBATCH_* and SALLOC_* go inside a job only; on a login node they are a
-    person's own defaults, such as the account.
+    Nor what torchrun set for its workers. SLURM_CONF stays: it says where Slurm is. SBATCH_* and SALLOC_* go inside a
+    job only; on a login node they are a person's own defaults, such as the account.
     """
     leaking = _JOB_PREFIXES + (_REQUEST_PREFIXES if "SLURM_JOB_ID" in environ else ())
+    leaking += _TORCHRUN_PREFIXES if "TORCHELASTIC_RUN_ID" in environ else ()
     kept = {name: value for name, value in environ.items() if not name.startswith(leaking)}
     kept.pop("SUBMITIT_EXECUTOR", None)
     return kept | {name: environ[name] for name in ("SLURM_CONF",) if name in environ}

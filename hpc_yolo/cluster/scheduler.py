@@ -111,6 +111,15 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class BatchJob:
+    """What sbatch was given: the script's text, its arguments, and the folder in which it starts."""
+
+    script: str
+    arguments: tuple[str, ...]
+    folder: str
+
+
+@dataclass(frozen=True)
 class StartEstimate:
     """Slurm's guess of `sbatch --test-only`: when, on how many CPUs, where."""
 
@@ -162,14 +171,16 @@ def is_available(timeout_s: float = 3.0, *, run: Run = run_command) -> bool:
     return probe(timeout_s, run=run).available
 
 
-def submit_script(path: Path, options: Sequence[str] = (), *, run: Run = run_command) -> str:
-    """Queue the script at `path`; the job's id.
+def submit_script(
+    path: Path, options: Sequence[str] = (), arguments: Sequence[str] = (), *, run: Run = run_command
+) -> str:
+    """Queue the script at `path`, with sbatch's `options` and `arguments` for the script; the job's id.
 
     Raises:
         ClusterError: Slurm refuses; the message has its words.
         SchedulerUnavailable: no answer; whether the job was queued is not known.
     """
-    answer = _ask(["sbatch", "--parsable", *options, str(path)], CHANGE_TIMEOUT_S, run)
+    answer = _ask(["sbatch", "--parsable", *options, str(path), *arguments], CHANGE_TIMEOUT_S, run)
     return answer.strip().partition(";")[0]
 
 
@@ -267,6 +278,17 @@ def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) 
     _ask(["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"], CHANGE_TIMEOUT_S, run)
 
 
+def batch_job(job_id: str, *, run: Run = run_command) -> BatchJob:
+    """With what a job was submitted.
+
+    Raises:
+        ClusterError: Slurm does not know the job, or it is somebody else's.
+    """
+    script = _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
+    arguments, folder = parse_batch_command(_ask(["scontrol", "show", "job", job_id], QUERY_TIMEOUT_S, run))
+    return BatchJob(script, arguments, folder)
+
+
 def shown_settings(of_what: str, timeout_s: float, *, run: Run = run_command) -> str:
     """What `scontrol show` prints of `of_what`, config or partition; `cluster.site` reads it.
 
@@ -345,6 +367,12 @@ def parse_sacct(text: str) -> dict[str, JobState]:
         )
         found[job_id] = job if job.is_alive else _with_exit(job, int(code), int(signal_number or 0))
     return found
+
+
+def parse_batch_command(text: str) -> tuple[tuple[str, ...], str]:
+    """(the arguments, the folder) from `scontrol show job`, which does not tell spaces in an argument apart."""
+    fields = dict(line.strip().partition("=")[::2] for line in text.splitlines())
+    return tuple(fields.get("Command", "").split()[1:]), fields.get("WorkDir", "")
 
 
 def parse_test_only(text: str) -> StartEstimate | None:

@@ -1,14 +1,21 @@
-"""`train.batch: -1`: the batch that fills a GPU, from the memory that a few small ones take. Source: YOLOv5 v7.0."""
+"""The batch that fills a GPU, from the memory that a few small ones take: for `train.batch: -1` (source: YOLOv5 v7.0),
+and for a person whose batch was too large.
+"""
 
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from hpc_yolo.data.sampler import largest_imgsz
+from hpc_yolo.distributed import World
 from hpc_yolo.engine.network import autocast_dtype
+from hpc_yolo.engine.parts import TrainingParts
+from hpc_yolo.errors import TrainingError
 from hpc_yolo.models import Detector
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 
@@ -22,13 +29,23 @@ RUNS = 3
 def find_batch(
     model: Detector, imgsz: int, precision: str, device: torch.device, tell: Callable[[AnyEvent], None]
 ) -> int:
-    """The largest batch whose forward and backward pass takes four fifths of the memory of `device`.
-
-    What others hold of that memory does not count as there. Without a GPU, and with a warning where measuring leads
-    nowhere, the usual 16.
+    """The largest batch that `device` can train on; the usual 16 without a GPU, and with a warning where measuring
+    leads nowhere.
     """
     if device.type != "cuda":
         return DEFAULT_BATCH
+    batch = largest_batch(model, imgsz, precision, device)
+    if batch is None:
+        message = f"train.batch: -1 found no sensible batch for this GPU's memory; {DEFAULT_BATCH} is taken"
+        tell(WarningRaised(message=message))
+    return batch or DEFAULT_BATCH
+
+
+def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int | None:
+    """The largest batch whose forward and backward pass takes four fifths of the memory of `device`, a GPU.
+
+    What others hold of that memory does not count as there. None where measuring leads nowhere.
+    """
     trained = copy.deepcopy(model).train()  # stands for the average, and its statistics may change
     dtype = autocast_dtype(precision, device)
     torch.cuda.empty_cache()
@@ -36,11 +53,26 @@ def find_batch(
     room_bytes = free_bytes + torch.cuda.memory_reserved(device)
     batch = batch_for(room_bytes, lambda size: measured_bytes(trained, size, imgsz, dtype, device))
     torch.cuda.empty_cache()
-    if batch is None:
-        room = f"{room_bytes / 2**30:.1f} GiB"
-        message = f"train.batch: -1 found no sensible batch for {room} of GPU memory; {DEFAULT_BATCH} is taken"
-        tell(WarningRaised(message=message))
-    return batch or DEFAULT_BATCH
+    return batch
+
+
+def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: World) -> TrainingError:
+    """What a person needs to know of `error`, above all the batch that would fit; measured, which takes seconds."""
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+    parts.optimizer.zero_grad()
+    train, share = parts.spec.train, parts.schedule.batch // world.size
+    imgsz = largest_imgsz(train.imgsz, parts.model.picture_stride) if train.multi_scale else train.imgsz
+    fitting = largest_batch(parts.model, imgsz, train.precision, world.device)
+    advice = "set train.batch lower"
+    if fitting is not None and fitting < share:
+        advice = f"set train.batch to {fitting * world.size}, for {fitting} images a rank fit, measured just now"
+    elif fitting is not None:
+        advice = f"{fitting} images fit, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
+    return TrainingError(
+        f"the GPU of rank {world.rank} ran out of memory after step {parts.progress.step}, with {share} images of "
+        f"{imgsz} pixels",
+        hint=f"{advice}; or take more GPUs, or a lower train.imgsz",
+    )
 
 
 def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | None:

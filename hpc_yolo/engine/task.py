@@ -20,30 +20,34 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
+from hpc_yolo.engine.autobatch import out_of_memory
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import cpus_per_rank
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.engine.watchdog import Watchdog
-from hpc_yolo.errors import HpcYoloError, LeaseError, TrainingError
+from hpc_yolo.errors import ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.requeue import (
     decide,
     end_of_lost_attempt,
+    is_in_slurm,
     job_of,
     lost_attempt,
-    put_back,
+    queue_again,
     slurm_requeues,
     stop_cause,
 )
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import event_line, last_step
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.successor import cancel_successor, cancelled_predecessor, ensure_successor, predecessor
 
 LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
+LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)")
 
 
 def run_task(run: RunDirectory, spec: Spec) -> None:
@@ -57,10 +61,13 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
     process = ProcessInfo.from_env(current_environment())
     try:
         stopped_by = train_attempt(run, spec, process)
-    except Exception as error:
+    except Exception as raised:
+        error = in_words(raised)
         report_failure(run, process, error)
         if process.world_size == 1:
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         # Peers may be stuck in a collective; an ordinary exit would wait for them.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -78,7 +85,8 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
             held.enter_context(HeartBeat(lease))
         try:
             return train_with_lease(run, spec, process, lease)
-        except Exception as error:
+        except Exception as raised:
+            error = in_words(raised)
             # Who lost the run has no say in it; who lost a peer cannot say why.
             if lease is not None and not isinstance(error, LeaseError) and not is_echo(error):
                 detail = f"{type(error).__name__}: {error}"
@@ -91,6 +99,8 @@ def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
     """As `train_attempt`; `lease` is rank 0's."""
     device = choose_device(spec.train.device, process)
     journal = None if lease is None else open_journal(run, spec, process, lease)
+    if journal is not None and spec.cluster.requeue == "chain" and is_in_slurm(process):
+        queue_successor(run, process, journal)
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         if spec.train.deterministic:
@@ -110,7 +120,10 @@ def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
         trainer = Trainer(parts, world, run, journal, stop, may_publish, watchdog)
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))
-        stopped_by = trainer.run()
+        try:
+            stopped_by = trainer.run()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, parts, world) from None
         if journal is not None:
             # The other ranks wait at the block's end: one that left first would end the job before it is queued again.
             leave(run, spec, process, journal, trainer, stopped_by)
@@ -135,11 +148,36 @@ def open_journal(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lea
         ended = end_of_lost_attempt(lost, last_step(events))
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
         decision = decide(ended.cause, events, spec.cluster)
-        if lost.job_id is not None and lost.job_id == process.job_id and not decision.again:
+        if process.job_id is not None and not decision.again and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
                 f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
             )
     return JournalWriter(run.journal, lease.attempt, on_event=print_line, before_write=lease.require)
+
+
+def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
+    """Job `job_id` and the one it follows: what became of them a person has not answered by submitting again."""
+    before = predecessor(run, job_id)
+    return (job_id,) if before is None else (job_id, before)
+
+
+def queue_successor(run: RunDirectory, process: ProcessInfo, journal: JournalWriter) -> None:
+    """In chain mode, from the first minute on, somebody waits to take over: a job that dies can submit nothing.
+
+    Raises:
+        TrainingError: this job follows one that was cancelled.
+    """
+    assert process.job_id is not None
+    if (cancelled := cancelled_predecessor(run, process.job_id)) is not None:
+        raise TrainingError(
+            f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
+            hint="submit the spec again to go on",
+        )
+    try:
+        ensure_successor(run, process)
+    except ClusterError as refusal:
+        message = f"no job waits to follow this one: {refusal.message}; it is tried again at this one's end"
+        journal.write(WarningRaised(message=message))
 
 
 def leave(
@@ -152,9 +190,8 @@ def leave(
     if not stopped_by:
         journal.write(ended)
         return
-    in_slurm = process.job_id is not None and process.launcher != "submitit-local"
     job = job_of(process)
-    cause = stop_cause(stopped_by, job, process.attempt) if in_slurm else Cause.INTERRUPTED
+    cause = stop_cause(stopped_by, job, process.attempt) if is_in_slurm(process) else Cause.INTERRUPTED
     events = read_events(run.journal)
     decision = decide(cause, events, spec.cluster)
     by_itself = slurm_requeues(job, process.attempt)
@@ -166,9 +203,14 @@ def leave(
         requeued=decision.again or by_itself,
     )
     journal.write(ended)
-    if decision.again and not by_itself and (refusal := put_back(process, events)) is not None:
-        detail = f"{ended.detail}; not queued again: {refusal}"
-        journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
+    if decision.again and not by_itself:
+        try:
+            queue_again(run, process, spec.cluster, events)
+        except ClusterError as refusal:
+            detail = f"{ended.detail}; not queued again: {refusal.message}"
+            journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
+    elif process.job_id is not None and not decision.again:
+        cancel_successor(run, process.job_id)
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
@@ -227,8 +269,18 @@ def exit_code(error: Exception) -> int:
     return error.exit_code if isinstance(error, HpcYoloError) else 1
 
 
+def in_words(error: Exception) -> Exception:
+    """`error`, or what it means to a person: torch raises wherever it hears that a loader's process has died."""
+    if isinstance(error, RuntimeError) and (worker := LOST_WORKER.search(str(error))):
+        return LostProcessError(
+            f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps for want of memory",
+            hint="see what the kernel's log says of memory; ask for more cluster.mem or fewer train.workers",
+        )
+    return error
+
+
 def is_echo(error: Exception) -> bool:
-    """Whether this rank only noticed that another one had gone."""
-    return isinstance(error, torch.distributed.DistError) or (
+    """Whether this rank only noticed that another process had gone."""
+    return isinstance(error, (torch.distributed.DistError, LostProcessError)) or (
         isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
     )

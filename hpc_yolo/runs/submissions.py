@@ -1,6 +1,8 @@
-"""Which jobs a run was given to: one line a submission, written by the submitting command."""
+"""Which jobs a run was given to: one line a submission, written by whoever submits: a person's command, or rank 0."""
 
 from __future__ import annotations
+
+import contextlib
 
 import msgspec
 
@@ -9,7 +11,13 @@ from hpc_yolo.runs.directory import RunDirectory
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that was started or queued. `time` in seconds since 1970; `host` is where it was submitted."""
+    """A job that was started or queued.
+
+    Attributes:
+        time: in seconds since 1970.
+        host: where it was submitted.
+        after: the job that it follows, should that not finish; None for one that a person submitted.
+    """
 
     time: float
     executor: str
@@ -18,6 +26,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     num_nodes: int
     tasks_per_node: int
     gpus_per_node: int
+    after: str | None = None
 
 
 def add_submission(run: RunDirectory, submission: Submission) -> None:
@@ -29,12 +38,20 @@ def add_submission(run: RunDirectory, submission: Submission) -> None:
     append_json_line(run.submissions, msgspec.to_builtins(submission))
 
 
-def last_submission(run: RunDirectory) -> Submission | None:
-    """The newest submission; None for a run that was started by hand."""
-    newest = None
+def all_submissions(run: RunDirectory) -> list[Submission]:
+    """All submissions, oldest first; those of another version are passed over."""
+    found = []
     for record in read_json_lines(run.submissions):
-        try:
-            newest = msgspec.convert(record, Submission)
-        except msgspec.ValidationError:
-            continue  # of another version
-    return newest
+        with contextlib.suppress(msgspec.ValidationError):
+            found.append(msgspec.convert(record, Submission))
+    return found
+
+
+def last_chain(run: RunDirectory) -> list[Submission]:
+    """The newest submission by a person and the jobs that follow it one after the other;
+    [] for a run that was started by hand."""
+    chain: list[Submission] = []
+    for submission in all_submissions(run):
+        follows = chain and submission.after == chain[-1].job_id
+        chain = [*chain, submission] if follows else [submission]
+    return chain

@@ -49,7 +49,6 @@ TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number o
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
 NOT_YET: tuple[tuple[str, object, str], ...] = (
-    ("cluster.requeue", "chain", "requeue or off"),
     ("train.cache", "disk", "none or ram"),
     ("train.tensorboard", True, "false; the journal has all figures"),
 )

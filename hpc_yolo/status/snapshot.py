@@ -13,7 +13,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.journal import read_events
-from hpc_yolo.runs.submissions import Submission, last_submission
+from hpc_yolo.runs.submissions import Submission, last_chain
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,16 +56,16 @@ def take_snapshot(runs: Iterable[RunDirectory], job_states: Mapping[str, JobStat
 
 
 def slurm_job_ids(runs: Iterable[RunDirectory]) -> list[str]:
-    """The latest Slurm job of every run that has one."""
-    submissions = [submission for run in runs if (submission := last_submission(run)) is not None]
+    """The latest Slurm job of every run that has one, and the one that it follows."""
+    submissions = [submission for run in runs for submission in last_chain(run)[-2:]]
     return [submission.job_id for submission in submissions if submission.executor == "slurm"]
 
 
 def run_facts(run: RunDirectory, job_states: Mapping[str, JobState]) -> RunFacts:
     """Facts about one run."""
-    submission = last_submission(run)
     events = read_events(run.journal)
     started = _last(events, AttemptStarted)
+    submission = _current_submission(run, started, job_states)
     progress = _last(events, (StepLogged, EpochEnded))
     evaluations = [event for event in events if isinstance(event, Evaluated)]
     best = next((event for event in reversed(evaluations) if event.is_best), None)
@@ -91,6 +91,16 @@ def run_facts(run: RunDirectory, job_states: Mapping[str, JobState]) -> RunFacts
         figures |= {name: getattr(submission, name) for name in names}
     updated = events[-1].time if events else submission.time if submission is not None else None
     return RunFacts(name=run.name, path=str(run.path), state=state, detail=detail, updated=updated, **figures)
+
+
+def _current_submission(
+    run: RunDirectory, started: AttemptStarted | None, job_states: Mapping[str, JobState]
+) -> Submission | None:
+    """The newest one; but while that waits for another job's end, and if that end was a good one, the other."""
+    chain = last_chain(run)[-2:]
+    alive = [one for one in chain if one.job_id in job_states and job_states[one.job_id].is_alive]
+    trained = [one for one in chain if started is not None and one.job_id == started.job_id]
+    return next(iter(alive or trained or chain[-1:]), None)
 
 
 def _state(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.errors import LeaseError
+from hpc_yolo.errors import ClusterError, LeaseError
 from hpc_yolo.lease import last_holder
 from hpc_yolo.requeue import (
     Decision,
     decide,
     exit_cause,
     job_of,
-    put_back,
+    queue_again,
     slurm_requeues,
 )
 from hpc_yolo.runs.directory import RunDirectory
@@ -19,12 +21,16 @@ from hpc_yolo.runs.failures import failures_of
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import last_step
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.successor import cancel_successor
 
 
 def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: int) -> int:
     """Decide what follows the end of a job's tasks with `status`; the job's exit code."""
-    if process.job_id is None or status == LeaseError.exit_code:
-        return status  # another start trains this run
+    if process.job_id is None:
+        return status
+    if status == LeaseError.exit_code:  # another start trains this run
+        cancel_successor(run, process.job_id)
+        return status
     holder = last_holder(run)
     has_begun = holder is not None and (holder.job_id, holder.restart) == (process.job_id, process.attempt)
     events = read_events(run.journal)
@@ -33,8 +39,11 @@ def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: in
         return 0
     job = job_of(process)
     if own_end is not None:
-        if own_end.requeued and job is not None and job.is_running and not slurm_requeues(job, process.attempt):
-            put_back(process, events)  # rank 0 had no time for it
+        if not own_end.requeued:
+            cancel_successor(run, process.job_id)
+        elif job is not None and job.is_running and not slurm_requeues(job, process.attempt):
+            with contextlib.suppress(ClusterError):
+                queue_again(run, process, spec.cluster, events)  # rank 0 had no time for it
         return status
     cause = exit_cause(status, failures_of(run, process.job_id, process.attempt), job, process.attempt)
     decision = decide(cause, events, spec.cluster)
@@ -43,9 +52,13 @@ def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: in
     words = f"the tasks ended with exit code {status}: {decision.words or cause}"
     is_queued = slurm_requeues(job, process.attempt)
     if decision.again and not is_queued:
-        refusal = put_back(process, events)
-        is_queued, words = refusal is None, f"{words}{'' if refusal is None else f'; not queued again: {refusal}'}"
-    print(f"hpc-yolo: {words}{', queued again' if is_queued else ''}", flush=True)
+        try:
+            words, is_queued = f"{words}; {queue_again(run, process, spec.cluster, events)}", True
+        except ClusterError as refusal:
+            words = f"{words}; not queued again: {refusal.message}"
+    elif not decision.again:
+        cancel_successor(run, process.job_id)
+    print(f"hpc-yolo: {words}", flush=True)
     if holder is not None and has_begun:
         is_over = not is_queued and cause != Cause.CANCELLED
         outcome = AttemptEnded.FAILED if is_over else AttemptEnded.STOPPED

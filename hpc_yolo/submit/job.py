@@ -20,7 +20,7 @@ from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.runs.submissions import Submission, add_submission, last_chain
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.submit.plan import Plan
 from hpc_yolo.submit.prepare import prepare_run
@@ -49,16 +49,18 @@ class TrainingJob:
 class SubmittedJob:
     """A job on its way. `owned`: this process started it, and may end it."""
 
+    run: RunDirectory
     submission: Submission
     owned: bool = False
 
     def is_alive(self) -> bool:
-        """Whether the job is queued or runs. While Slurm does not answer, it is believed to live."""
-        job_id = self.submission.job_id
+        """Whether the job, or one that follows it, is queued or runs. While Slurm does not answer, it is believed."""
         if self.submission.executor == "slurm":
-            return _slurm_job_is_alive(job_id, int(time.monotonic() / SLURM_POLL_S))
+            # What is before these two is over.
+            job_ids = tuple(submission.job_id for submission in last_chain(self.run)[-2:])
+            return _slurm_jobs_are_alive(job_ids, int(time.monotonic() / SLURM_POLL_S))
         # A debug run happened inside the submitting process.
-        return self.submission.executor == "local" and local_job_is_alive(job_id, self.submission.host)
+        return self.submission.executor == "local" and local_job_is_alive(self.submission.job_id, self.submission.host)
 
     def stop(self) -> bool:
         """Ask a local job of ours to save and leave; False for a job that goes on without us."""
@@ -105,17 +107,16 @@ def submit(plan: Plan) -> SubmittedJob:
     add_submission(plan.run, submission)
     if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
         raise error
-    return SubmittedJob(submission, owned=True)
+    return SubmittedJob(plan.run, submission, owned=True)
 
 
 @functools.lru_cache(maxsize=1)
-def _slurm_job_is_alive(job_id: str, _time_slot: int) -> bool:
-    """Ask Slurm once per time slot, however often somebody wants to know."""
+def _slurm_jobs_are_alive(job_ids: tuple[str, ...], _time_slot: int) -> bool:
+    """Whether any of them is; asks Slurm once per time slot, however often somebody wants to know."""
     try:
-        state = scheduler.job_states([job_id]).get(job_id)
+        return any(state.is_alive for state in scheduler.job_states(job_ids).values())
     except SchedulerUnavailable:
         return True
-    return state is not None and state.is_alive
 
 
 def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:

@@ -1,8 +1,8 @@
 """A real Slurm cluster on this machine, wholly private: its own munge, database, ports and folder, nothing under /etc.
 
 Two nodes, gpu01 and gpu02, of eight CPUs and four pretend GPUs each; partitions `gpu` (default), `preempt` and `high`.
-Each slurmd lives in a mount and host-name namespace of its own, so that inside a job the node is called gpu01, and
-gpu01 and gpu02 resolve, while this machine's /etc/hosts stays as it is.
+Each slurmd lives in a mount and host-name namespace of its own, so that inside a job the node is called gpu01, gpu01
+and gpu02 resolve, and the nodes have different boot ids, while this machine's own files stay as they are.
 
 For people, as root:
 
@@ -92,6 +92,10 @@ class SlurmCluster:
     def start_daemon(self, name: str) -> None:
         """Start a stopped daemon again and wait until it answers; does nothing to one that runs."""
         self._ask("start", name)
+
+    def lose_node(self, name: str) -> None:
+        """Kill everything on a node at once, its slurmd too; `start_daemon` brings it back."""
+        self._ask("lose", name)
 
     @contextlib.contextmanager
     def without(self, name: str) -> Iterator[None]:

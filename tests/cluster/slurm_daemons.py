@@ -20,6 +20,7 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -133,6 +134,8 @@ class Daemons:
         (folder / "gres.conf").write_text(f"NodeName={','.join(self.nodes)} Name=gpu File={folder}/gpu[0-3]\n")
         hosts = Path("/etc/hosts").read_text()
         (folder / "hosts").write_text(hosts + "".join(f"{addresses[name]} {name}\n" for name in self.nodes))
+        for name in self.nodes:
+            (folder / f"boot_id-{name}").write_text(f"{uuid.uuid4()}\n")
 
     def start_all(self) -> None:
         """Everything, each part when what it needs is there."""
@@ -178,6 +181,12 @@ class Daemons:
     def stop(self, name: str, signal_number: int) -> None:
         self.running[name].send_signal(signal_number)
         self.running[name].wait(timeout=START_TIMEOUT_S)
+
+    def lose(self, name: str) -> None:
+        """Kill a node's slurmd, its steps and everything in them, all at once, as a power cut does."""
+        slurmd = self.running[name]
+        kill_all(processes_in_namespace("uts", slurmd.pid))
+        slurmd.wait(timeout=START_TIMEOUT_S)
 
     def answers(self, name: str) -> bool:
         """Whether a daemon does its work."""
@@ -250,8 +259,10 @@ class Daemons:
             "slurmctld": ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
         }
         for name in self.nodes:
-            in_node = f"mount --bind {folder}/hosts /etc/hosts && hostname {name} && exec slurmd -D -N {name}"
-            commands[name] = ["unshare", "--mount", "--uts", "sh", "-c", f"{in_node} -f {folder}/slurm.conf"]
+            binds = {"hosts": "/etc/hosts", f"boot_id-{name}": "/proc/sys/kernel/random/boot_id"}
+            mounts = " && ".join(f"mount --bind {folder}/{file} {place}" for file, place in binds.items())
+            in_node = f"{mounts} && hostname {name} && exec slurmd -D -N {name} -f {folder}/slurm.conf"
+            commands[name] = ["unshare", "--mount", "--uts", "sh", "-c", in_node]
         return commands
 
     def _node_state(self, name: str) -> str:
@@ -286,7 +297,7 @@ def serve(folder: Path, num_nodes: int, *, detached: bool) -> None:
     (folder / "supervisor.new").write_text(str(os.getpid()))
     (folder / "supervisor.new").replace(folder / "supervisor.pid")
     daemons = Daemons(folder, num_nodes)
-    actions: dict[str, Callable[..., None]] = {"start": daemons.start, "stop": daemons.stop}
+    actions: dict[str, Callable[..., None]] = {"start": daemons.start, "stop": daemons.stop, "lose": daemons.lose}
     try:
         answer(daemons.start_all)
         for line in requests(daemons.reap, detached=detached):
@@ -349,6 +360,16 @@ def children_by_parent() -> dict[int, list[int]]:
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(entry.name))
     return children
+
+
+def processes_in_namespace(kind: str, pid: int) -> list[int]:
+    """All processes that share a namespace with `pid`."""
+    wanted, found = Path("/proc", str(pid), "ns", kind).readlink(), []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "ns" / kind).readlink() == wanted:
+                found.append(int(entry.name))
+    return found
 
 
 def descendants(pid: int) -> list[int]:

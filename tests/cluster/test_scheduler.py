@@ -10,7 +10,7 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import Finished, JobRecord, JobState, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.scheduler import BatchJob, Finished, JobRecord, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
 # Printed by Slurm 22.05.8.
@@ -383,6 +383,13 @@ SHOWN_JOB = (
 )
 def test_what_the_controller_holds_of_a_job_is_read(words: tuple[str, int, str], expected: JobRecord) -> None:
     assert scheduler.parse_job_record(SHOWN_JOB.format(*words)) == expected
+
+
+def test_what_a_job_was_submitted_with_goes_for_its_successor_too() -> None:
+    shown = "JobId=7 JobName=args.sh\n   Command=/home/me/args.sh spec.yaml --name a\n   WorkDir=/home/me/my data\n"
+    answers = {"write": Finished(0, "#!/bin/sh\ntrue\n", ""), "show": Finished(0, shown, "")}
+    job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]])
+    assert job == BatchJob("#!/bin/sh\ntrue\n", ("spec.yaml", "--name", "a"), "/home/me/my data")
 
 
 def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None:

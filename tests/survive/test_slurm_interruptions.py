@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -11,35 +10,26 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import wait_until
+from tensor_digest import digest
 
-from hpc_yolo.checkpoint import read_state
-from hpc_yolo.checkpoint.store import saved_states
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
+from hpc_yolo.runs.submissions import all_submissions
 
 CLUSTER = {"nodes": 2, "tasks_per_node": 2, "partition": "preempt"}
 # Warm-up without steps, so that a few steps change the weights; enough steps for something to come in between.
-TRAIN = {"epochs": 16, "val_every": 16, "hyp_overrides": {"warmup_epochs": 0}}
+TRAIN = {"epochs": 16, "val_every": 16, "hyp_overrides": {"warmup_epochs": 0}, "stall_timeout_s": 10}
 CHECKPOINT = {"every_steps": 10, "every_s": None}
 NUM_STEPS = 16 * 5
 CHANCE = random.Random(20)
-
-
-def digest(run: RunDirectory) -> str:
-    """SHA-256 of weights, averages and optimiser of the newest state."""
-    tensors = read_state(saved_states(run)[0]).tensors
-    summed = hashlib.sha256()
-    for name in sorted(tensors):
-        summed.update(name.encode() + tensors[name].numpy().tobytes())
-    return summed.hexdigest()
 
 
 @pytest.fixture
 def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
     """Submit a run of that name; (its directory, its job's id)."""
 
-    def submit(name: str, partition: str = "preempt") -> tuple[RunDirectory, str]:
-        spec = write_spec(name, cluster=CLUSTER | {"partition": partition}, train=TRAIN, checkpoint=CHECKPOINT)
+    def submit(name: str, **cluster: str) -> tuple[RunDirectory, str]:
+        spec = write_spec(name, cluster=CLUSTER | cluster, train=TRAIN, checkpoint=CHECKPOINT)
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / name)
         return run, json.loads(run.submissions.read_text())["job_id"]
@@ -47,10 +37,19 @@ def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
     return submit
 
 
+@pytest.fixture
+def undisturbed(submitted, in_slurm, known_digests) -> str:
+    """The digest of a run that nobody touched; the first test to ask for it makes one."""
+    if not known_digests:
+        run, job_id = submitted("undisturbed")
+        assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=240) == "COMPLETED"
+        known_digests.append(digest(run))
+    return known_digests[0]
+
+
 @pytest.fixture(scope="session")
-def undisturbed() -> dict[str, str]:
-    """The digest of a run that nobody touched, once a test has made one."""
-    return {}
+def known_digests() -> list[str]:
+    return []
 
 
 def preempt(cluster, _job_id: str, _pids: list[int]) -> None:
@@ -94,6 +93,37 @@ def kill_srun(_cluster, job_id: str, _pids: list[int]) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
+def kill_last_stepd(_cluster, _job_id: str, pids: list[int]) -> None:
+    """The daemon of Slurm's that looks after a node's tasks of a step."""
+    parent = int(Path("/proc", str(pids[-1]), "stat").read_text().rpartition(")")[2].split()[1])
+    assert (Path("/proc", str(parent), "comm").read_text().strip()) == "slurmstepd"
+    os.kill(parent, signal.SIGKILL)
+
+
+def stop_last_rank(_cluster, _job_id: str, pids: list[int]) -> None:
+    os.kill(pids[-1], signal.SIGSTOP)
+
+
+def lose_second_node(cluster, job_id: str, _pids: list[int]) -> None:
+    """The batch script and rank 0 live on; the node comes back when the job waits, kept away from it."""
+    cluster.lose_node("gpu02")
+    bring_back(cluster, job_id, "gpu02")
+
+
+def lose_first_node(cluster, job_id: str, _pids: list[int]) -> None:
+    """With rank 0, srun and the batch script."""
+    cluster.lose_node("gpu01")
+    bring_back(cluster, job_id, "gpu01")
+
+
+def bring_back(cluster, job_id: str, node: str) -> None:
+    """Start a lost node once its job has left it; there are no others that could take its place."""
+    wait_until(lambda: cluster.job_state(job_id) == "PENDING", "the job to be queued again", 120)
+    cluster.start_daemon(node)
+    cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+    cluster.run("scontrol", "update", f"JobId={job_id}", "ExcNodeList=")
+
+
 INTERRUPTIONS = [
     (preempt, Cause.PREEMPTED),
     (kill_last_rank, Cause.KILLED),
@@ -106,6 +136,9 @@ INTERRUPTIONS = [
             (warn_of_time_limit, Cause.TIME_LIMIT),
             (kill_first_rank, Cause.KILLED),
             (kill_srun, Cause.KILLED),
+            (stop_last_rank, Cause.STALLED),
+            (lose_first_node, Cause.NODE_FAILURE),
+            (lose_second_node, Cause.NODE_FAILURE),
         )
     ),
 ]
@@ -115,10 +148,6 @@ INTERRUPTIONS = [
 def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     submitted, in_slurm, events_of, undisturbed, interrupt, cause
 ):
-    if not undisturbed:
-        run, job_id = submitted("undisturbed")
-        assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=240) == "COMPLETED"
-        undisturbed["digest"] = digest(run)
     name = interrupt.__name__
     run, job_id = submitted(name)
     at_step = CHANCE.randrange(5, 40)
@@ -130,14 +159,71 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     assert ended == "COMPLETED", log
     last = events_of(name, AttemptEnded)[-1]
     assert (last.outcome, last.step) == (AttemptEnded.FINISHED, NUM_STEPS), log
-    assert digest(run) == undisturbed["digest"]
+    assert digest(run) == undisturbed
     first, second = events_of(name, AttemptStarted)
     (end,) = [event for event in events_of(name, AttemptEnded) if event.attempt == first.attempt]
     assert (end.cause, end.requeued) == (cause, True), log
-    if cause == Cause.KILLED:
+    if cause in (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE):
         assert end.step - second.step <= CHECKPOINT["every_steps"], "at most one interval is done again"
     else:
         assert end.step == second.step, "no step is lost or done twice"
+
+
+def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
+    """Slurm's words for all jobs of a run, once none of them waits or runs."""
+    wait_until(lambda: not cluster.run("squeue", "--noheader", "--format=%A").split(), "all jobs to end", 240)
+    return {submission.job_id: cluster.job_state(submission.job_id) for submission in all_submissions(run)}
+
+
+def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
+    submitted, in_slurm, events_of, undisturbed, hpc_yolo, tmp_path
+):
+    run, job_id = submitted("chain", requeue="chain")
+    wait_until(lambda: any(event.step >= 15 for event in events_of("chain", StepLogged)), "step 15", 120)
+    (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)[:1]
+    assert (facts["name"], facts["state"], facts["job_id"]) == ("chain", "running", job_id), "not the one that waits"
+    again = hpc_yolo("submit", tmp_path / "chain.yaml", check=False)
+    assert "queued already" in again.stderr
+    preempt(in_slurm, job_id, [])
+    states = ended_chain(run, in_slurm)
+    assert list(states.values()) == ["FAILED", "COMPLETED", "CANCELLED"], "the last one waited for nothing"
+    first, second = events_of("chain", AttemptStarted)
+    (ended, finished) = events_of("chain", AttemptEnded)
+    assert (ended.cause, ended.requeued, ended.step) == (Cause.PREEMPTED, True, second.step)
+    assert (first.job_id, second.job_id) == tuple(states)[:2]
+    assert finished.outcome == AttemptEnded.FINISHED
+    assert digest(run) == undisturbed
+
+
+def kill_rank_too_often(cluster, run: RunDirectory, job_id: str, pids: list[int]) -> None:
+    (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_kills: 3", "max_kills: 0"))
+    kill_last_rank(cluster, job_id, pids)
+
+
+def cancel(cluster, _run: RunDirectory, job_id: str, _pids: list[int]) -> None:
+    cluster.run("scancel", job_id)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("end", [kill_rank_too_often, cancel], ids=lambda end: end.__name__)
+def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(submitted, in_slurm, events_of, end):
+    name = f"chain-{end.__name__}"
+    run, job_id = submitted(name, requeue="chain")
+    wait_until(lambda: events_of(name, StepLogged), "the first steps", 120)
+    end(in_slurm, run, job_id, [place.pid for place in events_of(name, AttemptStarted)[0].ranks])
+    assert len(ended_chain(run, in_slurm)) == 2
+    assert len(events_of(name, AttemptStarted)) == 1, "the successor has not trained"
+
+
+@pytest.mark.soak
+def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, undisturbed):
+    """Slurm does not notice, the tasks do not need it, and the job ends well."""
+    run, job_id = submitted("stepd")
+    wait_until(lambda: events_of("stepd", StepLogged), "the first steps", 120)
+    (started,) = events_of("stepd", AttemptStarted)
+    kill_last_stepd(in_slurm, job_id, [place.pid for place in started.ranks])
+    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=240) == "COMPLETED"
+    assert digest(run) == undisturbed
 
 
 @pytest.mark.soak
