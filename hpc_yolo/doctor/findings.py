@@ -109,13 +109,15 @@ def preemption(window: StopWindow, partition: Partition | None, cluster: Cluster
         why = "it saves and ends there, as cluster.requeue is off"
         advice = "submit again to go on, or write cluster.requeue: requeue"
         return replace_finding(ok, level=Finding.NOTE, why=why, advice=advice)
+    if cluster.requeue == "chain":
+        return replace_finding(ok, why=ok.why or "it saves and ends, and the job that waits in its chain goes on")
     if window.mode == "cancel":
         # Without grace the job is COMPLETING from the first signal on, as a cancelled one is.
         return replace_finding(
             ok,
             level=Finding.NOTE if window.grace_s or not window.is_sure else Finding.WARNING,
             why="after that Slurm cancels it: the run goes on only if it was saved and requeued by then",
-            advice="a partition with a longer GraceTime; or submit the spec again: it goes on from its last checkpoint",
+            advice="cluster.requeue: chain, which queues a successor in time; or a partition with a longer GraceTime",
         )
     return replace_finding(
         ok, why=ok.why or "it saves and is requeued; where it does not get that far, Slurm requeues it"
@@ -216,7 +218,7 @@ def _requeue(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
             level=Finding.NOTE,
             seen=f"{ok.seen}, and jobs pass the site's {settings.submit_plugins} plugin when they are submitted",
             why=f"{why}, which such a program may take away",
-            advice="if scontrol show job has Requeue=0, submit the spec again after an interruption",
+            advice="if scontrol show job has Requeue=0, write cluster.requeue: chain, which needs none",
         )
     return replace_finding(ok, why=why)
 
@@ -227,7 +229,7 @@ def _wait(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
     if settings.cred_expire_s <= SHORT_WAIT_S or cluster.requeue != "requeue":
         return Finding(level=Finding.OK, what="waiting", seen=seen)
     why = "the nodes may be idle meanwhile"
-    advice = "a smaller cred_expire is the site's to set: AuthInfo in slurm.conf"
+    advice = "cluster.requeue: chain does not wait; a smaller cred_expire is the site's to set (AuthInfo in slurm.conf)"
     return Finding(level=Finding.NOTE, what="waiting", seen=seen, why=why, advice=advice)
 
 
