@@ -74,7 +74,7 @@ def require_not_under_way(run: RunDirectory) -> None:
     job_id = submission.job_id
     if submission.executor == "slurm":
         try:
-            states = scheduler.job_states([before.job_id for before in chain[-2:]]).values()
+            states = scheduler.job_states([before.job_id for before in chain[-2:]], scheduler.LOOK_TIMEOUT_S).values()
         except SchedulerUnavailable:
             return
         is_alive = any(state.is_alive for state in states)

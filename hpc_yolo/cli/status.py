@@ -26,7 +26,7 @@ def status(root: Path, as_json: bool) -> None:
     job_states = {}
     if job_ids:
         try:
-            job_states = scheduler.job_states(job_ids)
+            job_states = scheduler.job_states(job_ids, scheduler.LOOK_TIMEOUT_S)
         except ClusterError as error:
             click.echo(f"warning: {error.message}; states are those of the journals", err=True)
     facts = take_snapshot(runs, job_states)

@@ -18,6 +18,7 @@ from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.quantities import parse_time_s
 
 QUERY_TIMEOUT_S = 10.0
+LOOK_TIMEOUT_S = 2.4  # for commands at which somebody looks: they would rather have what the run directory knows
 CHANGE_TIMEOUT_S = 30.0
 UNKNOWN = "UNKNOWN"
 
@@ -217,11 +218,16 @@ def requeue(job_id: str, *, run: Run = run_command) -> None:
     _ask(["scontrol", "requeue", job_id], CHANGE_TIMEOUT_S, run)
 
 
-def job_states(job_ids: Iterable[str], *, run: Run = run_command) -> dict[str, JobState]:
+def job_states(
+    job_ids: Iterable[str], timeout_s: float = 2 * QUERY_TIMEOUT_S, *, run: Run = run_command
+) -> dict[str, JobState]:
     """The state of every job in `job_ids`, by one call of squeue and, for those it has forgotten, one of sacct.
 
     An array's id brings the states of all its tasks, each under its own id. Where sacct is missing or has no
     database, forgotten jobs are UNKNOWN and stale; one that accounting believes alive, but squeue does not, is UNKNOWN.
+
+    Args:
+        timeout_s: for both; accounting gets half of it at most.
 
     Raises:
         SchedulerUnavailable: squeue gave no answer.
@@ -230,11 +236,11 @@ def job_states(job_ids: Iterable[str], *, run: Run = run_command) -> dict[str, J
     wanted = list(dict.fromkeys(job_ids))
     if not wanted:
         return {}
-    found = _ask_squeue(wanted, run)
+    found = _ask_squeue(wanted, timeout_s / 2, run)
     forgotten = [job_id for job_id in wanted if not _is_covered(job_id, found)]
     if not forgotten:
         return found
-    told, is_stale = _ask_sacct(forgotten, run)
+    told, is_stale = _ask_sacct(forgotten, timeout_s / 2, run)
     over = {job_id: job for job_id, job in told.items() if not job.is_alive}
     lost = [job_id for job_id in forgotten if not _is_covered(job_id, over)]
     return found | over | {job_id: JobState(job_id, UNKNOWN, is_stale=is_stale) for job_id in lost}
@@ -388,9 +394,9 @@ def parse_slurm_time_s(text: str) -> int | None:
     return 0 if not re.search("[1-9]", text) else parse_time_s(text)
 
 
-def _ask_squeue(job_ids: Sequence[str], run: Run) -> dict[str, JobState]:
+def _ask_squeue(job_ids: Sequence[str], timeout_s: float, run: Run) -> dict[str, JobState]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(job_ids)}"]
-    answer = run([*words, f"--Format={_SQUEUE_FORMAT}"], QUERY_TIMEOUT_S)
+    answer = run([*words, f"--Format={_SQUEUE_FORMAT}"], timeout_s)
     if answer.returncode != 0:
         if "Invalid job id specified" in answer.stderr:  # said when a single job is asked for and forgotten
             return {}
@@ -398,11 +404,11 @@ def _ask_squeue(job_ids: Sequence[str], run: Run) -> dict[str, JobState]:
     return parse_squeue(answer.stdout)
 
 
-def _ask_sacct(job_ids: Sequence[str], run: Run) -> tuple[dict[str, JobState], bool]:
+def _ask_sacct(job_ids: Sequence[str], timeout_s: float, run: Run) -> tuple[dict[str, JobState], bool]:
     """(what accounting knows, whether it gave no answer). Sites without accounting have no working sacct."""
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(job_ids)}"]
     try:
-        answer = run([*words, f"--format={_SACCT_FORMAT}"], QUERY_TIMEOUT_S)
+        answer = run([*words, f"--format={_SACCT_FORMAT}"], timeout_s)
     except SchedulerUnavailable:
         return {}, True
     return (parse_sacct(answer.stdout), False) if answer.returncode == 0 else ({}, True)

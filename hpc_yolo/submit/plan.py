@@ -18,7 +18,7 @@ from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.submit.prepare import require_same_training
 
-PROBE_TIMEOUT_S = 3.0
+PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,218 @@
+"""What it costs a run to survive: saves beside the training, the way out after SIGTERM, the way back in.
+
+OMP_NUM_THREADS=2 python benchmarks/survival.py saves    # step times with a save every 10 s and without
+python benchmarks/survival.py stop                       # SIGTERM to the last durable byte, two ranks
+python benchmarks/survival.py start                      # process start to the first new step, two ranks, in parts
+python benchmarks/survival.py overhead                   # stop agreement, journal and watchdog, two ranks, in each step
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from step import BATCH, IMGSZ, make_trainer, random_batch, timed
+
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.distributed import StopAgreement, connected
+from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.engine.watchdog import Watchdog
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, StepLogged
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.submit.prepare import prepare_run
+
+SAVE_EVERY_S = 10.0
+ROUNDS = 8
+STEPS_BEFORE_STOP = 6
+TRIES = 5
+RANKS = 2
+TIMEOUT_S = 120.0
+OVERHEAD_STEPS = 300
+
+# One rank; says when it has imported everything, when all ranks have met, and when all is loaded.
+RANK = """
+import sys, time
+from pathlib import Path
+from hpc_yolo.engine import task
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.load import load_spec
+print("imported", time.time(), flush=True)
+build = task.build
+def told_build(*arguments):
+    print("met", time.time(), flush=True)
+    parts = build(*arguments)
+    print("loaded", time.time(), flush=True)
+    return parts
+task.build = told_build
+run = RunDirectory(Path(sys.argv[1]))
+task.run_task(run, load_spec(run.spec))
+"""
+
+
+def saves() -> None:
+    """v5s, 320 px: rounds of as many steps as 10 s hold, with a save at their beginning and without, in turns."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    train = TrainSpec(batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", autoanchor=False)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        trainer = make_trainer("yolov5s", train, Path(folder), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
+        trainer.run_directory.create()
+        batch, numbers = random_batch(BATCH, IMGSZ), itertools.count()
+        with trainer.checkpointer:
+            a_round = [timed_step(trainer, batch, next(numbers), saving=number == 0) for number in range(4)]
+            num_steps = round(SAVE_EVERY_S * 1000 / statistics.median(a_round))
+            times: dict[bool, list[float]] = {False: [], True: []}
+            for number in range(2 * ROUNDS):
+                for step in range(num_steps):
+                    saving = number % 2 == 1 and step == 0
+                    times[number % 2 == 1].append(timed_step(trainer, batch, next(numbers), saving=saving))
+            waiting = [timed(lambda: synchronous_save(trainer, next(numbers))) for _ in range(5)]
+        size_mb = max(path.stat().st_size for path in trainer.run_directory.checkpoints.iterdir()) / 1e6
+    for name, of in (("median", statistics.median), ("mean", statistics.mean)):
+        ratio = of(times[True]) / of(times[False])
+        print(f"{name}: {of(times[False]):.1f} ms without, {of(times[True]):.1f} ms with saves: {ratio:.4f}")
+    first = statistics.median(times[True][::num_steps]) - statistics.median(times[False])
+    print(f"a step with a save begun: {first:+.1f} ms; a save that is waited for: {statistics.median(waiting):.0f} ms")
+    print(f"{size_mb:.0f} MB, {num_steps} steps a round, {ROUNDS} rounds each")
+
+
+def timed_step(trainer: Trainer, batch: object, number: int, *, saving: bool) -> float:
+    """Milliseconds of a step in which every batch ends in an optimiser step, and of the save after the one before."""
+
+    def step() -> None:
+        trainer.progress.step, trainer.progress.last_optimizer_step = number, number - 1
+        if saving:
+            trainer.save_state()
+        trainer.train_step(batch)
+
+    return timed(step)
+
+
+def synchronous_save(trainer: Trainer, number: int) -> None:
+    trainer.progress.step = number
+    trainer.save_state()
+    trainer.checkpointer.wait()
+
+
+class TwoRanks:
+    """A run of two ranks on this machine, started as often as one likes."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        data = write_shapes_dataset(folder / "set", num_train=24, num_val=2, image_size=(IMGSZ, IMGSZ))
+        train = TrainSpec(epochs=1000, batch=BATCH, imgsz=IMGSZ, workers=0, val_every=1000)
+        spec = Spec(
+            name=model,
+            model=model,
+            data=str(data),
+            output=str(folder),
+            cluster=ClusterSpec(gpus_per_node=0),
+            train=train,
+            checkpoint=CheckpointSpec(every_s=None, every_epochs=1000),
+        )
+        self.run, self.number = RunDirectory(folder / model), 0
+        prepare_run(self.run, spec)
+
+    def start(self, program: str = RANK) -> list[subprocess.Popen[str]]:
+        self.number += 1
+        base = {"SUBMITIT_LOCAL_JOB_ID": f"{os.getpid()}.{self.number}", "SUBMITIT_LOCAL_NTASKS": str(RANKS)}
+        ranks = ({"SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_LOCALID": str(rank)} for rank in range(RANKS))
+        words = [sys.executable, "-c", program, str(self.run.path)]
+        return [
+            subprocess.Popen(words, env={**os.environ, **base, **rank}, stdout=subprocess.PIPE, text=True)
+            for rank in ranks
+        ]
+
+    def events(self, attempt: int, kind: type) -> list:
+        found = read_events(self.run.journal)
+        return [event for event in found if event.attempt == attempt and isinstance(event, kind)]
+
+    def wait_for_steps(self, attempt: int, number: int) -> list[StepLogged]:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while len(steps := self.events(attempt, StepLogged)) < number:
+            assert time.monotonic() < deadline_s, "no progress"
+            time.sleep(0.02)
+        return steps
+
+    def stop(self, ranks: list[subprocess.Popen[str]]) -> tuple[float, list[str]]:
+        """(when they were told, what each has printed), once they have ended."""
+        told_s = time.time()
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        return told_s, [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
+
+
+def stop() -> None:
+    """Signal to the last durable byte, in seconds, beside the median step."""
+    for model in ("yolov5n", "yolov5s"):
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            runs, taken, steps = TwoRanks(Path(folder), model), [], []
+            for attempt in range(1, TRIES + 1):
+                ranks = runs.start()
+                logged = runs.wait_for_steps(attempt, STEPS_BEFORE_STOP)
+                told_s, _ = runs.stop(ranks)
+                taken.append(runs.events(attempt, CheckpointSaved)[-1].time - told_s)
+                steps += [later.time - sooner.time for sooner, later in itertools.pairwise(logged[1:])]
+        shown = " ".join(f"{seconds:.2f}" for seconds in taken)
+        print(f"{model}: SIGTERM to the last durable byte {shown} s; a step is {statistics.median(steps):.2f} s")
+
+
+def start() -> None:
+    """Seconds from the start of two processes to the first step of an attempt that goes on, and their parts."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        runs = TwoRanks(Path(folder), "yolov5n")
+        for attempt in range(1, TRIES + 1):
+            began_s = time.time()
+            ranks = runs.start()
+            first = runs.wait_for_steps(attempt, 1)[0]
+            _, (output, *_) = runs.stop(ranks)
+            told = {line.split()[0]: float(line.split()[1]) for line in output.splitlines() if line.count(" ") == 1}
+            ready_s = runs.events(attempt, AttemptStarted)[0].time
+            marks = [began_s, told["imported"], told["met"], told["loaded"], ready_s, first.time]
+            parts = [later - sooner for sooner, later in itertools.pairwise(marks)]
+            names = ("import", "rendezvous", "load", "watchdog and journal", "first step")
+            shown = ", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(names, parts, strict=True))
+            print(f"attempt {attempt}: {first.time - began_s:.2f} s: {shown}")
+
+
+def overhead() -> None:
+    """Microseconds in each step for what a bare loop would not do; both ranks are there at the same time."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        runs = TwoRanks(Path(folder), "yolov5n")
+        program = "import sys; sys.argv[0] = 'x'\nfrom survival import overhead_of_rank\noverhead_of_rank(sys.argv[1])"
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+        for rank in runs.start(program):
+            print(rank.communicate(timeout=TIMEOUT_S)[0], end="")
+
+
+def overhead_of_rank(folder: str) -> None:
+    """One rank of `overhead`."""
+    process, run = ProcessInfo.from_env(current_environment()), RunDirectory(Path(folder))
+    with connected(process, run, torch.device("cpu"), 60) as world:
+        agreement, journal = StopAgreement(world), JournalWriter(run.path / f"journal-{world.rank}", 1)
+        watchdog = Watchdog(world, run, 1)
+        event = AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=0, step=1)
+        columns: dict[str, list[float]] = {"agreement": [], "journal": [], "watchdog": []}
+        with watchdog:
+            for step in range(OVERHEAD_STEPS):
+                time.sleep(0.01)
+                columns["agreement"].append(timed(lambda: agreement.ask(0)))
+                columns["journal"].append(timed(lambda: journal.write(event)))
+                columns["watchdog"].append(timed(lambda number=step: watchdog.beat("step", number)))
+        agreement.settle()
+        busy_s = time.thread_time()
+    shown = ", ".join(f"{name} {statistics.median(ms) * 1000:.0f} us" for name, ms in columns.items())
+    print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps; main thread busy {busy_s:.1f} s)")
+
+
+if __name__ == "__main__":
+    {"saves": saves, "stop": stop, "start": start, "overhead": overhead}[sys.argv[1]]()
