@@ -9,7 +9,7 @@
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
-        |-- LostProcessError     8   a process that the rank needs has died
+        |-- LostProcessError    11   a process that the rank needs has died
         `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
 Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
@@ -93,6 +93,8 @@ class TrainingError(HpcYoloError):
 
 class LostProcessError(TrainingError):
     """A process that a rank needs has died, for reasons of its own: it counts as killed, not as a mistake."""
+
+    exit_code = 11
 
 
 class StallError(TrainingError):

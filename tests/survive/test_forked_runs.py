@@ -74,7 +74,7 @@ def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(folder):
                 assert sorted(attempt["ends"].values())[0] == -9
                 assert 0 not in attempt["ends"].values()
             elif attempt["done"]:
-                assert attempt["ends"] == {"0": 8}, "a loader worker's death has words of its own"
+                assert attempt["ends"] == {"0": 11}, "a loader worker's death has words of its own"
         causes = {event.cause for event in events(folder, name, AttemptEnded)}
         assert causes <= {Cause.KILLED, Cause.FINISHED}, name
 
