@@ -1,6 +1,7 @@
 """Runs of a small network whose ranks are forked processes, interrupted by real signals; a program, their launcher.
 
     python forked_runs.py FOLDER NUM_KILLS
+    python forked_runs.py FOLDER disk       # FOLDER is a small disk, which is filled
 
 torch is imported once, so that an attempt takes a second. Every run is a directory below FOLDER; `attempts.json` in it
 says of every attempt what was done to it and how its ranks ended.
@@ -81,6 +82,7 @@ class ForkedRun:
         self.run = RunDirectory(folder / name)
         prepare_run(self.run, spec)
         self.attempts: list[Attempt] = []
+        self.outputs = self.run.path
         self._journal = JournalReader(self.run.journal)
 
     def attempt(self, world_size: int, disturb: Callable[[Attempt, list[int]], None] | None = None) -> Attempt:
@@ -96,8 +98,13 @@ class ForkedRun:
             attempt.ends[rank] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         attempt.ended_after_s = time.monotonic() - disturbed_s
         self.attempts.append(attempt)
-        write_atomic(self.run.path / "attempts.json", json.dumps([asdict(attempt) for attempt in self.attempts]))
+        with contextlib.suppress(OSError):  # on a full disk
+            self.write_attempts()
         return attempt
+
+    def write_attempts(self) -> None:
+        """Leave word of all attempts so far."""
+        write_atomic(self.run.path / "attempts.json", json.dumps([asdict(attempt) for attempt in self.attempts]))
 
     @property
     def is_finished(self) -> bool:
@@ -119,7 +126,7 @@ class ForkedRun:
         try:
             names = {"JOB_ID": job_id, "NTASKS": world_size, "GLOBALID": rank, "LOCALID": rank}
             os.environ.update({f"SUBMITIT_LOCAL_{name}": str(value) for name, value in names.items()})
-            descriptor = os.open(self.run.path / f"output-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            descriptor = os.open(self.outputs / f"output-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             run_task(self.run, load_spec(self.run.spec))
@@ -208,13 +215,47 @@ def change_worlds(folder: Path) -> None:
     run.attempt(1)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write_shapes_dataset(folder / "shapes", num_train=40, num_val=8)
-    (folder / "network.yaml").write_text(NETWORK)
+def fill_the_disk(folder: Path) -> None:
+    """A run whose disk is full for a while, and one whose disk stays full; what they print lies beside it."""
+    filler = folder / "filler"
+
+    def fill(_attempt: Attempt, _pids: list[int]) -> None:
+        run.wait_for_steps(EVERY_STEPS + 2)
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+
+    def fill_for_a_while(attempt: Attempt, pids: list[int]) -> None:
+        fill(attempt, pids)
+        while are_living(pids) and "cannot be saved" not in (run.outputs / "output-0").read_text():
+            time.sleep(POLL_S)
+        filler.unlink()
+
+    for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill)):
+        run = ForkedRun(folder, name)
+        run.outputs = folder.parent / name
+        run.outputs.mkdir()
+        (run.outputs / "output-0").touch()
+        run.attempt(1, disturb)
+        filler.unlink(missing_ok=True)
+        run.write_attempts()
+
+
+def interrupt_in_every_way(folder: Path, num_kills: int) -> None:
+    """All runs that need no disk of their own, and those that they are compared with."""
     for world_size in (1, 2):
         ForkedRun(folder, f"undisturbed-{world_size}").attempt(world_size)
     ForkedRun(folder, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
     storm(folder)
     change_worlds(folder)
-    kill_at_any_moment(folder, int(sys.argv[2]))
+    kill_at_any_moment(folder, num_kills)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    write_shapes_dataset(folder / "shapes", num_train=40, num_val=8)
+    (folder / "network.yaml").write_text(NETWORK)
+    if sys.argv[2] == "disk":
+        fill_the_disk(folder)
+    else:
+        interrupt_in_every_way(folder, int(sys.argv[2]))

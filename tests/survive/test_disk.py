@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from forked_runs import EPOCHS, EVERY_STEPS
 from small_state import DESCRIPTION, save_small_state
 
 from hpc_yolo.checkpoint.file import write_file
 from hpc_yolo.checkpoint.state import texts_of
 from hpc_yolo.checkpoint.store import newest_state
+from hpc_yolo.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
@@ -59,6 +63,27 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
     journal.write(WarningRaised(message="after"))
     told = [event.message[:11] for event in read_events(run.journal)]
     assert told == ["before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after"]
+
+
+def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
+    """Full for a while: warned, and finished. Full to the end: one sentence, and the checkpoint before it loads."""
+    program = Path(__file__).with_name("forked_runs.py")
+    subprocess.run([sys.executable, str(program), str(small_disk), "disk"], check=True, timeout=120)
+    ends = {
+        name: [attempt["ends"] for attempt in json.loads((small_disk / name / "attempts.json").read_text())]
+        for name in ("full-for-a-while", "full")
+    }
+    assert ends == {"full-for-a-while": [{"0": 0}], "full": [{"0": RunError.exit_code}]}
+    finished = newest_state(RunDirectory(small_disk / "full-for-a-while"), pytest.fail)
+    assert finished is not None
+    assert finished.progress.step == EPOCHS * 5
+    left = newest_state(RunDirectory(small_disk / "full"), pytest.fail)
+    assert left is not None
+    assert left.progress.step == EVERY_STEPS
+    output = (small_disk.parent / "full" / "output-0").read_text()
+    (sentence,) = [line for line in output.splitlines() if "the state after step" in line]
+    assert f"the last good checkpoint is state-0001-{EVERY_STEPS:09}.safetensors" in sentence
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE])
