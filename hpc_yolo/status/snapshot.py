@@ -114,7 +114,7 @@ def _state(
     recent = [event for event in events if event.time >= since]
     newest = _last(recent, (AttemptStarted, AttemptEnded))
     if isinstance(newest, AttemptEnded):
-        return _ended_state(run, newest, since)
+        return _ended_state(run, newest, since, job)
     if submission is None or (job is not None and job.is_alive):
         return "running", ""
     if job is not None:
@@ -125,11 +125,13 @@ def _state(
     return ("queued", "Slurm does not say") if submission.executor == "slurm" and not recent else ("running", "")
 
 
-def _ended_state(run: RunDirectory, ended: AttemptEnded, since: float) -> tuple[str, str]:
+def _ended_state(run: RunDirectory, ended: AttemptEnded, since: float, job: JobState | None) -> tuple[str, str]:
     if ended.outcome == AttemptEnded.FAILED:
         return "failed", _cause(run, since) or ended.detail
     if ended.outcome == AttemptEnded.FINISHED:
         return "done", ""
+    if ended.requeued and job is not None and not job.is_alive:
+        return "stopped", f"{ended.detail}; Slurm says {job.state}"  # somebody took it out of the queue
     return ("requeued" if ended.requeued else "stopped"), ended.detail
 
 
