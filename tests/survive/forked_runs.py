@@ -221,7 +221,7 @@ def fill_the_disk(folder: Path) -> None:
 
     def fill(_attempt: Attempt, _pids: list[int]) -> None:
         run.wait_for_steps(EVERY_STEPS + 2)
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
             while file.write(bytes(2**12)):
                 pass
 
@@ -231,7 +231,13 @@ def fill_the_disk(folder: Path) -> None:
             time.sleep(POLL_S)
         filler.unlink()
 
-    for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill)):
+    def fill_for_good(attempt: Attempt, pids: list[int]) -> None:
+        fill(attempt, pids)
+        while are_living(pids):  # a checkpoint that is removed makes room for another
+            with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+                file.write(bytes(2**12))
+
+    for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
         run = ForkedRun(folder, name)
         run.outputs = folder.parent / name
         run.outputs.mkdir()
