@@ -209,9 +209,8 @@ def overhead_of_rank(folder: str) -> None:
                 columns["journal"].append(timed(lambda: journal.write(event)))
                 columns["watchdog"].append(timed(lambda number=step: watchdog.beat("step", number)))
         agreement.settle()
-        busy_s = time.thread_time()
     shown = ", ".join(f"{name} {statistics.median(ms) * 1000:.0f} us" for name, ms in columns.items())
-    print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps; main thread busy {busy_s:.1f} s)")
+    print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps)")
 
 
 if __name__ == "__main__":

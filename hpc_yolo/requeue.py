@@ -142,17 +142,16 @@ def end_of_lost_attempt(lost: AttemptStarted, last_step: int) -> AttemptEnded:
     )
 
 
-def is_in_slurm(process: ProcessInfo) -> bool:
-    """Whether this task belongs to a job of Slurm's."""
-    return process.job_id is not None and process.launcher != "submitit-local"
+def slurm_job_id(process: ProcessInfo) -> str | None:
+    """The job of Slurm's that this task belongs to; None on a machine of one's own."""
+    return None if process.launcher == "submitit-local" else process.job_id
 
 
 def job_of(process: ProcessInfo) -> JobRecord | None:
     """What Slurm says of this task's job; None outside of Slurm, and where it does not answer."""
-    if process.job_id is None or not is_in_slurm(process):
-        return None
+    job_id = slurm_job_id(process)
     try:
-        return scheduler.job_record(process.job_id)
+        return None if job_id is None else scheduler.job_record(job_id)
     except ClusterError:
         return None
 

@@ -31,10 +31,10 @@ from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_trainin
 from hpc_yolo.requeue import (
     decide,
     end_of_lost_attempt,
-    is_in_slurm,
     job_of,
     lost_attempt,
     queue_again,
+    slurm_job_id,
     slurm_requeues,
     stop_cause,
 )
@@ -99,8 +99,8 @@ def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
     """As `train_attempt`; `lease` is rank 0's."""
     device = choose_device(spec.train.device, process)
     journal = None if lease is None else open_journal(run, spec, process, lease)
-    if journal is not None and spec.cluster.requeue == "chain" and is_in_slurm(process):
-        queue_successor(run, process, journal)
+    if journal is not None and spec.cluster.requeue == "chain" and (job_id := slurm_job_id(process)) is not None:
+        queue_successor(run, process, job_id, journal)
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         if spec.train.deterministic:
@@ -161,14 +161,13 @@ def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
     return (job_id,) if before is None else (job_id, before)
 
 
-def queue_successor(run: RunDirectory, process: ProcessInfo, journal: JournalWriter) -> None:
+def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journal: JournalWriter) -> None:
     """In chain mode, from the first minute on, somebody waits to take over: a job that dies can submit nothing.
 
     Raises:
         TrainingError: this job follows one that was cancelled.
     """
-    assert process.job_id is not None
-    if (cancelled := cancelled_predecessor(run, process.job_id)) is not None:
+    if (cancelled := cancelled_predecessor(run, job_id)) is not None:
         raise TrainingError(
             f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
             hint="submit the spec again to go on",
@@ -191,7 +190,7 @@ def leave(
         journal.write(ended)
         return
     job = job_of(process)
-    cause = stop_cause(stopped_by, job, process.attempt) if is_in_slurm(process) else Cause.INTERRUPTED
+    cause = stop_cause(stopped_by, job, process.attempt) if slurm_job_id(process) else Cause.INTERRUPTED
     events = read_events(run.journal)
     decision = decide(cause, events, spec.cluster)
     by_itself = slurm_requeues(job, process.attempt)

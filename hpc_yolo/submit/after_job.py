@@ -51,12 +51,14 @@ def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: in
         decision = Decision(False, f"{cause} before the run could begin")
     words = f"the tasks ended with exit code {status}: {decision.words or cause}"
     is_queued = slurm_requeues(job, process.attempt)
-    if decision.again and not is_queued:
+    if is_queued:
+        words = f"{words}; queued again by Slurm"
+    elif decision.again:
         try:
             words, is_queued = f"{words}; {queue_again(run, process, spec.cluster, events)}", True
         except ClusterError as refusal:
             words = f"{words}; not queued again: {refusal.message}"
-    elif not decision.again:
+    else:
         cancel_successor(run, process.job_id)
     print(f"hpc-yolo: {words}", flush=True)
     if holder is not None and has_begun:

@@ -56,9 +56,7 @@ class SubmittedJob:
     def is_alive(self) -> bool:
         """Whether the job, or one that follows it, is queued or runs. While Slurm does not answer, it is believed."""
         if self.submission.executor == "slurm":
-            # What is before these two is over.
-            job_ids = tuple(submission.job_id for submission in last_chain(self.run)[-2:])
-            return _slurm_jobs_are_alive(job_ids, int(time.monotonic() / SLURM_POLL_S))
+            return _slurm_jobs_are_alive(self.run, int(time.monotonic() / SLURM_POLL_S))
         # A debug run happened inside the submitting process.
         return self.submission.executor == "local" and local_job_is_alive(self.submission.job_id, self.submission.host)
 
@@ -111,8 +109,9 @@ def submit(plan: Plan) -> SubmittedJob:
 
 
 @functools.lru_cache(maxsize=1)
-def _slurm_jobs_are_alive(job_ids: tuple[str, ...], _time_slot: int) -> bool:
-    """Whether any of them is; asks Slurm once per time slot, however often somebody wants to know."""
+def _slurm_jobs_are_alive(run: RunDirectory, _time_slot: int) -> bool:
+    """Whether one of a run's jobs is; looks once per time slot, however often somebody wants to know."""
+    job_ids = [submission.job_id for submission in last_chain(run)[-2:]]  # what is before these two is over
     try:
         return any(state.is_alive for state in scheduler.job_states(job_ids).values())
     except SchedulerUnavailable:

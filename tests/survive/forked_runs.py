@@ -31,7 +31,7 @@ from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.preemption import STOP_SIGNALS
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import StepLogged
+from hpc_yolo.runs.events import CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
@@ -111,10 +111,10 @@ class ForkedRun:
         """Whether the last attempt has come to the end of the training."""
         return bool(self.attempts) and set(self.attempts[-1].ends.values()) == {0}
 
-    def wait_for_steps(self, num_steps: int) -> None:
-        """Wait until the attempt under way has logged so many."""
-        while num_steps > 0:
-            num_steps -= sum(isinstance(event, StepLogged) for event in self._journal.new_events())
+    def wait_for(self, kind: type, number: int = 1) -> None:
+        """Wait until the attempt under way has told of so many events of a kind."""
+        while number > 0:
+            number -= sum(isinstance(event, kind) for event in self._journal.new_events())
             time.sleep(POLL_S)
 
     def _fork_rank(self, job_id: str, rank: int, world_size: int) -> int:
@@ -151,25 +151,24 @@ def kill_at_any_moment(folder: Path, num_kills: int) -> None:
 
     On two cores only a rank that is alone has a loader worker.
     """
-    chance, kills = random.Random(SEED), itertools.count(1)
-    number = next(kills)
+    chance, kills = random.Random(SEED), 0
 
     def kill(attempt: Attempt, pids: list[int]) -> None:
-        nonlocal number
+        nonlocal kills
         deadline_s = time.monotonic() + chance.uniform(0.1, MAX_DELAY_S)
         while time.monotonic() < deadline_s and are_living(pids):
             time.sleep(POLL_S)
         rank = chance.randrange(len(pids))
         workers = children_by_parent().get(pids[rank], [])
         is_worker = bool(workers) and chance.random() < 0.5
-        if number <= num_kills and are_living(pids):
+        if kills < num_kills and are_living(pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(workers) if is_worker else pids[rank], signal.SIGKILL)
                 attempt.done = f"kill of {'a worker of ' if is_worker else ''}rank {rank}"
-                number = next(kills)
+                kills += 1
 
     for run_number in itertools.count():
-        if number > num_kills:
+        if kills == num_kills:
             return
         world_size = 1 + run_number % 2
         run = ForkedRun(folder, f"killed-{world_size}-{run_number}")
@@ -183,7 +182,7 @@ def storm(folder: Path) -> None:
     run = ForkedRun(folder, "storm")
 
     def pour(attempt: Attempt, pids: list[int]) -> None:
-        run.wait_for_steps(chance.randrange(3, 15))
+        run.wait_for(StepLogged, chance.randrange(3, 15))
         num_signals = 0
         while are_living(pids):
             os.kill(chance.choice(pids), chance.choice(STORM_SIGNALS))
@@ -206,7 +205,7 @@ def change_worlds(folder: Path) -> None:
     run = ForkedRun(folder, "worlds", sync_bn=True, precision="fp64")
 
     def terminate(attempt: Attempt, pids: list[int]) -> None:
-        run.wait_for_steps(chance.randrange(3, 15))
+        run.wait_for(StepLogged, chance.randrange(3, 15))
         os.kill(chance.choice(pids), signal.SIGTERM)
         attempt.done = "SIGTERM"
 
@@ -219,23 +218,21 @@ def fill_the_disk(folder: Path) -> None:
     """A run whose disk is full for a while, and one whose disk stays full; what they print lies beside it."""
     filler = folder / "filler"
 
-    def fill(_attempt: Attempt, _pids: list[int]) -> None:
-        run.wait_for_steps(EVERY_STEPS + 2)
+    def fill() -> None:
         with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
             while file.write(bytes(2**12)):
                 pass
 
-    def fill_for_a_while(attempt: Attempt, pids: list[int]) -> None:
-        fill(attempt, pids)
+    def fill_for_a_while(_attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(CheckpointSaved)
         while are_living(pids) and "cannot be saved" not in (run.outputs / "output-0").read_text():
-            time.sleep(POLL_S)
+            fill()
         filler.unlink()
 
-    def fill_for_good(attempt: Attempt, pids: list[int]) -> None:
-        fill(attempt, pids)
-        while are_living(pids):  # a checkpoint that is removed makes room for another
-            with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-                file.write(bytes(2**12))
+    def fill_for_good(_attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(CheckpointSaved)
+        while are_living(pids):  # what was written of a refused checkpoint makes room when it is removed
+            fill()
 
     for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
         run = ForkedRun(folder, name)

@@ -71,7 +71,7 @@ def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(folder):
     for name in killed_runs(folder):
         for attempt in attempts(folder, name):
             if "kill of rank" in attempt["done"]:
-                assert sorted(attempt["ends"].values())[0] == -9
+                assert min(attempt["ends"].values()) == -9
                 assert 0 not in attempt["ends"].values()
             elif attempt["done"]:
                 assert attempt["ends"] == {"0": 11}, "a loader worker's death has words of its own"

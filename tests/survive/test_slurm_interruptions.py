@@ -105,7 +105,7 @@ def stop_last_rank(_cluster, _job_id: str, pids: list[int]) -> None:
 
 
 def lose_second_node(cluster, job_id: str, _pids: list[int]) -> None:
-    """The batch script and rank 0 live on; the node comes back when the job waits, kept away from it."""
+    """The batch script and rank 0 live on."""
     cluster.lose_node("gpu02")
     bring_back(cluster, job_id, "gpu02")
 
@@ -121,7 +121,6 @@ def bring_back(cluster, job_id: str, node: str) -> None:
     wait_until(lambda: cluster.job_state(job_id) == "PENDING", "the job to be queued again", 120)
     cluster.start_daemon(node)
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-    cluster.run("scontrol", "update", f"JobId={job_id}", "ExcNodeList=")
 
 
 INTERRUPTIONS = [
