@@ -227,12 +227,14 @@ def fill_the_disk(folder: Path) -> None:
         run.wait_for(CheckpointSaved)
         while are_living(pids) and "cannot be saved" not in (run.outputs / "output-0").read_text():
             fill()
+            time.sleep(POLL_S)
         filler.unlink()
 
     def fill_for_good(_attempt: Attempt, pids: list[int]) -> None:
         run.wait_for(CheckpointSaved)
         while are_living(pids):  # what was written of a refused checkpoint makes room when it is removed
             fill()
+            time.sleep(POLL_S)
 
     for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
         run = ForkedRun(folder, name)
