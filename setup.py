@@ -49,7 +49,11 @@ setup(
         "coco": [
             "pycocotools>=2.0.7",  # the official COCO numbers, by COCO's own code
         ],
+        "tensorboard": [
+            "tensorboard>=2.14",  # event files for train.tensorboard
+        ],
         "test": [
+            "tensorboard>=2.14",
             "onnx>=1.15",
             "onnxruntime>=1.17",
             "pycocotools>=2.0.7",  # our own metric is held to it

@@ -12,9 +12,10 @@ import io
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,25 +25,31 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed's own, with types
 from torch.distributed.rendezvous import rendezvous
 
+from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo, bind_first_free, candidate_ports
-from hpc_yolo.errors import TrainingError
+from hpc_yolo.errors import StallError, TrainingError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
 
 COLLECTIVE_TIMEOUT_S = 1800
 RETRY_S = 0.05
+NEIGHBOUR_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
 class World:
-    """This rank's view of all ranks. With a single rank every operation is the identity."""
+    """This rank's view of all ranks. With a single rank every operation is the identity.
+
+    `neighbours`: when the process of each other rank on this machine started, in ticks since boot, by rank.
+    """
 
     process: ProcessInfo
     device: torch.device
     places: tuple[RankPlace, ...]
     control: dist.ProcessGroup | None = None
     store: Store | None = None
+    neighbours: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -151,18 +158,19 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
         yield World(process, device, (_own_place(process),))
         return
     store = _open_store(process, run, timeout_s)
-    places = _check_in(store, process, timeout_s)
-    dist.init_process_group(
-        backend="nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore("group", store),
-        rank=process.rank,
-        world_size=process.world_size,
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
-        device_id=device if device.type == "cuda" else None,
-    )
-    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    places, neighbours = _check_in(store, process, timeout_s)
+    with _ends_with_a_neighbour(places, neighbours):
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore("group", store),
+            rank=process.rank,
+            world_size=process.world_size,
+            timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+            device_id=device if device.type == "cuda" else None,
+        )
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     assert isinstance(control, dist.ProcessGroup)  # every rank is a member
-    world = World(process, device, places, control, store)
+    world = World(process, device, places, control, store, neighbours)
     yield world
     world.barrier()
     dist.destroy_process_group()
@@ -255,10 +263,11 @@ def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> Stor
     )
 
 
-def _check_in(store: Store, process: ProcessInfo, timeout_s: float) -> tuple[RankPlace, ...]:
-    """Wait until every rank has said where it is; rank 0 publishes the whole list."""
-    place = _own_place(process)
-    store.set(f"place/{process.rank}", json.dumps(_place_to_dict(place)))
+def _check_in(store: Store, process: ProcessInfo, timeout_s: float) -> tuple[tuple[RankPlace, ...], dict[int, int]]:
+    """Wait until every rank has said where it is; rank 0 publishes the whole list. The places, and the neighbours."""
+    place, machine = _own_place(process), machine_id()
+    told = {"place": _place_to_dict(place), "machine": machine, "start": process_start(place.pid)}
+    store.set(f"place/{process.rank}", json.dumps(told))
     if process.rank == 0:
         _wait_for_everyone(store, process, timeout_s)
         everyone = [json.loads(store.get(f"place/{rank}")) for rank in range(process.world_size)]
@@ -272,7 +281,40 @@ def _check_in(store: Store, process: ProcessInfo, timeout_s: float) -> tuple[Ran
                 f"({process.master_addr}) says which did not come"
             ) from error
         everyone = json.loads(store.get("places"))
-    return tuple(RankPlace(**item) for item in everyone)
+    neighbours = {
+        rank: int(other["start"])
+        for rank, other in enumerate(everyone)
+        if other["machine"] == machine and rank != process.rank and other["start"] is not None
+    }
+    return tuple(RankPlace(**other["place"]) for other in everyone), neighbours
+
+
+@contextlib.contextmanager
+def _ends_with_a_neighbour(places: Sequence[RankPlace], neighbours: Mapping[int, int]) -> Iterator[None]:
+    """End this process if another rank of this machine dies within the block.
+
+    gloo, which connects all ranks in it, would wait for a dead one for `COLLECTIVE_TIMEOUT_S`. Ranks on other machines
+    are the launcher's: Slurm ends a step whose task has died.
+    """
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(NEIGHBOUR_LOOK_S):
+            gone = [places[rank] for rank, start in neighbours.items() if process_start(places[rank].pid) != start]
+            if gone:
+                words = (
+                    f"rank {gone[0].rank} on {gone[0].host} (process {gone[0].pid}) is gone: it never met the others\n"
+                )
+                os.write(2, words.encode())
+                os._exit(StallError.exit_code)
+
+    thread = threading.Thread(target=watch, name="neighbours", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _wait_for_everyone(store: Store, process: ProcessInfo, timeout_s: float) -> None:

@@ -9,6 +9,7 @@
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
+        |-- CancelledError      12   a person has cancelled the run before this job's turn
         |-- LostProcessError    11   a process that the rank needs has died
         `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
@@ -89,6 +90,12 @@ class TrainingError(HpcYoloError):
     """Training ended on some rank. The message names rank, host and cause."""
 
     exit_code = 8
+
+
+class CancelledError(TrainingError):
+    """A person has cancelled the job that this one follows, and meant both."""
+
+    exit_code = 12
 
 
 class LostProcessError(TrainingError):

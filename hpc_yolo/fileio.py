@@ -12,9 +12,12 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+LOCK_POLL_S = 0.02
 
 
 @contextlib.contextmanager
@@ -104,11 +107,31 @@ def parse_json_lines(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` against other processes (on all nodes, where the file system has POSIX locks)."""
+def exclusive_lock(path: Path, timeout_s: float | None = None) -> Iterator[None]:
+    """Hold the lock file `path` against other processes (on all nodes, where the file system has POSIX locks).
+
+    Raises:
+        TimeoutError: somebody else has held it for `timeout_s`.
+        OSError: there can be no such file or lock.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        if timeout_s is None:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        else:
+            _lock_within(descriptor, path, timeout_s)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_within(descriptor: int, path: Path, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):  # POSIX lets systems choose between the two
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(errno.ETIMEDOUT, "somebody else holds it", str(path)) from None
+        time.sleep(LOCK_POLL_S)

@@ -7,6 +7,7 @@ passed over; sbatch has the last word.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
         What would lose work when the job is interrupted, a line each.
 
     Raises:
-        SpecError: the rows of the model make no network, or none for pictures of train.imgsz.
+        SpecError: the rows of the model make no network, or none for pictures of train.imgsz; TensorBoard is missing.
         DataError: the dataset or one of its splits is not there.
         CheckpointError: the weights are not there.
         RunError: the folder of runs cannot be written, or the run is under way.
@@ -45,8 +46,14 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
             f"weights: there is no file {spec.weights}, and it is none of the published ones ({names})",
             hint="write weights: '' to begin from scratch",
         )
+    if spec.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise SpecError(
+            "train.tensorboard: needs the package tensorboard, which is not installed here",
+            hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
+        )
     require_writable(Path(spec.output).absolute())
-    require_not_under_way(run)
+    # Where Slurm was looked for and gave no answer, asking it again would only cost seconds.
+    require_not_under_way(run, slurm_answers=for_slurm or spec.cluster.executor != "auto")
     return slurm_warnings(spec) if for_slurm else []
 
 
@@ -65,14 +72,20 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
         )
 
 
-def require_not_under_way(run: RunDirectory) -> None:
-    """Two jobs of one run would write over each other."""
+def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
+    """Two jobs of one run would write over each other: refuse where it can be known that one is there.
+
+    Raises:
+        RunError: it is queued or runs.
+    """
     chain = last_chain(run)
     if not chain:
         return
     submission = chain[-1]
     job_id = submission.job_id
     if submission.executor == "slurm":
+        if not slurm_answers:
+            return
         try:
             states = scheduler.job_states([before.job_id for before in chain[-2:]], scheduler.LOOK_TIMEOUT_S).values()
         except SchedulerUnavailable:

@@ -11,7 +11,9 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Set
@@ -24,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent / "weights"))
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 sys.path.insert(0, str(Path(__file__).parent / "survive"))
 sys.path.insert(0, str(Path(__file__).parent / "end_to_end"))
+sys.path.insert(0, str(Path(__file__).parent / "status"))
 
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent
@@ -54,6 +57,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"Slurm is installed here, so no test of it may be skipped: {report.longrepr}"
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What commands remember of a person's runs goes into a folder of this session, not into that person's home."""
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_state(no_leaks: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test knows nothing of the runs of others, and need not wait until Slurm may be asked again."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture(scope="session")

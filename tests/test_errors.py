@@ -48,6 +48,13 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own():
     assert not {0, 2 + 128, 15 + 128} & set(codes), "taken by success and by signals"
 
 
+def test_the_readme_says_what_each_exit_code_means():
+    readme = (Path(errors.__file__).parents[1] / "README.md").read_text()
+    section = readme.partition("## Exit codes\n")[2].partition("\n## ")[0]
+    said = {int(code) for code in re.findall(r"(?:^|·\s)(\d+) ", section)}
+    assert said == {0, 130} | {kind.exit_code for kind in all_kinds()}
+
+
 @pytest.mark.parametrize("kind", all_kinds(), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("hint", [None, "type this"])
 def test_an_error_crosses_a_process_boundary_with_its_hint(kind, hint):

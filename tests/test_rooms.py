@@ -13,11 +13,12 @@ FLOORS = [
     {"errors", "quantities", "fileio", "resources"},
     {"spec", "runs", "cluster"},
     {"sbatch", "preemption", "lease", "successor"},
-    {"boxes", "batches", "distributed", "doctor", "requeue"},
+    {"boxes", "batches", "distributed", "doctor", "requeue", "control"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
-    {"weights"},
+    {"weights", "plots"},
     {"engine", "inference", "preflight"},
     {"submit", "status"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]
@@ -75,10 +76,12 @@ def test_login_node_rooms_import_nothing_heavy():
         if FLOOR_OF.get(room_of(module), 0) < 3 or room_of(module) in (
             "submit",
             "status",
+            "report",
             "cli",
             "preflight",
             "doctor",
             "requeue",
+            "control",
         ):
             roots = {name.split(".")[0] for name in imports(module, top_level_only=True)}
             assert not roots & HEAVY, module

@@ -14,9 +14,12 @@ from hpc_yolo.cli.data import data
 from hpc_yolo.cli.doctor import doctor
 from hpc_yolo.cli.export import export
 from hpc_yolo.cli.follow import follow
+from hpc_yolo.cli.logs import logs
 from hpc_yolo.cli.models import models
 from hpc_yolo.cli.predict import predict
 from hpc_yolo.cli.render import render
+from hpc_yolo.cli.report import report
+from hpc_yolo.cli.runs import cancel, list_runs, requeue, resume, rm
 from hpc_yolo.cli.status import status
 from hpc_yolo.cli.submit import submit
 from hpc_yolo.cli.train import train
@@ -39,7 +42,7 @@ def cli() -> None:
     """
 
 
-RUNS = submit, check, render, train, follow, status, doctor
+RUNS = submit, check, render, train, follow, status, report, doctor, list_runs, logs, cancel, requeue, resume, rm
 NETWORKS = val, predict, export, models, weights
 for command in (*RUNS, *NETWORKS, data, schema, completion, after_job):
     cli.add_command(command)

@@ -52,7 +52,7 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
     """
     overrides = []
     for option, (field, _) in SHORTCUTS.items():
-        value = shortcuts[option.removeprefix("--").replace("-", "_")]
+        value = shortcuts.get(option.removeprefix("--").replace("-", "_"))
         if isinstance(value, str):
             overrides.append(Override(field, value, f"{option} {value}"))
     for assignment in assignments:

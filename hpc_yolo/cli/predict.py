@@ -146,9 +146,9 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
 
 
 def _outputs(names: Sequence[str], options: dict[str, Any]) -> Outputs:
-    from hpc_yolo.inference.draw import Style
     from hpc_yolo.inference.folders import results_folder
     from hpc_yolo.inference.predict import Outputs
+    from hpc_yolo.plots.draw import Style
 
     writes = not options["nosave"] or options["save_txt"] or options["save_crop"]
     folder = options["project"] / options["name"]

@@ -4,46 +4,102 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hpc_yolo.cli.runs import known_runs
+
+if TYPE_CHECKING:
+    from hpc_yolo.status.snapshot import Snapshot
+
 PIPE_COLUMNS = 200
+SCREEN_INTERVAL_S = 1.0
 
 
-@click.command(short_help="List the runs there are and how they stand.")
-@click.option("--root", default="runs", show_default=True, type=click.Path(path_type=Path), help="Folder of runs.")
+@click.command(short_help="Show the runs there are and how they stand.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Only the runs in this folder. [default: all of yours, and ./runs]"
+)
+@click.option("--once", is_flag=True, help="Print a table and leave, as in a pipe.")
+@click.option(
+    "--watch",
+    "interval_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1.0),
+    help="Look every so many seconds; in a pipe, print the table or a line of JSON each time.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: one object a run.")
-def status(root: Path, as_json: bool) -> None:
-    """List the runs under a folder: state, job, nodes x tasks, epoch, loss, mAP, images a second, attempts."""
-    from hpc_yolo.cluster import scheduler
-    from hpc_yolo.errors import ClusterError
-    from hpc_yolo.runs.directory import find_runs
-    from hpc_yolo.status.snapshot import slurm_job_ids, take_snapshot
+def status(root: Path | None, once: bool, interval_s: float | None, as_json: bool) -> None:
+    """Show your runs: state, job, nodes x tasks, epoch, loss, mAP, images a second, and what needs a look.
 
-    runs = find_runs(root)
-    job_ids = slurm_job_ids(runs)
-    job_states = {}
-    if job_ids:
-        try:
-            job_states = scheduler.job_states(job_ids, scheduler.LOOK_TIMEOUT_S)
-        except ClusterError as error:
-            click.echo(f"warning: {error.message}; states are those of the journals", err=True)
-    facts = take_snapshot(runs, job_states)
+    On a terminal the screen is live; ? lists its keys. Slurm is asked every ten seconds at most, however many screens
+    you have; an old answer says how old it is.
+    """
+    from hpc_yolo.cluster.answers import PATIENCE_S, SharedAnswers
+    from hpc_yolo.cluster.process import current_environment
+    from hpc_yolo.cluster.scheduler import LOOK_TIMEOUT_S
+    from hpc_yolo.runs.index import state_folder
+    from hpc_yolo.status.snapshot import Collector
+
+    if once and interval_s is not None:
+        raise click.UsageError("--once prints once, --watch again and again: name one")
+    environ = current_environment()
+    folder = state_folder(environ)
+    is_live = is_for_eyes() and not (once or as_json)
+    patience_s = PATIENCE_S if is_live else LOOK_TIMEOUT_S
+    collector = Collector(lambda: known_runs(root), SharedAnswers(folder, environ, patience_s=patience_s))
+    if is_live:
+        from hpc_yolo.control import cancel_run, requeue_run
+        from hpc_yolo.status.app import run_screen
+
+        actions = {"cancel": cancel_run, "requeue": requeue_run}
+        run_screen(collector, actions, interval_s=interval_s or SCREEN_INTERVAL_S)
+        return
+    while True:
+        show(collector.refresh(), root, as_json=as_json, one_line=interval_s is not None)
+        if interval_s is None:
+            return
+        time.sleep(interval_s)
+
+
+def is_for_eyes() -> bool:
+    """Whether there is a terminal on both sides that can show a screen."""
+    from hpc_yolo.cluster.process import current_environment
+
+    is_able = current_environment().get("TERM", "dumb") not in ("dumb", "unknown", "")
+    return is_able and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool) -> None:
+    """Print `snapshot` for a pipe."""
     if as_json:
         import msgspec
 
-        click.echo(json.dumps(msgspec.to_builtins(facts), indent=2))
+        indent = None if one_line else 2
+        click.echo(json.dumps(msgspec.to_builtins(snapshot.runs), indent=indent))
+        sys.stdout.flush()
+        if snapshot.slurm_error:
+            from hpc_yolo.status.view import slurm_words
+
+            click.echo(f"warning: {slurm_words(snapshot)}", err=True)
         return
-    if not facts:
-        click.echo(f"no runs under {root}; start one with: hpc-yolo submit configs/quickstart.yaml")
+    if not snapshot.runs:
+        place = "" if root is None else f" under {root}"
+        click.echo(f"no runs{place}; start one with: hpc-yolo submit configs/quickstart.yaml")
         return
     from rich.console import Console
 
-    from hpc_yolo.status.view import runs_details, runs_table
+    from hpc_yolo.status.marks import printable
+    from hpc_yolo.status.view import runs_details, runs_table, slurm_words
 
     # A pipe has no width of its own: print whole lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    console.print(runs_table(facts))
-    for line in runs_details(facts):
+    console.print(runs_table(snapshot.runs))
+    for line in runs_details(snapshot.runs):
         console.print(line)
+    if snapshot.slurm_error:
+        console.print(printable(slurm_words(snapshot)), style="yellow", markup=False, highlight=False)
+    sys.stdout.flush()

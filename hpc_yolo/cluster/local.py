@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from pathlib import Path
 
 
@@ -21,6 +22,14 @@ def process_start(pid: int) -> int | None:
     """When process `pid` of this machine started, in ticks since boot; None where there is none."""
     state, *fields = _stat(pid)
     return None if state == "Z" else int(fields[18])
+
+
+def process_start_time(pid: int) -> float | None:
+    """When process `pid` of this machine started, in seconds since 1970; None where there is none."""
+    ticks = process_start(pid)
+    if ticks is None:
+        return None
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def is_stopped(pid: int) -> bool:

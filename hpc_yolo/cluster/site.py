@@ -13,7 +13,7 @@ from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.scheduler import Run, parse_slurm_time_s, run_command
 from hpc_yolo.errors import ClusterError
 
-ANSWER_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 2.0
 DEFAULT_CRED_EXPIRE_S = 120
 DEFAULT_MAX_REQUEUES = 5
 LEAST_KILL_WAIT_S = 5  # Slurm waits at least this long between SIGTERM and SIGKILL, whatever KillWait says

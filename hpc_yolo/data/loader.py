@@ -71,6 +71,7 @@ class TrainingLoader:
             by_weight: draw pictures by how rare and how badly found their classes are.
             on_progress: told (pictures in memory, all pictures).
         """
+        self.index = index
         self.num_images = index.num_images
         self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
         if rect:
@@ -83,6 +84,7 @@ class TrainingLoader:
         self._paths = index.paths
         self._seed, self._batch, self._rank, self._world_size = seed, batch, rank, world_size
         self._shares = _Shares()
+        self._pictures = pictures
         self._loader = _loader(_TrainingBatches(pictures), self._shares, workers)
 
     def __len__(self) -> int:
@@ -107,6 +109,16 @@ class TrainingLoader:
         """The files of one rank's share of a global batch; a mosaic brings further ones."""
         images = global_batch(self._epoch_order(epoch, class_maps), self._batch, step)
         return [self._paths[image] for image in rank_share(images, rank, self._world_size).tolist()]
+
+    def samples(self, num_pictures: int) -> list[tuple[Pixels, Rows]]:
+        """The first pictures of the first epoch as `TrainingPictures.sample` gives them, made in this process.
+
+        Raises:
+            DataError: a picture cannot be read any more.
+        """
+        order = self._epoch_order(0, ())[:num_pictures]
+        shape = self._plan[1][0] if self._plan else None
+        return [self._pictures.sample(0, image, shape) for image in order.tolist()]
 
     def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
         if self._plan is not None:
@@ -143,6 +155,7 @@ class ValidationLoader:
         Args:
             square: pad every picture to a square of `imgsz`.
         """
+        self.index = index
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
         if square:
             shapes = [(imgsz, imgsz)] * len(shapes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import hashlib
 import os
 import queue
 import signal
@@ -21,13 +20,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from torch._C._distributed_c10d import Store
 
-from hpc_yolo.cluster.local import is_stopped, machine_id, process_start
+from hpc_yolo.cluster.local import is_stopped, process_start
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.events import RankPlace
 
 T = TypeVar("T")
 CLOSE_S = 1.0
-UNKNOWN = -1
 STACKS_SIGNAL = signal.SIGUSR1  # a rank that gets it writes its stacks on its error output, whatever Python does
 
 
@@ -241,15 +239,8 @@ class Peer(NamedTuple):
 
 
 def find_peers(world: World) -> dict[int, Peer]:
-    """The other ranks on this machine, by rank. Every rank calls this at the same place."""
-    own_start = process_start(os.getpid())
-    machine = int.from_bytes(hashlib.blake2b(machine_id().encode(), digest_size=6).digest(), "big")  # exact as a float
-    everyone = world.gather_figures([machine, os.getpid(), UNKNOWN if own_start is None else own_start])
-    return {
-        rank: Peer(int(pid), int(start))
-        for rank, (other_machine, pid, start) in enumerate(everyone)
-        if other_machine == machine and rank != world.rank and start != UNKNOWN
-    }
+    """The other ranks on this machine, by rank."""
+    return {rank: Peer(world.places[rank].pid, start) for rank, start in world.neighbours.items()}
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ without a collective: its peers notice, and the launcher ends the job.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.resource_sharer
 import os
 import re
 import socket
@@ -18,14 +19,16 @@ import cv2
 import msgspec
 import torch
 
+from hpc_yolo.cluster.local import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.engine.autobatch import out_of_memory
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import cpus_per_rank
+from hpc_yolo.engine.tensorboard import EventFiles
 from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.engine.watchdog import Watchdog
-from hpc_yolo.errors import ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
+from hpc_yolo.errors import CancelledError, ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
 from hpc_yolo.requeue import (
@@ -84,21 +87,29 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
             lease = take_lease(run, process)
             held.enter_context(HeartBeat(lease))
         try:
-            return train_with_lease(run, spec, process, lease)
+            files = None
+            if lease is not None and spec.train.tensorboard:
+                files = held.enter_context(contextlib.closing(EventFiles(run)))
+            return train_with_lease(run, spec, process, lease, files)
         except Exception as raised:
             error = in_words(raised)
             # Who lost the run has no say in it; who lost a peer cannot say why.
             if lease is not None and not isinstance(error, LeaseError) and not is_echo(error):
-                detail = f"{type(error).__name__}: {error}"
-                ended = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=0, step=0, detail=detail, cause=Cause.ERROR)
+                if isinstance(error, CancelledError):
+                    outcome, cause, detail = AttemptEnded.STOPPED, Cause.CANCELLED, error.message
+                else:
+                    outcome, cause, detail = AttemptEnded.FAILED, Cause.ERROR, f"{type(error).__name__}: {error}"
+                ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause)
                 JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(ended)
             raise
 
 
-def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease | None) -> int:
-    """As `train_attempt`; `lease` is rank 0's."""
+def train_with_lease(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease | None, files: EventFiles | None
+) -> int:
+    """As `train_attempt`; `lease` and `files` are rank 0's."""
     device = choose_device(spec.train.device, process)
-    journal = None if lease is None else open_journal(run, spec, process, lease)
+    journal = None if lease is None else open_journal(run, spec, process, lease, files)
     if journal is not None and spec.cluster.requeue == "chain" and (job_id := slurm_job_id(process)) is not None:
         queue_successor(run, process, job_id, journal)
     with connected(process, run, device, spec.train.start_timeout_s) as world:
@@ -130,8 +141,13 @@ def train_with_lease(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
     return stopped_by
 
 
-def open_journal(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease) -> JournalWriter:
+def open_journal(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease, files: EventFiles | None
+) -> JournalWriter:
     """The journal of this attempt, after a word for one before that left none; rank 0's log has its main lines.
+
+    Args:
+        files: told of every event of this attempt.
 
     Raises:
         TrainingError: the attempts before have used up what the spec allows.
@@ -152,7 +168,13 @@ def open_journal(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lea
             raise TrainingError(
                 f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
             )
-    return JournalWriter(run.journal, lease.attempt, on_event=print_line, before_write=lease.require)
+
+    def on_event(event: AnyEvent) -> None:
+        print_line(event)
+        if files is not None:
+            files.tell(event)
+
+    return JournalWriter(run.journal, lease.attempt, on_event=on_event, before_write=lease.require)
 
 
 def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
@@ -165,10 +187,10 @@ def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journa
     """In chain mode, from the first minute on, somebody waits to take over: a job that dies can submit nothing.
 
     Raises:
-        TrainingError: this job follows one that was cancelled.
+        CancelledError: this job follows one that was cancelled.
     """
     if (cancelled := cancelled_predecessor(run, job_id)) is not None:
-        raise TrainingError(
+        raise CancelledError(
             f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
             hint="submit the spec again to go on",
         )
@@ -215,6 +237,7 @@ def leave(
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
     """The event that opens an attempt."""
     dtype = trainer.parts.autocast_dtype
+    device = world.device
     return AttemptStarted(
         job_id=world.process.job_id,
         launcher=world.process.launcher,
@@ -228,6 +251,8 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
         num_images=trainer.parts.training.num_images,
         epoch=trainer.epoch,
         step=trainer.progress.step,
+        device_mem_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        process_started=process_start_time(os.getpid()),
         ranks=list(world.places),
     )
 
@@ -270,12 +295,22 @@ def exit_code(error: Exception) -> int:
 
 def in_words(error: Exception) -> Exception:
     """`error`, or what it means to a person: torch raises wherever it hears that a loader's process has died."""
-    if isinstance(error, RuntimeError) and (worker := LOST_WORKER.search(str(error))):
-        return LostProcessError(
-            f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps for want of memory",
-            hint="see what the kernel's log says of memory; ask for more cluster.mem or fewer train.workers",
-        )
-    return error
+    worker = LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
+    if worker is None and not was_handing_over(error):
+        return error
+    who = "a loader worker" if worker is None else f"a loader worker (process {worker['pids']})"
+    return LostProcessError(
+        f"{who} has died: killed from outside, perhaps for want of memory",
+        hint="see what the kernel's log says of memory; ask for more cluster.mem or fewer train.workers",
+    )
+
+
+def was_handing_over(error: Exception) -> bool:
+    """Whether `error` says that a process died while a batch's memory was fetched from it."""
+    places = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError | EOFError) and any(
+        place.filename == multiprocessing.resource_sharer.__file__ for place in places
+    )
 
 
 def is_echo(error: Exception) -> bool:

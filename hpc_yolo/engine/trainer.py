@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from hpc_yolo.engine.meter import StepMeter
 from hpc_yolo.engine.optimizer import apply_settings
 from hpc_yolo.engine.parts import TrainingParts
 from hpc_yolo.engine.reports import epoch_ended, evaluated, pictures_of_a_share, step_logged
+from hpc_yolo.engine.results import make_results
 from hpc_yolo.engine.resume import read_newest_state
 from hpc_yolo.engine.watchdog import Watchdog
 from hpc_yolo.errors import TrainingError
@@ -105,6 +107,8 @@ class Trainer:
             self.agreement.settle()
             self.beat("saving", SLOW_PHASE_S)
             self.checkpointer.finish()
+            if not stopped_by:
+                self.make_results()
         return stopped_by
 
     def train_epoch(self, epoch: int) -> int:
@@ -254,6 +258,12 @@ class Trainer:
             f"loss or gradients are not finite at step {bad.step} (epoch {epoch + 1}), first on rank {bad.rank} "
             f"with {pictures_of_a_share(share)}"
         )
+
+    def make_results(self) -> None:
+        """Curves and pictures of the best model; a signal that comes meanwhile only ends that."""
+        with contextlib.suppress(Stopped):
+            make_results(self)
+        self.agreement.settle()
 
     def evaluate(self, epoch: int) -> None:
         """The averaged model on this rank's share of the validation pictures; every rank learns all figures.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +32,28 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """At IoU 0.5, a row for each class that has labels, in the order of `DetectionMetrics.per_class`.
+
+    precision, recall: (classes, 1000) over the confidences from 0 to 1. precision_at_recall: (classes, 101) over the
+    recalls from 0 to 1; the area below a row is the class's AP50.
+    """
+
+    precision: Array
+    recall: Array
+    precision_at_recall: Array
+
+
+@dataclass(frozen=True)
 class DetectionMetrics:
-    """Means over the classes that have labels, and each class."""
+    """Means over the classes that have labels, and each class. `curves`: None where nothing right was detected."""
 
     precision: float = 0.0
     recall: float = 0.0
     map50: float = 0.0
     map50_95: float = 0.0
     per_class: tuple[ClassMetrics, ...] = ()
+    curves: Curves | None = field(default=None, compare=False, repr=False)
 
     @property
     def fitness(self) -> float:
@@ -128,17 +142,30 @@ def compute_metrics(
         for c, n, p, r, row in zip(present, num_labels, precision[:, at], recall[:, at], ap, strict=True)
     )
     return DetectionMetrics(
-        float(precision[:, at].mean()), float(recall[:, at].mean()), float(ap[:, 0].mean()), float(ap.mean()), per_class
+        precision=float(precision[:, at].mean()),
+        recall=float(recall[:, at].mean()),
+        map50=float(ap[:, 0].mean()),
+        map50_95=float(ap.mean()),
+        per_class=per_class,
+        curves=Curves(precision, recall, np.array([curve[3] for curve in curves])),
     )
 
 
 def average_precision(recall: Array, precision: Array) -> float:
     """Area under the precision envelope over recall, by the trapezoid rule on 101 recalls."""
+    return area(precision_envelope(recall, precision))
+
+
+def precision_envelope(recall: Array, precision: Array) -> Array:
+    """(101,): the best precision at each recall or a higher one."""
     recalls = np.concatenate(([0.0], recall, [1.0]))
     envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
-    points = np.linspace(0, 1, RECALL_POINTS)
-    heights = np.interp(points, recalls, envelope)
-    return float(((heights[1:] + heights[:-1]) / 2 * np.diff(points)).sum())
+    return np.interp(np.linspace(0, 1, RECALL_POINTS), recalls, envelope)
+
+
+def area(heights: Array) -> float:
+    """Area under a curve of evenly spaced points from 0 to 1, by the trapezoid rule."""
+    return float(((heights[1:] + heights[:-1]) / 2 * np.diff(np.linspace(0, 1, len(heights)))).sum())
 
 
 def _class_curves(
@@ -146,21 +173,23 @@ def _class_curves(
     counted: npt.NDArray[np.bool_],
     scores: npt.NDArray[np.floating],
     num_labels: int,
-) -> tuple[Array, Array, Array]:
-    """(precision, recall) over 1000 confidences at IoU 0.5, and AP (10,), of one class's detections in any order."""
+) -> tuple[Array, Array, Array, Array]:
+    """(precision, recall) over 1000 confidences at IoU 0.5, AP (10,), and precision over 101 recalls at IoU 0.5, of one
+    class's detections in any order."""
     order = np.argsort(-scores, kind="stable")
     correct, counted, scores = correct[order], counted[order], scores[order]
-    ap = [
-        average_precision(*_corners(np.flatnonzero(right[kept]), int(kept.sum()), num_labels))
+    envelopes = [
+        precision_envelope(*_corners(np.flatnonzero(right[kept]), int(kept.sum()), num_labels))
         for right, kept in zip(correct.T, counted.T, strict=True)
     ]
+    ap = np.array([area(envelope) for envelope in envelopes])
     right, scores = correct[counted[:, 0], 0].cumsum(), scores[counted[:, 0]]
     if len(scores) == 0:
-        return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), np.array(ap)
+        return np.zeros(CONFIDENCE_POINTS), np.zeros(CONFIDENCE_POINTS), ap, envelopes[0]
     confidences = np.linspace(0, 1, CONFIDENCE_POINTS)
     precision = np.interp(-confidences, -scores, right / np.arange(1, len(right) + 1), left=1)
     recall = np.interp(-confidences, -scores, right / (num_labels + TINY), left=0)
-    return precision, recall, np.array(ap)
+    return precision, recall, ap, envelopes[0]
 
 
 def _corners(right: npt.NDArray[np.integer], num_detections: int, num_labels: int) -> tuple[Array, Array]:

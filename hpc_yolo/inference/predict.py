@@ -19,10 +19,10 @@ import torch
 from hpc_yolo.data.images import Pixels, letterbox, to_chw_rgb
 from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.nms import non_max_suppression
-from hpc_yolo.inference.draw import Style, crop, draw_boxes
 from hpc_yolo.inference.sources import Frame, Source, frames_of
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
+from hpc_yolo.plots.draw import Style, crop, draw_boxes
 
 READ_AHEAD = 4  # frames decoded while the network works
 

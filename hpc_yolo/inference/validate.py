@@ -21,8 +21,8 @@ from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Sto
 from hpc_yolo.evaluation.figures import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.fileio import atomic_writer, write_atomic
-from hpc_yolo.inference.charts import write_confusion_chart
 from hpc_yolo.inference.subject import Subject
+from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.runs.events import ClassFigures
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)

@@ -12,6 +12,9 @@
 |-- leases/                   rank 0: who may write, one file an attempt
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
+|-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, pictures
+|-- tensorboard/              rank 0: event files, where the spec asks for them
+|-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: what it read of a dataset whose folder cannot be written; beside it a .lock
 `-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link
 """
@@ -94,6 +97,34 @@ class RunDirectory:
     @property
     def found_batch(self) -> Path:
         return self.path / "batch"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.results / "evaluation.json"
+
+    @property
+    def labels(self) -> Path:
+        return self.results / "labels.json"
+
+    @property
+    def mosaics(self) -> Path:
+        return self.results / "train_mosaics.jpg"
+
+    @property
+    def pairs(self) -> Path:
+        return self.results / "val_pictures.jpg"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     def label_cache(self, split: str) -> Path:
         """Where the labels of a split are kept if they cannot be kept beside themselves."""

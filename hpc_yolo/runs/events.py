@@ -32,7 +32,10 @@ class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """All ranks are there; training begins or goes on at `epoch`, `step`."""
+    """All ranks are there; training begins or goes on at `epoch`, `step`.
+
+    `device_mem_bytes`: of rank 0's GPU. `process_started`: when rank 0's process began, in seconds since 1970.
+    """
 
     format_version: int = FORMAT_VERSION
     job_id: str | None
@@ -47,6 +50,8 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     num_images: int
     epoch: int
     step: int
+    device_mem_bytes: int | None = None
+    process_started: float | None = None
     ranks: list[RankPlace]
 
 
@@ -133,6 +138,16 @@ class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
     seconds: float
 
 
+class ResultsWritten(Event, frozen=True, kw_only=True, tag="results"):
+    """After the last step: plots and pictures of the best model (of `epoch`) are under `path`, relative to the run
+    directory."""
+
+    epoch: int
+    step: int
+    path: str
+    seconds: float
+
+
 class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
     """Something that a person should know and that did not end the run, such as pictures left out."""
 
@@ -177,6 +192,7 @@ AnyEvent = (
     | EpochEnded
     | Evaluated
     | CheckpointSaved
+    | ResultsWritten
     | WarningRaised
     | AttemptEnded
 )

@@ -47,8 +47,12 @@ def failures_of(run: RunDirectory, job_id: str, restart: int) -> list[Failure]:
 
 def first_failure(run: RunDirectory, since: float = 0.0) -> Failure | None:
     """The failure that came first after `since` (seconds since 1970), those that only echo another last."""
-    failures = [failure for failure in _read_failures(run) if failure.time >= since]
-    return min(failures, key=lambda failure: (failure.is_echo, failure.time), default=None)
+    return next((failure for failure in all_failures(run) if failure.time >= since), None)
+
+
+def all_failures(run: RunDirectory) -> list[Failure]:
+    """Every failure of the run: first those that began in their rank, by time, then those that echo another."""
+    return sorted(_read_failures(run), key=lambda failure: (failure.is_echo, failure.time))
 
 
 def _read_failures(run: RunDirectory) -> Iterator[Failure]:

@@ -11,6 +11,7 @@ from hpc_yolo.runs.events import (
     AttemptStarted,
     EpochEnded,
     Evaluated,
+    ResultsWritten,
     StepLogged,
     WarningRaised,
     WeightsLoaded,
@@ -34,6 +35,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         return f"epoch {event.epoch + 1}{of}: {loss_words(event)}, {speed}"
     if isinstance(event, Evaluated):
         return f"epoch {event.epoch + 1}: {evaluation_words(event)}{' (best)' if event.is_best else ''}"
+    if isinstance(event, ResultsWritten):
+        return f"plots and pictures of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
     if isinstance(event, WarningRaised):
         return f"warning: {event.message}"
     if isinstance(event, AttemptEnded) and event.outcome == AttemptEnded.FAILED:

@@ -16,6 +16,7 @@ CHANGEABLE_IN_TRAIN = (
     "epochs",
     "device",
     "workers",
+    "tensorboard",
     "cache",
     "patience",
     "val_every",

@@ -48,10 +48,7 @@ OWN_SBATCH_OPTIONS = {
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
-NOT_YET: tuple[tuple[str, object, str], ...] = (
-    ("train.cache", "disk", "none or ram"),
-    ("train.tensorboard", True, "false; the journal has all figures"),
-)
+NOT_YET: tuple[tuple[str, object, str], ...] = (("train.cache", "disk", "none or ram"),)
 
 
 def findings(spec: Spec) -> Iterator[Finding]:

@@ -160,7 +160,9 @@ class TrainSpec(Section, frozen=True, kw_only=True):
             "and pass over it. The last two wait for the device at every step."
         ),
     ] = "stop"
-    tensorboard: Annotated[bool, Meta(description="Write TensorBoard event files.")] = False
+    tensorboard: Annotated[
+        bool, Meta(description="Write TensorBoard event files too; needs the package tensorboard.")
+    ] = False
     start_timeout_s: Annotated[
         Positive, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
     ] = 600

@@ -10,7 +10,8 @@ from rich.text import Text
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import EpochEnded, Evaluated
 from hpc_yolo.runs.lines import figure
-from hpc_yolo.status.snapshot import RunFacts
+from hpc_yolo.status.marks import printable, short_time
+from hpc_yolo.status.snapshot import RunFacts, Snapshot
 
 STATE_STYLES = {
     "queued": "yellow",
@@ -20,6 +21,7 @@ STATE_STYLES = {
     "stopped": "magenta",
     "failed": "bold red",
     "lost": "bold red",
+    "unreadable": "bold red",
 }
 
 
@@ -32,9 +34,9 @@ def runs_table(runs: Iterable[RunFacts]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            run.name,
+            Text(printable(run.name)),
             Text(run.state, style=STATE_STYLES.get(run.state, "")),
-            run.job_id or "-",
+            Text(printable(run.job_id or "-")),
             f"{run.num_nodes} x {run.tasks_per_node}",
             "-" if run.epoch is None else f"{run.epoch + 1}/{run.epochs}",
             "-" if run.step is None else f"{run.step}/{run.total_steps}",
@@ -48,12 +50,29 @@ def runs_table(runs: Iterable[RunFacts]) -> Table:
 
 
 def runs_details(runs: Iterable[RunFacts]) -> list[Text]:
-    """One line for each run about which there is more to say."""
-    return [
-        Text.assemble((f"{run.name}: ", STATE_STYLES.get(run.state, "")), f"{run.state}: {run.detail}")
-        for run in runs
-        if run.detail
-    ]
+    """A line for everything that there is to say about a run beside its figures."""
+    lines = []
+    for run in runs:
+        words = [f"{run.state}: {run.detail}"] if run.detail else []
+        lines += [
+            Text.assemble((f"{printable(run.name)}: ", STATE_STYLES.get(run.state, "")), printable(line))
+            for line in (*words, *run.problems)
+        ]
+    return lines
+
+
+def slurm_words(snapshot: Snapshot) -> str:
+    """How old Slurm's answer is, and why there is no newer one; "" where no run needs it."""
+    if snapshot.slurm_error:
+        since = (
+            "has not answered yet"
+            if snapshot.slurm_time is None
+            else f"as of {short_time(snapshot.time - snapshot.slurm_time)} ago"
+        )
+        return f"Slurm {since}: {snapshot.slurm_error}"
+    if snapshot.slurm_time is None:
+        return ""
+    return f"Slurm {short_time(snapshot.time - snapshot.slurm_time)} ago"
 
 
 def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | None) -> Table:

@@ -11,16 +11,18 @@ import time
 from pathlib import Path
 
 import hpc_yolo
+from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.errors import RunError
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.index import add_to_index, state_folder
 from hpc_yolo.spec.identity import learned_fields
 from hpc_yolo.spec.load import dump_spec, load_spec
 from hpc_yolo.spec.schema import Spec
 
 
 def prepare_run(run: RunDirectory, spec: Spec) -> None:
-    """Make the run directory of `spec` with what a later reader wants to know of its origin.
+    """Make the run directory of `spec` with what a later reader wants to know of its origin, and remember it.
 
     Raises:
         RunError: it cannot be written, or belongs to a run that learns something else.
@@ -35,6 +37,7 @@ def prepare_run(run: RunDirectory, spec: Spec) -> None:
         raise RunError(
             f"{run.path}: cannot be written: {error.strerror}", hint="give another place with --set output=DIR"
         ) from error
+    add_to_index(state_folder(current_environment()), run)
 
 
 def require_same_training(run: RunDirectory, spec: Spec) -> None:

@@ -136,6 +136,19 @@ def test_status_tells_the_state_and_the_figures_of_a_run(tmp_path, ended, state)
         assert words in table
 
 
+def test_a_pipe_that_watches_gets_a_line_of_json_each_time(tmp_path):
+    make_run(tmp_path, "first", ended=None)
+    words = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(tmp_path), "--json", "--watch", "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
+        assert json.loads(watching.stdout.readline())[0]["step"] == 10
+        JournalWriter(tmp_path / "first" / "journal.jsonl", attempt=1).write(
+            EpochEnded(epoch=2, step=15, box=0.1, obj=0.02, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
+        )
+        assert json.loads(watching.stdout.readline())[0]["step"] == 15
+        watching.terminate()
+    assert run_cli("status", "--once", "--watch", "1").exit_code == 2
+
+
 def test_status_names_the_cause_and_not_its_echo(tmp_path):
     run = make_run(tmp_path, "broken", ended="failed")
     cause = Failure(

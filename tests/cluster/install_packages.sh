@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what the tests' private Slurm cluster needs (Debian, Ubuntu). Quick and quiet where it is there already;
+# Installs what the tests' private Slurm cluster and their terminals need (Debian, Ubuntu). Quick and quiet where it is there already;
 # where it may not be installed, says so in one line: the cluster's tests are skipped then.
 set -eu
 
-PACKAGES="slurmctld slurmd slurmdbd slurm-client munge mariadb-server"
-PROGRAMS="munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd sbatch srun squeue sacct sacctmgr scontrol unshare"
+PACKAGES="slurmctld slurmd slurmdbd slurm-client munge mariadb-server tmux"
+PROGRAMS="munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd sbatch srun squeue sacct sacctmgr scontrol unshare tmux"
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 skip() {

@@ -55,6 +55,7 @@ def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
     assert [(row["name"], row["state"], row["num_nodes"], row["tasks_per_node"]) for row in status] == [
         ("submitted", "done", 2, 2)
     ]
+    assert hpc_yolo("list").stdout.split() == [str(run)]  # without being told where it is
 
 
 def test_the_script_that_goes_is_the_one_that_dry_run_shows(in_slurm, write_spec, hpc_yolo, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from hpc_yolo.evaluation.metrics import (
     IOU_THRESHOLDS,
     DetectionMetrics,
+    area,
     average_precision,
     compute_metrics,
     match_detections,
@@ -132,3 +133,20 @@ def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
 def test_fitness_is_the_published_mix():
     example = GOLDEN["fitness_example"]
     assert DetectionMetrics(*example["P,R,mAP50,mAP"]).fitness == pytest.approx(example["fitness"])
+
+
+def test_the_curves_are_those_that_the_figures_come_from():
+    """What a report draws must be the curve whose area and whose best point its numbers are."""
+    rng = np.random.default_rng(5)
+    scores, classes = rng.random(300), rng.integers(0, 3, 300)
+    correct = np.repeat(rng.random((300, 1)) < scores[:, None], len(IOU_THRESHOLDS), axis=1)
+    metrics = compute_metrics(correct, scores, classes, np.repeat([0, 1, 2], 120))
+    assert metrics.curves is not None
+    areas = [area(row) for row in metrics.curves.precision_at_recall]
+    assert areas == pytest.approx([row.ap50 for row in metrics.per_class])
+    assert np.mean(areas) == pytest.approx(metrics.map50)
+    precision, recall = metrics.curves.precision, metrics.curves.recall
+    for row, figures in enumerate(metrics.per_class):
+        at = np.flatnonzero((precision[row] == figures.precision) & (recall[row] == figures.recall))
+        assert len(at) > 0
+    assert (np.diff(recall, axis=1) <= 1e-12).all(), "who asks for more confidence finds less"

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.errors import DataError, HpcYoloError
-from hpc_yolo.inference.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes, plain_text
 from hpc_yolo.inference.predict import Predictor, PredictSettings, read_frames
 from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
 from hpc_yolo.models import build_model, load_config
+from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes, plain_text
 
 NAMES = ["cat", "dog"]
 SIZE = 128

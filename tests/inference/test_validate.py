@@ -20,11 +20,11 @@ from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
-from hpc_yolo.inference.charts import write_confusion_chart
 from hpc_yolo.inference.folders import results_folder
 from hpc_yolo.inference.subject import find_named, prepare_subject
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
+from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.runs.directory import RunDirectory
 
 SIZE, NUM_PICTURES = (96, 64), 7

@@ -1,14 +1,17 @@
 """Which of a run's jobs its row shows, and what it says of one that was to go on."""
 
+import time
+
 import msgspec
 import pytest
 
+from hpc_yolo.cluster.answers import Answer, Told
 from hpc_yolo.cluster.scheduler import JobState
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
-from hpc_yolo.status.snapshot import run_facts, slurm_job_ids
+from hpc_yolo.status.snapshot import TrackedRun
 
 FIRST = Submission(time=0.0, executor="slurm", job_id="7", host="login", num_nodes=1, tasks_per_node=1, gpus_per_node=0)
 STARTED = AttemptStarted(
@@ -52,6 +55,9 @@ def test_of_a_chain_the_job_that_trains_is_shown(tmp_path, events, states, expec
     journal = JournalWriter(run.journal, attempt=1)
     for event in events:
         journal.write(event)
-    facts = run_facts(run, {job_id: JobState(job_id, state) for job_id, state in states.items()})
+    now = time.time()
+    told = {job_id: Told(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
+    tracked = TrackedRun(run)
+    tracked.read()
+    facts = tracked.facts(Answer(jobs=told, time=now), now)
     assert (facts.state, facts.job_id) == expected
-    assert slurm_job_ids([run]) == ["7", "8"]

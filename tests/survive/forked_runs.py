@@ -41,6 +41,7 @@ SEED = 7
 EPOCHS = 12
 EVERY_STEPS = 5
 MAX_DELAY_S = 2.5
+KILLS_A_RUN = 5  # then it is left alone: on a slow machine one run could take them all
 STORM_S = 0.001
 STORM_SIGNALS = (*STOP_SIGNALS, signal.SIGCONT)
 POLL_S = 0.002
@@ -161,7 +162,7 @@ def kill_at_any_moment(folder: Path, num_kills: int) -> None:
         rank = chance.randrange(len(pids))
         workers = children_by_parent().get(pids[rank], [])
         is_worker = bool(workers) and chance.random() < 0.5
-        if kills < num_kills and are_living(pids):
+        if kills < num_kills and len(run.attempts) < KILLS_A_RUN and are_living(pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(workers) if is_worker else pids[rank], signal.SIGKILL)
                 attempt.done = f"kill of {'a worker of ' if is_worker else ''}rank {rank}"

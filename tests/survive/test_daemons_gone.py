@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 from slurm_cluster import wait_until
@@ -13,36 +15,52 @@ from hpc_yolo.runs.events import AttemptStarted, StepLogged
 
 AWAY_S = float(os.environ.get("AWAY_S", "120"))
 DAEMONS = ("slurmctld", "slurmdbd", "mariadbd", "munged")
-# Their own limits for Slurm are below three seconds; the rest is for a machine that also trains.
-ANSWER_S = 8
+ANSWER_S = 5  # they wait for Slurm for less than three; the rest is for a machine that also trains
+
+
+@contextlib.contextmanager
+def patient_controller(in_slurm) -> Iterator[None]:
+    """Slurm's own default, instead of the tests' 30 s: without munge the controller does not hear its nodes either."""
+    config = in_slurm.folder / "slurm.conf"
+    before = config.read_text()
+    config.write_text(before.replace("SlurmdTimeout=30", "SlurmdTimeout=300"))
+    in_slurm.run("scontrol", "reconfigure")
+    try:
+        yield
+    finally:
+        config.write_text(before)
+        in_slurm.run("scontrol", "reconfigure")
 
 
 @pytest.mark.soak
 def test_while_a_daemon_is_away_training_goes_on_and_commands_answer(
     in_slurm, write_spec, hpc_yolo, events_of, tmp_path
 ):
-    spec = write_spec("patient", cluster={"time": "00:30:00"}, train={"epochs": 100_000, "val_every": 100_000})
-    hpc_yolo("submit", spec)
-    job_id = json.loads((tmp_path / "runs" / "patient" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: events_of("patient", StepLogged), "the first steps", 120)
-    for daemon in DAEMONS:
-        with in_slurm.without(daemon):
-            before = events_of("patient", StepLogged)[-1].step
-            stopped_s = time.monotonic()
-            for words in (
-                ["status", "--root", tmp_path / "runs", "--json"],
-                ["doctor", spec],
-                ["submit", spec, "--dry-run"],
-            ):
-                began_s = time.monotonic()
-                done = hpc_yolo(*words, check=False)
-                taken_s = time.monotonic() - began_s
-                print(f"{daemon} away: {words[0]} {taken_s:.1f} s, exit code {done.returncode}: {done.stderr[:200]}")
-                assert taken_s < ANSWER_S, f"{words[0]} without {daemon}"
-                assert "Traceback" not in done.stderr
-                if words[0] == "status":
-                    assert json.loads(done.stdout)[0]["state"] == "running"
-            time.sleep(max(stopped_s + AWAY_S - time.monotonic(), 0))  # the length is the test's subject
-            assert events_of("patient", StepLogged)[-1].step > before, f"without {daemon}"
-    assert in_slurm.job_state(job_id) == "RUNNING"
-    assert len(events_of("patient", AttemptStarted)) == 1
+    with patient_controller(in_slurm):
+        spec = write_spec("patient", cluster={"time": "00:30:00"}, train={"epochs": 100_000, "val_every": 100_000})
+        hpc_yolo("submit", spec)
+        job_id = json.loads((tmp_path / "runs" / "patient" / "submissions.jsonl").read_text())["job_id"]
+        wait_until(lambda: events_of("patient", StepLogged), "the first steps", 120)
+        for daemon in DAEMONS:
+            with in_slurm.without(daemon):
+                before = events_of("patient", StepLogged)[-1].step
+                stopped_s = time.monotonic()
+                for words in (
+                    ["status", "--root", tmp_path / "runs", "--json"],
+                    ["doctor", spec],
+                    ["submit", spec, "--dry-run"],
+                ):
+                    began_s = time.monotonic()
+                    done = hpc_yolo(*words, check=False)
+                    taken_s = time.monotonic() - began_s
+                    print(
+                        f"{daemon} away: {words[0]} {taken_s:.1f} s, exit code {done.returncode}: {done.stderr[:200]}"
+                    )
+                    assert taken_s < ANSWER_S, f"{words[0]} without {daemon}"
+                    assert "Traceback" not in done.stderr
+                    if words[0] == "status":
+                        assert json.loads(done.stdout)[0]["state"] == "running"
+                time.sleep(max(stopped_s + AWAY_S - time.monotonic(), 0))  # the length is the test's subject
+                assert events_of("patient", StepLogged)[-1].step > before, f"without {daemon}"
+        assert in_slurm.job_state(job_id) == "RUNNING"
+        assert len(events_of("patient", AttemptStarted)) == 1

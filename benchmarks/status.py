@@ -1,0 +1,184 @@
+"""The status screen over many runs: a warm look at all of them, the first picture, and what it costs to keep it open.
+
+    python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30]
+    python benchmarks/status.py --screens 20 --seconds 60    # in a Slurm of one's own: how often it is asked
+
+The runs are written into a temporary folder (about 300 bytes an event). `look`: everything is read, then one look more
+at all of them. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`: every quarter
+of a second four runs tell of a step; the share of a core, and the memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+from hpc_yolo.cluster.answers import SharedAnswers
+from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.status.app import frame
+from hpc_yolo.status.keys import ScreenState
+from hpc_yolo.status.snapshot import Collector
+
+COLUMNS, ROWS = 200, 50
+TURN_S = 0.25
+TURN_RUNS = 4
+NUM_LOOKS = 10
+START = {
+    **{"event": "attempt_started", "attempt": 1, "format_version": 1, "job_id": None, "launcher": "single"},
+    **{"device": "cpu", "precision": "float32", "world_size": 1, "num_nodes": 1, "batch": 16, "epochs": 100},
+    **{"steps_per_epoch": 1000, "num_images": 16000, "epoch": 0, "step": 0},
+    "ranks": [{"rank": 0, "local_rank": 0, "node_rank": 0, "host": "gpu0", "pid": 1}],
+}
+STEP = {
+    **{"event": "step", "attempt": 1, "epoch": 0, "box": 0.1, "obj": 0.2, "cls": 0.3, "grad_norm": 1.0, "lr": 0.01},
+    **{"images_per_s": 50.0, "rank_step_s": [0.5], "rank_data_wait_s": [0.0], "rank_mem_bytes": [1]},
+}
+
+
+def step_line(number: int) -> str:
+    return json.dumps(STEP | {"time": time.time(), "step": number}) + "\n"
+
+
+def write_runs(root: Path, num_runs: int, num_events: int) -> None:
+    lines = json.dumps(START | {"time": time.time()}) + "\n" + "".join(map(step_line, range(1, num_events)))
+    for number in range(num_runs):
+        run = RunDirectory(root / f"run-{number:04}")
+        run.path.mkdir()
+        run.spec.write_text("name: run\n")
+        run.journal.write_text(lines)
+
+
+def measure_looks(root: Path) -> None:
+    collector = Collector(lambda: find_runs(root), SharedAnswers(root / "none", {}))
+    began_s = time.perf_counter()
+    collector.refresh()
+    print(f"look: the first, which reads everything: {time.perf_counter() - began_s:.2f} s")
+    looks_s, frames_s = [], []
+    for _ in range(NUM_LOOKS):
+        began_s = time.perf_counter()
+        snapshot = collector.refresh()
+        looks_s.append(time.perf_counter() - began_s)
+        began_s = time.perf_counter()
+        frame(snapshot, None, snapshot.runs, ScreenState(), (COLUMNS, ROWS))
+        frames_s.append(time.perf_counter() - began_s)
+    print(f"look: one more at all {len(snapshot.runs)}: {1000 * sorted(looks_s)[NUM_LOOKS // 2]:.0f} ms (limit 150)")
+    print(f"frame: {1000 * sorted(frames_s)[NUM_LOOKS // 2]:.1f} ms, the lines alone (limit 8)")
+
+
+def open_screen(root: Path) -> tuple[subprocess.Popen[bytes], int]:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environ = os.environ | {"TERM": "xterm-256color"}
+    words = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(root)]
+    screen = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True)
+    os.close(slave)
+    return screen, master
+
+
+def read_for(master: int, seconds: float) -> bytes:
+    received, until_s = b"", time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0:
+        if select.select([master], [], [], left_s)[0]:
+            try:
+                received += os.read(master, 1 << 16)
+            except OSError:  # the screen has gone
+                break
+    return received
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -> None:
+    began_s = time.monotonic()
+    screen, master = open_screen(root)
+    received = b""
+    while b"run-0" not in received:
+        received += os.read(master, 1 << 16)
+    print(f"first: {time.monotonic() - began_s:.2f} s (limit 0.8)")
+    while b"being read" in (latest := read_for(master, 3.0)) or not latest:
+        pass
+    print(f"first: all {num_runs} are read after {time.monotonic() - began_s:.1f} s")
+    before_s, began_s, turn = cpu_s(screen.pid), time.monotonic(), 0
+    num_bytes = 0
+    while time.monotonic() < began_s + seconds:
+        turn += 1
+        for number in range(TURN_RUNS):
+            path = root / f"run-{(turn * TURN_RUNS + number) % num_runs:04}" / "journal.jsonl"
+            with path.open("a") as file:
+                file.write(step_line(num_events + turn))
+        num_bytes += len(read_for(master, TURN_S))
+    share = (cpu_s(screen.pid) - before_s) / (time.monotonic() - began_s)
+    status = Path("/proc", str(screen.pid), "status").read_text()
+    peak_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1000
+    print(
+        f"open: {share:.1%} of a core (limit 5 %), at most {peak_mb:.0f} MB (limit 120), {num_bytes / seconds:.0f} B/s"
+    )
+    screen.send_signal(signal.SIGTERM)
+    read_for(master, 1.0)
+    screen.wait(10)
+    os.close(master)
+
+
+def num_job_queries() -> int:
+    """How often the controller has been asked about jobs since it started."""
+    counts = re.findall(r"REQUEST_JOB_INFO\S*\s+\(\s*\d+\) count:(\d+)", subprocess.check_output(["sdiag"], text=True))
+    return sum(map(int, counts))
+
+
+def measure_questions(root: Path, num_screens: int, seconds: float) -> None:
+    words = ["sbatch", "--parsable", "--begin=now+1hour", "--output=/dev/null", "--wrap", "true"]
+    for number in range(2):
+        run = RunDirectory(root / f"run-{number}")
+        run.path.mkdir()
+        run.spec.write_text("name: run\n")
+        job_id = subprocess.check_output(words, text=True).strip()
+        place = {"host": "here", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+        add_submission(run, Submission(time=time.time(), executor="slurm", job_id=job_id, **place))
+    before = num_job_queries()
+    screens = [open_screen(root) for _ in range(num_screens)]
+    shown = [read_for(master, seconds if place == 0 else 0.5) for place, (_, master) in enumerate(screens)]
+    count = num_job_queries() - before
+    num_right = sum(b"BeginTime" in text or b"queued" in text for text in shown)
+    print(f"questions: {count} in {seconds:.0f} s with {num_screens} screens, {num_right} of them right (limit 7)")
+    for screen, master in screens:
+        screen.kill()
+        screen.wait()
+        os.close(master)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--events", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--screens", type=int, default=0, help="only count how often Slurm is asked")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        if given.screens:
+            measure_questions(root, given.screens, given.seconds)
+        else:
+            write_runs(root, given.runs, given.events)
+            measure_looks(root)
+            measure_screen(root, given.runs, given.events, given.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""`hpc-yolo logs`: what all ranks printed, in one stream."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from hpc_yolo.cli.runs import RUN, named_run
+
+if TYPE_CHECKING:
+    from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.runs.output import OutputLine
+
+LOG_LINES = 40
+POLL_S = 0.3
+LAST_WORDS_S = 1.0  # between the end in the journal and the last line of a task
+
+
+@click.command(short_help="Print what a run's ranks printed.")
+@RUN
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, across requeues, until the run ends.")
+@click.option("--rank", metavar="N", type=click.IntRange(min=0), help="Only what this rank printed.")
+@click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="Only this start of the run.")
+@click.option("--errors", is_flag=True, help="Why it failed: the first failing rank first, then the others.")
+@click.option("-n", "--lines", default=LOG_LINES, show_default=True, type=click.IntRange(min=1), help="The last lines.")
+@click.option("--all", "show_all", is_flag=True, help="Every line, from the first attempt on.")
+def logs(
+    written: str, follow: bool, rank: int | None, attempt: int | None, errors: bool, lines: int, show_all: bool
+) -> None:
+    """Print the last lines that Slurm and all ranks of RUN printed, each with its rank; --rank and --attempt choose.
+
+    Ranks of a Slurm job are in the order in which they printed; those of a local run one after the other.
+    """
+    run = named_run(written)
+    if errors:
+        show_errors(run, rank, attempt)
+    else:
+        show_output(run, rank, attempt, None if show_all else lines, follow=follow)
+
+
+def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> None:
+    """The failures of the newest attempt that has any, or of `attempt`: who failed first, then who only noticed.
+
+    Raises:
+        RunError: there are none.
+    """
+    from hpc_yolo.errors import RunError
+    from hpc_yolo.runs.events import AttemptStarted
+    from hpc_yolo.runs.failures import all_failures
+    from hpc_yolo.runs.journal import read_events
+    from hpc_yolo.runs.lines import last_step
+
+    events = read_events(run.journal)
+    begins = [(event.time, event.attempt) for event in events if isinstance(event, AttemptStarted)]
+    by_attempt: dict[int, list[str]] = {}
+    for failure in all_failures(run):
+        number = next((number for began, number in reversed(begins) if began <= failure.time), 1)
+        if rank in (None, failure.rank):
+            step = last_step([event for event in events if event.time <= failure.time])
+            noticed = "noticed that another had gone" if failure.is_echo else "failed"
+            head = f"rank {failure.rank} on {failure.host} {noticed} in attempt {number}, after step {step}:"
+            by_attempt.setdefault(number, []).append(f"{head}\n{(failure.traceback or failure.message).rstrip()}")
+    chosen = attempt if attempt is not None else max(by_attempt, default=0)
+    if chosen not in by_attempt:
+        of = "" if attempt is None else f" in attempt {attempt}"
+        of = of if rank is None else f" of rank {rank}{of}"
+        raise RunError(f"{run.name}: no failure{of} left word", hint=f"hpc-yolo logs {run.name} shows what was printed")
+    click.echo("\n\n".join(by_attempt[chosen]))
+
+
+def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines: int | None, *, follow: bool) -> None:
+    """The last `lines` (None: all) of the lines asked for, and with `follow` those that come.
+
+    Raises:
+        RunError: there is no output, or none of that rank or attempt.
+    """
+    from hpc_yolo.errors import RunError
+    from hpc_yolo.runs.output import OutputReader
+
+    reader = OutputReader(run)
+
+    def is_wanted(line: OutputLine) -> bool:
+        return rank in (None, line.rank) and attempt in (None, line.attempt)
+
+    found = list(reader.new_lines(also_unfinished=not follow))
+    shown = deque(filter(is_wanted, found), maxlen=lines)
+    if not (shown or follow):
+        if not found:
+            raise RunError(
+                f"{run.path}: no job of it has printed anything yet", hint="hpc-yolo status says how it stands"
+            )
+        ranks = sorted({line.rank for line in found if line.rank is not None})
+        attempts = sorted({line.attempt for line in found})
+        raise RunError(
+            f"{run.name}: none of {len(found)} lines is of that rank and attempt",
+            hint=f"there are ranks {ranks[0]} to {ranks[-1]} and attempts {attempts[0]} to {attempts[-1]}"
+            if ranks
+            else "leave out --rank",
+        )
+    for line in shown:
+        echo(line)
+    if follow:
+        for line in lines_to_come(run, reader.new_lines):
+            if is_wanted(line):
+                echo(line)
+
+
+def lines_to_come(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
+    """The lines as they come, until the run has ended and is not queued again."""
+    while True:
+        is_over = has_ended(run)
+        if is_over:
+            time.sleep(LAST_WORDS_S)
+        yield from new_lines()
+        if is_over:
+            return
+        time.sleep(POLL_S)
+
+
+def has_ended(run: RunDirectory) -> bool:
+    """Whether the newest attempt has ended for good."""
+    from hpc_yolo.runs.events import AttemptEnded, AttemptStarted
+    from hpc_yolo.runs.journal import read_events
+
+    told = (event for event in reversed(read_events(run.journal)) if isinstance(event, AttemptEnded | AttemptStarted))
+    last = next(told, None)
+    return isinstance(last, AttemptEnded) and not last.requeued
+
+
+def echo(line: OutputLine) -> None:
+    """Print it behind its rank."""
+    click.echo(line.text if line.rank is None else f"{line.rank}: {line.text}")

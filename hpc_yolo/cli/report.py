@@ -1,0 +1,40 @@
+"""`hpc-yolo report`: one HTML file about a run, or about several side by side."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from hpc_yolo.cli.runs import RUNS, named_run
+
+
+@click.command(short_help="Make one HTML file of everything about runs.")
+@RUNS
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file. [default: report.html in the run directory, of several runs here]",
+)
+def report(written: tuple[str, ...], output: Path | None) -> None:
+    """Write curves, figures, confusions, pictures, labels, attempts, time and spec of each RUN into one HTML file.
+
+    It needs no network and no other file. Several runs share their charts, and what their specs differ in is listed.
+    """
+    import hpc_yolo
+    from hpc_yolo.errors import RunError
+    from hpc_yolo.fileio import write_atomic
+    from hpc_yolo.report.facts import read_facts, unique_labels
+    from hpc_yolo.report.page import report_page
+
+    runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
+    facts = [read_facts(run, label) for run, label in zip(runs, unique_labels(runs), strict=True)]
+    made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
+    path = output or (runs[0].report if len(runs) == 1 else Path("report.html"))
+    try:
+        write_atomic(path, report_page(facts, made))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}", hint="name another file with -o FILE") from error
+    click.echo(f"report of {', '.join(run.name for run in runs)}: {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,76 @@
+"""Pictures with their boxes on one sheet: what the network was trained on, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpc_yolo.data.images import Pixels, letterbox
+from hpc_yolo.plots.draw import FONT, Style, draw_boxes
+from hpc_yolo.plots.png import write_sheet
+
+TILE_PIXELS = 320
+MOSAIC_COLUMNS = 4
+PAIR_COLUMNS = 4  # two pictures with labels and detections each
+GAP = 4
+LABELS, DETECTIONS = "labels", "found"
+STYLE = Style(thickness=1)
+
+Rows = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture (height, width, BGR) and its boxes: rows of xyxy in its pixels, score (1 for labels) and class."""
+
+    pixels: Pixels
+    rows: Rows
+
+
+def write_mosaics(path: Path, pictures: Sequence[LabelledPicture], names: Sequence[str]) -> None:
+    """Draw training pictures as the network sees them.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    tiles = [_tile(picture, names, Style(thickness=1, scores=False)) for picture in pictures]
+    write_sheet(path, tiles, MOSAIC_COLUMNS)
+
+
+def write_pairs(path: Path, pairs: Sequence[tuple[LabelledPicture, LabelledPicture]], names: Sequence[str]) -> None:
+    """Draw pictures twice beside each other: with their labels, and with what was found.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    tiles = []
+    for labelled, found in pairs:
+        tiles.append(_named(_tile(labelled, names, Style(thickness=1, scores=False)), LABELS))
+        tiles.append(_named(_tile(found, names, STYLE), DETECTIONS))
+    write_sheet(path, tiles, PAIR_COLUMNS)
+
+
+def _tile(picture: LabelledPicture, names: Sequence[str], style: Style) -> Pixels:
+    """The picture in a square of `TILE_PIXELS`, with boxes drawn after it was scaled, so that they stay sharp."""
+    side = TILE_PIXELS - GAP
+    scaled, ratio, (left, top) = letterbox(picture.pixels, (side, side))
+    rows = np.array(picture.rows, dtype=np.float64).reshape(-1, 6)
+    rows[:, :4] = rows[:, :4] * ratio + np.tile([round(left - 0.1), round(top - 0.1)], 2)
+    drawn = draw_boxes(scaled, rows.tolist(), names, style)
+    return np.asarray(
+        cv2.copyMakeBorder(drawn, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255)), dtype=np.uint8
+    )
+
+
+def _named(tile: Pixels, text: str) -> Pixels:
+    """`tile` with a word in its lower left corner."""
+    (width, height), below = cv2.getTextSize(text, FONT, 0.45, 1)
+    bottom = TILE_PIXELS - GAP
+    cv2.rectangle(tile, (0, bottom - height - below - 4), (width + 8, bottom - 1), (25, 25, 25), cv2.FILLED)
+    cv2.putText(tile, text, (4, bottom - below - 1), FONT, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return tile

@@ -1,0 +1,139 @@
+"""What the last evaluation of a training found besides its figures: curves and confusions, as a file and as charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hpc_yolo.fileio import write_atomic
+from hpc_yolo.plots.chart import Chart, Line
+
+FORMAT_VERSION = 1
+MAX_CLASS_LINES = 20
+
+
+class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
+    """One class, all in [0, 1] at IoU 0.5. precision, recall: over evenly spaced confidences from 0 to 1.
+    precision_at_recall: over evenly spaced recalls from 0 to 1."""
+
+    name: str
+    num_labels: int
+    map50: float
+    map50_95: float
+    precision: list[float]
+    recall: list[float]
+    precision_at_recall: list[float]
+
+    @property
+    def f1(self) -> list[float]:
+        """The harmonic mean of precision and recall."""
+        pairs = zip(self.precision, self.recall, strict=True)
+        return [
+            2 * precision * recall / (precision + recall) if precision + recall else 0.0 for precision, recall in pairs
+        ]
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """The best model on the validation pictures, after the last step.
+
+    Attributes:
+        epoch: of the model, from 0.
+        step: at which the training ended.
+        confusions: (found, there, how many), by number of the class in `names`, background
+            behind the last.
+    """
+
+    format_version: int = FORMAT_VERSION
+    epoch: int
+    step: int
+    num_images: int
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+    names: list[str]
+    classes: list[ClassResults]
+    confusions: list[tuple[int, int, int]]
+
+    @property
+    def mean(self) -> ClassResults:
+        """The means over the classes."""
+        return ClassResults(
+            name="all classes",
+            num_labels=sum(row.num_labels for row in self.classes),
+            map50=self.map50,
+            map50_95=self.map50_95,
+            precision=_mean([row.precision for row in self.classes]),
+            recall=_mean([row.recall for row in self.classes]),
+            precision_at_recall=_mean([row.precision_at_recall for row in self.classes]),
+        )
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Keep `results` as JSON.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    write_atomic(path, msgspec.json.encode(results) + b"\n")
+
+
+def read_results(path: Path) -> Results | None:
+    """What `write_results` wrote; None where there is none, or one of another version.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Results)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def results_charts(runs: Sequence[tuple[str, int, Results]]) -> list[Chart]:
+    """Precision over recall, and F1, precision and recall over confidence.
+
+    Args:
+        runs: (name, colour, results). With one run its classes are drawn too, thin, if they are not too many.
+    """
+    by_recall = _chart("Precision over recall", "recall", runs, lambda row: row.precision_at_recall)
+    return [
+        by_recall,
+        _chart("F1 over confidence", "confidence", runs, lambda row: row.f1),
+        _chart("Precision over confidence", "confidence", runs, lambda row: row.precision),
+        _chart("Recall over confidence", "confidence", runs, lambda row: row.recall),
+    ]
+
+
+def most_confused(results: Results, most: int) -> list[tuple[str, str, int]]:
+    """(found, there, how many) of the most frequent mistakes."""
+    names = [*results.names, "background"]
+    mistakes = Counter({(row, column): count for row, column, count in results.confusions if row != column})
+    return [(names[row], names[column], count) for (row, column), count in mistakes.most_common(most)]
+
+
+def _chart(
+    title: str,
+    x_label: str,
+    runs: Sequence[tuple[str, int, Results]],
+    curve: Callable[[ClassResults], list[float]],
+) -> Chart:
+    lines = []
+    for name, colour, results in runs:
+        mean = results.mean
+        if len(runs) == 1 and 1 < len(results.classes) <= MAX_CLASS_LINES:
+            lines += [_line(row.name, curve(row), 1 + number) for number, row in enumerate(results.classes)]
+        lines.append(_line(mean.name if len(runs) == 1 else name, curve(mean), colour, is_main=True))
+    return Chart(title, x_label, tuple(lines), x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0))
+
+
+def _line(name: str, ys: Sequence[float], colour: int, *, is_main: bool = False) -> Line:
+    xs = tuple(number / max(len(ys) - 1, 1) for number in range(len(ys)))
+    return Line(name, xs, tuple(ys), colour, is_main)
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(column) / len(column) for column in zip(*rows, strict=True)]

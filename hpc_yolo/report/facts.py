@@ -1,0 +1,181 @@
+"""Everything that a report says of a run, read from its directory. Whatever is missing, the rest is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpc_yolo.errors import RunError
+from hpc_yolo.plots.labels import LabelStatistics, read_label_statistics
+from hpc_yolo.plots.results import Results, read_results
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    EpochEnded,
+    Evaluated,
+    StepLogged,
+    WarningRaised,
+)
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.ledger import Ledger, make_ledger
+from hpc_yolo.runs.submissions import all_submissions
+from hpc_yolo.status.marks import median
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """One run. `num_unread`: lines of the journal that cannot be read here. `origin`: from where it was submitted."""
+
+    run: RunDirectory
+    label: str
+    events: tuple[AnyEvent, ...]
+    num_unread: int
+    spec_text: str
+    origin: dict[str, Any]
+    packages: tuple[str, ...]
+    ledger: Ledger
+    results: Results | None
+    labels: LabelStatistics | None
+    mosaics: bytes
+    pairs: bytes
+
+    @cached_property
+    def spec(self) -> dict[str, object]:
+        """The fields of the spec under dotted names; none where it is no YAML."""
+        try:
+            return dict(_flat(yaml.safe_load(self.spec_text), ""))
+        except yaml.YAMLError:
+            return {}
+
+    @cached_property
+    def started(self) -> tuple[AttemptStarted, ...]:
+        return tuple(event for event in self.events if isinstance(event, AttemptStarted))
+
+    @cached_property
+    def ended(self) -> dict[int, AttemptEnded]:
+        """The last word of each attempt that has one."""
+        return {event.attempt: event for event in self.events if isinstance(event, AttemptEnded)}
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluated, ...]:
+        return tuple(event for event in self.events if isinstance(event, Evaluated))
+
+    @property
+    def best(self) -> Evaluated | None:
+        """The best evaluation."""
+        return next((event for event in reversed(self.evaluations) if event.is_best), None)
+
+    @cached_property
+    def steps(self) -> tuple[StepLogged, ...]:
+        return tuple(event for event in self.events if isinstance(event, StepLogged))
+
+    @property
+    def last_epoch(self) -> EpochEnded | None:
+        return next((event for event in reversed(self.events) if isinstance(event, EpochEnded)), None)
+
+    @cached_property
+    def warnings(self) -> tuple[WarningRaised, ...]:
+        return tuple(event for event in self.events if isinstance(event, WarningRaised))
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The median over the log lines."""
+        return median([event.images_per_s for event in self.steps]) if self.steps else None
+
+    @property
+    def last_time(self) -> float | None:
+        """Of the last event, in seconds since 1970."""
+        return max((event.time for event in self.events), default=None)
+
+    @property
+    def state(self) -> str:
+        """How the run stands, as far as its journal knows."""
+        if not self.events:
+            return "not started"
+        newest = max(event.attempt for event in self.events)
+        ended = self.ended.get(newest)
+        if ended is None:
+            return "running, or ended without a word"
+        cause = f" ({ended.cause})" if ended.cause and ended.cause != ended.outcome else ""
+        return f"{ended.outcome}{cause}{', queued again' if ended.requeued else ''}"
+
+
+def read_facts(run: RunDirectory, label: str) -> ReportFacts:
+    """Read the directory of `run`.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        content = run.journal.read_bytes() if run.journal.exists() else b""
+        events = tuple(read_events(run.journal))
+        num_lines = sum(1 for line in content.split(b"\n") if line.strip())
+        submitted = [submission.time for submission in all_submissions(run) if submission.after is None]
+        return ReportFacts(
+            run=run,
+            label=label,
+            events=events,
+            num_unread=max(num_lines - len(events), 0),
+            spec_text=_bytes(run.spec).decode(errors="replace"),
+            origin=_json_object(_bytes(run.origin)),
+            packages=tuple(_bytes(run.packages).decode(errors="replace").split()),
+            ledger=make_ledger(events, submitted),
+            results=read_results(run.evaluation),
+            labels=read_label_statistics(run.labels),
+            mosaics=_bytes(run.mosaics),
+            pairs=_bytes(run.pairs),
+        )
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or run.path}: cannot be read: {error.strerror or error}",
+            hint="run directories are their owner's alone: ask for a report instead",
+        ) from error
+
+
+def unique_labels(runs: Sequence[RunDirectory]) -> list[str]:
+    """The names of runs; of those that share one, the paths."""
+    names = [run.name for run in runs]
+    return [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
+
+
+def spec_differences(runs: Sequence[ReportFacts]) -> list[tuple[str, list[str]]]:
+    """(field, its value in each of `runs`) of all fields of the spec that are not the same in all of them."""
+    fields = sorted({field for run in runs for field in run.spec})
+    rows = [(field, [_value_words(run.spec.get(field)) for run in runs]) for field in fields]
+    return [(field, values) for field, values in rows if len(set(values)) > 1 and field != "name"]
+
+
+def _flat(value: object, prefix: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and (value or not prefix):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, value
+
+
+def _value_words(value: object) -> str:
+    return json.dumps(value, default=str) if not isinstance(value, str) else value
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in `path`; nothing where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,127 @@
+"""docs/journal.md, made from the types of the events: `python -m hpc_yolo.runs.document > docs/journal.md`."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, ClassFigures, Event, RankPlace
+
+HEAD = f"""# The journal of a run
+
+`<run directory>/journal.jsonl`, format {FORMAT_VERSION}. Rank 0 appends one JSON object a line; nobody changes a line.
+Made from `hpc_yolo/runs/events.py` by `python -m hpc_yolo.runs.document`; a test holds the two equal.
+
+- Every line has `event` (its kind), `time` (seconds since 1970, by rank 0's clock) and `attempt` (which start of the
+  run wrote it, from 1). Of an attempt that ended without a word, the next one or the job's script says it.
+- Kinds and fields are added, never changed: pass over what you do not know. A figure that is not finite is `null`.
+- A crash may leave a torn last line. The next writer closes it with a newline first: pass over lines that are no JSON.
+- After an interruption steps may come again: the later line counts.
+
+The best evaluation so far, and what became of each attempt, with jq:
+
+```sh
+jq -rR 'fromjson? | select(.event == "evaluated" and .is_best) | [.epoch + 1, .map50, .map50_95] | @tsv' \\
+  journal.jsonl | tail -n 1
+jq -rR 'fromjson? | select(.event == "attempt_ended") | [.attempt, .cause, .step, .detail] | @tsv' journal.jsonl
+```
+"""
+
+WORDS = {
+    "time": "seconds since 1970",
+    "attempt": "which start of the run, from 1, over all its jobs",
+    "format_version": "of this page's format",
+    "job_id": "Slurm's number of the job, or the process id of submitit's controller; null where there is neither",
+    "launcher": "who started the tasks: slurm, submitit-local, torchrun or single",
+    "device": "name of rank 0's GPU, or cpu",
+    "precision": "arithmetic of forward passes",
+    "world_size": "number of ranks",
+    "num_nodes": "number of nodes",
+    "batch": "images of one step, over all ranks",
+    "epochs": "passes over the training set in the whole run",
+    "steps_per_epoch": "global batches of an epoch",
+    "epoch": "from 0: the epoch under way, or the one that ended or was evaluated",
+    "step": "global batches done since the start of training",
+    "device_mem_bytes": "bytes of memory of rank 0's GPU; null on CPUs",
+    "process_started": "when rank 0's process began, in seconds since 1970",
+    "ranks": "where each rank runs",
+    "rank": "number of the rank over all nodes, from 0",
+    "local_rank": "its number on its node, from 0",
+    "node_rank": "number of its node, from 0",
+    "host": "name of its node",
+    "pid": "its process id there",
+    "num_kept": "tensors of the network that came from the file",
+    "num_tensors": "tensors of the network",
+    "best_possible_recall": "share of boxes, 0 to 1, that some anchor fits",
+    "anchors_per_target": "anchors that fit a box, on average",
+    "are_new": "whether they were found anew for this dataset",
+    "anchors": "of each level, width and height in turn, in pixels",
+    "box": "box term of the loss with its gain",
+    "obj": "objectness term of the loss with its gain",
+    "cls": "class term of the loss with its gain",
+    "grad_norm": "norm of the gradients of the last step, before clipping",
+    "lr": "learning rate of the weights",
+    "images_per_s": "images a second over all ranks",
+    "rank_step_s": "seconds a step, by rank",
+    "rank_data_wait_s": "seconds of each step in which the rank waited for pictures, by rank",
+    "rank_mem_bytes": "most bytes of memory that the rank has used: reserved on its GPU, or resident without one",
+    "seconds": "how long it took, in seconds",
+    "num_images": "pictures of the training set, or of an evaluation",
+    "precision_share": "share of detections that are right, 0 to 1, at the confidence where F1 is highest",
+    "recall": "share of objects that are found, 0 to 1, at that confidence",
+    "map50": "mean average precision at IoU 0.5, 0 to 1",
+    "map50_95": "mean over the IoU thresholds 0.5, 0.55 … 0.95, 0 to 1",
+    "is_best": "whether it is the best evaluation of the run so far",
+    "classes": "figures of each class that has labels",
+    "name": "of the class",
+    "num_labels": "objects of the class",
+    "path": "of the file; of checkpoints and results relative to the run directory",
+    "size_bytes": "its size in bytes",
+    "message": "in words",
+    "outcome": "finished, stopped or failed",
+    "detail": "in words",
+    "cause": "finished, preempted, time limit, node failure, killed, stalled, error, cancelled or interrupted",
+    "requeued": "whether the run goes on by itself",
+    "failed_nodes": "nodes that failed",
+}
+COMMON = ("time", "attempt")
+
+
+def document() -> str:
+    """The whole page, as Markdown."""
+    kinds = [_table(f"`{kind.__struct_config__.tag}`", kind) for kind in get_args(AnyEvent)]
+    return "\n".join(
+        [HEAD, *kinds, _table("Rows of `ranks`", RankPlace), _table("Rows of `classes`", ClassFigures)],
+    )
+
+
+def _table(title: str, kind: type[msgspec.Struct]) -> str:
+    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    rows = [f"## {title}\n", f"{about}\n", "| field | type | meaning |", "| --- | --- | --- |"]
+    hints = get_type_hints(kind)
+    for field in msgspec.structs.fields(kind):
+        if not (issubclass(kind, Event) and field.name in COMMON):
+            rows.append(f"| `{field.name}` | {_type_words(hints[field.name])} | {_words(kind, field.name)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _words(kind: type[msgspec.Struct], name: str) -> str:
+    is_share = name == "precision" and get_type_hints(kind)[name] is float
+    return WORDS["precision_share" if is_share else name]
+
+
+def _type_words(hint: Any) -> str:
+    names = {float: "number", int: "whole number", str: "text", bool: "true or false", types.NoneType: "null"}
+    if hint in names:
+        return names[hint]
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_type_words(part) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return f"list of {_type_words(get_args(hint)[0])}"
+    return "object"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,73 @@
+"""A person's runs, found from anywhere by name: one line a run in the person's state folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpc_yolo.errors import RunError
+from hpc_yolo.fileio import append_json_line, read_json_lines
+from hpc_yolo.runs.directory import RunDirectory
+
+FILE_NAME = "runs.jsonl"
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Where this person's programs keep what they know: $XDG_STATE_HOME/hpc-yolo, else ~/.local/state/hpc-yolo."""
+    home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".local" / "state")
+    return Path(home) / "hpc-yolo"
+
+
+def add_to_index(folder: Path, run: RunDirectory) -> None:
+    """Remember `run`. A folder that cannot be written is passed over: a run is worth more than a list of runs."""
+    path = str(run.path.absolute())
+    with contextlib.suppress(OSError):
+        if path not in _paths(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            append_json_line(folder / FILE_NAME, {"path": path})
+
+
+def indexed_runs(folder: Path) -> list[RunDirectory]:
+    """The runs in the index that are still there, oldest first."""
+    try:
+        runs = [RunDirectory(Path(path)) for path in _paths(folder)]
+        return [run for run in runs if run.exists]
+    except OSError:
+        return []
+
+
+def gone_runs(folder: Path) -> list[Path]:
+    """Where runs in the index were that have been moved or removed since, oldest first."""
+    try:
+        return [Path(path) for path in _paths(folder) if not RunDirectory(Path(path)).exists]
+    except OSError:
+        return []
+
+
+def find_run(written: str, known: Sequence[RunDirectory]) -> RunDirectory:
+    """The run that `written` stands for: the path of a run directory, or the name of a known run.
+
+    Raises:
+        RunError: there is none, or several have that name.
+    """
+    import difflib  # which only a mistake needs
+
+    named = {run.path.resolve(): run for run in known if run.name == written}
+    if len(named) == 1:
+        return next(iter(named.values()))
+    by_path = RunDirectory(Path(written).absolute())
+    if by_path.exists:
+        return by_path
+    if named:
+        paths = ", ".join(str(run.path) for run in named.values())
+        raise RunError(f"{written}: several runs have that name: {paths}", hint="write the path of one")
+    near = difflib.get_close_matches(written, sorted({run.name for run in known}))
+    hint = f"did you mean {' or '.join(near)}?" if near else "hpc-yolo list shows the runs there are"
+    raise RunError(f"{written}: there is no run of that name or path", hint=hint)
+
+
+def _paths(folder: Path) -> dict[str, None]:
+    """Each path once, in the order of the lines."""
+    records = read_json_lines(folder / FILE_NAME)
+    return {record["path"]: None for record in records if isinstance(record.get("path"), str)}

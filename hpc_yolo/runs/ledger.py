@@ -1,0 +1,254 @@
+"""Where a run's wall seconds went, by kind. A pure function of its events: every second is counted once.
+
+- queue: submitted and not started: the scheduler's queue, and what Slurm needs between two starts
+- start: from the first process of an attempt to the first step: imports, pictures, network, meeting the others
+- data: the slowest rank waits for pictures
+- step: forward, backward, reduction, optimiser, and what overlaps with them
+- validation: evaluations, and the pictures of the last one
+- save: nothing is done but to wait until the state is durable; saves beside the steps cost no wall seconds
+- lost: done again by a later attempt, or by nobody: steps after the last checkpoint, an evaluation that was cut off, a
+  rank that hung, a start that failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hpc_yolo.runs.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    EpochEnded,
+    Evaluated,
+    ResultsWritten,
+    StepLogged,
+)
+
+KINDS = ("queue", "start", "data", "step", "validation", "save", "lost")
+
+
+@dataclass(frozen=True)
+class AttemptLedger:
+    """One start of the run. Times in seconds since 1970; `end` of one that runs is now.
+
+    Attributes:
+        seconds: by kind, all but the queue before it.
+        queued_s: in the queue before it.
+        gpus: that it held; 0 on CPUs.
+    """
+
+    number: int
+    begin: float
+    end: float
+    queued_s: float
+    ranks: int
+    gpus: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The attempts, and what they come to. `away_s`: seconds in which the run had ended and nobody had submitted it
+    again; they are in no kind and not in the sum."""
+
+    attempts: tuple[AttemptLedger, ...] = ()
+    away_s: float = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By kind, in the order of `KINDS`."""
+        found = {kind: sum(attempt.seconds.get(kind, 0.0) for attempt in self.attempts) for kind in KINDS}
+        return found | {"queue": sum(attempt.queued_s for attempt in self.attempts)}
+
+    @property
+    def total_s(self) -> float:
+        """From the first submission to the end, or to now, but for `away_s`."""
+        return sum(self.seconds.values())
+
+    @property
+    def gpu_s(self) -> float:
+        """Seconds times GPUs that the run's attempts held, idle or not."""
+        return sum((attempt.end - attempt.begin) * attempt.gpus for attempt in self.attempts)
+
+    @property
+    def rank_s(self) -> float:
+        """Seconds times ranks, on whatever device."""
+        return sum((attempt.end - attempt.begin) * attempt.ranks for attempt in self.attempts)
+
+
+def make_ledger(events: Iterable[AnyEvent], submitted: Sequence[float] = (), now: float | None = None) -> Ledger:
+    """The ledger of a run from its journal.
+
+    Args:
+        events: as the journal has them, oldest first.
+        submitted: when a person submitted the run, in seconds since 1970. What lies between an attempt that was not
+            queued again and the next submission is nobody's wait.
+        now: the time, for a run whose last attempt is alive; None where it is over.
+    """
+    by_attempt: dict[int, list[AnyEvent]] = {}
+    for event in events:
+        by_attempt.setdefault(event.attempt, []).append(event)
+    spans = [_Span(number, told) for number, told in sorted(by_attempt.items())]
+    for place, span in enumerate(spans):
+        span.close(spans[place + 1] if place + 1 < len(spans) else None, now)
+        if span.started is not None:
+            for earlier in spans[:place]:
+                earlier.lose_after(span.started.epoch, span.started.step)
+    attempts, away_s = [], 0.0
+    free_since = min(submitted, default=spans[0].begin) if spans else 0.0
+    for place, span in enumerate(spans):
+        queued_since = min(free_since, span.begin)
+        again = [time for time in submitted if queued_since < time <= span.begin]
+        if again:
+            queued_since = min(again)
+        elif place and not spans[place - 1].is_queued_again:
+            queued_since = span.begin
+        away_s += max(queued_since - free_since, 0.0)
+        attempts.append(span.entry(span.begin - queued_since))
+        free_since = max(span.end, span.begin)
+    return Ledger(tuple(attempts), away_s)
+
+
+@dataclass
+class _Piece:
+    """Seconds of one kind up to `step`, of which `num_steps` were done in them."""
+
+    kind: str
+    seconds: float
+    epoch: int
+    step: int
+    num_steps: int = 0
+
+
+@dataclass
+class _Span:
+    """One attempt while its ledger is made."""
+
+    number: int
+    events: Sequence[AnyEvent]
+    pieces: list[_Piece] = field(default_factory=list)
+    end: float = 0.0
+
+    @property
+    def started(self) -> AttemptStarted | None:
+        return next((event for event in self.events if isinstance(event, AttemptStarted)), None)
+
+    @property
+    def ended(self) -> AttemptEnded | None:
+        return next((event for event in reversed(self.events) if isinstance(event, AttemptEnded)), None)
+
+    @property
+    def begin(self) -> float:
+        """When its first process began, or the first that is known of it."""
+        first = self.events[0].time
+        if self.started is None or self.started.process_started is None:
+            return first
+        return min(self.started.process_started, first)
+
+    @property
+    def is_queued_again(self) -> bool:
+        """Whether the run goes on after it without a person; so it does after one that ended without a word."""
+        return self.ended is None or self.ended.requeued
+
+    def close(self, follower: _Span | None, now: float | None) -> None:
+        """Divide its seconds. What is said of its end only by its follower says nothing of when it came."""
+        own = [event for event in self.events if follower is None or event.time <= follower.begin]
+        self.end = max((event.time for event in own), default=self.begin)
+        if follower is None and self.ended is None and now is not None:
+            self.end = max(self.end, now)
+        if self.started is None:
+            self.pieces.append(_Piece("lost", self.end - self.begin, 0, 0))
+            return
+        self.pieces.append(_Piece("start", max(self.started.time - self.begin, 0.0), self.started.epoch, 0))
+        _Divider(self, self.started).divide(own)
+
+    def lose_after(self, epoch: int, step: int) -> None:
+        """What was done after `step` is done again: a later attempt begins there, in `epoch`."""
+        for piece in [piece for piece in self.pieces if piece.kind in ("data", "step", "validation")]:
+            again = min(piece.step - step, max(piece.num_steps, 1))
+            if piece.kind == "validation" and piece.epoch >= epoch:
+                again = 1
+            if again > 0:
+                seconds = piece.seconds * again / max(piece.num_steps, 1)
+                self.pieces.append(_Piece("lost", seconds, piece.epoch, piece.step))
+                piece.seconds, piece.step, piece.num_steps = piece.seconds - seconds, step, piece.num_steps - again
+
+    def entry(self, queued_s: float) -> AttemptLedger:
+        seconds: dict[str, float] = {}
+        for piece in self.pieces:
+            seconds[piece.kind] = seconds.get(piece.kind, 0.0) + piece.seconds
+        ranks = 0 if self.started is None else self.started.world_size
+        on_gpu = self.started is not None and self.started.device != "cpu"
+        return AttemptLedger(self.number, self.begin, self.end, queued_s, ranks, ranks if on_gpu else 0, seconds)
+
+
+class _Divider:
+    """Goes through the events of one attempt; each that closes a stretch of time says what that was."""
+
+    def __init__(self, span: _Span, started: AttemptStarted) -> None:
+        self._span = span
+        self._mark = started.time
+        self._epoch, self._step = started.epoch, started.step
+        self._epoch_is_over = False
+        self._wait_share = 0.0  # of a step, waiting for data; as measured last
+        self._save_s = 0.0  # of the last save that was told since the mark
+
+    def divide(self, events: Iterable[AnyEvent]) -> None:
+        """Fill the span's pieces, up to its end."""
+        for event in events:
+            if isinstance(event, StepLogged):
+                longest_s = max(event.rank_step_s, default=0.0)
+                waited_s = max(event.rank_data_wait_s, default=0.0)
+                self._wait_share = min(waited_s / longest_s, 1.0) if longest_s > 0 else 0.0
+                self._add_steps(event.time, event.epoch, event.step)
+            elif isinstance(event, EpochEnded):
+                self._add_steps(event.time, event.epoch, event.step)
+                self._epoch_is_over = True
+            elif isinstance(event, Evaluated):
+                self._add("validation", event.time)
+                self._epoch_is_over = False
+            elif isinstance(event, ResultsWritten):
+                self._add("save", event.time - event.seconds)
+                self._add("validation", event.time)
+            elif isinstance(event, CheckpointSaved):
+                self._save_s = event.seconds
+            elif isinstance(event, AttemptEnded):
+                self._add_end(event)
+        if self._span.end > self._mark:
+            kind = "lost" if self._span.ended is not None else self._running_kind()
+            self._add(kind, self._span.end)
+
+    def _running_kind(self) -> str:
+        """What is going on since the last event of an attempt that has not ended."""
+        return "validation" if self._epoch_is_over else "step"
+
+    def _add_end(self, event: AttemptEnded) -> None:
+        if event.outcome == AttemptEnded.FAILED:
+            self._add("lost", event.time)
+            return
+        save_s = min(self._save_s, max(event.time - self._mark, 0.0))
+        if event.step > self._step:
+            self._add_steps(event.time - save_s, self._epoch, event.step)
+        elif self._epoch_is_over and event.outcome == AttemptEnded.STOPPED:
+            self._add("lost", event.time - save_s)  # an evaluation that begins anew
+        self._add("save", event.time)
+
+    def _add_steps(self, until: float, epoch: int, step: int) -> None:
+        """Training up to `step`. A step that was there before has been done again, after going back to a checkpoint."""
+        if step < self._step:
+            self._span.lose_after(epoch + 1, step - 1)
+            self._step = step - 1
+        num_steps = step - self._step
+        seconds = max(until - self._mark, 0.0)
+        data_s = seconds * self._wait_share
+        self._span.pieces.append(_Piece("data", data_s, epoch, step, num_steps))
+        self._span.pieces.append(_Piece("step", seconds - data_s, epoch, step, num_steps))
+        self._mark, self._save_s = max(until, self._mark), 0.0
+        self._epoch, self._step, self._epoch_is_over = epoch, step, False
+
+    def _add(self, kind: str, until: float) -> None:
+        seconds = max(until - self._mark, 0.0)
+        self._span.pieces.append(_Piece(kind, seconds, self._epoch, self._step))
+        self._mark, self._save_s = max(until, self._mark), 0.0

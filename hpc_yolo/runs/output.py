@@ -1,0 +1,109 @@
+"""What the tasks of a run printed: all ranks and all attempts in one stream of lines, read as the files grow.
+
+Slurm's jobs have one file each, in which srun puts every task's rank before its lines; a job that is queued again goes
+on in it. Local runs have a file a rank: their order among each other is known only for lines that come while we look.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import all_submissions
+
+_FILE = re.compile(r"(?P<job>\d+)(_(?P<rank>\d+)_log\.out|\.log)")
+_LABEL = re.compile(r" *(?P<rank>\d+): ?(?P<text>.*)", re.DOTALL)
+_START = "Starting with JobEnvironment("  # submitit's first line in every task
+_ANNOUNCED = re.compile(r"attempt (\d+): \d+ ranks? on ")
+
+
+@dataclass(frozen=True)
+class OutputLine:
+    """One line. `rank` None: of the job itself. `attempt`: in which it was printed, as far as one sees."""
+
+    job_id: str
+    rank: int | None
+    attempt: int
+    text: str
+
+
+@dataclass
+class _Job:
+    """Which attempt each rank of a job is in: `numbers` are the attempts of its starts."""
+
+    first: int
+    numbers: list[int] = field(default_factory=list)
+    starts: dict[int, int] = field(default_factory=dict)  # rank -> how often it has started
+
+    def attempt_of(self, rank: int | None, text: str) -> int:
+        """The attempt in which `rank` prints `text`."""
+        if rank is not None and _START in text:
+            self.starts[rank] = self.starts.get(rank, 0) + 1
+        start = max(self.starts.values(), default=0) if rank is None else self.starts.get(rank, 0)
+        while len(self.numbers) < max(start, 1):
+            self.numbers.append(self.numbers[-1] + 1 if self.numbers else self.first)
+        place = max(start, 1) - 1
+        if rank in (0, None) and (announced := _ANNOUNCED.match(text)) is not None:
+            self.numbers[place] = int(announced[1])
+        return self.numbers[place]
+
+
+class OutputReader:
+    """Reads a run's output from the beginning, and then what is added to it."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._offsets: dict[Path, int] = {}
+        self._rests: dict[Path, bytes] = {}
+        self._jobs: dict[str, _Job] = {}
+
+    def new_lines(self, *, also_unfinished: bool = False) -> Iterator[OutputLine]:
+        """The lines that are new since the last call, older jobs first.
+
+        Args:
+            also_unfinished: give the last line of a file too where its end has not come yet.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        for path, job_id, rank in self._files():
+            job = self._jobs.setdefault(job_id, _Job(self._next_attempt()))
+            for line in self._lines(path, also_unfinished):
+                found, text = (rank, line) if rank is not None else _unlabelled(line)
+                yield OutputLine(job_id, found, job.attempt_of(found, text), text)
+
+    def _files(self) -> list[tuple[Path, str, int | None]]:
+        """(file, its job, the rank that writes it: None for all) in the order of submission."""
+        order = {submission.job_id: place for place, submission in enumerate(all_submissions(self._run))}
+        found = []
+        for path in self._run.jobs.iterdir() if self._run.jobs.is_dir() else ():
+            if (name := _FILE.fullmatch(path.name)) is not None:
+                rank = None if name["rank"] is None else int(name["rank"])
+                found.append((order.get(name["job"], len(order)), path.stat().st_mtime_ns, path, name["job"], rank))
+        found.sort(key=lambda item: (item[0], item[1] if item[0] == len(order) else 0, item[4] or 0))
+        return [(path, job_id, rank) for _, _, path, job_id, rank in found]
+
+    def _lines(self, path: Path, also_unfinished: bool) -> Iterator[str]:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            content = self._rests.pop(path, b"") + file.read()
+            self._offsets[path] = file.tell()
+        *lines, rest = content.split(b"\n")
+        if rest and also_unfinished:
+            lines.append(rest)
+        elif rest:
+            self._rests[path] = rest
+        for line in lines:
+            # A progress bar that redraws itself is shown as it stood last.
+            yield line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+
+    def _next_attempt(self) -> int:
+        return max((job.numbers[-1] for job in self._jobs.values() if job.numbers), default=0) + 1
+
+
+def _unlabelled(line: str) -> tuple[int | None, str]:
+    label = _LABEL.fullmatch(line)
+    return (None, line) if label is None else (int(label["rank"]), label["text"])

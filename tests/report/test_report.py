@@ -1,0 +1,156 @@
+"""One file that says everything of a run, or of several: whole without a network, and whatever is missing."""
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "status"))
+
+from status_runs import END, EVALUATED, START, STEP, make_run, tell
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.errors import RunError
+from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
+from hpc_yolo.plots.results import ClassResults, Results, write_results
+
+HOSTILE = "<script>alert(1)</script>"
+CLASSES = [{"name": "cat & <b>dog", "num_labels": 3, "precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4321}]
+VOID = {"meta", "img", "br", "line", "rect", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: every element is closed, and nothing is loaded from anywhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.sources: list[str] = []
+        self._section = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        assert tag not in ("script", "link", "iframe")
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag == "section":
+            self._section = named["id"]
+            self.sections[self._section] = ""
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self._section:
+            self.sections[self._section] += f"{data} "
+
+
+def make_report(tmp_path, *runs) -> Page:
+    path = tmp_path / "made.html"
+    result = CliRunner().invoke(cli, ["report", *(str(run.path) for run in runs), "-o", str(path)])
+    if result.exception is not None:
+        raise result.exception
+    assert str(path) in result.output
+    text = path.read_text()
+    assert HOSTILE not in text
+    page = Page(text)
+    assert all(source.startswith(("#", "data:")) for source in page.sources)
+    return page
+
+
+@pytest.fixture
+def full_run(tmp_path):
+    """Two attempts, evaluated, with everything that training leaves."""
+    run = make_run(tmp_path / "runs", "full", time=10.0)
+    run.spec.write_text(f"name: full\ntrain: {{epochs: 4}}\nnote: {HOSTILE}\n")
+    again = {"attempt": 2, "time": 70.0}
+    tell(run, START, {**STEP, "time": 40.0}, {**EVALUATED, "time": 50.0, "classes": CLASSES}, {**END, "time": 52.0})
+    tell(run, {**START, **again, "step": 20}, {"event": "warning", **again, "message": HOSTILE}, {**STEP, **again})
+    run.origin.write_text('{"command": "hpc-yolo submit <x>"}')
+    run.packages.write_text("torch==2.9\nrich==14\n")
+    run.results.mkdir()
+    run.mosaics.write_bytes(b"JPEG")
+    curve = {"precision": [0.5, 1.0], "recall": [1.0, 0.0], "precision_at_recall": [1.0, 0.5]}
+    rows = [ClassResults(name=name, num_labels=2, map50=0.5, map50_95=0.25, **curve) for name in ("cat", HOSTILE)]
+    figures = {"precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4}
+    found = Results(
+        epoch=0,
+        step=100,
+        num_images=8,
+        names=["cat", HOSTILE],
+        classes=rows,
+        confusions=[(0, 1, 7), (1, 1, 3)],
+        **figures,
+    )
+    write_results(run.evaluation, found)
+    split = SplitStatistics(
+        num_images=8, num_backgrounds=1, num_corrupt=2, class_counts=[3, 4], num_small=5, num_medium=1, num_large=1,
+        objects_per_picture=[1, 7], centres=[[0, 1], [2, 3]], sides=[[1, 0], [0, 1]],
+    )  # fmt: skip
+    labels = LabelStatistics(imgsz=640, names=["cat", HOSTILE], train=split, val=split)
+    run.labels.write_bytes(msgspec.json.encode(labels))
+    return run
+
+
+def test_every_section_has_the_figures_of_the_run(tmp_path, full_run):
+    sections = make_report(tmp_path, full_run).sections
+    for section, words in {
+        "figures": ["queued again", "0.400", "0.600", "50.0"],
+        "curves": ["Box loss", "mAP50-95", "Learning rate", "another start"],
+        "results": ["Precision over recall", "F1 over confidence", "cat & <b>dog", "0.432"],
+        "confusion": ["background", "0.70", "0.30", HOSTILE],
+        "pictures": ["Training mosaics"],
+        "labels": ["Centres of objects", "640"],
+        "time": ["queue", "step", "lost", "in all", "100%"],
+        "attempts": ["2 on gpu0, gpu1", "no word of its end", "SIGTERM"],
+        "warnings": [HOSTILE],
+        "spec": ["epochs: 4"],
+        "environment": ["hpc-yolo submit <x>", "torch==2.9", "2 packages"],
+    }.items():
+        for word in words if section != "figures" else words[1:]:
+            assert word in sections[section], section
+
+
+def test_several_runs_stand_side_by_side(tmp_path, full_run):
+    other = make_run(tmp_path / "runs", "other")
+    other.spec.write_text("name: other\ntrain: {epochs: 8}\n")
+    tell(other, START, STEP)
+    sections = make_report(tmp_path, full_run, other).sections
+    assert "train.epochs 4 8" in " ".join(sections["spec-differences"].split())
+    assert "full" in sections["curves"] and "other" in sections["curves"]
+    assert "another start" not in sections["curves"], "whose?"
+
+
+@pytest.mark.parametrize(
+    ("journal", "spec", "words"),
+    [
+        (b"", b"", "not started"),
+        (b"\x00\xff\n{torn", b"\xff{: no yaml", "2 lines of the journal"),
+        (b'{"event": "of another version", "time": 1, "attempt": 1}\n', b"[]", "1 lines of the journal"),
+    ],
+    ids=["nothing yet", "rubbish", "newer"],
+)
+def test_whatever_is_missing_or_broken_the_rest_is_shown(tmp_path, journal, spec, words):
+    run = make_run(tmp_path, "first", executor=None)
+    run.journal.write_bytes(journal)
+    run.spec.write_bytes(spec)
+    assert words in " ".join(make_report(tmp_path, run).sections.values())
+
+
+def test_the_file_lies_in_the_run_directory_and_an_unknown_run_names_the_nearest(tmp_path, full_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cli, ["report", "full"]).exception is None
+    assert full_run.report.read_text().startswith("<!doctype html>")
+    assert full_run.report.stat().st_mode & 0o077 == 0
+    refusal = CliRunner().invoke(cli, ["report", "fll"]).exception
+    assert isinstance(refusal, RunError) and refusal.hint == "did you mean full?"
+    nowhere = CliRunner().invoke(cli, ["report", "full", "-o", str(tmp_path / "no" / "where.html")]).exception
+    assert isinstance(nowhere, RunError) and "cannot be written" in nowhere.message

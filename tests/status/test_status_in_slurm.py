@@ -1,0 +1,59 @@
+"""The screen and a real Slurm: what it says of jobs, how seldom it is asked, and jobs ended and put back by name."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from status_runs import START, make_run, tell
+
+from hpc_yolo.cluster.scheduler import job_record
+from hpc_yolo.runs.index import add_to_index, state_folder
+
+
+def queue(folder: Path, name: str, *options: str) -> str:
+    script = folder / f"{name}.sbatch"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    words = ["sbatch", "--parsable", "--requeue", f"--output={folder}/%j.log", *options, str(script)]
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
+
+
+def hpc_yolo(*words: object) -> str:
+    command = [sys.executable, "-m", "hpc_yolo", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def count_calls(folder: Path, monkeypatch) -> Path:
+    """From now on every call of squeue leaves a letter in the file that is returned."""
+    counted, real = folder / "calls", shutil.which("squeue")
+    (folder / "bin").mkdir()
+    wrapper = folder / "bin" / "squeue"
+    wrapper.write_text(f'#!/bin/sh\nprintf x >> {counted}\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    return counted
+
+
+def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_slurm, tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    jobs = {"waits": queue(tmp_path, "waits", "--begin=now+1hour"), "runs": queue(tmp_path, "runs")}
+    for name, job_id in jobs.items():
+        add_to_index(state_folder(os.environ), make_run(root, name, job_id=job_id))
+    in_slurm.wait_for_state(jobs["runs"], "RUNNING")
+    calls = count_calls(tmp_path, monkeypatch)
+    command = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(root), "--json"]
+    screens = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = [json.loads(screen.communicate()[0]) for screen in screens]
+    assert calls.read_text() == "x"
+    for facts in answers:
+        assert [(run["name"], run["state"], run["detail"].partition(", starts about ")[0]) for run in facts] == [
+            ("runs", "running", ""),
+            ("waits", "queued", "BeginTime"),
+        ]
+    assert f"job {jobs['waits']} is cancelled" in hpc_yolo("cancel", "waits", "--yes")
+    in_slurm.wait_for_state(jobs["waits"], "CANCELLED")
+    tell(make_run(root, "runs", executor=None), START)
+    assert "queued again" in hpc_yolo("requeue", "runs", "--yes")
+    assert job_record(jobs["runs"]).restarts == 1
