@@ -10,7 +10,7 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 
 
-@click.command(hidden=True, short_help="The last line of a batch script.")
+@click.command(hidden=True)
 @spec_options()
 @click.option("--exit-code", type=int, required=True, help="Of the srun before it: $?")
 def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **shortcuts: str | None) -> None:

@@ -12,7 +12,7 @@ from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import MEASURED_BATCH
 
 
-@click.command(short_help="Print everything that is wrong with a spec.")
+@click.command()
 @spec_options()
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print everything that is wrong with it, with file, line and column."""
@@ -25,7 +25,7 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     )
 
 
-@click.command(short_help="Print the JSON schema of a spec, for editors.")
+@click.command()
 def schema() -> None:
     """Print the JSON schema of a spec, which editors use to complete and check it.
 

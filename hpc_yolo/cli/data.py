@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.group(short_help="Make datasets.")
+@click.group()
 def data() -> None:
     """Make datasets."""
 

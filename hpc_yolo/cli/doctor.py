@@ -20,7 +20,7 @@ PIPE_COLUMNS = 200
 STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow"}
 
 
-@click.command(short_help="Say what an interrupted job has time for here.")
+@click.command()
 @spec_options(required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, **shortcuts: str | None) -> None:

@@ -26,7 +26,7 @@ class ExportCommand(GuideCommand):
     }
 
 
-@click.command(cls=ExportCommand, short_help="Write a network as ONNX or TorchScript, and check it.")
+@click.command(cls=ExportCommand)
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--weights", metavar="FILE", help="The same as FILE, or a published name.")
 @click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 
-@click.command(short_help="Show a run's progress until its job ends.")
+@click.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 def follow(run_path: Path) -> None:
     """Show the progress of the run in directory RUN until its job ends; Ctrl-C leaves the job alone."""

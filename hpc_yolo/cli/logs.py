@@ -20,7 +20,7 @@ POLL_S = 0.3
 LAST_WORDS_S = 1.0  # between the end in the journal and the last line of a task
 
 
-@click.command(short_help="Print what a run's ranks printed.")
+@click.command()
 @RUN
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, across requeues, until the run ends.")
 @click.option("--rank", metavar="N", type=click.IntRange(min=0), help="Only what this rank printed.")

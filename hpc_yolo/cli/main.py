@@ -7,30 +7,14 @@ import sys
 import click
 
 import hpc_yolo
-from hpc_yolo.cli.after_job import after_job
-from hpc_yolo.cli.check import check, schema
-from hpc_yolo.cli.completion import completion
-from hpc_yolo.cli.data import data
-from hpc_yolo.cli.doctor import doctor
-from hpc_yolo.cli.export import export
-from hpc_yolo.cli.follow import follow
-from hpc_yolo.cli.logs import logs
-from hpc_yolo.cli.models import models
-from hpc_yolo.cli.predict import predict
-from hpc_yolo.cli.render import render
-from hpc_yolo.cli.report import report
-from hpc_yolo.cli.runs import cancel, list_runs, requeue, resume, rm
-from hpc_yolo.cli.status import status
-from hpc_yolo.cli.submit import submit
-from hpc_yolo.cli.train import train
-from hpc_yolo.cli.val import val
-from hpc_yolo.cli.weights import weights
+from hpc_yolo.cli.commands import LazyGroup
 from hpc_yolo.errors import HpcYoloError
 
 INTERRUPTED = 130
 
 
 @click.group(
+    cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Begin with: hpc-yolo data synth datasets/shapes && hpc-yolo submit configs/quickstart.yaml",
 )
@@ -40,13 +24,6 @@ def cli() -> None:
 
     A run lives in <output>/<name>. Submitting the same spec again goes on where the run stopped.
     """
-
-
-RUNS = submit, check, render, train, follow, status, report, doctor, list_runs, logs, cancel, requeue, resume, rm
-NETWORKS = val, predict, export, models, weights
-for command in (*RUNS, *NETWORKS, data, schema, completion, after_job):
-    cli.add_command(command)
-cli.add_command(predict, "detect")  # as people know it
 
 
 def main() -> None:

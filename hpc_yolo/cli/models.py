@@ -25,7 +25,7 @@ HEADINGS = {
 }
 
 
-@click.command(short_help="Compare the networks: size, FLOPs, published mAP and speed.")
+@click.command()
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 @click.option("--classes", "num_classes", type=click.IntRange(min=1), default=80, show_default=True, metavar="N")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")

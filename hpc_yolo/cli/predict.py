@@ -30,7 +30,7 @@ class PredictCommand(GuideCommand):
     many = ("--imgsz", "--img", "--img-size", "--classes")
 
 
-@click.command(cls=PredictCommand, short_help="Find objects on pictures, videos, cameras, streams.")
+@click.command(cls=PredictCommand)
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--source", "named_source", metavar="SOURCE", help="The same as SOURCE.")
 @click.option("--weights", required=True, metavar="FILE", help="A run, a .safetensors or .pt, a published name.")

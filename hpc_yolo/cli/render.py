@@ -11,7 +11,7 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 
 
-@click.command(short_help="Print a spec as a plain sbatch script.")
+@click.command()
 @spec_options()
 def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Print the sbatch script that trains SPEC: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch

@@ -10,7 +10,7 @@ import click
 from hpc_yolo.cli.runs import RUNS, named_run
 
 
-@click.command(short_help="Make one HTML file of everything about runs.")
+@click.command()
 @RUNS
 @click.option(
     "-o",

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_yolo.cli.submit import carry_out
-
 if TYPE_CHECKING:
     from hpc_yolo.runs.directory import RunDirectory
 
@@ -50,7 +48,7 @@ def named_run(written: str) -> RunDirectory:
     return find_run(written, known_runs())
 
 
-@click.command("list", short_help="Print the directories of your runs.")
+@click.command("list")
 @click.option("--root", type=click.Path(path_type=Path), help="Only the runs in this folder.")
 @click.option("--all", "show_gone", is_flag=True, help="Name those too that have been moved or removed.")
 def list_runs(root: Path | None, show_gone: bool) -> None:
@@ -101,7 +99,7 @@ def for_each(written: tuple[str, ...], action: Callable[[RunDirectory], str], qu
         raise refusals[-1]
 
 
-@click.command(short_help="End the jobs of runs; they save first.")
+@click.command()
 @RUNS
 @YES
 def cancel(written: tuple[str, ...], yes: bool) -> None:
@@ -111,7 +109,7 @@ def cancel(written: tuple[str, ...], yes: bool) -> None:
     for_each(written, cancel_run, "cancel", yes=yes)
 
 
-@click.command(short_help="Put the jobs of runs back into the queue.")
+@click.command()
 @RUNS
 @YES
 def requeue(written: tuple[str, ...], yes: bool) -> None:
@@ -121,7 +119,7 @@ def requeue(written: tuple[str, ...], yes: bool) -> None:
     for_each(written, requeue_run, "interrupt and queue again", yes=yes)
 
 
-@click.command(short_help="Start runs again that have ended.")
+@click.command()
 @RUNS
 @click.option("--set", "assignments", metavar="PATH=VALUE", multiple=True, help="Change a field that a run may change.")
 @click.option("--follow", is_flag=True, help="Show its progress until it ends. Local runs are always followed.")
@@ -131,6 +129,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     Such as: hpc-yolo resume first --set train.epochs=200
     """
     from hpc_yolo.cli.options import read_overrides
+    from hpc_yolo.cli.submit import carry_out
     from hpc_yolo.preflight import preflight
     from hpc_yolo.spec.load import load_spec
     from hpc_yolo.submit.plan import make_plan
@@ -148,7 +147,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
         carry_out(plan, follow=follow, wait=False)
 
 
-@click.command(short_help="Remove runs with their checkpoints.")
+@click.command()
 @RUNS
 @YES
 def rm(written: tuple[str, ...], yes: bool) -> None:

@@ -19,7 +19,7 @@ PIPE_COLUMNS = 200
 SCREEN_INTERVAL_S = 1.0
 
 
-@click.command(short_help="Show the runs there are and how they stand.")
+@click.command()
 @click.option(
     "--root", type=click.Path(path_type=Path), help="Only the runs in this folder. [default: all of yours, and ./runs]"
 )

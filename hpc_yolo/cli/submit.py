@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpc_yolo.submit.plan import Plan
 
 
-@click.command(short_help="Train a spec: a Slurm job, or processes here.")
+@click.command()
 @spec_options()
 @click.option("--local", is_flag=True, help="Train on this machine even where there is Slurm.")
 @click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; touch nothing.")

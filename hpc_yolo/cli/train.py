@@ -20,7 +20,7 @@ class TrainCommand(GuideCommand):
     many = ("--freeze",)
 
 
-@click.command(cls=TrainCommand, short_help="Train with the guide's flags; a task under srun or torchrun.")
+@click.command(cls=TrainCommand)
 @spec_options(required=False)
 @guide_options
 @click.option("--exist-ok", is_flag=True, help="Use <project>/<name> as it is, and go on with the run in it.")

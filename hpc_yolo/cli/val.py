@@ -23,7 +23,7 @@ SHARE = click.FloatRange(0, 1)
 POSITIVE = click.IntRange(1)
 
 
-@click.command(cls=GuideCommand, short_help="Evaluate a network: figures by class, speed, COCO's JSON.")
+@click.command(cls=GuideCommand)
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--weights", metavar="FILE", help="A .safetensors or .pt file, a published name, or a run directory.")
 @click.option("--data", type=click.Path(path_type=Path), help="The dataset YAML; that of the run unless said.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 
 
-@click.group(short_help="Fetch published weights; look into and convert .pt files.")
+@click.group()
 def weights() -> None:
     """Weights to begin with.
 

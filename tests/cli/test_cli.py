@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from hpc_yolo.cli.commands import COMMANDS
 from hpc_yolo.cli.main import cli
 from hpc_yolo.errors import HpcYoloError, SpecError
 from hpc_yolo.runs.directory import RunDirectory
@@ -37,15 +38,20 @@ def spec(tmp_path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "command", [(), *((name,) for name in cli.commands)], ids=lambda words: " ".join(words) or "top"
-)
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=lambda words: " ".join(words) or "top")
 def test_help_says_what_a_command_is_for(command):
     result = run_cli(*command, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
     cut_off = [line for line in result.output.splitlines()[1:] if line.endswith("...")]
     assert cut_off == []
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("statu", "status"), ("cancle", "cancel"), ("sumbit", "submit")])
+def test_a_mistyped_command_names_the_nearest(typed, meant):
+    result = run_cli(typed)
+    assert result.exit_code == 2
+    assert f"Did you mean '{meant}'?" in result.output
 
 
 def test_check_prints_all_mistakes_at_once(spec):

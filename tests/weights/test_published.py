@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.errors import CheckpointError
-from hpc_yolo.weights import published
+from hpc_yolo.weights import download
 from hpc_yolo.weights.published import Store, fetch, locate
 
 
@@ -57,7 +57,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(published, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     httpd.behaviour, httpd.requests, httpd.tag, httpd.content = [], [], '"one"', CONTENT
     thread = threading.Thread(target=httpd.serve_forever)
@@ -126,7 +126,7 @@ def test_what_is_not_the_file_is_refused_and_leaves_nothing(server, store, behav
 
 
 def test_without_a_line_the_message_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
     store = Store("http://127.0.0.1:9", tmp_path)
     with pytest.raises(CheckpointError) as caught:
         fetch("yolov5n.pt", store)
