@@ -38,6 +38,7 @@ setup(
         "safetensors>=0.4",  # checkpoints without pickle
         "pyyaml>=6.0",  # specs, with the position of every value
         "msgspec>=0.19",  # typed specs and events; starts ten times faster than its rivals
+        "nvidia-ml-py>=12.535",  # how busy GPUs are
         "click>=8.1",  # the command line and its completion
         "rich>=13.0",  # progress and tables
     ],

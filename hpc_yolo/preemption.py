@@ -37,8 +37,9 @@ def end_at_once_until_training() -> None:
 
 def describe(signal_number: int) -> str:
     """What a stop signal means to a person."""
-    return {
+    meanings: dict[int, str] = {
         signal.SIGTERM: "SIGTERM (preempted or cancelled)",
         signal.SIGUSR2: "SIGUSR2 (time limit ahead)",
         signal.SIGINT: "SIGINT (interrupted by a person)",
-    }[signal.Signals(signal_number)]
+    }
+    return meanings.get(signal_number, f"signal {signal_number}")

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from hpc_yolo.distributed import World
+from hpc_yolo.engine.stopwatch import ForwardStopwatch
+
+
+class RankFigures(NamedTuple):
+    """What one rank tells of the steps since the last log line; times are seconds of each step.
+
+    Attributes:
+        forward_s: computing before it met the others.
+        device_use: share of the last moments in which its GPU did anything, in [0, 1]; not a number without one.
+    """
+
+    step_s: float
+    data_wait_s: float
+    forward_s: float
+    mem_bytes: float
+    device_use: float
 
 
 class StepMeter:
@@ -17,8 +36,9 @@ class StepMeter:
     Items are (3,): box, obj, cls; their sums are this rank's.
     """
 
-    def __init__(self, world: World, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, world: World, model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
         self._world = world
+        self._forward = ForwardStopwatch(model, world.device, clock)
         self._clock = clock
         self._epoch_items = torch.zeros(3, dtype=torch.float64, device=world.device)
         self._epoch_steps = self._steps_before = 0
@@ -45,6 +65,7 @@ class StepMeter:
         self._log_steps, self._timed_steps = log_steps, 0
         self._epoch_start_s = self._log_start_s = self._clock()
         self._data_wait_s = 0.0
+        self._forward.read()  # what the steps before had is not of those to come
 
     @property
     def num_steps_here(self) -> int:
@@ -62,19 +83,25 @@ class StepMeter:
         self._timed_steps += 1
         self._epoch_steps += 1
 
-    def read_log(self) -> tuple[list[float], float, list[list[float]]]:
-        """(mean items of the global batches since the last log line, seconds a step, per rank figures); starts anew.
+    def read_log(self) -> tuple[list[float], list[RankFigures]]:
+        """(mean items of the global batches since the last log line, figures of every rank); starts anew.
 
-        Per rank: seconds a step, of those waiting for data, bytes of memory. Times are of this attempt's steps alone.
+        Times are of this attempt's steps alone.
         """
         items = self._world.sum_over_ranks(self._log_items) / max(self._log_steps, 1)
         means = [float(item) for item in items.cpu()]
         now_s = self._clock()
-        step_s = (now_s - self._log_start_s) / max(self._timed_steps, 1)
-        figures = [step_s, self._data_wait_s / max(self._timed_steps, 1), float(memory_bytes(self._world.device))]
+        num_steps, device = max(self._timed_steps, 1), self._world.device
+        own = RankFigures(
+            step_s=(now_s - self._log_start_s) / num_steps,
+            data_wait_s=self._data_wait_s / num_steps,
+            forward_s=self._forward.read() / num_steps,
+            mem_bytes=float(memory_bytes(device)),
+            device_use=device_use(device),
+        )
         self._log_items.zero_()
         self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
-        return means, step_s, self._world.gather_figures(figures)
+        return means, [RankFigures(*row) for row in self._world.gather_figures(list(own))]
 
     def rank_sums(self) -> list[list[float]]:
         """Of each rank: items summed over this epoch, then those since the last log line (6 numbers)."""
@@ -91,3 +118,18 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_use(device: torch.device) -> float:
+    """Share of the last sixth of a second to a second in which the GPU did anything, in [0, 1], as nvidia-smi says.
+
+    Not a number on CPUs, and on a GPU whose driver does not say.
+    """
+    if device.type != "cuda":
+        return math.nan
+    from pynvml import NVMLError
+
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (NVMLError, RuntimeError):
+        return math.nan

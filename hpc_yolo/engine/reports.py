@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ MAX_NAMED_PICTURES = 8
 
 def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, grad_norm: torch.Tensor) -> StepLogged:
     """Means over the steps since the last such event, which all ranks must ask for."""
-    items, step_s, figures = meter.read_log()
+    items, ranks = meter.read_log()
+    uses = [None if math.isnan(rank.device_use) else rank.device_use for rank in ranks]
     return StepLogged(
         epoch=epoch,
         step=step,
@@ -26,10 +28,12 @@ def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, 
         cls=items[2],
         grad_norm=float(grad_norm),
         lr=lr,
-        images_per_s=batch / step_s,
-        rank_step_s=[row[0] for row in figures],
-        rank_data_wait_s=[row[1] for row in figures],
-        rank_mem_bytes=[int(row[2]) for row in figures],
+        images_per_s=batch / ranks[0].step_s,
+        rank_step_s=[rank.step_s for rank in ranks],
+        rank_data_wait_s=[rank.data_wait_s for rank in ranks],
+        rank_forward_s=[rank.forward_s for rank in ranks],
+        rank_mem_bytes=[int(rank.mem_bytes) for rank in ranks],
+        rank_device_use=[] if uses.count(None) == len(uses) else uses,
     )
 
 

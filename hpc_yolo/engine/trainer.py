@@ -27,7 +27,7 @@ from hpc_yolo.errors import TrainingError
 from hpc_yolo.evaluation.evaluator import evaluate
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, WarningRaised
+from hpc_yolo.runs.events import AnyEvent, TrainingLeft, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter
 
 MAX_GRAD_NORM = 10.0
@@ -74,7 +74,7 @@ class Trainer:
         self.watchdog = watchdog or Watchdog(world, run, 0)
         self.checkpointer = Checkpointer(parts, run, self.tell, before_publish)
         self.agreement = StopAgreement(world)
-        self.meter = StepMeter(world)
+        self.meter = StepMeter(world, parts.model)
         self.finite = FiniteWatch(world)
         self.rejects = parts.spec.train.on_nonfinite != "stop"
         self.statistics = Statistics(parts.model) if self.rejects else None
@@ -98,13 +98,15 @@ class Trainer:
         with self.checkpointer, self.watchdog:
             if self.progress.step == 0 and self.parts.spec.train.on_nonfinite == "rollback":
                 self.save_state()
-            stopped_by = 0
+            stopped_by, has_begun = 0, not self.is_over()
             while not self.is_over() and not stopped_by:
                 try:
                     stopped_by = self.train_epoch(self.epoch) or self.finish_epoch(self.epoch)
                 except RolledBack:
                     self.roll_back()
             self.agreement.settle()
+            if has_begun:
+                self.tell(TrainingLeft(epoch=self.epoch, step=self.progress.step, signal=stopped_by))
             self.beat("saving", SLOW_PHASE_S)
             self.checkpointer.finish()
             if not stopped_by:

@@ -73,7 +73,11 @@ class AnchorsChecked(Event, frozen=True, kw_only=True, tag="anchors"):
 
 
 class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
-    """Figures of the steps since the last such event. `step` counts global batches from the start of training."""
+    """Figures of the steps since the last such event. `step` counts global batches from the start of training.
+
+    A rank's forward pass is what it computes before it waits for others: with `sync_bn` its first layer, else the whole
+    pass.
+    """
 
     epoch: int
     step: int
@@ -86,6 +90,8 @@ class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
     rank_step_s: list[float]
     rank_data_wait_s: list[float]
     rank_mem_bytes: list[int]
+    rank_forward_s: list[float] = []
+    rank_device_use: list[float | None] = []
 
 
 class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):
@@ -154,6 +160,14 @@ class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
     message: str
 
 
+class TrainingLeft(Event, frozen=True, kw_only=True, tag="training_left"):
+    """All ranks have left the training after `step`, the last one or because of `signal`; its state is being saved."""
+
+    epoch: int
+    step: int
+    signal: int = 0
+
+
 class Cause:
     """Why an attempt ended. Each has its own rule for going on: see `requeue.decide`."""
 
@@ -194,5 +208,6 @@ AnyEvent = (
     | CheckpointSaved
     | ResultsWritten
     | WarningRaised
+    | TrainingLeft
     | AttemptEnded
 )

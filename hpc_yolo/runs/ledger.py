@@ -19,11 +19,11 @@ from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
-    CheckpointSaved,
     EpochEnded,
     Evaluated,
     ResultsWritten,
     StepLogged,
+    TrainingLeft,
 )
 
 KINDS = ("queue", "start", "data", "step", "validation", "save", "lost")
@@ -192,8 +192,8 @@ class _Divider:
         self._mark = started.time
         self._epoch, self._step = started.epoch, started.step
         self._epoch_is_over = False
+        self._has_left = False
         self._wait_share = 0.0  # of a step, waiting for data; as measured last
-        self._save_s = 0.0  # of the last save that was told since the mark
 
     def divide(self, events: Iterable[AnyEvent]) -> None:
         """Fill the span's pieces, up to its end."""
@@ -212,8 +212,8 @@ class _Divider:
             elif isinstance(event, ResultsWritten):
                 self._add("save", event.time - event.seconds)
                 self._add("validation", event.time)
-            elif isinstance(event, CheckpointSaved):
-                self._save_s = event.seconds
+            elif isinstance(event, TrainingLeft):
+                self._leave(event)
             elif isinstance(event, AttemptEnded):
                 self._add_end(event)
         if self._span.end > self._mark:
@@ -222,17 +222,23 @@ class _Divider:
 
     def _running_kind(self) -> str:
         """What is going on since the last event of an attempt that has not ended."""
+        if self._has_left:
+            return "save"
         return "validation" if self._epoch_is_over else "step"
+
+    def _leave(self, event: TrainingLeft) -> None:
+        if event.step > self._step:
+            self._add_steps(event.time, self._epoch, event.step)
+        elif self._epoch_is_over and event.signal:
+            self._add("lost", event.time)  # an evaluation that begins anew
+        self._has_left = True
 
     def _add_end(self, event: AttemptEnded) -> None:
         if event.outcome == AttemptEnded.FAILED:
             self._add("lost", event.time)
             return
-        save_s = min(self._save_s, max(event.time - self._mark, 0.0))
         if event.step > self._step:
-            self._add_steps(event.time - save_s, self._epoch, event.step)
-        elif self._epoch_is_over and event.outcome == AttemptEnded.STOPPED:
-            self._add("lost", event.time - save_s)  # an evaluation that begins anew
+            self._add_steps(event.time, self._epoch, event.step)
         self._add("save", event.time)
 
     def _add_steps(self, until: float, epoch: int, step: int) -> None:
@@ -245,10 +251,10 @@ class _Divider:
         data_s = seconds * self._wait_share
         self._span.pieces.append(_Piece("data", data_s, epoch, step, num_steps))
         self._span.pieces.append(_Piece("step", seconds - data_s, epoch, step, num_steps))
-        self._mark, self._save_s = max(until, self._mark), 0.0
+        self._mark = max(until, self._mark)
         self._epoch, self._step, self._epoch_is_over = epoch, step, False
 
     def _add(self, kind: str, until: float) -> None:
         seconds = max(until - self._mark, 0.0)
         self._span.pieces.append(_Piece(kind, seconds, self._epoch, self._step))
-        self._mark, self._save_s = max(until, self._mark), 0.0
+        self._mark = max(until, self._mark)

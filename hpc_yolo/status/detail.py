@@ -17,15 +17,14 @@ from hpc_yolo.runs.ledger import Ledger, make_ledger
 from hpc_yolo.runs.lines import figure
 from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.status.marks import bar, median, plot, short_bytes, short_time
-from hpc_yolo.status.problems import rank_problems
+from hpc_yolo.status.problems import STRAGGLER_SHARE, rank_problems, slow_rank
 from hpc_yolo.status.record import Attempt, RecordReader, Trend
-from hpc_yolo.status.snapshot import RunFacts
+from hpc_yolo.status.snapshot import TRAINING, RunFacts
 from hpc_yolo.status.view import STATE_STYLES
 
 CURVE_POINTS = 1024
 PLOT_ROWS = 5
 MIN_PLOT_COLUMNS = 36
-STRAGGLER_SHARE = 0.2
 TIME_FORMAT = "%m-%d %H:%M:%S"
 RUNNING = "running"
 CAUSE_STYLES = {
@@ -45,7 +44,7 @@ class Detail:
 
     path: str
     started: AttemptStarted | None = None
-    step: StepLogged | None = None
+    last_steps: tuple[StepLogged, ...] = ()
     evaluated: Evaluated | None = None
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
@@ -102,7 +101,7 @@ class DetailReader:
         return Detail(
             path=str(self._run.path),
             started=record.started,
-            step=record.step,
+            last_steps=tuple(record.last_steps),
             evaluated=record.evaluated,
             curves={name: (list(curve.steps), list(curve.values)) for name, curve in self._curves.items()},
             attempts=tuple(replace(attempt) for attempt in record.attempts),
@@ -180,25 +179,32 @@ def _curve_block(name: str, steps: Sequence[int], values: Sequence[float], width
 
 def _rank_lines(detail: Detail) -> list[Text]:
     """A line a rank of the newest attempt; those that hold up the others stand out."""
-    if detail.step is None or detail.started is None:
+    if not detail.last_steps or detail.started is None:
         return []
-    step = detail.step
+    step = detail.last_steps[-1]
     total_bytes = detail.started.device_mem_bytes
     memory = "" if total_bytes is None else f", each GPU has {short_bytes(total_bytes)}"
     lines = _title(f"ranks, at step {step.step}{memory}")
-    lines += [Text(f"! {problem}", style="bold red") for problem in rank_problems(step)]
+    lines += [Text(f"! {problem}", style="bold red") for problem in rank_problems(detail.last_steps)]
     lines.append(
-        Text(f"{'rank':>5} {'host':20} {'local':>5} {'s/step':>8} {'waiting':>8} {'memory':>10}", style="bold")
+        Text(
+            f"{'rank':>5} {'host':18} {'local':>5} {'s/step':>8} {'waiting':>8} {'forward':>8} "
+            f"{'memory':>10} {'GPU':>5}",
+            style="bold",
+        )
     )
     typical_s, longest_s = median(step.rank_data_wait_s), max(step.rank_step_s, default=0.0)
+    slow = slow_rank(detail.last_steps)
     figures = zip(detail.started.ranks, step.rank_step_s, step.rank_data_wait_s, step.rank_mem_bytes, strict=False)
     for place, step_s, wait_s, mem_bytes in figures:
         is_late = longest_s > 0 and wait_s - typical_s > STRAGGLER_SHARE * longest_s
+        forward = f"{step.rank_forward_s[place.rank]:.3f}" if step.rank_forward_s else "-"
+        use = step.rank_device_use[place.rank] if step.rank_device_use else None
         words = (
-            f"{place.rank:5} {place.host:20.20} {place.local_rank:5} {step_s:8.3f} {wait_s:8.3f} "
-            f"{short_bytes(mem_bytes):>10}"
+            f"{place.rank:5} {place.host:18.18} {place.local_rank:5} {step_s:8.3f} {wait_s:8.3f} {forward:>8} "
+            f"{short_bytes(mem_bytes):>10} {'-' if use is None else f'{use:.0%}':>5}"
         )
-        lines.append(Text(words, style="bold red" if is_late else ""))
+        lines.append(Text(words, style="bold red" if is_late or place.rank == slow else ""))
     return lines
 
 
@@ -256,13 +262,13 @@ def _short(event: AnyEvent) -> AnyEvent:
     if not isinstance(event, StepLogged):
         return event
     longest = {name: [max(getattr(event, name), default=0.0)] for name in ("rank_step_s", "rank_data_wait_s")}
-    return msgspec.structs.replace(event, **longest, rank_mem_bytes=[])
+    return msgspec.structs.replace(event, **longest, rank_mem_bytes=[], rank_forward_s=[], rank_device_use=[])
 
 
 def _cause(attempt: Attempt, run: RunFacts, *, is_newest: bool) -> str:
     if attempt.ended is not None:
         return attempt.cause
-    return RUNNING if is_newest and run.state == "running" else "no word of its end"
+    return RUNNING if is_newest and run.state in TRAINING else "no word of its end"
 
 
 def _end(attempt: Attempt, now: float, *, is_running: bool) -> float:

@@ -18,7 +18,7 @@ _NAMES = {
     **{b"\r": "enter", b"\n": "enter", b"\x7f": "backspace", b"\x08": "backspace"},
 }
 SORTS = ("problems", "name", "state", "updated", "mAP", "img/s", "left")
-STATE_ORDER = ("failed", "lost", "unreadable", "running", "requeued", "queued", "stopped", "done")
+STATE_ORDER = ("failed", "lost", "unreadable", "running", "saving", "requeued", "queued", "stopped", "done")
 ACTIONS = {"c": "cancel", "r": "requeue"}  # each asks yes or no first
 TO_THE_END = 10**9
 PAGES = ("detail", "logs")  # of one run, which scroll
@@ -33,7 +33,7 @@ HELP = (
     ("s, S", "sort by the next column; turn the order round"),
     ("p", "only runs with problems"),
     ("c", "cancel the chosen run's job, after a question"),
-    ("r", "put the chosen run's job back into the queue, after a question"),
+    ("r", "queue the chosen run's job again, after a question"),
     ("?", "this help"),
 )
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from hpc_yolo.runs.events import Cause, StepLogged
 from hpc_yolo.status.marks import median, short_bytes, short_time
-from hpc_yolo.status.record import RunRecord
+from hpc_yolo.status.record import LAST_STEPS, RunRecord
 
 SILENT_S = 300.0
 SILENT_INTERVALS = 10.0  # a run that logs seldom may be silent for as many of its own intervals
 DATA_WAIT_SHARE = 0.2
 STRAGGLER_SHARE = 0.2  # of a step, by which one rank waits longer for its data than the others
+SLOW_RANK = 1.3  # times as long as the others', again and again, is no chance
 SLOWDOWN = 0.5
 SLOWDOWN_POINTS = 8
 MANY_LOSSES = 3
@@ -35,13 +36,38 @@ def problems_of(record: RunRecord, *, is_running: bool, now: float) -> list[str]
     if is_running:
         found += [*_silence(record, now), *_old_checkpoint(record, now), *_flat_loss(record), *_speed(record)]
         if record.step is not None:
-            found += rank_problems(record.step) + _memory(record)
+            found += rank_problems(record.last_steps) + _memory(record)
     return found + _losses(record)
 
 
-def rank_problems(step: StepLogged) -> list[str]:
-    """What the figures of the ranks say: all wait for data, or one holds up the others."""
-    waits, step_s = step.rank_data_wait_s, max(step.rank_step_s, default=0.0)
+def rank_problems(last_steps: Sequence[StepLogged]) -> list[str]:
+    """What the newest figures of the ranks say: all wait for data, or one holds up the others."""
+    if not last_steps:
+        return []
+    step = last_steps[-1]
+    found = _waiting_ranks(step.rank_data_wait_s, max(step.rank_step_s, default=0.0))
+    if (slow := slow_rank(last_steps)) is not None:
+        found.append(f"rank {slow} computes {_slowness(step.rank_forward_s)[1]:.1f} times as long as the others")
+    return found
+
+
+def slow_rank(last_steps: Sequence[StepLogged]) -> int | None:
+    """The rank whose network takes longer than those of the others in all of `last_steps`; None where there is none."""
+    if len(last_steps) < LAST_STEPS or any(len(step.rank_forward_s) < 2 for step in last_steps):
+        return None
+    found = [_slowness(step.rank_forward_s) for step in last_steps]
+    ranks = {rank for rank, _ in found}
+    return ranks.pop() if len(ranks) == 1 and all(times >= SLOW_RANK for _, times in found) else None
+
+
+def _slowness(forward_s: Sequence[float]) -> tuple[int, float]:
+    """(the slowest rank, how many times as long as the others it takes)."""
+    slowest = max(range(len(forward_s)), key=forward_s.__getitem__)
+    others = median([*forward_s[:slowest], *forward_s[slowest + 1 :]])
+    return slowest, forward_s[slowest] / others if others > 0 else 1.0
+
+
+def _waiting_ranks(waits: Sequence[float], step_s: float) -> list[str]:
     if not waits or step_s <= 0:
         return []
     slowest = max(range(len(waits)), key=waits.__getitem__)

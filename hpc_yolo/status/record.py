@@ -16,12 +16,14 @@ from hpc_yolo.runs.events import (
     EpochEnded,
     Evaluated,
     StepLogged,
+    TrainingLeft,
     WarningRaised,
 )
 from hpc_yolo.runs.journal import JournalReader
 
 TREND_POINTS = 64
 LAST_WARNINGS = 5
+LAST_STEPS = 3
 STEPS_A_READ = 64  # of single steps, as many as a trend has points
 
 
@@ -70,22 +72,32 @@ class Attempt:
 
 @dataclass
 class RunRecord:
-    """What the events so far amount to. `saved_times`: of the last two checkpoints, in seconds since 1970."""
+    """What the events so far amount to.
+
+    Attributes:
+        last_steps: figures of the ranks that train now, oldest first.
+        saved_times: of the last two checkpoints, in seconds since 1970.
+    """
 
     num_events: int = 0
     last_time: float = 0.0
     started: AttemptStarted | None = None
-    newest: AttemptStarted | AttemptEnded | None = None
+    newest: AttemptStarted | TrainingLeft | AttemptEnded | None = None
     progress: StepLogged | EpochEnded | None = None
-    step: StepLogged | None = None
     evaluated: Evaluated | None = None
     best: Evaluated | None = None
     attempts: list[Attempt] = field(default_factory=list)
     warnings: deque[WarningRaised] = field(default_factory=lambda: deque(maxlen=LAST_WARNINGS))
+    last_steps: deque[StepLogged] = field(default_factory=lambda: deque(maxlen=LAST_STEPS))
     saved_times: deque[float] = field(default_factory=lambda: deque(maxlen=2))
     loss: Trend = field(default_factory=Trend)
     map50_95: Trend = field(default_factory=Trend)
     images_per_s: Trend = field(default_factory=Trend)
+
+    @property
+    def step(self) -> StepLogged | None:
+        """The newest figures of the ranks that train now."""
+        return self.last_steps[-1] if self.last_steps else None
 
     def add(self, events: Iterable[AnyEvent]) -> None:
         """Take in further events, oldest first."""
@@ -100,6 +112,8 @@ class RunRecord:
                 self.map50_95.add(event.step, event.map50_95)
             elif isinstance(event, AttemptStarted):
                 self._begin(event)
+            elif isinstance(event, TrainingLeft):
+                self.newest = event
             elif isinstance(event, AttemptEnded):
                 self._end(event)
             elif isinstance(event, CheckpointSaved):
@@ -109,7 +123,7 @@ class RunRecord:
 
     def _begin(self, event: AttemptStarted) -> None:
         self.started = self.newest = event
-        self.step = None  # figures of ranks that are no more
+        self.last_steps.clear()
         attempt = Attempt(
             event.attempt,
             event.time,
@@ -136,7 +150,7 @@ class RunRecord:
     def _add_progress(self, event: StepLogged | EpochEnded) -> None:
         self.progress = event
         if isinstance(event, StepLogged):
-            self.step = event
+            self.last_steps.append(event)
             self.images_per_s.add(event.step, event.images_per_s)
         if (loss := total_loss(event.box, event.obj, event.cls)) is not None:
             self.loss.add(event.step, loss)

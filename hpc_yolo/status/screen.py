@@ -14,7 +14,7 @@ from rich.text import Text
 from hpc_yolo.runs.lines import figure
 from hpc_yolo.status.keys import ACTIONS, HELP, STATE_ORDER, ScreenState, has_problem, selected_place
 from hpc_yolo.status.marks import bar, printable, short_bytes, short_time, trend_line
-from hpc_yolo.status.snapshot import RunFacts, Snapshot
+from hpc_yolo.status.snapshot import TRAINING, RunFacts, Snapshot
 from hpc_yolo.status.view import STATE_STYLES, slurm_words
 
 HEADER_ROWS = 3
@@ -43,19 +43,20 @@ COLUMNS = (
     Column("job", 9, lambda run: run.job_id or "-", 80, is_figure=False),
     Column("n x t", 7, lambda run: f"{run.num_nodes} x {run.tasks_per_node}", 110),
     Column("epoch", 9, lambda run: _dash(run.epoch, f"{(run.epoch or 0) + 1}/{run.epochs}")),
-    Column("", 10, lambda run: bar((run.step or 0) / run.total_steps, 10) if run.total_steps else "", 130),
+    Column("", 8, lambda run: bar((run.step or 0) / run.total_steps, 8) if run.total_steps else "", 130),
     Column("loss", 7, lambda run: figure(run.loss), 56),
     Column("mAP", 6, lambda run: figure(run.map50_95)),
     Column("mAP50", 6, lambda run: figure(run.map50), 120),
     Column("img/s", 8, lambda run: _dash(run.images_per_s, f"{run.images_per_s or 0:.1f}"), 80),
     Column("wait", 5, lambda run: _dash(run.data_wait_share, f"{run.data_wait_share or 0:.0%}"), 140),
+    Column("GPU", 5, lambda run: _dash(run.device_use, f"{run.device_use or 0:.0%}"), 150),
     Column("memory", 9, lambda run: _dash(run.mem_bytes, short_bytes(run.mem_bytes or 0)), 150),
     Column("att", 4, lambda run: str(run.attempts), 100),
-    Column("ended by", 26, lambda run: run.causes_words, 190, is_figure=False),
-    Column("unsaved", 12, lambda run: _dash(run.unsaved_s, short_time(run.unsaved_s or 0.0)), 170),
-    Column("left", 12, lambda run: _dash(run.left_s, short_time(run.left_s or 0.0)), 95),
-    Column("loss trend", 16, lambda run: trend_line(run.loss_trend), 160, is_figure=False),
-    Column("mAP trend", 16, lambda run: trend_line(run.map_trend), 180, is_figure=False),
+    Column("ended by", 25, lambda run: run.causes_words, 200, is_figure=False),
+    Column("unsaved", 11, lambda run: _dash(run.unsaved_s, short_time(run.unsaved_s or 0.0)), 170),
+    Column("left", 11, lambda run: _dash(run.left_s, short_time(run.left_s or 0.0)), 95),
+    Column("loss trend", 12, lambda run: trend_line(run.loss_trend), 160, is_figure=False),
+    Column("mAP trend", 12, lambda run: trend_line(run.map_trend), 180, is_figure=False),
 )
 
 
@@ -87,13 +88,14 @@ def help_lines() -> list[Text]:
     lines = [Text("keys", style="bold"), Text("")]
     lines += [Text.assemble((f"  {keys:24}", "cyan"), words) for keys, words in HELP]
     marks = (
-        ("!", "something to look at; it is named at the bottom, and in the run"),
+        ("!", "look here: named at the bottom, and in the run"),
         ("unsaved", "how old the last checkpoint was at the run's last word"),
         ("wait", "share of a step that the ranks wait for data"),
-        ("left", "until the last step at the pace of now, evaluations not counted"),
+        ("GPU", "how busy the GPUs were in the last moments"),
+        ("left", "until the last step at this pace, without evaluations"),
         ("trend", "from the first step to now, lowest to highest"),
     )
-    lines += [Text(""), Text("marks", style="bold"), Text("")]
+    lines += [Text(""), Text("marks", style="bold")]
     lines += [Text.assemble((f"  {mark:24}", "cyan"), words) for mark, words in marks]
     return [*lines, Text(""), Text("any key goes back", style="dim")]
 
@@ -106,7 +108,7 @@ def _header(
     for name in STATE_ORDER:
         if counts[name]:
             title.append(f"  {counts[name]} {name}", STATE_STYLES[name])
-    gpus = sum(run.num_nodes * run.gpus_per_node for run in snapshot.runs if run.state == "running")
+    gpus = sum(run.num_nodes * run.gpus_per_node for run in snapshot.runs if run.state in TRAINING)
     if gpus:
         title.append(f"  {gpus} GPUs")
     if snapshot.num_unread:

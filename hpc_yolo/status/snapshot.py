@@ -17,8 +17,9 @@ import msgspec
 from hpc_yolo.cluster.answers import Answer, SharedAnswers, Told
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.preemption import describe
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, TrainingLeft
 from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.submissions import Submission, last_chain
 from hpc_yolo.status.marks import short_time
@@ -27,7 +28,8 @@ from hpc_yolo.status.record import RecordReader, RunRecord, resampled, total_los
 
 FIND_INTERVAL_S = 10.0
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
-SHOWN_TREND_POINTS = 16
+SHOWN_TREND_POINTS = 12
+TRAINING = ("running", "saving")
 OVER = ("done", "stopped", "failed", "lost")
 
 
@@ -35,9 +37,11 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One run as it stands.
 
     Attributes:
-        state: queued, running, requeued, stopped, failed, done, lost (ended without a word), unreadable.
+        state: queued, running, saving (its ranks have left the training), requeued, stopped, failed, done, lost (ended
+            without a word), unreadable.
         left_s: until the last step at the pace of now, evaluations not counted; None where it does not run.
         mem_bytes: the most that any rank has used.
+        device_use: share of the last moments in which the GPUs did anything, the mean over those that say.
         data_wait_share: of a step, the mean over ranks.
         updated: time of the last event, or of the submission; all times in seconds since 1970.
         causes: why its attempts so far ended, and how many for each; without the last one of a run that is done.
@@ -73,6 +77,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     updated: float | None = None
     left_s: float | None = None
     mem_bytes: int | None = None
+    device_use: float | None = None
     data_wait_share: float | None = None
     causes: dict[str, int] = {}
     saved: float | None = None
@@ -202,7 +207,7 @@ class TrackedRun:
             detail=detail,
             updated=updated,
             slurm_time=None if told is None else told.time,
-            problems=problems_of(self.record, is_running=state == "running", now=now),
+            problems=problems_of(self.record, is_running=state in TRAINING, now=now),
             **figures,
         )
         self._last = told, facts
@@ -229,14 +234,20 @@ class TrackedRun:
         if isinstance(newest, AttemptEnded) and newest.time >= since:
             return self._ended_state(newest, since, job)
         if submission is None or (job is not None and job.is_alive):
-            return "running", ""
+            return self._training_state(since)
         if job is not None:
             return "failed", self._cause(since) or f"Slurm says {job.state}"
         if submission.executor == "local" and not local_job_is_alive(submission.job_id, submission.host):
             cause = self._cause(since)
             return ("failed", cause) if cause else ("lost", "its processes are gone")
         is_silent = submission.executor == "slurm" and self.record.last_time < since
-        return ("queued", "Slurm has not said yet") if is_silent else ("running", "")
+        return ("queued", "Slurm has not said yet") if is_silent else self._training_state(since)
+
+    def _training_state(self, since: float) -> tuple[str, str]:
+        newest = self.record.newest
+        if not isinstance(newest, TrainingLeft) or newest.time < since:
+            return "running", ""
+        return "saving", describe(newest.signal) if newest.signal else "after its last step"
 
     def _ended_state(self, ended: AttemptEnded, since: float, job: JobState | None) -> tuple[str, str]:
         if ended.outcome == AttemptEnded.FAILED:
@@ -363,6 +374,8 @@ def _figures(record: RunRecord, submission: Submission | None, *, is_running: bo
     if step is not None and step.rank_step_s:
         figures["mem_bytes"] = max(step.rank_mem_bytes, default=None)
         total_s = sum(step.rank_step_s)
+        if uses := [use for use in step.rank_device_use if use is not None]:
+            figures["device_use"] = sum(uses) / len(uses)
         figures["data_wait_share"] = sum(step.rank_data_wait_s) / total_s if total_s > 0 else None
     if record.best is not None:
         figures |= {name: getattr(record.best, name) for name in ("map50", "map50_95")}

@@ -17,6 +17,7 @@ STATE_STYLES = {
     "queued": "yellow",
     "requeued": "yellow",
     "running": "green",
+    "saving": "cyan",
     "done": "bold green",
     "stopped": "magenta",
     "failed": "bold red",

@@ -20,7 +20,7 @@ from hpc_yolo.errors import CheckpointError, RunError, TrainingError
 from hpc_yolo.models import Detector
 from hpc_yolo.preemption import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, WarningRaised
+from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
 
@@ -106,12 +106,20 @@ def story_of(path: Path) -> list[tuple]:
     return told
 
 
+def leaving(path: Path) -> list[tuple[int, int]]:
+    """(step, signal) wherever the journal says that training was left."""
+    events = read_events(path / "journal.jsonl")
+    return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
+
+
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
 def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(attempt, tmp_path, stop_after):
     """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
     assert attempt("whole") == 0
     assert attempt("stopped", stop_after) == signal.SIGTERM
+    assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
     assert attempt("stopped") == 0
+    assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, 0)]
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []

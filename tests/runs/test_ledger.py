@@ -10,6 +10,7 @@ from hpc_yolo.runs.events import (
     Evaluated,
     RankPlace,
     StepLogged,
+    TrainingLeft,
     WarningRaised,
 )
 from hpc_yolo.runs.ledger import KINDS, make_ledger
@@ -59,6 +60,10 @@ def saved(time, step, seconds, attempt=1):
     return CheckpointSaved(time=time, attempt=attempt, epoch=0, step=step, path="x", size_bytes=1, seconds=seconds)
 
 
+def left(time, step, attempt=1, epoch=0, signal=15):
+    return TrainingLeft(time=time, attempt=attempt, epoch=epoch, step=step, signal=signal)
+
+
 def ended(time, step, attempt=1, outcome="stopped", requeued=True, epoch=0):
     return AttemptEnded(time=time, attempt=attempt, epoch=epoch, step=step, outcome=outcome, requeued=requeued)
 
@@ -72,11 +77,13 @@ WHOLE = [
     epoch_ended(160, 20),
     evaluated(165, 20),
     steps(175, 30, epoch=1),
+    left(180, 35, epoch=1),
     saved(182, 35, 2.0),
     ended(182, 35, epoch=1),
     started(205, 2, 35, 1, process_started=200),
     steps(210, 40, 2, 1),
     epoch_ended(210, 40, 2, 1),
+    left(213, 40, 2, 1),
     saved(214, 40, 1.0, 2),
     ended(214, 40, 2, epoch=1),
     started(245, 3, 40, 1, process_started=240),
@@ -88,6 +95,7 @@ WHOLE = [
     steps(345, 60, 4, 2),
     epoch_ended(345, 60, 4, 2),
     evaluated(350, 60, 4, 2),
+    left(350, 60, 4, 2, signal=0),
     saved(351, 60, 1.0, 4),
     ended(351, 60, 4, "finished", requeued=False),
 ]

@@ -21,6 +21,7 @@ EVALUATED = {
     **{"event": "evaluated", "epoch": 0, "step": 100, "num_images": 8, "precision": 0.5, "recall": 0.5, "map50": 0.6},
     **{"map50_95": 0.4, "images_per_s": 9.0, "seconds": 1.0, "is_best": True, "classes": []},
 }
+LEFT = {"event": "training_left", "epoch": 0, "step": 20, "signal": 15}
 END = {"event": "attempt_ended", "outcome": "stopped", "epoch": 0, "step": 20, "detail": "SIGTERM", "requeued": True}
 
 

@@ -137,7 +137,7 @@ def test_a_run_is_resumed_with_the_spec_that_it_has(tmp_path, monkeypatch):
     run.spec.write_text(yaml.safe_dump(spec | {"cluster": {"executor": "local", "gpus_per_node": 0}}))
     tell(run, START)
     plans = []
-    monkeypatch.setattr("hpc_yolo.cli.runs.carry_out", lambda plan, **options: plans.append(plan))
+    monkeypatch.setattr("hpc_yolo.cli.submit.carry_out", lambda plan, **options: plans.append(plan))
     result = run_cli("resume", run.path)
     assert result.exception is None, result.exception
     assert [(Path(plan.run.path), plan.executor, plan.goes_on) for plan in plans] == [(run.path, "local", True)]

@@ -13,7 +13,7 @@ from hpc_yolo.status.app import frame, page, settled
 from hpc_yolo.status.detail import DetailReader, detail_lines
 from hpc_yolo.status.keys import HELP, TO_THE_END, ScreenState, decode_keys, end_of_keys, press, shown_runs
 from hpc_yolo.status.marks import bar, plot, short_bytes, short_time, trend_line
-from hpc_yolo.status.screen import list_lines
+from hpc_yolo.status.screen import help_lines, list_lines
 from hpc_yolo.status.snapshot import Collector, RunFacts, Snapshot
 
 HOSTILE = "a\x1b[2Jb\x07\u009b31mc\nd\t字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字"
@@ -45,6 +45,18 @@ def test_a_list_fills_the_terminal_and_no_more(size, num_runs):
         assert selected is None or num_runs < 300 or selected.rpartition("/")[2] in shown
         table = lines[2:-3] if runs else []
         assert all(cell_len(line.plain) <= size[0] for line in table)
+
+
+def test_the_name_of_a_run_keeps_its_place_in_every_width():
+    runs = [run_facts("a-name-of-16-let")]
+    for width in range(80, 260):
+        assert runs[0].name in list_lines(snapshot_of(runs), runs, ScreenState(), width, 24)[3].plain, width
+
+
+def test_the_help_fits_a_small_terminal():
+    lines = help_lines()
+    assert len(lines) <= 24
+    assert max(cell_len(line.plain) for line in lines) <= 80
 
 
 def test_only_what_can_be_seen_is_drawn():
@@ -110,13 +122,24 @@ def test_an_old_answer_of_slurm_says_how_old_it_is():
 
 def test_a_run_in_detail_has_curves_ranks_attempts_and_what_failed(tmp_path):
     run = make_run(tmp_path, "first")
-    late = [0.0, 0.4]
+    late, figures = [0.0, 0.4], {"rank_forward_s": [0.125, 0.25], "rank_device_use": [None, 0.42]}
     tell(run, START, *(STEP | {"step": step, "box": 1 / step} for step in range(1, 40)), END | {"cause": "preempted"})
-    tell(run, START | {"attempt": 2, "step": 39}, STEP | {"attempt": 2, "step": 40, "rank_data_wait_s": late})
+    tell(run, START | {"attempt": 2, "step": 39}, STEP | {"attempt": 2, "step": 40, "rank_data_wait_s": late} | figures)
     detail = DetailReader(run).read()
     page = detail_lines(run_facts("first"), detail, 100.0, 80)
     text = "\n".join(line.plain for line in page)
-    for words in ("curves", "box 0.1 ", "lr 0.01", "gpu1", "rank 1 waits 0.40 s", "preempted", "running", "█·▓"):
+    for words in (
+        "curves",
+        "box 0.1 ",
+        "lr 0.01",
+        "gpu1",
+        "rank 1 waits 0.40 s",
+        "preempted",
+        "running",
+        "█·▓",
+        "0.125",
+        " 42%",
+    ):
         assert words in text, words
     lost = next(place for place, line in enumerate(page) if "preempted  " in line.plain)
     assert "steps 0-39, 1 nodes, 2 ranks" in page[lost].plain

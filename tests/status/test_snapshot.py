@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from status_runs import END, EVALUATED, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, LEFT, START, STEP, make_run, tell
 
 from hpc_yolo.cluster.answers import Answer, Told
 from hpc_yolo.cluster.scheduler import JobState
@@ -98,6 +98,10 @@ def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
         ([], said("RUNNING", 15), "running", ""),
         ([], said("FAILED", 15), "failed", "Slurm says FAILED"),
         ([START], None, "running", ""),
+        ([START, LEFT], None, "saving", "SIGTERM (preempted or cancelled)"),
+        ([START, LEFT | {"signal": 0}], said("RUNNING", 30), "saving", "after its last step"),
+        ([START, LEFT | {"signal": 99}], None, "saving", "signal 99"),
+        ([START, LEFT, START | {"attempt": 2}], None, "running", ""),
         ([START, END], said("PENDING", 30, "BeginTime"), "requeued", "BeginTime"),
         ([START, END], None, "requeued", "SIGTERM"),
         ([START, END | {"requeued": False}], None, "stopped", "SIGTERM"),
@@ -176,6 +180,7 @@ def record_of(*events) -> RunRecord:
 
 
 LOST = END | {"cause": "killed"}
+SLOW = [STEP | {"rank_forward_s": [0.2, seconds], "step": step} for step, seconds in ((1, 0.4), (2, 0.5), (3, 0.3))]
 STEPS = [STEP | {"step": 10 * number} for number in range(1, 12)]
 SAVED = {"event": "checkpoint", "epoch": 0, "step": 10, "path": "p", "size_bytes": 1, "seconds": 0.1}
 SAVES = [START, SAVED, SAVED | {"time": 30.0}, STEP | {"time": 2000.0}]
@@ -197,6 +202,10 @@ FALLING = [step | {"box": 10 - 0.1 * number} for number, step in enumerate(LEVEL
         ([START, *FALLING], 65.0, None),
         ([START | {"epochs": 1, "steps_per_epoch": 100}, *LEVEL], 65.0, None),
         ([START, STEP | {"rank_data_wait_s": [0.0, 0.0, 0.3]}], 25.0, "rank 2 waits 0.30 s a step for data"),
+        ([START, *SLOW], 25.0, "rank 1 computes 1.5 times as long as the others"),
+        ([START, *SLOW[:2]], 25.0, None),
+        ([START, *SLOW[:2], STEP | {"rank_forward_s": [0.3, 0.2]}], 25.0, None),
+        ([START, *SLOW, START | {"attempt": 2, "time": 24.0}, *SLOW[:2]], 25.0, None),
         ([START | {"device_mem_bytes": 100}, STEP | {"rank_mem_bytes": [5, 98]}], 25.0, "98 B of 100 B"),
         ([START | {"device_mem_bytes": 100}, STEP | {"rank_mem_bytes": [5, 90]}], 25.0, None),
         ([START, *STEPS, *({**step, "images_per_s": 9.0, "step": 200} for step in STEPS[:1])], 35.0, None),
