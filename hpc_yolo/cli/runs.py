@@ -43,9 +43,10 @@ def named_run(written: str) -> RunDirectory:
     Raises:
         RunError: there is none, or several.
     """
-    from hpc_yolo.runs.index import find_run
+    from hpc_yolo.cluster.process import current_environment
+    from hpc_yolo.runs.index import find_run, gone_runs, state_folder
 
-    return find_run(written, known_runs())
+    return find_run(written, known_runs(), gone_runs(state_folder(current_environment())))
 
 
 @click.command("list")
@@ -152,10 +153,13 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
 @YES
 def rm(written: tuple[str, ...], yes: bool) -> None:
     """Remove the directory of each RUN with everything in it. One that is queued or trains is not removed."""
+    from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.control import remove_run
+    from hpc_yolo.runs.index import remove_from_index, state_folder
 
     def removed(run: RunDirectory) -> str:
         remove_run(run)
+        remove_from_index(state_folder(current_environment()), run)
         return f"removed {run.path}"
 
     for_each(written, removed, "remove, with all checkpoints,", yes=yes)

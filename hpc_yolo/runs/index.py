@@ -28,6 +28,14 @@ def add_to_index(folder: Path, run: RunDirectory) -> None:
             append_json_line(folder / FILE_NAME, {"path": path})
 
 
+def remove_from_index(folder: Path, run: RunDirectory) -> None:
+    """Forget `run`, which is gone because a person wanted it gone."""
+    path = str(run.path.absolute())
+    with contextlib.suppress(OSError):
+        if path in _paths(folder):
+            append_json_line(folder / FILE_NAME, {"removed": path})
+
+
 def indexed_runs(folder: Path) -> list[RunDirectory]:
     """The runs in the index that are still there, oldest first."""
     try:
@@ -45,8 +53,11 @@ def gone_runs(folder: Path) -> list[Path]:
         return []
 
 
-def find_run(written: str, known: Sequence[RunDirectory]) -> RunDirectory:
+def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] = ()) -> RunDirectory:
     """The run that `written` stands for: the path of a run directory, or the name of a known run.
+
+    Args:
+        gone: where runs were that are no more.
 
     Raises:
         RunError: there is none, or several have that name.
@@ -62,12 +73,21 @@ def find_run(written: str, known: Sequence[RunDirectory]) -> RunDirectory:
     if named:
         paths = ", ".join(str(run.path) for run in named.values())
         raise RunError(f"{written}: several runs have that name: {paths}", hint="write the path of one")
+    path = Path(written).absolute()
+    if was_at := [str(place) for place in gone if written == place.name or path == place]:
+        words = f"{written}: the run that was at {' and at '.join(was_at)} has been moved or removed"
+        raise RunError(words, hint="write the path where it is now; hpc-yolo list shows the runs there are")
     near = difflib.get_close_matches(written, sorted({run.name for run in known}))
     hint = f"did you mean {' or '.join(near)}?" if near else "hpc-yolo list shows the runs there are"
     raise RunError(f"{written}: there is no run of that name or path", hint=hint)
 
 
 def _paths(folder: Path) -> dict[str, None]:
-    """Each path once, in the order of the lines."""
-    records = read_json_lines(folder / FILE_NAME)
-    return {record["path"]: None for record in records if isinstance(record.get("path"), str)}
+    """Each path once, in the order of the lines; without those that were removed after they had been added."""
+    paths: dict[str, None] = {}
+    for record in read_json_lines(folder / FILE_NAME):
+        if isinstance(path := record.get("path"), str):
+            paths[path] = None
+        elif isinstance(path := record.get("removed"), str):
+            paths.pop(path, None)
+    return paths

@@ -23,7 +23,7 @@ from hpc_yolo.runs.journal import JournalReader
 
 TREND_POINTS = 64
 LAST_WARNINGS = 5
-LAST_STEPS = 3
+LAST_STEPS = 5
 STEPS_A_READ = 64  # of single steps, as many as a trend has points
 
 

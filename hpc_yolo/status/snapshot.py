@@ -30,7 +30,7 @@ FIND_INTERVAL_S = 10.0
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
 SHOWN_TREND_POINTS = 12
 TRAINING = ("running", "saving")
-OVER = ("done", "stopped", "failed", "lost")
+OVER = ("done", "stopped", "failed", "lost", "gone")
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: queued, running, saving (its ranks have left the training), requeued, stopped, failed, done, lost (ended
-            without a word), unreadable.
+            without a word), unreadable, gone (its directory was there a while ago).
         left_s: until the last step at the pace of now, evaluations not counted; None where it does not run.
         mem_bytes: the most that any rank has used.
         device_use: share of the last moments in which the GPUs did anything, the mean over those that say.
@@ -285,6 +285,7 @@ class Collector:
         self._answers = answers
         self._clock = clock
         self._tracked: dict[str, TrackedRun] = {}
+        self._gone: dict[str, RunFacts] = {}
         self._found_at = float("-inf")
         self._wanted: list[str] = []
 
@@ -309,7 +310,7 @@ class Collector:
         now = self._clock()
         return Snapshot(
             time=now,
-            runs=[tracked.facts(answer, now) for tracked in read],
+            runs=[*(tracked.facts(answer, now) for tracked in read), *self._gone.values()],
             num_unread=len(self._tracked) - len(read),
             slurm_time=answer.time if wanted else None,
             slurm_error=answer.error if wanted else "",
@@ -325,6 +326,12 @@ class Collector:
         if now_s - self._found_at < FIND_INTERVAL_S:
             return False
         runs = {str(run.path): run for run in self._find()}
+        for path, tracked in self._tracked.items():
+            if path not in runs:
+                words = "its directory has been moved or removed"
+                self._gone[path] = RunFacts(name=tracked.run.name, path=path, state="gone", detail=words)
+        for path in self._gone.keys() & runs.keys():
+            del self._gone[path]
         self._tracked = {path: self._tracked.get(path) or TrackedRun(run) for path, run in runs.items()}
         self._found_at = now_s
         return True

@@ -23,6 +23,7 @@ STATE_STYLES = {
     "failed": "bold red",
     "lost": "bold red",
     "unreadable": "bold red",
+    "gone": "dim",
 }
 
 

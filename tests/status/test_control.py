@@ -104,6 +104,9 @@ def test_a_run_is_found_by_name_or_path_and_a_misspelt_one_names_the_nearest(tmp
     assert find_run(str(twin.path), [first, second]) == twin
     with pytest.raises(RunError, match="did you mean second"):
         find_run("secnd", [first, second])
+    for written in ("third", "/old/third"):
+        with pytest.raises(RunError, match="the run that was at /old/third has been moved or removed"):
+            find_run(written, [first, second], [Path("/old/third")])
     with pytest.raises(RunError, match=r"several runs.*b/first"):
         find_run("first", [first, second, twin])
 
@@ -123,9 +126,11 @@ def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
     assert "say --yes" in refused.output, "nobody is there to ask"
     assert isinstance(run_cli("rm", "first", "frist", "--yes").exception, RunError)
     assert run.exists, "one name that is no run's: nothing is done"
+    run.path.rename(tmp_path / "elsewhere")
+    assert (run_cli("list").output, run_cli("list", "--all").output) == ("", f"{run.path} (moved or removed)\n")
+    (tmp_path / "elsewhere").rename(run.path)
     assert run_cli("rm", "first", "--yes").output == f"removed {run.path}\n"
-    assert run_cli("list").output == ""
-    assert run_cli("list", "--all").output == f"{run.path} (moved or removed)\n"
+    assert run_cli("list", "--all").output == "", "who removes a run knows that it is gone"
 
 
 def test_a_run_is_resumed_with_the_spec_that_it_has(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from hpc_yolo.cluster.answers import Answer, Told
 from hpc_yolo.cluster.scheduler import JobState
 from hpc_yolo.runs.directory import find_runs
 from hpc_yolo.runs.events import AnyEvent
-from hpc_yolo.runs.index import add_to_index, indexed_runs, state_folder
+from hpc_yolo.runs.index import add_to_index, gone_runs, indexed_runs, remove_from_index, state_folder
 from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.status.problems import problems_of
 from hpc_yolo.status.record import RunRecord, Trend, resampled
@@ -80,6 +80,22 @@ def test_a_run_that_was_made_anew_is_read_anew(tmp_path):
     tell(run, START)
     facts = collector.refresh().runs[0]
     assert (facts.attempts, facts.map50, facts.step) == (1, None, 0)
+
+
+def test_a_run_that_vanishes_is_said_to_be_gone_until_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_yolo.status.snapshot.FIND_INTERVAL_S", 0.0)
+    run = make_run(tmp_path, "first")
+    tell(run, START)
+    collector = collector_of(tmp_path)
+    assert [facts.state for facts in collector.refresh().runs] == ["running"]
+    run.path.rename(tmp_path / "elsewhere")
+    assert sorted((facts.name, facts.state) for facts in collector.refresh().runs) == [
+        ("elsewhere", "running"),
+        ("first", "gone"),
+    ]
+    (tmp_path / "elsewhere").rename(run.path)
+    states = {facts.name: facts.state for facts in collector.refresh().runs}
+    assert states == {"elsewhere": "gone", "first": "running"}
 
 
 def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
@@ -180,7 +196,10 @@ def record_of(*events) -> RunRecord:
 
 
 LOST = END | {"cause": "killed"}
-SLOW = [STEP | {"rank_forward_s": [0.2, seconds], "step": step} for step, seconds in ((1, 0.4), (2, 0.5), (3, 0.3))]
+SLOW = [
+    STEP | {"rank_forward_s": [0.2, seconds], "step": step}
+    for step, seconds in enumerate((0.4, 0.5, 0.4, 0.6, 0.3), start=1)
+]
 STEPS = [STEP | {"step": 10 * number} for number in range(1, 12)]
 SAVED = {"event": "checkpoint", "epoch": 0, "step": 10, "path": "p", "size_bytes": 1, "seconds": 0.1}
 SAVES = [START, SAVED, SAVED | {"time": 30.0}, STEP | {"time": 2000.0}]
@@ -203,9 +222,9 @@ FALLING = [step | {"box": 10 - 0.1 * number} for number, step in enumerate(LEVEL
         ([START | {"epochs": 1, "steps_per_epoch": 100}, *LEVEL], 65.0, None),
         ([START, STEP | {"rank_data_wait_s": [0.0, 0.0, 0.3]}], 25.0, "rank 2 waits 0.30 s a step for data"),
         ([START, *SLOW], 25.0, "rank 1 computes 1.5 times as long as the others"),
-        ([START, *SLOW[:2]], 25.0, None),
-        ([START, *SLOW[:2], STEP | {"rank_forward_s": [0.3, 0.2]}], 25.0, None),
-        ([START, *SLOW, START | {"attempt": 2, "time": 24.0}, *SLOW[:2]], 25.0, None),
+        ([START, *SLOW[:4]], 25.0, None),
+        ([START, *SLOW[:4], STEP | {"rank_forward_s": [0.3, 0.2]}], 25.0, None),
+        ([START, *SLOW, START | {"attempt": 2, "time": 24.0}, *SLOW[:4]], 25.0, None),
         ([START | {"device_mem_bytes": 100}, STEP | {"rank_mem_bytes": [5, 98]}], 25.0, "98 B of 100 B"),
         ([START | {"device_mem_bytes": 100}, STEP | {"rank_mem_bytes": [5, 90]}], 25.0, None),
         ([START, *STEPS, *({**step, "images_per_s": 9.0, "step": 200} for step in STEPS[:1])], 35.0, None),
@@ -255,6 +274,12 @@ def test_the_index_has_each_run_once_and_forgets_what_is_gone(tmp_path):
     assert len((folder / "runs.jsonl").read_text().splitlines()) == 2
     first.spec.unlink()
     assert [run.name for run in indexed_runs(folder)] == ["second"]
+    assert gone_runs(folder) == [first.path], "moved, or removed by other means"
+    remove_from_index(folder, first)
+    assert gone_runs(folder) == []
+    add_to_index(folder, first)  # made anew
+    first.spec.write_text("name: run\n")
+    assert [run.name for run in indexed_runs(folder)] == ["second", "first"]
     assert state_folder({"HOME": "/home/me"}).as_posix() == "/home/me/.local/state/hpc-yolo"
 
 
