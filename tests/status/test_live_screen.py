@@ -7,17 +7,14 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from status_runs import END, EVALUATED, START, STEP, make_run, tell
+from tmux_terminal import Terminal, awaited
 
-DEADLINE_S = 20.0
-POLL_S = 0.05
 BROKEN = """
 from hpc_yolo.status.app import run_screen
 class Broken:
@@ -27,60 +24,6 @@ run_screen(Broken(), {}, interval_s=1.0)
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-
-
-class Terminal:
-    """A terminal of its own with a shell in it."""
-
-    def __init__(self, folder: Path, columns: int, rows: int) -> None:
-        self._words = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-        variables = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PS1": "$ ", "NO_COLOR": "1"}
-        variables |= {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], "LC_ALL": "C.UTF-8"}
-        exported = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
-        shell = ["bash", "--norc", "--noprofile", "--noediting"]  # readline changes the terminal too
-        self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(folder), *exported, *shell)
-
-    def tmux(self, *words: str) -> str:
-        return subprocess.run([*self._words, *words], capture_output=True, text=True, check=True).stdout
-
-    def type(self, *keys: str) -> None:
-        self.tmux("send-keys", *keys)
-
-    def run(self, *words: str) -> None:
-        """Run a command, and say its exit code afterwards."""
-        self.type(f"{shlex.join(words)}; echo LEFT $?", "Enter")
-
-    @property
-    def text(self) -> str:
-        return self.tmux("capture-pane", "-p")
-
-    @property
-    def modes(self) -> str:
-        """Whether the other screen is shown, whether the cursor is, and the driver's settings."""
-        device = self.tmux("display-message", "-p", "#{pane_tty}").strip()
-        settings = subprocess.run(["stty", "-F", device, "-a"], capture_output=True, text=True, check=True).stdout
-        return self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}") + settings
-
-    def wait_for(self, *words: str, without: str = "\0") -> str:
-        return awaited(
-            lambda: self.text, lambda text: all(word in text for word in words) and without not in text, str(words)
-        )
-
-    def screen_pid(self) -> int:
-        """The process that runs in the foreground."""
-        shell = int(self.tmux("display-message", "-p", "#{pane_pid}"))
-        return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
-
-    def close(self) -> None:
-        subprocess.run([*self._words, "kill-server"], capture_output=True, check=False)
-
-
-def awaited(see: Callable[[], str], is_right: Callable[[str], bool], what: str) -> str:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_right(seen := see()):
-        assert time.monotonic() < deadline, f"never saw {what}, but:\n{seen}"
-        time.sleep(POLL_S)
-    return seen
 
 
 @pytest.fixture

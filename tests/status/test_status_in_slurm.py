@@ -1,13 +1,19 @@
 """The screen and a real Slurm: what it says of jobs, how seldom it is asked, and jobs ended and put back by name."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from status_runs import START, make_run, tell
+import pytest
+from status_runs import START, STEP, make_run, tell
+from tmux_terminal import Terminal
 
 from hpc_yolo.cluster.scheduler import job_record
 from hpc_yolo.runs.index import add_to_index, state_folder
@@ -57,3 +63,37 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
     tell(make_run(root, "runs", executor=None), START)
     assert "queued again" in hpc_yolo("requeue", "runs", "--yes")
     assert job_record(jobs["runs"]).restarts == 1
+
+
+@contextlib.contextmanager
+def hanging(cluster) -> Iterator[None]:
+    """slurmctld takes connections inside the block, and says nothing."""
+    pids = subprocess.run(["pgrep", "-f", f"slurmctld.*{cluster.folder}"], capture_output=True, text=True, check=True)
+    (pid,) = [int(pid) for pid in pids.stdout.split() if Path(f"/proc/{pid}/comm").read_text().strip() == "slurmctld"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+def test_a_screen_lives_while_slurm_hangs_and_says_how_old_its_answer_is(in_slurm, tmp_path):
+    job_id = queue(tmp_path, "runs")
+    run = make_run(tmp_path / "runs", "first", job_id=job_id, time=time.time())
+    in_slurm.wait_for_state(job_id, "RUNNING")
+    tell(run, START | {"job_id": job_id, "time": time.time()})
+    terminal = Terminal(tmp_path, 120, 24)
+    try:
+        terminal.run(sys.executable, "-m", "hpc_yolo", "status", "--root", str(tmp_path / "runs"))
+        terminal.wait_for("first ", "running", " s ago", without="as of")
+        with hanging(in_slurm):
+            tell(run, STEP | {"images_per_s": 77.7, "time": time.time()})
+            terminal.wait_for("77.7")  # journals do not wait for Slurm
+            terminal.wait_for("Slurm as of", "running", timeout_s=60.0)
+            terminal.type("?")
+            terminal.wait_for("any key goes back", timeout_s=2.0)
+            terminal.type("x", "q")
+            terminal.wait_for("LEFT 0", timeout_s=5.0)
+    finally:
+        terminal.close()

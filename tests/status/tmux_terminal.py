@@ -1,0 +1,75 @@
+"""A real terminal for the tests of what people see and type, without anybody before it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+DEADLINE_S = 20.0
+POLL_S = 0.05
+PLAIN_SHELL = ("bash", "--norc", "--noprofile", "--noediting")  # readline changes the terminal too
+KEPT = ("PYTHONPATH", "XDG_STATE_HOME", "SLURM_CONF")
+
+
+class Terminal:
+    """A terminal of its own with a shell in it."""
+
+    def __init__(self, folder: Path, columns: int, rows: int, shell: Sequence[str] = PLAIN_SHELL) -> None:
+        self._words = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        variables = {name: os.environ[name] for name in KEPT if name in os.environ}
+        variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        variables |= {"HOME": str(folder), "PS1": "$ ", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+        exported = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(folder), *exported, *shell)
+
+    def tmux(self, *words: str) -> str:
+        return subprocess.run([*self._words, *words], capture_output=True, text=True, check=True).stdout
+
+    def type(self, *keys: str) -> None:
+        self.tmux("send-keys", *keys)
+
+    def run(self, *words: str) -> None:
+        """Run a command, and say its exit code afterwards."""
+        self.type(f"{shlex.join(words)}; echo LEFT $?", "Enter")
+
+    @property
+    def text(self) -> str:
+        return self.tmux("capture-pane", "-p")
+
+    @property
+    def modes(self) -> str:
+        """Whether the other screen is shown, whether the cursor is, and the driver's settings."""
+        device = self.tmux("display-message", "-p", "#{pane_tty}").strip()
+        settings = subprocess.run(["stty", "-F", device, "-a"], capture_output=True, text=True, check=True).stdout
+        return self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}") + settings
+
+    def wait_for(self, *words: str, without: str = "\0", timeout_s: float = DEADLINE_S) -> str:
+        """The text of the terminal once it has all `words`."""
+        return awaited(
+            lambda: self.text,
+            lambda text: all(word in text for word in words) and without not in text,
+            str(words),
+            timeout_s,
+        )
+
+    def screen_pid(self) -> int:
+        """The process that runs in the foreground."""
+        shell = int(self.tmux("display-message", "-p", "#{pane_pid}"))
+        return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
+
+    def close(self) -> None:
+        subprocess.run([*self._words, "kill-server"], capture_output=True, check=False)
+
+
+def awaited(see: Callable[[], str], is_right: Callable[[str], bool], what: str, timeout_s: float = DEADLINE_S) -> str:
+    """What `see` sees once it is right."""
+    deadline = time.monotonic() + timeout_s
+    while not is_right(seen := see()):
+        assert time.monotonic() < deadline, f"never saw {what}, but:\n{seen}"
+        time.sleep(POLL_S)
+    return seen
