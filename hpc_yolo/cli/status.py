@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_yolo.cli.runs import known_runs
+from hpc_yolo.cli.runs import DEFAULT_ROOT, known_runs
 
 if TYPE_CHECKING:
     from hpc_yolo.status.snapshot import Snapshot
@@ -75,6 +75,8 @@ def is_for_eyes() -> bool:
 
 def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool) -> None:
     """Print `snapshot` for a pipe."""
+    from hpc_yolo.runs.directory import closed_folders, owner_name
+
     if as_json:
         import msgspec
 
@@ -86,6 +88,11 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
 
             click.echo(f"warning: {slurm_words(snapshot)}", err=True)
         return
+    if closed := closed_folders((root or DEFAULT_ROOT).absolute()):
+        owners = sorted({owner_name(path) for path in closed})
+        click.echo(
+            f"{len(closed)} more {'is' if len(closed) == 1 else 'are'} closed to you, of {', '.join(owners)}", err=True
+        )
     if not snapshot.runs:
         place = "" if root is None else f" under {root}"
         click.echo(f"no runs{place}; start one with: hpc-yolo submit configs/quickstart.yaml")

@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,11 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return self.spec.is_file()
+        """Whether a run was started here, as far as this person may see."""
+        try:
+            return self.spec.is_file()
+        except OSError:
+            return False
 
     def create(self) -> None:
         """Make the folders, private to their owner; harmless where they exist.
@@ -165,7 +169,34 @@ class RunDirectory:
 
 
 def find_runs(root: Path) -> list[RunDirectory]:
-    """The runs directly under `root`, by name; no folder, no runs."""
-    if not root.is_dir():
+    """The runs directly under `root`, by name; no folder, no runs. Those of others are closed to this person."""
+    try:
+        return [RunDirectory(path) for path in sorted(root.iterdir()) if RunDirectory(path).exists]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [RunDirectory(path) for path in sorted(root.iterdir()) if RunDirectory(path).exists]
+    except OSError as error:
+        raise RunError(f"{root}: cannot be read: {error.strerror}", hint="name another folder with --root") from error
+
+
+def closed_folders(root: Path) -> list[Path]:
+    """Folders directly under `root` that this person may not look into: runs are their owners' alone."""
+    try:
+        return [path for path in sorted(root.iterdir()) if is_closed(path)]
+    except OSError:
+        return []
+
+
+def is_closed(path: Path) -> bool:
+    """Whether `path` is a folder that this person may not look into."""
+    try:
+        return path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
+    except OSError:
+        return True
+
+
+def owner_name(path: Path) -> str:
+    """The name of the owner of `path`, or the number where there is no name."""
+    try:
+        return path.owner()
+    except KeyError:
+        return f"user {path.stat().st_uid}"

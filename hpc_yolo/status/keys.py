@@ -18,7 +18,19 @@ _NAMES = {
     **{b"\r": "enter", b"\n": "enter", b"\x7f": "backspace", b"\x08": "backspace"},
 }
 SORTS = ("problems", "name", "state", "updated", "mAP", "img/s", "left")
-STATE_ORDER = ("failed", "lost", "unreadable", "running", "saving", "requeued", "queued", "stopped", "done", "gone")
+STATE_ORDER = (
+    "failed",
+    "lost",
+    "unreadable",
+    "running",
+    "saving",
+    "requeued",
+    "queued",
+    "unstarted",
+    "stopped",
+    "done",
+    "gone",
+)
 ACTIONS = {"c": "cancel", "r": "requeue"}  # each asks yes or no first
 TO_THE_END = 10**9
 PAGES = ("detail", "logs")  # of one run, which scroll

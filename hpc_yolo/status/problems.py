@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from hpc_yolo.runs.events import Cause, StepLogged
+from hpc_yolo.runs.events import FORMAT_VERSION, Cause, StepLogged
 from hpc_yolo.status.marks import median, short_bytes, short_time
 from hpc_yolo.status.record import LAST_STEPS, RunRecord
 
@@ -32,7 +32,7 @@ def problems_of(record: RunRecord, *, is_running: bool, now: float) -> list[str]
     Args:
         is_running: whether it is believed to train at `now` (seconds since 1970).
     """
-    found = [*_bad_figures(record)]
+    found = [*_newer_version(record), *_bad_figures(record)]
     if is_running:
         found += [*_silence(record, now), *_old_checkpoint(record, now), *_flat_loss(record), *_speed(record)]
         if record.step is not None:
@@ -77,6 +77,13 @@ def _waiting_ranks(waits: Sequence[float], step_s: float) -> list[str]:
     if typical > DATA_WAIT_SHARE * step_s:
         return [f"{typical / step_s:.0%} of a step is waiting for data"]
     return []
+
+
+def _newer_version(record: RunRecord) -> list[str]:
+    version = FORMAT_VERSION if record.started is None else record.started.format_version
+    if version <= FORMAT_VERSION:
+        return []
+    return [f"written by a newer version (format {version}, this one reads {FORMAT_VERSION}): some may be missing here"]
 
 
 def _bad_figures(record: RunRecord) -> list[str]:

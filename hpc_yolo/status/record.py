@@ -185,7 +185,7 @@ class RecordReader:
         self.record = RunRecord()
         self._reader = JournalReader(self.run.journal)
         self._file: tuple[int, int] | None = None
-        self._size_bytes = 0
+        self.size_bytes = 0
 
     def has_news(self) -> bool:
         """Whether the journal has changed since it was read; one look at its folder entry.
@@ -197,7 +197,7 @@ class RecordReader:
             stat = self.run.journal.stat()
         except FileNotFoundError:
             return self._file is not None
-        return (stat.st_dev, stat.st_ino) != self._file or stat.st_size != self._size_bytes
+        return (stat.st_dev, stat.st_ino) != self._file or stat.st_size != self.size_bytes
 
     def read(self) -> list[AnyEvent]:
         """Take in what is new; the new events.
@@ -211,9 +211,9 @@ class RecordReader:
             self._start_over()
             return []
         file = (stat.st_dev, stat.st_ino)
-        if self._file is not None and (file != self._file or stat.st_size < self._size_bytes):
+        if self._file is not None and (file != self._file or stat.st_size < self.size_bytes):
             self._start_over()
         events = self._reader.new_events(self._max_steps)
         self.record.add(events)
-        self._file, self._size_bytes = file, stat.st_size
+        self._file, self.size_bytes = file, stat.st_size
         return events

@@ -37,8 +37,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One run as it stands.
 
     Attributes:
-        state: queued, running, saving (its ranks have left the training), requeued, stopped, failed, done, lost (ended
-            without a word), unreadable, gone (its directory was there a while ago).
+        state: unstarted (nobody has submitted it), queued, running, saving (its ranks have left the training),
+            requeued, stopped, failed, done, lost (ended without a word), unreadable, gone (its directory was there a
+            while ago).
         left_s: until the last step at the pace of now, evaluations not counted; None where it does not run.
         mem_bytes: the most that any rank has used.
         device_use: share of the last moments in which the GPUs did anything, the mean over those that say.
@@ -228,11 +229,15 @@ class TrackedRun:
     def _state(self, submission: Submission | None, job: JobState | None) -> tuple[str, str]:
         """(state, one line about it): what Slurm says of the newest submission, else the journal's last word."""
         newest = self.record.newest
+        if not self.record.num_events and self.reader.size_bytes:
+            return "unreadable", "its journal holds no line that this version can read"
         if job is not None and job.is_waiting:
             return ("requeued" if self.record.num_events else "queued"), _waiting_words(job)
         since = 0.0 if submission is None else submission.time
         if isinstance(newest, AttemptEnded) and newest.time >= since:
             return self._ended_state(newest, since, job)
+        if submission is None and not self.record.num_events:
+            return "unstarted", "no job was submitted, and no process has said anything"
         if submission is None or (job is not None and job.is_alive):
             return self._training_state(since)
         if job is not None:

@@ -14,6 +14,7 @@ from hpc_yolo.status.marks import printable, short_time
 from hpc_yolo.status.snapshot import RunFacts, Snapshot
 
 STATE_STYLES = {
+    "unstarted": "yellow",
     "queued": "yellow",
     "requeued": "yellow",
     "running": "green",

@@ -181,8 +181,31 @@ def test_a_run_whose_processes_are_gone_is_lost_and_one_started_by_hand_is_shown
 
 
 def test_following_what_was_never_submitted_is_one_message(tmp_path):
-    result = run_cli("follow", tmp_path)
+    make_run(tmp_path, "by-hand", ended=None, submitted=False)
+    result = run_cli("follow", tmp_path / "by-hand")
     assert "nothing was submitted there" in str(result.exception)
+
+
+def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path):
+    """Groups keep their runs in one folder, and a run is its owner's alone. Root is made to keep to the rules too."""
+    for name in ("mine", "theirs"):
+        make_run(tmp_path, name, ended="finished")
+    (tmp_path / "theirs").chmod(0)
+    obedient = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [*obedient, sys.executable, "-m", "hpc_yolo", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    try:
+        listed = run("status", "--root", tmp_path)
+        refused = [run(*words, tmp_path / "theirs") for words in (["logs"], ["report"], ["follow"], ["rm", "--yes"])]
+    finally:
+        (tmp_path / "theirs").chmod(0o700)
+    assert "mine " in listed.stdout and "theirs" not in listed.stdout
+    assert "1 more is closed to you, of " in listed.stderr
+    assert [done.returncode for done in (listed, *refused)] == [0, 6, 6, 6, 6]
+    assert all("is closed to you" in done.stderr for done in refused)
 
 
 def test_a_pipe_that_closes_early_is_no_error():

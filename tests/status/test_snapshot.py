@@ -82,6 +82,12 @@ def test_a_run_that_was_made_anew_is_read_anew(tmp_path):
     assert (facts.attempts, facts.map50, facts.step) == (1, None, 0)
 
 
+def test_a_run_of_which_nothing_is_known_is_not_said_to_run(tmp_path):
+    make_run(tmp_path, "prepared", executor=None)
+    make_run(tmp_path, "rubbish", executor=None).journal.write_bytes(bytes(range(256)) * 50)
+    assert [facts.state for facts in collector_of(tmp_path).refresh().runs] == ["unstarted", "unreadable"]
+
+
 def test_a_run_that_vanishes_is_said_to_be_gone_until_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.status.snapshot.FIND_INTERVAL_S", 0.0)
     run = make_run(tmp_path, "first")
@@ -211,6 +217,7 @@ FALLING = [step | {"box": 10 - 0.1 * number} for number, step in enumerate(LEVEL
     ("events", "now", "problem"),
     [
         ([START, STEP], 25.0, None),
+        ([START | {"format_version": 2}, STEP], 25.0, "written by a newer version (format 2, this one reads 1)"),
         ([START, STEP], 400.0, "no word for 6 min 19 s"),
         ([START, STEP | {"cls": None}], 25.0, "the loss is not a number"),
         ([START, STEP | {"rank_data_wait_s": [0.2, 0.2]}], 25.0, "40% of a step is waiting for data"),
