@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from tensor_digest import digest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
 from hpc_yolo.runs.journal import read_events
-from hpc_yolo.runs.ledger import make_ledger
+from hpc_yolo.runs.ledger import Ledger, make_ledger
 from hpc_yolo.runs.submissions import all_submissions
 
+SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
 CLUSTER = {"nodes": 2, "tasks_per_node": 2, "partition": "preempt"}
 # Warm-up without steps, so that a few steps change the weights; enough steps for something to come in between.
 TRAIN = {"epochs": 16, "val_every": 16, "hyp_overrides": {"warmup_epochs": 0}, "stall_timeout_s": 10}
@@ -151,28 +154,49 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
 ):
     name = interrupt.__name__
     run, job_id = submitted(name)
-    at_step = CHANCE.randrange(5, 40)
-    wait_until(lambda: any(event.step >= at_step for event in events_of(name, StepLogged)), f"step {at_step}", 120)
-    (started,) = events_of(name, AttemptStarted)
-    interrupt(in_slurm, job_id, [place.pid for place in started.ranks])
+    times = 2 if interrupt is preempt else 1
+    for attempt in range(1, times + 1):
+        at_step = CHANCE.randrange(5, 30) + 30 * (attempt - 1)
+        wait_until(functools.partial(has_come_to, run, attempt, at_step), f"step {at_step}", 120)
+        interrupt(in_slurm, job_id, [place.pid for place in events_of(name, AttemptStarted)[-1].ranks])
     ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED", "CANCELLED"}, timeout_s=240)
     log = (run.jobs / f"{job_id}.log").read_text()
     assert ended == "COMPLETED", log
-    last = events_of(name, AttemptEnded)[-1]
-    assert (last.outcome, last.step) == (AttemptEnded.FINISHED, NUM_STEPS), log
+    starts, ends = events_of(name, AttemptStarted), events_of(name, AttemptEnded)
+    assert (ends[-1].outcome, ends[-1].step) == (AttemptEnded.FINISHED, NUM_STEPS), log
     assert digest(run) == undisturbed
-    first, second = events_of(name, AttemptStarted)
-    (end,) = [event for event in events_of(name, AttemptEnded) if event.attempt == first.attempt]
+    assert (len(starts), len(ends)) == (times + 1, times + 1), log
     # Tasks outlive their srun for a moment, in which Slurm may ask them to leave: they save then, and nothing is lost.
     causes = {cause, Cause.PREEMPTED} if interrupt is kill_srun else {cause}
-    assert (end.cause in causes, end.requeued) == (True, True), log
-    if cause in (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE):
-        assert end.step - second.step <= CHECKPOINT["every_steps"], "at most one interval is done again"
-    else:
-        assert end.step == second.step, "no step is lost or done twice"
+    for end, following in zip(ends, starts[1:], strict=False):
+        assert (end.cause in causes, end.requeued) == (True, True), log
+        if cause in (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE):
+            assert end.step - following.step <= CHECKPOINT["every_steps"], "at most one interval is done again"
+        else:
+            assert end.step == following.step, "no step is lost or done twice"
     told, submitted_s = read_events(run.journal), all_submissions(run)[0].time
     ledger = make_ledger(told, [submitted_s])
     assert ledger.total_s == pytest.approx(told[-1].time - submitted_s, rel=0.01), "every wall second is in it"
+    if interrupt is preempt:
+        agrees_with_books(ledger, in_slurm, job_id)
+
+
+def has_come_to(run: RunDirectory, attempt: int, step: int) -> bool:
+    """Whether that attempt has come as far as `step`."""
+    steps = (event for event in read_events(run.journal) if isinstance(event, StepLogged))
+    return any(event.attempt == attempt and event.step >= step for event in steps)
+
+
+def agrees_with_books(ledger: Ledger, cluster, job_id: str) -> None:
+    """Slurm's own times of the job's starts and ends, in whole seconds, against those that the run has of itself."""
+    words = ("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}")
+    books = [line.split("|") for line in cluster.run(*words, "--format=Start,End").splitlines()]
+    spans = [[time.mktime(time.strptime(word, SLURM_TIME)) for word in line] for line in books]
+    assert len(spans) == len(ledger.attempts)
+    for attempt, (start, end) in zip(ledger.attempts, spans, strict=True):
+        print(f"ledger {attempt.begin:.1f} {attempt.end:.1f} {attempt.seconds}, Slurm {start:.0f} {end:.0f}")
+        assert start - 1 <= attempt.begin <= start + 3, "a batch script begins, and Python in it"
+        assert end - 3 <= attempt.end <= end + 1, "the last word is written, and the script ends"
 
 
 def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
