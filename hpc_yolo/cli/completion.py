@@ -10,9 +10,12 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for SHELL.
+    """Print the completion script for SHELL, which knows the commands, their options and the names of your runs.
 
-    bash: add `eval "$(hpc-yolo completion bash)"` to ~/.bashrc; zsh and fish likewise.
+    \b
+    bash: add to ~/.bashrc                    eval "$(hpc-yolo completion bash)"
+    zsh:  add to ~/.zshrc, after compinit     eval "$(hpc-yolo completion zsh)"
+    fish: add to ~/.config/fish/config.fish   hpc-yolo completion fish | source
     """
     completer = get_completion_class(shell)
     assert completer is not None
