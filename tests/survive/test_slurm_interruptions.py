@@ -225,6 +225,24 @@ def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
     assert digest(run) == undisturbed
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("node", ["gpu01", "gpu02"])
+def test_in_chain_mode_the_next_job_goes_on_after_a_lost_node(submitted, in_slurm, events_of, undisturbed, node):
+    run, job_id = submitted(node, requeue="chain")
+    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15", 120)
+    in_slurm.lose_node(node)
+    wait_until(lambda: in_slurm.job_state(job_id) not in ("RUNNING", "COMPLETING"), "the job's end", 120)
+    in_slurm.start_daemon(node)
+    in_slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+    states = ended_chain(run, in_slurm)
+    assert list(states.values())[1:] == ["COMPLETED", "CANCELLED"], states
+    ended = events_of(node, AttemptEnded)[0]
+    second = events_of(node, AttemptStarted)[1]
+    assert (ended.cause, ended.requeued) == (Cause.NODE_FAILURE, True)
+    assert ended.step - second.step <= CHECKPOINT["every_steps"]
+    assert digest(run) == undisturbed
+
+
 def kill_rank_too_often(cluster, run: RunDirectory, job_id: str, pids: list[int]) -> None:
     (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_kills: 3", "max_kills: 0"))
     kill_last_rank(cluster, job_id, pids)
