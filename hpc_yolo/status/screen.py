@@ -135,7 +135,7 @@ def _titles(columns: Sequence[Column], name_width: int) -> Text:
 
 def _row(run: RunFacts, columns: Sequence[Column], name_width: int, *, is_chosen: bool) -> Text:
     line = Text(style="reverse" if is_chosen else "")
-    line.append("! " if has_problem(run) else "  ", "bold red")
+    line.append(*(("! ", "bold red") if has_problem(run) else ("  ", "")))
     line.append(_fitted(run.name, name_width, is_figure=False))
     for column in columns:
         style = STATE_STYLES.get(run.state, "") if column.title == "state" else ""

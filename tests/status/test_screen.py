@@ -47,6 +47,13 @@ def test_a_list_fills_the_terminal_and_no_more(size, num_runs):
         assert all(cell_len(line.plain) <= size[0] for line in table)
 
 
+def test_only_a_run_with_a_problem_has_a_red_mark():
+    for problems, style in (([], ""), (["a problem"], "bold red")):
+        runs = [run_facts(problems=problems)]
+        row = list_lines(snapshot_of(runs), runs, ScreenState(), 80, 24)[3]
+        assert [span.style for span in row.spans if span.start == 0] == ([style] if style else [])
+
+
 def test_the_name_of_a_run_keeps_its_place_in_every_width():
     runs = [run_facts("a-name-of-16-let")]
     for width in range(80, 260):
