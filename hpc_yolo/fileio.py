@@ -15,7 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 LOCK_POLL_S = 0.02
 
@@ -67,6 +71,27 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_struct(path: Path, value: msgspec.Struct) -> None:
+    """Keep `value` as JSON.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    write_atomic(path, msgspec.json.encode(value) + b"\n")
+
+
+def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
+    """What `write_struct` wrote; None where there is no such file, or what is in it is not of that kind.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
 
 
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:

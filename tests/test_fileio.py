@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hpc_yolo.fileio import (
@@ -14,8 +15,10 @@ from hpc_yolo.fileio import (
     exclusive_lock,
     parse_json_lines,
     read_json_lines,
+    read_struct,
     sync_folder,
     write_atomic,
+    write_struct,
 )
 from hpc_yolo.resources import resource_folder
 
@@ -245,3 +248,18 @@ def test_no_descriptor_is_left_open(tmp_path):
 def test_the_files_of_the_package_are_found_from_anywhere(tmp_path, monkeypatch, folder, file):
     monkeypatch.chdir(tmp_path)
     assert (Path(resource_folder(folder)) / file).is_file()
+
+
+class Kept(msgspec.Struct, frozen=True):
+    number: int
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"[]", b'{"number":"one"}', b'{"number":1'])
+def test_a_value_is_read_as_it_was_kept_and_what_is_none_is_nothing(tmp_path, content):
+    path = tmp_path / "kept.json"
+    write_struct(path, Kept(1))
+    assert read_struct(path, Kept) == Kept(1)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert read_struct(path, Kept) is None

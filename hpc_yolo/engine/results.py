@@ -21,11 +21,12 @@ from hpc_yolo.data.images import read_image
 from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, PictureResult, evaluate
+from hpc_yolo.fileio import read_struct, write_struct
 from hpc_yolo.plots.confusion import write_confusion_chart
-from hpc_yolo.plots.labels import label_statistics, write_label_statistics
+from hpc_yolo.plots.labels import label_statistics
 from hpc_yolo.plots.pictures import LabelledPicture, write_mosaics, write_pairs
 from hpc_yolo.plots.png import write_charts, write_label_charts
-from hpc_yolo.plots.results import ClassResults, Results, read_results, results_charts, write_results
+from hpc_yolo.plots.results import ClassResults, Results, results_charts
 from hpc_yolo.plots.training import training_charts
 from hpc_yolo.runs.events import ResultsWritten, WarningRaised
 from hpc_yolo.runs.journal import read_events
@@ -92,7 +93,7 @@ def make_results(trainer: Trainer) -> None:
         found = results_of(parts, result, confusions, epoch)
         draw_training(trainer)
         draw_evaluation(trainer, found, confusions, np.concatenate([share["rows"] for share in shares]))
-        write_results(run.evaluation, found)  # the last one: who finds it finds all
+        write_struct(run.evaluation, found)  # the last one: who finds it finds all
     except (OSError, HpcYoloError, cv2.error) as error:
         trainer.tell(WarningRaised(message=f"{run.results}: plots and pictures are not complete: {error}"))
         return
@@ -111,7 +112,7 @@ def best_model(trainer: Trainer) -> tuple[nn.Module | None, int]:
     is_done = False
     if world.is_main:
         try:
-            before = read_results(run.evaluation)
+            before = read_struct(run.evaluation, Results)
             is_done = before is not None and before.step == parts.progress.step
             if not is_done and 0 <= best < last:
                 tensors, _ = load_model(run.best)
@@ -171,7 +172,7 @@ def draw_training(trainer: Trainer) -> None:
     write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
     indexes = parts.training.index, parts.validation.index
     statistics = label_statistics(parts.names, parts.spec.train.imgsz, *indexes)
-    write_label_statistics(run.labels, statistics)
+    write_struct(run.labels, statistics)
     write_label_charts(run.results / "labels.png", statistics)
     mosaics = []
     for pixels, rows in parts.training.samples(NUM_MOSAICS):

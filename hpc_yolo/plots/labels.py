@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-
-from hpc_yolo.fileio import write_atomic
 
 if TYPE_CHECKING:
     from hpc_yolo.data.labels import ImageIndex
@@ -51,27 +48,6 @@ class LabelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     train: SplitStatistics
     val: SplitStatistics
-
-
-def write_label_statistics(path: Path, statistics: LabelStatistics) -> None:
-    """Keep `statistics` as JSON.
-
-    Raises:
-        OSError: the file system refuses.
-    """
-    write_atomic(path, msgspec.json.encode(statistics) + b"\n")
-
-
-def read_label_statistics(path: Path) -> LabelStatistics | None:
-    """What `write_label_statistics` wrote; None where there is none, or one of another version.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=LabelStatistics)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
 
 
 def label_statistics(names: Sequence[str], imgsz: int, train: ImageIndex, val: ImageIndex) -> LabelStatistics:

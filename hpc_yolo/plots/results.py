@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.fileio import write_atomic
 from hpc_yolo.plots.chart import Chart, Line
 
 FORMAT_VERSION = 1
@@ -70,27 +68,6 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
             recall=_mean([row.recall for row in self.classes]),
             precision_at_recall=_mean([row.precision_at_recall for row in self.classes]),
         )
-
-
-def write_results(path: Path, results: Results) -> None:
-    """Keep `results` as JSON.
-
-    Raises:
-        OSError: the file system refuses.
-    """
-    write_atomic(path, msgspec.json.encode(results) + b"\n")
-
-
-def read_results(path: Path) -> Results | None:
-    """What `write_results` wrote; None where there is none, or one of another version.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Results)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
 
 
 def results_charts(runs: Sequence[tuple[str, int, Results]]) -> list[Chart]:

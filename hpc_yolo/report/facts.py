@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from hpc_yolo.errors import RunError
-from hpc_yolo.plots.labels import LabelStatistics, read_label_statistics
-from hpc_yolo.plots.results import Results, read_results
+from hpc_yolo.fileio import read_struct
+from hpc_yolo.plots.labels import LabelStatistics
+from hpc_yolo.plots.results import Results
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import (
     AnyEvent,
@@ -128,8 +129,8 @@ def read_facts(run: RunDirectory, label: str) -> ReportFacts:
             origin=_json_object(_bytes(run.origin)),
             packages=tuple(_bytes(run.packages).decode(errors="replace").split()),
             ledger=make_ledger(events, submitted),
-            results=read_results(run.evaluation),
-            labels=read_label_statistics(run.labels),
+            results=read_struct(run.evaluation, Results),
+            labels=read_struct(run.labels, LabelStatistics),
             mosaics=_bytes(run.mosaics),
             pairs=_bytes(run.pairs),
         )

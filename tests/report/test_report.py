@@ -14,8 +14,9 @@ from status_runs import END, EVALUATED, START, STEP, make_run, tell
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.errors import RunError
+from hpc_yolo.fileio import write_struct
 from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
-from hpc_yolo.plots.results import ClassResults, Results, write_results
+from hpc_yolo.plots.results import ClassResults, Results
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = [{"name": "cat & <b>dog", "num_labels": 3, "precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4321}]
@@ -90,7 +91,7 @@ def full_run(tmp_path):
         confusions=[(0, 1, 7), (1, 1, 3)],
         **figures,
     )
-    write_results(run.evaluation, found)
+    write_struct(run.evaluation, found)
     split = SplitStatistics(
         num_images=8, num_backgrounds=1, num_corrupt=2, class_counts=[3, 4], num_small=5, num_medium=1, num_large=1,
         objects_per_picture=[1, 7], centres=[[0, 1], [2, 3]], sides=[[1, 0], [0, 1]],
