@@ -92,8 +92,12 @@ def parse_yaml(text: str, source: str, problems: list[Problem], *, is_option: bo
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(source) if mark is None else converter.place(mark)
-        kind = "" if isinstance(error, _TooLarge) else "not YAML: "
-        problems.append(Problem(place, "", f"{kind}{error.problem or error.context}"))
+        words = error.problem or error.context or ""
+        if "maximum nesting" in words:  # newer parsers in C give up on their own, at a thousand levels
+            words = f"more than {MAX_DEPTH} levels"
+        elif not isinstance(error, _TooLarge):
+            words = f"not YAML: {words}"
+        problems.append(Problem(place, "", words))
         return None
 
 

@@ -32,7 +32,7 @@ def test_a_shell_completes_commands_and_the_names_of_runs(shell, tmp_path):
     try:
         terminal.type(f"{first_line}; echo rea{shlex.quote('d')}y", "Enter")
         terminal.wait_for("\nready")
-        terminal.type("hpc-yolo comple", "Tab")
+        terminal.type("C-l", "hpc-yolo comple", "Tab")  # on an empty screen
         terminal.wait_for("hpc-yolo completion")
         terminal.type("C-u", "hpc-yolo logs a-n", "Tab")
         terminal.wait_for("hpc-yolo logs a-night-of-training")

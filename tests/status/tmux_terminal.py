@@ -22,13 +22,15 @@ class Terminal:
     def __init__(self, folder: Path, columns: int, rows: int, shell: Sequence[str] = PLAIN_SHELL) -> None:
         self._words = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         variables = {name: os.environ[name] for name in KEPT if name in os.environ}
-        variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         variables |= {"HOME": str(folder), "PS1": "$ ", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
         exported = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
         self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(folder), *exported, *shell)
 
     def tmux(self, *words: str) -> str:
-        return subprocess.run([*self._words, *words], capture_output=True, text=True, check=True).stdout
+        # A new session takes its PATH from the program that asks for it.
+        environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run([*self._words, *words], capture_output=True, text=True, check=True, env=environ)
+        return done.stdout
 
     def type(self, *keys: str) -> None:
         self.tmux("send-keys", *keys)

@@ -162,7 +162,9 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED", "CANCELLED"}, timeout_s=240)
     log = (run.jobs / f"{job_id}.log").read_text()
     assert ended == "COMPLETED", log
-    starts, ends = events_of(name, AttemptStarted), events_of(name, AttemptEnded)
+    starts = events_of(name, AttemptStarted)
+    # The last word of each: where srun is killed, the script and the tasks that outlive it both tell of their end.
+    ends = list({event.attempt: event for event in events_of(name, AttemptEnded)}.values())
     assert (ends[-1].outcome, ends[-1].step) == (AttemptEnded.FINISHED, NUM_STEPS), log
     assert digest(run) == undisturbed
     assert (len(starts), len(ends)) == (times + 1, times + 1), log
