@@ -76,10 +76,9 @@ class LazyGroup(click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that `args` begin with; an unknown one names the nearest."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if near and args[0] not in UNLISTED:
-                context.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if near and args[0] not in COMMANDS | UNLISTED:
+            context.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
         return super().resolve_command(context, args)
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -110,25 +110,21 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
 
 
 def lines_to_come(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
-    """The lines as they come, until the run has ended and is not queued again."""
+    """The lines as they come, until the newest attempt has ended and is not queued again."""
+    from hpc_yolo.runs.events import AttemptEnded, AttemptStarted
+    from hpc_yolo.runs.journal import JournalReader
+
+    journal, is_over = JournalReader(run.journal), False
     while True:
-        is_over = has_ended(run)
+        for event in journal.new_events(max_steps=1):
+            if isinstance(event, AttemptEnded | AttemptStarted):
+                is_over = isinstance(event, AttemptEnded) and not event.requeued
         if is_over:
             time.sleep(LAST_WORDS_S)
         yield from new_lines()
         if is_over:
             return
         time.sleep(POLL_S)
-
-
-def has_ended(run: RunDirectory) -> bool:
-    """Whether the newest attempt has ended for good."""
-    from hpc_yolo.runs.events import AttemptEnded, AttemptStarted
-    from hpc_yolo.runs.journal import read_events
-
-    told = (event for event in reversed(read_events(run.journal)) if isinstance(event, AttemptEnded | AttemptStarted))
-    last = next(told, None)
-    return isinstance(last, AttemptEnded) and not last.requeued
 
 
 def echo(line: OutputLine) -> None:
