@@ -33,4 +33,4 @@ def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **s
     else:
         spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    sys.exit(conclude_job(run, spec, ProcessInfo.from_env(current_environment()), exit_code))
+    sys.exit(conclude_job(run, spec, ProcessInfo.alone(current_environment()), exit_code))

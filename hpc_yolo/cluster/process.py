@@ -1,8 +1,11 @@
 """Which of all tasks this process is, where rank 0 is, and the ports that rank 0 may listen on.
 
-`ProcessInfo.from_env` is a pure function of a mapping. It believes the innermost launcher: torchrun's variables, then
-those of submitit's local executor, then the Slurm step's. Without any of them (also in a batch script's body, or in a
+`ProcessInfo.from_env` is a pure function of a mapping. It believes the innermost launcher: torchrun, then submitit's
+local executor, then the Slurm step. Inside either of the last two, RANK and its like count only where torchrun itself
+has set them; elsewhere they may have been set by hand. Without any launcher (also in a batch script's body, or in a
 shell that salloc opened) the process is alone. `current_environment` is the one place that reads `os.environ`.
+
+A variable of Slurm that is there but not a number is passed over where another says the same or nothing depends on it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -26,8 +29,10 @@ LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 10000, 32767  # below Linux's ephemeral ports, which any connection may take
 NUM_CANDIDATE_PORTS = 64
 NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-# Steps above this number are not srun's: batch script, external processes, salloc's interactive shell.
+# Steps above this number are not srun's: batch script, external processes, salloc's interactive shell. Since Slurm
+# 26.05 their numbers are printed as negative ones.
 LAST_SRUN_STEP = 0xFFFF_FFF0
+NOT_DISTRIBUTED = ("", "-1")  # a rank that scripts export to say that there is none
 _JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_", "SUBMITIT_LOCAL_")
 _REQUEST_PREFIXES = ("SBATCH_", "SALLOC_")
 _TORCHRUN_PREFIXES = (
@@ -84,13 +89,24 @@ class ProcessInfo:
         Raises:
             ClusterError: they are incomplete or contradict each other; the message names the variable.
         """
-        in_step = _is_srun_task(environ)
-        if "RANK" in environ or "LOCAL_RANK" in environ or ("WORLD_SIZE" in environ and not in_step):
+        if _is_torchrun_worker(environ):
             return _from_torchrun(environ)
         if environ.get("SUBMITIT_EXECUTOR", "local") == "local" and "SUBMITIT_LOCAL_GLOBALID" in environ:
             return _from_submitit_local(environ)
-        if in_step:
+        if _is_srun_task(environ):
             return _from_slurm_step(environ)
+        if any(environ.get(name, "") not in NOT_DISTRIBUTED for name in ("RANK", "LOCAL_RANK")) or (
+            _optional_number(environ, "WORLD_SIZE", least=2) is not None
+        ):
+            return _from_torchrun(environ)
+        return cls.alone(environ)
+
+    @classmethod
+    def alone(cls, environ: Mapping[str, str]) -> ProcessInfo:
+        """Return this process as the only one; its job and attempt are read, everything about ranks is not.
+
+        For what runs beside the tasks of a job, such as the last line of its batch script.
+        """
         return cls(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single", job_id=_slurm_job_id(environ), attempt=_attempt(environ))
 
 
@@ -182,9 +198,8 @@ def _from_torchrun(environ: Mapping[str, str]) -> ProcessInfo:
 
 
 def _from_slurm_step(environ: Mapping[str, str]) -> ProcessInfo:
-    tasks_name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
-    nodes_name = "SLURM_STEP_NUM_NODES" if "SLURM_STEP_NUM_NODES" in environ else "SLURM_NNODES"
-    world_size, num_nodes = _number(environ, tasks_name, least=1), _number(environ, nodes_name, least=1)
+    world_size = _first_number(environ, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"), least=1)
+    num_nodes = _first_number(environ, ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES"), least=1)
     rank, node_rank = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_NODEID")
     host = environ.get("SLURMD_NODENAME") or None
     # With --distribution=arbitrary the list does not begin with rank 0's host; rank 0 itself knows better.
@@ -223,33 +238,39 @@ def _from_submitit_local(environ: Mapping[str, str]) -> ProcessInfo:
 
 
 def _is_srun_task(environ: Mapping[str, str]) -> bool:
-    """Whether srun started this process; a batch script's body has a rank of 0 too, but no step."""
-    name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
-    return name in environ and "SLURM_PROCID" in environ and _number(environ, name) <= LAST_SRUN_STEP
+    """Return whether srun started this process; a batch script's body has a rank of 0 too, but no step of srun's."""
+    for name in ("SLURM_STEP_ID", "SLURM_STEPID"):
+        if (step := _optional_number(environ, name)) is not None:
+            return "SLURM_PROCID" in environ and step <= LAST_SRUN_STEP
+    return False
+
+
+def _is_torchrun_worker(environ: Mapping[str, str]) -> bool:
+    """Return whether torchrun itself started this process, whatever launcher started torchrun."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    return "TORCHELASTIC_RUN_ID" in environ and all(environ.get(name, "") not in NOT_DISTRIBUTED for name in ranks)
 
 
 def _slurm_job_id(environ: Mapping[str, str]) -> str | None:
     """The job as scontrol takes it: an array's task is `ARRAY_TASK`, so that a requeue does not take them all."""
-    if environ.get("SLURM_ARRAY_JOB_ID") and environ.get("SLURM_ARRAY_TASK_ID"):
-        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    return environ.get("SLURM_JOB_ID")
+    array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), _optional_number(environ, "SLURM_ARRAY_TASK_ID")
+    if array and task is not None:
+        return f"{array}_{task}"
+    return environ.get("SLURM_JOB_ID") or environ.get("SLURM_JOBID") or None
 
 
 def _attempt(environ: Mapping[str, str]) -> int:
-    return 1 + (_number(environ, "SLURM_RESTART_COUNT") if "SLURM_RESTART_COUNT" in environ else 0)
+    return 1 + (_optional_number(environ, "SLURM_RESTART_COUNT") or 0)
 
 
 def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int, num_nodes: int) -> int:
-    """The tasks of this step on node `node_rank`: `2(x3),1` is 2, 2, 2, 1."""
-    text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
-    if text is None:
-        return -(-world_size // num_nodes)
-    parts = [_TASKS_PER_NODE.fullmatch(part) for part in text.split(",")]
-    tasks_per_node = [int(part["tasks"]) for part in parts if part for _ in range(int(part["nodes"] or 1))]
-    if None in parts or not node_rank < len(tasks_per_node):
-        allowed = f"something like 4, 4(x2) or 4(x2),3 that reaches node rank {node_rank}"
-        _refuse("SLURM_STEP_TASKS_PER_NODE", text, allowed)
-    return tasks_per_node[node_rank]
+    """The tasks of this step on node `node_rank`: `2(x3),1` is 2, 2, 2, 1. Unless they are listed, an even split."""
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
+        parts = [_TASKS_PER_NODE.fullmatch(part) for part in environ.get(name, "").split(",")]
+        tasks_per_node = [int(part["tasks"]) for part in parts if part for _ in range(int(part["nodes"] or 1))]
+        if None not in parts and node_rank < len(tasks_per_node):
+            return tasks_per_node[node_rank]
+    return -(-world_size // num_nodes)
 
 
 def _node_list(environ: Mapping[str, str]) -> str:
@@ -281,10 +302,25 @@ def _text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:
-    value = environ.get(name)
-    if value is None or not value.isascii() or not value.isdigit() or int(value) < least:
-        _refuse(name, value, f"a whole number from {least}")
-    return int(value)
+    value = _optional_number(environ, name, least)
+    if value is None:
+        _refuse(name, environ.get(name), f"a whole number from {least}")
+    return value
+
+
+def _first_number(environ: Mapping[str, str], names: Sequence[str], least: int = 0) -> int:
+    """The first of the variables `names` that is a number; the first one is named where none is."""
+    numbers = (_optional_number(environ, name, least) for name in names)
+    found = next((number for number in numbers if number is not None), None)
+    return (
+        _number(environ, next((name for name in names if name in environ), names[0]), least) if found is None else found
+    )
+
+
+def _optional_number(environ: Mapping[str, str], name: str, least: int = 0) -> int | None:
+    """The variable `name` as a number from `least`; None where it is not set or says something else."""
+    value = environ.get(name, "").strip()
+    return int(value) if value.isascii() and value.isdigit() and int(value) >= least else None
 
 
 def _port(environ: Mapping[str, str], name: str) -> int:

@@ -130,12 +130,83 @@ TABLE = {
         recorded("srun_rank3", SLURM_STEP_NUM_NODES="3", SLURM_STEP_TASKS_PER_NODE="1,2,1"),
         but(SRUN_3, num_nodes=3),
     ),
+    "torchrun inside a step, whose shell had exported RANK=-1": (
+        {**recorded("srun_rank0"), "RANK": "-1", **recorded("torchrun_rank1")},
+        but(TORCHRUN, job_id="2", host="gpu01"),
+    ),
+    "torchrun of old left its run id and no ranks in a step": (
+        recorded("srun_rank3", TORCHELASTIC_RUN_ID="none", LOCAL_RANK="-1"),
+        SRUN_3,
+    ),
+    "no rank, as scripts write it": ({"RANK": "-1", "LOCAL_RANK": "-1", "WORLD_SIZE": "1"}, SINGLE),
+    "no rank, exported empty": ({"RANK": "", "LOCAL_RANK": ""}, SINGLE),
+    "batch script of 26.05: step -5": (
+        recorded("batch_script", SLURM_STEP_ID="-5", SLURM_STEPID="-5"),
+        but(SINGLE, job_id="3"),
+    ),
+    "steps by names, with nothing that is a number": (
+        recorded("srun_rank3", SLURM_STEP_ID="batch", SLURM_STEPID=""),
+        but(SINGLE, job_id="2"),
+    ),
+    "the older name says the step where the newer one is no number": (
+        recorded("srun_rank3", SLURM_STEP_ID="?"),
+        SRUN_3,
+    ),
+    "tasks and nodes of the step no numbers, those of the job are": (
+        recorded("srun_rank3", SLURM_STEP_NUM_TASKS="*", SLURM_NTASKS="4", SLURM_STEP_NUM_NODES="(null)"),
+        SRUN_3,
+    ),
+    "restart count no number: the first attempt": (recorded("srun_rank3", SLURM_RESTART_COUNT="x"), SRUN_3),
+    "restart count negative": (recorded("srun_rank3", SLURM_RESTART_COUNT="-1"), SRUN_3),
+    "tasks per node unreadable: an even split": (
+        recorded("srun_rank3", SLURM_STEP_TASKS_PER_NODE="2*2", SLURM_TASKS_PER_NODE="?"),
+        SRUN_3,
+    ),
+    "array with a task that is no number": (
+        recorded("srun_rank3", SLURM_ARRAY_JOB_ID="1", SLURM_ARRAY_TASK_ID="-2"),
+        SRUN_3,
+    ),
+    "the job's number under its old name": (recorded("srun_rank3", SLURM_JOB_ID="", SLURM_JOBID="2"), SRUN_3),
+    "numbers with spaces around": (recorded("srun_rank3", SLURM_PROCID=" 3 ", SLURM_LOCALID="1 "), SRUN_3),
+}
+# Left over from a shell, a site's profile or another launcher: no launcher that follows may believe them.
+LEFTOVERS: dict[str, dict[str, str]] = {
+    "RANK=-1": {"RANK": "-1"},
+    "LOCAL_RANK=-1": {"LOCAL_RANK": "-1"},
+    "both": {"RANK": "-1", "LOCAL_RANK": "-1", "WORLD_SIZE": "1"},
+    "empty": {"RANK": "", "LOCAL_RANK": "", "WORLD_SIZE": ""},
+    "another job's": {"RANK": "7", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"},
+    "no numbers": {"RANK": "$SLURM_PROCID", "WORLD_SIZE": "auto"},
+    "a world size": {"WORLD_SIZE": "64"},
 }
 
 
 @pytest.mark.parametrize(("environ", "expected"), TABLE.values(), ids=TABLE.keys())
 def test_reads_an_environment(environ: dict[str, str], expected: ProcessInfo) -> None:
     assert ProcessInfo.from_env(environ) == expected
+
+
+@pytest.mark.parametrize("leftovers", LEFTOVERS.values(), ids=LEFTOVERS.keys())
+def test_variables_of_a_launcher_win_over_ranks_left_in_the_environment(leftovers: dict[str, str]) -> None:
+    assert ProcessInfo.from_env(recorded("srun_rank3", **leftovers)) == SRUN_3
+    assert ProcessInfo.from_env(recorded("submitit_local_rank1", **leftovers)) == LOCAL
+    torchrun = {**recorded("srun_rank0"), **leftovers, **recorded("torchrun_rank1")}
+    assert ProcessInfo.from_env(torchrun) == but(TORCHRUN, job_id="2", host="gpu01")
+
+
+BESIDE_TASKS = {
+    "batch script": recorded("batch_script"),
+    "batch script of 26.05": recorded("batch_script", SLURM_STEP_ID="-5", SLURM_STEPID="-5"),
+    "a script that exports ranks": recorded("batch_script", RANK="0", WORLD_SIZE="4", LOCAL_RANK="x"),
+    "a script that exports a world size": recorded("batch_script", WORLD_SIZE="4"),
+    "nothing of the step is a number": recorded("batch_script", SLURM_PROCID="?", SLURM_NODEID="-1", SLURM_NTASKS=""),
+}
+
+
+@pytest.mark.parametrize("environ", BESIDE_TASKS.values(), ids=BESIDE_TASKS.keys())
+def test_what_runs_beside_the_tasks_reads_the_job_alone(environ: dict[str, str]) -> None:
+    """The last line of a batch script decides whether the run goes on; no leftover variable may end it."""
+    assert ProcessInfo.alone(environ) == but(SINGLE, job_id="3")
 
 
 def missing(name: str) -> tuple[dict[str, str], str, str]:
@@ -150,15 +221,14 @@ REFUSED = {
         "SLURM_NODEID",
         "0 to 1",
     ),
-    "a node without tasks": (recorded("srun_rank3", SLURM_NODEID="2"), "SLURM_STEP_TASKS_PER_NODE", "node rank 2"),
-    "tasks per node unreadable": (
-        recorded("srun_rank3", SLURM_STEP_TASKS_PER_NODE="2*2"),
-        "SLURM_STEP_TASKS_PER_NODE",
-        "'2*2'",
-    ),
+    "a node without tasks": (recorded("srun_rank3", SLURM_NODEID="2"), "SLURM_NODEID", "0 to 1"),
     "rank no number": (recorded("srun_rank3", SLURM_PROCID="three"), "SLURM_PROCID", "'three'"),
     "rank negative": (recorded("srun_rank3", SLURM_PROCID="-1"), "SLURM_PROCID", "'-1'"),
-    "no tasks": (recorded("srun_rank3", SLURM_STEP_NUM_TASKS="0"), "SLURM_STEP_NUM_TASKS", "from 1"),
+    "no tasks": (
+        recorded("srun_rank3", SLURM_STEP_NUM_TASKS="0", SLURM_NTASKS="0", SLURM_NPROCS="0"),
+        "SLURM_STEP_NUM_TASKS",
+        "from 1",
+    ),
     "no node list": (
         recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
         "SLURM_STEP_NODELIST",
@@ -167,7 +237,6 @@ REFUSED = {
     "node list torn": (recorded("srun_rank3", SLURM_STEP_NODELIST="gpu[01"), "gpu[01", "not closed"),
     "port no number": (recorded("srun_rank3", MASTER_PORT="any"), "MASTER_PORT", "'any'"),
     "port too high": (recorded("srun_rank3", MASTER_PORT="70000"), "MASTER_PORT", "1 to 65535"),
-    "restart count": (recorded("srun_rank3", SLURM_RESTART_COUNT="x"), "SLURM_RESTART_COUNT", "'x'"),
     "torchrun without a rank": missing("RANK"),
     "torchrun without a world size": missing("WORLD_SIZE"),
     "torchrun without a local rank": missing("LOCAL_RANK"),
