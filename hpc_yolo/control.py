@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import local_job_is_alive, machine_id, process_start
+from hpc_yolo.cluster.slurm_output import UNKNOWN
 from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.lease import Holder, last_holder
 from hpc_yolo.runs.directory import RunDirectory
@@ -144,7 +145,7 @@ def _may_live(run: RunDirectory, holder: Holder, watch_s: float) -> bool:
             raise
         except ClusterError:
             state = None
-        if state is not None and state.state != scheduler.UNKNOWN:
+        if state is not None and state.state != UNKNOWN:
             return state.is_alive
     time.sleep(watch_s)
     now = last_holder(run)

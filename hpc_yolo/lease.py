@@ -28,6 +28,7 @@ import msgspec
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.cluster.slurm_output import UNKNOWN
 from hpc_yolo.errors import ClusterError, LeaseError, RunError
 from hpc_yolo.fileio import remove_unpublished, sync_folder
 from hpc_yolo.runs.directory import RunDirectory
@@ -311,7 +312,7 @@ def _job_is_over(job_id: str) -> bool:
         state = scheduler.job_states([job_id]).get(job_id)
     except ClusterError:
         return False
-    return state is not None and state.state != scheduler.UNKNOWN and not state.is_alive
+    return state is not None and state.state != UNKNOWN and not state.is_alive
 
 
 def _numbers(folder: Path) -> list[int]:

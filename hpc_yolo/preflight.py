@@ -131,7 +131,7 @@ def slurm_warnings(spec: Spec) -> list[str]:
 def check_partition(spec: Spec, chosen: Partition) -> None:
     """Refuse what the partition `chosen` would keep queued for ever."""
     cluster = spec.cluster
-    if cluster.nodes > chosen.num_nodes:
+    if chosen.num_nodes is not None and cluster.nodes > chosen.num_nodes:
         raise ClusterError(
             f"cluster.nodes: partition {chosen.name} has {chosen.num_nodes} nodes, the spec asks for {cluster.nodes}",
             hint=f"ask for at most --nodes {chosen.num_nodes}, or for another partition",

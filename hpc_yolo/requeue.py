@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import JobRecord
+from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.errors import ClusterError, StallError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause

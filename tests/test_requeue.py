@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import JobRecord
+from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.requeue import (
     count_causes,
     decide,

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.fileio import exclusive_lock, write_atomic
 

@@ -1,7 +1,7 @@
 """The only door to Slurm's commands.
 
 Every call has a time limit, runs in the C locale and without a surrounding job's variables, and fails with Slurm's own
-words. What a command prints is read by pure functions (`parse_*`). Tests may replace the one edge to the world, `run`.
+words. `slurm_output` reads what a command prints. Tests may replace the one edge to the world, `run`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.cluster.slurm_output import (
+    SACCT_FORMAT,
+    SQUEUE_FORMAT,
+    UNKNOWN,
+    JobRecord,
+    JobState,
+    SchedulerProbe,
+    StartEstimate,
+    complaint,
+    parse_batch_command,
+    parse_earlier_states,
+    parse_job_record,
+    parse_nodes_down,
+    parse_ping,
+    parse_sacct,
+    parse_squeue,
+    parse_test_only,
+)
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
-from hpc_yolo.quantities import parse_time_s
 
 QUERY_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 2.4  # for commands at which somebody looks: they would rather have what the run directory knows
 CHANGE_TIMEOUT_S = 30.0
-UNKNOWN = "UNKNOWN"
-
-WAITING_STATES = frozenset(
-    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-)
-ACTIVE_STATES = frozenset(
-    {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}  # on nodes
-)
-
-_SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTime:.32|,TimeLeft:.24|,exit_code:.12|"
-_SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
 # Variables by which people change what the query commands select and print.
 _QUERY_PREFIXES = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_")
 _NO_ANSWER = re.compile(
     r"Unable to contact slurm controller|Connection (refused|timed out)|Socket timed out|Zero Bytes were transmitted"
-    r"|Could not establish a configuration source|Unexpected message received"
-)
-_TEST_ONLY = re.compile(
-    r"Job \d+ to start at (?P<start>\S+) using (?P<cpus>\d+) processors on nodes (?P<nodes>\S+) "
-    r"in partition (?P<partition>\S+)"
+    r"|Could not establish a configuration source|Unexpected message received|Communication connection failure"
+    r"|Message (send|receive) failure|Protocol authentication error"
 )
 
 
@@ -56,78 +59,12 @@ Run = Callable[[Sequence[str], float], Finished]
 
 
 @dataclass(frozen=True)
-class SchedulerProbe:
-    """Whether Slurm answers here, and a clause for people that says how that was found."""
-
-    available: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm says of one job.
-
-    Attributes:
-        state: Slurm's word, such as PENDING or TIMEOUT; UNKNOWN when neither squeue nor sacct knows the job.
-        reason: why it waits or how it failed, in Slurm's words; may be empty.
-        nodes: its node list, or empty.
-        start: when it started or is expected to, as YYYY-MM-DDThh:mm:ss of this machine's time zone.
-        exit_code, exit_signal: of the batch script, once it ended; None before, and where sacct is needed but silent.
-        is_stale: squeue has forgotten the job and sacct gave no answer.
-    """
-
-    job_id: str
-    state: str
-    reason: str = ""
-    nodes: str = ""
-    start: str | None = None
-    time_left_s: int | None = None
-    exit_code: int | None = None
-    exit_signal: int | None = None
-    is_stale: bool = False
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the job is in the queue and on no node."""
-        return self.state in WAITING_STATES
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the job waits or runs; an UNKNOWN one is over, for squeue names every other."""
-        return self.is_waiting or self.state in ACTIVE_STATES
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """What the controller holds of a job that is not over. `restarts`: how often it was put back into the queue."""
-
-    state: str
-    restarts: int
-    is_being_preempted: bool
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its tasks may go on; not so once it is cancelled or back in the queue."""
-        return self.state == "RUNNING"
-
-
-@dataclass(frozen=True)
 class BatchJob:
     """What sbatch was given: the script's text, its arguments, and the folder in which it starts."""
 
     script: str
     arguments: tuple[str, ...]
     folder: str
-
-
-@dataclass(frozen=True)
-class StartEstimate:
-    """Slurm's guess of `sbatch --test-only`: when, on how many CPUs, where."""
-
-    start: str
-    num_cpus: int
-    nodes: str
-    partition: str
 
 
 def run_command(words: Sequence[str], timeout_s: float) -> Finished:
@@ -151,6 +88,8 @@ def run_command(words: Sequence[str], timeout_s: float) -> Finished:
         )
     except FileNotFoundError:
         raise SchedulerUnavailable(f"Slurm's {words[0]} is not installed here") from None
+    except OSError as error:
+        raise SchedulerUnavailable(f"Slurm's {words[0]} cannot be run here: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise SchedulerUnavailable(f"{words[0]} gave no answer within {timeout_s:g} s") from None
     return Finished(done.returncode, done.stdout, done.stderr)
@@ -192,10 +131,9 @@ def estimate_start(path: Path, options: Sequence[str] = (), *, run: Run = run_co
         ClusterError: it could never start as it is; the message has Slurm's words.
     """
     answer = run(["sbatch", "--test-only", *options, str(path)], CHANGE_TIMEOUT_S)
-    estimate = parse_test_only(answer.stderr)
-    if answer.returncode != 0 or estimate is None:
+    if answer.returncode != 0:
         raise _refusal("sbatch", answer)
-    return estimate
+    return parse_test_only(answer.stderr)
 
 
 def cancel(job_ids: Iterable[str], *, run: Run = run_command) -> None:
@@ -258,10 +196,8 @@ def job_record(job_id: str, *, run: Run = run_command) -> JobRecord:
 def earlier_states(job_id: str, *, run: Run = run_command) -> list[str]:
     """How earlier starts of a job ended, in Slurm's words, oldest first; [] where there is no accounting."""
     words = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={job_id}"]
-    answer = run([*words, f"--format={_SACCT_FORMAT}"], QUERY_TIMEOUT_S)
-    lines = [line.split("|") for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
-    states = [fields[1].split()[0] for fields in lines]
-    return [state for state in states if state not in WAITING_STATES - {"REQUEUED"} and state not in ACTIVE_STATES]
+    answer = run([*words, f"--format={SACCT_FORMAT}"], QUERY_TIMEOUT_S)
+    return parse_earlier_states(answer.stdout) if answer.returncode == 0 else []
 
 
 def nodes_down(nodes: Iterable[str], *, run: Run = run_command) -> list[str]:
@@ -271,8 +207,7 @@ def nodes_down(nodes: Iterable[str], *, run: Run = run_command) -> list[str]:
         ClusterError: sinfo gave no answer, or does not know a node.
     """
     words = ["sinfo", "--noheader", "--Node", f"--nodes={','.join(sorted(nodes))}", "--format=%N|%T"]
-    states = [line.split("|") for line in _ask(words, QUERY_TIMEOUT_S, run).splitlines()]
-    return sorted({name for name, state in states if state.startswith(("down", "fail")) or state.endswith("*")})
+    return parse_nodes_down(_ask(words, QUERY_TIMEOUT_S, run))
 
 
 def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) -> None:
@@ -314,89 +249,9 @@ def shown_qos(timeout_s: float, *, run: Run = run_command) -> str:
     return _ask([*words, "format=Name,GraceTime,PreemptMode"], timeout_s, run)
 
 
-def parse_ping(stdout: str, stderr: str) -> SchedulerProbe:
-    """Read `scontrol ping`: one line a controller, each ending in UP or DOWN."""
-    if any(line.endswith("is UP") for line in stdout.splitlines()):
-        return SchedulerProbe(True, "a Slurm controller answers")
-    if "is DOWN" in stdout:
-        return SchedulerProbe(False, "the Slurm controller is down")
-    return SchedulerProbe(
-        False, f"no Slurm controller answers ({_own_words(stderr or stdout) or 'scontrol is silent'})"
-    )
-
-
-def parse_squeue(text: str) -> dict[str, JobState]:
-    """Read squeue's lines in `_SQUEUE_FORMAT`: job | state | reason | nodes | start | time left | wait status."""
-    found = {}
-    for line in text.splitlines():
-        job_id, state, reason, nodes, start, time_left, status = (field.strip() for field in line.split("|")[:7])
-        job = JobState(
-            job_id=job_id,
-            state=state,
-            reason="" if reason == "None" else reason,
-            nodes=nodes,
-            start=_time_or_none(start),
-            time_left_s=parse_slurm_time_s(time_left),
-        )
-        found[job_id] = job if job.is_alive else _with_exit(job, int(status) >> 8, int(status) & 0x7F)
-    return found
-
-
-def parse_job_record(text: str) -> JobRecord:
-    """Read `scontrol --oneliner show job`.
-
-    Raises:
-        ClusterError: there is no job in it.
-    """
-    fields = dict(word.partition("=")[::2] for word in text.split())
-    if "JobState" not in fields:
-        raise ClusterError(f"scontrol shows no job: {text.strip() or 'nothing'}")
-    return JobRecord(
-        state=fields["JobState"],
-        restarts=int(fields.get("Restarts", "0")),
-        is_being_preempted=fields.get("PreemptTime", "None") not in ("None", "Unknown"),
-    )
-
-
-def parse_sacct(text: str) -> dict[str, JobState]:
-    """Read sacct's lines in `_SACCT_FORMAT`: job | state | code:signal | nodes | start."""
-    found = {}
-    for line in text.splitlines():
-        job_id, state, exit_pair, nodes, start = line.split("|")[:5]
-        code, _, signal_number = exit_pair.partition(":")
-        job = JobState(
-            job_id=job_id,
-            state=state.split()[0],  # "CANCELLED by 1000"
-            reason=state.partition(" ")[2],
-            nodes="" if nodes == "None assigned" else nodes,
-            start=_time_or_none(start),
-        )
-        found[job_id] = job if job.is_alive else _with_exit(job, int(code), int(signal_number or 0))
-    return found
-
-
-def parse_batch_command(text: str) -> tuple[tuple[str, ...], str]:
-    """(the arguments, the folder) from `scontrol show job`, which does not tell spaces in an argument apart."""
-    fields = dict(line.strip().partition("=")[::2] for line in text.splitlines())
-    return tuple(fields.get("Command", "").split()[1:]), fields.get("WorkDir", "")
-
-
-def parse_test_only(text: str) -> StartEstimate | None:
-    """Read the sentence of `sbatch --test-only`; None where it is a refusal."""
-    match = _TEST_ONLY.search(text)
-    return match and StartEstimate(match["start"], int(match["cpus"]), match["nodes"], match["partition"])
-
-
-def parse_slurm_time_s(text: str) -> int | None:
-    """Seconds in a time that squeue or sinfo prints; None for UNLIMITED, infinite, NOT_SET and the like."""
-    if not text[:1].isdigit():
-        return None
-    return 0 if not re.search("[1-9]", text) else parse_time_s(text)
-
-
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float, run: Run) -> dict[str, JobState]:
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(job_ids)}"]
-    answer = run([*words, f"--Format={_SQUEUE_FORMAT}"], timeout_s)
+    answer = run([*words, f"--Format={SQUEUE_FORMAT}"], timeout_s)
     if answer.returncode != 0:
         if "Invalid job id specified" in answer.stderr:  # said when a single job is asked for and forgotten
             return {}
@@ -408,7 +263,7 @@ def _ask_sacct(job_ids: Sequence[str], timeout_s: float, run: Run) -> tuple[dict
     """(what accounting knows, whether it gave no answer). Sites without accounting have no working sacct."""
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(job_ids)}"]
     try:
-        answer = run([*words, f"--format={_SACCT_FORMAT}"], timeout_s)
+        answer = run([*words, f"--format={SACCT_FORMAT}"], timeout_s)
     except SchedulerUnavailable:
         return {}, True
     return (parse_sacct(answer.stdout), False) if answer.returncode == 0 else ({}, True)
@@ -419,14 +274,6 @@ def _is_covered(job_id: str, found: Iterable[str]) -> bool:
     return any(other == job_id or other.startswith(f"{job_id}_") for other in found)
 
 
-def _with_exit(job: JobState, code: int, signal_number: int) -> JobState:
-    return JobState(job.job_id, job.state, job.reason, job.nodes, job.start, None, code, signal_number)
-
-
-def _time_or_none(text: str) -> str | None:
-    return text if text[:1].isdigit() else None
-
-
 def _ask(words: Sequence[str], timeout_s: float, run: Run) -> str:
     answer = run(words, timeout_s)
     if answer.returncode != 0:
@@ -435,15 +282,9 @@ def _ask(words: Sequence[str], timeout_s: float, run: Run) -> str:
 
 
 def _refusal(command: str, answer: Finished) -> ClusterError:
-    said = _own_words(answer.stderr or answer.stdout) or f"it ended with {answer.returncode} and said nothing"
+    said = complaint(answer.stderr or answer.stdout) or f"it ended with {answer.returncode} and said nothing"
     if _NO_ANSWER.search(said):
         return SchedulerUnavailable(
             f"{command}: {said}", hint="try again when the controller is back; see scontrol ping"
         )
     return ClusterError(f"{command}: {said}")
-
-
-def _own_words(text: str) -> str:
-    """Slurm's complaints in one line, without the names of its commands and without saying a thing twice."""
-    lines = (re.sub(r"^\w+( error)?: (error: |fatal: )?", "", line.strip()) for line in text.splitlines())
-    return "; ".join(dict.fromkeys(line for line in lines if line))

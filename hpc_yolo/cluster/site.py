@@ -8,10 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.scheduler import Run, parse_slurm_time_s, run_command
+from hpc_yolo.cluster.scheduler import Run, run_command
+from hpc_yolo.cluster.slurm_output import fields_of, parse_slurm_time_s
 from hpc_yolo.errors import ClusterError
+
+Default = TypeVar("Default", int, None)
 
 ANSWER_TIMEOUT_S = 2.0
 DEFAULT_CRED_EXPIRE_S = 120
@@ -53,12 +57,13 @@ class SiteSettings:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition. `max_time_s`, `default_time_s` None: unlimited. `preempt_mode` as in `SiteSettings`."""
+    """A partition. `num_nodes`, `max_time_s`, `default_time_s` None: unlimited or not known. `preempt_mode` as in
+    `SiteSettings`."""
 
     name: str
     state: str
     is_default: bool
-    num_nodes: int
+    num_nodes: int | None
     max_time_s: int | None
     default_time_s: int | None
     grace_s: int
@@ -149,30 +154,31 @@ def parse_site_settings(text: str) -> SiteSettings:
 
 def parse_partitions(text: str) -> dict[str, Partition]:
     """Read `scontrol --oneliner show partition`: one partition a line, `Name=value` with spaces between."""
-    found = {}
-    for line in text.splitlines():
-        fields = dict(word.partition("=")[::2] for word in line.split())
-        if "PartitionName" in fields:
-            found[fields["PartitionName"]] = Partition(
-                name=fields["PartitionName"],
-                state=fields["State"],
-                is_default=fields["Default"] == "YES",
-                num_nodes=int(fields["TotalNodes"]),
-                max_time_s=parse_slurm_time_s(fields["MaxTime"]),
-                default_time_s=parse_slurm_time_s(fields["DefaultTime"]),
-                grace_s=int(fields["GraceTime"]),
-                preempt_mode=fields["PreemptMode"].upper(),
-            )
-    return found
+    lines = (fields_of(line) for line in text.splitlines())
+    return {fields["PartitionName"]: _partition(fields) for fields in lines if "PartitionName" in fields}
 
 
 def parse_qos_limits(text: str) -> dict[str, QosLimits]:
     """Read sacctmgr's lines: name | grace time | preempt mode."""
-    rows = [line.split("|") for line in text.splitlines()]
-    return {name: QosLimits(parse_slurm_time_s(grace) or 0, mode.upper()) for name, grace, mode in rows}
+    rows = [[*line.split("|"), "", ""][:3] for line in text.splitlines() if "|" in line]
+    return {name: QosLimits(parse_slurm_time_s(grace) or 0, mode.upper() or "CLUSTER") for name, grace, mode in rows}
 
 
-def _whole(text: str, otherwise: int) -> int:
+def _partition(fields: Mapping[str, str]) -> Partition:
+    """A partition's settings; what is missing or unreadable becomes what restricts a job least."""
+    return Partition(
+        name=fields["PartitionName"],
+        state=fields.get("State", "UP"),
+        is_default=fields.get("Default") == "YES",
+        num_nodes=_whole(fields.get("TotalNodes", ""), None),
+        max_time_s=parse_slurm_time_s(fields.get("MaxTime", "")),
+        default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "")),
+        grace_s=_whole(fields.get("GraceTime", ""), 0),
+        preempt_mode=fields.get("PreemptMode", "OFF").upper(),
+    )
+
+
+def _whole(text: str, otherwise: Default) -> int | Default:
     """The number that `text` begins with, such as 30 of "30 sec"."""
     match = re.match(r"\d+", text)
     return int(match[0]) if match else otherwise

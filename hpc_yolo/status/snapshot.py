@@ -16,7 +16,7 @@ import msgspec
 
 from hpc_yolo.cluster.answers import Answer, SharedAnswers, Told
 from hpc_yolo.cluster.local import local_job_is_alive
-from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.preemption import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, TrainingLeft

@@ -78,7 +78,8 @@ def start_estimate(script: str) -> str:
             estimate = scheduler.estimate_start(Path(file.name))
         except ClusterError as error:
             return f"not as it is: {error.message}"
-    return f"at {estimate.start} on {estimate.nodes}, says Slurm"
+    where = f" on {estimate.nodes}" if estimate.nodes else ""
+    return f"at {estimate.start or 'a time that is not known'}{where}, says Slurm"
 
 
 def submit(plan: Plan) -> SubmittedJob:

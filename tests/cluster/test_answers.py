@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.cluster.answers import INTERVAL_S, MAX_INTERVAL_S, SETTLED_FOR_S, SETTLES_S, SharedAnswers
-from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.errors import SchedulerUnavailable
 
 
@@ -132,7 +132,7 @@ def test_processes_that_ask_at_once_ask_once(tmp_path):
 import sys, time
 from pathlib import Path
 from hpc_yolo.cluster.answers import SharedAnswers
-from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.cluster.slurm_output import JobState
 folder = Path(sys.argv[1])
 def ask(job_ids):
     with open(folder / "asked", "a") as file:

@@ -1,4 +1,4 @@
-"""What Slurm's commands print, read into types, and their failures: recorded text first, then the real cluster."""
+"""Slurm's commands and their failures: recorded answers first, then the real cluster."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import BatchJob, Finished, JobRecord, JobState, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.scheduler import BatchJob, Finished
+from hpc_yolo.cluster.slurm_output import JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
-# Printed by Slurm 22.05.8.
 SQUEUE = """\
-7         |FAILED    |NonZeroExitCode |gpu01      |2026-11-23T11:42:20|10:00     |768 |
-9         |PENDING   |Resources       |           |2026-11-23T11:47:20|10:00     |0   |
-10_2      |PENDING   |Priority        |           |N/A                |1-00:00:00|0   |
-8         |RUNNING   |None            |gpu[01-02] |2026-11-23T11:42:20|4:57      |0   |
-12        |CANCELLED |None            |gpu[01-02] |2026-11-23T11:42:20|UNLIMITED |15  |
-13        |COMPLETING|None            |gpu01      |2026-11-23T11:42:20|0:00      |0   |
-"""
-SACCT = """\
-7|FAILED|3:0|gpu01|2026-11-23T11:42:20
-8|CANCELLED by 0|0:15|gpu[01-02]|2026-11-23T11:42:20
-9|CANCELLED by 0|0:0|None assigned|None
-10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20
+10_2      |PENDING   |Priority        |           |N/A                |1-00:00:00|0:0 |
+8         |RUNNING   |None            |gpu[01-02] |2026-11-23T11:42:20|4:57      |0:0 |
+9         |PENDING   |Resources       |           |2026-11-23T11:47:20|10:00     |0:0 |
 """
 FORGOTTEN = Finished(1, "", "slurm_load_jobs error: Invalid job id specified\n")
 NO_DATABASE = Finished(1, "", "sacct: error: Problem talking to the database: Connection refused\n")
@@ -45,56 +36,6 @@ class Recorded:
         if words[0] not in self.answers:
             raise SchedulerUnavailable(f"Slurm's {words[0]} is not installed here")
         return self.answers[words[0]]
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        JobState("7", "FAILED", "NonZeroExitCode", "gpu01", "2026-11-23T11:42:20", None, 3, 0),
-        JobState("9", "PENDING", "Resources", "", "2026-11-23T11:47:20", 600),
-        JobState("10_2", "PENDING", "Priority", "", None, 86400),
-        JobState("8", "RUNNING", "", "gpu[01-02]", "2026-11-23T11:42:20", 297),
-        JobState("12", "CANCELLED", "", "gpu[01-02]", "2026-11-23T11:42:20", None, 0, 15),
-        JobState("13", "COMPLETING", "", "gpu01", "2026-11-23T11:42:20", 0),
-    ],
-    ids=lambda job: job.state,
-)
-def test_reads_squeue(job: JobState) -> None:
-    assert scheduler.parse_squeue(SQUEUE)[job.job_id] == job
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        JobState("7", "FAILED", "", "gpu01", "2026-11-23T11:42:20", None, 3, 0),
-        JobState("8", "CANCELLED", "by 0", "gpu[01-02]", "2026-11-23T11:42:20", None, 0, 15),
-        JobState("9", "CANCELLED", "by 0", "", None, None, 0, 0),
-        JobState("10_2", "RUNNING", "", "gpu01", "2026-11-23T11:42:20"),
-    ],
-    ids=lambda job: job.job_id,
-)
-def test_reads_sacct(job: JobState) -> None:
-    assert scheduler.parse_sacct(SACCT)[job.job_id] == job
-
-
-@pytest.mark.parametrize(
-    ("state", "waits", "lives"),
-    [
-        ("PENDING", True, True),
-        ("REQUEUED", True, True),
-        ("REQUEUE_HOLD", True, True),
-        ("RUNNING", False, True),
-        ("COMPLETING", False, True),
-        ("COMPLETED", False, False),
-        ("PREEMPTED", False, False),
-        ("OUT_OF_MEMORY", False, False),
-        ("UNKNOWN", False, False),
-    ],
-)
-def test_a_state_says_whether_the_job_waits_and_lives(state: str, waits: bool, lives: bool) -> None:
-    """A submitter that takes a requeued job for dead queues a second one into the same run directory."""
-    job = JobState("1", state)
-    assert (job.is_waiting, job.is_alive) == (waits, lives)
 
 
 def test_jobs_are_asked_for_in_one_call_each() -> None:
@@ -147,33 +88,6 @@ def test_a_refusal_carries_slurms_own_words(answer: Finished, kind: type[Cluster
         scheduler.job_states(["abc"], run=Recorded(squeue=answer))
     assert type(caught.value) is kind
     assert caught.value.message == words
-
-
-@pytest.mark.parametrize(
-    ("stdout", "stderr", "expected"),
-    [
-        ("Slurmctld(primary) at head is UP\n", "", SchedulerProbe(True, "a Slurm controller answers")),
-        (
-            "Slurmctld(primary) at head1 is DOWN\nSlurmctld(backup) at head2 is UP\n",
-            "",
-            SchedulerProbe(True, "a Slurm controller answers"),
-        ),
-        ("Slurmctld(primary) at head is DOWN\n*****\n", "", SchedulerProbe(False, "the Slurm controller is down")),
-        (
-            "",
-            "scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n"
-            "scontrol: fatal: Could not establish a configuration source\n",
-            SchedulerProbe(
-                False,
-                "no Slurm controller answers (resolve_ctls_from_dns_srv: res_nsearch error: Unknown host; "
-                "Could not establish a configuration source)",
-            ),
-        ),
-        ("", "", SchedulerProbe(False, "no Slurm controller answers (scontrol is silent)")),
-    ],
-)
-def test_reads_a_ping(stdout: str, stderr: str, expected: SchedulerProbe) -> None:
-    assert scheduler.parse_ping(stdout, stderr) == expected
 
 
 def test_a_machine_without_slurm_is_told_from_one_whose_controller_is_silent(
@@ -366,25 +280,6 @@ def test_without_a_controller_the_answer_comes_in_time(
     in_slurm.wait_for_nodes()
 
 
-# What a job showed that was being preempted with grace, and one that Slurm had put back into the queue.
-SHOWN_JOB = (
-    "JobId=1 JobName=job.sh UserId=root(0) JobState={} Reason=None Dependency=(null) Requeue=1 Restarts={} BatchFlag=1 "
-    "PreemptEligibleTime=2026-11-23T20:51:14 PreemptTime={} SuspendTime=None NodeList=gpu[01-02] BatchHost=gpu01\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("RUNNING", 0, "2026-11-23T20:51:16"), JobRecord("RUNNING", 0, is_being_preempted=True)),
-        (("RUNNING", 0, "None"), JobRecord("RUNNING", 0, is_being_preempted=False)),
-        (("COMPLETING", 1, "None"), JobRecord("COMPLETING", 1, is_being_preempted=False)),
-    ],
-)
-def test_what_the_controller_holds_of_a_job_is_read(words: tuple[str, int, str], expected: JobRecord) -> None:
-    assert scheduler.parse_job_record(SHOWN_JOB.format(*words)) == expected
-
-
 def test_what_a_job_was_submitted_with_goes_for_its_successor_too() -> None:
     shown = "JobId=7 JobName=args.sh\n   Command=/home/me/args.sh spec.yaml --name a\n   WorkDir=/home/me/my data\n"
     answers = {"write": Finished(0, "#!/bin/sh\ntrue\n", ""), "show": Finished(0, shown, "")}
@@ -392,29 +287,14 @@ def test_what_a_job_was_submitted_with_goes_for_its_successor_too() -> None:
     assert job == BatchJob("#!/bin/sh\ntrue\n", ("spec.yaml", "--name", "a"), "/home/me/my data")
 
 
-def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None:
-    told = (
-        "3|PREEMPTED|0:0|gpu[01-02]|2026-11-23T20:51:43\n"
-        "3|NODE_FAIL|0:0|gpu[01-02]|2026-11-23T20:56:04\n"
-        "3|CANCELLED by 0|0:0|gpu[01-02]|2026-11-23T20:57:16\n"
-        "3|RUNNING|0:0|gpu[01-02]|2026-11-23T20:58:00\n"
-        "3|PENDING|0:0|None assigned|Unknown\n"
-    )
-    assert scheduler.earlier_states("3", run=lambda *_: Finished(0, told, "")) == [
-        "PREEMPTED",
-        "NODE_FAIL",
-        "CANCELLED",
-    ]
+def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:
     assert scheduler.earlier_states("3", run=lambda *_: Finished(1, "", "no accounting")) == []
 
 
-def test_nodes_that_are_down_or_silent_are_named() -> None:
-    shown = "gpu01|idle\ngpu01|idle\ngpu02|down*\ngpu03|mixed*\ngpu04|failing\n"
-    assert scheduler.nodes_down(["gpu01", "gpu02"], run=lambda *_: Finished(0, shown, "")) == [
-        "gpu02",
-        "gpu03",
-        "gpu04",
-    ]
+@pytest.mark.parametrize("printed", ["sbatch: Job 5 to start at 2026-11-25T18:01:57 a using 2 pro", "new words", ""])
+def test_a_start_is_possible_where_sbatch_says_so_by_its_exit_status(tmp_path: Path, printed: str) -> None:
+    """Since 25.05 the sentence is another one; a good job was called refused."""
+    scheduler.estimate_start(tmp_path / "job.sh", run=lambda *_: Finished(0, "", printed))
 
 
 def test_a_requeued_job_keeps_away_from_a_node(in_slurm: SlurmCluster) -> None:

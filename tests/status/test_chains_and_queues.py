@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster.answers import Answer, Told
-from hpc_yolo.cluster.scheduler import JobState
+from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter

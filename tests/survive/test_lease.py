@@ -17,7 +17,7 @@ import pytest
 from hpc_yolo import lease as room
 from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import UNKNOWN, JobState
+from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
 from hpc_yolo.errors import LeaseError, RunError, SchedulerUnavailable
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.lease import HeartBeat, Holder, Lease, is_gone, take_lease
