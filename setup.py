@@ -60,6 +60,7 @@ setup(
             "pycocotools>=2.0.7",  # our own metric is held to it
             "pytest>=8.0",
             "pytest-cov>=5.0",  # the floor of 95 % under spec, cluster, sbatch and runs
+            "pillow>=11.3",  # writes image files of kinds that OpenCV does not
             "hypothesis>=6.100",  # specs that nobody would write by hand
             "jsonschema>=4.20",  # checks the schema that editors use
             "mypy>=1.11",

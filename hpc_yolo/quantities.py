@@ -1,4 +1,4 @@
-"""Times and amounts of memory as people write them, to seconds and bytes, and back.
+"""Times and amounts of memory as people write them, to seconds and bytes, and back; numbers with their nouns.
 
 Times follow sbatch: "90" is minutes, "mm:ss", "hh:mm:ss", "d-hh", "d-hh:mm", "d-hh:mm:ss". Memory follows sbatch too: a
 number with K, M, G or T (powers of 1024), M when no unit is given.
@@ -13,6 +13,11 @@ _TIME = re.compile(
 )
 _MEMORY = re.compile(r"(?P<number>\d{1,15})(?:(?P<unit>[KMGT])B?)?", re.IGNORECASE | re.ASCII)
 _MEMORY_BYTES = {"K": 1024, "": 1024**2, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2 images", "0 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def parse_time_s(text: str) -> int:

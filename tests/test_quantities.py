@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_yolo.quantities import format_mem, format_time, parse_mem_bytes, parse_time_s
+from hpc_yolo.quantities import counted, format_mem, format_time, parse_mem_bytes, parse_time_s
 
 QUICK = settings(deadline=None, database=None, derandomize=True)
 MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
@@ -102,3 +102,8 @@ def test_memory_is_printed_in_the_largest_whole_unit_and_never_less(size, text):
 @given(size=st.integers(1, 10**14).map(lambda size: size * 1024))
 def test_printed_memory_is_read_back_as_the_same(size):
     assert parse_mem_bytes(format_mem(size)) == size
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1200, "1200 images")])
+def test_a_number_stands_with_the_right_form_of_its_noun(number, text):
+    assert counted(number, "image") == text

@@ -6,29 +6,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from hpc_yolo.data.decode import Pixels as Pixels
+from hpc_yolo.data.decode import decode_image, describe_content
 from hpc_yolo.errors import DataError
-
-Pixels = npt.NDArray[np.uint8]
 
 GREY = (114, 114, 114)
 
 
 def read_image(path: str) -> Pixels:
-    """The pixels of a picture.
+    """Return the pixels of an image; of a JPEG that is cut off, the part that is there.
 
     Raises:
-        DataError: it cannot be read any more.
+        DataError: it cannot be read or decoded.
     """
     try:
-        content = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    pixels = decode_image(content)
     if pixels is None:
-        raise DataError(f"{path}: cannot be decoded any more, and could when the dataset was scanned")
-    return np.asarray(pixels, dtype=np.uint8)
+        raise DataError(f"{path}: cannot be decoded: {describe_content(content)}")
+    return pixels
 
 
 def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:

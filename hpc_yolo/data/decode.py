@@ -1,0 +1,123 @@
+"""Decoding image files. The content decides the format, never the suffix, and a JPEG is judged by what its decoder
+reads: bytes after the end mark are no damage, and a missing end mark alone is none either."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+START_OF_JPEG = b"\xff\xd8"
+START_OF_SCAN = 0xDA
+FILL_BYTE = 0xFF
+END_OF_JPEG = b"\xff\xd9"
+PADDING = b"\x00\xff"
+PROBE_BYTES = 1 << 16
+
+# (offset, first bytes there, name of the format)
+FORMATS = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
+    (4, b"ftyp", "a video (MP4)"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file with: git lfs pull"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML"),
+)
+HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
+
+
+def decode_image(content: bytes) -> Pixels | None:
+    """Return the pixels, BGR (H, W, 3), or None where nothing can be decoded.
+
+    Of a JPEG that is cut off, the part that is there is returned; see `is_cut_off`.
+    """
+    # Without an end mark versions of OpenCV return nothing, or lose the last pixels.
+    return _imdecode(content + END_OF_JPEG if lacks_end_mark(content) else content)
+
+
+def lacks_end_mark(content: bytes) -> bool:
+    """Return whether `content` is a JPEG without an end mark of its own; one of an embedded thumbnail is not."""
+    if not content.startswith(START_OF_JPEG) or content.endswith(END_OF_JPEG):
+        return False
+    return content.find(END_OF_JPEG, _first_scan(content)) < 0
+
+
+def is_cut_off(content: bytes, pixels: Pixels) -> bool:
+    """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels`.
+
+    Other bytes in place of the padding change nothing if all image data is there, and are taken for image data if not.
+    """
+    probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG)
+    return probed is None or not np.array_equal(probed, pixels)
+
+
+def describe_content(content: bytes) -> str:
+    """Return what the bytes of a file that cannot be decoded look like, with their number, for messages."""
+    if not content:
+        return "an empty file"
+    size = f"{len(content)} bytes"
+    if not content.strip(b"\x00"):
+        return f"nothing but zeros, {size}"
+    if content.lstrip().lower().startswith(HTML_STARTS):
+        return f"an HTML page, {size}"
+    for offset, start, name in FORMATS:
+        if content.startswith(start, offset):
+            return f"{name}, {size}"
+    return f"{'text' if _is_text(content) else 'no image format that is known'}, {size}"
+
+
+def _imdecode(content: bytes) -> Pixels | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # nothing in it, or more pixels than OpenCV allows
+        return None
+    if pixels is not None and pixels.ndim == 2:  # a grey float map, in spite of IMREAD_COLOR
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+
+
+def _first_scan(jpeg: bytes) -> int:
+    """Return the offset of the first scan of a JPEG, behind its header segments, or of the first byte that is none."""
+    position = len(START_OF_JPEG)
+    while position + 4 <= len(jpeg) and jpeg[position] == FILL_BYTE and jpeg[position + 1] != START_OF_SCAN:
+        if jpeg[position + 1] == FILL_BYTE:
+            position += 1
+        else:
+            position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    return position
+
+
+@functools.cache
+def _probe() -> bytes:
+    """Return bytes that a decoder takes for image data: any but the one that begins a marker."""
+    return np.random.default_rng(0).integers(0, FILL_BYTE, PROBE_BYTES, dtype=np.uint8).tobytes()
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return content[:1024].decode("utf-8", errors="strict" if len(content) <= 1024 else "ignore").isprintable()
+    except UnicodeDecodeError:
+        return False
