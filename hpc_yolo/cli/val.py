@@ -11,6 +11,7 @@ from hpc_yolo.cli.figures import print_report, print_study
 from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.prefixes import GuideCommand
 from hpc_yolo.errors import SpecError
+from hpc_yolo.resources import shipped_dataset
 
 if TYPE_CHECKING:
     from hpc_yolo.evaluation.evaluator import EvaluationSettings
@@ -26,7 +27,11 @@ POSITIVE = click.IntRange(1)
 @click.command(cls=GuideCommand)
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--weights", metavar="FILE", help="A .safetensors or .pt file, a published name, or a run directory.")
-@click.option("--data", type=click.Path(path_type=Path), help="The dataset YAML; that of the run unless said.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The dataset YAML, a file or a shipped name; that of the run unless given.",
+)
 @click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Pictures of a batch.")
 @click.option(
     "--imgsz", "--img", "--img-size", type=POSITIVE, help="Longer side in pixels; as trained, or 640, unless said."
@@ -78,6 +83,8 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
     if options["save_conf"] and not options["save_txt"]:
         raise click.UsageError("--save-conf adds a column to what --save-txt writes; give both")
     named = find_weights(run, weights)
+    if data is not None and not data.is_file():
+        data = shipped_dataset(str(data)) or data
     if (data := data or named.data) is None:
         raise SpecError("--data is missing", hint=f"the dataset YAML that {named.weights} is tried on")
     subject = _prepare(named, data, options)

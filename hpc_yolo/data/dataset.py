@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from hpc_yolo.errors import DataError
+from hpc_yolo.resources import dataset_names, shipped_dataset
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
@@ -134,7 +135,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)
     except FileNotFoundError:
-        raise DataError(f"data: there is no dataset {path}", hint=EXAMPLE) from None
+        shipped = ", ".join(dataset_names())
+        raise DataError(
+            f"data: there is no dataset {path}, and none of that name is shipped (shipped: {shipped})", hint=EXAMPLE
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data: {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -160,7 +164,9 @@ def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -
     for path in paths:
         if not path.exists():
             hint = EXAMPLE
-            if "download" in content:
+            if shipped_dataset(source.name) == source and source.stem != "shapes":
+                hint = f"put the dataset at {root}, or copy {source}, set path: in the copy and use the copy"
+            elif "download" in content:
                 hint = f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
             raise DataError(f"{source}: {name}: {path} is not there", hint=hint)
     return paths

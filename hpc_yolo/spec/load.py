@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from hpc_yolo.errors import SpecError
+from hpc_yolo.resources import shipped_dataset
 from hpc_yolo.spec import rules
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
 from hpc_yolo.spec.parse import Mapping, Node, control_characters, parse_yaml, read_yaml
@@ -32,7 +33,7 @@ def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
     """The spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
 
     A relative path to data, weights, a model or hyperparameters is looked for beside the spec and then in the working
-    directory; `output` is relative to the working directory.
+    directory, a dataset then by name among the shipped ones; `output` is relative to the working directory.
 
     Raises:
         SpecError: with all that is wrong.
@@ -145,9 +146,16 @@ def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
         model=model,
         weights=weights,
         train=train,
-        data=_absolute(spec.data, folder),
+        data=_dataset_path(spec.data, folder),
         output=str(Path(spec.output).absolute()),
     )
+
+
+def _dataset_path(written: str, folder: Path) -> str:
+    """Return the absolute path of a dataset YAML: beside the spec, in the working directory, or a shipped one."""
+    path = _absolute(written, folder)
+    shipped = None if os.path.isfile(path) else shipped_dataset(written)  # noqa: PTH113, it takes any text
+    return path if shipped is None else str(shipped)
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -197,7 +197,7 @@ class Spec(Section, frozen=True, kw_only=True):
         str,
         Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the network of the weights."),
     ] = ""
-    data: Annotated[str, Meta(description="Dataset YAML: path, train, val, names.")]
+    data: Annotated[str, Meta(description="Dataset YAML (path, train, val, names): a file, or a name in configs/data.")]
     weights: Annotated[
         str,
         Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
