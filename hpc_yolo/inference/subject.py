@@ -72,7 +72,7 @@ def find_named(path: Path) -> Named:
         if not found:
             raise CheckpointError(f"{path}: has no checkpoint yet", hint=f"how it stands: hpc-yolo follow {path}")
         weights = found[0]
-    if not run.exists:
+    if not run.holds_checkpoint(weights):
         return Named(weights)
     spec = load_spec(run.spec)
     return Named(weights, Path(spec.data), spec.train.imgsz, spec.train.single_cls)

@@ -28,6 +28,8 @@ from pathlib import Path
 
 from hpc_yolo.errors import RunError
 
+ORIGIN_KEY = b'"hpc_yolo"'  # in origin.json
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -137,11 +139,19 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here, as far as this person may see."""
+        """Whether a run was started here, as far as this person may see.
+
+        Other directories hold a spec.yaml too: a person's own specs lie beside data and weights. Only a run directory
+        has leases, or an origin.json that names this package; the oldest runs have the latter alone.
+        """
         try:
-            return self.spec.is_file()
+            return self.spec.is_file() and (self.leases.is_dir() or ORIGIN_KEY in self.origin.read_bytes())
         except OSError:
             return False
+
+    def holds_checkpoint(self, path: Path) -> bool:
+        """Return True if `path` is a file in the checkpoints of this run."""
+        return path.absolute().parent == self.checkpoints.absolute() and self.exists
 
     def create(self) -> None:
         """Make the folders, private to their owner; harmless where they exist.

@@ -88,10 +88,11 @@ def newest_run(folder: Path) -> RunDirectory:
     Raises:
         RunError: there is none.
     """
-    saved = [(path.stat().st_mtime, path) for path in folder.glob("**/checkpoints/last.safetensors")]
+    runs = [RunDirectory(path.parent.parent) for path in folder.glob("**/checkpoints/last.safetensors")]
+    saved = [(run.last.stat().st_mtime, run.path) for run in runs if run.exists]
     if not saved:
         raise RunError(f"--resume: no run below {folder.absolute()} has a checkpoint", hint="name one: --resume RUN")
-    return RunDirectory(max(saved)[1].parent.parent)
+    return RunDirectory(max(saved)[1])
 
 
 def _run_around(path: Path) -> RunDirectory:

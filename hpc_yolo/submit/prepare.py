@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -41,12 +42,17 @@ def prepare_run(run: RunDirectory, spec: Spec) -> None:
 
 
 def require_same_training(run: RunDirectory, spec: Spec) -> None:
-    """Refuse a spec that would go on with a run that learns something else.
+    """Refuse a spec that would go on with a run that learns something else, or write over a spec that is no run's.
 
     Raises:
         RunError: naming the fields that differ.
     """
     if not run.exists:
+        if os.path.lexists(run.spec):
+            raise RunError(
+                f"{run.path} holds a spec.yaml and is no run directory; that file would be written over",
+                hint="give the run another name with --set name=NAME, or another place with --set output=DIR",
+            )
         return
     before, now = learned_fields(load_spec(run.spec)), learned_fields(spec)
     changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))

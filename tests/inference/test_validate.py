@@ -21,7 +21,7 @@ from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.inference.folders import results_folder
-from hpc_yolo.inference.subject import find_named, prepare_subject
+from hpc_yolo.inference.subject import Named, find_named, prepare_subject
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.plots.confusion import write_confusion_chart
@@ -186,6 +186,20 @@ def test_a_run_is_evaluated_on_its_own_data_with_its_own_size(weights, data, tmp
         report = json.loads(run_val(named, "--json", folder=tmp_path).stdout)
         assert (report["data"], report["imgsz"], report["weights"]) == (str(data), 64, str(run.best))
     assert json.loads(run_val(run.path, "--img", 128, "--json", folder=tmp_path).stdout)["imgsz"] == 128
+
+
+@pytest.mark.parametrize("folder", ["weights", "checkpoints"])
+def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(folder, weights, data, tmp_path):
+    """A spec.yaml above the weights makes no run: it may describe anything."""
+    (tmp_path / "spec.yaml").write_text(f"name: x\nmodel: yolov5n\ndata: {data}\ntrain: {{imgsz: 640}}\n")
+    path = tmp_path / folder / "best.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(weights.read_bytes())
+    assert find_named(path) == Named(path)
+    report = json.loads(run_val("--weights", path, "--data", data, "--json", folder=tmp_path).stdout)
+    assert report["imgsz"] == 96
+    result = run_val("--weights", path, folder=tmp_path)
+    assert "--data is missing" in str(result.exception)
 
 
 def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, data, tmp_path):

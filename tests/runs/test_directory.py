@@ -1,0 +1,85 @@
+"""Run directories are recognised by what only they have; a person's own directory with a spec.yaml is none."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.control import remove_run
+from hpc_yolo.errors import RunError
+from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.runs.index import find_run
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.submit.guide import newest_run, resumed_spec
+from hpc_yolo.submit.prepare import prepare_run
+
+SPEC = "name: project\nmodel: yolov5n\ndata: data.yaml\ntrain: {imgsz: 640, epochs: 3}\n"
+OURS = json.dumps({"hpc_yolo": "0.1.0", "command": "hpc-yolo submit spec.yaml"})
+LAYOUTS = [
+    ("a spec beside weights", {"spec.yaml": SPEC, "weights/best.safetensors": ""}, False),
+    ("a spec beside checkpoints", {"spec.yaml": SPEC, "checkpoints/last.safetensors": ""}, False),
+    ("a spec beside jobs", {"spec.yaml": SPEC, "jobs/1.log": "", "checkpoints/best.safetensors": ""}, False),
+    ("another program's origin", {"spec.yaml": SPEC, "origin.json": '{"url": "https://example.org"}'}, False),
+    ("a journal", {"spec.yaml": SPEC, "journal.jsonl": "{}\n"}, False),
+    ("no spec", {"leases/1": "", "origin.json": OURS}, False),
+    ("a spec that is a directory", {"spec.yaml/x": "", "origin.json": OURS}, False),
+    ("the oldest runs", {"spec.yaml": SPEC, "origin.json": OURS, "checkpoints/last.safetensors": ""}, True),
+    ("a run without its origin", {"spec.yaml": SPEC, "leases/1": "", "checkpoints/last.safetensors": ""}, True),
+]
+
+
+def lay_out(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(("files", "is_run"), [row[1:] for row in LAYOUTS], ids=[row[0] for row in LAYOUTS])
+def test_a_run_directory_is_recognised_by_what_only_it_has(files, is_run, tmp_path):
+    folder = lay_out(tmp_path / "found", files)
+    assert RunDirectory(folder).exists is is_run
+    assert find_runs(tmp_path) == ([RunDirectory(folder)] if is_run else [])
+
+
+def test_a_prepared_run_is_recognised_before_its_first_attempt(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    prepare_run(run, Spec(name="run", model="yolov5n", data="data.yaml"))
+    assert run.exists
+
+
+@pytest.fixture
+def project(tmp_path):
+    return lay_out(tmp_path / "project", {"spec.yaml": SPEC, "checkpoints/last.safetensors": "", "data.yaml": ""})
+
+
+def test_a_project_is_never_removed_or_resumed_as_a_run(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for refuse in (
+        lambda: remove_run(RunDirectory(project)),
+        lambda: find_run(str(project), []),
+        lambda: newest_run(tmp_path),
+        lambda: resumed_spec(str(project / "checkpoints" / "last.safetensors"), []),
+    ):
+        with pytest.raises(RunError):
+            refuse()
+    result = CliRunner().invoke(cli, ["rm", str(project), "--yes"])
+    assert isinstance(result.exception, RunError) and (project / "data.yaml").exists()
+
+
+def test_a_run_is_not_written_over_a_persons_own_spec(project):
+    spec = Spec(name="project", model="yolov5n", data="data.yaml")
+    with pytest.raises(RunError, match=r"holds a spec\.yaml and is no run directory"):
+        prepare_run(RunDirectory(project), spec)
+    assert (project / "spec.yaml").read_text() == SPEC
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("checkpoints/best.safetensors", True), ("exports/best.safetensors", False), ("best.safetensors", False)],
+)
+def test_only_files_among_its_checkpoints_are_a_runs_own(path, expected, tmp_path):
+    run = RunDirectory(lay_out(tmp_path / "run", {"spec.yaml": SPEC, "leases/1": "", path: ""}))
+    assert run.holds_checkpoint(run.path / path) is expected
