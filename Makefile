@@ -1,10 +1,11 @@
-# `make demo` and `make test` do everything on a fresh machine; see README.md.
+# `make demo`, `make test` and `make test-slurm` do everything on a fresh machine; see README.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 500
+TESTS ?= tests
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test test-slurm soak lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo data synth datasets/shapes
@@ -17,6 +18,11 @@ test: $(VENV)/.installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*,hpc_yolo/sbatch.py'
+
+# SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
+test-slurm: $(VENV)/.installed-for-tests
+	@$(BIN)/python tests/cluster/slurm_root.py "$(SLURM)" \
+		$(BIN)/pytest -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
 
 soak: $(VENV)/.installed-for-tests
 	sh tests/cluster/install_packages.sh

@@ -66,6 +66,9 @@ def test_every_dependency_has_a_lower_bound_and_a_reason():
         assert len(reason.split()) >= 3, line
 
 
-def test_continuous_integration_runs_the_test_command_of_the_readme():
-    assert "make test" in (ROOT / "README.md").read_text()
-    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+def test_continuous_integration_runs_the_test_commands_of_the_readme():
+    readme = (ROOT / "README.md").read_text().partition("## Test it")[2].partition("```sh\n")[2].partition("```")[0]
+    commands = [line.partition("#")[0].strip() for line in readme.splitlines()]
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in script if line.startswith("make ")] == commands
+    assert script[-2:] == commands == ["make test", "make test-slurm SLURM=26.05 QUICK=1"]

@@ -27,7 +27,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from slurm_daemons import POLL_S, START_TIMEOUT_S, SYSTEM_PATH, kill_all, wait_until
+from slurm_daemons import POLL_S, START_TIMEOUT_S, SYSTEM_PATH, installed_version, kill_all, wait_until
 
 PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
@@ -52,10 +52,21 @@ def unavailable_reason() -> str | None:
 class SlurmCluster:
     """The tests' side: starts a supervisor, talks to it, and runs Slurm's commands against its cluster."""
 
-    def __init__(self, num_nodes: int = 2, folder: Path | None = None) -> None:
+    def __init__(
+        self, num_nodes: int = 2, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings` are lines of slurm.conf: they replace those of the same name and are added to the others."""
+        self.settings = dict(settings or {})
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
         self.folder = folder or Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         self._supervisor: subprocess.Popen[str] | None = None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The generation of this cluster's Slurm, such as (26, 5)."""
+        version = installed_version()
+        assert version is not None
+        return version
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,7 +80,7 @@ class SlurmCluster:
     def start(self) -> None:
         """Bring everything up and wait until all nodes are idle."""
         sweep_dead_clusters()
-        words = [sys.executable, str(SUPERVISOR), str(self.folder), str(len(self.nodes))]
+        words = [sys.executable, str(SUPERVISOR), str(self.folder), str(len(self.nodes)), json.dumps(self.settings)]
         self._supervisor = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -239,7 +250,7 @@ def up(folder: Path, num_nodes: int) -> None:
     """Bring up a cluster that outlives this command; prints what to type to use it."""
     sweep_dead_clusters()
     folder.mkdir(parents=True, exist_ok=False)
-    words = [sys.executable, str(SUPERVISOR), str(folder), str(num_nodes), "detached"]
+    words = [sys.executable, str(SUPERVISOR), str(folder), str(num_nodes), "{}", "detached"]
     with (folder / "supervisor.out").open("w") as errors:  # not ours: who waits for our end must not wait for its
         supervisor = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True

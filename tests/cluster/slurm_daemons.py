@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_TIMEOUT_S = 60.0
@@ -29,6 +30,8 @@ POLL_S = 0.05
 REAP_S = 0.5
 PR_SET_CHILD_SUBREAPER = 36
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Older ones refuse the setting; newer ones warn of the cgroup/v1 that they find without it.
+CGROUPS_CAN_BE_DISABLED = (24, 11)
 
 SLURM_CONF = """\
 ClusterName=test
@@ -67,7 +70,7 @@ JobRequeue=1
 ReturnToService=2
 KillWait=5
 SlurmdTimeout=30
-UnkillableStepTimeout=30
+UnkillableStepTimeout=60
 MailProg=/bin/true
 {nodes}
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=1:00:00 DefaultTime=10 PriorityTier=5 PreemptMode=OFF State=UP
@@ -104,8 +107,8 @@ GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
 class Daemons:
     """The supervisor's side: configuration files, daemons in the order of their start, and their end."""
 
-    def __init__(self, folder: Path, num_nodes: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, num_nodes: int, settings: Mapping[str, str]) -> None:
+        self.folder, self.settings = folder, settings
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C", "SLURM_CONF": f"{folder}/slurm.conf"}
@@ -125,9 +128,13 @@ class Daemons:
             NODE_LINE.format(name=name, address=addresses[name], port=port, cpus=8, gpus=4)
             for name, port in zip(self.nodes, self.node_ports, strict=True)
         )
-        (folder / "slurm.conf").write_text(SLURM_CONF.format(nodes=nodes, **places, **ports))
+        (folder / "slurm.conf").write_text(
+            with_settings(SLURM_CONF.format(nodes=nodes, **places, **ports), self.settings)
+        )
         write_private(folder / "slurmdbd.conf", SLURMDBD_CONF.format(**places, **ports).encode())
         (folder / "init.sql").write_text(INIT_SQL.format(password=password))
+        if (installed_version() or (0, 0)) >= CGROUPS_CAN_BE_DISABLED:
+            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         for number in range(4):
             # Slurm counts and names only character devices; these are as good as /dev/null.
             os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -252,6 +259,7 @@ class Daemons:
                 *(
                     "--innodb-buffer-pool-size=64M",
                     "--innodb-flush-log-at-trx-commit=0",
+                    "--loose-innodb-snapshot-isolation=OFF",
                     f"--init-file={folder}/init.sql",
                 ),
             ],
@@ -286,7 +294,13 @@ class Daemons:
         return done.stdout
 
 
-def serve(folder: Path, num_nodes: int, *, detached: bool) -> None:
+def with_settings(conf: str, settings: Mapping[str, str]) -> str:
+    """Return the text of a slurm.conf with settings replaced, or put before the rest where it does not have them."""
+    kept = [line for line in conf.splitlines() if line.partition("=")[0] not in settings]
+    return "".join(f"{line}\n" for line in (*(f"{name}={value}" for name, value in settings.items()), *kept))
+
+
+def serve(folder: Path, num_nodes: int, settings: Mapping[str, str], *, detached: bool) -> None:
     """Be the supervisor: start everything, carry out requests, and leave nothing behind."""
     # Orphans below this process become its children, so that its end is the end of all of them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -296,7 +310,7 @@ def serve(folder: Path, num_nodes: int, *, detached: bool) -> None:
     # Never there without its content: another session would take this cluster for a dead one.
     (folder / "supervisor.new").write_text(str(os.getpid()))
     (folder / "supervisor.new").replace(folder / "supervisor.pid")
-    daemons = Daemons(folder, num_nodes)
+    daemons = Daemons(folder, num_nodes, settings)
     actions: dict[str, Callable[..., None]] = {"start": daemons.start, "stop": daemons.stop, "lose": daemons.lose}
     try:
         answer(daemons.start_all)
@@ -327,6 +341,16 @@ def answer(action: Callable[[], object]) -> None:
         print("ok", flush=True)
     except Exception as error:
         print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)
+
+
+def installed_version() -> tuple[int, int] | None:
+    """Return the generation of the installed Slurm, such as (22, 5); None where there is none."""
+    program = shutil.which("slurmctld", path=SYSTEM_PATH)
+    if program is None:
+        return None
+    shown = subprocess.run([program, "-V"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", shown)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def free_ports(num_ports: int) -> list[int]:
@@ -401,4 +425,4 @@ def wait_until(
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]), detached=sys.argv[3:] == ["detached"])
+    serve(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), detached=sys.argv[4:] == ["detached"])

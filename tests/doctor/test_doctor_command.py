@@ -51,6 +51,7 @@ def report_of(*words):
     return result.exit_code, json.loads(result.stdout)
 
 
+@pytest.mark.slurm_quick("doctor")
 @pytest.mark.usefixtures("in_slurm")
 def test_on_the_real_cluster_it_tells_the_seconds_of_a_preempted_job(spec_path, saved_run):
     code, report = report_of()

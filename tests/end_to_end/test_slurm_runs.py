@@ -34,6 +34,7 @@ def assert_finished_on_both_nodes(events) -> None:
     assert any(isinstance(event, Evaluated) for event in events)
 
 
+@pytest.mark.slurm_quick("submit")
 def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
     in_slurm, write_spec, hpc_yolo, events_of, tmp_path
 ):
@@ -132,6 +133,7 @@ def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec
     assert (facts["state"], facts["step"]) == ("stopped", last.step)
 
 
+@pytest.mark.slurm_quick("cancel")
 def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("cancelled", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)

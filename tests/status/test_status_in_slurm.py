@@ -42,6 +42,7 @@ def count_calls(folder: Path, monkeypatch) -> Path:
     return counted
 
 
+@pytest.mark.slurm_quick("status")
 def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_slurm, tmp_path, monkeypatch):
     root = tmp_path / "runs"
     jobs = {"waits": queue(tmp_path, "waits", "--begin=now+1hour"), "runs": queue(tmp_path, "runs")}

@@ -129,7 +129,7 @@ def bring_back(cluster, job_id: str, node: str) -> None:
 
 
 INTERRUPTIONS = [
-    (preempt, Cause.PREEMPTED),
+    pytest.param(preempt, Cause.PREEMPTED, marks=pytest.mark.slurm_quick("preempt and resume")),
     (kill_last_rank, Cause.KILLED),
     *(
         pytest.param(interrupt, cause, marks=pytest.mark.soak)
@@ -207,6 +207,7 @@ def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
     return {submission.job_id: cluster.job_state(submission.job_id) for submission in all_submissions(run)}
 
 
+@pytest.mark.slurm_quick("chain")
 def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
     submitted, in_slurm, events_of, undisturbed, hpc_yolo, tmp_path
 ):
