@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingPictures
 from hpc_yolo.data.polygons import Outlines
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.schema import Hyperparameters
 

@@ -19,7 +19,7 @@ import torch
 from hpc_yolo.batches import TrainingBatch
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import scan_split
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import choose_device, connected, make_deterministic
 from hpc_yolo.engine.build import build_parts

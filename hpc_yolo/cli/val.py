@@ -119,6 +119,7 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
             single_cls=options["single_cls"] or named.single_cls,
             tell=_tell,
             on_progress=on_progress,
+            needs_labels=not (options["save_json"] or options["save_txt"]),
         )
 
 

@@ -121,16 +121,6 @@ def _refuse_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
-def label_path(image: Path) -> Path:
-    """Where the labels of `image` are: the last folder named images becomes labels, the suffix .txt."""
-    parts = list(image.with_suffix(".txt").parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)

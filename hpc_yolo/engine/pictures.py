@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader, memory_needed_bytes
 from hpc_yolo.data.memory import available_bytes
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised

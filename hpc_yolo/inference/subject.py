@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hpc_yolo.data.dataset import Dataset, load_dataset
-from hpc_yolo.data.labels import ImageIndex, scan_split
+from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.errors import CheckpointError, SpecError
 from hpc_yolo.inference.device import choose_device
 from hpc_yolo.models import Detector
@@ -89,6 +90,7 @@ def prepare_subject(
     single_cls: bool,
     tell: Callable[[str], None],
     on_progress: Callable[[int, int], None],
+    needs_labels: bool = True,
 ) -> Subject:
     """Read the network, folded for inference, and the labels of a split.
 
@@ -96,6 +98,7 @@ def prepare_subject(
         augment: let it see every picture in several views.
         tell: takes what a person should know.
         on_progress: told (pictures read, all pictures).
+        needs_labels: refuse a split without labels, since all metrics of it are 0.
 
     Raises:
         CheckpointError: the weights cannot be read, or are for another number of classes.
@@ -110,9 +113,11 @@ def prepare_subject(
     _require_same_classes(file, dataset, tell)
     model = fused(build_detector(file)).to(chosen, torch.float16 if half else torch.float32)
     model = model.to(memory_format=torch.channels_last)
-    index = scan_split(dataset, split, on_progress)
+    index = scan_split(dataset, split, on_progress, needs_labels=needs_labels)
     for message in (*dataset.messages, *index.messages):
         tell(message)
+    if not index.has_labels:
+        tell(f"{split}: no image has labels, so all metrics are 0; detections are written")
     network = Augmented(model) if augment else model
     return Subject(file, network.eval(), model.picture_stride, chosen, dataset, split, index)
 

@@ -1,6 +1,7 @@
 """What people's datasets are like: damaged or shared caches, names that YAML would change, pictures of odd form."""
 
 import io
+import json
 import os
 import shutil
 import struct
@@ -11,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from hpc_yolo.data import labels as labels_module
+from hpc_yolo.data import scan as scan_module
+from hpc_yolo.data import scan_cache as cache_module
 from hpc_yolo.data.dataset import list_images, load_dataset
-from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.errors import DataError
 from hpc_yolo.spec.schema import Hyperparameters
@@ -39,8 +41,8 @@ def as_plain(index) -> tuple:
 
 
 def count_decodes(monkeypatch) -> list[Path]:
-    decoded, real = [], labels_module._image_shape
-    monkeypatch.setattr(labels_module, "_image_shape", lambda image: decoded.append(image) or real(image))
+    decoded, real = [], scan_module._image_shape
+    monkeypatch.setattr(scan_module, "_image_shape", lambda image: decoded.append(image) or real(image))
     return decoded
 
 
@@ -78,10 +80,12 @@ def test_no_flipped_byte_of_a_cache_stops_a_run_or_changes_a_label(folder):
     dataset = load_dataset(folder / "d.yaml")
     expected = as_plain(scan_split(dataset, "train"))
     (cache,) = (folder / "labels").glob(".*.npz")
-    whole, key = cache.read_bytes(), labels_module._cache_key(list_images(dataset.train), 2)
+    whole = cache.read_bytes()
+    with np.load(cache) as arrays:
+        key = json.loads(arrays["header"].tobytes())["key"]
     for position in range(len(whole)):
         cache.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
-        found = labels_module._read_cache(cache, key)
+        found = cache_module._read_cache(cache, key)
         assert found is None or as_plain(found) == expected
 
 

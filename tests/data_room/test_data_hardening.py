@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_yolo.data import augment
-from hpc_yolo.data import labels as labels_module
+from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import list_images, load_dataset
-from hpc_yolo.data.labels import ImageIndex, read_labels, scan_split
+from hpc_yolo.data.label_rows import read_labels
+from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.evaluator import to_original_pixels
@@ -60,7 +62,7 @@ def test_pictures_with_names_of_an_old_code_page_are_read_and_cached(folder, mon
     dataset = load_dataset(folder / "dataset.yaml")
     first = scan_split(dataset, "train")
     assert (first.num_images, first.num_corrupt, first.num_backgrounds) == (4, 0, 0)
-    monkeypatch.setattr(labels_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
+    monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
     assert scan_split(dataset, "train").paths == first.paths
     hyp = Hyperparameters()
     options = {"imgsz": 64, "batch": 4, "rank": 0, "world_size": 1, "workers": 0}

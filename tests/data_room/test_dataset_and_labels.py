@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from hpc_yolo.data import labels as labels_module
-from hpc_yolo.data.dataset import label_path, list_images, load_dataset
-from hpc_yolo.data.labels import read_labels, scan_split
+from hpc_yolo.data import scan as scan_module
+from hpc_yolo.data.dataset import list_images, load_dataset
+from hpc_yolo.data.label_files import label_path
+from hpc_yolo.data.label_rows import read_labels
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.errors import DataError
 
 
@@ -107,7 +109,7 @@ def test_the_last_folder_named_images_becomes_labels():
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 columns"),
         ("0 nan 0.5 0.1 0.1", "not finite"),
         ("0 inf 0.5 0.1 0.1", "not finite"),
-        ("0 1.7 0.5 0.1 0.1", "coordinate 1.7; coordinates are shares of the picture, 0 to 1"),
+        ("0 1.7 0.5 0.1 0.1", "coordinate 1.7; coordinates are fractions of the image, 0 to 1"),
         ("0 0.5 -0.5 0.1 0.1", "coordinate -0.5"),
         ("cat 0.5 0.5 0.1 0.1", "not a number"),
     ],
@@ -140,7 +142,7 @@ def test_what_is_wrong_is_left_out_and_counted_and_the_rest_is_used(make_set):
     assert (index.num_backgrounds, index.num_corrupt) == (2, 4)
     assert index.shapes_hw.tolist() == [[40, 60]] * 3
     text = "\n".join(index.messages)
-    told = ["4 pictures are left out", "badclass.txt:1: class 7", "cut.jpg: the JPEG is cut off", "noise.jpg: cannot"]
+    told = ["4 images left out", "badclass.txt:1: class 7", "cut.jpg: the JPEG is cut off", "noise.jpg: cannot"]
     for words in (*told, "tiny.jpg: 50 x 5 pixels"):
         assert words in text
     assert (images / "cut.jpg").read_bytes() == whole[: len(whole) // 2], "a user's picture was rewritten"
@@ -149,8 +151,8 @@ def test_what_is_wrong_is_left_out_and_counted_and_the_rest_is_used(make_set):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"one": "9 0.5 0.5 0.1 0.1\n"}, "none of its 1 pictures is usable"),
-        ({"one": None, "two": ""}, "none of its 2 pictures has labels"),
+        ({"one": "9 0.5 0.5 0.1 0.1\n"}, "no image is usable, 1 image left out"),
+        ({"one": None, "two": ""}, "none of its 2 images has labels"),
     ],
 )
 def test_a_split_with_nothing_to_learn_from_is_an_error(make_set, labels, words):
@@ -172,8 +174,8 @@ def test_the_cache_spares_the_second_scan_and_notices_a_change(make_set, monkeyp
     dataset = load_dataset(path)
     first = scan_split(dataset, "train")
     decoded = []
-    real = labels_module._image_shape
-    monkeypatch.setattr(labels_module, "_image_shape", lambda image: decoded.append(image) or real(image))
+    real = scan_module._image_shape
+    monkeypatch.setattr(scan_module, "_image_shape", lambda image: decoded.append(image) or real(image))
     assert as_plain(scan_split(dataset, "train")) == as_plain(first)
     assert decoded == []
     (path.parent / "labels" / "train" / "one.txt").write_text("1 0.25 0.5 0.5 0.5\n")
@@ -201,7 +203,7 @@ def test_two_processes_that_scan_at_once_see_the_same(make_set):
     path = make_set(**{f"n{number}": f"{number % 2} 0.5 0.5 0.{number + 1} 0.5\n" for number in range(8)})
     program = (
         "import json, sys; from pathlib import Path\n"
-        "from hpc_yolo.data.dataset import load_dataset; from hpc_yolo.data.labels import scan_split\n"
+        "from hpc_yolo.data.dataset import load_dataset; from hpc_yolo.data.scan import scan_split\n"
         "index = scan_split(load_dataset(Path(sys.argv[1])), 'train')\n"
         "print(json.dumps([index.paths, [rows.tolist() for rows in index.labels]]))\n"
     )

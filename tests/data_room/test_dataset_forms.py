@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.data.dataset import IMAGE_SUFFIXES, label_path, list_images, load_dataset
+from hpc_yolo.data.dataset import IMAGE_SUFFIXES, list_images, load_dataset
+from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import DataError
 

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from hpc_yolo.data import labels as labels_module
+from hpc_yolo.data import scan as scan_module
+from hpc_yolo.data import scan_cache as cache_module
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import scan_split
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.errors import DataError
 
 
@@ -50,7 +51,7 @@ def test_one_class_keeps_its_own_name(folder):
 
 def test_one_cache_serves_runs_with_all_classes_and_with_one(folder, monkeypatch):
     scan_split(load_dataset(folder / "data.yaml", single_cls=True), "train")
-    monkeypatch.setattr(labels_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
+    monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
     for single_cls, classes in ((False, [1, 0]), (True, [0, 0])):
         index = scan_split(load_dataset(folder / "data.yaml", single_cls=single_cls), "train")
         assert index.labels[0][:, 0].tolist() == classes
@@ -90,23 +91,23 @@ def test_labels_of_a_folder_that_cannot_be_written_are_kept_elsewhere(folder, tm
     dataset = load_dataset(folder / "data.yaml")
     first = scan_split(dataset, "train", spare_cache=spare)
     assert stat.S_ISREG(spare.stat().st_mode)
-    monkeypatch.setattr(labels_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
+    monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
     again = scan_split(dataset, "train", spare_cache=spare)
     assert (again.paths, again.labels[0].tolist()) == (first.paths, first.labels[0].tolist())
 
 
 def test_labels_are_kept_elsewhere_where_the_disk_is_full(folder, tmp_path, monkeypatch):
     """The lock can be had and the cache not be written."""
-    real = labels_module.write_atomic
+    real = cache_module.write_atomic
 
     def write_atomic(path, *words, **options):
         if path.is_relative_to(folder):
             raise OSError(28, "No space left on device")
         real(path, *words, **options)
 
-    monkeypatch.setattr(labels_module, "write_atomic", write_atomic)
-    scanned, scan = [], labels_module._scan
-    monkeypatch.setattr(labels_module, "_scan", lambda *words: scanned.append(1) or scan(*words))
+    monkeypatch.setattr(cache_module, "write_atomic", write_atomic)
+    scanned, scan = [], scan_module._scan
+    monkeypatch.setattr(scan_module, "_scan", lambda *words: scanned.append(1) or scan(*words))
     for _ in range(2):
         scan_split(load_dataset(folder / "data.yaml"), "train", spare_cache=tmp_path / "labels.npz")
     assert scanned == [1]

@@ -5,7 +5,7 @@ import pytest
 
 from hpc_yolo.data import synth
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import scan_split
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import DataError
 

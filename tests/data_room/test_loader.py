@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.sampler import epoch_order, global_batch, rank_share, steps_per_epoch
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.evaluator import to_original_pixels

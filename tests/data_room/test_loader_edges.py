@@ -11,8 +11,8 @@ import torch
 from hpc_yolo.data import loader as loader_module
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
-from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters

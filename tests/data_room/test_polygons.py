@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_yolo.data import augment
-from hpc_yolo.data import labels as labels_module
+from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.copy_paste import covered_shares, draw_copied, paste_mirrored
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import read_labels, scan_split
+from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import TrainingPictures
 from hpc_yolo.data.polygons import Outlines, visible_hulls
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.spec.schema import Hyperparameters
 
 QUICK = settings(deadline=None, database=None, derandomize=True, max_examples=60)
@@ -57,7 +58,7 @@ def test_each_line_of_a_mixed_file_is_what_it_looks_like(tmp_path):
 def test_outlines_belong_to_their_objects_and_come_out_of_the_cache_as_they_went_in(folder, monkeypatch):
     dataset = load_dataset(folder / "d.yaml")
     first = scan_split(dataset, "train")
-    monkeypatch.setattr(labels_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
+    monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
     for index in (first, scan_split(dataset, "train")):
         assert [index.outlines_of(image).counts.tolist() for image in range(3)] == [[0], [0, 3], [3]]
         assert (index.outlines_of(1).polygon(1) == TRIANGLE).all()

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from hpc_yolo.data import labels as labels_module
+from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.images import read_image
-from hpc_yolo.data.labels import MAX_MESSAGES, read_labels, scan_split
+from hpc_yolo.data.label_rows import read_labels
+from hpc_yolo.data.labels import MAX_PROBLEMS
+from hpc_yolo.data.scan import scan_split
 
 GOOD = "0 0.5 0.5 0.5 0.5\n"
 HEIGHT, WIDTH = 40, 60
@@ -112,11 +114,11 @@ def test_bad_label_files_leave_only_their_own_picture_out(folder, content, words
 
 
 def test_many_bad_pictures_do_not_flood_the_screen(folder):
-    for number in range(MAX_MESSAGES + 5):
+    for number in range(MAX_PROBLEMS + 5):
         (folder / "images" / "train" / f"bad{number}.png").write_bytes(b"no picture")
     index = scan(folder)
-    assert index.num_corrupt == MAX_MESSAGES + 5
-    assert len(index.messages) == MAX_MESSAGES + 2
+    assert index.num_corrupt == MAX_PROBLEMS + 5
+    assert len(index.messages) == MAX_PROBLEMS + 2
     assert index.messages[-1] == "… and 5 more"
 
 
@@ -176,7 +178,7 @@ def test_ctrl_c_ends_a_scan_without_reading_the_rest(folder, monkeypatch):
         go_on.set()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(labels_module, "_image_shape", count)
+    monkeypatch.setattr(scan_module, "_image_shape", count)
     with pytest.raises(KeyboardInterrupt):
         scan(folder, on_progress=interrupt)
     assert len(read) < num_pictures
@@ -195,7 +197,7 @@ def test_any_change_of_files_or_names_makes_a_new_scan(folder, change, monkeypat
     (labels / "labelled.txt").write_text(GOOD)
     scan(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(labels_module, "_scan", no_scan)
+        patch.setattr(scan_module, "_scan", no_scan)
         scan(folder)
     if change == "picture":
         (images / "plain.png").write_bytes(encoded(".png", NOISE[:20]))
@@ -210,8 +212,8 @@ def test_any_change_of_files_or_names_makes_a_new_scan(folder, change, monkeypat
     else:
         (labels / "labelled.txt").unlink()
     called = []
-    real = labels_module._scan
-    monkeypatch.setattr(labels_module, "_scan", lambda *words: called.append(1) or real(*words))
+    real = scan_module._scan
+    monkeypatch.setattr(scan_module, "_scan", lambda *words: called.append(1) or real(*words))
     scan(folder)
     assert called
 
@@ -230,9 +232,9 @@ def test_a_split_of_backgrounds_and_warnings_comes_out_of_the_cache_as_it_went_i
     (folder / "labels" / "train" / "good.txt").unlink()
     (folder / "images" / "train" / "bad.png").write_bytes(b"")
     (folder / "images" / "train" / "more.png").write_bytes(encoded(".png"))
-    first = scan(folder, "val")
-    monkeypatch.setattr(labels_module, "_scan", no_scan)
-    again = scan(folder, "val")
+    first = scan(folder, "val", needs_labels=False)
+    monkeypatch.setattr(scan_module, "_scan", no_scan)
+    again = scan(folder, "val", needs_labels=False)
     assert (again.paths, again.messages) == (first.paths, first.messages)
     assert (again.num_backgrounds, again.num_corrupt) == (first.num_backgrounds, first.num_corrupt) == (2, 1)
     for index in (first, again):

@@ -169,7 +169,7 @@ def test_pictures_and_labels_that_cannot_be_used_are_a_warning_and_the_run_goes_
     picture.write_bytes(picture.read_bytes()[:2000])
     spec = write_spec("spoiled", cluster=LOCAL_PAIR, train={"epochs": 1}, data=str(spoiled / "dataset.yaml"))
     done = hpc_yolo("submit", spec)
-    for words in ("2 pictures are left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
+    for words in ("2 images left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
         assert words in done.stdout
     assert events_of("spoiled", AttemptStarted)[0].num_images == 38
     assert events_of("spoiled", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED

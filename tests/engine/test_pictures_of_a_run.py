@@ -8,8 +8,8 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.labels import scan_split
 from hpc_yolo.data.loader import memory_needed_bytes
+from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.engine import pictures

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
-from hpc_yolo.data.labels import read_labels
+from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
@@ -342,3 +343,30 @@ def test_label_files_can_be_read_again(oracle, tmp_path):
     for path in (tmp_path / "labels").iterdir():
         rows, _ = read_labels(path, len(CLASSES))
         assert len(rows) > 0
+
+
+@pytest.fixture
+def unlabelled(tmp_path) -> Path:
+    """The dataset YAML of a validation split without label files."""
+    path = write_shapes_dataset(tmp_path / "unlabelled", num_train=1, num_val=2, image_size=SIZE)
+    shutil.rmtree(path.parent / "labels" / "val")
+    return path
+
+
+def test_a_split_without_labels_is_an_error_and_not_a_row_of_zeros(weights, unlabelled, tmp_path):
+    result = run_val("--weights", weights, "--data", unlabelled, folder=tmp_path / "results")
+    assert isinstance(result.exception, DataError)
+    assert "val: none of its 2 images has labels; 2 without a label file" in str(result.exception)
+    assert f"there is no directory {unlabelled.parent / 'labels' / 'val'}" in str(result.exception)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["--save-json", "--save-txt"])
+def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasured(
+    weights, unlabelled, tmp_path, option
+):
+    """COCO's test-dev has no labels; its predictions are measured elsewhere."""
+    result = run_val("--weights", weights, "--data", unlabelled, option, folder=tmp_path)
+    assert result.exit_code == 0
+    assert "val: no image has labels, so all metrics are 0" in result.stderr
+    assert (tmp_path / "exp" / {"--save-json": "predictions.json", "--save-txt": "labels"}[option]).exists()

@@ -1,0 +1,99 @@
+"""Where the label file of an image is, and what lies there instead where it is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+IMAGES, LABELS, LABEL_SUFFIX = "images", "labels", ".txt"
+MAX_LISTED = 5
+OTHER_FORMATS = frozenset([".csv", ".json", ".xml", ".yaml"])
+
+
+def label_path(image: Path) -> Path:
+    """Return where the labels of `image` are: the last directory named images becomes labels, the suffix .txt."""
+    parts = list(image.with_suffix(LABEL_SUFFIX).parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == IMAGES:
+            parts[index] = LABELS
+            break
+    return Path(*parts)
+
+
+def describe_os_error(path: Path, error: OSError) -> str:
+    """Return why `path` cannot be read; a link without a target is named with it."""
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return f"{path}: is a link to {path.readlink()}, which is not there"
+    return f"{path}: cannot be read: {error.strerror}"
+
+
+class NearMisses:
+    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Lists each directory once."""
+
+    def __init__(self, labels: Iterable[Path]) -> None:
+        """
+        Args:
+            labels: all label files that images of the split may have; none of them is a near miss.
+        """
+        self._expected = set(labels)
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, image: Path, label: Path) -> Path | None:
+        """Return the file that was probably meant as the missing `label` of `image`, or None."""
+        names = self._names_in(label.parent)
+        meant = [name for form in (label.name, image.name + LABEL_SUFFIX) for name in names.get(form.casefold(), [])]
+        files = (label.with_name(name) for name in meant)
+        return next((file for file in files if file != label and file not in self._expected), None)
+
+    def _names_in(self, directory: Path) -> dict[str, list[str]]:
+        if directory not in self._names:
+            names: dict[str, list[str]] = {}
+            for name in _list(directory):
+                names.setdefault(name.casefold(), []).append(name)
+            self._names[directory] = names
+        return self._names[directory]
+
+
+def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
+    """Return why `image` may have no label file: what its directories hold instead; "" where nothing is known.
+
+    Args:
+        are_all_missing: no image of the split has a label file, so that those in its directory are of no image.
+    """
+    label = label_path(image)
+    beside = image.with_suffix(LABEL_SUFFIX)
+    if beside != label and beside.exists():
+        return f"{beside} is there: labels beside images are read only where no directory above is called {IMAGES}"
+    if not label.parent.is_dir():
+        return _explain_missing_directory(label.parent)
+    names = _list(label.parent)
+    if not any(not name.startswith(".") for name in names):
+        return f"{label.parent} is empty"
+    others = sorted({Path(name).suffix for name in names} & OTHER_FORMATS)
+    if others:
+        return f"{label.parent} holds {', '.join(others)} files, and other label formats are not read"
+    strangers = [name for name in names if name.endswith(LABEL_SUFFIX)] if are_all_missing else []
+    return f"the {LABEL_SUFFIX} files in {label.parent} have other names, such as {strangers[0]}" if strangers else ""
+
+
+def _explain_missing_directory(directory: Path) -> str:
+    """Name the first missing directory on the way to `directory`, and directories beside it that may be meant."""
+    missing = directory
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    beside = [name for name in _list(missing.parent) if (missing.parent / name).is_dir()]
+    meant = [name for name in beside if _is_like(name, missing.name)][:MAX_LISTED]
+    return f"there is no directory {missing}" + (f"; beside it is {', '.join(meant)}" if meant else "")
+
+
+def _is_like(name: str, wanted: str) -> bool:
+    lowered = name.lower()
+    return any(start in lowered for start in ("label", "annot", wanted.lower()))
+
+
+def _list(directory: Path) -> Sequence[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(directory))
+    except OSError:
+        return []

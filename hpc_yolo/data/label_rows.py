@@ -1,0 +1,136 @@
+"""Rows of label files: a class with a box, with a polygon, or with a box and keypoints where the dataset says so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hpc_yolo.data.polygons import Outlines, Points
+
+Labels = npt.NDArray[np.float32]
+
+NO_POLYGON = np.zeros((0, 2), dtype=np.float32)
+BOX_NUMBERS = 4
+VISIBILITIES = (0, 1, 2)
+KEYPOINT_SLACK = 0.55  # of a side of the box, from its centre: keypoints at its edge count as inside
+MIN_SUSPECT_POINTS = 10
+
+
+def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> tuple[Labels, list[Points]]:
+    """Return (rows (n, 5) of class, cxcywh in [0, 1], a polygon for each) of a label file, each row once.
+
+    A line has a class and a box of four numbers, or a class and a polygon of at least three points, whose bounding
+    box is the row; both may stand in one file. A box has a polygon of no points.
+
+    Args:
+        kpt_shape: (keypoints, numbers of each) that follow the box in each line; they are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: naming file, line, what was seen and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text (byte {error.start})") from error
+    objects: dict[tuple[float, ...], Points] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            objects.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
+    return np.array(list(objects), dtype=np.float32).reshape(-1, 5), list(objects.values())
+
+
+def _parse_line(
+    where: str, line: str, num_classes: int, kpt_shape: tuple[int, int] | None
+) -> tuple[tuple[float, ...], Points]:
+    """Return ((class, cx, cy, w, h), polygon (k, 2))."""
+    values = _parse_numbers(where, line)
+    class_index, numbers = values[0], values[1:]
+    numbers = _require_form(where, numbers, kpt_shape)
+    if class_index != int(class_index) or not 0 <= class_index < num_classes:
+        raise ValueError(f"{where}: class {class_index:g}; the {num_classes} classes are 0 to {num_classes - 1}")
+    for number in numbers:
+        if not 0 <= number <= 1:
+            raise ValueError(f"{where}: coordinate {number:g}; coordinates are fractions of the image, 0 to 1")
+    if len(numbers) == BOX_NUMBERS:
+        return (class_index, *numbers), NO_POLYGON
+    xs, ys = numbers[0::2], numbers[1::2]
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    row = class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    return row, np.array(numbers, dtype=np.float32).reshape(-1, 2)
+
+
+def _parse_numbers(where: str, line: str) -> list[float]:
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        hint = "; columns are separated by spaces" if "," in line or ";" in line else ""
+        raise ValueError(f"{where}: {line.strip()[:60]!r} holds something that is not a number{hint}") from None
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{where}: {line.strip()[:60]!r} holds a number that is not finite")
+    return values
+
+
+def _require_form(where: str, numbers: list[float], kpt_shape: tuple[int, int] | None) -> list[float]:
+    """Return the numbers of a row that are read: of a box with keypoints the box.
+
+    Raises:
+        ValueError: they are neither a box nor a polygon, or can only be a box with keypoints.
+    """
+    if len(numbers) == BOX_NUMBERS:
+        return numbers
+    columns = f"{where}: {len(numbers) + 1} columns"
+    if kpt_shape is not None:
+        needed = BOX_NUMBERS + math.prod(kpt_shape)
+        if len(numbers) != needed:
+            raise ValueError(
+                f"{columns}; with kpt_shape {list(kpt_shape)} rows have {needed + 1}, or 5 without keypoints"
+            )
+        return numbers[:BOX_NUMBERS]
+    if _is_pose(numbers):
+        num_points = (len(numbers) - BOX_NUMBERS) // 3
+        raise ValueError(
+            f"{columns} are a class, a box and {num_points} keypoints with visibility, not a polygon; to use the box, "
+            f"write kpt_shape: [{num_points}, 3] into the dataset YAML"
+        )
+    if len(numbers) < 6 or len(numbers) % 2:
+        needed_columns = "5 are needed (class, cx, cy, w, h), or a class and a polygon of three points or more"
+        hint = "; a confidence, as --save-conf writes it, is no label" if len(numbers) == 5 else ""
+        raise ValueError(f"{columns}; {needed_columns}{hint}")
+    return numbers
+
+
+def _is_pose(numbers: list[float]) -> bool:
+    """Return whether a row can only be a box and keypoints of x, y and visibility: 0, 1 or 2."""
+    rest = numbers[BOX_NUMBERS:]
+    if len(rest) < 3 or len(rest) % 3 or any(number not in VISIBILITIES for number in rest[2::3]):
+        return False
+    if len(numbers) % 2 or 2 in rest[2::3]:
+        return True
+    visible = [(x, y) for x, y, flag in zip(rest[0::3], rest[1::3], rest[2::3], strict=True) if flag]
+    cx, cy, width, height = numbers[:BOX_NUMBERS]
+    return bool(visible) and all(
+        abs(x - cx) <= KEYPOINT_SLACK * width and abs(y - cy) <= KEYPOINT_SLACK * height for x, y in visible
+    )
+
+
+def keypoints_in_polygons(outlines: Outlines) -> int:
+    """Return how many keypoints of two numbers all polygons of a split seem to have, 0 where they are polygons.
+
+    One row may be either. Where in every row the first two points are the centre and the size of a box that holds all
+    others, and all have as many, they are no polygons.
+    """
+    counts = outlines.counts[outlines.counts > 0]
+    if not len(counts) or counts.min() != counts.max():
+        return 0
+    num_points = int(counts[0]) - 2
+    if num_points * len(counts) < MIN_SUSPECT_POINTS:
+        return 0
+    rows = outlines.points.reshape(len(counts), -1, 2)
+    centres, sizes, points = rows[:, :1], rows[:, 1:2], rows[:, 2:]
+    is_inside = (abs(points - centres) <= KEYPOINT_SLACK * sizes).all(axis=2)
+    is_absent = (points == 0).all(axis=2)
+    return num_points if (is_inside | is_absent).all() and is_inside.sum() > is_absent.sum() else 0
