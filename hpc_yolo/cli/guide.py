@@ -129,7 +129,7 @@ def read_flags(typed: dict[str, str | bool | None]) -> list[Override]:
 def _written(field: str, value: str) -> str:
     """`value` as the spec's YAML has it, from how the guide has it."""
     if field == "train.device":
-        return json.dumps(value.replace(" ", "") or "auto")
+        return json.dumps(value or "auto")
     if field == "train.freeze":
         return f"[{value}]" if "," in value else value
     if field == "train.hyp":

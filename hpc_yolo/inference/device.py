@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 from hpc_yolo.errors import SpecError
+from hpc_yolo.spec.device import read_device
 
 
 def choose_device(requested: str) -> torch.device:
-    """`auto` (or nothing) takes the first GPU where there is one, `cpu` none, `1` or `cuda:1` the GPU of that number.
+    """Return the device that `requested` names: `auto` (or nothing) is the first GPU where there is one, else the CPU.
 
     Raises:
-        SpecError: it is none of these, or the GPU is not there.
+        SpecError: it is no device, several, or a GPU that is not there.
     """
-    text = requested.strip().lower()
-    if text == "cpu" or (text in ("", "auto") and not torch.cuda.is_available()):
+    try:
+        chosen = read_device(requested)
+    except ValueError as error:
+        raise SpecError(f"--device {requested}: {error}", hint="one of auto, cpu, or the number of a GPU") from None
+    if chosen == "cpu" or (chosen == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    found = re.fullmatch(r"(?:cuda:)?([0-9]{1,3})", "0" if text in ("", "auto", "cuda") else text)
-    if found is None:
+    if "," in chosen:
         raise SpecError(
             f"--device {requested}: one device is needed: auto, cpu, or the number of a GPU",
-            hint="for several GPUs start several commands" if "," in text else "for example --device 0",
+            hint="for several GPUs start several commands",
         )
-    index = int(found[1])
+    index = 0 if chosen == "auto" else int(chosen)
     if index >= torch.cuda.device_count():
         raise SpecError(
             f"--device {requested}: GPU {index} is not there; this process sees {torch.cuda.device_count()} GPUs",

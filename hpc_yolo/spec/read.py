@@ -87,6 +87,11 @@ class SectionReader:
 
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
         """`node` as a value of type `kind`; None after a problem."""
+        if (read := _extra(kind, "read")) is not None and (text := _joined(node)) is not None:
+            try:
+                node = Scalar(node.place, read(text), plain=False)
+            except ValueError as error:
+                return self._problem(node.place, path, str(error), describe(kind))
         alternatives = _alternatives(kind)
         if is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
             return empty
@@ -145,6 +150,8 @@ def describe(kind: Any) -> str:
 
 
 def _describe_one(kind: Any) -> str:
+    if (allowed := _extra(kind, "allowed")) is not None:
+        return str(allowed)
     bare, limits = _unwrapped(kind), _limits(kind)
     if get_origin(bare) is Literal:
         return f"one of {', '.join(map(str, get_args(bare)))}"
@@ -177,10 +184,25 @@ def _limits(kind: Any) -> list[str]:
             found += [
                 text.format(getattr(meta, name)) for name, text in words.items() if getattr(meta, name) is not None
             ]
-            if meta.pattern is not None:
-                found.append(f"matching {meta.pattern}")
         kind = get_args(kind)[0]
     return [", ".join(found)] if found else []
+
+
+def _extra(kind: Any, name: str) -> Any:
+    """The field's own `name` in the `extra` of its metadata; None where it has none."""
+    while get_origin(kind) is Annotated:
+        for meta in kind.__metadata__:
+            if name in (meta.extra or {}):
+                return meta.extra[name]
+        kind = get_args(kind)[0]
+    return None
+
+
+def _joined(node: Node) -> str | None:
+    """The text of a scalar, or those of a list's items with commas; None for other nodes and for null."""
+    if isinstance(node, Sequence) and all(isinstance(item, Scalar) for item in node.items):
+        return ",".join(item.text for item in node.items if isinstance(item, Scalar))
+    return node.text if isinstance(node, Scalar) and not is_null(node) else None
 
 
 def _unwrapped(kind: Any) -> Any:

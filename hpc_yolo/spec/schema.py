@@ -1,19 +1,24 @@
 """Every field of a spec: a typed line, a sentence with its unit, and the range that is allowed.
 
 Rules that tie fields together are in `rules`; reading and error messages in `load`. docs/spec.md and the JSON schema
-are made from this file. Annotations are no strings here: evaluating those would take a third of reading a spec.
+are made from this file. Where a pattern says what is allowed, `extra` says it in words, and `read` brings other forms
+into it. Annotations are no strings here: evaluating those would take a third of reading a spec.
 """
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from hpc_yolo.spec.device import read_device
+
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front"
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
+DEVICE_ALLOWED = "auto, cpu, or numbers of GPUs such as 0,1"
 MEASURED_BATCH = -1  # train.batch: as many images as fit
 
 
@@ -99,7 +104,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         Meta(description="Side of the square training picture in pixels; a multiple of 32 (64 for the six family)."),
     ] = 640
     device: Annotated[
-        Annotated[str, Meta(pattern=DEVICE_PATTERN)],
+        Annotated[str, Meta(pattern=DEVICE_PATTERN, extra={"allowed": DEVICE_ALLOWED, "read": read_device})],
         Meta(description="auto, cpu, or the GPUs of one machine by number, such as 0,1."),
     ] = "auto"
     precision: Annotated[
@@ -190,7 +195,7 @@ class Spec(Section, frozen=True, kw_only=True):
     """One run: a model, a dataset, and how and where it trains."""
 
     name: Annotated[
-        Annotated[str, Meta(pattern=NAME_PATTERN)],
+        Annotated[str, Meta(pattern=NAME_PATTERN, extra={"allowed": NAME_ALLOWED})],
         Meta(description="Name of the run: letters, digits, - _ . ; the run directory is <output>/<name>."),
     ]
     model: Annotated[

@@ -13,6 +13,7 @@ from hpc_yolo.errors import RunError, SpecError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
 from hpc_yolo.runs.journal import read_events
+from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.submit.names import agreed_name
@@ -36,7 +37,7 @@ def guide_spec(
             "--data is missing", hint="a dataset YAML; draw one to try: hpc-yolo data synth datasets/shapes"
         )
     defaults = [Override(field, f'"{value}"', "the default") for field, value in DEFAULTS.items() if field not in given]
-    device = given["train.device"].text.strip('"') if "train.device" in given else "auto"
+    device = _device(given.get("train.device"))
     cluster = tasks_of(device, process, visible_gpus(environ if environ is not None else current_environment()))
     if "train.data_parallel" in given:
         cluster = msgspec.structs.replace(cluster, tasks_per_node=1, gpus_per_node=min(cluster.gpus_per_node, 1))
@@ -53,6 +54,14 @@ def guide_spec(
         spec = msgspec.structs.replace(spec, name=Path(spec.model).stem)
     name = spec.name if exist_ok else agreed_name(Path(spec.output), spec.name, process)
     return msgspec.structs.replace(spec, name=name)
+
+
+def _device(written: Override | None) -> str:
+    """Return the device as the spec will have it; auto for one that reading the spec will refuse."""
+    try:
+        return "auto" if written is None else read_device(written.text.strip('"'))
+    except ValueError:
+        return "auto"
 
 
 def tasks_of(device: str, process: ProcessInfo, gpus: tuple[str, ...]) -> ClusterSpec:
