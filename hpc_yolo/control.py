@@ -16,6 +16,7 @@ from hpc_yolo.cluster.local import local_job_is_alive, machine_id, process_start
 from hpc_yolo.cluster.slurm_output import UNKNOWN
 from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.lease import Holder, last_holder
+from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, last_chain
 
@@ -71,6 +72,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     """
     if run.path.is_symlink() or not run.exists:
         raise RunError(f"{run.path} is no run directory", hint="hpc-yolo list shows the runs there are")
+    adopt_lost_jobs(run)
     for submission in _newest_submissions(run):
         if _is_alive(submission, run):
             words = f"{run.name}: job {submission.job_id} is queued or runs"
@@ -97,6 +99,7 @@ def _alive_submissions(run: RunDirectory) -> list[Submission]:
     Raises:
         RunError: there is none.
     """
+    adopt_lost_jobs(run)
     submissions = _newest_submissions(run)
     if not submissions:
         raise RunError(f"{run.path}: nothing was submitted there", hint="hpc-yolo list shows the runs there are")

@@ -18,6 +18,7 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.doctor import find_measured, losses
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.schema import Spec
@@ -78,6 +79,8 @@ def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
     Raises:
         RunError: it is queued or runs.
     """
+    if slurm_answers:
+        adopt_lost_jobs(run)
     chain = last_chain(run)
     if not chain:
         return

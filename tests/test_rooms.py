@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
 FLOORS = [
     {"errors", "quantities", "fileio", "resources"},
     {"spec", "runs", "cluster"},
-    {"sbatch", "preemption", "lease", "successor"},
+    {"sbatch", "preemption", "lease", "queueing"},
+    {"successor"},
     {"boxes", "batches", "distributed", "doctor", "requeue", "control"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
     {"weights", "plots"},
@@ -25,6 +26,7 @@ FLOORS = [
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 HEAVY = {"torch", "torchvision", "cv2", "submitit", "numpy", "safetensors"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+IMPORTED_WHEN_NEEDED = {PACKAGE / "submit" / "script_executor.py"}  # by `submit`, which then needs submitit
 
 
 def room_of(module: Path) -> str:
@@ -72,8 +74,8 @@ def test_the_environment_is_read_in_one_place(module):
 
 def test_login_node_rooms_import_nothing_heavy():
     """sbatch users wait for `import torch` on a busy login node: seconds and thousands of file look-ups."""
-    for module in MODULES:
-        if FLOOR_OF.get(room_of(module), 0) < 3 or room_of(module) in (
+    for module in set(MODULES) - IMPORTED_WHEN_NEEDED:
+        if FLOOR_OF.get(room_of(module), 0) < 4 or room_of(module) in (
             "submit",
             "status",
             "report",

@@ -9,6 +9,7 @@ import pytest
 from hpc_yolo import sbatch
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.successor import ARGUMENTS_VARIABLE
 
 TEMPLATES = Path(__file__).parents[1] / "slurm"
 
@@ -97,7 +98,9 @@ def test_tasks_get_the_cpus_that_were_asked_for_and_a_dead_rank_ends_the_job():
 
 def without_comments(text: str) -> list[str]:
     return [
-        line for line in text.splitlines() if line and (not line.startswith("#") or line.startswith(("#SBATCH", "#!")))
+        line
+        for line in text.splitlines()
+        if line and (not line.startswith("#") or line.startswith(("#SBATCH", "#!"))) and ARGUMENTS_VARIABLE not in line
     ]
 
 

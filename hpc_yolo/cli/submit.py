@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,9 @@ from hpc_yolo.spec.load import Override, load_spec
 if TYPE_CHECKING:
     from hpc_yolo.spec.schema import Spec
     from hpc_yolo.submit.plan import Plan
+
+
+NOTICE_S = 2.0
 
 
 @click.command()
@@ -36,6 +42,7 @@ def submit(
 
     Submitting a spec again goes on with its run from the last checkpoint.
     """
+    from hpc_yolo.cluster import scheduler
     from hpc_yolo.preflight import preflight
     from hpc_yolo.submit.job import start_estimate
     from hpc_yolo.submit.plan import make_plan
@@ -45,6 +52,8 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
+    if plan.executor == "slurm" and not dry_run:
+        scheduler.require_available()
     warnings = preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
@@ -52,7 +61,7 @@ def submit(
         click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
     if dry_run:
         if plan.script is not None:
-            click.echo(f"{'start':14} {start_estimate(plan.script)}\n\n{plan.script}", nl=False)
+            click.echo(f"{'start':14} {start_estimate(plan)}\n\n{plan.script}", nl=False)
         return
     carry_out(plan, follow=follow, wait=wait)
 
@@ -63,7 +72,9 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.submit.job import submit as submit_plan
 
     fetch_with_progress(plan.spec)
-    job = submit_plan(plan)
+    is_slurms = plan.executor == "slurm"
+    with notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up") if is_slurms else contextlib.nullcontext():
+        job = submit_plan(plan)
     if plan.executor == "slurm" and not (follow or wait):
         click.echo(
             f"queued as job {job.submission.job_id}\n"
@@ -73,6 +84,18 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
         )
         return
     sys.exit(follow_run(plan.run, job, since=job.submission.time, quiet=wait and not follow))
+
+
+@contextlib.contextmanager
+def notice_after(seconds: float, message: str) -> Iterator[None]:
+    """Print `message` to stderr if the block takes longer than `seconds`."""
+    timer = threading.Timer(seconds, click.echo, args=[message], kwargs={"err": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def fetch_with_progress(spec: Spec) -> None:

@@ -13,6 +13,7 @@ from hpc_yolo.cli.prefixes import GuideCommand
 
 if TYPE_CHECKING:
     from hpc_yolo.cluster.process import ProcessInfo
+    from hpc_yolo.spec.load import Override
     from hpc_yolo.spec.schema import Spec
 
 
@@ -34,7 +35,7 @@ class TrainCommand(GuideCommand):
 def train(
     spec_path: Path | None, assignments: tuple[str, ...], exist_ok: bool, resume: str | None, **typed: str | bool | None
 ) -> None:
-    """Train with the flags of the YOLOv5 guide, or as one task of the run that SPEC describes.
+    """Train with the flags of the YOLOv5 guide, or as one task of the run that SPEC, or a run directory, describes.
 
     \b
     one GPU           hpc-yolo train --data coco.yaml --weights yolov5s.pt --img 640 --device 0
@@ -54,6 +55,9 @@ def train(
 
     process = ProcessInfo.from_env(current_environment())
     overrides = read_overrides(assignments, typed) + read_flags(typed)
+    if spec_path is not None and spec_path.is_dir():
+        _train_prepared_run(spec_path, overrides)
+        return
     if resume is not None:
         spec = resumed_spec(resume, overrides)
     elif spec_path is not None:
@@ -65,6 +69,28 @@ def train(
         _start_tasks(spec)
     else:
         _be_a_task(spec, process)
+
+
+def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
+    """Be a task of the run that `submit` has prepared in directory `path`."""
+    from hpc_yolo.errors import RunError, SpecError
+    from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.spec.load import load_spec
+
+    run = RunDirectory(path.absolute())
+    if not run.exists:
+        raise RunError(
+            f"{path} is not a run directory", hint="name a spec; hpc-yolo submit SPEC makes the directory of its run"
+        )
+    if overrides:
+        raise SpecError(
+            f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
+        )
+    spec = load_spec(run.spec)
+
+    from hpc_yolo.engine.task import run_task  # imports torch
+
+    run_task(run, spec)
 
 
 def _start_tasks(spec: Spec) -> None:

@@ -6,24 +6,28 @@ words. `slurm_output` reads what a command prints. Tests may replace the one edg
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.cluster.sbatch_variables import PREFIX as SBATCH_PREFIX
 from hpc_yolo.cluster.slurm_output import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
     UNKNOWN,
+    BatchJob,
     JobRecord,
     JobState,
     SchedulerProbe,
     StartEstimate,
     complaint,
-    parse_batch_command,
+    parse_batch_job,
+    parse_comments,
     parse_earlier_states,
     parse_job_record,
     parse_nodes_down,
@@ -37,6 +41,7 @@ from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 QUERY_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 2.4  # for commands at which somebody looks: they would rather have what the run directory knows
 CHANGE_TIMEOUT_S = 30.0
+SUBMIT_TIMEOUT_S = 120.0  # sbatch itself tries again while the controller is too busy to take a job
 # Variables by which people change what the query commands select and print.
 _QUERY_PREFIXES = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_")
 _NO_ANSWER = re.compile(
@@ -58,27 +63,24 @@ class Finished:
 Run = Callable[[Sequence[str], float], Finished]
 
 
-@dataclass(frozen=True)
-class BatchJob:
-    """What sbatch was given: the script's text, its arguments, and the folder in which it starts."""
-
-    script: str
-    arguments: tuple[str, ...]
-    folder: str
-
-
-def run_command(words: Sequence[str], timeout_s: float) -> Finished:
+def run_command(
+    words: Sequence[str], timeout_s: float, *, sbatch_variables: Mapping[str, str] | None = None
+) -> Finished:
     """Run one of Slurm's commands as it would run in a fresh login.
+
+    Args:
+        sbatch_variables: takes the place of those of the environment, where given.
 
     Raises:
         SchedulerUnavailable: it is not installed or gave no answer within `timeout_s`.
     """
     environ = clean_environment(current_environment())
-    kept = {name: value for name, value in environ.items() if not name.startswith(_QUERY_PREFIXES)}
+    prefixes = _QUERY_PREFIXES if sbatch_variables is None else (*_QUERY_PREFIXES, SBATCH_PREFIX)
+    kept = {name: value for name, value in environ.items() if not name.startswith(prefixes)}
     try:
         done = subprocess.run(
             words,
-            env={**kept, "LC_ALL": "C"},
+            env={**kept, **(sbatch_variables or {}), "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -95,9 +97,14 @@ def run_command(words: Sequence[str], timeout_s: float) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def with_sbatch_variables(variables: Mapping[str, str]) -> Run:
+    """Return `run_command` with these SBATCH_ variables and no others."""
+    return functools.partial(run_command, sbatch_variables=dict(variables))
+
+
 def probe(timeout_s: float = 3.0, *, run: Run = run_command) -> SchedulerProbe:
     """Whether jobs can be queued here: sbatch is installed and a controller says that it is up within `timeout_s`."""
-    if run is run_command and shutil.which("sbatch") is None:
+    if run is run_command and not is_installed():
         return SchedulerProbe(False, "sbatch is not installed here")
     try:
         answer = run(["scontrol", "ping"], timeout_s)
@@ -106,9 +113,22 @@ def probe(timeout_s: float = 3.0, *, run: Run = run_command) -> SchedulerProbe:
     return parse_ping(answer.stdout, answer.stderr)
 
 
-def is_available(timeout_s: float = 3.0, *, run: Run = run_command) -> bool:
-    """Whether jobs can be queued here."""
-    return probe(timeout_s, run=run).available
+def is_installed() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("sbatch") is not None
+
+
+def require_available(timeout_s: float = 3.0, *, run: Run = run_command) -> None:
+    """Return if jobs can be queued here.
+
+    Raises:
+        SchedulerUnavailable: sbatch is not installed, or no controller answers within `timeout_s`.
+    """
+    if not (found := probe(timeout_s, run=run)).available:
+        raise SchedulerUnavailable(
+            f"the run goes to Slurm, but {found.reason}",
+            hint="try again when Slurm answers (scontrol ping), or train on this machine with --local",
+        )
 
 
 def submit_script(
@@ -120,8 +140,18 @@ def submit_script(
         ClusterError: Slurm refuses; the message has its words.
         SchedulerUnavailable: no answer; whether the job was queued is not known.
     """
-    answer = _ask(["sbatch", "--parsable", *options, str(path), *arguments], CHANGE_TIMEOUT_S, run)
+    answer = _ask(["sbatch", "--parsable", *options, str(path), *arguments], SUBMIT_TIMEOUT_S, run)
     return answer.strip().partition(";")[0]
+
+
+def jobs_by_comment(prefix: str, timeout_s: float = QUERY_TIMEOUT_S, *, run: Run = run_command) -> dict[str, str]:
+    """Numbers of this person's jobs in the queue, by the last word of their comment, where that has `prefix`.
+
+    Raises:
+        SchedulerUnavailable: no answer.
+    """
+    words = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%k"]
+    return parse_comments(_ask(words, timeout_s, run), prefix)
 
 
 def estimate_start(path: Path, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
@@ -220,14 +250,19 @@ def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) 
 
 
 def batch_job(job_id: str, *, run: Run = run_command) -> BatchJob:
-    """With what a job was submitted.
+    """Return what a job was submitted with.
 
     Raises:
         ClusterError: Slurm does not know the job, or it is somebody else's.
     """
     script = _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
-    arguments, folder = parse_batch_command(_ask(["scontrol", "show", "job", job_id], QUERY_TIMEOUT_S, run))
-    return BatchJob(script, arguments, folder)
+    shown = _ask(["scontrol", "show", "job", job_id], QUERY_TIMEOUT_S, run)
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}", "--format=SubmitLine"]
+    try:
+        told = run(words, QUERY_TIMEOUT_S)
+    except SchedulerUnavailable:
+        told = Finished(1, "", "")
+    return parse_batch_job(script, shown, told.stdout if told.returncode == 0 else "")
 
 
 def shown_settings(of_what: str, timeout_s: float, *, run: Run = run_command) -> str:

@@ -62,6 +62,7 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
     """
     end_at_once_until_training()
     process = ProcessInfo.from_env(current_environment())
+    announce(process)
     try:
         stopped_by = train_attempt(run, spec, process)
     except Exception as raised:
@@ -77,6 +78,13 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
         os._exit(exit_code(error))
     if stopped_by:
         sys.exit(128 + stopped_by)
+
+
+def announce(process: ProcessInfo) -> None:
+    """Print the line by which readers of a log tell the starts of a task apart (`runs.output`)."""
+    if process.launcher != "submitit-local":  # which prints one of its own
+        host = process.host or socket.gethostname()
+        print(f"hpc-yolo: task {process.rank} on {host}, start {process.attempt} of its job", flush=True)
 
 
 def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:

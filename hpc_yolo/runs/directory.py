@@ -6,7 +6,8 @@
 |-- packages.txt              submit: the environment's packages with their versions
 |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
 |-- job.sbatch                submit: the script that went to Slurm
-|-- jobs/                     submitit: the pickled call, Slurm's and the tasks' output
+|-- jobs/                     submit: what submitit pickles for tasks on this machine, records of jobs that sbatch has
+|                             not confirmed yet; Slurm: the tasks' output
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
 |-- journal.jsonl             rank 0: what happened, event by event
 |-- leases/                   rank 0: who may write, one file an attempt

@@ -16,7 +16,8 @@ from hpc_yolo.runs.submissions import all_submissions
 
 _FILE = re.compile(r"(?P<job>\d+)(_(?P<rank>\d+)_log\.out|\.log)")
 _LABEL = re.compile(r" *(?P<rank>\d+): ?(?P<text>.*)", re.DOTALL)
-_START = "Starting with JobEnvironment("  # submitit's first line in every task
+# The first line of every task: ours under Slurm and torchrun, submitit's on this machine.
+_START = re.compile(r"hpc-yolo: task \d+ on |.*Starting with JobEnvironment\(")
 _ANNOUNCED = re.compile(r"attempt (\d+): \d+ ranks? on ")
 
 
@@ -40,7 +41,7 @@ class _Job:
 
     def attempt_of(self, rank: int | None, text: str) -> int:
         """The attempt in which `rank` prints `text`."""
-        if rank is not None and _START in text:
+        if rank is not None and _START.match(text):
             self.starts[rank] = self.starts.get(rank, 0) + 1
         start = max(self.starts.values(), default=0) if rank is None else self.starts.get(rank, 0)
         while len(self.numbers) < max(start, 1):

@@ -17,6 +17,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         time: in seconds since 1970.
         host: where it was submitted.
         after: the job that it follows, should that not finish; None for one that a person submitted.
+        variables: SBATCH_ variables of the person's shell that sbatch took.
     """
 
     time: float
@@ -27,6 +28,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     tasks_per_node: int
     gpus_per_node: int
     after: str | None = None
+    variables: dict[str, str] = {}
 
 
 def add_submission(run: RunDirectory, submission: Submission) -> None:

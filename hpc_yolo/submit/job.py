@@ -1,4 +1,4 @@
-"""Handing a plan over: submitit pickles the call, starts local tasks or queues the script, and names the job."""
+"""Hand a plan over: through submitit, start tasks on this machine or queue the script as a job of Slurm."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.fileio import write_atomic
+from hpc_yolo.queueing import queue_script
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, last_chain
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.submit.plan import Plan
 from hpc_yolo.submit.prepare import prepare_run
-
-if TYPE_CHECKING:
-    import submitit
 
 SLURM_POLL_S = 5.0
 LOCAL_LIMIT_MIN = 60 * 24 * 365
@@ -69,13 +68,14 @@ class SubmittedJob:
         return True
 
 
-def start_estimate(script: str) -> str:
+def start_estimate(plan: Plan) -> str:
     """When Slurm would start the job, or why it would not, in a few words; nothing is queued."""
+    assert plan.script is not None
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
-        file.write(script)
+        file.write(plan.script)
         file.flush()
         try:
-            estimate = scheduler.estimate_start(Path(file.name))
+            estimate = scheduler.estimate_start(Path(file.name), run=scheduler.with_sbatch_variables(plan.variables))
         except ClusterError as error:
             return f"not as it is: {error.message}"
     where = f" on {estimate.nodes}" if estimate.nodes else ""
@@ -88,25 +88,66 @@ def submit(plan: Plan) -> SubmittedJob:
     Raises:
         RunError: the run directory cannot be written.
         ClusterError: Slurm refuses; the message has its own words.
+        SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
     """
     prepare_run(plan.run, plan.spec)
-    if plan.script is not None:
-        write_atomic(plan.run.script, plan.script)
-    started = time.time()
-    job = _submit_with_submitit(plan)
-    submission = Submission(
-        time=started,
+    planned = Submission(
+        time=time.time(),
         executor=plan.executor,
-        job_id=job.job_id,
+        job_id="",
         host=platform.node(),
         num_nodes=plan.num_nodes,
         tasks_per_node=plan.tasks_per_node,
         gpus_per_node=plan.gpus_per_node,
+        variables=dict(plan.variables),
     )
+    if plan.script is None:
+        return SubmittedJob(plan.run, _start_local(plan, planned), owned=True)
+    write_atomic(plan.run.script, plan.script)
+    return SubmittedJob(plan.run, _queue(plan, planned), owned=True)
+
+
+def _queue(plan: Plan, planned: Submission) -> Submission:
+    """Queue the script of `plan` through submitit; the record of the job."""
+    from hpc_yolo.submit.script_executor import (
+        ScriptExecutor,  # submitit takes 60 ms, which a dry run need not wait for
+    )
+
+    sbatch = scheduler.with_sbatch_variables(plan.variables)
+    executor = ScriptExecutor(plan.run.jobs, lambda: queue_script(plan.run, plan.run.script, planned, sbatch=sbatch))
+    executor.update_parameters(nodes=plan.num_nodes, ntasks_per_node=plan.tasks_per_node)
+    try:
+        executor.submit(TrainingJob(str(plan.run.path)))
+    except SchedulerUnavailable:
+        raise
+    except ClusterError as error:
+        hint = "see what it would get with --dry-run, and what there is with sinfo"
+        raise ClusterError(f"Slurm refuses the job: {error.message}", hint=hint) from error
+    assert executor.submission is not None
+    return executor.submission
+
+
+def _start_local(plan: Plan, planned: Submission) -> Submission:
+    """Start the tasks of `plan` on this machine through submitit; the record of them."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=plan.run.jobs, cluster=plan.executor)
+    if plan.executor == "local":
+        executor.update_parameters(
+            tasks_per_node=plan.tasks_per_node,
+            gpus_per_node=plan.gpus_per_node,
+            timeout_min=LOCAL_LIMIT_MIN,
+            stderr_to_stdout=True,
+        )
+        # AutoExecutor does not pass this one on, and without it submitit would show the tasks the first GPUs.
+        executor._executor.parameters["visible_gpus"] = plan.local_gpus
+    with _variables_of_the_job(plan.spec.cluster.env), _interrupt_ignored():
+        job = executor.submit(TrainingJob(str(plan.run.path)))
+    submission = msgspec.structs.replace(planned, job_id=job.job_id)
     add_submission(plan.run, submission)
     if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
         raise error
-    return SubmittedJob(plan.run, submission, owned=True)
+    return submission
 
 
 @functools.lru_cache(maxsize=1)
@@ -117,43 +158,6 @@ def _slurm_jobs_are_alive(run: RunDirectory, _time_slot: int) -> bool:
         return any(state.is_alive for state in scheduler.job_states(job_ids).values())
     except SchedulerUnavailable:
         return True
-
-
-def _submit_with_submitit(plan: Plan) -> submitit.Job[None]:
-    import submitit  # 60 ms that a dry run need not wait for
-
-    executor = submitit.AutoExecutor(folder=plan.run.jobs, cluster=plan.executor)
-    if plan.executor == "slurm":
-        text = plan.script
-        # submitit pickles, submits and tracks; the script is ours, so that what --dry-run shows is what goes.
-        slurm: Any = executor._executor
-        slurm._make_submission_file_text = lambda *_: text
-        executor.update_parameters(nodes=plan.num_nodes, tasks_per_node=plan.tasks_per_node)
-    elif plan.executor == "local":
-        executor.update_parameters(
-            tasks_per_node=plan.tasks_per_node,
-            gpus_per_node=plan.gpus_per_node,
-            timeout_min=LOCAL_LIMIT_MIN,
-            stderr_to_stdout=True,
-        )
-        # AutoExecutor does not pass this one on, and without it submitit would show the tasks the first GPUs.
-        executor._executor.parameters["visible_gpus"] = plan.local_gpus
-    # A script exports the spec's variables itself; tasks on this machine inherit them.
-    added = {} if plan.executor == "slurm" else plan.spec.cluster.env
-    with _variables_of_the_job(added), _interrupt_ignored():
-        try:
-            return executor.submit(TrainingJob(str(plan.run.path)))
-        except submitit.core.utils.FailedJobError as error:
-            raise ClusterError(
-                f"Slurm refuses the job: {_slurm_words(str(error))}",
-                hint="see what it would get with --dry-run, and what there is with sinfo",
-            ) from error
-
-
-def _slurm_words(text: str) -> str:
-    """sbatch's own complaint out of submitit's."""
-    words = [line.strip() for line in text.splitlines() if "error:" in line]
-    return "; ".join(words) or text.strip()
 
 
 @contextlib.contextmanager

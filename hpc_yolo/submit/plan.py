@@ -6,19 +6,18 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpc_yolo import sbatch
 from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.submit.prepare import require_same_training
-
-PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Plan:
         str, ...
     ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
     save_times: SaveTimes | None = None  # measured in this run so far
+    variables: Mapping[str, str] = field(default_factory=dict)  # SBATCH_ ones of the shell that apply to the job
+    ignored_variables: Mapping[str, str] = field(default_factory=dict)  # and those that the spec overrides
 
     @property
     def world_size(self) -> int:
@@ -47,16 +48,8 @@ class Plan:
         """The sbatch script that goes to Slurm; None for other executors."""
         if self.executor != "slurm":
             return None
-        # The variable tells submitit's entry point, among several launchers' traces, that this is a Slurm job.
-        command = [
-            "env",
-            "SUBMITIT_EXECUTOR=slurm",
-            sys.executable,
-            "-u",
-            "-m",
-            "submitit.core._submit",
-            str(self.run.jobs),
-        ]
+        # Tasks read all else from the run directory, so that nothing they need depends on the job's id.
+        command = [sys.executable, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
         afterwards = [sys.executable, "-m", "hpc_yolo", "after-job", str(self.run.path)]
         log = f"{str(self.run.jobs).replace('%', '%%')}/%j.log"
         return sbatch.script(
@@ -76,6 +69,11 @@ class Plan:
             ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
             ("MASTER_ADDR", "first host of the step" if self.executor == "slurm" else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is taken"),
+            *(("environment", f"{name}={value} applies to the job") for name, value in self.variables.items()),
+            *(
+                ("environment", f"{name}={value} is ignored: the spec decides")
+                for name, value in self.ignored_variables.items()
+            ),
         ]
 
 
@@ -83,18 +81,16 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     """Decide how `spec` runs here.
 
     Raises:
-        ClusterError: executor slurm was asked for and Slurm does not answer, or debug with several tasks.
+        ClusterError: a GPU of train.device does not exist.
         RunError: the run directory belongs to a run that learns something else.
     """
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     require_same_training(run, spec)
     executor, why = choose_executor(spec)
+    environ = current_environment() if environ is None else environ
     if executor == "slurm":
-        cluster = spec.cluster
-        tasks, gpus = cluster.num_tasks_per_node, cluster.gpus_per_node
-        save_times = read_save_times(run)
-        return Plan(spec, run, executor, why, cluster.nodes, tasks, gpus, goes_on=run.exists, save_times=save_times)
-    chosen = chosen_gpus(spec, visible_gpus(environ if environ is not None else current_environment()))
+        return _slurm_plan(spec, run, why, clean_environment(environ))
+    chosen = chosen_gpus(spec, visible_gpus(environ))
     tasks, gpus = local_tasks(spec, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":
         tasks, gpus = 1, min(gpus, 1)
@@ -103,20 +99,36 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
 
 
+def _slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, str]) -> Plan:
+    cluster, save_times = spec.cluster, read_save_times(run)
+    variables, ignored = split_variables(environ, sbatch.sbatch_options(spec, "", save_times))
+    return Plan(
+        spec=spec,
+        run=run,
+        executor="slurm",
+        why=why,
+        num_nodes=cluster.nodes,
+        tasks_per_node=cluster.num_tasks_per_node,
+        gpus_per_node=cluster.gpus_per_node,
+        goes_on=run.exists,
+        save_times=save_times,
+        variables=variables,
+        ignored_variables=ignored,
+    )
+
+
 def choose_executor(spec: Spec) -> tuple[str, str]:
-    """(slurm, local or debug; why), asking Slurm only where the spec leaves it open or wants it."""
+    """Return (slurm, local or debug; why).
+
+    Where sbatch is installed, auto means Slurm even while the controller is silent: a login node must not train a spec
+    that was meant for a cluster.
+    """
     wanted = spec.cluster.executor
-    if wanted in ("local", "debug"):
+    if wanted != "auto":
         return wanted, "as the spec says"
-    probe = scheduler.probe(timeout_s=PROBE_TIMEOUT_S)
-    if probe.available:
-        return "slurm", "a Slurm controller answers" if wanted == "auto" else "as the spec says"
-    if wanted == "slurm":
-        raise ClusterError(
-            f"cluster.executor is slurm, but {probe.reason}",
-            hint="try again when Slurm is back, or train on this machine with --local",
-        )
-    return "local", f"{probe.reason.partition(' (')[0]}, so local processes train"
+    if scheduler.is_installed():
+        return "slurm", "sbatch is installed here"
+    return "local", "sbatch is not installed here, so local processes train"
 
 
 def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from slurm_cluster import SlurmCluster, wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import BatchJob, Finished
-from hpc_yolo.cluster.slurm_output import JobState, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.scheduler import Finished
+from hpc_yolo.cluster.slurm_output import BatchJob, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
 SQUEUE = """\
@@ -255,14 +255,14 @@ def test_without_its_database_slurm_is_still_read(
     without_accounting.wait_for_state(job_id, "COMPLETED")
     assert state_of(job_id).exit_code == 0
     assert later(job_id) == JobState(job_id, "UNKNOWN", is_stale=True)
-    assert scheduler.is_available()
+    scheduler.require_available()
 
 
 def test_without_a_controller_the_answer_comes_in_time(
     in_slurm: SlurmCluster, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm's own clients wait up to 18 s; a submission survives the outage and is not told "unknown job"."""
-    assert scheduler.is_available()
+    scheduler.require_available()
     monkeypatch.setattr(scheduler, "QUERY_TIMEOUT_S", 0.5)
     monkeypatch.setattr(scheduler, "CHANGE_TIMEOUT_S", 0.5)
     path = script("true")
@@ -280,11 +280,49 @@ def test_without_a_controller_the_answer_comes_in_time(
     in_slurm.wait_for_nodes()
 
 
-def test_what_a_job_was_submitted_with_goes_for_its_successor_too() -> None:
-    shown = "JobId=7 JobName=args.sh\n   Command=/home/me/args.sh spec.yaml --name a\n   WorkDir=/home/me/my data\n"
+SHOWN_JOB = (
+    "JobId=7 JobName=args.sh\n   Account=vision QOS=normal\n   Partition=gpu TimeLimit=01:00:00\n"
+    "   ExcNodeList=(null)\n   Command={}\n   WorkDir=/home/me/my data\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown_line", "accounting", "options", "arguments"),
+    [
+        ("/home/me/a.sh spec.yaml --name a", "", "", (), ("spec.yaml", "--name", "a")),  # 22.05, no accounting
+        (
+            "/home/me/a.sh spec.yaml --name a",  # 22.05
+            "",
+            "sbatch -p high --comment=my run a.sh spec.yaml --name a",
+            ("-p", "high", "--comment=my run"),
+            ("spec.yaml", "--name", "a"),
+        ),
+        (
+            "./a.sh",  # 23.02 to 25.05; as it was typed
+            "",
+            "sbatch --parsable --partition high --mail-user a@b c@d ./a.sh spec.yaml",
+            ("--parsable", "--partition", "high", "--mail-user", "a@b c@d"),
+            ("spec.yaml",),
+        ),
+        (
+            "/home/me/a.sh",  # since 25.11
+            "sbatch --output=/tmp/my  logs/%j -Wx /home/me/a.sh",
+            "",
+            ("--output=/tmp/my  logs/%j", "-Wx"),
+            (),
+        ),
+        ("/home/me/a.sh", "", "sbatch --wrap hostname", (), ()),
+        ("(null)", "sbatch --wrap=a.sh", "", (), ()),
+    ],
+)
+def test_what_a_job_was_submitted_with_is_read_from_every_version(command, shown_line, accounting, options, arguments):
+    """Since 23.02 the command has no arguments any more: a successor trained the default spec."""
+    shown = SHOWN_JOB.format(command) + (f"   SubmitLine={shown_line}\n" if shown_line else "")
     answers = {"write": Finished(0, "#!/bin/sh\ntrue\n", ""), "show": Finished(0, shown, "")}
+    answers["--noheader"] = Finished(0, f"{accounting}\n", "") if accounting else NO_DATABASE
     job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]])
-    assert job == BatchJob("#!/bin/sh\ntrue\n", ("spec.yaml", "--name", "a"), "/home/me/my data")
+    settings = {"account": "vision", "partition": "gpu", "qos": "normal", "time": "01:00:00"}
+    assert job == BatchJob("#!/bin/sh\ntrue\n", arguments, "/home/me/my data", options, settings)
 
 
 def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:

@@ -228,7 +228,7 @@ READERS = {
     "test-only": slurm_output.parse_test_only,
     "times": slurm_output.parse_slurm_time_s,
     "exit codes": slurm_output.parse_exit,
-    "the command of a job": slurm_output.parse_batch_command,
+    "the command of a job": lambda text: slurm_output.parse_batch_job("", text, text),
 }
 FRAGMENTS = [
     "7",

@@ -80,14 +80,31 @@ def test_debug_is_one_task_in_this_process(tmp_path):
     assert (plan.executor, plan.world_size) == ("debug", 1)
 
 
-def test_without_slurm_auto_is_local_and_slurm_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("wanted", "has_sbatch", "expected"),
+    [
+        ("auto", False, ("local", "sbatch is not installed here, so local processes train")),
+        ("auto", True, ("slurm", "sbatch is installed here")),
+        ("slurm", False, ("slurm", "as the spec says")),
+        ("local", True, ("local", "as the spec says")),
+    ],
+)
+def test_auto_is_slurm_where_sbatch_is_installed(tmp_path, monkeypatch, wanted, has_sbatch, expected):
+    """A controller that is silent for a moment must not make a login node train a spec of 32 GPUs."""
+    if has_sbatch:
+        (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert choose_executor(spec_of(tmp_path, executor="auto")) == (
-        "local",
-        "sbatch is not installed here, so local processes train",
-    )
-    with pytest.raises(ClusterError, match="sbatch is not installed here"):
-        choose_executor(spec_of(tmp_path, executor="slurm"))
+    assert choose_executor(spec_of(tmp_path, executor=wanted)) == expected
+
+
+def test_the_plan_names_the_variables_that_apply_and_those_that_do_not(tmp_path):
+    spec = spec_of(tmp_path, executor="slurm", partition="gpu")
+    environ = {"SBATCH_ACCOUNT": "vision", "SBATCH_PARTITION": "high"}
+    told = [decision for what, decision in make_plan(spec, environ).decisions() if what == "environment"]
+    assert told == ["SBATCH_ACCOUNT=vision applies to the job", "SBATCH_PARTITION=high is ignored: the spec decides"]
+    inside = make_plan(spec, environ | {"SLURM_JOB_ID": "7"})
+    assert not inside.variables, "inside of a job they are that job's"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""The SBATCH_ variables of a person's shell, which sbatch puts above the lines of a script."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+PREFIX = "SBATCH_"
+
+# By option of a script: the variables that would replace or contradict it.
+_MEMORY = ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")
+_OF_OPTION: Mapping[str, tuple[str, ...]] = {
+    "account": ("ACCOUNT",),
+    "acctg-freq": ("ACCTG_FREQ",),
+    "cluster-constraint": ("CLUSTER_CONSTRAINT",),
+    "constraint": ("CONSTRAINT",),
+    "container": ("CONTAINER",),
+    "core-spec": ("CORE_SPEC", "THREAD_SPEC"),
+    "thread-spec": ("CORE_SPEC", "THREAD_SPEC"),
+    "cpus-per-task": ("CPUS_PER_GPU", "TRES_PER_TASK"),
+    "delay-boot": ("DELAY_BOOT",),
+    "distribution": ("DISTRIBUTION",),
+    "exclusive": ("EXCLUSIVE",),
+    "oversubscribe": ("EXCLUSIVE",),
+    "export": ("EXPORT",),
+    "get-user-env": ("GET_USER_ENV",),
+    "gpu-bind": ("GPU_BIND",),
+    "gpu-freq": ("GPU_FREQ",),
+    "gres-flags": ("GRES_FLAGS",),
+    "hint": ("HINT",),
+    "input": ("INPUT",),
+    "mem": _MEMORY,
+    "mem-per-cpu": _MEMORY,
+    "mem-per-gpu": _MEMORY,
+    "mem-bind": ("MEM_BIND",),
+    "network": ("NETWORK",),
+    "no-kill": ("NO_KILL",),
+    "overcommit": ("OVERCOMMIT",),
+    "partition": ("PARTITION",),
+    "power": ("POWER",),
+    "profile": ("PROFILE",),
+    "qos": ("QOS",),
+    "reservation": ("RESERVATION",),
+    "segment": ("SEGMENT_SIZE",),
+    "spread-job": ("SPREAD_JOB",),
+    "switches": ("REQ_SWITCH", "WAIT4SWITCH"),
+    "time": ("TIMELIMIT",),
+    "tres-bind": ("TRES_BIND",),
+    "use-min-nodes": ("USE_MIN_NODES",),
+    "wait-all-nodes": ("WAIT_ALL_NODES",),
+    "wckey": ("WCKEY",),
+}
+# A spec always says these: how many tasks and GPUs, where output goes, what becomes of an interrupted job. The rest
+# changes what sbatch itself does.
+_NEVER = frozenset(
+    {"ARRAY_INX", "CLUSTERS", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT"}
+    | {"GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK", "GRES"}
+)
+
+
+def split_variables(environ: Mapping[str, str], options: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Divide the SBATCH_ variables in `environ` for a script that has `options` (long names).
+
+    Returns:
+        Those that still apply, and those that must not reach sbatch because the script says otherwise.
+    """
+    overridden = _NEVER.union(*(_OF_OPTION.get(option, ()) for option in options))
+    found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    ignored = {name: value for name, value in found.items() if name.removeprefix(PREFIX) in overridden}
+    return {name: value for name, value in found.items() if name not in ignored}, ignored
