@@ -9,7 +9,7 @@ TESTS ?= tests
 
 demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo data synth datasets/shapes
-	$(BIN)/hpc-yolo submit configs/quickstart.yaml
+	$(BIN)/hpc-yolo submit configs/quickstart.yaml --local
 
 test: $(VENV)/.installed-for-tests
 	sh tests/cluster/install_packages.sh
