@@ -10,6 +10,7 @@ A variable of Slurm that is there but not a number is passed over where another 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -47,11 +48,13 @@ class ProcessInfo:
     """This process among all tasks of a job. `node rank` counts nodes, `local rank` tasks on this node, from 0.
 
     Attributes:
-        master_addr: name or address of rank 0's host.
+        master_addr: name or address of rank 0's host; the loopback where all ranks are on one node.
+        is_addr_set: MASTER_ADDR says it, not the launcher.
         master_port: where rank 0 listens if somebody fixed it; None leaves it to rank 0 (see `candidate_ports`).
         host: this node's name as the launcher knows it; None where the launcher does not say.
         job_id: as Slurm's commands take it, `123` or `123_4` in an array; for submitit-local its controller's
             process id; for torchrun outside Slurm its run id, if it has one.
+        step_id: of srun; a job may train in several steps, one after the other.
         attempt: 1 at first, one more with each requeue.
     """
 
@@ -67,6 +70,8 @@ class ProcessInfo:
     host: str | None = None
     job_id: str | None = None
     attempt: int = 1
+    is_addr_set: bool = False
+    step_id: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, size_name, size in (
@@ -202,8 +207,7 @@ def _from_slurm_step(environ: Mapping[str, str]) -> ProcessInfo:
     num_nodes = _first_number(environ, ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES"), least=1)
     rank, node_rank = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_NODEID")
     host = environ.get("SLURMD_NODENAME") or None
-    # With --distribution=arbitrary the list does not begin with rank 0's host; rank 0 itself knows better.
-    rank_0_host = host if rank == 0 and host else first_host(_node_list(environ))
+    chosen = "" if num_nodes == 1 else environ.get("MASTER_ADDR", "").strip()
     return ProcessInfo(
         rank=rank,
         local_rank=_number(environ, "SLURM_LOCALID"),
@@ -211,12 +215,14 @@ def _from_slurm_step(environ: Mapping[str, str]) -> ProcessInfo:
         world_size=world_size,
         local_world_size=_tasks_on_node(environ, node_rank, world_size, num_nodes),
         num_nodes=num_nodes,
-        master_addr=environ.get("MASTER_ADDR") or rank_0_host,
+        master_addr=chosen or (LOOPBACK if num_nodes == 1 else _rank_0_host(environ, rank, host)),
         master_port=_port(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else None,
         launcher="slurm",
         host=host,
         job_id=_slurm_job_id(environ),
         attempt=_attempt(environ),
+        is_addr_set=bool(chosen),
+        step_id=_step_id(environ),
     )
 
 
@@ -239,10 +245,13 @@ def _from_submitit_local(environ: Mapping[str, str]) -> ProcessInfo:
 
 def _is_srun_task(environ: Mapping[str, str]) -> bool:
     """Return whether srun started this process; a batch script's body has a rank of 0 too, but no step of srun's."""
-    for name in ("SLURM_STEP_ID", "SLURM_STEPID"):
-        if (step := _optional_number(environ, name)) is not None:
-            return "SLURM_PROCID" in environ and step <= LAST_SRUN_STEP
-    return False
+    step = _step_id(environ)
+    return "SLURM_PROCID" in environ and step is not None and step <= LAST_SRUN_STEP
+
+
+def _step_id(environ: Mapping[str, str]) -> int | None:
+    steps = (_optional_number(environ, name) for name in ("SLURM_STEP_ID", "SLURM_STEPID"))
+    return next((step for step in steps if step is not None), None)
 
 
 def _is_torchrun_worker(environ: Mapping[str, str]) -> bool:
@@ -273,11 +282,14 @@ def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int, 
     return -(-world_size // num_nodes)
 
 
-def _node_list(environ: Mapping[str, str]) -> str:
+def _rank_0_host(environ: Mapping[str, str], rank: int, host: str | None) -> str:
+    """The host of rank 0 for messages; nothing else depends on it, so a list in an unknown form is passed over."""
+    if rank == 0 and host:  # it knows better: with --distribution=arbitrary the list may begin with another host
+        return host
     for name in NODE_LISTS:
-        if environ.get(name):
-            return environ[name]
-    raise ClusterError(f"this is a Slurm task, but none of {', '.join(NODE_LISTS)} is set; rank 0's host is unknown")
+        with contextlib.suppress(ClusterError):
+            return first_host(environ.get(name, ""))
+    return "a host that is not named"
 
 
 def _variables(launcher: Launcher, name: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def _agreed_in_store(output: Path, wanted: str, process: ProcessInfo) -> str:
     """Through the store that torchrun's agent serves; after a restart the name is there already."""
     from hpc_yolo.distributed import launcher_store
 
-    store = launcher_store(process)
+    store = launcher_store(process, WAIT_S)
     if process.rank == 0 and not store.check([STORE_KEY]):
         store.set(STORE_KEY, free_name(output, wanted))
     store.wait([STORE_KEY], timedelta(seconds=WAIT_S))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
@@ -67,7 +68,7 @@ class Plan:
             ("executor", f"{self.executor}: {self.why}"),
             ("world size", f"{self.world_size} = {self.num_nodes} nodes x {self.tasks_per_node} tasks, {gpus} a node"),
             ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
-            ("MASTER_ADDR", "first host of the step" if self.executor == "slurm" else "127.0.0.1"),
+            ("MASTER_ADDR", "rank 0's own addresses, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is taken"),
             *(("environment", f"{name}={value} applies to the job") for name, value in self.variables.items()),
             *(
@@ -158,9 +159,25 @@ def chosen_gpus(spec: Spec, visible: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, by its names, without importing torch."""
-    listed = environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return tuple(device.strip() for device in listed.split(",") if device.strip() not in ("", "-1"))
+    """Return the NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, by its names, without importing torch.
+
+    The list is read as CUDA reads it: it ends at the first entry that is no device (-1, none, NoDevFiles), one named
+    twice leaves none at all, and of several slices (MIG-...) a process sees the first.
+    """
     cards = Path("/proc/driver/nvidia/gpus")
-    return tuple(str(number) for number in range(len(list(cards.iterdir())))) if cards.is_dir() else ()
+    num_cards = len(list(cards.iterdir())) if cards.is_dir() else None
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return tuple(map(str, range(num_cards or 0)))
+    devices = list(itertools.takewhile(_is_device, map(str.strip, listed.split(","))))
+    devices = [str(int(device)) if device.isdigit() else device for device in devices]
+    if len(set(devices)) < len(devices):
+        return ()
+    if devices and devices[0].startswith("MIG-"):
+        return (devices[0],)
+    there = itertools.takewhile(lambda name: num_cards is None or not name.isdigit() or int(name) < num_cards, devices)
+    return tuple(there)
+
+
+def _is_device(name: str) -> bool:
+    return (name.isascii() and name.isdigit()) or name.startswith(("GPU-", "MIG-"))

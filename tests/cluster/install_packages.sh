@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what the tests' private Slurm cluster, their terminals and their shells need (Debian, Ubuntu). Quick and quiet
+# Installs what the tests' private Slurm cluster, their hosts, terminals and shells need (Debian, Ubuntu). Quick and quiet
 # where it is there already; where it may not be installed, says so in one line: the cluster's tests are skipped then.
 set -eu
 
-PACKAGES="slurmctld slurmd slurmdbd slurm-client munge mariadb-server tmux zsh fish"
-PROGRAMS="munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd sbatch srun squeue sacct sacctmgr scontrol unshare tmux zsh fish"
+PACKAGES="slurmctld slurmd slurmdbd slurm-client munge mariadb-server tmux zsh fish iproute2"
+PROGRAMS="munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd sbatch srun squeue sacct sacctmgr scontrol unshare nsenter ip tmux zsh fish"
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 skip() {

@@ -37,7 +37,7 @@ def changed(environ: Mapping[str, str], **changes: str | None) -> dict[str, str]
 
 
 SINGLE = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single")
-SRUN_0 = ProcessInfo(0, 0, 0, 4, 2, 2, "gpu01", None, "slurm", host="gpu01", job_id="2")
+SRUN_0 = ProcessInfo(0, 0, 0, 4, 2, 2, "gpu01", None, "slurm", host="gpu01", job_id="2", step_id=0)
 SRUN_3 = dataclasses.replace(SRUN_0, rank=3, local_rank=1, node_rank=1, host="gpu02")
 LOCAL = ProcessInfo(1, 1, 0, 2, 2, 1, "127.0.0.1", None, "submitit-local", job_id="7860")
 TORCHRUN_JOB = "e1d46bb5-c173-4d7d-9b8d-cb1a5660e38e"
@@ -63,7 +63,7 @@ TABLE = {
     ),
     "a step of one task in a job of four": (
         recorded("one_task_step_of_a_larger_job"),
-        ProcessInfo(0, 0, 0, 1, 1, 1, "gpu01", None, "slurm", host="gpu01", job_id="3"),
+        ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="3", step_id=0),
     ),
     "salloc's shell": (recorded("salloc_shell"), but(SINGLE, job_id="4")),
     "salloc's shell as an interactive step on a node": (
@@ -99,8 +99,18 @@ TABLE = {
     ),
     "a set address and port win": (
         recorded("srun_rank3", MASTER_ADDR="gpu01-ib0", MASTER_PORT="12345"),
-        but(SRUN_3, master_addr="gpu01-ib0", master_port=12345),
+        but(SRUN_3, master_addr="gpu01-ib0", master_port=12345, is_addr_set=True),
     ),
+    "an empty address is none": (recorded("srun_rank3", MASTER_ADDR=" "), SRUN_3),
+    "on one node nobody needs an address": (
+        recorded("one_task_step_of_a_larger_job", MASTER_ADDR="no-such-host"),
+        ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="3", step_id=0),
+    ),
+    "no list of nodes: rank 0 publishes where it is": (
+        recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
+        but(SRUN_3, master_addr="a host that is not named"),
+    ),
+    "a list of nodes in an unknown form": (recorded("srun_rank3", SLURM_STEP_NODELIST="gpu[01"), SRUN_3),
     "WORLD_SIZE exported by the batch script is not torchrun": (recorded("srun_rank3", WORLD_SIZE="4"), SRUN_3),
     "the step's list is preferred to the job's": (
         recorded("srun_rank3", SLURM_JOB_NODELIST="gpu[00-02]", SLURM_NODELIST="gpu[00-02]"),
@@ -229,12 +239,6 @@ REFUSED = {
         "SLURM_STEP_NUM_TASKS",
         "from 1",
     ),
-    "no node list": (
-        recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
-        "SLURM_STEP_NODELIST",
-        "none of",
-    ),
-    "node list torn": (recorded("srun_rank3", SLURM_STEP_NODELIST="gpu[01"), "gpu[01", "not closed"),
     "port no number": (recorded("srun_rank3", MASTER_PORT="any"), "MASTER_PORT", "'any'"),
     "port too high": (recorded("srun_rank3", MASTER_PORT="70000"), "MASTER_PORT", "1 to 65535"),
     "torchrun without a rank": missing("RANK"),

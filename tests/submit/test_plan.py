@@ -42,7 +42,26 @@ def test_as_many_local_tasks_as_fit_and_divide_the_batch(tmp_path, cluster, batc
 
 @pytest.mark.parametrize(
     ("variable", "expected"),
-    [("", ()), ("-1", ()), ("0", ("0",)), ("0,3", ("0", "3")), ("GPU-aa, GPU-bb", ("GPU-aa", "GPU-bb"))],
+    [
+        ("", ()),
+        (" ", ()),
+        ("-1", ()),
+        ("NoDevFiles", ()),
+        ("none", ()),
+        ("void", ()),
+        ("0", ("0",)),
+        (" 0 , 3 ", ("0", "3")),
+        ("0,3", ("0", "3")),
+        ("00,1", ("0", "1")),
+        ("0,-1,1", ("0",)),  # the list ends where CUDA stops reading it
+        ("1,NoDevFiles", ("1",)),
+        ("0,,1", ("0",)),
+        ("0,0", ()),  # named twice: CUDA sees none
+        ("GPU-aa, GPU-bb", ("GPU-aa", "GPU-bb")),
+        ("MIG-aa", ("MIG-aa",)),
+        ("MIG-aa,MIG-bb", ("MIG-aa",)),  # a process sees one slice
+        ("MIG-GPU-aa/1/0", ("MIG-GPU-aa/1/0",)),
+    ],
 )
 def test_visible_gpus_are_those_that_cuda_may_see(variable, expected):
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}) == expected

@@ -13,7 +13,7 @@ from hpc_yolo.errors import StallError
 PROGRAM = """
 import os, signal, time
 from hpc_yolo.cluster.local import process_start
-from hpc_yolo.distributed import _ends_with_a_neighbour
+from hpc_yolo.distributed.group import _ends_with_a_neighbour
 from hpc_yolo.runs.events import RankPlace
 
 pid = os.fork()

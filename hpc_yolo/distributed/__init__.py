@@ -1,0 +1,8 @@
+"""The process group of an attempt: devices, how ranks find each other, and what they exchange."""
+
+from hpc_yolo.distributed.device import choose_device, make_deterministic
+from hpc_yolo.distributed.group import connected
+from hpc_yolo.distributed.rendezvous import launcher_store
+from hpc_yolo.distributed.world import StopAgreement, World
+
+__all__ = ["StopAgreement", "World", "choose_device", "connected", "launcher_store", "make_deterministic"]

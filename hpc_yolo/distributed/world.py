@@ -1,0 +1,133 @@
+"""This rank's view of all ranks, and the few things that ranks exchange: sums, figures, arrays, requests to stop.
+
+Two groups exist. The default one moves gradients (NCCL on GPUs, gloo without). The control group is always gloo: stop
+agreement, evaluation results and per-rank figures go through it, so that none of them waits for the device.
+Nothing travels as a pickle.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed's own, with types
+
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.runs.events import RankPlace
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank's view of all ranks. With a single rank every operation is the identity.
+
+    `neighbours`: when the process of each other rank on this machine started, in ticks since boot, by rank.
+    """
+
+    process: ProcessInfo
+    device: torch.device
+    places: tuple[RankPlace, ...]
+    control: dist.ProcessGroup | None = None
+    store: Store | None = None
+    neighbours: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return self.process.rank
+
+    @property
+    def size(self) -> int:
+        return self.process.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints and writes."""
+        return self.process.rank == 0
+
+    def sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of `tensor` over all ranks, on its device; not differentiable."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Overwrite `tensors` with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def second_store(self, prefix: str) -> Store | None:
+        """The store of this attempt over a connection of its own, its keys under `prefix`; None for a single rank.
+
+        An operation on a store holds up all others over the same connection.
+        """
+        return None if self.store is None else PrefixStore(prefix, self.store.clone())
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier(group=self.control)
+
+    def gather_figures(self, figures: Sequence[float]) -> list[list[float]]:
+        """The same few numbers of every rank, by rank."""
+        if self.size == 1:
+            return [list(figures)]
+        mine = torch.tensor(figures, dtype=torch.float64)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine, group=self.control)
+        return [tensor.tolist() for tensor in everyone]
+
+    def gather_arrays(self, arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Every rank's `arrays` (any shapes, no objects), by rank, on every rank."""
+        if self.size == 1:
+            return [arrays]
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **arrays)
+        mine = torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
+        sizes = [int(size) for (size,) in self.gather_figures([len(mine)])]
+        everyone = [torch.zeros(max(sizes), dtype=torch.uint8) for _ in range(self.size)]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        dist.all_gather(everyone, padded, group=self.control)
+        return [_unpack(tensor[:size]) for tensor, size in zip(everyone, sizes, strict=True)]
+
+
+class StopAgreement:
+    """All ranks learn after the same step that one of them was asked to stop.
+
+    The reduction begun at one step is read at the next: by then it is over, and nobody waited for it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+
+    def ask(self, signal_number: int) -> int:
+        """Tell the others this rank's `signal_number` (0: none); the highest that any rank told one step ago."""
+        if self._world.size == 1:
+            return signal_number
+        agreed = self.settle()
+        told = torch.tensor([signal_number], dtype=torch.int64)
+        work = dist.all_reduce(told, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
+        assert work is not None
+        self._pending = (work, told)
+        return agreed
+
+    def settle(self) -> int:
+        """Wait for the reduction under way, if any, and read it."""
+        if self._pending is None:
+            return 0
+        work, told = self._pending
+        work.wait()
+        self._pending = None
+        return int(told.item())
+
+
+def _unpack(packed: torch.Tensor) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(packed.numpy().tobytes()), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
