@@ -11,6 +11,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+import yaml
+
 from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.site import Partition
@@ -19,8 +21,10 @@ from hpc_yolo.doctor import find_measured, losses
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.quantities import format_time, parse_time_s
 from hpc_yolo.queueing import adopt_lost_jobs
+from hpc_yolo.resources import resource_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_chain
+from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.weights.published import published_names
 
@@ -32,7 +36,8 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
         What would lose work when the job is interrupted, a line each.
 
     Raises:
-        SpecError: the rows of the model make no network, or none for pictures of train.imgsz; TensorBoard is missing.
+        SpecError: the rows of the model make no network, or none for pictures of train.imgsz or without the layers of
+            train.freeze; TensorBoard is missing.
         DataError: the dataset or one of its splits is not there.
         CheckpointError: the weights are not there.
         RunError: the folder of runs cannot be written, or the run is under way.
@@ -41,6 +46,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
     dataset = load_dataset(Path(spec.data))
     if Path(spec.model).suffix in (".yaml", ".yml"):
         require_network(spec.model, dataset.num_classes, spec.train.imgsz)
+    require_layers_to_learn(spec)
     if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
         names = ", ".join(published_names())
         raise CheckpointError(
@@ -71,6 +77,21 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
             f"train.imgsz: {imgsz} is no multiple of {stride}, the largest stride of {model}",
             hint=f"such as --set train.imgsz={-(-imgsz // stride) * stride}",
         )
+
+
+def require_layers_to_learn(spec: Spec) -> None:
+    """The model must have the layers that train.freeze names, and one more.
+
+    Raises:
+        SpecError: it has not.
+    """
+    name = spec.model or Path(spec.weights).stem  # published weights are called after their model
+    rows_file = Path(name) if Path(name).suffix else resource_folder("configs") / "models" / f"{name}.yaml"
+    if not spec.train.freeze or not rows_file.is_file():
+        return
+    rows = yaml.safe_load(rows_file.read_text(encoding="utf-8"))
+    if problem := freeze_problem(spec.train.freeze, len(rows["backbone"]) + len(rows["head"])):
+        raise SpecError(f"train.freeze: {problem} ({name})", hint="--freeze 10 holds the backbone of yolov5 still")
 
 
 def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:

@@ -21,8 +21,11 @@ from hpc_yolo.models import Detector, build_from_config, load_config
 from hpc_yolo.models.head import Detect
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
+from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
+
+FREEZE_HINT = "such as 10, which holds the backbone of the yolov5 family still"
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,13 @@ def freeze(model: Detector, layers: int | list[int]) -> None:
     Raises:
         TrainingError: there are no such layers, or none is left that learns.
     """
+    if problem := freeze_problem(layers, len(model.model)):
+        raise TrainingError(f"train.freeze: {problem}", hint=FREEZE_HINT)
     indices = list(range(layers)) if isinstance(layers, int) else layers
-    last = len(model.model) - 1
-    if indices and max(indices) > last:
-        raise TrainingError(
-            f"train.freeze: there is no layer {max(indices)}", hint=f"layers are counted from 0, the head is {last}"
-        )
     for index in indices:
         model.model[index].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TrainingError(
-            "train.freeze: no layer is left to learn", hint="such as 10, which holds the backbone still"
-        )
+        raise TrainingError("train.freeze: no layer is left to learn", hint=FREEZE_HINT)
 
 
 def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:

@@ -165,7 +165,17 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
 
 
 @pytest.mark.parametrize(
-    ("layers", "words"), [(26, "no layer 25"), ([3, 40], "no layer 40"), (25, "no layer is left to learn")]
+    ("layers", "words"),
+    [
+        (26, "the first 26 layers are to be frozen, and the model has 25 layers, 0 to 24"),
+        (99, "the first 99 layers are to be frozen"),
+        ([3, 40], "there is no layer 40: the model has 25 layers, 0 to 24"),
+        ([25, 30], "there is no layer 25, 30"),
+        (25, "no layer is left to learn"),
+        (list(range(25)), "no layer is left to learn"),
+        ([index for index in range(25) if index not in (11, 12)], "no layer is left to learn"),
+    ],
+    ids=str,
 )
 def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, words):
     with pytest.raises(TrainingError, match=f"train.freeze: .*{words}"):

@@ -41,3 +41,27 @@ def test_a_size_that_is_no_multiple_of_its_stride_is_refused_with_the_next(try_n
     with pytest.raises(SpecError, match=r"train\.imgsz: 96 is no multiple of 64") as caught:
         try_network(like="yolov5n6", imgsz=96)
     assert "train.imgsz=128" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "yolov5n", "freeze": 99}, r"the first 99 layers are to be frozen, and the model has 25 layers"),
+        ({"model": "yolov5s6", "freeze": 34}, r"no layer is left to learn: the model has 34 layers, 0 to 33"),
+        ({"model": "yolov5n", "freeze": [0, 25]}, r"there is no layer 25: .*\(yolov5n\)"),
+        ({"weights": "yolov5s.pt", "freeze": 99}, r"the first 99 layers"),
+        ({"model": "yolov5n6", "freeze": 33}, None),
+        ({"model": "yolov5n", "freeze": [0, 24]}, None),
+    ],
+)
+def test_layers_to_freeze_that_are_not_there_are_named_before_anything_is_queued(tmp_path, changes, words):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    model, weights = changes.get("model", ""), changes.get("weights", "")
+    train = TrainSpec(freeze=changes["freeze"])
+    spec = Spec(name="run", model=model, weights=weights, data=str(data), output=str(tmp_path / "runs"), train=train)
+    run = RunDirectory(tmp_path / "runs" / "run")
+    if words is None:
+        preflight(spec, run, for_slurm=False)
+        return
+    with pytest.raises(SpecError, match=rf"train\.freeze: {words}"):
+        preflight(spec, run, for_slurm=False)
