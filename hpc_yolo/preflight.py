@@ -33,7 +33,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
     """Check `spec` against this machine and, for Slurm, against the partitions.
 
     Returns:
-        What would lose work when the job is interrupted, a line each.
+        What a person should know of the dataset, and what would lose work when the job is interrupted, a line each.
 
     Raises:
         SpecError: the rows of the model make no network, or none for pictures of train.imgsz or without the layers of
@@ -61,7 +61,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
     require_writable(Path(spec.output).absolute())
     # Where Slurm was looked for and gave no answer, asking it again would only cost seconds.
     require_not_under_way(run, slurm_answers=for_slurm or spec.cluster.executor != "auto")
-    return slurm_warnings(spec) if for_slurm else []
+    return [*dataset.messages, *(slurm_warnings(spec) if for_slurm else [])]
 
 
 def require_network(model: str, num_classes: int, imgsz: int) -> None:

@@ -1,20 +1,20 @@
-"""The dataset YAML: where the pictures of each split are, and what the classes are called. Needs neither torch nor
+"""The dataset YAML: where the images of each split are, and what the classes are called. Needs neither torch nor
 OpenCV, so that a login node can check it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
 from hpc_yolo.errors import DataError
 from hpc_yolo.resources import dataset_names, shipped_dataset
 
-IMAGE_SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
 ABSENT = ("", "null", "~")
 EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
@@ -32,10 +32,12 @@ class _TextLoader(yaml.BaseLoader):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's splits, each one or more folders or lists of pictures, and the names of its classes.
+    """A dataset's splits, each one or more directories or lists of images, and the names of its classes.
 
-    With `single_cls` its `num_file_classes` classes are taken for one. `messages` says what a person should know of
-    the file.
+    Attributes:
+        num_file_classes: classes in the label files; with `single_cls` they are taken for one.
+        kpt_shape: (keypoints, numbers of each) that follow the box in each row of the label files.
+        messages: what a person should know of the file.
     """
 
     source: Path
@@ -45,6 +47,7 @@ class Dataset:
     names: tuple[str, ...]
     num_file_classes: int
     single_cls: bool = False
+    kpt_shape: tuple[int, int] | None = None
     messages: tuple[str, ...] = ()
 
     @property
@@ -52,31 +55,31 @@ class Dataset:
         return len(self.names)
 
     def split(self, name: str) -> tuple[Path, ...]:
-        """The folders or lists of the split `name`: train, val or test."""
-        folders: tuple[Path, ...] = getattr(self, name)
-        return folders
+        """Return the directories or lists of the split `name`: train, val or test."""
+        sources: tuple[Path, ...] = getattr(self, name)
+        return sources
 
 
-def load_dataset(path: Path, *, single_cls: bool = False) -> Dataset:
-    """Read the dataset YAML at `path` and check that its splits are there.
+def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collection[str] = ("train", "val")) -> Dataset:
+    """Read the dataset YAML at `path` and check that the splits which are needed are there.
 
-    `path:` inside it is relative to the YAML's own folder or, if that is not there, to the working directory; splits
-    are relative to it, and `../` in front of one that is not there is left out, as some exports need. The number of
-    classes is that of the names. `download:` is never run.
+    `path:` inside it is relative to the YAML's own directory or, if that is not there, to the working directory;
+    splits are relative to it, and `../` in front of one that is not there is left out, as some exports need. The
+    number of classes is that of the names. `download:` is never run.
 
     Args:
         single_cls: take all classes for one; it is called item, unless there is one name only.
+        needed_splits: those that are going to be read; what is wrong with others is a message.
 
     Raises:
         DataError: naming file and key.
     """
     content = _read_yaml(path)
-    for key in ("train", "val", "names"):
-        if not content.get(key):
-            raise DataError(f"{path}: {key}: is missing", hint=EXAMPLE)
+    _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
-    splits = {name: _split_paths(path, name, root, content) for name in SPLITS}
+    splits, messages = _splits(path, root, content, needed_splits)
     names = _names(path, content["names"])
+    kpt_shape = read_kpt_shape(path, content)
     return Dataset(
         source=path,
         train=splits["train"],
@@ -85,40 +88,9 @@ def load_dataset(path: Path, *, single_cls: bool = False) -> Dataset:
         names=("item",) if single_cls and len(names) > 1 else names,
         num_file_classes=len(names),
         single_cls=single_cls,
-        messages=_contradictions(path, content.get("nc"), len(names)),
+        kpt_shape=kpt_shape,
+        messages=(*_contradictions(path, content.get("nc"), len(names)), *task_messages(path, content), *messages),
     )
-
-
-def list_images(split: tuple[Path, ...]) -> list[Path]:
-    """The pictures of a split: all below its folders, and those that its lists name; by path.
-
-    Raises:
-        DataError: there is none, or a folder or list cannot be read.
-    """
-    images: set[Path] = set()
-    for source in split:
-        listed = _files_below(source) if source.is_dir() else _listed_images(source)
-        images.update(image for image in listed if image.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        where = ", ".join(map(str, split))
-        raise DataError(f"no pictures in {where}", hint=f"pictures end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return sorted(images)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below `folder`, also where folders are links, each folder once."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        if (real := os.path.realpath(parent)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(parent, name) for name in files)
-
-
-def _refuse_folder(error: OSError) -> None:
-    """Pictures that cannot be listed would be missed by nobody."""
-    raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -138,34 +110,66 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value not in ABSENT}
 
 
+def _require_keys(source: Path, content: dict[str, Any], needed_splits: Collection[str]) -> None:
+    if not content.get("names"):
+        raise DataError(f"{source}: names: is missing", hint=EXAMPLE)
+    for name in needed_splits:
+        if not content.get(name):
+            raise DataError(f"{source}: {name}: is missing; there is no split {name}", hint=EXAMPLE)
+
+
 def _root(source: Path, written: object) -> Path:
     if not written:
         return source.parent
-    beside = source.parent / str(written)
-    return beside if beside.exists() else Path(str(written)).absolute()
+    root = _expanded(str(written))
+    beside = source.parent / root
+    return beside if beside.exists() else root.absolute()
 
 
-def _split_paths(source: Path, name: str, root: Path, content: dict[str, Any]) -> tuple[Path, ...]:
-    written = content.get(name)
-    if not written:
-        return ()
-    entries = written if isinstance(written, list) else [written]
-    paths = tuple(_split_path(root, str(entry)) for entry in entries)
-    for path in paths:
-        if not path.exists():
-            hint = EXAMPLE
-            if shipped_dataset(source.name) == source and source.stem != "shapes":
-                hint = f"put the dataset at {root}, or copy {source}, set path: in the copy and use the copy"
-            elif "download" in content:
-                hint = f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
-            raise DataError(f"{source}: {name}: {path} is not there", hint=hint)
-    return paths
+def _splits(
+    source: Path, root: Path, content: dict[str, Any], needed: Collection[str]
+) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Return (the sources of each split, what is wrong with splits that are not needed)."""
+    splits, messages = {}, []
+    for name in SPLITS:
+        splits[name] = _split_paths(source, name, root, content.get(name))
+        for path in splits[name]:
+            if not path.exists() and name in needed:
+                raise DataError(f"{source}: {name}: {path} is not there", hint=_missing_hint(source, root, content))
+        missing = [path for path in splits[name] if not path.exists()]
+        if missing:
+            splits[name] = ()
+            messages.append(f"{source}: {name}: {missing[0]} is not there; nothing is read from this split now")
+    return splits, messages
+
+
+def _split_paths(source: Path, name: str, root: Path, written: object) -> tuple[Path, ...]:
+    entries = written if isinstance(written, list) else [written] if written else []
+    return tuple(_split_path(root, _require_path(source, name, entry)) for entry in entries)
+
+
+def _require_path(source: Path, name: str, entry: object) -> str:
+    if not isinstance(entry, str) or entry in ABSENT:
+        raise DataError(f"{source}: {name}: {entry!r} is no path", hint=f"a path, or several: {name}: [a, b]")
+    return entry
+
+
+def _missing_hint(source: Path, root: Path, content: dict[str, Any]) -> str:
+    if shipped_dataset(source.name) == source and source.stem != "shapes":
+        return f"put the dataset at {root}, or copy {source}, set path: in the copy and use the copy"
+    if "download" in content:
+        return f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
+    return EXAMPLE
 
 
 def _split_path(root: Path, entry: str) -> Path:
-    path = root / entry
+    path = root / _expanded(entry)
     inside = root / entry.removeprefix("../")  # exported YAMLs often lie one folder higher than they say
     return inside if inside.exists() and not path.exists() else path
+
+
+def _expanded(written: str) -> Path:
+    return Path(os.path.expanduser(written))  # noqa: PTH111, an unknown user is no error
 
 
 def _contradictions(source: Path, written: object, num_names: int) -> tuple[str, ...]:
@@ -182,15 +186,3 @@ def _names(source: Path, written: object) -> tuple[str, ...]:
     raise DataError(
         f"{source}: names: {written!r} is neither a list of names nor numbers 0, 1, 2 … with names", hint=EXAMPLE
     )
-
-
-def _listed_images(source: Path) -> list[Path]:
-    """The lines of a list; those that are relative start at the list's folder, or else at the working directory."""
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} is not a list of pictures: {error}") from error
-    written = [Path(line.strip()) for line in lines if line.strip()]
-    return [
-        path if path.is_absolute() or not (source.parent / path).exists() else source.parent / path for path in written
-    ]

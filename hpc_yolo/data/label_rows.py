@@ -16,7 +16,8 @@ NO_POLYGON = np.zeros((0, 2), dtype=np.float32)
 BOX_NUMBERS = 4
 VISIBILITIES = (0, 1, 2)
 KEYPOINT_SLACK = 0.55  # of a side of the box, from its centre: keypoints at its edge count as inside
-MIN_SUSPECT_POINTS = 10
+MIN_SUSPECT_ROWS = 5
+MIN_SUSPECT_POINTS = 20
 
 
 def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> tuple[Labels, list[Points]]:
@@ -127,7 +128,7 @@ def keypoints_in_polygons(outlines: Outlines) -> int:
     if not len(counts) or counts.min() != counts.max():
         return 0
     num_points = int(counts[0]) - 2
-    if num_points * len(counts) < MIN_SUSPECT_POINTS:
+    if len(counts) < MIN_SUSPECT_ROWS or num_points * len(counts) < MIN_SUSPECT_POINTS:
         return 0
     rows = outlines.points.reshape(len(counts), -1, 2)
     centres, sizes, points = rows[:, :1], rows[:, 1:2], rows[:, 2:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hpc_yolo.data.dataset import Dataset, list_images
+from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark
+from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_files import NearMisses, describe_os_error, explain_missing, label_path
 from hpc_yolo.data.label_rows import Labels, keypoints_in_polygons, read_labels
 from hpc_yolo.data.labels import MAX_PROBLEMS, Examples, Findings, ImageIndex
@@ -65,7 +66,8 @@ def scan_split(
     """
     if not dataset.split(split):
         raise DataError(f"{dataset.source}: there is no split {split}")
-    images = list_images(dataset.split(split))
+    found = find_images(dataset.split(split))
+    images = found.paths
     labels = [label_path(image) for image in images]
     near_misses = NearMisses(labels)
     caches = [cache_path(dataset.split(split), images[0]), *([spare_cache] if spare_cache else [])]
@@ -73,8 +75,19 @@ def scan_split(
     index = cached(caches, key, lambda: _scan(images, labels, near_misses, dataset, on_progress))
     if dataset.single_cls:
         index = replace(index, labels=tuple(rows * ONE_CLASS for rows in index.labels))
+    index = _with_problems(index, found.problems)
     _require_usable(index, dataset, split, needs_labels=needs_labels)
-    return replace(index, messages=tuple(_messages(index, split)))
+    return replace(index, messages=(*_messages(index, split), *(f"{split}: {note}" for note in found.notes)))
+
+
+def _with_problems(index: ImageIndex, problems: tuple[str, ...]) -> ImageIndex:
+    """Return `index` with problems of lists, which no cache holds, before those of files."""
+    if not problems:
+        return index
+    own = index.findings.problems
+    joined = Examples(len(problems) + own.total, (*problems, *own.first)[:MAX_PROBLEMS])
+    findings = replace(index.findings, problems=joined)
+    return replace(index, num_corrupt=index.num_corrupt + len(problems), findings=findings)
 
 
 def _require_usable(index: ImageIndex, dataset: Dataset, split: str, *, needs_labels: bool) -> None:
@@ -133,7 +146,7 @@ def _background_message(index: ImageIndex) -> str:
 
 
 def _scan(
-    images: list[Path],
+    images: Sequence[Path],
     labels: list[Path],
     near_misses: NearMisses,
     dataset: Dataset,
@@ -167,7 +180,7 @@ def _check(image: Path, label: Path, near_misses: NearMisses, dataset: Dataset) 
     try:
         shape_hw, is_without_end = _image_shape(image)
         try:
-            rows, polygons = read_labels(label, dataset.num_file_classes)
+            rows, polygons = read_labels(label, dataset.num_file_classes, dataset.kpt_shape)
         except FileNotFoundError:
             if label.is_symlink():
                 raise
@@ -203,9 +216,10 @@ def _image_shape(image: Path) -> tuple[tuple[int, int], bool]:
     return (height, width), is_without_end
 
 
-def _cache_key(images: list[Path], labels: list[Path], near_misses: NearMisses, dataset: Dataset) -> str:
+def _cache_key(images: Sequence[Path], labels: list[Path], near_misses: NearMisses, dataset: Dataset) -> str:
     """Return a digest of all that a scan depends on: files with their sizes and times, classes, the decoder."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {cv2.__version__} {dataset.num_file_classes}".encode())
+    rules = CACHE_VERSION, cv2.__version__, dataset.num_file_classes, dataset.kpt_shape
+    digest = hashlib.sha256(str(rules).encode())
     for image, label in zip(images, labels, strict=True):
         digest.update(_file_state(image))
         digest.update(_file_state(label) or os.fsencode(f"\n{label} none {near_misses.find(image, label)}"))

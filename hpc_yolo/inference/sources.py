@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hpc_yolo.data.dataset import IMAGE_SUFFIXES
+from hpc_yolo.data.image_suffixes import IMAGE_SUFFIXES
 from hpc_yolo.data.images import Pixels, read_image
 from hpc_yolo.errors import DataError
 

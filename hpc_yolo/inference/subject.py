@@ -109,7 +109,7 @@ def prepare_subject(
     if half and chosen.type != "cuda":
         raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
     file = read_model_file(weights)
-    dataset = load_dataset(data, single_cls=single_cls)
+    dataset = load_dataset(data, single_cls=single_cls, needed_splits=(split,))
     _require_same_classes(file, dataset, tell)
     model = fused(build_detector(file)).to(chosen, torch.float16 if half else torch.float32)
     model = model.to(memory_format=torch.channels_last)

@@ -14,7 +14,8 @@ import pytest
 
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data import scan_cache as cache_module
-from hpc_yolo.data.dataset import list_images, load_dataset
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -137,7 +138,7 @@ def test_pictures_behind_links_and_only_files_are_found(folder):
     (folder / "images" / "train" / "part").symlink_to(far)
     (far / "round").symlink_to(folder / "images" / "train")
     (far / "folder.jpg").mkdir()
-    found = list_images(load_dataset(folder / "d.yaml").train)
+    found = find_images(load_dataset(folder / "d.yaml").train).paths
     assert [path.name for path in found] == ["one.jpg", "two.jpg"]
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hpc_yolo.data import augment
 from hpc_yolo.data import scan as scan_module
-from hpc_yolo.data.dataset import list_images, load_dataset
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
@@ -44,7 +45,7 @@ def test_a_label_file_from_notepad_is_read(tmp_path):
 def test_a_list_from_notepad_keeps_its_first_picture(folder):
     listed = folder / "list.txt"
     listed.write_bytes(BYTE_ORDER_MARK + b"./images/train/00000.jpg\r\n./images/train/00001.jpg\r\n")
-    assert all(path.is_file() for path in list_images((listed,)))
+    assert all(path.is_file() for path in find_images((listed,)).paths)
 
 
 @pytest.mark.parametrize("number", ["1.0000001", "-1e-9", "1.05"])
@@ -81,7 +82,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_a_smaller_set(folder
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="private: cannot be listed: Permission denied"):
-        list_images(load_dataset(folder / "dataset.yaml").train)
+        find_images(load_dataset(folder / "dataset.yaml").train)
 
 
 @pytest.mark.parametrize("largest_bytes", [0, 1000])

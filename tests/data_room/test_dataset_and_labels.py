@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hpc_yolo.data import scan as scan_module
-from hpc_yolo.data.dataset import list_images, load_dataset
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.scan import scan_split
@@ -88,9 +89,9 @@ def test_a_list_names_pictures_from_its_own_folder(make_set):
     dataset = make_set(one="", two="")
     listed = dataset.parent / "list.txt"
     listed.write_text("./images/train/two.jpg\n\n")
-    assert [path.name for path in list_images((listed,))] == ["two.jpg"]
-    with pytest.raises(DataError, match="no pictures in"):
-        list_images((dataset.parent / "labels",))
+    assert [path.name for path in find_images((listed,)).paths] == ["two.jpg"]
+    with pytest.raises(DataError, match="no images in"):
+        find_images((dataset.parent / "labels",))
 
 
 def test_the_last_folder_named_images_becomes_labels():

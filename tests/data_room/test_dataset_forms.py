@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.data.dataset import IMAGE_SUFFIXES, list_images, load_dataset
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.image_files import find_images
+from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import DataError
@@ -76,37 +78,37 @@ def test_the_sample_is_the_set_that_is_drawn(tmp_path, monkeypatch):
     sample = load_dataset(SAMPLE)
     assert sample.names == drawn.names == CLASSES
     for split in ("train", "val"):
-        assert list_images(sample.split(split)) == list_images(drawn.split(split))
+        assert find_images(sample.split(split)).paths == find_images(drawn.split(split)).paths
 
 
 def test_folders_and_lists_may_be_mixed_and_a_picture_counts_once(tmp_path):
-    for name in ("a/images/1.jpg", "a/images/deep/2.JPEG", "b/images/3.Png", "b/images/notes.txt", "b/images/4.gif"):
+    for name in ("a/images/1.jpg", "a/images/deep/2.JPEG", "b/images/3.Png", "b/images/notes.txt", "b/images/4.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     listed = tmp_path / "list.txt"
     listed.write_text(f"./a/images/1.jpg\r\n{tmp_path}/b/images/3.Png\r\n  \r\n")
-    found = list_images((tmp_path / "a", listed, tmp_path / "b"))
+    found = find_images((tmp_path / "a", listed, tmp_path / "b")).paths
     assert [path.name for path in found] == ["1.jpg", "2.JPEG", "3.Png"]
 
 
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(DATASET_SUFFIXES))
 def test_every_kind_of_picture_is_found_in_either_case(tmp_path, suffix):
     for name in (f"small{suffix}", f"LARGE{suffix.upper()}"):
         (tmp_path / name).touch()
-    assert len(list_images((tmp_path,))) == 2
+    assert len(find_images((tmp_path,)).paths) == 2
 
 
 def test_the_order_of_pictures_does_not_depend_on_the_file_system(tmp_path):
     """Epoch orders are permutations of this order, and nodes may list a folder differently."""
     for name in ("10.jpg", "9.jpg", "a.jpg", "B.jpg"):
         (tmp_path / name).touch()
-    assert [path.name for path in list_images((tmp_path,))] == ["10.jpg", "9.jpg", "B.jpg", "a.jpg"]
+    assert [path.name for path in find_images((tmp_path,)).paths] == ["10.jpg", "9.jpg", "B.jpg", "a.jpg"]
 
 
 def test_a_picture_given_as_a_list_is_refused(tmp_path):
     (tmp_path / "one.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(DataError, match="is not a list of pictures"):
-        list_images((tmp_path / "one.jpg",))
+    with pytest.raises(DataError, match="is not a list of images"):
+        find_images((tmp_path / "one.jpg",))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, h
     dataset.write_text(f"path: {shapes.parent}\ntrain: images/train\nval: labels\nnames: [a, b, c, d]\n")
     done = hpc_yolo("submit", write_spec("mistaken", cluster=LOCAL_PAIR, data=str(dataset)), check=False)
     assert done.returncode == 3
-    assert "no pictures in" in done.stderr
+    assert "no images in" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -370,3 +370,14 @@ def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasu
     assert result.exit_code == 0
     assert "val: no image has labels, so all metrics are 0" in result.stderr
     assert (tmp_path / "exp" / {"--save-json": "predictions.json", "--save-txt": "labels"}[option]).exists()
+
+
+def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weights, data, tmp_path):
+    path = tmp_path / "d.yaml"
+    path.write_text(f"path: {data.parent}\ntrain: gone\nval: images/val\ntest: gone/too\nnames: {list(CLASSES)}\n")
+    result = run_val("--weights", weights, "--data", path, folder=tmp_path)
+    assert result.exit_code == 0
+    assert [result.stderr.count(f"{name}: {data.parent}/gone") for name in ("train", "test")] == [1, 1]
+    result = run_val("--weights", weights, "--data", path, "--task", "test", folder=tmp_path)
+    assert isinstance(result.exception, DataError)
+    assert "gone/too is not there" in str(result.exception)

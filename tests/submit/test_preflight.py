@@ -65,3 +65,11 @@ def test_layers_to_freeze_that_are_not_there_are_named_before_anything_is_queued
         return
     with pytest.raises(SpecError, match=rf"train\.freeze: {words}"):
         preflight(spec, run, for_slurm=False)
+
+
+def test_a_split_that_training_does_not_read_is_a_warning(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    data.write_text(f"{data.read_text()}test: gone\n")
+    spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
+    (warning,) = preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
+    assert "test: " in warning and "gone is not there" in warning

@@ -1,0 +1,94 @@
+"""The images of a split: all below its directories, and those that its lists name. Needs neither torch nor OpenCV."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_yolo.data.image_lists import read_image_list
+from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
+from hpc_yolo.errors import DataError
+from hpc_yolo.quantities import counted
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Images of a split by path.
+
+    Attributes:
+        problems: lines of lists that name no image that is there, a sentence each.
+        notes: what a person should know of how images were found.
+    """
+
+    paths: tuple[Path, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_images(split: Iterable[Path]) -> FoundImages:
+    """Return the images in the directories and lists `split`, each once.
+
+    Raises:
+        DataError: there is none, a directory or list cannot be read, or lines of a list are ambiguous.
+    """
+    split = tuple(split)
+    images: set[Path] = set()
+    problems: list[str] = []
+    notes: list[str] = []
+    skipped: Counter[str] = Counter()
+    for source in split:
+        if source.is_dir():
+            files: Iterable[Path] = _files_below(source)
+        else:
+            listed = read_image_list(source)
+            files, problems = listed.paths, [*problems, *listed.problems]
+            notes += [listed.note] if listed.note else []
+        for file in files:
+            suffix = file.suffix.lower()
+            if suffix in DATASET_SUFFIXES:
+                images.add(file)
+            elif suffix in UNREADABLE_SUFFIXES:
+                skipped[suffix] += 1
+    if not images:
+        raise _nothing_found(split, problems, skipped)
+    if skipped:
+        notes.append(skipped_message(skipped))
+    return FoundImages(tuple(sorted(images)), tuple(problems), tuple(notes))
+
+
+def skipped_message(skipped: Mapping[str, int]) -> str:
+    """Return which image files are skipped and what to do with them."""
+    suffixes = ", ".join(f"{suffix} ({number})" for suffix, number in sorted(skipped.items()))
+    files = counted(sum(skipped.values()), "file")
+    return f"{files} skipped, OpenCV does not decode them: {suffixes}; convert them to JPEG or PNG"
+
+
+def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mapping[str, int]) -> DataError:
+    where = ", ".join(map(str, split))
+    if problems:
+        first = "\n  ".join(problems[:3])
+        return DataError(
+            f"no images in {where}: {counted(len(problems), 'line')} cannot be used\n  {first}",
+            hint="write paths that are absolute or relative to the directory of the list",
+        )
+    hint = skipped_message(skipped) if skipped else f"images end in {', '.join(sorted(DATASET_SUFFIXES))}"
+    return DataError(f"no images in {where}", hint=hint)
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """Yield all files below `directory`, also where directories are links, each directory once."""
+    seen = set()
+    for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
+        if (real := os.path.realpath(parent)) in seen:
+            directories.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in files)
+
+
+def _refuse_directory(error: OSError) -> None:
+    """Images that cannot be listed would be missed by nobody."""
+    raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error

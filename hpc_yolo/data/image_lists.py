@@ -1,0 +1,162 @@
+"""Lists of images as labelling tools write them: one path a line, often relative to another directory than the list's,
+or absolute on another machine."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
+
+from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
+from hpc_yolo.errors import DataError
+from hpc_yolo.quantities import counted
+
+MAX_PARENTS = 3  # directories above that of the list in which its paths may begin
+MAX_SHOWN = 3
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+COMMENT = "#"
+ADDRESSES = ("http://", "https://", "s3://", "gs://")
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images that a list names.
+
+    Attributes:
+        problems: why lines name none, a sentence each with the line's number.
+        note: what a person should know of those that were found, "" for nothing.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+def read_image_list(source: Path) -> ImageList:
+    """Return the images that the list `source` names, among them those of suffixes that OpenCV cannot decode.
+
+    A path is looked for as it is written, relative to the list's directory, to the working directory and to
+    directories above the list's; then without its first parts.
+
+    Raises:
+        DataError: the list cannot be read, is no list, or two lines would be the same image.
+    """
+    lines = list(list_lines(source))
+    if lines and not any(Path(line).suffix.lower() in DATASET_SUFFIXES | UNREADABLE_SUFFIXES for _, line in lines):
+        raise DataError(
+            f"{source} is not a list of images: none of its lines ends in the suffix of one",
+            hint="a split is a directory of images, or a text file with the path of one on each line",
+        )
+    search = _Search(source)
+    found = ImageList()
+    for number, line in lines:
+        where = f"{source}:{number}"
+        if line.lower().startswith(ADDRESSES):
+            found.problems.append(f"{where}: {line} is an address; images are read from files")
+        elif Path(line).suffix.lower() not in DATASET_SUFFIXES | UNREADABLE_SUFFIXES:
+            found.problems.append(f"{where}: {line[:80]!r} does not end in the suffix of an image")
+        elif (path := search.find(line, where)) is not None:
+            found.paths.append(path)
+        else:
+            found.problems.append(f"{where}: {line} is not there (looked for {search.describe(line)})")
+    return replace(found, note=search.note(source))
+
+
+def list_lines(source: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, path as a person means it) of each line that has one: no quotes, byte order mark or file://.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise DataError(f"{source} is not a list of images: it cannot be read: {error.strerror}") from error
+    if not content.startswith(UTF_16_MARKS) and b"\x00" in content:
+        raise DataError(f"{source} is not a list of images: it is not text")
+    # Names of files in an old code page stay as they are on the disk.
+    is_wide = content.startswith(UTF_16_MARKS)
+    text = content.decode("utf-16", "replace") if is_wide else content.decode("utf-8-sig", "surrogateescape")
+    for number, line in enumerate(text.split("\n"), 1):
+        if written := _cleaned(line):
+            yield number, written
+
+
+def _cleaned(line: str) -> str:
+    written = line.strip().rstrip(",;").strip("\"'").strip()
+    if written.lower().startswith("file://"):
+        return urllib.request.url2pathname(urllib.parse.urlsplit(written).path)
+    is_comment = written.startswith(COMMENT) and Path(written).suffix.lower() not in DATASET_SUFFIXES
+    return "" if is_comment else written
+
+
+class _Search:
+    """Finds the files that a list means. Which directory a directory of the list is, is looked up once."""
+
+    def __init__(self, source: Path) -> None:
+        directory = source.absolute().parent
+        above = [parent for parent in list(directory.parents)[:MAX_PARENTS] if parent != parent.parent]
+        self._directory, self._above = directory, above
+        self._bases = list(dict.fromkeys([directory, Path.cwd(), *above]))
+        self._directories: dict[Path, list[tuple[Path, bool]]] = {}
+        self._shortened: dict[Path, Path] = {}
+
+    def find(self, line: str, where: str) -> Path | None:
+        """Return the file that `line` means, or None.
+
+        Raises:
+            DataError: an earlier line without its first parts is the same file.
+        """
+        for written in _readings(line):
+            for directory, is_shortened in self._candidates(written.parent):
+                path = directory / written.name
+                if not os.path.exists(path):  # noqa: PTH110, a name that is too long is no error
+                    continue
+                if is_shortened and self._shortened.setdefault(path, written) != written:
+                    raise DataError(
+                        f"{where}: {written} and {self._shortened[path]} are not there, and without their first "
+                        f"directories both are {path}",
+                        hint="write paths that are absolute or relative to the directory of the list",
+                    )
+                return path
+        return None
+
+    def note(self, source: Path) -> str:
+        """Return how many files were found without their first directories, with one of them; "" if none."""
+        if not self._shortened:
+            return ""
+        path, written = next(iter(self._shortened.items()))
+        num_paths = counted(len(self._shortened), "path")
+        return f"{source}: {num_paths} found without the first directories, such as {written} as {path}"
+
+    def describe(self, line: str) -> str:
+        """Return where a line that means no file was looked for."""
+        written = _readings(line)[0]
+        places = [written] if written.is_absolute() else [base / written for base in self._bases]
+        shown = ", ".join(map(str, places[:MAX_SHOWN]))
+        return f"{shown}, and without its first directories" if len(written.parts) > 1 else shown
+
+    def _candidates(self, parent: Path) -> list[tuple[Path, bool]]:
+        """Return directories that `parent` may mean, nearest first, and whether first parts were left out for it."""
+        if parent not in self._directories:
+            whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
+            parts = parent.parts[parent.is_absolute() :]
+            tails = [Path(*parts[start:]) for start in range(not parent.is_absolute(), len(parts))]
+            shortened = [base / tail for tail in tails for base in (self._directory, *self._above)]
+            if parts:
+                shortened.append(self._directory)
+            found = dict.fromkeys([*((path, False) for path in whole), *((path, True) for path in shortened)])
+            self._directories[parent] = [(path, short) for path, short in found if path.is_dir()]
+        return self._directories[parent]
+
+
+def _readings(line: str) -> list[Path]:
+    """Return the paths that `line` may be: as it is, and with Windows' separators and without its drive."""
+    written = Path(os.path.expanduser(line))  # noqa: PTH111, an unknown user is no error
+    if "\\" not in line and line[1:2] != ":":
+        return [written]
+    windows = PureWindowsPath(line)
+    return [written, Path(windows.as_posix().removeprefix(windows.drive))]
