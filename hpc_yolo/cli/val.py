@@ -10,10 +10,11 @@ import click
 from hpc_yolo.cli.figures import print_report, print_study
 from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.prefixes import GuideCommand
-from hpc_yolo.errors import SpecError
+from hpc_yolo.errors import DataError, SpecError
 from hpc_yolo.resources import shipped_dataset
 
 if TYPE_CHECKING:
+    from hpc_yolo.evaluation.coco_truth import Annotations
     from hpc_yolo.evaluation.evaluator import EvaluationSettings
     from hpc_yolo.inference.subject import Named, Subject
     from hpc_yolo.inference.validate import Outputs, ValidationReport
@@ -102,6 +103,11 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
     is_speed = options["task"] == "speed"
     report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=is_speed)
     print_report(report, outputs.folder, verbose=options["verbose"], as_json=options["as_json"])
+    if report.coco_error is not None:
+        message = f"no official COCO numbers: {report.coco_error}"
+        if options["annotations"] is not None:
+            raise DataError(message)
+        _tell(message)
 
 
 def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
@@ -119,25 +125,16 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
             single_cls=options["single_cls"] or named.single_cls,
             tell=_tell,
             on_progress=on_progress,
-            needs_labels=not (options["save_json"] or options["save_txt"]),
+            needs_labels=not (options["save_json"] or options["save_txt"] or options["annotations"]),
         )
 
 
 def _outputs(subject: Subject, options: dict[str, Any]) -> Outputs:
-    """The folder, and what goes into it. What could fail after an hour is read before."""
-    from hpc_yolo.evaluation import coco
+    """Return the directory, and what goes into it. What could fail after an hour is read before."""
     from hpc_yolo.inference.folders import results_folder
-    from hpc_yolo.inference.validate import Outputs, find_annotations
+    from hpc_yolo.inference.validate import Outputs
 
-    path = options["annotations"]
-    if options["save_json"] and path is None:
-        path = find_annotations(subject)
-    if path is not None and not coco.has_library():
-        if options["annotations"] is not None:
-            raise SpecError("--annotations: the official COCO numbers need pycocotools", hint=coco.INSTALL)
-        _tell(f"no official COCO numbers: pycocotools is not there ({coco.INSTALL})")
-        path = None
-    annotations = coco.read_annotations(path, subject.dataset.names) if path is not None else None
+    annotations = _annotations(subject, options)
     return Outputs(
         folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]),
         predictions=options["save_json"] or annotations is not None,
@@ -145,6 +142,35 @@ def _outputs(subject: Subject, options: dict[str, Any]) -> Outputs:
         labels=options["save_txt"],
         scores=options["save_conf"],
     )
+
+
+def _annotations(subject: Subject, options: dict[str, Any]) -> Annotations | None:
+    """Return COCO's file of the truth: the one that is named, or that --save-json finds beside the split.
+
+    Raises:
+        DataError: the one that is named cannot be used; one that was found is passed over with a message.
+    """
+    from hpc_yolo.evaluation import coco
+    from hpc_yolo.evaluation.coco_truth import read_annotations
+    from hpc_yolo.inference.validate import PREDICTIONS, find_annotations
+
+    is_named = options["annotations"] is not None
+    path = options["annotations"] or (find_annotations(subject) if options["save_json"] else None)
+    try:
+        if path is not None and not coco.has_library():
+            raise SpecError("--annotations: the official COCO numbers need pycocotools", hint=coco.INSTALL)
+        if path is not None:
+            found = read_annotations(path, subject.dataset.names, subject.index.paths)
+            for message in found.messages:
+                _tell(message)
+            return found
+    except (DataError, SpecError) as error:
+        if is_named:
+            raise
+        _tell(f"no official COCO numbers: {error}")
+    if options["save_json"] and (named_alike := coco.named_alike(subject.index.paths)):
+        _tell(f"{PREDICTIONS}: {len(named_alike)} images of equal names have paths for ids, such as {named_alike[0]}")
+    return None
 
 
 def _validate(

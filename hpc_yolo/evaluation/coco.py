@@ -6,8 +6,9 @@ import contextlib
 import importlib.util
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,18 +16,19 @@ import msgspec
 import torch
 import yaml
 
-from hpc_yolo.errors import DataError, HpcYoloError
+from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.resources import resource_folder
 
 # COCO numbered 91 kinds of things and labelled 80 of them.
 COCO_IDS = tuple(number for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+ImageId = int | str
 INSTALL = "pip install 'hpc-yolo[coco]'"
 
 
 class Prediction(msgspec.Struct, frozen=True):
     """One detection. `bbox`: left, top, width, height in pixels of the file."""
 
-    image_id: int | str
+    image_id: ImageId
     category_id: int
     bbox: tuple[float, float, float, float]
     score: float
@@ -51,78 +53,47 @@ class OfficialNumbers(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class CocoKeys:
-    """How a COCO file calls classes, by class index, and pictures, by file name; others by the stem of their name."""
+    """How a COCO file calls classes, by class index, and images, by their position in the split."""
 
     category_ids: Sequence[int]
-    image_ids: dict[str, int | str] = field(default_factory=dict)
-
-    def image_id(self, path: Path) -> int | str:
-        if path.name in self.image_ids:
-            return self.image_ids[path.name]
-        return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+    image_ids: Sequence[ImageId]
 
 
-def keys_of_names(names: Sequence[str]) -> CocoKeys:
-    """COCO's own numbers for its 80 classes; any others are numbered from 0."""
+def keys_of_names(names: Sequence[str], image_paths: Sequence[str]) -> CocoKeys:
+    """Return COCO's own numbers for its 80 classes, and numbers from 0 for others; images are called by their files."""
     content = yaml.safe_load((resource_folder("configs") / "data" / "coco.yaml").read_text(encoding="utf-8"))
     is_coco = list(names) == list(content["names"].values())
-    return CocoKeys(COCO_IDS if is_coco else range(len(names)))
+    image_ids = fallback_ids(image_paths, [None] * len(image_paths), taken=set())
+    return CocoKeys(COCO_IDS if is_coco else range(len(names)), image_ids)
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """What a COCO file says of a dataset besides its labels.
+def fallback_ids(
+    image_paths: Sequence[str], known: Sequence[ImageId | None], *, taken: Collection[ImageId]
+) -> list[ImageId]:
+    """Return `known` ids with others for None: the name without suffix, as a number if it is one, as COCO has it.
 
-    crowds: by picture's id, (k, 5) class, xyxy in the file's pixels of regions of objects that nobody told apart.
+    Where that is `taken` or that of several images, the path is the id.
     """
-
-    path: Path
-    keys: CocoKeys
-    crowds: dict[int | str, torch.Tensor]
-
-
-def read_annotations(path: Path, names: Sequence[str]) -> Annotations:
-    """The numbers that `path` gives to the classes `names` and to pictures, and its crowds.
-
-    Raises:
-        DataError: the file is not of COCO's form, or does not know a class.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        images = {Path(image["file_name"]).name: image["id"] for image in content["images"]}
-        categories = {category["name"]: category["id"] for category in content["categories"]}
-        crowds = [
-            (one["image_id"], one["category_id"], *map(float, one["bbox"]))
-            for one in content["annotations"]
-            if one.get("iscrowd")
-        ]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="--annotations takes COCO's JSON") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: is not of COCO's form ({type(error).__name__}: {error})",
-            hint="images, annotations and categories are needed, as in instances_val2017.json",
-        ) from error
-    for name in names:
-        if name not in categories:
-            raise DataError(
-                f"{path}: has no category {name!r}; it has {', '.join(map(repr, list(categories)[:10]))}",
-                hint="name the classes in the dataset YAML as the annotations do",
-            )
-    keys = CocoKeys([categories[name] for name in names], images)
-    return Annotations(path, keys, _crowds_by_image(crowds, keys.category_ids))
+    own = [_own_id(Path(path)) for path in image_paths]
+    counts = Counter(own)
+    return [
+        found if found is not None else short if counts[short] == 1 and short not in taken else path
+        for found, short, path in zip(known, own, image_paths, strict=True)
+    ]
 
 
-def _crowds_by_image(crowds: list[tuple[Any, ...]], category_ids: Sequence[int]) -> dict[int | str, torch.Tensor]:
-    class_of = {category: index for index, category in enumerate(category_ids)}
-    rows: dict[int | str, list[list[float]]] = {}
-    for image, category, left, top, width, height in crowds:
-        if category in class_of:
-            rows.setdefault(image, []).append([class_of[category], left, top, left + width, top + height])
-    return {image: torch.tensor(boxes) for image, boxes in rows.items()}
+def named_alike(image_paths: Sequence[str]) -> list[str]:
+    """Return the images whose names without suffix are those of others too."""
+    own = [_own_id(Path(path)) for path in image_paths]
+    counts = Counter(own)
+    return [path for path, short in zip(image_paths, own, strict=True) if counts[short] > 1]
 
 
-def predictions(detections: torch.Tensor, image_id: int | str, keys: CocoKeys) -> list[Prediction]:
+def _own_id(path: Path) -> ImageId:
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+
+
+def predictions(detections: torch.Tensor, image_id: ImageId, keys: CocoKeys) -> list[Prediction]:
     """Detections (n, 6) xyxy, score, class of one picture, rounded to thousandths of pixels and 5 digits of score."""
     return [
         Prediction(
@@ -159,13 +130,15 @@ def has_library() -> bool:
 
 
 def official_numbers(
-    annotations: Annotations, predictions_file: Path, image_ids: Sequence[int | str]
+    dataset: dict[str, Any], predictions_file: Path, image_ids: Sequence[ImageId], category_ids: Sequence[int]
 ) -> OfficialNumbers:
-    """COCO's numbers of the predictions, over these pictures and the dataset's classes alone.
+    """Return COCO's numbers of the predictions, over these images and classes alone.
+
+    Args:
+        dataset: COCO's file of the truth, with every field that its library reads.
 
     Raises:
-        DataError: the annotations know none of the pictures.
-        HpcYoloError: the library is not installed.
+        HpcYoloError: the library is not installed, or fails.
     """
     try:
         from pycocotools.coco import COCO
@@ -173,31 +146,29 @@ def official_numbers(
     except ImportError as error:
         raise HpcYoloError("the official COCO numbers need the package pycocotools", hint=INSTALL) from error
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        truth = COCO(str(annotations.path))
-        known = [image for image in image_ids if image in truth.imgs]
-        if not known:
-            shown = ", ".join(map(repr, image_ids[:3]))
-            raise DataError(
-                f"{annotations.path}: has none of the {len(image_ids)} pictures ({shown} …)",
-                hint="give the annotations of this very split with --annotations FILE",
-            )
-        rows: list[dict[str, Any]] = json.loads(predictions_file.read_bytes())
-        found = _loaded(truth, [row for row in rows if row["image_id"] in truth.imgs])
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.imgIds = known
-        evaluation.params.catIds = list(annotations.keys.category_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+            truth = _indexed(COCO, dataset)
+            rows: list[dict[str, Any]] = json.loads(predictions_file.read_bytes())
+            wanted = set(image_ids)
+            evaluation = COCOeval(truth, _loaded(truth, [row for row in rows if row["image_id"] in wanted]), "bbox")
+            evaluation.params.imgIds = list(image_ids)
+            evaluation.params.catIds = list(category_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+    except Exception as error:  # whatever it does not like of what tools write
+        raise HpcYoloError(f"pycocotools cannot evaluate the predictions: {type(error).__name__}: {error}") from error
     return OfficialNumbers(*(float(value) for value in evaluation.stats))
 
 
+def _indexed(kind: type[Any], dataset: dict[str, Any]) -> Any:
+    indexed = kind()
+    indexed.dataset = dataset
+    indexed.createIndex()
+    return indexed
+
+
 def _loaded(truth: Any, rows: list[dict[str, Any]]) -> Any:
-    """The library's own loader cannot read a detector that found nothing."""
-    if rows:
-        return truth.loadRes(rows)
-    nothing = type(truth)()
-    nothing.dataset = {**truth.dataset, "annotations": []}
-    nothing.createIndex()
-    return nothing
+    """Return the library's object of the predictions; its own loader cannot read a detector that found nothing."""
+    return truth.loadRes(rows) if rows else _indexed(type(truth), {**truth.dataset, "annotations": []})

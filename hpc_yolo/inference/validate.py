@@ -15,7 +15,9 @@ import torch
 
 from hpc_yolo.boxes import xyxy_to_cxcywh
 from hpc_yolo.data.loader import ValidationLoader
+from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.evaluation import coco
+from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Stopwatch, evaluate
 from hpc_yolo.evaluation.figures import class_figures
@@ -31,7 +33,7 @@ STUDY_SIZES = range(256, 1536 + 1, 128)
 
 
 class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All figures of one pass. `speed_ms`: milliseconds a picture in each stage."""
+    """All metrics of one pass. `speed_ms`: milliseconds an image in each stage. `coco_error`: why `coco` is missing."""
 
     weights: str
     data: str
@@ -52,6 +54,7 @@ class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
     speed_ms: dict[str, float]
     classes: list[ClassFigures]
     coco: coco.OfficialNumbers | None = None
+    coco_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Outputs:
 
     folder: Path
     predictions: bool = False
-    annotations: coco.Annotations | None = None
+    annotations: Annotations | None = None
     labels: bool = False
     scores: bool = False
 
@@ -104,10 +107,10 @@ def validate(
         on_progress: told (pictures done, all pictures).
 
     Raises:
-        DataError: a picture cannot be read any more, or the annotations are of other pictures.
+        DataError: an image cannot be read any more.
     """
     keys = _keys(subject, outputs)
-    images = [keys.image_id(Path(path)) for path in subject.index.paths]
+    images = keys.image_ids
     crowds = outputs.annotations.crowds if outputs is not None and outputs.annotations is not None else {}
     confusion, stopwatch = ConfusionMatrix(subject.dataset.num_classes), Stopwatch(subject.device)
     progress = itertools.count(1)
@@ -131,7 +134,7 @@ def validate(
             stopwatch=stopwatch,
         )
     report = _report(subject, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
-    return report if outputs is None else _write(report, outputs, confusion, list(subject.dataset.names), images)
+    return report if outputs is None else _write(report, outputs, confusion, list(subject.dataset.names))
 
 
 def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
@@ -160,7 +163,7 @@ def _warm_up(subject: Subject, imgsz: int) -> None:
 def _keys(subject: Subject, outputs: Outputs | None) -> coco.CocoKeys:
     if outputs is not None and outputs.annotations is not None:
         return outputs.annotations.keys
-    return coco.keys_of_names(subject.dataset.names)
+    return coco.keys_of_names(subject.dataset.names, subject.index.paths)
 
 
 @contextlib.contextmanager
@@ -178,8 +181,7 @@ def _recorders(
         writer = coco.PredictionsWriter(file)
 
         def add_predictions(result: PictureResult) -> None:
-            path = Path(subject.index.paths[result.index])
-            writer.add(coco.predictions(result.detections, keys.image_id(path), keys))
+            writer.add(coco.predictions(result.detections, keys.image_ids[result.index], keys))
 
         yield [*recorders, add_predictions]
         writer.close()
@@ -241,12 +243,15 @@ def _write(
     outputs: Outputs,
     confusion: ConfusionMatrix,
     names: list[str],
-    images: list[int | str],
 ) -> ValidationReport:
-    """The report, with the official numbers where they can be had, as it is written into the folder."""
-    if outputs.predictions and outputs.annotations is not None:
-        found = coco.official_numbers(outputs.annotations, outputs.folder / PREDICTIONS, images)
-        report = msgspec.structs.replace(report, coco=found)
+    """Write the report into the directory, with the official numbers or why there are none, and return it."""
+    if outputs.predictions and (truth := outputs.annotations) is not None:
+        predictions = outputs.folder / PREDICTIONS
+        try:
+            found = coco.official_numbers(truth.dataset, predictions, truth.known, truth.keys.category_ids)
+            report = msgspec.structs.replace(report, coco=found)
+        except HpcYoloError as error:
+            report = msgspec.structs.replace(report, coco_error=f"{truth.path}: {error}")
     write_atomic(outputs.folder / "metrics.json", msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     write_atomic(outputs.folder / "confusion_matrix.json", _confusion_json(confusion, names))
     write_confusion_chart(outputs.folder / "confusion_matrix.png", confusion.counts, names)

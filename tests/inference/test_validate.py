@@ -19,7 +19,7 @@ from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
-from hpc_yolo.evaluation import coco
+from hpc_yolo.evaluation.coco_truth import read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.inference.folders import results_folder
 from hpc_yolo.inference.subject import Named, find_named, prepare_subject
@@ -115,7 +115,7 @@ def annotations_of(index, path: Path) -> Path:
 
 def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
     """Figures, official numbers, confusion matrix, JSON and label files of one pass, against the labels themselves."""
-    annotations = coco.read_annotations(annotations_of(oracle.index, tmp_path / "truth.json"), CLASSES)
+    annotations = read_annotations(annotations_of(oracle.index, tmp_path / "truth.json"), CLASSES, oracle.index.paths)
     outputs = Outputs(tmp_path, predictions=True, annotations=annotations, labels=True, scores=True)
     done = []
     report = validate(
@@ -381,3 +381,81 @@ def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weight
     result = run_val("--weights", weights, "--data", path, "--task", "test", folder=tmp_path)
     assert isinstance(result.exception, DataError)
     assert "gone/too is not there" in str(result.exception)
+
+
+@pytest.fixture
+def two_cameras(data, tmp_path) -> Path:
+    """The dataset YAML of images of equal names in two directories, with annotations that name no directories."""
+    root = tmp_path / "cameras"
+    for kind in ("images", "labels"):
+        for camera in ("cam1", "cam2"):
+            shutil.copytree(data.parent / kind / "val", root / kind / "val" / camera)
+    path = root / "d.yaml"
+    path.write_text(f"train: images/val\nval: images/val\nnames: {list(CLASSES)}\n")
+    write_truth(root, sorted(path.name for path in (root / "images" / "val" / "cam1").iterdir()))
+    return path
+
+
+def write_truth(root: Path, names: list[str], **changes) -> Path:
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names, 1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
+    annotations = [{"image_id": 1, "category_id": 0, "bbox": [1, 2, 30, 40], **changes}]
+    truth = root / "annotations" / "instances_val.json"
+    truth.parent.mkdir(exist_ok=True)
+    truth.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    return truth
+
+
+def test_images_of_equal_names_are_refused_before_any_is_evaluated(weights, two_cameras, tmp_path):
+    truth = two_cameras.parent / "annotations" / "instances_val.json"
+    words = ["--weights", weights, "--data", two_cameras, "--annotations", truth]
+    result = run_val(*words, folder=tmp_path / "results")
+    assert isinstance(result.exception, DataError)
+    assert re.search(r"cam1/00000\.jpg and .*cam2/00000\.jpg are both image 1", str(result.exception))
+    assert not (tmp_path / "results").exists()
+
+
+def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(weights, two_cameras, tmp_path):
+    result = run_val("--weights", weights, "--data", two_cameras, "--save-json", "--json", folder=tmp_path)
+    assert result.exit_code == 0
+    assert "no official COCO numbers: " in result.stderr and "are both image 1" in result.stderr
+    assert "14 images of equal names have paths for ids, such as " in result.stderr
+    report = json.loads(result.stdout)
+    assert report["num_images"] == 14 and report["coco"] is None
+    rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    assert {"cam1", "cam2"} == {Path(row["image_id"]).parent.name for row in rows}
+
+
+def test_equal_names_are_told_apart_by_the_directories_in_the_annotations(weights, two_cameras, tmp_path):
+    names = [f"{camera}/{number:05}.jpg" for camera in ("cam1", "cam2") for number in range(NUM_PICTURES)]
+    truth = write_truth(two_cameras.parent, names)
+    words = ["--weights", weights, "--data", two_cameras, "--annotations", truth, "--json"]
+    report = json.loads(run_val(*words, folder=tmp_path).stdout)
+    assert report["coco"] is not None and report["coco_error"] is None
+    rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == set(range(1, 15))
+
+
+def test_annotations_without_iscrowd_area_info_and_id_give_official_numbers(weights, data, tmp_path):
+    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_PICTURES)])
+    result = run_val("--weights", weights, "--data", data, "--annotations", truth, folder=tmp_path)
+    assert result.exit_code == 0
+    assert "official COCO numbers" in result.stdout
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_our_own_metrics_are_printed_where_cocos_library_fails(weights, data, tmp_path, monkeypatch, is_named):
+    def fail(*_):
+        raise HpcYoloError("pycocotools cannot evaluate the predictions: KeyError: 'x'")
+
+    monkeypatch.setattr("hpc_yolo.evaluation.coco.official_numbers", fail)
+    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_PICTURES)])
+    monkeypatch.setattr("hpc_yolo.inference.validate.find_annotations", lambda _subject: truth)
+    options = ["--annotations", truth] if is_named else ["--save-json"]
+    result = run_val("--weights", weights, "--data", data, *options, folder=tmp_path)
+    assert "mAP50-95" in result.stdout
+    assert "KeyError: 'x'" in json.loads((tmp_path / "exp" / "metrics.json").read_text())["coco_error"]
+    if is_named:
+        assert isinstance(result.exception, DataError) and "no official COCO numbers" in str(result.exception)
+    else:
+        assert result.exit_code == 0 and "no official COCO numbers" in result.stderr
