@@ -26,13 +26,18 @@ LOCK_POLL_S = 0.02
 
 @contextlib.contextmanager
 def atomic_writer(
-    path: Path, *, mode: int = 0o600, before_publish: Callable[[], None] = lambda: None
+    path: Path,
+    *,
+    mode: int = 0o600,
+    check: Callable[[Path], None] = lambda _temporary: None,
+    before_publish: Callable[[], None] = lambda: None,
 ) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; when the block ends well, sync it and rename it over `path`.
 
     If the block raises, `path` is as it was and the temporary file is gone.
 
     Args:
+        check: called with the temporary file when its content is durable; may raise to stop what follows.
         before_publish: called when the content is durable and only the rename is left; may raise to stop that.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -42,6 +47,7 @@ def atomic_writer(
             yield file
             file.flush()
             os.fsync(file.fileno())
+        check(Path(temporary))
         before_publish()
         Path(temporary).replace(path)
     except BaseException:

@@ -6,6 +6,7 @@ header, then the tensors' bytes end to end. The header holds a CRC-32 of every t
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -41,13 +42,14 @@ def write_file(
 ) -> int:
     """Write `tensors` (on the CPU) and `texts` as `path` in one atomic step; the file's size in bytes.
 
-    No copy of all tensors is made. Writing and summing up let other threads run.
+    No copy of all tensors is made. Writing and summing up let other threads run. Before the file gets its name its
+    header is read back, so that what is published is known to be readable.
 
     Args:
         before_publish: called when everything is durable and only the rename is left; what it raises stops that.
 
     Raises:
-        OSError: the file system refuses; `path` is as it was.
+        OSError: the file system refuses, or gives back something else; `path` is as it was.
     """
     rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
     sums = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in rows.items()}
@@ -65,7 +67,16 @@ def write_file(
     metadata["digest"] = _digest(metadata, rows)
     header = json.dumps({"__metadata__": metadata, **table}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % ALIGNMENT_BYTES)
-    with atomic_writer(path, before_publish=before_publish) as file:
+
+    def require_readable(temporary: Path) -> None:
+        try:
+            is_same = read_texts(temporary) == metadata
+        except CheckpointError as error:
+            raise OSError(errno.EIO, f"what was written cannot be read back: {error.message}") from error
+        if not is_same:
+            raise OSError(errno.EIO, "what was written is not what is read back")
+
+    with atomic_writer(path, check=require_readable, before_publish=before_publish) as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
         for tensor in rows.values():

@@ -3,21 +3,27 @@
 Tensors are named `model.<key>`, `ema.<key>`, `optimizer.<parameter>.<buffer>` and, between two optimiser steps,
 `gradient.<parameter>`; the texts hold a `Progress` and a `ModelDescription`.
 `best` holds the averaged model alone, under plain keys.
+
+The JSON is Python's: a number that is not finite is written as NaN, Infinity or -Infinity and read as what it was.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
 
 from hpc_yolo.checkpoint.file import read_file, write_file
 from hpc_yolo.errors import CheckpointError
+
+Text = TypeVar("Text", bound=msgspec.Struct)
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -77,10 +83,10 @@ def fleeting_tensors(model: torch.nn.Module, gradients: Mapping[str, torch.Tenso
 
 
 def texts_of(description: ModelDescription, progress: Progress | None) -> dict[str, str]:
-    """What goes into a file's header; without `progress` for weights alone."""
-    texts = {"description": msgspec.json.encode(description).decode()}
+    """Return what goes into a file's header, without `progress` for weights alone; `read_state` is sure to read it."""
+    texts = {"description": _written(description)}
     if progress is not None:
-        texts["progress"] = msgspec.json.encode(progress).decode()
+        texts["progress"] = _written(progress)
     return texts
 
 
@@ -100,8 +106,8 @@ def read_state(path: Path) -> TrainingState:
     if "progress" not in texts:
         raise CheckpointError(f"{path}: holds weights only, no training state", hint="name it under weights: instead")
     try:
-        progress = msgspec.json.decode(texts["progress"], type=Progress)
-    except msgspec.MsgspecError as error:
+        progress = _read(texts["progress"], Progress)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header does not say where training stands: {error}") from error
     return TrainingState(path, tensors, progress, _description(texts, path))
 
@@ -144,9 +150,40 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelDescription]:
 
 def _description(texts: Mapping[str, str], path: Path) -> ModelDescription:
     try:
-        return msgspec.json.decode(texts["description"], type=ModelDescription)
-    except (KeyError, msgspec.MsgspecError) as error:
+        return _read(texts["description"], ModelDescription)
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
+
+
+def _written(value: msgspec.Struct) -> str:
+    """`value` as JSON that `_read` makes the same of."""
+    text = _json(value)
+    assert _json(_read(text, type(value))) == text
+    return text
+
+
+def _json(value: msgspec.Struct) -> str:
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+
+
+def _read(text: str, kind: type[Text]) -> Text:
+    """What `_written` wrote, or what earlier versions wrote, with null for every number that is not finite.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    content = json.loads(text)
+    if kind is Progress and isinstance(content, dict):
+        content = {name: _without_nulls(value) for name, value in content.items()}
+    return msgspec.convert(content, kind)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items()}
+    return math.nan if value is None else value
 
 
 def _section(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

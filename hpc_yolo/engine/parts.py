@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -81,5 +82,8 @@ class TrainingParts:
         self.progress.attempt = now.attempt
         self.loss.anchors.copy_(self.model.head.anchors)
         self.ema.updates = before.ema_updates
-        if before.scaler:  # empty where the attempt before needed none
+        if not math.isfinite(before.best_fitness):  # nothing would ever be better
+            before.best_fitness = Progress().best_fitness
+        # Empty where the attempt before needed none. A scale that is not finite would spoil every gradient.
+        if before.scaler and all(map(math.isfinite, before.scaler.values())):
             self.scaler.load_state_dict(before.scaler)

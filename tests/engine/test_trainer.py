@@ -1,6 +1,7 @@
 """The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
 
 import errno
+import json
 import math
 import signal
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from hpc_yolo.checkpoint import saver
+from hpc_yolo.checkpoint import read_state, saver
+from hpc_yolo.checkpoint.file import read_file, write_file
 from hpc_yolo.checkpoint.store import saved_states
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -367,3 +369,49 @@ def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
     own.write_bytes(stranger.read_bytes())
     with pytest.raises(CheckpointError, match="saved by a run that learns something else"):
         attempt("own")
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, tmp_path, monkeypatch, stop_after):
+    """The scaler tries a scale that is too large, so the norm of the gradients is infinite: its state must be read."""
+    monkeypatch.setattr("hpc_yolo.engine.build.torch.amp.GradScaler", overflowing_scaler)
+    assert attempt("whole", precision="fp16") == 0
+    assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
+    progress = read_state(state_paths(tmp_path / "stopped")[0]).progress
+    assert not math.isfinite(progress.grad_norm), "no overflow: the test proves nothing"
+    assert attempt("stopped", precision="fp16") == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
+    assert [name for name in whole if bits(whole[name]) != bits(resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+def overflowing_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+    return ORIGINAL_SCALER(device, enabled=enabled, init_scale=2.0**60)
+
+
+ORIGINAL_SCALER = torch.amp.GradScaler
+
+
+@pytest.mark.parametrize("null", ["grad_norm", "rank_items", "best_fitness", "scaler"])
+def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(attempt, tmp_path, null):
+    """That version wrote null for a number that is not finite, and could not read its own checkpoints."""
+    assert attempt("old", stop_after=2, precision="fp16") == signal.SIGTERM
+    for path in state_paths(tmp_path / "old"):
+        tensors, texts = read_file(path)
+        progress = json.loads(texts["progress"])
+        value = progress[null]
+        if isinstance(value, list):
+            progress[null] = [[None] * len(row) for row in value]
+        else:
+            progress[null] = dict.fromkeys(value) if isinstance(value, dict) else None
+        written = {name: texts[name] for name in ("description",)} | {"progress": json.dumps(progress)}
+        write_file(path, tensors, written)
+    assert attempt("old", precision="fp16") == 0
+    weights = {name: tensor for name, tensor in state_of(tmp_path / "old").items() if not name.startswith("gradient.")}
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert read_state(state_paths(tmp_path / "old")[0]).progress.best_epoch >= 0
