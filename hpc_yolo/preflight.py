@@ -1,36 +1,48 @@
 """Checks before anything is queued: what would fail in a minute on a node is better said now.
 
 The dataset is there, rows of one's own make a network, the run directory can be written, the run is not under way
-already, and the partition takes a job of this size and length. What Slurm cannot say because it does not answer is
-passed over; sbatch has the last word.
+already, and a partition takes a job of this size and length. Slurm is not asked again where it does not answer, and
+what it would accept is never refused.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from hpc_yolo import sbatch
 from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.scheduler import Run, run_command
 from hpc_yolo.cluster.site import Partition
+from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.doctor import find_measured, losses
+from hpc_yolo.doctor import find_measured, losses, obstacles, startable
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
-from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.quantities import format_time
 from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.resources import resource_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.freeze import freeze_problem
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.shell import require_shell_syntax
 from hpc_yolo.weights.published import published_names
 
+IMPORT_TIMEOUT_S = 20.0
 
-def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
+
+def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool = True) -> list[str]:
     """Check `spec` against this machine and, for Slurm, against the partitions.
+
+    Args:
+        ask_slurm: False where it was found not to answer.
 
     Returns:
         What a person should know of the dataset, and what would lose work when the job is interrupted, a line each.
@@ -58,10 +70,12 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool) -> list[str]:
             "train.tensorboard: needs the package tensorboard, which is not installed here",
             hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
         )
+    if for_slurm:
+        require_shell_syntax(spec.cluster)
+        require_python(spec.cluster)
     require_writable(Path(spec.output).absolute())
-    # Where Slurm was looked for and gave no answer, asking it again would only cost seconds.
-    require_not_under_way(run, slurm_answers=for_slurm or spec.cluster.executor != "auto")
-    return [*dataset.messages, *(slurm_warnings(spec) if for_slurm else [])]
+    require_not_under_way(run, slurm_answers=ask_slurm)
+    return [*dataset.messages, *(slurm_warnings(spec) if for_slurm and ask_slurm else [])]
 
 
 def require_network(model: str, num_classes: int, imgsz: int) -> None:
@@ -92,6 +106,33 @@ def require_layers_to_learn(spec: Spec) -> None:
     rows = yaml.safe_load(rows_file.read_text(encoding="utf-8"))
     if problem := freeze_problem(spec.train.freeze, len(rows["backbone"]) + len(rows["head"])):
         raise SpecError(f"train.freeze: {problem} ({name})", hint="--freeze 10 holds the backbone of yolov5 still")
+
+
+def require_python(cluster: ClusterSpec) -> None:
+    """The Python that the spec names must have this package, as far as that can be seen from here.
+
+    A path may be there on compute nodes only, and setup or env may change what an interpreter finds.
+
+    Raises:
+        SpecError: it is here and cannot import hpc_yolo.
+    """
+    python = cluster.python
+    if python is None or cluster.setup_lines or cluster.env or not os.path.isabs(python) or not os.path.exists(python):  # noqa: PTH110, PTH117
+        return
+    try:
+        found = subprocess.run(
+            [python, "-c", "import hpc_yolo"], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
+        )
+        complaint = found.stderr.strip().splitlines()[-1:] if found.returncode else []
+    except subprocess.TimeoutExpired:
+        return
+    except OSError as error:
+        complaint = [error.strerror or str(error)]
+    if complaint:
+        raise SpecError(
+            f"cluster.python: {python} cannot import hpc_yolo: {complaint[0]}",
+            hint=f"install it there: {python} -m pip install hpc-yolo",
+        )
 
 
 def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
@@ -137,31 +178,76 @@ def require_writable(output: Path) -> None:
 
 
 def slurm_warnings(spec: Spec) -> list[str]:
-    """What would lose work when a job of `spec` is interrupted, a line each, after `check_partition`."""
+    """Return what would keep a job of `spec` waiting or lose its work when it is interrupted, a line each.
+
+    Raises:
+        ClusterError: Slurm would refuse the job, by its partition, number of nodes or time limit.
+    """
     try:
-        partitions = site.partitions()
+        found = site.partitions()
     except ClusterError:
         return []
-    partition = site.chosen_partition(spec.cluster.partition, partitions)
-    if partition is not None:
-        check_partition(spec, partition)
+    try:
+        partitions = site.chosen_partitions(spec.cluster.partitions, found)
+    except ClusterError as unknown:
+        require_accepted(spec, unknown)
+        return []
+    return [*obstacle_warnings(spec, partitions), *loss_warnings(spec, partitions)]
+
+
+def obstacle_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
+    """Return why none of `partitions` would start a job of `spec`; [] where one would.
+
+    A quality of service may lift the limits of a partition, and sites refuse what is over them or keep it waiting: what
+    Slurm accepts is a warning.
+
+    Raises:
+        ClusterError: Slurm would refuse the job.
+    """
+    found = [obstacles(partition, spec.cluster) for partition in partitions]
+    if not found or not all(found):
+        return []
+    reasons = [reason for reasons in found for reason in reasons]
+    longest_s = max((partition.max_time_s or 0 for partition in partitions), default=0)
+    hint = "ask for fewer --nodes, or for another --partition"
+    if all(reason.startswith("cluster.time") for reason in reasons):
+        hint = f"ask for --time {format_time(longest_s)}: a run goes on in the next job"
+    require_accepted(spec, ClusterError("; ".join(reasons), hint=hint))
+    return [
+        f"{reason}; Slurm accepts the job, and keeps it waiting unless a QOS lifts that limit" for reason in reasons
+    ]
+
+
+def require_accepted(spec: Spec, refusal: ClusterError) -> None:
+    """Raise `refusal` if Slurm would refuse a job of `spec` too; pass where it accepts the job or does not answer."""
+    try:
+        estimate_start(sbatch.script(spec, "true", "true", log="/dev/null"))
+    except SchedulerUnavailable:
+        return
+    except ClusterError:
+        raise refusal from None
+
+
+def estimate_start(script: str, *, run: Run = run_command) -> StartEstimate:
+    """Return when and where Slurm would start `script`; nothing is queued.
+
+    Raises:
+        ClusterError: Slurm would refuse it, or does not answer.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+        file.write(script)
+        file.flush()
+        return scheduler.estimate_start(Path(file.name), run=run)
+
+
+def loss_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
+    """Return what would lose work when a job of `spec` is interrupted, a line each."""
     try:
         settings = site.site_settings()
     except ClusterError:
         return []
-    return [finding.line for finding in losses(settings, partition, spec, find_measured(spec))]
-
-
-def check_partition(spec: Spec, chosen: Partition) -> None:
-    """Refuse what the partition `chosen` would keep queued for ever."""
-    cluster = spec.cluster
-    if chosen.num_nodes is not None and cluster.nodes > chosen.num_nodes:
-        raise ClusterError(
-            f"cluster.nodes: partition {chosen.name} has {chosen.num_nodes} nodes, the spec asks for {cluster.nodes}",
-            hint=f"ask for at most --nodes {chosen.num_nodes}, or for another partition",
-        )
-    if cluster.time is not None and chosen.max_time_s is not None and parse_time_s(cluster.time) > chosen.max_time_s:
-        raise ClusterError(
-            f"cluster.time: {cluster.time} is over the {format_time(chosen.max_time_s)} of partition {chosen.name}",
-            hint=f"ask for --time {format_time(chosen.max_time_s)}: a run goes on in the next job",
-        )
+    measured = find_measured(spec)
+    found: dict[str, None] = {}
+    for partition in startable(partitions, spec.cluster) or (None,):
+        found |= dict.fromkeys(finding.line for finding in losses(settings, partition, spec, measured))
+    return list(found)

@@ -41,6 +41,18 @@ def parse_time_s(text: str) -> int:
     return total_s
 
 
+def parse_limit_s(text: str) -> int | None:
+    """Return the seconds of a job's time limit; None for what sbatch takes for no limit: UNLIMITED, INFINITE, -1 or 0.
+
+    Raises:
+        ValueError: `text` is no such limit.
+    """
+    limit = text.strip()
+    if limit.lower() in ("unlimited", "infinite", "-1") or (_TIME.fullmatch(limit) and not re.search("[1-9]", limit)):
+        return None
+    return parse_time_s(limit)
+
+
 def format_time(total_s: int) -> str:
     """`total_s` seconds the way Slurm prints them: "hh:mm:ss" or "d-hh:mm:ss"."""
     days, rest_s = divmod(total_s, 86400)
@@ -58,6 +70,12 @@ def parse_mem_bytes(text: str) -> int:
     if match is None or int(match["number"]) == 0:
         raise ValueError(f"{text!r} is not an amount of memory; write a whole number with K, M, G or T, such as 400G")
     return int(match["number"]) * _MEMORY_BYTES[(match["unit"] or "").upper()]
+
+
+def is_whole_memory(text: str) -> bool:
+    """Return True for a memory of zero, by which sbatch means all that a node has."""
+    match = _MEMORY.fullmatch(text.strip())
+    return match is not None and int(match["number"]) == 0
 
 
 def format_mem(mem_bytes: int) -> str:

@@ -13,7 +13,20 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 @click.command(hidden=True)
 @spec_options()
 @click.option("--exit-code", type=int, required=True, help="Of the srun before it: $?")
-def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **shortcuts: str | None) -> None:
+@click.option(
+    "--failed-setup",
+    "setup_record",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The setup has failed before the tasks; FILE holds the number of its line.",
+)
+def after_job(
+    spec_path: Path,
+    assignments: tuple[str, ...],
+    exit_code: int,
+    setup_record: Path | None,
+    **shortcuts: str | None,
+) -> None:
     """Decide what becomes of a Slurm job whose tasks have ended with this exit code.
 
     SPEC is the spec that the tasks trained, with the same options, or its run directory. Where a task was killed, hung
@@ -24,8 +37,9 @@ def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **s
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_spec
     from hpc_yolo.submit.after_job import conclude_job
+    from hpc_yolo.submit.failed_setup import conclude_failed_setup
 
-    if exit_code == 0:
+    if exit_code == 0 and setup_record is None:
         return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
@@ -33,4 +47,7 @@ def after_job(spec_path: Path, assignments: tuple[str, ...], exit_code: int, **s
     else:
         spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    sys.exit(conclude_job(run, spec, ProcessInfo.alone(current_environment()), exit_code))
+    process = ProcessInfo.alone(current_environment())
+    if setup_record is not None:
+        sys.exit(conclude_failed_setup(run, spec, process, setup_record, exit_code))
+    sys.exit(conclude_job(run, spec, process, exit_code))

@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.quantities import counted
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import MEASURED_BATCH
+from hpc_yolo.spec.shell import require_shell_syntax
 
 
 @click.command()
@@ -18,10 +20,13 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     """Read SPEC and print everything that is wrong with it, with file, line and column."""
     spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
     cluster, train = spec.cluster, spec.train
+    require_shell_syntax(cluster)
     batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"
+    where = f"{counted(cluster.nodes, 'node')} x {counted(cluster.num_tasks_per_node, 'task')}"
+    python = "" if cluster.python is None else f", by {cluster.python}"
     click.echo(
-        f"{spec_path}: good. {spec.model or spec.weights} on {spec.data}, {train.epochs} epochs of {batch} on "
-        f"{cluster.nodes} nodes x {cluster.num_tasks_per_node} tasks"
+        f"{spec_path}: good. {spec.model or spec.weights} on {spec.data}, {counted(train.epochs, 'epoch')} of {batch} "
+        f"on {where}{python}"
     )
 
 

@@ -1,9 +1,7 @@
-"""`hpc-yolo render`: a spec as a plain sbatch script."""
+"""`hpc-yolo render`: the sbatch script of a spec, to hand to sbatch oneself."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -16,20 +14,20 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Print the sbatch script that trains SPEC: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch
 
-    Its tasks run `hpc-yolo train SPEC` with the same options, so a changed spec counts when the job starts.
+    It is the script of hpc-yolo submit. The run directory is made too, with the spec as it is now: the job reads it
+    there, and leaves its output there. Slurm is not asked for anything.
     """
-    from hpc_yolo import sbatch
-    from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.runs.save_times import read_save_times
+    from hpc_yolo.cli.submit import fetch_with_progress
+    from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.spec.shell import require_shell_syntax
+    from hpc_yolo.submit.plan import slurm_plan
+    from hpc_yolo.submit.prepare import prepare_run
+    from hpc_yolo.submit.weights import with_located_weights
 
-    overrides = read_overrides(assignments, shortcuts)
-    spec = load_spec(spec_path, overrides)
-    words = [str(spec_path.absolute())]
-    for override in overrides:
-        words += ["--set", f"{override.path}={override.text}"]
-    # Paths in a spec may be relative to where it was checked; the job starts in the same folder.
-    python = [sys.executable, "-u", "-m", "hpc_yolo"]
-    task, afterwards = shlex.join([*python, "train", *words]), shlex.join([*python, "after-job", *words])
-    save_times = read_save_times(RunDirectory(Path(spec.output) / spec.name))
-    click.echo(sbatch.script(spec, task, afterwards, log=f"{spec.name}-%j.log", save_times=save_times), nl=False)
+    spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
+    require_shell_syntax(spec.cluster)
+    plan = slurm_plan(spec, "rendered", current_environment())
+    fetch_with_progress(spec)
+    prepare_run(plan.run, spec)
+    click.echo(plan.script, nl=False)

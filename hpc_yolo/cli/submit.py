@@ -13,6 +13,7 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.weights import download_progress
+from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def submit(
     """
     from hpc_yolo.cluster import scheduler
     from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit.job import start_estimate
     from hpc_yolo.submit.plan import make_plan
     from hpc_yolo.submit.weights import with_located_weights
 
@@ -52,18 +52,38 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
-    if plan.executor == "slurm" and not dry_run:
+    is_slurms = plan.executor == "slurm"
+    if is_slurms and not dry_run:
         scheduler.require_available()
-    warnings = preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm")
+    slurm = scheduler.probe() if is_slurms and dry_run else None
+    answers = slurm is None or slurm.available
+    warnings = preflight(plan.spec, plan.run, for_slurm=is_slurms, ask_slurm=answers)
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
     for warning in warnings:
         click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
-    if dry_run:
-        if plan.script is not None:
-            click.echo(f"{'start':14} {start_estimate(plan)}\n\n{plan.script}", nl=False)
-        return
-    carry_out(plan, follow=follow, wait=wait)
+    if not dry_run:
+        carry_out(plan, follow=follow, wait=wait)
+    elif slurm is not None:
+        start, is_refused = start_of(plan) if answers else (f"not known: {slurm.reason}", False)
+        click.echo(f"{'start':14} {start}\n\n{plan.script}", nl=False)
+        sys.exit(ClusterError.exit_code if is_refused else 0)
+
+
+def start_of(plan: Plan) -> tuple[str, bool]:
+    """Return (when Slurm would start the job of `plan`, in a few words; whether it would refuse it). Queue nothing."""
+    from hpc_yolo.cluster import scheduler
+    from hpc_yolo.preflight import estimate_start
+
+    assert plan.script is not None
+    try:
+        estimate = estimate_start(plan.script, run=scheduler.with_sbatch_variables(plan.variables))
+    except SchedulerUnavailable as error:
+        return f"not known: {error.message}", False
+    except ClusterError as refusal:
+        return f"refused as it is: {refusal.message}", True
+    where = f" on {estimate.nodes}" if estimate.nodes else ""
+    return f"at {estimate.start or 'a time that is not known'}{where}, says Slurm", False
 
 
 def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -120,6 +120,17 @@ def chosen_partition(wanted: str | None, found: Mapping[str, Partition]) -> Part
             hint="choose one with --partition NAME",
         )
     return found[wanted]
+
+
+def chosen_partitions(wanted: Sequence[str], found: Mapping[str, Partition]) -> list[Partition]:
+    """Return the partitions `wanted`, or the default one where nothing is said; [] where the site has no default.
+
+    Raises:
+        ClusterError: there is no such partition.
+    """
+    names: Sequence[str | None] = wanted or [None]
+    chosen = [chosen_partition(name, found) for name in dict.fromkeys(names)]
+    return [partition for partition in chosen if partition is not None]
 
 
 def parse_site_settings(text: str) -> SiteSettings:

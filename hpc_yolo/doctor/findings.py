@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import msgspec
 from hpc_yolo import sbatch
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
 from hpc_yolo.doctor.window import StopWindow, stop_window
-from hpc_yolo.quantities import format_time, parse_time_s
+from hpc_yolo.quantities import counted, format_time, parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
@@ -86,9 +86,33 @@ def run_findings(
 
 
 def losses(settings: SiteSettings, partition: Partition | None, spec: Spec, measured: Measured | None) -> list[Finding]:
-    """The findings that would lose work, for who asks before a job is queued."""
+    """Return the findings that would lose work, for who asks before a job is queued and knows its `obstacles`."""
     found = [*run_findings(settings, partition, None, spec, measured), *site_findings(settings, spec.cluster)]
-    return [finding for finding in found if finding.level == Finding.WARNING]
+    known = {"time limit"} if partition is not None and obstacles(partition, spec.cluster) else set()
+    return [finding for finding in found if finding.level == Finding.WARNING and finding.what not in known]
+
+
+def startable(partitions: Sequence[Partition], cluster: ClusterSpec) -> list[Partition]:
+    """Return those of `partitions` that are large and slow enough for a job of `cluster`; all where none is."""
+    return [partition for partition in partitions if not obstacles(partition, cluster)] or list(partitions)
+
+
+def obstacles(partition: Partition, cluster: ClusterSpec) -> list[str]:
+    """Return why `partition` would not start a job of `cluster`, unless its quality of service lifts the limit."""
+    found = []
+    if partition.num_nodes is not None and cluster.nodes > partition.num_nodes:
+        nodes = counted(partition.num_nodes, "node")
+        found.append(f"cluster.nodes: partition {partition.name} has {nodes}, the spec asks for {cluster.nodes}")
+    if cluster.time is not None and is_over(cluster.time, partition):
+        limit = format_time(partition.max_time_s or 0)
+        found.append(f"cluster.time: {cluster.time} is over the {limit} of partition {partition.name}")
+    return found
+
+
+def is_over(time: str, partition: Partition) -> bool:
+    """Return True if the time limit `time` is longer than `partition` allows."""
+    limit_s = parse_limit_s(time)
+    return partition.max_time_s is not None and (limit_s is None or limit_s > partition.max_time_s)
 
 
 def preemption(window: StopWindow, partition: Partition | None, cluster: ClusterSpec) -> Finding:
@@ -181,9 +205,9 @@ def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None
         else "nothing was measured in this run yet",
     )
     if cluster.time is not None:
-        if partition.max_time_s is None or parse_time_s(cluster.time) <= partition.max_time_s:
+        if not is_over(cluster.time, partition):
             return ok
-        allowed = format_time(partition.max_time_s)
+        allowed = format_time(partition.max_time_s or 0)
         return replace_finding(
             ok,
             level=Finding.WARNING,

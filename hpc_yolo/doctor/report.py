@@ -10,7 +10,7 @@ import msgspec
 from hpc_yolo import sbatch
 from hpc_yolo.cluster import site
 from hpc_yolo.cluster.site import QosLimits, SiteSettings
-from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings
+from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings, startable
 from hpc_yolo.doctor.window import stop_window
 from hpc_yolo.errors import ClusterError, HpcYoloError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory, find_runs
@@ -99,9 +99,11 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
         chosen = partitions
         findings += [preemption(stop_window(settings, row, qos), row, cluster) for row in partitions.values()]
     else:
-        partition = site.chosen_partition(cluster.partition, partitions)
-        chosen = {} if partition is None else {partition.name: partition}
-        findings += run_findings(settings, partition, qos, spec, measured)
+        wanted = site.chosen_partitions(cluster.partitions, partitions)
+        chosen = {partition.name: partition for partition in wanted}
+        for partition in startable(wanted, cluster) or (None,):
+            found = run_findings(settings, partition, qos, spec, measured)
+            findings += [finding for finding in found if finding not in findings]
     findings += site_findings(settings, cluster)
     stop_s = {name: stop_window(settings, row, qos).seconds for name, row in chosen.items()}
     return f"Slurm {settings.version}", True, stop_s, findings

@@ -7,7 +7,7 @@
 |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
 |-- job.sbatch                submit: the script that went to Slurm
 |-- jobs/                     submit: what submitit pickles for tasks on this machine, records of jobs that sbatch has
-|                             not confirmed yet; Slurm: the tasks' output
+|                             not confirmed yet; Slurm: the tasks' output; a job's script: its setup line
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
 |-- journal.jsonl             rank 0: what happened, event by event
 |-- leases/                   rank 0: who may write, one file an attempt
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,11 @@ class RunDirectory:
     @property
     def jobs(self) -> Path:
         return self.path / "jobs"
+
+    @property
+    def setup_record(self) -> str:
+        """Shell text for the file in which a job's script keeps the number of the setup line that runs."""
+        return f"{shlex.quote(str(self.jobs))}/$SLURM_JOB_ID.setup"
 
     @property
     def journal(self) -> Path:

@@ -13,7 +13,7 @@ from hpc_yolo.errors import SpecError
 from hpc_yolo.resources import shipped_dataset
 from hpc_yolo.spec import rules
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
-from hpc_yolo.spec.parse import Mapping, Node, control_characters, parse_yaml, read_yaml
+from hpc_yolo.spec.parse import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
 from hpc_yolo.spec.problems import Place, Problem, format_problems
 from hpc_yolo.spec.read import SectionReader, field_types, is_null
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
@@ -81,11 +81,11 @@ def known_fields() -> dict[str, str]:
 def _with_override(tree: Node | None, override: Override, problems: list[Problem]) -> Node | None:
     """`tree` with the override's value in its place, as if it had been written there."""
     place = Place(override.origin)
-    if bad := control_characters(override.path + override.text):
+    if bad := control_characters(override.path) or control_characters(override.text, allowed=allowed_in(override.path)):
         problems.append(Problem(Place(ascii(override.origin)), "", f"control characters {bad}", "printable text"))
         return tree
     before = len(problems)
-    value = parse_yaml(override.text or "''", override.origin, problems, is_option=True)
+    value = parse_yaml(override.text or "''", override.origin, problems, is_option=True, path=override.path)
     parts = override.path.split(".")
     if not all(parts):
         problems.append(Problem(place, override.path, "is not a field", "such as train.epochs"))
@@ -134,7 +134,10 @@ def _place_of(field: str, tree: Node | None, reader: SectionReader, root: Place)
 
 
 def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
-    train, model, weights = spec.train, spec.model, spec.weights
+    train, model, weights, cluster = spec.train, spec.model, spec.weights, spec.cluster
+    if cluster.python is not None and "/" in cluster.python:
+        python = _absolute(os.path.expanduser(cluster.python), folder)  # noqa: PTH111, it takes any text
+        cluster = msgspec.structs.replace(cluster, python=python)
     if train.hyp not in hyperparameter_names():
         train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, folder))
     if Path(model).suffix in (".yaml", ".yml"):
@@ -145,6 +148,7 @@ def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
         spec,
         model=model,
         weights=weights,
+        cluster=cluster,
         train=train,
         data=_dataset_path(spec.data, folder),
         output=str(Path(spec.output).absolute()),

@@ -5,6 +5,7 @@ Types come from the schema, so YAML's own guesses (base 60, octal, yes and no, d
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,14 @@ def read_yaml(path: Path, problems: list[Problem]) -> Node | None:
     return parse_yaml(text, str(path), problems)
 
 
-def parse_yaml(text: str, source: str, problems: list[Problem], *, is_option: bool = False) -> Node | None:
-    """The tree of `text`; what is wrong with it goes to `problems`, and the rest is read all the same."""
+def parse_yaml(
+    text: str, source: str, problems: list[Problem], *, is_option: bool = False, path: str = ""
+) -> Node | None:
+    """Return the tree of `text`; what is wrong with it goes to `problems`, and the rest is read all the same.
+
+    Args:
+        path: the dotted field whose value `text` is; '' for a whole file.
+    """
     if bad := UNPRINTABLE.search(text):
         before = f"{text[: bad.start()]}{REPLACEMENT}".splitlines()
         place = Place(source) if is_option else Place(source, len(before), len(before[-1]), before[-1])
@@ -88,7 +95,7 @@ def parse_yaml(text: str, source: str, problems: list[Problem], *, is_option: bo
     try:
         _refuse_depth(text)
         node = yaml.compose(text, Loader=_Loader)
-        return None if node is None else converter.convert(node, "", 0)
+        return None if node is None else converter.convert(node, path, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(source) if mark is None else converter.place(mark)
@@ -129,7 +136,7 @@ class _Converter:
         if not self._tag_is_read(node, place, path):
             return None
         if isinstance(node, yaml.ScalarNode):
-            if bad := control_characters(node.value):
+            if bad := control_characters(node.value, allowed=allowed_in(path)):
                 self._problems.append(Problem(place, path, f"control characters {bad}", "printable text on one line"))
                 return None
             return Scalar(place, node.value, plain=not node.style)
@@ -176,7 +183,12 @@ class _Converter:
         return Place(self._source, mark.line + 1, mark.column + 1, text)
 
 
-def control_characters(text: str) -> str:
+def allowed_in(path: str) -> str:
+    """Return the control characters that a value of the dotted field `path` may hold: shell lines may be a block."""
+    return "\n\t" if re.fullmatch(r"cluster\.setup(\[\d+\])?", path) else ""
+
+
+def control_characters(text: str, *, allowed: str = "") -> str:
     """The control characters and line separators in `text`, escaped; they would run as shell in a script."""
     found = {character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")}
-    return ", ".join(sorted(ascii(character) for character in found))
+    return ", ".join(sorted(ascii(character) for character in found - set(allowed)))

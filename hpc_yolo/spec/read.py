@@ -167,7 +167,7 @@ def _describe_one(kind: Any) -> str:
 
 def _plural(kind: Any) -> str:
     names = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
-    return names.get(_unwrapped(kind), "texts, true or null")
+    return names.get(_unwrapped(kind), "texts, lists of texts, true or null")
 
 
 def _limits(kind: Any) -> list[str]:

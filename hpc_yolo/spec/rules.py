@@ -8,42 +8,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_yolo.quantities import parse_mem_bytes, parse_time_s
+from hpc_yolo.quantities import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.resources import resource_folder
 from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.sbatch_options import option_findings
 from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.shell import setup_findings
 
-SBATCH_NAME = re.compile(r"[a-z][a-z0-9-]*")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-# sbatch options that have a field of their own, and that field.
-OWN_SBATCH_OPTIONS = {
-    "job-name": "name",
-    "nodes": "cluster.nodes",
-    "ntasks": "cluster.tasks_per_node",
-    "ntasks-per-node": "cluster.tasks_per_node",
-    "gpus": "cluster.gpus_per_node",
-    "gpus-per-node": "cluster.gpus_per_node",
-    "gpus-per-task": "cluster.gpus_per_node",
-    "gres": "cluster.gpu_request",
-    "cpus-per-task": "cluster.cpus_per_task",
-    "mem": "cluster.mem",
-    "mem-per-cpu": "cluster.mem_per_cpu",
-    "mem-per-gpu": "cluster.mem_per_gpu",
-    "time": "cluster.time",
-    "partition": "cluster.partition",
-    "account": "cluster.account",
-    "qos": "cluster.qos",
-    "constraint": "cluster.constraint",
-    "exclude": "cluster.exclude",
-    "requeue": "cluster.requeue",
-    "no-requeue": "cluster.requeue",
-    "signal": "cluster.signal_lead",
-    "output": "output",
-    "error": "output",
-    "open-mode": "output",
-    "array": "sweep",
-}
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
@@ -56,6 +28,8 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _not_yet(spec)
     yield from _formats(spec.cluster)
     yield from _resources(spec.cluster)
+    yield from option_findings(spec.cluster)
+    yield from setup_findings(spec.cluster)
     yield from _names(spec.cluster)
     yield from _model(spec)
     yield from _batch(spec)
@@ -91,20 +65,20 @@ def _not_yet(spec: Spec) -> Iterator[Finding]:
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
     if cluster.time is not None:
         try:
-            limit_s = parse_time_s(cluster.time)
+            limit_s = parse_limit_s(cluster.time)
         except ValueError as error:
-            yield Finding("cluster.time", str(error), "minutes, hh:mm:ss or d-hh:mm:ss")
+            yield Finding("cluster.time", str(error), "minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED")
         else:
-            if isinstance(cluster.signal_lead, int) and cluster.signal_lead >= limit_s:
+            if limit_s is not None and isinstance(cluster.signal_lead, int) and cluster.signal_lead >= limit_s:
                 message = f"{cluster.signal_lead} s is not before the end of a job of {limit_s} s"
                 yield Finding("cluster.signal_lead", message, f"under {limit_s}, or auto")
     for field in ("mem", "mem_per_cpu", "mem_per_gpu"):
         text = getattr(cluster, field)
-        if text is not None:
+        if text is not None and not is_whole_memory(text):
             try:
                 parse_mem_bytes(text)
             except ValueError as error:
-                yield Finding(f"cluster.{field}", str(error), "a whole number with K, M, G or T")
+                yield Finding(f"cluster.{field}", str(error), "a whole number with K, M, G or T; 0 for all of a node's")
 
 
 def _resources(cluster: ClusterSpec) -> Iterator[Finding]:
@@ -117,20 +91,18 @@ def _resources(cluster: ClusterSpec) -> Iterator[Finding]:
         allowed = "null, or gpus_per_node of at least 1"
         yield Finding("cluster.gpu_type", "needs GPUs, and gpus_per_node is 0", allowed)
     if cluster.gpus_per_node and cluster.tasks_per_node not in (None, cluster.gpus_per_node):
-        message = f"{cluster.tasks_per_node} tasks on {cluster.gpus_per_node} GPUs; a task has one GPU"
+        tasks, gpus = counted(cluster.tasks_per_node or 0, "task"), counted(cluster.gpus_per_node, "GPU")
+        message = f"{tasks} on {gpus}; a task has one GPU"
         yield Finding("cluster.tasks_per_node", message, f"{cluster.gpus_per_node}, or leave it out", TASKS)
 
 
 def _names(cluster: ClusterSpec) -> Iterator[Finding]:
-    for name in cluster.sbatch:
-        if not SBATCH_NAME.fullmatch(name):
-            allowed = "such as comment or mail-type"
-            yield Finding(f"cluster.sbatch.{name}", "not the long name of an sbatch option", allowed)
-        elif name in OWN_SBATCH_OPTIONS:
-            yield Finding(f"cluster.sbatch.{name}", "has a field of its own", OWN_SBATCH_OPTIONS[name])
     for name in cluster.env:
         if not VARIABLE_NAME.fullmatch(name):
             yield Finding(f"cluster.env.{name}", "not the name of a variable", "letters, digits and _")
+    if cluster.python is not None and (not cluster.python or re.search(r"[\s$]", cluster.python)):
+        message = f"{cluster.python!r} is not a path; variables are not expanded, and arguments not passed on"
+        yield Finding("cluster.python", message, "such as /home/me/venv/bin/python, ~/venv/bin/python or python3")
 
 
 def _model(spec: Spec) -> Iterator[Finding]:
@@ -156,7 +128,7 @@ def _batch(spec: Spec) -> Iterator[Finding]:
         yield Finding("train.batch", "a batch of no images", "a multiple of the world size")
     if batch > 0 and batch % world_size:
         below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
-        tasks = f"{spec.cluster.nodes} nodes x {spec.cluster.num_tasks_per_node} tasks"
+        tasks = f"{counted(spec.cluster.nodes, 'node')} x {counted(spec.cluster.num_tasks_per_node, 'task')}"
         nearest = f"{below} or {above}" if below else str(above)
         message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
         yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
@@ -198,5 +170,5 @@ def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
         yield Finding("train.device", f"names GPUs of one machine, and there are {cluster.nodes} nodes", "auto")
     elif num_devices != cluster.num_tasks_per_node:
         tasks = cluster.num_tasks_per_node
-        message = f"names {num_devices} GPUs for {tasks} tasks"
+        message = f"names {counted(num_devices, 'GPU')} for {counted(tasks, 'task')}"
         yield Finding("train.device", message, f"{tasks} numbers, or gpus_per_node", ("cluster.nodes", *TASKS))

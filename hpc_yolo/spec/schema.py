@@ -44,18 +44,28 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = "gpus_per_node"
     tasks_per_node: Annotated[Positive | None, Meta(description="Tasks on each node; one a GPU unless said.")] = None
     cpus_per_task: Annotated[Positive, Meta(description="CPU cores of each task.")] = 4
-    mem: Annotated[str | None, Meta(description="Memory of a node, such as 400G. Excludes the other two.")] = None
+    mem: Annotated[
+        str | None, Meta(description="Memory of a node, such as 400G; 0: all of it. Excludes the other two.")
+    ] = None
     mem_per_cpu: Annotated[str | None, Meta(description="Memory for each CPU core, such as 4G.")] = None
     mem_per_gpu: Annotated[str | None, Meta(description="Memory for each GPU, such as 60G.")] = None
     time: Annotated[
         str | None,
-        Meta(description="Time limit of a job: minutes, hh:mm:ss or d-hh:mm:ss; the partition's own unless said."),
+        Meta(
+            description="Time limit of a job: minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED; the partition's own unless "
+            "said."
+        ),
     ] = None
-    partition: Annotated[str | None, Meta(description="Partition; the cluster's default unless said.")] = None
+    partition: Annotated[
+        str | list[str] | None,
+        Meta(description="Partition, or several of which the first that is free counts; the default one unless said."),
+    ] = None
     account: Annotated[str | None, Meta(description="Account to charge.")] = None
     qos: Annotated[str | None, Meta(description="Quality of service.")] = None
     constraint: Annotated[str | None, Meta(description="Features that nodes must have.")] = None
-    exclude: Annotated[list[str], Meta(description="Nodes that must not be used.")] = field(default_factory=list)
+    exclude: Annotated[list[str] | str, Meta(description="Nodes that must not be used, such as n1 or n[3-8].")] = field(
+        default_factory=list
+    )
     requeue: Annotated[
         Literal["requeue", "chain", "off"],
         Meta(description="What becomes of a job that Slurm interrupts: queued again, followed by another, or ended."),
@@ -73,15 +83,25 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         ),
     ] = "auto"
     setup: Annotated[
-        list[str],
-        Meta(description="Shell lines of a Slurm job before its tasks start: modules, a virtual environment."),
+        list[str] | str,
+        Meta(
+            description="Shell lines of a Slurm job before its tasks start: modules, variables. The first that fails "
+            "ends the job. They do not choose the tasks' Python: cluster.python does."
+        ),
     ] = field(default_factory=list)
+    python: Annotated[
+        str | None,
+        Meta(
+            description="Python of a Slurm job, with hpc-yolo installed: a path, or a name that is looked up after "
+            "setup; the one that submits unless said."
+        ),
+    ] = None
     env: Annotated[
         dict[str, str], Meta(description="Environment variables of the tasks, such as NCCL_SOCKET_IFNAME.")
     ] = field(default_factory=dict)
     container: Annotated[dict[str, str] | None, Meta(description="Container to run in.")] = None
     sbatch: Annotated[
-        dict[str, str | bool | None],
+        dict[str, str | bool | list[str] | None],
         Meta(description="Any further sbatch option by its long name; true for one without a value."),
     ] = field(default_factory=dict)
 
@@ -89,6 +109,28 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     def num_tasks_per_node(self) -> int:
         """One task a GPU, or as many as the spec says."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def partitions(self) -> list[str]:
+        """Names of the partitions that are asked for; [] is the default one."""
+        return split_list(self.partition or [])
+
+    @property
+    def excluded(self) -> str:
+        """Node list of `exclude`, as sbatch takes it."""
+        return self.exclude if isinstance(self.exclude, str) else ",".join(self.exclude)
+
+    @property
+    def setup_lines(self) -> list[str]:
+        """The lines of `setup`, whether it is a block or a list with lines or blocks."""
+        blocks = [self.setup] if isinstance(self.setup, str) else self.setup
+        return [line for block in blocks for line in block.removesuffix("\n").split("\n")]
+
+
+def split_list(written: str | list[str]) -> list[str]:
+    """Return the parts of a list that is written as YAML's or with commas."""
+    text = written if isinstance(written, str) else ",".join(written)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class TrainSpec(Section, frozen=True, kw_only=True):

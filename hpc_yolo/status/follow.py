@@ -93,6 +93,8 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
         console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
         return INTERRUPTED
     failure = first_failure(run, since)
+    if failure is None and ended is not None:
+        raise TrainingError(ended.detail)
     if failure is None:
         raise TrainingError(f"the job ended without a word to its journal; the end of its output:\n{last_output(run)}")
     raise _as_error(failure)

@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,20 +65,6 @@ class SubmittedJob:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(self.submission.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
         return True
-
-
-def start_estimate(plan: Plan) -> str:
-    """When Slurm would start the job, or why it would not, in a few words; nothing is queued."""
-    assert plan.script is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
-        file.write(plan.script)
-        file.flush()
-        try:
-            estimate = scheduler.estimate_start(Path(file.name), run=scheduler.with_sbatch_variables(plan.variables))
-        except ClusterError as error:
-            return f"not as it is: {error.message}"
-    where = f" on {estimate.nodes}" if estimate.nodes else ""
-    return f"at {estimate.start or 'a time that is not known'}{where}, says Slurm"
 
 
 def submit(plan: Plan) -> SubmittedJob:

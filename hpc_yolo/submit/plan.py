@@ -15,6 +15,7 @@ from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.errors import ClusterError
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.schema import Spec
@@ -32,7 +33,7 @@ class Plan:
     num_nodes: int
     tasks_per_node: int
     gpus_per_node: int
-    goes_on: bool  # the run was started before
+    goes_on: bool  # the run has a checkpoint
     local_gpus: tuple[
         str, ...
     ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
@@ -50,23 +51,39 @@ class Plan:
         if self.executor != "slurm":
             return None
         # Tasks read all else from the run directory, so that nothing they need depends on the job's id.
-        command = [sys.executable, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
-        afterwards = [sys.executable, "-m", "hpc_yolo", "after-job", str(self.run.path)]
-        log = f"{str(self.run.jobs).replace('%', '%%')}/%j.log"
+        task = [self.python, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
+        after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
+        # A name is looked up in the setup's PATH, which a setup that failed has not left.
+        sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
-            self.spec, shlex.join(command), shlex.join(afterwards), log=log, save_times=self.save_times
+            self.spec,
+            shlex.join(task),
+            shlex.join([self.python, *after_job]),
+            log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
+            save_times=self.save_times,
+            setup_record=self.run.setup_record,
+            after_failed_setup=shlex.join([sure_python, *after_job]),
         )
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the tasks."""
+        return self.spec.cluster.python if self.executor == "slurm" and self.spec.cluster.python else sys.executable
 
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""
         train = self.spec.train
         port = "free port of this machine" if self.executor != "slurm" else "derived from the job id, in 10000-32767"
-        gpus = f"{self.gpus_per_node} GPUs" if self.gpus_per_node else "CPUs only"
-        share = f"{train.batch} images a step, {train.batch // self.world_size} on each rank"
+        nodes, tasks = counted(self.num_nodes, "node"), counted(self.tasks_per_node, "task")
+        gpus = f"{counted(self.gpus_per_node, 'GPU')} a node" if self.gpus_per_node else "CPUs only"
+        share = f"{counted(train.batch, 'image')} a step, {train.batch // self.world_size} on each rank"
+        chosen = "the one that submits" if self.python == sys.executable else "as cluster.python says"
+        begins = "begins anew, without a checkpoint yet" if self.run.exists else "new"
         return [
-            ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else 'new'})"),
+            ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else begins})"),
             ("executor", f"{self.executor}: {self.why}"),
-            ("world size", f"{self.world_size} = {self.num_nodes} nodes x {self.tasks_per_node} tasks, {gpus} a node"),
+            ("python", f"{self.python} ({chosen})"),
+            ("world size", f"{self.world_size} = {nodes} x {tasks}, {gpus}"),
             ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
             ("MASTER_ADDR", "rank 0's own addresses, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is taken"),
@@ -85,24 +102,41 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
         ClusterError: a GPU of train.device does not exist.
         RunError: the run directory belongs to a run that learns something else.
     """
-    run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    require_same_training(run, spec)
     executor, why = choose_executor(spec)
     environ = current_environment() if environ is None else environ
     if executor == "slurm":
-        return _slurm_plan(spec, run, why, clean_environment(environ))
+        return slurm_plan(spec, why, environ)
+    run = planned_run(spec)
     chosen = chosen_gpus(spec, visible_gpus(environ))
     tasks, gpus = local_tasks(spec, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":
         tasks, gpus = 1, min(gpus, 1)
     if tasks != spec.world_size:
-        why += f"; {tasks} tasks fit this machine where the spec asks for {spec.world_size} (the batch stays)"
-    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
+        fit = "1 task fits" if tasks == 1 else f"{tasks} tasks fit"
+        why += f"; {fit} this machine where the spec asks for {spec.world_size} (the batch stays)"
+    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.last.exists(), local_gpus=chosen[:gpus])
 
 
-def _slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, str]) -> Plan:
-    cluster, save_times = spec.cluster, read_save_times(run)
-    variables, ignored = split_variables(environ, sbatch.sbatch_options(spec, "", save_times))
+def planned_run(spec: Spec) -> RunDirectory:
+    """Return the run directory of `spec`.
+
+    Raises:
+        RunError: it belongs to a run that learns something else.
+    """
+    run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    require_same_training(run, spec)
+    return run
+
+
+def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
+    """Plan a Slurm job of `spec`, submitted from a shell with `environ`; Slurm is not asked.
+
+    Raises:
+        RunError: the run directory belongs to a run that learns something else.
+    """
+    run, cluster = planned_run(spec), spec.cluster
+    save_times = read_save_times(run)
+    variables, ignored = split_variables(clean_environment(environ), sbatch.sbatch_options(spec, "", save_times))
     return Plan(
         spec=spec,
         run=run,
@@ -111,7 +145,7 @@ def _slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, s
         num_nodes=cluster.nodes,
         tasks_per_node=cluster.num_tasks_per_node,
         gpus_per_node=cluster.gpus_per_node,
-        goes_on=run.exists,
+        goes_on=run.last.exists(),
         save_times=save_times,
         variables=variables,
         ignored_variables=ignored,

@@ -13,12 +13,15 @@ from click.testing import CliRunner
 
 from hpc_yolo.cli.commands import COMMANDS
 from hpc_yolo.cli.main import cli
+from hpc_yolo.cli.options import read_overrides
 from hpc_yolo.errors import HpcYoloError, SpecError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.submit.plan import slurm_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,19 +69,35 @@ def test_check_prints_all_mistakes_at_once(spec):
 def test_check_of_a_good_spec_says_what_it_would_do(spec):
     result = run_cli("check", spec, "--set", "train.epochs=7")
     assert result.exit_code == 0
-    assert "7 epochs of batch 16 on 2 nodes x 4 tasks" in result.output
+    assert "7 epochs of batch 16 on 2 nodes x 4 tasks\n" in result.output
+    single = ("--nodes", 1, "--gpus-per-node", 1, "--set", "train.epochs=1", "--set", "cluster.python=/my/python")
+    assert "1 epoch of batch 16 on 1 node x 1 task, by /my/python\n" in run_cli("check", spec, *single).output
+    with pytest.raises(SpecError, match=r"cluster\.setup: line 1: unexpected EOF"):
+        raise run_cli("check", spec, "--set", 'cluster.setup=["echo \'open"]').exception
 
 
 def test_the_printed_schema_is_json():
     assert json.loads(run_cli("schema").output)["title"] == "hpc-yolo spec"
 
 
-def test_render_passes_the_options_on_to_the_tasks(spec):
-    output = run_cli("render", spec, "--nodes", "4", "--set", "train.epochs=3").output
+def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submit(spec, monkeypatch):
+    options = ("--nodes", "4", "--set", "train.epochs=3", "--set", "cluster.setup=[true]")
+    output = run_cli("render", spec, *options).stdout
     assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4" in output
-    words = f"{spec} --set cluster.nodes=4 --set train.epochs=3"
-    assert output.splitlines()[-2].endswith(f"-m hpc_yolo train {words}")
-    assert output.splitlines()[-1].endswith(f"-m hpc_yolo after-job {words} --exit-code $?")
+    run = RunDirectory(spec.parent / "runs" / "run")
+    assert load_spec(run.spec).train.epochs == 3
+    assert f"-m hpc_yolo train {run.path}\n" in output
+    overrides = read_overrides(("train.epochs=3", "cluster.setup=[true]"), {"nodes": "4"})
+    assert output == slurm_plan(load_spec(spec, overrides), "", {}).script
+    monkeypatch.setenv("PATH", str(spec.parent))
+    assert run_cli("render", spec, *options).stdout == output
+
+
+def test_render_refuses_what_bash_cannot_read(spec):
+    result = run_cli("render", spec, "--set", "cluster.setup=['if true; then', 'fi', 'fi']")
+    assert isinstance(result.exception, SpecError)
+    assert "cluster.setup: line 2: syntax error" in str(result.exception)
+    assert not (spec.parent / "runs").exists()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from slurm_cluster import wait_until
 
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Evaluated
+from hpc_yolo import sbatch
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, Evaluated
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 ROOT = Path(__file__).parents[2]
 TWO_BY_TWO = {"nodes": 2, "tasks_per_node": 2}
@@ -20,6 +23,14 @@ PLACES = [(0, 0, 0, "gpu01"), (1, 1, 0, "gpu01"), (2, 0, 1, "gpu02"), (3, 1, 1, 
 def on_path(monkeypatch):
     """`python` in a job's script is the one that runs the tests."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def idle_nodes(in_slurm):
+    """After a restart of the controller its nodes are unknown for a moment, and no job can be planned on them."""
+    wait_until(
+        lambda: set(in_slurm.run("sinfo", "--noheader", "-o", "%T").split()) == {"idle"}, "all nodes are idle", 60
+    )
 
 
 def places(started: AttemptStarted) -> list[tuple[int, int, int, str]]:
@@ -57,31 +68,103 @@ def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
     assert hpc_yolo("list").stdout.split() == [str(run)]  # without being told where it is
 
 
-def test_the_script_that_goes_is_the_one_that_dry_run_shows(in_slurm, write_spec, hpc_yolo, tmp_path):
-    spec = write_spec("shown", cluster=TWO_BY_TWO | {"gpus_per_node": 2, "sbatch": {"hold": True}})
+def test_the_script_that_goes_is_the_one_that_dry_run_and_render_show(
+    in_slurm, idle_nodes, write_spec, hpc_yolo, tmp_path
+):
+    cluster = {"gpus_per_node": 2, "sbatch": {"hold": True}, "setup": "true\n", "env": {"A": "it's"}}
+    spec = write_spec("shown", cluster=TWO_BY_TWO | cluster)
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
     assert not (tmp_path / "runs").exists(), "a dry run touches nothing"
     assert "on gpu[01-02], says Slurm" in shown
+    with in_slurm.without("slurmctld"):
+        silent = hpc_yolo("submit", spec, "--dry-run").stdout
+        rendered = hpc_yolo("render", spec).stdout
+    assert "start          not known: " in silent
     queued = hpc_yolo("submit", spec).stdout
     run = tmp_path / "runs" / "shown"
     assert "hpc-yolo follow" in queued
-    assert shown.endswith((run / "job.sbatch").read_text())
+    sent = (run / "job.sbatch").read_text()
+    assert sent.startswith("#!/bin/bash\n")
+    assert shown.endswith(f"\n\n{sent}") and silent.endswith(f"\n\n{sent}") and rendered == sent
     job_id = json.loads((run / "submissions.jsonl").read_text())["job_id"]
-    sent = in_slurm.run("scontrol", "write", "batch_script", job_id, "-")
-    assert sent.strip() == (run / "job.sbatch").read_text().strip()
+    assert in_slurm.run("scontrol", "write", "batch_script", job_id, "-").strip() == sent.strip()
     again = hpc_yolo("submit", spec, check=False)
     assert again.returncode == 6
     assert "queued already" in again.stderr
 
 
-def test_a_rendered_script_trains(in_slurm, on_path, write_spec, hpc_yolo, events_of):
-    spec = write_spec("rendered", cluster=TWO_BY_TWO)
-    script = hpc_yolo("render", spec, "--set", "train.epochs=1").stdout
-    job_id = in_slurm.submit(script)
-    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=120) == "COMPLETED", in_slurm.output(
-        job_id
-    )
+def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    """In a job without the variables and the PATH of whoever hands it to sbatch, from wherever that is done."""
+    cluster = TWO_BY_TWO | {"sbatch": {"export": "NONE"}, "setup": ["set -euo pipefail", "export A=1", "cd /"]}
+    spec = write_spec("rendered", cluster=cluster)
+    script = tmp_path / "job.sbatch"
+    script.write_text(hpc_yolo("render", spec, "--set", "train.epochs=1").stdout)
+    spec.unlink()
+    job_id = in_slurm.run("sbatch", "--parsable", str(script), cwd="/").strip()
+    log = tmp_path / "runs" / "rendered" / "jobs" / f"{job_id}.log"
+    state = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=120)
+    assert state == "COMPLETED", log.read_text()
     assert_finished_on_both_nodes(events_of("rendered"))
+    assert not log.with_suffix(".setup").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({}, {"export": "NONE"}),
+        ({}, {"export": ["NIL", "X=1"]}),
+        ({"SBATCH_EXPORT": "NONE"}, {}),
+        ({"SLURM_EXPORT_ENV": "NONE", "SRUN_EXPORT_ENV": "NONE"}, {}),
+        ({"SBATCH_EXPORT": "NONE", "SLURM_EXPORT_ENV": "NIL"}, {"get-user-env": True}),
+        ({}, {"export-file": "{folder}/variables"}),
+        ({}, {"chdir": "{folder}", "verbose": True, "ignore-pbs": True, "input": "/dev/null", "wckey": "w"}),
+    ],
+    ids=str,
+)
+def test_tasks_have_the_variables_of_the_script_whatever_sbatch_exports(in_slurm, tmp_path, variables, options):
+    (tmp_path / "variables").write_bytes(b"FROM_FILE=1\0")
+    options = {
+        name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in options.items()
+    }
+    cluster = ClusterSpec(gpus_per_node=0, cpus_per_task=1, env={"OURS": "it's"}, setup="export SET=up", sbatch=options)
+    spec = Spec(name="exports", model="yolov5n", data="d", cluster=cluster)
+    words = "['task', e['SET'], e['OURS'], str(bool(e.get('PATH')))]"
+    command = f"import os; e = os.environ; os.write(1, (' '.join({words}) + chr(10)).encode())"
+    script = tmp_path / "job.sbatch"
+    text = sbatch.script(spec, shlex.join([sys.executable, "-c", command]), "echo ended", log=f"{tmp_path}/%j.log")
+    script.write_text(text)
+    sent = in_slurm.run("sbatch", str(script), env=variables)
+    job_id = sent.split()[-1]
+    in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"})
+    log = (tmp_path / f"{job_id}.log").read_text()
+    assert "0: task up it's True\n" in log and "ended --exit-code 0" in log, log
+
+
+@pytest.mark.parametrize(
+    ("setup", "status", "words"),
+    [
+        (["true", "module load nope/1.2"], 127, "line 2 failed with exit status 127: module load nope/1.2"),
+        ("set -e\nfalse\n", 1, "line 2 failed with exit status 1: false"),
+        (["trap 'exit 0' EXIT", "exec bash -c 'exit 7'"], 7, "line 2 failed with exit status 7: exec bash -c 'exit 7'"),
+        ("exit 0", 1, "line 1 ended the job before its tasks: exit 0"),
+    ],
+    ids=str,
+)
+def test_a_failed_setup_ends_the_run_and_says_which_line(
+    in_slurm, write_spec, hpc_yolo, events_of, tmp_path, setup, status, words
+):
+    spec = write_spec("setup", cluster={"setup": setup})
+    done = hpc_yolo("submit", spec, "--follow", check=False)
+    assert done.returncode == 8
+    assert f"error: cluster.setup: {words}" in done.stderr and "Traceback" not in done.stderr
+    job_id = json.loads((tmp_path / "runs" / "setup" / "submissions.jsonl").read_text())["job_id"]
+    assert in_slurm.wait_for_state(job_id, {"FAILED", "COMPLETED"}) == "FAILED"
+    assert f"ExitCode={status}:0" in in_slurm.run("scontrol", "show", "job", job_id)
+    (ended,) = events_of("setup")
+    assert (ended.outcome, ended.cause, ended.requeued) == (AttemptEnded.FAILED, Cause.ERROR, False)
+    (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
+    assert (facts["state"], facts["detail"]) == ("failed", f"cluster.setup: {words}")
+    assert words in hpc_yolo("logs", tmp_path / "runs" / "setup").stdout
 
 
 @pytest.mark.parametrize("template", ["train.sbatch", "train_torchrun.sbatch"])
@@ -149,7 +232,7 @@ def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_y
     spec = write_spec("refused", cluster=TWO_BY_TWO)
     table = [
         (("--partition", "nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
-        (("--time", "2-00:00:00"), "is over the 01:00:00 of partition gpu"),
+        (("--partition", "gpu,nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
         (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec asks for 8"),
         (("--set", "cluster.constraint=nope"), "Slurm refuses the job: sbatch: Batch job submission failed"),
     ]
@@ -165,6 +248,10 @@ def test_without_its_controller_nothing_is_trained_on_the_login_node(in_slurm, w
     with in_slurm.without("slurmctld"):
         for executor in ("auto", "slurm"):
             spec = write_spec(executor, cluster={"tasks_per_node": 2, "executor": executor})
+            assert (
+                "\nstart          not known: the Slurm controller is down"
+                in hpc_yolo("submit", spec, "--dry-run").stdout
+            )
             done = hpc_yolo("submit", spec, check=False)
             assert done.returncode == 5, done.stderr
             assert "the Slurm controller is down" in done.stderr
@@ -192,3 +279,35 @@ def test_the_spec_wins_over_variables_of_the_shell(in_slurm, write_spec, hpc_yol
     ):
         assert words in shown
     assert "OverSubscribe=USER" in shown
+
+
+def test_a_dry_run_of_what_slurm_would_refuse_shows_the_script_and_ends_with_4(idle_nodes, write_spec, hpc_yolo):
+    spec = write_spec("refused", cluster=TWO_BY_TWO)
+    for option in ("cluster.constraint=nope", "cluster.sbatch.reservation=nope", "cluster.sbatch.no-such-option=1"):
+        done = hpc_yolo("submit", spec, "--dry-run", "--set", option, check=False)
+        assert done.returncode == 4, done.stdout
+        assert "\nstart          refused as it is: " in done.stdout and "#SBATCH --nodes=2\n" in done.stdout
+
+
+def test_what_slurm_accepts_is_never_refused_by_us(in_slurm, idle_nodes, write_spec, hpc_yolo):
+    """Several partitions, the whole memory, no limit. What is over the limit of a partition may wait for a QOS."""
+    spec = write_spec("accepted", cluster=TWO_BY_TWO)
+    in_slurm.run("scontrol", "create", "PartitionName=short", "Nodes=ALL", "MaxTime=2")
+    table = [
+        (("--partition", "short,gpu"), None),
+        (("--set", "cluster.partition=[gpu, high]", "--set", "cluster.mem=0"), None),
+        (("--time", "2-00:00:00"), "cluster.time: 2-00:00:00 is over the 01:00:00 of partition gpu"),
+        (("--time", "UNLIMITED"), "cluster.time: UNLIMITED is over the 01:00:00 of partition gpu"),
+        (("--partition", "short"), "cluster.time: 00:05:00 is over the 00:02:00 of partition short"),
+        (("--partition", "short,gpu", "--time", "3:00:00"), "is over the 01:00:00 of partition gpu"),
+    ]
+    try:
+        for options, warning in table:
+            done = hpc_yolo("submit", spec, "--dry-run", *options)
+            warned = [line for line in done.stderr.splitlines() if "cluster.time" in line or "cluster.nodes" in line]
+            if warning is None:
+                assert warned == [], done.stderr
+            else:
+                assert any(f"warning: {warning}; Slurm accepts the job" in line or warning in line for line in warned)
+    finally:
+        in_slurm.run("scontrol", "delete", "PartitionName=short")

@@ -7,7 +7,7 @@ import yaml
 
 from hpc_yolo.errors import SpecError
 from hpc_yolo.spec import parse
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import dump_spec, load_spec
 
 TEN_MISTAKES = """\
 name: bad name!
@@ -116,7 +116,8 @@ def test_an_unknown_field_is_refused_with_the_one_that_was_meant(spec_file, adde
         ("train: {imgsz: 16416}", "train.imgsz", "at least 32, at most 8192, multiple of 32"),
         ("train: 5", "train: must hold fields", "epochs, batch"),
         ("cluster: [nodes, 2]", "cluster: must hold fields", "executor, nodes"),
-        ("cluster: {exclude: node1}", "cluster.exclude: 'node1' is not allowed", "a list of texts"),
+        ("cluster: {exclude: {a: b}}", "cluster.exclude: a group of fields", "a list of texts or text"),
+        ("cluster: {partition: {a: b}}", "cluster.partition: a group of fields", "text or a list of texts or null"),
         ("cluster: {exclude: [~]}", "cluster.exclude[0]: nothing is not allowed", "text"),
         ("cluster: {setup: [a, [b]]}", "cluster.setup[1]: a list is not allowed here", "text"),
         ("cluster: {env: [A, B]}", "cluster.env: a list is not allowed here", "a group of names with texts"),
@@ -152,6 +153,11 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(spec_file, ad
         ("cluster: {constraint: =}", "cluster.constraint", "="),
         ("cluster: {exclude: [on, 1.0, 0x1f]}", "cluster.exclude", ["on", "1.0", "0x1f"]),
         ("cluster: {exclude: }", "cluster.exclude", []),
+        ("cluster: {exclude: node1}", "cluster.exclude", "node1"),
+        ("cluster: {partition: [on, 010]}", "cluster.partition", ["on", "010"]),
+        ("cluster: {setup: module load x}", "cluster.setup", "module load x"),
+        ("cluster: {time: 0}", "cluster.time", "0"),
+        ("cluster: {mem: 0}", "cluster.mem", "0"),
         ("cluster: {env: }", "cluster.env", {}),
         ("cluster: {env: {A: yes, B: 1e3, C: ''}}", "cluster.env", {"A": "yes", "B": "1e3", "C": ""}),
         ("cluster: {signal_lead: 90}", "cluster.signal_lead", 90),
@@ -314,7 +320,7 @@ TEXT_PLACES = {
     "output: {}": "4:9: output: control characters ",
     "{}: 1": "4:1: control characters ",
     "train:\n  {}: 1": "5:3: train: control characters ",
-    "cluster:\n  setup: [x, {}]": "5:14: cluster.setup[1]: control characters ",
+    "cluster:\n  constraint: {}": "5:15: cluster.constraint: control characters ",
     "cluster:\n  exclude:\n    - {}": "6:7: cluster.exclude[0]: control characters ",
     "cluster:\n  partition: {}": "5:14: cluster.partition: control characters ",
     "cluster:\n  env:\n    {}: 1": "6:5: cluster.env: control characters ",
@@ -332,6 +338,12 @@ def test_control_characters_cannot_reach_a_script(spec_file, where, written, eit
     assert problem.isascii() and not re.search(r"[^\n\x20-\x7e]", problem), "the message itself is safe to print"
 
 
+@pytest.mark.parametrize("written", CONTROL_CHARACTERS.keys() - {"\\n", "\\t"})
+def test_shell_lines_hold_no_other_control_characters(spec_file, written, either_loader):
+    problem = spec_file.add(f'cluster:\n  setup: [x, "a{written}b"]\n').only_problem()
+    assert f"cluster.setup[1]: control characters {CONTROL_CHARACTERS[written]}" in problem
+
+
 @pytest.mark.parametrize("field", ["name", "model", "data"])
 def test_control_characters_in_a_required_field_are_one_mistake(spec_file, field):
     fields = {"name": "small", "model": "yolov5n", "data": "d.yaml"} | {field: '"a\\nrm -rf"'}
@@ -339,11 +351,30 @@ def test_control_characters_in_a_required_field_are_one_mistake(spec_file, field
     assert f"{field}: control characters '\\n'" in spec_file.write(text).only_problem()
 
 
-@pytest.mark.parametrize("style", ["|", ">", "|-", ">-", "|+"])
-def test_a_block_of_several_lines_is_refused_where_it_begins(spec_file, style):
-    added = f"cluster:\n  setup:\n    - {style}\n      module load x\n\n      rm -rf y\n"
-    problem = spec_file.add(added).only_problem()
-    assert problem.startswith(f"{spec_file.path}:6:7: cluster.setup[0]: control characters '\\n'\n")
+@pytest.mark.parametrize(
+    ("setup", "lines"),
+    [
+        (
+            "setup:\n    - |\n      if true; then\n      \techo x\n      fi\n    - last",
+            ["if true; then", "\techo x", "fi", "last"],
+        ),
+        ("setup: |\n    module load x\n\n    source y", ["module load x", "", "source y"]),
+        ("setup: |+\n    module load x\n", ["module load x", ""]),
+        ("setup: >-\n    module load\n    x", ["module load x"]),
+        ('setup: "a\\nb"', ["a", "b"]),
+        ("setup: []", []),
+        ("setup:", []),
+    ],
+)
+def test_setup_is_a_list_or_a_block(spec_file, setup, lines, either_loader):
+    spec = spec_file.add(f"cluster:\n  {setup}\n").load()
+    assert spec.cluster.setup_lines == lines
+    assert spec_file.write(dump_spec(spec)).load() == spec
+
+
+def test_setup_on_the_command_line_may_have_several_lines(spec_file):
+    assert spec_file.load("cluster.setup=|\n  a\n  b").cluster.setup_lines == ["a", "b"]
+    assert "control characters" in spec_file.only_problem("cluster.account=|\n  a\n  b")
 
 
 def test_a_folded_block_is_one_line(spec_file):

@@ -4,6 +4,7 @@ import pytest
 
 from hpc_yolo.spec import rules
 from hpc_yolo.spec.load import known_fields
+from hpc_yolo.spec.sbatch_options import OWN_SBATCH_OPTIONS, REFUSED
 
 GPU_RULES = [
     ("{nodes: 2, gpus_per_node: 4, mem: 4G, mem_per_cpu: 1G}", "cluster.mem_per_cpu: excludes mem", "one of the three"),
@@ -12,7 +13,7 @@ GPU_RULES = [
     ("{gpus_per_node: 0, mem_per_gpu: 1G}", "cluster.mem_per_gpu: needs GPUs", "mem or mem_per_cpu"),
     ("{gpus_per_node: 0, gpu_type: a100}", "cluster.gpu_type: needs GPUs", "null, or gpus_per_node of at least 1"),
     ("{gpus_per_node: 4, tasks_per_node: 2}", "tasks_per_node: 2 tasks on 4 GPUs", "4, or leave it out"),
-    ("{tasks_per_node: 4, gpus_per_node: 1}", "tasks_per_node: 4 tasks on 1 GPUs", "1, or leave it out"),
+    ("{tasks_per_node: 4, gpus_per_node: 1}", "tasks_per_node: 4 tasks on 1 GPU;", "1, or leave it out"),
     ("{time: 00:01:00, signal_lead: 60}", "signal_lead: 60 s is not before the end of a job of 60 s", "under 60"),
     ("{time: 1, signal_lead: 61}", "signal_lead: 61 s is not before the end of a job of 60 s", "under 60, or auto"),
 ]
@@ -21,10 +22,11 @@ FORMATS = [
         (f"{{time: {text}}}", "cluster.time: ", "minutes, hh:mm:ss")
         for text in (
             "soon",
-            "0",
-            "00:00:00",
             "1h",
             "-5",
+            "-01",
+            "unlimit",
+            "none",
             "1:2:3:4",
             "1-",
             "'90 minutes'",
@@ -37,7 +39,7 @@ FORMATS = [
     *(
         (f"{{{field}: {text}}}", f"cluster.{field}: ", "a whole number with K, M, G or T")
         for field in ("mem", "mem_per_cpu", "mem_per_gpu")
-        for text in ("much", "0", "0G", "1.5G", "-1G", "4 G", "4GiB", "400B", "1P", "٤G", "9" * 5000 + "G")
+        for text in ("much", "1.5G", "-0", "-1G", "4 G", "4GiB", "400B", "1P", "٤G", "9" * 5000 + "G")
     ),
 ]
 NAMES = [
@@ -62,7 +64,28 @@ def test_what_slurm_would_refuse_hours_later_is_refused_now(spec_file, cluster, 
     assert allowed in problem.partition("allowed: ")[2]
 
 
-@pytest.mark.parametrize(("option", "field"), rules.OWN_SBATCH_OPTIONS.items())
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        *(f"{{time: {text}}}" for text in ("UNLIMITED", "unlimited", "INFINITE", "Infinite", "-1", "0", "00:00:00")),
+        "{time: UNLIMITED, signal_lead: 65535}",
+        *(f"{{{field}: {text}}}" for field in ("mem", "mem_per_cpu", "mem_per_gpu") for text in ("0", "0G", "'0M'")),
+        "{partition: 'a,b'}",
+        "{partition: [a, b]}",
+        "{exclude: 'n1,n[3-8]'}",
+        "{exclude: n1}",
+        "{sbatch: {mail-type: [BEGIN, END], nodelist: [n1, n2]}}",
+        "{sbatch: {export: NONE, hold: true, begin: now+1hour, chdir: /tmp, input: /dev/null, verbose: true}}",
+        "{sbatch: {parsable: false, wait: null}}",
+        "{sbatch: {clusters: far}}",
+        "{sbatch: {an-option-of-2030: x}}",
+    ],
+)
+def test_what_sbatch_takes_is_taken(spec_file, cluster):
+    spec_file.add(f"cluster: {cluster}\n").load()
+
+
+@pytest.mark.parametrize(("option", "field"), OWN_SBATCH_OPTIONS.items())
 def test_an_sbatch_option_that_has_a_field_names_that_field(spec_file, option, field):
     problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: x\n").only_problem()
     assert problem.startswith(
@@ -71,8 +94,63 @@ def test_an_sbatch_option_that_has_a_field_names_that_field(spec_file, option, f
     assert problem.endswith(f"allowed: {field}")
 
 
+@pytest.mark.parametrize("option", REFUSED)
+def test_an_sbatch_option_that_would_lose_the_job_is_refused_with_the_reason(spec_file, option):
+    reason, instead = REFUSED[option]
+    problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: true\n").only_problem()
+    assert f"cluster.sbatch.{option}: {reason}\n" in problem
+    assert problem.endswith(f"allowed: {instead}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message", "allowed"),
+    [
+        ("p", "high", "short for partition", "cluster.partition"),
+        ("J", "x", "short for job-name", "name"),
+        ("M", "far", "short for clusters", "cluster.sbatch.clusters"),
+        ("W", "true", "short for wait", "wait"),
+        ("partitio", "high", "short for partition", "cluster.partition"),
+        ("parsab", "true", "short for parsable", "parsable"),
+        ("mail-u", "me", "short for mail-user", "cluster.sbatch.mail-user"),
+        ("clusters", "a,b", "a run has its jobs on one cluster", "the name of one cluster"),
+        ("clusters", "all", "a run has its jobs on one cluster", "the name of one cluster"),
+        ("clusters", "true", "a run has its jobs on one cluster", "the name of one cluster"),
+        ("comment", "[a, b]", "a list is not allowed here", "text"),
+    ],
+)
+def test_an_sbatch_option_is_written_with_its_whole_name_and_one_meaning(spec_file, option, value, message, allowed):
+    problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: {value}\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:6:{len(option) + 7}: cluster.sbatch.{option}: {message}\n")
+    assert problem.partition("allowed: ")[2].startswith(allowed)
+
+
+def test_a_held_job_starts_no_chain(spec_file):
+    problem = spec_file.add("cluster:\n  requeue: chain\n  sbatch: {hold: true}\n").only_problem()
+    assert "cluster.sbatch.hold: holds every job of the chain" in problem
+
+
+@pytest.mark.parametrize(
+    "line", ["#SBATCH --mem=0", "  #SBATCH --array=1-4", "#SBATCH", "#PBS -l nodes=2", "#BSUB -n 4"]
+)
+@pytest.mark.parametrize("form", ["setup: ['true', '{}']", "setup: |\n    true\n    {}\n    true", "setup: '{}'"])
+def test_options_of_sbatch_are_no_shell_lines(spec_file, form, line):
+    problem = spec_file.add(f"cluster:\n  {form.format(line)}\n").only_problem()
+    number = 1 if form == "setup: '{}'" else 2
+    assert f"cluster.setup: line {number} is an option of sbatch, not a shell line: {line.strip()}" in problem
+
+
+@pytest.mark.parametrize("line", ["# SBATCH is a program", "echo '#SBATCH'", "##SBATCH --mem=0"])
+def test_comments_are_shell_lines(spec_file, line):
+    assert spec_file.add(f"cluster:\n  setup: |\n    {line}\n").load().cluster.setup_lines == [line]
+
+
+@pytest.mark.parametrize("python", ["''", "$HOME/venv/bin/python", "python -u", "' '"])
+def test_a_python_is_a_path_or_a_name(spec_file, python):
+    assert "cluster.python: " in spec_file.add(f"cluster: {{python: {python}}}\n").only_problem()
+
+
 def test_fields_named_for_sbatch_options_exist():
-    assert set(rules.OWN_SBATCH_OPTIONS.values()) <= set(known_fields().values())
+    assert set(OWN_SBATCH_OPTIONS.values()) <= set(known_fields().values())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +195,7 @@ def test_what_only_one_task_or_gpu_can_do_is_refused_for_more(spec_file, added, 
 @pytest.mark.parametrize(
     ("cluster", "device", "message"),
     [
-        ("{gpus_per_node: 2}", "0", "names 1 GPUs for 2 tasks"),
+        ("{gpus_per_node: 2}", "0", "names 1 GPU for 2 tasks"),
         ("{gpus_per_node: 2}", "'0,1,2'", "names 3 GPUs for 2 tasks"),
         ("{nodes: 2, gpus_per_node: 2}", "'0,1'", "names GPUs of one machine, and there are 2 nodes"),
     ],

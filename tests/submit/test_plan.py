@@ -1,6 +1,7 @@
 """How a spec becomes tasks on the machine at hand, and what may change between two submissions of a run."""
 
 import os
+import sys
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from hpc_yolo.errors import ClusterError, RunError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
-from hpc_yolo.submit.plan import choose_executor, local_tasks, make_plan, visible_gpus
+from hpc_yolo.submit.plan import choose_executor, local_tasks, make_plan, slurm_plan, visible_gpus
 from hpc_yolo.submit.prepare import prepare_run, require_same_training
 
 
@@ -124,6 +125,39 @@ def test_the_plan_names_the_variables_that_apply_and_those_that_do_not(tmp_path)
     assert told == ["SBATCH_ACCOUNT=vision applies to the job", "SBATCH_PARTITION=high is ignored: the spec decides"]
     inside = make_plan(spec, environ | {"SLURM_JOB_ID": "7"})
     assert not inside.variables, "inside of a job they are that job's"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "tasks_python", "sure_python"),
+    [
+        ({}, sys.executable, sys.executable),
+        ({"python": "/my env/bin/python"}, "'/my env/bin/python'", "'/my env/bin/python'"),
+        ({"python": "python3"}, "python3", sys.executable),
+    ],
+)
+def test_tasks_and_the_last_line_run_the_python_of_the_spec(tmp_path, cluster, tasks_python, sure_python):
+    """A name is looked up in what the setup leaves; where the setup failed, nothing can be looked up."""
+    plan = slurm_plan(spec_of(tmp_path, **cluster, setup=["true"]), "", {})
+    lines, run = plan.script.splitlines(), tmp_path / "runs" / "run"
+    (srun,) = [line for line in lines if line.startswith("srun ")]
+    assert srun.endswith(f" {tasks_python} -u -m hpc_yolo train {run}")
+    assert f"{tasks_python} -m hpc_yolo after-job {run} --exit-code $?" in lines
+    assert lines[-1].startswith(f"exec {sure_python} -m hpc_yolo after-job {run} --failed-setup ")
+    assert f"{plan.spec.cluster.python or sys.executable} (" in dict(plan.decisions())["python"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "batch", "words"),
+    [
+        ({"gpus_per_node": 0, "tasks_per_node": 1}, 1, "1 = 1 node x 1 task, CPUs only"),
+        ({"nodes": 2, "gpus_per_node": 1}, 2, "2 = 2 nodes x 1 task, 1 GPU a node"),
+        ({"nodes": 2, "gpus_per_node": 4}, 8, "8 = 2 nodes x 4 tasks, 4 GPUs a node"),
+    ],
+)
+def test_numbers_of_one_and_of_many_are_worded_so(tmp_path, cluster, batch, words):
+    decisions = dict(slurm_plan(spec_of(tmp_path, train={"batch": batch}, **cluster), "", {}).decisions())
+    assert decisions["world size"] == words
+    assert decisions["batch"].startswith("1 image a step" if batch == 1 else f"{batch} images a step")
 
 
 @pytest.mark.parametrize(

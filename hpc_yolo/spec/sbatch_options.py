@@ -1,0 +1,132 @@
+"""What sbatch's options mean in `cluster.sbatch`: which have a field of their own, and which cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.schema import ClusterSpec
+
+NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+# Options that have a field of their own, and that field.
+OWN_SBATCH_OPTIONS = {
+    "job-name": "name",
+    "nodes": "cluster.nodes",
+    "ntasks": "cluster.tasks_per_node",
+    "ntasks-per-node": "cluster.tasks_per_node",
+    "ntasks-per-gpu": "cluster.tasks_per_node",
+    "gpus": "cluster.gpus_per_node",
+    "gpus-per-node": "cluster.gpus_per_node",
+    "gpus-per-task": "cluster.gpus_per_node",
+    "gpus-per-socket": "cluster.gpus_per_node",
+    "tres-per-task": "cluster.cpus_per_task",
+    "gres": "cluster.gpu_request",
+    "cpus-per-task": "cluster.cpus_per_task",
+    "cpus-per-gpu": "cluster.cpus_per_task",
+    "mem": "cluster.mem",
+    "mem-per-cpu": "cluster.mem_per_cpu",
+    "mem-per-gpu": "cluster.mem_per_gpu",
+    "time": "cluster.time",
+    "partition": "cluster.partition",
+    "account": "cluster.account",
+    "qos": "cluster.qos",
+    "constraint": "cluster.constraint",
+    "exclude": "cluster.exclude",
+    "requeue": "cluster.requeue",
+    "no-requeue": "cluster.requeue",
+    "signal": "cluster.signal_lead",
+    "output": "output",
+    "error": "output",
+    "open-mode": "output",
+    "array": "sweep",
+}
+
+_READ = "changes what sbatch prints, and the job's id is read from that"
+_PRINTS = "prints something instead of queueing the job"
+_USER = "queues the job as another user, who cannot write the run directory"
+_CONTAINER = "containers are not supported yet"
+
+# Options with which a job would not run, or not be found again: why, and what to do instead.
+REFUSED = {
+    "parsable": (_READ, "leave it out"),
+    "quiet": (_READ, "leave it out"),
+    "test-only": ("queues nothing", "hpc-yolo submit --dry-run"),
+    "wait": ("lets sbatch return only after the job's end", "hpc-yolo submit --wait"),
+    "wrap": ("replaces the script of the job", "cluster.setup"),
+    "help": (_PRINTS, "leave it out"),
+    "usage": (_PRINTS, "leave it out"),
+    "version": (_PRINTS, "leave it out"),
+    "uid": (_USER, "submit as that user"),
+    "gid": (_USER, "submit as a member of that group"),
+    "container": (_CONTAINER, "leave it out; cluster.setup prepares a job"),
+    "container-id": (_CONTAINER, "leave it out; cluster.setup prepares a job"),
+    "no-kill": ("keeps a job that has lost a node, and its other ranks cannot train on", "leave it out"),
+}
+
+SHORT = {
+    **{"A": "account", "a": "array", "B": "extra-node-info", "b": "begin", "C": "constraint", "c": "cpus-per-task"},
+    **{"D": "chdir", "d": "dependency", "e": "error", "F": "nodefile", "G": "gpus", "H": "hold", "h": "help"},
+    **{"i": "input", "J": "job-name", "k": "no-kill", "L": "licenses", "M": "clusters", "m": "distribution"},
+    **{"N": "nodes", "n": "ntasks", "O": "overcommit", "o": "output", "p": "partition", "Q": "quiet", "q": "qos"},
+    **{"S": "core-spec", "s": "oversubscribe", "t": "time", "V": "version", "v": "verbose", "W": "wait"},
+    **{"w": "nodelist", "x": "exclude"},
+}
+
+# Options that are passed on, as are those that are not known here. sbatch takes the beginning of a name for the whole
+# where it is unique, so the names must be known: `part` is partition.
+PASSED_ON = frozenset(
+    (
+        *("acctg-freq", "batch", "bb", "bbf", "begin", "chdir", "cluster-constraint", "clusters", "comment"),
+        *("consolidate-segments", "contiguous", "core-spec", "cores-per-socket", "cpu-freq", "deadline", "delay-boot"),
+        *("dependency", "distribution", "exclusive", "export", "export-file", "extra", "extra-node-info"),
+        *("get-user-env", "gpu-bind", "gpu-freq", "gres-flags", "hint", "hold", "ignore-pbs", "input"),
+        *("kill-on-invalid-dep", "licenses", "mail-type", "mail-user", "mcs-label", "mem-bind", "mincpus", "network"),
+        *("nice", "nodefile", "nodelist", "ntasks-per-core", "ntasks-per-socket", "oom-kill-step", "overcommit"),
+        *("oversubscribe", "power", "prefer", "priority", "profile", "propagate", "reboot", "reservation"),
+        *("resv-ports", "segment", "sockets-per-node", "spread-job", "spread-segments", "stepmgr", "switches"),
+        *("thread-spec", "threads-per-core", "time-min", "tmp", "tres-bind", "use-min-nodes", "verbose"),
+        *("wait-all-nodes", "wckey"),
+    )
+)
+# Of those, the ones whose values have commas, so that they may be YAML lists.
+LISTS = frozenset(
+    (
+        *("acctg-freq", "cluster-constraint", "dependency", "distribution", "export", "gpu-bind", "gpu-freq"),
+        *("gres-flags", "licenses", "mail-type", "mail-user", "mem-bind", "nodelist", "profile", "propagate"),
+        *("reservation", "tres-bind"),
+    )
+)
+KNOWN = PASSED_ON | OWN_SBATCH_OPTIONS.keys() | REFUSED.keys()
+
+
+def option_findings(cluster: ClusterSpec) -> Iterator[Finding]:
+    """Yield what is wrong with `cluster.sbatch`."""
+    for name, value in cluster.sbatch.items():
+        field = f"cluster.sbatch.{name}"
+        begun = sorted(known for known in KNOWN if known.startswith(name))
+        if name in SHORT:
+            yield Finding(field, f"short for {SHORT[name]}", _long_form(SHORT[name]))
+        elif not NAME.fullmatch(name):
+            yield Finding(field, "not the long name of an sbatch option", "such as comment or mail-type")
+        elif name in OWN_SBATCH_OPTIONS:
+            yield Finding(field, "has a field of its own", OWN_SBATCH_OPTIONS[name])
+        elif name not in KNOWN and len(begun) == 1:
+            yield Finding(field, f"short for {begun[0]}", _long_form(begun[0]))
+        elif value is None or value is False:
+            continue
+        elif name in REFUSED:
+            yield Finding(field, *REFUSED[name])
+        elif isinstance(value, list) and name in KNOWN - LISTS:
+            yield Finding(field, "a list is not allowed here", "text or true or false or null")
+        elif name == "clusters" and (not isinstance(value, str) or value == "all" or "," in value):
+            yield Finding(field, "a run has its jobs on one cluster", "the name of one cluster")
+        elif name == "hold" and cluster.requeue == "chain":
+            message = "holds every job of the chain, and nobody releases the later ones"
+            yield Finding(field, message, "leave it out, or cluster.requeue: requeue")
+
+
+def _long_form(name: str) -> str:
+    """Return where the option `name` is written in a spec."""
+    return OWN_SBATCH_OPTIONS.get(name) or (name if name in REFUSED else f"cluster.sbatch.{name}")
