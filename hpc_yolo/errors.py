@@ -2,7 +2,7 @@
 
     HpcYoloError                 1
     |-- SpecError                2   the spec, a command-line override or an option is wrong
-    |-- DataError                3   dataset, labels, pictures
+    |-- DataError                3   dataset, labels, images; also some of the sources of predict
     |-- ClusterError             4   Slurm refuses, or a node list or environment makes no sense
     |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
     |-- RunError                 6   the run directory or its journal cannot be used

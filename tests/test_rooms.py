@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
 
 FLOORS = [
-    {"errors", "quantities", "fileio", "resources"},
+    {"errors", "quantities", "fileio", "resources", "text"},
     {"spec", "runs", "cluster"},
     {"sbatch", "preemption", "lease", "queueing"},
     {"successor"},

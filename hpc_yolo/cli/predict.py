@@ -13,15 +13,18 @@ from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.options import read_sides, whole_strides
 from hpc_yolo.cli.prefixes import GuideCommand
 from hpc_yolo.errors import DataError
+from hpc_yolo.quantities import counted
+from hpc_yolo.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from hpc_yolo.inference.predict import Outputs, Prediction, Predictor
-    from hpc_yolo.inference.sources import Frame
+    from hpc_yolo.inference.outputs import Outputs
+    from hpc_yolo.inference.predict import Prediction, Predictor, Unreadable
+    from hpc_yolo.inference.sources import Frame, Source
 
 DEFAULT_IMGSZ = 640
-FAILED_PICTURES = 3
+FAILED_SOURCES = 3  # the exit code of `DataError`
 SHARE = click.FloatRange(0, 1)
 POSITIVE = click.IntRange(1)
 
@@ -59,54 +62,103 @@ class PredictCommand(GuideCommand):
 @click.option("--visualize", is_flag=True, hidden=True)
 @click.option("--update", is_flag=True, hidden=True)
 def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **options: Any) -> None:
-    """Find objects on each SOURCE: a picture, video, folder, "pattern", list (.txt), camera number, stream address.
+    """Find objects on each SOURCE: an image, video, directory, "pattern", list (.txt), camera number, or the address of
+    an image or stream.
 
     \b
-    hpc-yolo predict pictures/ --weights runs/shapes
+    hpc-yolo predict images/ --weights runs/shapes
     hpc-yolo predict street.mp4 --weights yolov5s.pt --conf 0.5 --classes car,bus --save-txt
-    hpc-yolo predict rtsp://10.0.0.7/live --weights yolov5n.pt --nosave --json
+    hpc-yolo predict http://10.0.0.7/bus.jpg rtsp://10.0.0.7/live --weights yolov5n.pt --nosave --json
 
-    Pictures with boxes go to <project>/<name>; the sources stay as they are. Ctrl-C keeps what is written by then.
+    Images with boxes go to <project>/<name>; the sources stay as they are, and results of earlier commands are no
+    sources. Ctrl-C keeps what is written by then. A source that cannot be read, or whose results cannot be written, is
+    named and does not end the others; the exit code is then 3.
     """
+    import cv2
+
     from hpc_yolo.inference.predict import read_frames
-    from hpc_yolo.inference.sources import find_sources
 
     for flag in ("view_img", "visualize", "update"):
         if options[flag]:
             raise click.UsageError(f"--{flag.replace('_', '-')} is not there: look at the pictures in <project>/<name>")
     written = [*sources, *([named_source] if named_source else [])]
     if not written:
-        raise click.UsageError("name a SOURCE: a picture, a folder, a video, a camera's number, an address")
-    found = [source for one in written for source in find_sources(one)]
+        raise click.UsageError("name a SOURCE: an image, a directory, a video, a camera's number, an address")
+    # OpenCV prints what it cannot read or write, in words of its own; all of that is reported here.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    found = _find(written)
     predictor, names = _load(weights, options)
-    outputs = _outputs(names, options)
+    outputs = _outputs(names, found, options)
     frames = read_frames(found, options["vid_stride"])
-    sys.exit(_predict_all(frames, predictor, outputs, names, as_json=options["as_json"]))
+    failed = _predict_all(frames, predictor, outputs, names, as_json=options["as_json"])
+    if failed:
+        click.echo(f"{len(failed)} of {counted(len(found), 'source')} failed; each is named above", err=True)
+        sys.exit(FAILED_SOURCES)
+
+
+def _find(written: Sequence[str]) -> list[Source]:
+    """Return all sources, each once; what stands for nothing is one that cannot be read.
+
+    Raises:
+        DataError: nothing stands for anything.
+    """
+    from hpc_yolo.inference.sources import Source, find_sources
+
+    found: list[Source] = []
+    for one in written:
+        try:
+            new = find_sources(one)
+            found += new.sources
+            for what in new.passed_over:
+                click.echo(f"passed over: {what}", err=True)
+        except DataError as error:
+            found.append(Source(printable(one), problem=error))
+    if all(source.problem is not None for source in found):
+        problem = found[0].problem
+        assert problem is not None
+        raise problem
+    return list(dict.fromkeys(found))
 
 
 def _predict_all(
-    frames: Iterator[Frame | DataError], predictor: Predictor, outputs: Outputs, names: Sequence[str], *, as_json: bool
-) -> int:
-    """The exit code: that of the data where a source could not be read, after all others were."""
-    num_frames, num_failed, seconds = 0, 0, 0.0
+    frames: Iterator[Frame | Unreadable], predictor: Predictor, outputs: Outputs, names: Sequence[str], *, as_json: bool
+) -> set[Source]:
+    """Print and write what is found; return the sources of which something could not be read or written."""
+    from hpc_yolo.inference.predict import Unreadable
+
+    num_frames, seconds = 0, 0.0
+    failed: set[Source] = set()
+
+    def report(source: Source, errors: Iterable[DataError]) -> None:
+        for error in errors:
+            if source not in failed:  # of a video that cannot be written, one frame says enough
+                click.echo(f"failed: {error}", err=True)
+            failed.add(source)
+
+    last: Source | None = None
     try:
         for frame in frames:
-            if isinstance(frame, DataError):
-                num_failed += 1
-                click.echo(f"left out: {frame}", err=True)
+            if isinstance(frame, Unreadable):
+                report(frame.source, [frame.error])
                 continue
+            if last is not None and frame.source != last:
+                report(last, outputs.close())
+            last = frame.source
             prediction = predictor(frame)
-            outputs.write(prediction)
+            report(frame.source, outputs.write(prediction))
             num_frames += 1
             seconds += prediction.seconds
             click.echo(json.dumps(prediction.as_dict(names)) if as_json else _line(prediction, names))
+            if frame.remark:
+                click.echo(f"{frame.source.name}: {frame.remark}", err=True)
     finally:
         frames.close()  # type: ignore[attr-defined]
-        outputs.close()
+        if last is not None:
+            report(last, outputs.close())
     if num_frames:
         where = f"; results in {outputs.folder}" if outputs.folder.exists() else ""
-        click.echo(f"{num_frames} pictures, {1000 * seconds / num_frames:.1f} ms each{where}", err=True)
-    return FAILED_PICTURES if num_failed else 0
+        click.echo(f"{counted(num_frames, 'image')}, {1000 * seconds / num_frames:.1f} ms each{where}", err=True)
+    return failed
 
 
 def _line(prediction: Prediction, names: Sequence[str]) -> str:
@@ -145,13 +197,15 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
     return Predictor(model.half() if options["half"] else model, settings), file.names
 
 
-def _outputs(names: Sequence[str], options: dict[str, Any]) -> Outputs:
+def _outputs(names: Sequence[str], sources: Sequence[Source], options: dict[str, Any]) -> Outputs:
     from hpc_yolo.inference.folders import results_folder
-    from hpc_yolo.inference.predict import Outputs
+    from hpc_yolo.inference.outputs import Outputs, require_other_folder
     from hpc_yolo.plots.draw import Style
 
     writes = not options["nosave"] or options["save_txt"] or options["save_crop"]
     folder = options["project"] / options["name"]
+    if writes and options["exist_ok"]:
+        require_other_folder(folder, sources)
     return Outputs(
         folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]) if writes else folder,
         names=names,

@@ -1,4 +1,4 @@
-"""A network used on pictures and videos: what it finds, drawn, written and told."""
+"""A model used on images and videos: what it finds, as boxes. `outputs` writes it down."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
-from hpc_yolo.data.images import Pixels, letterbox, to_chw_rgb
+from hpc_yolo.data.images import letterbox, to_chw_rgb
 from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.nms import non_max_suppression
 from hpc_yolo.inference.sources import Frame, Source, frames_of
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
-from hpc_yolo.plots.draw import Style, crop, draw_boxes
+from hpc_yolo.text import printable
 
 READ_AHEAD = 4  # frames decoded while the network works
 
@@ -49,9 +46,9 @@ class Prediction:
     seconds: float
 
     def summary(self, names: Sequence[str]) -> str:
-        """How many of what, in words."""
+        """Return how many of what, for people."""
         counts = Counter(int(row[5]) for row in self.detections)
-        return ", ".join(f"{number} {names[kind]}" for kind, number in sorted(counts.items())) or "nothing"
+        return ", ".join(f"{number} {printable(names[kind])}" for kind, number in sorted(counts.items())) or "nothing"
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """For JSON."""
@@ -102,116 +99,50 @@ class Predictor:
         return Prediction(frame, rows.tolist(), time.perf_counter() - started_s)
 
 
-def read_frames(sources: Iterable[Source], stride: int) -> Iterator[Frame | DataError]:
-    """Frames of all sources, decoded ahead in a thread; what cannot be read comes as its error, then the rest."""
-    ahead: queue.Queue[Frame | DataError | None] = queue.Queue(READ_AHEAD)
+@dataclass(frozen=True)
+class Unreadable:
+    """A source that cannot be read, or not to its end."""
+
+    source: Source
+    error: DataError
+
+
+def read_frames(sources: Iterable[Source], stride: int) -> Iterator[Frame | Unreadable]:
+    """Yield the frames of all sources, decoded ahead in a thread. A source that cannot be read does not end the others.
+
+    Raises:
+        Exception: whatever else the thread raises, which is a mistake of this program.
+    """
+    ahead: queue.Queue[Frame | Unreadable | Exception | None] = queue.Queue(READ_AHEAD)
     stopped = threading.Event()
 
-    def put(item: Frame | DataError | None) -> None:
+    def put(item: Frame | Unreadable | Exception | None) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
                 ahead.put(item, timeout=0.1)
                 return
 
     def read() -> None:
-        for source in sources:
-            try:
-                for frame in frames_of(source, stride=stride):
-                    put(frame)
-                    if stopped.is_set():
-                        return
-            except DataError as error:
-                put(error)
-        put(None)
+        try:
+            for source in sources:
+                try:
+                    for frame in frames_of(source, stride=stride):
+                        put(frame)
+                        if stopped.is_set():
+                            return
+                except DataError as error:
+                    put(Unreadable(source, error))
+            put(None)
+        except Exception as error:  # without it nobody would end the wait for the next frame
+            put(error)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     try:
         while (item := ahead.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
             yield item
     finally:
         stopped.set()
         thread.join()
-
-
-@dataclass
-class Outputs:
-    """What is written into `folder` of each prediction."""
-
-    folder: Path
-    names: Sequence[str]
-    pictures: bool = True
-    labels: bool = False
-    scores: bool = False
-    crops: bool = False
-    style: Style = field(default_factory=Style)
-    _videos: dict[str, cv2.VideoWriter] = field(default_factory=dict)
-    _used: set[Path] = field(default_factory=set)
-    _stems: dict[str, str] = field(default_factory=dict)
-
-    def write(self, prediction: Prediction) -> None:
-        """Draw, crop and list what was found."""
-        frame = prediction.frame
-        stem = self._stem(frame.source)
-        if self.pictures:
-            drawn = draw_boxes(frame.pixels, prediction.detections, self.names, self.style)
-            self._write_drawn(frame, stem, drawn)
-        numbered = stem if frame.number is None else f"{stem}_{frame.number}"
-        if self.labels and prediction.detections:
-            self._write_labels(numbered, prediction)
-        if self.crops:
-            for number, row in enumerate(prediction.detections):
-                folder = self.folder / "crops" / self.names[int(row[5])].replace("/", "_")
-                folder.mkdir(parents=True, exist_ok=True)
-                _write_picture(folder / f"{numbered}_{number}.jpg", crop(frame.pixels, row))
-
-    def close(self) -> None:
-        """Finish the videos; what was written of them stays playable."""
-        for video in self._videos.values():
-            video.release()
-        self._videos.clear()
-
-    def _stem(self, source: Source) -> str:
-        """A name that no other source of this run has: folders may hold pictures of one name."""
-        if source.name not in self._stems:
-            taken = set(self._stems.values())
-            stem, number = source.stem, 1
-            while stem in taken:
-                number += 1
-                stem = f"{source.stem}_{number}"
-            self._stems[source.name] = stem
-        return self._stems[source.name]
-
-    def _write_drawn(self, frame: Frame, stem: str, drawn: Pixels) -> None:
-        if frame.number is None:
-            suffix = frame.source.path.suffix if frame.source.path is not None else ".jpg"
-            _write_picture(self.folder / f"{stem}{suffix}", drawn)
-            return
-        if stem not in self._videos:
-            height, width = drawn.shape[:2]
-            code = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
-            self._videos[stem] = cv2.VideoWriter(str(self.folder / f"{stem}.mp4"), code, frame.fps, (width, height))
-        self._videos[stem].write(drawn)
-
-    def _write_labels(self, name: str, prediction: Prediction) -> None:
-        height, width = prediction.frame.pixels.shape[:2]
-        lines = []
-        for left, top, right, bottom, score, kind in prediction.detections:
-            box = (
-                (left + right) / 2 / width,
-                (top + bottom) / 2 / height,
-                (right - left) / width,
-                (bottom - top) / height,
-            )
-            numbers = [*box, score] if self.scores else [*box]
-            lines.append(f"{int(kind)} " + " ".join(f"{number:g}" for number in numbers) + "\n")
-        folder = self.folder / "labels"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.txt").write_text("".join(lines))
-
-
-def _write_picture(path: Path, pixels: Pixels) -> None:
-    encoded, content = cv2.imencode(path.suffix if path.suffix.lower() not in (".mpo", ".pfm") else ".png", pixels)
-    if not encoded:
-        raise DataError(f"{path}: cannot be encoded as {path.suffix}")
-    path.write_bytes(np.asarray(content).tobytes())

@@ -1,127 +1,351 @@
-"""Where pictures to look at come from: files, folders, globs, lists, videos, cameras, streams."""
+"""Where the images for `predict` come from: files, directories, patterns, lists, videos, cameras, addresses."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import os
+import tempfile
+import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from hpc_yolo.data.image_suffixes import IMAGE_SUFFIXES
-from hpc_yolo.data.images import Pixels, read_image
+from hpc_yolo.data.decode import Pixels, decode_image, describe_content, is_cut_off, lacks_end_mark
+from hpc_yolo.data.image_suffixes import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from hpc_yolo.errors import DataError
+from hpc_yolo.inference.fetch import WEB_PREFIXES, fetch_image
+from hpc_yolo.inference.folders import holds_results
+from hpc_yolo.inference.video import IMAGE_SERIES
+from hpc_yolo.quantities import counted
+from hpc_yolo.text import file_name, printable, shortened_name
 
 VIDEO_SUFFIXES = frozenset(
     (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv", ".webm")
 )
-STREAM_PREFIXES = ("http://", "https://", "rtsp://", "rtmp://", "tcp://", "udp://")
+PLAYLIST_SUFFIXES = frozenset((".m3u8", ".mpd"))
+STREAM_PREFIXES = (*WEB_PREFIXES, "rtsp://", "rtmp://", "tcp://", "udp://")
 FALLBACK_FPS = 25.0
 MAX_FPS = 1000.0  # more is a camera that does not know
+# Containers whose header counts the frames; others only estimate.
+COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
+MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no player shows
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to look at: a picture, or a video of one kind or other. `name` is for people."""
+    """One thing to look at: an image, or a video of one kind or other.
+
+    Attributes:
+        name: for people.
+        path: of a file.
+        address: of a camera (its number), a stream, or an image on a server.
+        problem: why it cannot be read, where that is known before.
+    """
 
     name: str
-    path: Path | None = None  # of a file
-    address: str | int | None = None  # of a camera or stream
+    path: Path | None = None
+    address: str | int | None = None
+    problem: DataError | None = None
 
     @property
-    def is_picture(self) -> bool:
-        return self.path is not None and self.path.suffix.lower() in IMAGE_SUFFIXES
+    def suffix(self) -> str:
+        """The suffix of the file, also of one on a server."""
+        if self.path is not None:
+            return self.path.suffix
+        return Path(_address_path(self.address)).suffix if isinstance(self.address, str) else ""
 
     @property
     def stem(self) -> str:
         """What results are called after."""
-        return (
-            self.path.stem
-            if self.path is not None
-            else f"stream{self.address if isinstance(self.address, int) else ''}"
-        )
+        if self.path is not None:
+            stem = self.path.stem
+            return shortened_name(stem) if stem.isprintable() else file_name(stem)
+        if isinstance(self.address, str):
+            return file_name(Path(_address_path(self.address)).stem or "stream")
+        return f"stream{self.address if self.address is not None else ''}"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Pixels of a source; `number` counts a video's frames from 0 and is None for a picture. `fps` is the video's."""
+    """Pixels of a source; `number` counts a video's frames from 0 and is None for an image. `fps` is the video's.
+
+    `remark` is what a person should know of the image.
+    """
 
     source: Source
     pixels: Pixels
     number: int | None = None
     fps: float = FALLBACK_FPS
+    remark: str = ""
 
 
-def find_sources(written: str) -> list[Source]:
-    """All sources that `written` stands for: a file, folder, glob, list (.txt), camera number or address.
+@dataclass(frozen=True)
+class Found:
+    """Sources, and what was passed over, for people."""
+
+    sources: list[Source]
+    passed_over: tuple[str, ...] = ()
+
+
+def find_sources(written: str) -> Found:
+    """Return all sources that `written` stands for: a file, directory, pattern, list (.txt), camera number or address.
+
+    Results of earlier commands below a directory or pattern are passed over. A line of a list that stands for nothing
+    is a source with a problem.
 
     Raises:
-        DataError: nothing is there, or nothing of it is a picture or a video.
+        DataError: nothing is there, or nothing of it is an image or a video.
     """
-    if written.isdigit():
-        return [Source(f"camera {written}", address=int(written))]
-    if written.lower().startswith(STREAM_PREFIXES):
-        return [Source(written, address=written)]
     path = Path(written)
-    if path.is_dir():
-        return _usable(sorted(item for item in path.rglob("*") if item.is_file()), f"{written} holds")
-    if path.suffix == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return [source for line in lines if line for source in find_sources(line)]
-    if path.is_file():
-        return _usable([path], f"{written} is")
-    found = (Path(match) for match in glob.glob(written, recursive=True))  # noqa: PTH207, it takes absolute patterns
-    matches = sorted(match for match in found if match.is_file())
-    if not matches:
+    if written.isdecimal() and not os.path.lexists(path):
+        return Found([Source(f"camera {written}", address=int(written))])
+    if written.lower().startswith(STREAM_PREFIXES):
+        return Found([Source(_without_password(written), address=written)])
+    try:
+        if path.is_dir():
+            return _of_directory(path)
+        if path.is_file():
+            return _of_list(path) if path.suffix.lower() == ".txt" else _usable([path], f"{printable(written)} is")
+        return _of_pattern(written)
+    except (OSError, ValueError) as error:  # a name that is too long, or with a zero byte in it
+        said = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{printable(written)}: cannot be looked at: {said}") from error
+
+
+def _of_directory(directory: Path) -> Found:
+    problems: list[Source] = []
+
+    def refuse(error: OSError) -> None:
+        problem = DataError(f"{printable(str(error.filename))}: cannot be listed: {error.strerror}")
+        problems.append(Source(printable(str(error.filename)), problem=problem))
+
+    paths: list[Path] = []
+    seen: set[str] = set()
+    num_results = 0
+    for parent, folders, files in os.walk(directory, followlinks=True, onerror=refuse):
+        if (real := os.path.realpath(parent)) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        below = [path for name in files if _is_image_or_video(path := Path(parent, name)) and path.is_file()]
+        if Path(parent) != directory and holds_results(Path(parent)):
+            folders.clear()
+            num_results += len(below)
+        else:
+            paths += below
+    found = _usable(sorted(paths), f"{printable(str(directory))} holds", num_results, allow_none=bool(problems))
+    return replace(found, sources=[*found.sources, *problems])
+
+
+def _of_pattern(pattern: str) -> Found:
+    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207, it takes absolute patterns
+    files = sorted(match for match in matches if match.is_file())
+    if not files:
         raise DataError(
-            f"{written}: there is no such file or folder, and nothing matches it",
-            hint="give a picture, a video, a folder, a pattern in quotes, a camera's number or a stream's address",
+            f"{printable(pattern)}: there is no such file or directory, and nothing matches it",
+            hint="give an image, a video, a directory, a pattern in quotes, a camera's number or an address",
         )
-    return _usable(matches, f"{written} matches")
+    named = Path(*_fixed_parts(pattern))  # what a person names is looked at, results or not
+    results = {folder: holds_results(folder) for folder in {parent for file in files for parent in file.parents}}
+    sources = [
+        file
+        for file in files
+        if not any(results[parent] for parent in file.parents if parent != named and parent not in named.parents)
+    ]
+    return _usable(sources, f"{printable(pattern)} matches", len(files) - len(sources))
 
 
-def _usable(paths: list[Path], what: str) -> list[Source]:
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    sources = [Source(str(path), path) for path in paths if path.suffix.lower() in known]
+def _fixed_parts(pattern: str) -> list[str]:
+    parts: list[str] = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _of_list(path: Path) -> Found:
+    """Return what the lines of a list stand for; relative paths begin at the working directory or at the list."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{printable(str(path))}: is no list of sources: it is not text (byte {error.start})"
+        ) from error
+    sources: list[Source] = []
+    passed_over: tuple[str, ...] = ()
+    for number, line in enumerate(lines, 1):
+        if written := line.strip():
+            try:
+                if written.lower().endswith(".txt"):
+                    raise DataError(f"{printable(written)}: a list inside a list is not read")
+                beside = path.parent / written
+                found = find_sources(str(beside) if not os.path.lexists(written) and beside.exists() else written)
+                sources += found.sources
+                passed_over += found.passed_over
+            except DataError as error:
+                where = f"{printable(str(path))}:{number}"
+                sources.append(Source(where, problem=DataError(f"{where}: {error.message}", hint=error.hint)))
     if not sources:
-        suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in known))
-        raise DataError(f"{what} no picture and no video", hint=f"suffixes that are looked at: {suffixes}")
-    return sources
+        raise DataError(f"{printable(str(path))}: is an empty list")
+    return Found(sources, passed_over)
+
+
+def _usable(paths: list[Path], what: str, num_results: int = 0, *, allow_none: bool = False) -> Found:
+    """Return those of `paths` that are looked at.
+
+    Args:
+        what: begins the error; "images/ holds", say.
+        num_results: files left out of `paths`, as results of earlier commands.
+        allow_none: let there be no source, since there is a problem that is reported.
+    """
+    sources = [Source(printable(str(path)), path) for path in paths if _is_known(path)]
+    unreadable = [suffix for path in paths if (suffix := path.suffix.lower()) in UNREADABLE_SUFFIXES]
+    passed_over = []
+    if num_results:
+        passed_over.append(
+            f"{counted(num_results, 'file')} in results of earlier commands; to look at them, name those"
+        )
+    if unreadable:
+        kinds = ", ".join(sorted(set(unreadable)))
+        passed_over.append(f"{counted(len(unreadable), 'file')} of kinds that are not decoded here: {kinds}")
+    if not sources and not allow_none:
+        suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise DataError(
+            f"{what} no image and no video{''.join(f'; {words}' for words in passed_over)}",
+            hint="convert them to JPEG or PNG" if unreadable else f"suffixes that are looked at: {suffixes}",
+        )
+    return Found(sources, tuple(passed_over))
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_image_or_video(path: Path) -> bool:
+    return _is_known(path) or path.suffix.lower() in UNREADABLE_SUFFIXES
 
 
 def frames_of(source: Source, *, stride: int = 1) -> Iterator[Frame]:
-    """The picture, or every `stride`-th frame of a video or stream.
+    """Yield the image, or every `stride`-th frame of a video or stream.
 
     Raises:
-        DataError: it cannot be opened or decoded.
+        DataError: it cannot be opened or decoded, or a video ends before its end; its frames come before that.
     """
-    if source.is_picture:
-        yield Frame(source, read_image(str(source.path)))
+    if source.problem is not None:
+        raise source.problem
+    if source.path is not None and source.suffix.lower() in IMAGE_SUFFIXES:
+        try:
+            content = source.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{source.name}: cannot be read: {error.strerror}") from error
+        yield _image(source, content)
         return
-    capture = cv2.VideoCapture(source.address if source.address is not None else str(source.path))
+    reason = ""
+    if _may_serve_image(source):
+        must_be_image = source.suffix.lower() in IMAGE_SUFFIXES
+        try:
+            fetched = fetch_image(str(source.address), must_be_image=must_be_image)
+        except DataError as error:
+            if must_be_image:
+                raise DataError(f"{source.name}: {error.message}", hint=error.hint) from error
+            fetched, reason = None, f": {error.message}"
+        if fetched is not None:
+            yield _image(source, fetched)
+            return
+    yield from _video_frames(source, stride, reason)
+
+
+def _image(source: Source, content: bytes) -> Frame:
+    pixels = decode_image(content)
+    if pixels is None:
+        raise DataError(f"{source.name}: cannot be decoded: {describe_content(content)}")
+    is_part = lacks_end_mark(content) and is_cut_off(content, pixels)
+    return Frame(source, pixels, remark="the JPEG is cut off; the part that is there is used" if is_part else "")
+
+
+def _may_serve_image(source: Source) -> bool:
+    address = source.address
+    if not isinstance(address, str) or not address.lower().startswith(WEB_PREFIXES):
+        return False
+    return source.suffix.lower() not in VIDEO_SUFFIXES | PLAYLIST_SUFFIXES
+
+
+def _video_frames(source: Source, stride: int, reason: str) -> Iterator[Frame]:
+    """Yield frames of a video file, camera or stream. `reason`: why its server could not be asked, for the error."""
+    with _opened_name(source) as name:
+        capture = cv2.VideoCapture(name)
     try:
-        if not capture.isOpened():
-            raise DataError(f"{source.name}: cannot be opened", hint=_camera_hint(source))
+        if not capture.isOpened() or capture.getBackendName() == IMAGE_SERIES:
+            raise DataError(f"{source.name}: cannot be opened{reason}", hint=_hint(source))
         told_fps = capture.get(cv2.CAP_PROP_FPS)
         fps = told_fps if 0 < told_fps < MAX_FPS else FALLBACK_FPS
-        number = -1
+        number, num_decoded = -1, 0
         while capture.grab():
             number += 1
             if number % stride == 0:
                 found, pixels = capture.retrieve()
                 if found:
-                    yield Frame(
-                        source, np.asarray(pixels, dtype=np.uint8), number, fps if 0 < fps < 1000 else FALLBACK_FPS
-                    )
-        if number < 0:
+                    num_decoded += 1
+                    yield Frame(source, _bgr(pixels), number, fps)
+        if num_decoded == 0:
             raise DataError(f"{source.name}: has no frame that can be decoded")
+        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if source.suffix.lower() in COUNTED_SUFFIXES else 0
+        if number + 1 + max(MAX_MISSING_FRAMES, expected // 20) < expected:
+            raise DataError(f"{source.name}: ends after {number + 1} of {expected} frames; the file is damaged")
+    except cv2.error as error:
+        raise DataError(f"{source.name}: cannot be decoded further: {error}") from error
     finally:
         capture.release()
 
 
-def _camera_hint(source: Source) -> str | None:
+@contextlib.contextmanager
+def _opened_name(source: Source) -> Iterator[str | int]:
+    """What OpenCV opens: an absolute path, lest a colon in it is taken for a protocol's, or a link to it.
+
+    A path that is no UTF-8 ends the process inside OpenCV 5.0, so that a link with a plain name stands for it.
+    """
+    if source.path is None:
+        yield source.address if source.address is not None else ""
+        return
+    path = source.path.absolute()
+    if not any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"video{path.suffix}")
+        link.symlink_to(path)
+        yield str(link)
+
+
+def _bgr(pixels: object) -> Pixels:
+    frame = np.asarray(pixels)
+    if frame.ndim == 2 or frame.shape[2] == 1:
+        frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+    return np.asarray(frame[:, :, :3], dtype=np.uint8)
+
+
+def _hint(source: Source) -> str | None:
     if isinstance(source.address, int):
         return "see the cameras there are with: ls /dev/video*"
     return None if source.address is None else "is the address right, and does the stream run?"
+
+
+def _address_path(address: str) -> str:
+    try:
+        return urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+    except ValueError:  # brackets that hold no host; whoever opens it says so
+        return ""
+
+
+def _without_password(address: str) -> str:
+    """Return `address` as it may be printed."""
+    before, scheme, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    userinfo, at, host = authority.rpartition("@")
+    shown = f"{userinfo.partition(':')[0]}:***@{host}" if at and ":" in userinfo else authority
+    return printable(f"{before}{scheme}{shown}{slash}{path}")

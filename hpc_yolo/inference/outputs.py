@@ -1,0 +1,187 @@
+"""What `predict` writes of each image: boxes drawn, label files, crops. Names from data are escaped in file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hpc_yolo.data.images import Pixels
+from hpc_yolo.errors import DataError, SpecError
+from hpc_yolo.inference.predict import Prediction
+from hpc_yolo.inference.sources import Source
+from hpc_yolo.inference.video import VideoFile
+from hpc_yolo.plots.draw import Style, crop, draw_boxes
+from hpc_yolo.text import distinct, file_name
+
+ANY_SUFFIX = ".png"  # for what the source's own form cannot hold, or OpenCV does not write
+
+
+@dataclass
+class Outputs:
+    """What is written into `folder` of each prediction. `close` is called after the last frame of each source."""
+
+    folder: Path
+    names: Sequence[str]
+    pictures: bool = True
+    labels: bool = False
+    scores: bool = False
+    crops: bool = False
+    style: Style = field(default_factory=Style)
+    _stems: Stems = field(default_factory=lambda: Stems())
+    _video: VideoFile | None = None
+    _video_failed: bool = False
+
+    def write(self, prediction: Prediction) -> list[DataError]:
+        """Draw, list and cut out what was found; return what could not be written of it."""
+        frame = prediction.frame
+        errors: list[DataError] = []
+        stem = self._stems.stem_of(frame.source, is_video=frame.number is not None)
+        numbered = stem if frame.number is None else f"{stem}_{frame.number}"
+        if self.pictures:
+            errors += _attempt(partial(self._write_drawn, prediction, stem))
+        if self.labels and prediction.detections:
+            errors += _attempt(partial(self._write_labels, prediction, numbered))
+        if self.crops and prediction.detections:
+            errors += _attempt(partial(self._write_crops, prediction, numbered))
+        return errors
+
+    def close(self) -> list[DataError]:
+        """Finish the video that is being written, which is playable then; return what went wrong."""
+        video, self._video, self._video_failed = self._video, None, False
+        return _attempt(video.close) if video is not None else []
+
+    @cached_property
+    def _class_folders(self) -> list[str]:
+        return distinct(map(file_name, self.names))
+
+    def _write_drawn(self, prediction: Prediction, stem: str) -> None:
+        frame = prediction.frame
+        drawn = draw_boxes(frame.pixels, prediction.detections, self.names, self.style)
+        if frame.number is None:
+            _write_image(self.folder, stem, frame.source.suffix, drawn)
+        elif not self._video_failed:
+            self._video_failed = True  # unless all goes well: one message a video is enough
+            if self._video is None:
+                self._video = VideoFile(self.folder, stem, frame.fps, drawn)
+            self._video.write(drawn)
+            self._video_failed = False
+
+    def _write_labels(self, prediction: Prediction, name: str) -> None:
+        height, width = prediction.frame.pixels.shape[:2]
+        lines = []
+        for left, top, right, bottom, score, kind in prediction.detections:
+            box = (
+                (left + right) / 2 / width,
+                (top + bottom) / 2 / height,
+                (right - left) / width,
+                (bottom - top) / height,
+            )
+            numbers = [*box, score] if self.scores else [*box]
+            lines.append(f"{int(kind)} " + " ".join(f"{number:g}" for number in numbers) + "\n")
+        _write_file(self.folder / "labels" / f"{name}.txt", "".join(lines).encode())
+
+    def _write_crops(self, prediction: Prediction, name: str) -> None:
+        for number, row in enumerate(prediction.detections):
+            folder = self.folder / "crops" / self._class_folders[int(row[5])]
+            _write_image(folder, f"{name}_{number}", ".jpg", crop(prediction.frame.pixels, row))
+
+
+class Stems:
+    """Gives each source a name for its results that no other has, also with the number of a frame behind it."""
+
+    def __init__(self) -> None:
+        self._stems: dict[Source, str] = {}
+        self._taken: set[str] = set()
+        self._videos: set[str] = set()  # those that numbers are put behind
+        self._beginnings: set[str] = set()  # of stems that end in a number, without it
+
+    def stem_of(self, source: Source, *, is_video: bool) -> str:
+        """Return the name; the same whenever the same source is asked for."""
+        if source not in self._stems:
+            stem, number = source.stem, 1
+            between = "-" if stem in self._videos else "_"  # a video's stem with _2 behind it is its second frame
+            while not self._is_free(stem, is_video):
+                number += 1
+                stem = f"{source.stem}{between}{number}"
+            self._stems[source] = stem
+            self._taken.add(stem)
+            if is_video:
+                self._videos.add(stem)
+            if numbered := _NUMBERED.fullmatch(stem):
+                self._beginnings.add(numbered[1])
+        return self._stems[source]
+
+    def _is_free(self, stem: str, is_video: bool) -> bool:
+        numbered = _NUMBERED.fullmatch(stem)
+        return not (
+            stem in self._taken
+            or (is_video and stem in self._beginnings)
+            or (numbered is not None and numbered[1] in self._videos)
+        )
+
+
+_NUMBERED = re.compile(r"(.+)_[0-9]+", re.DOTALL)
+
+
+def require_other_folder(folder: Path, sources: Sequence[Source]) -> None:
+    """Refuse to write results over sources.
+
+    Raises:
+        SpecError: sources lie in `folder` itself.
+    """
+    real = folder.resolve()
+    for source in sources:
+        if source.path is not None and source.path.parent.resolve() == real:
+            raise SpecError(
+                f"--project, --name: results would be written over the sources in {folder}",
+                hint="give another --name, or leave --exist-ok out",
+            )
+
+
+def _attempt(write: Callable[[], None]) -> list[DataError]:
+    try:
+        write()
+    except DataError as error:
+        return [error]
+    return []
+
+
+def _write_image(folder: Path, stem: str, suffix: str, pixels: Pixels) -> None:
+    """Write `stem` with `suffix` where its form can hold the pixels, else as a PNG."""
+    for form in dict.fromkeys((suffix or ".jpg", ANY_SUFFIX)):
+        content = _encoded(form, pixels)
+        if content is not None:
+            _write_file(folder / f"{stem}{form}", content)
+            return
+    raise DataError(f"{folder / stem}: {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded")
+
+
+def _encoded(suffix: str, pixels: Pixels) -> bytes | None:
+    try:
+        if not cv2.haveImageWriter(f"image{suffix}"):
+            return None
+        done, content = cv2.imencode(suffix, pixels)
+    except cv2.error:  # more pixels than the form can hold, for one
+        return None
+    return np.asarray(content).tobytes() if done else None
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    """Write `content`; what cannot be written whole is not there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

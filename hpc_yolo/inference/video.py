@@ -1,0 +1,76 @@
+"""A video file that is written, and known to be whole when it is closed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hpc_yolo.data.images import Pixels
+from hpc_yolo.errors import DataError
+from hpc_yolo.text import printable
+
+# (suffix, codec) in the order in which they are tried: MPEG-4 takes sides below 8192 pixels, Motion JPEG larger ones.
+FORMS = ((".mp4", "mp4v"), (".avi", "MJPG"))
+IMAGE_SERIES = "CV_IMAGES"  # OpenCV's last resort: files numbered at some digit of the path
+MAX_TIMEBASE = 65535  # of MPEG-4: frames a second are a fraction whose denominator may be no larger
+MIN_FPS = 0.1
+
+
+def writable_fps(fps: float) -> float:
+    """Return `fps` with as many decimals as MPEG-4 can write: OpenCV turns 210.953 into 210953 / 1000."""
+    fps = max(fps, MIN_FPS)
+    return next(
+        (rounded for digits in (3, 2, 1) if (rounded := round(fps, digits)) * 10**digits <= MAX_TIMEBASE), round(fps)
+    )
+
+
+class VideoFile:
+    """A video that `write` adds frames to. Frames of other sizes are scaled to the first one's.
+
+    Raises:
+        DataError: no encoder takes such frames, or the file cannot be made there.
+    """
+
+    def __init__(self, folder: Path, stem: str, fps: float, frame: Pixels) -> None:
+        try:
+            os.fspath(folder / stem).encode()
+        except UnicodeEncodeError:  # which would end the process inside OpenCV 5.0
+            raise DataError(f"{printable(str(folder / stem))}: a video needs a path in UTF-8") from None
+        height, width = (side + side % 2 for side in frame.shape[:2])  # encoders drop the last row of odd sides
+        self._size_hw = height, width
+        self._num_frames = 0
+        for suffix, codec in FORMS:
+            self.path = folder / f"{stem}{suffix}"
+            code = cv2.VideoWriter_fourcc(*codec)  # type: ignore[attr-defined]
+            self._writer = cv2.VideoWriter(str(self.path), code, writable_fps(fps), (width, height))
+            if self._writer.isOpened() and self._writer.getBackendName() != IMAGE_SERIES:
+                return
+        raise DataError(f"{folder / stem}: no video of {width} x {height} pixels and {fps:g} fps can be written there")
+
+    def write(self, frame: Pixels) -> None:
+        """Add a frame."""
+        height, width = self._size_hw
+        if frame.shape[0] + frame.shape[0] % 2 != height or frame.shape[1] + frame.shape[1] % 2 != width:
+            frame = np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        below, right = height - frame.shape[0], width - frame.shape[1]
+        self._writer.write(cv2.copyMakeBorder(frame, 0, below, 0, right, cv2.BORDER_REPLICATE))
+        self._num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file and read it back as far as its header.
+
+        Raises:
+            DataError: frames are missing from it: the encoder does not report that the disk is full.
+        """
+        self._writer.release()
+        capture = cv2.VideoCapture(str(self.path))
+        num_written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if num_written < self._num_frames:
+            raise DataError(
+                f"{self.path}: {max(num_written, 0)} of {self._num_frames} frames are in the file",
+                hint="is the disk full, or a quota reached?",
+            )

@@ -1,0 +1,70 @@
+"""Text that comes from data: names of classes and files, as they may be printed and as names of files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is for numbers and suffixes
+DIGEST_LETTERS = 10
+# Reserved by Windows, whatever the suffix: directories of results are copied there.
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?=\.|$)")
+UNSAFE = frozenset('%/\\<>:"|?*')
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything that a terminal would act on, and bytes that are no text, as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
+def file_name(text: str) -> str:
+    """Return a name for a file or directory that stands for `text`: different texts have different names.
+
+    Letters that a file system may refuse or take for a path are percent-encoded, as in addresses. What would be too
+    long is cut and ends in a digest of the whole.
+    """
+    name = "".join(_percent(letter) if _is_unsafe(letter) else letter for letter in text)
+    if name[:1] in (".", " ") or RESERVED.match(name):
+        name = _percent(name[0]) + name[1:]
+    if name[-1:] in (".", " "):
+        name = name[:-1] + _percent(name[-1])
+    return shortened_name(name) or "%"
+
+
+def shortened_name(name: str) -> str:
+    """Return `name` where it is short enough for suffixes to be added to it, else its beginning with a digest of it."""
+    if len(content := name.encode(errors="surrogateescape")) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:DIGEST_LETTERS]
+    return f"{content[: MAX_NAME_BYTES - DIGEST_LETTERS - 1].decode(errors='ignore')}~{digest}"
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return `names`, the later of those that a file system may take for one with a number at their ends.
+
+    Some file systems ignore case, and how an accent is written.
+    """
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        candidate, number = name, 1
+        while (key := unicodedata.normalize("NFC", candidate).casefold()) in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        taken.add(key)
+        found.append(candidate)
+    return found
+
+
+def _is_unsafe(letter: str) -> bool:
+    return letter in UNSAFE or not letter.isprintable()
+
+
+def _percent(letter: str) -> str:
+    is_byte = "\udc80" <= letter <= "\udcff"  # of a file's name that is no UTF-8
+    content = letter.encode(errors="surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in content)

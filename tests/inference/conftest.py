@@ -1,0 +1,68 @@
+"""A model that is certain of one thing, images and a video, and `predict` as it is typed."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
+from hpc_yolo.models import build_model, load_config
+
+NAMES = ["cat", "dog"]
+SIZE = 128
+
+
+@pytest.fixture(scope="session")
+def network():
+    """Certain of one thing: a dog of one size in every cell of the coarsest level, surest in the middle of none."""
+    model = build_model("yolov5n", len(NAMES)).eval()
+    with torch.no_grad():
+        for level, convolution in enumerate(model.head.m):
+            convolution.weight.zero_()
+            bias = convolution.bias.view(3, -1)
+            bias.fill_(-20)
+            if level == 2:
+                bias[0] = torch.tensor([0.0, 0.0, -1.0, -1.0, 3.0, -20.0, 4.0])
+    return model
+
+
+@pytest.fixture(scope="session")
+def weights(network, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    save_model(path, network, ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=NAMES, imgsz=SIZE))
+    return path
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
+    for name in ("a.png", "b.JPG", "deeper/a.png"):
+        cv2.imwrite(str(folder / name), noise)
+    (folder / "notes.md").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for value in range(6):
+        writer.write(np.full((64, 96, 3), 40 * value, dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def type_in(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object):
+        return CliRunner().invoke(cli, ["predict", *map(str, words), "--weights", str(weights)])
+
+    return run
