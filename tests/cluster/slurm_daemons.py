@@ -112,7 +112,8 @@ class Daemons:
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C", "SLURM_CONF": f"{folder}/slurm.conf"}
-        self.db_port, self.dbd_port, self.ctld_port, *self.node_ports = free_ports(3 + num_nodes)
+        self.reservations = reserve_ports(3 + num_nodes)
+        self.db_port, self.dbd_port, self.ctld_port, *self.node_ports = self.reservations
         self.commands = self._commands()
 
     def write_files(self) -> None:
@@ -162,14 +163,16 @@ class Daemons:
     def start(self, name: str) -> None:
         """Start one daemon unless it runs, and wait until it answers."""
         self.spawn(name)
-        process = self.running[name]
 
         def answers_or_died() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"{name} ended with {process.returncode}: {self.last_words(name)}")
+            self.check_alive(name)
             return self.answers(name)
 
         wait_until(answers_or_died, f"{name} to answer", START_TIMEOUT_S, lambda: self.last_words(name))
+
+    def check_alive(self, name: str) -> None:
+        if (status := self.running[name].poll()) is not None:
+            raise RuntimeError(f"{name} ended with {status}: {self.last_words(name)}")
 
     def spawn(self, name: str) -> None:
         if name in self.running and self.running[name].poll() is None:
@@ -200,7 +203,7 @@ class Daemons:
         if name == "munged":
             return self._succeeds("munge", "--no-input", f"--socket={self.folder}/munge.socket")
         if name == "mariadbd":
-            return port_is_open("127.0.0.1", self.db_port)
+            return (self.folder / "db" / "my.sock").is_socket()  # made after it listens on its port
         if name == "slurmdbd":
             return port_is_open("127.0.0.1", self.dbd_port) and self._succeeds("sacctmgr", "-n", "show", "cluster")
         if name == "slurmctld":
@@ -209,6 +212,8 @@ class Daemons:
 
     def wait_for_nodes(self) -> None:
         def all_idle() -> bool:
+            for name in self.nodes:
+                self.check_alive(name)
             return all(self._node_state(name) == "idle" for name in self.nodes)
 
         wait_until(all_idle, "all nodes to be idle", START_TIMEOUT_S, lambda: self.last_words(self.nodes[0]))
@@ -353,13 +358,19 @@ def installed_version() -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def free_ports(num_ports: int) -> list[int]:
-    """Ports of this machine that nobody listens on, below those that outgoing connections take."""
-    found: list[int] = []
+def reserve_ports(num_ports: int) -> dict[int, socket.socket]:
+    """Return ports that nobody listens on, below those of outgoing connections, each with what reserves it.
+
+    A daemon listens seconds later. Until then another cluster must not choose its port: an abstract socket, which all
+    processes of a network namespace share and which goes with this process, is the reservation.
+    """
+    found: dict[int, socket.socket] = {}
     while len(found) < num_ports:
         port = random.randrange(3000, 9999)
+        reservation = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(OSError), socket.create_server(("", port)):
-            found += [port] if port not in found else []
+            reservation.bind(f"\0hpc-yolo-test-cluster-port-{port}")
+            found[port] = reservation
     return found
 
 

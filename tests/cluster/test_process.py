@@ -7,9 +7,9 @@ import itertools
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from recordings import NEWEST, VERSIONS, recorded_environment, versions_with
 
 from hpc_yolo.cluster.process import (
     FIRST_PORT,
@@ -23,13 +23,12 @@ from hpc_yolo.cluster.process import (
 )
 from hpc_yolo.errors import ClusterError
 
-RECORDED = Path(__file__).parent / "recorded"
+NOT_OF_SLURM = ("submitit_local_rank1", "torchrun_rank1")
 
 
 def recorded(name: str, **changes: str | None) -> dict[str, str]:
-    """A recorded environment with some variables set, or taken away by None."""
-    lines = (RECORDED / f"{name}.env").read_text().splitlines()
-    return changed(dict(line.split("=", 1) for line in lines), **changes)
+    """An environment recorded with the newest Slurm, with some variables set, or taken away by None."""
+    return changed(recorded_environment("" if name in NOT_OF_SLURM else NEWEST, name), **changes)
 
 
 def changed(environ: Mapping[str, str], **changes: str | None) -> dict[str, str]:
@@ -37,7 +36,7 @@ def changed(environ: Mapping[str, str], **changes: str | None) -> dict[str, str]
 
 
 SINGLE = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single")
-SRUN_0 = ProcessInfo(0, 0, 0, 4, 2, 2, "gpu01", None, "slurm", host="gpu01", job_id="2", step_id=0)
+SRUN_0 = ProcessInfo(0, 0, 0, 4, 2, 2, "gpu01", None, "slurm", host="gpu01", job_id="6", step_id=0)
 SRUN_3 = dataclasses.replace(SRUN_0, rank=3, local_rank=1, node_rank=1, host="gpu02")
 LOCAL = ProcessInfo(1, 1, 0, 2, 2, 1, "127.0.0.1", None, "submitit-local", job_id="7860")
 TORCHRUN_JOB = "e1d46bb5-c173-4d7d-9b8d-cb1a5660e38e"
@@ -55,30 +54,15 @@ def but(info: ProcessInfo, **changes: object) -> ProcessInfo:
 TABLE = {
     "nothing set": ({}, SINGLE),
     "an empty shell of a person": ({"HOME": "/root", "MASTER_PORT": "29500"}, SINGLE),
-    "srun, rank 0": (recorded("srun_rank0"), SRUN_0),
-    "srun, last rank": (recorded("srun_rank3"), SRUN_3),
-    "batch script's body: rank 0 of 4 by its variables, yet alone": (
-        recorded("batch_script"),
-        but(SINGLE, job_id="3"),
-    ),
-    "a step of one task in a job of four": (
-        recorded("one_task_step_of_a_larger_job"),
-        ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="3", step_id=0),
-    ),
-    "salloc's shell": (recorded("salloc_shell"), but(SINGLE, job_id="4")),
     "salloc's shell as an interactive step on a node": (
         recorded("srun_rank0", SLURM_STEP_ID="4294967290", SLURM_STEPID="4294967290"),
-        but(SINGLE, job_id="2"),
-    ),
-    "an array's task after a requeue": (
-        recorded("array_task_requeued_rank3"),
-        but(SRUN_3, job_id="1_4", attempt=2),
+        but(SINGLE, job_id="6"),
     ),
     "torchrun": (recorded("torchrun_rank1"), TORCHRUN),
     "torchrun without a run id": (recorded("torchrun_rank1", TORCHELASTIC_RUN_ID="none"), but(TORCHRUN, job_id=None)),
     "torchrun, one agent a node, inside a Slurm step": (
         {**recorded("srun_rank0"), **recorded("torchrun_rank1"), "SLURM_RESTART_COUNT": "2"},
-        but(TORCHRUN, job_id="2", host="gpu01", attempt=3),
+        but(TORCHRUN, job_id="6", host="gpu01", attempt=3),
     ),
     "torch's variables set by hand": (
         HAND_SET,
@@ -104,7 +88,7 @@ TABLE = {
     "an empty address is none": (recorded("srun_rank3", MASTER_ADDR=" "), SRUN_3),
     "on one node nobody needs an address": (
         recorded("one_task_step_of_a_larger_job", MASTER_ADDR="no-such-host"),
-        ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="3", step_id=0),
+        ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="6", step_id=1),
     ),
     "no list of nodes: rank 0 publishes where it is": (
         recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
@@ -142,7 +126,7 @@ TABLE = {
     ),
     "torchrun inside a step, whose shell had exported RANK=-1": (
         {**recorded("srun_rank0"), "RANK": "-1", **recorded("torchrun_rank1")},
-        but(TORCHRUN, job_id="2", host="gpu01"),
+        but(TORCHRUN, job_id="6", host="gpu01"),
     ),
     "torchrun of old left its run id and no ranks in a step": (
         recorded("srun_rank3", TORCHELASTIC_RUN_ID="none", LOCAL_RANK="-1"),
@@ -152,11 +136,11 @@ TABLE = {
     "no rank, exported empty": ({"RANK": "", "LOCAL_RANK": ""}, SINGLE),
     "batch script of 26.05: step -5": (
         recorded("batch_script", SLURM_STEP_ID="-5", SLURM_STEPID="-5"),
-        but(SINGLE, job_id="3"),
+        but(SINGLE, job_id="6"),
     ),
     "steps by names, with nothing that is a number": (
         recorded("srun_rank3", SLURM_STEP_ID="batch", SLURM_STEPID=""),
-        but(SINGLE, job_id="2"),
+        but(SINGLE, job_id="6"),
     ),
     "the older name says the step where the newer one is no number": (
         recorded("srun_rank3", SLURM_STEP_ID="?"),
@@ -176,7 +160,7 @@ TABLE = {
         recorded("srun_rank3", SLURM_ARRAY_JOB_ID="1", SLURM_ARRAY_TASK_ID="-2"),
         SRUN_3,
     ),
-    "the job's number under its old name": (recorded("srun_rank3", SLURM_JOB_ID="", SLURM_JOBID="2"), SRUN_3),
+    "the job's number under its old name": (recorded("srun_rank3", SLURM_JOB_ID="", SLURM_JOBID="6"), SRUN_3),
     "numbers with spaces around": (recorded("srun_rank3", SLURM_PROCID=" 3 ", SLURM_LOCALID="1 "), SRUN_3),
 }
 # Left over from a shell, a site's profile or another launcher: no launcher that follows may believe them.
@@ -190,6 +174,30 @@ LEFTOVERS: dict[str, dict[str, str]] = {
     "a world size": {"WORLD_SIZE": "64"},
 }
 
+# Recorded with every version of Slurm.
+RECORDED = {
+    "srun_rank0": SRUN_0,
+    "srun_rank3": SRUN_3,
+    "batch_script": but(SINGLE, job_id="6"),  # rank 0 of 4 by its variables, yet alone
+    "one_task_step_of_a_larger_job": ProcessInfo(
+        0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", host="gpu01", job_id="6", step_id=1
+    ),
+    "salloc_shell": but(SINGLE, job_id="7"),
+    "array_task_requeued_rank3": but(SRUN_3, job_id="8_4", attempt=2),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("version", versions_with("srun_rank0.env"))
+def test_reads_what_every_version_of_slurm_sets(version: str, name: str) -> None:
+    assert ProcessInfo.from_env(recorded_environment(version, name)) == RECORDED[name]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_batch_script_is_no_task_whatever_its_version_sets(version: str) -> None:
+    environ = recorded_environment(version, "batch_script")
+    assert ProcessInfo.from_env(environ) == but(SINGLE, job_id=environ["SLURM_JOB_ID"])
+
 
 @pytest.mark.parametrize(("environ", "expected"), TABLE.values(), ids=TABLE.keys())
 def test_reads_an_environment(environ: dict[str, str], expected: ProcessInfo) -> None:
@@ -201,7 +209,7 @@ def test_variables_of_a_launcher_win_over_ranks_left_in_the_environment(leftover
     assert ProcessInfo.from_env(recorded("srun_rank3", **leftovers)) == SRUN_3
     assert ProcessInfo.from_env(recorded("submitit_local_rank1", **leftovers)) == LOCAL
     torchrun = {**recorded("srun_rank0"), **leftovers, **recorded("torchrun_rank1")}
-    assert ProcessInfo.from_env(torchrun) == but(TORCHRUN, job_id="2", host="gpu01")
+    assert ProcessInfo.from_env(torchrun) == but(TORCHRUN, job_id="6", host="gpu01")
 
 
 BESIDE_TASKS = {
@@ -216,7 +224,7 @@ BESIDE_TASKS = {
 @pytest.mark.parametrize("environ", BESIDE_TASKS.values(), ids=BESIDE_TASKS.keys())
 def test_what_runs_beside_the_tasks_reads_the_job_alone(environ: dict[str, str]) -> None:
     """The last line of a batch script decides whether the run goes on; no leftover variable may end it."""
-    assert ProcessInfo.alone(environ) == but(SINGLE, job_id="3")
+    assert ProcessInfo.alone(environ) == but(SINGLE, job_id="6")
 
 
 def missing(name: str) -> tuple[dict[str, str], str, str]:
@@ -322,10 +330,11 @@ def test_a_new_job_inherits_nothing_of_the_job_around_it() -> None:
     """A leaked SLURM_CPU_BIND once made jobs three times slower."""
     around = recorded("srun_rank3", SLURM_CPU_BIND="quiet,mask_cpu:0x1", PMIX_RANK="0", PMI_FD="3", SBATCH_QOS="low")
     own = {"PATH": "/bin", "HOME": "/root", "CUDA_HOME": "/cuda", "SUBMITIT_PREEMPT_SIGNAL": "USR2"}
+    around = {name: value for name, value in around.items() if name.startswith(("SLURM", "PMI", "SBATCH"))}
     cleaned = clean_environment({**around, **recorded("submitit_local_rank1"), **own})
     assert cleaned == {
         **own,
-        "SLURM_CONF": "/etc/slurm/slurm.conf",
+        "SLURM_CONF": "/srv/slurm/slurm.conf",
         "SUBMITIT_FOLDER": "/home/ada/runs",
         "SUBMITIT_STDERR_TO_STDOUT": "",
     }

@@ -1,19 +1,19 @@
 """A site's settings as Slurm prints them: recorded texts with the variations of other sites, then the real cluster."""
 
-from pathlib import Path
+import dataclasses
 
 import pytest
+from recordings import NEWEST, VERSIONS, recorded, versions_with
 
 from hpc_yolo.cluster import site
 from hpc_yolo.cluster.scheduler import Finished
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
 from hpc_yolo.errors import ClusterError
 
-RECORDED = Path(__file__).parent / "recorded"  # printed by Slurm 22.05.8
-CONFIG = (RECORDED / "show_config.txt").read_text()
-PARTITIONS = (RECORDED / "show_partition.txt").read_text()
+CONFIG = recorded(NEWEST, "show_config.txt")
+PARTITIONS = recorded(NEWEST, "show_partition.txt")
 TEST_CLUSTER = SiteSettings(
-    version="22.05.8",
+    version=NEWEST,
     kill_wait_s=5,
     cred_expire_s=5,
     job_requeue=True,
@@ -40,8 +40,10 @@ def config_with(**values: str | None) -> str:
     return "\n".join([*lines, *(f"{name:24}= {value}" for name, value in values.items() if value is not None)])
 
 
-def test_reads_the_recorded_settings():
-    assert site.parse_site_settings(CONFIG) == TEST_CLUSTER
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reads_the_recorded_settings(version):
+    read = site.parse_site_settings(recorded(version, "show_config.txt"))
+    assert read == dataclasses.replace(TEST_CLUSTER, version=version)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,9 @@ def test_what_is_no_configuration_is_refused(text):
         site.parse_site_settings(text)
 
 
-def test_reads_the_recorded_partitions():
-    assert site.parse_partitions(PARTITIONS) == TEST_PARTITIONS
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reads_the_recorded_partitions(version):
+    assert site.parse_partitions(recorded(version, "show_partition.txt")) == TEST_PARTITIONS
 
 
 @pytest.mark.parametrize(
@@ -100,8 +103,9 @@ def test_reads_the_partitions_of_other_sites(before, after, field, expected):
     assert getattr(found["preempt"], field) == expected
 
 
-def test_reads_qualities_of_service():
-    assert site.parse_qos_limits("normal|00:00:00|cluster\nscavenge|00:02:30|requeue\n") == {
+@pytest.mark.parametrize("version", versions_with("show_qos.txt"))
+def test_reads_qualities_of_service(version):
+    assert site.parse_qos_limits(recorded(version, "show_qos.txt")) == {
         "normal": QosLimits(0, "CLUSTER"),
         "scavenge": QosLimits(150, "REQUEUE"),
     }
@@ -119,8 +123,9 @@ def test_a_refusal_has_slurms_own_words():
         site.partitions(run=lambda *_: Finished(1, "", "slurm_load_partitions error: Access/permission denied\n"))
 
 
-@pytest.mark.usefixtures("in_slurm")
-def test_the_real_cluster_is_the_recorded_one():
-    assert site.site_settings() == TEST_CLUSTER
+def test_the_real_cluster_is_the_recorded_one(in_slurm):
+    settings = site.site_settings()
+    assert settings == dataclasses.replace(TEST_CLUSTER, version=settings.version)
+    assert tuple(int(part) for part in settings.version.split(".")[:2]) == in_slurm.version
     assert site.partitions() == TEST_PARTITIONS
     assert site.qos_limits() == {"normal": QosLimits(0, "CLUSTER")}

@@ -7,69 +7,147 @@ import contextlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import VERSIONS, recorded, versions_with
 
 from hpc_yolo.cluster import site, slurm_output
 from hpc_yolo.cluster.slurm_output import JobRecord, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError
 
-# Printed by Slurm 22.05.8 (widths shortened): squeue's last column is a status of wait(2).
-SQUEUE = """\
-7         |FAILED    |NonZeroExitCode |gpu01      |2026-11-23T11:42:20|10:00     |768 |
-9         |PENDING   |Resources       |           |2026-11-23T11:47:20|10:00     |0   |
-10_2      |PENDING   |Priority        |           |N/A                |1-00:00:00|0   |
-8         |RUNNING   |None            |gpu[01-02] |2026-11-23T11:42:20|4:57      |0   |
-12        |CANCELLED |None            |gpu[01-02] |2026-11-23T11:42:20|UNLIMITED |15  |
-13        |COMPLETING|None            |gpu01      |2026-11-23T11:42:20|0:00      |0   |
-"""
-# Printed by Slurm 25.11.7 and 26.05.3: code:signal.
-SQUEUE_SINCE_23_02 = """\
-          30|  CANCELLED|                 None|      gpu[01-02]|  2026-11-25T18:01:47|        9:52|        0:15|
-          29|     FAILED|      NonZeroExitCode|           gpu01|  2026-11-25T18:01:47|       10:00|         3:0|
-          31|    PENDING|          JobHeldUser|                |                  N/A|       10:00|         0:0|
-"""
-SACCT = """\
-7|FAILED|3:0|gpu01|2026-11-23T11:42:20
-8|CANCELLED by 0|0:15|gpu[01-02]|2026-11-23T11:42:20
-9|CANCELLED by 0|0:0|None assigned|None
-10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20
-"""
+# What `record_slurm.py` did to its jobs: state, reason, nodes, exit code, signal.
+JOBS = {
+    "1": ("FAILED", "NonZeroExitCode", "gpu01", 3, 0),
+    "2": ("CANCELLED", "", "gpu[01-02]", 0, 15),
+    "3": ("CANCELLED", "JobHeldUser", "", 0, 0),
+    "4": ("FAILED", "RaisedSignal:9(Killed)", "gpu01", 0, 9),
+    "5": ("TIMEOUT", "TimeLimit", "gpu01", 0, 15),
+    "6": ("COMPLETED", "", "gpu[01-02]", 0, 0),
+    "8_3": ("COMPLETED", "", "gpu[01-02]", 0, 0),
+    "8_4": ("COMPLETED", "", "gpu[01-02]", 0, 0),
+    "10": ("CANCELLED", "", "gpu[01-02]", 0, 9),
+    "13": ("PENDING", "JobHeldUser", "", None, None),
+    "14_3": ("PENDING", "JobHeldUser", "", None, None),
+    "14_4": ("PENDING", "JobHeldUser", "", None, None),
+    "14_5": ("PENDING", "JobHeldUser", "", None, None),
+    "15": ("RUNNING", "", "gpu[01-02]", None, None),
+}
+# Accounting keeps no signal of a job that Slurm itself ended, no reason, and an array that waits as one.
+ACCOUNTED = {
+    **{job_id: (state, "", *rest) for job_id, (state, _, *rest) in JOBS.items() if not job_id.startswith("14_")},
+    **{job_id: ("CANCELLED", "by 0", JOBS[job_id][2], 0, 0) for job_id in ("2", "3", "10")},
+    "5": ("TIMEOUT", "", "gpu01", 0, 0),
+    "14_[3-5]": ("PENDING", "", "", None, None),
+}
+KILLED_IN_22_05 = ("FAILED", "JobLaunchFailure", "gpu01", 0, 9)
 STARTED = "2026-11-23T11:42:20"
 
 
+def facts(jobs: dict[str, JobState]) -> dict[str, tuple[object, ...]]:
+    return {job_id: (job.state, job.reason, job.nodes, job.exit_code, job.exit_signal) for job_id, job in jobs.items()}
+
+
+@pytest.mark.parametrize("version", versions_with("sinfo.txt"))
+def test_recorded_jobs_are_read(version: str) -> None:
+    jobs = slurm_output.parse_squeue(recorded(version, "squeue.txt"))
+    assert facts(jobs) == JOBS | ({"4": KILLED_IN_22_05} if version.startswith("22.05") else {})
+    assert [job_id for job_id, job in jobs.items() if job.is_waiting] == ["14_3", "14_4", "14_5", "13"]
+    assert {job_id for job_id, job in jobs.items() if job.is_alive} == {"13", "14_3", "14_4", "14_5", "15"}
+    assert (jobs["15"].time_left_s or 0) == pytest.approx(50 * 60, abs=60)
+    assert {job.time_left_s for job in jobs.values() if not job.is_alive} == {None}
+    assert {job_id for job_id, job in jobs.items() if job.start is None} == {"13", "14_3", "14_4", "14_5"}
+
+
+@pytest.mark.parametrize("version", versions_with("sinfo.txt"))
+def test_recorded_accounts_are_read(version: str) -> None:
+    assert facts(slurm_output.parse_sacct(recorded(version, "sacct.txt"))) == ACCOUNTED
+    earlier = slurm_output.parse_earlier_states(recorded(version, "sacct_duplicates.txt"))
+    assert earlier == ["PREEMPTED", "REQUEUED", "NODE_FAIL", "CANCELLED"]
+
+
+@pytest.mark.parametrize("version", ["25.11.7"])
+def test_a_smaller_recording_is_read(version: str) -> None:
+    jobs = {
+        "29": ("FAILED", "NonZeroExitCode", "gpu01", 3, 0),
+        "30": ("CANCELLED", "", "gpu[01-02]", 0, 15),
+        "31": ("PENDING", "JobHeldUser", "", None, None),
+    }
+    assert facts(slurm_output.parse_squeue(recorded(version, "squeue.txt"))) == jobs
+    assert facts(slurm_output.parse_sacct(recorded(version, "sacct.txt"))) == {
+        "29": ("FAILED", "", "gpu01", 3, 0),
+        "30": ("CANCELLED", "by 0", "gpu[01-02]", 0, 0),
+        "31": ("PENDING", "", "", None, None),
+    }
+    assert slurm_output.parse_job_record(recorded(version, "show_job_cancelled.txt")).state == "CANCELLED"
+
+
+@pytest.mark.parametrize("version", versions_with("squeue_expediting.txt"))
+def test_a_job_that_is_expedited_is_alive_and_waits(version: str) -> None:
+    (job,) = slurm_output.parse_squeue(recorded(version, "squeue_expediting.txt")).values()
+    assert (job.state, job.is_alive, job.is_waiting, job.nodes) == ("EXPEDITING", True, True, "")
+    record = slurm_output.parse_job_record(recorded(version, "show_job_expediting.txt"))
+    assert record == JobRecord("EXPEDITING", 1, is_being_preempted=False)
+
+
+@pytest.mark.parametrize("version", versions_with("show_job_running.txt"))
+def test_recorded_jobs_of_the_controller_are_read(version: str) -> None:
+    shown = [recorded(version, f"show_job_{name}.txt") for name in ("running", "preempted")]
+    assert [slurm_output.parse_job_record(text) for text in shown] == [
+        JobRecord("RUNNING", 0, is_being_preempted=False),
+        JobRecord("RUNNING", 0, is_being_preempted=True),
+    ]
+    accounted = recorded(version, "sacct_submit_line.txt")
+    job = slurm_output.parse_batch_job("#!/bin/sh\n", recorded(version, "show_job_lines.txt"), accounted)
+    assert (job.arguments, job.folder) == (("spec.yaml", "--name", "two", "words"), "/home/ada/runs")
+    assert {"--partition=preempt", "--nodes=2", "--requeue"} <= set(job.options)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_recorded_estimate_is_read(version: str) -> None:
+    estimate = slurm_output.parse_test_only(recorded(version, "test_only.txt"))
+    assert estimate == StartEstimate(estimate.start, 2, "gpu[01-02]", "gpu")
+    assert (estimate.start or "").startswith("2026-11-25T")
+
+
+@pytest.mark.parametrize("version", versions_with("sinfo.txt"))
+def test_other_recorded_answers_are_read(version: str) -> None:
+    assert slurm_output.parse_nodes_down(recorded(version, "sinfo.txt")) == ["gpu02"]
+    assert slurm_output.parse_ping(recorded(version, "ping_up.txt"), "").available
+    assert slurm_output.parse_ping(recorded(version, "ping_down.txt"), "") == SchedulerProbe(
+        False, "the Slurm controller is down"
+    )
+
+
 @pytest.mark.parametrize(
-    ("text", "job"),
+    ("name", "expected"),
     [
-        (SQUEUE, JobState("7", "FAILED", "NonZeroExitCode", "gpu01", STARTED, None, 3, 0)),
-        (SQUEUE, JobState("9", "PENDING", "Resources", "", "2026-11-23T11:47:20", 600)),
-        (SQUEUE, JobState("10_2", "PENDING", "Priority", "", None, 86400)),
-        (SQUEUE, JobState("8", "RUNNING", "", "gpu[01-02]", STARTED, 297)),
-        (SQUEUE, JobState("12", "CANCELLED", "", "gpu[01-02]", STARTED, None, 0, 15)),
-        (SQUEUE, JobState("13", "COMPLETING", "", "gpu01", STARTED, 0)),
+        ("test_only_too_large", "allocation failure: Requested node configuration is not available"),
         (
-            SQUEUE_SINCE_23_02,
-            JobState("29", "FAILED", "NonZeroExitCode", "gpu01", "2026-11-25T18:01:47", None, 3, 0),
+            "test_only_no_partition",
+            "invalid partition specified: nosuch; allocation failure: Invalid partition name specified",
         ),
-        (SQUEUE_SINCE_23_02, JobState("30", "CANCELLED", "", "gpu[01-02]", "2026-11-25T18:01:47", None, 0, 15)),
-        (SQUEUE_SINCE_23_02, JobState("31", "PENDING", "JobHeldUser", "", None, 600)),
+        (
+            "submit_no_partition",
+            "invalid partition specified: nosuch; Batch job submission failed: Invalid partition name specified",
+        ),
+        ("squeue_unknown_job", "Invalid job id specified"),
+        ("requeue_unknown_job", "Invalid job id specified for job 999999"),
+        ("squeue_no_controller", "Unable to contact slurm controller (connect failure)"),
     ],
-    ids=lambda value: value.job_id if isinstance(value, JobState) else "",
 )
-def test_squeue_is_read(text: str, job: JobState) -> None:
-    assert slurm_output.parse_squeue(text)[job.job_id] == job
+@pytest.mark.parametrize("version", versions_with("squeue_no_controller.txt"))
+def test_a_recorded_complaint_is_told_in_one_line(version: str, name: str, expected: str) -> None:
+    assert slurm_output.complaint(recorded(version, f"{name}.txt")) == expected
 
 
 @pytest.mark.parametrize(
-    "job",
+    ("line", "expected"),
     [
-        JobState("7", "FAILED", "", "gpu01", STARTED, None, 3, 0),
-        JobState("8", "CANCELLED", "by 0", "gpu[01-02]", STARTED, None, 0, 15),
-        JobState("9", "CANCELLED", "by 0", "", None, None, 0, 0),
-        JobState("10_2", "RUNNING", "", "gpu01", STARTED),
+        ("10_2|PENDING|Priority||N/A|1-00:00:00|0:0|", JobState("10_2", "PENDING", "Priority", time_left_s=86400)),
+        (f"13|COMPLETING|None|gpu01|{STARTED}|0:00|0|", JobState("13", "COMPLETING", "", "gpu01", STARTED, 0)),
+        (f"12|CANCELLED|None|n1|{STARTED}|UNLIMITED|15|", JobState("12", "CANCELLED", "", "n1", STARTED, None, 0, 15)),
     ],
-    ids=lambda job: job.job_id,
 )
-def test_sacct_is_read(job: JobState) -> None:
-    assert slurm_output.parse_sacct(SACCT)[job.job_id] == job
+def test_a_line_of_squeue_that_is_not_recorded_is_read(line: str, expected: JobState) -> None:
+    assert slurm_output.parse_squeue(line) == {expected.job_id: expected}
 
 
 @pytest.mark.parametrize(

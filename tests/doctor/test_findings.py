@@ -1,9 +1,9 @@
 """What settings mean for a run: which seconds a job has, what would lose work, and what to write instead."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
+from recordings import NEWEST, recorded
 
 from hpc_yolo.cluster.site import QosLimits, parse_partitions, parse_site_settings
 from hpc_yolo.doctor.findings import Measured, losses, run_findings, site_findings
@@ -11,9 +11,8 @@ from hpc_yolo.doctor.window import stop_window
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec
 
-RECORDED = Path(__file__).parents[1] / "cluster" / "recorded"
-SETTINGS = parse_site_settings((RECORDED / "show_config.txt").read_text())
-PARTITION = parse_partitions((RECORDED / "show_partition.txt").read_text())["preempt"]
+SETTINGS = parse_site_settings(recorded(NEWEST, "show_config.txt"))
+PARTITION = parse_partitions(recorded(NEWEST, "show_partition.txt"))["preempt"]
 
 
 def settings_with(**changes):
