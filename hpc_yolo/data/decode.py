@@ -46,6 +46,10 @@ FORMATS = (
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "XML"),
 )
+# What is wrong with a file of a format that OpenCV decodes, or decodes in some builds.
+DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cut off") | dict.fromkeys(
+    ("GIF", "AVIF", "JPEG 2000", "OpenEXR"), ", damaged, cut off or not supported by this build of OpenCV"
+)
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
@@ -85,7 +89,7 @@ def describe_content(content: bytes) -> str:
         return f"an HTML page, {size}"
     for offset, start, name in FORMATS:
         if content.startswith(start, offset):
-            return f"{name}, {size}"
+            return f"{name}, {size}{DECODED.get(name, '')}"
     return f"{'text' if _is_text(content) else 'no image format that is known'}, {size}"
 
 

@@ -100,8 +100,9 @@ def test_grey_float_maps_have_three_channels():
         (b"PK\x03\x04" + b"\x01" * 30, "a ZIP archive"),
         (b"no image", "text, 8 bytes"),
         (b"\x01\x02\xfe\x80", "no image format that is known, 4 bytes"),
-        (JPEGS["baseline"][:20], "JPEG, 20 bytes"),
-        (written("PNG")[:100], "PNG, 100 bytes"),
+        (JPEGS["baseline"][:20], "JPEG, 20 bytes, damaged or cut off"),
+        (written("PNG")[:100], "PNG, 100 bytes, damaged or cut off"),
+        (b"GIF89a" + b"\x01" * 9, "GIF, 15 bytes, damaged, cut off or not supported by this build of OpenCV"),
     ],
 )
 def test_a_file_that_is_no_image_is_named_for_what_it_is(tmp_path, content, words):

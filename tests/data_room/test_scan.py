@@ -146,6 +146,7 @@ def test_another_version_of_the_decoder_looks_again(folder, monkeypatch):
         ("no directory", "there is no directory"),
         ("misspelt", "beside it is label$"),
         ("other case", "beside it is Labels$"),
+        ("dangling link", "labels is a link to /gone, which is not there"),
         ("beside images", "good.txt is there: labels beside images are read only where no directory above is called"),
         ("xml", "holds .xml files, and other label formats are not read"),
         ("other names", "the .txt files in .* have other names"),
@@ -161,6 +162,9 @@ def test_a_split_without_labels_is_an_error_that_says_what_lies_there(folder, sp
         shutil.rmtree(folder / "labels")
     elif change in ("misspelt", "other case"):
         (folder / "labels").rename(folder / {"misspelt": "label", "other case": "Labels"}[change])
+    elif change == "dangling link":
+        shutil.rmtree(folder / "labels")
+        (folder / "labels").symlink_to("/gone")
     elif change == "beside images":
         (labels / "good.txt").rename(folder / "images" / "train" / "good.txt")
     elif change == "xml":
