@@ -8,6 +8,7 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.errors import TrainingError
+from hpc_yolo.quantities import counted
 
 
 def choose_device(requested: str, process: ProcessInfo) -> torch.device:
@@ -29,7 +30,7 @@ def choose_device(requested: str, process: ProcessInfo) -> torch.device:
         index %= num_visible
     if index >= num_visible:
         raise TrainingError(
-            f"GPU {index} is not there: this task (local rank {local_rank}) sees {num_visible} GPUs",
+            f"GPU {index} is not there: this task (local rank {local_rank}) sees {counted(num_visible, 'GPU')}",
             hint="ask for as many GPUs as tasks a node (cluster.gpus_per_node), or set train.device to cpu",
         )
     torch.cuda.set_device(index)
@@ -48,7 +49,8 @@ def _listed_index(requested: str, process: ProcessInfo) -> int:
     numbers = requested.split(",")
     if process.local_rank >= len(numbers):
         raise TrainingError(
-            f"train.device: {requested} names {len(numbers)} GPUs for the {process.local_world_size} tasks of a node",
+            f"train.device: {requested} names {counted(len(numbers), 'GPU')} for "
+            f"{counted(process.local_world_size, 'task')} of a node",
             hint="name one for each task, or set train.device to auto",
         )
     return int(numbers[process.local_rank])

@@ -162,7 +162,8 @@ def _save(window: StopWindow, spec: Spec, measured: Measured | None) -> Finding:
     of_run = "" if measured.is_own else f" in run {measured.run_name}"
     size = f"{times.size_bytes / 1e6:.0f} MB"
     seen = (
-        f"{times.save_s:.2f} s{of_run} for {size} (the longest of the last ones), the slowest step {times.step_s:.2f} s"
+        f"{times.save_s:.2f} s{of_run} for {size} (the longest of the last ones)"
+        f"{f', the slowest step {times.step_s:.2f} s' if times.step_s else ''}"
     )
     if window.mode == "suspend":
         return Finding(level=Finding.OK, what="save time", seen=seen)

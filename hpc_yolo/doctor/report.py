@@ -76,7 +76,7 @@ def find_measured(spec: Spec) -> Measured | None:
     beside = [(run.journal.stat().st_mtime, run.path) for run in find_runs(own.path.parent) if run.journal.exists()]
     for _, path in sorted(beside, reverse=True)[:NEIGHBOURS]:
         run = RunDirectory(path)
-        times = read_save_times(run)
+        times = read_save_times(run, of_another=True)
         if times is not None and _network_of(run) == _network(spec):
             return Measured(times, run.name, is_own=False)
     return None

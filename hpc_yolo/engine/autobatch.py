@@ -17,6 +17,7 @@ from hpc_yolo.engine.network import autocast_dtype
 from hpc_yolo.engine.parts import TrainingParts
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.models import Detector
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 
 TRIED_BATCHES = (1, 2, 4, 8, 16)
@@ -65,12 +66,14 @@ def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: Wo
     fitting = largest_batch(parts.model, imgsz, train.precision, world.device)
     advice = "set train.batch lower"
     if fitting is not None and fitting < share:
-        advice = f"set train.batch to {fitting * world.size}, for {fitting} images a rank fit, measured just now"
+        fit = f"{counted(fitting, 'image')} a rank {'fits' if fitting == 1 else 'fit'}"
+        advice = f"set train.batch to {fitting * world.size}, for {fit}, measured just now"
     elif fitting is not None:
-        advice = f"{fitting} images fit, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
+        fit = f"{counted(fitting, 'image')} {'fits' if fitting == 1 else 'fit'}"
+        advice = f"{fit}, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
     return TrainingError(
-        f"the GPU of rank {world.rank} ran out of memory after step {parts.progress.step}, with {share} images of "
-        f"{imgsz} pixels",
+        f"the GPU of rank {world.rank} ran out of memory after step {parts.progress.step}, with "
+        f"{counted(share, 'image')} of {imgsz} pixels",
         hint=f"{advice}; or take more GPUs, or a lower train.imgsz",
     )
 

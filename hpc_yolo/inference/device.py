@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hpc_yolo.errors import SpecError
+from hpc_yolo.quantities import counted
 from hpc_yolo.spec.device import read_device
 
 
@@ -28,7 +29,8 @@ def choose_device(requested: str) -> torch.device:
     index = 0 if chosen == "auto" else int(chosen)
     if index >= torch.cuda.device_count():
         raise SpecError(
-            f"--device {requested}: GPU {index} is not there; this process sees {torch.cuda.device_count()} GPUs",
+            f"--device {requested}: GPU {index} is not there; this process sees "
+            f"{counted(torch.cuda.device_count(), 'GPU')}",
             hint="take --device cpu, or see nvidia-smi",
         )
     torch.cuda.set_device(index)

@@ -10,6 +10,7 @@ from hpc_yolo.plots.chart import Chart
 from hpc_yolo.plots.labels import SplitStatistics
 from hpc_yolo.plots.results import Results, most_confused, results_charts
 from hpc_yolo.plots.training import training_charts
+from hpc_yolo.quantities import counted
 from hpc_yolo.report.facts import ReportFacts, spec_differences
 from hpc_yolo.report.style import COLOURS, STYLE
 from hpc_yolo.report.svg import NUM_COLOURS, chart_svg, map_svg
@@ -101,7 +102,7 @@ def classes_card(run: ReportFacts) -> str:
     for row in best.classes:
         figures = (row.precision, row.recall, row.map50, row.map50_95)
         rows.append([escape(row.name), str(row.num_labels), *map(figure, figures)])
-    words = f"<p>Epoch {best.epoch + 1}, on {best.num_images} pictures.</p>"
+    words = f"<p>Epoch {best.epoch + 1}, on {counted(best.num_images, 'picture')}.</p>"
     return words + _table(["class", "labels", "precision", "recall", "mAP50", "mAP50-95"], rows)
 
 
@@ -195,7 +196,7 @@ def warnings_card(run: ReportFacts) -> str:
     counts: dict[str, int] = {}
     for event in run.warnings:
         counts[event.message] = counts.get(event.message, 0) + 1
-    unread = f"{run.num_unread} lines of the journal cannot be read by this version"
+    unread = f"{counted(run.num_unread, 'line')} of the journal cannot be read by this version"
     words = [f"{message}{f' ({count} times)' if count > 1 else ''}" for message, count in counts.items()]
     words += [unread] if run.num_unread else []
     return "".join(f"<p>{escape(line)}</p>" for line in words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
@@ -73,6 +74,7 @@ def _started_line(event: AttemptStarted) -> str:
     listed = ", ".join(hosts[:MAX_HOSTS]) + (" …" if len(hosts) > MAX_HOSTS else "")
     since = f", from step {event.step}" if event.step else ""
     return (
-        f"attempt {event.attempt}: {event.world_size} ranks on {listed} ({event.device}, {event.precision}), "
-        f"{event.num_images} pictures, {event.steps_per_epoch} steps of {event.batch} an epoch{since}"
+        f"attempt {event.attempt}: {counted(event.world_size, 'rank')} on {listed} "
+        f"({event.device}, {event.precision}), {counted(event.num_images, 'picture')}, "
+        f"{counted(event.steps_per_epoch, 'step')} of {event.batch} an epoch{since}"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, StepLogged
+from hpc_yolo.runs.events import AnyEvent, AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalReader
 
 LAST_SAVES = 20
@@ -17,36 +17,58 @@ TAIL_BYTES = 4 * 2**20  # of a journal: hours of training
 
 @dataclass(frozen=True)
 class SaveTimes:
-    """The longest of a run's last saves of its training state, and its slowest step (0: none was logged)."""
+    """The longest of a run's last saves of its training state, and its slowest step (0: not known)."""
 
     save_s: float
     step_s: float
     size_bytes: int
 
 
-def read_save_times(run: RunDirectory) -> SaveTimes | None:
-    """The figures of `run`; None where it has saved nothing yet, or its journal cannot be read."""
+def read_save_times(run: RunDirectory, *, of_another: bool = False) -> SaveTimes | None:
+    """Return the figures of `run`; None where it has saved nothing yet, or its journal cannot be read.
+
+    Args:
+        of_another: for a run to come, whose start says nothing of the start of this one; see `measured_times`.
+    """
     try:
         size_bytes = run.journal.stat().st_size
         # Begins inside a line, which the reader passes over.
         events = JournalReader(run.journal, max(0, size_bytes - TAIL_BYTES)).new_events()
     except OSError:
         return None
-    return measured_times(events)
+    return measured_times(events, of_another=of_another)
 
 
-def measured_times(events: Iterable[AnyEvent]) -> SaveTimes | None:
-    """The figures that `events` (oldest first) have; None where no training state was saved."""
+def measured_times(events: Iterable[AnyEvent], *, of_another: bool = False) -> SaveTimes | None:
+    """Return the figures that `events` (oldest first) have; None where no training state was saved.
+
+    The first steps of an attempt are slow once (caches, compilation, a cold disk), so they count only where a run has
+    no others, and for another run not even there.
+    """
     kept = list(events)
     saves = [event for event in kept if isinstance(event, CheckpointSaved) and _is_state(event)][-LAST_SAVES:]
     if not saves:
         return None
-    steps = [step_s for event in kept if isinstance(event, StepLogged) for step_s in event.rank_step_s]
+    first, later = _step_times(kept)
     return SaveTimes(
         save_s=max(event.seconds for event in saves),
-        step_s=max(steps, default=0.0),
+        step_s=max(later or ([] if of_another else first), default=0.0),
         size_bytes=saves[-1].size_bytes,
     )
+
+
+def _step_times(events: Iterable[AnyEvent]) -> tuple[list[float], list[float]]:
+    """Return (seconds of a step on every rank as first logged in an attempt, as logged later)."""
+    first: list[float] = []
+    later: list[float] = []
+    is_first = False
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            is_first = True
+        elif isinstance(event, StepLogged):
+            (first if is_first else later).extend(event.rank_step_s)
+            is_first = False
+    return first, later
 
 
 def _is_state(event: CheckpointSaved) -> bool:

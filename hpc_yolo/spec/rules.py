@@ -150,7 +150,9 @@ def _data_parallel(spec: Spec) -> Iterator[Finding]:
         yield Finding("train.batch", message, "a number of images")
     elif train.batch % num_devices:
         below, above = train.batch // num_devices * num_devices, (train.batch // num_devices + 1) * num_devices
-        yield Finding("train.batch", f"{train.batch} is not a multiple of {num_devices} GPUs", f"{below} or {above}")
+        yield Finding(
+            "train.batch", f"{train.batch} is not a multiple of {counted(num_devices, 'GPU')}", f"{below} or {above}"
+        )
 
 
 def _image_weights(spec: Spec) -> Iterator[Finding]:

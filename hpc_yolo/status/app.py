@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from hpc_yolo.errors import HpcYoloError
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.output import OutputReader
 from hpc_yolo.status.detail import Detail, DetailReader, detail_lines
@@ -241,7 +242,8 @@ def _part_of(open_page: Sequence[Text], state: ScreenState, height: int) -> list
     first = min(state.scroll, max(0, len(open_page) - (height - 1)))
     shown = list(open_page[first : first + height - 1])
     more = len(open_page) - first - len(shown)
-    above, below = f"  {first} lines above" if first else "", f"  {more} more lines below" if more > 0 else ""
+    above = f"  {counted(first, 'line')} above" if first else ""
+    below = f"  {counted(more, 'more line')} below" if more > 0 else ""
     other = "" if state.mode == "logs" else "  l logs"
     keys = Text(f"esc back  up down scroll{other}{above}{below}", style="dim")
     return [*shown, *[Text("")] * (height - 1 - len(shown)), keys]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 from rich.text import Text
 
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Cause, EpochEnded, Evaluated, StepLogged, WarningRaised
 from hpc_yolo.runs.failures import first_failure
@@ -134,12 +135,14 @@ def detail_lines(run: RunFacts, detail: Detail | None, now: float, width: int) -
 def _summary(run: RunFacts, now: float, width: int) -> list[Text]:
     style = STATE_STYLES.get(run.state, "")
     causes = run.causes_words
+    nodes, tasks = counted(run.num_nodes, "node"), counted(run.tasks_per_node, "task")
+    devices = f"{counted(run.gpus_per_node, 'GPU')} a node" if run.gpus_per_node else "CPUs only"
     lines = [
         Text.assemble((run.name, "bold"), "  ", (run.state, style), f"  {run.detail}"),
         Text(run.path, style="dim"),
         Text(
-            f"job {run.job_id or '-'} ({run.executor or 'by hand'})  {run.num_nodes} x {run.tasks_per_node} tasks, "
-            f"{run.gpus_per_node} GPUs a node  attempt {run.attempts}{f' ({causes})' if causes else ''}"
+            f"job {run.job_id or '-'} ({run.executor or 'by hand'})  {nodes} x {tasks}, {devices}  "
+            f"attempt {run.attempts}{f' ({causes})' if causes else ''}"
         ),
     ]
     if run.total_steps and run.step is not None and run.epoch is not None:
@@ -217,7 +220,8 @@ def _attempt_lines(attempts: Sequence[Attempt], ledger: Ledger, run: RunFacts, n
         cause = _cause(attempt, run, is_newest=attempt is attempts[-1])
         end = _end(attempt, now, is_running=cause == RUNNING)
         words = f"{attempt.number:4}  {_clock(attempt.started)}  {short_time(end - attempt.started):>12}"
-        place = f"steps {attempt.first_step}-{attempt.last_step}, {attempt.num_nodes} nodes, {attempt.world_size} ranks"
+        where = f"{counted(attempt.num_nodes, 'node')}, {counted(attempt.world_size, 'rank')}"
+        place = f"steps {attempt.first_step}-{attempt.last_step}, {where}"
         if lost_s.get(attempt.number, 0.0) >= 1:
             place += f", {short_time(lost_s[attempt.number])} lost"
         style = CAUSE_STYLES.get(cause, OTHER_CAUSE_STYLE)

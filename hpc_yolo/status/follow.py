@@ -39,6 +39,9 @@ class FollowedJob(Protocol):
     def is_alive(self) -> bool:
         """Whether the job is queued or runs."""
 
+    def was_cancelled(self) -> bool:
+        """Return True if a person has cancelled the job, as far as is known."""
+
     def stop(self) -> bool:
         """A person wants out: ask the job to save and leave. False: it goes on without us, which is fine."""
 
@@ -74,6 +77,9 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
                 console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
                 _wait_for_end(job)
                 interrupted = alive = True  # once more round, for its last words
+    if ended is None and job.was_cancelled():
+        console.print(f"{run.name} was cancelled; submit the spec again to go on")
+        return INTERRUPTED
     if ended is None and interrupted:
         console.print("stopped before the first step; submit the spec again to begin")
         return INTERRUPTED

@@ -28,6 +28,7 @@ STATE_ORDER = (
     "queued",
     "unstarted",
     "stopped",
+    "cancelled",
     "done",
     "gone",
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.lines import figure
 from hpc_yolo.status.keys import ACTIONS, HELP, STATE_ORDER, ScreenState, has_problem, selected_place
 from hpc_yolo.status.marks import bar, printable, short_bytes, short_time, trend_line
@@ -104,13 +105,13 @@ def _header(
     snapshot: Snapshot, runs: Sequence[RunFacts], state: ScreenState, first: int, rows: int
 ) -> tuple[Text, Text]:
     counts = Counter(run.state for run in snapshot.runs)
-    title = Text.assemble(("hpc-yolo", "bold"), f"  {len(snapshot.runs)} runs")
+    title = Text.assemble(("hpc-yolo", "bold"), f"  {counted(len(snapshot.runs), 'run')}")
     for name in STATE_ORDER:
         if counts[name]:
             title.append(f"  {counts[name]} {name}", STATE_STYLES[name])
     gpus = sum(run.num_nodes * run.gpus_per_node for run in snapshot.runs if run.state in TRAINING)
     if gpus:
-        title.append(f"  {gpus} GPUs")
+        title.append(f"  {counted(gpus, 'GPU')}")
     if snapshot.num_unread:
         title.append(f"  {snapshot.num_unread} more are being read", "yellow")
     second = Text(time.strftime("%H:%M:%S", time.localtime(snapshot.time)))

@@ -30,7 +30,7 @@ FIND_INTERVAL_S = 10.0
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
 SHOWN_TREND_POINTS = 12
 TRAINING = ("running", "saving")
-OVER = ("done", "stopped", "failed", "lost", "gone")
+OVER = ("done", "stopped", "cancelled", "failed", "lost", "gone")
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +38,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: unstarted (nobody has submitted it), queued, running, saving (its ranks have left the training),
-            requeued, stopped, failed, done, lost (ended without a word), unreadable, gone (its directory was there a
-            while ago).
+            requeued, stopped, cancelled (by a person, before or after it began), failed, done, lost (ended without a
+            word), unreadable, gone (its directory was there a while ago).
         left_s: until the last step at the pace of now, evaluations not counted; None where it does not run.
         mem_bytes: the most that any rank has used.
         device_use: share of the last moments in which the GPUs did anything, the mean over those that say.
@@ -241,12 +241,20 @@ class TrackedRun:
         if submission is None or (job is not None and job.is_alive):
             return self._training_state(since)
         if job is not None:
-            return "failed", self._cause(since) or f"Slurm says {job.state}"
+            return self._dead_state(job, since)
         if submission.executor == "local" and not local_job_is_alive(submission.job_id, submission.host):
             cause = self._cause(since)
             return ("failed", cause) if cause else ("lost", "its processes are gone")
         is_silent = submission.executor == "slurm" and self.record.last_time < since
         return ("queued", "Slurm has not said yet") if is_silent else self._training_state(since)
+
+    def _dead_state(self, job: JobState, since: float) -> tuple[str, str]:
+        """(state, one line) of a job that is over and of which the journal has not told."""
+        cause = self._cause(since)
+        if cause or job.state != "CANCELLED":
+            return "failed", cause or f"Slurm says {job.state}"
+        has_begun = self.record.started is not None and self.record.started.time >= since
+        return "cancelled", f"Slurm says {job.state}" if has_begun else "before it began"
 
     def _training_state(self, since: float) -> tuple[str, str]:
         newest = self.record.newest
@@ -259,8 +267,11 @@ class TrackedRun:
             return "failed", self._cause(since) or ended.detail
         if ended.outcome == AttemptEnded.FINISHED:
             return "done", ""
-        if ended.requeued and job is not None and not job.is_alive:
-            return "stopped", f"{ended.detail}; Slurm says {job.state}"  # somebody took it out of the queue
+        if ended.requeued and job is not None and not job.is_alive:  # somebody took it out of the queue
+            state = "cancelled" if job.state == "CANCELLED" else "stopped"
+            return state, f"{ended.detail}; Slurm says {job.state}"
+        if ended.cause == Cause.CANCELLED:
+            return "cancelled", ended.detail
         return ("requeued" if ended.requeued else "stopped"), ended.detail
 
     def _cause(self, since: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import EpochEnded, Evaluated
 from hpc_yolo.runs.lines import figure
@@ -21,6 +22,7 @@ STATE_STYLES = {
     "saving": "cyan",
     "done": "bold green",
     "stopped": "magenta",
+    "cancelled": "magenta",
     "failed": "bold red",
     "lost": "bold red",
     "unreadable": "bold red",
@@ -82,7 +84,7 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
     """The figures of the best epoch, all classes and each, and where the checkpoints are."""
     training = "" if last_epoch is None else f"training {last_epoch.images_per_s:.1f} img/s, "
     table = Table(
-        title=f"{run.name}: best at epoch {best.epoch + 1}, on {best.num_images} pictures",
+        title=f"{run.name}: best at epoch {best.epoch + 1}, on {counted(best.num_images, 'picture')}",
         caption=f"{training}evaluation {best.images_per_s:.1f} img/s\nbest: {run.best}\nlast: {run.last}",
         caption_justify="left",
         title_justify="left",

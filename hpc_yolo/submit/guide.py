@@ -10,6 +10,7 @@ import msgspec
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.errors import RunError, SpecError
+from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
 from hpc_yolo.runs.journal import read_events
@@ -85,7 +86,7 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
     ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
     if ends and ends[-1].outcome == AttemptEnded.FINISHED and ends[-1].epoch >= spec.train.epochs:
         raise RunError(
-            f"{run.path} is finished: {ends[-1].epoch} epochs; there is nothing to resume",
+            f"{run.path} is finished: {counted(ends[-1].epoch, 'epoch')}; there is nothing to resume",
             hint=f"train it longer with --resume {run.path} --epochs {spec.train.epochs * 2}",
         )
     return spec

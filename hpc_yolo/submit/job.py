@@ -58,6 +58,16 @@ class SubmittedJob:
         # A debug run happened inside the submitting process.
         return self.submission.executor == "local" and local_job_is_alive(self.submission.job_id, self.submission.host)
 
+    def was_cancelled(self) -> bool:
+        """Return True if Slurm says that somebody has cancelled the job, or one that follows it."""
+        if self.submission.executor != "slurm":
+            return False
+        try:
+            states = scheduler.job_states([submission.job_id for submission in last_chain(self.run)[-2:]])
+        except ClusterError:
+            return False
+        return any(state.state == "CANCELLED" for state in states.values())
+
     def stop(self) -> bool:
         """Ask a local job of ours to save and leave; False for a job that goes on without us."""
         if self.submission.executor != "local" or not self.owned:

@@ -21,6 +21,8 @@ from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.submit.prepare import require_same_training
 
+LAST_CHECKPOINT = "goes on from its last checkpoint"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -33,7 +35,7 @@ class Plan:
     num_nodes: int
     tasks_per_node: int
     gpus_per_node: int
-    goes_on: bool  # the run has a checkpoint
+    goes_on: bool  # the run was there before
     local_gpus: tuple[
         str, ...
     ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
@@ -78,9 +80,9 @@ class Plan:
         gpus = f"{counted(self.gpus_per_node, 'GPU')} a node" if self.gpus_per_node else "CPUs only"
         share = f"{counted(train.batch, 'image')} a step, {train.batch // self.world_size} on each rank"
         chosen = "the one that submits" if self.python == sys.executable else "as cluster.python says"
-        begins = "begins anew, without a checkpoint yet" if self.run.exists else "new"
+        begins = "has no checkpoint yet" if self.goes_on else "new"
         return [
-            ("run directory", f"{self.run.path} ({'goes on from its last checkpoint' if self.goes_on else begins})"),
+            ("run directory", f"{self.run.path} ({LAST_CHECKPOINT if self.run.last.exists() else begins})"),
             ("executor", f"{self.executor}: {self.why}"),
             ("python", f"{self.python} ({chosen})"),
             ("world size", f"{self.world_size} = {nodes} x {tasks}, {gpus}"),
@@ -114,7 +116,7 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     if tasks != spec.world_size:
         fit = "1 task fits" if tasks == 1 else f"{tasks} tasks fit"
         why += f"; {fit} this machine where the spec asks for {spec.world_size} (the batch stays)"
-    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.last.exists(), local_gpus=chosen[:gpus])
+    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
 
 
 def planned_run(spec: Spec) -> RunDirectory:
@@ -145,7 +147,7 @@ def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
         num_nodes=cluster.nodes,
         tasks_per_node=cluster.num_tasks_per_node,
         gpus_per_node=cluster.gpus_per_node,
-        goes_on=run.last.exists(),
+        goes_on=run.exists,
         save_times=save_times,
         variables=variables,
         ignored_variables=ignored,
@@ -186,7 +188,8 @@ def chosen_gpus(spec: Spec, visible: tuple[str, ...]) -> tuple[str, ...]:
     positions = [int(number) for number in spec.train.device.split(",")]
     if max(positions) >= len(visible):
         raise ClusterError(
-            f"train.device: {spec.train.device} names GPU {max(positions)}, and this machine shows {len(visible)} GPUs",
+            f"train.device: {spec.train.device} names GPU {max(positions)}, and this machine shows "
+            f"{counted(len(visible), 'GPU')}",
             hint="numbers begin at 0; see nvidia-smi, or set train.device to auto",
         )
     return tuple(visible[position] for position in positions)

@@ -63,9 +63,9 @@ def test_a_task_takes_the_gpu_of_its_local_rank_or_one_of_its_own(
 
 
 REFUSED = {
-    "a number that is not there": ("3", 0, 1, 1, "GPU 3 is not there: this task (local rank 0) sees 1 GPUs"),
+    "a number that is not there": ("3", 0, 1, 1, "GPU 3 is not there: this task (local rank 0) sees 1 GPU"),
     "no GPU at all": ("0,1", 1, 2, 0, "GPU 1 is not there: this task (local rank 1) sees 0 GPUs"),
-    "fewer listed than tasks": ("0", 1, 2, 2, "train.device: 0 names 1 GPUs for the 2 tasks of a node"),
+    "fewer listed than tasks": ("0", 1, 2, 2, "train.device: 0 names 1 GPU for 2 tasks of a node"),
 }
 
 

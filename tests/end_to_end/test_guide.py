@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_resume_and_longer_with_epochs(train, tmp_path):
     train("--data", "DATA", "--batch", 4, "--project", "runs/mine", "--name", "first", *SMALL)
     nothing = train("--resume", check=False)
     assert nothing.returncode == 6
-    assert "is finished: 1 epochs" in nothing.stderr and "--epochs 2" in nothing.stderr
+    assert "is finished: 1 epoch;" in nothing.stderr and "--epochs 2" in nothing.stderr
     train("--resume", "runs/mine/first", "--epochs", 2)
     run = RunDirectory(tmp_path / "runs" / "mine" / "first")
     starts = [event.epoch for event in read_events(run.journal) if isinstance(event, AttemptStarted)]

@@ -135,7 +135,7 @@ def test_several_runs_stand_side_by_side(tmp_path, full_run):
     [
         (b"", b"", "not started"),
         (b"\x00\xff\n{torn", b"\xff{: no yaml", "2 lines of the journal"),
-        (b'{"event": "of another version", "time": 1, "attempt": 1}\n', b"[]", "1 lines of the journal"),
+        (b'{"event": "of another version", "time": 1, "attempt": 1}\n', b"[]", "1 line of the journal"),
     ],
     ids=["nothing yet", "rubbish", "newer"],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from hpc_yolo.runs import save_times
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import CheckpointSaved, StepLogged
+from hpc_yolo.runs.events import AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.save_times import SaveTimes, measured_times, read_save_times
 
@@ -18,6 +18,12 @@ def logged(*rank_step_s: float) -> StepLogged:
         epoch=0, step=8, box=None, obj=None, cls=None, grad_norm=None, lr=0.1, images_per_s=1.0,
         rank_step_s=list(rank_step_s), rank_data_wait_s=[], rank_mem_bytes=[],
     )  # fmt: skip
+
+
+STARTED = AttemptStarted(
+    job_id=None, launcher="single", device="cpu", precision="float32", world_size=2, num_nodes=1, batch=8, epochs=2,
+    steps_per_epoch=5, num_images=40, epoch=0, step=0, ranks=[],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,20 @@ def logged(*rank_step_s: float) -> StepLogged:
 )
 def test_the_longest_of_the_last_saves_and_the_slowest_step_count(events, expected):
     assert measured_times(events) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "own_step_s", "anothers_step_s"),
+    [
+        ([STARTED, logged(60.0), logged(1.0, 2.0), saved(0.2)], 2.0, 2.0),
+        ([STARTED, logged(60.0), logged(1.0), STARTED, logged(1.5, 90.0), saved(0.2)], 1.0, 1.0),
+        ([STARTED, logged(60.0), saved(0.2)], 60.0, 0.0),
+        ([logged(60.0), saved(0.2), logged(1.0)], 60.0, 60.0),  # the end of a long journal
+    ],
+)
+def test_the_first_steps_of_an_attempt_count_where_a_run_has_no_others(events, own_step_s, anothers_step_s):
+    assert measured_times(events).step_s == own_step_s
+    assert measured_times(events, of_another=True).step_s == anothers_step_s
 
 
 def test_a_long_journal_is_read_from_its_end(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_a_run_in_detail_has_curves_ranks_attempts_and_what_failed(tmp_path):
     ):
         assert words in text, words
     lost = next(place for place, line in enumerate(page) if "preempted  " in line.plain)
-    assert "steps 0-39, 1 nodes, 2 ranks" in page[lost].plain
+    assert "steps 0-39, 1 node, 2 ranks" in page[lost].plain
     assert len(page[lost].plain) <= 80 and page[lost + 1].plain.strip() == "SIGTERM"
     assert [line.plain.split()[0] for line in page if str(line.style) == "bold red" and "gpu" in line.plain] == ["1"]
 

@@ -17,6 +17,7 @@ from tmux_terminal import Terminal
 
 from hpc_yolo.cluster.scheduler import job_record
 from hpc_yolo.runs.index import add_to_index, state_folder
+from hpc_yolo.runs.submissions import last_chain
 
 
 def queue(folder: Path, name: str, *options: str) -> str:
@@ -64,6 +65,18 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
     tell(make_run(root, "runs", executor=None), START)
     assert "queued again" in hpc_yolo("requeue", "runs", "--yes")
     assert job_record(jobs["runs"]).restarts == 1
+
+
+def test_a_job_that_is_cancelled_while_it_waits_is_no_failure(in_slurm, tmp_path):
+    run = make_run(tmp_path / "runs", "waits", job_id=queue(tmp_path, "waits", "--begin=now+1hour"))
+    in_slurm.run("scancel", last_chain(run)[0].job_id)
+    in_slurm.wait_for_state(last_chain(run)[0].job_id, "CANCELLED")
+    (facts,) = json.loads(hpc_yolo("status", "--root", run.path.parent, "--json"))
+    assert (facts["state"], facts["detail"]) == ("cancelled", "before it began")
+    command = [sys.executable, "-m", "hpc_yolo", "follow", str(run.path)]
+    followed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (followed.returncode, followed.stderr) == (130, "")
+    assert "waits was cancelled; submit the spec again to go on" in followed.stdout
 
 
 @contextlib.contextmanager
