@@ -118,7 +118,12 @@ def read_texts(path: Path) -> dict[str, str]:
             texts: dict[str, str] = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
-    if texts.get("format") != FORMAT:
+    if "format" not in texts or not texts["format"].startswith("hpc-yolo"):
+        raise CheckpointError(
+            f"{path}: holds tensors of another program; its header does not say which model they belong to",
+            hint="name a .safetensors file that this project wrote, or a .pt file of YOLOv5",
+        )
+    if texts["format"] != FORMAT:
         raise CheckpointError(f"{path}: its format is {texts.get('format')!r}; this version reads {FORMAT!r}")
     return texts
 

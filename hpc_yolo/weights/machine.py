@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hpc_yolo.errors import CheckpointError
+from hpc_yolo.weights.foreign import foreign_file
 
 MAX_INSTRUCTIONS = 1_000_000  # of the largest network it is 110 thousand
 MAX_DIMENSIONS = 8
@@ -104,9 +105,17 @@ def run(program: bytes, source: str) -> Any:
     """The value that a pickle describes. `source` names the file in errors.
 
     Raises:
-        CheckpointError: an instruction or a global that no file of torch's or no detector needs.
+        CheckpointError: an instruction or a global that no file of torch's or no detector needs. Where classes in it
+            say which other program wrote the file, that is the message.
         ValueError, TypeError, KeyError, IndexError: the program makes no sense.
     """
+    try:
+        return _run(program, source)
+    except CheckpointError as error:
+        raise (foreign_file(program, source, ALLOWED_GLOBALS) or error) from None
+
+
+def _run(program: bytes, source: str) -> Any:
     machine = _Machine(source)
     for number, (instruction, argument, position) in enumerate(pickletools.genops(program)):
         if number >= MAX_INSTRUCTIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,27 @@ from hpc_yolo.errors import CheckpointError, SpecError
 from hpc_yolo.models import Detector, build_from_config, tensor_shapes
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 
+CHECKPOINT_SUFFIX = ".safetensors"
 PICKLED_SUFFIXES = (".pt", ".pth")
+EXPORTED_SUFFIXES = (".onnx", ".torchscript")
+OTHER_FORMS = {
+    ".bin": "Hugging Face or OpenVINO",
+    ".ckpt": "PyTorch Lightning or TensorFlow",
+    ".engine": "TensorRT",
+    ".h5": "Keras",
+    ".keras": "Keras",
+    ".mlmodel": "Core ML",
+    ".param": "ncnn",
+    ".pb": "TensorFlow",
+    ".pdmodel": "PaddlePaddle",
+    ".pdparams": "PaddlePaddle",
+    ".tflite": "TensorFlow Lite",
+    ".weights": "Darknet",
+    ".xml": "OpenVINO",
+}
+READ_FORMS = (
+    "weights are .safetensors files of this project and .pt files of YOLOv5; val and predict run .onnx and .torchscript"
+)
 ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple")
 DEFAULT_IMGSZ = 640
@@ -49,14 +70,38 @@ def read_model_file(path: Path) -> ModelFile:
         CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
             those of the network that it describes.
     """
-    pickled = path.suffix in PICKLED_SUFFIXES
-    file = _from_pickled(path, read_pickled_network(path)) if pickled else _from_checkpoint(path)
+    if path.suffix.lower() in PICKLED_SUFFIXES or zipfile.is_zipfile(path):
+        file = _from_pickled(path, read_pickled_network(path))
+    else:
+        _refuse_other_forms(path)
+        file = _from_checkpoint(path)
     _require_own_tensors(file)
     return file
 
 
+def _refuse_other_forms(path: Path) -> None:
+    """Refuse files whose names say that they are of another form, lest they are called damaged checkpoints.
+
+    Raises:
+        CheckpointError: `path` is a model of another form.
+    """
+    suffix = path.suffix.lower()
+    if suffix in EXPORTED_SUFFIXES:
+        raise CheckpointError(
+            f"{path}: is an exported model, which has no layers to go on with",
+            hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
+        )
+    if suffix in OTHER_FORMS:
+        raise CheckpointError(f"{path}: is a {OTHER_FORMS[suffix]} file, which is not read", hint=READ_FORMS)
+
+
 def _from_checkpoint(path: Path) -> ModelFile:
-    tensors, description = load_model(path)
+    try:
+        tensors, description = load_model(path)
+    except CheckpointError as error:
+        if path.suffix.lower() == CHECKPOINT_SUFFIX or not path.is_file():
+            raise
+        raise CheckpointError(f"{path}: is no file of weights", hint=READ_FORMS) from error
     return ModelFile(
         path=path,
         model=description.model,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hpc_yolo.errors import CheckpointError
+from hpc_yolo.text import printable
 from hpc_yolo.weights.machine import ACTIVATIONS, NETWORKS, UNBUILDABLE, Record, Storage, Tensor, run
 
 MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 256 kB
@@ -26,6 +27,8 @@ MAX_DEPTH = 32
 MAX_PLAIN_VALUES = 100_000
 MAX_EXPANSION = 4  # bytes of tensors over bytes of the file; 16-bit numbers become 32-bit ones
 MAX_PIXELS = 2**16
+OLD_PICKLE, ZIP_START = b"\x80\x02", b"PK\x03\x04"
+DESCRIBED_BYTES = 4096
 
 DTYPES = {
     "torch.HalfStorage": torch.float16,
@@ -66,10 +69,7 @@ def read_pickled_network(path: Path) -> PickledNetwork:
     except CheckpointError:
         raise
     except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path}: is not a torch archive, or a part of one: {error}",
-            hint="fetch it again; a file from before torch 1.6 has to be saved again by a newer torch",
-        ) from error
+        raise _no_archive(path, error) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # whatever a made-up pickle provokes; none of it has run anything
@@ -79,6 +79,11 @@ def read_pickled_network(path: Path) -> PickledNetwork:
 def _check_archive(archive: zipfile.ZipFile, path: Path) -> str:
     """The folder that all entries are in. Nothing may be larger inside than outside."""
     entries = archive.infolist()
+    if any("/code/" in entry.filename for entry in entries):
+        raise CheckpointError(
+            f"{path}: is a TorchScript file: it has a program in place of layers",
+            hint="val and predict run it where its name ends in .torchscript; training needs the file it was made of",
+        )
     if len(entries) > MAX_ENTRIES:
         raise CheckpointError(f"{path}: {len(entries)} entries; a network has a few hundred")
     for entry in entries:
@@ -88,7 +93,9 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> str:
         raise CheckpointError(f"{path}: its entries claim more bytes than the file has")
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise CheckpointError(f"{path}: {len(pickles)} pickles in the archive; torch writes one")
+        raise CheckpointError(
+            f"{path}: {len(pickles)} pickles in the archive; torch writes one", hint="is it a torch file at all?"
+        )
     if pickles[0].file_size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path}: a pickle of {pickles[0].file_size} bytes; a network's has about a million")
     prefix = pickles[0].filename.removesuffix("/data.pkl")
@@ -103,8 +110,8 @@ def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) ->
     found = content.get("ema") or content.get("model") if isinstance(content, dict) else None
     if not isinstance(found, Record):
         raise CheckpointError(
-            f"{path}: holds no network under `model` or `ema`",
-            hint="a file of tensors alone does not say which network they belong to",
+            f"{path}: holds no network under `model` or `ema`{_holds_instead(content)}",
+            hint="a file of tensors alone does not say which network they belong to; take the one that training wrote",
         )
     if found.kind not in NETWORKS:
         raise CheckpointError(f"{path}: is a {found.kind}; this version reads detectors")
@@ -121,6 +128,34 @@ def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) ->
     storages: dict[Storage, torch.Tensor] = {}
     tensors = {name: _tensor(value, storages, archive, prefix, path) for name, value in named}
     return PickledNetwork(tensors, architecture, _class_names(state), _imgsz(content.get("opt")))
+
+
+def _no_archive(path: Path, error: Exception) -> CheckpointError:
+    from hpc_yolo.data.decode import describe_content  # imports OpenCV, which reading weights does not need
+
+    with path.open("rb") as file:
+        content = file.read(DESCRIBED_BYTES)
+    if content.startswith(OLD_PICKLE):
+        return CheckpointError(
+            f"{path}: is not a torch archive, but a pickle, as torch wrote before 1.6",
+            hint="have it saved again with a newer torch by somebody who trusts it",
+        )
+    is_part = content.startswith(ZIP_START)
+    looks = "the beginning of one" if is_part else f"it begins as {describe_content(content)}"
+    return CheckpointError(f"{path}: is not a torch archive: {error}; {looks}", hint="fetch it again")
+
+
+def _holds_instead(content: object) -> str:
+    """Return what a file holds in place of a model, for the error."""
+    if isinstance(content, Tensor):
+        return ", but one tensor"
+    if not isinstance(content, dict):
+        return ""
+    for name in ("state_dict", "model_state_dict", "model", "ema", "params"):
+        if isinstance(inner := content.get(name), dict) and inner:
+            return f", but tensors alone under {name!r}, such as {printable(str(next(iter(inner))))[:MAX_MODULE_NAME]}"
+    shown = ", ".join(printable(str(key))[:MAX_MODULE_NAME] for key in list(content)[:3])
+    return f", but {shown}" if shown else ""
 
 
 def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
