@@ -50,7 +50,7 @@ def read_image_list(source: Path) -> ImageList:
             f"{source} is not a list of images: none of its lines ends in the suffix of one",
             hint="a split is a directory of images, or a text file with the path of one on each line",
         )
-    search = _Search(source)
+    search = ImageSearch(source)
     found = ImageList()
     for number, line in lines:
         where = f"{source}:{number}"
@@ -75,14 +75,23 @@ def list_lines(source: Path) -> Iterator[tuple[int, str]]:
         content = source.read_bytes()
     except OSError as error:
         raise DataError(f"{source} is not a list of images: it cannot be read: {error.strerror}") from error
-    if not content.startswith(UTF_16_MARKS) and b"\x00" in content:
-        raise DataError(f"{source} is not a list of images: it is not text")
-    # Names of files in an old code page stay as they are on the disk.
-    is_wide = content.startswith(UTF_16_MARKS)
-    text = content.decode("utf-16", "replace") if is_wide else content.decode("utf-8-sig", "surrogateescape")
+    try:
+        text = _decoded(content)
+    except UnicodeDecodeError:
+        raise DataError(f"{source} is not a list of images: it is not text") from None
     for number, line in enumerate(text.split("\n"), 1):
         if written := _cleaned(line):
             yield number, written
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text of a list: UTF-16 where it is marked so, else UTF-8 and names in an old code page as they are."""
+    if content.startswith(UTF_16_MARKS):
+        return content.decode("utf-16")
+    text = content.decode("utf-8-sig", "surrogateescape")
+    if "\x00" in text:
+        raise UnicodeDecodeError("utf-8", content, content.index(0), content.index(0) + 1, "a zero byte")
+    return text
 
 
 def _cleaned(line: str) -> str:
@@ -93,7 +102,7 @@ def _cleaned(line: str) -> str:
     return "" if is_comment else written
 
 
-class _Search:
+class ImageSearch:
     """Finds the files that a list means. Which directory a directory of the list is, is looked up once."""
 
     def __init__(self, source: Path) -> None:

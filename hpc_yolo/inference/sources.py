@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from hpc_yolo.data.decode import Pixels, decode_image, describe_content, is_cut_off, lacks_end_mark
+from hpc_yolo.data.image_lists import ImageSearch, list_lines
 from hpc_yolo.data.image_suffixes import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from hpc_yolo.errors import DataError
 from hpc_yolo.inference.fetch import WEB_PREFIXES, fetch_image
@@ -169,30 +170,31 @@ def _fixed_parts(pattern: str) -> list[str]:
 
 
 def _of_list(path: Path) -> Found:
-    """Return what the lines of a list stand for; relative paths begin at the working directory or at the list."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{printable(str(path))}: is no list of sources: it is not text (byte {error.start})"
-        ) from error
+    """Return what the lines of a list stand for, read as the lists of a dataset are."""
+    search = ImageSearch(path)
     sources: list[Source] = []
     passed_over: tuple[str, ...] = ()
-    for number, line in enumerate(lines, 1):
-        if written := line.strip():
-            try:
-                if written.lower().endswith(".txt"):
-                    raise DataError(f"{printable(written)}: a list inside a list is not read")
-                beside = path.parent / written
-                found = find_sources(str(beside) if not os.path.lexists(written) and beside.exists() else written)
-                sources += found.sources
-                passed_over += found.passed_over
-            except DataError as error:
-                where = f"{printable(str(path))}:{number}"
-                sources.append(Source(where, problem=DataError(f"{where}: {error.message}", hint=error.hint)))
+    for number, written in list_lines(path):
+        where = f"{printable(str(path))}:{number}"
+        try:
+            if written.lower().endswith(".txt"):
+                raise DataError(f"{printable(written)}: a list inside a list is not read")
+            found = find_sources(_meant_by_line(search, written, where))
+            sources += found.sources
+            passed_over += found.passed_over
+        except DataError as error:
+            message = error.message if error.message.startswith(where) else f"{where}: {error.message}"
+            sources.append(Source(where, problem=DataError(message, hint=error.hint)))
     if not sources:
         raise DataError(f"{printable(str(path))}: is an empty list")
     return Found(sources, passed_over)
+
+
+def _meant_by_line(search: ImageSearch, written: str, where: str) -> str:
+    """Return the file that a line means: relative to the working directory or to the list, or what is written."""
+    if os.path.lexists(written) or written.lower().startswith(STREAM_PREFIXES):
+        return written
+    return str(search.find(written, where) or written)
 
 
 def _usable(paths: list[Path], what: str, num_results: int = 0, *, allow_none: bool = False) -> Found:

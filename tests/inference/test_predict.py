@@ -48,6 +48,10 @@ def test_sources_of_all_kinds(images, video, tmp_path):
     assert names(images / "**" / "*.png") == ["a.png", "a.png"]
     (tmp_path / "list.txt").write_text(f"{images / 'b.JPG'}\n\n{video}\n")
     assert names(tmp_path / "list.txt") == ["b.JPG", "clip.avi"]
+    foreign = f"C:\\work\\{images.name}\\a.png\n# notes\nx/{images.name}/b.JPG\n"
+    lines = f'file://{images}/a.png\n"{images}/b.JPG"\n{foreign}'
+    (tmp_path / "list.txt").write_text(lines, encoding="utf-16")
+    assert names(tmp_path / "list.txt") == ["a.png", "b.JPG", "a.png", "b.JPG"], "as a dataset's lists are read"
     assert find_sources("0").sources[0].address == 0
     assert find_sources("rtsp://host/live").sources[0].address == "rtsp://host/live"
 
