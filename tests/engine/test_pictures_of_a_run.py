@@ -1,5 +1,6 @@
 """What a run makes of its pictures before the first step: kept in memory or not, what has no effect, what is told."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from hpc_yolo.distributed import World
 from hpc_yolo.engine import pictures
 from hpc_yolo.engine.build import build
 from hpc_yolo.engine.pictures import keeps_in_memory
-from hpc_yolo.errors import TrainingError
+from hpc_yolo.errors import DataError, TrainingError
 from hpc_yolo.resources import resource_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised
@@ -187,3 +188,25 @@ def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):
     made = parts(data, tmp_path, told, autoanchor=False)
     assert told == []
     assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
+
+
+def test_a_run_without_validation_labels_does_not_start(tmp_path):
+    """All metrics would be 0, and the first epoch the best for ever."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=2, num_val=2, image_size=(96, 64))
+    shutil.rmtree(data.parent / "labels" / "val")
+    with pytest.raises(DataError, match=r"val: none of its 2 images has labels; 2 without a label file") as caught:
+        parts(data, tmp_path, [])
+    assert "there is no directory" in caught.value.hint
+
+
+def test_what_is_amiss_in_a_dataset_is_said_once_in_a_run(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, image_size=(96, 64))
+    data.write_text(f"{data.read_text()}test: gone\n")
+    (data.parent / "labels" / "train" / "00001.txt").unlink()
+    (data.parent / "images" / "val" / "a.heic").touch()
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, autoanchor=False)
+    test, unlabelled, skipped = warnings_of(told)
+    assert "test: " in test and "gone is not there" in test
+    assert unlabelled.startswith("train: 1 of 4 images without objects: 1 without a label file (")
+    assert skipped.startswith("val: 1 file skipped")
