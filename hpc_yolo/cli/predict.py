@@ -74,8 +74,7 @@ def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **
     sources. Ctrl-C keeps what is written by then. A source that cannot be read, or whose results cannot be written, is
     named and does not end the others; the exit code is then 3.
     """
-    import cv2
-
+    from hpc_yolo.data.decode import silence_decoder
     from hpc_yolo.inference.predict import read_frames
 
     for flag in ("view_img", "visualize", "update"):
@@ -84,8 +83,7 @@ def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **
     written = [*sources, *([named_source] if named_source else [])]
     if not written:
         raise click.UsageError("name a SOURCE: an image, a directory, a video, a camera's number, an address")
-    # OpenCV prints what it cannot read or write, in words of its own; all of that is reported here.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    silence_decoder()
     found = _find(written)
     predictor, names = _load(weights, options)
     outputs = _outputs(names, found, options)

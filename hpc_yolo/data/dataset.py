@@ -35,12 +35,14 @@ class Dataset:
     """A dataset's splits, each one or more directories or lists of images, and the names of its classes.
 
     Attributes:
+        root: where relative paths of splits, and perhaps of lists, begin.
         num_file_classes: classes in the label files; with `single_cls` they are taken for one.
         kpt_shape: (keypoints, numbers of each) that follow the box in each row of the label files.
         messages: what a person should know of the file.
     """
 
     source: Path
+    root: Path
     train: tuple[Path, ...]
     val: tuple[Path, ...]
     test: tuple[Path, ...]
@@ -82,6 +84,7 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     kpt_shape = read_kpt_shape(path, content)
     return Dataset(
         source=path,
+        root=root,
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
@@ -163,9 +166,11 @@ def _missing_hint(source: Path, root: Path, content: dict[str, Any]) -> str:
 
 
 def _split_path(root: Path, entry: str) -> Path:
-    path = root / _expanded(entry)
-    inside = root / entry.removeprefix("../")  # exported YAMLs often lie one folder higher than they say
-    return inside if inside.exists() and not path.exists() else path
+    forms = dict.fromkeys([entry, entry.replace("\\", "/")])
+    # Exported YAMLs often lie one directory higher than they say.
+    forms |= dict.fromkeys(form.removeprefix("../") for form in tuple(forms))
+    paths = [root / _expanded(form) for form in forms]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _expanded(written: str) -> Path:

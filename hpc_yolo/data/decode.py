@@ -53,6 +53,11 @@ DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cu
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
+def silence_decoder() -> None:
+    """Keep OpenCV from printing what it finds odd in a file or cannot write; what matters is reported by the caller."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 def decode_image(content: bytes) -> Pixels | None:
     """Return the pixels, BGR (H, W, 3), or None where nothing can be decoded.
 

@@ -28,8 +28,11 @@ class FoundImages:
     notes: tuple[str, ...] = ()
 
 
-def find_images(split: Iterable[Path]) -> FoundImages:
+def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
     """Return the images in the directories and lists `split`, each once.
+
+    Args:
+        root: a directory in which paths of lists may begin, besides those of the list itself.
 
     Raises:
         DataError: there is none, a directory or list cannot be read, or lines of a list are ambiguous.
@@ -43,7 +46,7 @@ def find_images(split: Iterable[Path]) -> FoundImages:
         if source.is_dir():
             files: Iterable[Path] = _files_below(source)
         else:
-            listed = read_image_list(source)
+            listed = read_image_list(source, root)
             files, problems = listed.paths, [*problems, *listed.problems]
             notes += [listed.note] if listed.note else []
         for file in files:

@@ -4,6 +4,7 @@ or absolute on another machine."""
 from __future__ import annotations
 
 import os
+import unicodedata
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -35,11 +36,11 @@ class ImageList:
     note: str = ""
 
 
-def read_image_list(source: Path) -> ImageList:
+def read_image_list(source: Path, root: Path | None = None) -> ImageList:
     """Return the images that the list `source` names, among them those of suffixes that OpenCV cannot decode.
 
-    A path is looked for as it is written, relative to the list's directory, to the working directory and to
-    directories above the list's; then without its first parts.
+    A path is looked for as it is written, relative to the list's directory, to `root`, to the working directory and
+    to directories above the list's; then without its first parts.
 
     Raises:
         DataError: the list cannot be read, is no list, or two lines would be the same image.
@@ -50,7 +51,7 @@ def read_image_list(source: Path) -> ImageList:
             f"{source} is not a list of images: none of its lines ends in the suffix of one",
             hint="a split is a directory of images, or a text file with the path of one on each line",
         )
-    search = ImageSearch(source)
+    search = ImageSearch(source, root)
     found = ImageList()
     for number, line in lines:
         where = f"{source}:{number}"
@@ -105,11 +106,12 @@ def _cleaned(line: str) -> str:
 class ImageSearch:
     """Finds the files that a list means. Which directory a directory of the list is, is looked up once."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, root: Path | None = None) -> None:
         directory = source.absolute().parent
         above = [parent for parent in list(directory.parents)[:MAX_PARENTS] if parent != parent.parent]
-        self._directory, self._above = directory, above
-        self._bases = list(dict.fromkeys([directory, Path.cwd(), *above]))
+        roots = [root.absolute()] if root is not None else []
+        self._directory, self._known = directory, [directory, *roots, *above]
+        self._bases = list(dict.fromkeys([directory, *roots, Path.cwd(), *above]))
         self._directories: dict[Path, list[tuple[Path, bool]]] = {}
         self._shortened: dict[Path, Path] = {}
 
@@ -154,7 +156,7 @@ class ImageSearch:
             whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
             parts = parent.parts[parent.is_absolute() :]
             tails = [Path(*parts[start:]) for start in range(not parent.is_absolute(), len(parts))]
-            shortened = [base / tail for tail in tails for base in (self._directory, *self._above)]
+            shortened = [base / tail for tail in tails for base in self._known]
             if parts:
                 shortened.append(self._directory)
             found = dict.fromkeys([*((path, False) for path in whole), *((path, True) for path in shortened)])
@@ -163,9 +165,11 @@ class ImageSearch:
 
 
 def _readings(line: str) -> list[Path]:
-    """Return the paths that `line` may be: as it is, and with Windows' separators and without its drive."""
-    written = Path(os.path.expanduser(line))  # noqa: PTH111, an unknown user is no error
-    if "\\" not in line and line[1:2] != ":":
-        return [written]
-    windows = PureWindowsPath(line)
-    return [written, Path(windows.as_posix().removeprefix(windows.drive))]
+    """Return the paths that `line` may be: as it is, from Windows, and with its letters composed or not."""
+    forms = [os.path.expanduser(line)]  # noqa: PTH111, an unknown user is no error
+    if "\\" in line or line[1:2] == ":":
+        windows = PureWindowsPath(line)
+        forms.append(windows.as_posix().removeprefix(windows.drive))
+    if not line.isascii():  # one system composes letters and accents, another does not
+        forms += [unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in forms]
+    return [Path(form) for form in dict.fromkeys(forms)]

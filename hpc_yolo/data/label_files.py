@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class NearMisses:
     def find(self, image: Path, label: Path) -> Path | None:
         """Return the file that was probably meant as the missing `label` of `image`, or None."""
         names = self._names_in(label.parent)
-        meant = [name for form in (label.name, image.name + LABEL_SUFFIX) for name in names.get(form.casefold(), [])]
+        meant = [name for form in (label.name, image.name + LABEL_SUFFIX) for name in names.get(_folded(form), [])]
         files = (label.with_name(name) for name in meant)
         return next((file for file in files if file != label and file not in self._expected), None)
 
@@ -50,7 +51,7 @@ class NearMisses:
         if directory not in self._names:
             names: dict[str, list[str]] = {}
             for name in _list(directory):
-                names.setdefault(name.casefold(), []).append(name)
+                names.setdefault(_folded(name), []).append(name)
             self._names[directory] = names
         return self._names[directory]
 
@@ -92,6 +93,11 @@ def _explain_missing_directory(directory: Path) -> str:
 def _is_like(name: str, wanted: str) -> bool:
     lowered = name.lower()
     return any(start in lowered for start in ("label", "annot", wanted.lower()))
+
+
+def _folded(name: str) -> str:
+    """Return what is the same for names that differ in case or in how accents are composed."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _list(directory: Path) -> Sequence[str]:

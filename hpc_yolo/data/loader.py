@@ -18,6 +18,7 @@ from hpc_yolo.batches import PictureShape, TrainingBatch, ValidationBatch
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Rows
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
+from hpc_yolo.data.decode import silence_decoder
 from hpc_yolo.data.images import Pixels, letterbox, read_image, resize_to, to_chw_rgb
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.polygons import Outlines
@@ -373,6 +374,7 @@ def _start_worker(_worker: int) -> None:
         signal.signal(ignored, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    silence_decoder()
 
 
 def _stacked_targets(all_rows: list[Rows]) -> torch.Tensor:

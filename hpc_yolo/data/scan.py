@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark
+from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark, silence_decoder
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_files import NearMisses, describe_os_error, explain_missing, label_path
 from hpc_yolo.data.label_rows import Labels, keypoints_in_polygons, read_labels
@@ -66,7 +66,8 @@ def scan_split(
     """
     if not dataset.split(split):
         raise DataError(f"{dataset.source}: there is no split {split}")
-    found = find_images(dataset.split(split))
+    silence_decoder()
+    found = find_images(dataset.split(split), dataset.root)
     images = found.paths
     labels = [label_path(image) for image in images]
     near_misses = NearMisses(labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,12 +86,12 @@ def match_images(
     by_name: dict[str, list[tuple[ImageId, PurePosixPath]]] = defaultdict(list)
     by_stem: dict[str, list[tuple[ImageId, PurePosixPath]]] = defaultdict(list)
     for image in images:
-        by_name[image[1].name].append(image)
-        by_stem[image[1].stem].append(image)
+        by_name[_composed(image[1].name)].append(image)
+        by_stem[_composed(image[1].stem)].append(image)
     nearest: dict[ImageId, tuple[int, int]] = {}  # id -> (directories in common, position of the file)
     for position, text in enumerate(image_paths):
         file = Path(text)
-        candidates = by_name.get(file.name) or by_stem.get(file.stem, [])
+        candidates = by_name.get(_composed(file.name)) or by_stem.get(_composed(file.stem), [])
         if not candidates:
             continue
         image_id, depth = _nearest(path, file, candidates)
@@ -120,11 +121,15 @@ def _nearest(path: Path, file: Path, candidates: Sequence[tuple[ImageId, PurePos
     return nearest[0][0], max(depths)
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _common(first: Path, second: PurePosixPath) -> int:
     """Return how many last directories two paths have in common."""
     depth = 0
     for one, other in zip(reversed(first.parts), reversed(second.parts), strict=False):
-        if one != other:
+        if _composed(one) != _composed(other):
             break
         depth += 1
     return depth

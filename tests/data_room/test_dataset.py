@@ -71,6 +71,11 @@ def test_a_home_directory_is_found(write, monkeypatch, tmp_path):
     assert load_dataset(write("path: ~\ntrain: p\nval: ~/p\n")).val == (tmp_path / "p",)
 
 
+def test_a_split_with_separators_of_windows_is_found(write, tmp_path):
+    (tmp_path / "p" / "q").mkdir()
+    assert load_dataset(write("train: p\\q\nval: ..\\p\\q\n")).val == (tmp_path / "p" / "q",)
+
+
 SPLITS = "train: p\nval: p\n"
 
 

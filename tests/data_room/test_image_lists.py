@@ -1,6 +1,7 @@
 """Lists of images as labelling tools, Windows and shells write them; what no image is found for is named by line."""
 
 import re
+import unicodedata
 
 import cv2
 import numpy as np
@@ -84,6 +85,23 @@ def test_names_with_spaces_percent_signs_and_of_old_code_pages_are_found(root):
 def test_a_space_in_a_file_address_is_decoded(root):
     (root / "set" / "images" / "train" / "a.jpg").rename(root / "set" / "images" / "train" / "a b.jpg")
     assert found(root, f"file://{root}/set/images/train/a%20b.jpg\n").paths[0].name == "a b.jpg"
+
+
+def test_letters_with_accents_are_found_however_they_are_composed(root):
+    """A list from macOS, images from an archive that was packed on Linux."""
+    composed = unicodedata.normalize("NFC", "Straße é.jpg")
+    (root / "set" / "images" / "train" / composed).write_bytes(b"x")
+    listed = found(root, f"../images/train/{unicodedata.normalize('NFD', composed)}\n")
+    assert [path.name for path in listed.paths] == [composed]
+
+
+def test_a_list_elsewhere_names_images_below_the_path_of_the_yaml(root, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "list.txt").write_text("images/train/a.jpg\n")
+    path = tmp_path / "mine" / "d.yaml"
+    path.write_text(f"path: {root / 'set'}\ntrain: {tmp_path}/mine/list.txt\nval: images/train\nnames: [cat]\n")
+    index = scan_split(load_dataset(path), "train", needs_labels=False)
+    assert index.paths == (str(root / "set" / "images" / "train" / "a.jpg"),)
 
 
 def test_the_working_directory_is_looked_in(root, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import unicodedata
 
 import cv2
 import numpy as np
@@ -199,6 +200,23 @@ def test_an_image_whose_labels_are_there_in_another_way_is_no_background(folder,
     (message,) = index.messages[1:]
     assert re.search(words, message)
     assert "Errno" not in message
+
+
+def test_a_label_with_accents_composed_otherwise_is_a_near_miss(folder):
+    add(folder, f"{unicodedata.normalize('NFC', 'é')}.jpg", JPEG, label=None)
+    add(folder, "n.jpg", JPEG, label=None)
+    (folder / "labels" / "train" / f"{unicodedata.normalize('NFD', 'é')}.txt").write_text(GOOD)
+    index = scan(folder)
+    assert (index.num_images, index.num_corrupt) == (2, 1)
+    assert "is not read; the label file of" in index.messages[1]
+
+
+def test_opencv_prints_nothing_of_its_own(folder, capfd):
+    """What it says of damaged files stands between our messages, in no language that a person speaks."""
+    add(folder, "x.tif", encoded(".tif")[:900])
+    add(folder, "y.bmp", encoded(".bmp")[:900])
+    assert scan(folder).num_corrupt == 2
+    assert capfd.readouterr().err == ""
 
 
 def test_a_label_file_of_another_image_is_no_near_miss(folder):

@@ -1,6 +1,7 @@
 """COCO's annotations as tools write them: images matched to files, gaps filled in, and errors before any evaluation."""
 
 import json
+import unicodedata
 from pathlib import PurePosixPath
 
 import pytest
@@ -116,6 +117,11 @@ NAMES = {
 def test_an_image_is_the_one_with_the_longest_path_in_common(tmp_path, names, paths, expected):
     images = [(number, PurePosixPath(name)) for number, name in enumerate(NAMES[names])]
     assert match_images(tmp_path / "a.json", images, paths) == expected
+
+
+def test_letters_with_accents_are_equal_however_they_are_composed():
+    name = unicodedata.normalize("NFD", "é.jpg")
+    assert match_images(None, [(7, PurePosixPath(name))], [f"/d/{unicodedata.normalize('NFC', name)}"]) == [7]
 
 
 def test_the_nearer_of_two_files_is_the_image_and_the_other_is_none():
