@@ -30,6 +30,7 @@ def cancel_run(run: RunDirectory) -> str:
         RunError: nothing runs or waits that could be ended from here.
         ClusterError: Slurm refuses.
     """
+    run.require_own()
     alive = _alive_submissions(run)
     submission = alive[0]
     if submission.executor == "slurm":
@@ -53,6 +54,7 @@ def requeue_run(run: RunDirectory) -> str:
         RunError: there is no job of Slurm's that runs or waits.
         ClusterError: Slurm refuses.
     """
+    run.require_own()
     submission = _alive_submissions(run)[0]
     if submission.executor != "slurm":
         raise RunError(f"{run.name}: only jobs of Slurm have a queue", hint=f"hpc-yolo cancel {run.path}")
@@ -72,6 +74,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     """
     if run.path.is_symlink() or not run.exists:
         raise RunError(f"{run.path} is no run directory", hint="hpc-yolo list shows the runs there are")
+    run.require_own()
     adopt_lost_jobs(run)
     for submission in _newest_submissions(run):
         if _is_alive(submission, run):

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +23,36 @@ import msgspec
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 LOCK_POLL_S = 0.02
+GROUP_FOLDER = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
+
+
+def is_group_folder(folder: Path) -> bool:
+    """Return True if `folder` is its group's to read, and so is what is made in it (setgid)."""
+    return folder.stat().st_mode & GROUP_FOLDER == GROUP_FOLDER
+
+
+def file_mode(folder: Path) -> int:
+    """Return the mode of a new file in `folder`: its owner's alone, unless that is a group's to read."""
+    return 0o640 if is_group_folder(folder) else 0o600
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` with the mode that its parent asks for; harmless where it exists.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        if is_group_folder(path.parent):
+            path.chmod(stat.S_IMODE(path.parent.stat().st_mode))
 
 
 @contextlib.contextmanager
 def atomic_writer(
     path: Path,
     *,
-    mode: int = 0o600,
+    mode: int | None = None,
     check: Callable[[Path], None] = lambda _temporary: None,
     before_publish: Callable[[], None] = lambda: None,
 ) -> Iterator[IO[bytes]]:
@@ -37,13 +61,14 @@ def atomic_writer(
     If the block raises, `path` is as it was and the temporary file is gone.
 
     Args:
+        mode: of the file; by default that of `file_mode`.
         check: called with the temporary file when its content is durable; may raise to stop what follows.
         before_publish: called when the content is durable and only the rename is left; may raise to stop that.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), file_mode(path.parent) if mode is None else mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +82,7 @@ def atomic_writer(
 
 
 def write_atomic(
-    path: Path, content: str | bytes, *, mode: int = 0o600, before_publish: Callable[[], None] = lambda: None
+    path: Path, content: str | bytes, *, mode: int | None = None, before_publish: Callable[[], None] = lambda: None
 ) -> None:
     """Replace `path` by `content` (text as UTF-8) in one step that a crash cannot tear; see `atomic_writer`."""
     with atomic_writer(path, mode=mode, before_publish=before_publish) as file:
@@ -106,7 +131,7 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     A torn end that an earlier crash left is closed with a newline first, so that it cannot spoil this line.
     """
     line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = _open_for_appending(path)
     try:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
@@ -115,6 +140,16 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
             raise OSError(errno.ENOSPC, "only part of a line was written", str(path))
     finally:
         os.close(descriptor)
+
+
+def _open_for_appending(path: Path) -> int:
+    """Return a descriptor of `path`; a new file has the mode of `file_mode`, whatever the umask."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_APPEND)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, file_mode(path.parent))
+        return descriptor
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.slurm_output import UNKNOWN
 from hpc_yolo.errors import ClusterError, LeaseError, RunError
-from hpc_yolo.fileio import remove_unpublished, sync_folder
+from hpc_yolo.fileio import file_mode, make_folder, remove_unpublished, sync_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
@@ -173,7 +173,7 @@ def take_lease(
     """
     newcomer = _newcomer(process)
     try:
-        run.leases.mkdir(mode=0o700, exist_ok=True)
+        make_folder(run.leases)
         # Read before the leases are listed: the lease of an attempt is there before its first event.
         earlier = 0 if _numbers(run.leases) else _last_attempt_told(run)
         while True:
@@ -278,6 +278,7 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), file_mode(folder))
             file.write(_encode(holder))
             file.flush()
             os.fsync(file.fileno())

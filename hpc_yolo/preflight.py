@@ -28,7 +28,7 @@ from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUn
 from hpc_yolo.quantities import format_time
 from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.resources import resource_folder
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.directory import RunDirectory, current_umask
 from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -75,7 +75,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         require_python(spec.cluster)
     require_writable(Path(spec.output).absolute())
     require_not_under_way(run, slurm_answers=ask_slurm)
-    return [*dataset.messages, *(slurm_warnings(spec) if for_slurm and ask_slurm else [])]
+    return [*dataset.messages, *mode_warnings(spec), *(slurm_warnings(spec) if for_slurm and ask_slurm else [])]
 
 
 def require_network(model: str, num_classes: int, imgsz: int) -> None:
@@ -133,6 +133,14 @@ def require_python(cluster: ClusterSpec) -> None:
             f"cluster.python: {python} cannot import hpc_yolo: {complaint[0]}",
             hint=f"install it there: {python} -m pip install hpc-yolo",
         )
+
+
+def mode_warnings(spec: Spec) -> list[str]:
+    """Return what the umask takes from `output_mode`."""
+    mask = current_umask()
+    if spec.output_mode == "private" or not mask & 0o050:
+        return []
+    return [f"output_mode: group, but the umask {mask:04o} keeps the group out of the run directory; type umask 027"]
 
 
 def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hpc_yolo.cli.runs import RUNS, named_run
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file. [default: report.html in the run directory, of several runs here]",
+    help="The file. [default: report.html in the run directory; here for several runs and those of others]",
 )
 def report(written: tuple[str, ...], output: Path | None) -> None:
     """Write curves, figures, confusions, pictures, labels, attempts, time and spec of each RUN into one HTML file.
@@ -32,7 +33,8 @@ def report(written: tuple[str, ...], output: Path | None) -> None:
     runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
     facts = [read_facts(run, label) for run, label in zip(runs, unique_labels(runs), strict=True)]
     made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
-    path = output or (runs[0].report if len(runs) == 1 else Path("report.html"))
+    is_beside = len(runs) == 1 and os.access(runs[0].path, os.W_OK)
+    path = output or (runs[0].report if is_beside else Path("report.html"))
     try:
         write_atomic(path, report_page(facts, made))
     except OSError as error:

@@ -21,7 +21,7 @@ from hpc_yolo.data.images import read_image
 from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, PictureResult, evaluate
-from hpc_yolo.fileio import read_struct, write_struct
+from hpc_yolo.fileio import make_folder, read_struct, write_struct
 from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.plots.labels import label_statistics
 from hpc_yolo.plots.pictures import LabelledPicture, write_mosaics, write_pairs
@@ -88,7 +88,7 @@ def make_results(trainer: Trainer) -> None:
     if not world.is_main:
         return
     try:
-        run.results.mkdir(mode=0o700, exist_ok=True)
+        make_folder(run.results)
         confusions = sum((share["confusions"] for share in shares), start=np.zeros_like(shares[0]["confusions"]))
         found = results_of(parts, result, confusions, epoch)
         draw_training(trainer)

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 
 import cv2
 import msgspec
@@ -94,6 +95,7 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
         if process.rank == 0:
             lease = take_lease(run, process)
             held.enter_context(HeartBeat(lease))
+            held.enter_context(settled_modes(run))
         try:
             files = None
             if lease is not None and spec.train.tensorboard:
@@ -110,6 +112,16 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
                 ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause)
                 JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(ended)
             raise
+
+
+@contextlib.contextmanager
+def settled_modes(run: RunDirectory) -> Iterator[None]:
+    """Give the files of Slurm, submitit and TensorBoard the modes of the run directory, before and after the block."""
+    with contextlib.suppress(OSError):
+        run.settle_modes()
+    yield
+    with contextlib.suppress(OSError):
+        run.settle_modes()
 
 
 def train_with_lease(

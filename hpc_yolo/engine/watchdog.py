@@ -33,6 +33,7 @@ from hpc_yolo.engine.peers import (
 )
 from hpc_yolo.engine.silence import Progress, Silence
 from hpc_yolo.errors import StallError
+from hpc_yolo.fileio import file_mode, make_folder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
 
@@ -213,8 +214,9 @@ class Watchdog:
             f"{self._progress.step}, silent for {self._silence.silent_s:.0f} s\n"
         )
         try:
-            self._run.stacks.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self._run.stacks)
             with self._run.stacks_of(self._attempt, place.rank).open("w") as file:
+                os.fchmod(file.fileno(), file_mode(self._run.stacks))
                 file.write(title)
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)

@@ -1,6 +1,6 @@
 """Every path in a run directory by name. One writer a file: the comment beside each name says who.
 
-<output>/<name>/              0700
+<output>/<name>/              0700; with output_mode: group 2750 where the umask allows that, and so is all below
 |-- spec.yaml                 submit: the resolved spec, which every attempt reads
 |-- origin.json               submit: code version, command line, Python, when
 |-- packages.txt              submit: the environment's packages with their versions
@@ -22,13 +22,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.errors import RunError
+from hpc_yolo.fileio import file_mode, make_folder
 
 ORIGIN_KEY = b'"hpc_yolo"'  # in origin.json
 
@@ -140,9 +143,13 @@ class RunDirectory:
         """Where the labels of a split are kept if they cannot be kept beside themselves."""
         return self.path / f"labels-{split}.npz"
 
+    @property
+    def _rendezvous(self) -> Path:
+        return self.path / "rendezvous"
+
     def rendezvous(self, job_id: str, attempt: int) -> Path:
         """Where rank 0 of one attempt says which address and port it really listens on."""
-        return self.path / "rendezvous" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_id)}-{attempt}.json"
+        return self._rendezvous / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_id)}-{attempt}.json"
 
     @property
     def exists(self) -> bool:
@@ -160,29 +167,66 @@ class RunDirectory:
         """Return True if `path` is a file in the checkpoints of this run."""
         return path.absolute().parent == self.checkpoints.absolute() and self.exists
 
-    def create(self) -> None:
-        """Make the folders, private to their owner; harmless where they exist.
+    def create(self, *, for_group: bool = False) -> None:
+        """Make the folders; where they exist, give them and all files the mode that is asked for.
+
+        Args:
+            for_group: readable for the group of the directory as far as the umask allows, else for the owner alone.
 
         Raises:
             RunError: a folder cannot be made or written.
         """
+        self.require_own()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (
-                self.path,
-                self.jobs,
-                self.leases,
-                self.failures,
-                self.checkpoints,
-                self.path / "rendezvous",
-            ):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            self.path.chmod(0o700)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self.path.chmod(stat.S_ISGID | 0o750 & ~current_umask() if for_group else 0o700)
+            for folder in (self.jobs, self.leases, self.failures, self.checkpoints):
+                make_folder(folder)
+            self._rendezvous.mkdir(mode=0o700, exist_ok=True)  # holds a secret of the ranks
+            self.settle_modes()
         except OSError as error:
             raise RunError(
                 f"{self.path}: the run directory cannot be made: {error.strerror}",
                 hint="give another place with --set output=DIR, on a file system that all nodes see",
             ) from error
+
+    def settle_modes(self) -> None:
+        """Give everything in the directory the mode of its folder, whoever made it: Slurm and libraries use the umask.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        folder_mode = stat.S_IMODE(self.path.stat().st_mode)
+        own_file_mode = file_mode(self.path)
+        for path in self.path.rglob("*"):
+            if path.is_symlink() or self._rendezvous in (path, path.parent):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a rank may remove what it no longer needs
+                path.chmod(folder_mode if path.is_dir() else own_file_mode)
+
+    def require_own(self) -> None:
+        """Refuse to change a run of somebody else; the superuser may.
+
+        Raises:
+            RunError: naming the owner.
+        """
+        try:
+            owner = self.path.stat().st_uid
+        except OSError:
+            return
+        if os.geteuid() not in (owner, 0):
+            raise RunError(
+                f"{self.path} belongs to {owner_name(self.path)}, who alone changes it",
+                hint="give a run of your own another name with --set name=NAME, or another place with --set output=DIR",
+            )
+
+
+def current_umask() -> int:
+    """Return the umask of this process; only setting it tells."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def find_runs(root: Path) -> list[RunDirectory]:

@@ -11,7 +11,7 @@ import msgspec
 from hpc_yolo.spec.schema import Spec
 
 # What may differ between the submissions of one run: where it runs and how long, not what it learns.
-CHANGEABLE = ("cluster", "checkpoint", "output")
+CHANGEABLE = ("cluster", "checkpoint", "output", "output_mode")
 CHANGEABLE_IN_TRAIN = (
     "epochs",
     "device",

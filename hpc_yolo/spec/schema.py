@@ -250,6 +250,13 @@ class Spec(Section, frozen=True, kw_only=True):
         Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
     ] = ""
     output: Annotated[str, Meta(description="Folder of run directories, on a file system that all nodes see.")] = "runs"
+    output_mode: Annotated[
+        Literal["private", "group"],
+        Meta(
+            description="Who may read the run directory: its owner alone, or its group too as far as the umask "
+            "allows. The owner alone changes it."
+        ),
+    ] = "private"
     cluster: Annotated[ClusterSpec, Meta(description="Where it trains.")] = field(default_factory=ClusterSpec)
     train: Annotated[TrainSpec, Meta(description="How it learns.")] = field(default_factory=TrainSpec)
     checkpoint: Annotated[CheckpointSpec, Meta(description="When it saves.")] = field(default_factory=CheckpointSpec)

@@ -14,7 +14,7 @@ from hpc_yolo.errors import SpecError
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import ClusterSpec
 
-DIRECTIVES = ("#SBATCH", "#SLURM", "#PBS", "#BSUB")
+DIRECTIVE = re.compile(r"\s*#(SBATCH|SLURM|PBS|BSUB)")
 CHECK_TIMEOUT_S = 5.0
 _MESSAGE = re.compile(r"line (?P<number>\d+): (?P<words>.*)")
 
@@ -22,7 +22,7 @@ _MESSAGE = re.compile(r"line (?P<number>\d+): (?P<words>.*)")
 def setup_findings(cluster: ClusterSpec) -> Iterator[Finding]:
     """Yield what is wrong with the lines of `cluster.setup`."""
     for number, line in enumerate(cluster.setup_lines, 1):
-        if line.lstrip().startswith(DIRECTIVES):
+        if DIRECTIVE.match(line):
             message = f"line {number} is an option of sbatch, not a shell line: {line.strip()}"
             yield Finding("cluster.setup", message, "the field of that option, or cluster.sbatch")
 

@@ -123,9 +123,10 @@ def planned_run(spec: Spec) -> RunDirectory:
     """Return the run directory of `spec`.
 
     Raises:
-        RunError: it belongs to a run that learns something else.
+        RunError: it belongs to somebody else, or to a run that learns something else.
     """
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    run.require_own()
     require_same_training(run, spec)
     return run
 

@@ -29,7 +29,7 @@ def prepare_run(run: RunDirectory, spec: Spec) -> None:
         RunError: it cannot be written, or belongs to a run that learns something else.
     """
     require_same_training(run, spec)
-    run.create()
+    run.create(for_group=spec.output_mode == "group")
     try:
         write_atomic(run.spec, dump_spec(spec))
         write_atomic(run.origin, json.dumps(origin(), indent=2) + "\n")

@@ -12,6 +12,7 @@ from hpc_yolo.errors import SpecError
 from hpc_yolo.spec import parse
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_spec
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.shell import DIRECTIVE
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = settings(
@@ -125,7 +126,7 @@ def valid_specs(draw):
         "time": draw(st.none() | st.sampled_from(["12:30:00", "90", "1-0", "2-00:00:30", "5:30"])),
         **{name: draw(OPTIONAL) for name in ("partition", "account", "qos", "constraint")},
         "exclude": draw(st.lists(TEXTS, max_size=3)),
-        "setup": draw(st.lists(TEXTS, max_size=3)),
+        "setup": draw(st.lists(TEXTS.filter(lambda line: not DIRECTIVE.match(line)), max_size=3)),
         "signal_lead": draw(st.just("auto") | st.integers(1, 29)),
         "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), TEXTS, max_size=3)),
         "sbatch": draw(
