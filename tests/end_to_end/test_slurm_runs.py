@@ -141,6 +141,23 @@ def test_tasks_have_the_variables_of_the_script_whatever_sbatch_exports(in_slurm
     assert "0: task up it's True\n" in log and "ended --exit-code 0" in log, log
 
 
+def test_tasks_run_the_python_that_the_spec_names_and_setup_finds(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    """Activating an environment in setup alone leaves the tasks with the interpreter that submits."""
+    wrapper = tmp_path / "bin" / "my-python"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\necho "$3 $4" >> {tmp_path}/calls\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    setup = f"set -u\nexport PATH={wrapper.parent}:$PATH\n"
+    spec = write_spec("named", cluster={"python": "my-python", "setup": setup}, train={"epochs": 1})
+    assert "python         my-python (as cluster.python says)" in hpc_yolo("submit", spec, "--wait").stdout
+    assert events_of("named", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
+    assert (tmp_path / "calls").read_text().split("\n") == [
+        "hpc_yolo train",
+        "after-job " + str(tmp_path / "runs" / "named"),
+        "",
+    ]
+
+
 @pytest.mark.parametrize(
     ("setup", "status", "words"),
     [
