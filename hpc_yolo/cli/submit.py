@@ -122,5 +122,7 @@ def fetch_with_progress(spec: Spec) -> None:
     """Bring the published weights that `spec` begins with."""
     from hpc_yolo.submit.weights import fetch_weights
 
+    if not spec.weights:
+        return  # a bar that never shows up leaves an empty line
     with download_progress(Path(spec.weights).name) as on_progress:
         fetch_weights(spec, on_progress)

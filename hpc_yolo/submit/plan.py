@@ -80,6 +80,8 @@ class Plan:
         gpus = f"{counted(self.gpus_per_node, 'GPU')} a node" if self.gpus_per_node else "CPUs only"
         share = f"{counted(train.batch, 'image')} a step, {train.batch // self.world_size} on each rank"
         chosen = "the one that submits" if self.python == sys.executable else "as cluster.python says"
+        if self.executor != "slurm" and self.spec.cluster.python is not None:
+            chosen += "; cluster.python is for Slurm jobs"
         begins = "has no checkpoint yet" if self.goes_on else "new"
         return [
             ("run directory", f"{self.run.path} ({LAST_CHECKPOINT if self.run.last.exists() else begins})"),

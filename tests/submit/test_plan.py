@@ -146,6 +146,12 @@ def test_tasks_and_the_last_line_run_the_python_of_the_spec(tmp_path, cluster, t
     assert f"{plan.spec.cluster.python or sys.executable} (" in dict(plan.decisions())["python"]
 
 
+def test_on_this_machine_the_python_is_the_one_that_submits(tmp_path):
+    plan = make_plan(spec_of(tmp_path, python="/my/python"), environ={})
+    assert plan.python == sys.executable
+    assert "cluster.python is for Slurm jobs" in dict(plan.decisions())["python"]
+
+
 @pytest.mark.parametrize(
     ("cluster", "batch", "words"),
     [
