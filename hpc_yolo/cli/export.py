@@ -18,6 +18,9 @@ FORMS = ("onnx", "torchscript")
 OTHER_FORMS = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
 
 
+DEFAULT_IMGSZ = 640
+
+
 class ExportCommand(GuideCommand):
     many = ("--imgsz", "--img", "--img-size")
     many_words: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -39,7 +42,7 @@ class ExportCommand(GuideCommand):
     show_default=True,
     help="onnx, torchscript, or both in a row.",
 )
-@click.option("--imgsz", "--img", "--img-size", default="640", show_default=True, metavar="PIXELS", help="Side or H W.")
+@click.option("--imgsz", "--img", "--img-size", metavar="PIXELS", help="Side, or height and width; as trained, or 640.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--dynamic", is_flag=True, help="Any number of pictures of any size.")
 @click.option("--opset", type=click.IntRange(min=12, max=20), default=17, show_default=True, metavar="N")
@@ -49,17 +52,18 @@ def export(
     file: Path | None,
     weights: str | None,
     forms: tuple[str, ...],
-    imgsz: str,
+    imgsz: str | None,
     batch_size: int,
     dynamic: bool,
     opset: int,
     half: bool,
     simplify: bool,
 ) -> None:
-    """Write the network of FILE (a run directory, .safetensors or .pt) for other programs, beside it.
+    """Write the model of FILE (a run directory, .safetensors or .pt) for other programs, beside it.
 
-    What is written is run and compared with the network before it gets its name: boxes to a ten-thousandth of the
-    picture's side, scores to a ten-thousandth.
+    What is written is run and compared with the model before it gets its name: boxes to a ten-thousandth of the image's
+    side, scores to a ten-thousandth. `hpc-yolo val` and `predict` run it too, on the CPU. A TorchScript file is a
+    program: run only those whose origin you trust.
     """
     from rich.console import Console
 
@@ -71,11 +75,14 @@ def export(
     if half or simplify:
         reason = "what is written is fp32: CPUs compute in it" if half else "the graph is small, and folded, already"
         raise click.UsageError(f"--{'half' if half else 'simplify'} is not there: {reason}")
-    chosen, sides = _forms(forms), read_sides(imgsz)
-    path = find_weights(file, weights).weights
+    chosen, asked = _forms(forms), read_sides(imgsz) if imgsz else None
+    named = find_weights(file, weights)
+    path = named.weights
     read = read_model_file(path)
     model = build_detector(read)
-    options = ExportOptions(whole_strides(sides, model.picture_stride), batch_size, dynamic, opset)
+    trained = named.imgsz or read.imgsz
+    sides = whole_strides(asked or (trained or DEFAULT_IMGSZ,) * 2, model.picture_stride)
+    options = ExportOptions(sides, batch_size, dynamic, opset, trained)
     exit_code = 0
     for form in chosen:
         try:

@@ -36,7 +36,9 @@ class PredictCommand(GuideCommand):
 @click.command(cls=PredictCommand)
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--source", "named_source", metavar="SOURCE", help="The same as SOURCE.")
-@click.option("--weights", required=True, metavar="FILE", help="A run, a .safetensors or .pt, a published name.")
+@click.option(
+    "--weights", required=True, metavar="FILE", help="A run, .safetensors, .pt, exported file, published name."
+)
 @click.option("--imgsz", "--img", "--img-size", metavar="PIXELS", help="Side, or height and width; as trained, or 640.")
 @click.option("--conf-thres", default=0.25, show_default=True, type=SHARE, help="Least confidence.")
 @click.option("--iou-thres", default=0.45, show_default=True, type=SHARE, help="Overlap that suppresses.")
@@ -168,31 +170,27 @@ def _line(prediction: Prediction, names: Sequence[str]) -> str:
 
 
 def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[str]]:
-    import torch
-
-    from hpc_yolo.errors import SpecError
-    from hpc_yolo.inference.device import choose_device
+    from hpc_yolo.inference.network import load_inference_model
     from hpc_yolo.inference.predict import Predictor, PredictSettings
-    from hpc_yolo.models.fuse import fused
-    from hpc_yolo.weights.model_file import build_detector, read_model_file
 
     named = find_weights(None, weights)
-    device = choose_device(options["device"])
-    if options["half"] and device.type != "cuda":
-        raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
-    file = read_model_file(named.weights)
-    model = fused(build_detector(file)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stride = model.picture_stride
+    asked = read_sides(options["imgsz"]) if options["imgsz"] else None
+    loaded = load_inference_model(
+        named.weights, device=options["device"], half=options["half"], augment=options["augment"]
+    )
+    loaded.require_size(asked)
+    usual = named.imgsz or loaded.imgsz or DEFAULT_IMGSZ
     settings = PredictSettings(
-        imgsz_hw=whole_strides(read_sides(options["imgsz"] or str(named.imgsz or file.imgsz or DEFAULT_IMGSZ)), stride),
+        imgsz_hw=loaded.fixed_hw or whole_strides(asked or (usual, usual), loaded.stride),
         conf_threshold=options["conf_thres"],
         iou_threshold=options["iou_thres"],
         max_detections=options["max_det"],
-        classes=_classes(options["classes"], file.names),
+        classes=_classes(options["classes"], loaded.names),
         agnostic=options["agnostic_nms"],
         augment=options["augment"],
+        exact=loaded.fixed_hw is not None,
     )
-    return Predictor(model.half() if options["half"] else model, settings), file.names
+    return Predictor(loaded.model, settings), loaded.names
 
 
 def _outputs(names: Sequence[str], sources: Sequence[Source], options: dict[str, Any]) -> Outputs:

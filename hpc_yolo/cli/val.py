@@ -27,7 +27,7 @@ POSITIVE = click.IntRange(1)
 
 @click.command(cls=GuideCommand)
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--weights", metavar="FILE", help="A .safetensors or .pt file, a published name, or a run directory.")
+@click.option("--weights", metavar="FILE", help="A .safetensors, .pt or exported file, a published name, a run.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -96,18 +96,43 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
         single_cls=subject.dataset.single_cls,
     )
     if options["task"] == "study":
+        if subject.file.fixed_hw is not None:
+            raise SpecError(
+                f"--task study: evaluates at many sizes, and {named.weights} was exported for one",
+                hint="export it again with --dynamic",
+            )
         _study(subject, settings, options)
         return
-    imgsz = options["imgsz"] or named.imgsz or subject.file.imgsz or DEFAULT_IMGSZ
+    imgsz = _imgsz(subject, named, options["imgsz"])
     outputs = _outputs(subject, options)
     is_speed = options["task"] == "speed"
-    report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=is_speed)
+    square = is_speed or subject.file.fixed_hw is not None
+    report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=square)
     print_report(report, outputs.folder, verbose=options["verbose"], as_json=options["as_json"])
     if report.coco_error is not None:
         message = f"no official COCO numbers: {report.coco_error}"
         if options["annotations"] is not None:
             raise DataError(message)
         _tell(message)
+
+
+def _imgsz(subject: Subject, named: Named, asked: int | None) -> int:
+    """Return the longer side of images in pixels: as asked, else as exported or trained.
+
+    Raises:
+        SpecError: an exported file takes another size, or no squares.
+    """
+    file = subject.file
+    file.require_size((asked, asked) if asked is not None else None)
+    if file.fixed_hw is None:
+        return asked or named.imgsz or file.imgsz or DEFAULT_IMGSZ
+    height, width = file.fixed_hw
+    if height != width:
+        raise SpecError(
+            f"{file.path}: was exported for {height} x {width} px (height x width), and val needs a square",
+            hint="export it again with one --imgsz, or with --dynamic",
+        )
+    return height
 
 
 def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:

@@ -29,12 +29,16 @@ Runner = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`batch` pictures of (height, width) pixels; with `dynamic` any number and any multiples of the stride."""
+    """`batch` images of (height, width) pixels; with `dynamic` any number and any multiples of the stride.
+
+    `trained_imgsz` goes into the file: who runs a dynamic one begins with that size.
+    """
 
     image_hw: tuple[int, int]
     batch: int = 1
     dynamic: bool = False
     opset: int = 17
+    trained_imgsz: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,10 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
         raise CheckpointError(
             f"{target}: {form} computes something else: {difference:.1e} apart, {TOLERANCE:.0e} is allowed; not written"
         )
-    write_atomic(target, content, mode=0o644)
+    try:
+        write_atomic(target, content, mode=0o644)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written: {error.strerror}") from error
     return Exported(target, difference)
 
 
@@ -116,7 +123,7 @@ def _onnx(network: Decoded, names: Sequence[str], options: ExportOptions) -> byt
             dynamic_axes=free if options.dynamic else None,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(graph, _properties(network, names))
+    onnx.helper.set_model_props(graph, _properties(network, names, options))
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()
     return content
@@ -134,6 +141,8 @@ def _run_onnx(content: bytes) -> Runner:
 def _torchscript(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
     about = {"shape": shape, "stride": network.model.picture_stride, "names": dict(enumerate(names))}
+    about |= {"dynamic": True} if options.dynamic else {}
+    about |= {"imgsz": options.trained_imgsz} if options.trained_imgsz is not None else {}
     buffer = io.BytesIO()
     with tracing():
         traced = torch.jit.trace(network, torch.zeros(shape))  # type: ignore[no-untyped-call]
@@ -153,9 +162,10 @@ def _run_torchscript(content: bytes) -> Runner:
     return run
 
 
-def _properties(network: Decoded, names: Sequence[str]) -> dict[str, str]:
-    """What programs that use such files look for in them."""
-    return {"stride": str(network.model.picture_stride), "names": str(dict(enumerate(names)))}
+def _properties(network: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
+    """Return what programs that use such files look for in them."""
+    imgsz = {"imgsz": str(options.trained_imgsz)} if options.trained_imgsz is not None else {}
+    return {"stride": str(network.model.picture_stride), "names": str(dict(enumerate(names)))} | imgsz
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ import torch
 from hpc_yolo.data.images import letterbox, to_chw_rgb
 from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.nms import non_max_suppression
+from hpc_yolo.inference.exported import ExportedModel
 from hpc_yolo.inference.sources import Frame, Source, frames_of
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
@@ -26,7 +27,12 @@ READ_AHEAD = 4  # frames decoded while the network works
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """`imgsz_hw`: the picture is scaled to fit into these sides (pixels). Thresholds as in non-maximum suppression."""
+    """How images are framed and boxes chosen. Thresholds as in non-maximum suppression.
+
+    Attributes:
+        imgsz_hw: sides (pixels) that the image is scaled to fit into.
+        exact: pad it to these sides, and not only to the next multiples of the stride.
+    """
 
     imgsz_hw: tuple[int, int]
     conf_threshold: float = 0.25
@@ -35,6 +41,7 @@ class PredictSettings:
     classes: tuple[int, ...] | None = None
     agnostic: bool = False
     augment: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Prediction:
 class Predictor:
     """A network in evaluation mode on its device, used a frame at a time."""
 
-    def __init__(self, model: Detector, settings: PredictSettings) -> None:
+    def __init__(self, model: Detector | ExportedModel, settings: PredictSettings) -> None:
         self.model, self.settings = model, settings
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -80,9 +87,14 @@ class Predictor:
         """What is on `frame`."""
         started_s = time.perf_counter()
         settings = self.settings
-        framed, ratio, (left, top) = letterbox(frame.pixels, settings.imgsz_hw, auto=True, stride=self.stride)
+        framed, ratio, (left, top) = letterbox(
+            frame.pixels, settings.imgsz_hw, auto=not settings.exact, stride=self.stride
+        )
         images = torch.from_numpy(to_chw_rgb(framed))[None].to(self.device, self.dtype) / 255
-        decoded = augmented_forward(self.model, images) if settings.augment else self.model(images)[0]
+        if settings.augment and isinstance(self.model, Detector):
+            decoded = augmented_forward(self.model, images)
+        else:
+            decoded = self.model(images)[0]
         (found,) = non_max_suppression(
             decoded,
             conf_threshold=settings.conf_threshold,

@@ -12,14 +12,12 @@ from torch import nn
 from hpc_yolo.data.dataset import Dataset, load_dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.errors import CheckpointError, SpecError
-from hpc_yolo.inference.device import choose_device
+from hpc_yolo.errors import CheckpointError
+from hpc_yolo.inference.network import InferenceModel, load_inference_model
 from hpc_yolo.models import Detector
-from hpc_yolo.models.fuse import fused
 from hpc_yolo.models.tta import augmented_forward
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
-from hpc_yolo.weights.model_file import ModelFile, build_detector, read_model_file
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Named:
 class Subject:
     """A network in evaluation mode on its device, and a split of a dataset."""
 
-    file: ModelFile
+    file: InferenceModel
     model: nn.Module
     stride: int  # sides of pictures are multiples of it
     device: torch.device
@@ -64,7 +62,7 @@ def find_named(path: Path) -> Named:
     """
     run = RunDirectory(path if path.is_dir() else path.absolute().parent.parent)
     if path.is_dir() and not run.exists:
-        raise CheckpointError(f"{path}: is no run directory", hint="name a run, or a .safetensors or .pt file")
+        raise CheckpointError(f"{path}: is no run directory", hint="name a run, or a file of weights")
     if not path.exists():
         raise CheckpointError(f"{path}: is not there", hint="see the runs there are with: hpc-yolo status")
     weights = path
@@ -105,24 +103,19 @@ def prepare_subject(
         DataError: the dataset cannot be used.
         SpecError: the device cannot do what is asked.
     """
-    chosen = choose_device(device)
-    if half and chosen.type != "cuda":
-        raise SpecError("--half: half precision is for GPUs; CPUs would only be slower", hint="leave --half out")
-    file = read_model_file(weights)
+    file = load_inference_model(weights, device=device, half=half, augment=augment)
     dataset = load_dataset(data, single_cls=single_cls, needed_splits=(split,))
     _require_same_classes(file, dataset, tell)
-    model = fused(build_detector(file)).to(chosen, torch.float16 if half else torch.float32)
-    model = model.to(memory_format=torch.channels_last)
     index = scan_split(dataset, split, on_progress, needs_labels=needs_labels)
     for message in (*dataset.messages, *index.messages):
         tell(message)
     if not index.has_labels:
         tell(f"{split}: no image has labels, so all metrics are 0; detections are written")
-    network = Augmented(model) if augment else model
-    return Subject(file, network.eval(), model.picture_stride, chosen, dataset, split, index)
+    network = Augmented(file.model) if augment and isinstance(file.model, Detector) else file.model
+    return Subject(file, network.eval(), file.stride, file.device, dataset, split, index)
 
 
-def _require_same_classes(file: ModelFile, dataset: Dataset, tell: Callable[[str], None]) -> None:
+def _require_same_classes(file: InferenceModel, dataset: Dataset, tell: Callable[[str], None]) -> None:
     if dataset.single_cls:
         return
     if len(file.names) != dataset.num_classes:

@@ -82,7 +82,7 @@ def _check_archive(archive: zipfile.ZipFile, path: Path) -> str:
     if any("/code/" in entry.filename for entry in entries):
         raise CheckpointError(
             f"{path}: is a TorchScript file: it has a program in place of layers",
-            hint="val and predict run it where its name ends in .torchscript; training needs the file it was made of",
+            hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
         )
     if len(entries) > MAX_ENTRIES:
         raise CheckpointError(f"{path}: {len(entries)} entries; a network has a few hundred")

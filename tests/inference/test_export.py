@@ -69,7 +69,12 @@ def test_a_torchscript_file_finds_what_the_network_finds_and_says_what_it_is(fil
     loaded = torch.jit.load(done.path, _extra_files=extra)
     images = torch.rand(2, 3, 96, 64)
     assert torch.allclose(loaded(images), expected(file, images), atol=1e-2)
-    assert json.loads(extra["config.txt"]) == {"shape": [1, 3, 64, 64], "stride": 32, "names": {"0": "cat", "1": "dog"}}
+    assert json.loads(extra["config.txt"]) == {
+        "shape": [1, 3, 64, 64],
+        "stride": 32,
+        "names": {"0": "cat", "1": "dog"},
+        "dynamic": True,
+    }
 
 
 def test_a_file_that_computes_something_else_gets_no_name(file, tmp_path, monkeypatch):

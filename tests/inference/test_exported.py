@@ -1,0 +1,311 @@
+"""Exported files run by val and predict: the same boxes as the model that they came from, and refusals in words."""
+
+import json
+import sys
+import zipfile
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
+from hpc_yolo.errors import CheckpointError, SpecError
+from hpc_yolo.inference import exported
+from hpc_yolo.inference.export import ExportOptions, export
+from hpc_yolo.inference.exported import load_exported
+from hpc_yolo.inference.network import load_inference_model
+from hpc_yolo.inference.predict import Predictor, PredictSettings
+from hpc_yolo.inference.sources import Frame, Source
+from hpc_yolo.models import build_from_config, load_config
+from hpc_yolo.weights.model_file import build_detector, read_model_file
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+NAMES = ["cat", "traffic light"]
+SIZE = 96
+FORMS = [("onnx", False), ("onnx", True), ("torchscript", False), ("torchscript", True)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights of a small model with random layers that finds much everywhere, and its exports."""
+    path = tmp_path_factory.mktemp("exported") / "best.safetensors"
+    torch.manual_seed(0)
+    config = load_config("yolov5n") | {"width_multiple": 0.1}
+    model = build_from_config(config, len(NAMES), "small").eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        _, levels = model(torch.rand(1, 3, SIZE, SIZE))
+        for convolution, level in zip(model.head.m, levels, strict=True):  # scores all over the range
+            convolution.weight.mul_(1.5 / level.std())
+            convolution.bias.zero_()
+    save_model(path, model, ModelDescription(model="small", config=config, names=NAMES, imgsz=SIZE))
+    file = read_model_file(path)
+    for form, dynamic in FORMS:
+        target = path.with_name(f"{'any' if dynamic else 'fixed'}.{form}")
+        options = ExportOptions((SIZE, SIZE), batch=1 if dynamic else 3, dynamic=dynamic, trained_imgsz=SIZE)
+        export(build_detector(file), file.names, form, target, options)
+    (path.parent / "scripted.pt").write_bytes((path.parent / "any.torchscript").read_bytes())
+    return path.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for number, (height, width) in enumerate([(96, 96), (64, 96), (96, 48), (50, 80)]):
+        pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), pixels)
+        (folder / "labels" / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
+    path = folder / "data.yaml"
+    path.write_text(f"path: {folder}\nval: images\nnames: {json.dumps(NAMES)}\n")
+    return path
+
+
+def run(*words, folder):
+    words = [*words, "--project", folder, "--name", "exp"]
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def detections(weights, image, folder, *words):
+    (line,) = run("predict", image, "--weights", weights, "--json", "--nosave", *words, folder=folder).splitlines()
+    found = json.loads(line)["detections"]
+    return [item["name"] for item in found], np.array([[*item["xyxy"], 100 * item["confidence"]] for item in found])
+
+
+@pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript", "scripted.pt"])
+def test_predict_finds_what_the_model_finds_that_the_file_came_from(name, folder, data, tmp_path):
+    """At the size that it was trained at, without being told."""
+    image = data.parent / "images" / "0.png"
+    expected_names, expected = detections(folder / "best.safetensors", image, tmp_path)
+    names, found = detections(folder / name, image, tmp_path)
+    assert len(expected) > 10 and names == expected_names
+    assert np.abs(found - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["any.onnx", "any.torchscript"])
+def test_a_dynamic_file_takes_any_size(name, folder, data, tmp_path):
+    image = data.parent / "images" / "3.png"
+    for words in ((), ("--imgsz", "128"), ("--imgsz", "64", "96")):
+        expected_names, expected = detections(folder / "best.safetensors", image, tmp_path, *words)
+        names, found = detections(folder / name, image, tmp_path, *words)
+        assert names == expected_names and np.abs(found - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["fixed.onnx", "fixed.torchscript"])
+def test_a_file_of_one_size_pads_every_image_to_it(name, folder):
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
+    settings = PredictSettings((SIZE, SIZE), exact=True)
+    expected, found = (
+        np.array(Predictor(loaded.model, settings)(Frame(Source("x"), pixels)).detections)
+        for loaded in (
+            load_inference_model(folder / file, device="cpu", half=False, augment=False)
+            for file in ("best.safetensors", name)
+        )
+    )
+    assert len(expected) > 10 and np.abs(found - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript"])
+def test_val_measures_what_it_measures_of_the_model(name, folder, data, tmp_path):
+    """In squares, which all of them take; four images in passes of three."""
+    words = ("--data", data, "--task", "speed", "--conf", "0.01", "--workers", "0", "--batch", "4", "--json")
+    kept = ("imgsz", "num_images", "precision", "recall", "map50", "map50_95")
+    expected, found = (
+        json.loads(run("val", "--weights", folder / file, *words, folder=tmp_path))
+        for file in ("best.safetensors", name)
+    )
+    assert expected["imgsz"] == SIZE and expected["recall"] > 0
+    assert [found[key] for key in kept] == pytest.approx([expected[key] for key in kept], abs=1e-3)
+
+
+def test_val_of_a_dynamic_file_groups_shapes_as_it_does_for_the_model(folder, data, tmp_path):
+    words = ("--data", data, "--save-json", "--workers", "0", "--imgsz", "64")
+    for file in ("best.safetensors", "any.onnx"):
+        run("val", "--weights", folder / file, *words, folder=tmp_path)
+    expected, found = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
+    assert len(found) == len(expected) > 100
+    scores = [np.sort([item["score"] for item in items]) for items in (expected, found)]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-3
+
+
+def predict_fixed(*words):
+    return lambda folder, data: ["predict", data.parent / "images", "--weights", folder / "fixed.onnx", *words]
+
+
+def val(name, *words):
+    return lambda folder, data: ["val", "--weights", folder / name, "--data", data, *words]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (predict_fixed("--imgsz", "128"), SpecError, "128 x 128 px, and .*fixed.onnx was exported for 96 x 96 px"),
+        (predict_fixed("--imgsz", "64", "96"), SpecError, "64 x 96 px, and .* exported for 96 x 96 px"),
+        (predict_fixed("--augment"), SpecError, "--augment: not supported for .*fixed.onnx"),
+        (predict_fixed("--device", "0"), SpecError, "exported files are computed on the CPU|GPU 0 is not there"),
+        (val("fixed.torchscript", "--imgsz", "64"), SpecError, "64 x 64 px, and .* exported for 96 x 96 px"),
+        (val("fixed.onnx", "--task", "study"), SpecError, "at many sizes, and .* was exported for one"),
+        (val("wide.onnx"), SpecError, "exported for 64 x 96 px .* and val needs a square"),
+    ],
+)
+def test_what_an_exported_file_cannot_do_is_said(words, kind, said, folder, data, tmp_path):
+    if not (wide := folder / "wide.onnx").exists():
+        file = read_model_file(folder / "best.safetensors")
+        export(build_detector(file), file.names, "onnx", wide, ExportOptions((64, 96)))
+    with pytest.raises(kind, match=said):
+        run(*words(folder, data), folder=tmp_path)
+
+
+def test_a_missing_runtime_is_named_with_the_command_that_brings_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(CheckpointError, match=r"onnxruntime\n.*pip install 'hpc-yolo\[export\]'"):
+        load_exported(folder / "any.onnx")
+
+
+def write_onnx(path, output_shape, *, properties=None, inputs=1, kind=TensorProto.FLOAT):
+    """A model of another program: a constant, whatever the images."""
+    values = [helper.make_tensor_value_info(f"in{number}", kind, [1, 3, 64, 64]) for number in range(inputs)]
+    constant = helper.make_tensor("c", TensorProto.FLOAT, output_shape, np.zeros(output_shape).ravel())
+    node = helper.make_node("Constant", [], ["out"], value=constant)
+    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, output_shape)
+    graph = helper.make_graph([node], "g", values, [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, properties or {})
+    path.write_bytes(model.SerializeToString())
+
+
+OURS = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ([1, 252, 7], {}, "names of classes and stride are not in it"),
+        ([1, 252, 7], {"properties": {"stride": "32"}}, "names of classes and stride are not in it"),
+        ([1, 252, 7], {"properties": {"stride": "32", "names": "open('x')"}}, "names of classes and stride are not"),
+        ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
+        ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
+        ([1, 252, 7], {"properties": OURS | {"stride": "-8"}}, "its stride is -8"),
+        ([1, 84, 8400], {"properties": OURS}, "batch x rows x 7: box, objectness, 2 classes"),
+        ([1, 252], {"properties": OURS}, "batch x rows x 7"),
+        ([1, 252, 7], {"properties": OURS, "inputs": 2}, "one input of images is needed"),
+        ([1, 252, 7], {"properties": OURS, "kind": TensorProto.UINT8}, "one input of images is needed"),
+    ],
+)
+def test_an_onnx_file_of_another_program_is_said_to_be_that(shape, options, said, tmp_path):
+    write_onnx(tmp_path / "x.onnx", shape, **options)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_exported(tmp_path / "x.onnx")
+    assert caught.value.hint
+
+
+def test_an_onnx_file_of_yolov5s_form_runs(tmp_path):
+    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=OURS)
+    model = load_exported(tmp_path / "x.onnx")
+    assert model.about.names == ("cat", "dog") and model(torch.zeros(2, 3, 64, 64))[0].shape == (2, 252, 7)
+
+
+def test_an_onnx_file_cannot_name_other_files(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.ones(4 * 252 * 7, dtype=np.float32).tobytes())
+    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=OURS)
+    model = onnx.load(tmp_path / "x.onnx")
+    tensor = model.graph.node[0].attribute[0].t
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=str(secret))
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="is no ONNX file that onnxruntime"):
+        load_exported(tmp_path / "x.onnx")
+
+
+def spoiled_torchscript(path, source, entry, content):
+    """`source` with another `content` of one entry; None leaves it out."""
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(path, "w") as after:
+        for item in before.infolist():
+            if not item.filename.endswith(entry):
+                after.writestr(item, before.read(item))
+            elif content is not None:
+                after.writestr(item, content(before.read(item)))
+
+
+def call(line):
+    """Put a call into the program, wherever a layer begins to compute."""
+    return lambda code: code.replace(b"Tensor:\n", b"Tensor:\n    " + line + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "content", "said"),
+    [
+        ("config.txt", None, "names of classes and stride are not in it"),
+        ("config.txt", lambda _: b"not JSON", "names of classes and stride are not in it"),
+        ("config.txt", lambda _: b"[" * 100_000, "names of classes and stride are not in it"),
+        ("config.txt", lambda _: b'{"names": {"0": "a"}, "stride": 32}', "for which size it was exported"),
+        ("config.txt", lambda _: b'{"names": ["a"], "stride": 32, "shape": [1, 3, 0, 64]}', "for which size"),
+        (".py", call(b'x = torch.from_file("/etc/passwd", True, 10)'), r"calls torch\.from_file, .*; it was not run"),
+        (".py", call(b'ops.aten.save([1], "x")'), r"calls ops\.aten\.save, "),
+        (".py", call(b'torch.warn("x")'), r"calls torch\.warn, "),
+        (".py", call(b"raise_error()"), "calls raise_error, "),
+        (".py", call(b"(torch.from_file)()"), r"calls torch\.from_file, "),
+        (".py", call(b"f = torch.save"), r"calls torch\.save, "),
+        (".py", call(b'getattr(torch, "save")()'), "calls torch, "),
+        (".py", lambda code: code + b"  def __setstate__(self, state: int) -> None:\n", "calls __setstate__, "),
+        (".py", lambda _: b"\xff\xfe", "its program is not text"),
+        ("data.pkl", lambda code: code + b"torch.classes.x.Y", r"C\+\+ classes"),
+        ("version", lambda _: b"99999", "torch .* cannot load it"),
+    ],
+)
+def test_a_torchscript_file_that_is_no_detector_is_not_run(entry, content, said, folder, tmp_path):
+    spoiled_torchscript(tmp_path / "x.torchscript", folder / "fixed.torchscript", entry, content)
+    with pytest.raises(CheckpointError, match=said):
+        load_exported(tmp_path / "x.torchscript")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".torchscript"])
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
+def test_a_damaged_file_is_said(suffix, content, folder, tmp_path):
+    whole = (folder / f"fixed{suffix}").read_bytes()
+    (tmp_path / f"x{suffix}").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"is no ONNX file|is no TorchScript file"):
+        load_exported(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("activation", ["SiLU", "ReLU", "LeakyReLU(0.1)", "Hardswish", "Mish", "GELU"])
+def test_every_activation_passes_the_list_of_operations(activation, tmp_path):
+    config = load_config("yolov5n") | {"activation": activation, "width_multiple": 0.05}
+    model = build_from_config(config, 2, "own").eval()
+    export(model, NAMES, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64)))
+    assert load_exported(tmp_path / "n.torchscript").about.names == tuple(NAMES)
+
+
+def test_a_file_that_gives_other_rows_than_it_says_is_refused(folder, monkeypatch):
+    model = load_exported(folder / "any.torchscript")
+    monkeypatch.setattr(model, "about", exported.About(("only",), 32))
+    with pytest.raises(CheckpointError, match="batch x rows x 6"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+def test_the_export_command_takes_the_trained_size_and_a_refused_write_is_said(folder, tmp_path):
+    path = tmp_path / "best.safetensors"
+    path.write_bytes((folder / "best.safetensors").read_bytes())
+    result = CliRunner().invoke(cli, ["export", str(path), "--include", "onnx"])
+    assert result.exit_code == 0, result.output
+    about = load_exported(tmp_path / "best.onnx").about
+    assert (about.image_hw, about.imgsz, about.batch) == ((SIZE, SIZE), SIZE, 1)
+    (tmp_path / "best.onnx").unlink()
+    (tmp_path / "best.onnx").mkdir()
+    result = CliRunner().invoke(cli, ["export", str(path), "--include", "onnx"])
+    assert result.exit_code == 7 and "best.onnx: cannot be written: " in result.output
