@@ -25,6 +25,7 @@ from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.doctor import find_measured, losses, obstacles, startable
 from hpc_yolo.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
+from hpc_yolo.inputs import dataset_yaml, model_of
 from hpc_yolo.quantities import format_time
 from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.resources import resource_folder
@@ -55,9 +56,9 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         RunError: the folder of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
-    dataset = load_dataset(Path(spec.data))
+    dataset = load_dataset(dataset_yaml(run, spec))
     if Path(spec.model).suffix in (".yaml", ".yml"):
-        require_network(spec.model, dataset.num_classes, spec.train.imgsz)
+        require_network(model_of(run, spec), dataset.num_classes, spec.train.imgsz)
     require_layers_to_learn(spec)
     if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
         names = ", ".join(published_names())

@@ -16,7 +16,7 @@ FLOORS = [
     {"successor"},
     {"boxes", "batches", "distributed", "doctor", "requeue", "control"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
-    {"weights", "plots"},
+    {"weights", "plots", "inputs"},
     {"engine", "inference", "preflight"},
     {"submit", "status"},
     {"report"},

@@ -31,6 +31,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
     attempt: int = 0  # that saved it
     spec_digest: str = ""  # of what the run learns: it must not go on with another spec's state
+    inputs_digest: str = ""  # of its hyperparameters, model and classes; empty in files of earlier versions
     num_images: int = 0  # of the training set: epochs have no meaning with another number
     step: int = 0
     finished_epochs: int = 0  # trained, logged and evaluated

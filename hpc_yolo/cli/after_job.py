@@ -35,17 +35,20 @@ def after_job(
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
     from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.spec.load import load_resolved_spec, load_spec
     from hpc_yolo.submit.after_job import conclude_job
     from hpc_yolo.submit.failed_setup import conclude_failed_setup
+    from hpc_yolo.submit.prepare import run_of
 
     if exit_code == 0 and setup_record is None:
         return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
-        spec = load_spec(run.spec)
+        spec = load_resolved_spec(run.spec)
+    elif (begun := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
+        run, spec = begun, load_resolved_spec(begun.spec)
     else:
-        spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
+        spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
     process = ProcessInfo.alone(current_environment())
     if setup_record is not None:

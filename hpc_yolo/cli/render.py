@@ -14,11 +14,12 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Print the sbatch script that trains SPEC: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch
 
-    It is the script of hpc-yolo submit. The run directory is made too, with the spec as it is now: the job reads it
-    there, and leaves its output there. Slurm is not asked for anything.
+    It is the script of hpc-yolo submit. The run directory is made too, with the spec and the files that it names as
+    they are now: the job reads them there, and leaves its output there. Slurm is not asked for anything.
     """
     from hpc_yolo.cli.submit import fetch_with_progress
     from hpc_yolo.cluster.process import current_environment
+    from hpc_yolo.inputs import are_kept
     from hpc_yolo.spec.load import load_spec
     from hpc_yolo.spec.shell import require_shell_syntax
     from hpc_yolo.submit.plan import slurm_plan
@@ -29,5 +30,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     require_shell_syntax(spec.cluster)
     plan = slurm_plan(spec, "rendered", current_environment())
     fetch_with_progress(spec)
-    prepare_run(plan.run, spec)
+    prepare_run(plan.run, spec, needs_data=False)
+    if not are_kept(plan.run):
+        click.echo(f"{spec.data} is not there; the job's first start copies what the run learns from", err=True)
     click.echo(plan.script, nl=False)

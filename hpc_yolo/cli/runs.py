@@ -132,12 +132,14 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     from hpc_yolo.cli.options import read_overrides
     from hpc_yolo.cli.submit import carry_out
     from hpc_yolo.preflight import preflight
-    from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.spec.load import load_resolved_spec
     from hpc_yolo.submit.plan import make_plan
     from hpc_yolo.submit.weights import with_located_weights
 
     overrides = read_overrides(assignments, {})
-    plans = [make_plan(with_located_weights(load_spec(run.spec, overrides))) for run in map(named_run, written)]
+    plans = [
+        make_plan(with_located_weights(load_resolved_spec(run.spec, overrides))) for run in map(named_run, written)
+    ]
     local = [plan.run.name for plan in plans if plan.executor != "slurm"]
     if len(plans) > 1 and (local or follow):
         raise click.UsageError(f"{local[0] if local else 'each'} is followed to its end: resume one at a time")

@@ -13,6 +13,7 @@ from hpc_yolo.cli.prefixes import GuideCommand
 
 if TYPE_CHECKING:
     from hpc_yolo.cluster.process import ProcessInfo
+    from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import Override
     from hpc_yolo.spec.schema import Spec
 
@@ -49,14 +50,20 @@ def train(
     machine. With SPEC and no launcher it trains alone.
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_spec
     from hpc_yolo.submit.guide import guide_spec, resumed_spec
+    from hpc_yolo.submit.prepare import goes_on_by_itself, run_of
     from hpc_yolo.submit.weights import with_located_weights
 
     process = ProcessInfo.from_env(current_environment())
     overrides = read_overrides(assignments, typed) + read_flags(typed)
     if spec_path is not None and spec_path.is_dir():
         _train_prepared_run(spec_path, overrides)
+        return
+    begun = run_of(spec_path, overrides) if spec_path is not None and resume is None else None
+    if begun is not None and goes_on_by_itself(begun, process):
+        _train_prepared_run(begun.path, [])
         return
     if resume is not None:
         spec = resumed_spec(resume, overrides)
@@ -65,17 +72,21 @@ def train(
     else:
         spec = guide_spec(overrides, process, exist_ok=exist_ok)
     spec = with_located_weights(spec)
+    run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    if goes_on_by_itself(run, process):
+        _train_prepared_run(run.path, [])
+        return
     if process.launcher == "single" and spec_path is None and not spec.train.data_parallel:
         _start_tasks(spec)
     else:
-        _be_a_task(spec, process)
+        _be_a_task(run, spec, process)
 
 
 def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
     """Be a task of the run that `submit` has prepared in directory `path`."""
     from hpc_yolo.errors import RunError, SpecError
     from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.spec.load import load_spec
+    from hpc_yolo.spec.load import load_resolved_spec
 
     run = RunDirectory(path.absolute())
     if not run.exists:
@@ -86,7 +97,7 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
         raise SpecError(
             f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
         )
-    spec = load_spec(run.spec)
+    spec = load_resolved_spec(run.spec)
 
     from hpc_yolo.engine.task import run_task  # imports torch
 
@@ -105,13 +116,11 @@ def _start_tasks(spec: Spec) -> None:
     carry_out(plan, follow=True, wait=False)
 
 
-def _be_a_task(spec: Spec, process: ProcessInfo) -> None:
+def _be_a_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     from hpc_yolo.cli.submit import fetch_with_progress
     from hpc_yolo.engine.task import run_task
-    from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.submit.prepare import prepare_run
 
-    run = RunDirectory(Path(spec.output).absolute() / spec.name)
     if process.rank == 0:
         fetch_with_progress(spec)
         prepare_run(run, spec)

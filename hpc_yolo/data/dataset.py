@@ -96,6 +96,22 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     )
 
 
+def dataset_content(path: Path) -> dict[str, Any]:
+    """Return what the dataset YAML at `path` says, so that it means the same wherever it is written.
+
+    `path:` and the splits become absolute, the names a list.
+
+    Raises:
+        DataError: naming file and key.
+    """
+    content = _read_yaml(path)
+    _require_keys(path, content, ())
+    root = _root(path, content.get("path"))
+    splits = {name: _split_paths(path, name, root, content.get(name)) for name in SPLITS if content.get(name)}
+    absolute = {name: [str(source) for source in sources] for name, sources in splits.items()}
+    return {**content, "path": str(root), **absolute, "names": list(_names(path, content["names"]))}
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)

@@ -15,7 +15,7 @@ from hpc_yolo.doctor.window import stop_window
 from hpc_yolo.errors import ClusterError, HpcYoloError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 NEIGHBOURS = 10  # runs beside a new one that are looked into for save times
@@ -131,7 +131,7 @@ def _network(spec: Spec) -> str:
 
 def _network_of(run: RunDirectory) -> str | None:
     try:
-        return _network(load_spec(run.spec))
+        return _network(load_resolved_spec(run.spec))
     except HpcYoloError:
         return None  # of another version
 

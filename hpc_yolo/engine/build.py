@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_yolo.checkpoint import Progress
-from hpc_yolo.data.dataset import Dataset, load_dataset
+from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
@@ -24,10 +23,10 @@ from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, scan_datase
 from hpc_yolo.engine.resume import read_newest_state
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.fileio import write_atomic
+from hpc_yolo.inputs import keep_inputs, read_inputs
 from hpc_yolo.loss import DetectionLoss, scaled_gains
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
-from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.identity import learned_digest
 from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
 
@@ -43,22 +42,27 @@ def build(
     Raises:
         DataError: the dataset cannot be used.
         CheckpointError: the saved states or the weights cannot be used.
+        RunError: the copies of what the run learns from cannot be used.
         TrainingError: the global batch cannot be split over the ranks.
     """
-    dataset = load_dataset(Path(spec.data), single_cls=spec.train.single_cls)
+    if world.is_main:
+        keep_inputs(run, spec)  # of a run that an earlier version has submitted
+    world.barrier()
+    inputs = read_inputs(run, spec)
+    dataset, hyp = inputs.dataset, inputs.hyperparameters
     indexes = scan_dataset(dataset, world, run, tell)
-    hyp = load_hyperparameters(spec.train)
     if hyp.copy_paste and indexes[0].outlines.is_empty:
         tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
     state = read_newest_state(run, world, tell)
-    origin = network_origin(spec, hyp, state)
+    origin = network_origin(spec, inputs.model, hyp, state)
     digest = learned_digest(spec)
     spec = with_found_batch(spec, origin, dataset.num_classes, world, run, tell)
     require_even_split(spec.train.batch, world.size)
     if spec.train.data_parallel:
         tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
     parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
-    parts.progress.attempt, parts.progress.spec_digest = attempt, digest
+    parts.progress.attempt = attempt
+    parts.progress.spec_digest, parts.progress.inputs_digest = digest, inputs.digest
     settle_gradient_buckets(parts, world.device)
     if state is not None:
         parts.restore(state)

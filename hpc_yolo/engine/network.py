@@ -43,8 +43,13 @@ class Origin:
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 
-def network_origin(spec: Spec, hyp: Hyperparameters, state: TrainingState | None) -> Origin:
+def network_origin(
+    spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None
+) -> Origin:
     """The rows that `state` was saved with; at first those of the model, or of the weights without one.
+
+    Args:
+        model: the rows of `spec.model`.
 
     Raises:
         SpecError: there is no such model.
@@ -54,7 +59,7 @@ def network_origin(spec: Spec, hyp: Hyperparameters, state: TrainingState | None
     if state is not None:
         return Origin(state.description.config, is_new=False)
     weights = read_model_file(Path(spec.weights)) if spec.weights else None
-    config = load_config(spec.model) if spec.model or weights is None else weights.config
+    config = model or (load_config(spec.model) if weights is None else weights.config)
     if hyp.anchors is not None:
         config = {**config, "anchors": round(hyp.anchors)}
     origin = Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)

@@ -76,10 +76,16 @@ class TrainingParts:
                 f"{state.path}: was saved by a run that learns something else",
                 hint="to begin with its weights, name the file under weights: in a new run",
             )
+        if before.inputs_digest not in ("", now.inputs_digest):
+            raise CheckpointError(
+                f"{state.path}: was saved with other hyperparameters, another model or other classes than those in "
+                f"{state.path.parent.parent / 'inputs'}",
+                hint="bring the files there back; to begin with its weights, name the file under weights: in a new run",
+            )
         self.optimizer.zero_grad()
         checkpoint.restore(state, model=self.model, ema=self.ema.model, optimizer=self.optimizer)
         self.progress = before
-        self.progress.attempt = now.attempt
+        self.progress.attempt, self.progress.inputs_digest = now.attempt, now.inputs_digest
         self.loss.anchors.copy_(self.model.head.anchors)
         self.ema.updates = before.ema_updates
         if not math.isfinite(before.best_fitness):  # nothing would ever be better

@@ -14,10 +14,11 @@ from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.errors import CheckpointError
 from hpc_yolo.inference.network import InferenceModel, load_inference_model
+from hpc_yolo.inputs import dataset_yaml
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import load_resolved_spec
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def find_named(path: Path) -> Named:
         weights = found[0]
     if not run.holds_checkpoint(weights):
         return Named(weights)
-    spec = load_spec(run.spec)
-    return Named(weights, Path(spec.data), spec.train.imgsz, spec.train.single_cls)
+    spec = load_resolved_spec(run.spec)
+    return Named(weights, dataset_yaml(run, spec), spec.train.imgsz, spec.train.single_cls)
 
 
 def prepare_subject(

@@ -1,5 +1,6 @@
 """The YOLOv5 family: its blocks (`layers`), its head (`head`) and networks from rows of a config (`family`)."""
 
-from hpc_yolo.models.family import Detector, build_from_config, build_model, load_config, tensor_shapes
+from hpc_yolo.models.family import Detector, build_from_config, build_model, tensor_shapes
+from hpc_yolo.spec.model_config import load_config
 
 __all__ = ["Detector", "build_from_config", "build_model", "load_config", "tensor_shapes"]

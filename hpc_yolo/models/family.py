@@ -6,20 +6,17 @@ repeats and widths are multiplied by `depth_multiple` and `width_multiple`.
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from hpc_yolo.errors import SpecError
 from hpc_yolo.models.config import MAX_WIDTH, PICTURE_CHANNELS, Row, read_activation, read_rows, row_error
 from hpc_yolo.models.head import BOX_AND_OBJECTNESS, Detect
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
-from hpc_yolo.resources import resource_folder
+from hpc_yolo.spec.model_config import load_config, not_a_config
 
 PROBE_PIXELS = 256
 LEAST_PICTURE_STRIDE = 32  # also where a network has smaller ones: sizes and paddings are published with it
@@ -95,22 +92,6 @@ def build_model(model: str | Path, num_classes: int) -> Detector:
     return build_from_config(load_config(model), num_classes, str(model))
 
 
-def load_config(model: str | Path) -> dict[str, Any]:
-    """The rows, multiples and anchors of `model`, as its file says them.
-
-    Raises:
-        SpecError: no such model, or not a file of fields.
-    """
-    path = model_path(model)
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise _not_a_config(str(path), error) from error
-    if not isinstance(config, dict):
-        raise _not_a_config(str(path), TypeError("holds no fields"))
-    return config
-
-
 def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> Detector:
     """The network that `config` describes. `source` names the config in errors.
 
@@ -120,7 +101,7 @@ def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> 
     try:
         return Detector(config, num_classes)
     except MISTAKES as error:
-        raise _not_a_config(source, error) from error
+        raise not_a_config(source, error) from error
 
 
 def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict[str, torch.Size]:
@@ -133,36 +114,8 @@ def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict
         with torch.device("meta"):
             blocks, _, _ = _build_blocks(config, num_classes)
     except MISTAKES as error:
-        raise _not_a_config(source, error) from error
+        raise not_a_config(source, error) from error
     return {f"model.{name}": tensor.shape for name, tensor in blocks.state_dict().items()}
-
-
-def _not_a_config(source: str, error: Exception) -> SpecError:
-    said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-    return SpecError(
-        f"model: {source} is not a model config: {said}",
-        hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
-    )
-
-
-def model_path(model: str | Path) -> Path:
-    """Where the config of `model` is.
-
-    Raises:
-        SpecError: neither a known name nor a file.
-    """
-    folder = resource_folder("configs") / "models"
-    known = folder / f"{model}.yaml"
-    if known.is_file():
-        return known
-    if Path(model).is_file():
-        return Path(model)
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
-    near = difflib.get_close_matches(str(model), names, n=1)
-    raise SpecError(
-        f"model: there is no model {str(model)!r}; there are {', '.join(names)}",
-        hint=f"did you mean {near[0]}?" if near else "name one of them, or a YAML of layers",
-    )
 
 
 def scaled_width(nominal: int, multiple: float, divisor: int = CHANNEL_MULTIPLE) -> int:

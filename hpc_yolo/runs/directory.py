@@ -2,6 +2,7 @@
 
 <output>/<name>/              0700; with output_mode: group 2750 where the umask allows that, and so is all below
 |-- spec.yaml                 submit: the resolved spec, which every attempt reads
+|-- inputs/                   submit: what the run learns from besides: hyperparameters, model, dataset YAML
 |-- origin.json               submit: code version, command line, Python, when
 |-- packages.txt              submit: the environment's packages with their versions
 |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
@@ -49,6 +50,10 @@ class RunDirectory:
     @property
     def spec(self) -> Path:
         return self.path / "spec.yaml"
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs"
 
     @property
     def origin(self) -> Path:

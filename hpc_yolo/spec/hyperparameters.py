@@ -12,7 +12,7 @@ import msgspec
 
 from hpc_yolo.errors import SpecError
 from hpc_yolo.resources import resource_folder
-from hpc_yolo.spec.parse import read_yaml
+from hpc_yolo.spec.parse import Mapping, read_yaml
 from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
 from hpc_yolo.spec.read import SectionReader, describe, field_types
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
@@ -35,6 +35,25 @@ def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
     reader = SectionReader({})
     tree = read_yaml(path, reader.problems)
     return reader.read(tree, Hyperparameters, "", Place(str(path), 1, 1)), reader.problems
+
+
+def written_hyperparameters(path: Path) -> dict[str, float | None]:
+    """Return the numbers that the file at `path` itself says, by name: not those that it leaves at their defaults.
+
+    Raises:
+        SpecError: the file is wrong.
+    """
+    reader = SectionReader({})
+    tree = read_yaml(path, reader.problems)
+    hyp = reader.read(tree, Hyperparameters, "", Place(str(path), 1, 1))
+    if reader.problems:
+        raise SpecError(format_problems(reader.problems))
+    return {name: getattr(hyp, name) for name in tree.keys} if isinstance(tree, Mapping) else {}
+
+
+def own_hyperparameter_file(train: TrainSpec) -> Path | None:
+    """Return the file that `train.hyp` names; None for a set that comes with the package."""
+    return None if train.hyp in hyperparameter_names() else Path(train.hyp)
 
 
 def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[Finding]:

@@ -44,8 +44,28 @@ def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
     return spec
 
 
-def check_spec(path: Path | None, overrides: ListLike[Override] = ()) -> tuple[Spec, list[Problem]]:
-    """(the spec, what is wrong with it); with problems the spec has stand-ins and is of no use."""
+def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
+    """Return the spec that `dump_spec` wrote to `path`, with `overrides` on top; files that it names are not read.
+
+    A run has copies of what it learns from, and goes on with them whatever has become of the files.
+
+    Raises:
+        SpecError: with all that is wrong.
+    """
+    spec, problems = check_spec(path, overrides, reads_files=False)
+    if problems:
+        raise SpecError(format_problems(problems))
+    return spec
+
+
+def check_spec(
+    path: Path | None, overrides: ListLike[Override] = (), *, reads_files: bool = True
+) -> tuple[Spec, list[Problem]]:
+    """(the spec, what is wrong with it); with problems the spec has stand-ins and is of no use.
+
+    Args:
+        reads_files: look into the file of hyperparameters, too.
+    """
     reader = SectionReader(known_fields())
     root = Place("command line") if path is None else Place(str(path), 1, 1)
     tree = None if path is None else read_yaml(path, reader.problems)
@@ -56,7 +76,8 @@ def check_spec(path: Path | None, overrides: ListLike[Override] = ()) -> tuple[S
     if unreadable:
         return Spec(name="", model="", data=""), reader.problems
     spec = reader.read(tree, Spec, "", root)
-    for finding in (*rules.findings(spec), *hyperparameter_findings(spec.train, folder)):
+    in_files = hyperparameter_findings(spec.train, folder) if reads_files else ()
+    for finding in (*rules.findings(spec), *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             place = _place_of(finding.field, tree, reader, root)

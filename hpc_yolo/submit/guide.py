@@ -15,7 +15,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.device import read_device
-from hpc_yolo.spec.load import Override, load_spec
+from hpc_yolo.spec.load import Override, check_spec, load_resolved_spec
+from hpc_yolo.spec.problems import format_problems
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.submit.names import agreed_name
 from hpc_yolo.submit.plan import visible_gpus
@@ -45,7 +46,10 @@ def guide_spec(
     fields = {"executor": cluster.executor, "nodes": cluster.nodes, "gpus_per_node": cluster.gpus_per_node}
     fields["tasks_per_node"] = cluster.num_tasks_per_node
     tasks = [Override(f"cluster.{field}", str(value), f"--device {device}") for field, value in fields.items()]
-    spec = load_spec(None, [*defaults, *tasks, *overrides])
+    # A job that was queued again goes on with what its run has kept of the files.
+    spec, problems = check_spec(None, [*defaults, *tasks, *overrides], reads_files=process.attempt == 1)
+    if problems:
+        raise SpecError(format_problems(problems))
     if spec.train.sync_bn and spec.world_size == 1:
         raise SpecError(
             "--sync-bn: batch normalisation over several tasks, and there is one",
@@ -82,7 +86,7 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
         RunError: there is no such run, or nothing is left to do.
     """
     run = _run_around(Path(where)) if where else newest_run(RUNS_FOLDER)
-    spec = load_spec(run.spec, overrides)
+    spec = load_resolved_spec(run.spec, overrides)
     ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
     if ends and ends[-1].outcome == AttemptEnded.FINISHED and ends[-1].epoch >= spec.train.epochs:
         raise RunError(

@@ -22,7 +22,7 @@ from hpc_yolo.fileio import write_atomic
 from hpc_yolo.queueing import queue_script
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, last_chain
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.submit.plan import Plan
 from hpc_yolo.submit.prepare import prepare_run
 
@@ -40,7 +40,7 @@ class TrainingJob:
         from hpc_yolo.engine.task import run_task  # imports torch: only in the task
 
         run = RunDirectory(Path(self.run_directory))
-        run_task(run, load_spec(run.spec))
+        run_task(run, load_resolved_spec(run.spec))
 
 
 @dataclass(frozen=True)

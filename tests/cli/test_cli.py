@@ -15,6 +15,7 @@ from hpc_yolo.cli.commands import COMMANDS
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cli.options import read_overrides
 from hpc_yolo.errors import HpcYoloError, SpecError
+from hpc_yolo.inputs import are_kept
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
 from hpc_yolo.runs.failures import Failure, write_failure
@@ -81,16 +82,25 @@ def test_the_printed_schema_is_json():
 
 
 def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submit(spec, monkeypatch):
+    (spec.parent / "data.yaml").write_text("train: a\nval: b\nnames: [cat]\n")
     options = ("--nodes", "4", "--set", "train.epochs=3", "--set", "cluster.setup=[true]")
     output = run_cli("render", spec, *options).stdout
     assert "#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4" in output
     run = RunDirectory(spec.parent / "runs" / "run")
     assert load_spec(run.spec).train.epochs == 3
+    assert are_kept(run)
     assert f"-m hpc_yolo train {run.path}\n" in output
     overrides = read_overrides(("train.epochs=3", "cluster.setup=[true]"), {"nodes": "4"})
     assert output == slurm_plan(load_spec(spec, overrides), "", {}).script
     monkeypatch.setenv("PATH", str(spec.parent))
     assert run_cli("render", spec, *options).stdout == output
+
+
+def test_render_of_a_dataset_that_only_compute_nodes_see_leaves_the_copies_to_the_job(spec):
+    result = run_cli("render", spec)
+    assert result.exit_code == 0
+    assert "data.yaml is not there; the job's first start copies what the run learns from" in result.stderr
+    assert not are_kept(RunDirectory(spec.parent / "runs" / "run"))
 
 
 def test_render_refuses_what_bash_cannot_read(spec):

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -415,3 +416,47 @@ def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(atte
     weights = {name: tensor for name, tensor in state_of(tmp_path / "old").items() if not name.startswith("gradient.")}
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     assert read_state(state_paths(tmp_path / "old")[0]).progress.best_epoch >= 0
+
+
+def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_path):
+    """A file that was edited between two attempts of a run, or is gone, does not change what it learns."""
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.01\nwarmup_epochs: 0\n")
+    assert attempt("whole", hyp=str(hyp)) == 0
+    assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
+    hyp.write_text("lr0: 0.5\nwarmup_epochs: 0\n")
+    assert attempt("stopped", stop_after=4, hyp=str(hyp)) == signal.SIGTERM
+    hyp.unlink()
+    assert attempt("stopped", hyp=str(hyp)) == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("spoil_copies", ["edited", "removed"])
+def test_a_state_does_not_go_on_with_other_copies_of_what_it_learned_from(attempt, tmp_path, spoil_copies):
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.01\n")
+    assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
+    inputs = tmp_path / "stopped" / "inputs"
+    if spoil_copies == "edited":
+        copy = inputs / "hyperparameters.yaml"
+        copy.write_text(copy.read_text().replace("lr0: 0.01", "lr0: 0.5"))
+    else:
+        shutil.rmtree(inputs)
+        hyp.write_text("lr0: 0.5\n")
+    with pytest.raises(CheckpointError, match="was saved with other hyperparameters") as caught:
+        attempt("stopped", hyp=str(hyp))
+    assert str(inputs) in caught.value.message
+
+
+def test_a_run_of_an_earlier_version_without_copies_goes_on(attempt, tmp_path):
+    assert attempt("old", stop_after=2) == signal.SIGTERM
+    shutil.rmtree(tmp_path / "old" / "inputs")
+    for path in state_paths(tmp_path / "old"):
+        tensors, texts = read_file(path)
+        progress = json.loads(texts["progress"])
+        del progress["inputs_digest"]
+        write_file(path, tensors, {"description": texts["description"], "progress": json.dumps(progress)})
+    assert attempt("old") == 0
+    assert read_state(state_paths(tmp_path / "old")[0]).progress.inputs_digest, "from here on it is known"

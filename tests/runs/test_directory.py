@@ -46,7 +46,9 @@ def test_a_run_directory_is_recognised_by_what_only_it_has(files, is_run, tmp_pa
 
 def test_a_prepared_run_is_recognised_before_its_first_attempt(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    prepare_run(run, Spec(name="run", model="yolov5n", data="data.yaml"))
+    data = tmp_path / "data.yaml"
+    data.write_text("train: a\nval: b\nnames: [cat]\n")
+    prepare_run(run, Spec(name="run", model="yolov5n", data=str(data)))
     assert run.exists
 
 

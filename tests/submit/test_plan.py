@@ -177,6 +177,7 @@ def test_numbers_of_one_and_of_many_are_worded_so(tmp_path, cluster, batch, word
 )
 def test_a_run_may_go_on_elsewhere_and_longer_but_not_learn_something_else(tmp_path, changes, words):
     run = RunDirectory(tmp_path / "runs" / "run")
+    (tmp_path / "data.yaml").write_text("train: a\nval: b\nnames: [cat]\n")
     # In YAML the name of the model is checked, so a whole spec is stored as submit stores it.
     prepare_run(run, msgspec.structs.replace(spec_of(tmp_path), data=str(tmp_path / "data.yaml")))
     changed = msgspec.structs.replace(spec_of(tmp_path, **changes), data=str(tmp_path / "data.yaml"))

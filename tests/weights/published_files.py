@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from hpc_yolo.models import build_model
-from hpc_yolo.models.family import model_path
+from hpc_yolo.spec.model_config import model_path
 
 BLOCKS = {"Conv": "Conv", "C3": "C3", "Bottleneck": "Bottleneck", "SPPF": "SPPF", "Concat": "Concat"}
 

@@ -94,7 +94,7 @@ def test_a_run_says_how_many_tensors_it_begins_with(tmp_path, model, hyp, kept):
     """Anchors of the weights are taken unless the network or its anchors were named."""
     write_published(tmp_path / "w.pt", names=[str(number) for number in range(80)])
     spec = spec_with(tmp_path / "w.pt", model=model, train={"hyp_overrides": hyp})
-    origin = network_origin(spec, load_hyperparameters(spec.train), None)
+    origin = network_origin(spec, None, load_hyperparameters(spec.train), None)
     told = []
     network = build_network(spec, origin, 3, torch.device("cpu"), told.append)
     assert told == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=349)]

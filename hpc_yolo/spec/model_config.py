@@ -1,0 +1,57 @@
+"""Where the config of a model is, and what it says; what its rows mean is in `models/`. Needs no torch."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpc_yolo.errors import SpecError
+from hpc_yolo.resources import resource_folder
+
+
+def load_config(model: str | Path) -> dict[str, Any]:
+    """Return the rows, multiples and anchors of `model`, as its file says them.
+
+    Raises:
+        SpecError: no such model, or not a file of fields.
+    """
+    path = model_path(model)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise not_a_config(str(path), error) from error
+    if not isinstance(config, dict):
+        raise not_a_config(str(path), TypeError("holds no fields"))
+    return config
+
+
+def model_path(model: str | Path) -> Path:
+    """Return where the config of `model` is.
+
+    Raises:
+        SpecError: neither a known name nor a file.
+    """
+    folder = resource_folder("configs") / "models"
+    known = folder / f"{model}.yaml"
+    if known.is_file():
+        return known
+    if Path(model).is_file():
+        return Path(model)
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    near = difflib.get_close_matches(str(model), names, n=1)
+    raise SpecError(
+        f"model: there is no model {str(model)!r}; there are {', '.join(names)}",
+        hint=f"did you mean {near[0]}?" if near else "name one of them, or a YAML of layers",
+    )
+
+
+def not_a_config(source: str, error: Exception) -> SpecError:
+    """Return the error for a config that makes no sense; `source` names it."""
+    said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return SpecError(
+        f"model: {source} is not a model config: {said}",
+        hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
+    )
