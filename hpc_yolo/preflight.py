@@ -237,8 +237,8 @@ def require_accepted(spec: Spec, refusal: ClusterError) -> None:
         raise refusal from None
 
 
-def estimate_start(script: str, *, run: Run = run_command) -> StartEstimate:
-    """Return when and where Slurm would start `script`; nothing is queued.
+def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
+    """Return when and where Slurm would start `script`, given sbatch's `options`; nothing is queued.
 
     Raises:
         ClusterError: Slurm would refuse it, or does not answer.
@@ -246,7 +246,7 @@ def estimate_start(script: str, *, run: Run = run_command) -> StartEstimate:
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
         file.write(script)
         file.flush()
-        return scheduler.estimate_start(Path(file.name), run=run)
+        return scheduler.estimate_start(Path(file.name), options, run=run)
 
 
 def loss_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:

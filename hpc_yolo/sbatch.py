@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpc_yolo.quantities import parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
@@ -109,7 +109,7 @@ def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) ->
         "qos": cluster.qos,
         "constraint": cluster.constraint,
         "exclude": cluster.excluded or None,
-        "requeue" if cluster.requeue == "requeue" else "no-requeue": True,
+        **requeue_options(cluster.requeue),
         "open-mode": "append",
         "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster, save_times)}",
         "output": log,
@@ -117,6 +117,13 @@ def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) ->
     for name, value in cluster.sbatch.items():
         options[name] = ",".join(value) if isinstance(value, list) else value
     return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def requeue_options(mode: str) -> dict[str, str | bool | None]:
+    """Return the sbatch option of a way to go on after an interruption; auto is decided at submission."""
+    if mode == "expedite":
+        return {"requeue": "expedite"}
+    return {"requeue" if mode in ("auto", "requeue") else "no-requeue": True}
 
 
 def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
@@ -159,9 +166,12 @@ def srun_words(cluster: ClusterSpec) -> list[str]:
     ]
 
 
-def flag_lines(options: dict[str, str | bool]) -> list[str]:
-    """`options` as #SBATCH lines."""
-    return [
-        f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
-        for name, value in options.items()
-    ]
+def flag_lines(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return `options` as #SBATCH lines."""
+    words = (word.partition("=") for word in option_words(options))
+    return [f"#SBATCH {name}{equals}{shlex.quote(value) if equals else ''}" for name, equals, value in words]
+
+
+def option_words(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return `options` as words of a command line."""
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]

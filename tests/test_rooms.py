@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "quantities", "fileio", "resources", "text"},
     {"spec", "runs", "cluster"},
     {"sbatch", "preemption", "lease", "queueing"},
-    {"successor"},
+    {"successor", "causes"},
     {"boxes", "batches", "distributed", "doctor", "requeue", "control"},
     {"models", "data", "loss", "evaluation", "checkpoint"},
     {"weights", "plots", "inputs"},

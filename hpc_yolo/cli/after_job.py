@@ -40,7 +40,8 @@ def after_job(
     from hpc_yolo.submit.failed_setup import conclude_failed_setup
     from hpc_yolo.submit.prepare import run_of
 
-    if exit_code == 0 and setup_record is None:
+    process = ProcessInfo.alone(current_environment())
+    if exit_code == 0 and process.attempt == 1 and setup_record is None:
         return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
@@ -50,7 +51,6 @@ def after_job(
     else:
         spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    process = ProcessInfo.alone(current_environment())
     if setup_record is not None:
         sys.exit(conclude_failed_setup(run, spec, process, setup_record, exit_code))
     sys.exit(conclude_job(run, spec, process, exit_code))

@@ -45,7 +45,7 @@ def submit(
     """
     from hpc_yolo.cluster import scheduler
     from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit.plan import make_plan
+    from hpc_yolo.submit.plan import make_plan, plan_at_site
     from hpc_yolo.submit.weights import with_located_weights
 
     overrides = read_overrides(assignments, shortcuts)
@@ -57,6 +57,8 @@ def submit(
         scheduler.require_available()
     slurm = scheduler.probe() if is_slurms and dry_run else None
     answers = slurm is None or slurm.available
+    if is_slurms and answers:
+        plan = plan_at_site(plan)
     warnings = preflight(plan.spec, plan.run, for_slurm=is_slurms, ask_slurm=answers)
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
@@ -77,7 +79,8 @@ def start_of(plan: Plan) -> tuple[str, bool]:
 
     assert plan.script is not None
     try:
-        estimate = estimate_start(plan.script, run=scheduler.with_sbatch_variables(plan.variables))
+        sbatch = scheduler.with_sbatch_variables(plan.variables)
+        estimate = estimate_start(plan.script, plan.sbatch_options, run=sbatch)
     except SchedulerUnavailable as error:
         return f"not known: {error.message}", False
     except ClusterError as refusal:

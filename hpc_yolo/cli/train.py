@@ -98,10 +98,24 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
             f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
         )
     spec = load_resolved_spec(run.spec)
+    if _leave_finished_run(run):
+        return
 
     from hpc_yolo.engine.task import run_task  # imports torch
 
     run_task(run, spec)
+
+
+def _leave_finished_run(run: RunDirectory) -> bool:
+    """Whether this task belongs to an extra start of a job that has finished `run`; says so."""
+    from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.requeue import is_extra_start
+
+    process = ProcessInfo.from_env(current_environment())
+    if not is_extra_start(run, process):
+        return False
+    click.echo(f"{run.name} is finished; start {process.attempt} of job {process.job_id} has nothing to do")
+    return True
 
 
 def _start_tasks(spec: Spec) -> None:
@@ -118,7 +132,11 @@ def _start_tasks(spec: Spec) -> None:
 
 def _be_a_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     from hpc_yolo.cli.submit import fetch_with_progress
-    from hpc_yolo.engine.task import run_task
+
+    if _leave_finished_run(run):
+        return
+
+    from hpc_yolo.engine.task import run_task  # imports torch
     from hpc_yolo.submit.prepare import prepare_run
 
     if process.rank == 0:

@@ -19,12 +19,14 @@ from hpc_yolo.cluster.sbatch_variables import PREFIX as SBATCH_PREFIX
 from hpc_yolo.cluster.slurm_output import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
+    STEP_FORMAT,
     UNKNOWN,
     BatchJob,
     JobRecord,
     JobState,
     SchedulerProbe,
     StartEstimate,
+    StepUsage,
     complaint,
     parse_batch_job,
     parse_comments,
@@ -34,6 +36,7 @@ from hpc_yolo.cluster.slurm_output import (
     parse_ping,
     parse_sacct,
     parse_squeue,
+    parse_step_usage,
     parse_test_only,
 )
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
@@ -184,6 +187,25 @@ def requeue(job_id: str, *, run: Run = run_command) -> None:
         ClusterError: Slurm refuses, for instance a job that was submitted with --no-requeue.
     """
     _ask(["scontrol", "requeue", job_id], CHANGE_TIMEOUT_S, run)
+
+
+def set_requeue(job_id: str, *, allowed: bool, run: Run = run_command) -> None:
+    """Say whether Slurm may start a job anew.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
+    _ask(["scontrol", "update", f"JobId={job_id}", f"Requeue={int(allowed)}"], CHANGE_TIMEOUT_S, run)
+
+
+def step_usage(job_id: str, *, run: Run = run_command) -> StepUsage:
+    """What accounting knows of the steps of a job's last start.
+
+    Raises:
+        ClusterError: no accounting, or no answer.
+    """
+    words = ["sacct", "--noheader", "--parsable2", f"--jobs={job_id}", f"--format={STEP_FORMAT}"]
+    return parse_step_usage(_ask(words, QUERY_TIMEOUT_S, run))
 
 
 def job_states(

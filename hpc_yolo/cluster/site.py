@@ -20,6 +20,8 @@ Default = TypeVar("Default", int, None)
 ANSWER_TIMEOUT_S = 2.0
 DEFAULT_CRED_EXPIRE_S = 120
 DEFAULT_MAX_REQUEUES = 5
+CHAIN_WAIT_S = 10  # within which a successor has been seen to start, once nodes are free
+NO_EXPEDITE = "needs Slurm 25.11 or newer with enable_expedited_requeue in SlurmctldParameters, which is not so here"
 LEAST_KILL_WAIT_S = 5  # Slurm waits at least this long between SIGTERM and SIGKILL, whatever KillWait says
 
 
@@ -29,8 +31,9 @@ class SiteSettings:
 
     Attributes:
         kill_wait_s: from SIGTERM to SIGKILL.
-        cred_expire_s: how long a requeued job waits at most before it may start again.
-        job_requeue: whether a job that says nothing may be requeued.
+        requeue_wait_s: how long a requeued job waits at most before it may start again.
+        requeue_wait_name: the setting that says so.
+        expedites: whether jobs may ask to be requeued without that wait (since 25.11).
         preempt_type: none, partition_prio or qos.
         preempt_mode: in capitals, such as REQUEUE, CANCEL, OFF or GANG,SUSPEND.
         sends_user_signal: a preempted job gets the signal of --signal in place of SIGTERM.
@@ -42,8 +45,9 @@ class SiteSettings:
 
     version: str
     kill_wait_s: int
-    cred_expire_s: int
-    job_requeue: bool
+    requeue_wait_s: int
+    requeue_wait_name: str
+    expedites: bool
     preempt_type: str
     preempt_mode: str
     sends_user_signal: bool
@@ -53,6 +57,15 @@ class SiteSettings:
     has_accounting: bool
     submit_plugins: str
     max_requeues: int
+
+
+@dataclass(frozen=True)
+class RequeueChoice:
+    """How an interrupted run goes on, after how many seconds its job may start again (None: not known), and why."""
+
+    mode: str
+    wait_s: int | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,22 @@ def qos_limits(*, run: Run = run_command) -> dict[str, QosLimits]:
     return parse_qos_limits(scheduler.shown_qos(ANSWER_TIMEOUT_S, run=run))
 
 
+def choose_requeue(wanted: str, settings: SiteSettings | None) -> RequeueChoice:
+    """Return how an interrupted run goes on here, given `cluster.requeue` and the site's settings, None: not known."""
+    if settings is None:
+        return RequeueChoice("requeue" if wanted == "auto" else wanted, None, "the settings of Slurm are not known")
+    waits = f"a requeued job waits up to {settings.requeue_wait_s} s ({settings.requeue_wait_name})"
+    if wanted == "off":
+        return RequeueChoice("off", None, "as the spec says")
+    if wanted == "expedite" or (wanted == "auto" and settings.expedites):
+        return RequeueChoice("expedite", 0, "a requeued job starts again without waiting (enable_expedited_requeue)")
+    if wanted == "chain":
+        return RequeueChoice("chain", CHAIN_WAIT_S, "a successor waits in the queue")
+    if wanted == "auto" and settings.requeue_wait_s > CHAIN_WAIT_S:
+        return RequeueChoice("chain", CHAIN_WAIT_S, f"a successor waits in the queue, and starts sooner: {waits}")
+    return RequeueChoice("requeue", settings.requeue_wait_s, waits)
+
+
 def chosen_partition(wanted: str | None, found: Mapping[str, Partition]) -> Partition | None:
     """The partition `wanted`, or the default one where nothing is said; None where the site has no default.
 
@@ -145,12 +174,15 @@ def parse_site_settings(text: str) -> SiteSettings:
         raise ClusterError(f"scontrol shows no configuration: {text.strip()[:200] or 'nothing'}")
     # Where a site wants the user's signal at preemption moved between versions of Slurm.
     parameters = f"{config.get('PreemptParameters', '')},{config.get('SlurmctldParameters', '')}"
+    requeue_delay_s = _whole_after("requeue_delay=", config.get("SchedulerParameters", ""), None)  # since 25.11
+    cred_expire_s = _whole_after("cred_expire=", config.get("AuthInfo", ""), DEFAULT_CRED_EXPIRE_S)
     preempt_type = config.get("PreemptType", "").removeprefix("preempt/")
     return SiteSettings(
         version=config.get("SLURM_VERSION", ""),
         kill_wait_s=_whole(config["KillWait"], 30),
-        cred_expire_s=_whole_after("cred_expire=", config.get("AuthInfo", ""), DEFAULT_CRED_EXPIRE_S),
-        job_requeue=_whole(config.get("JobRequeue", ""), 1) != 0,
+        requeue_wait_s=cred_expire_s if requeue_delay_s is None else requeue_delay_s,
+        requeue_wait_name="cred_expire" if requeue_delay_s is None else "requeue_delay",
+        expedites="enable_expedited_requeue" in config.get("SlurmctldParameters", "").lower(),
         preempt_type="none" if preempt_type in ("", "(null)") else preempt_type,
         preempt_mode=config.get("PreemptMode", "OFF").upper(),
         sends_user_signal="send_user_signal" in parameters.lower(),
@@ -195,7 +227,7 @@ def _whole(text: str, otherwise: Default) -> int | Default:
     return int(match[0]) if match else otherwise
 
 
-def _whole_after(word: str, text: str, otherwise: int) -> int:
+def _whole_after(word: str, text: str, otherwise: Default) -> int | Default:
     _, found, rest = text.partition(word)
     return _whole(rest, otherwise) if found else otherwise
 

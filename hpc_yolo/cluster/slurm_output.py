@@ -32,6 +32,7 @@ ON_NODES_STATES = frozenset(
 
 SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTime:.32|,TimeLeft:.24|,exit_code:.12|"
 SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
+STEP_FORMAT = "JobID,State,ExitCode,MaxRSS"
 
 # Fields of `scontrol show job` that an option of sbatch set.
 _SETTINGS = {
@@ -97,16 +98,30 @@ class JobState:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What the controller holds of a job that is not over. `restarts`: how often it was put back into the queue."""
+    """What the controller holds of a job that is not over.
+
+    Attributes:
+        restarts: how often it was put back into the queue.
+        is_at_limit: Slurm ends it because its time is up.
+    """
 
     state: str
     restarts: int
     is_being_preempted: bool
+    is_at_limit: bool = False
 
     @property
     def is_running(self) -> bool:
         """Whether its tasks may go on; not so once it is cancelled or back in the queue."""
         return self.state == "RUNNING"
+
+
+@dataclass(frozen=True)
+class StepUsage:
+    """What accounting knows of a job's steps. `peak_bytes`: of the task that took most; None where nobody measures."""
+
+    is_out_of_memory: bool = False
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,16 @@ def parse_earlier_states(text: str) -> list[str]:
     return [state for fields in _rows(text, 2) if (state := _first_word(fields[1])) in ended]
 
 
+def parse_step_usage(text: str) -> StepUsage:
+    """Read sacct's lines in `STEP_FORMAT`: step | state | code:signal | peak of its largest task, such as 95608K."""
+    rows = [fields for fields in _rows(text, 4) if "." in fields[0]]
+    peaks = [_bytes(fields[3]) for fields in rows]
+    return StepUsage(
+        is_out_of_memory=any(_first_word(fields[1]) == "OUT_OF_MEMORY" or fields[2] == "0:125" for fields in rows),
+        peak_bytes=max((peak for peak in peaks if peak), default=None),
+    )
+
+
 def parse_job_record(text: str) -> JobRecord:
     """Read `scontrol --oneliner show job`.
 
@@ -179,6 +204,7 @@ def parse_job_record(text: str) -> JobRecord:
         state=fields["JobState"] or UNREADABLE,
         restarts=int(restarts) if restarts.isdecimal() else 0,
         is_being_preempted=fields.get("PreemptTime", "")[:1].isdigit(),
+        is_at_limit=fields.get("Reason") == "TimeLimit",
     )
 
 
@@ -346,6 +372,12 @@ def _sacct_job(fields: list[str]) -> JobState:
 
 def _with_exit(job: JobState, exit_text: str) -> JobState:
     return JobState(job.job_id, job.state, job.reason, job.nodes, job.start, None, *parse_exit(exit_text))
+
+
+def _bytes(text: str) -> int | None:
+    """Bytes in an amount such as 95608K or 1.5G; None where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)", text)
+    return None if match is None else int(float(match[1]) * 1024 ** " KMGTP".index(match[2] or " "))
 
 
 def _first_word(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from hpc_yolo import sbatch
+from hpc_yolo.cluster import site
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
 from hpc_yolo.doctor.window import StopWindow, stop_window
 from hpc_yolo.quantities import counted, format_time, parse_limit_s
@@ -17,7 +18,6 @@ from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 SAVE_SHARE = 0.4  # of the seconds that a preempted job has; the rest is for steps, a slow moment of the disk, Slurm
 STEPS_TO_STOP = 2  # the step under way, and the one in which the ranks agree
-SHORT_WAIT_S = 30
 NOT_MEASURED = "not measured yet; the state of yolov5s (86 MB) took 0.15 s on a local disk"
 
 
@@ -52,7 +52,6 @@ class Measured:
 def site_findings(settings: SiteSettings, cluster: ClusterSpec) -> Iterator[Finding]:
     """What holds in all partitions of the site, for a job as `cluster` asks for it."""
     yield _requeue(settings, cluster)
-    yield _wait(settings, cluster)
     yield _launches(settings)
     yield _lost_node(settings)
     yield _dead_rank(settings)
@@ -71,7 +70,7 @@ def run_findings(
 ) -> Iterator[Finding]:
     """What becomes of a job of `spec` in `partition` (None: not known) when it is interrupted."""
     window = stop_window(settings, partition, qos)
-    yield preemption(window, partition, spec.cluster)
+    yield preemption(window, partition, site.choose_requeue(spec.cluster.requeue, settings).mode)
     yield _save(window, spec, measured)
     if partition is not None:
         yield _limit(partition, spec.cluster, measured)
@@ -115,8 +114,8 @@ def is_over(time: str, partition: Partition) -> bool:
     return partition.max_time_s is not None and (limit_s is None or limit_s > partition.max_time_s)
 
 
-def preemption(window: StopWindow, partition: Partition | None, cluster: ClusterSpec) -> Finding:
-    """What a preempted job has, and what becomes of it."""
+def preemption(window: StopWindow, partition: Partition | None, mode: str) -> Finding:
+    """What a preempted job has, and what becomes of it. `mode`: how an interrupted run goes on."""
     where = f"partition {partition.name}" if partition is not None else "here"
     ok = Finding(level=Finding.OK, what="preemption", seen=f"{where}: a preempted job has {window.sum_words}")
     if not window.is_sure:
@@ -129,11 +128,11 @@ def preemption(window: StopWindow, partition: Partition | None, cluster: Cluster
     if window.mode == "suspend":
         why = "it keeps its memory and goes on later where it was; nothing is saved, and nothing needs to be"
         return replace_finding(ok, level=Finding.NOTE, seen=f"{where}: a preempted job is suspended", why=why)
-    if cluster.requeue == "off":
+    if mode == "off":
         why = "it saves and ends there, as cluster.requeue is off"
-        advice = "submit again to go on, or write cluster.requeue: requeue"
+        advice = "submit again to go on, or write cluster.requeue: auto"
         return replace_finding(ok, level=Finding.NOTE, why=why, advice=advice)
-    if cluster.requeue == "chain":
+    if mode == "chain":
         return replace_finding(ok, why=ok.why or "it saves and ends, and the job that waits in its chain goes on")
     if window.mode == "cancel":
         # Without grace the job is COMPLETING from the first signal on, as a cancelled one is.
@@ -232,38 +231,36 @@ def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None
 
 
 def _requeue(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
-    """Whether a job may be put back into the queue."""
-    ok = Finding(level=Finding.OK, what="requeue", seen=f"JobRequeue={int(settings.job_requeue)}")
-    if cluster.requeue != "requeue":
-        return replace_finding(ok, why=f"not asked for: cluster.requeue is {cluster.requeue}")
-    why = "jobs ask for it themselves with --requeue"
+    """How an interrupted run goes on, and after how many seconds."""
+    choice = site.choose_requeue(cluster.requeue, settings)
+    chosen = f"{choice.mode} (cluster.requeue is auto)" if cluster.requeue == "auto" else choice.mode
+    ok = Finding(level=Finding.OK, what="requeue", seen=f"an interrupted run goes on by {chosen}", why=choice.why)
+    if choice.mode == "off":
+        return replace_finding(ok, seen="an interrupted run ends: cluster.requeue is off", why="")
+    if choice.mode == "chain":
+        return ok
+    if choice.mode == "expedite" and not settings.expedites:
+        advice = "cluster.requeue: auto takes what comes back soonest here"
+        return replace_finding(ok, level=Finding.WARNING, why=f"it {site.NO_EXPEDITE}", advice=advice)
     if settings.submit_plugins:
         return replace_finding(
             ok,
             level=Finding.NOTE,
-            seen=f"{ok.seen}, and jobs pass the site's {settings.submit_plugins} plugin when they are submitted",
-            why=f"{why}, which such a program may take away",
+            why=f"{choice.why}; the site's {settings.submit_plugins} plugin may take --requeue away from a job",
             advice="if scontrol show job has Requeue=0, write cluster.requeue: chain, which needs none",
         )
-    return replace_finding(ok, why=why)
-
-
-def _wait(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
-    """How long a requeued job waits."""
-    seen = f"a requeued job waits up to {settings.cred_expire_s} s before it may start (cred_expire)"
-    if settings.cred_expire_s <= SHORT_WAIT_S or cluster.requeue != "requeue":
-        return Finding(level=Finding.OK, what="waiting", seen=seen)
-    why = "the nodes may be idle meanwhile"
-    advice = "cluster.requeue: chain does not wait; a smaller cred_expire is the site's to set (AuthInfo in slurm.conf)"
-    return Finding(level=Finding.NOTE, what="waiting", seen=seen, why=why, advice=advice)
+    if settings.requeue_wait_s > site.CHAIN_WAIT_S and choice.mode == "requeue":
+        advice = "cluster.requeue: auto or chain does not wait so long"
+        return replace_finding(ok, level=Finding.NOTE, why=f"{choice.why}; nodes may be idle meanwhile", advice=advice)
+    return ok
 
 
 def _launches(settings: SiteSettings) -> Finding:
     return Finding(
         level=Finding.OK,
         what="launches",
-        seen=f"after {settings.max_requeues} launches that fail Slurm holds a job",
-        why="it then waits with the reason JobHoldMaxRequeue, which hpc-yolo status shows; scontrol release frees it",
+        seen=f"after Slurm itself has queued a job again {settings.max_requeues} times, it holds the job",
+        why="what hpc-yolo asks for does not count; hpc-yolo status shows the reason, scontrol release frees the job",
     )
 
 

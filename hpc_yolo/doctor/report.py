@@ -97,7 +97,8 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
     qos, findings = _qos(settings, cluster)
     if spec is None:
         chosen = partitions
-        findings += [preemption(stop_window(settings, row, qos), row, cluster) for row in partitions.values()]
+        mode = site.choose_requeue(cluster.requeue, settings).mode
+        findings += [preemption(stop_window(settings, row, qos), row, mode) for row in partitions.values()]
     else:
         wanted = site.chosen_partitions(cluster.partitions, partitions)
         chosen = {partition.name: partition for partition in wanted}

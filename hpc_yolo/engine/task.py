@@ -20,6 +20,7 @@ import cv2
 import msgspec
 import torch
 
+from hpc_yolo.causes import decide, is_idle, lost_attempt, slurm_requeues, stop_cause
 from hpc_yolo.cluster.local import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
@@ -32,23 +33,14 @@ from hpc_yolo.engine.watchdog import Watchdog
 from hpc_yolo.errors import CancelledError, ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
-from hpc_yolo.requeue import (
-    decide,
-    end_of_lost_attempt,
-    job_of,
-    lost_attempt,
-    queue_again,
-    slurm_job_id,
-    slurm_requeues,
-    stop_cause,
-)
+from hpc_yolo.requeue import end_for_good, end_of_lost_attempt, job_of, queue_again, requeue_mode, slurm_job_id
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.runs.lines import event_line, last_step
+from hpc_yolo.runs.lines import event_line
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.successor import cancel_successor, cancelled_predecessor, ensure_successor, predecessor
+from hpc_yolo.successor import cancelled_predecessor, ensure_successor, predecessor
 
 LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
 LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)")
@@ -130,7 +122,8 @@ def train_with_lease(
     """As `train_attempt`; `lease` and `files` are rank 0's."""
     device = choose_device(spec.train.device, process)
     journal = None if lease is None else open_journal(run, spec, process, lease, files)
-    if journal is not None and spec.cluster.requeue == "chain" and (job_id := slurm_job_id(process)) is not None:
+    job_id = slurm_job_id(process)
+    if journal is not None and job_id is not None and requeue_mode(run, process, spec.cluster) == "chain":
         queue_successor(run, process, job_id, journal)
     with connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
@@ -181,9 +174,9 @@ def open_journal(
 
     events = read_events(run.journal)
     if (lost := lost_attempt(events)) is not None:
-        ended = end_of_lost_attempt(lost, last_step(events))
+        ended = end_of_lost_attempt(lost, events)
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
-        decision = decide(ended.cause, events, spec.cluster)
+        decision = decide(ended.cause, events, spec.cluster, is_idle=ended.is_idle)
         if process.job_id is not None and not decision.again and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
                 f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
@@ -234,7 +227,12 @@ def leave(
     job = job_of(process)
     cause = stop_cause(stopped_by, job, process.attempt) if slurm_job_id(process) else Cause.INTERRUPTED
     events = read_events(run.journal)
-    decision = decide(cause, events, spec.cluster)
+    first = next(
+        event.step for event in events if isinstance(event, AttemptStarted) and event.attempt == journal.attempt
+    )
+    stepped = trainer.progress.step > first
+    idle = is_idle(cause, has_stepped=stepped, job=job, restart=process.attempt)
+    decision = decide(cause, events, spec.cluster, is_idle=idle)
     by_itself = slurm_requeues(job, process.attempt)
     ended = msgspec.structs.replace(
         ended,
@@ -242,16 +240,18 @@ def leave(
         cause=cause,
         detail="; ".join(words for words in (describe(stopped_by), decision.words) if words),
         requeued=decision.again or by_itself,
+        is_idle=idle,
     )
     journal.write(ended)
     if decision.again and not by_itself:
         try:
             queue_again(run, process, spec.cluster, events)
         except ClusterError as refusal:
+            # The last line of the batch script tries it again: it may have what a task in a container has not.
             detail = f"{ended.detail}; not queued again: {refusal.message}"
             journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
     elif process.job_id is not None and not decision.again:
-        cancel_successor(run, process.job_id)
+        end_for_good(run, process, spec.cluster)
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:

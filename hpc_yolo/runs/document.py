@@ -85,8 +85,10 @@ WORDS = {
     "message": "in words",
     "outcome": "finished, stopped or failed",
     "detail": "in words",
-    "cause": "finished, preempted, time limit, node failure, killed, stalled, error, cancelled or interrupted",
+    "cause": "finished, preempted, time limit, node failure, killed, out of memory, stalled, error, cancelled or "
+    "interrupted",
     "requeued": "whether the run goes on by itself",
+    "is_idle": "whether it was stopped before its first step, and not by a preemption that Slurm confirms",
     "failed_nodes": "nodes that failed",
 }
 COMMON = ("time", "attempt")

@@ -169,13 +169,14 @@ class TrainingLeft(Event, frozen=True, kw_only=True, tag="training_left"):
 
 
 class Cause:
-    """Why an attempt ended. Each has its own rule for going on: see `requeue.decide`."""
+    """Why an attempt ended. Each has its own rule for going on: see `causes.decide`."""
 
     FINISHED: ClassVar[str] = "finished"
     PREEMPTED: ClassVar[str] = "preempted"  # Slurm took the nodes, or somebody sent SIGTERM to a job that lives on
     TIME_LIMIT: ClassVar[str] = "time limit"
     NODE_FAILURE: ClassVar[str] = "node failure"
     KILLED: ClassVar[str] = "killed"  # a task, srun or a daemon of Slurm ended from outside: SIGKILL, memory
+    OUT_OF_MEMORY: ClassVar[str] = "out of memory"  # of the job: it would come again with the same request
     STALLED: ClassVar[str] = "stalled"  # a rank hung, and the watchdog ended all
     ERROR: ClassVar[str] = "error"  # of ours or of the spec: it would come again
     CANCELLED: ClassVar[str] = "cancelled"
@@ -183,7 +184,11 @@ class Cause:
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
-    """Why this attempt left: finished, stopped (by a signal; `detail` names it) or failed (`detail` says how)."""
+    """Why this attempt left: finished, stopped (by a signal; `detail` names it) or failed (`detail` says how).
+
+    `is_idle`: it was stopped before its first step, and not by a preemption that Slurm confirms; a second such end in a
+    row ends the run.
+    """
 
     FINISHED: ClassVar[str] = "finished"
     STOPPED: ClassVar[str] = "stopped"
@@ -196,6 +201,7 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
     cause: str = ""
     requeued: bool = False
     failed_nodes: list[str] = []
+    is_idle: bool = False
 
 
 AnyEvent = (

@@ -18,6 +18,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         host: where it was submitted.
         after: the job that it follows, should that not finish; None for one that a person submitted.
         variables: SBATCH_ variables of the person's shell that sbatch took.
+        requeue: how the run goes on after an interruption, where the spec leaves it open; else "".
     """
 
     time: float
@@ -29,6 +30,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     gpus_per_node: int
     after: str | None = None
     variables: dict[str, str] = {}
+    requeue: str = ""
 
 
 def add_submission(run: RunDirectory, submission: Submission) -> None:

@@ -67,9 +67,13 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         default_factory=list
     )
     requeue: Annotated[
-        Literal["requeue", "chain", "off"],
-        Meta(description="What becomes of a job that Slurm interrupts: queued again, followed by another, or ended."),
-    ] = "requeue"
+        Literal["auto", "expedite", "requeue", "chain", "off"],
+        Meta(
+            description="What becomes of a job that Slurm interrupts: queued again (requeue), queued again without "
+            "waiting (expedite, Slurm 25.11 and newer), followed by another job (chain), or ended (off); auto: what "
+            "comes back soonest here."
+        ),
+    ] = "auto"
     max_timeouts: Annotated[NotNegative, Meta(description="Starts that may end at the time limit.")] = 20
     max_node_failures: Annotated[NotNegative, Meta(description="Starts that may end with a failed node.")] = 3
     max_kills: Annotated[

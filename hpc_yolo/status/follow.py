@@ -16,6 +16,7 @@ from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
+    Cause,
     EpochEnded,
     Evaluated,
     StepLogged,
@@ -98,6 +99,8 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
     if ended is not None and ended.outcome == AttemptEnded.STOPPED:
         console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
         return INTERRUPTED
+    if ended is not None and ended.cause not in ("", Cause.ERROR, Cause.STALLED):
+        raise TrainingError(ended.detail)
     failure = first_failure(run, since)
     if failure is None and ended is not None:
         raise TrainingError(ended.detail)

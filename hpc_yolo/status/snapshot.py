@@ -264,7 +264,9 @@ class TrackedRun:
 
     def _ended_state(self, ended: AttemptEnded, since: float, job: JobState | None) -> tuple[str, str]:
         if ended.outcome == AttemptEnded.FAILED:
-            return "failed", self._cause(since) or ended.detail
+            # What the batch script has found out is more than a rank's word that another one had gone.
+            is_ranks_own = ended.cause in ("", Cause.ERROR, Cause.STALLED)
+            return "failed", (is_ranks_own and self._cause(since)) or ended.detail
         if ended.outcome == AttemptEnded.FINISHED:
             return "done", ""
         if ended.requeued and job is not None and not job.is_alive:  # somebody took it out of the queue

@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpc_yolo.causes import lost_attempt
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.errors import RunError
 from hpc_yolo.lease import take_lease
-from hpc_yolo.requeue import end_of_lost_attempt, lost_attempt
+from hpc_yolo.requeue import end_for_good, end_of_lost_attempt
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.lines import last_step
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.successor import cancel_successor
 
 REMEDY = "mend the line and submit again; one that may fail ends in || true"
 
@@ -32,7 +32,7 @@ def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, r
     print(f"hpc-yolo: {failure}; {REMEDY}", flush=True)
     record.unlink(missing_ok=True)
     if process.job_id is not None:
-        cancel_successor(run, process.job_id)
+        end_for_good(run, process, spec.cluster)
     try:
         _write_end(run, process, failure)
     except (RunError, OSError) as error:
@@ -80,7 +80,7 @@ def _write_end(run: RunDirectory, process: ProcessInfo, failure: str) -> None:
     try:
         events = read_events(run.journal)
         if (lost := lost_attempt(events)) is not None:
-            JournalWriter(run.journal, lost.attempt).write(end_of_lost_attempt(lost, last_step(events)))
+            JournalWriter(run.journal, lost.attempt).write(end_of_lost_attempt(lost, events))
         ended = AttemptEnded(
             outcome=AttemptEnded.FAILED, epoch=0, step=last_step(events), detail=failure, cause=Cause.ERROR
         )

@@ -95,6 +95,7 @@ def submit(plan: Plan) -> SubmittedJob:
         tasks_per_node=plan.tasks_per_node,
         gpus_per_node=plan.gpus_per_node,
         variables=dict(plan.variables),
+        requeue="" if plan.requeue is None else plan.requeue.mode,
     )
     if plan.script is None:
         return SubmittedJob(plan.run, _start_local(plan, planned), owned=True)
@@ -109,7 +110,10 @@ def _queue(plan: Plan, planned: Submission) -> Submission:
     )
 
     sbatch = scheduler.with_sbatch_variables(plan.variables)
-    executor = ScriptExecutor(plan.run.jobs, lambda: queue_script(plan.run, plan.run.script, planned, sbatch=sbatch))
+    queue = functools.partial(
+        queue_script, plan.run, plan.run.script, planned, options=plan.sbatch_options, sbatch=sbatch
+    )
+    executor = ScriptExecutor(plan.run.jobs, queue)
     executor.update_parameters(nodes=plan.num_nodes, ntasks_per_node=plan.tasks_per_node)
     try:
         executor.submit(TrainingJob(str(plan.run.path)))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_yolo import sbatch
-from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
+from hpc_yolo.cluster.site import RequeueChoice
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.quantities import counted
 from hpc_yolo.runs.directory import RunDirectory
@@ -42,6 +44,7 @@ class Plan:
     save_times: SaveTimes | None = None  # measured in this run so far
     variables: Mapping[str, str] = field(default_factory=dict)  # SBATCH_ ones of the shell that apply to the job
     ignored_variables: Mapping[str, str] = field(default_factory=dict)  # and those that the spec overrides
+    requeue: RequeueChoice | None = None  # how a job of Slurm's goes on after an interruption
 
     @property
     def world_size(self) -> int:
@@ -72,6 +75,13 @@ class Plan:
         """The interpreter of the tasks."""
         return self.spec.cluster.python if self.executor == "slurm" and self.spec.cluster.python else sys.executable
 
+    @property
+    def sbatch_options(self) -> list[str]:
+        """Options of sbatch's command line, for what the spec leaves to the site."""
+        if self.requeue is None or self.spec.cluster.requeue != "auto":
+            return []
+        return sbatch.option_words(sbatch.requeue_options(self.requeue.mode))
+
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""
         train = self.spec.train
@@ -91,12 +101,21 @@ class Plan:
             ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
             ("MASTER_ADDR", "rank 0's own addresses, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is taken"),
+            *self._requeue_decision(),
             *(("environment", f"{name}={value} applies to the job") for name, value in self.variables.items()),
             *(
                 ("environment", f"{name}={value} is ignored: the spec decides")
                 for name, value in self.ignored_variables.items()
             ),
         ]
+
+    def _requeue_decision(self) -> list[tuple[str, str]]:
+        if self.requeue is None:
+            return []
+        choice = self.requeue
+        after = "" if choice.wait_s is None else f", may start again after {choice.wait_s} s"
+        options = f"; sbatch {' '.join(self.sbatch_options)}" if self.sbatch_options else ""
+        return [("interrupted", f"{choice.mode}{after}: {choice.why}{options}")]
 
 
 def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
@@ -155,6 +174,21 @@ def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
         variables=variables,
         ignored_variables=ignored,
     )
+
+
+def plan_at_site(plan: Plan) -> Plan:
+    """Return `plan` with what depends on the settings of Slurm, which is asked for them.
+
+    Raises:
+        ClusterError: the site cannot do what cluster.requeue asks for.
+    """
+    wanted, settings = plan.spec.cluster.requeue, None
+    with contextlib.suppress(ClusterError):
+        settings = site.site_settings()
+    if wanted == "expedite" and settings is not None and not settings.expedites:
+        hint = "--set cluster.requeue=auto takes what comes back soonest here"
+        raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)
+    return replace(plan, requeue=site.choose_requeue(wanted, settings))
 
 
 def choose_executor(spec: Spec) -> tuple[str, str]:

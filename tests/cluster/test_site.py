@@ -15,8 +15,9 @@ PARTITIONS = recorded(NEWEST, "show_partition.txt")
 TEST_CLUSTER = SiteSettings(
     version=NEWEST,
     kill_wait_s=5,
-    cred_expire_s=5,
-    job_requeue=True,
+    requeue_wait_s=5,
+    requeue_wait_name="cred_expire",
+    expedites=False,
     preempt_type="partition_prio",
     preempt_mode="REQUEUE",
     sends_user_signal=False,
@@ -50,10 +51,14 @@ def test_reads_the_recorded_settings(version):
     ("values", "field", "expected"),
     [
         ({"KillWait": "30 sec"}, "kill_wait_s", 30),
-        ({"AuthInfo": "(null)"}, "cred_expire_s", 120),
-        ({"AuthInfo": "socket=/run/munge.socket"}, "cred_expire_s", 120),
-        ({"AuthInfo": "cred_expire=600,ttl=5"}, "cred_expire_s", 600),
-        ({"JobRequeue": "0"}, "job_requeue", False),
+        ({"AuthInfo": "(null)"}, "requeue_wait_s", 120),
+        ({"AuthInfo": "socket=/run/munge.socket"}, "requeue_wait_s", 120),
+        ({"AuthInfo": "cred_expire=600,ttl=5"}, "requeue_wait_s", 600),
+        ({"SchedulerParameters": "bf_interval=2,requeue_delay=7"}, "requeue_wait_s", 7),  # since 25.11
+        ({"SchedulerParameters": "requeue_delay=0"}, "requeue_wait_s", 0),
+        ({"SchedulerParameters": "requeue_delay=soon"}, "requeue_wait_s", 5),
+        ({"SlurmctldParameters": "enable_configless,enable_expedited_requeue"}, "expedites", True),
+        ({"SlurmctldParameters": "(null)"}, "expedites", False),
         ({"PreemptType": "preempt/none"}, "preempt_type", "none"),
         ({"PreemptType": "(null)"}, "preempt_type", "none"),  # since 23.11
         ({"PreemptType": "preempt/qos"}, "preempt_type", "qos"),
@@ -101,6 +106,34 @@ def test_reads_the_recorded_partitions(version):
 def test_reads_the_partitions_of_other_sites(before, after, field, expected):
     found = site.parse_partitions(PARTITIONS.replace(before, after))
     assert getattr(found["preempt"], field) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values", "expected"),
+    [
+        ("auto", {}, ("requeue", 5, "a requeued job waits up to 5 s (cred_expire)")),
+        (
+            "auto",
+            {"AuthInfo": "(null)"},
+            ("chain", 10, "starts sooner: a requeued job waits up to 120 s (cred_expire)"),
+        ),
+        ("auto", {"SchedulerParameters": "requeue_delay=1"}, ("requeue", 1, "up to 1 s (requeue_delay)")),
+        ("auto", {"SlurmctldParameters": "enable_expedited_requeue"}, ("expedite", 0, "enable_expedited_requeue")),
+        ("requeue", {"AuthInfo": "(null)"}, ("requeue", 120, "up to 120 s")),
+        ("chain", {"SlurmctldParameters": "enable_expedited_requeue"}, ("chain", 10, "a successor waits")),
+        ("off", {}, ("off", None, "as the spec says")),
+    ],
+)
+def test_a_run_goes_on_by_what_comes_back_soonest(wanted, values, expected):
+    """A preempted run waited two minutes where the site would have let it come back in the same second."""
+    choice = site.choose_requeue(wanted, site.parse_site_settings(config_with(**values)))
+    assert (choice.mode, choice.wait_s) == expected[:2]
+    assert expected[2] in choice.why
+
+
+def test_without_settings_auto_is_requeue():
+    assert site.choose_requeue("auto", None).mode == "requeue"
+    assert site.choose_requeue("chain", None).mode == "chain"
 
 
 @pytest.mark.parametrize("version", versions_with("show_qos.txt"))

@@ -95,6 +95,9 @@ RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, s
 ]  # fmt: skip
 
 
+LONG_WAIT = {"requeue_wait_s": 120}
+
+
 @pytest.mark.parametrize(("settings", "partition", "cluster", "times", "what", "level", "words"), RUN_CASES)
 def test_what_becomes_of_an_interrupted_job(settings, partition, cluster, times, what, level, words):
     found = run_findings(settings_with(**settings), partition_with(**partition), None, spec_of(**cluster), times)
@@ -106,14 +109,21 @@ def test_what_becomes_of_an_interrupted_job(settings, partition, cluster, times,
 @pytest.mark.parametrize(
     ("settings", "cluster", "what", "level", "words"),
     [
-        ({}, {}, "requeue", "ok", "JobRequeue=1; jobs ask for it themselves"),
-        ({"job_requeue": False}, {}, "requeue", "ok", "JobRequeue=0; jobs ask for it themselves"),
+        ({}, {}, "requeue", "ok", "by requeue (cluster.requeue is auto); a requeued job waits up to 5 s (cred_expire)"),
+        (LONG_WAIT, {}, "requeue", "ok", "by chain (cluster.requeue is auto); a successor waits in the queue"),
+        (LONG_WAIT, {"requeue": "requeue"}, "requeue", "note", "waits up to 120 s (cred_expire); nodes may be idle"),
+        (LONG_WAIT, {"requeue": "off"}, "requeue", "ok", "cluster.requeue is off"),
+        (
+            LONG_WAIT | {"expedites": True},
+            {},
+            "requeue",
+            "ok",
+            "by expedite (cluster.requeue is auto); a requeued job starts",
+        ),
+        ({}, {"requeue": "expedite"}, "requeue", "warning", "needs Slurm 25.11 or newer"),
         ({"submit_plugins": "lua"}, {}, "requeue", "note", "cluster.requeue: chain"),
-        ({"submit_plugins": "lua"}, {"requeue": "off"}, "requeue", "ok", "not asked for"),
-        ({}, {}, "waiting", "ok", "up to 5 s"),
-        ({"cred_expire_s": 120}, {}, "waiting", "note", "AuthInfo in slurm.conf"),
-        ({"cred_expire_s": 120}, {"requeue": "off"}, "waiting", "ok", "up to 120 s"),
-        ({"max_requeues": 2}, {}, "launches", "ok", "after 2 launches"),
+        ({"submit_plugins": "lua"}, {"requeue": "chain"}, "requeue", "ok", "by chain"),
+        ({"max_requeues": 2}, {}, "launches", "ok", "queued a job again 2 times"),
         ({}, {}, "lost node", "ok", "silent for 30 s"),
         ({"slurmd_timeout_s": 0}, {}, "lost node", "note", "never calls a silent node down"),
         ({"kills_on_bad_exit": True}, {}, "dead rank", "ok", "KillOnBadExit=1"),

@@ -6,28 +6,38 @@ import signal
 
 import pytest
 
-from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.slurm_output import JobRecord
-from hpc_yolo.requeue import (
+from hpc_yolo.causes import (
+    StepEnd,
     count_causes,
     decide,
-    end_of_lost_attempt,
     exit_cause,
     failed_nodes,
+    has_stepped,
+    is_idle,
     lost_attempt,
     stop_cause,
 )
-from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankPlace
+from hpc_yolo.cluster.slurm_output import JobRecord
+from hpc_yolo.cluster.srun_output import TaskEnd
+from hpc_yolo.requeue import end_of_lost_attempt
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, EpochEnded, RankPlace, StepLogged
 from hpc_yolo.runs.failures import Failure
-from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import ClusterSpec, Spec
-from hpc_yolo.submit.after_job import conclude_job
+from hpc_yolo.spec.schema import ClusterSpec
 
 RUNNING = JobRecord("RUNNING", 0, is_being_preempted=False)
 PREEMPTED = JobRecord("RUNNING", 0, is_being_preempted=True)
 BACK_IN_QUEUE = JobRecord("COMPLETING", 1, is_being_preempted=False)
 CANCELLED = JobRecord("COMPLETING", 0, is_being_preempted=False)
+AT_LIMIT = JobRecord("COMPLETING", 0, is_being_preempted=False, is_at_limit=True)
+TERMINATED = TaskEnd("n1", (0, 1), "Terminated", 143)
+CRASHED = TaskEnd("n2", (3,), "Segmentation fault", 139)
+ECHOED = TaskEnd("n1", (1,), "Exited with exit code 1", 1)
+
+
+NO_FIGURES = {
+    **dict.fromkeys(("box", "obj", "cls", "grad_norm")),
+    **{"lr": 0.1, "images_per_s": 1.0, "rank_step_s": [], "rank_data_wait_s": [], "rank_mem_bytes": []},
+}
 
 
 def ended(attempt: int, cause: str, **fields: object) -> AttemptEnded:
@@ -63,6 +73,7 @@ def failure(*, is_echo: bool, exit_code: int = 1) -> Failure:
         (signal.SIGTERM, RUNNING, Cause.PREEMPTED),
         (signal.SIGTERM, CANCELLED, Cause.CANCELLED),
         (signal.SIGTERM, None, Cause.PREEMPTED),
+        (signal.SIGTERM, AT_LIMIT, Cause.TIME_LIMIT),  # nobody had asked for a warning before it
         (signal.SIGUSR2, RUNNING, Cause.TIME_LIMIT),
         (signal.SIGUSR2, PREEMPTED, Cause.PREEMPTED),  # a site that tells of a preemption by this signal
         (signal.SIGINT, RUNNING, Cause.INTERRUPTED),
@@ -90,7 +101,82 @@ def test_a_signal_and_slurms_words_are_a_cause(number, job, expected):
     ],
 )
 def test_an_exit_code_and_last_words_are_a_cause(status, failures, job, expected):
-    assert exit_cause(status, failures, job, restart=1) == expected
+    assert exit_cause(StepEnd(status), failures, job, restart=1) == expected
+
+
+@pytest.mark.parametrize(
+    ("ends", "failures", "job", "expected"),
+    [
+        # Its peers get SIGTERM, so that srun ends with 143: not a preemption, and with a limit.
+        ([CRASHED, TERMINATED], [], RUNNING, Cause.KILLED),
+        ([TERMINATED, CRASHED], [], RUNNING, Cause.PREEMPTED),
+        ([TERMINATED], [], PREEMPTED, Cause.PREEMPTED),
+        ([TERMINATED], [], CANCELLED, Cause.CANCELLED),
+        ([ECHOED, CRASHED, TERMINATED], [failure(is_echo=True)], RUNNING, Cause.KILLED),
+        ([ECHOED, TERMINATED], [], RUNNING, Cause.ERROR),
+        ([TaskEnd("n1", (0,), "Exited with exit code 140", 140), TERMINATED], [], RUNNING, Cause.TIME_LIMIT),
+        ([TaskEnd("n1", (0,), "Vanished", None)], [], RUNNING, Cause.PREEMPTED),  # as srun's own status says
+    ],
+)
+def test_the_cause_is_that_of_the_task_that_ended_first(ends, failures, job, expected):
+    assert exit_cause(StepEnd(143, ends), failures, job, restart=1) == expected
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([], Cause.OUT_OF_MEMORY),
+        ([failure(is_echo=True, exit_code=11)], Cause.OUT_OF_MEMORY),  # a loader worker was the one that was killed
+        ([failure(is_echo=False)], Cause.ERROR),
+    ],
+)
+def test_memory_that_ran_out_is_a_cause_of_its_own(failures, expected):
+    """Requeued unchanged it runs out again: it was tried three times, and memory was never mentioned."""
+    assert exit_cause(StepEnd(1, [CRASHED], is_out_of_memory=True), failures, RUNNING, restart=1) == expected
+    assert not decide(Cause.OUT_OF_MEMORY, [], ClusterSpec()).again
+
+
+@pytest.mark.parametrize(
+    ("cause", "stepped", "job", "expected"),
+    [
+        (Cause.TIME_LIMIT, False, RUNNING, True),
+        (Cause.TIME_LIMIT, True, RUNNING, False),
+        (Cause.PREEMPTED, False, RUNNING, True),  # somebody sent SIGTERM
+        (Cause.PREEMPTED, False, None, True),
+        (Cause.PREEMPTED, False, PREEMPTED, False),  # Slurm says so: it may come as often as it likes
+        (Cause.PREEMPTED, False, BACK_IN_QUEUE, False),
+        (Cause.KILLED, False, RUNNING, False),  # has a limit of its own
+    ],
+)
+def test_an_attempt_without_a_step_is_idle_unless_slurm_took_its_nodes(cause, stepped, job, expected):
+    assert is_idle(cause, has_stepped=stepped, job=job, restart=1) is expected
+
+
+@pytest.mark.parametrize(
+    ("before", "idle", "expected"),
+    [
+        ([], True, True),
+        ([("idle", 1)], True, False),
+        ([("idle", 1)], False, True),
+        ([("idle", 1), ("worked", 2)], True, True),
+        ([("worked", 1), ("idle", 2)], True, False),
+    ],
+)
+@pytest.mark.parametrize("cause", [Cause.TIME_LIMIT, Cause.PREEMPTED])
+def test_two_idle_attempts_in_a_row_end_the_run(before, idle, expected, cause):
+    """A start that takes longer than the time limit was queued again twenty times without one step."""
+    events = [ended(number, cause, is_idle=kind == "idle") for kind, number in before]
+    decision = decide(cause, events, ClusterSpec(), is_idle=idle)
+    assert decision.again is expected
+    assert expected or "for the second time in a row before the first step" in decision.words
+
+
+def test_steps_of_other_attempts_do_not_count():
+    figures = {"box": 1.0, "obj": 1.0, "cls": 1.0, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
+    step = EpochEnded(attempt=1, epoch=0, step=9, **figures)
+    assert has_stepped([started(1), step], 1)
+    assert not has_stepped([started(1), step, started(2)], 2)
+    assert not has_stepped([], 1)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +224,9 @@ def test_killed_and_stalled_attempts_have_one_limit():
         (["REQUEUED"], Cause.PREEMPTED),
         (["TIMEOUT"], Cause.TIME_LIMIT),
         (["CANCELLED"], Cause.CANCELLED),
-        (["OUT_OF_MEMORY"], Cause.KILLED),
+        (["OUT_OF_MEMORY"], Cause.OUT_OF_MEMORY),
+        (["BOOT_FAIL"], Cause.NODE_FAILURE),
+        (["A_STATE_OF_27_05"], Cause.KILLED),
         ([], Cause.KILLED),
     ],
 )
@@ -149,21 +237,9 @@ def test_slurm_says_why_an_attempt_ended_that_left_no_word(monkeypatch, states, 
     lost = lost_attempt(events)
     assert lost is not None
     assert lost.attempt == 2
-    told = end_of_lost_attempt(lost, last_step=5)
-    assert (told.cause, told.step) == (expected, 5)
+    told = end_of_lost_attempt(lost, [*events, StepLogged(attempt=2, step=5, epoch=0, **NO_FIGURES)])
+    assert (told.cause, told.step, told.is_idle) == (expected, 5, False)
+    assert end_of_lost_attempt(lost, events).is_idle == (expected == Cause.TIME_LIMIT)
     nodes = ["gpu02"] if expected == Cause.NODE_FAILURE else []
     assert failed_nodes([told]) == nodes
     assert lost_attempt([*events, ended(2, told.cause)]) is None
-
-
-@pytest.mark.parametrize("status", [9, 143])
-def test_a_job_that_never_held_the_run_writes_nothing_into_it(tmp_path, monkeypatch, status):
-    """Its tasks lost to another start, or were stopped before they could begin."""
-    monkeypatch.setattr("hpc_yolo.submit.after_job.job_of", lambda _process: CANCELLED)
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    JournalWriter(run.journal, attempt=1).write(started())
-    before = read_events(run.journal)
-    process = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single", job_id="8", attempt=1)
-    assert conclude_job(run, Spec(name="run", data="d"), process, status) == status
-    assert read_events(run.journal) == before

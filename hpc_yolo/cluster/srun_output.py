@@ -1,0 +1,91 @@
+"""Read what srun and slurmstepd write into a job's log when tasks end: which came first, and whether memory ran out.
+
+srun's own exit status does not say it: it is the highest of all tasks, and tasks that srun ends because another one
+failed are among them. The lines are the same from Slurm 22.05 to 26.05.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+SIGNAL_BASE = 128  # what a shell adds to the number of a signal that ended a command
+
+_TASK_END = re.compile(r"^srun: error: (?P<host>\S+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)$", re.MULTILINE)
+_EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
+_OUT_OF_MEMORY = re.compile(
+    r"oom.kill event|OOM Killed|cgroup out-of-memory handler|exceeded (?:job |step )?memory limit"
+    r"|^srun: error: \S+: tasks? [\d,-]+: Out Of Memory",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SIGNAL_NAMES = {
+    text.lower(): number for number in signal.valid_signals() if (text := signal.strsignal(number)) is not None
+}
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How some tasks of one node ended other than well.
+
+    Attributes:
+        ranks: the tasks.
+        how: srun's text, such as "Segmentation fault".
+        status: exit status as a shell has it: an exit code, or 128 and a signal's number; None where `how` is unknown.
+    """
+
+    host: str
+    ranks: tuple[int, ...]
+    how: str
+    status: int | None
+
+    @property
+    def text(self) -> str:
+        """For a sentence."""
+        tasks = f"task {self.ranks[0]}" if len(self.ranks) == 1 else f"{len(self.ranks)} tasks"
+        return f"{tasks} on {self.host}: {self.how}"
+
+
+def parse_task_ends(log: str) -> list[TaskEnd]:
+    """Return the ends of tasks that srun reports in `log`, in the order in which it heard of them."""
+    ends = []
+    for match in _TASK_END.finditer(log):
+        how = match["how"].strip()
+        ends.append(TaskEnd(match["host"], _ranks(match["tasks"]), how, _status(how)))
+    return ends
+
+
+def first_end(ends: Sequence[TaskEnd], echoes: Collection[int]) -> TaskEnd | None:
+    """Return the end that caused the others; None where there is none.
+
+    Args:
+        echoes: ranks that say themselves that they ended because of another; srun may hear of them before it hears of
+            the one that was killed.
+    """
+    causes = [end for end in ends if not set(end.ranks) <= set(echoes)]
+    return next(iter(causes or ends), None)
+
+
+def is_out_of_memory(log: str) -> bool:
+    """Whether Slurm says in `log` that the memory of the job ran out and a process was killed for it."""
+    return _OUT_OF_MEMORY.search(log) is not None
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    """`0,2-3` as 0, 2, 3."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def _status(how: str) -> int | None:
+    if code := _EXIT_CODE.match(how):
+        return int(code[1])
+    if how.startswith("Out Of Memory"):
+        return SIGNAL_BASE + signal.SIGKILL
+    number = _SIGNAL_NAMES.get(how.partition(" (")[0].lower())  # "Segmentation fault (core dumped)"
+    return None if number is None else SIGNAL_BASE + number

@@ -1,0 +1,83 @@
+"""How tasks ended, read from a job's log as Slurm of three generations writes it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.cluster.srun_output import TaskEnd, first_end, is_out_of_memory, parse_task_ends
+
+RECORDED = Path(__file__).parent / "recorded"
+VERSIONS = sorted(path.parent.name for path in RECORDED.glob("*/task_ends.txt"))
+
+
+def section(version: str, how: str) -> str:
+    """What was printed when rank 1 of four died by `how`."""
+    text = (RECORDED / version / "task_ends.txt").read_text()
+    return text.split(f"== {how}\n")[1].split("\n==")[0]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("KILL", TaskEnd("gpu01", (1,), "Killed", 128 + signal.SIGKILL)),
+        ("SEGV", TaskEnd("gpu01", (1,), "Segmentation fault", 128 + signal.SIGSEGV)),
+        ("ABRT", TaskEnd("gpu01", (1,), "Aborted", 128 + signal.SIGABRT)),
+        ("TERM", TaskEnd("gpu01", (1,), "Terminated", 128 + signal.SIGTERM)),
+        ("exit", TaskEnd("gpu01", (1,), "Exited with exit code 3", 3)),
+    ],
+)
+def test_the_task_that_ended_first_is_told_from_those_that_srun_ended(version, how, expected):
+    """srun's own status was 143 in all of these: that of the tasks which it asked to leave."""
+    log = section(version, how)
+    assert "srun ended with 143" in log
+    ends = parse_task_ends(log)
+    assert ends[0] == expected
+    assert sum(len(end.ranks) for end in ends) == 4
+    assert first_end(ends, echoes=()) == expected
+
+
+def test_a_rank_that_only_noticed_is_not_the_first():
+    """srun may hear of a peer that lost its connection before it hears of the task that was killed."""
+    log = "srun: error: n1: tasks 0,2-3: Exited with exit code 1\nsrun: error: n2: task 1: Bus error (core dumped)\n"
+    ends = parse_task_ends(log)
+    assert [(end.ranks, end.status) for end in ends] == [((0, 2, 3), 1), ((1,), 128 + signal.SIGBUS)]
+    assert first_end(ends, echoes={0, 2, 3}) == ends[1]
+    assert first_end(ends, echoes={0, 1, 2, 3}) == ends[0]
+    assert first_end([], echoes={0}) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("srun: error: gpu01: task 1: Out Of Memory", 137),
+        ("srun: error: gpu01: task 1: Exited with exit code 143", 143),
+        ("srun: error: gpu01: task 1: Vanished without trace", None),
+    ],
+)
+def test_an_unknown_end_is_shown_and_has_no_status(line, status):
+    (end,) = parse_task_ends(f"0: srun: error: not ours\n{line}\n")
+    assert end.status == status
+    assert end.text == f"task 1 on gpu01: {line.rpartition(': ')[2]}"
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ((RECORDED / "22.05.8" / "out_of_memory.txt").read_text(), True),
+        (
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+            True,
+        ),
+        ("slurmstepd: error: StepId=1.0 exceeded memory limit (204800 > 102400), being killed", True),
+        ("srun: error: gpu01: task 1: Out Of Memory", True),
+        ("torch.OutOfMemoryError: CUDA out of memory", False),
+        ("0: a line of ours: Out Of Memory", False),
+        ("", False),
+    ],
+)
+def test_memory_that_ran_out_is_recognised(log, expected):
+    assert is_out_of_memory(log) is expected
