@@ -145,4 +145,4 @@ def test_a_run_is_resumed_with_the_spec_that_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.cli.submit.carry_out", lambda plan, **options: plans.append(plan))
     result = run_cli("resume", run.path)
     assert result.exception is None, result.exception
-    assert [(Path(plan.run.path), plan.executor, plan.goes_on) for plan in plans] == [(run.path, "local", True)]
+    assert [(Path(plan.run.path), plan.executor) for plan in plans] == [(run.path, "local")]
