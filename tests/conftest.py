@@ -32,7 +32,7 @@ import slurm_cluster as rig
 from slurm_daemons import children_by_parent
 
 GRACE_S = 3.0
-CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm"}
+CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm", "slurm_with"}
 # Helpers that a library starts once and keeps for the life of the process.
 KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", rig.SUPERVISOR.name.encode())
 # Set by libraries when they are imported, not by a test.
@@ -94,6 +94,30 @@ def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     yield slurm_cluster
     slurm_cluster.cancel_all()
+
+
+@pytest.fixture
+def slurm_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., rig.SlurmCluster]]:
+    """Start a cluster for one test, with settings of its own in slurm.conf; this process is its client then.
+
+    `{folder}` in a setting is the cluster's folder.
+    """
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+    started: list[rig.SlurmCluster] = []
+
+    def start(**settings: str) -> rig.SlurmCluster:
+        folder = Path(tempfile.mkdtemp(prefix=rig.FOLDER_PREFIX))
+        placed = {name: value.format(folder=folder) for name, value in settings.items()}
+        started.append(rig.SlurmCluster(folder=folder, settings=placed))
+        started[-1].start()
+        for name, value in started[-1].environment.items():
+            monkeypatch.setenv(name, value)
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        cluster.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -177,6 +177,10 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
         else:
             assert end.step == following.step, "no step is lost or done twice"
     told, submitted_s = read_events(run.journal), all_submissions(run)[0].time
+    shown = dict(
+        word.partition("=")[::2] for word in in_slurm.run("scontrol", "--oneliner", "show", "job", job_id).split()
+    )
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(times)), "Slurm starts no finished run again"
     ledger = make_ledger(told, [submitted_s])
     assert ledger.total_s == pytest.approx(told[-1].time - submitted_s, rel=0.01), "every wall second is in it"
     if interrupt is preempt:
