@@ -24,6 +24,8 @@ from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.successor import cancel_successor, ensure_successor
 
+NOT_QUEUED = "not queued again"  # before the reason, in the detail of an end
+
 
 def end_of_lost_attempt(lost: AttemptStarted, events: Sequence[AnyEvent]) -> AttemptEnded:
     """Return the end of an attempt of which nobody is left to report it; asks Slurm. `events`: of the run so far."""

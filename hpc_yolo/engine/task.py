@@ -33,7 +33,15 @@ from hpc_yolo.engine.watchdog import Watchdog
 from hpc_yolo.errors import CancelledError, ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
 from hpc_yolo.lease import HeartBeat, Lease, take_lease
 from hpc_yolo.preemption import StopRequest, describe, end_at_once_until_training
-from hpc_yolo.requeue import end_for_good, end_of_lost_attempt, job_of, queue_again, requeue_mode, slurm_job_id
+from hpc_yolo.requeue import (
+    NOT_QUEUED,
+    end_for_good,
+    end_of_lost_attempt,
+    job_of,
+    queue_again,
+    requeue_mode,
+    slurm_job_id,
+)
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
@@ -248,7 +256,7 @@ def leave(
             queue_again(run, process, spec.cluster, events)
         except ClusterError as refusal:
             # The last line of the batch script tries it again: it may have what a task in a container has not.
-            detail = f"{ended.detail}; not queued again: {refusal.message}"
+            detail = f"{ended.detail}; {NOT_QUEUED}: {refusal.message}"
             journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
     elif process.job_id is not None and not decision.again:
         end_for_good(run, process, spec.cluster)

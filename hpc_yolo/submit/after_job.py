@@ -13,7 +13,7 @@ from hpc_yolo.cluster.srun_output import first_end
 from hpc_yolo.errors import ClusterError, LeaseError, RunError
 from hpc_yolo.lease import last_holder, take_lease
 from hpc_yolo.quantities import format_mem
-from hpc_yolo.requeue import end_for_good, job_of, queue_again
+from hpc_yolo.requeue import NOT_QUEUED, end_for_good, job_of, queue_again
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, Cause
 from hpc_yolo.runs.failures import Failure, failures_of
@@ -134,14 +134,15 @@ def _queue_again(
     try:
         words = queue_again(run, process, cluster, events)
     except ClusterError as refusal:
-        words = f"not queued again: {refusal.message}"
+        words = f"{NOT_QUEUED}: {refusal.message}"
         outcome = AttemptEnded.STOPPED if ended.cause in (Cause.PREEMPTED, Cause.TIME_LIMIT) else AttemptEnded.FAILED
         ended = msgspec.structs.replace(ended, outcome=outcome, requeued=False, detail=f"{ended.detail}; {words}")
         _record(run, ended)
         print(f"hpc-yolo: {words}", flush=True)
         return
     if not ended.requeued:
-        _record(run, msgspec.structs.replace(ended, requeued=True, detail=f"{ended.detail}; {words}"))
+        before = ended.detail.partition(f"; {NOT_QUEUED}")[0]
+        _record(run, msgspec.structs.replace(ended, requeued=True, detail=f"{before}; {words} by the batch script"))
     print(f"hpc-yolo: {words}", flush=True)
 
 

@@ -149,7 +149,7 @@ class Daemons:
         """Everything, each part when what it needs is there."""
         self.write_files()
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/db"]
-        install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        install += ["--auth-root-authentication-method=normal", "--skip-test-db", f"--tmpdir={self.folder}"]
         self.start("munged")
         self._run(*install, timeout_s=START_TIMEOUT_S)
         for name in ("mariadbd", "slurmdbd"):

@@ -74,8 +74,9 @@ def test_the_batch_script_queues_again_what_its_tasks_cannot(in_slurm, write_spe
     in_slurm.run("scancel", "--signal=USR2", job_id)
     wait_for_steps(events_of, "contained", attempt=2)
     ends = [event for event in events_of("contained", AttemptEnded) if event.attempt == 1]
-    assert [(end.cause, end.requeued) for end in ends] == [(Cause.TIME_LIMIT, False), (Cause.TIME_LIMIT, True)]
-    assert "scontrol is not installed here" in ends[0].detail
+    assert {end.cause for end in ends} == {Cause.TIME_LIMIT}
+    assert "not queued again: Slurm's scontrol is not installed here" in ends[-2].detail
+    assert (ends[-1].requeued, ends[-1].detail.rpartition("; ")[2]) == (True, "queued again by the batch script")
 
 
 def test_a_template_in_chain_mode_hands_its_arguments_on(in_slurm, write_spec, events_of, tmp_path, monkeypatch):
@@ -122,7 +123,7 @@ def test_a_preempted_run_comes_back_in_the_way_that_is_soonest_here(
     assert (first.job_id == second.job_id) == (mode != "chain")
     (ended,) = events_of("soonest", AttemptEnded)
     assert (ended.cause, ended.requeued, ended.step) == (Cause.PREEMPTED, True, second.step)
-    hpc_yolo("cancel", run.path)
+    hpc_yolo("cancel", "--yes", run.path)
     wait_until(functools.partial(is_over, cluster), "all jobs to end", 60)
     assert cluster.job_state(second.job_id) in ("CANCELLED", "PREEMPTED", "FAILED")
 
