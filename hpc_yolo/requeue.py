@@ -99,11 +99,15 @@ def queue_again(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, e
     exclude = failed_nodes(events)
     if requeue_mode(run, process, cluster) == "chain":
         try:
-            return f"job {ensure_successor(run, process, exclude)} follows"
+            successor = ensure_successor(run, process, exclude)
         except ClusterError:
             if cluster.requeue == "chain":
                 raise
             scheduler.set_requeue(process.job_id, allowed=True)  # nobody insists on a successor
+        else:
+            with contextlib.suppress(ClusterError):  # a template's job may be requeued too, and would be since 24.05
+                scheduler.set_requeue(process.job_id, allowed=False)
+            return f"job {successor} follows"
     scheduler.requeue(process.job_id)
     if exclude:
         with contextlib.suppress(ClusterError):  # it goes on all the same

@@ -273,7 +273,7 @@ def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(
     assert len(ended_chain(run, in_slurm)) == 2
     assert len(events_of(name, AttemptStarted)) == 1, "the successor has not trained"
     (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
-    assert facts["state"] == ("stopped" if end is cancel else "failed")
+    assert facts["state"] == ("cancelled" if end is cancel else "failed")
 
 
 @pytest.mark.soak
