@@ -33,7 +33,10 @@ setup(
         "torch>=2.6",  # training; 2.6 is the first whose tensors-only loading can be trusted
         "torchvision>=0.21",  # non-maximum suppression as one kernel
         "numpy>=1.24",  # labels, metrics, counter-based random numbers
-        "opencv-python>=4.8",  # decoding, resizing and warping pictures
+        "opencv-python>=4.8",  # decoding, resizing and warping images; 5 and newer write names in any script on them
+        "matplotlib>=3.8",  # a font for them, DejaVu Sans; only that file is used
+        "arabic-reshaper>=3.0",  # letters of Arabic in the forms that join
+        "python-bidi>=0.6",  # names that run from right to left
         "submitit>=1.5",  # jobs to Slurm or to local processes
         "safetensors>=0.4",  # checkpoints without pickle
         "pyyaml>=6.0",  # specs, with the position of every value

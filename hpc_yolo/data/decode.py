@@ -55,7 +55,10 @@ HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 def silence_decoder() -> None:
     """Keep OpenCV from printing what it finds odd in a file or cannot write; what matters is reported by the caller."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, "setLogLevel"):  # of version 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode_image(content: bytes) -> Pixels | None:

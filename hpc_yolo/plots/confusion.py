@@ -1,4 +1,4 @@
-"""Pictures of figures, drawn with OpenCV. Its letters are ASCII; what is not shows as a question mark."""
+"""The confusion matrix as a PNG, drawn with OpenCV."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy.typing as npt
 
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.fileio import write_atomic
+from hpc_yolo.plots.text import class_labels, text_width, write_text
 
 DARK_BLUE = (110, 48, 8)  # blue, green, red
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (220, 220, 220)
 LINE_HEIGHT_PIXELS = 14
-FONT_SCALE = 0.4
+TEXT_SIZE = 12  # pixels
 MAX_NUMBERED = 30  # classes up to which there is room for numbers in the cells
 MAX_LETTERS = 18
 
 
 def write_confusion_chart(path: Path, counts: npt.NDArray[np.int64], names: list[str]) -> None:
     """Draw a confusion matrix (classes + 1, classes + 1) as a PNG: each column in shares of what is there."""
-    labels = [*(_short(name) for name in names), "background"]
+    labels = class_labels((*names, "background"), MAX_LETTERS)
     shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
     cell = 46 if len(names) <= MAX_NUMBERED else LINE_HEIGHT_PIXELS
     margin = 16 + max(_text_width(label) for label in labels)
@@ -53,14 +54,9 @@ def _draw_cell(chart: Pixels, share: float, left: int, top: int, cell: int) -> N
         _write_text(chart, text, left, top + cell // 2 + 4, WHITE if share > 0.45 else BLACK)
 
 
-def _short(name: str) -> str:
-    text = name.encode("ascii", "replace").decode()
-    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 2]}.."
-
-
 def _text_width(text: str) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, 1)[0][0])
+    return text_width(text, TEXT_SIZE)
 
 
 def _write_text(chart: Pixels, text: str, left: int, baseline: int, colour: tuple[int, int, int] = BLACK) -> None:
-    cv2.putText(chart, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, FONT_SCALE, colour, 1, cv2.LINE_AA)
+    write_text(chart, text, left, baseline, colour, TEXT_SIZE)

@@ -1,8 +1,7 @@
-"""Boxes with names on pictures, readable on any ground."""
+"""Boxes with names on images, readable on any ground."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 
 from hpc_yolo.data.images import Pixels
+from hpc_yolo.plots.text import BELOW, fitting_label, line_height, text_width, write_text
 
 # Twelve colours (RGB) that stay apart for most eyes, also with red-green weakness; after Paul Tol's sets.
 PALETTE = (
@@ -17,9 +17,8 @@ PALETTE = (
     (238, 119, 51), (0, 153, 136), (136, 34, 85), (153, 153, 51), (51, 34, 136), (221, 204, 119),
 )  # fmt: skip
 DARK, LIGHT = (25, 25, 25), (255, 255, 255)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 PIXELS_A_LINE = 500  # of the longer side, for each pixel of thickness
-MIN_TEXT_PIXELS = 11
+MIN_TEXT_PIXELS = 14
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,16 @@ def draw_boxes(pixels: Pixels, detections: Sequence[Sequence[float]], names: Seq
     """A copy of `pixels` (BGR) with `detections`, rows of xyxy in its pixels, score and class; the surest on top."""
     drawn: Pixels = pixels.copy()
     thickness = style.thickness or max(1, round(max(pixels.shape[:2]) / PIXELS_A_LINE) + 1)
+    all_names = tuple(names)
     for *box, score, kind in sorted(detections, key=lambda row: row[4]):
         colour = colour_of(int(kind))
         left, top, right, bottom = (round(side) for side in box)
         cv2.rectangle(drawn, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
         if style.labels:
-            text = plain_text(names[int(kind)]) + (f" {score:.2f}" if style.scores else "")
-            _draw_label(drawn, text, (left, top, right, bottom), colour, thickness)
+            size = max(MIN_TEXT_PIXELS, 5 + 5 * thickness)
+            room = pixels.shape[1] - 2 * max(2, thickness)
+            text = fitting_label(all_names, int(kind), room, size, f" {score:.2f}" if style.scores else "")
+            _draw_label(drawn, text, (left, top), colour, thickness, size)
     return drawn
 
 
@@ -51,31 +53,24 @@ def colour_of(kind: int) -> tuple[int, int, int]:
     return blue, green, red
 
 
-def plain_text(name: str) -> str:
-    """`name` in the letters that OpenCV can draw: accents are left off, what has no plain letter becomes a ?."""
-    decomposed = unicodedata.normalize("NFKD", name)
-    bare = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    return bare.encode("ascii", "replace").decode()
-
-
 def _draw_label(
-    pixels: Pixels, text: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], thickness: int
+    pixels: Pixels, text: str, corner: tuple[int, int], colour: tuple[int, int, int], thickness: int, size: int
 ) -> None:
-    """The text on a ground of the box's colour: above the box, or inside where there is no room; all on the picture."""
+    """The text on a ground of the box's colour: above the box, or inside where there is no room; all on the image.
+
+    `corner`: left and top of the box. `size`: of the text, in pixels.
+    """
     height, width = pixels.shape[:2]
-    left, top, _, _ = box
-    scale = max(MIN_TEXT_PIXELS, 4 + 4 * thickness) / 22  # the font's capitals are 22 pixels high at scale 1
-    weight = max(1, thickness // 2)
-    (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, weight)
+    left, top = corner
     pad = max(2, thickness)
-    label_height = text_height + below + pad
-    x = min(max(left - thickness // 2, 0), max(width - text_width - 2 * pad, 0))
+    label_width, label_height = text_width(text, size) + 2 * pad, line_height(size)
+    x = min(max(left - thickness // 2, 0), max(width - label_width, 0))
     y = top - label_height if top >= label_height else min(max(top, 0), max(height - label_height, 0))
-    cv2.rectangle(pixels, (x, y), (x + text_width + 2 * pad, y + label_height), colour, cv2.FILLED)
+    cv2.rectangle(pixels, (x, y), (x + label_width, y + label_height), colour, cv2.FILLED)
     blue, green, red = colour
     luminance = 0.114 * blue + 0.587 * green + 0.299 * red  # ITU-R BT.601
     text_colour = DARK if luminance > 140 else LIGHT
-    cv2.putText(pixels, text, (x + pad, y + text_height + pad // 2), FONT, scale, text_colour, weight, cv2.LINE_AA)
+    write_text(pixels, text, x + pad, y + label_height - round(BELOW * size), text_colour, size, bold=thickness > 3)
 
 
 def crop(pixels: Pixels, box: Sequence[float]) -> Pixels:

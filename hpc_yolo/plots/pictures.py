@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hpc_yolo.data.images import Pixels, letterbox
-from hpc_yolo.plots.draw import FONT, Style, draw_boxes
+from hpc_yolo.plots.draw import Style, draw_boxes
 from hpc_yolo.plots.png import write_sheet
+from hpc_yolo.plots.text import BELOW, line_height, text_width, write_text
 
 TILE_PIXELS = 320
 MOSAIC_COLUMNS = 4
 PAIR_COLUMNS = 4  # two pictures with labels and detections each
 GAP = 4
+WORD_SIZE = 14  # pixels
 LABELS, DETECTIONS = "labels", "found"
 STYLE = Style(thickness=1)
 
@@ -69,8 +71,7 @@ def _tile(picture: LabelledPicture, names: Sequence[str], style: Style) -> Pixel
 
 def _named(tile: Pixels, text: str) -> Pixels:
     """`tile` with a word in its lower left corner."""
-    (width, height), below = cv2.getTextSize(text, FONT, 0.45, 1)
-    bottom = TILE_PIXELS - GAP
-    cv2.rectangle(tile, (0, bottom - height - below - 4), (width + 8, bottom - 1), (25, 25, 25), cv2.FILLED)
-    cv2.putText(tile, text, (4, bottom - below - 1), FONT, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    bottom, width = TILE_PIXELS - GAP, text_width(text, WORD_SIZE)
+    cv2.rectangle(tile, (0, bottom - line_height(WORD_SIZE)), (width + 8, bottom - 1), (25, 25, 25), cv2.FILLED)
+    write_text(tile, text, 4, bottom - round(BELOW * WORD_SIZE), (255, 255, 255), WORD_SIZE)
     return tile

@@ -12,14 +12,15 @@ import numpy.typing as npt
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.fileio import write_atomic
 from hpc_yolo.plots.chart import Chart, Line, tick_text
-from hpc_yolo.plots.draw import FONT, colour_of, plain_text
+from hpc_yolo.plots.draw import colour_of
 from hpc_yolo.plots.labels import LabelStatistics
+from hpc_yolo.plots.text import class_labels, text_width, write_text
 
 WIDTH, HEIGHT = 480, 320  # of one chart
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44  # room around its lines
 COLUMNS = 3
 BLACK, GREY, PALE = (25, 25, 25), (120, 120, 120), (228, 228, 228)
-FONT_SCALE = 0.42
+TEXT_SIZE, TITLE_SIZE = 13, 15  # pixels
 MAX_NAMES = 8  # in a legend
 MAX_BARS = 30
 NAME_LETTERS = 20
@@ -103,7 +104,7 @@ def _draw_legend(pixels: Pixels, lines: Sequence[Line], points: npt.NDArray[np.i
     if len(lines) < 2:
         return
     named = sorted(lines, key=lambda line: not line.is_main)[:MAX_NAMES]
-    words = [_short(line.name) for line in named]
+    words = class_labels(tuple(line.name for line in named), NAME_LETTERS)
     width, height = max(map(_width, words)) + 34, 15 * len(named) + 6
     corners = [
         (x, y)
@@ -123,19 +124,20 @@ def _draw_legend(pixels: Pixels, lines: Sequence[Line], points: npt.NDArray[np.i
 
 def _bars(title: str, names: Sequence[str], counts: Sequence[int]) -> Pixels:
     """The largest classes, a bar each."""
-    shown = sorted(zip(counts, names, strict=True), key=lambda pair: -pair[0])[:MAX_BARS]
+    labels = class_labels(tuple(names), NAME_LETTERS)
+    shown = sorted(zip(counts, labels, strict=True), key=lambda pair: -pair[0])[:MAX_BARS]
     more = len(names) - len(shown)
     pixels = _empty(title if more <= 0 else f"{title}, the {len(shown)} largest of {len(names)}")
     row = max((HEIGHT - TOP - 10) / max(len(shown), 1), 1.0)
     row = min(row, 26.0)
-    margin = max((_width(_short(name)) for _, name in shown), default=0) + 14
+    margin = max((_width(name) for _, name in shown), default=0) + 14
     room = WIDTH - margin - 70
     for number, (count, name) in enumerate(shown):
         y = round(TOP + number * row)
         length = round(room * count / max(shown[0][0], 1))
         cv2.rectangle(pixels, (margin, y), (margin + length, round(y + row) - 2), colour_of(0), cv2.FILLED)
         if row >= 9:
-            _write(pixels, _short(name), margin - 6 - _width(_short(name)), round(y + row / 2) + 4, BLACK)
+            _write(pixels, name, margin - 6 - _width(name), round(y + row / 2) + 4, BLACK)
             _write(pixels, str(count), margin + length + 5, round(y + row / 2) + 4, GREY)
     return pixels
 
@@ -154,7 +156,7 @@ def _heat_map(title: str, counts: Sequence[Sequence[int]], *, from_bottom: bool 
 
 def _empty(title: str) -> Pixels:
     pixels: Pixels = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
-    _write(pixels, title, 12, 20, BLACK, scale=0.5)
+    _write(pixels, title, 12, 20, BLACK, size=TITLE_SIZE)
     return pixels
 
 
@@ -166,16 +168,11 @@ def _y(share: float) -> int:
     return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM))
 
 
-def _short(name: str) -> str:
-    text = plain_text(name)
-    return text if len(text) <= NAME_LETTERS else f"{text[: NAME_LETTERS - 2]}.."
-
-
 def _width(text: str) -> int:
-    return int(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0])
+    return text_width(text, TEXT_SIZE)
 
 
 def _write(
-    pixels: Pixels, text: str, left: int, baseline: int, colour: tuple[int, int, int], *, scale: float = FONT_SCALE
+    pixels: Pixels, text: str, left: int, baseline: int, colour: tuple[int, int, int], *, size: int = TEXT_SIZE
 ) -> None:
-    cv2.putText(pixels, plain_text(text), (left, baseline), FONT, scale, colour, 1, cv2.LINE_AA)
+    write_text(pixels, text, left, baseline, colour, size)

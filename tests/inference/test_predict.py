@@ -14,7 +14,7 @@ from hpc_yolo.errors import DataError, HpcYoloError
 from hpc_yolo.inference.folders import MARKER
 from hpc_yolo.inference.predict import Predictor, PredictSettings, read_frames
 from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
-from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes, plain_text
+from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes
 
 
 def test_boxes_lie_where_the_network_saw_them(network):
@@ -207,8 +207,3 @@ def test_text_stands_out_from_its_ground():
         text = (DARK if ground > 140 else LIGHT)[0]
         assert abs(luminance - text).min() < 12, "the text's colour is there"
         assert abs(ground - text) > 80, kind
-
-
-def test_names_are_drawn_in_the_letters_there_are():
-    assert plain_text("Café") == "Cafe"
-    assert plain_text("猫 cat") == "? cat"
