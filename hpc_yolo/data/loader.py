@@ -34,7 +34,8 @@ from hpc_yolo.data.sampler import (
     rect_plan,
     steps_per_epoch,
 )
-from hpc_yolo.errors import DataError
+from hpc_yolo.data.shared_memory import demand_of, into_shared_memory
+from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.spec.schema import Hyperparameters
 
 Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
@@ -42,6 +43,7 @@ Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
 MIXED_PARTNER = 2**39  # sample numbers from here on belong to the second mosaic of a blended pair
 CACHE_THREADS = 8
 VALIDATION_PAD = 0.5
+BYTES_A_PIXEL = 3
 
 
 class TrainingLoader:
@@ -87,6 +89,10 @@ class TrainingLoader:
         self._shares = _Shares()
         self._pictures = pictures
         self._loader = _loader(_TrainingBatches(pictures), self._shares, workers)
+        shapes = self._plan[1] if self._plan else [(imgsz, imgsz)]
+        largest = max(height * width for height, width in shapes) * BYTES_A_PIXEL
+        share = -(-batch // world_size)
+        self.shared_demand = demand_of(share * largest, self._steps_per_epoch, workers)
 
     def __len__(self) -> int:
         return self._steps_per_epoch
@@ -170,6 +176,8 @@ class ValidationLoader:
                 mine.append((images, shape))
         batches = _ValidationBatches(index, imgsz, mine)
         self._loader = _loader(batches, list(range(len(batches))), workers)
+        sizes = (len(images) * height * width * BYTES_A_PIXEL for images, (height, width) in mine)
+        self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
 
     def places(self) -> Iterator[ValidationBatch | None]:
         """The batches, and None at a place where only other ranks have one: equally many places on every rank."""
@@ -272,17 +280,19 @@ class _Share(NamedTuple):
     shape: tuple[int, int] | None
 
 
-class _TrainingBatches(Dataset[TrainingBatch | DataError]):
+class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
     """A batch is looked up by its `_Share`."""
 
     def __init__(self, pictures: TrainingPictures) -> None:
         self._pictures = pictures
 
-    def __getitem__(self, share: _Share) -> TrainingBatch | DataError:
+    def __getitem__(self, share: _Share) -> TrainingBatch | HpcYoloError:
         try:
-            return self._batch_of(share)
-        except DataError as error:
+            batch = self._batch_of(share)
+            into_shared_memory([batch.images, batch.targets, batch.indices])
+        except HpcYoloError as error:
             return error
+        return batch
 
     def _batch_of(self, share: _Share) -> TrainingBatch:
         samples = [
@@ -296,18 +306,20 @@ class _TrainingBatches(Dataset[TrainingBatch | DataError]):
         )
 
 
-class _ValidationBatches(Dataset[ValidationBatch | DataError]):
+class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
     def __init__(self, index: ImageIndex, imgsz: int, groups: list[tuple[Indices, tuple[int, int]]]) -> None:
         self._index, self._imgsz, self._groups = index, imgsz, groups
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __getitem__(self, position: int) -> ValidationBatch | DataError:
+    def __getitem__(self, position: int) -> ValidationBatch | HpcYoloError:
         try:
-            return self._batch_at(position)
-        except DataError as error:
+            batch = self._batch_at(position)
+            into_shared_memory([batch.images, batch.targets, batch.indices])
+        except HpcYoloError as error:
             return error
+        return batch
 
     def _batch_at(self, position: int) -> ValidationBatch:
         images, shape = self._groups[position]
@@ -356,10 +368,10 @@ def _loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:
     )
 
 
-def _raising(batches: Iterator[Batch | DataError]) -> Iterator[Batch]:
+def _raising(batches: Iterator[Batch | HpcYoloError]) -> Iterator[Batch]:
     """Batches; a worker hands an error over as a value, because torch would bury it in a traceback."""
     for batch in batches:
-        if isinstance(batch, DataError):
+        if isinstance(batch, HpcYoloError):
             try:
                 raise batch
             finally:

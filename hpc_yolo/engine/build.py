@@ -19,7 +19,7 @@ from hpc_yolo.engine.finite import Statistics
 from hpc_yolo.engine.network import Origin, autocast_dtype, build_network, distribute, fit_anchors, network_origin
 from hpc_yolo.engine.optimizer import Schedule, build_optimizer
 from hpc_yolo.engine.parts import TrainingParts
-from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, scan_dataset
+from hpc_yolo.engine.pictures import build_loaders, keeps_in_memory, require_shared_room, scan_dataset
 from hpc_yolo.engine.resume import read_newest_state
 from hpc_yolo.errors import TrainingError
 from hpc_yolo.fileio import write_atomic
@@ -120,6 +120,7 @@ def build_parts(
     mixed = autocast_dtype(train.precision, world.device)
     in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, tell)
     training, validation = build_loaders(train, indexes, hyp, model.picture_stride, world, in_memory=in_memory)
+    require_shared_room(training, validation, world)
     return TrainingParts(
         spec=spec,
         config=origin.config,

@@ -12,6 +12,7 @@ from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader, memory_needed_bytes
 from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, shared_room
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
@@ -74,6 +75,26 @@ def build_loaders(
         **places,
     )
     return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
+
+
+def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:
+    """Refuse loaders whose batches do not fit into /dev/shm of some node; they do not load at the same time.
+
+    Raises:
+        TrainingError: naming the node; the same on all ranks.
+    """
+    demand = max((training.shared_demand, validation.shared_demand), key=lambda demand: demand.total_bytes)
+    room = shared_room()
+    own = [demand.batch_bytes, demand.num_batches, room.free_bytes, room.total_bytes, room.identity]
+    ranks = world.gather_figures([float(figure) for figure in own])
+    if not any(num_batches for _, num_batches, *_ in ranks):
+        return  # no loader workers
+    require_room(
+        [
+            RankRoom(place.node_rank, place.host, Demand(*figures[:2]), Room(*figures[2:]))
+            for place, figures in zip(world.places, ([int(figure) for figure in rank] for rank in ranks), strict=True)
+        ]
+    )
 
 
 def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tell: Callable[[AnyEvent], None]) -> bool:

@@ -23,6 +23,7 @@ import torch
 from hpc_yolo.causes import decide, is_idle, lost_attempt, slurm_requeues, stop_cause
 from hpc_yolo.cluster.local import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.engine.autobatch import out_of_memory
 from hpc_yolo.engine.build import build
@@ -327,6 +328,8 @@ def in_words(error: Exception) -> Exception:
     if worker is None and not was_handing_over(error):
         return error
     who = "a loader worker" if worker is None else f"a loader worker (process {worker['pids']})"
+    if (shared_memory := explain_lost_worker(error)) is not None:
+        return LostProcessError(f"{who} has died, perhaps for want of /dev/shm, {shared_memory}", hint=HINT)
     return LostProcessError(
         f"{who} has died: killed from outside, perhaps for want of memory",
         hint="see what the kernel's log says of memory; ask for more cluster.mem or fewer train.workers",

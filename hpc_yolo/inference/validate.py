@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 
 from hpc_yolo.boxes import xyxy_to_cxcywh
 from hpc_yolo.data.loader import ValidationLoader
+from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
@@ -108,6 +110,7 @@ def validate(
 
     Raises:
         DataError: an image cannot be read any more.
+        TrainingError: loader workers have no room in /dev/shm.
     """
     keys = _keys(subject, outputs)
     images = keys.image_ids
@@ -140,7 +143,7 @@ def validate(
 def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
     # No more loader processes than there are cores, of which a CPU computes on one.
     spare = len(os.sched_getaffinity(0)) - (subject.device.type == "cpu")
-    return ValidationLoader(
+    loader = ValidationLoader(
         subject.index,
         imgsz=imgsz,
         batch=batch,
@@ -150,6 +153,8 @@ def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: b
         world_size=1,
         workers=min(workers, spare),
     )
+    require_room([RankRoom(0, socket.gethostname(), loader.shared_demand, shared_room())])
+    return loader
 
 
 def _warm_up(subject: Subject, imgsz: int) -> None:

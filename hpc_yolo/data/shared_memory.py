@@ -1,0 +1,142 @@
+"""Room in /dev/shm, through which loader workers hand batches over to their rank.
+
+Containers often have 64 MB of it. When it is full a worker cannot hand its batch over, and its rank would wait in vain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpc_yolo.errors import LostProcessError, TrainingError
+
+FOLDER = Path("/dev/shm")
+PREFETCH = 2  # batches that torch's loader has each worker make ahead
+LABELS_BYTES = 65536  # of a batch, with its indices
+IN_USE = 2  # batches that a rank holds: the one it computes on, and the next
+NEARLY_FULL_SHARE, NEARLY_FULL_BYTES = 0.1, 2**30  # with less than both free, a worker's death is put down to it
+HINT = (
+    "take fewer loader workers (train.workers or --workers; 0: none), a smaller batch, or a container with more of it: "
+    "docker and podman run --shm-size=8g or --ipc=host, apptainer --bind /dev/shm; see df -h /dev/shm"
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The state of /dev/shm as this process sees it. `identity` tells the file systems of a node apart."""
+
+    free_bytes: int
+    total_bytes: int
+    identity: int
+
+    @property
+    def text(self) -> str:
+        if not self.total_bytes:
+            return "there is no /dev/shm"
+        return f"/dev/shm has {size_text(self.free_bytes)} of {size_text(self.total_bytes)} free"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the loader workers of a rank need in /dev/shm at most: `num_batches` at once, each of `batch_bytes`."""
+
+    batch_bytes: int
+    num_batches: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.batch_bytes * self.num_batches
+
+
+@dataclass(frozen=True)
+class RankRoom:
+    """One rank's demand and what it sees of /dev/shm."""
+
+    node_rank: int
+    host: str
+    demand: Demand
+    room: Room
+
+
+def shared_room() -> Room:
+    """Return the state of /dev/shm; no room where there is none."""
+    try:
+        found, stat = os.statvfs(FOLDER), FOLDER.stat()
+    except OSError:
+        return Room(0, 0, 0)
+    return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, stat.st_dev)
+
+
+def demand_of(batch_bytes: int, num_batches: int, workers: int) -> Demand:
+    """Return what `workers` need who load `num_batches` batches of at most `batch_bytes` of images in an epoch."""
+    at_once = min(num_batches, workers * PREFETCH + IN_USE) if workers else 0
+    return Demand(batch_bytes + LABELS_BYTES, at_once)
+
+
+def require_room(ranks: Sequence[RankRoom]) -> None:
+    """Refuse loader workers for whose batches some node has no room. Ranks of one node may share one /dev/shm or not.
+
+    Raises:
+        TrainingError: naming the node, what is needed and what is free.
+    """
+    shared: dict[tuple[int, int], list[RankRoom]] = {}
+    for rank in ranks:
+        if rank.demand.num_batches:
+            shared.setdefault((rank.node_rank, rank.room.identity), []).append(rank)
+    for together in shared.values():
+        needed_bytes = sum(rank.demand.total_bytes for rank in together)
+        room = min((rank.room for rank in together), key=lambda room: room.free_bytes)
+        if needed_bytes > room.free_bytes:
+            largest = max((rank.demand for rank in together), key=lambda demand: demand.total_bytes)
+            batches = f"{largest.num_batches} batch{'' if largest.num_batches == 1 else 'es'}"
+            each = f" for each of {len(together)} ranks" if len(together) > 1 else ""
+            raise TrainingError(
+                f"{together[0].host}: {room.text}, and loader workers hand batches over through it: they need "
+                f"{size_text(needed_bytes)}, {batches} of {size_text(largest.batch_bytes)}{each}",
+                hint=HINT,
+            )
+
+
+def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
+    """Move a batch into shared memory in place, if this process is a loader worker.
+
+    By itself torch would do so in a thread whose errors reach nobody.
+
+    Raises:
+        LostProcessError: there is no room.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        return
+    try:
+        for tensor in tensors:
+            if tensor.numel():  # what is empty needs no memory
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        raise LostProcessError(
+            f"a loader worker cannot hand over its batch of {size_text(needed_bytes)}: {shared_room().text} "
+            f"({str(error).partition('>: ')[2] or error})",
+            hint=HINT,
+        ) from error
+
+
+def explain_lost_worker(error: Exception) -> str | None:
+    """Return what /dev/shm may have to do with the death of a loader worker that torch reports; None for nothing."""
+    room = shared_room()
+    is_full = room.free_bytes <= min(room.total_bytes * NEARLY_FULL_SHARE, NEARLY_FULL_BYTES)
+    if "Bus error" in str(error) or is_full:
+        return f"through which it hands batches over: {room.text} now"
+    return None
+
+
+def size_text(num_bytes: float) -> str:
+    """`num_bytes` for people, such as 353 MiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024 or unit == "GiB":
+            break
+        num_bytes /= 1024
+    return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "bytes" else f"{num_bytes:.1f} {unit}"
