@@ -18,7 +18,7 @@ from hpc_yolo.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.lease import Holder, last_holder
 from hpc_yolo.queueing import adopt_lost_jobs
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission, last_chain
+from hpc_yolo.runs.submissions import Submission, address_of, last_chain
 
 WATCH_S = 5.0  # a holder of the run shows a sign of life every two seconds
 
@@ -34,7 +34,7 @@ def cancel_run(run: RunDirectory) -> str:
     alive = _alive_submissions(run)
     submission = alive[0]
     if submission.executor == "slurm":
-        job_ids = [other.job_id for other in alive]
+        job_ids = [other.address for other in alive]
         scheduler.cancel(job_ids)
         return f"{run.name}: job {', '.join(job_ids)} is cancelled; if it was training, it saves and leaves"
     if submission.host != platform.node() or not _is_controller(int(submission.job_id), run):
@@ -58,7 +58,7 @@ def requeue_run(run: RunDirectory) -> str:
     submission = _alive_submissions(run)[0]
     if submission.executor != "slurm":
         raise RunError(f"{run.name}: only jobs of Slurm have a queue", hint=f"hpc-yolo cancel {run.path}")
-    scheduler.requeue(submission.job_id)
+    scheduler.requeue(submission.address)
     return f"{run.name}: job {submission.job_id} saves, leaves and is queued again"
 
 
@@ -120,7 +120,7 @@ def _is_alive(submission: Submission, run: RunDirectory) -> bool:
         SchedulerUnavailable: Slurm does not say.
     """
     if submission.executor == "slurm":
-        state = scheduler.job_states([submission.job_id]).get(submission.job_id)
+        state = scheduler.job_states([submission.address]).get(submission.address)
         return state is not None and state.is_alive
     if submission.executor != "local":
         return False
@@ -146,7 +146,8 @@ def _may_live(run: RunDirectory, holder: Holder, watch_s: float) -> bool:
         return process_start(holder.pid) == holder.pid_start
     if holder.job_id is not None and holder.cluster is not None:
         try:
-            state = scheduler.job_states([holder.job_id]).get(holder.job_id)
+            address = address_of(run, holder.job_id)
+            state = scheduler.job_states([address]).get(address)
         except SchedulerUnavailable:
             raise
         except ClusterError:

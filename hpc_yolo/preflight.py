@@ -161,7 +161,7 @@ def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
         if not slurm_answers:
             return
         try:
-            states = scheduler.job_states([before.job_id for before in chain[-2:]], scheduler.LOOK_TIMEOUT_S).values()
+            states = scheduler.job_states([before.address for before in chain[-2:]], scheduler.LOOK_TIMEOUT_S).values()
         except SchedulerUnavailable:
             return
         is_alive = any(state.is_alive for state in states)
@@ -193,7 +193,7 @@ def slurm_warnings(spec: Spec) -> list[str]:
         ClusterError: Slurm would refuse the job, by its partition, number of nodes or time limit.
     """
     try:
-        found = site.partitions()
+        found = site.partitions(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
     except ClusterError:
         return []
     try:
@@ -252,7 +252,7 @@ def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_c
 def loss_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
     """Return what would lose work when a job of `spec` is interrupted, a line each."""
     try:
-        settings = site.site_settings()
+        settings = site.site_settings(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
     except ClusterError:
         return []
     measured = find_measured(spec)

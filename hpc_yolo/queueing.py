@@ -65,7 +65,7 @@ def queue_script(
         record.unlink()
         raise
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_take_back(run, token)) from None
+        raise KeyboardInterrupt(_take_back(run, token, planned.cluster)) from None
     return _settle(run, record, planned, job_id)
 
 
@@ -75,14 +75,14 @@ def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
     Returns None where there is none, or where Slurm does not say.
     """
     adopted = None
-    records = sorted(run.jobs.glob(f"{TOKEN_PREFIX}*.json"), key=lambda path: path.stat().st_mtime)
-    if not records:
-        return None
+    job_ids: dict[str | None, dict[str, str]] = {}  # by cluster
     with contextlib.suppress(ClusterError):
-        job_ids = scheduler.jobs_by_comment(TOKEN_PREFIX)
-        for record in records:
+        for record in sorted(run.jobs.glob(f"{TOKEN_PREFIX}*.json"), key=lambda path: path.stat().st_mtime):
             planned = read_struct(record, Submission)
-            if planned is not None and (job_id := job_ids.get(record.stem)) is not None:
+            cluster = None if planned is None else planned.cluster
+            if cluster not in job_ids:
+                job_ids[cluster] = scheduler.jobs_by_comment(TOKEN_PREFIX, run=scheduler.on_cluster(cluster))
+            if planned is not None and (job_id := job_ids[cluster].get(record.stem)) is not None:
                 adopted = _settle(run, record, planned, job_id)
             elif planned is None or time.time() - planned.time > KEEP_S:
                 record.unlink(missing_ok=True)
@@ -97,13 +97,14 @@ def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -
     return submission
 
 
-def _take_back(run: RunDirectory, token: str) -> str:
-    """Cancel the job with `token`, if there is one; a sentence about it."""
+def _take_back(run: RunDirectory, token: str, cluster: str | None) -> str:
+    """Cancel the job with `token` on `cluster`, if there is one; a sentence about it."""
+    there = scheduler.on_cluster(cluster)
     with contextlib.suppress(ClusterError):
-        job_id = scheduler.jobs_by_comment(TOKEN_PREFIX, scheduler.LOOK_TIMEOUT_S).get(token)
+        job_id = scheduler.jobs_by_comment(TOKEN_PREFIX, scheduler.LOOK_TIMEOUT_S, run=there).get(token)
         if job_id is None:  # the record stays: it may come yet
             return "nothing is queued so far"
-        scheduler.cancel([job_id])
+        scheduler.cancel([job_id], run=there)
         _record(run, token).unlink(missing_ok=True)
         return f"job {job_id}, which was queued already, is cancelled"
     return f"the job may be queued; hpc-yolo cancel {run.path} looks for it"

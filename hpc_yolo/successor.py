@@ -67,6 +67,7 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
         gpus_per_node=0 if own is None else own.gpus_per_node,
         after=process.job_id,
         variables={} if own is None else own.variables,
+        cluster=None if own is None else own.cluster,
         requeue="" if own is None else own.requeue,
     )
     with tempfile.TemporaryDirectory(dir=run.jobs) as folder:

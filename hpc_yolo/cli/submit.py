@@ -53,9 +53,10 @@ def submit(
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
     is_slurms = plan.executor == "slurm"
+    there = scheduler.on_cluster(plan.spec.cluster.slurm_cluster)
     if is_slurms and not dry_run:
-        scheduler.require_available()
-    slurm = scheduler.probe() if is_slurms and dry_run else None
+        scheduler.require_available(run=there)
+    slurm = scheduler.probe(run=there) if is_slurms and dry_run else None
     answers = slurm is None or slurm.available
     if is_slurms and answers:
         plan = plan_at_site(plan)

@@ -28,7 +28,7 @@ SLOWNESS = 10.0  # of the time, Slurm works for us at most one part in so many
 WANTED_FOR_S = 600.0  # a job that no screen has asked for since then is asked for no more
 SETTLES_S = 60.0  # a job may look over while it goes back into the queue
 SETTLED_FOR_S = 300.0  # a job that is over may still be put back by hand
-_JOB_ID = re.compile(r"\d+(_\d+)?")
+_JOB_ID = re.compile(r"\d+(_\d+)?(@[\w.-]+)?")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ words. `slurm_output` reads what a command prints. Tests may replace the one edg
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -105,6 +106,13 @@ def with_sbatch_variables(variables: Mapping[str, str]) -> Run:
     return functools.partial(run_command, sbatch_variables=dict(variables))
 
 
+def on_cluster(cluster: str | None, run: Run = run_command) -> Run:
+    """Return `run` for commands that go to another cluster of the site; None is the cluster of this machine."""
+    if cluster is None:
+        return run
+    return lambda words, timeout_s: run([words[0], f"--clusters={cluster}", *words[1:]], timeout_s)
+
+
 def probe(timeout_s: float = 3.0, *, run: Run = run_command) -> SchedulerProbe:
     """Whether jobs can be queued here: sbatch is installed and a controller says that it is up within `timeout_s`."""
     if run is run_command and not is_installed():
@@ -170,23 +178,26 @@ def estimate_start(path: Path, options: Sequence[str] = (), *, run: Run = run_co
 
 
 def cancel(job_ids: Iterable[str], *, run: Run = run_command) -> None:
-    """End the jobs. One that is over already is no error.
+    """End the jobs; `7@far` is job 7 of the cluster far. One that is over already is no error.
 
     Raises:
         ClusterError: Slurm refuses, for instance somebody else's job.
     """
-    ids = list(job_ids)
-    if ids:
-        _ask(["scancel", "--quiet", *ids], CHANGE_TIMEOUT_S, run)
+    for cluster, ids in _by_cluster(job_ids).items():
+        _ask(["scancel", "--quiet", *ids], CHANGE_TIMEOUT_S, on_cluster(cluster, run))
 
 
 def requeue(job_id: str, *, run: Run = run_command) -> None:
     """Put a running job back into the queue. Its tasks get SIGTERM at once: first make everything durable.
 
+    Args:
+        job_id: `7`, or `7@far` on another cluster.
+
     Raises:
         ClusterError: Slurm refuses, for instance a job that was submitted with --no-requeue.
     """
-    _ask(["scontrol", "requeue", job_id], CHANGE_TIMEOUT_S, run)
+    number, _, cluster = job_id.partition("@")
+    _ask(["scontrol", "requeue", number], CHANGE_TIMEOUT_S, on_cluster(cluster or None, run))
 
 
 def set_requeue(job_id: str, *, allowed: bool, run: Run = run_command) -> None:
@@ -213,6 +224,9 @@ def job_states(
 ) -> dict[str, JobState]:
     """The state of every job in `job_ids`, by one call of squeue and, for those it has forgotten, one of sacct.
 
+    A job of another cluster is given and comes back as `7@far`; each cluster is asked by calls of its own. One that
+    does not answer leaves its jobs out, unless none answers.
+
     An array's id brings the states of all its tasks, each under its own id. Where sacct is missing or has no
     database, forgotten jobs are UNKNOWN and stale; one that accounting believes alive, but squeue does not, is UNKNOWN.
 
@@ -223,9 +237,24 @@ def job_states(
         SchedulerUnavailable: squeue gave no answer.
         ClusterError: something that is no job id.
     """
-    wanted = list(dict.fromkeys(job_ids))
-    if not wanted:
-        return {}
+    groups = _by_cluster(job_ids)
+    states: dict[str, JobState] = {}
+    refusals: list[ClusterError] = []
+    for cluster, ids in groups.items():
+        try:
+            found = _job_states(ids, timeout_s / len(groups), on_cluster(cluster, run))
+        except ClusterError as refusal:
+            refusals.append(refusal)
+            continue
+        for job_id, state in found.items():
+            address = job_id if cluster is None else f"{job_id}@{cluster}"
+            states[address] = dataclasses.replace(state, job_id=address)
+    if len(refusals) == len(groups) and refusals:
+        raise refusals[0]
+    return states
+
+
+def _job_states(wanted: list[str], timeout_s: float, run: Run) -> dict[str, JobState]:
     found = _ask_squeue(wanted, timeout_s / 2, run)
     forgotten = [job_id for job_id in wanted if not _is_covered(job_id, found)]
     if not forgotten:
@@ -304,6 +333,15 @@ def shown_qos(timeout_s: float, *, run: Run = run_command) -> str:
     """
     words = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos"]
     return _ask([*words, "format=Name,GraceTime,PreemptMode"], timeout_s, run)
+
+
+def _by_cluster(job_ids: Iterable[str]) -> dict[str | None, list[str]]:
+    """Return the ids of `job_ids` by cluster, each once."""
+    groups: dict[str | None, list[str]] = {}
+    for job_id in dict.fromkeys(job_ids):
+        number, _, cluster = job_id.partition("@")
+        groups.setdefault(cluster or None, []).append(number)
+    return groups
 
 
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float, run: Run) -> dict[str, JobState]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo import sbatch
-from hpc_yolo.cluster import site
+from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.site import QosLimits, SiteSettings
 from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings, startable
 from hpc_yolo.doctor.window import stop_window
@@ -88,9 +88,10 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
         return f"Slurm is not asked: cluster.executor is {spec.cluster.executor}", None, {}, [_local()]
     if shutil.which("scontrol") is None:
         return "Slurm is not installed here", None, {}, [_local()]
+    run = scheduler.on_cluster(None if spec is None else spec.cluster.slurm_cluster)
     try:
-        settings = site.site_settings()
-        partitions = site.partitions()
+        settings = site.site_settings(run=run)
+        partitions = site.partitions(run=run)
     except SchedulerUnavailable as error:
         return f"Slurm does not answer: {error.message}", False, {}, [_silent(error)]
     cluster = ClusterSpec() if spec is None else spec.cluster

@@ -18,6 +18,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         host: where it was submitted.
         after: the job that it follows, should that not finish; None for one that a person submitted.
         variables: SBATCH_ variables of the person's shell that sbatch took.
+        cluster: Slurm's name of the cluster that has the job; None for that of `host`.
         requeue: how the run goes on after an interruption, where the spec leaves it open; else "".
     """
 
@@ -31,6 +32,12 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None = None
     variables: dict[str, str] = {}
     requeue: str = ""
+    cluster: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Name of the job for `cluster.scheduler`: its id, with @ and the cluster where that is another one."""
+        return self.job_id if self.cluster is None else f"{self.job_id}@{self.cluster}"
 
 
 def add_submission(run: RunDirectory, submission: Submission) -> None:
@@ -49,6 +56,12 @@ def all_submissions(run: RunDirectory) -> list[Submission]:
         with contextlib.suppress(msgspec.ValidationError):
             found.append(msgspec.convert(record, Submission))
     return found
+
+
+def address_of(run: RunDirectory, job_id: str) -> str:
+    """Return the address of job `job_id` of `run`; the id itself where nobody submitted it through this package."""
+    found = [submission.address for submission in all_submissions(run) if submission.job_id == job_id]
+    return found[-1] if found else job_id
 
 
 def last_chain(run: RunDirectory) -> list[Submission]:

@@ -115,6 +115,12 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         return self.tasks_per_node or self.gpus_per_node or 1
 
     @property
+    def slurm_cluster(self) -> str | None:
+        """Name of the cluster of the site that gets the job; None for that of the submitting machine."""
+        name = self.sbatch.get("clusters")
+        return name if isinstance(name, str) else None
+
+    @property
     def partitions(self) -> list[str]:
         """Names of the partitions that are asked for; [] is the default one."""
         return split_list(self.partition or [])

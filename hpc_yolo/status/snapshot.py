@@ -186,7 +186,7 @@ class TrackedRun:
         jobs = [job for job in self._jobs if job.executor == "slurm"]
         if jobs and isinstance(newest, AttemptEnded) and not newest.requeued and newest.time >= jobs[-1].time:
             return []
-        return [job.job_id for job in jobs]
+        return [job.address for job in jobs]
 
     def facts(self, answer: Answer, now: float) -> RunFacts:
         """The run as its files and Slurm's `answer` have it at `now`."""
@@ -199,7 +199,7 @@ class TrackedRun:
         state, detail = self._state(submission, None if told is None else told.job)
         figures = _figures(self.record, submission, is_running=state == "running")
         if state == "running" and submission is not None:
-            figures |= _job_figures(answer.jobs.get(submission.job_id), figures.get("left_s"), now)
+            figures |= _job_figures(answer.jobs.get(submission.address), figures.get("left_s"), now)
         updated = self.record.last_time or (None if submission is None else submission.time)
         facts = RunFacts(
             name=self.run.name,
@@ -216,14 +216,14 @@ class TrackedRun:
 
     def _current_submission(self, answer: Answer) -> Submission | None:
         """The newest one; but while that waits for another job's end, and if that end was a good one, the other."""
-        alive = [one for one in self._jobs if (told := answer.jobs.get(one.job_id)) and told.job.is_alive]
+        alive = [one for one in self._jobs if (told := answer.jobs.get(one.address)) and told.job.is_alive]
         started = self.record.started
         trained = [one for one in self._jobs if started is not None and one.job_id == started.job_id]
         return next(iter(alive or trained or self._jobs[-1:]), None)
 
     def _counting_word(self, answer: Answer, submission: Submission) -> Told | None:
         """What Slurm says of the job, unless the journal has told of something since."""
-        told = answer.jobs.get(submission.job_id) if submission.executor == "slurm" else None
+        told = answer.jobs.get(submission.address) if submission.executor == "slurm" else None
         return None if told is None or self.record.last_time > told.time else told
 
     def _state(self, submission: Submission | None, job: JobState | None) -> tuple[str, str]:

@@ -63,7 +63,7 @@ class SubmittedJob:
         if self.submission.executor != "slurm":
             return False
         try:
-            states = scheduler.job_states([submission.job_id for submission in last_chain(self.run)[-2:]])
+            states = scheduler.job_states([submission.address for submission in last_chain(self.run)[-2:]])
         except ClusterError:
             return False
         return any(state.state == "CANCELLED" for state in states.values())
@@ -96,6 +96,7 @@ def submit(plan: Plan) -> SubmittedJob:
         gpus_per_node=plan.gpus_per_node,
         variables=dict(plan.variables),
         requeue="" if plan.requeue is None else plan.requeue.mode,
+        cluster=plan.spec.cluster.slurm_cluster if plan.executor == "slurm" else None,
     )
     if plan.script is None:
         return SubmittedJob(plan.run, _start_local(plan, planned), owned=True)
@@ -152,7 +153,7 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
 @functools.lru_cache(maxsize=1)
 def _slurm_jobs_are_alive(run: RunDirectory, _time_slot: int) -> bool:
     """Whether one of a run's jobs is; looks once per time slot, however often somebody wants to know."""
-    job_ids = [submission.job_id for submission in last_chain(run)[-2:]]  # what is before these two is over
+    job_ids = [submission.address for submission in last_chain(run)[-2:]]  # what is before these two is over
     try:
         return any(state.is_alive for state in scheduler.job_states(job_ids).values())
     except SchedulerUnavailable:

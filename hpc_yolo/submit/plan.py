@@ -184,7 +184,7 @@ def plan_at_site(plan: Plan) -> Plan:
     """
     wanted, settings = plan.spec.cluster.requeue, None
     with contextlib.suppress(ClusterError):
-        settings = site.site_settings()
+        settings = site.site_settings(run=scheduler.on_cluster(plan.spec.cluster.slurm_cluster))
     if wanted == "expedite" and settings is not None and not settings.expedites:
         hint = "--set cluster.requeue=auto takes what comes back soonest here"
         raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)

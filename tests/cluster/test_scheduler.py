@@ -55,6 +55,38 @@ def test_accounting_is_not_asked_about_jobs_that_squeue_knows() -> None:
     assert jobs["10_2"].is_waiting
 
 
+def test_each_cluster_is_asked_for_its_own_jobs() -> None:
+    """Two clusters of a site number their jobs alike."""
+
+    def run(words: Sequence[str], _timeout_s: float) -> Finished:
+        if "--clusters=gone" in words:
+            return NO_CONTROLLER
+        state = "RUNNING" if "--clusters=far" in words else "PENDING"
+        line = f"8|{state}|None||N/A|1:00|0:0|\n"
+        return Finished(0, line if words[0] == "squeue" else "", "")
+
+    jobs = scheduler.job_states(["8", "8@far", "8@gone"], run=run)
+    assert {address: (job.job_id, job.state) for address, job in jobs.items()} == {
+        "8": ("8", "PENDING"),
+        "8@far": ("8@far", "RUNNING"),
+    }
+    with pytest.raises(SchedulerUnavailable):
+        scheduler.job_states(["8@gone"], run=run)
+
+
+def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
+    run = Recorded(scancel=Finished(0, "", ""), scontrol=Finished(0, "", ""), sbatch=Finished(0, "9;far\n", ""))
+    scheduler.cancel(["7", "8_2@far", "9@far", "7"], run=run)
+    scheduler.requeue("9@far", run=run)
+    assert scheduler.submit_script(Path("job"), run=scheduler.on_cluster("far", run)) == "9"
+    assert [" ".join(words) for words in run.asked] == [
+        "scancel --quiet 7",
+        "scancel --clusters=far --quiet 8_2 9",
+        "scontrol --clusters=far requeue 9",
+        "sbatch --clusters=far --parsable job",
+    ]
+
+
 def test_no_jobs_are_no_question() -> None:
     run = Recorded()
     assert scheduler.job_states([], run=run) == {}

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -297,6 +299,39 @@ def test_the_spec_wins_over_variables_of_the_shell(in_slurm, write_spec, hpc_yol
     ):
         assert words in shown
     assert re.search("(OverSubscribe|Exclusive)=USER", shown), "26.05 shows it under a name of its own"
+
+
+def test_a_run_on_a_named_cluster_is_looked_for_there_by_every_command(
+    in_slurm, write_spec, hpc_yolo, tmp_path, monkeypatch
+):
+    (name,) = re.findall(r"ClusterName *= (\S+)", in_slurm.run("scontrol", "show", "config"))
+    spec = write_spec("far", cluster={"sbatch": {"clusters": name, "hold": True}})
+    wrappers, log = tmp_path / "bin", tmp_path / "calls"
+    wrappers.mkdir()
+    for command in ("squeue", "scancel", "scontrol", "sacct"):
+        program = f'#!/bin/sh\necho {command} "$@" >> {log}\nexec {shutil.which(command)} "$@"\n'
+        (wrappers / command).write_text(program)
+        (wrappers / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrappers}:{os.environ['PATH']}")
+    hpc_yolo("submit", spec)
+    run = tmp_path / "runs" / "far"
+    submission = json.loads((run / "submissions.jsonl").read_text())
+    assert submission["cluster"] == name
+    assert "queued already" in hpc_yolo("submit", spec, check=False).stderr
+
+    def state() -> str:
+        monkeypatch.setenv("XDG_STATE_HOME", tempfile.mkdtemp(dir=tmp_path))  # where Slurm's last answer is kept
+        return json.loads(hpc_yolo("status", "--root", run.parent, "--json").stdout)[0]["state"]
+
+    assert state() == "queued"
+    hpc_yolo("doctor", spec, check=False)
+    hpc_yolo("cancel", run, "--yes")
+    in_slurm.wait_for_state(submission["job_id"], "CANCELLED")
+    assert state() == "cancelled"
+    own = f"scontrol --oneliner show job {submission['job_id']}"  # of wait_for_state
+    calls = [call for call in log.read_text().splitlines() if call != own]
+    assert [call for call in calls if f"--clusters={name}" not in call] == []
+    assert {call.split()[0] for call in calls} >= {"squeue", "scancel", "scontrol"}
 
 
 def test_a_dry_run_of_what_slurm_would_refuse_shows_the_script_and_ends_with_4(idle_nodes, write_spec, hpc_yolo):
