@@ -7,6 +7,7 @@ what it would accept is never refused.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -20,7 +21,7 @@ from hpc_yolo import sbatch
 from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.scheduler import Run, run_command
-from hpc_yolo.cluster.site import Partition
+from hpc_yolo.cluster.site import Partition, SiteSettings
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.doctor import find_measured, losses, obstacles, startable
@@ -117,23 +118,26 @@ def require_python(cluster: ClusterSpec) -> None:
     Raises:
         SpecError: it is here and cannot import hpc_yolo.
     """
-    python = cluster.python
-    if python is None or cluster.setup_lines or cluster.env or not os.path.isabs(python) or not os.path.exists(python):  # noqa: PTH110, PTH117
+    if cluster.python is None or cluster.setup_lines or cluster.env:
         return
+    python = Path(cluster.python)
+    if not python.is_absolute() or not python.exists():
+        return
+    words = [str(python), "-c", "import hpc_yolo"]
     try:
-        found = subprocess.run(
-            [python, "-c", "import hpc_yolo"], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
-        )
-        complaint = found.stderr.strip().splitlines()[-1:] if found.returncode else []
+        found = subprocess.run(words, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return
     except OSError as error:
-        complaint = [error.strerror or str(error)]
-    if complaint:
-        raise SpecError(
-            f"cluster.python: {python} cannot import hpc_yolo: {complaint[0]}",
-            hint=f"install it there: {python} -m pip install hpc-yolo",
-        )
+        complaint = error.strerror or str(error)
+    else:
+        if found.returncode == 0:
+            return
+        complaint = (found.stderr.strip() or f"it ends with exit status {found.returncode}").splitlines()[-1]
+    raise SpecError(
+        f"cluster.python: {python} cannot import hpc_yolo: {complaint}",
+        hint=f"install it there: {python} -m pip install hpc-yolo",
+    )
 
 
 def mode_warnings(spec: Spec) -> list[str]:
@@ -201,14 +205,24 @@ def slurm_warnings(spec: Spec) -> list[str]:
     except ClusterError as unknown:
         require_accepted(spec, unknown)
         return []
-    return [*obstacle_warnings(spec, partitions), *loss_warnings(spec, partitions)]
+    settings = None
+    with contextlib.suppress(ClusterError):
+        settings = site.site_settings(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
+    is_lifted = settings is not None and settings.enforces_limits
+    return [
+        *obstacle_warnings(spec, partitions, is_lifted=is_lifted),
+        *loss_warnings(spec, partitions, settings),
+    ]
 
 
-def obstacle_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
+def obstacle_warnings(spec: Spec, partitions: Sequence[Partition], *, is_lifted: bool) -> list[str]:
     """Return why none of `partitions` would start a job of `spec`; [] where one would.
 
     A quality of service may lift the limits of a partition, and sites refuse what is over them or keep it waiting: what
     Slurm accepts is a warning.
+
+    Args:
+        is_lifted: the site refuses what is over a limit, so that what it accepts is not.
 
     Raises:
         ClusterError: Slurm would refuse the job.
@@ -222,6 +236,8 @@ def obstacle_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
     if all(reason.startswith("cluster.time") for reason in reasons):
         hint = f"ask for --time {format_time(longest_s)}: a run goes on in the next job"
     require_accepted(spec, ClusterError("; ".join(reasons), hint=hint))
+    if is_lifted:
+        return []
     return [
         f"{reason}; Slurm accepts the job, and keeps it waiting unless a QOS lifts that limit" for reason in reasons
     ]
@@ -249,11 +265,9 @@ def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_c
         return scheduler.estimate_start(Path(file.name), options, run=run)
 
 
-def loss_warnings(spec: Spec, partitions: Sequence[Partition]) -> list[str]:
-    """Return what would lose work when a job of `spec` is interrupted, a line each."""
-    try:
-        settings = site.site_settings(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
-    except ClusterError:
+def loss_warnings(spec: Spec, partitions: Sequence[Partition], settings: SiteSettings | None) -> list[str]:
+    """Return what would lose work when a job of `spec` is interrupted, a line each; [] where the site is not known."""
+    if settings is None:
         return []
     measured = find_measured(spec)
     found: dict[str, None] = {}

@@ -41,6 +41,7 @@ class SiteSettings:
         min_job_age_s: how long squeue knows a job that is over.
         submit_plugins: programs of the site that may change a job when it is submitted; may be empty.
         max_requeues: failed launches after which Slurm holds a job.
+        enforces_limits: sbatch refuses what is over a limit of its partitions; else such a job waits.
     """
 
     version: str
@@ -57,6 +58,7 @@ class SiteSettings:
     has_accounting: bool
     submit_plugins: str
     max_requeues: int
+    enforces_limits: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def parse_site_settings(text: str) -> SiteSettings:
         has_accounting=config.get("AccountingStorageType", "").endswith("/slurmdbd"),
         submit_plugins="" if (plugins := config.get("JobSubmitPlugins", "")) == "(null)" else plugins,
         max_requeues=_max_requeues(config),
+        enforces_limits=config.get("EnforcePartLimits", "NO").upper() != "NO",
     )
 
 

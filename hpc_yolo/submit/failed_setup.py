@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_yolo.causes import lost_attempt
+import msgspec
+
+from hpc_yolo.causes import is_taken_by_slurm, lost_attempt
 from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.srun_output import SIGNAL_BASE
 from hpc_yolo.errors import RunError
 from hpc_yolo.lease import take_lease
-from hpc_yolo.requeue import end_for_good, end_of_lost_attempt
+from hpc_yolo.requeue import end_for_good, end_of_lost_attempt, job_of
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
@@ -23,21 +26,37 @@ REMEDY = "mend the line and submit again; one that may fail ends in || true"
 def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, record: Path, status: int) -> int:
     """Report that the setup ended with `status` before the tasks; return the job's exit code.
 
-    The job is not queued again: the same line would fail again.
+    The job is not queued again, since the same line would fail again; but where Slurm ended the setup, because it
+    preempts the job or somebody cancels it, that is the cause.
 
     Args:
         record: the file in which the script kept the number of the line that ran; it is removed.
     """
-    failure = describe_failure(spec.cluster.setup_lines, _read_number(record), status)
-    print(f"hpc-yolo: {failure}; {REMEDY}", flush=True)
+    detail = describe_failure(spec.cluster.setup_lines, _read_number(record), status)
     record.unlink(missing_ok=True)
-    if process.job_id is not None:
+    cause = _cause(process, status)
+    requeued = cause == Cause.PREEMPTED
+    if cause == Cause.ERROR:
+        outcome, remedy = AttemptEnded.FAILED, f"; {REMEDY}"
+    else:
+        outcome, remedy = AttemptEnded.STOPPED, f"; {cause}"
+    print(f"hpc-yolo: {detail}{remedy}", flush=True)
+    if process.job_id is not None and not requeued:
         end_for_good(run, process, spec.cluster)
+    ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause, requeued=requeued)
     try:
-        _write_end(run, process, failure)
+        _write_end(run, process, ended)
     except (RunError, OSError) as error:
         print(f"hpc-yolo: not in the journal: {error}", flush=True)
     return status or 1
+
+
+def _cause(process: ProcessInfo, status: int) -> str:
+    """Return why the setup ended with `status`: by Slurm, where that ends the job and a signal came, or by itself."""
+    job = job_of(process) if status > SIGNAL_BASE else None
+    if is_taken_by_slurm(job, process.attempt):
+        return Cause.PREEMPTED
+    return Cause.ERROR if job is None or job.is_running else Cause.CANCELLED
 
 
 def describe_failure(setup: Sequence[str], number: int | None, status: int) -> str:
@@ -69,8 +88,8 @@ def _read_number(record: Path) -> int | None:
     return None
 
 
-def _write_end(run: RunDirectory, process: ProcessInfo, failure: str) -> None:
-    """Write the end of this attempt, which has no other event, and of one before it that left none.
+def _write_end(run: RunDirectory, process: ProcessInfo, ended: AttemptEnded) -> None:
+    """Write that this attempt has `ended`, which has no other event, and of one before it that left none.
 
     Raises:
         LeaseError: another attempt trains the run.
@@ -81,9 +100,6 @@ def _write_end(run: RunDirectory, process: ProcessInfo, failure: str) -> None:
         events = read_events(run.journal)
         if (lost := lost_attempt(events)) is not None:
             JournalWriter(run.journal, lost.attempt).write(end_of_lost_attempt(lost, events))
-        ended = AttemptEnded(
-            outcome=AttemptEnded.FAILED, epoch=0, step=last_step(events), detail=failure, cause=Cause.ERROR
-        )
-        JournalWriter(run.journal, lease.attempt).write(ended)
+        JournalWriter(run.journal, lease.attempt).write(msgspec.structs.replace(ended, step=last_step(events)))
     finally:
         lease.release()

@@ -51,6 +51,9 @@ def test_reads_the_recorded_settings(version):
     ("values", "field", "expected"),
     [
         ({"KillWait": "30 sec"}, "kill_wait_s", 30),
+        ({"EnforcePartLimits": "ALL"}, "enforces_limits", True),
+        ({"EnforcePartLimits": "any"}, "enforces_limits", True),
+        ({"EnforcePartLimits": None}, "enforces_limits", False),
         ({"AuthInfo": "(null)"}, "requeue_wait_s", 120),
         ({"AuthInfo": "socket=/run/munge.socket"}, "requeue_wait_s", 120),
         ({"AuthInfo": "cred_expire=600,ttl=5"}, "requeue_wait_s", 600),

@@ -3,6 +3,7 @@
 import pytest
 
 from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
@@ -62,6 +63,24 @@ def test_the_journal_has_a_failed_setup_as_the_end_of_an_attempt(run, capsys, co
     assert words in capsys.readouterr().out
     assert conclude(run, content, status) == code
     assert [event.attempt for event in read_events(run.journal)] == [1, 2], "each start is an attempt"
+
+
+@pytest.mark.parametrize(
+    ("status", "record", "expected"),
+    [
+        (143, JobRecord("RUNNING", 0, is_being_preempted=True), (AttemptEnded.STOPPED, Cause.PREEMPTED, True)),
+        (137, JobRecord("PENDING", 1, is_being_preempted=False), (AttemptEnded.STOPPED, Cause.PREEMPTED, True)),
+        (143, JobRecord("CANCELLED", 0, is_being_preempted=False), (AttemptEnded.STOPPED, Cause.CANCELLED, False)),
+        (137, JobRecord("RUNNING", 0, is_being_preempted=False), (AttemptEnded.FAILED, Cause.ERROR, False)),
+        (143, None, (AttemptEnded.FAILED, Cause.ERROR, False)),
+        (1, JobRecord("CANCELLED", 0, is_being_preempted=False), (AttemptEnded.FAILED, Cause.ERROR, False)),
+    ],
+)
+def test_a_setup_that_slurm_ends_is_no_error_of_the_setup(run, monkeypatch, status, record, expected):
+    monkeypatch.setattr("hpc_yolo.submit.failed_setup.job_of", lambda _process: record)
+    assert conclude(run, "1", status) == status
+    (ended,) = read_events(run.journal)
+    assert (ended.outcome, ended.cause, ended.requeued) == expected
 
 
 def test_an_attempt_before_that_left_no_word_is_concluded_first(run):
