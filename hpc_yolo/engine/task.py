@@ -293,7 +293,7 @@ def set_threads(world: World) -> None:
 
 
 def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
-    """Leave this rank's last words in the run directory and on its output.
+    """Leave this rank's last words in the run directory and, of several ranks, on its output.
 
     A rank without the lease has no say in the run directory any more: somebody else's attempt is in it.
     """
@@ -309,8 +309,9 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
         exit_code=exit_code(error),
         is_echo=is_echo(error),
     )
-    with contextlib.suppress(OSError):
-        print(failure.text, file=sys.stderr, flush=True)
+    if process.world_size > 1:  # else the error is raised, and whoever catches it prints it
+        with contextlib.suppress(OSError):
+            print(failure.text, file=sys.stderr, flush=True)
     if isinstance(error, LeaseError):
         return
     with contextlib.suppress(OSError):  # the folder may be what failed; the words are on our output by now

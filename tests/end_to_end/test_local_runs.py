@@ -219,7 +219,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         (["--set", "model=yolov9"], 2, "there is no model 'yolov9'"),
         (["--set", "train.epochs"], 2, "write FIELD=VALUE"),
         (["--nodes", "two"], 2, "--nodes two: cluster.nodes: 'two' is not allowed"),
-        (["--set", "weights={file}"], 7, "cannot be read as a checkpoint"),
+        (["--set", "weights={file}"], 7, "is no file of weights"),
         (["--colour"], 2, "No such option"),
     ],
 )
@@ -231,6 +231,12 @@ def test_a_mistake_is_one_message_and_an_exit_code(write_spec, hpc_yolo, tmp_pat
     assert done.returncode == exit_code, done.stdout + done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_task_refuses_is_printed_once(write_spec, hpc_yolo):
+    spec = write_spec("alone", cluster={"tasks_per_node": 1})
+    done = hpc_yolo("train", spec, "--set", "data=nowhere.yaml", check=False)
+    assert (done.returncode, done.stderr.count("there is no dataset")) == (3, 1), done.stderr
 
 
 def test_progress_of_a_checkpoint_survives_json():
