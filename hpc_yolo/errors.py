@@ -5,6 +5,7 @@
     |-- DataError                3   dataset, labels, images; also some of the sources of predict
     |-- ClusterError             4   Slurm refuses, or a node list or environment makes no sense
     |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
+    |-- InstallationError       13   a package cannot be imported: it or a library that it needs is missing
     |-- RunError                 6   the run directory or its journal cannot be used
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
@@ -66,6 +67,12 @@ class SchedulerUnavailable(ClusterError):
     """No answer from Slurm within the time allowed; nothing was changed."""
 
     exit_code = 5
+
+
+class InstallationError(HpcYoloError):
+    """A Python package cannot be imported on this machine."""
+
+    exit_code = 13
 
 
 class RunError(HpcYoloError):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
 
 FLOORS = [
     {"errors", "quantities", "fileio", "resources", "text"},
-    {"spec", "runs", "cluster"},
+    {"spec", "runs", "cluster", "installation"},
     {"sbatch", "preemption", "lease", "queueing"},
     {"successor", "causes"},
     {"boxes", "batches", "distributed", "doctor", "requeue", "control"},

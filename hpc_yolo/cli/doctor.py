@@ -28,7 +28,8 @@ def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, 
 
     How many seconds it has from the first signal to SIGKILL, whether saving fits (at most 40 % of them, by what the run
     of SPEC, or one beside it, has measured), whether and how soon it starts again, and what to change in the spec where
-    work would be lost. Without SPEC: all partitions. Changes nothing, and answers within seconds when Slurm does not.
+    work would be lost; whether OpenCV finds its libraries on this machine. Without SPEC: all partitions. Changes
+    nothing, and answers within seconds when Slurm does not.
 
     \b
     ok       as it should be

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import click
 
 import hpc_yolo
 from hpc_yolo.cli.commands import LazyGroup
 from hpc_yolo.errors import HpcYoloError
+from hpc_yolo.installation import explain_import
 
 INTERRUPTED = 130
 
@@ -31,8 +33,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except HpcYoloError as error:
-        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
-        sys.exit(error.exit_code)
+        _leave_with(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -43,3 +44,13 @@ def main() -> None:
         # The reader of our output has gone (`| head`); what it did not read nobody wants.
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        explained = explain_import(error)
+        if explained is None:
+            raise
+        _leave_with(explained)
+
+
+def _leave_with(error: HpcYoloError) -> NoReturn:
+    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    sys.exit(error.exit_code)

@@ -101,9 +101,9 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
     if _leave_finished_run(run):
         return
 
-    from hpc_yolo.engine.task import run_task  # imports torch
+    from hpc_yolo.engine.start import start_task
 
-    run_task(run, spec)
+    start_task(run, spec)
 
 
 def _leave_finished_run(run: RunDirectory) -> bool:
@@ -136,10 +136,10 @@ def _be_a_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     if _leave_finished_run(run):
         return
 
-    from hpc_yolo.engine.task import run_task  # imports torch
+    from hpc_yolo.engine.start import start_task
     from hpc_yolo.submit.prepare import prepare_run
 
     if process.rank == 0:
         fetch_with_progress(spec)
         prepare_run(run, spec)
-    run_task(run, spec)
+    start_task(run, spec)

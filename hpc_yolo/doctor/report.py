@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,8 @@ from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.site import QosLimits, SiteSettings
 from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings, startable
 from hpc_yolo.doctor.window import stop_window
-from hpc_yolo.errors import ClusterError, HpcYoloError, SchedulerUnavailable
+from hpc_yolo.errors import ClusterError, HpcYoloError, InstallationError, SchedulerUnavailable
+from hpc_yolo.installation import require_import
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.load import load_resolved_spec
@@ -57,6 +59,7 @@ def examine(spec: Spec | None) -> Report:
     measured = None if spec is None else find_measured(spec)
     own_times = measured.times if measured is not None and measured.is_own else None
     slurm, answers, stop_s, findings = _look(spec, measured)
+    findings += _packages(None if spec is None else spec.cluster.python)
     return Report(
         slurm=slurm,
         answers=answers,
@@ -136,6 +139,16 @@ def _network_of(run: RunDirectory) -> str | None:
         return _network(load_resolved_spec(run.spec))
     except HpcYoloError:
         return None  # of another version
+
+
+def _packages(python: str | None) -> list[Finding]:
+    """What keeps OpenCV from being imported: minimal images lack libraries that its wheel needs."""
+    try:
+        require_import(python=python or sys.executable)
+    except InstallationError as error:
+        why = "seen on this machine; where compute nodes lack it too, every task ends at once"
+        return [Finding(level=Finding.WARNING, what="packages", seen=error.message, why=why, advice=error.hint or "")]
+    return []
 
 
 def _local() -> Finding:

@@ -19,6 +19,7 @@ from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.fileio import write_atomic
+from hpc_yolo.installation import require_import
 from hpc_yolo.queueing import queue_script
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, last_chain
@@ -37,10 +38,10 @@ class TrainingJob:
         self.run_directory = run_directory
 
     def __call__(self) -> None:
-        from hpc_yolo.engine.task import run_task  # imports torch: only in the task
+        from hpc_yolo.engine.start import start_task
 
         run = RunDirectory(Path(self.run_directory))
-        run_task(run, load_resolved_spec(run.spec))
+        start_task(run, load_resolved_spec(run.spec))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def submit(plan: Plan) -> SubmittedJob:
         RunError: the run directory cannot be written.
         ClusterError: Slurm refuses; the message has its own words.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
+        InstallationError: a package that tasks on this machine need cannot be imported.
     """
+    if plan.script is None:
+        require_import()
     prepare_run(plan.run, plan.spec)
     planned = Submission(
         time=time.time(),
