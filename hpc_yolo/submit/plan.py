@@ -188,7 +188,10 @@ def plan_at_site(plan: Plan) -> Plan:
     if wanted == "expedite" and settings is not None and not settings.expedites:
         hint = "--set cluster.requeue=auto takes what comes back soonest here"
         raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)
-    return replace(plan, requeue=site.choose_requeue(wanted, settings))
+    choice = site.choose_requeue(wanted, settings)
+    if wanted == "auto" and choice.mode == "chain" and plan.spec.cluster.sbatch.get("hold"):
+        choice = site.choose_requeue("requeue", settings)  # nobody would release the later jobs of a chain
+    return replace(plan, requeue=choice)
 
 
 def choose_executor(spec: Spec) -> tuple[str, str]:

@@ -6,10 +6,11 @@ import sys
 import msgspec
 import pytest
 
+from hpc_yolo.cluster import site
 from hpc_yolo.errors import ClusterError, RunError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
-from hpc_yolo.submit.plan import choose_executor, local_tasks, make_plan, slurm_plan, visible_gpus
+from hpc_yolo.submit.plan import choose_executor, local_tasks, make_plan, plan_at_site, slurm_plan, visible_gpus
 from hpc_yolo.submit.prepare import prepare_run, require_same_training
 
 
@@ -144,6 +145,14 @@ def test_tasks_and_the_last_line_run_the_python_of_the_spec(tmp_path, cluster, t
     assert f"{tasks_python} -m hpc_yolo after-job {run} --exit-code $?" in lines
     assert lines[-1].startswith(f"exec {sure_python} -m hpc_yolo after-job {run} --failed-setup ")
     assert f"{plan.spec.cluster.python or sys.executable} (" in dict(plan.decisions())["python"]
+
+
+@pytest.mark.parametrize(("options", "mode"), [({}, "chain"), ({"hold": False}, "chain"), ({"hold": True}, "requeue")])
+def test_a_held_job_gets_no_successors_that_nobody_releases(tmp_path, monkeypatch, options, mode):
+    settings = site.parse_site_settings("KillWait = 30 sec\nAuthInfo = (null)\n")
+    monkeypatch.setattr(site, "site_settings", lambda **_: settings)
+    plan = plan_at_site(slurm_plan(spec_of(tmp_path, sbatch=options), "", {}))
+    assert plan.requeue.mode == mode
 
 
 def test_on_this_machine_the_python_is_the_one_that_submits(tmp_path):
