@@ -110,8 +110,11 @@ class Plan:
         ]
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
-        if self.requeue is None:
+        if self.executor != "slurm":
             return []
+        if self.requeue is None:
+            wanted = self.spec.cluster.requeue
+            return [("interrupted", "what comes back soonest, when Slurm answers" if wanted == "auto" else wanted)]
         choice = self.requeue
         after = "" if choice.wait_s is None else f", may start again after {choice.wait_s} s"
         options = f"; sbatch {' '.join(self.sbatch_options)}" if self.sbatch_options else ""
