@@ -38,7 +38,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        click.echo(": ".join(["interrupted", *map(str, interrupt.args)]), err=True)
+        said = (interrupt.__cause__ or interrupt).args  # click raises an Abort of its own from Ctrl-C
+        click.echo(": ".join(["interrupted", *map(str, said)]), err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); what it did not read nobody wants.

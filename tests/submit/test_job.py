@@ -1,0 +1,96 @@
+"""Handing a plan to Slurm, as a person sees it: `hpc-yolo submit` as a process, Slurm's commands as small programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
+
+PING = 'case "$1" in ping) echo "Slurmctld(primary) at head is UP";; *) exit 1;; esac'
+TIMEOUT_S = 120
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """A folder of programs, first on PATH: a controller that is up and knows no jobs."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in {"scontrol": PING, "squeue": "true", "sacct": "true", "scancel": "true"}.items():
+        program(folder / name, body)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def spec(tmp_path) -> Path:
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2)
+    path = tmp_path / "spec.yaml"
+    fields = {"name": "run", "model": "yolov5n", "data": str(data), "output": str(tmp_path / "runs")}
+    path.write_text(yaml.safe_dump(fields | {"cluster": {"gpus_per_node": 0, "executor": "slurm"}}))
+    return path
+
+
+def submit(spec: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "hpc_yolo", "submit", str(spec)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
+    """Nothing was printed while sbatch tried again and again, and Ctrl-C was ignored."""
+    program(slurm / "sbatch", "exec sleep 600")
+    with submit(spec) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "waiting for sbatch; Ctrl-C gives up" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted: nothing is queued so far"
+
+
+def test_a_quick_sbatch_needs_no_notice(slurm, spec, tmp_path):
+    program(slurm / "sbatch", "echo 7")
+    with submit(spec) as process:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "queued as job 7" in output
+    assert [one.job_id for one in all_submissions(RunDirectory(tmp_path / "runs" / "run"))] == ["7"]
+
+
+@pytest.mark.parametrize("state", ["EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT", "A_STATE_OF_27_05"])
+def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_path, state):
+    """Since 25.11 a job may be EXPEDITING: submit queued a second one into its directory."""
+    program(slurm / "sbatch", "echo 8")
+    program(slurm / "squeue", f"echo '7|{state}|None||N/A|10:00|0:0|'")
+    run = RunDirectory(tmp_path / "runs" / "run")
+    with submit(spec) as process:  # the first time there is no record of a job
+        process.communicate(timeout=TIMEOUT_S)
+    place = {"host": "h", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+    add_submission(run, Submission(time=1e10, executor="slurm", job_id="7", **place))
+    with submit(spec) as process:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 6
+    assert "run is queued already or runs, as slurm job 7" in errors
+
+
+def test_an_answer_that_never_comes_says_that_the_job_may_be_queued(slurm, spec):
+    program(slurm / "sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
+    with submit(spec) as process:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 5
+    assert "the job may be queued all the same" in errors
