@@ -35,7 +35,9 @@ class RankServer:
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process, self._folder, self._number = process, folder, 0
 
-    def run(self, plans: Sequence[HostPlan], variables: Mapping[str, str], per_host: int = 1) -> list[dict[str, Any]]:
+    def run(
+        self, plans: Sequence[HostPlan], variables: Mapping[str, str], per_host: int = 1, unreachable_s: float = 60
+    ) -> list[dict[str, Any]]:
         """`code` and `output` of every rank of a Slurm step on such hosts."""
         self._number += 1
         run = self._folder / str(self._number)
@@ -47,7 +49,9 @@ class RankServer:
                 for rank in range(per_host * len(hosts))
             ]
             assert self._process.stdin is not None and self._process.stdout is not None
-            print(json.dumps({"run": str(run), "ranks": ranks, "unreachable_s": 0.5}), file=self._process.stdin)
+            print(
+                json.dumps({"run": str(run), "ranks": ranks, "unreachable_s": unreachable_s}), file=self._process.stdin
+            )
             self._process.stdin.flush()
             answer: list[dict[str, Any]] = json.loads(self._process.stdout.readline())
         return answer
@@ -206,7 +210,7 @@ def test_a_network_that_cannot_work_is_named_at_once(
     server: RankServer, plans: list[HostPlan], variables: dict[str, str], rank: int | None, clauses: list[str]
 ) -> None:
     """Within a second or so, and not after the ten minutes that ranks wait for each other."""
-    ends = server.run(plans, variables)
+    ends = server.run(plans, variables, unreachable_s=0.5)
     failed = {number: end["output"] for number, end in enumerate(ends) if end["code"] == ClusterError.exit_code}
     assert failed and (rank is None or rank in failed), ends
     output = failed[min(failed) if rank is None else rank]
