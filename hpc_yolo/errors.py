@@ -11,7 +11,7 @@
     |   `-- LeaseError           9   another start of the run is training it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
         |-- CancelledError      12   a person has cancelled the run before this job's turn
-        |-- LostProcessError    11   a process that the rank needs has died
+        |-- LostProcessError    11   a process that the rank needs has died, or cannot be reached
         `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
 Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
@@ -106,7 +106,7 @@ class CancelledError(TrainingError):
 
 
 class LostProcessError(TrainingError):
-    """A process that a rank needs has died, for reasons of its own: it counts as killed, not as a mistake."""
+    """A process that a rank needs has died or cannot be reached: it counts as killed, not as a mistake."""
 
     exit_code = 11
 

@@ -36,8 +36,8 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
 
     Raises:
         TrainingError: some ranks did not come within `timeout_s`; the message names them.
-        ClusterError: this rank cannot reach rank 0; the message names addresses and errors.
-        LostProcessError: the ranks cannot connect to each other.
+        ClusterError: rank 0 has no address that others could use; GLOO_SOCKET_IFNAME cannot work.
+        LostProcessError: the ranks cannot connect to each other; the message names addresses and errors.
     """
     if process.world_size == 1:
         yield World(process, device, (own_place(process),))

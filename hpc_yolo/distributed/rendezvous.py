@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from hpc_yolo.cluster.addresses import addresses_for_others, is_loopback, is_own, resolve
 from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo, bind_first_free, candidate_ports
-from hpc_yolo.errors import ClusterError, TrainingError
+from hpc_yolo.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.fileio import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
@@ -75,7 +75,8 @@ def open_store(process: ProcessInfo, run: RunDirectory, timeout_s: float) -> Sto
     """Serve the store of this attempt on rank 0, connect to it on the others.
 
     Raises:
-        ClusterError: rank 0 has no address or port to listen on, or this rank cannot reach any of its addresses.
+        ClusterError: rank 0 has no address or port to listen on.
+        LostProcessError: this rank cannot reach any address of rank 0.
         TrainingError: rank 0 published nothing within `timeout_s`.
     """
     if process.launcher == "torchrun":
@@ -91,18 +92,22 @@ def launcher_store(process: ProcessInfo, timeout_s: float) -> Store:
     """Connect to the store that torchrun's agent serves, at the address that it gave to every worker.
 
     Raises:
-        ClusterError: the address does not resolve, or nobody answers there within `timeout_s`.
+        ClusterError: the address does not resolve.
+        LostProcessError: nobody answers there within `timeout_s`.
     """
+    hint = "MASTER_ADDR is the host of rank 0, the same for all ranks; see torchrun --master-addr"
     address, port = process.master_addr, process.master_port
     where = f"rank {process.rank} on {_host(process)} cannot connect to MASTER_ADDR {address}, port {port}"
     try:
         resolve(address)
+    except OSError as error:
+        raise ClusterError(f"{where}: {_reason(error)}", hint=hint) from error
+    try:
         timeout = timedelta(seconds=timeout_s)
         found: Store = next(iter(rendezvous("env://", process.rank, process.world_size, timeout=timeout)))[0]
-    except (OSError, dist.DistError) as error:
-        reason = _reason(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
-        hint = "MASTER_ADDR is the host of rank 0, the same for all ranks; see torchrun --master-addr"
-        raise ClusterError(f"{where}: {reason}", hint=hint) from error
+    except dist.DistError as error:
+        reason = str(error).partition("\n")[0]
+        raise LostProcessError(f"{where}: {reason}", hint=hint) from error
     return found
 
 
@@ -278,10 +283,11 @@ def _ends_of_connection(address: str, port: int) -> tuple[str, str]:
         return connection.getsockname()[0], connection.getpeername()[0]
 
 
-def _unreachable(process: ProcessInfo, tries: _Tries) -> ClusterError:
+def _unreachable(process: ProcessInfo, tries: _Tries) -> LostProcessError:
+    """The error of a rank that no address leads to rank 0. The node of rank 0 may be lost, so it may be tried again."""
     port = tries.meeting.master_port
     seen = "; ".join(f"{address} port {port}: {_reason(error)}" for address, error in tries.errors.items())
-    return ClusterError(
+    return LostProcessError(
         f"rank {process.rank} on {_host(process)} cannot connect to rank 0 ({process.master_addr}): {seen}",
         hint="rank 0 has ended, or no network leads to its host. Is a firewall between the nodes? Choose another "
         "network with MASTER_ADDR, or an open port with MASTER_PORT, under cluster.env",

@@ -21,7 +21,7 @@ from torch._C._distributed_c10d import TCPStore
 from hpc_yolo.cluster.process import ProcessInfo, bind_first_free, candidate_ports
 from hpc_yolo.distributed import rendezvous
 from hpc_yolo.distributed.rendezvous import CheckIn, PublishedStore, address_for_ranks, open_store
-from hpc_yolo.errors import ClusterError, TrainingError
+from hpc_yolo.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.fileio import write_struct
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
@@ -211,7 +211,8 @@ def test_a_network_that_cannot_work_is_named_at_once(
 ) -> None:
     """Within a second or so, and not after the ten minutes that ranks wait for each other."""
     ends = server.run(plans, variables, unreachable_s=0.5)
-    failed = {number: end["output"] for number, end in enumerate(ends) if end["code"] == ClusterError.exit_code}
+    codes = (ClusterError.exit_code, LostProcessError.exit_code)
+    failed = {number: end["output"] for number, end in enumerate(ends) if end["code"] in codes}
     assert failed and (rank is None or rank in failed), ends
     output = failed[min(failed) if rank is None else rank]
     for clause in clauses:
@@ -281,7 +282,7 @@ def test_a_store_that_is_gone_is_named_with_every_address_that_was_tried(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     write_struct(run.rendezvous("7", 1), PublishedStore(["127.0.0.2", "127.0.0.1"], port, "gone"))
-    with pytest.raises(ClusterError) as caught:
+    with pytest.raises(LostProcessError) as caught:
         open_store(worker(), run, 600)
     refused = "Connection refused (error 111)"
     assert f"127.0.0.2 port {port}: {refused}; 127.0.0.1 port {port}: {refused}" in caught.value.message
