@@ -35,6 +35,7 @@ from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.shell import require_shell_syntax
+from hpc_yolo.weights.archive import require_weights
 from hpc_yolo.weights.published import published_names
 
 IMPORT_TIMEOUT_S = 20.0
@@ -53,7 +54,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         SpecError: the rows of the model make no network, or none for pictures of train.imgsz or without the layers of
             train.freeze; TensorBoard is missing.
         DataError: the dataset or one of its splits is not there.
-        CheckpointError: the weights are not there.
+        CheckpointError: the weights are not there, or training cannot begin with them.
         RunError: the folder of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
@@ -67,6 +68,8 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
             f"weights: there is no file {spec.weights}, and it is none of the published ones ({names})",
             hint="write weights: '' to begin from scratch",
         )
+    if spec.weights and Path(spec.weights).is_file():
+        require_weights(Path(spec.weights))
     if spec.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise SpecError(
             "train.tensorboard: needs the package tensorboard, which is not installed here",

@@ -12,7 +12,8 @@ from hpc_yolo.inference.device import choose_device
 from hpc_yolo.inference.exported import ExportedModel, load_exported
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
-from hpc_yolo.weights.model_file import EXPORTED_SUFFIXES, build_detector, read_model_file
+from hpc_yolo.weights.archive import EXPORTED_SUFFIXES
+from hpc_yolo.weights.model_file import build_detector, read_model_file
 from hpc_yolo.weights.torchscript import is_torchscript
 
 

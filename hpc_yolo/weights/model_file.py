@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,9 @@ import torch
 from hpc_yolo.checkpoint import ModelDescription, load_model
 from hpc_yolo.errors import CheckpointError, SpecError
 from hpc_yolo.models import Detector, build_from_config, tensor_shapes
+from hpc_yolo.weights.archive import CHECKPOINT_SUFFIX, READ_FORMS, is_pickled, refuse_other_forms
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
 
-CHECKPOINT_SUFFIX = ".safetensors"
-PICKLED_SUFFIXES = (".pt", ".pth")
-EXPORTED_SUFFIXES = (".onnx", ".torchscript")
-OTHER_FORMS = {
-    ".bin": "Hugging Face or OpenVINO",
-    ".ckpt": "PyTorch Lightning or TensorFlow",
-    ".engine": "TensorRT",
-    ".h5": "Keras",
-    ".keras": "Keras",
-    ".mlmodel": "Core ML",
-    ".param": "ncnn",
-    ".pb": "TensorFlow",
-    ".pdmodel": "PaddlePaddle",
-    ".pdparams": "PaddlePaddle",
-    ".tflite": "TensorFlow Lite",
-    ".weights": "Darknet",
-    ".xml": "OpenVINO",
-}
-READ_FORMS = (
-    "weights are .safetensors files of this project and .pt files of YOLOv5; val and predict run .onnx and .torchscript"
-)
 ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple")
 DEFAULT_IMGSZ = 640
@@ -70,29 +49,13 @@ def read_model_file(path: Path) -> ModelFile:
         CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
             those of the network that it describes.
     """
-    if path.suffix.lower() in PICKLED_SUFFIXES or zipfile.is_zipfile(path):
+    if is_pickled(path):
         file = _from_pickled(path, read_pickled_network(path))
     else:
-        _refuse_other_forms(path)
+        refuse_other_forms(path)
         file = _from_checkpoint(path)
     _require_own_tensors(file)
     return file
-
-
-def _refuse_other_forms(path: Path) -> None:
-    """Refuse files whose names say that they are of another form, lest they are called damaged checkpoints.
-
-    Raises:
-        CheckpointError: `path` is a model of another form.
-    """
-    suffix = path.suffix.lower()
-    if suffix in EXPORTED_SUFFIXES:
-        raise CheckpointError(
-            f"{path}: is an exported model, which has no layers to go on with",
-            hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
-        )
-    if suffix in OTHER_FORMS:
-        raise CheckpointError(f"{path}: is a {OTHER_FORMS[suffix]} file, which is not read", hint=READ_FORMS)
 
 
 def _from_checkpoint(path: Path) -> ModelFile:

@@ -1,14 +1,13 @@
 """Networks that torch pickled whole (`.pt` files of YOLOv5), read without running a byte of them.
 
-A pickle is a program; `machine` says what it describes. Here are the archive around it, the numbers of its tensors and
-the network that they belong to. Nothing takes more memory than a few times the file's size. Source of the format: files
-written by YOLOv5 v6 and v7.
+A pickle is a program; `machine` says what it describes, and `archive` reads the file around it. Here are the numbers of
+the tensors and the network that they belong to. Nothing takes more memory than a few times the file's size. Source of
+the format: files written by YOLOv5 v6 and v7.
 """
 
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,14 @@ from typing import Any
 import torch
 
 from hpc_yolo.errors import CheckpointError
-from hpc_yolo.text import printable
-from hpc_yolo.weights.machine import ACTIVATIONS, NETWORKS, UNBUILDABLE, Record, Storage, Tensor, run
+from hpc_yolo.weights.archive import MAX_MODULE_NAME, TorchArchive, described_model, open_archive
+from hpc_yolo.weights.machine import ACTIVATIONS, UNBUILDABLE, Record, Storage, Tensor
 
-MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 256 kB
-MAX_ENTRIES = 100_000
 MAX_MODULES = 10_000
-MAX_MODULE_NAME = 64
 MAX_DEPTH = 32
 MAX_PLAIN_VALUES = 100_000
 MAX_EXPANSION = 4  # bytes of tensors over bytes of the file; 16-bit numbers become 32-bit ones
 MAX_PIXELS = 2**16
-OLD_PICKLE, ZIP_START = b"\x80\x02", b"PK\x03\x04"
-DESCRIBED_BYTES = 4096
 
 DTYPES = {
     "torch.HalfStorage": torch.float16,
@@ -61,60 +55,13 @@ def read_pickled_network(path: Path) -> PickledNetwork:
         CheckpointError: it is no such file, it is damaged, holds something that no such file needs, or a network that
             this version does not build; the message names it.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            prefix = _check_archive(archive, path)
-            content = run(archive.read(f"{prefix}/data.pkl"), str(path))
-            return _network(content, archive, prefix, path)
-    except CheckpointError:
-        raise
-    except zipfile.BadZipFile as error:
-        raise _no_archive(path, error) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever a made-up pickle provokes; none of it has run anything
-        raise CheckpointError(f"{path}: its pickle makes no sense: {type(error).__name__}: {error}") from error
+    with open_archive(path) as archive:
+        found, options = described_model(archive)
+        return _network(found, options, archive)
 
 
-def _check_archive(archive: zipfile.ZipFile, path: Path) -> str:
-    """The folder that all entries are in. Nothing may be larger inside than outside."""
-    entries = archive.infolist()
-    if any("/code/" in entry.filename for entry in entries):
-        raise CheckpointError(
-            f"{path}: is a TorchScript file: it has a program in place of layers",
-            hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
-        )
-    if len(entries) > MAX_ENTRIES:
-        raise CheckpointError(f"{path}: {len(entries)} entries; a network has a few hundred")
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{path}: {entry.filename} is compressed, which torch never does")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path}: its entries claim more bytes than the file has")
-    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise CheckpointError(
-            f"{path}: {len(pickles)} pickles in the archive; torch writes one", hint="is it a torch file at all?"
-        )
-    if pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path}: a pickle of {pickles[0].file_size} bytes; a network's has about a million")
-    prefix = pickles[0].filename.removesuffix("/data.pkl")
-    if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
-        raise CheckpointError(f"{path}: was written on a big-endian machine")
-    return prefix
-
-
-def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) -> PickledNetwork:
-    if isinstance(content, Record):
-        content = {"model": content}
-    found = content.get("ema") or content.get("model") if isinstance(content, dict) else None
-    if not isinstance(found, Record):
-        raise CheckpointError(
-            f"{path}: holds no network under `model` or `ema`{_holds_instead(content)}",
-            hint="a file of tensors alone does not say which network they belong to; take the one that training wrote",
-        )
-    if found.kind not in NETWORKS:
-        raise CheckpointError(f"{path}: is a {found.kind}; this version reads detectors")
+def _network(found: Record, options: object, archive: TorchArchive) -> PickledNetwork:
+    path = archive.path
     state = found.state
     modules = dict(_modules(found, path))
     architecture = _plain(state.get("yaml"))
@@ -126,36 +73,8 @@ def _network(content: Any, archive: zipfile.ZipFile, prefix: str, path: Path) ->
     if claimed_bytes > path.stat().st_size * MAX_EXPANSION:
         raise CheckpointError(f"{path}: its tensors claim {claimed_bytes} bytes, many times the file's")
     storages: dict[Storage, torch.Tensor] = {}
-    tensors = {name: _tensor(value, storages, archive, prefix, path) for name, value in named}
-    return PickledNetwork(tensors, architecture, _class_names(state), _imgsz(content.get("opt")))
-
-
-def _no_archive(path: Path, error: Exception) -> CheckpointError:
-    from hpc_yolo.data.decode import describe_content  # imports OpenCV, which reading weights does not need
-
-    with path.open("rb") as file:
-        content = file.read(DESCRIBED_BYTES)
-    if content.startswith(OLD_PICKLE):
-        return CheckpointError(
-            f"{path}: is not a torch archive, but a pickle, as torch wrote before 1.6",
-            hint="have it saved again with a newer torch by somebody who trusts it",
-        )
-    is_part = content.startswith(ZIP_START)
-    looks = "the beginning of one" if is_part else f"it begins as {describe_content(content)}"
-    return CheckpointError(f"{path}: is not a torch archive: {error}; {looks}", hint="fetch it again")
-
-
-def _holds_instead(content: object) -> str:
-    """Return what a file holds in place of a model, for the error."""
-    if isinstance(content, Tensor):
-        return ", but one tensor"
-    if not isinstance(content, dict):
-        return ""
-    for name in ("state_dict", "model_state_dict", "model", "ema", "params"):
-        if isinstance(inner := content.get(name), dict) and inner:
-            return f", but tensors alone under {name!r}, such as {printable(str(next(iter(inner))))[:MAX_MODULE_NAME]}"
-    shown = ", ".join(printable(str(key))[:MAX_MODULE_NAME] for key in list(content)[:3])
-    return f", but {shown}" if shown else ""
+    tensors = {name: _tensor(value, storages, archive) for name, value in named}
+    return PickledNetwork(tensors, architecture, _class_names(state), _imgsz(options))
 
 
 def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
@@ -193,12 +112,10 @@ def _section(module: Record, name: str) -> list[tuple[str, Any]]:
     return [(str(key), value) for key, value in section.items()]
 
 
-def _tensor(
-    tensor: Tensor, storages: dict[Storage, torch.Tensor], archive: zipfile.ZipFile, prefix: str, path: Path
-) -> torch.Tensor:
-    storage = tensor.storage
+def _tensor(tensor: Tensor, storages: dict[Storage, torch.Tensor], archive: TorchArchive) -> torch.Tensor:
+    storage, path = tensor.storage, archive.path
     if storage not in storages:
-        storages[storage] = _read_storage(storage, archive, prefix, path)
+        storages[storage] = _read_storage(storage, archive)
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
     if math.prod(tensor.size) and last >= storage.num_elements:
         raise CheckpointError(f"{path}: a tensor of {tensor.size} reaches beyond its {storage.num_elements} numbers")
@@ -206,10 +123,10 @@ def _tensor(
     return view.float() if view.is_floating_point() else view
 
 
-def _read_storage(storage: Storage, archive: zipfile.ZipFile, prefix: str, path: Path) -> torch.Tensor:
-    dtype = DTYPES[storage.kind]
+def _read_storage(storage: Storage, archive: TorchArchive) -> torch.Tensor:
+    dtype, path = DTYPES[storage.kind], archive.path
     try:
-        content = archive.read(f"{prefix}/data/{storage.key}")
+        content = archive.read(f"data/{storage.key}")
     except KeyError:
         raise CheckpointError(f"{path}: the numbers of a tensor (data/{storage.key}) are missing") from None
     if len(content) != storage.num_elements * dtype.itemsize:

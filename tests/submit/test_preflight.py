@@ -2,6 +2,7 @@
 
 import re
 import sys
+import zipfile
 
 import pytest
 
@@ -9,7 +10,7 @@ from hpc_yolo.cluster import site
 from hpc_yolo.cluster.site import Partition
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.errors import ClusterError, SchedulerUnavailable, SpecError
+from hpc_yolo.errors import CheckpointError, ClusterError, SchedulerUnavailable, SpecError
 from hpc_yolo.preflight import obstacle_warnings, preflight, require_python, slurm_warnings
 from hpc_yolo.resources import resource_folder
 from hpc_yolo.runs.directory import RunDirectory
@@ -164,3 +165,27 @@ def test_a_python_without_this_package_is_refused_where_it_can_be_seen(python, s
     else:
         with pytest.raises(SpecError, match=words):
             require_python(cluster)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("best.onnx", b"\x08\x07", "is an exported model"),
+        ("best.torchscript", b"", "is an exported model"),
+        ("yolov3.weights", b"", "is a Darknet file"),
+        ("page.pt", b"<!DOCTYPE html>", "begins as an HTML page"),
+        ("yolov8n.pt", b"\x80\x02cultralytics.nn.tasks\nDetectionModel\n)\x81.", "package ultralytics"),
+        ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"asks for posix\.system"),
+    ],
+)
+def test_weights_that_training_cannot_begin_with_are_named_before_anything_is_queued(name, content, words, tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    path = tmp_path / name
+    if content.startswith(b"\x80"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", content)
+    else:
+        path.write_bytes(content)
+    spec = Spec(name="run", model="yolov5n", weights=str(path), data=str(data), output=str(tmp_path / "runs"))
+    with pytest.raises(CheckpointError, match=words):
+        preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
