@@ -43,21 +43,27 @@ def shortened_name(name: str) -> str:
     return f"{content[: MAX_NAME_BYTES - DIGEST_LETTERS - 1].decode(errors='ignore')}~{digest}"
 
 
-def distinct(names: Iterable[str]) -> list[str]:
-    """Return `names`, the later of those that a file system may take for one with a number at their ends.
+def distinct(names: Iterable[str], *, mark: str = "_", ignore_case: bool = False) -> list[str]:
+    """Return `names`, the later ones of equal names with `mark` and a number at their ends.
 
-    Some file systems ignore case, and how an accent is written.
+    Args:
+        ignore_case: take names for equal that some file systems take for equal: they ignore case, and how an accent
+            is written.
     """
     taken: set[str] = set()
     found = []
     for name in names:
         candidate, number = name, 1
-        while (key := unicodedata.normalize("NFC", candidate).casefold()) in taken:
+        while (key := _folded(candidate) if ignore_case else candidate) in taken:
             number += 1
-            candidate = f"{name}_{number}"
+            candidate = f"{name}{mark}{number}"
         taken.add(key)
         found.append(candidate)
     return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_unsafe(letter: str) -> bool:

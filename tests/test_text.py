@@ -71,9 +71,13 @@ def test_different_names_stay_different():
     ],
 )
 def test_names_that_a_file_system_takes_for_one_get_numbers(names, expected):
-    assert distinct(names) == expected
-    folded = [unicodedata.normalize("NFC", name).casefold() for name in distinct(names)]
+    assert distinct(names, ignore_case=True) == expected
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in expected]
     assert all(one != other for one, other in itertools.combinations(folded, 2))
+
+
+def test_names_that_differ_in_case_stay_as_they_are_unless_asked_otherwise():
+    assert distinct(["Cat", "cat", "Cat", "Cat-2"], mark="-") == ["Cat", "cat", "Cat-2", "Cat-2-2"]
 
 
 def test_a_name_of_a_file_that_is_no_text_is_shortened_too():

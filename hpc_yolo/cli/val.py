@@ -10,7 +10,7 @@ import click
 from hpc_yolo.cli.figures import print_report, print_study
 from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.prefixes import GuideCommand
-from hpc_yolo.errors import DataError, SpecError
+from hpc_yolo.errors import DataError, RunError, SpecError
 from hpc_yolo.resources import shipped_dataset
 
 if TYPE_CHECKING:
@@ -213,17 +213,23 @@ def _validate(
     rounded = round_up(imgsz, subject.stride)
     if rounded != imgsz:
         _tell(f"--imgsz {imgsz} is no multiple of {subject.stride}, the network's largest stride; {rounded} is taken")
-    with counting(f"evaluating at {rounded} px", subject.index.num_images) as on_progress:
-        return validate(
-            subject,
-            imgsz=rounded,
-            batch=options["batch_size"],
-            workers=options["workers"],
-            settings=settings,
-            square=square,
-            outputs=outputs,
-            on_progress=on_progress,
-        )
+    try:
+        with counting(f"evaluating at {rounded} px", subject.index.num_images) as on_progress:
+            return validate(
+                subject,
+                imgsz=rounded,
+                batch=options["batch_size"],
+                workers=options["workers"],
+                settings=settings,
+                square=square,
+                outputs=outputs,
+                on_progress=on_progress,
+            )
+    except OSError as error:
+        where = error.filename or (outputs.folder if outputs is not None else "a temporary file")
+        raise RunError(
+            f"{where}: cannot be written: {error.strerror or error}", hint="give another place with --project DIR"
+        ) from error
 
 
 def _study(subject: Subject, settings: EvaluationSettings, options: dict[str, Any]) -> None:

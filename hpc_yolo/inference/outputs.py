@@ -58,7 +58,7 @@ class Outputs:
 
     @cached_property
     def _class_folders(self) -> list[str]:
-        return distinct(map(file_name, self.names))
+        return distinct(map(file_name, self.names), ignore_case=True)
 
     def _write_drawn(self, prediction: Prediction, stem: str) -> None:
         frame = prediction.frame

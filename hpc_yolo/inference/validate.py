@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from hpc_yolo.fileio import atomic_writer, write_atomic
 from hpc_yolo.inference.subject import Subject
 from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.runs.events import ClassFigures
+from hpc_yolo.text import distinct, shortened_name
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
 PREDICTIONS = "predictions.json"
@@ -193,13 +193,9 @@ def _recorders(
 
 
 def _label_writer(folder: Path, paths: tuple[str, ...], *, with_scores: bool) -> Callable[[PictureResult], None]:
-    """Writes class, cxcywh in [0, 1] and perhaps the score of each detection, a file a picture, named as it is."""
+    """Return what writes detections into a file named as the image is: class, cxcywh in [0, 1], maybe the score."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    names, seen = [], Counter[str]()
-    for path in paths:
-        stem = Path(path).stem
-        seen[stem] += 1
-        names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")
 
     def write(result: PictureResult) -> None:
         height, width = result.shape_hw

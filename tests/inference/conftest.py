@@ -1,5 +1,7 @@
 """A model that is certain of one thing, images and a video, and `predict` as it is typed."""
 
+import contextlib
+import resource
 from pathlib import Path
 
 import cv2
@@ -66,3 +68,19 @@ def type_in(weights, tmp_path, monkeypatch):
         return CliRunner().invoke(cli, ["predict", *map(str, words), "--weights", str(weights)])
 
     return run
+
+
+@pytest.fixture
+def file_limit():
+    """Let writes beyond some bytes of any file fail, as on a full disk: `with file_limit(size_bytes): …`."""
+
+    @contextlib.contextmanager
+    def limited(size_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

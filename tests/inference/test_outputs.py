@@ -1,8 +1,6 @@
 """What `predict` writes: every writer is checked, one bad source ends no other, and names stay below the directory."""
 
-import contextlib
 import os
-import resource
 from pathlib import Path
 
 import cv2
@@ -43,17 +41,6 @@ def facts(path):
     return found
 
 
-@contextlib.contextmanager
-def file_limit(size_bytes):
-    """Let writes beyond `size_bytes` of any file fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def predictions(source, pixels, *, fps=25.0, count=3):
     box = [1.0, 1.0, min(9.0, pixels.shape[1]), min(9.0, pixels.shape[0]), 0.9, 0.0]
     return [Prediction(Frame(source, pixels, number, fps), [box], 0.0) for number in range(count)]
@@ -92,7 +79,7 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
     assert outputs.close() == [] and facts(tmp_path / "stream.mp4") == (3, 96, 64)
 
 
-def test_a_video_that_the_disk_has_no_room_for_is_said(tmp_path):
+def test_a_video_that_the_disk_has_no_room_for_is_said(tmp_path, file_limit):
     outputs = Outputs(tmp_path, ["cat"])
     with file_limit(20_000):
         for prediction in predictions(Source("clip.mp4", Path("clip.mp4")), noise(480, 640), count=20):
@@ -173,7 +160,7 @@ def test_a_video_that_is_cut_off_says_after_how_many_frames(tmp_path):
         list(frames)
 
 
-def test_results_that_cannot_be_written_are_said_and_counted(type_in, images, tmp_path):
+def test_results_that_cannot_be_written_are_said_and_counted(type_in, images, tmp_path, file_limit):
     with file_limit(2_000):
         result = type_in(images, "--save-txt")
     assert result.exit_code == 3 and "3 of 3 sources failed" in result.stderr

@@ -18,9 +18,10 @@ from hpc_yolo.cli.main import cli
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
-from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, SpecError
+from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, RunError, SpecError
 from hpc_yolo.evaluation.coco_truth import read_annotations
-from hpc_yolo.evaluation.evaluator import EvaluationSettings
+from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult
+from hpc_yolo.inference import validate as validate_module
 from hpc_yolo.inference.folders import results_folder
 from hpc_yolo.inference.subject import Named, find_named, prepare_subject
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
@@ -161,6 +162,23 @@ def test_pictures_of_one_name_in_two_folders_keep_two_label_files(oracle, tmp_pa
     outputs = Outputs(tmp_path, labels=True)
     validate(replace(oracle, index=index), imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=outputs)
     assert {path.name for path in (tmp_path / "labels").iterdir()} >= {"x.txt", "x-2.txt"}
+
+
+def test_names_with_a_number_at_the_end_keep_files_of_their_own(tmp_path):
+    paths = ("a/x.jpg", "a/x-2.jpg", "b/x.jpg", "c/x.jpg", f"d/{'y' * 250}.jpg")
+    write = validate_module._label_writer(tmp_path / "labels", paths, with_scores=False)
+    for number in range(len(paths)):
+        write(PictureResult(number, (8, 8), torch.zeros(0, 6), torch.zeros(0, 5)))
+    written = {path.name for path in (tmp_path / "labels").iterdir()}
+    assert len(written) == len(paths) and written >= {"x.txt", "x-2.txt", "x-3.txt", "x-4.txt"}
+
+
+@pytest.mark.parametrize("option", ["--save-json", "--save-txt"])
+def test_results_that_cannot_be_written_are_said(option, weights, data, tmp_path, file_limit):
+    with file_limit(10):
+        result = run_val("--weights", weights, "--data", data, option, folder=tmp_path)
+    assert isinstance(result.exception, RunError), result.output
+    assert "cannot be written: File too large" in str(result.exception)
 
 
 def test_the_command_prints_and_leaves_the_same_figures(weights, data, tmp_path):
