@@ -156,7 +156,7 @@ def _predict_all(
         if last is not None:
             report(last, outputs.close())
     if num_frames:
-        where = f"; results in {outputs.folder}" if outputs.folder.exists() else ""
+        where = f"; results in {outputs.folder}" if outputs.writes else ""
         click.echo(f"{counted(num_frames, 'image')}, {1000 * seconds / num_frames:.1f} ms each{where}", err=True)
     return failed
 

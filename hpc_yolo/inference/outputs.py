@@ -37,6 +37,11 @@ class Outputs:
     _video: VideoFile | None = None
     _video_failed: bool = False
 
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written at all."""
+        return self.pictures or self.labels or self.crops
+
     def write(self, prediction: Prediction) -> list[DataError]:
         """Draw, list and cut out what was found; return what could not be written of it."""
         frame = prediction.frame

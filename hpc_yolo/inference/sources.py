@@ -7,7 +7,7 @@ import glob
 import os
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ FALLBACK_FPS = 25.0
 MAX_FPS = 1000.0  # more is a camera that does not know
 # Containers whose header counts the frames; others only estimate.
 COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
+MAX_NAMED = 3  # directories in a message
 MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no player shows
 
 
@@ -106,6 +107,11 @@ def find_sources(written: str) -> Found:
         return Found([Source(f"camera {written}", address=int(written))])
     if written.lower().startswith(STREAM_PREFIXES):
         return Found([Source(_without_password(written), address=written)])
+    if "://" in written:
+        raise DataError(
+            f"{_without_password(written)}: addresses of this kind are not read",
+            hint=f"addresses begin with {', '.join(STREAM_PREFIXES)}",
+        )
     try:
         if path.is_dir():
             return _of_directory(path)
@@ -126,19 +132,18 @@ def _of_directory(directory: Path) -> Found:
 
     paths: list[Path] = []
     seen: set[str] = set()
-    num_results = 0
+    results: list[Path] = []
     for parent, folders, files in os.walk(directory, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(parent)) in seen:  # links may lead in circles
             folders.clear()
             continue
         seen.add(real)
-        below = [path for name in files if _is_image_or_video(path := Path(parent, name)) and path.is_file()]
         if Path(parent) != directory and holds_results(Path(parent)):
             folders.clear()
-            num_results += len(below)
-        else:
-            paths += below
-    found = _usable(sorted(paths), f"{printable(str(directory))} holds", num_results, allow_none=bool(problems))
+            results.append(Path(parent))
+            continue
+        paths += [path for name in files if _is_image_or_video(path := Path(parent, name)) and path.is_file()]
+    found = _usable(sorted(paths), f"{printable(str(directory))} holds", results, allow_none=bool(problems))
     return replace(found, sources=[*found.sources, *problems])
 
 
@@ -151,13 +156,10 @@ def _of_pattern(pattern: str) -> Found:
             hint="give an image, a video, a directory, a pattern in quotes, a camera's number or an address",
         )
     named = Path(*_fixed_parts(pattern))  # what a person names is looked at, results or not
-    results = {folder: holds_results(folder) for folder in {parent for file in files for parent in file.parents}}
-    sources = [
-        file
-        for file in files
-        if not any(results[parent] for parent in file.parents if parent != named and parent not in named.parents)
-    ]
-    return _usable(sources, f"{printable(pattern)} matches", len(files) - len(sources))
+    below = {parent for file in files for parent in file.parents} - {named, *named.parents}
+    results = {folder for folder in below if holds_results(folder)}
+    sources = [file for file in files if not results & set(file.parents)]
+    return _usable(sources, f"{printable(pattern)} matches", sorted(results))
 
 
 def _fixed_parts(pattern: str) -> list[str]:
@@ -197,21 +199,21 @@ def _meant_by_line(search: ImageSearch, written: str, where: str) -> str:
     return str(search.find(written, where) or written)
 
 
-def _usable(paths: list[Path], what: str, num_results: int = 0, *, allow_none: bool = False) -> Found:
+def _usable(paths: list[Path], what: str, results: Sequence[Path] = (), *, allow_none: bool = False) -> Found:
     """Return those of `paths` that are looked at.
 
     Args:
         what: begins the error; "images/ holds", say.
-        num_results: files left out of `paths`, as results of earlier commands.
+        results: directories that were not looked into, since results of earlier commands are there.
         allow_none: let there be no source, since there is a problem that is reported.
     """
     sources = [Source(printable(str(path)), path) for path in paths if _is_known(path)]
     unreadable = [suffix for path in paths if (suffix := path.suffix.lower()) in UNREADABLE_SUFFIXES]
     passed_over = []
-    if num_results:
-        passed_over.append(
-            f"{counted(num_results, 'file')} in results of earlier commands; to look at them, name those"
-        )
+    if results:
+        more = f" and {len(results) - MAX_NAMED} more" if len(results) > MAX_NAMED else ""
+        where = ", ".join(printable(str(folder)) for folder in results[:MAX_NAMED])
+        passed_over.append(f"results of earlier commands in {where}{more}; name such a directory to look at them")
     if unreadable:
         kinds = ", ".join(sorted(set(unreadable)))
         passed_over.append(f"{counted(len(unreadable), 'file')} of kinds that are not decoded here: {kinds}")

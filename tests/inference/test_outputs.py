@@ -278,7 +278,7 @@ def test_results_are_sources_where_they_are_named(type_in, images, tmp_path):
         assert type_in(written, "--nosave").exit_code == 0
     result = type_in("runs", "--nosave")
     assert isinstance(result.exception, DataError)
-    assert "no image and no video; 3 files in results of earlier commands" in str(result.exception)
+    assert "no image and no video; results of earlier commands in runs/detect/exp" in str(result.exception)
 
 
 def test_kinds_that_are_not_decoded_are_said(type_in, images):

@@ -62,6 +62,7 @@ def test_sources_of_all_kinds(images, video, tmp_path):
         ("nothing", "there is no such file or directory, and nothing matches it"),
         ("empty", "holds no image and no video"),
         ("notes.md", "is no image and no video"),
+        ("ftp://me:secret@host/a.jpg", r"ftp://me:\*\*\*@host/a\.jpg: addresses of this kind are not read"),
     ],
 )
 def test_what_is_no_source_is_said(tmp_path, monkeypatch, written, words):
@@ -143,6 +144,7 @@ def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, vid
     assert {path: path.read_bytes() for path in before} == before
     again = type_in(images / "a.png", "--nosave")
     assert again.exit_code == 0 and not (tmp_path / "runs" / "detect" / "exp2").exists()
+    assert "results in" not in again.output
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, images, tmp_path):
