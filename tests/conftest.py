@@ -61,6 +61,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def pytest_configure(config: pytest.Config) -> None:
     """What commands remember of a person's runs goes into a folder of this session, not into that person's home."""
+    # The models of tests are so small that a second thread costs time, and a lot of it where other work runs beside.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
 
 

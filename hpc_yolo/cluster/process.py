@@ -133,6 +133,15 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {name: environ[name] for name in ("SLURM_CONF",) if name in environ}
 
 
+def chosen_threads(environ: Mapping[str, str], launcher: Launcher) -> int | None:
+    """Return the number of threads that OMP_NUM_THREADS asks for; None where it is not set or unreadable.
+
+    torchrun sets it to 1 for several tasks where nobody did, so there it says nothing.
+    """
+    first = environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a number for each level of nesting
+    return None if launcher == "torchrun" else _optional_number({"first": first}, "first", least=1)
+
+
 def derive_port(job_id: str, attempt: int) -> int:
     """The port in 10000-32767 that rank 0 of this attempt tries first."""
     return next(candidate_ports(job_id, attempt))

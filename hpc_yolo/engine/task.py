@@ -22,7 +22,7 @@ import torch
 
 from hpc_yolo.causes import decide, is_idle, lost_attempt, slurm_requeues, stop_cause
 from hpc_yolo.cluster.local import process_start_time
-from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
 from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.engine.autobatch import out_of_memory
@@ -287,8 +287,8 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
 
 
 def set_threads(world: World) -> None:
-    """Share this node's cores among its ranks."""
-    torch.set_num_threads(cpus_per_rank(world))
+    """Share this node's cores among its ranks, unless OMP_NUM_THREADS says how many threads each takes."""
+    torch.set_num_threads(chosen_threads(current_environment(), world.process.launcher) or cpus_per_rank(world))
     cv2.setNumThreads(0)  # pictures are decoded in many processes already
 
 

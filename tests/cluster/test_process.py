@@ -17,6 +17,7 @@ from hpc_yolo.cluster.process import (
     ProcessInfo,
     bind_first_free,
     candidate_ports,
+    chosen_threads,
     clean_environment,
     current_environment,
     derive_port,
@@ -318,6 +319,27 @@ def test_listens_only_where_it_is_told() -> None:
     """Jobs of one machine need no open door to the network."""
     with bind_first_free(candidate_ports("1", 1), host="127.0.0.1") as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "launcher", "threads"),
+    [
+        (None, "slurm", None),
+        ("3", "slurm", 3),
+        ("3", "submitit-local", 3),
+        ("3", "single", 3),
+        ("4,2", "slurm", 4),
+        (" 2 ", "slurm", 2),
+        ("", "slurm", None),
+        ("0", "slurm", None),
+        ("-1", "slurm", None),
+        ("all", "slurm", None),
+        ("1", "torchrun", None),
+    ],
+)
+def test_threads_are_those_of_omp_num_threads(value: str | None, launcher: str, threads: int | None) -> None:
+    environ = {} if value is None else {"OMP_NUM_THREADS": value}
+    assert chosen_threads(environ, launcher) == threads
 
 
 def test_an_address_of_another_machine_is_no_taken_port() -> None:

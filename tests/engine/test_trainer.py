@@ -1,6 +1,7 @@
 """The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
 
 import errno
+import functools
 import json
 import math
 import shutil
@@ -35,7 +36,7 @@ def data(tmp_path_factory) -> Path:
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=6, num_val=2)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -43,26 +44,40 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def next_attempt(data: Path, folder: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
+    """Return one more attempt of the run in `folder`, about to begin."""
+    fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
+    spec = Spec(
+        name=name,
+        model="yolov5n",
+        data=str(data),
+        train=TrainSpec(**(fields | train)),
+        checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
+    )
+    run = RunDirectory(folder / name)
+    run.create()
+    world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
+    parts = build(spec, world, run, tell=refuse_warnings)
+    return Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
+
+
 @pytest.fixture
 def trainer(data, tmp_path):
     """One attempt of a run, about to begin."""
+    return functools.partial(next_attempt, data, tmp_path)
 
-    def next_attempt(name: str, every_epochs: int = 1, **train: object) -> Trainer:
-        fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
-        spec = Spec(
-            name=name,
-            model="yolov5n",
-            data=str(data),
-            train=TrainSpec(**(fields | train)),
-            checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
-        )
-        run = RunDirectory(tmp_path / name)
-        run.create()
-        world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
-        parts = build(spec, world, run, tell=refuse_warnings)
-        return Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
 
-    return next_attempt
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return the directory of a run with these options that nothing stops; trained once for all tests."""
+
+    @functools.cache
+    def trained(**fields: object) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        assert next_attempt(data, folder, "whole", **fields).run() == 0
+        return folder / "whole"
+
+    return trained
 
 
 @pytest.fixture
@@ -70,18 +85,41 @@ def attempt(trainer):
     """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
 
     def run_attempt(name: str, stop_after: int | None = None, **fields: object) -> int:
-        started = trainer(name, **fields)
-        train_step = started.train_step
-
-        def step_and_signal(batch):
-            train_step(batch)
-            if started.progress.step + 1 == stop_after:
-                started.stop.signal_number = signal.SIGTERM
-
-        started.train_step = step_and_signal
-        return started.run()
+        return run_until(trainer(name, **fields), stop_after)
 
     return run_attempt
+
+
+@pytest.fixture(scope="module")
+def stopped_runs(data, tmp_path_factory):
+    """Return the directory of a run that was stopped after so many steps; trained once for all tests."""
+
+    @functools.cache
+    def stopped(stop_after: int, **fields: object) -> Path:
+        folder = tmp_path_factory.mktemp("stopped")
+        assert run_until(next_attempt(data, folder, "stopped", **fields), stop_after) == signal.SIGTERM
+        return folder / "stopped"
+
+    return stopped
+
+
+@pytest.fixture
+def copy_of_stopped(stopped_runs, tmp_path):
+    """Return the directory of a run as `stopped_runs` does, for this test alone."""
+    return lambda *words, **fields: shutil.copytree(stopped_runs(*words, **fields), tmp_path / "stopped")
+
+
+def run_until(started: Trainer, stop_after: int | None) -> int:
+    """Run an attempt with a signal after `stop_after` steps."""
+    train_step = started.train_step
+
+    def step_and_signal(batch):
+        train_step(batch)
+        if started.progress.step + 1 == stop_after:
+            started.stop.signal_number = signal.SIGTERM
+
+    started.train_step = step_and_signal
+    return started.run()
 
 
 def refuse_warnings(event):
@@ -116,23 +154,25 @@ def leaving(path: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
-def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(attempt, tmp_path, stop_after):
+def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(
+    attempt, undisturbed, tmp_path, stop_after
+):
     """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
-    assert attempt("whole") == 0
     assert attempt("stopped", stop_after) == signal.SIGTERM
     assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
     assert attempt("stopped") == 0
     assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, 0)]
-    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    expected, told = story_of(tmp_path / "whole"), story_of(tmp_path / "stopped")
+    expected, told = story_of(undisturbed()), story_of(tmp_path / "stopped")
     assert told == expected
 
 
-def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(attempt, trainer, tmp_path):
+def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(
+    attempt, undisturbed, trainer, tmp_path
+):
     """It takes minutes on a large set, and a preempted job has seconds."""
-    assert attempt("whole") == 0
     stopped = trainer("stopped")
     places = stopped.parts.validation.places
 
@@ -146,9 +186,9 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
     assert stopped.run() == signal.SIGTERM
     assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
     assert attempt("stopped") == 0
-    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+    assert story_of(tmp_path / "stopped") == story_of(undisturbed())
 
 
 def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_does(attempt, tmp_path, monkeypatch):
@@ -160,7 +200,9 @@ def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_doe
     assert "No space left on device; training goes on; there is no checkpoint yet" in warnings[0]
 
 
-def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_before(attempt, tmp_path, monkeypatch):
+def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_before(
+    attempt, undisturbed, tmp_path, monkeypatch
+):
     monkeypatch.setattr("hpc_yolo.engine.checkpointer.RETRY_S", 0.0)
     refuse_to_write(monkeypatch, steps=(6,))
     with pytest.raises(
@@ -169,8 +211,7 @@ def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_
         attempt("full")
     monkeypatch.undo()
     assert attempt("full") == 0
-    assert attempt("whole") == 0
-    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "full")
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "full")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
 
@@ -193,13 +234,12 @@ def is_warning(event: object) -> bool:
 @pytest.mark.parametrize(
     "option", [{"multi_scale": True}, {"image_weights": True}, {"rect": True}, {"precision": "fp16"}], ids=str
 )
-def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, tmp_path, option):
+def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, undisturbed, tmp_path, option):
     """What they draw follows from the position and the checkpoint, not from what a process remembers."""
-    assert attempt("whole", **option) == 0
-    assert attempt("plain") == 0
     assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
     assert attempt("stopped", **option) == 0
-    whole, resumed, plain = (state_of(tmp_path / name) for name in ("whole", "stopped", "plain"))
+    runs = (undisturbed(**option), tmp_path / "stopped", undisturbed())
+    whole, resumed, plain = (state_of(path) for path in runs)
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
 
@@ -335,13 +375,12 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
         (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not what was"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, tmp_path, damage, words):
-    attempt("damaged", stop_after=1)
-    (path,) = state_paths(tmp_path / "damaged")
+def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, copy_of_stopped, damage, words):
+    (path,) = state_paths(copy_of_stopped(1))
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=words):
-        attempt("damaged")
+        attempt("stopped")
     assert path.read_bytes() == damaged, "bad input loses nothing"
 
 
@@ -372,19 +411,28 @@ def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
         attempt("own")
 
 
+@pytest.fixture(scope="module")
+def overflowed(data, tmp_path_factory):
+    """The directory of a run whose scale of half precision is too large at first, undisturbed."""
+    folder = tmp_path_factory.mktemp("overflowed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpc_yolo.engine.build.torch.amp.GradScaler", overflowing_scaler)
+        assert next_attempt(data, folder, "whole", precision="fp16").run() == 0
+    return folder / "whole"
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, tmp_path, monkeypatch, stop_after):
+def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, overflowed, tmp_path, monkeypatch, stop_after):
     """The scaler tries a scale that is too large, so the norm of the gradients is infinite: its state must be read."""
     monkeypatch.setattr("hpc_yolo.engine.build.torch.amp.GradScaler", overflowing_scaler)
-    assert attempt("whole", precision="fp16") == 0
     assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
     progress = read_state(state_paths(tmp_path / "stopped")[0]).progress
     assert not math.isfinite(progress.grad_norm), "no overflow: the test proves nothing"
     assert attempt("stopped", precision="fp16") == 0
-    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(overflowed), state_of(tmp_path / "stopped")
     # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
     assert [name for name in whole if bits(whole[name]) != bits(resumed[name])] == []
-    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+    assert story_of(tmp_path / "stopped") == story_of(overflowed)
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -399,10 +447,11 @@ ORIGINAL_SCALER = torch.amp.GradScaler
 
 
 @pytest.mark.parametrize("null", ["grad_norm", "rank_items", "best_fitness", "scaler"])
-def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(attempt, tmp_path, null):
+def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(attempt, copy_of_stopped, null):
     """That version wrote null for a number that is not finite, and could not read its own checkpoints."""
-    assert attempt("old", stop_after=2, precision="fp16") == signal.SIGTERM
-    for path in state_paths(tmp_path / "old"):
+    options = {"precision": "fp16", "epochs": 1}
+    old = copy_of_stopped(2, **options)
+    for path in state_paths(old):
         tensors, texts = read_file(path)
         progress = json.loads(texts["progress"])
         value = progress[null]
@@ -412,10 +461,10 @@ def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(atte
             progress[null] = dict.fromkeys(value) if isinstance(value, dict) else None
         written = {name: texts[name] for name in ("description",)} | {"progress": json.dumps(progress)}
         write_file(path, tensors, written)
-    assert attempt("old", precision="fp16") == 0
-    weights = {name: tensor for name, tensor in state_of(tmp_path / "old").items() if not name.startswith("gradient.")}
+    assert attempt("stopped", **options) == 0
+    weights = {name: tensor for name, tensor in state_of(old).items() if not name.startswith("gradient.")}
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    assert read_state(state_paths(tmp_path / "old")[0]).progress.best_epoch >= 0
+    assert read_state(state_paths(old)[0]).progress.best_epoch >= 0
 
 
 def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_path):
