@@ -46,7 +46,7 @@ def found(root, text: str | bytes):
         "/home/annotator/project/images/train/a.jpg\n/home/annotator/project/images/train/b.jpg\n",
         "images\\train\\a.jpg\r\nimages\\train\\b.jpg\r\n",
         "C:\\work\\images\\train\\a.jpg\r\nC:\\work\\images\\train\\b.jpg\r\n",
-        "C:/work/images/train/a.jpg\nC:/work/images/train/b.jpg\n",
+        "C:/data/images/train/a.jpg\nC:/work/images/train/b.jpg\n",
         "\"../images/train/a.jpg\"\n'../images/train/b.jpg',\n",
         "file://{root}/set/images/train/a.jpg\nfile:///elsewhere/images/train/b.jpg\n",
         "# made by a tool\n../images/train/a.jpg\n\n# end\n../images/train/b.jpg",
