@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hpc_yolo.cluster.slurm_output import JobRecord
+from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
 from hpc_yolo.cluster.srun_output import SIGNAL_BASE, TaskEnd, first_end
 from hpc_yolo.errors import StallError
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
@@ -161,9 +161,16 @@ def exit_cause(step: StepEnd, failures: Iterable[Failure], job: JobRecord | None
     return Cause.ERROR
 
 
-def cause_of_states(states: Sequence[str]) -> str:
-    """Why an attempt ended of which nobody is left, by Slurm's states of its job's earlier starts, oldest first."""
-    return _CAUSE_OF_STATE.get(states[-1], Cause.KILLED) if states else Cause.KILLED
+def cause_of_start(starts: Sequence[EndedStart], began: float) -> str:
+    """Return why an attempt ended that is not there to report it.
+
+    Args:
+        starts: of its job, those that are over, oldest first. One after the attempt's own may have ended before it
+            could begin an attempt.
+        began: when the attempt began, in seconds since 1970.
+    """
+    own = [start for start in starts if start.began is None or start.began <= began] or starts
+    return _CAUSE_OF_STATE.get(own[-1].state, Cause.KILLED) if own else Cause.KILLED
 
 
 def lost_attempt(events: Sequence[AnyEvent]) -> AttemptStarted | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
-from hpc_yolo.causes import cause_of_states, failed_nodes, has_stepped
+from hpc_yolo.causes import cause_of_start, failed_nodes, has_stepped
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import JobRecord
@@ -31,8 +31,8 @@ def end_of_lost_attempt(lost: AttemptStarted, events: Sequence[AnyEvent]) -> Att
     """Return the end of an attempt of which nobody is left to report it; asks Slurm. `events`: of the run so far."""
     cause, nodes = Cause.KILLED, []
     try:
-        states = scheduler.earlier_states(lost.job_id) if lost.job_id is not None and lost.launcher == "slurm" else []
-        cause = cause_of_states(states)
+        starts = scheduler.earlier_starts(lost.job_id) if lost.job_id is not None and lost.launcher == "slurm" else []
+        cause = cause_of_start(starts, lost.time)
         if cause == Cause.NODE_FAILURE:
             nodes = scheduler.nodes_down({place.host for place in lost.ranks})
     except ClusterError:

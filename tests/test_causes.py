@@ -8,6 +8,7 @@ import pytest
 
 from hpc_yolo.causes import (
     StepEnd,
+    cause_of_start,
     count_causes,
     decide,
     exit_cause,
@@ -17,7 +18,7 @@ from hpc_yolo.causes import (
     lost_attempt,
     stop_cause,
 )
-from hpc_yolo.cluster.slurm_output import JobRecord
+from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
 from hpc_yolo.cluster.srun_output import TaskEnd
 from hpc_yolo.requeue import end_of_lost_attempt
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, EpochEnded, RankPlace, StepLogged
@@ -231,7 +232,8 @@ def test_killed_and_stalled_attempts_have_one_limit():
     ],
 )
 def test_slurm_says_why_an_attempt_ended_that_left_no_word(monkeypatch, states, expected):
-    monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_states", lambda _job: states)
+    starts = [EndedStart(state, None) for state in states]
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_starts", lambda _job: starts)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.nodes_down", sorted)
     events = [started(1), ended(1, Cause.PREEMPTED), started(2)]
     lost = lost_attempt(events)
@@ -243,3 +245,17 @@ def test_slurm_says_why_an_attempt_ended_that_left_no_word(monkeypatch, states, 
     nodes = ["gpu02"] if expected == Cause.NODE_FAILURE else []
     assert failed_nodes([told]) == nodes
     assert lost_attempt([*events, ended(2, told.cause)]) is None
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ([("NODE_FAIL", 90.0), ("REQUEUED", 150.0)], Cause.NODE_FAILURE),
+        ([("PREEMPTED", 10.0), ("NODE_FAIL", 90.0), ("REQUEUED", 150.0), ("TIMEOUT", 200.0)], Cause.NODE_FAILURE),
+        ([("PREEMPTED", 10.0), ("NODE_FAIL", None)], Cause.NODE_FAILURE),
+        ([("NODE_FAIL", 100.5)], Cause.NODE_FAILURE),  # clocks that differ
+    ],
+)
+def test_a_start_that_began_no_attempt_says_nothing_of_the_one_before(starts, expected):
+    """Killed before it had the lease, by a late request: the lost node before it counts, and is avoided."""
+    assert cause_of_start([EndedStart(*start) for start in starts], began=100.0) == expected

@@ -23,6 +23,7 @@ from hpc_yolo.cluster.slurm_output import (
     STEP_FORMAT,
     UNKNOWN,
     BatchJob,
+    EndedStart,
     JobRecord,
     JobState,
     SchedulerProbe,
@@ -31,7 +32,7 @@ from hpc_yolo.cluster.slurm_output import (
     complaint,
     parse_batch_job,
     parse_comments,
-    parse_earlier_states,
+    parse_earlier_starts,
     parse_job_record,
     parse_nodes_down,
     parse_ping,
@@ -274,11 +275,11 @@ def job_record(job_id: str, *, run: Run = run_command) -> JobRecord:
     return parse_job_record(_ask(["scontrol", "--oneliner", "show", "job", job_id], QUERY_TIMEOUT_S, run))
 
 
-def earlier_states(job_id: str, *, run: Run = run_command) -> list[str]:
-    """How earlier starts of a job ended, in Slurm's words, oldest first; [] where there is no accounting."""
+def earlier_starts(job_id: str, *, run: Run = run_command) -> list[EndedStart]:
+    """Return the starts of a job that are over, oldest first; [] where there is no accounting."""
     words = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={job_id}"]
     answer = run([*words, f"--format={SACCT_FORMAT}"], QUERY_TIMEOUT_S)
-    return parse_earlier_states(answer.stdout) if answer.returncode == 0 else []
+    return parse_earlier_starts(answer.stdout) if answer.returncode == 0 else []
 
 
 def nodes_down(nodes: Iterable[str], *, run: Run = run_command) -> list[str]:

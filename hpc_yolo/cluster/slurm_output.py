@@ -7,6 +7,7 @@ cannot be read becomes None or "", an unknown state counts as alive, and no line
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ _SETTINGS = {
     "TimeLimit": "time",
 }
 _OPTION = re.compile(r"--[a-z][a-z0-9-]*(=|$)|-[A-Za-z]")
+SLURM_TIME = "%Y-%m-%dT%H:%M:%S"  # of this machine's time zone
+
 _JOB_ID = re.compile(r"\d+(_\S+)?")
 _EXIT_PAIR = re.compile(r"(\d+):(\d+)")  # code:signal; squeue has it since 23.02
 _WAIT_STATUS_LIMIT = 0x10000  # squeue up to 22.05 prints the status of wait(2)
@@ -125,6 +128,14 @@ class StepUsage:
 
 
 @dataclass(frozen=True)
+class EndedStart:
+    """A start of a job that is over: Slurm's state of it, and when it began, in seconds since 1970."""
+
+    state: str
+    began: float | None
+
+
+@dataclass(frozen=True)
 class BatchJob:
     """What a job was submitted with.
 
@@ -174,10 +185,11 @@ def parse_sacct(text: str) -> dict[str, JobState]:
     return _jobs(text, _sacct_job)
 
 
-def parse_earlier_states(text: str) -> list[str]:
-    """Read sacct's lines in `SACCT_FORMAT` with duplicates: how earlier starts of one job ended, oldest first."""
+def parse_earlier_starts(text: str) -> list[EndedStart]:
+    """Read sacct's lines in `SACCT_FORMAT` with duplicates: the starts of one job that are over, oldest first."""
     ended = OVER_STATES | {"REQUEUED"}
-    return [state for fields in _rows(text, 2) if (state := _first_word(fields[1])) in ended]
+    rows = ((_first_word(fields[1]), fields[4]) for fields in _rows(text, 5))
+    return [EndedStart(state, parse_slurm_clock(start)) for state, start in rows if state in ended]
 
 
 def parse_step_usage(text: str) -> StepUsage:
@@ -281,6 +293,14 @@ def parse_nodes_down(text: str) -> list[str]:
     """Read sinfo's lines, node | state: the nodes that are down, failing or do not answer (*), sorted."""
     rows = _rows(text, 2)
     return sorted({name for name, state, *_ in rows if state.startswith(("down", "fail")) or state.endswith("*")})
+
+
+def parse_slurm_clock(text: str) -> float | None:
+    """Return seconds since 1970 of a date and time of this machine's time zone; None for Unknown, N/A and the like."""
+    try:
+        return time.mktime(time.strptime(text, SLURM_TIME))
+    except (ValueError, OverflowError):
+        return None
 
 
 def parse_slurm_time_s(text: str) -> int | None:

@@ -16,7 +16,7 @@ import msgspec
 
 from hpc_yolo.cluster.answers import Answer, SharedAnswers, Told
 from hpc_yolo.cluster.local import local_job_is_alive
-from hpc_yolo.cluster.slurm_output import JobState
+from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.preemption import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, TrainingLeft
@@ -27,7 +27,6 @@ from hpc_yolo.status.problems import problems_of
 from hpc_yolo.status.record import RecordReader, RunRecord, resampled, total_loss
 
 FIND_INTERVAL_S = 10.0
-SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
 SHOWN_TREND_POINTS = 12
 TRAINING = ("running", "saving")
 OVER = ("done", "stopped", "cancelled", "failed", "lost", "gone")
@@ -375,9 +374,8 @@ def _job_figures(told: Told | None, left_s: float | None, now: float) -> dict[st
     if told is None or told.job.time_left_s is None or told.job.start is None:
         return {}
     job_left_s = max(told.job.time_left_s - (now - told.time), 0.0)
-    try:
-        started = time.mktime(time.strptime(told.job.start, SLURM_TIME))
-    except ValueError:
+    started = parse_slurm_clock(told.job.start)
+    if started is None:
         return {"job_left_s": job_left_s}
     limit_s = max(job_left_s + now - started, 1.0)
     more = None if left_s is None else max(math.ceil((left_s - job_left_s) / limit_s), 0)

@@ -162,8 +162,12 @@ def record_lives_of_a_job(recording: Recording, job_id: str) -> None:
     wait(job_id, "RUNNING", timeout_s=180.0)
     scheduler.cancel([job_id])
     wait(job_id, "CANCELLED")
-    wait_until(lambda: scheduler.earlier_states(job_id)[-1:] == ["CANCELLED"], "accounting to know", 30.0)
-    scheduler.earlier_states(job_id, run=recording.saved("sacct_duplicates"))
+    wait_until(
+        lambda: [start.state for start in scheduler.earlier_starts(job_id)][-1:] == ["CANCELLED"],
+        "accounting to know",
+        30.0,
+    )
+    scheduler.earlier_starts(job_id, run=recording.saved("sacct_duplicates"))
 
 
 def record_settings(recording: Recording) -> None:

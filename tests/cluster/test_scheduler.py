@@ -358,7 +358,7 @@ def test_what_a_job_was_submitted_with_is_read_from_every_version(command, shown
 
 
 def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:
-    assert scheduler.earlier_states("3", run=lambda *_: Finished(1, "", "no accounting")) == []
+    assert scheduler.earlier_starts("3", run=lambda *_: Finished(1, "", "no accounting")) == []
 
 
 @pytest.mark.parametrize("printed", ["sbatch: Job 5 to start at 2026-11-25T18:01:57 a using 2 pro", "new words", ""])

@@ -59,8 +59,10 @@ def test_recorded_jobs_are_read(version: str) -> None:
 @pytest.mark.parametrize("version", versions_with("sinfo.txt"))
 def test_recorded_accounts_are_read(version: str) -> None:
     assert facts(slurm_output.parse_sacct(recorded(version, "sacct.txt"))) == ACCOUNTED
-    earlier = slurm_output.parse_earlier_states(recorded(version, "sacct_duplicates.txt"))
-    assert earlier == ["PREEMPTED", "REQUEUED", "NODE_FAIL", "CANCELLED"]
+    earlier = slurm_output.parse_earlier_starts(recorded(version, "sacct_duplicates.txt"))
+    assert [start.state for start in earlier] == ["PREEMPTED", "REQUEUED", "NODE_FAIL", "CANCELLED"]
+    times = [start.began for start in earlier]
+    assert None not in times and times == sorted(times)
 
 
 @pytest.mark.parametrize("version", ["25.11.7"])
@@ -286,7 +288,9 @@ def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None
         "3|RUNNING|0:0|gpu[01-02]|2026-11-23T20:58:00\n"
         "3|PENDING|0:0|None assigned|Unknown\n"
     )
-    assert slurm_output.parse_earlier_states(text) == ["PREEMPTED", "NODE_FAIL", "CANCELLED", "REQUEUED"]
+    earlier = slurm_output.parse_earlier_starts(text)
+    assert [start.state for start in earlier] == ["PREEMPTED", "NODE_FAIL", "CANCELLED", "REQUEUED"]
+    assert earlier[1].began == earlier[0].began + 261
 
 
 def test_nodes_that_are_down_or_silent_are_named() -> None:
@@ -297,7 +301,7 @@ def test_nodes_that_are_down_or_silent_are_named() -> None:
 READERS = {
     "squeue": slurm_output.parse_squeue,
     "sacct": slurm_output.parse_sacct,
-    "sacct of earlier starts": slurm_output.parse_earlier_states,
+    "sacct of earlier starts": slurm_output.parse_earlier_starts,
     "scontrol show job": slurm_output.parse_job_record,
     "scontrol show config": site.parse_site_settings,
     "scontrol show partition": site.parse_partitions,

@@ -9,14 +9,14 @@ import pytest
 from status_runs import END, EVALUATED, LEFT, START, STEP, make_run, tell
 
 from hpc_yolo.cluster.answers import Answer, Told
-from hpc_yolo.cluster.slurm_output import JobState
+from hpc_yolo.cluster.slurm_output import SLURM_TIME, JobState
 from hpc_yolo.runs.directory import find_runs
 from hpc_yolo.runs.events import AnyEvent
 from hpc_yolo.runs.index import add_to_index, gone_runs, indexed_runs, remove_from_index, state_folder
 from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.status.problems import problems_of
 from hpc_yolo.status.record import RunRecord, Trend, resampled
-from hpc_yolo.status.snapshot import SLURM_TIME, Collector
+from hpc_yolo.status.snapshot import Collector
 
 
 class FixedAnswers:

@@ -14,6 +14,7 @@ import pytest
 from slurm_cluster import wait_until
 from tensor_digest import digest
 
+from hpc_yolo.cluster.scheduler import job_record
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
 from hpc_yolo.runs.journal import read_events
@@ -33,8 +34,9 @@ CHANCE = random.Random(20)
 def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
     """Submit a run of that name; (its directory, its job's id)."""
 
-    def submit(name: str, **cluster: str) -> tuple[RunDirectory, str]:
-        spec = write_spec(name, cluster=CLUSTER | cluster, train=TRAIN, checkpoint=CHECKPOINT)
+    def submit(name: str, epochs: int = TRAIN["epochs"], **cluster: str) -> tuple[RunDirectory, str]:
+        train = TRAIN | {"epochs": epochs, "val_every": epochs}
+        spec = write_spec(name, cluster=CLUSTER | cluster, train=train, checkpoint=CHECKPOINT)
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / name)
         return run, json.loads(run.submissions.read_text())["job_id"]
@@ -167,9 +169,12 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     ends = list({event.attempt: event for event in events_of(name, AttemptEnded)}.values())
     assert (ends[-1].outcome, ends[-1].step) == (AttemptEnded.FINISHED, NUM_STEPS), log
     assert digest(run) == undisturbed
+    if cause == Cause.NODE_FAILURE:  # see the test of Slurm's late request
+        times += len(ends[times:-1])
     assert (len(starts), len(ends)) == (times + 1, times + 1), log
     # Tasks outlive their srun for a moment, in which Slurm may ask them to leave: they save then, and nothing is lost.
-    causes = {cause, Cause.PREEMPTED} if interrupt is kill_srun else {cause}
+    is_asked_too = interrupt is kill_srun or cause == Cause.NODE_FAILURE
+    causes = {cause, Cause.PREEMPTED} if is_asked_too else {cause}
     for end, following in zip(ends, starts[1:], strict=False):
         assert (end.cause in causes, end.requeued) == (True, True), log
         if cause in (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE):
@@ -250,6 +255,26 @@ def test_in_chain_mode_the_next_job_goes_on_after_a_lost_node(submitted, in_slur
     assert (ended.cause, ended.requeued) == (Cause.NODE_FAILURE, True)
     assert ended.step - second.step <= CHECKPOINT["every_steps"]
     assert digest(run) == undisturbed
+
+
+@pytest.mark.soak
+def test_slurms_late_request_to_end_a_lost_step_costs_no_step(submitted, in_slurm, events_of):
+    """srun has asked to end the step; Slurm repeats the request to the lost node after a minute.
+
+    By then the node is back and the next start of the job trains on it, in a step of the same number.
+    """
+    run, job_id = submitted("late-request", epochs=2000)
+    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15", 120)
+    lose_second_node(in_slurm, job_id, [])
+    wait_until(lambda: job_record(job_id).restarts == 2, "the request", 300)
+    num_attempts = len(events_of("late-request", AttemptStarted))
+    wait_until(lambda: has_come_to(run, num_attempts + 1, 0), "the next attempt's first step", 300)
+    lost, *asked = events_of("late-request", AttemptEnded)
+    assert (lost.cause, lost.requeued) == (Cause.NODE_FAILURE, True)
+    # On a slow machine the second start is ended before it begins an attempt.
+    assert [(end.cause, end.requeued) for end in asked] == [(Cause.PREEMPTED, True)] * (num_attempts - 1)
+    starts = events_of("late-request", AttemptStarted)
+    assert [end.step for end in asked] == [start.step for start in starts[2:]], "no step is lost or done twice"
 
 
 def kill_rank_too_often(cluster, run: RunDirectory, job_id: str, pids: list[int]) -> None:
