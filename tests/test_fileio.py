@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from waiting import PATIENCE_S
 
 from hpc_yolo.fileio import (
     append_json_line,
@@ -25,7 +26,7 @@ from hpc_yolo.resources import resource_folder
 
 def run_python(code, *arguments):
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 
@@ -230,7 +231,7 @@ def test_processes_that_take_turns_lose_no_update(tmp_path):
         "        counter.write_text(str(int(counter.read_text()) + 1))\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(counter)]) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0, 0, 0]
     assert counter.read_text() == "600"
 
 

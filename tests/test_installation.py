@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from waiting import PATIENCE_S
 
 from hpc_yolo.errors import InstallationError
 from hpc_yolo.installation import explain, explain_import, require_import
@@ -128,7 +129,7 @@ def spec_path(tmp_path: Path) -> Path:
 
 def type_in(environ: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hpc_yolo", *map(str, words)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_every_node_says_once_what_its_ranks_lack(tmp_path: Path, spec_path: Path) -> None:

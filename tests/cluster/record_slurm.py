@@ -17,8 +17,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from slurm_cluster import SlurmCluster, unavailable_reason, wait_until
+from slurm_cluster import SlurmCluster, unavailable_reason
 from slurm_daemons import installed_version
+from waiting import wait_until
 
 from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.scheduler import Finished
@@ -130,7 +131,7 @@ def record(cluster: SlurmCluster, folder: Path) -> None:
     wait(runs, "RUNNING")
     wanted = [*ends.values(), array, often, *waits, runs]
     scheduler.job_states(wanted, run=recording.saved("squeue"))
-    wait_until(lambda: "PENDING" in cluster.run("sacct", "-nX", f"--jobs={waits[1]}"), "accounting to know", 30.0)
+    wait_until(lambda: "PENDING" in cluster.run("sacct", "-nX", f"--jobs={waits[1]}"), "accounting to know")
     scheduler.job_states(wanted, run=recording.only_accounting("sacct"))
     record_settings(recording)
     cluster.cancel_all()
@@ -142,24 +143,24 @@ def record_lives_of_a_job(recording: Recording, job_id: str) -> None:
     wait(job_id, "RUNNING")
     scheduler.job_record(job_id, run=recording.saved("show_job_running"))
     asked = ("sacct", "-nXP", f"--jobs={job_id}", "--format=SubmitLine")
-    wait_until(lambda: cluster.run(*asked).strip() != "", "accounting to know", 60.0)
+    wait_until(lambda: cluster.run(*asked).strip() != "", "accounting to know")
     scheduler.batch_job(job_id, run=recording.saved("show_job_lines", "show"))
     scheduler.batch_job(job_id, run=recording.saved("sacct_submit_line", "sacct"))
     preemptor = recording.submit("preempts", "#!/bin/sh\n", "--partition=high", "--nodes=2", "--exclusive")
-    wait_until(lambda: scheduler.job_record(job_id).is_being_preempted, "the preemption", 60.0)
+    wait_until(lambda: scheduler.job_record(job_id).is_being_preempted, "the preemption")
     scheduler.job_record(job_id, run=recording.saved("show_job_preempted"))
-    wait(preemptor, "COMPLETED", timeout_s=120.0)
-    wait(job_id, "RUNNING", timeout_s=120.0)
+    wait(preemptor, "COMPLETED")
+    wait(job_id, "RUNNING")
     scheduler.requeue(job_id)
     wait(job_id, "PENDING")
-    wait(job_id, "RUNNING", timeout_s=120.0)
+    wait(job_id, "RUNNING")
     cluster.lose_node("gpu02")
-    wait_until(lambda: scheduler.nodes_down(cluster.nodes) == ["gpu02"], "the node to be lost", 180.0)
+    wait_until(lambda: scheduler.nodes_down(cluster.nodes) == ["gpu02"], "the node to be lost")
     scheduler.nodes_down(cluster.nodes, run=recording.saved("sinfo"))
-    wait(job_id, "PENDING", timeout_s=120.0)
+    wait(job_id, "PENDING")
     cluster.start_daemon("gpu02")
     cluster.run("scontrol", "update", "NodeName=gpu02", "State=RESUME", check=False)
-    wait(job_id, "RUNNING", timeout_s=180.0)
+    wait(job_id, "RUNNING")
     scheduler.cancel([job_id])
     wait(job_id, "CANCELLED")
     wait_until(

@@ -27,13 +27,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from slurm_daemons import POLL_S, START_TIMEOUT_S, SYSTEM_PATH, installed_version, kill_all, wait_until
+from slurm_daemons import SYSTEM_PATH, installed_version, kill_all
+from waiting import PATIENCE_S, POLL_S, wait_until
 
 PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
     *("sbatch", "srun", "squeue", "sacct", "sacctmgr", "scontrol", "sinfo", "unshare"),
 )
 REMOVE_TRIES = 100
+# No requeue follows; it may after NODE_FAIL and PREEMPTED.
+FINAL_STATES = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT"}
 FOLDER_PREFIX = "hpc-yolo-slurm-"
 SUPERVISOR = Path(__file__).parent / "slurm_daemons.py"
 
@@ -89,7 +92,7 @@ class SlurmCluster:
     def stop(self) -> None:
         """Take everything down and away. Again is harmless."""
         if self._supervisor is not None:
-            self._supervisor.communicate(timeout=START_TIMEOUT_S)  # closes its input, which is the word to leave
+            self._supervisor.communicate(timeout=PATIENCE_S)  # closes its input, which is the word to leave
             self._supervisor = None
         remove_cluster(self.folder)
 
@@ -120,7 +123,7 @@ class SlurmCluster:
     def run(
         self,
         *words: str,
-        timeout_s: float = 60.0,
+        timeout_s: float = PATIENCE_S,
         check: bool = True,
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
@@ -160,20 +163,21 @@ class SlurmCluster:
             return words["JobState"]
         return (self.run("sacct", "-nXP", f"--jobs={job_id}", "--format=State").split() or ["NONE"])[0]
 
-    def wait_for_state(self, job_id: str, states: Collection[str] | str, timeout_s: float = 60.0) -> str:
-        """Wait until a job is in one of `states`; which."""
+    def wait_for_state(self, job_id: str, states: Collection[str] | str) -> str:
+        """Wait until a job is in one of `states`; which. One that has ended for good otherwise is not waited for."""
         wanted = [states] if isinstance(states, str) else list(states)
         seen = ""
 
         def reached() -> bool:
             nonlocal seen
             seen = self.job_state(job_id)
+            assert seen in wanted or seen not in FINAL_STATES, f"job {job_id} is {seen}, not {' or '.join(wanted)}"
             return seen in wanted
 
-        wait_until(reached, f"job {job_id} to be {' or '.join(wanted)}", timeout_s, lambda: f"it is {seen}")
+        wait_until(reached, f"job {job_id} to be {' or '.join(wanted)}", lambda: f"it is {seen}")
         return seen
 
-    def wait_for_nodes(self, timeout_s: float = 60.0) -> None:
+    def wait_for_nodes(self) -> None:
         """Wait until all nodes are up and idle."""
         states: list[str] = []
 
@@ -181,15 +185,15 @@ class SlurmCluster:
             states[:] = self.run("sinfo", "--noheader", "--partition=gpu", "--Node", "--format=%T").split()
             return states == ["idle"] * len(self.nodes)
 
-        wait_until(all_idle, "all nodes to be idle", timeout_s, lambda: f"they are {states}")
+        wait_until(all_idle, "all nodes to be idle", lambda: f"they are {states}")
 
-    def cancel_all(self, timeout_s: float = 30.0) -> None:
+    def cancel_all(self) -> None:
         """Cancel every job and wait until nothing runs and all nodes are idle."""
         jobs = self.run("squeue", "--noheader", "--format=%A").split()
         if jobs:
             self.run("scancel", *jobs, check=False)
             self.run("scancel", "--signal=KILL", *jobs, check=False)
-        wait_until(lambda: not self.run("squeue", "--noheader").strip(), "all jobs to end", timeout_s)
+        wait_until(lambda: not self.run("squeue", "--noheader").strip(), "all jobs to end")
 
     def _ask(self, *words: str | int) -> None:
         assert self._supervisor is not None
@@ -270,7 +274,7 @@ def down(folder: Path) -> None:
     if pid := living_supervisor(folder):
         os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: not folder.exists(), "the cluster to go", 20.0)
+            wait_until(lambda: not folder.exists(), "the cluster to go")
     remove_cluster(folder)
 
 

@@ -25,8 +25,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_TIMEOUT_S = 60.0
-POLL_S = 0.05
+from waiting import PATIENCE_S, POLL_S, wait_until
+
 REAP_S = 0.5
 PR_SET_CHILD_SUBREAPER = 36
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -151,7 +151,7 @@ class Daemons:
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/db"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db", f"--tmpdir={self.folder}"]
         self.start("munged")
-        self._run(*install, timeout_s=START_TIMEOUT_S)
+        self._run(*install)
         for name in ("mariadbd", "slurmdbd"):
             self.start(name)
         self._run("sacctmgr", "--immediate", "add", "cluster", "test")
@@ -168,7 +168,7 @@ class Daemons:
             self.check_alive(name)
             return self.answers(name)
 
-        wait_until(answers_or_died, f"{name} to answer", START_TIMEOUT_S, lambda: self.last_words(name))
+        wait_until(answers_or_died, f"{name} to answer", lambda: self.last_words(name))
 
     def check_alive(self, name: str) -> None:
         if (status := self.running[name].poll()) is not None:
@@ -190,13 +190,13 @@ class Daemons:
 
     def stop(self, name: str, signal_number: int) -> None:
         self.running[name].send_signal(signal_number)
-        self.running[name].wait(timeout=START_TIMEOUT_S)
+        self.running[name].wait(timeout=PATIENCE_S)
 
     def lose(self, name: str) -> None:
         """Kill a node's slurmd, its steps and everything in them, all at once, as a power cut does."""
         slurmd = self.running[name]
         kill_all(processes_in_namespace("uts", slurmd.pid))
-        slurmd.wait(timeout=START_TIMEOUT_S)
+        slurmd.wait(timeout=PATIENCE_S)
 
     def answers(self, name: str) -> bool:
         """Whether a daemon does its work."""
@@ -216,7 +216,7 @@ class Daemons:
                 self.check_alive(name)
             return all(self._node_state(name) == "idle" for name in self.nodes)
 
-        wait_until(all_idle, "all nodes to be idle", START_TIMEOUT_S, lambda: self.last_words(self.nodes[0]))
+        wait_until(all_idle, "all nodes to be idle", lambda: self.last_words(self.nodes[0]))
 
     def last_words(self, name: str) -> str:
         """The end of a daemon's log."""
@@ -285,11 +285,11 @@ class Daemons:
 
     def _succeeds(self, *words: str) -> bool:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-            self._run(*words, timeout_s=5.0)
+            self._run(*words, timeout_s=30.0)
             return True
         return False
 
-    def _run(self, *words: str, timeout_s: float = 10.0) -> str:
+    def _run(self, *words: str, timeout_s: float = PATIENCE_S) -> str:
         """A client that cannot authenticate hangs for minutes, so every one has a time limit."""
         done = subprocess.run(
             words, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -422,17 +422,6 @@ def kill_all(pids: Sequence[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def wait_until(
-    condition: Callable[[], bool], what: str, timeout_s: float, detail: Callable[[], str] = lambda: ""
-) -> None:
-    """Ask `condition` again and again; TimeoutError with `what` and `detail` when it does not come true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; {detail()}")
-        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

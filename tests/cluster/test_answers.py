@@ -139,11 +139,14 @@ def ask(job_ids):
         file.write("x")
     time.sleep(0.3)
     return {job_id: JobState(job_id, "RUNNING") for job_id in job_ids}
+print("ready", flush=True)
 sys.stdin.readline()
 assert SharedAnswers(folder, {}, ask=ask).about(["7"]).jobs["7"].job.state == "RUNNING"
 """
     words = [sys.executable, "-c", program, str(tmp_path)]
-    screens = [subprocess.Popen(words, stdin=subprocess.PIPE, text=True) for _ in range(4)]
+    pipe = subprocess.PIPE
+    screens = [subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    assert [screen.stdout.readline() for screen in screens] == ["ready\n"] * 4
     for screen in screens:
         screen.stdin.write("\n")
         screen.stdin.flush()

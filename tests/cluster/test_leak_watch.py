@@ -33,7 +33,7 @@ def test_the_guilty_test_fails_and_the_next_does_not(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "conftest", "-rEf"]
     environ = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "1000"}
     options = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    done = subprocess.run([*words, *options], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*words, *options], env=environ, capture_output=True, text=True, check=False)
     summary = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     assert len(summary) == len(GUILTY), done.stdout
     assert all("test_guilty" in line for line in summary)

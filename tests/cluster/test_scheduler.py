@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, wait_until
+from slurm_cluster import SlurmCluster
+from waiting import wait_until
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
@@ -228,7 +229,7 @@ def test_a_job_is_followed_from_the_queue_to_its_exit(in_slurm: SlurmCluster, sc
     assert (over.state, over.exit_code, over.exit_signal) == ("FAILED", 3, 0)
     assert over.nodes == "gpu[01-02]"
     # Accounting hears of it a moment later.
-    wait_until(lambda: later(job_id).state == "FAILED", "sacct to know", 10, lambda: str(later(job_id)))
+    wait_until(lambda: later(job_id).state == "FAILED", "sacct to know", lambda: str(later(job_id)))
     assert (later(job_id).exit_code, later(job_id).exit_signal) == (3, 0)
 
 
@@ -374,5 +375,5 @@ def test_a_requeued_job_keeps_away_from_a_node(in_slurm: SlurmCluster) -> None:
     scheduler.requeue(job_id)
     scheduler.exclude_nodes(job_id, ["gpu01"])
     assert "ExcNodeList=gpu01" in in_slurm.run("scontrol", "show", "job", job_id)
-    in_slurm.wait_for_state(job_id, "RUNNING", timeout_s=60)
+    in_slurm.wait_for_state(job_id, "RUNNING")
     assert "NodeList=gpu02" in in_slurm.run("scontrol", "show", "job", job_id).split()

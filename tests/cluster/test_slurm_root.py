@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import slurm_root
-from slurm_daemons import wait_until
+from waiting import wait_until
 
 RUNNER = Path(slurm_root.__file__)
 
@@ -155,10 +155,10 @@ def test_nothing_runs_on_when_the_runner_is_ended(number, run_in_root):
     command = ["sh", "-c", f"setsid sleep 1{mark} & sleep 2{mark}"]
     with subprocess.Popen([*run_in_root, *command]) as runner:
         try:
-            wait_until(lambda: num_sleeping(mark) == 2, "the command to run", 60.0)
+            wait_until(lambda: num_sleeping(mark) == 2, "the command to run")
         finally:
             runner.send_signal(number)
-    wait_until(lambda: num_sleeping(mark) == 0, "everything to be gone", 60.0)
+    wait_until(lambda: num_sleeping(mark) == 0, "everything to be gone")
 
 
 def num_sleeping(mark: str) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from hpc_yolo.data import augment
 from hpc_yolo.data import scan as scan_module
@@ -131,7 +132,7 @@ def test_workers_end_with_their_loader_when_a_picture_is_lost(folder):
         except DataError:
             lost = True
         del batches, loader
-        worker.join(timeout=30)
+        worker.join(timeout=PATIENCE_S)
         assert lost and worker.exitcode == 0
     finally:
         gc.enable()

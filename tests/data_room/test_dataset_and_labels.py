@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from waiting import PATIENCE_S
 
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import load_dataset
@@ -210,6 +211,6 @@ def test_two_processes_that_scan_at_once_see_the_same(make_set):
     )
     words = [sys.executable, "-c", program, str(path)]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = (json.loads(process.communicate(timeout=60)[0]) for process in both)
+    first, second = (json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in both)
     assert first == second
     assert len(first[0]) == 8

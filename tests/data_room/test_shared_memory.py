@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import PATIENCE_S
 
 from hpc_yolo.data import shared_memory
 from hpc_yolo.data.shared_memory import (
@@ -155,9 +156,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_small_namespace(size: str, *words: str) -> str:
     """What a Python program prints whose /dev/shm has so much room; hangs are cut off."""
-    script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec timeout 60 "$@"'
+    script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec timeout 500 "$@"'
     command = ["unshare", "--mount", "--", "sh", "-ec", script, "sh", sys.executable, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

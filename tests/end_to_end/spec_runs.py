@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from waiting import PATIENCE_S
 
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
 ROOT = Path(__file__).parents[2]
-COMMAND_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def hpc_yolo() -> Callable[..., subprocess.CompletedProcess[str]]:
             [sys.executable, "-m", "hpc_yolo", *map(str, words)],
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=PATIENCE_S,
             cwd=cwd,
             env=os.environ | {"COLUMNS": "120"},
             check=False,

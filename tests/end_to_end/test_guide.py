@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
@@ -14,7 +15,6 @@ from hpc_yolo.runs.events import AttemptStarted, Evaluated, WarningRaised, Weigh
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.load import load_spec
 
-TIMEOUT_S = 240
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TASK = ("-m", "hpc_yolo", "train")
 SMALL = ("--img", 64, "--epochs", 1, "--workers", 0, "--cfg", "yolov5n.yaml", "--weights", "", "--device", "cpu")
@@ -37,7 +37,7 @@ def type_in(tmp_path, environ, data):
     def run(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [str(data) if word == "DATA" else str(word) for word in words]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=tmp_path, env=environ, check=False
+            command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=environ, check=False
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -96,7 +96,7 @@ def test_several_machines_are_one_run(environ, data, tmp_path):
         command = [*TORCHRUN, *place, *address, *TASK, "--data", data, "--batch", 4, *SMALL]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         launchers.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=environ, **pipes))
-    outputs = [launcher.communicate(timeout=TIMEOUT_S)[0] for launcher in launchers]
+    outputs = [launcher.communicate(timeout=PATIENCE_S)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], "\n".join(outputs)
     started = only_attempt(tmp_path / "runs" / "train" / "exp")
     assert (started.world_size, started.num_nodes) == (2, 2)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from spec_runs import COMMAND_TIMEOUT_S, ROOT
+from spec_runs import ROOT
+from waiting import PATIENCE_S
 
 from hpc_yolo.errors import RunError
 
@@ -45,7 +46,7 @@ def type_in(folder: Path, variables: dict[str, str], *words: str) -> subprocess.
     environ = os.environ | variables | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = [sys.executable, "-m", "hpc_yolo", *words]
     return subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

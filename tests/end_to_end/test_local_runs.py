@@ -7,10 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.checkpoint import Progress, load_model
 from hpc_yolo.cluster.local import local_job_is_alive
@@ -19,13 +19,6 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, 
 ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 FIGURES = ("box", "obj", "cls", "grad_norm")
-
-
-def wait_until(condition, what: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -104,7 +97,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yo
     process = start("submit", spec)
     wait_until(lambda: len(events_of("stopped", StepLogged)) > 3, "some steps")
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, output + errors
     assert "stopped by SIG" in output and "submit the spec again" in output
     assert "Traceback" not in output + errors
@@ -125,7 +118,7 @@ def test_tasks_on_this_machine_see_the_gpus_that_the_user_was_given(write_spec, 
     for place in events_of("visible", AttemptStarted)[0].ranks:
         assert b"\0CUDA_VISIBLE_DEVICES=4,5\0" in Path(f"/proc/{place.pid}/environ").read_bytes()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
 
 
 def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_the_run(
@@ -141,13 +134,13 @@ def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_t
     cluster = LOCAL_PAIR | {"env": {"PYTHONPATH": str(tmp_path)}}
     spec = write_spec("broken", cluster=cluster, train={"epochs": 300, "val_every": 300})
     process = start("submit", spec)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "rank 0 on" in errors
     assert "IndexError" in errors
     assert "Traceback" in errors
     job_id = json.loads((tmp_path / "runs" / "broken" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: not local_job_is_alive(job_id, os.uname().nodename), "all processes to end", timeout_s=30)
+    wait_until(lambda: not local_job_is_alive(job_id, os.uname().nodename), "all processes to end")
 
 
 def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):
@@ -183,7 +176,7 @@ def test_a_rank_that_does_not_come_is_named(write_spec):
         env=os.environ | {f"SUBMITIT_LOCAL_{name}": value for name, value in variables.items()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 8
@@ -203,7 +196,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         "train",
         str(spec),
     ]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     (started,) = events_of("torchrun", AttemptStarted)
     assert (started.launcher, started.world_size) == ("torchrun", 2)

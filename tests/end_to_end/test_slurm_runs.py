@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from slurm_cluster import wait_until
+from waiting import wait_until
 
 from hpc_yolo import sbatch
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, Evaluated
@@ -105,7 +105,7 @@ def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yo
     spec.unlink()
     job_id = in_slurm.run("sbatch", "--parsable", str(script), cwd="/").strip()
     log = tmp_path / "runs" / "rendered" / "jobs" / f"{job_id}.log"
-    state = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=120)
+    state = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"})
     assert state == "COMPLETED", log.read_text()
     assert_finished_on_both_nodes(events_of("rendered"))
     assert not log.with_suffix(".setup").exists()
@@ -195,7 +195,7 @@ def test_a_template_trains_as_it_stands(in_slurm, on_path, write_spec, events_of
     job_id = in_slurm.run(
         "sbatch", "--parsable", f"--output={log}", f"slurm/{template}", str(spec), cwd=str(ROOT)
     ).strip()
-    ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=200)
+    ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"})
     assert ended == "COMPLETED", log.read_text() if log.exists() else ""
     events = events_of(name)
     (started,) = [event for event in events if isinstance(event, AttemptStarted)]
@@ -210,7 +210,7 @@ def test_an_array_trains_one_run_a_line(in_slurm, on_path, write_spec, events_of
     log = f"--output={tmp_path}/job-%a.log"
     job_id = in_slurm.run("sbatch", "--parsable", log, "slurm/array.sbatch", str(runs), cwd=str(ROOT)).strip()
     for task in (1, 2):
-        ended = in_slurm.wait_for_state(f"{job_id}_{task}", {"COMPLETED", "FAILED"}, timeout_s=200)
+        ended = in_slurm.wait_for_state(f"{job_id}_{task}", {"COMPLETED", "FAILED"})
         assert ended == "COMPLETED", (tmp_path / f"job-{task}.log").read_text()
     for name in ("first", "second"):
         assert events_of(name)[-1].outcome == AttemptEnded.FINISHED
@@ -224,7 +224,7 @@ def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec
     spec = write_spec("forbidden", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "forbidden" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: len(events_of("forbidden")) > 5, "the run trains", timeout_s=120)
+    wait_until(lambda: len(events_of("forbidden")) > 5, "the run trains")
     in_slurm.run("scontrol", "update", f"JobId={job_id}", "Requeue=0")
     signal_every_task(in_slurm, job_id)
     in_slurm.wait_for_state(job_id, {"FAILED", "COMPLETED", "CANCELLED"})
@@ -240,9 +240,9 @@ def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, eve
     spec = write_spec("cancelled", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "cancelled" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: len(events_of("cancelled")) > 5, "the run trains", timeout_s=120)
+    wait_until(lambda: len(events_of("cancelled")) > 5, "the run trains")
     in_slurm.run("scancel", job_id)
-    wait_until(lambda: not in_slurm.run("squeue", "--noheader", f"--jobs={job_id}", check=False).strip(), "its end", 60)
+    wait_until(lambda: not in_slurm.run("squeue", "--noheader", f"--jobs={job_id}", check=False).strip(), "its end")
     assert in_slurm.job_state(job_id) == "CANCELLED"
     ended = events_of("cancelled", AttemptEnded)
     assert [event.requeued for event in ended] in ([], [False]), "it may have had no time to say so"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from status_runs import START, make_run, tell
+from waiting import PATIENCE_S
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster.process import ProcessInfo
@@ -44,7 +45,7 @@ def test_a_local_run_is_asked_to_leave_and_only_then_may_be_removed(tmp_path):
         with pytest.raises(RunError, match="only jobs of Slurm"):
             requeue_run(run)
         assert "asked to save" in cancel_run(run)
-        assert controller.wait(timeout=20) == -15
+        assert controller.wait(timeout=PATIENCE_S) == -15
     finally:
         controller.kill()
         controller.wait()

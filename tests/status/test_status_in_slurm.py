@@ -104,10 +104,10 @@ def test_a_screen_lives_while_slurm_hangs_and_says_how_old_its_answer_is(in_slur
         with hanging(in_slurm):
             tell(run, STEP | {"images_per_s": 77.7, "time": time.time()})
             terminal.wait_for("77.7")  # journals do not wait for Slurm
-            terminal.wait_for("Slurm as of", "running", timeout_s=60.0)
+            terminal.wait_for("Slurm as of", "running")
             terminal.type("?")
-            terminal.wait_for("any key goes back", timeout_s=2.0)
+            terminal.wait_for("any key goes back")
             terminal.type("x", "q")
-            terminal.wait_for("LEFT 0", timeout_s=5.0)
+            terminal.wait_for("LEFT 0")
     finally:
         terminal.close()

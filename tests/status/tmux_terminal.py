@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-DEADLINE_S = 20.0
-POLL_S = 0.05
+from waiting import PATIENCE_S, POLL_S
+
 PLAIN_SHELL = ("bash", "--norc", "--noprofile", "--noediting")  # readline changes the terminal too
 KEPT = ("PYTHONPATH", "XDG_STATE_HOME", "SLURM_CONF")
 
@@ -50,13 +50,12 @@ class Terminal:
         settings = subprocess.run(["stty", "-F", device, "-a"], capture_output=True, text=True, check=True).stdout
         return self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}") + settings
 
-    def wait_for(self, *words: str, without: str = "\0", timeout_s: float = DEADLINE_S) -> str:
+    def wait_for(self, *words: str, without: str = "\0") -> str:
         """The text of the terminal once it has all `words`."""
         return awaited(
             lambda: self.text,
             lambda text: all(word in text for word in words) and without not in text,
             str(words),
-            timeout_s,
         )
 
     def screen_pid(self) -> int:
@@ -68,9 +67,9 @@ class Terminal:
         subprocess.run([*self._words, "kill-server"], capture_output=True, check=False)
 
 
-def awaited(see: Callable[[], str], is_right: Callable[[str], bool], what: str, timeout_s: float = DEADLINE_S) -> str:
+def awaited(see: Callable[[], str], is_right: Callable[[str], bool], what: str) -> str:
     """What `see` sees once it is right."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE_S
     while not is_right(seen := see()):
         assert time.monotonic() < deadline, f"never saw {what}, but:\n{seen}"
         time.sleep(POLL_S)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from waiting import PATIENCE_S
 
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
 
 PING = 'case "$1" in ping) echo "Slurmctld(primary) at head is UP";; *) exit 1;; esac'
-TIMEOUT_S = 120
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
             if "waiting for sbatch; Ctrl-C gives up" in line:
                 break
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1] == "interrupted: nothing is queued so far"
 
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
 def test_a_quick_sbatch_needs_no_notice(slurm, spec, tmp_path):
     program(slurm / "sbatch", "echo 7")
     with submit(spec) as process:
-        output, errors = process.communicate(timeout=TIMEOUT_S)
+        output, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, "")
     assert "queued as job 7" in output
     assert [one.job_id for one in all_submissions(RunDirectory(tmp_path / "runs" / "run"))] == ["7"]
@@ -79,11 +79,11 @@ def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_
     program(slurm / "squeue", f"echo '7|{state}|None||N/A|10:00|0:0|'")
     run = RunDirectory(tmp_path / "runs" / "run")
     with submit(spec) as process:  # the first time there is no record of a job
-        process.communicate(timeout=TIMEOUT_S)
+        process.communicate(timeout=PATIENCE_S)
     place = {"host": "h", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
     add_submission(run, Submission(time=1e10, executor="slurm", job_id="7", **place))
     with submit(spec) as process:
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 6
     assert "run is queued already or runs, as slurm job 7" in errors
 
@@ -91,6 +91,6 @@ def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_
 def test_an_answer_that_never_comes_says_that_the_job_may_be_queued(slurm, spec):
     program(slurm / "sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
     with submit(spec) as process:
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 5
     assert "the job may be queued all the same" in errors

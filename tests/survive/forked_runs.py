@@ -17,7 +17,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,6 @@ from hpc_yolo.submit.prepare import prepare_run
 SEED = 7
 EPOCHS = 12
 EVERY_STEPS = 5
-MAX_DELAY_S = 2.5
 KILLS_A_RUN = 5  # then it is left alone: on a slow machine one run could take them all
 STORM_S = 0.001
 STORM_SIGNALS = (*STOP_SIGNALS, signal.SIGCONT)
@@ -135,6 +134,7 @@ class ForkedRun:
         except SystemExit as ended:
             code = int(ended.code or 0)
         except HpcYoloError as error:
+            print(error, flush=True)  # as the command line does for a rank that is alone
             code = error.exit_code
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -147,16 +147,19 @@ def are_living(pids: Sequence[int]) -> bool:
     return not any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids)
 
 
-def kill_at_any_moment(folder: Path, num_kills: int) -> None:
+def kill_at_any_moment(folder: Path, num_kills: int, whole_s: Mapping[int, float]) -> None:
     """Runs of which a rank or a loader worker gets SIGKILL, start-up included, until it has been so many times.
 
     On two cores only a rank that is alone has a loader worker.
+
+    Args:
+        whole_s: what an undisturbed run of so many ranks takes here and now.
     """
     chance, kills = random.Random(SEED), 0
 
     def kill(attempt: Attempt, pids: list[int]) -> None:
         nonlocal kills
-        deadline_s = time.monotonic() + chance.uniform(0.1, MAX_DELAY_S)
+        deadline_s = time.monotonic() + chance.uniform(0, whole_s[len(pids)])
         while time.monotonic() < deadline_s and are_living(pids):
             time.sleep(POLL_S)
         rank = chance.randrange(len(pids))
@@ -249,12 +252,11 @@ def fill_the_disk(folder: Path) -> None:
 
 def interrupt_in_every_way(folder: Path, num_kills: int) -> None:
     """All runs that need no disk of their own, and those that they are compared with."""
-    for world_size in (1, 2):
-        ForkedRun(folder, f"undisturbed-{world_size}").attempt(world_size)
+    whole_s = {size: ForkedRun(folder, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
     ForkedRun(folder, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
     storm(folder)
     change_worlds(folder)
-    kill_at_any_moment(folder, num_kills)
+    kill_at_any_moment(folder, num_kills, whole_s)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ with _ends_with_a_neighbour(places, {1: process_start(pid)}):
 
 
 def test_it_takes_its_neighbours_along():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.stdout == "met\n", "a living neighbour ended this process"
     assert done.returncode == StallError.exit_code
     assert "rank 1 on here" in done.stderr and "never met the others" in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from forked_runs import EPOCHS, EVERY_STEPS
 from small_state import DESCRIPTION, save_small_state
+from waiting import PATIENCE_S
 
 from hpc_yolo.checkpoint.file import write_file
 from hpc_yolo.checkpoint.state import texts_of
@@ -32,7 +33,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=True)
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
 def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
     """Full for a while: warned, and finished. Full to the end: one sentence, and the checkpoint before it loads."""
     program = Path(__file__).with_name("forked_runs.py")
-    subprocess.run([sys.executable, str(program), str(small_disk), "disk"], check=True, timeout=120)
+    subprocess.run([sys.executable, str(program), str(small_disk), "disk"], check=True, timeout=PATIENCE_S)
     ends = {
         name: [attempt["ends"] for attempt in json.loads((small_disk / name / "attempts.json").read_text())]
         for name in ("full-for-a-while", "full")

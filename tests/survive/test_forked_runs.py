@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from forked_runs import EVERY_STEPS
 from tensor_digest import digest
+from waiting import PATIENCE_S
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
@@ -30,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
     """All runs, ended."""
     folder = tmp_path_factory.mktemp("forked")
     words = [sys.executable, str(PROGRAM), str(folder), str(NUM_KILLS)]
-    subprocess.run(words, check=True, timeout=240 + SECONDS_A_KILL * NUM_KILLS)
+    subprocess.run(words, check=True, timeout=PATIENCE_S + SECONDS_A_KILL * NUM_KILLS)
     return folder
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import wait_until
+from waiting import wait_until
 
 from hpc_yolo.errors import LeaseError
 from hpc_yolo.runs.directory import RunDirectory
@@ -85,7 +85,7 @@ def test_an_orphan_on_a_lost_node_leaves_when_its_job_has_started_elsewhere(in_s
         in_slurm.run("scontrol", "update", f"JobId={job}", "ReqNodeList=")
         assert not (run.failures / "gpu01").exists(), "the orphan lives and publishes"
         wait_for_word(run, f"attempt 2, job {job} on gpu02")
-        wait_until(lambda: (run.failures / "gpu01").exists(), "the orphan to leave", 30.0)
+        wait_until(lambda: (run.failures / "gpu01").exists(), "the orphan to leave")
         assert f"attempt 2 of job {job} on gpu02" in (run.failures / "gpu01").read_text()
         assert (run.checkpoints / "published").read_text() == f"attempt 2, job {job} on gpu02"
     finally:

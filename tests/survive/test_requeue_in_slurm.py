@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import SlurmCluster, wait_until
+from slurm_cluster import SlurmCluster
 from slurm_daemons import installed_version
+from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
@@ -41,7 +42,7 @@ def wait_for_steps(events_of, name: str, attempt: int = 1) -> None:
     def has_steps() -> bool:
         return any(event.attempt == attempt for event in events_of(name, StepLogged))
 
-    wait_until(has_steps, f"steps of attempt {attempt}", 180)
+    wait_until(has_steps, f"steps of attempt {attempt}")
 
 
 def test_a_job_whose_memory_runs_out_ends_and_names_its_peak(slurm_with, write_spec, hpc_yolo, events_of, tmp_path):
@@ -124,7 +125,7 @@ def test_a_preempted_run_comes_back_in_the_way_that_is_soonest_here(
     (ended,) = events_of("soonest", AttemptEnded)
     assert (ended.cause, ended.requeued, ended.step) == (Cause.PREEMPTED, True, second.step)
     hpc_yolo("cancel", "--yes", run.path)
-    wait_until(functools.partial(is_over, cluster), "all jobs to end", 60)
+    wait_until(functools.partial(is_over, cluster), "all jobs to end")
     assert cluster.job_state(second.job_id) in ("CANCELLED", "PREEMPTED", "FAILED")
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from waiting import PATIENCE_S
 
 STORM_SIGNALS = (signal.SIGCONT, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 NUM_SIGNALS = 1000
@@ -61,7 +62,7 @@ def test_in_a_storm_of_signals_none_raises_and_the_first_is_not_lost(first):
     for number in itertools.islice(itertools.cycle(STORM_SIGNALS), NUM_SIGNALS):
         process.send_signal(number)
         time.sleep(INTERVAL_S)
-    output, errors = process.communicate("end\n", timeout=30)
+    output, errors = process.communicate("end\n", timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert int(output) == first
     assert set(errors) <= {"."}, "a handler raised"
@@ -72,5 +73,5 @@ def test_before_the_first_step_a_signal_ends_a_task_at_once(number):
     """Nothing can be lost yet; the script that started it sees which signal it was."""
     process = started(STARTING)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -number

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_cluster import wait_until
 from tensor_digest import digest
+from waiting import wait_until
 
 from hpc_yolo.cluster.scheduler import job_record
 from hpc_yolo.runs.directory import RunDirectory
@@ -49,7 +49,7 @@ def undisturbed(submitted, in_slurm, known_digests) -> str:
     """The digest of a run that nobody touched; the first test to ask for it makes one."""
     if not known_digests:
         run, job_id = submitted("undisturbed")
-        assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=240) == "COMPLETED"
+        assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "COMPLETED"
         known_digests.append(digest(run))
     return known_digests[0]
 
@@ -67,7 +67,7 @@ def preempt_without_grace(cluster, job_id: str, pids: list[int]) -> None:
     cluster.run("scontrol", "update", "PartitionName=preempt", "GraceTime=0")
     try:
         preempt(cluster, job_id, pids)
-        wait_until(lambda: cluster.job_state(job_id) != "RUNNING", "the preemption", 30)
+        wait_until(lambda: cluster.job_state(job_id) != "RUNNING", "the preemption")
     finally:
         cluster.run("scontrol", "update", "PartitionName=preempt", "GraceTime=20")
 
@@ -125,7 +125,7 @@ def lose_first_node(cluster, job_id: str, _pids: list[int]) -> None:
 
 def bring_back(cluster, job_id: str, node: str) -> None:
     """Start a lost node once its job has left it; there are no others that could take its place."""
-    wait_until(lambda: cluster.job_state(job_id) == "PENDING", "the job to be queued again", 120)
+    wait_until(lambda: cluster.job_state(job_id) == "PENDING", "the job to be queued again")
     cluster.start_daemon(node)
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
 
@@ -159,9 +159,9 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     times = 2 if interrupt is preempt else 1
     for attempt in range(1, times + 1):
         at_step = CHANCE.randrange(5, 30) + 30 * (attempt - 1)
-        wait_until(functools.partial(has_come_to, run, attempt, at_step), f"step {at_step}", 120)
+        wait_until(functools.partial(has_come_to, run, attempt, at_step), f"step {at_step}")
         interrupt(in_slurm, job_id, [place.pid for place in events_of(name, AttemptStarted)[-1].ranks])
-    ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED", "CANCELLED"}, timeout_s=240)
+    ended = in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED", "CANCELLED"})
     log = (run.jobs / f"{job_id}.log").read_text()
     assert ended == "COMPLETED", log
     starts = events_of(name, AttemptStarted)
@@ -212,7 +212,7 @@ def agrees_with_books(ledger: Ledger, cluster, job_id: str) -> None:
 
 def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
     """Slurm's words for all jobs of a run, once none of them waits or runs."""
-    wait_until(lambda: not cluster.run("squeue", "--noheader", "--format=%A").split(), "all jobs to end", 240)
+    wait_until(lambda: not cluster.run("squeue", "--noheader", "--format=%A").split(), "all jobs to end")
     return {submission.job_id: cluster.job_state(submission.job_id) for submission in all_submissions(run)}
 
 
@@ -221,7 +221,7 @@ def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
     submitted, in_slurm, events_of, undisturbed, hpc_yolo, tmp_path
 ):
     run, job_id = submitted("chain", requeue="chain")
-    wait_until(lambda: any(event.step >= 15 for event in events_of("chain", StepLogged)), "step 15", 120)
+    wait_until(lambda: any(event.step >= 15 for event in events_of("chain", StepLogged)), "step 15")
     (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)[:1]
     assert (facts["name"], facts["state"], facts["job_id"]) == ("chain", "running", job_id), "not the one that waits"
     again = hpc_yolo("submit", tmp_path / "chain.yaml", check=False)
@@ -243,9 +243,9 @@ def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
 @pytest.mark.parametrize("node", ["gpu01", "gpu02"])
 def test_in_chain_mode_the_next_job_goes_on_after_a_lost_node(submitted, in_slurm, events_of, undisturbed, node):
     run, job_id = submitted(node, requeue="chain")
-    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15", 120)
+    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15")
     in_slurm.lose_node(node)
-    wait_until(lambda: in_slurm.job_state(job_id) not in ("RUNNING", "COMPLETING"), "the job's end", 120)
+    wait_until(lambda: in_slurm.job_state(job_id) not in ("RUNNING", "COMPLETING"), "the job's end")
     in_slurm.start_daemon(node)
     in_slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
     states = ended_chain(run, in_slurm)
@@ -264,11 +264,11 @@ def test_slurms_late_request_to_end_a_lost_step_costs_no_step(submitted, in_slur
     By then the node is back and the next start of the job trains on it, in a step of the same number.
     """
     run, job_id = submitted("late-request", epochs=2000)
-    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15", 120)
+    wait_until(functools.partial(has_come_to, run, 1, 15), "step 15")
     lose_second_node(in_slurm, job_id, [])
-    wait_until(lambda: job_record(job_id).restarts == 2, "the request", 300)
+    wait_until(lambda: job_record(job_id).restarts == 2, "the request")
     num_attempts = len(events_of("late-request", AttemptStarted))
-    wait_until(lambda: has_come_to(run, num_attempts + 1, 0), "the next attempt's first step", 300)
+    wait_until(lambda: has_come_to(run, num_attempts + 1, 0), "the next attempt's first step")
     lost, *asked = events_of("late-request", AttemptEnded)
     assert (lost.cause, lost.requeued) == (Cause.NODE_FAILURE, True)
     # On a slow machine the second start is ended before it begins an attempt.
@@ -293,7 +293,7 @@ def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(
 ):
     name = f"chain-{end.__name__}"
     run, job_id = submitted(name, requeue="chain")
-    wait_until(lambda: events_of(name, StepLogged), "the first steps", 120)
+    wait_until(lambda: events_of(name, StepLogged), "the first steps")
     end(in_slurm, run, job_id, [place.pid for place in events_of(name, AttemptStarted)[0].ranks])
     assert len(ended_chain(run, in_slurm)) == 2
     assert len(events_of(name, AttemptStarted)) == 1, "the successor has not trained"
@@ -305,10 +305,10 @@ def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(
 def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, undisturbed):
     """Slurm does not notice, the tasks do not need it, and the job ends well."""
     run, job_id = submitted("stepd")
-    wait_until(lambda: events_of("stepd", StepLogged), "the first steps", 120)
+    wait_until(lambda: events_of("stepd", StepLogged), "the first steps")
     (started,) = events_of("stepd", AttemptStarted)
     kill_last_stepd(in_slurm, job_id, [place.pid for place in started.ranks])
-    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=240) == "COMPLETED"
+    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "COMPLETED"
     assert digest(run) == undisturbed
 
 
@@ -316,9 +316,9 @@ def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, und
 def test_a_run_whose_tasks_are_killed_too_often_ends_and_says_so(submitted, in_slurm, events_of, hpc_yolo, tmp_path):
     run, job_id = submitted("hopeless")
     (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_kills: 3", "max_kills: 0"))
-    wait_until(lambda: events_of("hopeless", StepLogged), "the first steps", 120)
+    wait_until(lambda: events_of("hopeless", StepLogged), "the first steps")
     kill_last_rank(in_slurm, job_id, [place.pid for place in events_of("hopeless", AttemptStarted)[0].ranks])
-    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}, timeout_s=120) == "FAILED"
+    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "FAILED"
     (end,) = events_of("hopeless", AttemptEnded)
     assert (end.outcome, end.cause, end.requeued) == (AttemptEnded.FAILED, Cause.KILLED, False)
     assert "cluster.max_kills is 0" in end.detail

@@ -11,12 +11,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from waiting import wait_until
 
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.distributed import World
@@ -29,7 +29,6 @@ from hpc_yolo.runs.events import RankPlace
 from hpc_yolo.runs.failures import Failure, failures_of
 
 PROGRAM = Path(__file__).with_name("stalls.py")
-DEADLINE_S = 90
 STALL = StallError.exit_code
 PLACES = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=100 + rank) for rank in range(3)]
 
@@ -45,10 +44,8 @@ class Attempts:
 
     def ends(self, case: str) -> dict[int, int]:
         """How each rank has ended, once all have."""
-        path, deadline = self.run(case).path / "ends.json", time.monotonic() + DEADLINE_S
-        while not path.exists():
-            assert time.monotonic() < deadline, f"{case}: ranks still run after {DEADLINE_S} s"
-            time.sleep(0.05)
+        path = self.run(case).path / "ends.json"
+        wait_until(path.exists, f"all ranks of {case} to end")
         return {int(rank): code for rank, code in json.loads(path.read_text()).items()}
 
     def failure(self, case: str) -> Failure:
