@@ -12,6 +12,7 @@ import pytest
 import yaml
 from waiting import PATIENCE_S
 
+from hpc_yolo.cli.submit import notice_after
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
@@ -63,11 +64,17 @@ def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
     assert errors.strip().splitlines()[-1] == "interrupted: nothing is queued so far"
 
 
-def test_a_quick_sbatch_needs_no_notice(slurm, spec, tmp_path):
+def test_what_is_quick_needs_no_notice(capsys):
+    with notice_after(PATIENCE_S, "waiting"):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_queued_job_is_named_and_recorded(slurm, spec, tmp_path):
     program(slurm / "sbatch", "echo 7")
     with submit(spec) as process:
         output, errors = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, errors) == (0, "")
+    assert process.returncode == 0, errors
     assert "queued as job 7" in output
     assert [one.job_id for one in all_submissions(RunDirectory(tmp_path / "runs" / "run"))] == ["7"]
 
