@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.cluster.slurm_output import BatchJob
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.queueing import adopt_lost_jobs, queue_script
 from hpc_yolo.runs.directory import RunDirectory

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_yolo.cluster.slurm_output import BatchJob
+from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.successor import ARGUMENTS_VARIABLE, script_arguments, successor_options
 

@@ -11,10 +11,12 @@ import functools
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_yolo.cluster.batch_job import BatchJob, parse_batch_job
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import PREFIX as SBATCH_PREFIX
 from hpc_yolo.cluster.slurm_output import (
@@ -22,7 +24,6 @@ from hpc_yolo.cluster.slurm_output import (
     SQUEUE_FORMAT,
     STEP_FORMAT,
     UNKNOWN,
-    BatchJob,
     EndedStart,
     JobRecord,
     JobState,
@@ -30,7 +31,6 @@ from hpc_yolo.cluster.slurm_output import (
     StartEstimate,
     StepUsage,
     complaint,
-    parse_batch_job,
     parse_comments,
     parse_earlier_starts,
     parse_job_record,
@@ -47,6 +47,7 @@ QUERY_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 2.4  # for commands at which somebody looks: they would rather have what the run directory knows
 CHANGE_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 120.0  # sbatch itself tries again while the controller is too busy to take a job
+ACCOUNTING_LAG_S, ACCOUNTING_POLL_S = 15.0, 0.5
 # Variables by which people change what the query commands select and print.
 _QUERY_PREFIXES = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_")
 _NO_ANSWER = re.compile(
@@ -309,12 +310,8 @@ def batch_job(job_id: str, *, run: Run = run_command) -> BatchJob:
     """
     script = _ask(["scontrol", "write", "batch_script", job_id, "-"], QUERY_TIMEOUT_S, run)
     shown = _ask(["scontrol", "show", "job", job_id], QUERY_TIMEOUT_S, run)
-    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}", "--format=SubmitLine"]
-    try:
-        told = run(words, QUERY_TIMEOUT_S)
-    except SchedulerUnavailable:
-        told = Finished(1, "", "")
-    return parse_batch_job(script, shown, told.stdout if told.returncode == 0 else "")
+    line = "" if re.search(r"^\s*SubmitLine=", shown, re.MULTILINE) else _accounted_submit_line(job_id, run)
+    return parse_batch_job(script, shown, line)
 
 
 def shown_settings(of_what: str, timeout_s: float, *, run: Run = run_command) -> str:
@@ -334,6 +331,23 @@ def shown_qos(timeout_s: float, *, run: Run = run_command) -> str:
     """
     words = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos"]
     return _ask([*words, "format=Name,GraceTime,PreemptMode"], timeout_s, run)
+
+
+def _accounted_submit_line(job_id: str, run: Run) -> str:
+    """Return sbatch's command line as sacct knows it; "" where it does not.
+
+    A busy controller tells the database of a new job some seconds late.
+    """
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}", "--format=SubmitLine"]
+    give_up_s = time.monotonic() + ACCOUNTING_LAG_S
+    while True:
+        try:
+            told = run(words, QUERY_TIMEOUT_S)
+        except SchedulerUnavailable:
+            return ""
+        if told.stdout or told.returncode != 0 or time.monotonic() >= give_up_s:
+            return told.stdout if told.returncode == 0 else ""
+        time.sleep(ACCOUNTING_POLL_S)
 
 
 def _by_cluster(job_ids: Iterable[str]) -> dict[str | None, list[str]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from hpc_yolo.errors import ClusterError
 from hpc_yolo.quantities import parse_time_s
@@ -35,18 +35,6 @@ SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTim
 SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
 STEP_FORMAT = "JobID,State,ExitCode,MaxRSS"
 
-# Fields of `scontrol show job` that an option of sbatch set.
-_SETTINGS = {
-    "Account": "account",
-    "ExcNodeList": "exclude",
-    "Features": "constraint",
-    "Partition": "partition",
-    "QOS": "qos",
-    "ReqNodeList": "nodelist",
-    "Reservation": "reservation",
-    "TimeLimit": "time",
-}
-_OPTION = re.compile(r"--[a-z][a-z0-9-]*(=|$)|-[A-Za-z]")
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"  # of this machine's time zone
 
 _JOB_ID = re.compile(r"\d+(_\S+)?")
@@ -136,25 +124,6 @@ class EndedStart:
 
 
 @dataclass(frozen=True)
-class BatchJob:
-    """What a job was submitted with.
-
-    Attributes:
-        script: the text of its batch script.
-        arguments: of the script; words with spaces are not told apart.
-        folder: in which it starts.
-        options: of sbatch's command line, as far as Slurm still knows it.
-        settings: long options and their values that the job really has, wherever they came from.
-    """
-
-    script: str
-    arguments: tuple[str, ...]
-    folder: str
-    options: tuple[str, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class StartEstimate:
     """Slurm's guess of `sbatch --test-only`: when, on how many CPUs, where; None for what is not printed."""
 
@@ -218,48 +187,6 @@ def parse_job_record(text: str) -> JobRecord:
         is_being_preempted=fields.get("PreemptTime", "")[:1].isdigit(),
         is_at_limit=fields.get("Reason") == "TimeLimit",
     )
-
-
-def parse_batch_job(script: str, shown: str, submit_line: str) -> BatchJob:
-    """Read what a job was submitted with.
-
-    Args:
-        script: its batch script.
-        shown: of `scontrol show job`, with a line for each path.
-        submit_line: of sacct; "" where accounting does not answer. scontrol shows it too since 25.11.
-    """
-    lines = dict(line.strip().partition("=")[::2] for line in shown.splitlines())
-    command = lines.get("Command", "")  # up to 22.05 with the script's arguments
-    options, arguments = split_submit_line(lines.get("SubmitLine") or submit_line.strip(), command)
-    return BatchJob(
-        script=script,
-        arguments=tuple(arguments),
-        folder=lines.get("WorkDir", ""),
-        options=tuple(options),
-        settings=_settings(fields_of(shown)),
-    )
-
-
-def split_submit_line(line: str, command: str) -> tuple[list[str], list[str]]:
-    """Divide sbatch's command line, which Slurm keeps joined by spaces, into options and the script's arguments.
-
-    What belongs together is found again by the dashes: a word without one continues the option before it.
-
-    Args:
-        command: the script's path, or the path and its arguments; where `line` does not have it, no option is known.
-    """
-    words = line.split(" ")[1:]
-    at = next((at for at in range(len(words)) if _begins_command(words[at:], command)), None)
-    if at is None:
-        return [], command.split(" ")[1:]
-    options: list[str] = []
-    for word in words[:at]:
-        continues = bool(options) and not _OPTION.match(word)
-        if continues and ("=" in options[-1] or not _OPTION.match(options[-1])):
-            options[-1] += f" {word}"
-        else:
-            options.append(word)
-    return options, words[at + 1 :]
 
 
 def parse_test_only(text: str) -> StartEstimate:
@@ -336,19 +263,6 @@ def complaint(text: str) -> str:
     """Slurm's errors in one line, without the names of its commands and without repetitions."""
     lines = (re.sub(r"^\w+( error)?: (error: |fatal: )?", "", line.strip()) for line in text.splitlines())
     return "; ".join(dict.fromkeys(line for line in lines if line))
-
-
-def _begins_command(words: Sequence[str], command: str) -> bool:
-    """Whether `words` begin with the script of `command`, which has an absolute path."""
-    rest = " ".join(words)
-    is_whole = command == rest or command.endswith(f"/{rest}")
-    return is_whole or rest.startswith(f"{command} ") or (words[0][:1] != "-" and command.endswith(f"/{words[0]}"))
-
-
-def _settings(fields: Mapping[str, str]) -> dict[str, str]:
-    """Options of sbatch that `fields` show as set."""
-    shown = {option: fields.get(name, "") for name, option in _SETTINGS.items()}
-    return {option: value for option, value in shown.items() if value not in ("", "(null)", "N/A", "None")}
 
 
 def _jobs(text: str, read: Callable[[list[str]], JobState]) -> dict[str, JobState]:

@@ -13,7 +13,7 @@ from hpc_yolo.cluster.srun_output import first_end
 from hpc_yolo.errors import ClusterError, LeaseError, RunError
 from hpc_yolo.lease import last_holder, take_lease
 from hpc_yolo.quantities import format_mem
-from hpc_yolo.requeue import NOT_QUEUED, end_for_good, job_of, queue_again
+from hpc_yolo.requeue import NOT_QUEUED, end_for_good, is_extra_start, job_of, queue_again
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, Cause
 from hpc_yolo.runs.failures import Failure, failures_of
@@ -33,12 +33,10 @@ def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: in
     attempt = own_attempt(run, process)
     events = read_events(run.journal)
     own_end = None if attempt is None else own_last_word(events, attempt)
-    if own_end is not None and own_end.outcome == AttemptEnded.FINISHED:
+    is_finished = own_end is not None and own_end.outcome == AttemptEnded.FINISHED
+    if status == 0 or is_finished or is_extra_start(run, process):
         end_for_good(run, process, spec.cluster)
         return 0
-    if status == 0:
-        end_for_good(run, process, spec.cluster)
-        return status
     if own_end is not None:
         _complete(own_end, events, run, spec.cluster, process)
     else:

@@ -10,9 +10,10 @@ from slurm_cluster import SlurmCluster
 from waiting import wait_until
 
 from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.scheduler import Finished
-from hpc_yolo.cluster.slurm_output import BatchJob, JobState, SchedulerProbe, StartEstimate
+from hpc_yolo.cluster.slurm_output import JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError, SchedulerUnavailable
 
 SQUEUE = """\
@@ -356,6 +357,15 @@ def test_what_a_job_was_submitted_with_is_read_from_every_version(command, shown
     job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]])
     settings = {"account": "vision", "partition": "gpu", "qos": "normal", "time": "01:00:00"}
     assert job == BatchJob("#!/bin/sh\ntrue\n", arguments, "/home/me/my data", options, settings)
+
+
+def test_a_job_of_which_accounting_does_not_know_yet_is_asked_for_again(monkeypatch) -> None:
+    """A busy controller tells the database late: the successor got another number of nodes and another log."""
+    monkeypatch.setattr(scheduler, "ACCOUNTING_POLL_S", 0)
+    answers = {"write": [Finished(0, "", "")], "show": [Finished(0, SHOWN_JOB.format("/home/me/a.sh"), "")]}
+    answers["--noheader"] = [Finished(0, "", ""), Finished(0, "", ""), Finished(0, "sbatch -N 4 a.sh\n", "")]
+    job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]].pop(0))
+    assert job.options == ("-N", "4")
 
 
 def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:

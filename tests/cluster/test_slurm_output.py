@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from recordings import VERSIONS, recorded, versions_with
 
 from hpc_yolo.cluster import site, slurm_output
+from hpc_yolo.cluster.batch_job import parse_batch_job
 from hpc_yolo.cluster.slurm_output import JobRecord, JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.errors import ClusterError
 
@@ -97,7 +98,7 @@ def test_recorded_jobs_of_the_controller_are_read(version: str) -> None:
         JobRecord("RUNNING", 0, is_being_preempted=True),
     ]
     accounted = recorded(version, "sacct_submit_line.txt")
-    job = slurm_output.parse_batch_job("#!/bin/sh\n", recorded(version, "show_job_lines.txt"), accounted)
+    job = parse_batch_job("#!/bin/sh\n", recorded(version, "show_job_lines.txt"), accounted)
     assert (job.arguments, job.folder) == (("spec.yaml", "--name", "two", "words"), "/home/ada/runs")
     assert {"--partition=preempt", "--nodes=2", "--requeue"} <= set(job.options)
 
@@ -310,7 +311,7 @@ READERS = {
     "test-only": slurm_output.parse_test_only,
     "times": slurm_output.parse_slurm_time_s,
     "exit codes": slurm_output.parse_exit,
-    "the command of a job": lambda text: slurm_output.parse_batch_job("", text, text),
+    "the command of a job": lambda text: parse_batch_job("", text, text),
 }
 FRAGMENTS = [
     "7",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -80,9 +81,17 @@ def test_the_batch_script_queues_again_what_its_tasks_cannot(in_slurm, write_spe
     assert (ends[-1].requeued, ends[-1].detail.rpartition("; ")[2]) == (True, "queued again by the batch script")
 
 
-def test_a_template_in_chain_mode_hands_its_arguments_on(in_slurm, write_spec, events_of, tmp_path, monkeypatch):
-    """Since 23.02 Slurm does not keep them: the successor trained the default spec."""
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin")
+@pytest.mark.parametrize("has_accounting", [True, False])
+def test_a_template_in_chain_mode_hands_on_its_arguments_and_options(
+    in_slurm, write_spec, events_of, tmp_path, monkeypatch, has_accounting
+):
+    """Since 23.02 Slurm does not keep arguments: the successor trained the default spec. Options it never kept."""
+    sacct = tmp_path / "bin" / "sacct"
+    sacct.parent.mkdir()
+    sacct.write_text("#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n")
+    sacct.chmod(0o755)
+    first = "" if has_accounting else f"{sacct.parent}:"
+    monkeypatch.setenv("PATH", f"{first}{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin")
     spec = write_spec("handed-on", train=LONG)
     arguments = (
         str(spec),
@@ -100,6 +109,7 @@ def test_a_template_in_chain_mode_hands_its_arguments_on(in_slurm, write_spec, e
     assert second.job_id != job_id
     shown = in_slurm.run("scontrol", "--oneliner", "show", "job", second.job_id)
     assert "Partition=preempt" in shown
+    assert re.search(r"TresPerNode=gres[:/]gpu[:=]1\b", shown)
     assert f"StdOut={tmp_path}/job {second.job_id}.log" in shown
     in_slurm.run("scancel", second.job_id, *in_slurm.run("squeue", "--noheader", "--format=%A").split())
 
