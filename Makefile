@@ -17,7 +17,7 @@ test: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-report=
-	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*,hpc_yolo/sbatch.py'
+	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*,hpc_yolo/cluster/sbatch.py'
 
 # SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
 test-slurm: $(VENV)/.installed-for-tests

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from step import make_trainer, random_batch, whole_step
 
-from hpc_yolo.batches import TrainingBatch
-from hpc_yolo.engine.trainer import Trainer
+from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.training.trainer import Trainer
 
 IMGSZ = 640
 LEARNING_STEPS, LEARNING_BATCH = 200, 16

@@ -26,12 +26,12 @@ import termios
 import time
 from pathlib import Path
 
-from hpc_yolo.cluster.answers import SharedAnswers
+from hpc_yolo.cluster.job_cache import SharedAnswers
+from hpc_yolo.monitor.snapshot import Collector
+from hpc_yolo.monitor.tui.app import frame
+from hpc_yolo.monitor.tui.keys import ScreenState
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.submissions import Submission, add_submission
-from hpc_yolo.status.app import frame
-from hpc_yolo.status.keys import ScreenState
-from hpc_yolo.status.snapshot import Collector
 
 COLUMNS, ROWS = 200, 50
 TURN_S = 0.25

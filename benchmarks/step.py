@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 
-from hpc_yolo.batches import TrainingBatch
 from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import choose_device, connected, make_deterministic
-from hpc_yolo.engine.build import build_parts
-from hpc_yolo.engine.network import Origin
-from hpc_yolo.engine.trainer import Trainer
 from hpc_yolo.models import build_model, load_config
-from hpc_yolo.preemption import StopRequest
+from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.training.build import build_parts
+from hpc_yolo.training.model import Origin
+from hpc_yolo.training.trainer import Trainer
 
 BATCH, IMGSZ, TARGETS_AN_IMAGE, NUM_CLASSES = 8, 320, 7, 80
 WARMUP, ROUNDS = 3, 20

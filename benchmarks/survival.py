@@ -24,13 +24,13 @@ from step import BATCH, IMGSZ, make_trainer, random_batch, timed
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import StopAgreement, connected
-from hpc_yolo.engine.trainer import Trainer
-from hpc_yolo.engine.watchdog import Watchdog
+from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
-from hpc_yolo.submit.prepare import prepare_run
+from hpc_yolo.training.trainer import Trainer
+from hpc_yolo.training.watchdog.watchdog import Watchdog
 
 SAVE_EVERY_S = 10.0
 ROUNDS = 8
@@ -44,19 +44,19 @@ OVERHEAD_STEPS = 300
 RANK = """
 import sys, time
 from pathlib import Path
-from hpc_yolo.engine import task
+from hpc_yolo.training import attempt
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
 print("imported", time.time(), flush=True)
-build = task.build
+build = attempt.build
 def told_build(*arguments):
     print("met", time.time(), flush=True)
     parts = build(*arguments)
     print("loaded", time.time(), flush=True)
     return parts
-task.build = told_build
+attempt.build = told_build
 run = RunDirectory(Path(sys.argv[1]))
-task.run_task(run, load_spec(run.spec))
+attempt.run_task(run, load_spec(run.spec))
 """
 
 

@@ -40,7 +40,7 @@ def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
             assert not file.is_file() or f"hpc_yolo/{file.relative_to(ROOT)}" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     program = (
-        "from hpc_yolo.resources import resource_folder; from hpc_yolo.spec.rules import model_names\n"
+        "from hpc_yolo.core.package_data import resource_folder; from hpc_yolo.spec.validate import model_names\n"
         "print(resource_folder('slurm') / 'train.sbatch', len(model_names()))"
     )
     done = subprocess.run(

@@ -16,8 +16,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.fileio import atomic_writer
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.files import atomic_writer
 
 FORMAT = "hpc-yolo-3"
 ALIGNMENT_BYTES = 8

@@ -21,7 +21,7 @@ import msgspec
 import torch
 
 from hpc_yolo.checkpoint.file import read_file, write_file
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 
 Text = TypeVar("Text", bound=msgspec.Struct)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpc_yolo.checkpoint.state import TrainingState, read_state
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.fileio import sync_folder
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.files import sync_folder
 from hpc_yolo.runs.directory import RunDirectory
 
 DAMAGED_SUFFIX = ".damaged"

@@ -34,11 +34,11 @@ def after_job(
     The exit code is that of the tasks, 0 for a run that is finished.
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.launch.failed_setup import conclude_failed_setup
+    from hpc_yolo.launch.prepare import run_of
+    from hpc_yolo.resilience.after_job import conclude_job
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_resolved_spec, load_spec
-    from hpc_yolo.submit.after_job import conclude_job
-    from hpc_yolo.submit.failed_setup import conclude_failed_setup
-    from hpc_yolo.submit.prepare import run_of
 
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and process.attempt == 1 and setup_record is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
-from hpc_yolo.quantities import counted
+from hpc_yolo.core.units import counted
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import MEASURED_BATCH
 from hpc_yolo.spec.shell import require_shell_syntax
@@ -37,6 +37,6 @@ def schema() -> None:
     In an editor with the YAML language server, name the printed file in the first line of a spec:
     # yaml-language-server: $schema=hpc-yolo.schema.json
     """
-    from hpc_yolo.spec.jsonschema import json_schema
+    from hpc_yolo.spec.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

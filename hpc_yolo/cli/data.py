@@ -22,7 +22,7 @@ def data() -> None:
 def synth(folder: Path, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
     """Draw a labelled set of shapes into FOLDER, so that a first training needs no download."""
     from hpc_yolo.data.synth import write_shapes_dataset  # imports OpenCV
-    from hpc_yolo.status.progress import counting
+    from hpc_yolo.monitor.progress import counting
 
     with counting("drawing pictures", num_train + num_val) as on_progress:
         dataset = write_shapes_dataset(

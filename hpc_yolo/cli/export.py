@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import click
 
-from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.options import read_sides, whole_strides
 from hpc_yolo.cli.prefixes import GuideCommand
+from hpc_yolo.cli.weights_argument import find_weights
 
 FORMS = ("onnx", "torchscript")
 # Of the original, and not written here.
@@ -67,7 +67,7 @@ def export(
     """
     from rich.console import Console
 
-    from hpc_yolo.errors import HpcYoloError
+    from hpc_yolo.core.errors import HpcYoloError
     from hpc_yolo.inference.export import SUFFIXES, ExportOptions
     from hpc_yolo.inference.export import export as write
     from hpc_yolo.weights.model_file import build_detector, read_model_file

@@ -13,10 +13,10 @@ from hpc_yolo.cli.runs import RUN, named_run
 @RUN
 def follow(written: str) -> None:
     """Show the progress of RUN, a name or a run directory, until its job ends; Ctrl-C leaves the job alone."""
-    from hpc_yolo.errors import RunError
+    from hpc_yolo.core.errors import RunError
+    from hpc_yolo.launch.submit import SubmittedJob
+    from hpc_yolo.monitor.follow import follow as follow_run
     from hpc_yolo.runs.submissions import last_chain
-    from hpc_yolo.status.follow import follow as follow_run
-    from hpc_yolo.submit.job import SubmittedJob
 
     run = named_run(written)
     chain = last_chain(run)

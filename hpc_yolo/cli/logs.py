@@ -13,7 +13,7 @@ from hpc_yolo.cli.runs import RUN, named_run
 
 if TYPE_CHECKING:
     from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.runs.output import OutputLine
+    from hpc_yolo.runs.logs import OutputLine
 
 LOG_LINES = 40
 POLL_S = 0.3
@@ -48,11 +48,11 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
     Raises:
         RunError: there are none.
     """
-    from hpc_yolo.errors import RunError
+    from hpc_yolo.core.errors import RunError
+    from hpc_yolo.runs.event_lines import last_step
     from hpc_yolo.runs.events import AttemptStarted
     from hpc_yolo.runs.failures import all_failures
     from hpc_yolo.runs.journal import read_events
-    from hpc_yolo.runs.lines import last_step
 
     events = read_events(run.journal)
     begins = [(event.time, event.attempt) for event in events if isinstance(event, AttemptStarted)]
@@ -78,8 +78,8 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
     Raises:
         RunError: there is no output, or none of that rank or attempt.
     """
-    from hpc_yolo.errors import RunError
-    from hpc_yolo.runs.output import OutputReader
+    from hpc_yolo.core.errors import RunError
+    from hpc_yolo.runs.logs import OutputReader
 
     reader = OutputReader(run)
 

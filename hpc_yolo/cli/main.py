@@ -9,8 +9,8 @@ import click
 
 import hpc_yolo
 from hpc_yolo.cli.commands import LazyGroup
-from hpc_yolo.errors import HpcYoloError
-from hpc_yolo.installation import explain_import
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.installation import explain_import
 
 INTERRUPTED = 130
 

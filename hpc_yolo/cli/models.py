@@ -38,7 +38,7 @@ def models(names: tuple[str, ...], num_classes: int, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from hpc_yolo.spec.rules import model_names
+    from hpc_yolo.spec.validate import model_names
 
     chosen = names or tuple(sorted(model_names(), key=lambda name: (name.endswith("6"), "nsmlx".index(name[6]))))
     progress = track(chosen, "counting", console=Console(stderr=True), transient=True, disable=as_json)
@@ -53,8 +53,8 @@ def facts_of(name: str, num_classes: int) -> dict[str, Any]:
     """What is counted and published of one network."""
     import yaml
 
+    from hpc_yolo.core.package_data import resource_folder
     from hpc_yolo.models.complexity import complexity
-    from hpc_yolo.resources import resource_folder
 
     path = resource_folder("configs") / "published" / "models.yaml"
     published = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.load import Override
 
 Command = TypeVar("Command", bound=Callable[..., object])

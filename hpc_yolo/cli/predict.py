@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc_yolo.cli.named import find_weights
 from hpc_yolo.cli.options import read_sides, whole_strides
 from hpc_yolo.cli.prefixes import GuideCommand
-from hpc_yolo.errors import DataError
-from hpc_yolo.quantities import counted
-from hpc_yolo.text import printable
+from hpc_yolo.cli.weights_argument import find_weights
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.text import printable
+from hpc_yolo.core.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -170,7 +170,7 @@ def _line(prediction: Prediction, names: Sequence[str]) -> str:
 
 
 def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[str]]:
-    from hpc_yolo.inference.network import load_inference_model
+    from hpc_yolo.inference.model import load_inference_model
     from hpc_yolo.inference.predict import Predictor, PredictSettings
 
     named = find_weights(None, weights)
@@ -194,8 +194,8 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
 
 
 def _outputs(names: Sequence[str], sources: Sequence[Source], options: dict[str, Any]) -> Outputs:
-    from hpc_yolo.inference.folders import results_folder
     from hpc_yolo.inference.outputs import Outputs, require_other_folder
+    from hpc_yolo.inference.result_dirs import results_folder
     from hpc_yolo.plots.draw import Style
 
     writes = not options["nosave"] or options["save_txt"] or options["save_crop"]

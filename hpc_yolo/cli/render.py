@@ -19,12 +19,12 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     """
     from hpc_yolo.cli.submit import fetch_with_progress
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.inputs import are_kept
+    from hpc_yolo.data.run_inputs import are_kept
+    from hpc_yolo.launch.plan import slurm_plan
+    from hpc_yolo.launch.prepare import prepare_run
+    from hpc_yolo.launch.weights import with_located_weights
     from hpc_yolo.spec.load import load_spec
     from hpc_yolo.spec.shell import require_shell_syntax
-    from hpc_yolo.submit.plan import slurm_plan
-    from hpc_yolo.submit.prepare import prepare_run
-    from hpc_yolo.submit.weights import with_located_weights
 
     spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
     require_shell_syntax(spec.cluster)

@@ -25,8 +25,8 @@ def report(written: tuple[str, ...], output: Path | None) -> None:
     It needs no network and no other file. Several runs share their charts, and what their specs differ in is listed.
     """
     import hpc_yolo
-    from hpc_yolo.errors import RunError
-    from hpc_yolo.fileio import write_atomic
+    from hpc_yolo.core.errors import RunError
+    from hpc_yolo.core.files import write_atomic
     from hpc_yolo.report.facts import read_facts, unique_labels
     from hpc_yolo.report.page import report_page
 

@@ -84,7 +84,7 @@ def for_each(written: tuple[str, ...], action: Callable[[RunDirectory], str], qu
         RunError: a name that is no run's, before anything is done.
         HpcYoloError: the last refusal.
     """
-    from hpc_yolo.errors import HpcYoloError
+    from hpc_yolo.core.errors import HpcYoloError
 
     runs = {run.path: run for run in map(named_run, written)}.values()
     agreed(f"{question} {', '.join(run.name for run in runs)}?", yes=yes)
@@ -105,7 +105,7 @@ def for_each(written: tuple[str, ...], action: Callable[[RunDirectory], str], qu
 @YES
 def cancel(written: tuple[str, ...], yes: bool) -> None:
     """End the job of each RUN, a name or a run directory. What trains saves first; it does not come back by itself."""
-    from hpc_yolo.control import cancel_run
+    from hpc_yolo.launch.actions import cancel_run
 
     for_each(written, cancel_run, "cancel", yes=yes)
 
@@ -115,7 +115,7 @@ def cancel(written: tuple[str, ...], yes: bool) -> None:
 @YES
 def requeue(written: tuple[str, ...], yes: bool) -> None:
     """Put the running job of each RUN, a name or a run directory, back into Slurm's queue; it saves first."""
-    from hpc_yolo.control import requeue_run
+    from hpc_yolo.launch.actions import requeue_run
 
     for_each(written, requeue_run, "interrupt and queue again", yes=yes)
 
@@ -131,10 +131,10 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     """
     from hpc_yolo.cli.options import read_overrides
     from hpc_yolo.cli.submit import carry_out
-    from hpc_yolo.preflight import preflight
+    from hpc_yolo.launch.plan import make_plan
+    from hpc_yolo.launch.preflight import preflight
+    from hpc_yolo.launch.weights import with_located_weights
     from hpc_yolo.spec.load import load_resolved_spec
-    from hpc_yolo.submit.plan import make_plan
-    from hpc_yolo.submit.weights import with_located_weights
 
     overrides = read_overrides(assignments, {})
     plans = [
@@ -156,7 +156,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
 def rm(written: tuple[str, ...], yes: bool) -> None:
     """Remove the directory of each RUN with everything in it. One that is queued or trains is not removed."""
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.control import remove_run
+    from hpc_yolo.launch.actions import remove_run
     from hpc_yolo.runs.index import remove_from_index, state_folder
 
     def removed(run: RunDirectory) -> str:

@@ -13,7 +13,7 @@ import click
 from hpc_yolo.cli.runs import DEFAULT_ROOT, known_runs
 
 if TYPE_CHECKING:
-    from hpc_yolo.status.snapshot import Snapshot
+    from hpc_yolo.monitor.snapshot import Snapshot
 
 PIPE_COLUMNS = 200
 SCREEN_INTERVAL_S = 1.0
@@ -38,11 +38,11 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     On a terminal the screen is live; ? lists its keys. Slurm is asked every ten seconds at most, however many screens
     you have; an old answer says how old it is.
     """
-    from hpc_yolo.cluster.answers import PATIENCE_S, SharedAnswers
+    from hpc_yolo.cluster.job_cache import PATIENCE_S, SharedAnswers
     from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.cluster.scheduler import LOOK_TIMEOUT_S
+    from hpc_yolo.monitor.snapshot import Collector
     from hpc_yolo.runs.index import state_folder
-    from hpc_yolo.status.snapshot import Collector
 
     if once and interval_s is not None:
         raise click.UsageError("--once prints once, --watch again and again: name one")
@@ -52,8 +52,8 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     patience_s = PATIENCE_S if is_live else LOOK_TIMEOUT_S
     collector = Collector(lambda: known_runs(root), SharedAnswers(folder, environ, patience_s=patience_s))
     if is_live:
-        from hpc_yolo.control import cancel_run, requeue_run
-        from hpc_yolo.status.app import run_screen
+        from hpc_yolo.launch.actions import cancel_run, requeue_run
+        from hpc_yolo.monitor.tui.app import run_screen
 
         actions = {"cancel": cancel_run, "requeue": requeue_run}
         run_screen(collector, actions, interval_s=interval_s or SCREEN_INTERVAL_S)
@@ -84,7 +84,7 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
         click.echo(json.dumps(msgspec.to_builtins(snapshot.runs), indent=indent))
         sys.stdout.flush()
         if snapshot.slurm_error:
-            from hpc_yolo.status.view import slurm_words
+            from hpc_yolo.monitor.tui.view import slurm_words
 
             click.echo(f"warning: {slurm_words(snapshot)}", err=True)
         return
@@ -99,8 +99,8 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
         return
     from rich.console import Console
 
-    from hpc_yolo.status.marks import printable
-    from hpc_yolo.status.view import runs_details, runs_table, slurm_words
+    from hpc_yolo.monitor.tui.marks import printable
+    from hpc_yolo.monitor.tui.view import runs_details, runs_table, slurm_words
 
     # A pipe has no width of its own: print whole lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)

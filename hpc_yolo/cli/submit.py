@@ -13,12 +13,12 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.weights import download_progress
-from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
+    from hpc_yolo.launch.plan import Plan
     from hpc_yolo.spec.schema import Spec
-    from hpc_yolo.submit.plan import Plan
 
 
 NOTICE_S = 2.0
@@ -44,9 +44,9 @@ def submit(
     Submitting a spec again goes on with its run from the last checkpoint.
     """
     from hpc_yolo.cluster import scheduler
-    from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit.plan import make_plan, plan_at_site
-    from hpc_yolo.submit.weights import with_located_weights
+    from hpc_yolo.launch.plan import make_plan, plan_at_site
+    from hpc_yolo.launch.preflight import preflight
+    from hpc_yolo.launch.weights import with_located_weights
 
     overrides = read_overrides(assignments, shortcuts)
     if local:
@@ -76,7 +76,7 @@ def submit(
 def start_of(plan: Plan) -> tuple[str, bool]:
     """Return (when Slurm would start the job of `plan`, in a few words; whether it would refuse it). Queue nothing."""
     from hpc_yolo.cluster import scheduler
-    from hpc_yolo.preflight import estimate_start
+    from hpc_yolo.launch.preflight import estimate_start
 
     assert plan.script is not None
     try:
@@ -92,8 +92,8 @@ def start_of(plan: Plan) -> tuple[str, bool]:
 
 def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     """Hand `plan` over and, for a local run or when asked, follow it to its end, which is then the exit code."""
-    from hpc_yolo.status.follow import follow as follow_run
-    from hpc_yolo.submit.job import submit as submit_plan
+    from hpc_yolo.launch.submit import submit as submit_plan
+    from hpc_yolo.monitor.follow import follow as follow_run
 
     fetch_with_progress(plan.spec)
     is_slurms = plan.executor == "slurm"
@@ -124,7 +124,7 @@ def notice_after(seconds: float, message: str) -> Iterator[None]:
 
 def fetch_with_progress(spec: Spec) -> None:
     """Bring the published weights that `spec` begins with."""
-    from hpc_yolo.submit.weights import fetch_weights
+    from hpc_yolo.launch.weights import fetch_weights
 
     if not spec.weights:
         return  # a bar that never shows up leaves an empty line

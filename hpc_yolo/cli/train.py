@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_yolo.cli.guide import guide_options, read_flags
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.prefixes import GuideCommand
+from hpc_yolo.cli.yolov5_flags import guide_options, read_flags
 
 if TYPE_CHECKING:
     from hpc_yolo.cluster.process import ProcessInfo
@@ -50,11 +50,11 @@ def train(
     machine. With SPEC and no launcher it trains alone.
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
+    from hpc_yolo.launch.prepare import goes_on_by_itself, run_of
+    from hpc_yolo.launch.weights import with_located_weights
+    from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_spec
-    from hpc_yolo.submit.guide import guide_spec, resumed_spec
-    from hpc_yolo.submit.prepare import goes_on_by_itself, run_of
-    from hpc_yolo.submit.weights import with_located_weights
 
     process = ProcessInfo.from_env(current_environment())
     overrides = read_overrides(assignments, typed) + read_flags(typed)
@@ -84,7 +84,7 @@ def train(
 
 def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
     """Be a task of the run that `submit` has prepared in directory `path`."""
-    from hpc_yolo.errors import RunError, SpecError
+    from hpc_yolo.core.errors import RunError, SpecError
     from hpc_yolo.runs.directory import RunDirectory
     from hpc_yolo.spec.load import load_resolved_spec
 
@@ -101,7 +101,7 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
     if _leave_finished_run(run):
         return
 
-    from hpc_yolo.engine.start import start_task
+    from hpc_yolo.training.start import start_task
 
     start_task(run, spec)
 
@@ -109,7 +109,7 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
 def _leave_finished_run(run: RunDirectory) -> bool:
     """Whether this task belongs to an extra start of a job that has finished `run`; says so."""
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
-    from hpc_yolo.requeue import is_extra_start
+    from hpc_yolo.resilience.requeue import is_extra_start
 
     process = ProcessInfo.from_env(current_environment())
     if not is_extra_start(run, process):
@@ -121,8 +121,8 @@ def _leave_finished_run(run: RunDirectory) -> bool:
 def _start_tasks(spec: Spec) -> None:
     """One process a GPU on this machine, followed to the end."""
     from hpc_yolo.cli.submit import carry_out
-    from hpc_yolo.preflight import preflight
-    from hpc_yolo.submit.plan import make_plan
+    from hpc_yolo.launch.plan import make_plan
+    from hpc_yolo.launch.preflight import preflight
 
     plan = make_plan(spec)
     preflight(plan.spec, plan.run, for_slurm=False)
@@ -136,8 +136,8 @@ def _be_a_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     if _leave_finished_run(run):
         return
 
-    from hpc_yolo.engine.start import start_task
-    from hpc_yolo.submit.prepare import prepare_run
+    from hpc_yolo.launch.prepare import prepare_run
+    from hpc_yolo.training.start import start_task
 
     if process.rank == 0:
         fetch_with_progress(spec)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc_yolo.cli.figures import print_report, print_study
-from hpc_yolo.cli.named import find_weights
+from hpc_yolo.cli.metrics import print_report, print_study
 from hpc_yolo.cli.prefixes import GuideCommand
-from hpc_yolo.errors import DataError, RunError, SpecError
-from hpc_yolo.resources import shipped_dataset
+from hpc_yolo.cli.weights_argument import find_weights
+from hpc_yolo.core.errors import DataError, RunError, SpecError
+from hpc_yolo.core.package_data import shipped_dataset
 
 if TYPE_CHECKING:
     from hpc_yolo.evaluation.coco_truth import Annotations
     from hpc_yolo.evaluation.evaluator import EvaluationSettings
-    from hpc_yolo.inference.subject import Named, Subject
+    from hpc_yolo.inference.eval_target import Named, Subject
     from hpc_yolo.inference.validate import Outputs, ValidationReport
 
 SPLIT_OF_TASK = {"train": "train", "val": "val", "test": "test", "speed": "val", "study": "val"}
@@ -136,8 +136,8 @@ def _imgsz(subject: Subject, named: Named, asked: int | None) -> int:
 
 
 def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
-    from hpc_yolo.inference.subject import prepare_subject
-    from hpc_yolo.status.progress import counting
+    from hpc_yolo.inference.eval_target import prepare_subject
+    from hpc_yolo.monitor.progress import counting
 
     with counting("reading pictures", None) as on_progress:
         return prepare_subject(
@@ -156,7 +156,7 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
 
 def _outputs(subject: Subject, options: dict[str, Any]) -> Outputs:
     """Return the directory, and what goes into it. What could fail after an hour is read before."""
-    from hpc_yolo.inference.folders import results_folder
+    from hpc_yolo.inference.result_dirs import results_folder
     from hpc_yolo.inference.validate import Outputs
 
     annotations = _annotations(subject, options)
@@ -208,7 +208,7 @@ def _validate(
     square: bool = False,
 ) -> ValidationReport:
     from hpc_yolo.inference.validate import round_up, validate
-    from hpc_yolo.status.progress import counting
+    from hpc_yolo.monitor.progress import counting
 
     rounded = round_up(imgsz, subject.stride)
     if rounded != imgsz:
@@ -234,7 +234,7 @@ def _validate(
 
 def _study(subject: Subject, settings: EvaluationSettings, options: dict[str, Any]) -> None:
     """One pass for each picture size."""
-    from hpc_yolo.inference.folders import results_folder
+    from hpc_yolo.inference.result_dirs import results_folder
     from hpc_yolo.inference.validate import STUDY_SIZES, write_study
 
     folder = results_folder(options["project"], options["name"], exist_ok=options["exist_ok"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hpc_yolo.weights.published import Progress
+    from hpc_yolo.weights.store import Progress
 
 SUFFIX = ".safetensors"
 
@@ -28,7 +28,7 @@ def weights() -> None:
 def list_weights() -> None:
     """Published weights by name, and those that are here already."""
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.weights.published import Store, published_names
+    from hpc_yolo.weights.store import Store, published_names
 
     store = Store.from_env(current_environment())
     for name in published_names():
@@ -48,8 +48,8 @@ def fetch(names: tuple[str, ...], sha256: str | None, address: str | None) -> No
     import dataclasses
 
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.weights.published import Store
     from hpc_yolo.weights.published import fetch as fetch_published
+    from hpc_yolo.weights.store import Store
 
     if sha256 and len(names) > 1:
         raise click.UsageError("--sha256 is for a single name")
@@ -68,7 +68,7 @@ def fetch(names: tuple[str, ...], sha256: str | None, address: str | None) -> No
 def convert(file: Path, output: Path | None) -> None:
     """Write the network of FILE as safetensors: tensors and JSON, nothing that could run."""
     from hpc_yolo.checkpoint import save_model
-    from hpc_yolo.errors import CheckpointError
+    from hpc_yolo.core.errors import CheckpointError
     from hpc_yolo.weights.model_file import build_detector, description_of, read_model_file
 
     target = output or file.with_suffix(SUFFIX)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 RESOLVE_S = 10.0  # resolvers that never answer would take minutes
 IPV6_INTERFACES = Path("/proc/net/if_inet6")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 MAX_HOSTS = 1_000_000  # more than any cluster has: a slip of the pen must not fill the memory
 _RANGE = re.compile(r"(?P<first>[0-9]+)(?:-(?P<last>[0-9]+))?")

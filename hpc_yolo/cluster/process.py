@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from hpc_yolo.cluster.hostlist import first_host
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 Launcher = Literal["torchrun", "slurm", "submitit-local", "single"]
 

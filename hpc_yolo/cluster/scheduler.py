@@ -41,7 +41,7 @@ from hpc_yolo.cluster.slurm_output import (
     parse_step_usage,
     parse_test_only,
 )
-from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 
 QUERY_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 2.4  # for commands at which somebody looks: they would rather have what the run directory knows

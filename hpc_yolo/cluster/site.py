@@ -13,7 +13,7 @@ from typing import TypeVar
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.scheduler import Run, run_command
 from hpc_yolo.cluster.slurm_output import fields_of, parse_slurm_time_s
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 Default = TypeVar("Default", int, None)
 

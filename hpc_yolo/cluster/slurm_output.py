@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hpc_yolo.errors import ClusterError
-from hpc_yolo.quantities import parse_time_s
+from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.units import parse_time_s
 
 UNKNOWN = "UNKNOWN"  # neither squeue nor sacct knows the job
 UNREADABLE = "?"  # as Slurm itself prints a state that it has no name for

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.package_data import dataset_names, shipped_dataset
 from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
-from hpc_yolo.errors import DataError
-from hpc_yolo.resources import dataset_names, shipped_dataset
 
 SPLITS = ("train", "val", "test")
 ABSENT = ("", "null", "~")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hpc_yolo.errors import DataError
+from hpc_yolo.core.errors import DataError
 
 KPT_HINT = "such as kpt_shape: [17, 3]: 17 keypoints of x, y and visibility"
 KEYPOINT_KEYS = ("flip_idx", "kpt_names", "keypoints", "skeleton")

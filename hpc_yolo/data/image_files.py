@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.units import counted
 from hpc_yolo.data.image_lists import read_image_list
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
-from hpc_yolo.errors import DataError
-from hpc_yolo.quantities import counted
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.units import counted
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
-from hpc_yolo.errors import DataError
-from hpc_yolo.quantities import counted
 
 MAX_PARENTS = 3  # directories above that of the list in which its paths may begin
 MAX_SHOWN = 3

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.decode import Pixels as Pixels
 from hpc_yolo.data.decode import decode_image, describe_content
-from hpc_yolo.errors import DataError
 
 GREY = (114, 114, 114)
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hpc_yolo.batches import PictureShape, TrainingBatch, ValidationBatch
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Rows
+from hpc_yolo.data.batch import PictureShape, TrainingBatch, ValidationBatch
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.decode import silence_decoder
 from hpc_yolo.data.images import Pixels, letterbox, read_image, resize_to, to_chw_rgb
@@ -35,7 +36,6 @@ from hpc_yolo.data.sampler import (
     steps_per_epoch,
 )
 from hpc_yolo.data.shared_memory import demand_of, into_shared_memory
-from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.spec.schema import Hyperparameters
 
 Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)

@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.units import counted
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark, silence_decoder
 from hpc_yolo.data.image_files import find_images
@@ -21,8 +23,6 @@ from hpc_yolo.data.label_rows import Labels, keypoints_in_polygons, read_labels
 from hpc_yolo.data.labels import MAX_PROBLEMS, Examples, Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines, Points
 from hpc_yolo.data.scan_cache import cache_path, cached
-from hpc_yolo.errors import DataError
-from hpc_yolo.quantities import counted
 
 CACHE_VERSION = 3
 MIN_SIDE_PIXELS = 10

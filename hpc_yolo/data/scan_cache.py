@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_yolo.core.files import exclusive_lock, write_atomic
 from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.labels import Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
-from hpc_yolo.fileio import exclusive_lock, write_atomic
 
 
 def cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> ImageIndex:

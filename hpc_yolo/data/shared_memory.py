@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_yolo.errors import LostProcessError, TrainingError
+from hpc_yolo.core.errors import LostProcessError, TrainingError
 
 FOLDER = Path("/dev/shm")
 PREFETCH = 2  # batches that torch's loader has each worker make ahead

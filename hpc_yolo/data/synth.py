@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import yaml
 
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.errors import DataError
 
 CLASSES = ("circle", "square", "triangle", "star")
 HUES = (0, 60, 110, 150)  # of OpenCV's 180, one a class; any shape strays by up to HUE_SPREAD

@@ -7,8 +7,8 @@ import os
 import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.errors import TrainingError
-from hpc_yolo.quantities import counted
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.core.units import counted
 
 
 def choose_device(requested: str, process: ProcessInfo) -> torch.device:

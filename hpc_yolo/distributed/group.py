@@ -16,10 +16,10 @@ from torch._C._distributed_c10d import PrefixStore  # torch.distributed's own, w
 from hpc_yolo.cluster.addresses import interface_addresses, interface_of, is_loopback
 from hpc_yolo.cluster.local import process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.errors import ClusterError, LostProcessError, StallError, TrainingError
 from hpc_yolo.distributed.device import device_identity
 from hpc_yolo.distributed.rendezvous import CheckIn, address_for_ranks, check_in, open_store, own_place
 from hpc_yolo.distributed.world import World
-from hpc_yolo.errors import ClusterError, LostProcessError, StallError, TrainingError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
 

@@ -8,11 +8,10 @@ from typing import ClassVar
 
 import msgspec
 
-from hpc_yolo import sbatch
-from hpc_yolo.cluster import site
+from hpc_yolo.cluster import sbatch, site
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
+from hpc_yolo.core.units import counted, format_time, parse_limit_s
 from hpc_yolo.doctor.window import StopWindow, stop_window
-from hpc_yolo.quantities import counted, format_time, parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 

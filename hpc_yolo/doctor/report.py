@@ -8,13 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo import sbatch
-from hpc_yolo.cluster import scheduler, site
+from hpc_yolo.cluster import sbatch, scheduler, site
 from hpc_yolo.cluster.site import QosLimits, SiteSettings
+from hpc_yolo.core.errors import ClusterError, HpcYoloError, InstallationError, SchedulerUnavailable
+from hpc_yolo.core.installation import require_import
 from hpc_yolo.doctor.findings import Finding, Measured, preemption, run_findings, site_findings, startable
 from hpc_yolo.doctor.window import stop_window
-from hpc_yolo.errors import ClusterError, HpcYoloError, InstallationError, SchedulerUnavailable
-from hpc_yolo.installation import require_import
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.load import load_resolved_spec

@@ -16,8 +16,8 @@ import msgspec
 import torch
 import yaml
 
-from hpc_yolo.errors import HpcYoloError
-from hpc_yolo.resources import resource_folder
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.package_data import resource_folder
 
 # COCO numbered 91 kinds of things and labelled 80 of them.
 COCO_IDS = tuple(number for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})

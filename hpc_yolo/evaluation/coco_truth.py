@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from hpc_yolo.errors import DataError
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.units import counted
 from hpc_yolo.evaluation.coco import CocoKeys, ImageId, fallback_ids
-from hpc_yolo.quantities import counted
 
 FORM_HINT = "images, annotations and categories are needed, as in instances_val2017.json"
 NAMES_HINT = "name the classes in the dataset YAML as the annotations do"

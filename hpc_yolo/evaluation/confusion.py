@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpc_yolo.boxes import iou_matrix_xyxy
+from hpc_yolo.models.boxes import iou_matrix_xyxy
 
 CONF_THRESHOLD = 0.25
 IOU_THRESHOLD = 0.45

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hpc_yolo.batches import PictureShape, ValidationBatch
-from hpc_yolo.boxes import cxcywh_to_xyxy
+from hpc_yolo.data.batch import PictureShape, ValidationBatch
 from hpc_yolo.evaluation.metrics import (
     IOU_THRESHOLDS,
     DetectionMetrics,
@@ -23,6 +22,7 @@ from hpc_yolo.evaluation.metrics import (
     match_detections,
 )
 from hpc_yolo.evaluation.nms import non_max_suppression
+from hpc_yolo.models.boxes import cxcywh_to_xyxy
 
 Arrays = dict[str, npt.NDArray[Any]]
 

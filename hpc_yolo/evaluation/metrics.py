@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpc_yolo.boxes import iou_matrix_xyxy, overlap_shares_xyxy
+from hpc_yolo.models.boxes import iou_matrix_xyxy, overlap_shares_xyxy
 
 Array = npt.NDArray[np.float64]
 

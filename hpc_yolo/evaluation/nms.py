@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torchvision
 
-from hpc_yolo.boxes import cxcywh_to_xyxy
+from hpc_yolo.models.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000
 FIRST_PART = 2  # candidates tried at first, as a multiple of the detections wanted

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.quantities import counted
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.units import counted
 from hpc_yolo.spec.device import read_device
 
 

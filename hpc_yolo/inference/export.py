@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpc_yolo.errors import CheckpointError, HpcYoloError
-from hpc_yolo.fileio import write_atomic
+from hpc_yolo.core.errors import CheckpointError, HpcYoloError
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 

@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from hpc_yolo.errors import DataError
-from hpc_yolo.text import printable
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.text import printable
 
 WEB_PREFIXES = ("http://", "https://")
 TIMEOUT_S = 10.0  # for the server to begin its answer, and between two parts of it

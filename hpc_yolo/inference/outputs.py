@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.core.errors import DataError, SpecError
+from hpc_yolo.core.text import distinct, file_name
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.errors import DataError, SpecError
 from hpc_yolo.inference.predict import Prediction
 from hpc_yolo.inference.sources import Source
 from hpc_yolo.inference.video import VideoFile
 from hpc_yolo.plots.draw import Style, crop, draw_boxes
-from hpc_yolo.text import distinct, file_name
 
 ANY_SUFFIX = ".png"  # for what the source's own form cannot hold, or OpenCV does not write
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import letterbox, to_chw_rgb
-from hpc_yolo.errors import DataError
 from hpc_yolo.evaluation.nms import non_max_suppression
 from hpc_yolo.inference.exported import ExportedModel
 from hpc_yolo.inference.sources import Frame, Source, frames_of
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
-from hpc_yolo.text import printable
 
 READ_AHEAD = 4  # frames decoded while the network works
 

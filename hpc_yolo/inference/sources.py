@@ -14,15 +14,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.text import file_name, printable, shortened_name
+from hpc_yolo.core.units import counted
 from hpc_yolo.data.decode import Pixels, decode_image, describe_content, is_cut_off, lacks_end_mark
 from hpc_yolo.data.image_lists import ImageSearch, list_lines
 from hpc_yolo.data.image_suffixes import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
-from hpc_yolo.errors import DataError
 from hpc_yolo.inference.fetch import WEB_PREFIXES, fetch_image
-from hpc_yolo.inference.folders import holds_results
+from hpc_yolo.inference.result_dirs import holds_results
 from hpc_yolo.inference.video import IMAGE_SERIES
-from hpc_yolo.quantities import counted
-from hpc_yolo.text import file_name, printable, shortened_name
 
 VIDEO_SUFFIXES = frozenset(
     (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".wmv", ".webm")

@@ -13,21 +13,21 @@ from pathlib import Path
 import msgspec
 import torch
 
-from hpc_yolo.boxes import xyxy_to_cxcywh
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.files import atomic_writer, write_atomic
+from hpc_yolo.core.text import distinct, shortened_name
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
-from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Stopwatch, evaluate
-from hpc_yolo.evaluation.figures import class_figures
+from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
-from hpc_yolo.fileio import atomic_writer, write_atomic
-from hpc_yolo.inference.subject import Subject
+from hpc_yolo.inference.eval_target import Subject
+from hpc_yolo.models.boxes import xyxy_to_cxcywh
 from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.runs.events import ClassFigures
-from hpc_yolo.text import distinct, shortened_name
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
 PREDICTIONS = "predictions.json"

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.errors import DataError
-from hpc_yolo.text import printable
 
 # (suffix, codec) in the order in which they are tried: MPEG-4 takes sides below 8192 pixels, Motion JPEG larger ones.
 FORMS = ((".mp4", "mp4v"), (".avi", "MJPG"))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hpc_yolo.models.config import MAX_WIDTH, PICTURE_CHANNELS, Row, read_activation, read_rows, row_error
-from hpc_yolo.models.head import BOX_AND_OBJECTNESS, Detect
+from hpc_yolo.models.heads.yolov5 import BOX_AND_OBJECTNESS, Detect
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.spec.model_config import load_config, not_a_config
 

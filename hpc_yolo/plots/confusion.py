@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.fileio import write_atomic
 from hpc_yolo.plots.text import class_labels, text_width, write_text
 
 DARK_BLUE = (110, 48, 8)  # blue, green, red

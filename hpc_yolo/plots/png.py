@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.fileio import write_atomic
 from hpc_yolo.plots.chart import Chart, Line, tick_text
 from hpc_yolo.plots.draw import colour_of
 from hpc_yolo.plots.labels import LabelStatistics

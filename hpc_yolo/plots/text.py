@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.text import printable
 
 FONT_FILE = Path("mpl-data", "fonts", "ttf", "DejaVuSans.ttf")  # in matplotlib, which is not imported
 LINE_HEIGHT = 1.25  # over the size of the text, and how much of that lies below the line that letters stand on

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from hpc_yolo.errors import RunError
-from hpc_yolo.fileio import read_struct
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import read_struct
+from hpc_yolo.monitor.tui.marks import median
 from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results
 from hpc_yolo.runs.directory import RunDirectory
@@ -26,9 +27,8 @@ from hpc_yolo.runs.events import (
     WarningRaised,
 )
 from hpc_yolo.runs.journal import read_events
-from hpc_yolo.runs.ledger import Ledger, make_ledger
 from hpc_yolo.runs.submissions import all_submissions
-from hpc_yolo.status.marks import median
+from hpc_yolo.runs.time_ledger import Ledger, make_ledger
 
 
 @dataclass(frozen=True)

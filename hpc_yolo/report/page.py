@@ -6,17 +6,17 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
+from hpc_yolo.core.units import counted
+from hpc_yolo.monitor.tui.marks import short_time
 from hpc_yolo.plots.chart import Chart
 from hpc_yolo.plots.labels import SplitStatistics
 from hpc_yolo.plots.results import Results, most_confused, results_charts
 from hpc_yolo.plots.training import training_charts
-from hpc_yolo.quantities import counted
 from hpc_yolo.report.facts import ReportFacts, spec_differences
 from hpc_yolo.report.style import COLOURS, STYLE
 from hpc_yolo.report.svg import NUM_COLOURS, chart_svg, map_svg
-from hpc_yolo.runs.ledger import KINDS
-from hpc_yolo.runs.lines import figure
-from hpc_yolo.status.marks import short_time
+from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.runs.time_ledger import KINDS
 
 MAX_MATRIX_CLASSES = 30  # of more, only the most frequent mistakes are shown
 MAX_MISTAKES = 12

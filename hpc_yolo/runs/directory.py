@@ -31,8 +31,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_yolo.errors import RunError
-from hpc_yolo.fileio import file_mode, make_folder
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import file_mode, make_folder
 
 ORIGIN_KEY = b'"hpc_yolo"'  # in origin.json
 

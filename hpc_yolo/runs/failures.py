@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpc_yolo.fileio import write_atomic
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
 
 

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpc_yolo.errors import RunError
-from hpc_yolo.fileio import append_json_line, read_json_lines
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import append_json_line, read_json_lines
 from hpc_yolo.runs.directory import RunDirectory, is_closed, owner_name
 
 FILE_NAME = "runs.jsonl"

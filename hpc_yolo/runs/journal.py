@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hpc_yolo.fileio import append_json_line
+from hpc_yolo.core.files import append_json_line
 from hpc_yolo.runs.events import AnyEvent
 
 MAX_UNWRITTEN = 10_000

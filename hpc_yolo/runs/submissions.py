@@ -6,7 +6,7 @@ import contextlib
 
 import msgspec
 
-from hpc_yolo.fileio import append_json_line, read_json_lines
+from hpc_yolo.core.files import append_json_line, read_json_lines
 from hpc_yolo.runs.directory import RunDirectory
 
 

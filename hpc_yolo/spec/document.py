@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from hpc_yolo.spec.read import describe, field_types
+from hpc_yolo.spec.convert import describe, field_types
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Section, Spec, TrainSpec
 
 HEAD = """# The spec, field by field

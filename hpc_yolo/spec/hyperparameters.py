@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.resources import resource_folder
-from hpc_yolo.spec.parse import Mapping, read_yaml
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.spec.convert import SectionReader, describe, field_types
 from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
-from hpc_yolo.spec.read import SectionReader, describe, field_types
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+from hpc_yolo.spec.yaml_tree import Mapping, read_yaml
 
 
 def load_hyperparameters(train: TrainSpec) -> Hyperparameters:

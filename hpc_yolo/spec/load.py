@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.resources import shipped_dataset
-from hpc_yolo.spec import rules
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import shipped_dataset
+from hpc_yolo.spec import validate
+from hpc_yolo.spec.convert import SectionReader, field_types, is_null
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
-from hpc_yolo.spec.parse import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
 from hpc_yolo.spec.problems import Place, Problem, format_problems
-from hpc_yolo.spec.read import SectionReader, field_types, is_null
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.yaml_tree import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
 
 SECTIONS = {"cluster": ClusterSpec, "train": TrainSpec, "checkpoint": CheckpointSpec}
 
@@ -77,7 +77,7 @@ def check_spec(
         return Spec(name="", model="", data=""), reader.problems
     spec = reader.read(tree, Spec, "", root)
     in_files = hyperparameter_findings(spec.train, folder) if reads_files else ()
-    for finding in (*rules.findings(spec), *in_files):
+    for finding in (*validate.findings(spec), *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             place = _place_of(finding.field, tree, reader, root)

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.resources import resource_folder
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import resource_folder
 
 
 def load_config(model: str | Path) -> dict[str, Any]:

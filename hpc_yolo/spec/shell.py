@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import ClusterSpec
 

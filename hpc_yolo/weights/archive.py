@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.text import printable
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.text import printable
 from hpc_yolo.weights.machine import NETWORKS, Record, Tensor, run
 
 MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 256 kB

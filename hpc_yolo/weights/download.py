@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.fileio import sync_folder, write_atomic
-from hpc_yolo.weights.published import ADDRESS_VARIABLE, CHUNK_BYTES, Progress
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.files import sync_folder, write_atomic
+from hpc_yolo.weights.store import ADDRESS_VARIABLE, CHUNK_BYTES, Progress
 
 MIN_BYTES = 100_000  # what is smaller is a page that says that something went wrong
 TIMEOUT_S = 30.0

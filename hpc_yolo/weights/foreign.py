@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Iterator
 
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.text import printable
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.text import printable
 
 MAX_SCANNED = 1_000_000  # instructions
 MAX_NAME = 200

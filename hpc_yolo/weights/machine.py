@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights.foreign import foreign_file
 
 MAX_INSTRUCTIONS = 1_000_000  # of the largest network it is 110 thousand

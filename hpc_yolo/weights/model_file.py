@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hpc_yolo.checkpoint import ModelDescription, load_model
-from hpc_yolo.errors import CheckpointError, SpecError
+from hpc_yolo.core.errors import CheckpointError, SpecError
 from hpc_yolo.models import Detector, build_from_config, tensor_shapes
 from hpc_yolo.weights.archive import CHECKPOINT_SUFFIX, READ_FORMS, is_pickled, refuse_other_forms
 from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights.archive import MAX_MODULE_NAME, TorchArchive, described_model, open_archive
 from hpc_yolo.weights.machine import ACTIVATIONS, UNBUILDABLE, Record, Storage, Tensor
 

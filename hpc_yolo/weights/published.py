@@ -1,4 +1,4 @@
-"""Published weights by name: where they come from, where they are kept, and how they get there whole.
+"""Fetch published weights by name, whole and checked.
 
 Imports nothing heavy: a login node fetches, since compute nodes often reach no internet.
 """
@@ -6,62 +6,13 @@ Imports nothing heavy: a login node fetches, since compute nodes often reach no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO
 
-import yaml
-
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.fileio import exclusive_lock, write_atomic
-from hpc_yolo.resources import resource_folder
-
-CHUNK_BYTES = 2**20
-ADDRESS_VARIABLE = "HPC_YOLO_WEIGHTS_URL"
-CACHE_VARIABLE = "HPC_YOLO_CACHE"
-
-Progress = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where published weights come from (`address`, a URL) and where they are kept (`folder`)."""
-
-    address: str
-    folder: Path
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Store:
-        """The project's address or a mirror, and the user's cache folder."""
-        home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache")
-        folder = Path(environ.get(CACHE_VARIABLE) or Path(home) / "hpc-yolo")
-        return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), folder / "weights")
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
-
-@cache
-def _catalogue() -> dict[str, object]:
-    content: dict[str, object] = yaml.safe_load((resource_folder("configs") / "published" / "weights.yaml").read_text())
-    return content
-
-
-def published_names() -> dict[str, str | None]:
-    """Name of every published file, and its SHA-256 where it is known."""
-    files = _catalogue()["files"]
-    assert isinstance(files, dict)
-    return {str(name): entry["sha256"] for name, entry in files.items()}
-
-
-def locate(weights: str, store: Store) -> str:
-    """The path that `weights` has, or, for a published name that is not there, will have in the cache."""
-    path = Path(weights)
-    if not weights or path.exists() or path.name not in published_names():
-        return weights
-    return str(store.path(path.name))
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.files import exclusive_lock, write_atomic
+from hpc_yolo.weights.download import download
+from hpc_yolo.weights.store import CACHE_VARIABLE, CHUNK_BYTES, Progress, Store, published_names
 
 
 def fetch(
@@ -81,8 +32,6 @@ def fetch(
             f"there are no published weights {name!r} of a detector; there are {', '.join(published_names())}",
             hint="give the path of a file of your own",
         )
-    from hpc_yolo.weights.download import download
-
     path = store.path(name)
     try:
         store.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -10,8 +10,8 @@ import re
 import zipfile
 from pathlib import Path
 
-from hpc_yolo.errors import CheckpointError
-from hpc_yolo.text import printable
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.core.text import printable
 
 METADATA_ENTRY = "config.txt"
 MAX_CODE_BYTES = 16 * 2**20  # of the largest network it is about a megabyte

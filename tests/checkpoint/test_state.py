@@ -17,7 +17,7 @@ from hpc_yolo.checkpoint import ModelDescription, Progress, load_model, read_sta
 from hpc_yolo.checkpoint import file as checkpoint_file
 from hpc_yolo.checkpoint.file import read_texts, write_file
 from hpc_yolo.checkpoint.state import texts_of
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 
 DESCRIPTION = ModelDescription(model="tiny", config={"anchors": [[1.5, 2.0]]}, names=["a", "Ä", "\ud800"], imgsz=32)
 TENSORS = {"model.a": torch.tensor([1.0, math.nan, math.inf])}

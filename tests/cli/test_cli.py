@@ -14,15 +14,15 @@ from click.testing import CliRunner
 from hpc_yolo.cli.commands import COMMANDS
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cli.options import read_overrides
-from hpc_yolo.errors import HpcYoloError, SpecError
-from hpc_yolo.inputs import are_kept
+from hpc_yolo.core.errors import HpcYoloError, SpecError
+from hpc_yolo.data.run_inputs import are_kept
+from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.load import load_spec
-from hpc_yolo.submit.plan import slurm_plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from waiting import wait_until
 
 from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.scheduler import Finished
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 RECORDED = Path(__file__).parent / "recorded"
 FORGOTTEN = Finished(1, "", "slurm_load_jobs error: Invalid job id specified\n")

@@ -17,7 +17,7 @@ from hpc_yolo.cluster.addresses import (
     is_own,
     resolve,
 )
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 LO, ETH, IB = (
     InterfaceAddress("lo", "127.0.0.1"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.cluster.hostlist import expand, first_host
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 TABLE = [
     ("node1", "node1"),

@@ -22,7 +22,7 @@ from hpc_yolo.cluster.process import (
     current_environment,
     derive_port,
 )
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 NOT_OF_SLURM = ("submitit_local_rank1", "torchrun_rank1")
 

@@ -14,7 +14,7 @@ from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.scheduler import Finished
 from hpc_yolo.cluster.slurm_output import JobState, SchedulerProbe, StartEstimate
-from hpc_yolo.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 
 SQUEUE = """\
 10_2      |PENDING   |Priority        |           |N/A                |1-00:00:00|0:0 |

@@ -8,7 +8,7 @@ from recordings import NEWEST, VERSIONS, recorded, versions_with
 from hpc_yolo.cluster import site
 from hpc_yolo.cluster.scheduler import Finished
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 CONFIG = recorded(NEWEST, "show_config.txt")
 PARTITIONS = recorded(NEWEST, "show_partition.txt")

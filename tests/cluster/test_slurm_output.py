@@ -12,7 +12,7 @@ from recordings import VERSIONS, recorded, versions_with
 from hpc_yolo.cluster import site, slurm_output
 from hpc_yolo.cluster.batch_job import parse_batch_job
 from hpc_yolo.cluster.slurm_output import JobRecord, JobState, SchedulerProbe, StartEstimate
-from hpc_yolo.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError
 
 # What `record_slurm.py` did to its jobs: state, reason, nodes, exit code, signal.
 JOBS = {

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.distributed import connected, group, rendezvous
-from hpc_yolo.errors import HpcYoloError
 from hpc_yolo.runs.directory import RunDirectory
 
 START_S = 60

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.distributed import choose_device
 from hpc_yolo.distributed.device import device_identity
 from hpc_yolo.distributed.group import _require_gpus_of_their_own
 from hpc_yolo.distributed.rendezvous import CheckIn
-from hpc_yolo.errors import TrainingError
 from hpc_yolo.runs.events import RankPlace
 
 

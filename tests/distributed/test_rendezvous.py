@@ -19,10 +19,10 @@ from network_hosts import LOCALHOST, HostPlan, network_of
 from torch._C._distributed_c10d import TCPStore
 
 from hpc_yolo.cluster.process import ProcessInfo, bind_first_free, candidate_ports
+from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
+from hpc_yolo.core.files import write_struct
 from hpc_yolo.distributed import rendezvous
 from hpc_yolo.distributed.rendezvous import CheckIn, PublishedStore, address_for_ranks, open_store
-from hpc_yolo.errors import ClusterError, LostProcessError, TrainingError
-from hpc_yolo.fileio import write_struct
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
 

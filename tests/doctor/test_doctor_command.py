@@ -10,14 +10,14 @@ from click.testing import CliRunner
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster import site
+from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.doctor import find_measured
-from hpc_yolo.errors import ClusterError
-from hpc_yolo.preflight import slurm_warnings
+from hpc_yolo.launch.plan import make_plan
+from hpc_yolo.launch.preflight import slurm_warnings
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.spec.load import Override, load_spec
-from hpc_yolo.submit.plan import make_plan
 
 
 @pytest.fixture

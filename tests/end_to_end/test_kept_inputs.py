@@ -12,7 +12,7 @@ import yaml
 from spec_runs import ROOT
 from waiting import PATIENCE_S
 
-from hpc_yolo.errors import RunError
+from hpc_yolo.core.errors import RunError
 
 # A step of one task, as srun starts it; no Slurm answers here.
 STEP = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from hpc_yolo import sbatch
+from hpc_yolo.cluster import sbatch
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, Evaluated
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 import torch
 
-from hpc_yolo.errors import DataError
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import match_images, read_annotations
 

@@ -8,7 +8,7 @@ import torch
 
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())["match_golden"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())["match_golden"]
 BOX = [10.0, 10.0, 50.0, 50.0]
 FAR = [200.0, 200.0, 240.0, 240.0]
 

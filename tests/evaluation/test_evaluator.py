@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_yolo.batches import ValidationBatch
-from hpc_yolo.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.evaluation.evaluator import evaluate, to_original_pixels
+from hpc_yolo.models.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 SIZE = 64
 NUM_CLASSES = 3

@@ -16,7 +16,7 @@ from hpc_yolo.evaluation.metrics import (
     match_detections,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 AP = GOLDEN["ap_golden"]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from hpc_yolo.evaluation.nms import MAX_CANDIDATES, non_max_suppression
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())["nms_golden"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())["nms_golden"]
 ARGUMENTS = {"conf_thres": "conf_threshold", "iou_thres": "iou_threshold", "max_det": "max_detections"}
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.inference import export as export_module
 from hpc_yolo.inference.export import ExportOptions, export
 from hpc_yolo.models import build_from_config, build_model, load_config

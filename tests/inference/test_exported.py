@@ -14,11 +14,11 @@ from onnx import TensorProto, helper
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
-from hpc_yolo.errors import CheckpointError, SpecError
+from hpc_yolo.core.errors import CheckpointError, SpecError
 from hpc_yolo.inference import exported
 from hpc_yolo.inference.export import ExportOptions, export
 from hpc_yolo.inference.exported import load_exported
-from hpc_yolo.inference.network import load_inference_model
+from hpc_yolo.inference.model import load_inference_model
 from hpc_yolo.inference.predict import Predictor, PredictSettings
 from hpc_yolo.inference.sources import Frame, Source
 from hpc_yolo.models import build_from_config, load_config

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hpc_yolo.errors import DataError
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.inference import fetch
 from hpc_yolo.inference.fetch import fetch_image
 from hpc_yolo.inference.sources import find_sources

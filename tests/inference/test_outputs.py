@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
-from hpc_yolo.errors import DataError, SpecError
-from hpc_yolo.inference.folders import MARKER
+from hpc_yolo.core.errors import DataError, SpecError
 from hpc_yolo.inference.outputs import Outputs, Stems
 from hpc_yolo.inference.predict import Prediction
+from hpc_yolo.inference.result_dirs import MARKER
 from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
 from hpc_yolo.inference.video import VideoFile, writable_fps
 from hpc_yolo.models import load_config

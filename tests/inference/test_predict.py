@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_yolo.errors import DataError, HpcYoloError
-from hpc_yolo.inference.folders import MARKER
+from hpc_yolo.core.errors import DataError, HpcYoloError
 from hpc_yolo.inference.predict import Predictor, PredictSettings, read_frames
+from hpc_yolo.inference.result_dirs import MARKER
 from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
 from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes
 

@@ -15,15 +15,15 @@ from torch import nn
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import CheckpointError, DataError, HpcYoloError, RunError, SpecError
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
-from hpc_yolo.errors import CheckpointError, DataError, HpcYoloError, RunError, SpecError
 from hpc_yolo.evaluation.coco_truth import read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult
 from hpc_yolo.inference import validate as validate_module
-from hpc_yolo.inference.folders import results_folder
-from hpc_yolo.inference.subject import Named, find_named, prepare_subject
+from hpc_yolo.inference.eval_target import Named, find_named, prepare_subject
+from hpc_yolo.inference.result_dirs import results_folder
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.plots.confusion import write_confusion_chart

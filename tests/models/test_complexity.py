@@ -13,7 +13,7 @@ from hpc_yolo.models import build_model
 from hpc_yolo.models.complexity import complexity
 from hpc_yolo.models.fuse import fused
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 
 
 @pytest.mark.parametrize("name", GOLDEN["models"])

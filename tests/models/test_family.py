@@ -10,11 +10,11 @@ import yaml
 from filled import fill_by_rule
 from torch import nn
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import resource_folder
 from hpc_yolo.models import build_model
-from hpc_yolo.resources import resource_folder
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "yolov5_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 MODELS = GOLDEN["models"]
 CASES = GOLDEN["forward_golden"]["cases"]
 

@@ -7,10 +7,10 @@ import torch
 import yaml
 from torch import nn
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import resource_folder
 from hpc_yolo.models import build_model
 from hpc_yolo.models.layers import Conv
-from hpc_yolo.resources import resource_folder
 
 # As people have such files: rows in brackets, None, quotes, nc, a short network of two levels.
 ORIGINAL_FORM = """

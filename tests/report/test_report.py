@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "status"))
 from status_runs import END, EVALUATED, START, STEP, make_run, tell
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.errors import RunError
-from hpc_yolo.fileio import write_struct
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import write_struct
 from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
 from hpc_yolo.plots.results import ClassResults, Results
 

@@ -6,13 +6,13 @@ import pytest
 from click.testing import CliRunner
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.control import remove_run
-from hpc_yolo.errors import RunError
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.launch.actions import remove_run
+from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.launch.yolov5_flags import newest_run, resumed_spec
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.index import find_run
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.submit.guide import newest_run, resumed_spec
-from hpc_yolo.submit.prepare import prepare_run
 
 SPEC = "name: project\nmodel: yolov5n\ndata: data.yaml\ntrain: {imgsz: 640, epochs: 3}\n"
 OURS = json.dumps({"hpc_yolo": "0.1.0", "command": "hpc-yolo submit spec.yaml"})

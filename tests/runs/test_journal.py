@@ -6,8 +6,9 @@ import stat
 
 import pytest
 
-from hpc_yolo.errors import RunError
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.runs.event_lines import event_line
 from hpc_yolo.runs.events import (
     AttemptEnded,
     AttemptStarted,
@@ -20,7 +21,6 @@ from hpc_yolo.runs.events import (
 )
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
 from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
-from hpc_yolo.runs.lines import event_line
 
 
 def step_event(**changes):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.errors import RunError
-from hpc_yolo.fileio import append_json_line, make_folder, write_atomic
-from hpc_yolo.preflight import mode_warnings
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import append_json_line, make_folder, write_atomic
+from hpc_yolo.launch.preflight import mode_warnings
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import Spec
 

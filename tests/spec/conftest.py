@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.load import Override, check_spec, load_spec
 
 SMALL = "name: small\nmodel: yolov5n\ndata: shapes.yaml\n"

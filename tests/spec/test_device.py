@@ -3,11 +3,11 @@
 import pytest
 
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.inference.device import choose_device
+from hpc_yolo.launch.yolov5_flags import guide_spec
 from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.load import Override, check_spec
-from hpc_yolo.submit.guide import guide_spec
 
 FORMS = [
     ("auto", "auto"),

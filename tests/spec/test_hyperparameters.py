@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.hyperparameters import hyperparameter_names, load_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
-PUBLISHED = json.loads((REPOSITORY / "tests/data/yolov5_golden.json").read_text())["hyps"]
+PUBLISHED = json.loads((REPOSITORY / "tests/golden/yolov5_golden.json").read_text())["hyps"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import yaml
 
+from hpc_yolo.spec.convert import field_types
 from hpc_yolo.spec.document import document
-from hpc_yolo.spec.jsonschema import json_schema
+from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
-from hpc_yolo.spec.read import field_types
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]

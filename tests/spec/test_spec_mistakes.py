@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.spec import parse
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.spec import yaml_tree
 from hpc_yolo.spec.load import dump_spec, load_spec
 
 TEN_MISTAKES = """\
@@ -42,7 +42,7 @@ TEN_PLACES = [
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"])
 def either_loader(request, monkeypatch):
     """libyaml, and the parser in Python that stands in where PyYAML was built without it."""
-    monkeypatch.setattr(parse, "_Loader", getattr(yaml, request.param))
+    monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, request.param))
 
 
 def test_every_mistake_is_told_once_with_its_place_the_line_and_a_caret(spec_file):

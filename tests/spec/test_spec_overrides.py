@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_yolo.errors import SpecError
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.load import load_spec
 
 

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpc_yolo.errors import SpecError
-from hpc_yolo.spec import parse
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.spec import yaml_tree
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.shell import DIRECTIVE
@@ -159,7 +159,7 @@ def valid_specs(draw):
 @settings(QUICK, max_examples=80)
 @given(spec=valid_specs())
 def test_any_spec_survives_being_written_and_read(layout, monkeypatch, loader, spec):
-    monkeypatch.setattr(parse, "_Loader", getattr(yaml, loader))
+    monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, loader))
     assert load_text(layout, dump_spec(spec)) == spec
 
 
@@ -192,7 +192,7 @@ YAML_LIKE = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12)
 @settings(QUICK, max_examples=200)
 @given(text=YAML_LIKE)
 def test_no_text_whatever_raises_anything_but_an_error_of_the_spec(layout, monkeypatch, loader, text):
-    monkeypatch.setattr(parse, "_Loader", getattr(yaml, loader))
+    monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, loader))
     path = layout / "spec.yaml"
     path.write_bytes(text.encode("utf-8", "replace"))
     _, problems = check_spec(path)

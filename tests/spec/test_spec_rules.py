@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_yolo.spec import rules
+from hpc_yolo.spec import validate
 from hpc_yolo.spec.load import known_fields
 from hpc_yolo.spec.sbatch_options import OWN_SBATCH_OPTIONS, REFUSED
 
@@ -243,7 +243,7 @@ def test_a_spec_without_a_model_needs_weights_to_take_it_from(spec_file):
     assert f"{spec_file.path}:2:8: model: is missing, and there are no weights" in problem
 
 
-@pytest.mark.parametrize("name", rules.model_names())
+@pytest.mark.parametrize("name", validate.model_names())
 def test_every_model_of_the_package_may_be_named(spec_file, name):
     assert spec_file.write(f"name: a\nmodel: {name}\ndata: d.yaml\n").load().model == name
 
@@ -254,7 +254,7 @@ def test_a_run_name_is_safe_as_a_folder_and_in_a_script(spec_file, name):
     assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
 
 
-@pytest.mark.parametrize(("field", "value", "instead"), rules.NOT_YET)
+@pytest.mark.parametrize(("field", "value", "instead"), validate.NOT_YET)
 def test_what_this_version_cannot_do_is_refused_not_passed_over(spec_file, field, value, instead):
     section, name = field.split(".")
     problem = spec_file.add(f"{section}:\n  {name}: {str(value).lower()}\n").only_problem()

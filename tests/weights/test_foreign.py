@@ -17,7 +17,7 @@ from published_files import write_published
 from torch import nn
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights.model_file import read_model_file
 
 

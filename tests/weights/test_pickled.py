@@ -14,7 +14,7 @@ import torch
 from published_files import write_published
 from torch import nn
 
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.models import build_model
 from hpc_yolo.weights.model_file import build_detector, read_model_file, transfer
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights import download
-from hpc_yolo.weights.published import Store, fetch, locate
+from hpc_yolo.weights.published import fetch
+from hpc_yolo.weights.store import Store, locate
 
 
 def torch_archive(size_bytes: int) -> bytes:

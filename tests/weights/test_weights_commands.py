@@ -11,12 +11,12 @@ from click.testing import CliRunner, Result
 from published_files import write_published
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.engine.network import build_network, network_origin
-from hpc_yolo.errors import CheckpointError
+from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.events import WeightsLoaded
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.submit.weights import fetch_weights, with_located_weights
+from hpc_yolo.training.model import build_network, network_origin
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 
 

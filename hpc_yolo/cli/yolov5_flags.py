@@ -1,0 +1,162 @@
+"""The flags of the YOLOv5 guide and the field of the spec that each one sets: one schema, two ways to fill it in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from hpc_yolo.spec.convert import field_types
+from hpc_yolo.spec.hyperparameters import hyperparameter_names
+from hpc_yolo.spec.load import Override
+from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.spec.validate import model_names
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option. `field` is what it sets; `value` is what a switch, or an option without its value, sets it to.
+
+    `says`: its help, where the field's own sentence would mislead.
+    """
+
+    names: tuple[str, ...]
+    field: str
+    metavar: str | None = None
+    value: str | None = None
+    says: str | None = None
+
+    @property
+    def parameter(self) -> str:
+        """The name under which click hands the value over."""
+        return self.names[0].removeprefix("--").replace("-", "_")
+
+
+VALUES = (
+    Flag(("--weights",), "weights", "FILE", says="yolov5s.pt unless said; a published name, a file, '' from scratch."),
+    Flag(("--cfg",), "model", "MODEL"),
+    Flag(("--data",), "data", "YAML"),
+    Flag(("--hyp",), "train.hyp", "HYP"),
+    Flag(("--epochs",), "train.epochs", "N"),
+    Flag(("--batch-size", "--batch"), "train.batch", "N"),
+    Flag(("--imgsz", "--img", "--img-size"), "train.imgsz", "PIXELS"),
+    Flag(("--device",), "train.device", "cpu|0|0,1"),
+    Flag(("--optimizer",), "train.optimizer", "NAME"),
+    Flag(("--workers",), "train.workers", "N"),
+    Flag(("--label-smoothing",), "train.label_smoothing", "SHARE"),
+    Flag(("--patience",), "train.patience", "EPOCHS"),
+    Flag(("--freeze",), "train.freeze", "N or N,N,…"),
+    Flag(("--save-period",), "train.save_period", "EPOCHS"),
+    Flag(("--seed",), "train.seed", "N"),
+    Flag(("--cache",), "train.cache", "[ram]", value="ram"),
+    Flag(("--project",), "output", "FOLDER"),
+)
+SWITCHES = (
+    Flag(("--rect",), "train.rect", value="true"),
+    Flag(("--multi-scale",), "train.multi_scale", value="true"),
+    Flag(("--image-weights",), "train.image_weights", value="true"),
+    Flag(("--single-cls",), "train.single_cls", value="true"),
+    Flag(("--sync-bn",), "train.sync_bn", value="true"),
+    Flag(("--cos-lr",), "train.cos_lr", value="true"),
+    Flag(("--data-parallel",), "train.data_parallel", value="true"),
+    Flag(("--noval",), "train.val_every", value="0", says="Evaluate after the last epoch only."),
+    Flag(("--nosave",), "checkpoint.every_epochs", value="0", says="Save at a signal and at the end only."),
+    Flag(("--noautoanchor",), "train.autoanchor", value="false", says="Keep the anchors, fit or not."),
+)
+# Flags of the original that this one answers with a sentence. Those that change nothing here are only told.
+HARMLESS = {
+    "--noplots": "nothing is drawn during training",
+    "--bucket": "runs are not uploaded",
+    "--entity": "runs are not uploaded",
+    "--upload-dataset": "datasets are not uploaded",
+    "--bbox-interval": "runs are not uploaded",
+    "--artifact-alias": "runs are not uploaded",
+    "--local-rank": "",  # launchers of old pass it; the rank comes from their variables
+}
+REFUSED = {
+    "--evolve": "hyperparameters are not evolved; train several runs with --set train.hyp_overrides.lr0=…",
+    "--quad": "the quad loader is not there; a larger --imgsz does what it was for",
+}
+
+
+def guide_options(command: Command) -> Command:
+    """Give `command` the guide's flags; `read_flags` reads them."""
+    for name in (*REFUSED, *HARMLESS):
+        command = click.option(name, metavar="VALUE", is_flag=False, flag_value="", hidden=True)(command)
+    for flag in reversed(SWITCHES):
+        command = click.option(*flag.names, is_flag=True, help=_help(flag))(command)
+    for flag in reversed(VALUES):
+        optional = {} if flag.value is None else {"is_flag": False, "flag_value": flag.value}
+        command = click.option(*flag.names, flag.parameter, metavar=flag.metavar, help=_help(flag), **optional)(command)  # type: ignore[arg-type]
+    return command
+
+
+def read_flags(typed: dict[str, str | bool | None]) -> list[Override]:
+    """What was typed, as overrides of the spec's fields.
+
+    Raises:
+        UsageError: a flag that has no meaning here.
+    """
+    for name, instead in REFUSED.items():
+        if typed[_parameter(name)] is not None:
+            raise click.UsageError(f"{name}: {instead}")
+    for name, why in HARMLESS.items():
+        if typed[_parameter(name)] is not None and why:
+            click.echo(f"{name} has no effect: {why}", err=True)
+    overrides = []
+    for flag in VALUES:
+        value = typed[flag.parameter]
+        if value is not None:
+            assert isinstance(value, str)
+            overrides.append(Override(flag.field, _written(flag.field, value), f"{flag.names[0]} {value}"))
+    for flag in SWITCHES:
+        if typed[flag.parameter]:
+            assert flag.value is not None
+            overrides.append(Override(flag.field, flag.value, flag.names[0]))
+    if typed["nosave"]:
+        overrides.append(Override("checkpoint.every_s", "null", "--nosave"))
+    return overrides
+
+
+def _written(field: str, value: str) -> str:
+    """`value` as the spec's YAML has it, from how the guide has it."""
+    if field == "train.device":
+        return json.dumps(value or "auto")
+    if field == "train.freeze":
+        return f"[{value}]" if "," in value else value
+    if field == "train.hyp":
+        name = Path(value).stem.removeprefix("hyp.").lower()
+        return json.dumps(name if name in hyperparameter_names() and not Path(value).is_file() else value)
+    if field == "model":
+        name = Path(value).stem
+        return json.dumps(name if name in model_names() and not Path(value).is_file() else value)
+    if field == "train.imgsz" and value.isdigit() and int(value) % STRIDE:
+        above = (int(value) // STRIDE + 1) * STRIDE
+        click.echo(f"--imgsz {value} is no multiple of {STRIDE}; {above} is taken", err=True)
+        return str(above)
+    return json.dumps(value) if field in ("weights", "data", "output") else value
+
+
+def _help(flag: Flag) -> str:
+    section, _, name = flag.field.rpartition(".")
+    kinds = {"": Spec, "train": TrainSpec, "checkpoint": CheckpointSpec}
+    sentence = flag.says or _description(field_types(kinds[section])[name])
+    return f"{sentence} [{flag.field}{f'={flag.value}' if flag.metavar is None else ''}]"
+
+
+def _description(kind: object) -> str:
+    metadata = getattr(kind, "__metadata__", ())
+    found = [meta.description for meta in metadata if getattr(meta, "description", None)]
+    return str(found[0]) if found else ""
+
+
+def _parameter(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")

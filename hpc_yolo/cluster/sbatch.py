@@ -1,0 +1,177 @@
+"""A spec as an sbatch script. The one place where flags are chosen: submit, dry-run, render and the templates follow.
+
+Why each flag is there: docs/slurm.md.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hpc_yolo.core.units import parse_limit_s
+from hpc_yolo.runs.save_times import SaveTimes
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+DEFAULT_SIGNAL_LEAD_S = 120
+SLOW_SAVE_FACTOR = 3  # a shared file system has slower moments than those that were measured
+REQUEUE_MARGIN_S = 30  # a busy controller takes as long to answer `scontrol requeue`
+SRUN_WAIT_S = 60
+USER_SIGNAL = "USR2"  # NCCL once swallowed USR1
+DEFAULT_SETUP_RECORD = '"${TMPDIR:-/tmp}/hpc-yolo-$SLURM_JOB_ID.setup"'
+
+
+def script(
+    spec: Spec,
+    task: str,
+    afterwards: str,
+    *,
+    log: str,
+    save_times: SaveTimes | None = None,
+    setup_record: str = DEFAULT_SETUP_RECORD,
+    after_failed_setup: str | None = None,
+) -> str:
+    """Return the whole script: flags, setup lines, environment, one srun with one task a GPU, and what follows it.
+
+    Args:
+        task: what every task runs, as shell text.
+        afterwards: the command that decides what becomes of the job, as shell text; it gets srun's exit code.
+        log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
+        save_times: what was measured in the run so far; see `signal_lead_s`.
+        setup_record: file that keeps the number of the setup line that runs, as shell text.
+        after_failed_setup: as `afterwards`, for a setup that ended before the tasks: in the environment of the job.
+    """
+    cluster = spec.cluster
+    flags = flag_lines(sbatch_options(spec, log, save_times))
+    exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash has one that the file may not name
+    exports += [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
+    body = [*exports, *([""] if exports else []), f"{shlex.join(srun_words(cluster))} {task}"]
+    if cluster.setup_lines:
+        last = after_failed_setup or afterwards
+        body = _after_setup(cluster.setup_lines, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
+    else:
+        body.append(f"exec {afterwards} --exit-code $?")
+    return "\n".join(["#!/bin/bash", *flags, "", *body, ""])
+
+
+def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_failed_setup: str) -> list[str]:
+    """Return the lines that run `setup` strictly and then `body`, and reach the last one whatever `setup` does.
+
+    A subshell runs both, so that neither exit, exec, set -e nor a trap of the setup ends the script. Its lines are
+    sourced, so that a mistake in their syntax is a failure like any other; the ERR trap ends the subshell at the first
+    line that fails, and leaves alone what fails inside of functions and of files that a line sources.
+    """
+    delimiter = "SETUP"
+    while delimiter in setup:
+        delimiter += "_"
+    return [
+        "# cluster.setup and the tasks in a subshell: whatever the setup does, the last line of the script is reached.",
+        "# The number of the setup line that runs is kept in a file, which is removed after the last one.",
+        f"HPC_YOLO_SETUP={record}",
+        ': >"$HPC_YOLO_SETUP"',
+        "(",
+        "# Depth 1 is the source command below, 2 a line of the setup, more is inside of what a line calls.",
+        'hpc_yolo_runs() { [ "$1" != 2 ] || [ "$2" = 1 ] || echo $(($2 - 1)) >|"$HPC_YOLO_SETUP"; }  # depth, line',
+        'hpc_yolo_failed() { [ "$2" -gt 2 ] || { hpc_yolo_runs "$2" "$3"; exit "$1"; }; }  # exit status, depth, line',
+        "HPC_YOLO_CHECK='hpc_yolo_failed $? ${#BASH_SOURCE[@]} $LINENO'",
+        'trap "$HPC_YOLO_CHECK" ERR',
+        f"source /dev/stdin <<'{delimiter}'",
+        "trap '{ hpc_yolo_runs ${#BASH_SOURCE[@]} $LINENO; trap \"$HPC_YOLO_CHECK\" ERR; } 2>/dev/null' DEBUG",
+        *setup,
+        *([""] if setup[-1].endswith("\\") else []),
+        "true",
+        delimiter,
+        'trap - DEBUG ERR; set +eu; rm -f "$HPC_YOLO_SETUP"',
+        "",
+        *body,
+        ")",
+        "HPC_YOLO_STATUS=$?",
+        '[ -e "$HPC_YOLO_SETUP" ] || exit $HPC_YOLO_STATUS',
+        f'exec {after_failed_setup} --failed-setup "$HPC_YOLO_SETUP" --exit-code $HPC_YOLO_STATUS',
+    ]
+
+
+def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) -> dict[str, str | bool]:
+    """Long sbatch options and their values, in the order of the script; True is a flag without a value."""
+    cluster = spec.cluster
+    options: dict[str, str | bool | None] = {
+        "job-name": spec.name,
+        "nodes": str(cluster.nodes),
+        "ntasks-per-node": str(cluster.num_tasks_per_node),
+        **gpu_options(cluster),
+        "cpus-per-task": str(cluster.cpus_per_task),
+        "mem": cluster.mem,
+        "mem-per-cpu": cluster.mem_per_cpu,
+        "mem-per-gpu": cluster.mem_per_gpu,
+        "time": cluster.time,
+        "partition": ",".join(cluster.partitions) or None,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.excluded or None,
+        **requeue_options(cluster.requeue),
+        "open-mode": "append",
+        "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster, save_times)}",
+        "output": log,
+    }
+    for name, value in cluster.sbatch.items():
+        options[name] = ",".join(value) if isinstance(value, list) else value
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def requeue_options(mode: str) -> dict[str, str | bool | None]:
+    """Return the sbatch option of a way to go on after an interruption; auto is decided at submission."""
+    if mode == "expedite":
+        return {"requeue": "expedite"}
+    return {"requeue" if mode in ("auto", "requeue") else "no-requeue": True}
+
+
+def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
+    """GPUs of a node: every task sees all of them and takes the one of its local rank, so that NCCL finds its peers."""
+    if cluster.gpus_per_node == 0:
+        return {}
+    gpus = str(cluster.gpus_per_node)
+    typed = f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else gpus
+    if cluster.gpu_request == "gres":
+        return {"gres": f"gpu:{typed}"}
+    return {"gpus-per-node": typed}
+
+
+def signal_lead_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
+    """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit.
+
+    Without a figure in the spec it is the slowest step, three times the longest save, and time to be requeued. Slurm
+    may warn up to a minute earlier, which costs that minute and nothing else; a warning that comes late is followed by
+    SIGTERM at the limit.
+    """
+    if isinstance(cluster.signal_lead, int):
+        return cluster.signal_lead
+    lead_s = DEFAULT_SIGNAL_LEAD_S
+    if save_times is not None:
+        lead_s = math.ceil(SLOW_SAVE_FACTOR * save_times.save_s + save_times.step_s) + REQUEUE_MARGIN_S
+    limit_s = None if cluster.time is None else parse_limit_s(cluster.time)
+    return lead_s if limit_s is None else min(lead_s, limit_s // 2)
+
+
+def srun_words(cluster: ClusterSpec) -> list[str]:
+    """Return srun and its arguments: a dead rank ends the job, and tasks get the CPUs and variables of the script."""
+    return [
+        "srun",
+        "--unbuffered",
+        "--label",
+        "--kill-on-bad-exit=1",
+        f"--wait={SRUN_WAIT_S}",
+        f"--cpus-per-task={cluster.cpus_per_task}",  # not inherited from sbatch from Slurm 22.05 to 23.02
+        "--export=ALL",  # srun inherits sbatch's --export: with NONE its tasks would have no PATH
+    ]
+
+
+def flag_lines(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return `options` as #SBATCH lines."""
+    words = (word.partition("=") for word in option_words(options))
+    return [f"#SBATCH {name}{equals}{shlex.quote(value) if equals else ''}" for name, equals, value in words]
+
+
+def option_words(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return `options` as words of a command line."""
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]

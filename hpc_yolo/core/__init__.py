@@ -1,0 +1,1 @@
+"""Errors, files, units and text for people: what every other package uses."""

@@ -1,0 +1,29 @@
+"""The weights of a spec on this machine: where they are or will be, and fetched before compute nodes need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.weights.published import fetch
+from hpc_yolo.weights.store import Progress, Store, locate
+
+
+def with_located_weights(spec: Spec) -> Spec:
+    """`spec` with the path where its weights are, or will be once they are fetched."""
+    return msgspec.structs.replace(spec, weights=locate(spec.weights, Store.from_env(current_environment())))
+
+
+def fetch_weights(spec: Spec, on_progress: Progress) -> None:
+    """Bring the published weights that `spec` begins with, unless they are there. Compute nodes may have no internet.
+
+    Raises:
+        CheckpointError: they cannot be had; the message says how else.
+    """
+    store = Store.from_env(current_environment())
+    path = Path(spec.weights)
+    if spec.weights and path == store.path(path.name):
+        fetch(path.name, store, on_progress=on_progress)

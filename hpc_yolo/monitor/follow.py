@@ -1,0 +1,209 @@
+"""Watching one run to its end: its journal drawn as it grows, its warnings, and the first rank that failed."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.monitor.tui.view import results_table
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.event_lines import evaluation_words, event_line, loss_words
+from hpc_yolo.runs.events import (
+    AnchorsChecked,
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    Cause,
+    EpochEnded,
+    Evaluated,
+    StepLogged,
+    WarningRaised,
+    WeightsLoaded,
+)
+from hpc_yolo.runs.failures import Failure, first_failure
+from hpc_yolo.runs.journal import JournalReader, read_events
+
+POLL_S = 0.2
+FAILURE_GRACE_S = 10.0
+OUTPUT_LINES = 10
+INTERRUPTED = 130
+
+
+class FollowedJob(Protocol):
+    """What following needs to know of a job."""
+
+    def is_alive(self) -> bool:
+        """Whether the job is queued or runs."""
+
+    def was_cancelled(self) -> bool:
+        """Return True if a person has cancelled the job, as far as is known."""
+
+    def stop(self) -> bool:
+        """A person wants out: ask the job to save and leave. False: it goes on without us, which is fine."""
+
+
+def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bool = False) -> int:
+    """Show `run` until `job` ends. The exit code: 0 finished, 130 stopped before its end by a person or a signal.
+
+    Args:
+        since: events before this time (seconds since 1970) belong to earlier submissions.
+        quiet: draw nothing while it runs.
+
+    Raises:
+        TrainingError: the job failed; the message is that of the first rank that did.
+    """
+    reader = JournalReader(run.journal)
+    console = Console()
+    ended: AttemptEnded | None = None
+    interrupted = False
+    with RunDisplay(console, quiet=quiet) as display:
+        alive = True
+        while alive:
+            try:
+                alive = job.is_alive()
+                events = [event for event in reader.new_events() if event.time >= since]
+                ended = _newest_end(events, ended)
+                display.show(events)
+                _stop_peers_of_a_failed_rank(run, job, since)
+                time.sleep(POLL_S if alive else 0)
+            except KeyboardInterrupt:
+                if not job.stop():
+                    console.print("no longer following; the job goes on")
+                    return 0
+                console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
+                _wait_for_end(job)
+                interrupted = alive = True  # once more round, for its last words
+    if ended is None and job.was_cancelled():
+        console.print(f"{run.name} was cancelled; submit the spec again to go on")
+        return INTERRUPTED
+    if ended is None and interrupted:
+        console.print("stopped before the first step; submit the spec again to begin")
+        return INTERRUPTED
+    return conclude(run, ended, since, console)
+
+
+def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, console: Console) -> int:
+    """Say how the job ended; the exit code.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    if ended is not None and ended.outcome == AttemptEnded.FINISHED:
+        show_results(run, console)
+        return 0
+    if ended is not None and ended.outcome == AttemptEnded.STOPPED:
+        console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
+        return INTERRUPTED
+    if ended is not None and ended.cause not in ("", Cause.ERROR, Cause.STALLED):
+        raise TrainingError(ended.detail)
+    failure = first_failure(run, since)
+    if failure is None and ended is not None:
+        raise TrainingError(ended.detail)
+    if failure is None:
+        raise TrainingError(f"the job ended without a word to its journal; the end of its output:\n{last_output(run)}")
+    raise _as_error(failure)
+
+
+def last_output(run: RunDirectory) -> str:
+    """The last lines that a task or Slurm printed, and where."""
+    logs = sorted((*run.jobs.glob("*.log"), *run.jobs.glob("*_log.out")), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return f"  (there is none in {run.jobs})"
+    lines = logs[-1].read_text(errors="replace").splitlines()[-OUTPUT_LINES:]
+    return "\n".join([*(f"  {line}" for line in lines), f"  ({logs[-1]})"])
+
+
+def show_results(run: RunDirectory, console: Console) -> None:
+    """The table of the best epoch."""
+    events = read_events(run.journal)
+    best = next((event for event in reversed(events) if isinstance(event, Evaluated) and event.is_best), None)
+    epoch = next((event for event in reversed(events) if isinstance(event, EpochEnded)), None)
+    if best is not None:
+        console.print(results_table(run, best, epoch), soft_wrap=True)
+
+
+class RunDisplay:
+    """A moving bar on a terminal; in a pipe, one plain line an epoch."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._console = console
+        self._quiet = quiet
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
+        )
+        self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, figures="")
+        self._epochs: int | None = None
+        self._last_evaluation = ""
+
+    def __enter__(self) -> RunDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, events: list[AnyEvent]) -> None:
+        """Draw what `events` add."""
+        if self._quiet:
+            return
+        for event in events:
+            if isinstance(event, AttemptStarted):
+                self._begin(event)
+            elif isinstance(event, StepLogged):
+                self._advance(event)
+            elif isinstance(event, Evaluated):
+                self._last_evaluation = evaluation_words(event)
+            line = event_line(event, self._epochs)
+            always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, WarningRaised))
+            if line is not None and (always or not self._console.is_terminal):
+                style = "yellow" if isinstance(event, WarningRaised) else None
+                self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
+
+    def _begin(self, event: AttemptStarted) -> None:
+        self._epochs = event.epochs
+        total = event.epochs * event.steps_per_epoch
+        self._progress.reset(self._task, total=total, completed=event.step, description=f"epoch 1/{event.epochs}")
+
+    def _advance(self, event: StepLogged) -> None:
+        self._progress.update(
+            self._task,
+            completed=event.step,
+            description=f"epoch {event.epoch + 1}/{self._epochs}",
+            figures=f"step {event.step}  {loss_words(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
+        )
+
+
+def _newest_end(events: list[AnyEvent], before: AttemptEnded | None) -> AttemptEnded | None:
+    """How the newest attempt ended; None while it runs."""
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            before = None
+        elif isinstance(event, AttemptEnded):
+            before = event
+    return before
+
+
+def _stop_peers_of_a_failed_rank(run: RunDirectory, job: FollowedJob, since: float) -> None:
+    """Where nobody else ends a job of which one rank has failed, do it after a moment for its own last words."""
+    failure = first_failure(run, since)
+    if failure is not None and time.time() - failure.time > FAILURE_GRACE_S:
+        job.stop()
+
+
+def _wait_for_end(job: FollowedJob) -> None:
+    while job.is_alive():
+        time.sleep(POLL_S)
+
+
+def _as_error(failure: Failure) -> TrainingError:
+    error = TrainingError(failure.text)
+    error.exit_code = failure.exit_code
+    return error

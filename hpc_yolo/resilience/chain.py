@@ -1,0 +1,148 @@
+"""Chain mode: a job's successor waits in the queue from the job's first minute and starts if the job does not finish.
+
+For sites that forbid requeueing; and where a requeued job has to wait until its old credential has expired (two minutes
+by default), a successor starts at once. It depends on the job by `afternotok`, and Slurm itself removes it when
+the job has finished well.
+
+The successor gets the same script, with the arguments and options that the job was submitted with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.batch_job import BatchJob
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.cluster.queueing import adopt_lost_jobs, queue_script
+from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission, all_submissions
+
+# A script exports its arguments in this variable, quoted for a shell: Slurm does not keep them apart.
+ARGUMENTS_VARIABLE = "HPC_YOLO_ARGUMENTS"
+# Options that belong to the one submission, or that `ensure_successor` chooses itself.
+_NOT_INHERITED = frozenset(
+    {"array", "a", "begin", "b", "chdir", "D", "dependency", "d", "exclude", "x", "hold", "H"}
+    | {"kill-on-invalid-dep", "parsable", "quiet", "Q", "test-only", "verbose", "v", "wait", "W", "wrap"}
+)
+_SHORT = {"account": "A", "constraint": "C", "nodelist": "w", "partition": "p", "qos": "q", "time": "t"}
+_SCRIPT_PARTITION = re.compile(r"^#SBATCH\s+(?:--partition[= ]|-p ?)(?P<names>\S+)", re.MULTILINE)
+
+
+def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[str] = ()) -> str:
+    """Return the id of the job that follows this task's job if that does not finish; queue it unless it is queued.
+
+    Args:
+        exclude: nodes that it must not get.
+
+    Raises:
+        ClusterError: Slurm refuses.
+    """
+    assert process.job_id is not None
+    adopt_lost_jobs(run)
+    before = all_submissions(run)
+    queued = next((submission.job_id for submission in before if submission.after == process.job_id), None)
+    if queued is not None:
+        if exclude:
+            scheduler.exclude_nodes(queued, exclude)
+        return queued
+    job = scheduler.batch_job(process.job_id)
+    own = next((submission for submission in before if submission.job_id == process.job_id), None)
+    array_task = process.job_id.partition("_")[2]
+    planned = Submission(
+        time=time.time(),
+        executor="slurm",
+        job_id=f"_{array_task}" if array_task else "",
+        host=process.host or socket.gethostname(),
+        num_nodes=process.num_nodes,
+        tasks_per_node=process.local_world_size,
+        gpus_per_node=0 if own is None else own.gpus_per_node,
+        after=process.job_id,
+        variables={} if own is None else own.variables,
+        cluster=None if own is None else own.cluster,
+        requeue="" if own is None else own.requeue,
+    )
+    with tempfile.TemporaryDirectory(dir=run.jobs) as folder:
+        script = Path(folder, "successor.sbatch")
+        script.write_text(job.script)
+        submission = queue_script(
+            run,
+            script,
+            planned,
+            options=successor_options(job, process.job_id, exclude),
+            arguments=script_arguments(job, run),
+            sbatch=scheduler.with_sbatch_variables(planned.variables),
+        )
+    return submission.job_id
+
+
+def successor_options(job: BatchJob, job_id: str, exclude: Sequence[str]) -> list[str]:
+    """Return sbatch's options for the successor of `job`, whose id is `job_id`."""
+    kept = list(_inherited(job.options))
+    named = {_name(option) for option in kept}
+    partition = _SCRIPT_PARTITION.search(job.script)
+    for name, value in job.settings.items():
+        is_one_of_several = name == "partition" and partition and value in partition["names"].split(",")
+        if name not in named and _SHORT.get(name) not in named and not is_one_of_several and name != "exclude":
+            kept.append(f"--{name}={value}")
+    away_from = [*job.settings.get("exclude", "").split(","), *exclude]
+    kept += [f"--exclude={','.join(filter(None, away_from))}"] if any(away_from) else []
+    array_task = job_id.partition("_")[2]
+    kept += [f"--array={array_task}"] if array_task else []
+    return [*kept, f"--chdir={job.folder}", f"--dependency=afternotok:{job_id}", "--kill-on-invalid-dep=yes"]
+
+
+def script_arguments(job: BatchJob, run: RunDirectory) -> list[str]:
+    """Return the arguments of the script in whose job this process runs; the one that `submit` writes has none."""
+    exported = current_environment().get(ARGUMENTS_VARIABLE)
+    if exported is not None:
+        return shlex.split(exported)
+    return [] if run.script.is_file() and run.script.read_text() == job.script else list(job.arguments)
+
+
+def cancel_successor(run: RunDirectory, job_id: str) -> None:
+    """Cancel the job that would follow job `job_id`; where Slurm does not answer, that job itself looks, and leaves."""
+    with contextlib.suppress(ClusterError):
+        scheduler.cancel(submission.job_id for submission in all_submissions(run) if submission.after == job_id)
+
+
+def cancelled_predecessor(run: RunDirectory, job_id: str) -> str | None:
+    """The job that `job_id` follows, if a person has cancelled that one: the person meant both."""
+    before = predecessor(run, job_id)
+    if before is None:
+        return None
+    try:
+        state = scheduler.job_states([before]).get(before)
+    except ClusterError:
+        return None
+    return before if state is not None and state.state == "CANCELLED" else None
+
+
+def predecessor(run: RunDirectory, job_id: str) -> str | None:
+    """The job that `job_id` follows; None for one that a person submitted."""
+    return next((submission.after for submission in all_submissions(run) if submission.job_id == job_id), None)
+
+
+def _inherited(options: Sequence[str]) -> Iterable[str]:
+    """Those of `options` that a successor takes over, each with its value."""
+    is_kept = True
+    for option in options:
+        if option.startswith("-"):
+            is_kept = _name(option) not in _NOT_INHERITED
+        if is_kept:
+            yield option
+
+
+def _name(option: str) -> str:
+    """`partition` of `--partition=gpu`, `p` of `-pgpu`; "" of a value."""
+    if option.startswith("--"):
+        return option[2:].partition("=")[0]
+    return option[1:2] if option.startswith("-") else ""

@@ -1,0 +1,80 @@
+"""Events as plain lines, the same in a job's log and in a followed run's terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpc_yolo.core.units import counted
+from hpc_yolo.runs.events import (
+    AnchorsChecked,
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    EpochEnded,
+    Evaluated,
+    ResultsWritten,
+    StepLogged,
+    WarningRaised,
+    WeightsLoaded,
+)
+
+MAX_HOSTS = 4
+
+
+def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
+    """`event` in one line; None for those that come too often to print. `epochs`: how many there will be."""
+    if isinstance(event, AttemptStarted):
+        return _started_line(event)
+    if isinstance(event, WeightsLoaded):
+        return f"weights: {event.num_kept} of {event.num_tensors} tensors from {event.path}"
+    if isinstance(event, AnchorsChecked):
+        what = "new anchors" if event.are_new else "anchors"
+        return f"{what}: {event.best_possible_recall:.1%} of boxes fit one, {event.anchors_per_target:.2f} on average"
+    if isinstance(event, EpochEnded):
+        of = "" if epochs is None else f"/{epochs}"
+        speed = f"{event.images_per_s:.1f} img/s, {event.seconds:.1f} s"
+        return f"epoch {event.epoch + 1}{of}: {loss_words(event)}, {speed}"
+    if isinstance(event, Evaluated):
+        return f"epoch {event.epoch + 1}: {evaluation_words(event)}{' (best)' if event.is_best else ''}"
+    if isinstance(event, ResultsWritten):
+        return f"plots and pictures of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
+    if isinstance(event, WarningRaised):
+        return f"warning: {event.message}"
+    if isinstance(event, AttemptEnded) and event.outcome == AttemptEnded.FAILED:
+        return f"failed: {event.detail}"
+    if isinstance(event, AttemptEnded):
+        again = ", queued again" if event.requeued else ""
+        detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""
+        return f"{event.outcome}{detail} at step {event.step}{again}"
+    return None
+
+
+def last_step(events: Sequence[AnyEvent]) -> int:
+    """The last step that `events` tell of."""
+    return next((event.step for event in reversed(events) if isinstance(event, (StepLogged, AttemptStarted))), 0)
+
+
+def loss_words(event: StepLogged | EpochEnded) -> str:
+    """The three loss terms."""
+    return f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
+
+
+def evaluation_words(event: Evaluated) -> str:
+    """The two figures that people look at first."""
+    return f"mAP50 {figure(event.map50)} mAP50-95 {figure(event.map50_95)}"
+
+
+def figure(value: float | None) -> str:
+    """Three decimals, or a dash for what is not known."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _started_line(event: AttemptStarted) -> str:
+    hosts = list(dict.fromkeys(place.host for place in event.ranks))
+    listed = ", ".join(hosts[:MAX_HOSTS]) + (" …" if len(hosts) > MAX_HOSTS else "")
+    since = f", from step {event.step}" if event.step else ""
+    return (
+        f"attempt {event.attempt}: {counted(event.world_size, 'rank')} on {listed} "
+        f"({event.device}, {event.precision}), {counted(event.num_images, 'picture')}, "
+        f"{counted(event.steps_per_epoch, 'step')} of {event.batch} an epoch{since}"
+    )

@@ -1,0 +1,275 @@
+"""From the untyped tree of a spec to typed sections, as the schema's field types guide.
+
+Every value is read as the person meant it or refused with what is allowed; reading goes on after a mistake, so that
+all are told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import types
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from hpc_yolo.spec.problems import Place, Problem
+from hpc_yolo.spec.schema import Section
+from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+TRUTHS = {form: word == "true" for word in ("true", "false") for form in (word, word.capitalize(), word.upper())}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+OCTAL = re.compile(r"[-+]?0[0-9]+")
+LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+BASE_60 = re.compile(r"[0-9]+(:[0-9]+)+")
+
+
+class SectionReader:
+    """Reads sections; collects problems and the places of all fields that were written."""
+
+    def __init__(self, known_fields: dict[str, str]) -> None:
+        self.problems: list[Problem] = []
+        self.places: dict[str, Place] = {}
+        self.unusable: set[str] = set()
+        self._known_fields = known_fields  # last part of a dotted field -> the whole, to say where a field belongs
+
+    def read(self, node: Node | None, section: type[SectionType], path: str, root: Place) -> SectionType:
+        """`node` as a `section`. Fields that cannot be read get a stand-in and are named in `unusable`."""
+        values: dict[str, Any] = {}
+        hints = field_types(section)
+        if node is not None and not isinstance(node, Mapping) and not is_null(node):
+            self._problem(node.place, path, "must hold fields", f"{', '.join(hints)}")
+            self.unusable |= {path} if path else set(hints)
+            node = None
+        if isinstance(node, Mapping):
+            for key, key_place in node.keys.items():
+                dotted = f"{path}.{key}" if path else key
+                if key not in hints:
+                    self._unknown(key_place, dotted, key, hints)
+                    continue
+                self.places[dotted] = node.values[key].place if key in node.values else key_place
+                if key in node.values:
+                    self._read_field(values, key, node.values[key], hints[key], dotted)
+                else:
+                    self.unusable.add(dotted)  # said already: a tag, control characters
+        self._fill_missing(values, section, path, node.place if node is not None else root)
+        return section(**values)
+
+    def _read_field(self, values: dict[str, Any], key: str, node: Node, kind: Any, dotted: str) -> None:
+        bare = _unwrapped(kind)
+        if isinstance(bare, type) and issubclass(bare, Section):
+            values[key] = self.read(node, bare, dotted, node.place)
+            return
+        before = len(self.problems)
+        value = self.read_value(node, kind, dotted)
+        if len(self.problems) == before:
+            values[key] = value
+        else:
+            self.unusable.add(dotted)
+
+    def _fill_missing(self, values: dict[str, Any], section: type[Section], path: str, place: Place) -> None:
+        for name in required_fields(section):
+            if name in values:
+                continue
+            dotted = f"{path}.{name}" if path else name
+            if dotted not in self.places and dotted not in self.unusable:
+                self._problem(place, dotted, "is missing", describe(field_types(section)[name]))
+            self.unusable.add(dotted)
+            values[name] = ""
+
+    def read_value(self, node: Node, kind: Any, path: str) -> Any:
+        """`node` as a value of type `kind`; None after a problem."""
+        if (read := _extra(kind, "read")) is not None and (text := _joined(node)) is not None:
+            try:
+                node = Scalar(node.place, read(text), plain=False)
+            except ValueError as error:
+                return self._problem(node.place, path, str(error), describe(kind))
+        alternatives = _alternatives(kind)
+        if is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
+            return empty
+        for alternative in alternatives:
+            bare = _unwrapped(alternative)
+            if get_origin(bare) is list and isinstance(node, Sequence):
+                (item_kind,) = get_args(bare)
+                return [self.read_value(item, item_kind, f"{path}[{index}]") for index, item in enumerate(node.items)]
+            if get_origin(bare) is dict and isinstance(node, Mapping):
+                value_kind = get_args(bare)[1]
+                return {key: self.read_value(item, value_kind, f"{path}.{key}") for key, item in node.values.items()}
+        if not isinstance(node, Scalar):
+            seen = "a list" if isinstance(node, Sequence) else "a group of fields"
+            return self._problem(node.place, path, f"{seen} is not allowed here", describe(kind))
+        found, value = _scalar_value(node, alternatives)
+        if found:
+            return value
+        seen = "nothing" if is_null(node) else repr(node.text)
+        return self._problem(node.place, path, f"{seen} is not allowed{_trap(node, alternatives)}", describe(kind))
+
+    def _unknown(self, place: Place, dotted: str, key: str, hints: Iterable[str]) -> None:
+        near = difflib.get_close_matches(key, list(hints), n=1)
+        elsewhere = self._known_fields.get(key)
+        if elsewhere is not None:
+            allowed = f"there is {elsewhere}: move it there"
+        elif near:
+            allowed = f"{near[0]} is the nearest"
+        else:
+            others = difflib.get_close_matches(key, list(self._known_fields), n=1)
+            allowed = f"{self._known_fields[others[0]]} is the nearest" if others else ", ".join(hints)
+        self._problem(place, dotted, "unknown field", allowed)
+
+    def _problem(self, place: Place, path: str, message: str, allowed: str) -> None:
+        self.problems.append(Problem(place, path, message, allowed))
+
+
+@cache
+def field_types(section: type[Section]) -> dict[str, Any]:
+    """Field name -> annotated type."""
+    return {field.name: field.type for field in _fields(section)}
+
+
+def required_fields(section: type[Section]) -> list[str]:
+    """Names of the fields without a default."""
+    return [field.name for field in _fields(section) if field.required]
+
+
+@cache
+def _fields(section: type[Section]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(section)
+
+
+def describe(kind: Any) -> str:
+    """What a field of this type may hold, in words."""
+    return " or ".join(_describe_one(alternative) for alternative in _alternatives(kind))
+
+
+def _describe_one(kind: Any) -> str:
+    if (allowed := _extra(kind, "allowed")) is not None:
+        return str(allowed)
+    bare, limits = _unwrapped(kind), _limits(kind)
+    if get_origin(bare) is Literal:
+        return f"one of {', '.join(map(str, get_args(bare)))}"
+    if get_origin(bare) is list:
+        return f"a list of {_plural(get_args(bare)[0])}"
+    if get_origin(bare) is dict:
+        return f"a group of names with {_plural(get_args(bare)[1])}"
+    if isinstance(bare, type) and issubclass(bare, Section):
+        return f"a section with {', '.join(field_types(bare))}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return " ".join([names[bare], *limits])
+
+
+def _plural(kind: Any) -> str:
+    names = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
+    return names.get(_unwrapped(kind), "texts, lists of texts, true or null")
+
+
+def _limits(kind: Any) -> list[str]:
+    words = {
+        "ge": "at least {}",
+        "gt": "over {}",
+        "le": "at most {}",
+        "lt": "under {}",
+        "multiple_of": "multiple of {}",
+    }
+    found = []
+    while get_origin(kind) is Annotated:
+        for meta in kind.__metadata__:
+            found += [
+                text.format(getattr(meta, name)) for name, text in words.items() if getattr(meta, name) is not None
+            ]
+        kind = get_args(kind)[0]
+    return [", ".join(found)] if found else []
+
+
+def _extra(kind: Any, name: str) -> Any:
+    """The field's own `name` in the `extra` of its metadata; None where it has none."""
+    while get_origin(kind) is Annotated:
+        for meta in kind.__metadata__:
+            if name in (meta.extra or {}):
+                return meta.extra[name]
+        kind = get_args(kind)[0]
+    return None
+
+
+def _joined(node: Node) -> str | None:
+    """The text of a scalar, or those of a list's items with commas; None for other nodes and for null."""
+    if isinstance(node, Sequence) and all(isinstance(item, Scalar) for item in node.items):
+        return ",".join(item.text for item in node.items if isinstance(item, Scalar))
+    return node.text if isinstance(node, Scalar) and not is_null(node) else None
+
+
+def _unwrapped(kind: Any) -> Any:
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The members of a union, each with its limits; a plain type alone."""
+    bare = _unwrapped(kind)
+    if get_origin(bare) in (Union, types.UnionType):
+        return [alternative for member in get_args(bare) for alternative in _alternatives(member)]
+    return [kind]
+
+
+def _empty_container(alternatives: list[Any]) -> list[Any] | dict[str, Any] | None:
+    """What a field of lists or groups holds when nothing is written after its colon."""
+    origins = [get_origin(_unwrapped(alternative)) for alternative in alternatives]
+    return [] if list in origins else {} if dict in origins else None
+
+
+def is_null(node: Node) -> bool:
+    """Whether nothing, ~ or null is written."""
+    return isinstance(node, Scalar) and node.plain and node.text in NULLS
+
+
+def _scalar_value(node: Scalar, alternatives: list[Any]) -> tuple[bool, Any]:
+    """(whether some alternative takes the scalar, its value). Text comes last, since it takes anything."""
+    bare_kinds = [_unwrapped(alternative) for alternative in alternatives]
+    if is_null(node):
+        return type(None) in bare_kinds, None
+    for alternative, bare in sorted(zip(alternatives, bare_kinds, strict=True), key=lambda pair: pair[1] is str):
+        value = _parse_scalar(node, bare, among_texts=str in bare_kinds)
+        if value is not None:
+            try:
+                return True, msgspec.convert(value, alternative)
+            except msgspec.ValidationError:
+                continue
+    return False, None
+
+
+def _parse_scalar(node: Scalar, bare: Any, *, among_texts: bool) -> Any:
+    if get_origin(bare) is Literal:
+        return node.text if node.text in get_args(bare) else None
+    if bare is str:
+        return node.text
+    if not node.plain:
+        return None
+    if bare is int:
+        return int(node.text) if INTEGER.fullmatch(node.text) else None
+    if bare is float:
+        return float(node.text) if NUMBER.fullmatch(node.text) and math.isfinite(float(node.text)) else None
+    if bare is bool:
+        return TRUTHS.get(node.text) if among_texts else BOOLEANS.get(node.text.lower())
+    return None
+
+
+def _trap(node: Scalar, alternatives: list[Any]) -> str:
+    """Why a number that looks right to a person is refused."""
+    if not {int, float} & set(map(_unwrapped, alternatives)):
+        return ""
+    if OCTAL.fullmatch(node.text):
+        decimal = LEADING_ZEROS.sub("", node.text)
+        return f" (YAML 1.1 reads a leading zero as base 8; write {decimal})"
+    if BASE_60.fullmatch(node.text):
+        return " (YAML 1.1 reads colons as base 60; write a plain number)"
+    if node.text and not node.plain:
+        return " in quotes (quotes make it text)"
+    return ""

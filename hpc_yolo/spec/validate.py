@@ -1,0 +1,176 @@
+"""Rules that one field's type cannot say: formats of times and memory, fields that exclude or need each other, and
+what this version does not carry out yet."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
+from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.sbatch_options import option_findings
+from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.shell import setup_findings
+
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
+
+# What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
+NOT_YET: tuple[tuple[str, object, str], ...] = (("train.cache", "disk", "none or ram"),)
+
+
+def findings(spec: Spec) -> Iterator[Finding]:
+    """Everything that the rules find in a spec whose single values are all right."""
+    yield from _not_yet(spec)
+    yield from _formats(spec.cluster)
+    yield from _resources(spec.cluster)
+    yield from option_findings(spec.cluster)
+    yield from setup_findings(spec.cluster)
+    yield from _names(spec.cluster)
+    yield from _model(spec)
+    yield from _batch(spec)
+    yield from _image_weights(spec)
+    yield from _data_parallel(spec)
+    yield from _device(spec.train, spec.cluster)
+
+
+def model_names() -> list[str]:
+    """The networks that come with the package."""
+    return sorted(path.stem for path in (resource_folder("configs") / "models").glob("*.yaml"))
+
+
+def value_at(spec: Spec, dotted: str) -> object:
+    """The value of a dotted field."""
+    value: object = spec
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _not_yet(spec: Spec) -> Iterator[Finding]:
+    for field, value, instead in NOT_YET:
+        if value_at(spec, field) == value:
+            yield Finding(field, f"{str(value).lower()} is not there yet in this version", instead)
+    if spec.sweep:
+        yield Finding("sweep", "sweeps are not there yet in this version", "one spec a run, or slurm/array.sbatch")
+    if spec.cluster.container is not None:
+        message = "containers are not there yet in this version"
+        yield Finding("cluster.container", message, "null; cluster.setup prepares a task")
+
+
+def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
+    if cluster.time is not None:
+        try:
+            limit_s = parse_limit_s(cluster.time)
+        except ValueError as error:
+            yield Finding("cluster.time", str(error), "minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED")
+        else:
+            if limit_s is not None and isinstance(cluster.signal_lead, int) and cluster.signal_lead >= limit_s:
+                message = f"{cluster.signal_lead} s is not before the end of a job of {limit_s} s"
+                yield Finding("cluster.signal_lead", message, f"under {limit_s}, or auto")
+    for field in ("mem", "mem_per_cpu", "mem_per_gpu"):
+        text = getattr(cluster, field)
+        if text is not None and not is_whole_memory(text):
+            try:
+                parse_mem_bytes(text)
+            except ValueError as error:
+                yield Finding(f"cluster.{field}", str(error), "a whole number with K, M, G or T; 0 for all of a node's")
+
+
+def _resources(cluster: ClusterSpec) -> Iterator[Finding]:
+    asked = [field for field in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(cluster, field) is not None]
+    if len(asked) > 1:
+        yield Finding(f"cluster.{asked[1]}", f"excludes {' and '.join(asked[:1] + asked[2:])}", "one of the three")
+    if cluster.mem_per_gpu is not None and cluster.gpus_per_node == 0:
+        yield Finding("cluster.mem_per_gpu", "needs GPUs, and gpus_per_node is 0", "mem or mem_per_cpu")
+    if cluster.gpu_type is not None and cluster.gpus_per_node == 0:
+        allowed = "null, or gpus_per_node of at least 1"
+        yield Finding("cluster.gpu_type", "needs GPUs, and gpus_per_node is 0", allowed)
+    if cluster.gpus_per_node and cluster.tasks_per_node not in (None, cluster.gpus_per_node):
+        tasks, gpus = counted(cluster.tasks_per_node or 0, "task"), counted(cluster.gpus_per_node, "GPU")
+        message = f"{tasks} on {gpus}; a task has one GPU"
+        yield Finding("cluster.tasks_per_node", message, f"{cluster.gpus_per_node}, or leave it out", TASKS)
+
+
+def _names(cluster: ClusterSpec) -> Iterator[Finding]:
+    for name in cluster.env:
+        if not VARIABLE_NAME.fullmatch(name):
+            yield Finding(f"cluster.env.{name}", "not the name of a variable", "letters, digits and _")
+    if cluster.python is not None and (not cluster.python or re.search(r"[\s$]", cluster.python)):
+        message = f"{cluster.python!r} is not a path; variables are not expanded, and arguments not passed on"
+        yield Finding("cluster.python", message, "such as /home/me/venv/bin/python, ~/venv/bin/python or python3")
+
+
+def _model(spec: Spec) -> Iterator[Finding]:
+    known = model_names()
+    if not spec.model:
+        if not spec.weights:
+            yield Finding("model", "is missing, and there are no weights to take it from", f"{', '.join(known)}")
+        return
+    if Path(spec.model).suffix not in (".yaml", ".yml") and spec.model not in known:
+        near = difflib.get_close_matches(spec.model, known, n=1)
+        nearest = f"; {near[0]} is the nearest" if near else ""
+        allowed = f"{', '.join(known)}, or a YAML of layers{nearest}"
+        yield Finding("model", f"there is no model {spec.model!r}", allowed)
+    if spec.model.endswith("6") and spec.train.imgsz % 64:
+        above = (spec.train.imgsz // 64 + 1) * 64
+        message = f"{spec.train.imgsz} is no multiple of 64, the stride of {spec.model}"
+        yield Finding("train.imgsz", message, f"such as {above}")
+
+
+def _batch(spec: Spec) -> Iterator[Finding]:
+    batch, world_size = spec.train.batch, spec.world_size
+    if batch == 0:
+        yield Finding("train.batch", "a batch of no images", "a multiple of the world size")
+    if batch > 0 and batch % world_size:
+        below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
+        tasks = f"{counted(spec.cluster.nodes, 'node')} x {counted(spec.cluster.num_tasks_per_node, 'task')}"
+        nearest = f"{below} or {above}" if below else str(above)
+        message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
+        yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
+    if batch == MEASURED_BATCH and world_size > 1:
+        message = "-1 measures the memory of one task, and there are several"
+        yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
+
+
+def _data_parallel(spec: Spec) -> Iterator[Finding]:
+    train = spec.train
+    if not train.data_parallel:
+        return
+    if spec.world_size > 1:
+        message = "is one process for all GPUs, and there are several tasks"
+        yield Finding("train.data_parallel", message, "false, or one task", ("cluster.nodes", *TASKS))
+    num_devices = len(train.device.split(","))
+    if train.batch == MEASURED_BATCH:
+        message = "-1 measures the memory of one GPU, and data_parallel takes all"
+        yield Finding("train.batch", message, "a number of images")
+    elif train.batch % num_devices:
+        below, above = train.batch // num_devices * num_devices, (train.batch // num_devices + 1) * num_devices
+        yield Finding(
+            "train.batch", f"{train.batch} is not a multiple of {counted(num_devices, 'GPU')}", f"{below} or {above}"
+        )
+
+
+def _image_weights(spec: Spec) -> Iterator[Finding]:
+    train = spec.train
+    if train.image_weights and spec.world_size > 1:
+        message = "needs one task, and there are several"
+        yield Finding("train.image_weights", message, "false", ("cluster.nodes", *TASKS))
+    if train.image_weights and train.rect:
+        yield Finding("train.image_weights", "rectangles have an order of their own", "false, or train.rect: false")
+
+
+def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
+    if train.device in ("auto", "cpu"):
+        return
+    num_devices = 1 if train.data_parallel else len(train.device.split(","))
+    if cluster.nodes > 1:
+        yield Finding("train.device", f"names GPUs of one machine, and there are {cluster.nodes} nodes", "auto")
+    elif num_devices != cluster.num_tasks_per_node:
+        tasks = cluster.num_tasks_per_node
+        message = f"names {counted(num_devices, 'GPU')} for {counted(tasks, 'task')}"
+        yield Finding("train.device", message, f"{tasks} numbers, or gpus_per_node", ("cluster.nodes", *TASKS))

@@ -1,0 +1,117 @@
+"""The batch that fills a GPU, from the memory that a few small ones take: for `train.batch: -1` (source: YOLOv5 v7.0),
+and for a person whose batch was too large.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.core.units import counted
+from hpc_yolo.data.sampler import largest_imgsz
+from hpc_yolo.distributed import World
+from hpc_yolo.models import Detector
+from hpc_yolo.runs.events import AnyEvent, WarningRaised
+from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.model import autocast_dtype
+
+TRIED_BATCHES = (1, 2, 4, 8, 16)
+DEFAULT_BATCH = 16
+MAX_BATCH = 1024
+MEMORY_SHARE = 0.8
+RUNS = 3
+
+
+def find_batch(
+    model: Detector, imgsz: int, precision: str, device: torch.device, tell: Callable[[AnyEvent], None]
+) -> int:
+    """The largest batch that `device` can train on; the usual 16 without a GPU, and with a warning where measuring
+    leads nowhere.
+    """
+    if device.type != "cuda":
+        return DEFAULT_BATCH
+    batch = largest_batch(model, imgsz, precision, device)
+    if batch is None:
+        message = f"train.batch: -1 found no sensible batch for this GPU's memory; {DEFAULT_BATCH} is taken"
+        tell(WarningRaised(message=message))
+    return batch or DEFAULT_BATCH
+
+
+def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int | None:
+    """The largest batch whose forward and backward pass takes four fifths of the memory of `device`, a GPU.
+
+    What others hold of that memory does not count as there. None where measuring leads nowhere.
+    """
+    trained = copy.deepcopy(model).train()  # stands for the average, and its statistics may change
+    dtype = autocast_dtype(precision, device)
+    torch.cuda.empty_cache()
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    room_bytes = free_bytes + torch.cuda.memory_reserved(device)
+    batch = batch_for(room_bytes, lambda size: measured_bytes(trained, size, imgsz, dtype, device))
+    torch.cuda.empty_cache()
+    return batch
+
+
+def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: World) -> TrainingError:
+    """What a person needs to know of `error`, above all the batch that would fit; measured, which takes seconds."""
+    traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+    parts.optimizer.zero_grad()
+    train, share = parts.spec.train, parts.schedule.batch // world.size
+    imgsz = largest_imgsz(train.imgsz, parts.model.picture_stride) if train.multi_scale else train.imgsz
+    fitting = largest_batch(parts.model, imgsz, train.precision, world.device)
+    advice = "set train.batch lower"
+    if fitting is not None and fitting < share:
+        fit = f"{counted(fitting, 'image')} a rank {'fits' if fitting == 1 else 'fit'}"
+        advice = f"set train.batch to {fitting * world.size}, for {fit}, measured just now"
+    elif fitting is not None:
+        fit = f"{counted(fitting, 'image')} {'fits' if fitting == 1 else 'fit'}"
+        advice = f"{fit}, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
+    return TrainingError(
+        f"the GPU of rank {world.rank} ran out of memory after step {parts.progress.step}, with "
+        f"{counted(share, 'image')} of {imgsz} pixels",
+        hint=f"{advice}; or take more GPUs, or a lower train.imgsz",
+    )
+
+
+def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | None:
+    """The batch that four fifths of `room_bytes` suffice for, by a line through what the tried ones take.
+
+    Args:
+        measure: bytes that this process holds at a batch, None where it does not fit.
+
+    Returns:
+        None where the line leads to no image or to over a thousand.
+    """
+    taken = {batch: measure(batch) for batch in TRIED_BATCHES}
+    fitting = {batch: size for batch, size in taken.items() if size is not None}
+    if len(fitting) < 2:
+        return max(fitting, default=1)
+    slope, start = np.polyfit(list(fitting), list(fitting.values()), deg=1)
+    batch = int((room_bytes * MEMORY_SHARE - start) / slope) if slope > 0 else 0
+    too_large = [size for size, bytes_taken in taken.items() if bytes_taken is None]
+    if too_large and batch >= too_large[0]:
+        return max(fitting)
+    return batch if 1 <= batch <= MAX_BATCH else None
+
+
+def measured_bytes(
+    model: Detector, batch: int, imgsz: int, dtype: torch.dtype | None, device: torch.device
+) -> int | None:
+    """The memory of a forward and backward pass; None where there is too little."""
+    try:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(RUNS):
+            images = torch.zeros(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                levels = model(images)
+            torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
+            model.zero_grad()
+        return torch.cuda.max_memory_reserved(device)
+    except torch.cuda.OutOfMemoryError:
+        return None

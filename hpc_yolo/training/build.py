@@ -1,0 +1,174 @@
+"""Assembling what one rank trains with: data, network, loss, optimiser, and the state to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_yolo.checkpoint import Progress
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.core.files import write_atomic
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.run_inputs import keep_inputs, read_inputs
+from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
+from hpc_yolo.distributed import World
+from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, WarningRaised
+from hpc_yolo.spec.fingerprint import learned_digest
+from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
+from hpc_yolo.training.autobatch import find_batch
+from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.ema import ModelEma
+from hpc_yolo.training.images import build_loaders, keeps_in_memory, require_shared_room, scan_dataset
+from hpc_yolo.training.model import Origin, autocast_dtype, build_network, distribute, fit_anchors, network_origin
+from hpc_yolo.training.nan_guard import Statistics
+from hpc_yolo.training.optimizer import Schedule, build_optimizer
+from hpc_yolo.training.resume import read_newest_state
+
+
+def build(
+    spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None], attempt: int = 1
+) -> TrainingParts:
+    """Everything that this rank's `Trainer` needs, with the newest state where something was saved.
+
+    Args:
+        tell: takes events for the journal; those of other ranks than the first go nowhere.
+
+    Raises:
+        DataError: the dataset cannot be used.
+        CheckpointError: the saved states or the weights cannot be used.
+        RunError: the copies of what the run learns from cannot be used.
+        TrainingError: the global batch cannot be split over the ranks.
+    """
+    if world.is_main:
+        keep_inputs(run, spec)  # of a run that an earlier version has submitted
+    world.barrier()
+    inputs = read_inputs(run, spec)
+    dataset, hyp = inputs.dataset, inputs.hyperparameters
+    indexes = scan_dataset(dataset, world, run, tell)
+    if hyp.copy_paste and indexes[0].outlines.is_empty:
+        tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
+    state = read_newest_state(run, world, tell)
+    origin = network_origin(spec, inputs.model, hyp, state)
+    digest = learned_digest(spec)
+    spec = with_found_batch(spec, origin, dataset.num_classes, world, run, tell)
+    require_even_split(spec.train.batch, world.size)
+    if spec.train.data_parallel:
+        tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
+    parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
+    parts.progress.attempt = attempt
+    parts.progress.spec_digest, parts.progress.inputs_digest = digest, inputs.digest
+    settle_gradient_buckets(parts, world.device)
+    if state is not None:
+        parts.restore(state)
+    return parts
+
+
+def with_found_batch(
+    spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
+) -> Spec:
+    """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
+
+    Raises:
+        TrainingError: -1 on several ranks.
+    """
+    if spec.train.batch != MEASURED_BATCH:
+        return spec
+    if world.size > 1:
+        raise TrainingError(
+            f"train.batch: -1 measures the memory of one rank, and there are {world.size}",
+            hint="give a number of images",
+        )
+    if run.found_batch.exists():
+        batch = int(run.found_batch.read_text())
+    else:
+        model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
+        imgsz = spec.train.imgsz
+        if spec.train.multi_scale:
+            imgsz = largest_imgsz(imgsz, model.picture_stride)
+        batch = find_batch(model, imgsz, spec.train.precision, world.device, tell)
+        write_atomic(run.found_batch, f"{batch}\n")
+    return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
+
+
+def build_parts(
+    spec: Spec,
+    dataset: Dataset,
+    indexes: tuple[ImageIndex, ImageIndex],
+    hyp: Hyperparameters,
+    world: World,
+    origin: Origin,
+    tell: Callable[[AnyEvent], None],
+) -> TrainingParts:
+    """Network, loss, optimiser and loaders as they are before the first step."""
+    train = spec.train
+    num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
+    schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.late_lr)
+    dtype = torch.float64 if train.precision == "fp64" else torch.float32
+    model = build_network(spec, origin, dataset.num_classes, world.device, tell).to(dtype)
+    if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
+        must_change = origin.has_placeholder_anchors
+        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, tell, must_change=must_change)
+    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
+    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
+    ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
+    mixed = autocast_dtype(train.precision, world.device)
+    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, tell)
+    training, validation = build_loaders(train, indexes, hyp, model.picture_stride, world, in_memory=in_memory)
+    require_shared_room(training, validation, world)
+    return TrainingParts(
+        spec=spec,
+        config=origin.config,
+        names=list(dataset.names),
+        model=model,
+        trained=distribute(model, train, world),
+        ema=ema,
+        loss=loss.to(world.device),
+        optimizer=build_optimizer(model, train.optimizer, schedule),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16),
+        dtype=dtype,
+        autocast_dtype=mixed,
+        schedule=schedule,
+        training=training,
+        validation=validation,
+        progress=Progress(num_images=indexes[0].num_images),
+    )
+
+
+def settle_gradient_buckets(parts: TrainingParts, device: torch.device) -> None:
+    """Let DistributedDataParallel order its buckets before the first step, by a backward pass that leaves no trace.
+
+    It orders them once, after its first backward pass, and sums of floats depend on the order: without this the first
+    step of a resumed attempt would round otherwise than the same step of an uninterrupted one.
+    """
+    if not isinstance(parts.trained, DistributedDataParallel):
+        return
+    statistics = Statistics(parts.model)
+    side = 2 * parts.model.picture_stride
+    picture = torch.zeros(1, 3, side, side, dtype=parts.dtype, device=device)
+    parts.model.train()
+    with parts.autocast(device):
+        levels = parts.trained(picture.to(memory_format=torch.channels_last))
+    torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
+    parts.optimizer.zero_grad()
+    statistics.put_back()
+
+
+def require_even_split(batch: int, world_size: int) -> None:
+    """The ranks that are there may be others than the spec asked for.
+
+    Raises:
+        TrainingError: the batch is no multiple of the world size.
+    """
+    if batch % world_size:
+        below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
+        nearest = f"{below} or {above}" if below else str(above)
+        raise TrainingError(
+            f"train.batch: {batch} images cannot be split evenly over {world_size} ranks",
+            hint=f"take {nearest}, or another number of tasks",
+        )

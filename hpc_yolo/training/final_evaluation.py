@@ -1,0 +1,227 @@
+"""After the last step: the best model on the validation pictures once more, with everything that a report shows.
+
+All ranks evaluate their share; rank 0 draws and writes, into `results/` of the run directory. Training is over and
+durable by then: a signal or a full disk costs the pictures, nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from hpc_yolo.checkpoint import load_model
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.files import make_folder, read_struct, write_struct
+from hpc_yolo.data.batch import ValidationBatch
+from hpc_yolo.data.images import read_image
+from hpc_yolo.distributed.world import World
+from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
+from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, PictureResult, evaluate
+from hpc_yolo.models.boxes import cxcywh_to_xyxy
+from hpc_yolo.plots.confusion import write_confusion_chart
+from hpc_yolo.plots.images import LabelledPicture, write_mosaics, write_pairs
+from hpc_yolo.plots.labels import label_statistics
+from hpc_yolo.plots.png import write_charts, write_label_charts
+from hpc_yolo.plots.results import ClassResults, Results, results_charts
+from hpc_yolo.plots.training import training_charts
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, ResultsWritten, WarningRaised
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.training.context import TrainingParts
+
+NUM_MOSAICS = 8
+NUM_PAIRS = 8
+CONFIDENCE_STRIDE = 9  # of 1000 confidences 112 are kept, the first and the last among them
+DECIMALS = 4
+MAX_DRAWN_CLASSES = 100  # in a confusion matrix
+
+
+class Looker:
+    """What one rank sees of the pictures that it evaluates: confusions, and a few pictures to be shown."""
+
+    def __init__(self, num_classes: int, num_images: int) -> None:
+        self._confusion = ConfusionMatrix(num_classes)
+        self._shown = set(shown_images(num_images))
+        self._rows: list[torch.Tensor] = []
+
+    def look(self, result: PictureResult) -> None:
+        """Take in one picture."""
+        self._confusion.add(result.detections, result.labels)
+        if result.index in self._shown:
+            sure = result.detections[result.detections[:, 4] > CONF_THRESHOLD]
+            self._rows.append(torch.cat((torch.full((len(sure), 1), result.index), sure), dim=1).double())
+
+    def arrays(self) -> Arrays:
+        """Counts of confusions, and rows of picture, xyxy, score, class."""
+        rows = torch.cat([torch.zeros(0, 7, dtype=torch.float64), *self._rows])
+        return {"confusions": self._confusion.counts, "rows": rows.numpy()}
+
+
+def shown_images(num_images: int) -> list[int]:
+    """A few pictures, evenly from all."""
+    return sorted({round(place) for place in np.linspace(0, num_images - 1, min(NUM_PAIRS, num_images))})
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """What the evaluation after the last step works with.
+
+    Attributes:
+        stoppable: yields the batches of a loader, and raises where a signal has come.
+        emit: writes an event to the journal.
+    """
+
+    parts: TrainingParts
+    world: World
+    run: RunDirectory
+    stoppable: Callable[[Iterator[ValidationBatch | None]], Iterator[ValidationBatch]]
+    emit: Callable[[AnyEvent], None]
+
+
+def make_results(final: FinalEvaluation) -> None:
+    """Evaluate the best model and write what a report shows; all ranks call this where training is over."""
+    parts, world, run = final.parts, final.world, final.run
+    started_s = time.perf_counter()
+    model, epoch = best_model(final)
+    if model is None:
+        return
+    looker = Looker(len(parts.names), parts.validation.index.num_images)
+    with parts.autocast(world.device):
+        result = evaluate(
+            model,
+            final.stoppable(parts.validation.places()),
+            device=world.device,
+            gather_arrays=world.gather_arrays,
+            on_picture=looker.look,
+        )
+    shares = world.gather_arrays(looker.arrays())
+    if not world.is_main:
+        return
+    try:
+        make_folder(run.results)
+        confusions = sum((share["confusions"] for share in shares), start=np.zeros_like(shares[0]["confusions"]))
+        found = results_of(parts, result, confusions, epoch)
+        draw_training(final)
+        draw_evaluation(final, found, confusions, np.concatenate([share["rows"] for share in shares]))
+        write_struct(run.evaluation, found)  # the last one: who finds it finds all
+    except (OSError, HpcYoloError, cv2.error) as error:
+        final.emit(WarningRaised(message=f"{run.results}: plots and pictures are not complete: {error}"))
+        return
+    seconds = time.perf_counter() - started_s
+    final.emit(ResultsWritten(epoch=epoch, step=parts.progress.step, path=run.results.name, seconds=seconds))
+
+
+def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
+    """(the averaged model of the best evaluation, its epoch); the same on every rank.
+
+    No model where its results are there already. Where the file of the best cannot be read, that of the last epoch.
+    """
+    parts, world, run = final.parts, final.world, final.run
+    last, best = parts.progress.finished_epochs - 1, parts.progress.best_epoch
+    tensors: dict[str, torch.Tensor] = {}
+    is_done = False
+    if world.is_main:
+        try:
+            before = read_struct(run.evaluation, Results)
+            is_done = before is not None and before.step == parts.progress.step
+            if not is_done and 0 <= best < last:
+                tensors, _ = load_model(run.best)
+        except (OSError, HpcYoloError) as error:
+            final.emit(WarningRaised(message=f"pictures and curves are those of the last epoch: {error}"))
+    # What rank 0 has found in the file system is what all do.
+    is_done, is_read = (bool(figure) for figure in world.gather_figures([is_done, bool(tensors)])[0])
+    if is_done:
+        return None, best
+    if not is_read:
+        return parts.ema.model, last
+    model = copy.deepcopy(parts.ema.model)
+    if world.is_main:
+        model.load_state_dict(tensors)
+    for tensor in model.state_dict().values():
+        whole = tensor.contiguous()
+        world.broadcast([whole])
+        tensor.copy_(whole)
+    return model, best
+
+
+def results_of(parts: TrainingParts, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:
+    """The evaluation as it is kept."""
+    metrics, names = result.metrics, parts.names
+    classes = []
+    for number, row in enumerate(metrics.per_class if metrics.curves is not None else ()):
+        assert metrics.curves is not None
+        classes.append(
+            ClassResults(
+                name=names[row.class_index],
+                num_labels=row.num_labels,
+                map50=row.ap50,
+                map50_95=row.ap50_95,
+                precision=metrics.curves.precision[number, ::CONFIDENCE_STRIDE].round(DECIMALS).tolist(),
+                recall=metrics.curves.recall[number, ::CONFIDENCE_STRIDE].round(DECIMALS).tolist(),
+                precision_at_recall=metrics.curves.precision_at_recall[number].round(DECIMALS).tolist(),
+            )
+        )
+    pairs = np.argwhere(confusions)
+    return Results(
+        epoch=epoch,
+        step=parts.progress.step,
+        num_images=result.num_images,
+        precision=metrics.precision,
+        recall=metrics.recall,
+        map50=metrics.map50,
+        map50_95=metrics.map50_95,
+        names=list(names),
+        classes=classes,
+        confusions=[(int(row), int(column), int(confusions[row, column])) for row, column in pairs],
+    )
+
+
+def draw_training(final: FinalEvaluation) -> None:
+    """Curves, label statistics and the first training pictures."""
+    parts, run = final.parts, final.run
+    write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
+    indexes = parts.training.index, parts.validation.index
+    statistics = label_statistics(parts.names, parts.spec.train.imgsz, *indexes)
+    write_struct(run.labels, statistics)
+    write_label_charts(run.results / "labels.png", statistics)
+    mosaics = []
+    for pixels, rows in parts.training.samples(NUM_MOSAICS):
+        height, width = pixels.shape[1:]
+        boxes = cxcywh_to_xyxy(torch.from_numpy(rows[:, 1:] * np.array([width, height, width, height]))).numpy()
+        picture = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
+        mosaics.append(LabelledPicture(picture, labelled_rows(boxes, rows[:, 0])))
+    write_mosaics(run.mosaics, mosaics, parts.names)
+
+
+def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.ndarray, rows: np.ndarray) -> None:
+    """Curves over recall and confidence, the confusion matrix, and a few pictures with labels and detections.
+
+    Args:
+        rows: (n, 7) picture, xyxy in its pixels, score, class.
+    """
+    parts, run = final.parts, final.run
+    if results.classes:
+        write_charts(run.results / "evaluation.png", results_charts([(run.name, 0, results)]))
+    if len(parts.names) <= MAX_DRAWN_CLASSES:
+        write_confusion_chart(run.results / "confusion_matrix.png", confusions, parts.names)
+    index, pairs = parts.validation.index, []
+    for image in shown_images(index.num_images):
+        pixels = read_image(index.paths[image])
+        height, width = pixels.shape[:2]
+        labels = index.labels[image]
+        boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:] * np.array([width, height, width, height]))).numpy()
+        found = rows[rows[:, 0] == image][:, 1:]
+        pairs.append((LabelledPicture(pixels, labelled_rows(boxes, labels[:, 0])), LabelledPicture(pixels, found)))
+    write_pairs(run.pairs, pairs, parts.names)
+
+
+def labelled_rows(boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Labels in the form of detections, all of them certain."""
+    return np.column_stack([boxes_xyxy, np.ones(len(boxes_xyxy)), classes]).reshape(-1, 6)

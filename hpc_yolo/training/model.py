@@ -1,0 +1,182 @@
+"""The network that a run trains: rows, weights to begin with, anchors that fit the labels, its form for many ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hpc_yolo.checkpoint import TrainingState
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
+from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.distributed import World
+from hpc_yolo.models import Detector, build_from_config, load_config
+from hpc_yolo.models.heads.yolov5 import Detect
+from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
+from hpc_yolo.spec.freeze import freeze_problem
+from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
+
+FREEZE_HINT = "such as 10, which holds the backbone of the yolov5 family still"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's network begins with: its rows, weights, and whether anything was learned in this run before."""
+
+    config: dict[str, Any]
+    weights: ModelFile | None = None
+    takes_anchors: bool = True  # those of the weights
+    is_new: bool = True
+
+    @property
+    def has_placeholder_anchors(self) -> bool:
+        """Whether the rows say only how many anchors there are, and the weights have none to take."""
+        return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
+
+
+def network_origin(
+    spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None
+) -> Origin:
+    """The rows that `state` was saved with; at first those of the model, or of the weights without one.
+
+    Args:
+        model: the rows of `spec.model`.
+
+    Raises:
+        SpecError: there is no such model.
+        CheckpointError: the weights cannot be used.
+        TrainingError: anchors are to be found, and nobody looks for them.
+    """
+    if state is not None:
+        return Origin(state.description.config, is_new=False)
+    weights = read_model_file(Path(spec.weights)) if spec.weights else None
+    config = model or (load_config(spec.model) if weights is None else weights.config)
+    if hyp.anchors is not None:
+        config = {**config, "anchors": round(hyp.anchors)}
+    origin = Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)
+    if origin.has_placeholder_anchors and not spec.train.autoanchor:
+        raise TrainingError(
+            f"train.autoanchor: is off, and {spec.model or spec.weights} has {config['anchors']} anchors a level "
+            "that are still to be found",
+            hint="set train.autoanchor: true, or list the anchors in the model's YAML",
+        )
+    return origin
+
+
+def build_network(
+    spec: Spec, origin: Origin, num_classes: int, device: torch.device, tell: Callable[[AnyEvent], None]
+) -> Detector:
+    """The network on `device`, from the seed or from weights, with the layers of `freeze` held still.
+
+    Raises:
+        TrainingError: `freeze` names layers that are not there, or leaves none that learns.
+    """
+    torch.manual_seed(spec.train.seed)
+    model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
+    if origin.weights is not None:
+        done = transfer(origin.weights, model, with_anchors=origin.takes_anchors)
+        tell(WeightsLoaded(path=str(origin.weights.path), num_kept=done.num_kept, num_tensors=done.num_tensors))
+    freeze(model, spec.train.freeze)
+    return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
+
+
+def fit_anchors(
+    head: Detect,
+    index: ImageIndex,
+    imgsz: int,
+    hyp: Hyperparameters,
+    seed: int,
+    world: World,
+    tell: Callable[[AnyEvent], None],
+    *,
+    must_change: bool = False,
+) -> None:
+    """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks.
+
+    Args:
+        must_change: its own only say how many there are to be.
+    """
+    if world.is_main:
+        random = np.random.default_rng(seed)
+        sizes = label_sizes(index, imgsz, random)
+        before = head.anchors_pixels().double().cpu().numpy()
+        if must_change:
+            after: Sizes | None = find_anchors(sizes, before.size // 2, imgsz, hyp.anchor_t, random)
+        else:
+            after = better_anchors(sizes, before.reshape(-1, 2), imgsz, hyp.anchor_t, random)
+        if after is not None:
+            head.set_anchors(torch.from_numpy(after.reshape(before.shape)))
+        fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
+        tell(
+            AnchorsChecked(
+                best_possible_recall=fit.best_possible_recall,
+                anchors_per_target=fit.anchors_per_target,
+                are_new=after is not None,
+                anchors=head.anchors_pixels().flatten(1).tolist(),
+            )
+        )
+    world.broadcast([head.anchors])
+
+
+def better_anchors(
+    sizes: Sizes, anchors: Sizes, imgsz: int, max_ratio: float, random: np.random.Generator
+) -> Sizes | None:
+    """Anchors (k, 2) that more of `sizes` fit; None where nearly all fit `anchors`, or the search finds no better."""
+    recall = anchor_fit(sizes, anchors, max_ratio).best_possible_recall
+    if recall > GOOD_RECALL:
+        return None
+    found = find_anchors(sizes, len(anchors), imgsz, max_ratio, random)
+    return found if anchor_fit(sizes, found, max_ratio).best_possible_recall > recall else None
+
+
+def freeze(model: Detector, layers: int | list[int]) -> None:
+    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring.
+
+    Raises:
+        TrainingError: there are no such layers, or none is left that learns.
+    """
+    if problem := freeze_problem(layers, len(model.model)):
+        raise TrainingError(f"train.freeze: {problem}", hint=FREEZE_HINT)
+    indices = list(range(layers)) if isinstance(layers, int) else layers
+    for index in indices:
+        model.model[index].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError("train.freeze: no layer is left to learn", hint=FREEZE_HINT)
+
+
+def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
+    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank.
+
+    With `data_parallel` a single process splits each batch over the GPUs of this machine and gathers the outputs.
+    """
+    if train.data_parallel and world.device.type == "cuda":
+        device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
+        return nn.DataParallel(model, device_ids=device_ids)
+    if world.size == 1:
+        return model
+    if train.sync_bn:
+        model = convert_sync_batchnorm(model, world.device)
+    # Buffers, that is running statistics, follow rank 0's at every step: DDP's default under whatever name.
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None where there is none. `auto`: bf16 or fp16 on a GPU, fp32 on a CPU."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"fp32": None, "fp64": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -1,0 +1,78 @@
+"""The journal's figures as TensorBoard event files, for those who have a screen for them already."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Evaluated, StepLogged
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class EventFiles:
+    """Takes events of one attempt and writes their figures, by step; a thread of TensorBoard's does the writing."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        """
+        Raises:
+            SpecError: TensorBoard is not installed.
+        """
+        try:
+            # Most runs have no use for it, and few machines have it.
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise SpecError(
+                f"train.tensorboard: the package tensorboard cannot be used on {platform.node()}: {error}",
+                hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
+            ) from error
+        self._new_writer = SummaryWriter
+        self._folder = str(run.tensorboard)
+        self._writer: SummaryWriter | None = None
+
+    def tell(self, event: AnyEvent) -> None:
+        """Write the figures of `event`, at its time. Steps that an attempt does again take the place of the old ones.
+
+        A disk that refuses them ends the files, not the training.
+        """
+        try:
+            if isinstance(event, AttemptStarted):
+                self._writer = self._new_writer(self._folder, purge_step=event.step + 1)
+            elif self._writer is not None and isinstance(event, (StepLogged, Evaluated)):
+                for name, value in figures_of(event).items():
+                    if value is not None:
+                        self._writer.add_scalar(name, value, event.step, walltime=event.time)
+        except OSError as error:
+            self._writer = None
+            print(f"{self._folder}: no further TensorBoard files: {error.strerror or error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+
+def figures_of(event: StepLogged | Evaluated) -> dict[str, float | None]:
+    """The figures of an event under the names that TensorBoard shows; those before a slash share a panel."""
+    if isinstance(event, Evaluated):
+        return {
+            "evaluation/precision": event.precision,
+            "evaluation/recall": event.recall,
+            "evaluation/mAP50": event.map50,
+            "evaluation/mAP50-95": event.map50_95,
+        }
+    return {
+        "loss/box": event.box,
+        "loss/obj": event.obj,
+        "loss/cls": event.cls,
+        "training/learning_rate": event.lr,
+        "training/gradient_norm": event.grad_norm,
+        "speed/images_per_s": event.images_per_s,
+        "speed/data_wait_s": max(event.rank_data_wait_s, default=None),
+    }

@@ -1,0 +1,1 @@
+"""Detect a rank that no longer makes progress, and end the attempt."""

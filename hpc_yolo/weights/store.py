@@ -1,0 +1,57 @@
+"""The catalogue of published weights, and where they are kept on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from hpc_yolo.core.package_data import resource_folder
+
+CHUNK_BYTES = 2**20
+ADDRESS_VARIABLE = "HPC_YOLO_WEIGHTS_URL"
+CACHE_VARIABLE = "HPC_YOLO_CACHE"
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where published weights come from (`address`, a URL) and where they are kept (`folder`)."""
+
+    address: str
+    folder: Path
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Store:
+        """The project's address or a mirror, and the user's cache folder."""
+        home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache")
+        folder = Path(environ.get(CACHE_VARIABLE) or Path(home) / "hpc-yolo")
+        return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), folder / "weights")
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+@cache
+def _catalogue() -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load((resource_folder("configs") / "published" / "weights.yaml").read_text())
+    return content
+
+
+def published_names() -> dict[str, str | None]:
+    """Name of every published file, and its SHA-256 where it is known."""
+    files = _catalogue()["files"]
+    assert isinstance(files, dict)
+    return {str(name): entry["sha256"] for name, entry in files.items()}
+
+
+def locate(weights: str, store: Store) -> str:
+    """The path that `weights` has, or, for a published name that is not there, will have in the cache."""
+    path = Path(weights)
+    if not weights or path.exists() or path.name not in published_names():
+        return weights
+    return str(store.path(path.name))

@@ -1,0 +1,306 @@
+"""The sbatch script of a spec: the flags that a cluster needs, and the templates that people edit."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.cluster import sbatch
+from hpc_yolo.resilience.chain import ARGUMENTS_VARIABLE
+from hpc_yolo.runs.save_times import SaveTimes
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+TEMPLATES = Path(__file__).parents[2] / "slurm"
+
+
+def spec_of(**cluster) -> Spec:
+    return Spec(name="run", model="yolov5n", data="data.yaml", cluster=ClusterSpec(**cluster))
+
+
+def options_of(**cluster) -> dict:
+    return sbatch.sbatch_options(spec_of(**cluster), "%j.log")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({"nodes": 4, "gpus_per_node": 8}, {"nodes": "4", "ntasks-per-node": "8", "gpus-per-node": "8"}),
+        ({"gpus_per_node": 8, "gpu_type": "a100"}, {"gpus-per-node": "a100:8"}),
+        ({"gpus_per_node": 8, "gpu_type": "a100", "gpu_request": "gres"}, {"gres": "gpu:a100:8"}),
+        ({"gpus_per_node": 0, "tasks_per_node": 3}, {"ntasks-per-node": "3"}),
+        ({"mem": "400G"}, {"mem": "400G"}),
+        ({"mem_per_gpu": "60G"}, {"mem-per-gpu": "60G"}),
+        ({"mem": "0"}, {"mem": "0"}),
+        ({"exclude": ["n1", "n[3-4]"]}, {"exclude": "n1,n[3-4]"}),
+        ({"exclude": "n1,n[3-4]"}, {"exclude": "n1,n[3-4]"}),
+        ({"partition": "a, b"}, {"partition": "a,b"}),
+        ({"partition": ["a", "b,c"]}, {"partition": "a,b,c"}),
+        ({"time": "UNLIMITED"}, {"time": "UNLIMITED", "signal": "USR2@120"}),
+        ({"time": "0"}, {"time": "0", "signal": "USR2@120"}),
+        ({"sbatch": {"mail-type": ["BEGIN", "END"]}}, {"mail-type": "BEGIN,END"}),
+        ({"partition": "gpu", "account": "a", "qos": "q", "constraint": "c"}, {"partition": "gpu", "account": "a"}),
+        ({"requeue": "off"}, {"no-requeue": True}),
+        ({"time": "12:00:00"}, {"time": "12:00:00", "signal": "USR2@120", "requeue": True, "open-mode": "append"}),
+        ({"time": "00:02:00"}, {"signal": "USR2@60"}),
+        ({"signal_lead": 30}, {"signal": "USR2@30"}),
+        (
+            {"sbatch": {"comment": "nightly run", "exclusive": True, "hold": False}},
+            {"comment": "nightly run", "exclusive": True},
+        ),
+    ],
+)
+def test_a_field_becomes_its_flag(cluster, expected):
+    options = options_of(**cluster)
+    assert expected.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "save_s", "step_s", "expected"),
+    [
+        ({"time": "12:00:00"}, 0.15, 0.4, 31),  # 0.45 + 0.4, and 30 s in which to be requeued
+        ({"time": "12:00:00"}, 90.0, 12.5, 313),
+        ({"time": "00:05:00"}, 90.0, 12.5, 150),  # half of the limit
+        ({}, 90.0, 12.5, 313),
+        ({"time": "12:00:00", "signal_lead": 45}, 90.0, 12.5, 45),
+    ],
+)
+def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, save_s, step_s, expected):
+    """A slow disk needs an earlier warning; a quick one need not give two minutes of every job away."""
+    text = sbatch.script(
+        spec_of(**cluster), "true", "true", log="log", save_times=SaveTimes(save_s, step_s, size_bytes=1)
+    )
+    assert f"#SBATCH --signal=USR2@{expected}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("cluster", "absent"),
+    [
+        ({"gpus_per_node": 0}, {"gpus-per-node", "gres"}),
+        ({"gpu_request": "gres"}, {"gpus-per-node"}),
+        ({}, {"time", "mem", "partition", "account", "exclude", "no-requeue"}),
+        ({"requeue": "off"}, {"requeue"}),
+        ({"sbatch": {"hold": False}}, {"hold"}),
+    ],
+)
+def test_what_is_not_said_is_not_asked_for(cluster, absent):
+    assert not absent & options_of(**cluster).keys()
+
+
+def test_values_are_quoted_so_that_a_spec_cannot_run_shell(tmp_path):
+    spec = spec_of(sbatch={"comment": "it's; touch owned"}, env={"A": "$(touch owned) 'b'"})
+    text = sbatch.script(spec, shlex.join(["printf", "%s", "$HOME; touch owned"]), "true", log="a b.log")
+    assert "#SBATCH --comment='it'\"'\"'s; touch owned'" in text
+    body = text.replace(shlex.join(sbatch.srun_words(spec.cluster)), "printf '%s|' \"$A\"; ")
+    done = subprocess.run(["bash", "-e"], input=body, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "$(touch owned) 'b'|$HOME; touch owned"
+    assert not list(tmp_path.iterdir())
+
+
+TASKS, AFTER_TASKS, AFTER_SETUP = "TASKS", "after tasks --exit-code", "after setup --failed-setup"
+
+
+@pytest.fixture
+def run_setup(tmp_path):
+    """Run the script of a setup with tasks that end with 5; (output, status, number of the setup line that failed)."""
+    (tmp_path / "fails_inside.sh").write_text("false\nexport INSIDE=went-on\n")
+    (tmp_path / "fails_at_its_end.sh").write_text("true\nfalse\n")
+    (tmp_path / "exits.sh").write_text("exit 6\n")
+    record = tmp_path / "a b" / "7.setup"
+    record.parent.mkdir()
+
+    def run(setup: str | list[str], **cluster):
+        spec = spec_of(setup=setup, env={"FROM_ENV": "it's"}, **cluster)
+        text = sbatch.script(
+            spec,
+            "",
+            "echo after tasks",
+            log="log",
+            setup_record=shlex.quote(f"{record.parent}/") + "$SLURM_JOB_ID.setup",
+            after_failed_setup="echo after setup",
+        )
+        tasks = "bash -c 'echo TASKS in $PWD with $X,$INSIDE,$FROM_ENV; exit 5'"
+        script = tmp_path / "job.sbatch"
+        script.write_text(text.replace(shlex.join(sbatch.srun_words(spec.cluster)), tasks))
+        done = subprocess.run(
+            ["bash", str(script)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "LC_ALL": "C"},
+            check=False,
+        )
+        number = record.read_text().strip() if record.exists() else None
+        return done.stdout, done.returncode, number
+
+    return run
+
+
+GOOD_SETUPS = {
+    "lines": ["export X=1", "cd /tmp"],
+    "a block": "export X=1\ncd /tmp\n",
+    "a block among lines": ["true", "if true; then\n  export X=1\nfi\n", "cd /tmp"],
+    "a block over lines": ["if true; then", "export X=1", "fi", "cd /tmp"],
+    "what may fail": [
+        "false || true",
+        "nope 2>/dev/null || true",
+        "! false",
+        "[ -d /nope ] && X=2",
+        "export X=1",
+        "cd /tmp",
+    ],
+    "conditions": "if false; then X=3; elif ! true; then X=4; else export X=1; fi\nwhile false; do :; done\ncd /tmp",
+    "a condition at the end": ["export X=1", "cd /tmp", "[ -d /nope ] && export X=2"],
+    "inside of what is sourced": ["source ./fails_inside.sh", "export X=1", "cd /tmp"],
+    "inside of a function": "f() { false; export X=1; }\nf\ncd /tmp",
+    "an early return": ["export X=1", "cd /tmp", "[ -d / ] && return 0", "false"],
+    "set -euo pipefail": ["set -euo pipefail", "export X=1", "cd /tmp"],
+    "set -C": ["set -C", "export X=1", "cd /tmp"],
+    "set -T and -E": ["set -TE", "source /dev/null", "export X=1", "cd /tmp"],
+    "a trap at the end": ["trap 'echo cleaned up' EXIT", "export X=1", "cd /tmp"],
+    "traps of one's own": ["trap 'echo mine' ERR DEBUG", "export X=1", "cd /tmp"],
+    "another output": ["exec 2>/dev/null", "export X=1", "cd /tmp"],
+    "arguments": ["set -- 1 2", "export X=$1", "cd /tmp"],
+    "in the background": ["sleep 0.1 &", "export X=1", "cd /tmp"],
+    "input": ["cat", "read -r line || true", "export X=1", "cd /tmp"],
+    "a document": "cat >/dev/null <<'SETUP'\n$(false)\nSETUP\nexport X=1\ncd /tmp",
+    "a line that goes on": ["export \\", "  X=1", "cd \\", "  /tmp"],
+    "a last line that goes on": ["export X=1", "cd /tmp \\"],
+    "comments": ["# it's", "", "export X=1 # (", "cd /tmp"],
+    "quotes": ["export X='1' Y=\"it's\"", "Z='$(touch \"owned\")'", "cd /tmp"],
+    "a variable of ours": ["unset HPC_YOLO_CHECK", "export X=1", "cd /tmp"],
+}
+
+
+@pytest.mark.parametrize("name", GOOD_SETUPS)
+def test_tasks_and_the_last_line_run_in_what_setup_has_left(run_setup, name):
+    output, status, number = run_setup(GOOD_SETUPS[name])
+    inside = "went-on" if "fails_inside" in str(GOOD_SETUPS[name]) else ""
+    assert f"{TASKS} in /tmp with 1,{inside},it's\n" in output
+    assert f"{AFTER_TASKS} 5\n" in output
+    assert (AFTER_SETUP in output, status, number) == (False, 0, None)
+    assert ("cleaned up" in output) == ("cleaned up" in str(GOOD_SETUPS[name]))
+
+
+BAD_SETUPS = [
+    ("module load nope", 1, 127),
+    ("true\nmodule load nope\ntrue", 2, 127),
+    ("true\n\n# why\nfalse\n", 4, 1),
+    (["true", "if true; then", "false", "fi"], 3, 1),
+    ("for i in 1 2; do\n  false\ndone", 2, 1),
+    ("true\n(exit 9)", 2, 9),
+    ("true\n( cd /\nfalse )", 3, 1),
+    ("true | false", 1, 1),
+    ("set -o pipefail\nfalse | true", 2, 1),
+    ("X=$(nope)", 1, 127),
+    ("[[ -n $NOPE ]]", 1, 1),
+    ("(( 0 ))", 1, 1),
+    ("false; true", 1, 1),
+    ("eval 'true; false'", 1, 1),
+    ("source ./nope.sh", 1, 1),
+    ("true\nsource ./fails_at_its_end.sh", 2, 1),
+    ("true\nsource ./exits.sh\ntrue", 2, 6),
+    ("f() { return 3; }\nf", 2, 3),
+    ("f() { exit 4; }\nf", 2, 4),
+    ("true\nexit 3", 2, 3),
+    ("true\nexit 0", 2, 0),
+    ("true\nreturn 4", 2, 4),
+    ("true\nexec bash -c 'exit 7'", 2, 7),
+    ("exec true", 1, 0),
+    ("set -e\nfalse", 2, 1),
+    ("set -e\nsource ./fails_inside.sh", 2, 1),
+    ("set -e\nf() { false; true; }\nf", 3, 1),
+    ("set -u\necho $NOPE", 2, None),
+    ("true\n: ${NOPE:?is not set}", 2, None),
+    ("set -C\nfalse", 2, 1),
+    ("set -x\nfalse", 2, 1),
+    ("set -T\nsource ./fails_inside.sh\nfalse", 3, 1),
+    ("set -o posix\n. /nope/nope", 2, 1),
+    ("trap 'echo mine' EXIT\nfalse", 2, 1),
+    ("trap 'echo mine' EXIT\ntrue\nexit 4", 3, 4),
+    ("trap 'echo mine' ERR\nfalse\ntrue", 2, 1),
+    ("trap 'exit 3' TERM\nkill -TERM $BASHPID\ntrue", 2, 3),
+    ("true\nkill -KILL $BASHPID", 2, 137),
+    ("exec 2>&1\nfalse", 2, 1),
+    ("cd /nope", 1, 1),
+    ("cd /\nfalse", 2, 1),
+]
+
+
+@pytest.mark.parametrize(("setup", "number", "failure"), BAD_SETUPS, ids=[repr(row[0]) for row in BAD_SETUPS])
+def test_the_first_line_that_fails_ends_the_job_through_the_last_line(run_setup, setup, number, failure):
+    output, status, seen = run_setup(setup)
+    assert TASKS not in output and AFTER_TASKS not in output
+    found = re.search(rf"{AFTER_SETUP} .*/a b/7\.setup --exit-code (\d+)\n", output)
+    assert found, output
+    assert (seen, status) == (str(number), 0)
+    assert int(found[1]) == failure if failure is not None else int(found[1]) != 0
+
+
+def test_a_line_that_goes_on_is_found_by_one_of_its_parts(run_setup):
+    _, _, seen = run_setup("true\nnope \\\n  a \\\n  b\ntrue")
+    assert seen in ("2", "3", "4"), "which one depends on the version of bash"
+
+
+@pytest.mark.parametrize("setup", ["if true", "true\necho 'open", ")", "}", "done", "cat <<EOF >/dev/null && if"])
+def test_a_mistake_in_the_syntax_of_a_setup_ends_the_job_through_the_last_line(run_setup, setup):
+    output, _, _ = run_setup(setup)
+    assert AFTER_SETUP in output and TASKS not in output
+
+
+def test_without_a_setup_the_script_is_flags_variables_srun_and_the_last_line():
+    text = sbatch.script(spec_of(env={"A": "b"}), "task", "after", log="log")
+    srun = shlex.join(sbatch.srun_words(ClusterSpec()))
+    assert text.split("\n\n", 1)[1] == f"export A=b\n\n{srun} task\nexec after --exit-code $?\n"
+
+
+def test_tasks_get_what_the_script_has_and_a_dead_rank_ends_the_job():
+    """srun of 22.05 inherits no --cpus-per-task, srun of all versions sbatch's --export, and a dead rank is no end."""
+    words = sbatch.srun_words(ClusterSpec(cpus_per_task=7))
+    assert {"--cpus-per-task=7", "--export=ALL", "--kill-on-bad-exit=1"} <= set(words)
+
+
+def without_comments(text: str) -> list[str]:
+    return [
+        line
+        for line in text.splitlines()
+        if line and (not line.startswith("#") or line.startswith(("#SBATCH", "#!"))) and ARGUMENTS_VARIABLE not in line
+    ]
+
+
+def template_spec(cpus_per_task: int, nodes: int) -> Spec:
+    cluster = ClusterSpec(nodes=nodes, gpus_per_node=2, cpus_per_task=cpus_per_task, time="01:00:00")
+    return Spec(name="hpc-yolo", model="", data="", cluster=cluster)
+
+
+def test_the_srun_template_is_what_render_prints():
+    python, words = "python -u -m hpc_yolo", '"${@:-configs/quickstart.yaml}"'
+    task, afterwards = f"{python} train {words}", f"{python} after-job {words}"
+    rendered = sbatch.script(template_spec(2, nodes=2), task, afterwards, log="%x-%j.log")
+    assert without_comments((TEMPLATES / "train.sbatch").read_text()) == without_comments(rendered)
+
+
+@pytest.mark.parametrize(
+    ("template", "spec", "log", "differing"),
+    [
+        ("train_torchrun.sbatch", template_spec(4, nodes=2), "%x-%j.log", {"#SBATCH --ntasks-per-node=1"}),
+        ("array.sbatch", template_spec(2, nodes=1), "%x-%A_%a.log", {"#SBATCH --array=1-2"}),
+    ],
+)
+def test_the_other_templates_have_its_flags_and_its_srun(template, spec, log, differing):
+    lines = without_comments((TEMPLATES / template).read_text())
+    flags = {line for line in lines if line.startswith("#SBATCH")}
+    assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options(spec, log))) - {
+        "#SBATCH --ntasks-per-node=2"
+    } | (set() if template.startswith("train") else {"#SBATCH --ntasks-per-node=2"})
+    assert lines[-2].startswith(shlex.join(sbatch.srun_words(spec.cluster)))
+    assert lines[-1].startswith("exec python -u -m hpc_yolo after-job ")
+    assert lines[-1].endswith(" --exit-code $?")
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.sbatch")), ids=lambda path: path.name)
+def test_a_template_is_good_bash(template):
+    subprocess.run(["bash", "-n", str(template)], check=True)

@@ -1,0 +1,125 @@
+"""Image files as cameras, phones and programs write them: the content decides, and only missing pixels are damage."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark
+from hpc_yolo.data.images import read_image
+
+HEIGHT, WIDTH = 120, 160
+RANDOM = np.random.default_rng(0)
+COARSE = RANDOM.integers(0, 256, size=(HEIGHT // 16 + 1, WIDTH // 16, 3), dtype=np.uint8)
+PIXELS = cv2.resize(COARSE, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+END = b"\xff\xd9"
+MP4 = b"\x00\x00\x00\x18ftypmp42" + RANDOM.integers(0, 256, 50_000, dtype=np.uint8).tobytes()
+
+
+def encoded(suffix: str, *options: int, pixels=PIXELS) -> bytes:
+    return cv2.imencode(suffix, pixels, options)[1].tobytes()
+
+
+def written(form: str, mode: str = "RGB", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS[:, :, ::-1]).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+JPEGS = {
+    "baseline": encoded(".jpg"),
+    "progressive": encoded(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart marks": encoded(".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+    "grey": encoded(".jpg", pixels=PIXELS[:, :, 0]),
+    "CMYK": written("JPEG", "CMYK"),
+    "MPO": written("MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+    "thumbnail": written("JPEG", exif=b"Exif\x00\x00" + encoded(".jpg", pixels=PIXELS[:32, :32])),
+    "fill bytes": encoded(".jpg")[:2] + b"\xff\xff" + encoded(".jpg")[2:],
+}
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x00" * 9000, b"\r\n", MP4, END * 3, b"notes of a camera"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_bytes_after_the_end_mark_of_a_jpeg_are_no_damage(kind, tail):
+    content = JPEGS[kind] + tail
+    assert not lacks_end_mark(content)
+    assert np.array_equal(decode_image(content), decode_image(JPEGS[kind]))
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x00" * 9000, b"\xff" * 999], ids=["bare", "zeros", "ones"])
+@pytest.mark.parametrize("kind", sorted(JPEGS.keys() - {"MPO"}))
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_whole(kind, tail):
+    content = JPEGS[kind].removesuffix(END) + tail
+    pixels = decode_image(content)
+    assert lacks_end_mark(content)
+    assert np.array_equal(pixels, decode_image(JPEGS[kind]))
+    assert not is_cut_off(content, pixels)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x00" * 9000, b"\xff" * 999], ids=["bare", "zeros", "ones"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("kind", sorted(JPEGS.keys() - {"MPO"}))
+def test_a_jpeg_that_lacks_pixels_is_cut_off_and_what_is_there_is_decoded(kind, share, tail):
+    whole = JPEGS[kind]
+    content = whole[: int(len(whole) * share)] + tail
+    pixels = decode_image(content)
+    assert lacks_end_mark(content)
+    assert pixels is not None and pixels.shape == (HEIGHT, WIDTH, 3)
+    assert is_cut_off(content, pixels)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM"])
+def test_other_formats_have_no_end_mark_to_lack(form):
+    content = written(form)
+    assert not lacks_end_mark(content)
+    if decode_image(content) is None:  # OpenCV may be built without it; then its name is in the message
+        assert describe_content(content).startswith({"JPEG2000": "JPEG 2000"}.get(form, form))
+
+
+def test_grey_float_maps_have_three_channels():
+    """OpenCV gives them one, in spite of IMREAD_COLOR."""
+    content = encoded(".pfm", pixels=PIXELS[:, :, 0].astype(np.float32))
+    assert decode_image(content).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"\x00" * 4096, "nothing but zeros, 4096 bytes"),
+        (b"\n<!DOCTYPE html><html><body>403 Forbidden</body></html>", "an HTML page"),
+        (b"<html>", "an HTML page, 6 bytes"),
+        (b"\x00\x00\x00\x18ftypheic" + b"\x00" * 20 + b"\x01", "HEIC"),
+        (b"\x00\x00\x00\x18ftypmif1" + b"\x00" * 20 + b"\x01", "HEIC"),
+        (MP4, "a video"),
+        (b"\xff\x0a" + b"\x01" * 9, "JPEG XL"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"PK\x03\x04" + b"\x01" * 30, "a ZIP archive"),
+        (b"no image", "text, 8 bytes"),
+        (b"\x01\x02\xfe\x80", "no image format that is known, 4 bytes"),
+        (JPEGS["baseline"][:20], "JPEG, 20 bytes, damaged or cut off"),
+        (written("PNG")[:100], "PNG, 100 bytes, damaged or cut off"),
+        (b"GIF89a" + b"\x01" * 9, "GIF, 15 bytes, damaged, cut off or not supported by this build of OpenCV"),
+    ],
+)
+def test_a_file_that_is_no_image_is_named_for_what_it_is(tmp_path, content, words):
+    assert decode_image(content) is None
+    assert words in describe_content(content)
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.jpg: cannot be decoded") as caught:
+        read_image(str(tmp_path / "x.jpg"))
+    assert words in str(caught.value)
+
+
+def test_a_cut_off_jpeg_is_read_as_far_as_it_goes(tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(JPEGS["progressive"][: len(JPEGS["progressive"]) // 2])
+    assert read_image(str(path)).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_file_that_cannot_be_read_is_named_without_an_errno(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jpg: cannot be read: No such file or directory$"):
+        read_image(str(tmp_path / "gone.jpg"))

@@ -1,0 +1,103 @@
+"""The drawn set teaches what its labels say: tight boxes, all classes, and the same whenever it is drawn."""
+
+import numpy as np
+import pytest
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data import synth
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+
+COLOUR = (255, 0, 255)
+
+
+@pytest.mark.parametrize("class_index", range(len(CLASSES)), ids=CLASSES)
+@pytest.mark.parametrize("side", [28, 61, 96])
+def test_a_shape_touches_all_sides_of_its_box_and_stays_inside(class_index, side):
+    pixels = np.zeros((120, 140, 3), dtype=np.uint8)
+    synth._draw_shape(pixels, class_index, 20, 10, side, COLOUR)
+    ys, xs = np.nonzero(pixels[..., 0] > 127)  # smoothed edges fade out over another pixel
+    bounds = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert bounds == pytest.approx([20, 10, 20 + side, 10 + side], abs=1)
+
+
+def test_each_class_has_another_form():
+    """Forms differ by the share of the box that they fill; colours alone would make the set trivial."""
+    filled = []
+    for class_index in range(len(CLASSES)):
+        pixels = np.zeros((80, 80, 3), dtype=np.uint8)
+        synth._draw_shape(pixels, class_index, 10, 10, 60, COLOUR)
+        filled.append(pixels.any(axis=2).mean())
+    assert np.diff(sorted(filled)).min() > 0.03
+
+
+def test_drawn_boxes_are_inside_and_overlap_little():
+    for seed in range(40):
+        pixels, rows = synth.draw_picture(np.random.default_rng(seed), (320, 240))
+        assert (pixels.shape, pixels.dtype) == ((240, 320, 3), np.uint8)
+        assert 1 <= len(rows) <= synth.MAX_SHAPES
+        for number, (_, left, top, right, bottom) in enumerate(rows):
+            assert 0 <= left < right <= 320 and 0 <= top < bottom <= 240
+            for other in rows[:number]:
+                assert synth._overlap_share(rows[number], other) <= synth.MAX_OVERLAP
+
+
+def test_shapes_stand_out_of_their_background():
+    """Every shape must be findable: its middle differs from the picture's plain grey in colour."""
+    for seed in range(20):
+        pixels, rows = synth.draw_picture(np.random.default_rng(seed), (320, 240))
+        _, left, top, right, bottom = rows[-1]
+        middle = pixels[int(top + bottom) // 2, int(left + right) // 2].astype(int)
+        assert middle.max() - middle.min() > 60
+
+
+def test_classes_are_balanced_and_splits_differ(tmp_path):
+    dataset = load_dataset(write_shapes_dataset(tmp_path / "set", num_train=60, num_val=60, image_size=(160, 120)))
+    train, val = scan_split(dataset, "train"), scan_split(dataset, "val")
+    counts = np.bincount(np.concatenate(train.labels)[:, 0].astype(int), minlength=len(CLASSES))
+    assert counts.min() > 0.5 * counts.mean()
+    assert train.num_corrupt == val.num_corrupt == train.num_backgrounds == 0
+    rows = [{row.tobytes() for labels in index.labels for row in labels} for index in (train, val)]
+    assert not rows[0] & rows[1], "validation must not show training's pictures"
+
+
+def test_a_larger_set_begins_with_the_smaller_one(tmp_path):
+    """Each picture is drawn from its own number, so more pictures change none of the first."""
+    for name, count in (("small", 3), ("large", 5)):
+        write_shapes_dataset(tmp_path / name, num_train=count, num_val=1, image_size=(96, 96))
+    for number in range(3):
+        name = f"images/train/{number:05d}.jpg"
+        assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
+
+
+def test_the_set_can_be_moved(tmp_path):
+    path = write_shapes_dataset(tmp_path / "here", num_train=1, num_val=1, image_size=(96, 96))
+    moved = tmp_path / "there"
+    path.parent.rename(moved)
+    assert scan_split(load_dataset(moved / "dataset.yaml"), "train").num_images == 1
+
+
+def test_an_empty_folder_may_be_drawn_into_and_a_group_may_read_it(tmp_path):
+    (tmp_path / "set").mkdir()
+    path = write_shapes_dataset(tmp_path / "set", num_train=1, num_val=1, image_size=(96, 96))
+    assert path.parent.stat().st_mode & 0o055 == 0o055
+    assert not list(tmp_path.glob(".set*"))
+
+
+def test_progress_counts_every_picture(tmp_path):
+    told = []
+    write_shapes_dataset(
+        tmp_path / "set",
+        num_train=3,
+        num_val=2,
+        image_size=(96, 96),
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 5) for done in range(1, 6)]
+
+
+def test_a_place_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be made"):
+        write_shapes_dataset(tmp_path / "file" / "set", num_train=1, num_val=1)

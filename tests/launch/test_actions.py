@@ -1,0 +1,149 @@
+"""Ending, finding and removing runs: never the wrong process, never a run that lives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from status_runs import START, make_run, tell
+from waiting import PATIENCE_S
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
+from hpc_yolo.resilience.lease import HeartBeat, take_lease
+from hpc_yolo.runs.index import add_to_index, find_run, state_folder
+from hpc_yolo.runs.submissions import Submission, add_submission
+
+
+def submit_locally(run, pid: int, host: str = os.uname().nodename) -> None:
+    place = {"host": host, "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+    add_submission(run, Submission(time=10.0, executor="local", job_id=str(pid), **place))
+
+
+def sleeper(*words: str) -> subprocess.Popen:
+    """A process that is up: before its first line /proc may not have its words yet."""
+    program = "import time; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+    return process
+
+
+def test_a_local_run_is_asked_to_leave_and_only_then_may_be_removed(tmp_path):
+    run = make_run(tmp_path, "first", executor=None)
+    controller = sleeper(str(run.jobs))  # as submitit's is named
+    try:
+        submit_locally(run, controller.pid)
+        with pytest.raises(RunError, match="queued or runs"):
+            remove_run(run)
+        with pytest.raises(RunError, match="only jobs of Slurm"):
+            requeue_run(run)
+        assert "asked to save" in cancel_run(run)
+        assert controller.wait(timeout=PATIENCE_S) == -15
+    finally:
+        controller.kill()
+        controller.wait()
+    with pytest.raises(RunError, match="over already"):
+        cancel_run(run)
+    remove_run(run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stranger_with_the_number_of_our_process_is_left_alone(tmp_path):
+    run = make_run(tmp_path, "first", executor=None)
+    stranger = sleeper()
+    try:
+        submit_locally(run, stranger.pid)
+        with pytest.raises(RunError, match="over already"):
+            cancel_run(run)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_processes_of_another_host_are_ended_there(tmp_path):
+    run = make_run(tmp_path, "first", executor=None)
+    submit_locally(run, os.getpid(), host="elsewhere")
+    with pytest.raises(RunError, match="elsewhere"):
+        cancel_run(run)
+
+
+def test_a_run_that_somebody_trains_by_hand_is_not_removed(tmp_path):
+    run = make_run(tmp_path, "first", executor=None)
+    with HeartBeat(take_lease(run, ProcessInfo.from_env({}))), pytest.raises(RunError, match="is training it"):
+        remove_run(run)
+    remove_run(run)
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_only_run_directories_are_removed(tmp_path, kind):
+    target = make_run(tmp_path, "first", executor=None)
+    path = tmp_path / "other"
+    if kind == "link":
+        path.symlink_to(target.path)
+    else:
+        path.mkdir()
+        (path / "precious").write_text("")
+    with pytest.raises(RunError, match="is no run directory"):
+        remove_run(type(target)(path))
+    assert path.exists()
+    assert target.exists
+
+
+def test_a_run_is_found_by_name_or_path_and_a_misspelt_one_names_the_nearest(tmp_path):
+    first, second = make_run(tmp_path / "a", "first"), make_run(tmp_path / "b", "second")
+    twin = make_run(tmp_path / "b", "first")
+    assert find_run("second", [first, second]) == second
+    assert find_run(str(twin.path), [first, second]) == twin
+    with pytest.raises(RunError, match="did you mean second"):
+        find_run("secnd", [first, second])
+    for written in ("third", "/old/third"):
+        with pytest.raises(RunError, match="the run that was at /old/third has been moved or removed"):
+            find_run(written, [first, second], [Path("/old/third")])
+    with pytest.raises(RunError, match=r"several runs.*b/first"):
+        find_run("first", [first, second, twin])
+
+
+def run_cli(*words: object):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
+    run = make_run(tmp_path, "first", executor=None)
+    add_to_index(state_folder(os.environ), run)
+    assert run_cli("list").output == f"{run.path}\n"
+    assert isinstance(run_cli("logs", "first").exception, RunError)
+    (run.jobs / "7.log").write_text("".join(f"line {number}\n" for number in range(100)))
+    assert run_cli("logs", "first", "-n", 2).output.splitlines() == ["line 98", "line 99"]
+    refused = run_cli("rm", "first")
+    assert "say --yes" in refused.output, "nobody is there to ask"
+    assert isinstance(run_cli("rm", "first", "frist", "--yes").exception, RunError)
+    assert run.exists, "one name that is no run's: nothing is done"
+    run.path.rename(tmp_path / "elsewhere")
+    assert (run_cli("list").output, run_cli("list", "--all").output) == ("", f"{run.path} (moved or removed)\n")
+    (tmp_path / "elsewhere").rename(run.path)
+    assert run_cli("rm", "first", "--yes").output == f"removed {run.path}\n"
+    assert run_cli("list", "--all").output == "", "who removes a run knows that it is gone"
+
+
+def test_a_run_is_resumed_with_the_spec_that_it_has(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    (tmp_path / "data.yaml").write_text("train: train\nval: val\nnames: [thing]\n")
+    run = make_run(tmp_path / "runs", "first", executor=None)
+    spec = {"name": "first", "model": "yolov5n", "data": f"{tmp_path}/data.yaml", "output": f"{tmp_path}/runs"}
+    run.spec.write_text(yaml.safe_dump(spec | {"cluster": {"executor": "local", "gpus_per_node": 0}}))
+    tell(run, START)
+    plans = []
+    monkeypatch.setattr("hpc_yolo.cli.submit.carry_out", lambda plan, **options: plans.append(plan))
+    result = run_cli("resume", run.path)
+    assert result.exception is None, result.exception
+    assert [(Path(plan.run.path), plan.executor) for plan in plans] == [(run.path, "local")]

@@ -1,0 +1,109 @@
+"""A setup that fails before the tasks: told in words, an end of the run, never queued again."""
+
+import pytest
+
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.slurm_output import JobRecord
+from hpc_yolo.launch.failed_setup import conclude_failed_setup, describe_failure
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+SETUP = ["module load cuda", "source \\", "  ~/venv/bin/activate", "", "exit 0"]
+JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (1, 1, "cluster.setup: line 1 failed with exit status 1: module load cuda"),
+        (2, 127, "cluster.setup: line 2 failed with exit status 127: source ~/venv/bin/activate"),
+        (3, 127, "cluster.setup: line 2 failed with exit status 127: source ~/venv/bin/activate"),
+        (5, 0, "cluster.setup: line 5 ended the job before its tasks: exit 0"),
+        (None, 2, "cluster.setup ended the job with exit status 2"),
+        (0, 2, "cluster.setup ended the job with exit status 2"),
+        (99, 2, "cluster.setup ended the job with exit status 2"),
+    ],
+)
+def test_a_failed_setup_is_told_with_number_text_and_status(number, status, words):
+    assert describe_failure(SETUP, number, status) == words
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    return run
+
+
+def conclude(run, content, status):
+    record = run.jobs / "7.setup"
+    record.write_text(content)
+    spec = Spec(name="run", model="yolov5n", data="d", cluster=ClusterSpec(setup=SETUP))
+    code = conclude_failed_setup(run, spec, JOB, record, status)
+    assert not record.exists()
+    return code
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code", "words"),
+    [
+        ("1\n", 3, 3, "line 1 failed with exit status 3: module load cuda"),
+        ("5\n", 0, 1, "line 5 ended the job before its tasks: exit 0"),
+        ("", 2, 2, "cluster.setup ended the job with exit status 2"),
+        ("torn", 2, 2, "cluster.setup ended the job with exit status 2"),
+    ],
+)
+def test_the_journal_has_a_failed_setup_as_the_end_of_an_attempt(run, capsys, content, status, code, words):
+    assert conclude(run, content, status) == code
+    (ended,) = read_events(run.journal)
+    assert (ended.outcome, ended.cause, ended.requeued) == (AttemptEnded.FAILED, Cause.ERROR, False)
+    assert (ended.attempt, words in ended.detail) == (1, True)
+    assert words in capsys.readouterr().out
+    assert conclude(run, content, status) == code
+    assert [event.attempt for event in read_events(run.journal)] == [1, 2], "each start is an attempt"
+
+
+@pytest.mark.parametrize(
+    ("status", "record", "expected"),
+    [
+        (143, JobRecord("RUNNING", 0, is_being_preempted=True), (AttemptEnded.STOPPED, Cause.PREEMPTED, True)),
+        (137, JobRecord("PENDING", 1, is_being_preempted=False), (AttemptEnded.STOPPED, Cause.PREEMPTED, True)),
+        (143, JobRecord("CANCELLED", 0, is_being_preempted=False), (AttemptEnded.STOPPED, Cause.CANCELLED, False)),
+        (137, JobRecord("RUNNING", 0, is_being_preempted=False), (AttemptEnded.FAILED, Cause.ERROR, False)),
+        (143, None, (AttemptEnded.FAILED, Cause.ERROR, False)),
+        (1, JobRecord("CANCELLED", 0, is_being_preempted=False), (AttemptEnded.FAILED, Cause.ERROR, False)),
+    ],
+)
+def test_a_setup_that_slurm_ends_is_no_error_of_the_setup(run, monkeypatch, status, record, expected):
+    monkeypatch.setattr("hpc_yolo.launch.failed_setup.job_of", lambda _process: record)
+    assert conclude(run, "1", status) == status
+    (ended,) = read_events(run.journal)
+    assert (ended.outcome, ended.cause, ended.requeued) == expected
+
+
+def test_an_attempt_before_that_left_no_word_is_concluded_first(run):
+    started = AttemptStarted(
+        **{
+            "job_id": None,
+            "launcher": "single",
+            "device": "cpu",
+            "precision": "float32",
+            "world_size": 1,
+            "num_nodes": 1,
+        },
+        **{"batch": 8, "epochs": 2, "steps_per_epoch": 5, "num_images": 40, "epoch": 0, "step": 4, "ranks": []},
+    )
+    JournalWriter(run.journal, attempt=1).write(started)
+    conclude(run, "1", 1)
+    ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
+    assert [(event.attempt, event.cause) for event in ends] == [(1, Cause.KILLED), (2, Cause.ERROR)]
+
+
+def test_a_journal_that_cannot_be_written_does_not_hide_the_failure(run, capsys):
+    run.leases.rmdir()
+    run.leases.write_text("in the way")
+    assert conclude(run, "1", 4) == 4
+    output = capsys.readouterr().out
+    assert "line 1 failed with exit status 4" in output and "not in the journal" in output

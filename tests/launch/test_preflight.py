@@ -1,0 +1,191 @@
+"""What would fail in a minute on a node is said before anything is queued."""
+
+import re
+import sys
+import zipfile
+
+import pytest
+
+from hpc_yolo.cluster import site
+from hpc_yolo.cluster.site import Partition
+from hpc_yolo.cluster.slurm_output import StartEstimate
+from hpc_yolo.core.errors import CheckpointError, ClusterError, SchedulerUnavailable, SpecError
+from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.preflight import obstacle_warnings, preflight, require_python, slurm_warnings
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+
+
+@pytest.fixture
+def try_network(tmp_path):
+    """Check a spec whose network is a file with the rows of `like`, after replacements."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+
+    def check(like="yolov5n", imgsz=640, **changes):
+        text = (resource_folder("configs") / "models" / f"{like}.yaml").read_text(encoding="utf-8")
+        for before, after in changes.items():
+            text = text.replace(before, after)
+        model = tmp_path / "mine.yaml"
+        model.write_text(text, encoding="utf-8")
+        train = TrainSpec(imgsz=imgsz)
+        spec = Spec(name="run", model=str(model), data=str(data), output=str(tmp_path / "runs"), train=train)
+        preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
+
+    return check
+
+
+def test_rows_that_make_a_network_pass(try_network):
+    try_network()
+
+
+def test_rows_that_make_none_are_named_before_anything_is_queued(try_network):
+    with pytest.raises(SpecError, match=r"mine\.yaml is not a model config: row 9, .*unknown block 'SPPG'"):
+        try_network(SPPF="SPPG")
+
+
+def test_a_size_that_is_no_multiple_of_its_stride_is_refused_with_the_next(try_network):
+    with pytest.raises(SpecError, match=r"train\.imgsz: 96 is no multiple of 64") as caught:
+        try_network(like="yolov5n6", imgsz=96)
+    assert "train.imgsz=128" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "yolov5n", "freeze": 99}, r"the first 99 layers are to be frozen, and the model has 25 layers"),
+        ({"model": "yolov5s6", "freeze": 34}, r"no layer is left to learn: the model has 34 layers, 0 to 33"),
+        ({"model": "yolov5n", "freeze": [0, 25]}, r"there is no layer 25: .*\(yolov5n\)"),
+        ({"weights": "yolov5s.pt", "freeze": 99}, r"the first 99 layers"),
+        ({"model": "yolov5n6", "freeze": 33}, None),
+        ({"model": "yolov5n", "freeze": [0, 24]}, None),
+    ],
+)
+def test_layers_to_freeze_that_are_not_there_are_named_before_anything_is_queued(tmp_path, changes, words):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    model, weights = changes.get("model", ""), changes.get("weights", "")
+    train = TrainSpec(freeze=changes["freeze"])
+    spec = Spec(name="run", model=model, weights=weights, data=str(data), output=str(tmp_path / "runs"), train=train)
+    run = RunDirectory(tmp_path / "runs" / "run")
+    if words is None:
+        preflight(spec, run, for_slurm=False)
+        return
+    with pytest.raises(SpecError, match=rf"train\.freeze: {words}"):
+        preflight(spec, run, for_slurm=False)
+
+
+def test_a_split_that_training_does_not_read_is_a_warning(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    data.write_text(f"{data.read_text()}test: gone\n")
+    spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
+    (warning,) = preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
+    assert "test: " in warning and "gone is not there" in warning
+
+
+PARTITIONS = {
+    "gpu": Partition("gpu", "UP", True, 2, 3600, 600, 0, "OFF"),
+    "short": Partition("short", "UP", False, 8, 60, 60, 0, "OFF"),
+    "endless": Partition("endless", "UP", False, None, None, None, 0, "OFF"),
+}
+OVER_TIME = "cluster.time: 02:00:00 is over the 01:00:00 of partition gpu"
+OVER_NODES = "cluster.nodes: partition gpu has 2 nodes, the spec asks for 4"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "obstacle"),
+    [
+        ({}, None),
+        ({"time": "01:00:00", "nodes": 2}, None),
+        ({"time": "02:00:00"}, OVER_TIME),
+        ({"time": "UNLIMITED"}, "cluster.time: UNLIMITED is over the 01:00:00 of partition gpu"),
+        ({"time": "0"}, "cluster.time: 0 is over the 01:00:00 of partition gpu"),
+        ({"time": "UNLIMITED", "partition": "endless"}, None),
+        ({"nodes": 4}, OVER_NODES),
+        ({"time": "02:00:00", "partition": "short,gpu"}, OVER_TIME),
+        ({"time": "02:00:00", "partition": ["gpu", "endless"]}, None),  # the longest limit counts
+        ({"nodes": 4, "time": "00:01:00", "partition": "gpu,short"}, None),
+        ({"nodes": 4, "time": "01:00:00", "partition": "gpu,short"}, OVER_NODES),  # neither takes both
+        ({"partition": "gpu,nope"}, "there is no partition 'nope' here"),
+    ],
+)
+def test_what_slurm_refuses_is_refused_with_the_limit_and_what_it_accepts_is_a_warning(monkeypatch, cluster, obstacle):
+    spec = Spec(name="run", data="d", cluster=ClusterSpec(gpus_per_node=0, **cluster))
+    monkeypatch.setattr(site, "partitions", lambda **_: PARTITIONS)
+    monkeypatch.setattr(site, "site_settings", lambda **_: None)
+
+    def answer(refusal: ClusterError | None):
+        def estimate_start(_path, _options=(), **_):
+            if refusal is not None:
+                raise refusal
+            return StartEstimate()
+
+        monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", estimate_start)
+
+    answer(ClusterError("sbatch: allocation failure"))
+    if obstacle is None:
+        assert slurm_warnings(spec) == [], "what else is wrong, sbatch says itself"
+        return
+    with pytest.raises(ClusterError, match=re.escape(obstacle)):
+        slurm_warnings(spec)
+    for accepted in (None, SchedulerUnavailable("no answer")):
+        answer(accepted)
+        warnings = slurm_warnings(spec)
+        assert (
+            obstacle.startswith("there is no")
+            or warnings[0].startswith(f"{obstacle}; Slurm accepts")
+            or any(obstacle in warning for warning in warnings)
+        )
+
+
+def test_where_the_site_refuses_what_is_over_a_limit_what_it_accepts_is_none(monkeypatch):
+    """A QOS has lifted it."""
+    spec = Spec(name="run", data="d", cluster=ClusterSpec(gpus_per_node=0, time="02:00:00"))
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", lambda *_args, **_: StartEstimate())
+    partitions = [PARTITIONS["gpu"]]
+    assert len(obstacle_warnings(spec, partitions, is_lifted=False)) == 1
+    assert obstacle_warnings(spec, partitions, is_lifted=True) == []
+
+
+@pytest.mark.parametrize(
+    ("python", "setup", "words"),
+    [
+        ("/nowhere/bin/python", [], None),  # it may be there on compute nodes
+        ("python3", [], None),
+        (sys.executable, [], None),
+        ("/bin/true", [], None),
+        ("/bin/false", [], "/bin/false cannot import hpc_yolo"),
+        ("/bin/false", ["true"], None),  # setup may change what it finds
+        ("/etc/passwd", [], "/etc/passwd cannot import hpc_yolo: Permission denied"),
+    ],
+)
+def test_a_python_without_this_package_is_refused_where_it_can_be_seen(python, setup, words):
+    cluster = ClusterSpec(python=python, setup=setup)
+    if words is None:
+        require_python(cluster)
+    else:
+        with pytest.raises(SpecError, match=words):
+            require_python(cluster)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("best.onnx", b"\x08\x07", "is an exported model"),
+        ("best.torchscript", b"", "is an exported model"),
+        ("yolov3.weights", b"", "is a Darknet file"),
+        ("page.pt", b"<!DOCTYPE html>", "begins as an HTML page"),
+        ("yolov8n.pt", b"\x80\x02cultralytics.nn.tasks\nDetectionModel\n)\x81.", "package ultralytics"),
+        ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"asks for posix\.system"),
+    ],
+)
+def test_weights_that_training_cannot_begin_with_are_named_before_anything_is_queued(name, content, words, tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    path = tmp_path / name
+    if content.startswith(b"\x80"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", content)
+    else:
+        path.write_bytes(content)
+    spec = Spec(name="run", model="yolov5n", weights=str(path), data=str(data), output=str(tmp_path / "runs"))
+    with pytest.raises(CheckpointError, match=words):
+        preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)

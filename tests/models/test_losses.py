@@ -1,0 +1,321 @@
+"""The loss: published figures, an independent count of who answers for whom, and its promises to a cluster.
+
+The promises: the parts of any split of a global batch sum to the whole, nothing waits for the device, padding is free.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hpc_yolo.models.boxes import ciou_cxcywh
+from hpc_yolo.models.losses.yolov5 import DetectionLoss, LossGains, scaled_gains
+from hpc_yolo.spec.schema import Hyperparameters
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "yolov5_golden.json").read_text())["loss_golden"]
+TARGETS = torch.tensor(GOLDEN["targets"], dtype=torch.float64)
+ANCHORS_PIXELS = {
+    3: [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]],
+    4: [
+        [19, 27, 44, 40, 38, 94],
+        [96, 68, 86, 152, 180, 137],
+        [140, 301, 303, 264, 238, 542],
+        [436, 615, 739, 380, 925, 792],
+    ],
+}
+
+
+def grid_anchors(num_levels, dtype=torch.float64):
+    strides = 8 * 2 ** torch.arange(num_levels, dtype=dtype)
+    return torch.tensor(ANCHORS_PIXELS[num_levels], dtype=dtype).view(num_levels, 3, 2) / strides.view(-1, 1, 1)
+
+
+def loss_of(num_classes=3, num_levels=3, smoothing=0.0, dtype=torch.float64, **changes):
+    """A loss with plain gains, as the golden figures were made."""
+    base = {name: value for name, value in GOLDEN["hyp_base"].items() if name != "label_smoothing"}
+    hyp = Hyperparameters(**{**base, **changes})
+    gains = LossGains(box=hyp.box, obj=hyp.obj, cls=hyp.cls)
+    return DetectionLoss(grid_anchors(num_levels, dtype), num_classes, hyp, gains, smoothing)
+
+
+def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2):
+    """Raw predictions by the formula of the golden figures."""
+    levels = []
+    for index in range(num_levels):
+        stride = 8 * 2**index
+        shape = (batch, 3, height // stride, width // stride, 5 + num_classes)
+        flat = torch.arange(math.prod(shape), dtype=torch.float64)
+        levels.append((2 * torch.sin(0.71 * flat + index)).view(shape).requires_grad_())
+    return levels
+
+
+def random_targets(num, batch, num_classes, seed=0):
+    """Many targets, so that some share a cell, and some sit at the very edge or on a cell's border."""
+    draw = torch.rand(num, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    targets = draw * torch.tensor([batch, num_classes, 1, 1, 0.5, 0.5]) + torch.tensor([0, 0, 0, 0, 0.01, 0.01])
+    targets[:, :2] = targets[:, :2].floor()
+    targets[:4, 2:4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.25], [0.999, 0.001]])
+    return targets
+
+
+def golden_case(name):
+    """(loss, predictions, targets, golden figures) of a case."""
+    case = GOLDEN["cases"][name]
+    changes = dict(case["hyp_changes"])
+    smoothing = changes.pop("label_smoothing", 0.0)
+    is_p6 = name == "p6"
+    size = {"num_levels": 4, "height": 128, "width": 192} if is_p6 else {}
+    loss = loss_of(case["nc"], 4 if is_p6 else 3, smoothing, **changes)
+    targets = TARGETS[:0] if name == "empty" else TARGETS.clone()
+    if case["nc"] == 1:
+        targets[:, 1] = 0
+    return loss, waves(case["nc"], **size), targets, case
+
+
+@pytest.mark.parametrize("name", GOLDEN["cases"])
+def test_published_loss_items_and_gradients(name):
+    loss, predictions, targets, case = golden_case(name)
+    terms = loss(predictions, targets)
+    assert terms.total.item() == pytest.approx(case["loss"], rel=1e-6)
+    assert terms.items.tolist() == pytest.approx(case["items_box_obj_cls"], rel=1e-6, abs=1e-12)
+    terms.total.backward()
+    sums = [level.grad.abs().sum().item() for level in predictions]
+    assert sums == pytest.approx(case["grad_abs_sum_per_level"], rel=1e-6)
+
+
+def assignments(loss, predictions, targets, index):
+    """Rows of image, anchor, y, x, class, box of the positives of one level."""
+    found = loss.candidates(predictions[index], targets, index)
+    place = torch.stack(torch.unravel_index(found.cells[found.mask], predictions[index].shape[:4]), dim=1)
+    columns = (place.double(), found.classes[found.mask, None].double(), found.boxes[found.mask])
+    return torch.cat(columns, dim=1).tolist()
+
+
+@pytest.mark.parametrize("name", GOLDEN["cases"])
+def test_published_cells_answer_for_the_targets(name):
+    loss, predictions, targets, case = golden_case(name)
+    for index, num_positives in enumerate(case["positives_per_level"]):
+        rows = assignments(loss, predictions, targets, index)
+        assert len(rows) == num_positives
+        if "assignments" in case:
+            expected = sorted(tuple(row) for row in case["assignments"][index])
+            for row, golden in zip(sorted([round(v, 6) for v in row] for row in rows), expected, strict=True):
+                assert row == pytest.approx(golden, abs=1e-5)
+
+
+def neighbours(x, y, width, height):
+    """Cells that answer for a centre: its own, then left, top, right, bottom where near enough and on the grid."""
+    yield x, y
+    if x % 1 < 0.5 and x > 1:
+        yield x - 0.5, y
+    if y % 1 < 0.5 and y > 1:
+        yield x, y - 0.5
+    if (width - x) % 1 < 0.5 and width - x > 1:
+        yield x + 0.5, y
+    if (height - y) % 1 < 0.5 and height - y > 1:
+        yield x, y + 0.5
+
+
+def loss_by_loops(predictions, targets, anchors, num_classes, hyp):
+    """(box, obj, cls) the slow way: one target, one anchor, one cell at a time, later writers winning."""
+    terms = torch.zeros(3, dtype=torch.float64)
+    for index, level in enumerate(predictions):
+        _, _, height, width, _ = level.shape
+        positives = []
+        for number, (image, kind, cx, cy, w, h) in enumerate(targets.tolist()):
+            for anchor, (aw, ah) in enumerate(anchors[index].tolist()):
+                rw, rh = w * width / aw, h * height / ah
+                if max(rw, 1 / rw, rh, 1 / rh) >= hyp.anchor_t:
+                    continue
+                spots = list(neighbours(cx * width, cy * height, width, height))
+                own = (cx * width, cy * height)
+                names = [(0, 0), (-0.5, 0), (0, -0.5), (0.5, 0), (0, 0.5)]
+                for x, y in spots:
+                    offset = names.index((round(x - own[0], 3), round(y - own[1], 3)))
+                    column, row = min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
+                    box = [own[0] - column, own[1] - row, w * width, h * height]
+                    positives.append((offset, anchor, number, int(image), row, column, int(kind), box))
+        positives.sort(key=lambda positive: positive[:3])
+        objectness = torch.zeros(level.shape[:4], dtype=torch.float64)
+        for _, anchor, _, image, row, column, kind, box in positives:
+            answer = level[image, anchor, row, column]
+            size = (2 * answer[2:4].sigmoid()) ** 2 * anchors[index, anchor]
+            centre = 2 * answer[:2].sigmoid() - 0.5
+            overlap = ciou_cxcywh(torch.cat((centre, size)), torch.tensor(box, dtype=torch.float64))
+            objectness[image, anchor, row, column] = overlap.detach().clamp(min=0)
+            wanted = functional.one_hot(torch.tensor(kind), num_classes).double()
+            terms[0] += ((1 - overlap) / len(positives)).detach()
+            terms[2] += (functional.binary_cross_entropy_with_logits(answer[5:], wanted) / len(positives)).detach()
+        weight = (4.0, 1.0, 0.4)[index]
+        terms[1] += weight * functional.binary_cross_entropy_with_logits(level[..., 4], objectness).detach()
+    return terms * terms.new_tensor([hyp.box, hyp.obj, hyp.cls])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crowded_batches_agree_with_a_count_by_loops(seed):
+    """Several targets in one cell, on borders and on edges: the last in order must win, as everywhere in the family."""
+    loss, predictions = loss_of(), waves()
+    targets = random_targets(80, 2, 3, seed)
+    expected = loss_by_loops(predictions, targets, loss.anchors, 3, loss.hyp)
+    torch.testing.assert_close(loss(predictions, targets).items, expected, rtol=1e-9, atol=1e-12)
+
+
+def split(loss, predictions, targets, shares):
+    """Terms of each rank, which holds the images of its share; counts are summed as a process group would."""
+    counts = []
+
+    def own_part(images, sum_over_ranks):
+        images = torch.tensor(images)
+        rows = targets[torch.isin(targets[:, 0], images.double())].clone()
+        rows[:, 0] = torch.searchsorted(images, rows[:, 0].long()).double()
+        return loss([level[images] for level in predictions], rows, sum_over_ranks, len(shares))
+
+    def note(tensor):
+        counts.append(tensor.clone())
+        return tensor
+
+    for images in shares:
+        own_part(images, note)
+    together = torch.stack(counts).sum(dim=0)
+    return [own_part(images, lambda _: together) for images in shares]
+
+
+@pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[0], [1], [2], [3]]])
+def test_parts_of_a_global_batch_sum_to_the_whole(shares):
+    """The number of GPUs must not change what is learned, even where all targets fall to one rank."""
+    loss, targets = loss_of(), random_targets(30, 4, 3)
+    targets = targets[targets[:, 0] != 2]  # one rank, or an image, without any target
+    whole, parts = waves(batch=4), waves(batch=4)
+    expected = loss(whole, targets)
+    expected.total.backward()
+    terms = split(loss, parts, targets, shares)
+    torch.stack([part.total for part in terms]).sum().backward()
+    torch.testing.assert_close(torch.stack([part.items for part in terms]).sum(dim=0), expected.items)
+    torch.testing.assert_close(sum(part.total for part in terms), expected.total)
+    for level, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(level.grad, other.grad, rtol=1e-6, atol=1e-12)
+
+
+def test_padding_rows_change_nothing():
+    """Targets are padded to a fixed number of rows, so that shapes stay the same from step to step."""
+    loss, plain, padded = loss_of(), waves(), waves()
+    padding = torch.zeros(9, 6, dtype=torch.float64)
+    padding[:, 0] = -1
+    padding[5:, 1:] = torch.tensor([1, 0.3, 0.4, 0.2, 0.35])  # not even where it looks like a target
+    first, second = loss(plain, TARGETS), loss(padded, torch.cat((padding[:4], TARGETS, padding[4:])))
+    first.total.backward()
+    second.total.backward()
+    torch.testing.assert_close(second.items, first.items)
+    for level, other in zip(padded, plain, strict=True):
+        torch.testing.assert_close(level.grad, other.grad)
+
+
+@pytest.mark.parametrize("num_padding", [0, 3])
+def test_a_batch_without_targets_has_a_finite_loss_and_gradient(num_padding):
+    loss, predictions = loss_of(), waves()
+    terms = loss(predictions, torch.full((num_padding, 6), -1.0, dtype=torch.float64))
+    terms.total.backward()
+    assert terms.items.tolist() == pytest.approx(GOLDEN["cases"]["empty"]["items_box_obj_cls"], rel=1e-6)
+    assert all(torch.isfinite(level.grad).all() for level in predictions)
+
+
+def test_candidates_that_are_not_positive_never_poison_the_gradient():
+    """Masked rows read the first cell; where that cell holds a vanishing box, 0/0 must not reach the others."""
+    loss = loss_of(dtype=torch.float32)
+    predictions = [level.detach().float() for level in waves()]
+    predictions[0][0, 0, 0, 0, 2:4] = -200
+    for level in predictions:
+        level.requires_grad_()
+    loss(predictions, TARGETS[4:].float()).total.backward()
+    assert all(torch.isfinite(level.grad).all() for level in predictions)
+
+
+def test_cells_are_exact_in_batches_larger_than_float32_can_count():
+    """256 images at 1280 px have 19.7 million cells on the first level; float32 counts to 16.7 million."""
+    loss = loss_of(dtype=torch.float32)
+    level = torch.zeros(1).expand(256, 3, 160, 160, 8)  # no memory behind it
+    target = torch.tensor([[255, 0, 157.6 / 160, 157.6 / 160, 0.02, 0.02]])
+    found = loss.candidates(level, target, 0)
+    own = torch.unravel_index(found.cells[:3], level.shape[:4])
+    assert found.mask[:3].all()
+    assert [place.tolist() for place in own] == [[255] * 3, [0, 1, 2], [157] * 3, [157] * 3]
+
+
+class Synchronisations(TorchDispatchMode):
+    """Names of operations that would make a GPU's host wait, or whose output shape depends on values.
+
+    `lift_fresh` is how `torch.tensor` and `new_tensor` bring numbers of Python's in: a copy that waits for the device.
+    """
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "lift_fresh")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+        by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+        if name.lstrip("_") in {word.lstrip("_") for word in self.FORBIDDEN} or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["base", "pw_focal", "nc1", "empty"])
+def test_nothing_waits_for_the_device(name):
+    """One hidden .item() a step costs a GPU more than the whole loss."""
+    loss, predictions, targets, _ = golden_case(name)
+    with Synchronisations() as mode:
+        loss(predictions, targets).total.backward()
+    assert mode.found == []
+
+
+def test_the_watch_for_synchronisations_sees_them():
+    values = torch.arange(3.0)
+    with Synchronisations() as mode:
+        values[values > 1].sum().item()
+        values.new_tensor([1.0])
+    assert {"_local_scalar_dense", "lift_fresh"} < set(mode.found)
+
+
+@pytest.mark.parametrize("name", ["base", "pw_focal", "nc1"])
+def test_the_whole_loss_is_one_graph(name):
+    """What breaks a graph would break a compiled or captured step too; no compiler is needed to see it."""
+    loss, predictions, targets, case = golden_case(name)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    assert compiled(predictions, targets).total.item() == pytest.approx(case["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["base", "pw_focal"])
+def test_the_order_of_targets_in_different_cells_does_not_matter(name):
+    loss, predictions, targets, case = golden_case(name)
+    assert loss(predictions, targets.flip(0)).total.item() == pytest.approx(case["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("levels", "num_classes", "imgsz", "hyp", "expected"),
+    [
+        (3, 80, 640, (0.05, 1.0, 0.5), (0.05, 1.0, 0.5)),
+        (4, 80, 1280, (0.05, 0.7, 0.3), (0.0375, 2.1, 0.225)),
+        (3, 20, 320, (0.05, 1.0, 0.5), (0.05, 0.25, 0.125)),
+    ],
+)
+def test_gains_follow_levels_classes_and_picture_size(levels, num_classes, imgsz, hyp, expected):
+    box, obj, cls = hyp
+    gains = scaled_gains(
+        Hyperparameters(box=box, obj=obj, cls=cls), num_levels=levels, num_classes=num_classes, imgsz=imgsz
+    )
+    assert (gains.box, gains.obj, gains.cls) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 5])
+def test_networks_of_ones_own_may_have_any_number_of_levels(num_levels):
+    """A file of rows may name two levels or five: the weights of P3 to P7 go on from where the family stops."""
+    hyp = Hyperparameters()
+    loss = DetectionLoss(torch.ones(num_levels, 3, 2), 3, hyp, LossGains(hyp.box, hyp.obj, hyp.cls))
+    assert tuple(loss.level_weights) == (4.0, 1.0, 0.25, 0.06, 0.02)[:num_levels]

@@ -1,0 +1,63 @@
+"""Which of a run's jobs its row shows, and what it says of one that was to go on."""
+
+import time
+
+import msgspec
+import pytest
+
+from hpc_yolo.cluster.job_cache import Answer, Told
+from hpc_yolo.cluster.slurm_output import JobState
+from hpc_yolo.monitor.snapshot import TrackedRun
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.submissions import Submission, add_submission
+
+FIRST = Submission(time=0.0, executor="slurm", job_id="7", host="login", num_nodes=1, tasks_per_node=1, gpus_per_node=0)
+STARTED = AttemptStarted(
+    job_id="7",
+    launcher="slurm",
+    device="cpu",
+    precision="float32",
+    world_size=1,
+    num_nodes=1,
+    batch=8,
+    epochs=2,
+    steps_per_epoch=5,
+    num_images=40,
+    epoch=0,
+    step=0,
+    ranks=[],
+)
+STOPPED = AttemptEnded(
+    outcome=AttemptEnded.STOPPED, epoch=0, step=3, detail="preempted", cause=Cause.PREEMPTED, requeued=True
+)
+FINISHED = AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=2, step=10, cause=Cause.FINISHED)
+
+
+@pytest.mark.parametrize(
+    ("events", "states", "expected"),
+    [
+        ([STARTED], {"7": "RUNNING", "8": "PENDING"}, ("running", "7")),
+        ([STARTED, STOPPED], {"7": "FAILED", "8": "PENDING"}, ("requeued", "8")),
+        ([STARTED, STOPPED], {"7": "FAILED", "8": "RUNNING"}, ("requeued", "8")),
+        ([STARTED, FINISHED], {"7": "COMPLETED", "8": "CANCELLED"}, ("done", "7")),
+        ([STARTED, STOPPED], {"7": "FAILED", "8": "CANCELLED"}, ("stopped", "7")),
+        ([STARTED, STOPPED], {}, ("requeued", "7")),
+    ],
+    ids=["trains", "its turn comes", "starts", "not needed", "taken out of the queue", "Slurm is silent"],
+)
+def test_of_a_chain_the_job_that_trains_is_shown(tmp_path, events, states, expected):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    for submission in (FIRST, msgspec.structs.replace(FIRST, job_id="8", after="7")):
+        add_submission(run, submission)
+    journal = JournalWriter(run.journal, attempt=1)
+    for event in events:
+        journal.write(event)
+    now = time.time()
+    told = {job_id: Told(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
+    tracked = TrackedRun(run)
+    tracked.read()
+    facts = tracked.facts(Answer(jobs=told, time=now), now)
+    assert (facts.state, facts.job_id) == expected

@@ -1,0 +1,269 @@
+"""Runs of a small network whose ranks are forked processes, interrupted by real signals; a program, their launcher.
+
+    python forked_runs.py FOLDER NUM_KILLS
+    python forked_runs.py FOLDER disk       # FOLDER is a small disk, which is filled
+
+torch is imported once, so that an attempt takes a second. Every run is a directory below FOLDER; `attempts.json` in it
+says of every attempt what was done to it and how its ranks ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+
+from slurm_daemons import children_by_parent
+
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.files import write_atomic
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.resilience.stop_signal import STOP_SIGNALS
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import CheckpointSaved, StepLogged
+from hpc_yolo.runs.journal import JournalReader
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.training.attempt import run_task
+
+SEED = 7
+EPOCHS = 12
+EVERY_STEPS = 5
+KILLS_A_RUN = 5  # then it is left alone: on a slow machine one run could take them all
+STORM_S = 0.001
+STORM_SIGNALS = (*STOP_SIGNALS, signal.SIGCONT)
+POLL_S = 0.002
+NETWORK = """
+depth_multiple: 0.33
+width_multiple: 0.125
+anchors: [[10,13, 16,30, 33,23], [30,61, 62,45, 59,119]]
+backbone: [[-1, 1, Conv, [64, 6, 2, 2]], [-1, 1, Conv, [128, 3, 2]], [-1, 3, C3, [128]],
+           [-1, 1, Conv, [256, 3, 2]], [-1, 1, Conv, [512, 3, 2]], [-1, 1, SPPF, [512, 5]]]
+head: [[-1, 1, Conv, [256, 1, 1]], [-1, 1, nn.Upsample, [None, 2, nearest]], [[-1, 3], 1, Concat, [1]],
+       [-1, 3, C3, [256, False]], [[-1, 5], 1, Detect, [nc, anchors]]]
+"""
+
+
+@dataclass
+class Attempt:
+    """What was done to an attempt, and how each rank ended: an exit code, or a signal's number below 0."""
+
+    world_size: int
+    done: str = ""
+    ends: dict[int, int] = field(default_factory=dict)
+    ended_after_s: float = 0.0  # since `done` was done
+
+
+class ForkedRun:
+    """A run in a directory of its own, one attempt after the other."""
+
+    def __init__(self, folder: Path, name: str, **train: bool | str) -> None:
+        fields = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
+        spec = Spec(
+            name=name,
+            model=str(folder / "network.yaml"),
+            data=str(folder / "shapes" / "dataset.yaml"),
+            output=str(folder),
+            cluster=ClusterSpec(gpus_per_node=0),
+            train=TrainSpec(**fields, **train, hyp_overrides={"warmup_epochs": 0}),
+            checkpoint=CheckpointSpec(every_steps=EVERY_STEPS, every_s=None),
+        )
+        self.run = RunDirectory(folder / name)
+        prepare_run(self.run, spec)
+        self.attempts: list[Attempt] = []
+        self.outputs = self.run.path
+        self._journal = JournalReader(self.run.journal)
+
+    def attempt(self, world_size: int, disturb: Callable[[Attempt, list[int]], None] | None = None) -> Attempt:
+        """Run one more attempt to its end; `disturb` is called with it and its ranks' processes while they live."""
+        attempt = Attempt(world_size)
+        job_id = f"{os.getpid()}.{len(self.attempts)}"
+        pids = [self._fork_rank(job_id, rank, world_size) for rank in range(world_size)]
+        disturbed_s = time.monotonic()
+        if disturb is not None:
+            disturb(attempt, pids)
+            disturbed_s = time.monotonic()
+        for rank, pid in enumerate(pids):
+            attempt.ends[rank] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        attempt.ended_after_s = time.monotonic() - disturbed_s
+        self.attempts.append(attempt)
+        with contextlib.suppress(OSError):  # on a full disk
+            self.write_attempts()
+        return attempt
+
+    def write_attempts(self) -> None:
+        """Leave word of all attempts so far."""
+        write_atomic(self.run.path / "attempts.json", json.dumps([asdict(attempt) for attempt in self.attempts]))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last attempt has come to the end of the training."""
+        return bool(self.attempts) and set(self.attempts[-1].ends.values()) == {0}
+
+    def wait_for(self, kind: type, number: int = 1) -> None:
+        """Wait until the attempt under way has told of so many events of a kind."""
+        while number > 0:
+            number -= sum(isinstance(event, kind) for event in self._journal.new_events())
+            time.sleep(POLL_S)
+
+    def _fork_rank(self, job_id: str, rank: int, world_size: int) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if pid := os.fork():
+            return pid
+        code = 70
+        try:
+            names = {"JOB_ID": job_id, "NTASKS": world_size, "GLOBALID": rank, "LOCALID": rank}
+            os.environ.update({f"SUBMITIT_LOCAL_{name}": str(value) for name, value in names.items()})
+            descriptor = os.open(self.outputs / f"output-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            run_task(self.run, load_spec(self.run.spec))
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except HpcYoloError as error:
+            print(error, flush=True)  # as the command line does for a rank that is alone
+            code = error.exit_code
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+
+def are_living(pids: Sequence[int]) -> bool:
+    """Whether none of these children of ours has ended."""
+    return not any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids)
+
+
+def kill_at_any_moment(folder: Path, num_kills: int, whole_s: Mapping[int, float]) -> None:
+    """Runs of which a rank or a loader worker gets SIGKILL, start-up included, until it has been so many times.
+
+    On two cores only a rank that is alone has a loader worker.
+
+    Args:
+        whole_s: what an undisturbed run of so many ranks takes here and now.
+    """
+    chance, kills = random.Random(SEED), 0
+
+    def kill(attempt: Attempt, pids: list[int]) -> None:
+        nonlocal kills
+        deadline_s = time.monotonic() + chance.uniform(0, whole_s[len(pids)])
+        while time.monotonic() < deadline_s and are_living(pids):
+            time.sleep(POLL_S)
+        rank = chance.randrange(len(pids))
+        workers = children_by_parent().get(pids[rank], [])
+        is_worker = bool(workers) and chance.random() < 0.5
+        if kills < num_kills and len(run.attempts) < KILLS_A_RUN and are_living(pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(workers) if is_worker else pids[rank], signal.SIGKILL)
+                attempt.done = f"kill of {'a worker of ' if is_worker else ''}rank {rank}"
+                kills += 1
+
+    for run_number in itertools.count():
+        if kills == num_kills:
+            return
+        world_size = 1 + run_number % 2
+        run = ForkedRun(folder, f"killed-{world_size}-{run_number}")
+        while not run.is_finished:
+            run.attempt(world_size, kill)
+
+
+def storm(folder: Path) -> None:
+    """Signals of four kinds for both ranks, a thousand a second, from some step until both have left; three times."""
+    chance = random.Random(SEED)
+    run = ForkedRun(folder, "storm")
+
+    def pour(attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(StepLogged, chance.randrange(3, 15))
+        num_signals = 0
+        while are_living(pids):
+            os.kill(chance.choice(pids), chance.choice(STORM_SIGNALS))
+            num_signals += 1
+            time.sleep(STORM_S)
+        attempt.done = f"{num_signals} signals"
+
+    for _ in range(3):
+        run.attempt(2, pour)
+    run.attempt(2)
+
+
+def change_worlds(folder: Path) -> None:
+    """Another number of ranks in every attempt; SIGTERM for one of them moves it on.
+
+    Statistics over each rank's own share would make its size matter; in single precision the first steps' rounding is
+    over 1e-4 of a loss after 40 steps.
+    """
+    chance = random.Random(SEED)
+    run = ForkedRun(folder, "worlds", sync_bn=True, precision="fp64")
+
+    def terminate(attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(StepLogged, chance.randrange(3, 15))
+        os.kill(chance.choice(pids), signal.SIGTERM)
+        attempt.done = "SIGTERM"
+
+    for world_size in (1, 2, 4, 2):
+        run.attempt(world_size, terminate)
+    run.attempt(1)
+
+
+def fill_the_disk(folder: Path) -> None:
+    """A run whose disk is full for a while, and one whose disk stays full; what they print lies beside it."""
+    filler = folder / "filler"
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+
+    def fill_for_a_while(_attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(CheckpointSaved)
+        while are_living(pids) and "cannot be saved" not in (run.outputs / "output-0").read_text():
+            fill()
+            time.sleep(POLL_S)
+        filler.unlink()
+
+    def fill_for_good(_attempt: Attempt, pids: list[int]) -> None:
+        run.wait_for(CheckpointSaved)
+        while are_living(pids):  # what was written of a refused checkpoint makes room when it is removed
+            fill()
+            time.sleep(POLL_S)
+
+    for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
+        run = ForkedRun(folder, name)
+        run.outputs = folder.parent / name
+        run.outputs.mkdir()
+        (run.outputs / "output-0").touch()
+        run.attempt(1, disturb)
+        filler.unlink(missing_ok=True)
+        run.write_attempts()
+
+
+def interrupt_in_every_way(folder: Path, num_kills: int) -> None:
+    """All runs that need no disk of their own, and those that they are compared with."""
+    whole_s = {size: ForkedRun(folder, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
+    ForkedRun(folder, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
+    storm(folder)
+    change_worlds(folder)
+    kill_at_any_moment(folder, num_kills, whole_s)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    write_shapes_dataset(folder / "shapes", num_train=40, num_val=8)
+    (folder / "network.yaml").write_text(NETWORK)
+    if sys.argv[2] == "disk":
+        fill_the_disk(folder)
+    else:
+        interrupt_in_every_way(folder, int(sys.argv[2]))

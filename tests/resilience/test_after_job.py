@@ -1,0 +1,269 @@
+"""What the last line of a batch script does about the end of its tasks. Slurm's commands are small programs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
+from hpc_yolo.resilience import job_evidence
+from hpc_yolo.resilience.after_job import conclude_job
+from hpc_yolo.resilience.job_evidence import job_peak_bytes, own_log, since_start
+from hpc_yolo.resilience.lease import take_lease
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankPlace
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+
+SHOWN = "JobId=7 JobName=run JobState={} Reason=None Requeue=1 Restarts={} PreemptTime={}"
+RUNNING = SHOWN.format("RUNNING", 0, "None")
+CANCELLED = SHOWN.format("COMPLETING", 0, "None")
+PREEMPTED = SHOWN.format("RUNNING", 0, "2026-11-25T18:00:00")
+REQUEUE, NO_MORE = "requeue 7", "update JobId=7 Requeue=0"
+
+
+class Slurm:
+    """scontrol, sacct and scancel. `asked`: what scontrol was asked to change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shown, self.told, self.log = folder / "shown", folder / "accounting", folder / "asked"
+        self.refuses = folder / "refuses"
+        self.shown.write_text(RUNNING)
+        self.told.touch()
+        self.log.touch()
+        change = f'[ ! -e {self.refuses} ] || exit 1; echo "$@" >> {self.log}'
+        scontrol = f'case "$*" in *show*) cat {self.shown};; *) {change};; esac'
+        programs = {"scontrol": scontrol, "sacct": f"cat {self.told}", "scancel": "true", "squeue": "true"}
+        for name, body in programs.items():
+            (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+            (folder / name).chmod(0o755)
+
+    @property
+    def asked(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Slurm:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "test")
+    return Slurm(folder)
+
+
+@pytest.fixture
+def log(monkeypatch) -> list[str]:
+    """The job's log; lines may be added."""
+    lines: list[str] = []
+    monkeypatch.setattr(job_evidence, "own_log", lambda: "\n".join(lines))
+    return lines
+
+
+@pytest.fixture
+def run(tmp_path, slurm, log) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    return run
+
+
+def task(restart: int = 1, launcher: str = "single") -> ProcessInfo:
+    return ProcessInfo(0, 0, 0, 1, 1, 1, LOOPBACK, None, launcher, host="gpu01", job_id="7", attempt=restart)
+
+
+def begin(run: RunDirectory, restart: int = 1, step: int | None = 0) -> JournalWriter:
+    """Rank 0 takes the lease of its attempt and, unless `step` is None, says that it begins there."""
+    journal = JournalWriter(run.journal, take_lease(run, task(restart, "slurm")).attempt)
+    if step is not None:
+        place = RankPlace(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
+        sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
+        words = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32"}
+        journal.write(AttemptStarted(epoch=0, step=step, ranks=[place], **sizes, **words))
+    return journal
+
+
+def stop(journal: JournalWriter, cause: str, *, requeued: bool, step: int = 5) -> None:
+    journal.write(AttemptEnded(outcome=AttemptEnded.STOPPED, epoch=0, step=step, cause=cause, requeued=requeued))
+
+
+def conclude(run: RunDirectory, status: int, restart: int = 1, **cluster: object) -> int:
+    spec = Spec(name="run", data="d", cluster=ClusterSpec(**cluster))
+    return conclude_job(run, spec, task(restart), status)
+
+
+def last_end(run: RunDirectory) -> AttemptEnded:
+    return [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)][-1]
+
+
+def test_killed_tasks_are_queued_again_and_recorded(run, slurm, log):
+    begin(run)
+    log += ["0: hpc-yolo: task 0 on gpu01, start 1 of its job", "srun: error: gpu01: task 1: Segmentation fault"]
+    assert conclude(run, 143) == 143
+    end = last_end(run)
+    assert (end.cause, end.requeued, end.outcome) == (Cause.KILLED, True, AttemptEnded.STOPPED)
+    assert end.detail == "task 1 on gpu01: Segmentation fault: killed or stalled 1 of 3"
+    assert slurm.asked == [REQUEUE]
+
+
+def test_an_attempt_that_hangs_before_its_first_step_is_not_tried_for_ever(run, slurm):
+    """Its ranks waited for a host that nobody knows until the time limit, twenty times."""
+    begin(run)
+    conclude(run, 140)
+    assert (last_end(run).is_idle, last_end(run).requeued) == (True, True)
+    slurm.shown.write_text(SHOWN.format("RUNNING", 1, "None"))
+    begin(run, restart=2)
+    conclude(run, 140, restart=2)
+    end = last_end(run)
+    assert (end.outcome, end.requeued, end.cause) == (AttemptEnded.FAILED, False, Cause.TIME_LIMIT)
+    assert "for the second time in a row before the first step" in end.detail
+    assert slurm.asked == [REQUEUE, NO_MORE]
+
+
+def test_preemptions_that_slurm_confirms_have_no_limit(run, slurm):
+    for restart in range(1, 5):
+        slurm.shown.write_text(SHOWN.format("RUNNING", restart - 1, "2026-11-25T18:00:00"))
+        begin(run, restart)
+        conclude(run, 143, restart)
+        assert (last_end(run).cause, last_end(run).requeued) == (Cause.PREEMPTED, True)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["no time", "no scontrol"])
+def test_what_rank_0_could_not_do_is_done(run, slurm, told):
+    """Tasks in a container have no scontrol: the run ended at its first time limit."""
+    stop(begin(run), Cause.TIME_LIMIT, requeued=told)
+    conclude(run, 140)
+    assert slurm.asked == [REQUEUE]
+    assert last_end(run).requeued
+
+
+def test_what_slurm_refuses_is_recorded(run, slurm):
+    slurm.refuses.touch()
+    stop(begin(run), Cause.TIME_LIMIT, requeued=True)
+    conclude(run, 140)
+    assert (last_end(run).requeued, "not queued again" in last_end(run).detail) == (False, True)
+
+
+def test_a_job_that_was_cancelled_is_not_queued_again(run, slurm):
+    """Rank 0, which could not ask, took it for preempted."""
+    slurm.shown.write_text(CANCELLED)
+    stop(begin(run), Cause.PREEMPTED, requeued=True)
+    conclude(run, 143)
+    assert slurm.asked == []
+    assert (last_end(run).cause, last_end(run).requeued) == (Cause.CANCELLED, False)
+
+
+@pytest.mark.parametrize("cause", [Cause.ERROR, Cause.CANCELLED])
+def test_an_end_for_good_stays_one(run, slurm, cause):
+    stop(begin(run), cause, requeued=False)
+    conclude(run, 8)
+    assert slurm.asked == []
+
+
+def test_a_start_that_is_killed_before_it_takes_the_lease_counts_like_any_other(run, slurm):
+    """It gave the run up for good."""
+    begin(run, restart=1)
+    for restart in (2, 3):
+        slurm.shown.write_text(SHOWN.format("RUNNING", restart - 1, "None"))
+        conclude(run, 137, restart, max_kills=1)
+    ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
+    assert [(end.attempt, end.cause, end.requeued) for end in ends] == [
+        (2, Cause.KILLED, True),
+        (3, Cause.KILLED, False),
+    ]
+    assert slurm.asked == [REQUEUE, NO_MORE]
+
+
+@pytest.mark.parametrize(("status", "shown"), [(9, RUNNING), (143, CANCELLED), (1, RUNNING)])
+def test_a_job_that_never_held_the_run_writes_nothing_into_it(run, slurm, status, shown):
+    """Its tasks lost to another start, were cancelled, or could not begin because of a mistake."""
+    slurm.shown.write_text(shown)
+    assert conclude(run, status) == status
+    assert read_events(run.journal) == []
+    assert slurm.asked == []
+
+
+@pytest.mark.parametrize(("restart", "expected"), [(1, []), (2, [NO_MORE])])
+def test_slurm_may_not_start_a_finished_run_again(run, slurm, restart, expected):
+    """Since 24.05 it starts a job that it has preempted once more after its end, whatever its exit code."""
+    journal = begin(run, restart)
+    journal.write(AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=1, step=9, cause=Cause.FINISHED))
+    assert conclude(run, 0, restart) == 0
+    assert slurm.asked == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "chosen", "expected"),
+    [({"requeue": "expedite"}, "", [NO_MORE]), ({}, "expedite", [NO_MORE]), ({}, "requeue", []), ({}, "", [])],
+)
+def test_an_expedited_job_is_not_held_after_its_last_error(run, slurm, cluster, chosen, expected):
+    place = {"host": "h", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+    add_submission(run, Submission(time=0.0, executor="slurm", job_id="7", requeue=chosen, **place))
+    stop(begin(run), Cause.ERROR, requeued=False)
+    conclude(run, 8, **cluster)
+    assert slurm.asked == expected
+
+
+@pytest.mark.parametrize(
+    ("accounting", "lines", "peak"),
+    [
+        ("7.0|OUT_OF_MEMORY|0:125|95608K\n", [], " of 95608K"),
+        ("7.0|FAILED|0:9|95608K\n", ["0: slurmstepd: error: Detected 1 oom_kill event in StepId=7.0."], " of 95608K"),
+        ("", ["srun: error: gpu01: task 1: Out Of Memory"], ""),
+    ],
+)
+def test_memory_that_ran_out_ends_the_run_and_names_its_peak(run, slurm, log, monkeypatch, accounting, lines, peak):
+    monkeypatch.setattr(job_evidence, "job_peak_bytes", lambda: None)
+    slurm.told.write_text(accounting)
+    log += lines
+    begin(run)
+    conclude(run, 137)
+    end = last_end(run)
+    assert (end.cause, end.outcome, end.requeued) == (Cause.OUT_OF_MEMORY, AttemptEnded.FAILED, False)
+    assert f"the memory of the job ran out at a peak{peak} (ask for more cluster.mem" in end.detail
+    assert slurm.asked == []
+
+
+def test_a_log_is_read_from_this_start_on():
+    """A job that is queued again goes on in the same log, where the deaths of its earlier starts stand."""
+    first, second = "0: hpc-yolo: task 0 on a, start 1 of its job", "1: hpc-yolo: task 1 on a, start 2 of its job"
+    log = f"{first}\none\n{second}\ntwo\n0: hpc-yolo: task 0 on a, start 2 of its job\n"
+    assert since_start(log, 2).splitlines()[:2] == [second, "two"]
+    assert "one" in since_start(log, 1)
+    assert since_start(f"{first}\none\n", 2) == "\none\n", "nobody announced the second start"
+    assert since_start("one\n", 1) == "one\n"
+
+
+def test_the_end_of_a_log_is_read_wherever_output_goes(tmp_path):
+    (tmp_path / "log").write_text("a\n")
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    assert own_log(tmp_path / "link") == "a\n"
+    assert own_log(tmp_path / "nowhere") == own_log(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("groups", "file"),
+    [
+        (
+            "4:memory:/slurm/uid_0/job_7/step_batch/task_0\n1:name=systemd:/\n",
+            "memory/slurm/uid_0/job_7/memory.max_usage_in_bytes",
+        ),
+        (
+            "0::/system.slice/slurmstepd.scope/job_7/step_batch/user/task_0\n",
+            "system.slice/slurmstepd.scope/job_7/memory.peak",
+        ),
+        (
+            "0::/system.slice/slurmstepd.scope/job_sFQ5M89XY5YH00/step_batch\n",
+            "system.slice/slurmstepd.scope/job_sFQ5M89XY5YH00/memory.peak",
+        ),
+        ("0::/user.slice\n", None),
+        ("nonsense\n", None),
+    ],
+)
+def test_the_peak_of_a_job_is_that_of_its_cgroup(tmp_path, groups, file):
+    (tmp_path / "own").write_text(groups)
+    if file is not None:
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text("104857600\n")
+    assert job_peak_bytes(tmp_path / "own", tmp_path) == (None if file is None else 104857600)

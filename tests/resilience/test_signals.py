@@ -1,0 +1,77 @@
+"""Signals in a real process: a note and nothing else, however many come."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from waiting import PATIENCE_S
+
+STORM_SIGNALS = (signal.SIGCONT, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+NUM_SIGNALS = 1000
+INTERVAL_S = 0.001
+
+# Works on, with output, until it is told to end; says which signal it noted.
+NOTING = """
+import json, sys, threading
+from hpc_yolo.resilience.stop_signal import StopRequest
+stop = StopRequest()
+stop.install()
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+print("ready", flush=True)
+noted = False
+while not ended.is_set():
+    if stop.signal_number and not noted:
+        noted = True
+        print("noted", flush=True)
+    json.dumps(list(range(1000)))
+    print(".", end="", file=sys.stderr)
+print(stop.signal_number, flush=True)
+"""
+
+STARTING = """
+import signal, sys
+from hpc_yolo.resilience.stop_signal import end_at_once_until_training
+signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+end_at_once_until_training()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def started(code: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT], ids=lambda number: number.name)
+def test_in_a_storm_of_signals_none_raises_and_the_first_is_not_lost(first):
+    """Slurm sends SIGCONT and SIGTERM together, and the warning before a limit may fall into them."""
+    process = started(NOTING)
+    process.send_signal(first)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "noted\n"  # signals that wait together have no order
+    for number in itertools.islice(itertools.cycle(STORM_SIGNALS), NUM_SIGNALS):
+        process.send_signal(number)
+        time.sleep(INTERVAL_S)
+    output, errors = process.communicate("end\n", timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert int(output) == first
+    assert set(errors) <= {"."}, "a handler raised"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=lambda number: number.name)
+def test_before_the_first_step_a_signal_ends_a_task_at_once(number):
+    """Nothing can be lost yet; the script that started it sees which signal it was."""
+    process = started(STARTING)
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == -number

@@ -1,0 +1,97 @@
+"""What all ranks printed, in one stream: which rank, which attempt, each line once and whole."""
+
+import pytest
+from click.testing import CliRunner
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptEnded
+from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.logs import OutputReader
+from hpc_yolo.runs.submissions import Submission, add_submission
+
+START = "submitit INFO (2026-11-23 17:42:39,229) - Starting with JobEnvironment(job_id=7)"
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    """A run that was submitted twice: job 9 first."""
+    run = RunDirectory(tmp_path / "first")
+    run.create()
+    run.spec.write_text("name: first\n")
+    for time, job_id in ((1.0, "9"), (2.0, "7")):
+        place = {"host": "elsewhere", "num_nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}
+        add_submission(run, Submission(time=time, executor="slurm", job_id=job_id, **place))
+    return run
+
+
+def write(run: RunDirectory, name: str, *lines: str) -> None:
+    with (run.jobs / name).open("a") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def test_ranks_and_attempts_across_requeues_and_jobs(run):
+    write(run, "7.log", f"0: {START}", "0: attempt 4: 2 ranks on a (cpu)", f"1: {START}", "1: four")
+    one = ["slurmstepd: launching", f"1: {START}", f"0: {START}", "0: attempt 1: 2 ranks on a (cpu)", "1: one"]
+    write(run, "9.log", *one, f" 1: {START}", " 1: two", f" 0: {START}", " 0: two too", " 1:", "no task: a line")
+    lines = [(line.job_id, line.rank, line.attempt, line.text) for line in OutputReader(run).new_lines()]
+    assert [line for line in lines if START not in line[3]] == [
+        ("9", None, 1, "slurmstepd: launching"),
+        ("9", 0, 1, "attempt 1: 2 ranks on a (cpu)"),
+        ("9", 1, 1, "one"),
+        ("9", 1, 2, "two"),
+        ("9", 0, 2, "two too"),
+        ("9", 1, 2, ""),
+        ("9", None, 2, "no task: a line"),
+        ("7", 0, 4, "attempt 4: 2 ranks on a (cpu)"),
+        ("7", 1, 4, "four"),
+    ]
+
+
+def test_each_line_once_and_whole(run):
+    reader = OutputReader(run)
+    (run.jobs / "30_1_log.out").write_bytes(b"one\nhal")
+    (run.jobs / "30_submitted.pkl").write_bytes(b"none of ours\n")
+    assert [(line.rank, line.text) for line in reader.new_lines()] == [(1, "one")]
+    with (run.jobs / "30_1_log.out").open("ab") as file:
+        file.write(b"f\n10%\r20%\r\n\xff\nrest")
+    assert [line.text for line in reader.new_lines()] == ["half", "20%", "�"]
+    assert [line.text for line in reader.new_lines(also_unfinished=True)] == ["rest"]
+
+
+def call(*words: object) -> str:
+    result = CliRunner().invoke(cli, ["logs", *map(str, words)])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_the_command_chooses_ranks_attempts_and_the_end(run):
+    write(run, "9.log", f"0: {START}", "0: a", "1: b", f"0: {START}", "0: c", f"1: {START}", "1: d")
+    assert call(run.path, "-n", 1).splitlines() == ["1: d"]
+    assert call(run.path, "--rank", 0, "--attempt", 2).splitlines() == [f"0: {START}", "0: c"]
+    assert len(call(run.path, "--all").splitlines()) == 7
+    with pytest.raises(RunError, match="none of 7 lines") as refusal:
+        call(run.path, "--rank", 5)
+    assert refusal.value.hint == "there are ranks 0 to 1 and attempts 1 to 2"
+
+
+def test_following_ends_with_the_run_and_has_its_last_words(run):
+    write(run, "9.log", "0: a")
+    journal = JournalWriter(run.journal, 1)
+    journal.write(AttemptEnded(outcome="finished", epoch=1, step=2, detail=""))
+    assert call(run.path, "--follow").splitlines() == ["0: a"]
+
+
+def test_errors_begin_with_the_rank_that_failed_first_though_others_wrote_before(run):
+    words = {"job_id": "9", "kind": "ValueError", "message": "m", "exit_code": 1, "host": "gpu1"}
+    write_failure(run, Failure(time=1.0, rank=0, traceback="lost a peer\n", is_echo=True, **words))
+    write_failure(run, Failure(time=2.0, rank=3, traceback="Traceback\nValueError: m\n", is_echo=False, **words))
+    printed = call(run.path, "--errors").splitlines()
+    assert printed[0] == "rank 3 on gpu1 failed in attempt 1, after step 0:"
+    assert printed[2] == "ValueError: m"
+    assert printed[4].startswith("rank 0 on gpu1 noticed that another had gone")
+    with pytest.raises(RunError, match="no failure of rank 2 left word"):
+        call(run.path, "--errors", "--rank", 2)

@@ -1,0 +1,130 @@
+"""The rules of the layout, read from the source: who may import whom, and what must stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hpc_yolo"
+LEVELS = [
+    {"core"},
+    {"spec", "runs"},
+    {"cluster"},
+    {"resilience", "distributed", "data", "models"},
+    {"evaluation", "checkpoint", "doctor"},
+    {"weights", "plots"},
+    {"training", "inference"},
+    {"launch", "monitor"},
+    {"report"},
+    {"cli"},
+]
+LEVEL_OF = {package: number for number, level in enumerate(LEVELS) for package in level}
+WITHOUT_TORCH = {"core", "spec", "runs", "cluster", "resilience", "launch", "monitor", "doctor", "report", "cli"}
+HEAVY = {"torch", "torchvision", "cv2", "submitit", "numpy", "safetensors"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# `launch` imports it when it hands a job over, and needs submitit then.
+IMPORTED_WHEN_NEEDED = {PACKAGE / "launch" / "script_executor.py"}
+
+
+def package_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0]
+
+
+def dotted(module: Path) -> str:
+    return ".".join(("hpc_yolo", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports(module: Path, *, top_level_only: bool = False) -> set[str]:
+    """Dotted names of everything that `module` imports, inside functions and for type checkers too."""
+    tree = ast.parse(module.read_text())
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_is_in_a_package_and_every_package_has_a_level():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} == set(LEVEL_OF)
+
+
+@pytest.mark.parametrize(
+    "module", [path for path in MODULES if path.parent != PACKAGE], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_package_imports_packages_below_it_only(module):
+    package = package_of(module)
+    for name in imports(module):
+        top, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if top == "hpc_yolo" and other in LEVEL_OF and other != package:
+            assert LEVEL_OF[other] < LEVEL_OF[package], f"{package} imports {name}"
+
+
+def test_no_modules_import_each_other():
+    graph = {dotted(path): imports(path) & {dotted(other) for other in MODULES} - {dotted(path)} for path in MODULES}
+
+    def cycles(name: str, trail: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        if name in trail:
+            yield (*trail[trail.index(name) :], name)
+        elif name not in seen:
+            for other in sorted(graph[name]):
+                yield from cycles(other, (*trail, name))
+            seen.add(name)
+
+    seen: set[str] = set()
+    assert [cycle for name in sorted(graph) for cycle in cycles(name)] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_environment_is_read_in_one_place(module):
+    """And written where a job is submitted without its surroundings and where CUDA is prepared; nowhere else."""
+    allowed = {
+        PACKAGE / "cluster" / "process.py",
+        PACKAGE / "launch" / "submit.py",
+        *(PACKAGE / "distributed").glob("*.py"),
+    }
+    assert module in allowed or "os.environ" not in module.read_text()
+
+
+def test_packages_of_the_login_node_import_nothing_heavy():
+    """sbatch users wait for `import torch` on a busy login node: seconds and thousands of file look-ups."""
+    for module in set(MODULES) - IMPORTED_WHEN_NEEDED:
+        if package_of(module) in WITHOUT_TORCH:
+            roots = {name.split(".")[0] for name in imports(module, top_level_only=True)}
+            assert not roots & HEAVY, module
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["submit", "configs/quickstart.yaml", "--dry-run", "--local", "--set", "data={data}", "--set", "output={runs}"],
+        ["status"],
+        ["doctor", "configs/quickstart.yaml", "--set", "cluster.executor=local"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_on_a_login_node_does_not_import_torch(arguments, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    data = tmp_path / "dataset.yaml"
+    data.write_text("train: train\nval: val\nnames: [thing]\n")
+    arguments = [text.format(data=data, runs=tmp_path / "runs") for text in arguments]  # not make demo's run
+    program = (
+        "import sys; sys.argv = ['hpc-yolo', *sys.argv[1:]]\n"
+        "from hpc_yolo.cli.main import cli\n"
+        "cli(standalone_mode=False)\n"
+        "print('HEAVY', sorted({'torch', 'cv2', 'numpy', 'submitit'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []"

@@ -1,0 +1,72 @@
+"""The batch that fills a GPU: a line through what small batches take. No GPU is needed to get a line wrong."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hpc_yolo.training.autobatch import batch_for, out_of_memory
+
+GIB = 2**30
+
+
+def linear(start_gib, slope_gib, limit=10**9):
+    """A network that takes so much for itself and for each image, and fails above `limit` images."""
+    return lambda batch: None if batch > limit else int((start_gib + slope_gib * batch) * GIB)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "measure", "expected"),
+    [
+        (40.5, linear(1, 0.5), 62),  # 0.8 x 40.5 = 32.4 > 1 + 0.5 x 62
+        (10.2, linear(2, 0.5), 12),
+        (5, linear(1, 0.5, limit=4), 6),  # between four, which fitted, and eight, which did not
+        (100, linear(1, 0.5, limit=8), 8),  # whatever the line says, sixteen did not fit
+        (3, linear(1, 1.5, limit=1), 1),
+        (3, linear(1, 1.5, limit=0), 1),  # not even one fits: training says so in its own words
+        (1000, linear(1, 0.1), None),  # over a thousand is no sensible batch
+        (2, linear(4, 0.5), None),  # all tried ones fitted, so the free memory was not what it seemed
+        (40, lambda batch: 2 * GIB, None),  # a line without a slope says nothing
+    ],
+)
+def test_four_fifths_of_the_free_memory_are_filled(free_gib, measure, expected):
+    assert batch_for(int(free_gib * GIB), measure) == expected
+
+
+@pytest.mark.parametrize(
+    ("fitting", "advice"),
+    [
+        (3, "set train.batch to 6, for 3 images a rank fit, measured just now; or take more GPUs"),
+        (9, "9 images fit, measured just now: does somebody else use this GPU (nvidia-smi)?"),
+        (None, "set train.batch lower; or take more GPUs"),
+    ],
+)
+def test_a_batch_that_was_too_large_is_answered_with_one_that_fits(monkeypatch, fitting, advice):
+    """Two ranks with four images each; the tensors of the step are let go before anything is measured."""
+    held: list[weakref.ref] = []
+
+    def measure(*_: object) -> int | None:
+        assert held[0]() is None
+        return fitting
+
+    def step() -> None:
+        tensor = torch.zeros(1)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("hpc_yolo.training.autobatch.largest_batch", measure)
+    train = SimpleNamespace(multi_scale=False, imgsz=640, precision="fp32")
+    parts = SimpleNamespace(
+        spec=SimpleNamespace(train=train),
+        schedule=SimpleNamespace(batch=8),
+        progress=SimpleNamespace(step=7),
+        optimizer=SimpleNamespace(zero_grad=lambda: None),
+        model=None,
+    )
+    try:
+        step()
+    except torch.OutOfMemoryError as error:
+        told = out_of_memory(error, parts, SimpleNamespace(size=2, rank=1, device=torch.device("cpu")))
+    assert told.message == "the GPU of rank 1 ran out of memory after step 7, with 4 images of 640 pixels"
+    assert advice in told.hint

@@ -1,0 +1,64 @@
+"""TensorBoard's own reader must find in the event files what the journal has."""
+
+import json
+import sys
+
+import pytest
+from status_runs import EVALUATED, START, STEP
+
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.training.tensorboard import EventFiles
+
+
+def events(tmp_path, *told):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(
+        "".join(json.dumps({"time": 20.0 + number, "attempt": 1} | event) + "\n" for number, event in enumerate(told))
+    )
+    return read_events(path)
+
+
+def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = EventFiles(RunDirectory(tmp_path))
+    told = [
+        START,
+        STEP,
+        STEP | {"step": 20, "box": 9.0},
+        START | {"step": 10},
+        STEP | {"step": 20, "box": None},
+        EVALUATED,
+    ]
+    for event in events(tmp_path, *told):
+        files.tell(event)
+        if getattr(event, "step", 0) == 20 and event.box == 9.0:
+            files.close()
+    files.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    figures = {
+        tag: [(row.step, row.value, row.wall_time) for row in read.Scalars(tag)] for tag in read.Tags()["scalars"]
+    }
+    assert figures["loss/box"] == [(10, pytest.approx(0.1), 21.0)], "null is left out, and step 20 was done again"
+    assert [step for step, *_ in figures["loss/obj"]] == [10, 20]
+    assert figures["evaluation/mAP50-95"] == [(100, pytest.approx(0.4), 25.0)]
+
+
+def test_a_missing_package_is_said_with_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(SpecError, match=r"package tensorboard cannot be used on .*\n.*pip install"):
+        EventFiles(RunDirectory(tmp_path))
+
+
+def test_a_disk_that_refuses_ends_the_files_and_not_the_training(tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("in the way")
+    files = EventFiles(RunDirectory(tmp_path))
+    for event in events(tmp_path, START, STEP):
+        files.tell(event)
+    files.close()
+    assert "no further TensorBoard files" in capsys.readouterr().err

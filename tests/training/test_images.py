@@ -1,0 +1,212 @@
+"""What a run makes of its pictures before the first step: kept in memory or not, what has no effect, what is told."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import DataError, TrainingError
+from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.loader import memory_needed_bytes
+from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.distributed import World
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised
+from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.training import images
+from hpc_yolo.training.build import build
+from hpc_yolo.training.images import keeps_in_memory
+
+IMGSZ = 64
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    return write_shapes_dataset(folder, num_train=5, num_val=2, image_size=(96, 64))
+
+
+@pytest.fixture
+def index(data):
+    return scan_split(load_dataset(data), "train")
+
+
+def one_rank(local_world_size: int = 1) -> World:
+    return World(ProcessInfo(0, 0, 0, 1, local_world_size, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
+
+
+def warnings_of(events: list[AnyEvent]) -> list[str]:
+    return [event.message for event in events if isinstance(event, WarningRaised)]
+
+
+def parts(data: Path, tmp_path: Path, told: list[AnyEvent], model: str = "yolov5n", **train: object):
+    fields = {"epochs": 1, "batch": 2, "imgsz": IMGSZ, "workers": 0}
+    spec = Spec(name="r", model=model, data=str(data), train=TrainSpec(**(fields | train)))
+    run = RunDirectory(tmp_path / "r")
+    run.create()
+    return build(spec, one_rank(), run, tell=told.append)
+
+
+def test_what_memory_is_needed_is_known_before_a_picture_is_read(index):
+    assert memory_needed_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("cache", "times", "num_ranks", "fits"),
+    [
+        ("ram", 1.1, 1, False),
+        ("ram", 1.4, 1, True),
+        ("ram", 8, 8, False),
+        ("ram", 11, 8, True),
+        ("auto", 9, 1, False),
+        ("auto", 11, 1, True),
+        ("auto", 79, 8, False),
+        ("auto", 81, 8, True),
+        ("none", 1000, 1, False),
+    ],
+)
+def test_pictures_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
+    """Each rank keeps all pictures; what one of eight takes must not be what all eight find free."""
+    told: list[AnyEvent] = []
+    free_bytes = int(memory_needed_bytes(index, IMGSZ) * times)
+    monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
+    assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), told.append) is fits
+    assert bool(told) is (cache == "ram" and not fits), "who asked is told, nobody else"
+
+
+def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_path, monkeypatch):
+    """A night's run that ends because a node has less memory than the last one is worse than a slower one."""
+    monkeypatch.setattr(images, "available_bytes", lambda: 1000)
+    told: list[AnyEvent] = []
+    training = parts(data, tmp_path, told, cache="ram").training
+    assert len(list(training.epoch(0))) == 3
+    (said,) = warnings_of(told)
+    assert said.startswith("train.cache: pictures are read from files: decoded, the 5 pictures need 0.0 GiB")
+
+
+def test_pictures_that_fit_are_read_once(data, tmp_path):
+    training = parts(data, tmp_path, [], cache="ram").training
+    assert len(training._loader.dataset._pictures._memory) == 5
+
+
+def test_one_class_makes_a_network_of_one_class(data, tmp_path):
+    made = parts(data, tmp_path, [], single_cls=True)
+    assert made.description.names == ["item"]
+    assert made.model.head.num_classes == 1
+    classes = torch.cat([batch.targets[:, 1] for batch in made.training.epoch(0)])
+    assert len(classes) > 0 and set(classes.tolist()) == {0}
+    assert all(set(batch.targets[:, 1].tolist()) <= {0} for batch in made.validation)
+    assert len(CLASSES) > 1
+
+
+def test_rectangles_come_from_the_spec(data, tmp_path):
+    training = parts(data, tmp_path, [], rect=True, imgsz=96).training
+    assert {tuple(batch.images.shape[2:]) for batch in training.epoch(0)} == {(64, 96)}
+
+
+def test_copy_paste_on_boxes_alone_is_told(data, index, tmp_path):
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
+    assert warnings_of(told) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
+    label = Path(index.paths[0].replace("/images/", "/labels/")).with_suffix(".txt")
+    text, told = label.read_text(), []
+    try:
+        label.write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
+        parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
+    finally:
+        label.write_text(text)
+    assert warnings_of(told) == []
+
+
+def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp_path):
+    told: list[AnyEvent] = []
+    made = parts(data, tmp_path, told, hyp_overrides={"anchors": 2.0})
+    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    assert checked.are_new and checked.best_possible_recall > 0.9
+    assert [len(row) for row in checked.anchors] == [4, 4, 4]
+    assert made.description.config["anchors"] == checked.anchors
+    for holder in (made.ema.model.head, made.loss):
+        assert torch.equal(holder.anchors, made.model.head.anchors)
+
+
+def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
+    """0 to 9 pixels at every level fit each small box, and are nobody's anchors."""
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, hyp_overrides={"anchors": 5.0})
+    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    areas = torch.tensor(checked.anchors).reshape(-1, 2).prod(dim=1)
+    assert checked.are_new and areas[0] > 1 and (areas.diff() >= 0).all()
+
+
+def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
+    """In a YAML of one's own, too, where the rules of a spec do not look."""
+    rows = msgspec.yaml.decode((resource_folder("configs") / "models" / "yolov5n.yaml").read_bytes())
+    model = tmp_path / "own.yaml"
+    model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
+    with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be found"):
+        parts(data, tmp_path, [], model=str(model), autoanchor=False)
+
+
+@pytest.mark.parametrize(
+    ("layers", "frozen"), [(0, set()), (3, {0, 1, 2}), ([9, 24], {9, 24}), (24, set(range(24)))], ids=str
+)
+def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, frozen):
+    model = parts(data, tmp_path, [], freeze=layers).model
+    with_weights = [(index, list(layer.parameters())) for index, layer in enumerate(model.model)]
+    still = {index for index, weights in with_weights if weights and not any(w.requires_grad for w in weights)}
+    assert still == {index for index in frozen if with_weights[index][1]}
+    before = model.model[0].bn.running_mean.clone()
+    model.train()(torch.rand(1, 3, IMGSZ, IMGSZ))
+    assert not torch.equal(model.model[0].bn.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (26, "the first 26 layers are to be frozen, and the model has 25 layers, 0 to 24"),
+        (99, "the first 99 layers are to be frozen"),
+        ([3, 40], "there is no layer 40: the model has 25 layers, 0 to 24"),
+        ([25, 30], "there is no layer 25, 30"),
+        (25, "no layer is left to learn"),
+        (list(range(25)), "no layer is left to learn"),
+        ([index for index in range(25) if index not in (11, 12)], "no layer is left to learn"),
+    ],
+    ids=str,
+)
+def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, words):
+    with pytest.raises(TrainingError, match=f"train.freeze: .*{words}"):
+        parts(data, tmp_path, [], freeze=layers)
+
+
+def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):
+    told: list[AnyEvent] = []
+    made = parts(data, tmp_path, told, autoanchor=False)
+    assert told == []
+    assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
+
+
+def test_a_run_without_validation_labels_does_not_start(tmp_path):
+    """All metrics would be 0, and the first epoch the best for ever."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=2, num_val=2, image_size=(96, 64))
+    shutil.rmtree(data.parent / "labels" / "val")
+    with pytest.raises(DataError, match=r"val: none of its 2 images has labels; 2 without a label file") as caught:
+        parts(data, tmp_path, [])
+    assert "there is no directory" in caught.value.hint
+
+
+def test_what_is_amiss_in_a_dataset_is_said_once_in_a_run(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, image_size=(96, 64))
+    data.write_text(f"{data.read_text()}test: gone\n")
+    (data.parent / "labels" / "train" / "00001.txt").unlink()
+    (data.parent / "images" / "val" / "a.heic").touch()
+    told: list[AnyEvent] = []
+    parts(data, tmp_path, told, autoanchor=False)
+    test, unlabelled, skipped = warnings_of(told)
+    assert "test: " in test and "gone is not there" in test
+    assert unlabelled.startswith("train: 1 of 4 images without objects: 1 without a label file (")
+    assert skipped.startswith("val: 1 file skipped")

@@ -1,0 +1,511 @@
+"""The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
+
+import errno
+import functools
+import json
+import math
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from hpc_yolo.checkpoint import read_state, saver
+from hpc_yolo.checkpoint.file import read_file, write_file
+from hpc_yolo.checkpoint.store import saved_states
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import CheckpointError, RunError, TrainingError
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.distributed import World
+from hpc_yolo.models import Detector
+from hpc_yolo.resilience.stop_signal import StopRequest
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.training.build import build
+from hpc_yolo.training.trainer import Trainer
+
+NUM_STEPS = 6  # two epochs of three
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=6, num_val=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def next_attempt(data: Path, folder: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
+    """Return one more attempt of the run in `folder`, about to begin."""
+    fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
+    spec = Spec(
+        name=name,
+        model="yolov5n",
+        data=str(data),
+        train=TrainSpec(**(fields | train)),
+        checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
+    )
+    run = RunDirectory(folder / name)
+    run.create()
+    world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
+    parts = build(spec, world, run, tell=refuse_warnings)
+    return Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
+
+
+@pytest.fixture
+def trainer(data, tmp_path):
+    """One attempt of a run, about to begin."""
+    return functools.partial(next_attempt, data, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return the directory of a run with these options that nothing stops; trained once for all tests."""
+
+    @functools.cache
+    def trained(**fields: object) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        assert next_attempt(data, folder, "whole", **fields).run() == 0
+        return folder / "whole"
+
+    return trained
+
+
+@pytest.fixture
+def attempt(trainer):
+    """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
+
+    def run_attempt(name: str, stop_after: int | None = None, **fields: object) -> int:
+        return run_until(trainer(name, **fields), stop_after)
+
+    return run_attempt
+
+
+@pytest.fixture(scope="module")
+def stopped_runs(data, tmp_path_factory):
+    """Return the directory of a run that was stopped after so many steps; trained once for all tests."""
+
+    @functools.cache
+    def stopped(stop_after: int, **fields: object) -> Path:
+        folder = tmp_path_factory.mktemp("stopped")
+        assert run_until(next_attempt(data, folder, "stopped", **fields), stop_after) == signal.SIGTERM
+        return folder / "stopped"
+
+    return stopped
+
+
+@pytest.fixture
+def copy_of_stopped(stopped_runs, tmp_path):
+    """Return the directory of a run as `stopped_runs` does, for this test alone."""
+    return lambda *words, **fields: shutil.copytree(stopped_runs(*words, **fields), tmp_path / "stopped")
+
+
+def run_until(started: Trainer, stop_after: int | None) -> int:
+    """Run an attempt with a signal after `stop_after` steps."""
+    train_step = started.train_step
+
+    def step_and_signal(batch):
+        train_step(batch)
+        if started.progress.step + 1 == stop_after:
+            started.stop.signal_number = signal.SIGTERM
+
+    started.train_step = step_and_signal
+    return started.run()
+
+
+def refuse_warnings(event):
+    assert not isinstance(event, WarningRaised), event
+
+
+def state_paths(path: Path) -> list[Path]:
+    return saved_states(RunDirectory(path))
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(path / "checkpoints" / "last.safetensors")
+
+
+def story_of(path: Path) -> list[tuple]:
+    """What the journal says of epochs and evaluations, without times."""
+    told = []
+    for event in read_events(path / "journal.jsonl"):
+        if isinstance(event, StepLogged):
+            told.append(("step", event.step, event.box, event.obj, event.cls, event.grad_norm, event.lr))
+        elif isinstance(event, EpochEnded):
+            told.append(("epoch", event.epoch, event.step, event.box, event.obj, event.cls))
+        elif isinstance(event, Evaluated):
+            told.append(("evaluated", event.epoch, event.map50, event.map50_95))
+    return told
+
+
+def leaving(path: Path) -> list[tuple[int, int]]:
+    """(step, signal) wherever the journal says that training was left."""
+    events = read_events(path / "journal.jsonl")
+    return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
+
+
+@pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
+def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(
+    attempt, undisturbed, tmp_path, stop_after
+):
+    """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
+    assert attempt("stopped", stop_after) == signal.SIGTERM
+    assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
+    assert attempt("stopped") == 0
+    assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, 0)]
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    expected, told = story_of(undisturbed()), story_of(tmp_path / "stopped")
+    assert told == expected
+
+
+def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(
+    attempt, undisturbed, trainer, tmp_path
+):
+    """It takes minutes on a large set, and a preempted job has seconds."""
+    stopped = trainer("stopped")
+    places = stopped.parts.validation.places
+
+    def signal_at_the_second_batch():
+        for batch in places():
+            yield batch
+            stopped.stop.signal_number = signal.SIGTERM
+            yield batch
+
+    stopped.parts.validation.places = signal_at_the_second_batch
+    assert stopped.run() == signal.SIGTERM
+    assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
+    assert attempt("stopped") == 0
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(undisturbed())
+
+
+def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_does(attempt, tmp_path, monkeypatch):
+    refuse_to_write(monkeypatch, steps=(3,))
+    assert attempt("refused") == 0
+    assert [path.name for path in state_paths(tmp_path / "refused")] == ["state-0001-000000006.safetensors"]
+    warnings = [event.message for event in read_events(tmp_path / "refused/journal.jsonl") if is_warning(event)]
+    assert len(warnings) == 1
+    assert "No space left on device; training goes on; there is no checkpoint yet" in warnings[0]
+
+
+def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_before(
+    attempt, undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hpc_yolo.training.checkpointer.RETRY_S", 0.0)
+    refuse_to_write(monkeypatch, steps=(6,))
+    with pytest.raises(
+        RunError, match=r"after step 6 cannot be saved: .*No space.*the last good checkpoint is state-0001-000000003"
+    ):
+        attempt("full")
+    monkeypatch.undo()
+    assert attempt("full") == 0
+    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "full")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
+def refuse_to_write(monkeypatch, steps: tuple[int, ...]) -> None:
+    """The disk is full whenever the state after one of `steps` is written."""
+    write_file = saver.write_file
+
+    def full(path, *rest):
+        if any(path.name.endswith(f"-{step:09d}.safetensors") for step in steps):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_file(path, *rest)
+
+    monkeypatch.setattr(saver, "write_file", full)
+
+
+def is_warning(event: object) -> bool:
+    return isinstance(event, WarningRaised)
+
+
+@pytest.mark.parametrize(
+    "option", [{"multi_scale": True}, {"image_weights": True}, {"rect": True}, {"precision": "fp16"}], ids=str
+)
+def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, undisturbed, tmp_path, option):
+    """What they draw follows from the position and the checkpoint, not from what a process remembers."""
+    assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
+    assert attempt("stopped", **option) == 0
+    runs = (undisturbed(**option), tmp_path / "stopped", undisturbed())
+    whole, resumed, plain = (state_of(path) for path in runs)
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
+
+
+def test_pictures_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
+    sizes = []
+    forward = Detector.forward
+    monkeypatch.setattr(Detector, "forward", lambda self, x: (sizes.append(x.shape[2:]), forward(self, x))[1])
+    attempt("scaled", multi_scale=True, epochs=4, val_every=0, imgsz=96)
+    trained = sizes[1:13]  # after the probe of the strides, before the evaluation
+    assert all(height == width and height % 32 == 0 and 32 <= height <= 160 for height, width in trained)
+    assert len(set(trained)) > 2
+
+
+@pytest.mark.parametrize(("val_every", "expected"), [(0, [4]), (1, [0, 1, 2, 3, 4]), (2, [1, 3, 4])])
+def test_an_evaluation_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, val_every, expected):
+    attempt("evaluated", epochs=5, val_every=val_every)
+    events = read_events(tmp_path / "evaluated" / "journal.jsonl")
+    assert [event.epoch for event in events if isinstance(event, Evaluated)] == expected
+
+
+@pytest.mark.parametrize(("every_epochs", "expected"), [(0, [5]), (2, [2, 4, 5])])
+def test_a_checkpoint_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, every_epochs, expected):
+    attempt("saved", epochs=5, every_epochs=every_epochs)
+    events = read_events(tmp_path / "saved" / "journal.jsonl")
+    saved = [event for event in events if isinstance(event, CheckpointSaved) and "state" in event.path]
+    assert [event.epoch for event in saved] == expected
+
+
+def test_a_step_whose_gradients_overflow_changes_no_weight_and_the_next_one_does(trainer):
+    """Half precision has to find out how large a scale its gradients bear; what it tries must not reach the weights."""
+    half = trainer("half", precision="fp16", hyp_overrides={"warmup_bias_lr": 0.1})
+    parts = half.parts
+    parts.trained.train()
+    before = {name: weights.clone() for name, weights in parts.model.named_parameters()}
+    (batch, *_) = parts.training.epoch(0)
+    changed = []
+    for scale in (2.0**60, 1.0):
+        parts.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        half.train_step(batch)
+        half.progress.step += 1
+        changed.append(any(not torch.equal(weights, before[name]) for name, weights in parts.model.named_parameters()))
+        assert all(torch.isfinite(tensor).all() for tensor in parts.ema.model.state_dict().values())
+        assert half.progress.last_optimizer_step == half.progress.step - 1, "its batch is not gone through again"
+    assert changed == [False, True]
+
+
+def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path, monkeypatch):
+    assert attempt("measured", batch=-1, stop_after=1) == signal.SIGTERM
+    assert (tmp_path / "measured" / "batch").read_text() == "16\n", "without a GPU the usual batch"
+    monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda *_: pytest.fail("measured again"))
+    assert attempt("measured", batch=-1) == 0
+
+
+@pytest.mark.parametrize(("multi_scale", "expected"), [(False, 64), (True, 96)])
+def test_a_batch_is_measured_with_the_largest_pictures_that_will_come(attempt, monkeypatch, multi_scale, expected):
+    measured = []
+    monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda _, imgsz, *__: measured.append(imgsz) or 3)
+    attempt("measured", batch=-1, multi_scale=multi_scale, stop_after=1)
+    assert measured == [expected]
+
+
+def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
+    attempt("done")
+    before = (tmp_path / "done" / "journal.jsonl").read_bytes()
+    assert attempt("done") == 0
+    assert (tmp_path / "done" / "journal.jsonl").read_bytes() == before
+
+
+def test_training_ends_when_it_no_longer_gets_better(attempt, tmp_path):
+    assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) == 0
+    assert len([item for item in story_of(tmp_path / "patient") if item[0] == "epoch"]) == 3
+
+
+def test_patience_ends_with_an_evaluation_that_was_no_better(attempt, tmp_path):
+    """Between evaluations nothing can get better, and nothing shows that it does not."""
+    attempt("rare", epochs=30, patience=2, val_every=5, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0})
+    story = [item[:2] for item in story_of(tmp_path / "rare")]
+    assert story[-2:] == [("epoch", 9), ("evaluated", 9)]
+
+
+def spoil(monkeypatch, step: int) -> None:
+    """Pictures of `step` come with numbers that are not finite, whoever does that step and whenever."""
+    scaled = Trainer.scaled
+    monkeypatch.setattr(
+        Trainer, "scaled", lambda self, images: scaled(self, images) * (math.nan if self.progress.step == step else 1.0)
+    )
+
+
+def test_numbers_gone_bad_end_the_run_are_named_and_never_reach_a_checkpoint(attempt, tmp_path, monkeypatch):
+    spoil(monkeypatch, 4)
+    with pytest.raises(
+        TrainingError, match=r"not finite at step 4 \(epoch 2\), first on rank 0 with .*\.jpg, .*\.jpg;"
+    ):
+        attempt("bad")
+    saved = [event.step for event in read_events(tmp_path / "bad/journal.jsonl") if isinstance(event, CheckpointSaved)]
+    assert max(saved) == 3
+    assert all(torch.isfinite(tensor).all() for tensor in state_of(tmp_path / "bad").values())
+    with pytest.raises(TrainingError, match="not finite at step 4"):
+        attempt("bad")
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("stop_after", [3, 5])
+def test_a_bad_batch_is_passed_over_and_an_interrupted_run_passes_over_it_too(
+    attempt, tmp_path, monkeypatch, policy, stop_after
+):
+    spoil(monkeypatch, 4)
+    assert attempt("whole", on_nonfinite=policy) == 0
+    assert attempt("stopped", stop_after=stop_after, on_nonfinite=policy) == signal.SIGTERM
+    assert attempt("stopped", on_nonfinite=policy) == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert all(torch.isfinite(tensor).all() for tensor in whole.values())
+    warnings = [event for event in read_events(tmp_path / "whole/journal.jsonl") if isinstance(event, WarningRaised)]
+    (warning,) = warnings
+    assert "step 4 (epoch 2), first on rank 0 with" in warning.message
+
+
+def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
+    monkeypatch.setattr(Trainer, "scaled", lambda _self, images: images.float() * math.nan)
+    monkeypatch.setattr("hpc_yolo.training.trainer.MAX_BAD_STEPS", 2)
+    with pytest.raises(TrainingError, match="one of more than 2 in this epoch"):
+        attempt("hopeless", on_nonfinite="skip")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
+        (lambda content: b"", "cannot be read as a checkpoint"),
+        (lambda content: content.replace(b"hpc-yolo-3", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
+        (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not what was"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, copy_of_stopped, damage, words):
+    (path,) = state_paths(copy_of_stopped(1))
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=words):
+        attempt("stopped")
+    assert path.read_bytes() == damaged, "bad input loses nothing"
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, tmp_path, monkeypatch):
+    """The last two epochs are done again, and end as they did."""
+    assert attempt("whole", epochs=4) == 0
+    assert attempt("damaged", epochs=4, stop_after=11) == signal.SIGTERM
+    newest, *older = state_paths(tmp_path / "damaged")
+    assert len(older) == 2
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    told: list[str] = []
+    monkeypatch.setitem(globals(), "refuse_warnings", lambda event: told.append(getattr(event, "message", "")))
+    assert attempt("damaged", epochs=4) == 0
+    assert newest.with_name(newest.name + ".damaged").read_bytes() == content
+    assert any("is damaged: tensor" in words and "goes on from step 9" in words for words in told)
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "damaged")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
+def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
+    attempt("other", stop_after=1, cos_lr=True)
+    attempt("own", stop_after=1)
+    (stranger,), (own,) = state_paths(tmp_path / "other"), state_paths(tmp_path / "own")
+    own.write_bytes(stranger.read_bytes())
+    with pytest.raises(CheckpointError, match="saved by a run that learns something else"):
+        attempt("own")
+
+
+@pytest.fixture(scope="module")
+def overflowed(data, tmp_path_factory):
+    """The directory of a run whose scale of half precision is too large at first, undisturbed."""
+    folder = tmp_path_factory.mktemp("overflowed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
+        assert next_attempt(data, folder, "whole", precision="fp16").run() == 0
+    return folder / "whole"
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, overflowed, tmp_path, monkeypatch, stop_after):
+    """The scaler tries a scale that is too large, so the norm of the gradients is infinite: its state must be read."""
+    monkeypatch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
+    assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
+    progress = read_state(state_paths(tmp_path / "stopped")[0]).progress
+    assert not math.isfinite(progress.grad_norm), "no overflow: the test proves nothing"
+    assert attempt("stopped", precision="fp16") == 0
+    whole, resumed = state_of(overflowed), state_of(tmp_path / "stopped")
+    # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
+    assert [name for name in whole if bits(whole[name]) != bits(resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(overflowed)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+def overflowing_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
+    return ORIGINAL_SCALER(device, enabled=enabled, init_scale=2.0**60)
+
+
+ORIGINAL_SCALER = torch.amp.GradScaler
+
+
+@pytest.mark.parametrize("null", ["grad_norm", "rank_items", "best_fitness", "scaler"])
+def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(attempt, copy_of_stopped, null):
+    """That version wrote null for a number that is not finite, and could not read its own checkpoints."""
+    options = {"precision": "fp16", "epochs": 1}
+    old = copy_of_stopped(2, **options)
+    for path in state_paths(old):
+        tensors, texts = read_file(path)
+        progress = json.loads(texts["progress"])
+        value = progress[null]
+        if isinstance(value, list):
+            progress[null] = [[None] * len(row) for row in value]
+        else:
+            progress[null] = dict.fromkeys(value) if isinstance(value, dict) else None
+        written = {name: texts[name] for name in ("description",)} | {"progress": json.dumps(progress)}
+        write_file(path, tensors, written)
+    assert attempt("stopped", **options) == 0
+    weights = {name: tensor for name, tensor in state_of(old).items() if not name.startswith("gradient.")}
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert read_state(state_paths(old)[0]).progress.best_epoch >= 0
+
+
+def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_path):
+    """A file that was edited between two attempts of a run, or is gone, does not change what it learns."""
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.01\nwarmup_epochs: 0\n")
+    assert attempt("whole", hyp=str(hyp)) == 0
+    assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
+    hyp.write_text("lr0: 0.5\nwarmup_epochs: 0\n")
+    assert attempt("stopped", stop_after=4, hyp=str(hyp)) == signal.SIGTERM
+    hyp.unlink()
+    assert attempt("stopped", hyp=str(hyp)) == 0
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("spoil_copies", ["edited", "removed"])
+def test_a_state_does_not_go_on_with_other_copies_of_what_it_learned_from(attempt, tmp_path, spoil_copies):
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.01\n")
+    assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
+    inputs = tmp_path / "stopped" / "inputs"
+    if spoil_copies == "edited":
+        copy = inputs / "hyperparameters.yaml"
+        copy.write_text(copy.read_text().replace("lr0: 0.01", "lr0: 0.5"))
+    else:
+        shutil.rmtree(inputs)
+        hyp.write_text("lr0: 0.5\n")
+    with pytest.raises(CheckpointError, match="was saved with other hyperparameters") as caught:
+        attempt("stopped", hyp=str(hyp))
+    assert str(inputs) in caught.value.message
+
+
+def test_a_run_of_an_earlier_version_without_copies_goes_on(attempt, tmp_path):
+    assert attempt("old", stop_after=2) == signal.SIGTERM
+    shutil.rmtree(tmp_path / "old" / "inputs")
+    for path in state_paths(tmp_path / "old"):
+        tensors, texts = read_file(path)
+        progress = json.loads(texts["progress"])
+        del progress["inputs_digest"]
+        write_file(path, tensors, {"description": texts["description"], "progress": json.dumps(progress)})
+    assert attempt("old") == 0
+    assert read_state(state_paths(tmp_path / "old")[0]).progress.inputs_digest, "from here on it is known"

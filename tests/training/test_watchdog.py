@@ -1,0 +1,238 @@
+"""An attempt that stands still ends by itself and says whose fault it is; one that is merely slow goes on.
+
+The attempts are those of `stalls.py`: real processes, real signals, all at the same time, since they mostly wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from waiting import wait_until
+
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
+from hpc_yolo.core.errors import StallError
+from hpc_yolo.distributed import World
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.failures import Failure, failures_of
+from hpc_yolo.training.watchdog.peers import Beat, Suspects, describe_suspects, find_suspects
+from hpc_yolo.training.watchdog.stall import Progress, Silence
+from hpc_yolo.training.watchdog.watchdog import Watchdog
+
+PROGRAM = Path(__file__).with_name("stalls.py")
+STALL = StallError.exit_code
+PLACES = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=100 + rank) for rank in range(3)]
+
+
+class Attempts:
+    """What the program has left of each attempt."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def run(self, case: str) -> RunDirectory:
+        return RunDirectory(self._folder / case.replace(" ", "-"))
+
+    def ends(self, case: str) -> dict[int, int]:
+        """How each rank has ended, once all have."""
+        path = self.run(case).path / "ends.json"
+        wait_until(path.exists, f"all ranks of {case} to end")
+        return {int(rank): code for rank, code in json.loads(path.read_text()).items()}
+
+    def failure(self, case: str) -> Failure:
+        """The one failure: whoever judges first speaks for all."""
+        (failure,) = failures_of(self.run(case), case, 1)
+        return failure
+
+    def stacks(self, case: str) -> dict[int, list[str]]:
+        """Lines of each rank's file of stacks."""
+        paths = self.run(case).stacks.glob("attempt7-rank*.txt")
+        return {int(path.stem.rpartition("rank")[2]): path.read_text().splitlines() for path in paths}
+
+    def errors(self, case: str, rank: int) -> str:
+        """What a rank has written on its error output."""
+        return (self.run(case).path / f"stderr-{rank}").read_text()
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory) -> Iterator[Attempts]:
+    """All attempts, under way."""
+    folder = tmp_path_factory.mktemp("stalls")
+    command = [sys.executable, str(PROGRAM), str(folder)]
+    with subprocess.Popen(command, start_new_session=True) as program:
+        yield Attempts(folder)
+        if program.poll() is None:
+            os.killpg(program.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("case", "culprit", "words"),
+    [
+        ("stopped", 1, "does not answer: a signal has stopped it"),
+        ("store stopped", 0, "does not answer: it is stopped, gone, or cut off"),
+        ("loader", 2, "holds up the others in 'waiting for data' at step 30"),
+    ],
+)
+def test_a_rank_that_hangs_ends_all_is_named_and_leaves_its_stacks(attempts, case, culprit, words):
+    assert attempts.ends(case) == {0: STALL, 1: STALL, 2: STALL}
+    failure = attempts.failure(case)
+    assert (failure.rank, failure.exit_code, failure.is_echo) == (culprit, STALL, False)
+    assert words in failure.message and "no progress for" in failure.message
+    stacks = attempts.stacks(case)
+    assert sorted(stacks) == [0, 1, 2], "of the stopped rank too: it is woken for it"
+    for rank, lines in stacks.items():
+        assert re.match(rf"rank {rank} on \S+ \(process \d+\): in '[a-z ]+' at step \d+, silent for \d+ s$", lines[0])
+        assert any("stalls.py" in line and line.endswith("in train") for line in lines)
+
+
+def test_a_rank_that_python_has_lost_leaves_its_stacks_on_its_output_and_is_killed(attempts):
+    assert attempts.ends("python held up") == {0: STALL, 1: -signal.SIGKILL}
+    assert "does not answer: it is held up outside of Python" in attempts.failure("python held up").message
+    assert sorted(attempts.stacks("python held up")) == [0]
+    assert "in hold_python_up" in attempts.errors("python held up", 1)
+
+
+@pytest.mark.parametrize(("case", "victim"), [("killed", 1), ("store killed", 0)])
+def test_a_killed_rank_is_noticed_long_before_anybody_is_out_of_patience(attempts, case, victim):
+    """The others wait for a device, as it were, and see no connection close; the limit of this attempt is 600 s."""
+    others = {0, 1, 2} - {victim}
+    assert attempts.ends(case) == {victim: -signal.SIGKILL} | dict.fromkeys(others, STALL)
+    failure = attempts.failure(case)
+    assert failure.rank == victim and failure.message.endswith("is gone")
+    assert failure.is_echo, "it is counted as killed, not as a hang"
+    assert set(attempts.stacks(case)) == others
+
+
+def test_a_rank_alone_watches_itself(attempts):
+    assert attempts.ends("alone") == {0: STALL}
+    assert "rank 0" in attempts.failure("alone").message
+    assert "makes no progress in 'waiting for data' at step 30" in attempts.failure("alone").message
+
+
+def test_without_a_disk_everything_is_on_the_output(attempts):
+    assert attempts.ends("disk gone") == {0: STALL}
+    errors = attempts.errors("disk gone", 0)
+    assert "makes no progress in 'waiting for data' at step 30" in errors
+    assert "stalls.py" in errors and "in train" in errors
+
+
+@pytest.mark.parametrize("case", ["patient", "suspended"])
+def test_no_alarm_for_what_is_only_slow(attempts, case):
+    """A first step and an allowed phase of twice the limit, while a rank waits; a job that Slurm has suspended."""
+    assert attempts.ends(case) == {0: 0, 1: 0}
+    assert attempts.errors(case, 0) + attempts.errors(case, 1) == ""
+
+
+def beat(ticks: int, step: int = 5, place: int = 1, left_s: float = 0.0, has_left: bool = False) -> Beat:
+    return Beat(ticks=ticks, step=step, place=place, phase="step", left_s=left_s, has_left=has_left)
+
+
+STILL, MOVED = [beat(1), beat(1), beat(1)], [beat(4), beat(4), beat(4)]
+
+
+@pytest.mark.parametrize(
+    ("later", "suspects"),
+    [
+        ([beat(4), beat(4), beat(4)], Suspects([0, 1, 2], are_silent=False)),
+        ([beat(4), beat(1), beat(4)], Suspects([1], are_silent=True)),
+        ([beat(4), beat(1, step=9), beat(1)], Suspects([1, 2], are_silent=True)),
+        ([beat(4), beat(4)], Suspects([2], are_silent=True)),
+        ([beat(4), beat(4, place=0), beat(4)], Suspects([1], are_silent=False)),
+        ([beat(4), beat(4), beat(4, step=4, place=7)], Suspects([2], are_silent=False)),
+        ([beat(4, step=4), beat(4, step=4), beat(1)], Suspects([2], are_silent=True)),
+        ([beat(1, has_left=True), beat(4), beat(4, place=3)], Suspects([1], are_silent=False)),
+        ([beat(4), beat(4), beat(4, left_s=1)], None),
+        ([beat(4), beat(1), beat(4, left_s=500)], None),
+        ([beat(4), beat(1, left_s=500), beat(4)], Suspects([1], are_silent=True)),
+    ],
+    ids=[
+        "all at the same place",
+        "one silent",
+        "silent before behind, and how far does not count",
+        "one never heard of",
+        "one behind within the step",
+        "one behind by a step",
+        "silent ones are not outranked by those behind",
+        "whoever has left is not waited for",
+        "one still has time",
+        "one still has time, and who waits for it waits too",
+        "time does not count for a rank that is silent",
+    ],
+)
+def test_who_holds_up_the_others(later, suspects):
+    assert find_suspects(dict(enumerate(STILL)), dict(enumerate(later)), world_size=3) == suspects
+
+
+@pytest.mark.parametrize(
+    ("suspects", "num_beats", "words"),
+    [
+        (Suspects([1], True), 3, "rank 1 on n1 (process 101) does not answer: it is stopped"),
+        (Suspects([1, 2], True), 3, "seen last in 'step' at step 5; nor rank 2"),
+        (Suspects([2], True), 2, "it has not begun to train"),
+        (Suspects([0], False), 3, "rank 0 on n0 (process 100) holds up the others in 'step' at step 5"),
+        (Suspects([0, 1], False), 3, "holds up the others in 'step' at step 5; so does rank 1"),
+        (Suspects([0, 1, 2], False), 3, "all 3 ranks stand at the same place in 'step' at step 5; rank 0 on n0"),
+        (Suspects([0], False), 1, "rank 0 on n0 (process 100) makes no progress in 'step' at step 5"),
+    ],
+)
+def test_suspects_in_words(suspects, num_beats, words):
+    assert words in describe_suspects(suspects, dict(list(enumerate(MOVED))[:num_beats]), PLACES)
+
+
+def limits(timeout_s: float | None, looks: list[tuple[int, float, float]]) -> list[float]:
+    """The limit after each look: (step, seconds allowed for the phase, seconds of silence before the next word)."""
+    silence, found = Silence(timeout_s, start_timeout_s=600), []
+    for number, (step, allowed_s, silent_s) in enumerate(looks):
+        progress = Progress(number + 1, step, 0, "step", allowed_s)
+        silence.note(progress, 1)
+        found.append(silence.limit_s)
+        silence.note(progress, silent_s)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "looks", "expected"),
+    [
+        (None, [(0, 0, 400), (1, 0, 1), (2, 0, 1)], [600, 45, 45]),
+        (None, [(0, 0, 1), (1, 0, 20), (2, 0, 3), (3, 0, 3)], [600, 45, 100, 100]),
+        (None, [(0, 0, 1), (1, 300, 200), (1, 0, 1), (2, 0, 1)], [600, 300, 45, 45]),
+        (30, [(0, 0, 1), (1, 0, 20), (2, 100, 1), (3, 5, 1)], [600, 30, 100, 30]),
+        (700, [(-1, 0, 1), (8, 0, 1), (8, 0, 1), (9, 0, 1)], [700, 700, 700, 700]),
+        (30, [(-1, 0, 1), (8, 0, 1), (8, 0, 1), (9, 0, 1)], [600, 600, 600, 30]),
+        (30, [(8, 0, 1), (9, 0, 1), (4, 0, 1), (9, 0, 1)], [600, 30, 600, 30]),
+    ],
+    ids=[
+        "the first step neither alarms nor counts",
+        "five times the slowest",
+        "what was allowed does not count",
+        "a fixed limit gives way to what is allowed, if that is longer",
+        "the first step has no less than any other",
+        "a step is done when the next begins, not with the first word",
+        "a run rolled back begins anew",
+    ],
+)
+def test_how_long_a_rank_may_be_silent(timeout_s, looks, expected):
+    assert limits(timeout_s, looks) == expected
+
+
+def test_a_watchdog_goes_when_it_is_not_needed_any_more(tmp_path):
+    """Threads, signals and timers are put back each time (the leak watch counts threads that are not daemons only)."""
+    process = ProcessInfo(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single")
+    world = World(process, torch.device("cpu"), (PLACES[0],))
+    before = signal.getsignal(signal.SIGUSR1)
+    for _ in range(20):
+        with Watchdog(world, RunDirectory(tmp_path), 1, timeout_s=10) as watchdog:
+            watchdog.beat("step", 1)
+            watchdog.beat("metrics", 2, allowed_s=100)
+        assert not watchdog._thread.is_alive()
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert list(tmp_path.iterdir()) == []
