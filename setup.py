@@ -7,9 +7,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 
-def files_below(folder: str) -> list[str]:
-    """The files of a top-level folder as package data of hpc_yolo.<folder>."""
-    return [str(path.relative_to(ROOT / folder)) for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+def files_below(directory: str) -> list[str]:
+    """The files of a top-level directory as package data of hpc_yolo.<directory>."""
+    return [str(path.relative_to(ROOT / directory)) for path in sorted((ROOT / directory).rglob("*")) if path.is_file()]
 
 
 setup(

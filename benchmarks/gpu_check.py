@@ -48,8 +48,8 @@ def main() -> None:
 
 def learning(precision: str) -> dict[str, Any]:
     """yolov5s on drawn shapes from scratch: mean loss of the first and the last 20 of 200 steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of("yolov5s", LEARNING_BATCH, precision, Path(folder), num_images=16 * LEARNING_BATCH)
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = trainer_of("yolov5s", LEARNING_BATCH, precision, Path(directory), num_images=16 * LEARNING_BATCH)
         losses = []
         for batch in batches(trainer, LEARNING_STEPS):
             trainer.train_step(batch)
@@ -79,20 +79,20 @@ def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
 
 
 def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
-    """Images a second and peak memory of training steps on pictures that are there already."""
+    """Images a second and peak memory of training steps on images that are there already."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     row: dict[str, Any] = {"model": model, "batch": batch, "precision": precision, "imgsz": IMGSZ}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         try:
-            trainer = trainer_of(model, batch, precision, Path(folder), num_images=batch)
-            pictures = random_batch(batch, IMGSZ)
+            trainer = trainer_of(model, batch, precision, Path(directory), num_images=batch)
+            images = random_batch(batch, IMGSZ)
             for _ in range(WARMUP_STEPS):
-                whole_step(trainer, pictures)
+                whole_step(trainer, images)
             torch.cuda.synchronize()
             started_s = time.perf_counter()
             for _ in range(TIMED_STEPS):
-                whole_step(trainer, pictures)
+                whole_step(trainer, images)
             torch.cuda.synchronize()
             row["images_per_s"] = batch * TIMED_STEPS / (time.perf_counter() - started_s)
         except torch.cuda.OutOfMemoryError:
@@ -102,10 +102,10 @@ def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
     return row
 
 
-def trainer_of(model: str, batch: int, precision: str, folder: Path, *, num_images: int) -> Trainer:
+def trainer_of(model: str, batch: int, precision: str, directory: Path, *, num_images: int) -> Trainer:
     """A trainer on the first GPU."""
     train = TrainSpec(batch=batch, imgsz=IMGSZ, workers=8, device="0", precision=precision, autoanchor=False)  # type: ignore[arg-type]
-    return make_trainer(model, train, folder, num_images=num_images, image_size=(IMGSZ, IMGSZ))
+    return make_trainer(model, train, directory, num_images=num_images, image_size=(IMGSZ, IMGSZ))
 
 
 if __name__ == "__main__":

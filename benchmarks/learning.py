@@ -1,9 +1,9 @@
 """How well the detector learns: yolov5n from scratch on a small drawn set, several seeds, against reference figures.
 
-The set is defined by its random draws, so that anybody draws the same: 200 + 60 pictures of 320 x 240 with filled
+The set is defined by its random draws, so that anybody draws the same: 200 + 60 images of 320 x 240 with filled
 rectangles and ellipses of four classes. 60 epochs at 160 px, batch 16, hyperparameters scratch-low.
 
-python benchmarks/learning.py FOLDER [--seeds 0 1 2]
+python benchmarks/learning.py DIRECTORY [--seeds 0 1 2]
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ checkpoint: {every_s: null}
 def main() -> None:
     """Draw the set, train each seed, print its last figures and the means."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("directory", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options = parser.parse_args()
-    data = draw_set(options.folder / "set")
-    spec = options.folder / "spec.yaml"
-    rows = [train(spec, data, options.folder, seed) for seed in options.seeds]
+    data = draw_set(options.directory / "set")
+    spec = options.directory / "spec.yaml"
+    rows = [train(spec, data, options.directory, seed) for seed in options.seeds]
     means = [statistics.mean(column) for column in zip(*rows, strict=True)]
     print(f"mean: mAP50 {means[0]:.3f}, mAP50-95 {means[1]:.3f}, {means[2]:.0f} s a run")
 
 
-def draw_set(folder: Path) -> Path:
-    """The pictures and labels, where they are not there yet; the dataset YAML."""
+def draw_set(directory: Path) -> Path:
+    """The images and labels, where they are not there yet; the dataset YAML."""
     random = np.random.default_rng(123)
     for split, count in (("train", 200), ("val", 60)):
         for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+            (directory / kind / split).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            pixels, labels = draw_picture(random)
-            cv2.imwrite(str(folder / "images" / split / f"{index:04d}.png"), pixels)
-            (folder / "labels" / split / f"{index:04d}.txt").write_text("".join(labels))
-    path = folder / "dataset.yaml"
+            pixels, labels = draw_image(random)
+            cv2.imwrite(str(directory / "images" / split / f"{index:04d}.png"), pixels)
+            (directory / "labels" / split / f"{index:04d}.txt").write_text("".join(labels))
+    path = directory / "dataset.yaml"
     names = ", ".join(NAMES)
     path.write_text(f"train: images/train\nval: images/val\nnames: [{names}]\n")
     return path
 
 
-def draw_picture(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """One picture (240, 320, 3) BGR and the lines of its label file; the order of draws defines the set."""
+def draw_image(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """One image (240, 320, 3) BGR and the lines of its label file; the order of draws defines the set."""
     background = random.integers(60, 121, 3)
     noise = random.integers(-15, 16, (HEIGHT, WIDTH, 3))
     pixels = (background + noise).astype(np.uint8)
@@ -80,15 +80,15 @@ def draw_picture(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     return pixels, labels
 
 
-def train(spec: Path, data: Path, folder: Path, seed: int) -> tuple[float, float, float]:
+def train(spec: Path, data: Path, directory: Path, seed: int) -> tuple[float, float, float]:
     """(mAP50, mAP50-95 after the last epoch, seconds with start-up) of one seed."""
-    spec.write_text(f"name: seed{seed}\ndata: {data}\noutput: {folder}\n{SPEC}")
+    spec.write_text(f"name: seed{seed}\ndata: {data}\noutput: {directory}\n{SPEC}")
     command = [sys.executable, "-m", "hpc_yolo", "submit", str(spec), "--set", f"train.seed={seed}"]
     started_s = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started_s
     evaluations = [
-        event for event in read_events(folder / f"seed{seed}" / "journal.jsonl") if isinstance(event, Evaluated)
+        event for event in read_events(directory / f"seed{seed}" / "journal.jsonl") if isinstance(event, Evaluated)
     ]
     for event in evaluations[9::10]:
         print(f"seed {seed} epoch {event.epoch}: mAP50 {event.map50:.3f}, mAP50-95 {event.map50_95:.3f}")

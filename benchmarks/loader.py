@@ -1,4 +1,4 @@
-"""Training pictures a second on one core: mosaic at 640 px from 128 JPEGs of 640 x 480, read anew and from memory, and
+"""Training images a second on one core: mosaic at 640 px from 128 JPEGs of 640 x 480, read anew and from memory, and
 with an outline of 30 points for every object.
 
 OMP_NUM_THREADS=1 python benchmarks/loader.py
@@ -16,7 +16,7 @@ import numpy as np
 
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingPictures
+from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -31,30 +31,30 @@ NUM_POINTS = 30
 def main() -> None:
     """Print a table; the first epoch warms up and does not count."""
     cv2.setNumThreads(0)
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_shapes_dataset(Path(folder) / "set", num_train=NUM_IMAGES, num_val=1, image_size=(640, 480))
+    with tempfile.TemporaryDirectory() as directory:
+        path = write_shapes_dataset(Path(directory) / "set", num_train=NUM_IMAGES, num_val=1, image_size=(640, 480))
         boxes = scan_split(load_dataset(path), "train")
         outlined = with_ellipses(boxes)
         plain, copied = Hyperparameters(), Hyperparameters(copy_paste=0.5)
-        print_speed("from files", TrainingPictures(boxes, imgsz=IMGSZ, hyp=plain, seed=0))
+        print_speed("from files", TrainingImages(boxes, imgsz=IMGSZ, hyp=plain, seed=0))
         for name, index, hyp in (("boxes", boxes, plain), ("outlines", outlined, plain), ("copies", outlined, copied)):
-            pictures = TrainingPictures(index, imgsz=IMGSZ, hyp=hyp, seed=0, in_memory=True)
-            print_speed(f"from memory, {name}", pictures)
+            images = TrainingImages(index, imgsz=IMGSZ, hyp=hyp, seed=0, in_memory=True)
+            print_speed(f"from memory, {name}", images)
 
 
-def print_speed(name: str, pictures: TrainingPictures) -> None:
+def print_speed(name: str, images: TrainingImages) -> None:
     """One line of the table."""
     started = 0.0
     for epoch in range(EPOCHS + 1):
         if epoch == 1:
             started = time.perf_counter()
         for image in range(NUM_IMAGES):
-            pictures.sample(epoch, image)
-    print(f"{name:22} {NUM_IMAGES * EPOCHS / (time.perf_counter() - started):6.0f} pictures/s")
+            images.sample(epoch, image)
+    print(f"{name:22} {NUM_IMAGES * EPOCHS / (time.perf_counter() - started):6.0f} images/s")
 
 
 def with_ellipses(index: ImageIndex) -> ImageIndex:
-    """The pictures with the ellipse in each box for an outline."""
+    """The images with the ellipse in each box for an outline."""
     angles = np.linspace(0, 2 * np.pi, NUM_POINTS, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     polygons = [(row[1:3] + circle * row[3:] / 2).astype(np.float32) for rows in index.labels for row in rows]

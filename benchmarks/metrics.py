@@ -1,5 +1,5 @@
 """Average precision of 1.5 million detections of 80 classes at ten thresholds, and matching of 300 detections with 8
-labels, as a pass over COCO's validation pictures needs them.
+labels, as a pass over COCO's validation images needs them.
 
 OMP_NUM_THREADS=1 python benchmarks/metrics.py
 """
@@ -35,7 +35,7 @@ def main() -> None:
     found = torch.cat((boxes[:MATCHED_DETECTIONS], descending, kinds[:MATCHED_DETECTIONS]), dim=1)
     truth = torch.cat((kinds, boxes), dim=1)[MATCHED_DETECTIONS:]
     seconds = least_s(lambda: match_detections(found, truth), rounds=300)
-    print(f"matching: {seconds * 1000:.2f} ms a picture")
+    print(f"matching: {seconds * 1000:.2f} ms an image")
 
 
 def least_s(work: Callable[[], object], rounds: int) -> float:

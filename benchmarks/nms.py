@@ -1,4 +1,4 @@
-"""Non-maximum suppression of eight pictures of 25,200 rows and 80 classes: scores as a trained network gives them,
+"""Non-maximum suppression of eight images of 25,200 rows and 80 classes: scores as a trained network gives them,
 uniform ones, and those of a fresh head; with the settings of validation and of detection.
 
 OMP_NUM_THREADS=2 python benchmarks/nms.py
@@ -14,7 +14,7 @@ import torch
 
 from hpc_yolo.evaluation.nms import non_max_suppression
 
-PICTURES, ROWS, CLASSES, SIDE_PIXELS = 8, 25_200, 80, 640
+IMAGES, ROWS, CLASSES, SIDE_PIXELS = 8, 25_200, 80, 640
 WARMUP, ROUNDS = 1, 15
 SETTINGS = {
     "val": {"conf_threshold": 0.001, "iou_threshold": 0.6, "max_detections": 300, "multi_label": True},
@@ -25,7 +25,7 @@ SETTINGS = {
 def main() -> None:
     """Print seconds a batch, median and least of all rounds, and the detections found."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(f"{'scores':12} {'settings':9} {'median s':>9} {'least s':>9}   detections of each picture")
+    print(f"{'scores':12} {'settings':9} {'median s':>9} {'least s':>9}   detections of each image")
     for name, decoded in predictions().items():
         for use, settings in SETTINGS.items():
             seconds = []
@@ -42,10 +42,10 @@ def predictions() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(PICTURES, ROWS, *shape, generator=generator)
+        return torch.rand(IMAGES, ROWS, *shape, generator=generator)
 
     def logits(mean: float, deviation: float, number: int) -> torch.Tensor:
-        return torch.randn(PICTURES, ROWS, number, generator=generator).mul(deviation).add(mean).sigmoid()
+        return torch.randn(IMAGES, ROWS, number, generator=generator).mul(deviation).add(mean).sigmoid()
 
     boxes = torch.cat((uniform(2) * SIDE_PIXELS, uniform(2) * 200 + 2), dim=2)
     scores = {

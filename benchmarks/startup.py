@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Interleave all commands, so that whatever else the machine does falls on each alike."""
     command = str(Path(sys.executable).parent / "hpc-yolo")
-    with tempfile.TemporaryDirectory() as folder:
-        data = write_empty_dataset(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        data = write_empty_dataset(Path(directory))
         dry_run = [
             "submit",
             "configs/quickstart.yaml",
@@ -29,14 +29,14 @@ def main() -> None:
             "--set",
             f"data={data}",
             "--set",
-            f"output={folder}",
+            f"output={directory}",
         ]
         commands = {
             "import rich, yaml": [sys.executable, "-c", "import rich, yaml"],
             "--help": [command, "--help"],
             "submit --dry-run": [command, *dry_run],
             "submit --dry-run --local": [command, *dry_run, "--local"],
-            "status": [command, "status", "--root", folder],
+            "status": [command, "status", "--root", directory],
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(ROUNDS):
@@ -50,11 +50,11 @@ def main() -> None:
         print(f"{name:26} {statistics.median(measured) * 1e3:9.0f} {statistics.median(measured) / unit_s:6.2f}")
 
 
-def write_empty_dataset(folder: Path) -> Path:
+def write_empty_dataset(directory: Path) -> Path:
     """A dataset YAML whose splits exist."""
     for split in ("train", "val"):
-        (folder / split).mkdir()
-    path = folder / "dataset.yaml"
+        (directory / split).mkdir()
+    path = directory / "dataset.yaml"
     path.write_text("train: train\nval: val\nnames: [thing]\n")
     return path
 

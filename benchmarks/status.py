@@ -1,11 +1,11 @@
-"""The status screen over many runs: a warm look at all of them, the first picture, and what it costs to keep it open.
+"""The status screen over many runs: a warm look at all of them, the first image, and what it costs to keep it open.
 
     python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30]
     python benchmarks/status.py --screens 20 --seconds 60    # in a Slurm of one's own: how often it is asked
 
-The runs are written into a temporary folder (about 300 bytes an event). `look`: everything is read, then one look more
-at all of them. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`: every quarter
-of a second four runs tell of a step; the share of a core, and the memory of the whole process.
+The runs are written into a temporary directory (about 300 bytes an event). `look`: everything is read, then one look
+more at all of them. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`: every
+quarter of a second four runs tell of a step; the share of a core, and the memory of the whole process.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--screens", type=int, default=0, help="only count how often Slurm is asked")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
         if given.screens:
             measure_questions(root, given.screens, given.seconds)
         else:

@@ -50,11 +50,11 @@ def main() -> None:
 
 def compare(name: str) -> None:
     """One row of the table."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         train = TrainSpec(
             batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", deterministic=False, autoanchor=False
         )
-        trainer = make_trainer(name, train, Path(folder), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
+        trainer = make_trainer(name, train, Path(directory), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
         batch = random_batch(BATCH, IMGSZ)
         bare = bare_step(name)
         steps: list[tuple[float, float, float]] = []
@@ -69,15 +69,15 @@ def compare(name: str) -> None:
 
 
 def make_trainer(
-    model: str, train: TrainSpec, folder: Path, *, num_images: int, image_size: tuple[int, int]
+    model: str, train: TrainSpec, directory: Path, *, num_images: int, image_size: tuple[int, int]
 ) -> Trainer:
     """The trainer of a run of `model` on drawn shapes that are said to be of 80 classes, in this process."""
-    path = write_shapes_dataset(folder / "set", num_train=num_images, num_val=1, image_size=image_size)
+    path = write_shapes_dataset(directory / "set", num_train=num_images, num_val=1, image_size=image_size)
     path.write_text(f"train: images/train\nval: images/val\nnames: {[f'class {i}' for i in range(NUM_CLASSES)]}\n")
     dataset = load_dataset(path)
     indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
-    spec = Spec(name="step", model=model, data=str(path), output=str(folder), train=train)
-    run, process = RunDirectory(folder / "step"), ProcessInfo.from_env({})
+    spec = Spec(name="step", model=model, data=str(path), output=str(directory), train=train)
+    run, process = RunDirectory(directory / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
         origin = Origin(load_config(model))
         parts = build_parts(spec, dataset, indexes, Hyperparameters(), world, origin, tell=lambda _event: None)
@@ -87,7 +87,7 @@ def make_trainer(
 
 
 def random_batch(batch: int, imgsz: int) -> TrainingBatch:
-    """Pictures of noise with seven targets each, of all sizes."""
+    """Images of noise with seven targets each, of all sizes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
     targets = torch.rand(batch * TARGETS_AN_IMAGE, 6, generator=generator)
@@ -104,7 +104,7 @@ def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
 
 
 def bare_step(name: str) -> Callable[[], None]:
-    """Forward and backward of the network as torch does them by default, in float pictures, with no loss."""
+    """Forward and backward of the network as torch does them by default, in float images, with no loss."""
     model = build_model(name, NUM_CLASSES).train()
     images = torch.rand(BATCH, 3, IMGSZ, IMGSZ)
 

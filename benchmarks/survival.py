@@ -64,8 +64,8 @@ def saves() -> None:
     """v5s, 320 px: rounds of as many steps as 10 s hold, with a save at their beginning and without, in turns."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     train = TrainSpec(batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", autoanchor=False)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        trainer = make_trainer("yolov5s", train, Path(folder), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        trainer = make_trainer("yolov5s", train, Path(directory), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
         trainer.run_directory.create()
         batch, numbers = random_batch(BATCH, IMGSZ), itertools.count()
         with trainer.checkpointer:
@@ -107,19 +107,19 @@ def synchronous_save(trainer: Trainer, number: int) -> None:
 class TwoRanks:
     """A run of two ranks on this machine, started as often as one likes."""
 
-    def __init__(self, folder: Path, model: str) -> None:
-        data = write_shapes_dataset(folder / "set", num_train=24, num_val=2, image_size=(IMGSZ, IMGSZ))
+    def __init__(self, directory: Path, model: str) -> None:
+        data = write_shapes_dataset(directory / "set", num_train=24, num_val=2, image_size=(IMGSZ, IMGSZ))
         train = TrainSpec(epochs=1000, batch=BATCH, imgsz=IMGSZ, workers=0, val_every=1000)
         spec = Spec(
             name=model,
             model=model,
             data=str(data),
-            output=str(folder),
+            output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
             train=train,
             checkpoint=CheckpointSpec(every_s=None, every_epochs=1000),
         )
-        self.run, self.number = RunDirectory(folder / model), 0
+        self.run, self.number = RunDirectory(directory / model), 0
         prepare_run(self.run, spec)
 
     def start(self, program: str = RANK) -> list[subprocess.Popen[str]]:
@@ -154,8 +154,8 @@ class TwoRanks:
 def stop() -> None:
     """Signal to the last durable byte, in seconds, beside the median step."""
     for model in ("yolov5n", "yolov5s"):
-        with tempfile.TemporaryDirectory(dir=".") as folder:
-            runs, taken, steps = TwoRanks(Path(folder), model), [], []
+        with tempfile.TemporaryDirectory(dir=".") as directory:
+            runs, taken, steps = TwoRanks(Path(directory), model), [], []
             for attempt in range(1, TRIES + 1):
                 ranks = runs.start()
                 logged = runs.wait_for_steps(attempt, STEPS_BEFORE_STOP)
@@ -168,8 +168,8 @@ def stop() -> None:
 
 def start() -> None:
     """Seconds from the start of two processes to the first step of an attempt that goes on, and their parts."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        runs = TwoRanks(Path(folder), "yolov5n")
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        runs = TwoRanks(Path(directory), "yolov5n")
         for attempt in range(1, TRIES + 1):
             began_s = time.time()
             ranks = runs.start()
@@ -186,17 +186,17 @@ def start() -> None:
 
 def overhead() -> None:
     """Microseconds in each step for what a bare loop would not do; both ranks are there at the same time."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        runs = TwoRanks(Path(folder), "yolov5n")
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        runs = TwoRanks(Path(directory), "yolov5n")
         program = "import sys; sys.argv[0] = 'x'\nfrom survival import overhead_of_rank\noverhead_of_rank(sys.argv[1])"
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)
         for rank in runs.start(program):
             print(rank.communicate(timeout=TIMEOUT_S)[0], end="")
 
 
-def overhead_of_rank(folder: str) -> None:
+def overhead_of_rank(directory: str) -> None:
     """One rank of `overhead`."""
-    process, run = ProcessInfo.from_env(current_environment()), RunDirectory(Path(folder))
+    process, run = ProcessInfo.from_env(current_environment()), RunDirectory(Path(directory))
     with connected(process, run, torch.device("cpu"), 60) as world:
         agreement, journal = StopAgreement(world), JournalWriter(run.path / f"journal-{world.rank}", 1)
         watchdog = Watchdog(world, run, 1)

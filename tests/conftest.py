@@ -60,7 +60,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What commands remember of a person's runs goes into a folder of this session, not into that person's home."""
+    """What commands remember of a person's runs goes into a directory of this session, not into that person's home."""
     # The models of tests are so small that a second thread costs time, and a lot of it where other work runs beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
@@ -102,16 +102,16 @@ def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -
 def slurm_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., rig.SlurmCluster]]:
     """Start a cluster for one test, with settings of its own in slurm.conf; this process is its client then.
 
-    `{folder}` in a setting is the cluster's folder.
+    `{directory}` in a setting is the cluster's directory.
     """
     if reason := why_no_cluster():
         pytest.skip(reason)
     started: list[rig.SlurmCluster] = []
 
     def start(**settings: str) -> rig.SlurmCluster:
-        folder = Path(tempfile.mkdtemp(prefix=rig.FOLDER_PREFIX))
-        placed = {name: value.format(folder=folder) for name, value in settings.items()}
-        started.append(rig.SlurmCluster(folder=folder, settings=placed))
+        directory = Path(tempfile.mkdtemp(prefix=rig.DIRECTORY_PREFIX))
+        placed = {name: value.format(directory=directory) for name, value in settings.items()}
+        started.append(rig.SlurmCluster(directory=directory, settings=placed))
         started[-1].start()
         for name, value in started[-1].environment.items():
             monkeypatch.setenv(name, value)

@@ -35,13 +35,13 @@ def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         names = archive.namelist()
-    for folder in ("configs", "slurm"):
-        for file in (ROOT / folder).rglob("*"):
+    for directory in ("configs", "slurm"):
+        for file in (ROOT / directory).rglob("*"):
             assert not file.is_file() or f"hpc_yolo/{file.relative_to(ROOT)}" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     program = (
-        "from hpc_yolo.core.package_data import resource_folder; from hpc_yolo.spec.validate import model_names\n"
-        "print(resource_folder('slurm') / 'train.sbatch', len(model_names()))"
+        "from hpc_yolo.core.package_data import resource_directory; from hpc_yolo.spec.validate import model_names\n"
+        "print(resource_directory('slurm') / 'train.sbatch', len(model_names()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

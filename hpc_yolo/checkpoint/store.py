@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpc_yolo.checkpoint.state import TrainingState, read_state
 from hpc_yolo.core.errors import CheckpointError
-from hpc_yolo.core.files import sync_folder
+from hpc_yolo.core.files import sync_directory
 from hpc_yolo.runs.directory import RunDirectory
 
 DAMAGED_SUFFIX = ".damaged"
@@ -69,4 +69,4 @@ def published(run: RunDirectory, path: Path, keep: int) -> None:
     for old in saved_states(run)[keep:]:
         if old != path:
             old.unlink(missing_ok=True)
-    sync_folder(run.checkpoints)
+    sync_directory(run.checkpoints)

@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
     },
     "Networks": {
         "val": Listed("val", "val", "Evaluate a network: figures by class, speed, COCO's JSON."),
-        "predict": Listed("predict", "predict", "Find objects on pictures, videos, cameras, streams."),
+        "predict": Listed("predict", "predict", "Find objects on images, videos, cameras, streams."),
         "detect": Listed("predict", "predict", "The same, as people know it."),
         "export": Listed("export", "export", "Write a network as ONNX or TorchScript, and check it."),
         "models": Listed("models", "models", "Compare the networks: size, FLOPs, published mAP and speed."),

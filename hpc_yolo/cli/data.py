@@ -13,24 +13,24 @@ def data() -> None:
 
 
 @data.command(short_help="Draw a labelled set of shapes.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--train", "num_train", default=240, show_default=True, help="Training pictures.")
-@click.option("--val", "num_val", default=80, show_default=True, help="Validation pictures.")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--train", "num_train", default=240, show_default=True, help="Training images.")
+@click.option("--val", "num_val", default=80, show_default=True, help="Validation images.")
 @click.option("--width", default=320, show_default=True, help="Width in pixels.")
 @click.option("--height", default=240, show_default=True, help="Height in pixels.")
-@click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
-def synth(folder: Path, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
-    """Draw a labelled set of shapes into FOLDER, so that a first training needs no download."""
+@click.option("--seed", default=0, show_default=True, help="The same seed draws the same images.")
+def synth(directory: Path, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
+    """Draw a labelled set of shapes into DIRECTORY, so that a first training needs no download."""
     from hpc_yolo.data.synth import write_shapes_dataset  # imports OpenCV
     from hpc_yolo.monitor.progress import counting
 
-    with counting("drawing pictures", num_train + num_val) as on_progress:
+    with counting("drawing images", num_train + num_val) as on_progress:
         dataset = write_shapes_dataset(
-            folder,
+            directory,
             num_train=num_train,
             num_val=num_val,
             image_size=(width, height),
             seed=seed,
             on_progress=on_progress,
         )
-    click.echo(f"{num_train} training and {num_val} validation pictures: {dataset}")
+    click.echo(f"{num_train} training and {num_val} validation images: {dataset}")

@@ -44,7 +44,7 @@ class ExportCommand(GuideCommand):
 )
 @click.option("--imgsz", "--img", "--img-size", metavar="PIXELS", help="Side, or height and width; as trained, or 640.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
-@click.option("--dynamic", is_flag=True, help="Any number of pictures of any size.")
+@click.option("--dynamic", is_flag=True, help="Any number of images of any size.")
 @click.option("--opset", type=click.IntRange(min=12, max=20), default=17, show_default=True, metavar="N")
 @click.option("--half", is_flag=True, hidden=True)
 @click.option("--simplify", is_flag=True, hidden=True)
@@ -81,7 +81,7 @@ def export(
     read = read_model_file(path)
     model = build_detector(read)
     trained = named.imgsz or read.imgsz
-    sides = whole_strides(asked or (trained or DEFAULT_IMGSZ,) * 2, model.picture_stride)
+    sides = whole_strides(asked or (trained or DEFAULT_IMGSZ,) * 2, model.image_stride)
     options = ExportOptions(sides, batch_size, dynamic, opset, trained)
     exit_code = 0
     for form in chosen:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 FEW_CLASSES = 50
 
 
-def print_report(report: ValidationReport, folder: Path, *, verbose: bool, as_json: bool) -> None:
+def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as_json: bool) -> None:
     """All classes together and, where they are few or asked for, each; then speeds and official numbers."""
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), **msgspec.to_builtins(report)}))
+        click.echo(json.dumps({"directory": str(directory), **msgspec.to_builtins(report)}))
         return
     table = _table("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
     images = str(report.num_images)
@@ -36,16 +36,16 @@ def print_report(report: ValidationReport, folder: Path, *, verbose: bool, as_js
     )
     console.print(table)
     speeds = ", ".join(f"{milliseconds:.1f} ms {stage}" for stage, milliseconds in report.speed_ms.items())
-    console.print(f"speed of a picture, in batches of {report.batch}: {speeds}", soft_wrap=True)
+    console.print(f"speed of an image, in batches of {report.batch}: {speeds}", soft_wrap=True)
     if report.coco is not None:
         _print_official(console, msgspec.structs.asdict(report.coco))
-    console.print(f"results in {folder}", soft_wrap=True)
+    console.print(f"results in {directory}", soft_wrap=True)
 
 
-def print_study(reports: list[ValidationReport], folder: Path, *, as_json: bool) -> None:
-    """A row for each picture size."""
+def print_study(reports: list[ValidationReport], directory: Path, *, as_json: bool) -> None:
+    """A row for each image size."""
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "sizes": msgspec.to_builtins(reports)}))
+        click.echo(json.dumps({"directory": str(directory), "sizes": msgspec.to_builtins(reports)}))
         return
     stages = list(reports[0].speed_ms)
     table = _table("px", "P", "R", "mAP50", "mAP50-95", *(f"{stage} ms" for stage in stages))
@@ -54,7 +54,7 @@ def print_study(reports: list[ValidationReport], folder: Path, *, as_json: bool)
         table.add_row(str(report.imgsz), *figures, *(f"{report.speed_ms[stage]:.1f}" for stage in stages))
     console = Console()
     console.print(table)
-    console.print(f"results in {folder}", soft_wrap=True)
+    console.print(f"results in {directory}", soft_wrap=True)
 
 
 def _print_official(console: Console, numbers: dict[str, float]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 SOURCE = (
-    "parameters, and GFLOPs of a picture of 640 px: counted here, for {num_classes} classes. The rest is published by "
+    "parameters, and GFLOPs of an image of 640 px: counted here, for {num_classes} classes. The rest is published by "
     "the YOLOv5 project (README of v7.0), not measured here: px trained at, mAP50-95 and mAP50 on COCO val2017, ms a "
-    "picture on a CPU, on a V100 and on a V100 in batches of 32."
+    "image on a CPU, on a V100 and on a V100 in batches of 32."
 )
 HEADINGS = {
     "name": "network",
@@ -53,10 +53,10 @@ def facts_of(name: str, num_classes: int) -> dict[str, Any]:
     """What is counted and published of one network."""
     import yaml
 
-    from hpc_yolo.core.package_data import resource_folder
+    from hpc_yolo.core.package_data import resource_directory
     from hpc_yolo.models.complexity import complexity
 
-    path = resource_folder("configs") / "published" / "models.yaml"
+    path = resource_directory("configs") / "published" / "models.yaml"
     published = yaml.safe_load(path.read_text(encoding="utf-8"))
     counted = complexity(name, num_classes)
     known = published["models"].get(name, [None] * len(published["columns"]))

@@ -1,4 +1,4 @@
-"""`hpc-yolo predict`: what a network finds on pictures and videos."""
+"""`hpc-yolo predict`: what a network finds on images and videos."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ class PredictCommand(GuideCommand):
 @click.option("--imgsz", "--img", "--img-size", metavar="PIXELS", help="Side, or height and width; as trained, or 640.")
 @click.option("--conf-thres", default=0.25, show_default=True, type=SHARE, help="Least confidence.")
 @click.option("--iou-thres", default=0.45, show_default=True, type=SHARE, help="Overlap that suppresses.")
-@click.option("--max-det", default=1000, show_default=True, type=POSITIVE, help="Most detections of a picture.")
+@click.option("--max-det", default=1000, show_default=True, type=POSITIVE, help="Most detections of an image.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or the number of a GPU.")
 @click.option("--classes", metavar="CLASS[,CLASS]", help="Look for these only: numbers or names.")
 @click.option("--agnostic-nms", is_flag=True, help="Boxes of different classes suppress each other too.")
 @click.option("--augment", is_flag=True, help="Look at three sizes, once mirrored: slower, finds a little more.")
 @click.option("--half", is_flag=True, help="Half precision, on a GPU.")
 @click.option("--vid-stride", default=1, show_default=True, type=POSITIVE, help="Look at every so many frames.")
-@click.option("--nosave", is_flag=True, help="Draw no pictures.")
+@click.option("--nosave", is_flag=True, help="Draw no images.")
 @click.option("--save-txt", is_flag=True, help="Write what was found as label files.")
 @click.option("--save-conf", is_flag=True, help="With --save-txt: confidences in a sixth column.")
-@click.option("--save-crop", is_flag=True, help="Cut out what was found, a folder a class.")
-@click.option("--line-thickness", type=POSITIVE, metavar="PIXELS", help="Of boxes; by the picture's size unless said.")
+@click.option("--save-crop", is_flag=True, help="Cut out what was found, a directory a class.")
+@click.option("--line-thickness", type=POSITIVE, metavar="PIXELS", help="Of boxes; by the image's size unless said.")
 @click.option("--hide-labels", is_flag=True, help="Boxes without names.")
 @click.option("--hide-conf", is_flag=True, help="Names without confidences.")
-@click.option("--project", default="runs/detect", show_default=True, type=click.Path(path_type=Path), help="Folder.")
-@click.option("--name", default="exp", show_default=True, help="Folder inside it; exp2 where exp is there.")
+@click.option("--project", default="runs/detect", show_default=True, type=click.Path(path_type=Path), help="Directory.")
+@click.option("--name", default="exp", show_default=True, help="Directory inside it; exp2 where exp is there.")
 @click.option("--exist-ok", is_flag=True, help="Write into <project>/<name> even if it is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a picture, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object an image, for scripts.")
 @click.option("--view-img", is_flag=True, hidden=True)
 @click.option("--visualize", is_flag=True, hidden=True)
 @click.option("--update", is_flag=True, hidden=True)
@@ -81,7 +81,7 @@ def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **
 
     for flag in ("view_img", "visualize", "update"):
         if options[flag]:
-            raise click.UsageError(f"--{flag.replace('_', '-')} is not there: look at the pictures in <project>/<name>")
+            raise click.UsageError(f"--{flag.replace('_', '-')} is not there: look at the images in <project>/<name>")
     written = [*sources, *([named_source] if named_source else [])]
     if not written:
         raise click.UsageError("name a SOURCE: an image, a directory, a video, a camera's number, an address")
@@ -156,7 +156,7 @@ def _predict_all(
         if last is not None:
             report(last, outputs.close())
     if num_frames:
-        where = f"; results in {outputs.folder}" if outputs.writes else ""
+        where = f"; results in {outputs.directory}" if outputs.writes else ""
         click.echo(f"{counted(num_frames, 'image')}, {1000 * seconds / num_frames:.1f} ms each{where}", err=True)
     return failed
 
@@ -194,18 +194,20 @@ def _load(weights: str, options: dict[str, Any]) -> tuple[Predictor, Sequence[st
 
 
 def _outputs(names: Sequence[str], sources: Sequence[Source], options: dict[str, Any]) -> Outputs:
-    from hpc_yolo.inference.outputs import Outputs, require_other_folder
-    from hpc_yolo.inference.result_dirs import results_folder
+    from hpc_yolo.inference.outputs import Outputs, require_other_directory
+    from hpc_yolo.inference.result_dirs import results_directory
     from hpc_yolo.plots.draw import Style
 
     writes = not options["nosave"] or options["save_txt"] or options["save_crop"]
-    folder = options["project"] / options["name"]
+    directory = options["project"] / options["name"]
     if writes and options["exist_ok"]:
-        require_other_folder(folder, sources)
+        require_other_directory(directory, sources)
     return Outputs(
-        folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]) if writes else folder,
+        directory=results_directory(options["project"], options["name"], exist_ok=options["exist_ok"])
+        if writes
+        else directory,
         names=names,
-        pictures=not options["nosave"],
+        images=not options["nosave"],
         labels=options["save_txt"],
         scores=options["save_conf"],
         crops=options["save_crop"],

@@ -20,7 +20,7 @@ from hpc_yolo.cli.runs import RUNS, named_run
     help="The file. [default: report.html in the run directory; here for several runs and those of others]",
 )
 def report(written: tuple[str, ...], output: Path | None) -> None:
-    """Write curves, figures, confusions, pictures, labels, attempts, time and spec of each RUN into one HTML file.
+    """Write curves, figures, confusions, images, labels, attempts, time and spec of each RUN into one HTML file.
 
     It needs no network and no other file. Several runs share their charts, and what their specs differ in is listed.
     """

@@ -29,11 +29,11 @@ def known_runs(root: Path | None = None) -> list[RunDirectory]:
     """The runs in `root`, else those in the person's index and in ./runs, each once."""
     from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.runs.directory import find_runs
-    from hpc_yolo.runs.index import indexed_runs, state_folder
+    from hpc_yolo.runs.index import indexed_runs, state_directory
 
     if root is not None:
         return find_runs(root)
-    runs = (*find_runs(DEFAULT_ROOT.absolute()), *indexed_runs(state_folder(current_environment())))
+    runs = (*find_runs(DEFAULT_ROOT.absolute()), *indexed_runs(state_directory(current_environment())))
     return list({run.path.resolve(): run for run in runs}.values())
 
 
@@ -44,22 +44,22 @@ def named_run(written: str) -> RunDirectory:
         RunError: there is none, or several.
     """
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.runs.index import find_run, gone_runs, state_folder
+    from hpc_yolo.runs.index import find_run, gone_runs, state_directory
 
-    return find_run(written, known_runs(), gone_runs(state_folder(current_environment())))
+    return find_run(written, known_runs(), gone_runs(state_directory(current_environment())))
 
 
 @click.command("list")
-@click.option("--root", type=click.Path(path_type=Path), help="Only the runs in this folder.")
+@click.option("--root", type=click.Path(path_type=Path), help="Only the runs in this directory.")
 @click.option("--all", "show_gone", is_flag=True, help="Name those too that have been moved or removed.")
 def list_runs(root: Path | None, show_gone: bool) -> None:
     """Print the directory of every run of yours, one a line, for scripts; hpc-yolo status says how they stand."""
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.runs.index import gone_runs, state_folder
+    from hpc_yolo.runs.index import gone_runs, state_directory
 
     for run in known_runs(root):
         click.echo(str(run.path))
-    for path in gone_runs(state_folder(current_environment())) if show_gone else ():
+    for path in gone_runs(state_directory(current_environment())) if show_gone else ():
         click.echo(f"{path} (moved or removed)")
 
 
@@ -157,11 +157,11 @@ def rm(written: tuple[str, ...], yes: bool) -> None:
     """Remove the directory of each RUN with everything in it. One that is queued or trains is not removed."""
     from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.launch.actions import remove_run
-    from hpc_yolo.runs.index import remove_from_index, state_folder
+    from hpc_yolo.runs.index import remove_from_index, state_directory
 
     def removed(run: RunDirectory) -> str:
         remove_run(run)
-        remove_from_index(state_folder(current_environment()), run)
+        remove_from_index(state_directory(current_environment()), run)
         return f"removed {run.path}"
 
     for_each(written, removed, "remove, with all checkpoints,", yes=yes)

@@ -21,7 +21,9 @@ SCREEN_INTERVAL_S = 1.0
 
 @click.command()
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Only the runs in this folder. [default: all of yours, and ./runs]"
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Only the runs in this directory. [default: all of yours, and ./runs]",
 )
 @click.option("--once", is_flag=True, help="Print a table and leave, as in a pipe.")
 @click.option(
@@ -42,15 +44,15 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.cluster.scheduler import LOOK_TIMEOUT_S
     from hpc_yolo.monitor.snapshot import Collector
-    from hpc_yolo.runs.index import state_folder
+    from hpc_yolo.runs.index import state_directory
 
     if once and interval_s is not None:
         raise click.UsageError("--once prints once, --watch again and again: name one")
     environ = current_environment()
-    folder = state_folder(environ)
+    directory = state_directory(environ)
     is_live = is_for_eyes() and not (once or as_json)
     patience_s = PATIENCE_S if is_live else LOOK_TIMEOUT_S
-    collector = Collector(lambda: known_runs(root), SharedAnswers(folder, environ, patience_s=patience_s))
+    collector = Collector(lambda: known_runs(root), SharedAnswers(directory, environ, patience_s=patience_s))
     if is_live:
         from hpc_yolo.launch.actions import cancel_run, requeue_run
         from hpc_yolo.monitor.tui.app import run_screen
@@ -75,7 +77,7 @@ def is_for_eyes() -> bool:
 
 def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool) -> None:
     """Print `snapshot` for a pipe."""
-    from hpc_yolo.runs.directory import closed_folders, owner_name
+    from hpc_yolo.runs.directory import closed_directories, owner_name
 
     if as_json:
         import msgspec
@@ -88,7 +90,7 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
 
             click.echo(f"warning: {slurm_words(snapshot)}", err=True)
         return
-    if closed := closed_folders((root or DEFAULT_ROOT).absolute()):
+    if closed := closed_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
         click.echo(
             f"{len(closed)} more {'is' if len(closed) == 1 else 'are'} closed to you, of {', '.join(owners)}", err=True

@@ -33,19 +33,19 @@ POSITIVE = click.IntRange(1)
     type=click.Path(path_type=Path),
     help="The dataset YAML, a file or a shipped name; that of the run unless given.",
 )
-@click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Pictures of a batch.")
+@click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Images of a batch.")
 @click.option(
     "--imgsz", "--img", "--img-size", type=POSITIVE, help="Longer side in pixels; as trained, or 640, unless said."
 )
 @click.option("--conf-thres", default=0.001, show_default=True, type=SHARE, help="Least confidence.")
 @click.option("--iou-thres", default=0.6, show_default=True, type=SHARE, help="Overlap that suppresses.")
-@click.option("--max-det", default=300, show_default=True, type=POSITIVE, help="Most detections of a picture.")
+@click.option("--max-det", default=300, show_default=True, type=POSITIVE, help="Most detections of an image.")
 @click.option(
     "--task",
     default="val",
     show_default=True,
     type=click.Choice(list(SPLIT_OF_TASK)),
-    help="The split; speed: squares at 0.25 and 0.45; study: picture sizes from 256 to 1536.",
+    help="The split; speed: squares at 0.25 and 0.45; study: image sizes from 256 to 1536.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, or the number of a GPU.")
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(0), help="Loader processes.")
@@ -62,15 +62,15 @@ POSITIVE = click.IntRange(1)
     help="COCO's file of the truth for the official numbers; found by itself in <data>/annotations.",
 )
 @click.option("--half", is_flag=True, help="Half precision, on a GPU.")
-@click.option("--project", default="runs/val", show_default=True, type=click.Path(path_type=Path), help="Folder.")
-@click.option("--name", default="exp", show_default=True, help="Folder inside it; exp2 where exp is there.")
+@click.option("--project", default="runs/val", show_default=True, type=click.Path(path_type=Path), help="Directory.")
+@click.option("--name", default="exp", show_default=True, help="Directory inside it; exp2 where exp is there.")
 @click.option("--exist-ok", is_flag=True, help="Write into <project>/<name> even if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON, for scripts.")
 def val(run: Path | None, weights: str | None, data: Path | None, **options: Any) -> None:
     """Evaluate the best model of RUN (a run directory or a checkpoint), or --weights on --data.
 
     \b
-    hpc-yolo val runs/shapes                                   the run's own dataset and picture size
+    hpc-yolo val runs/shapes                                   the run's own dataset and image size
     hpc-yolo val --weights yolov5s.pt --data coco.yaml --img 640 --iou 0.65 --save-json
     hpc-yolo val runs/shapes --task test --verbose
 
@@ -108,7 +108,7 @@ def val(run: Path | None, weights: str | None, data: Path | None, **options: Any
     is_speed = options["task"] == "speed"
     square = is_speed or subject.file.fixed_hw is not None
     report = _validate(subject, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=square)
-    print_report(report, outputs.folder, verbose=options["verbose"], as_json=options["as_json"])
+    print_report(report, outputs.directory, verbose=options["verbose"], as_json=options["as_json"])
     if report.coco_error is not None:
         message = f"no official COCO numbers: {report.coco_error}"
         if options["annotations"] is not None:
@@ -139,7 +139,7 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
     from hpc_yolo.inference.eval_target import prepare_subject
     from hpc_yolo.monitor.progress import counting
 
-    with counting("reading pictures", None) as on_progress:
+    with counting("reading images", None) as on_progress:
         return prepare_subject(
             named.weights,
             data,
@@ -156,12 +156,12 @@ def _prepare(named: Named, data: Path, options: dict[str, Any]) -> Subject:
 
 def _outputs(subject: Subject, options: dict[str, Any]) -> Outputs:
     """Return the directory, and what goes into it. What could fail after an hour is read before."""
-    from hpc_yolo.inference.result_dirs import results_folder
+    from hpc_yolo.inference.result_dirs import results_directory
     from hpc_yolo.inference.validate import Outputs
 
     annotations = _annotations(subject, options)
     return Outputs(
-        folder=results_folder(options["project"], options["name"], exist_ok=options["exist_ok"]),
+        directory=results_directory(options["project"], options["name"], exist_ok=options["exist_ok"]),
         predictions=options["save_json"] or annotations is not None,
         annotations=annotations,
         labels=options["save_txt"],
@@ -226,21 +226,21 @@ def _validate(
                 on_progress=on_progress,
             )
     except OSError as error:
-        where = error.filename or (outputs.folder if outputs is not None else "a temporary file")
+        where = error.filename or (outputs.directory if outputs is not None else "a temporary file")
         raise RunError(
             f"{where}: cannot be written: {error.strerror or error}", hint="give another place with --project DIR"
         ) from error
 
 
 def _study(subject: Subject, settings: EvaluationSettings, options: dict[str, Any]) -> None:
-    """One pass for each picture size."""
-    from hpc_yolo.inference.result_dirs import results_folder
+    """One pass for each image size."""
+    from hpc_yolo.inference.result_dirs import results_directory
     from hpc_yolo.inference.validate import STUDY_SIZES, write_study
 
-    folder = results_folder(options["project"], options["name"], exist_ok=options["exist_ok"])
+    directory = results_directory(options["project"], options["name"], exist_ok=options["exist_ok"])
     reports = [_validate(subject, imgsz, settings, options, None) for imgsz in STUDY_SIZES]
-    write_study(folder, reports)
-    print_study(reports, folder, as_json=options["as_json"])
+    write_study(directory, reports)
+    print_study(reports, directory, as_json=options["as_json"])
 
 
 def _tell(message: str) -> None:

@@ -43,7 +43,8 @@ def fetch(names: tuple[str, ...], sha256: str | None, address: str | None) -> No
     """Download published weights such as yolov5s.pt into the cache; a download that was cut off goes on.
 
     The project publishes no digests. That of the first download is kept beside the file and checked every time after;
-    --sha256 checks the first too. Variables: HPC_YOLO_WEIGHTS_URL (a mirror), HPC_YOLO_CACHE (the folder), https_proxy.
+    --sha256 checks the first too. Variables: HPC_YOLO_WEIGHTS_URL (a mirror), HPC_YOLO_CACHE (the directory),
+    https_proxy.
     """
     import dataclasses
 

@@ -57,7 +57,7 @@ VALUES = (
     Flag(("--save-period",), "train.save_period", "EPOCHS"),
     Flag(("--seed",), "train.seed", "N"),
     Flag(("--cache",), "train.cache", "[ram]", value="ram"),
-    Flag(("--project",), "output", "FOLDER"),
+    Flag(("--project",), "output", "DIRECTORY"),
 )
 SWITCHES = (
     Flag(("--rect",), "train.rect", value="true"),

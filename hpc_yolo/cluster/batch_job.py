@@ -42,14 +42,14 @@ class BatchJob:
     Attributes:
         script: the text of its batch script.
         arguments: of the script; words with spaces are not told apart.
-        folder: in which it starts.
+        directory: in which it starts.
         options: of sbatch's command line, as far as Slurm still knows it.
         settings: long options and their values that the job really has, wherever they came from.
     """
 
     script: str
     arguments: tuple[str, ...]
-    folder: str
+    directory: str
     options: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ def parse_batch_job(script: str, shown: str, submit_line: str) -> BatchJob:
     return BatchJob(
         script=script,
         arguments=tuple(arguments),
-        folder=lines.get("WorkDir", ""),
+        directory=lines.get("WorkDir", ""),
         options=tuple(options or ()),
         settings=settings,
     )

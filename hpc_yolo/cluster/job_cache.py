@@ -65,11 +65,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedAnswers:
-    """The door to Slurm for screens. `folder` is the person's state folder."""
+    """The door to Slurm for screens. `directory` is the person's state directory."""
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         environ: Mapping[str, str],
         *,
         patience_s: float = PATIENCE_S,
@@ -82,11 +82,11 @@ class SharedAnswers:
         """
         # Two clusters may share a home; the variable is what tells the private ones apart.
         cluster = zlib.crc32(environ.get("SLURM_CONF", "").encode())
-        self._path = folder / f"slurm-{cluster:08x}.json"
+        self._path = directory / f"slurm-{cluster:08x}.json"
         self._patience_s = patience_s
         self._ask = ask or (lambda job_ids: scheduler.job_states(job_ids, patience_s))
         self._clock = clock
-        self._own = Answer()  # stands in where the folder cannot be written
+        self._own = Answer()  # stands in where the directory cannot be written
 
     def latest(self) -> Answer:
         """What is known, without asking anybody."""
@@ -111,7 +111,7 @@ class SharedAnswers:
             except TimeoutError:
                 return self.latest()
             except OSError:
-                pass  # a folder that cannot be written: this screen asks for itself
+                pass  # a directory that cannot be written: this screen asks for itself
             before = self.latest()
             now = self._clock()
             wanted = {job_id: at for job_id, at in before.wanted.items() if now - at < WANTED_FOR_S}

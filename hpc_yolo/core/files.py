@@ -1,7 +1,7 @@
 """Files that are whole or absent, journals that survive a torn last line, and a lock between processes.
 
-On a shared file system only rename within one folder is atomic, and a file is durable only after fsync of itself and of
-its folder; both are done here and nowhere else.
+On a shared file system only rename within one directory is atomic, and a file is durable only after fsync of itself and
+of its directory; both are done here and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ import msgspec
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 LOCK_POLL_S = 0.02
-GROUP_FOLDER = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
+GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
 
 
-def is_group_folder(folder: Path) -> bool:
-    """Return True if `folder` is its group's to read, and so is what is made in it (setgid)."""
-    return folder.stat().st_mode & GROUP_FOLDER == GROUP_FOLDER
+def is_group_directory(directory: Path) -> bool:
+    """Return True if `directory` is its group's to read, and so is what is made in it (setgid)."""
+    return directory.stat().st_mode & GROUP_DIRECTORY == GROUP_DIRECTORY
 
 
-def file_mode(folder: Path) -> int:
-    """Return the mode of a new file in `folder`: its owner's alone, unless that is a group's to read."""
-    return 0o640 if is_group_folder(folder) else 0o600
+def file_mode(directory: Path) -> int:
+    """Return the mode of a new file in `directory`: its owner's alone, unless that is a group's to read."""
+    return 0o640 if is_group_directory(directory) else 0o600
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder `path` with the mode that its parent asks for; harmless where it exists.
+def make_directory(path: Path) -> None:
+    """Make the directory `path` with the mode that its parent asks for; harmless where it exists.
 
     Raises:
         OSError: the file system refuses.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        if is_group_folder(path.parent):
+        if is_group_directory(path.parent):
             path.chmod(stat.S_IMODE(path.parent.stat().st_mode))
 
 
@@ -78,7 +78,7 @@ def atomic_writer(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_directory(path.parent)
 
 
 def write_atomic(
@@ -89,15 +89,15 @@ def write_atomic(
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def remove_unpublished(folder: Path) -> None:
-    """Remove what `atomic_writer` has not published yet in `folder`: whoever is about to, finds nothing to rename."""
-    for path in folder.glob(".*.part"):
+def remove_unpublished(directory: Path) -> None:
+    """Remove what `atomic_writer` has not published yet in `directory`; its next rename then fails."""
+    for path in directory.glob(".*.part"):
         path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names inside `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -10,8 +10,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 DATA_PARENTS = (Path(), Path("data"), Path("configs/data"))
 
 
-def resource_folder(name: str) -> Path:
-    """The folder `name`: inside the installed package, or at the top of the repository that it is run from."""
+def resource_directory(name: str) -> Path:
+    """The directory `name`: inside the installed package, or at the top of the repository that it is run from."""
     package = Path(hpc_yolo.__file__).parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
@@ -19,7 +19,7 @@ def resource_folder(name: str) -> Path:
 
 def dataset_names() -> list[str]:
     """Return the names of the shipped dataset YAMLs, without their suffix."""
-    return sorted(path.stem for path in (resource_folder("configs") / "data").glob("*.yaml"))
+    return sorted(path.stem for path in (resource_directory("configs") / "data").glob("*.yaml"))
 
 
 def shipped_dataset(written: str) -> Path | None:
@@ -30,4 +30,4 @@ def shipped_dataset(written: str) -> Path | None:
     path = Path(written)
     if path.stem not in dataset_names() or path.suffix not in ("", *YAML_SUFFIXES) or path.parent not in DATA_PARENTS:
         return None
-    return resource_folder("configs") / "data" / f"{path.stem}.yaml"
+    return resource_directory("configs") / "data" / f"{path.stem}.yaml"

@@ -1,2 +1,2 @@
-"""The data path: dataset YAML (`dataset`), checked labels (`labels`), pictures and their changes (`images`, `augment`),
+"""The data path: dataset YAML (`dataset`), checked labels (`labels`), images and their changes (`images`, `augment`),
 what comes when (`sampler`), batches (`loader`), and a drawn set to begin with (`synth`)."""

@@ -1,7 +1,7 @@
 """Anchors that fit a dataset's boxes: how well given ones do, and better ones by clustering and evolution.
 
 A box fits an anchor when neither of its sides is more than `max_ratio` times longer or shorter. Source of figures and
-of the search: YOLOv5 v7.0. Sizes are (n, 2) width, height in pixels of the training picture.
+of the search: YOLOv5 v7.0. Sizes are (n, 2) width, height in pixels of the training image.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class AnchorFit:
 
 
 def label_sizes(index: ImageIndex, imgsz: int, random: np.random.Generator) -> Sizes:
-    """Sizes of all boxes on pictures whose longer side is `imgsz`, each picture up to a tenth larger or smaller."""
+    """Sizes of all boxes on images whose longer side is `imgsz`, each image up to a tenth larger or smaller."""
     shapes_wh = index.shapes_hw[:, ::-1].astype(np.float64)
     scales = random.uniform(1 - SIZE_JITTER, 1 + SIZE_JITTER, (len(shapes_wh), 1))
-    pictures_wh = shapes_wh / shapes_wh.max(axis=1, keepdims=True) * imgsz * scales
-    sizes = [rows[:, 3:5] * picture for rows, picture in zip(index.labels, pictures_wh, strict=True)]
+    images_wh = shapes_wh / shapes_wh.max(axis=1, keepdims=True) * imgsz * scales
+    sizes = [rows[:, 3:5] * image for rows, image in zip(index.labels, images_wh, strict=True)]
     return np.concatenate([np.zeros((0, 2)), *sizes])
 
 

@@ -1,4 +1,4 @@
-"""Changes to pictures and boxes. Functions that change take their numbers as arguments; functions named `draw_…` draw
+"""Changes to images and boxes. Functions that change take their numbers as arguments; functions named `draw_…` draw
 the numbers from a generator. Boxes are rows of class, xyxy in pixels unless said otherwise."""
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, in
 
 
 def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, has_perspective: bool) -> Pixels:
-    """The picture moved by `matrix` into one of `output_wh`, grey where nothing comes to lie."""
+    """The image moved by `matrix` into one of `output_wh`, grey where nothing comes to lie."""
     if has_perspective:
         warped = cv2.warpPerspective(pixels, matrix, output_wh, borderValue=GREY)
     else:
@@ -117,7 +117,7 @@ def is_worth_keeping(
 
 
 def draw_mosaic_centre(random: np.random.Generator, imgsz: int) -> tuple[int, int]:
-    """Where four pictures meet on a canvas of twice `imgsz`: (x, y) in its middle half."""
+    """Where four images meet on a canvas of twice `imgsz`: (x, y) in its middle half."""
     y, x = random.uniform(imgsz / 2, imgsz * 3 / 2, size=2)
     return int(x), int(y)
 
@@ -142,7 +142,7 @@ def mosaic_tile(
 def mosaic(
     tiles: list[tuple[Pixels, Rows, Outlines]], centre: tuple[int, int], imgsz: int
 ) -> tuple[Pixels, Rows, Outlines]:
-    """Four pictures around `centre` on a canvas of 2 x `imgsz`, with their boxes (class, cxcywh in shares) and outlines
+    """Four images around `centre` on a canvas of 2 x `imgsz`, with their boxes (class, cxcywh in shares) and outlines
     (in shares) moved and cut at its edges."""
     canvas = np.full((2 * imgsz, 2 * imgsz, 3), GREY[0], dtype=np.uint8)
     all_rows, all_outlines = [], []
@@ -169,7 +169,7 @@ def shares_to_pixels(shares: Rows, width: float, height: float, left: float = 0,
 
 
 def pixels_to_shares(rows: Rows, width: int, height: int) -> Rows:
-    """Rows of class, xyxy in pixels -> class, cxcywh in [0, 1], cut at the picture's edges."""
+    """Rows of class, xyxy in pixels -> class, cxcywh in [0, 1], cut at the image's edges."""
     left, right = rows[:, [1, 3]].clip(0, width - 1e-3).T
     top, bottom = rows[:, [2, 4]].clip(0, height - 1e-3).T
     centres = (left + right) / 2 / width, (top + bottom) / 2 / height
@@ -192,14 +192,14 @@ def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], .
 
 
 def change_colours(pixels: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
-    """The picture with hue, saturation and value scaled by `gains`."""
+    """The image with hue, saturation and value scaled by `gains`."""
     tables = np.stack(hsv_tables(gains), axis=-1)[None]  # one look-up for all three channels
     changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), tables)
     return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), dtype=np.uint8)
 
 
 def flip(pixels: Pixels, shares: Rows, *, up_down: bool, left_right: bool) -> tuple[Pixels, Rows]:
-    """The picture and its boxes (class, cxcywh in shares) mirrored."""
+    """The image and its boxes (class, cxcywh in shares) mirrored."""
     if up_down:
         pixels, shares = pixels[::-1], _mirrored(shares, 2)
     if left_right:
@@ -214,6 +214,6 @@ def _mirrored(shares: Rows, column: int) -> Rows:
 
 
 def mix(first: Pixels, second: Pixels, share: float) -> Pixels:
-    """`share` of the first picture and the rest of the second."""
+    """`share` of the first image and the rest of the second."""
     mixed: Pixels = (first * share + second * (1 - share)).astype(np.uint8)
     return mixed

@@ -1,4 +1,4 @@
-"""Objects copied with their pixels to the mirrored place of the same picture; needs outlines."""
+"""Objects copied with their pixels to the mirrored place of the same image; needs outlines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_copied(random: np.random.Generator, outlines: Outlines, share: float) -
 def paste_mirrored(
     pixels: Pixels, rows: Rows, outlines: Outlines, chosen: npt.NDArray[np.int64]
 ) -> tuple[Pixels, Rows, Outlines]:
-    """(picture, rows of class, xyxy in pixels, outlines) with the mirrored copies of `chosen` added.
+    """(image, rows of class, xyxy in pixels, outlines) with the mirrored copies of `chosen` added.
 
     A copy that would cover too much of an object, or of an earlier copy, is left out. `pixels` is drawn into.
     """

@@ -1,4 +1,4 @@
-"""Reading, resizing and padding pictures. Pixels are BGR uint8 (H, W, 3) until a batch turns them."""
+"""Reading, resizing and padding images. Pixels are BGR uint8 (H, W, 3) until a batch turns them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_image(path: str) -> Pixels:
 
 
 def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
-    """The picture with its longer side at `imgsz`, bilinear, or by area where a picture shrinks for evaluation."""
+    """The image with its longer side at `imgsz`, bilinear, or by area where an image shrinks for evaluation."""
     height, width = pixels.shape[:2]
     ratio = imgsz / max(height, width)
     if ratio == 1:
@@ -44,11 +44,11 @@ def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
 def letterbox(
     pixels: Pixels, shape: tuple[int, int], *, auto: bool = False, scaleup: bool = True, stride: int = 32
 ) -> tuple[Pixels, float, tuple[float, float]]:
-    """(the picture in the middle of a grey one of `shape` (height, width), its ratio, (left, top) padding in pixels).
+    """(the image in the middle of a grey one of `shape` (height, width), its ratio, (left, top) padding in pixels).
 
     Args:
         auto: pad only to the next multiple of `stride`.
-        scaleup: allow a picture to grow.
+        scaleup: allow an image to grow.
     """
     height, width = pixels.shape[:2]
     ratio = min(shape[0] / height, shape[1] / width)

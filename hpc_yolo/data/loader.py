@@ -1,4 +1,4 @@
-"""Batches of this rank: pictures read, changed and stacked in worker processes."""
+"""Batches of this rank: images read, changed and stacked in worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Rows
-from hpc_yolo.data.batch import PictureShape, TrainingBatch, ValidationBatch
+from hpc_yolo.data.batch import ImageShape, TrainingBatch, ValidationBatch
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.decode import silence_decoder
 from hpc_yolo.data.images import Pixels, letterbox, read_image, resize_to, to_chw_rgb
@@ -68,27 +68,25 @@ class TrainingLoader:
     ) -> None:
         """
         Args:
-            in_memory: keep the resized pictures of the whole set in memory.
-            rect: batches of pictures of a like shape, in an order that stays, each as small as holds them, in
+            in_memory: keep the resized images of the whole set in memory.
+            rect: batches of images of a like shape, in an order that stays, each as small as holds them, in
                 multiples of `stride`; no mosaics.
-            by_weight: draw pictures by how rare and how badly found their classes are.
-            on_progress: told (pictures in memory, all pictures).
+            by_weight: draw images by how rare and how badly found their classes are.
+            on_progress: told (images in memory, all images).
         """
         self.index = index
         self.num_images = index.num_images
         self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
-        pictures = TrainingPictures(
-            index, imgsz=imgsz, hyp=hyp, seed=seed, in_memory=in_memory, on_progress=on_progress
-        )
+        images = TrainingImages(index, imgsz=imgsz, hyp=hyp, seed=seed, in_memory=in_memory, on_progress=on_progress)
         self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._labels = index.labels if by_weight else None
         self._paths = index.paths
         self._seed, self._batch, self._rank, self._world_size = seed, batch, rank, world_size
         self._shares = _Shares()
-        self._pictures = pictures
-        self._loader = _loader(_TrainingBatches(pictures), self._shares, workers)
+        self._images = images
+        self._loader = _loader(_TrainingBatches(images), self._shares, workers)
         shapes = self._plan[1] if self._plan else [(imgsz, imgsz)]
         largest = max(height * width for height, width in shapes) * BYTES_A_PIXEL
         share = -(-batch // world_size)
@@ -104,7 +102,7 @@ class TrainingLoader:
             class_maps: mAP of each class before this epoch, for draws by weight; none is like 0 for all.
         """
         order = self._epoch_order(epoch, class_maps)
-        # A picture that is drawn twice in an epoch is changed in two ways.
+        # An image that is drawn twice in an epoch is changed in two ways.
         keys = order if self._labels is None else np.arange(len(order))
         self._shares.shares = [
             _Share(epoch, self._own(order, step), self._own(keys, step), self._plan[1][step] if self._plan else None)
@@ -112,20 +110,20 @@ class TrainingLoader:
         ]
         return _raising(iter(self._loader))
 
-    def pictures(self, epoch: int, step: int, rank: int, class_maps: Sequence[float] = ()) -> list[Path]:
+    def image_paths(self, epoch: int, step: int, rank: int, class_maps: Sequence[float] = ()) -> list[Path]:
         """The files of one rank's share of a global batch; a mosaic brings further ones."""
         images = global_batch(self._epoch_order(epoch, class_maps), self._batch, step)
         return [self._paths[image] for image in rank_share(images, rank, self._world_size).tolist()]
 
-    def samples(self, num_pictures: int) -> list[tuple[Pixels, Rows]]:
-        """The first pictures of the first epoch as `TrainingPictures.sample` gives them, made in this process.
+    def samples(self, num_samples: int) -> list[tuple[Pixels, Rows]]:
+        """The first images of the first epoch as `TrainingImages.sample` gives them, made in this process.
 
         Raises:
-            DataError: a picture cannot be read any more.
+            DataError: an image cannot be read any more.
         """
-        order = self._epoch_order(0, ())[:num_pictures]
+        order = self._epoch_order(0, ())[:num_samples]
         shape = self._plan[1][0] if self._plan else None
-        return [self._pictures.sample(0, image, shape) for image in order.tolist()]
+        return [self._images.sample(0, image, shape) for image in order.tolist()]
 
     def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
         if self._plan is not None:
@@ -141,7 +139,7 @@ class TrainingLoader:
 
 
 class ValidationLoader:
-    """This rank's share of the validation pictures, each picture on one rank, in groups of one shape.
+    """This rank's share of the validation images, each image on one rank, in groups of one shape.
 
     The groups are planned over all ranks, so their shapes do not depend on how many there are.
     """
@@ -160,7 +158,7 @@ class ValidationLoader:
     ) -> None:
         """
         Args:
-            square: pad every picture to a square of `imgsz`.
+            square: pad every image to a square of `imgsz`.
         """
         self.index = index
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
@@ -169,7 +167,7 @@ class ValidationLoader:
         self._is_mine: list[bool] = []
         mine = []
         for start, shape in zip(range(0, len(order), batch), shapes, strict=True):
-            # Picture number p of the whole order is rank p % world size's, so that shares differ by one at the most.
+            # Image number p of the whole order is rank p % world size's, so that shares differ by one at the most.
             images = order[start : start + batch][(rank - start) % world_size :: world_size]
             self._is_mine.append(len(images) > 0)
             if len(images):
@@ -189,8 +187,8 @@ class ValidationLoader:
         return _raising(iter(self._loader))
 
 
-class TrainingPictures:
-    """Training pictures after all changes, as a function of (epoch, index) alone."""
+class TrainingImages:
+    """Training images after all changes, as a function of (epoch, index) alone."""
 
     def __init__(
         self,
@@ -213,11 +211,11 @@ class TrainingPictures:
     def sample(
         self, epoch: int, image: int, shape: tuple[int, int] | None = None, key: int | None = None
     ) -> tuple[Pixels, Rows]:
-        """(picture (3, height, width) RGB, rows of class, cxcywh in [0, 1]).
+        """(image (3, height, width) RGB, rows of class, cxcywh in [0, 1]).
 
         Args:
-            shape: height and width of a picture that is no mosaic; without it, and of mosaics, a square of imgsz.
-            key: what its changes follow from besides the epoch; the picture's number unless said.
+            shape: height and width of an image that is no mosaic; without it, and of mosaics, a square of imgsz.
+            key: what its changes follow from besides the epoch; the image's number unless said.
         """
         key = image if key is None else key
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
@@ -272,7 +270,7 @@ class TrainingPictures:
 
 
 class _Share(NamedTuple):
-    """This rank's part of a global batch: its pictures, their keys (see `sample`) and, for rectangles, their shape."""
+    """This rank's part of a global batch: its images, their keys (see `sample`) and, for rectangles, their shape."""
 
     epoch: int
     images: Indices
@@ -283,8 +281,8 @@ class _Share(NamedTuple):
 class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
     """A batch is looked up by its `_Share`."""
 
-    def __init__(self, pictures: TrainingPictures) -> None:
-        self._pictures = pictures
+    def __init__(self, images: TrainingImages) -> None:
+        self._images = images
 
     def __getitem__(self, share: _Share) -> TrainingBatch | HpcYoloError:
         try:
@@ -296,7 +294,7 @@ class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
 
     def _batch_of(self, share: _Share) -> TrainingBatch:
         samples = [
-            self._pictures.sample(share.epoch, int(image), share.shape, int(key))
+            self._images.sample(share.epoch, int(image), share.shape, int(key))
             for image, key in zip(share.images, share.keys, strict=True)
         ]
         return TrainingBatch(
@@ -328,10 +326,10 @@ class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
             images=torch.from_numpy(np.stack([pixels for pixels, _, _ in framed])),
             targets=_stacked_targets([rows for _, rows, _ in framed]),
             indices=torch.from_numpy(images),
-            shapes=[picture_shape for _, _, picture_shape in framed],
+            shapes=[image_shape for _, _, image_shape in framed],
         )
 
-    def _frame(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Rows, PictureShape]:
+    def _frame(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Rows, ImageShape]:
         file_hw = int(self._index.shapes_hw[image][0]), int(self._index.shapes_hw[image][1])
         resized = resize_to(read_image(self._index.paths[image]), self._imgsz, augment=False)
         height, width = resized.shape[:2]
@@ -390,7 +388,7 @@ def _start_worker(_worker: int) -> None:
 
 
 def _stacked_targets(all_rows: list[Rows]) -> torch.Tensor:
-    """Rows of all pictures with the picture's number in front, (n, 6)."""
+    """Rows of all images with the image's number in front, (n, 6)."""
     numbered = [
         np.concatenate([np.full((len(rows), 1), number, dtype=np.float32), rows], axis=1)
         for number, rows in enumerate(all_rows)
@@ -399,6 +397,6 @@ def _stacked_targets(all_rows: list[Rows]) -> torch.Tensor:
 
 
 def memory_needed_bytes(index: ImageIndex, imgsz: int) -> int:
-    """What the resized pictures of a set take in memory."""
+    """What the resized images of a set take in memory."""
     shapes = index.shapes_hw.astype(np.float64)
     return int((shapes.prod(axis=1) * (imgsz / shapes.max(axis=1)) ** 2 * 3).sum())

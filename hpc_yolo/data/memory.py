@@ -36,17 +36,17 @@ def _cgroup_bytes() -> list[int]:
         else:
             continue
         group = Path(path.lstrip("/"))
-        for folder in (root / group, *(root / parent for parent in group.parents)):
-            free_bytes = _free_bytes(folder, *CGROUP_FILES[version])
+        for directory in (root / group, *(root / parent for parent in group.parents)):
+            free_bytes = _free_bytes(directory, *CGROUP_FILES[version])
             if free_bytes is not None:
                 found.append(free_bytes)
     return found
 
 
-def _free_bytes(folder: Path, limit: str, usage: str, caches: tuple[str, ...]) -> int | None:
+def _free_bytes(directory: Path, limit: str, usage: str, caches: tuple[str, ...]) -> int | None:
     try:
-        limit_bytes, used_bytes = (int((folder / name).read_text()) for name in (limit, usage))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        limit_bytes, used_bytes = (int((directory / name).read_text()) for name in (limit, usage))
+        stat = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # a group that is not shown here, or the limit "max"
         return None
     return max(limit_bytes - used_bytes + sum(int(stat.get(name, 0)) for name in caches), 0)

@@ -1,4 +1,4 @@
-"""Outlines of objects, where labels have polygons. Those of a picture or of a whole split lie in two flat arrays, so
+"""Outlines of objects, where labels have polygons. Those of an image or of a whole split lie in two flat arrays, so
 that they are moved at once and loader processes share them without copies."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Points = npt.NDArray[np.float32]
 class Outlines:
     """Polygons of n objects: `points` (P, 2) x, y of one object after the other, `counts` (n,) how many each has.
 
-    An object that has only a box has 0 points. Coordinates are shares of the picture in labels, pixels in `augment`.
+    An object that has only a box has 0 points. Coordinates are shares of the image in labels, pixels in `augment`.
     """
 
     points: Points
@@ -60,11 +60,11 @@ class Outlines:
         return Outlines(self.points[self.bounds[start] : self.bounds[stop]], self.counts[start:stop])
 
     def scaled(self, width: float, height: float, left: float, top: float) -> Outlines:
-        """Shares of a picture of `width` x `height` pixels -> pixels, moved by (left, top)."""
+        """Shares of an image of `width` x `height` pixels -> pixels, moved by (left, top)."""
         return Outlines((self.points * (width, height) + (left, top)).astype(np.float32), self.counts)
 
     def clipped(self, width: float, height: float) -> Outlines:
-        """With each point moved into the picture."""
+        """With each point moved into the image."""
         return Outlines(self.points.clip(0, (width, height)).astype(np.float32), self.counts)
 
 

@@ -24,7 +24,7 @@ import msgspec
 import yaml
 
 from hpc_yolo.core.errors import RunError, SpecError
-from hpc_yolo.core.files import make_folder, sync_folder, write_atomic
+from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
 from hpc_yolo.runs.directory import RunDirectory
@@ -103,17 +103,17 @@ def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
     """
     if not files:
         return
-    folder = run.path / f".inputs.{secrets.token_hex(4)}"
+    directory = run.path / f".inputs.{secrets.token_hex(4)}"
     try:
-        make_folder(folder)
+        make_directory(directory)
         try:
             for name, text in files.items():
-                write_atomic(folder / name, text)
-            folder.rename(run.inputs)
+                write_atomic(directory / name, text)
+            directory.rename(run.inputs)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             raise
-        sync_folder(run.path)
+        sync_directory(run.path)
     except OSError as error:
         raise RunError(f"{run.inputs}: cannot be written: {error.strerror}") from error
 

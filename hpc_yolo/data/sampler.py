@@ -14,7 +14,7 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
 
-ORDER_STREAM = 0  # of an epoch as a whole: index 0 is its order, index 1 + n the picture size of its step n
+ORDER_STREAM = 0  # of an epoch as a whole: index 0 is its order, index 1 + n the image size of its step n
 SAMPLE_STREAM = 1
 _WORD = 2**64
 
@@ -34,10 +34,10 @@ def epoch_order(num_images: int, seed: int, epoch: int, weights: Weights | None 
 
 
 def image_weights(labels: Sequence[npt.NDArray[np.float32]], class_maps: Weights) -> Weights:
-    """(images,): the sum over a picture's objects of their class's weight, high for the rare and the badly found.
+    """(images,): the sum over an image's objects of their class's weight, high for the rare and the badly found.
 
     Args:
-        labels: rows of class, cxcywh of each picture.
+        labels: rows of class, cxcywh of each image.
         class_maps: (classes,) mAP of each class, in [0, 1].
     """
     classes = [rows[:, 0].astype(np.int64) for rows in labels]
@@ -69,7 +69,7 @@ def global_batch(order: Indices, batch: int, step: int) -> Indices:
 
 
 def rect_order(order: Indices, batch: int) -> Indices:
-    """The order of `rect_plan` filled up to whole batches from its end, where the pictures are of a like shape."""
+    """The order of `rect_plan` filled up to whole batches from its end, where the images are of a like shape."""
     positions = np.arange(steps_per_epoch(len(order), batch) * batch)
     backwards = (2 * len(order) - 1 - positions) % len(order)
     return order[np.where(positions < len(order), positions, backwards)]
@@ -84,7 +84,7 @@ def rank_share(images: Indices, rank: int, world_size: int) -> Indices:
 def rect_plan(
     shapes_hw: npt.NDArray[np.int32], *, batch: int, imgsz: int, stride: int, pad: float
 ) -> tuple[Indices, list[tuple[int, int]]]:
-    """Images by aspect ratio in groups of `batch`, each with the least (height, width) that holds its pictures.
+    """Images by aspect ratio in groups of `batch`, each with the least (height, width) that holds its images.
 
     Args:
         pad: strides added to each side, as a share.

@@ -14,7 +14,7 @@ import torch
 
 from hpc_yolo.core.errors import LostProcessError, TrainingError
 
-FOLDER = Path("/dev/shm")
+DIRECTORY = Path("/dev/shm")
 PREFETCH = 2  # batches that torch's loader has each worker make ahead
 LABELS_BYTES = 65536  # of a batch, with its indices
 IN_USE = 2  # batches that a rank holds: the one it computes on, and the next
@@ -65,7 +65,7 @@ class RankRoom:
 def shared_room() -> Room:
     """Return the state of /dev/shm; no room where there is none."""
     try:
-        found, stat = os.statvfs(FOLDER), FOLDER.stat()
+        found, stat = os.statvfs(DIRECTORY), DIRECTORY.stat()
     except OSError:
         return Room(0, 0, 0)
     return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, stat.st_dev)

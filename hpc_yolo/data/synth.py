@@ -31,7 +31,7 @@ RECIPE_VERSION = 1
 
 
 def write_shapes_dataset(
-    folder: Path,
+    directory: Path,
     *,
     num_train: int = 240,
     num_val: int = 80,
@@ -39,46 +39,46 @@ def write_shapes_dataset(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
-    """Draw the set into `folder` and return its dataset.yaml; a folder that holds the same set is left as it is.
+    """Draw the set into `directory` and return its dataset.yaml; a directory that holds the same set is left as it is.
 
     Args:
         image_size: width and height in pixels.
-        on_progress: told (pictures drawn, all pictures).
+        on_progress: told (images drawn, all images).
 
     Raises:
-        DataError: the folder holds something else, or cannot be written.
+        DataError: the directory holds something else, or cannot be written.
     """
     if min(num_train, num_val) < 1 or min(image_size) < SIDES_PIXELS[0]:
         raise DataError(
-            f"{num_train} training and {num_val} validation pictures of {image_size[0]} x {image_size[1]} pixels: at "
+            f"{num_train} training and {num_val} validation images of {image_size[0]} x {image_size[1]} pixels: at "
             f"least 1 and 1 of {SIDES_PIXELS[0]} x {SIDES_PIXELS[0]} are needed",
             hint="leave the options out: hpc-yolo data synth datasets/shapes",
         )
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file", hint="give another folder")
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory}: is a file", hint="give another directory")
     recipe = {"version": RECIPE_VERSION, "train": num_train, "val": num_val, "size": list(image_size), "seed": seed}
-    if folder.exists() and any(folder.iterdir()):
-        _require_same_set(folder, recipe)
-        return folder / "dataset.yaml"
+    if directory.exists() and any(directory.iterdir()):
+        _require_same_set(directory, recipe)
+        return directory / "dataset.yaml"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise DataError(f"{folder}: cannot be made: {error.strerror}", hint="give another folder") from error
+        raise DataError(f"{directory}: cannot be made: {error.strerror}", hint="give another directory") from error
     try:
         _draw_all(aside, {"train": num_train, "val": num_val}, image_size, seed, on_progress)
         (aside / RECIPE_FILE).write_text(json.dumps(recipe))
         aside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        aside.replace(folder)
+        if directory.exists():
+            directory.rmdir()
+        aside.replace(directory)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise DataError(f"{folder}: cannot be written: {error.strerror}", hint="is the disk full?") from error
+        raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="is the disk full?") from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return folder / "dataset.yaml"
+    return directory / "dataset.yaml"
 
 
 def _draw_all(
@@ -93,14 +93,14 @@ def _draw_all(
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for index in range(count):
-            _write_picture(root, split, index, image_size, np.random.default_rng([seed, split_number, index]))
+            _write_image(root, split, index, image_size, np.random.default_rng([seed, split_number, index]))
             done += 1
             on_progress(done, sum(counts.values()))
     content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(CLASSES))}
     (root / "dataset.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def draw_picture(
+def draw_image(
     random: np.random.Generator, image_size: tuple[int, int]
 ) -> tuple[Pixels, list[tuple[int, float, float, float, float]]]:
     """(pixels (H, W, BGR), rows of class, left, top, right, bottom in pixels)."""
@@ -119,10 +119,8 @@ def draw_picture(
     return (pixels.astype(np.int64) + grain).clip(0, 255).astype(np.uint8), rows
 
 
-def _write_picture(
-    root: Path, split: str, index: int, image_size: tuple[int, int], random: np.random.Generator
-) -> None:
-    pixels, rows = draw_picture(random, image_size)
+def _write_image(root: Path, split: str, index: int, image_size: tuple[int, int], random: np.random.Generator) -> None:
+    pixels, rows = draw_image(random, image_size)
     width, height = image_size
     image = root / "images" / split / f"{index:05d}.jpg"
     if not cv2.imwrite(str(image), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
@@ -173,12 +171,14 @@ def _overlap_share(
     return max(width, 0) * max(height, 0) / smaller
 
 
-def _require_same_set(folder: Path, recipe: dict[str, object]) -> None:
+def _require_same_set(directory: Path, recipe: dict[str, object]) -> None:
     try:
-        drawn = json.loads((folder / RECIPE_FILE).read_text())
+        drawn = json.loads((directory / RECIPE_FILE).read_text())
     except (OSError, ValueError):
-        raise DataError(f"{folder}: holds something that was not drawn here", hint="give an empty folder") from None
+        raise DataError(
+            f"{directory}: holds something that was not drawn here", hint="give an empty directory"
+        ) from None
     if drawn != recipe:
         raise DataError(
-            f"{folder}: holds another drawn set ({json.dumps(drawn)})", hint="remove it, or give another folder"
+            f"{directory}: holds another drawn set ({json.dumps(drawn)})", hint="remove it, or give another directory"
         )

@@ -185,7 +185,7 @@ def _save(window: StopWindow, spec: Spec, measured: Measured | None) -> Finding:
 
 def _faster(spec: Spec, *, is_save: bool) -> str:
     """What to change where stopping takes too long."""
-    first = "output: a folder on a faster file system" if is_save else "a smaller train.batch"
+    first = "output: a directory on a faster file system" if is_save else "a smaller train.batch"
     every_s = spec.checkpoint.every_s
     then = "" if every_s is None else f", now {every_s}"
     return f"{first}; a partition with a longer GraceTime; or a smaller checkpoint.every_s{then}: less is lost then"

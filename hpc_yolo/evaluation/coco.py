@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 
 # COCO numbered 91 kinds of things and labelled 80 of them.
 COCO_IDS = tuple(number for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -61,7 +61,7 @@ class CocoKeys:
 
 def keys_of_names(names: Sequence[str], image_paths: Sequence[str]) -> CocoKeys:
     """Return COCO's own numbers for its 80 classes, and numbers from 0 for others; images are called by their files."""
-    content = yaml.safe_load((resource_folder("configs") / "data" / "coco.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load((resource_directory("configs") / "data" / "coco.yaml").read_text(encoding="utf-8"))
     is_coco = list(names) == list(content["names"].values())
     image_ids = fallback_ids(image_paths, [None] * len(image_paths), taken=set())
     return CocoKeys(COCO_IDS if is_coco else range(len(names)), image_ids)
@@ -94,7 +94,7 @@ def _own_id(path: Path) -> ImageId:
 
 
 def predictions(detections: torch.Tensor, image_id: ImageId, keys: CocoKeys) -> list[Prediction]:
-    """Detections (n, 6) xyxy, score, class of one picture, rounded to thousandths of pixels and 5 digits of score."""
+    """Detections (n, 6) xyxy, score, class of one image, rounded to thousandths of pixels and 5 digits of score."""
     return [
         Prediction(
             image_id,
@@ -107,14 +107,14 @@ def predictions(detections: torch.Tensor, image_id: ImageId, keys: CocoKeys) -> 
 
 
 class PredictionsWriter:
-    """A JSON list that grows picture by picture, so that a large set needs little memory."""
+    """A JSON list that grows image by image, so that a large set needs little memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._separator = b"["
 
     def add(self, rows: list[Prediction]) -> None:
-        """Append the detections of one picture."""
+        """Append the detections of one image."""
         for row in rows:
             self._file.write(self._separator + msgspec.json.encode(row))
             self._separator = b",\n"

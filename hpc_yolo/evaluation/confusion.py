@@ -23,7 +23,7 @@ class ConfusionMatrix:
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
 
     def add(self, detections: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count one picture.
+        """Count one image.
 
         Args:
             detections: (n, 6) xyxy, score, class. labels: (m, 5) class, xyxy in the same pixels.

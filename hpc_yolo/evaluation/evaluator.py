@@ -1,4 +1,4 @@
-"""A pass over the validation pictures: every rank takes its share, and matches are gathered, not pictures."""
+"""A pass over the validation images: every rank takes its share, and matches are gathered, not images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hpc_yolo.data.batch import PictureShape, ValidationBatch
+from hpc_yolo.data.batch import ImageShape, ValidationBatch
 from hpc_yolo.evaluation.metrics import (
     IOU_THRESHOLDS,
     DetectionMetrics,
@@ -31,7 +31,7 @@ NO_CROWDS = torch.zeros(0, 5)
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Metrics over the pictures of all ranks."""
+    """Metrics over the images of all ranks."""
 
     metrics: DetectionMetrics
     num_images: int
@@ -48,10 +48,10 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """What was found on one picture, in its file's pixels.
+class ImageResult:
+    """What was found on one image, in its file's pixels.
 
-    index: of the picture in its `ImageIndex`. detections: (n, 6) xyxy, score, class; surest first. labels: (m, 5)
+    index: of the image in its `ImageIndex`. detections: (n, 6) xyxy, score, class; surest first. labels: (m, 5)
     class, xyxy.
     """
 
@@ -90,16 +90,16 @@ def evaluate(
     gather_arrays: Callable[[Arrays], list[Arrays]],
     settings: EvaluationSettings | None = None,
     crowds: Mapping[int, torch.Tensor] | None = None,
-    on_picture: Callable[[PictureResult], None] = lambda _result: None,
+    on_image: Callable[[ImageResult], None] = lambda _result: None,
     stopwatch: Stopwatch | None = None,
 ) -> EvaluationResult:
     """Metrics of `model` (in evaluation mode) on the `batches` of all ranks; the same on every rank.
 
     Args:
         gather_arrays: every rank's arrays, by rank.
-        crowds: of pictures by index, (k, 5) class, xyxy in the file's pixels: regions where detections count neither
+        crowds: of images by index, (k, 5) class, xyxy in the file's pixels: regions where detections count neither
             way.
-        on_picture: told of each picture of this rank.
+        on_image: told of each image of this rank.
         stopwatch: times the stages.
     """
     settings = settings or EvaluationSettings()
@@ -107,7 +107,7 @@ def evaluate(
     for batch in batches:
         for result in _detect(model, batch, device, settings, stopwatch):
             found.append(_arrays(result, (crowds or {}).get(result.index, NO_CROWDS)))
-            on_picture(result)
+            on_image(result)
     return _metrics_of(gather_arrays(_joined(found)))
 
 
@@ -117,7 +117,7 @@ def _detect(
     device: torch.device,
     settings: EvaluationSettings,
     stopwatch: Stopwatch | None,
-) -> Iterator[PictureResult]:
+) -> Iterator[ImageResult]:
     dtype = next(model.parameters()).dtype
     timing = stopwatch.timing if stopwatch else contextlib.nullcontext
     with timing("preprocess"):
@@ -142,10 +142,10 @@ def _detect(
         labels[:, 1:] = to_original_pixels(labels[:, 1:], shape)
         if settings.single_cls:
             detections[:, 5] = 0
-        yield PictureResult(int(batch.indices[position]), shape[0], detections, labels)
+        yield ImageResult(int(batch.indices[position]), shape[0], detections, labels)
 
 
-def _arrays(result: PictureResult, crowds: torch.Tensor) -> Arrays:
+def _arrays(result: ImageResult, crowds: torch.Tensor) -> Arrays:
     correct = match_detections(result.detections, result.labels)
     return {
         "correct": correct,
@@ -158,8 +158,8 @@ def _arrays(result: PictureResult, crowds: torch.Tensor) -> Arrays:
     }
 
 
-def to_original_pixels(boxes_xyxy: torch.Tensor, shape: PictureShape) -> torch.Tensor:
-    """Boxes (n, 4) from the padded picture back to the file's pixels, kept inside it."""
+def to_original_pixels(boxes_xyxy: torch.Tensor, shape: ImageShape) -> torch.Tensor:
+    """Boxes (n, 4) from the padded image back to the file's pixels, kept inside it."""
     (height, width), ((ratio_h, ratio_w), (pad_w, pad_h)) = shape
     moved = boxes_xyxy - boxes_xyxy.new_tensor([pad_w, pad_h, pad_w, pad_h])
     moved = moved / moved.new_tensor([ratio_w, ratio_h, ratio_w, ratio_h])
@@ -167,7 +167,7 @@ def to_original_pixels(boxes_xyxy: torch.Tensor, shape: PictureShape) -> torch.T
 
 
 def _joined(found: list[Arrays]) -> Arrays:
-    """Arrays of many pictures, end to end; with the right types where there is no picture at all."""
+    """Arrays of many images, end to end; with the right types where there is no image at all."""
     nothing: Arrays = {
         "correct": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
         "ignored": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
@@ -182,7 +182,7 @@ def _joined(found: list[Arrays]) -> Arrays:
 
 def _metrics_of(shares: list[Arrays]) -> EvaluationResult:
     every = _joined(shares)
-    # By picture, so that equal scores stand in the same order for any number of ranks.
+    # By image, so that equal scores stand in the same order for any number of ranks.
     order = np.argsort(every["detection_images"], kind="stable")
     metrics = compute_metrics(
         every["correct"][order],

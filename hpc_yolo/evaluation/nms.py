@@ -1,4 +1,4 @@
-"""Non-maximum suppression: from all decoded rows of a picture to its detections, and no clock that ends it.
+"""Non-maximum suppression: from all decoded rows of an image to its detections, and no clock that ends it.
 
 Greedy: candidates, the surest first, are kept unless they overlap a kept one of their class too much. A candidate's
 fate depends on surer ones only, so that suppression runs on growing beginnings of their order and ends with the first
@@ -29,7 +29,7 @@ def non_max_suppression(
     agnostic: bool = False,
     classes: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
-    """Detections of each picture: (n, 6) xyxy in input pixels, score, class; best first, equal scores by row and class.
+    """Detections of each image: (n, 6) xyxy in input pixels, score, class; best first, equal scores by row and class.
 
     Args:
         decoded: (B, rows, 5 + classes) cxcywh, objectness, class scores, as the head decodes them.
@@ -40,8 +40,8 @@ def non_max_suppression(
     multi_label = multi_label and decoded.shape[2] > 6
     able = decoded[..., 4] > conf_threshold
     found = []
-    for picture, is_able in zip(decoded, able, strict=True):
-        candidates = _candidates(picture[is_able].float(), conf_threshold, multi_label, classes)
+    for image, is_able in zip(decoded, able, strict=True):
+        candidates = _candidates(image[is_able].float(), conf_threshold, multi_label, classes)
         found.append(_suppress(candidates, iou_threshold, max_detections, agnostic))
     return found
 

@@ -1,1 +1,1 @@
-"""What a trained network is for: measured (val), used on pictures (predict), handed to other programs (export)."""
+"""What a trained network is for: measured (val), used on images (predict), handed to other programs (export)."""

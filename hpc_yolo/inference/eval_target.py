@@ -1,4 +1,4 @@
-"""What is evaluated: a network and the pictures that it is tried on, from what a person names."""
+"""What is evaluated: a network and the images that it is tried on, from what a person names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpc_yolo.spec.load import load_resolved_spec
 
 @dataclass(frozen=True)
 class Named:
-    """What the name of a run or of a file stands for; the run's own data and picture size where there is one."""
+    """What the name of a run or of a file stands for; the run's own data and image size where there is one."""
 
     weights: Path
     data: Path | None = None
@@ -37,7 +37,7 @@ class Subject:
 
     file: InferenceModel
     model: nn.Module
-    stride: int  # sides of pictures are multiples of it
+    stride: int  # sides of images are multiples of it
     device: torch.device
     dataset: Dataset
     split: str
@@ -45,7 +45,7 @@ class Subject:
 
 
 class Augmented(nn.Module):
-    """A network that sees every picture in several views."""
+    """A network that sees every image in several views."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ def prepare_subject(
     """Read the network, folded for inference, and the labels of a split.
 
     Args:
-        augment: let it see every picture in several views.
+        augment: let it see every image in several views.
         tell: takes what a person should know.
-        on_progress: told (pictures read, all pictures).
+        on_progress: told (images read, all images).
         needs_labels: refuse a split without labels, since all metrics of it are 0.
 
     Raises:

@@ -21,7 +21,7 @@ from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
-TOLERANCE = 1e-4  # relative to what a number means: boxes to the picture's side, scores to 1
+TOLERANCE = 1e-4  # relative to what a number means: boxes to the image's side, scores to 1
 PACKAGES_HINT = "pip install 'hpc-yolo[export]'"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -50,7 +50,7 @@ class Exported:
 
 
 class Decoded(nn.Module):
-    """Pictures (B, 3, H, W) in [0, 1] -> (B, rows, 5 + classes) cxcywh in pixels, objectness, class scores."""
+    """Images (B, 3, H, W) in [0, 1] -> (B, rows, 5 + classes) cxcywh in pixels, objectness, class scores."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
         CheckpointError: sides are no multiples of the stride, a package is missing, the form has no such operator, or
             what was written computes something else; then `target` is not there.
     """
-    stride = model.picture_stride
+    stride = model.image_stride
     if any(side % stride for side in options.image_hw):
         raise CheckpointError(f"sides of {options.image_hw} pixels: they must be multiples of {stride}")
     network = Decoded(fused(model)).eval()
@@ -140,7 +140,7 @@ def _run_onnx(content: bytes) -> Runner:
 
 def _torchscript(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
-    about = {"shape": shape, "stride": network.model.picture_stride, "names": dict(enumerate(names))}
+    about = {"shape": shape, "stride": network.model.image_stride, "names": dict(enumerate(names))}
     about |= {"dynamic": True} if options.dynamic else {}
     about |= {"imgsz": options.trained_imgsz} if options.trained_imgsz is not None else {}
     buffer = io.BytesIO()
@@ -165,7 +165,7 @@ def _run_torchscript(content: bytes) -> Runner:
 def _properties(network: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
     """Return what programs that use such files look for in them."""
     imgsz = {"imgsz": str(options.trained_imgsz)} if options.trained_imgsz is not None else {}
-    return {"stride": str(network.model.picture_stride), "names": str(dict(enumerate(names)))} | imgsz
+    return {"stride": str(network.model.image_stride), "names": str(dict(enumerate(names)))} | imgsz
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:

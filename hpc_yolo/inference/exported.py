@@ -56,7 +56,7 @@ class ExportedModel(nn.Module):
         self.placeholder = nn.Parameter(torch.zeros(0), requires_grad=False)
 
     @property
-    def picture_stride(self) -> int:
+    def image_stride(self) -> int:
         """The number of pixels that sides of images are multiples of."""
         return self.about.stride
 

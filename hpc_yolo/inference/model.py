@@ -36,7 +36,7 @@ class InferenceModel:
     @property
     def stride(self) -> int:
         """The number of pixels that sides of images are multiples of."""
-        return self.model.picture_stride
+        return self.model.image_stride
 
     def require_size(self, sides: tuple[int, int] | None) -> None:
         """Refuse sides that an exported file does not take. `sides`: height and width that a person asked for.

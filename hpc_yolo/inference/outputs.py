@@ -24,11 +24,11 @@ ANY_SUFFIX = ".png"  # for what the source's own form cannot hold, or OpenCV doe
 
 @dataclass
 class Outputs:
-    """What is written into `folder` of each prediction. `close` is called after the last frame of each source."""
+    """What is written into `directory` of each prediction. `close` is called after the last frame of each source."""
 
-    folder: Path
+    directory: Path
     names: Sequence[str]
-    pictures: bool = True
+    images: bool = True
     labels: bool = False
     scores: bool = False
     crops: bool = False
@@ -40,7 +40,7 @@ class Outputs:
     @property
     def writes(self) -> bool:
         """Whether anything is written at all."""
-        return self.pictures or self.labels or self.crops
+        return self.images or self.labels or self.crops
 
     def write(self, prediction: Prediction) -> list[DataError]:
         """Draw, list and cut out what was found; return what could not be written of it."""
@@ -48,7 +48,7 @@ class Outputs:
         errors: list[DataError] = []
         stem = self._stems.stem_of(frame.source, is_video=frame.number is not None)
         numbered = stem if frame.number is None else f"{stem}_{frame.number}"
-        if self.pictures:
+        if self.images:
             errors += _attempt(partial(self._write_drawn, prediction, stem))
         if self.labels and prediction.detections:
             errors += _attempt(partial(self._write_labels, prediction, numbered))
@@ -62,18 +62,18 @@ class Outputs:
         return _attempt(video.close) if video is not None else []
 
     @cached_property
-    def _class_folders(self) -> list[str]:
+    def _class_directories(self) -> list[str]:
         return distinct(map(file_name, self.names), ignore_case=True)
 
     def _write_drawn(self, prediction: Prediction, stem: str) -> None:
         frame = prediction.frame
         drawn = draw_boxes(frame.pixels, prediction.detections, self.names, self.style)
         if frame.number is None:
-            _write_image(self.folder, stem, frame.source.suffix, drawn)
+            _write_image(self.directory, stem, frame.source.suffix, drawn)
         elif not self._video_failed:
             self._video_failed = True  # unless all goes well: one message a video is enough
             if self._video is None:
-                self._video = VideoFile(self.folder, stem, frame.fps, drawn)
+                self._video = VideoFile(self.directory, stem, frame.fps, drawn)
             self._video.write(drawn)
             self._video_failed = False
 
@@ -89,12 +89,12 @@ class Outputs:
             )
             numbers = [*box, score] if self.scores else [*box]
             lines.append(f"{int(kind)} " + " ".join(f"{number:g}" for number in numbers) + "\n")
-        _write_file(self.folder / "labels" / f"{name}.txt", "".join(lines).encode())
+        _write_file(self.directory / "labels" / f"{name}.txt", "".join(lines).encode())
 
     def _write_crops(self, prediction: Prediction, name: str) -> None:
         for number, row in enumerate(prediction.detections):
-            folder = self.folder / "crops" / self._class_folders[int(row[5])]
-            _write_image(folder, f"{name}_{number}", ".jpg", crop(prediction.frame.pixels, row))
+            directory = self.directory / "crops" / self._class_directories[int(row[5])]
+            _write_image(directory, f"{name}_{number}", ".jpg", crop(prediction.frame.pixels, row))
 
 
 class Stems:
@@ -134,17 +134,17 @@ class Stems:
 _NUMBERED = re.compile(r"(.+)_[0-9]+", re.DOTALL)
 
 
-def require_other_folder(folder: Path, sources: Sequence[Source]) -> None:
+def require_other_directory(directory: Path, sources: Sequence[Source]) -> None:
     """Refuse to write results over sources.
 
     Raises:
-        SpecError: sources lie in `folder` itself.
+        SpecError: sources lie in `directory` itself.
     """
-    real = folder.resolve()
+    real = directory.resolve()
     for source in sources:
         if source.path is not None and source.path.parent.resolve() == real:
             raise SpecError(
-                f"--project, --name: results would be written over the sources in {folder}",
+                f"--project, --name: results would be written over the sources in {directory}",
                 hint="give another --name, or leave --exist-ok out",
             )
 
@@ -157,14 +157,14 @@ def _attempt(write: Callable[[], None]) -> list[DataError]:
     return []
 
 
-def _write_image(folder: Path, stem: str, suffix: str, pixels: Pixels) -> None:
+def _write_image(directory: Path, stem: str, suffix: str, pixels: Pixels) -> None:
     """Write `stem` with `suffix` where its form can hold the pixels, else as a PNG."""
     for form in dict.fromkeys((suffix or ".jpg", ANY_SUFFIX)):
         content = _encoded(form, pixels)
         if content is not None:
-            _write_file(folder / f"{stem}{form}", content)
+            _write_file(directory / f"{stem}{form}", content)
             return
-    raise DataError(f"{folder / stem}: {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded")
+    raise DataError(f"{directory / stem}: {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded")
 
 
 def _encoded(suffix: str, pixels: Pixels) -> bytes | None:

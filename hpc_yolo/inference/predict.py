@@ -80,7 +80,7 @@ class Predictor:
         self.model, self.settings = model, settings
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.stride = model.picture_stride
+        self.stride = model.image_stride
 
     @torch.inference_mode()
     def __call__(self, frame: Frame) -> Prediction:

@@ -12,7 +12,7 @@ from hpc_yolo.runs.directory import RunDirectory
 MARKER = ".hpc-yolo-results"
 
 
-def results_folder(project: Path, name: str, *, exist_ok: bool) -> Path:
+def results_directory(project: Path, name: str, *, exist_ok: bool) -> Path:
     """Make `project`/`name`; with the first free number behind it, name2, name3 …, unless `exist_ok`.
 
     Raises:
@@ -24,12 +24,12 @@ def results_folder(project: Path, name: str, *, exist_ok: bool) -> Path:
             (project / name).mkdir(mode=0o700, parents=True, exist_ok=True)
             return _marked(project / name)
         for number in itertools.count(1):
-            folder = project / (name if number == 1 else f"{name}{number}")
+            directory = project / (name if number == 1 else f"{name}{number}")
             try:
-                folder.mkdir(mode=0o700, parents=True)
+                directory.mkdir(mode=0o700, parents=True)
             except FileExistsError:
                 continue
-            return _marked(folder)
+            return _marked(directory)
     except OSError as error:
         raise RunError(
             f"{project / name}: cannot be made: {error.strerror}", hint="give another place with --project DIR"
@@ -37,11 +37,11 @@ def results_folder(project: Path, name: str, *, exist_ok: bool) -> Path:
     raise AssertionError("there is always a next number")
 
 
-def holds_results(folder: Path) -> bool:
-    """Return whether images in `folder` are results, of predict, val or a training run, and no sources."""
-    return os.path.exists(folder / MARKER) or RunDirectory(folder).exists  # noqa: PTH110, no error where it is closed
+def holds_results(directory: Path) -> bool:
+    """Return whether images in `directory` are results, of predict, val or a training run, and no sources."""
+    return os.path.exists(directory / MARKER) or RunDirectory(directory).exists  # noqa: PTH110, no error where it is closed
 
 
-def _marked(folder: Path) -> Path:
-    (folder / MARKER).touch()
-    return folder
+def _marked(directory: Path) -> Path:
+    (directory / MARKER).touch()
+    return directory

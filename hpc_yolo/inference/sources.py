@@ -133,13 +133,13 @@ def _of_directory(directory: Path) -> Found:
     paths: list[Path] = []
     seen: set[str] = set()
     results: list[Path] = []
-    for parent, folders, files in os.walk(directory, followlinks=True, onerror=refuse):
+    for parent, directories, files in os.walk(directory, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(parent)) in seen:  # links may lead in circles
-            folders.clear()
+            directories.clear()
             continue
         seen.add(real)
         if Path(parent) != directory and holds_results(Path(parent)):
-            folders.clear()
+            directories.clear()
             results.append(Path(parent))
             continue
         paths += [path for name in files if _is_image_or_video(path := Path(parent, name)) and path.is_file()]
@@ -157,7 +157,7 @@ def _of_pattern(pattern: str) -> Found:
         )
     named = Path(*_fixed_parts(pattern))  # what a person names is looked at, results or not
     below = {parent for file in files for parent in file.parents} - {named, *named.parents}
-    results = {folder for folder in below if holds_results(folder)}
+    results = {directory for directory in below if holds_results(directory)}
     sources = [file for file in files if not results & set(file.parents)]
     return _usable(sources, f"{printable(pattern)} matches", sorted(results))
 
@@ -212,7 +212,7 @@ def _usable(paths: list[Path], what: str, results: Sequence[Path] = (), *, allow
     passed_over = []
     if results:
         more = f" and {len(results) - MAX_NAMED} more" if len(results) > MAX_NAMED else ""
-        where = ", ".join(printable(str(folder)) for folder in results[:MAX_NAMED])
+        where = ", ".join(printable(str(directory)) for directory in results[:MAX_NAMED])
         passed_over.append(f"results of earlier commands in {where}{more}; name such a directory to look at them")
     if unreadable:
         kinds = ", ".join(sorted(set(unreadable)))
@@ -320,8 +320,8 @@ def _opened_name(source: Source) -> Iterator[str | int]:
     if not any("\ud800" <= letter <= "\udfff" for letter in str(path)):
         yield str(path)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, f"video{path.suffix}")
+    with tempfile.TemporaryDirectory() as directory:
+        link = Path(directory, f"video{path.suffix}")
         link.symlink_to(path)
         yield str(link)
 

@@ -21,7 +21,7 @@ from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
-from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult, Stopwatch, evaluate
+from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult, Stopwatch, evaluate
 from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.inference.eval_target import Subject
@@ -61,13 +61,13 @@ class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written into `folder` besides the figures.
+    """What is written into `directory` besides the figures.
 
     predictions: COCO's JSON. annotations: COCO's file of the truth, for the official numbers. labels: a text file a
-    picture, with scores where `scores` says so.
+    image, with scores where `scores` says so.
     """
 
-    folder: Path
+    directory: Path
     predictions: bool = False
     annotations: Annotations | None = None
     labels: bool = False
@@ -85,7 +85,7 @@ def find_annotations(subject: Subject) -> Path | None:
     if len(sources) != 1:
         return None
     name = f"instances_{sources[0].stem if sources[0].is_file() else sources[0].name}.json"
-    places = [folder / "annotations" / name for folder in (sources[0].parent, sources[0].parent.parent)]
+    places = [directory / "annotations" / name for directory in (sources[0].parent, sources[0].parent.parent)]
     return next((place for place in places if place.is_file()), None)
 
 
@@ -103,10 +103,10 @@ def validate(
     """One pass over the split.
 
     Args:
-        imgsz: longer side of a picture in pixels, a multiple of the network's stride.
-        square: pad all pictures to a square instead of to the shape of their group.
+        imgsz: longer side of an image in pixels, a multiple of the network's stride.
+        square: pad all images to a square instead of to the shape of their group.
         outputs: what to write; nothing unless given.
-        on_progress: told (pictures done, all pictures).
+        on_progress: told (images done, all images).
 
     Raises:
         DataError: an image cannot be read any more.
@@ -120,7 +120,7 @@ def validate(
     _warm_up(subject, imgsz)
     with _recorders(subject, outputs, keys) as recorders:
 
-        def on_picture(result: PictureResult) -> None:
+        def on_image(result: ImageResult) -> None:
             confusion.add(result.detections, result.labels)
             for record in recorders:
                 record(result)
@@ -133,7 +133,7 @@ def validate(
             gather_arrays=lambda arrays: [arrays],
             settings=settings,
             crowds={number: crowds[image] for number, image in enumerate(images) if image in crowds},
-            on_picture=on_picture,
+            on_image=on_image,
             stopwatch=stopwatch,
         )
     report = _report(subject, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
@@ -158,7 +158,7 @@ def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: b
 
 
 def _warm_up(subject: Subject, imgsz: int) -> None:
-    """A GPU's first pass chooses kernels, which belongs to no picture."""
+    """A GPU's first pass chooses kernels, which belongs to no image."""
     if subject.device.type == "cuda":
         dtype = next(subject.model.parameters()).dtype
         with torch.no_grad():
@@ -174,35 +174,35 @@ def _keys(subject: Subject, outputs: Outputs | None) -> coco.CocoKeys:
 @contextlib.contextmanager
 def _recorders(
     subject: Subject, outputs: Outputs | None, keys: coco.CocoKeys
-) -> Iterator[list[Callable[[PictureResult], None]]]:
-    """What writes each picture's detections; the JSON is there when the block has ended well."""
-    recorders: list[Callable[[PictureResult], None]] = []
+) -> Iterator[list[Callable[[ImageResult], None]]]:
+    """What writes each image's detections; the JSON is there when the block has ended well."""
+    recorders: list[Callable[[ImageResult], None]] = []
     if outputs is not None and outputs.labels:
-        recorders.append(_label_writer(outputs.folder / "labels", subject.index.paths, with_scores=outputs.scores))
+        recorders.append(_label_writer(outputs.directory / "labels", subject.index.paths, with_scores=outputs.scores))
     if outputs is None or not outputs.predictions:
         yield recorders
         return
-    with atomic_writer(outputs.folder / PREDICTIONS) as file:
+    with atomic_writer(outputs.directory / PREDICTIONS) as file:
         writer = coco.PredictionsWriter(file)
 
-        def add_predictions(result: PictureResult) -> None:
+        def add_predictions(result: ImageResult) -> None:
             writer.add(coco.predictions(result.detections, keys.image_ids[result.index], keys))
 
         yield [*recorders, add_predictions]
         writer.close()
 
 
-def _label_writer(folder: Path, paths: tuple[str, ...], *, with_scores: bool) -> Callable[[PictureResult], None]:
+def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Callable[[ImageResult], None]:
     """Return what writes detections into a file named as the image is: class, cxcywh in [0, 1], maybe the score."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
     names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")
 
-    def write(result: PictureResult) -> None:
+    def write(result: ImageResult) -> None:
         height, width = result.shape_hw
         boxes = xyxy_to_cxcywh(result.detections[:, :4]) / torch.tensor([width, height, width, height])
         rows = torch.cat((result.detections[:, 5:], boxes, result.detections[:, 4:5]), dim=1)
         lines = (" ".join(f"{value:g}" for value in row) for row in rows[:, : 6 if with_scores else 5].tolist())
-        (folder / f"{names[result.index]}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (directory / f"{names[result.index]}.txt").write_text("".join(f"{line}\n" for line in lines))
 
     return write
 
@@ -247,27 +247,27 @@ def _write(
 ) -> ValidationReport:
     """Write the report into the directory, with the official numbers or why there are none, and return it."""
     if outputs.predictions and (truth := outputs.annotations) is not None:
-        predictions = outputs.folder / PREDICTIONS
+        predictions = outputs.directory / PREDICTIONS
         try:
             found = coco.official_numbers(truth.dataset, predictions, truth.known, truth.keys.category_ids)
             report = msgspec.structs.replace(report, coco=found)
         except HpcYoloError as error:
             report = msgspec.structs.replace(report, coco_error=f"{truth.path}: {error}")
-    write_atomic(outputs.folder / "metrics.json", msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    write_atomic(outputs.folder / "confusion_matrix.json", _confusion_json(confusion, names))
-    write_confusion_chart(outputs.folder / "confusion_matrix.png", confusion.counts, names)
+    write_atomic(outputs.directory / "metrics.json", msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    write_atomic(outputs.directory / "confusion_matrix.json", _confusion_json(confusion, names))
+    write_confusion_chart(outputs.directory / "confusion_matrix.png", confusion.counts, names)
     return report
 
 
-def write_study(folder: Path, reports: list[ValidationReport]) -> None:
-    """A table of figures and speeds by picture size, as CSV and with everything as JSON."""
+def write_study(directory: Path, reports: list[ValidationReport]) -> None:
+    """A table of figures and speeds by image size, as CSV and with everything as JSON."""
     fields = ("imgsz", "precision", "recall", "map50", "map50_95")
     lines = [",".join((*fields, *(f"{stage}_ms" for stage in reports[0].speed_ms)))]
     for report in reports:
         figures = (*(getattr(report, name) for name in fields), *report.speed_ms.values())
         lines.append(",".join(f"{figure:.6g}" for figure in figures))
-    write_atomic(folder / "study.csv", "\n".join(lines) + "\n")
-    write_atomic(folder / "study.json", msgspec.json.format(msgspec.json.encode(reports)) + b"\n")
+    write_atomic(directory / "study.csv", "\n".join(lines) + "\n")
+    write_atomic(directory / "study.json", msgspec.json.format(msgspec.json.encode(reports)) + b"\n")
 
 
 def _confusion_json(confusion: ConfusionMatrix, names: list[str]) -> bytes:

@@ -34,21 +34,23 @@ class VideoFile:
         DataError: no encoder takes such frames, or the file cannot be made there.
     """
 
-    def __init__(self, folder: Path, stem: str, fps: float, frame: Pixels) -> None:
+    def __init__(self, directory: Path, stem: str, fps: float, frame: Pixels) -> None:
         try:
-            os.fspath(folder / stem).encode()
+            os.fspath(directory / stem).encode()
         except UnicodeEncodeError:  # which would end the process inside OpenCV 5.0
-            raise DataError(f"{printable(str(folder / stem))}: a video needs a path in UTF-8") from None
+            raise DataError(f"{printable(str(directory / stem))}: a video needs a path in UTF-8") from None
         height, width = (side + side % 2 for side in frame.shape[:2])  # encoders drop the last row of odd sides
         self._size_hw = height, width
         self._num_frames = 0
         for suffix, codec in FORMS:
-            self.path = folder / f"{stem}{suffix}"
+            self.path = directory / f"{stem}{suffix}"
             code = cv2.VideoWriter_fourcc(*codec)  # type: ignore[attr-defined]
             self._writer = cv2.VideoWriter(str(self.path), code, writable_fps(fps), (width, height))
             if self._writer.isOpened() and self._writer.getBackendName() != IMAGE_SERIES:
                 return
-        raise DataError(f"{folder / stem}: no video of {width} x {height} pixels and {fps:g} fps can be written there")
+        raise DataError(
+            f"{directory / stem}: no video of {width} x {height} pixels and {fps:g} fps can be written there"
+        )
 
     def write(self, frame: Pixels) -> None:
         """Add a frame."""

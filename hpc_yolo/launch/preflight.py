@@ -24,7 +24,7 @@ from hpc_yolo.cluster.scheduler import Run, run_command
 from hpc_yolo.cluster.site import Partition, SiteSettings
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import format_time
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.run_inputs import dataset_yaml, model_of
@@ -50,11 +50,11 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         What a person should know of the dataset, and what would lose work when the job is interrupted, a line each.
 
     Raises:
-        SpecError: the rows of the model make no network, or none for pictures of train.imgsz or without the layers of
+        SpecError: the rows of the model make no network, or none for images of train.imgsz or without the layers of
             train.freeze; TensorBoard is missing.
         DataError: the dataset or one of its splits is not there.
         CheckpointError: the weights are not there, or training cannot begin with them.
-        RunError: the folder of runs cannot be written, or the run is under way.
+        RunError: the directory of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
     dataset = load_dataset(dataset_yaml(run, spec))
@@ -89,7 +89,7 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
     from hpc_yolo.models import build_model
 
     with torch.device("meta"):
-        stride = build_model(model, num_classes).picture_stride
+        stride = build_model(model, num_classes).image_stride
     if imgsz % stride:
         raise SpecError(
             f"train.imgsz: {imgsz} is no multiple of {stride}, the largest stride of {model}",
@@ -104,7 +104,7 @@ def require_layers_to_learn(spec: Spec) -> None:
         SpecError: it has not.
     """
     name = spec.model or Path(spec.weights).stem  # published weights are called after their model
-    rows_file = Path(name) if Path(name).suffix else resource_folder("configs") / "models" / f"{name}.yaml"
+    rows_file = Path(name) if Path(name).suffix else resource_directory("configs") / "models" / f"{name}.yaml"
     if not spec.train.freeze or not rows_file.is_file():
         return
     rows = yaml.safe_load(rows_file.read_text(encoding="utf-8"))
@@ -181,14 +181,15 @@ def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
 
 
 def require_writable(output: Path) -> None:
-    """The nearest existing folder above the runs must let us make something in it."""
-    folder = output
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    """The nearest existing directory above the runs must let us make something in it."""
+    directory = output
+    while not directory.exists():
+        directory = directory.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        reason = "is not writable" if directory.is_dir() else "is a file"
         raise RunError(
-            f"output: {output} cannot be written ({folder} {'does not let you' if folder.is_dir() else 'is a file'})",
-            hint="give another place with --set output=DIR, on a file system that all nodes see",
+            f"output: {output} cannot be written ({directory} {reason})",
+            hint="give another directory with --set output=DIR, on a file system that all nodes see",
         )
 
 

@@ -21,7 +21,7 @@ from hpc_yolo.resilience.chain import predecessor
 from hpc_yolo.resilience.lease import last_holder
 from hpc_yolo.resilience.requeue import slurm_job_id
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.index import add_to_index, state_folder
+from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.spec.fingerprint import learned_fields
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_resolved_spec
 from hpc_yolo.spec.schema import Spec
@@ -51,7 +51,7 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
             f"{run.path}: cannot be written: {error.strerror}", hint="give another place with --set output=DIR"
         ) from error
     store_inputs(run, inputs)
-    add_to_index(state_folder(current_environment()), run)
+    add_to_index(state_directory(current_environment()), run)
 
 
 def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | None:
@@ -117,12 +117,12 @@ def origin() -> dict[str, str | None]:
     }
 
 
-def git_commit(folder: Path) -> str | None:
-    """The commit checked out in `folder`, with "+changes" where files differ from it; None outside a repository."""
+def git_commit(directory: Path) -> str | None:
+    """The commit checked out in `directory`, with "+changes" where files differ from it; None outside a repository."""
     if shutil.which("git") is None:
         return None
     described = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+        ["git", "-C", str(directory), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
         capture_output=True,
         text=True,
         check=False,

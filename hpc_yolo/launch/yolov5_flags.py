@@ -22,7 +22,7 @@ from hpc_yolo.spec.problems import format_problems
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 DEFAULTS = {"name": "exp", "output": "runs/train", "weights": "yolov5s.pt"}
-RUNS_FOLDER = Path("runs")
+RUNS_DIRECTORY = Path("runs")
 
 
 def guide_spec(
@@ -85,7 +85,7 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
     Raises:
         RunError: there is no such run, or nothing is left to do.
     """
-    run = _run_around(Path(where)) if where else newest_run(RUNS_FOLDER)
+    run = _run_around(Path(where)) if where else newest_run(RUNS_DIRECTORY)
     spec = load_resolved_spec(run.spec, overrides)
     ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
     if ends and ends[-1].outcome == AttemptEnded.FINISHED and ends[-1].epoch >= spec.train.epochs:
@@ -96,23 +96,23 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
     return spec
 
 
-def newest_run(folder: Path) -> RunDirectory:
-    """The run below `folder` that saved a checkpoint last.
+def newest_run(directory: Path) -> RunDirectory:
+    """The run below `directory` that saved a checkpoint last.
 
     Raises:
         RunError: there is none.
     """
-    runs = [RunDirectory(path.parent.parent) for path in folder.glob("**/checkpoints/last.safetensors")]
+    runs = [RunDirectory(path.parent.parent) for path in directory.glob("**/checkpoints/last.safetensors")]
     saved = [(run.last.stat().st_mtime, run.path) for run in runs if run.exists]
     if not saved:
-        raise RunError(f"--resume: no run below {folder.absolute()} has a checkpoint", hint="name one: --resume RUN")
+        raise RunError(f"--resume: no run below {directory.absolute()} has a checkpoint", hint="name one: --resume RUN")
     return RunDirectory(max(saved)[1])
 
 
 def _run_around(path: Path) -> RunDirectory:
-    for folder in itertools.chain([path], path.parents):
-        if RunDirectory(folder).exists:
-            return RunDirectory(folder.absolute())
+    for directory in itertools.chain([path], path.parents):
+        if RunDirectory(directory).exists:
+            return RunDirectory(directory.absolute())
     what = "a file of another program" if path.suffix in (".pt", ".pth") else "not a run directory, and not in one"
     hint = f"begin a new run with its weights: --weights {path}" if path.is_file() else None
     raise RunError(f"--resume: {path} is {what}", hint=hint)

@@ -15,7 +15,7 @@ from hpc_yolo.models.family import build_model
 
 @dataclass(frozen=True)
 class Complexity:
-    """`conv_macs`: multiply-adds of all convolutions for one picture."""
+    """`conv_macs`: multiply-adds of all convolutions for one image."""
 
     num_parameters: int
     conv_macs: int
@@ -28,7 +28,7 @@ class Complexity:
 
 @torch.no_grad()
 def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexity:
-    """The figures of the network `name` for square pictures of `imgsz`, or the next multiple of its largest stride.
+    """The figures of the network `name` for square images of `imgsz`, or the next multiple of its largest stride.
 
     Nothing is computed: shapes alone pass through the network, so that the largest takes no memory.
 
@@ -47,7 +47,7 @@ def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexi
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count)
-        stride = model.picture_stride
+        stride = model.image_stride
         side = math.ceil(imgsz / stride) * stride
         model(torch.zeros(1, 3, side, side))
     return Complexity(sum(parameter.numel() for parameter in model.parameters()), macs)

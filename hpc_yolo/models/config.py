@@ -15,7 +15,7 @@ from typing import Any
 MAX_WIDTH = 16384  # channels; the widest of the family has 1280
 MAX_MULTIPLE = 100
 MAX_ANCHORS = 100  # a level
-PICTURE_CHANNELS = 3
+IMAGE_CHANNELS = 3
 REQUIRED = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple", "nc", "ch", "inplace")
 BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
@@ -34,7 +34,7 @@ ACTIVATION = re.compile(
 class Row:
     """One block of a network.
 
-    `sources`: the rows that it reads, -1 for the one before (of the first row: the picture).
+    `sources`: the rows that it reads, -1 for the one before (of the first row: the image).
     """
 
     sources: tuple[int, ...]
@@ -94,8 +94,8 @@ def _check_fields(config: dict[str, Any]) -> None:
         if type(config[name]) not in (int, float) or not 0 < config[name] <= MAX_MULTIPLE:
             raise ValueError(f"{name}: {config[name]!r} is no number above 0, to {MAX_MULTIPLE}")
     _check_number("channel_multiple", config.get("channel_multiple", 1), 1, MAX_WIDTH)
-    if config.get("ch", PICTURE_CHANNELS) != PICTURE_CHANNELS:
-        raise ValueError(f"ch: pictures have {PICTURE_CHANNELS} channels, not {config['ch']!r}")
+    if config.get("ch", IMAGE_CHANNELS) != IMAGE_CHANNELS:
+        raise ValueError(f"ch: images have {IMAGE_CHANNELS} channels, not {config['ch']!r}")
     _check_anchors(config["anchors"])
     for part in ("backbone", "head"):
         if not isinstance(config[part], list) or not config[part]:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_yolo.models.config import MAX_WIDTH, PICTURE_CHANNELS, Row, read_activation, read_rows, row_error
+from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, Row, read_activation, read_rows, row_error
 from hpc_yolo.models.heads.yolov5 import BOX_AND_OBJECTNESS, Detect
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.spec.model_config import load_config, not_a_config
 
 PROBE_PIXELS = 256
-LEAST_PICTURE_STRIDE = 32  # also where a network has smaller ones: sizes and paddings are published with it
+LEAST_IMAGE_STRIDE = 32  # also where a network has smaller ones: sizes and paddings are published with it
 CHANNEL_MULTIPLE = 8
 MAX_BLOCKS = 1000  # with all repeats; the largest of the family has 58
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
@@ -29,13 +29,13 @@ MISTAKES = (KeyError, ValueError, TypeError, IndexError, RuntimeError, Attribute
 
 class Detector(nn.Module):
     """A network of numbered blocks that ends in a `Detect` head. Input: (B, 3, H, W) in [0, 1], sides multiples of
-    `picture_stride` pixels, the largest stride of any block and at least 32; output as the head says."""
+    `image_stride` pixels, the largest stride of any block and at least 32; output as the head says."""
 
     def __init__(self, config: dict[str, Any], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.model, self._sources, largest_stride = _build_blocks(config, num_classes)
-        self.picture_stride = max(largest_stride, LEAST_PICTURE_STRIDE)
+        self.image_stride = max(largest_stride, LEAST_IMAGE_STRIDE)
         if "activation" in config:
             _replace_activations(self, config["activation"])
         self._kept = {index for sources in self._sources for index in sources if index >= 0}
@@ -131,7 +131,7 @@ def scaled_repeats(nominal: int, multiple: float) -> int:
 def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]], int]:
     """The blocks of all rows; for each, the rows that it reads (-1: the one before); the largest stride of any."""
     blocks: list[nn.Module] = []
-    widths = [PICTURE_CHANNELS]  # then of every row
+    widths = [IMAGE_CHANNELS]  # then of every row
     scales = [1.0]  # input pixels a cell, likewise
     num_blocks = 0
     rows = read_rows(config)
@@ -178,7 +178,7 @@ def _scale(block: nn.Module, scale: float) -> float:
         return scale * block.conv.stride[0]
     if isinstance(block, nn.Upsample):
         if scale < 2:
-            raise ValueError("its output is larger than the picture")
+            raise ValueError("its output is larger than the image")
         return scale / 2
     return scale
 

@@ -1,4 +1,4 @@
-"""Evaluation of a picture at three sizes, once mirrored, as YOLOv5's test-time augmentation."""
+"""Evaluation of an image at three sizes, once mirrored, as YOLOv5's test-time augmentation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def augmented_forward(model: Detector, images: torch.Tensor) -> torch.Tensor:
     width = images.shape[3]
     decoded = []
     for share, mirrored in VIEWS:
-        rows, levels = model(_view(images, share, mirrored, model.picture_stride))
+        rows, levels = model(_view(images, share, mirrored, model.image_stride))
         rows[..., :4] /= share
         if mirrored:
             rows[..., 0] = width - rows[..., 0]

@@ -188,7 +188,7 @@ class RecordReader:
         self.size_bytes = 0
 
     def has_news(self) -> bool:
-        """Whether the journal has changed since it was read; one look at its folder entry.
+        """Whether the journal has changed since it was read; one look at its directory entry.
 
         Raises:
             OSError: it cannot be looked at.

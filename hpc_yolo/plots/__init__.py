@@ -1,1 +1,1 @@
-"""Charts and pictures of what training and evaluation found, as files."""
+"""Charts and images of what training and evaluation found, as files."""

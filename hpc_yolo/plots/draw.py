@@ -23,7 +23,7 @@ MIN_TEXT_PIXELS = 14
 
 @dataclass(frozen=True)
 class Style:
-    """How boxes look. `thickness` in pixels; by the picture's size unless said."""
+    """How boxes look. `thickness` in pixels; by the image's size unless said."""
 
     thickness: int | None = None
     labels: bool = True

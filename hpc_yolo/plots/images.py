@@ -1,4 +1,4 @@
-"""Pictures with their boxes on one sheet: what the network was trained on, and what it finds."""
+"""Images with their boxes on one sheet: what the network was trained on, and what it finds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpc_yolo.plots.text import BELOW, line_height, text_width, write_text
 
 TILE_PIXELS = 320
 MOSAIC_COLUMNS = 4
-PAIR_COLUMNS = 4  # two pictures with labels and detections each
+PAIR_COLUMNS = 4  # two images with labels and detections each
 GAP = 4
 WORD_SIZE = 14  # pixels
 LABELS, DETECTIONS = "labels", "found"
@@ -27,25 +27,25 @@ Rows = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture (height, width, BGR) and its boxes: rows of xyxy in its pixels, score (1 for labels) and class."""
+class LabelledImage:
+    """An image (height, width, BGR) and its boxes: rows of xyxy in its pixels, score (1 for labels) and class."""
 
     pixels: Pixels
     rows: Rows
 
 
-def write_mosaics(path: Path, pictures: Sequence[LabelledPicture], names: Sequence[str]) -> None:
-    """Draw training pictures as the network sees them.
+def write_mosaics(path: Path, images: Sequence[LabelledImage], names: Sequence[str]) -> None:
+    """Draw training images as the network sees them.
 
     Raises:
         OSError: the file system refuses.
     """
-    tiles = [_tile(picture, names, Style(thickness=1, scores=False)) for picture in pictures]
+    tiles = [_tile(image, names, Style(thickness=1, scores=False)) for image in images]
     write_sheet(path, tiles, MOSAIC_COLUMNS)
 
 
-def write_pairs(path: Path, pairs: Sequence[tuple[LabelledPicture, LabelledPicture]], names: Sequence[str]) -> None:
-    """Draw pictures twice beside each other: with their labels, and with what was found.
+def write_pairs(path: Path, pairs: Sequence[tuple[LabelledImage, LabelledImage]], names: Sequence[str]) -> None:
+    """Draw images twice beside each other: with their labels, and with what was found.
 
     Raises:
         OSError: the file system refuses.
@@ -57,11 +57,11 @@ def write_pairs(path: Path, pairs: Sequence[tuple[LabelledPicture, LabelledPictu
     write_sheet(path, tiles, PAIR_COLUMNS)
 
 
-def _tile(picture: LabelledPicture, names: Sequence[str], style: Style) -> Pixels:
-    """The picture in a square of `TILE_PIXELS`, with boxes drawn after it was scaled, so that they stay sharp."""
+def _tile(image: LabelledImage, names: Sequence[str], style: Style) -> Pixels:
+    """The image in a square of `TILE_PIXELS`, with boxes drawn after it was scaled, so that they stay sharp."""
     side = TILE_PIXELS - GAP
-    scaled, ratio, (left, top) = letterbox(picture.pixels, (side, side))
-    rows = np.array(picture.rows, dtype=np.float64).reshape(-1, 6)
+    scaled, ratio, (left, top) = letterbox(image.pixels, (side, side))
+    rows = np.array(image.rows, dtype=np.float64).reshape(-1, 6)
     rows[:, :4] = rows[:, :4] * ratio + np.tile([round(left - 0.1), round(top - 0.1)], 2)
     drawn = draw_boxes(scaled, rows.tolist(), names, style)
     return np.asarray(

@@ -1,4 +1,4 @@
-"""What a dataset's labels are like: how many of which class, how large, and where on the picture."""
+"""What a dataset's labels are like: how many of which class, how large, and where on the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CELLS = 24  # along each side of a map
-MAX_COUNTED = 20  # objects on a picture; more are counted together
+MAX_COUNTED = 20  # objects on an image; more are counted together
 SMALL_PIXELS, LARGE_PIXELS = 32, 96  # sides of squares, as COCO has it
 
 
@@ -22,10 +22,10 @@ class SplitStatistics(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         class_counts: objects by class, in the order of the names.
         num_small, num_medium, num_large: objects by area below 32 x 32, in between and from 96 x 96 pixels on, at the
-            size at which the network sees the picture.
-        objects_per_picture: pictures with 0, 1, 2 … objects; the last counts those with more too.
+            size at which the network sees the image.
+        objects_per_image: images with 0, 1, 2 … objects; the last counts those with more too.
         centres, sides: (CELLS, CELLS) objects by the place of their centre (row by row from the top) and by their
-            height (rows) and width (columns), in shares of the picture.
+            height (rows) and width (columns), in shares of the image.
     """
 
     num_images: int
@@ -35,7 +35,7 @@ class SplitStatistics(msgspec.Struct, frozen=True, kw_only=True):
     num_small: int
     num_medium: int
     num_large: int
-    objects_per_picture: list[int]
+    objects_per_image: list[int]
     centres: list[list[int]]
     sides: list[list[int]]
 
@@ -51,7 +51,7 @@ class LabelStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def label_statistics(names: Sequence[str], imgsz: int, train: ImageIndex, val: ImageIndex) -> LabelStatistics:
-    """The statistics of a dataset. `imgsz`: the longer side of a picture in training, in pixels."""
+    """The statistics of a dataset. `imgsz`: the longer side of an image in training, in pixels."""
     splits = (_split_statistics(index, len(names), imgsz) for index in (train, val))
     return LabelStatistics(imgsz=imgsz, names=list(names), train=next(splits), val=next(splits))
 
@@ -76,7 +76,7 @@ def _split_statistics(index: ImageIndex, num_classes: int, imgsz: int) -> SplitS
         num_small=num_small,
         num_medium=len(rows) - num_small - num_large,
         num_large=num_large,
-        objects_per_picture=np.bincount(np.minimum(counts, MAX_COUNTED), minlength=2).tolist(),
+        objects_per_image=np.bincount(np.minimum(counts, MAX_COUNTED), minlength=2).tolist(),
         centres=centres.astype(int).tolist(),
         sides=sides.astype(int).tolist(),
     )

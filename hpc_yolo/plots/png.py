@@ -44,8 +44,8 @@ def write_label_charts(path: Path, statistics: LabelStatistics) -> None:
     train = statistics.train
     tiles = [
         _bars("Objects by class", statistics.names, train.class_counts),
-        _heat_map("Centres of objects on the picture", train.centres),
-        _heat_map("Height over width of objects, shares of the picture", train.sides, from_bottom=True),
+        _heat_map("Centres of objects on the image", train.centres),
+        _heat_map("Height over width of objects, shares of the image", train.sides, from_bottom=True),
     ]
     write_sheet(path, tiles, COLUMNS)
 

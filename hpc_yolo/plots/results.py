@@ -35,7 +35,7 @@ class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """The best model on the validation pictures, after the last step.
+    """The best model on the validation images, after the last step.
 
     Attributes:
         epoch: of the model, from 0.

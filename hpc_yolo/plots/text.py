@@ -150,9 +150,9 @@ def _in_ascii(text: str) -> tuple[str, bool]:
 @lru_cache(maxsize=1)
 def _face() -> Any:
     package = importlib.util.find_spec("matplotlib")
-    folders = package.submodule_search_locations if package is not None else None
-    for folder in folders or ():
-        if (file := Path(folder) / FONT_FILE).is_file():
+    directories = package.submodule_search_locations if package is not None else None
+    for directory in directories or ():
+        if (file := Path(directory) / FONT_FILE).is_file():
             return cv2.FontFace(str(file))
     return cv2.FontFace("sans")
 

@@ -25,14 +25,14 @@ def training_charts(runs: Sequence[tuple[str, Events]]) -> list[Chart]:
         _evaluation_chart("Recall", runs, lambda event: event.recall),
         _chart("Learning rate", runs, lambda event: event.lr, y_low=0.0),
         _chart("Images a second", runs, lambda event: event.images_per_s, y_low=0.0),
-        _chart("Waiting for pictures, % of a step", runs, wait_percent, y_low=0.0),
+        _chart("Waiting for images, % of a step", runs, wait_percent, y_low=0.0),
         _chart("Gradient norm", runs, lambda event: event.grad_norm, y_low=0.0),
     ]
     return [chart for chart in charts if any(line.xs for line in chart.lines)]
 
 
 def wait_percent(event: StepLogged) -> float | None:
-    """What part of a step the rank that waits longest for pictures does so."""
+    """What part of a step the rank that waits longest for images does so."""
     step_s = max(event.rank_step_s, default=0.0)
     return 100 * max(event.rank_data_wait_s) / step_s if step_s > 0 and event.rank_data_wait_s else None
 

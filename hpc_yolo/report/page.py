@@ -31,9 +31,9 @@ def report_page(runs: Sequence[ReportFacts], made: str) -> str:
         ("figures", "Figures", figures_section(runs)),
         ("spec-differences", "What the specs differ in", differences_section(runs)),
         ("curves", "Training curves", charts_section(training_charts([(run.label, run.events) for run in runs]))),
-        ("results", "The best model on the validation pictures", results_section(runs)),
+        ("results", "The best model on the validation images", results_section(runs)),
         ("confusion", "Confusion matrix", each_run(runs, confusion_card)),
-        ("pictures", "Pictures", each_run(runs, pictures_card)),
+        ("images", "Images", each_run(runs, images_card)),
         ("labels", "Labels", each_run(runs, labels_card)),
         ("time", "Where the time went", each_run(runs, ledger_card)),
         ("attempts", "Attempts", each_run(runs, attempts_card)),
@@ -102,7 +102,7 @@ def classes_card(run: ReportFacts) -> str:
     for row in best.classes:
         figures = (row.precision, row.recall, row.map50, row.map50_95)
         rows.append([escape(row.name), str(row.num_labels), *map(figure, figures)])
-    words = f"<p>Epoch {best.epoch + 1}, on {counted(best.num_images, 'picture')}.</p>"
+    words = f"<p>Epoch {best.epoch + 1}, on {counted(best.num_images, 'image')}.</p>"
     return words + _table(["class", "labels", "precision", "recall", "mAP50", "mAP50-95"], rows)
 
 
@@ -119,10 +119,10 @@ def confusion_card(run: ReportFacts) -> str:
     return f"{_matrix(results)}<details><summary>The most frequent mistakes</summary>{table}</details>"
 
 
-def pictures_card(run: ReportFacts) -> str:
-    """Mosaics as training sees them; validation pictures with labels and findings."""
-    parts = [_picture(run.mosaics, "Training mosaics with their labels")]
-    parts.append(_picture(run.pairs, "Validation pictures: labels, and what the best model finds"))
+def images_card(run: ReportFacts) -> str:
+    """Mosaics as training sees them; validation images with labels and findings."""
+    parts = [_image(run.mosaics, "Training mosaics with their labels")]
+    parts.append(_image(run.pairs, "Validation images: labels, and what the best model finds"))
     return "".join(parts)
 
 
@@ -137,7 +137,7 @@ def labels_card(run: ReportFacts) -> str:
         bar = f'<i style="width:{100 * train / most:.1f}%"></i>'
         rows.append([escape(name), str(train), str(val), bar])
     sizes = [_split_row("train", labels.train), _split_row("val", labels.val)]
-    heads = ["split", "pictures", "without objects", "unreadable", "small", "medium", "large"]
+    heads = ["split", "images", "without objects", "unreadable", "small", "medium", "large"]
     maps = (
         f'<div class="card"><h3>Centres of objects</h3>{map_svg(labels.train.centres, "centres")}</div>'
         f'<div class="card"><h3>Width (across) and height (up)</h3>'
@@ -268,7 +268,7 @@ def _matrix(results: Results) -> str:
     return f'{note}<div class="scroll"><table class="confusion"><tr><th></th>{heads}</tr>{"".join(rows)}</table></div>'
 
 
-def _picture(content: bytes, caption: str) -> str:
+def _image(content: bytes, caption: str) -> str:
     if not content:
         return ""
     data = base64.b64encode(content).decode()

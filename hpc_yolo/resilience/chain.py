@@ -70,8 +70,8 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
         cluster=None if own is None else own.cluster,
         requeue="" if own is None else own.requeue,
     )
-    with tempfile.TemporaryDirectory(dir=run.jobs) as folder:
-        script = Path(folder, "successor.sbatch")
+    with tempfile.TemporaryDirectory(dir=run.jobs) as directory:
+        script = Path(directory, "successor.sbatch")
         script.write_text(job.script)
         submission = queue_script(
             run,
@@ -97,7 +97,7 @@ def successor_options(job: BatchJob, job_id: str, exclude: Sequence[str]) -> lis
     kept += [f"--exclude={','.join(filter(None, away_from))}"] if any(away_from) else []
     array_task = job_id.partition("_")[2]
     kept += [f"--array={array_task}"] if array_task else []
-    return [*kept, f"--chdir={job.folder}", f"--dependency=afternotok:{job_id}", "--kill-on-invalid-dep=yes"]
+    return [*kept, f"--chdir={job.directory}", f"--dependency=afternotok:{job_id}", "--kill-on-invalid-dep=yes"]
 
 
 def script_arguments(job: BatchJob, run: RunDirectory) -> list[str]:

@@ -30,7 +30,7 @@ from hpc_yolo.cluster.local import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.slurm_output import UNKNOWN
 from hpc_yolo.core.errors import ClusterError, LeaseError, RunError
-from hpc_yolo.core.files import file_mode, make_folder, remove_unpublished, sync_folder
+from hpc_yolo.core.files import file_mode, make_directory, remove_unpublished, sync_directory
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
@@ -81,9 +81,9 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 class Lease:
     """The right of this attempt to write into its run directory."""
 
-    def __init__(self, folder: Path, holder: Holder) -> None:
-        self._folder = folder
-        self._path = _path(folder, holder.attempt)
+    def __init__(self, directory: Path, holder: Holder) -> None:
+        self._directory = directory
+        self._path = _path(directory, holder.attempt)
         self._holder = holder
         self._lock = threading.Lock()
 
@@ -124,8 +124,8 @@ class Lease:
                 os.close(descriptor)
 
     def _successor(self) -> str:
-        newest = max(_numbers(self._folder), default=0)
-        holder = _read(_path(self._folder, newest)) if newest else None
+        newest = max(_numbers(self._directory), default=0)
+        holder = _read(_path(self._directory, newest)) if newest else None
         if holder is None:
             return f"the lease {self._path} was removed"
         return f"another start of this run, {holder.name}, has taken over"
@@ -173,7 +173,7 @@ def take_lease(
     """
     newcomer = _newcomer(process)
     try:
-        make_folder(run.leases)
+        make_directory(run.leases)
         # Read before the leases are listed: the lease of an attempt is there before its first event.
         earlier = 0 if _numbers(run.leases) else _last_attempt_told(run)
         while True:
@@ -228,12 +228,12 @@ def _newcomer(process: ProcessInfo) -> Holder:
     )
 
 
-def _find_free(folder: Path, newcomer: Holder, watch_s: float, job_is_over: Callable[[str], bool]) -> int | None:
+def _find_free(directory: Path, newcomer: Holder, watch_s: float, job_is_over: Callable[[str], bool]) -> int | None:
     """The newest number, now that its holder is gone; 0 where there is none, None where it changed meanwhile."""
-    newest = max(_numbers(folder), default=0)
+    newest = max(_numbers(directory), default=0)
     if newest == 0:
         return 0
-    path = _path(folder, newest)
+    path = _path(directory, newest)
     content = _content(path)
     if content is None:
         return None
@@ -273,12 +273,12 @@ def _stands_still(path: Path, content: bytes, watch_s: float) -> bool:
 
 def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
     """The lease of `attempt`, all earlier ones removed; None where somebody else was quicker."""
-    folder, path = run.leases, _path(run.leases, attempt)
+    directory, path = run.leases, _path(run.leases, attempt)
     holder = msgspec.structs.replace(newcomer, attempt=attempt)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), file_mode(folder))
+            os.fchmod(file.fileno(), file_mode(directory))
             file.write(_encode(holder))
             file.flush()
             os.fsync(file.fileno())
@@ -287,16 +287,16 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
         return None
     finally:
         Path(temporary).unlink(missing_ok=True)
-    numbers = _numbers(folder)
+    numbers = _numbers(directory)
     if any(number > attempt for number in numbers):
         # Ours was free only because it had been held, followed and removed since we looked.
         path.unlink(missing_ok=True)
         return None
     for number in numbers:
         if number < attempt:
-            _path(folder, number).unlink(missing_ok=True)
-    sync_folder(folder)
-    lease = Lease(folder, holder)
+            _path(directory, number).unlink(missing_ok=True)
+    sync_directory(directory)
+    lease = Lease(directory, holder)
     lease.require()  # else what is removed next may be that of a successor
     remove_unpublished(run.checkpoints)
     return lease
@@ -316,10 +316,10 @@ def _job_is_over(job_id: str) -> bool:
     return state is not None and state.state != UNKNOWN and not state.is_alive
 
 
-def _numbers(folder: Path) -> list[int]:
+def _numbers(directory: Path) -> list[int]:
     """The attempts that have a lease."""
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = [path.name for path in directory.iterdir()]
     except FileNotFoundError:
         return []
     return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
@@ -366,5 +366,5 @@ def _encode(holder: Holder) -> bytes:
     return msgspec.json.encode(holder).ljust(RECORD_BYTES)
 
 
-def _path(folder: Path, attempt: int) -> Path:
-    return folder / f"{attempt:06d}.json"
+def _path(directory: Path, attempt: int) -> Path:
+    return directory / f"{attempt:06d}.json"

@@ -14,10 +14,10 @@
 |-- leases/                   rank 0: who may write, one file an attempt
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
-|-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, pictures
+|-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
 |-- tensorboard/              rank 0: event files, where the spec asks for them
 |-- report.html               hpc-yolo report
-|-- labels-<split>.npz        rank 0: what it read of a dataset whose folder cannot be written; beside it a .lock
+|-- labels-<split>.npz        rank 0: what it read of a dataset whose directory cannot be written; beside it a .lock
 `-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link
 """
 
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.core.errors import RunError
-from hpc_yolo.core.files import file_mode, make_folder
+from hpc_yolo.core.files import file_mode, make_directory
 
 ORIGIN_KEY = b'"hpc_yolo"'  # in origin.json
 
@@ -134,7 +134,7 @@ class RunDirectory:
 
     @property
     def pairs(self) -> Path:
-        return self.results / "val_pictures.jpg"
+        return self.results / "val_images.jpg"
 
     @property
     def tensorboard(self) -> Path:
@@ -173,21 +173,21 @@ class RunDirectory:
         return path.absolute().parent == self.checkpoints.absolute() and self.exists
 
     def create(self, *, for_group: bool = False) -> None:
-        """Make the folders; where they exist, give them and all files the mode that is asked for.
+        """Make the directories; where they exist, give them and all files the mode that is asked for.
 
         Args:
             for_group: readable for the group of the directory as far as the umask allows, else for the owner alone.
 
         Raises:
-            RunError: a folder cannot be made or written.
+            RunError: a directory cannot be made or written.
         """
         self.require_own()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700, exist_ok=True)
             self.path.chmod(stat.S_ISGID | 0o750 & ~current_umask() if for_group else 0o700)
-            for folder in (self.jobs, self.leases, self.failures, self.checkpoints):
-                make_folder(folder)
+            for directory in (self.jobs, self.leases, self.failures, self.checkpoints):
+                make_directory(directory)
             self._rendezvous.mkdir(mode=0o700, exist_ok=True)  # holds a secret of the ranks
             self.settle_modes()
         except OSError as error:
@@ -197,18 +197,18 @@ class RunDirectory:
             ) from error
 
     def settle_modes(self) -> None:
-        """Give everything in the directory the mode of its folder, whoever made it: Slurm and libraries use the umask.
+        """Give everything in the directory the mode of the directory: Slurm and libraries use the umask.
 
         Raises:
             OSError: the file system refuses.
         """
-        folder_mode = stat.S_IMODE(self.path.stat().st_mode)
+        directory_mode = stat.S_IMODE(self.path.stat().st_mode)
         own_file_mode = file_mode(self.path)
         for path in self.path.rglob("*"):
             if path.is_symlink() or self._rendezvous in (path, path.parent):
                 continue
             with contextlib.suppress(FileNotFoundError):  # a rank may remove what it no longer needs
-                path.chmod(folder_mode if path.is_dir() else own_file_mode)
+                path.chmod(directory_mode if path.is_dir() else own_file_mode)
 
     def require_own(self) -> None:
         """Refuse to change a run of somebody else; the superuser may.
@@ -235,17 +235,19 @@ def current_umask() -> int:
 
 
 def find_runs(root: Path) -> list[RunDirectory]:
-    """The runs directly under `root`, by name; no folder, no runs. Those of others are closed to this person."""
+    """The runs directly under `root`, by name; no directory, no runs. Those of others are closed to this person."""
     try:
         return [RunDirectory(path) for path in sorted(root.iterdir()) if RunDirectory(path).exists]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise RunError(f"{root}: cannot be read: {error.strerror}", hint="name another folder with --root") from error
+        raise RunError(
+            f"{root}: cannot be read: {error.strerror}", hint="name another directory with --root"
+        ) from error
 
 
-def closed_folders(root: Path) -> list[Path]:
-    """Folders directly under `root` that this person may not look into: runs are their owners' alone."""
+def closed_directories(root: Path) -> list[Path]:
+    """Directories directly under `root` that this person may not look into: runs are their owners' alone."""
     try:
         return [path for path in sorted(root.iterdir()) if is_closed(path)]
     except OSError:
@@ -253,7 +255,7 @@ def closed_folders(root: Path) -> list[Path]:
 
 
 def is_closed(path: Path) -> bool:
-    """Whether `path` is a folder that this person may not look into."""
+    """Whether `path` is a directory that this person may not look into."""
     try:
         return path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
     except OSError:

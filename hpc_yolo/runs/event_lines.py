@@ -37,7 +37,7 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     if isinstance(event, Evaluated):
         return f"epoch {event.epoch + 1}: {evaluation_words(event)}{' (best)' if event.is_best else ''}"
     if isinstance(event, ResultsWritten):
-        return f"plots and pictures of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
+        return f"plots and images of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
     if isinstance(event, WarningRaised):
         return f"warning: {event.message}"
     if isinstance(event, AttemptEnded) and event.outcome == AttemptEnded.FAILED:
@@ -75,6 +75,6 @@ def _started_line(event: AttemptStarted) -> str:
     since = f", from step {event.step}" if event.step else ""
     return (
         f"attempt {event.attempt}: {counted(event.world_size, 'rank')} on {listed} "
-        f"({event.device}, {event.precision}), {counted(event.num_images, 'picture')}, "
+        f"({event.device}, {event.precision}), {counted(event.num_images, 'image')}, "
         f"{counted(event.steps_per_epoch, 'step')} of {event.batch} an epoch{since}"
     )

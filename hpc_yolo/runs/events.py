@@ -119,7 +119,7 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """The EMA model on the validation pictures, over all ranks."""
+    """The EMA model on the validation images, over all ranks."""
 
     epoch: int
     step: int
@@ -145,7 +145,7 @@ class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class ResultsWritten(Event, frozen=True, kw_only=True, tag="results"):
-    """After the last step: plots and pictures of the best model (of `epoch`) are under `path`, relative to the run
+    """After the last step: plots and images of the best model (of `epoch`) are under `path`, relative to the run
     directory."""
 
     epoch: int
@@ -155,7 +155,7 @@ class ResultsWritten(Event, frozen=True, kw_only=True, tag="results"):
 
 
 class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
-    """Something that a person should know and that did not end the run, such as pictures left out."""
+    """Something that a person should know and that did not end the run, such as images left out."""
 
     message: str
 

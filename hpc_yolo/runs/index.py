@@ -1,4 +1,4 @@
-"""A person's runs, found from anywhere by name: one line a run in the person's state folder."""
+"""A person's runs, found from anywhere by name: one line a run in the person's state directory."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from hpc_yolo.runs.directory import RunDirectory, is_closed, owner_name
 FILE_NAME = "runs.jsonl"
 
 
-def state_folder(environ: Mapping[str, str]) -> Path:
+def state_directory(environ: Mapping[str, str]) -> Path:
     """Where this person's programs keep what they know: $XDG_STATE_HOME/hpc-yolo, else ~/.local/state/hpc-yolo."""
     home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".local" / "state")
     return Path(home) / "hpc-yolo"
 
 
-def add_to_index(folder: Path, run: RunDirectory) -> None:
-    """Remember `run`. A folder that cannot be written is passed over: a run is worth more than a list of runs."""
+def add_to_index(directory: Path, run: RunDirectory) -> None:
+    """Remember `run`. A directory that cannot be written is passed over: a run is worth more than a list of runs."""
     path = str(run.path.absolute())
     with contextlib.suppress(OSError):
-        if path not in _paths(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            append_json_line(folder / FILE_NAME, {"path": path})
+        if path not in _paths(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            append_json_line(directory / FILE_NAME, {"path": path})
 
 
-def remove_from_index(folder: Path, run: RunDirectory) -> None:
+def remove_from_index(directory: Path, run: RunDirectory) -> None:
     """Forget `run`, which is gone because a person wanted it gone."""
     path = str(run.path.absolute())
     with contextlib.suppress(OSError):
-        if path in _paths(folder):
-            append_json_line(folder / FILE_NAME, {"removed": path})
+        if path in _paths(directory):
+            append_json_line(directory / FILE_NAME, {"removed": path})
 
 
-def indexed_runs(folder: Path) -> list[RunDirectory]:
+def indexed_runs(directory: Path) -> list[RunDirectory]:
     """The runs in the index that are still there, oldest first."""
     try:
-        runs = [RunDirectory(Path(path)) for path in _paths(folder)]
+        runs = [RunDirectory(Path(path)) for path in _paths(directory)]
         return [run for run in runs if run.exists]
     except OSError:
         return []
 
 
-def gone_runs(folder: Path) -> list[Path]:
+def gone_runs(directory: Path) -> list[Path]:
     """Where runs in the index were that have been moved or removed since, oldest first."""
     try:
-        return [Path(path) for path in _paths(folder) if not RunDirectory(Path(path)).exists]
+        return [Path(path) for path in _paths(directory) if not RunDirectory(Path(path)).exists]
     except OSError:
         return []
 
@@ -84,10 +84,10 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
     raise RunError(f"{written}: there is no run of that name or path", hint=hint)
 
 
-def _paths(folder: Path) -> dict[str, None]:
+def _paths(directory: Path) -> dict[str, None]:
     """Each path once, in the order of the lines; without those that were removed after they had been added."""
     paths: dict[str, None] = {}
-    for record in read_json_lines(folder / FILE_NAME):
+    for record in read_json_lines(directory / FILE_NAME):
         if isinstance(path := record.get("path"), str):
             paths[path] = None
         elif isinstance(path := record.get("removed"), str):

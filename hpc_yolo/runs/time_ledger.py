@@ -1,10 +1,10 @@
 """Where a run's wall seconds went, by kind. A pure function of its events: every second is counted once.
 
 - queue: submitted and not started: the scheduler's queue, and what Slurm needs between two starts
-- start: from the first process of an attempt to the first step: imports, pictures, network, meeting the others
-- data: the slowest rank waits for pictures
+- start: from the first process of an attempt to the first step: imports, images, network, meeting the others
+- data: the slowest rank waits for images
 - step: forward, backward, reduction, optimiser, and what overlaps with them
-- validation: evaluations, and the pictures of the last one
+- validation: evaluations, and the images of the last one
 - save: nothing is done but to wait until the state is durable; saves beside the steps cost no wall seconds
 - lost: done again by a later attempt, or by nobody: steps after the last checkpoint, an evaluation that was cut off, a
   rank that hung, a start that failed

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.convert import SectionReader, describe, field_types
 from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
@@ -56,9 +56,9 @@ def own_hyperparameter_file(train: TrainSpec) -> Path | None:
     return None if train.hyp in hyperparameter_names() else Path(train.hyp)
 
 
-def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[Finding]:
+def hyperparameter_findings(train: TrainSpec, directory: Path) -> Iterator[Finding]:
     """Everything wrong with hyp and hyp_overrides."""
-    path = hyperparameter_file(train.hyp, folder)
+    path = hyperparameter_file(train.hyp, directory)
     if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
         yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
     else:
@@ -75,14 +75,14 @@ def hyperparameter_findings(train: TrainSpec, folder: Path) -> Iterator[Finding]
 
 def hyperparameter_names() -> list[str]:
     """The sets that come with the package."""
-    return sorted(path.stem for path in (resource_folder("configs") / "hyp").glob("*.yaml"))
+    return sorted(path.stem for path in (resource_directory("configs") / "hyp").glob("*.yaml"))
 
 
-def hyperparameter_file(name: str, folder: Path) -> Path:
+def hyperparameter_file(name: str, directory: Path) -> Path:
     """Where the set `name` is: one of the package's, else a file beside the spec or in the working directory."""
     if name in hyperparameter_names():
-        return resource_folder("configs") / "hyp" / f"{name}.yaml"
-    beside = folder / name
+        return resource_directory("configs") / "hyp" / f"{name}.yaml"
+    beside = directory / name
     return beside if os.path.isfile(beside) else Path(name)  # noqa: PTH113, as above
 
 

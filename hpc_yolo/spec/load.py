@@ -69,20 +69,20 @@ def check_spec(
     reader = SectionReader(known_fields())
     root = Place("command line") if path is None else Place(str(path), 1, 1)
     tree = None if path is None else read_yaml(path, reader.problems)
-    folder = Path() if path is None else path.parent
+    directory = Path() if path is None else path.parent
     unreadable = bool(reader.problems) and tree is None
     for override in overrides:
         tree = _with_override(tree, override, reader.problems)
     if unreadable:
         return Spec(name="", model="", data=""), reader.problems
     spec = reader.read(tree, Spec, "", root)
-    in_files = hyperparameter_findings(spec.train, folder) if reads_files else ()
+    in_files = hyperparameter_findings(spec.train, directory) if reads_files else ()
     for finding in (*validate.findings(spec), *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             place = _place_of(finding.field, tree, reader, root)
             reader.problems.append(Problem(place, finding.field, finding.message, finding.allowed))
-    return _with_absolute_paths(spec, folder), reader.problems
+    return _with_absolute_paths(spec, directory), reader.problems
 
 
 def dump_spec(spec: Spec) -> str:
@@ -154,35 +154,35 @@ def _place_of(field: str, tree: Node | None, reader: SectionReader, root: Place)
     return reader.places.get(field, place)
 
 
-def _with_absolute_paths(spec: Spec, folder: Path) -> Spec:
+def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
     train, model, weights, cluster = spec.train, spec.model, spec.weights, spec.cluster
     if cluster.python is not None and "/" in cluster.python:
-        python = _absolute(os.path.expanduser(cluster.python), folder)  # noqa: PTH111, it takes any text
+        python = _absolute(os.path.expanduser(cluster.python), directory)  # noqa: PTH111, it takes any text
         cluster = msgspec.structs.replace(cluster, python=python)
     if train.hyp not in hyperparameter_names():
-        train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, folder))
+        train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, directory))
     if Path(model).suffix in (".yaml", ".yml"):
-        model = _absolute(model, folder)
+        model = _absolute(model, directory)
     if weights:
-        weights = _absolute(weights, folder)
+        weights = _absolute(weights, directory)
     return msgspec.structs.replace(
         spec,
         model=model,
         weights=weights,
         cluster=cluster,
         train=train,
-        data=_dataset_path(spec.data, folder),
+        data=_dataset_path(spec.data, directory),
         output=str(Path(spec.output).absolute()),
     )
 
 
-def _dataset_path(written: str, folder: Path) -> str:
+def _dataset_path(written: str, directory: Path) -> str:
     """Return the absolute path of a dataset YAML: beside the spec, in the working directory, or a shipped one."""
-    path = _absolute(written, folder)
+    path = _absolute(written, directory)
     shipped = None if os.path.isfile(path) else shipped_dataset(written)  # noqa: PTH113, it takes any text
     return path if shipped is None else str(shipped)
 
 
-def _absolute(path: str, folder: Path) -> str:
-    beside = (folder / path).absolute()
+def _absolute(path: str, directory: Path) -> str:
+    beside = (directory / path).absolute()
     return str(beside if os.path.exists(beside) else Path(path).absolute())  # noqa: PTH110, it takes any text

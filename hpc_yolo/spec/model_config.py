@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 
 
 def load_config(model: str | Path) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def model_path(model: str | Path) -> Path:
     Raises:
         SpecError: neither a known name nor a file.
     """
-    folder = resource_folder("configs") / "models"
-    known = folder / f"{model}.yaml"
+    directory = resource_directory("configs") / "models"
+    known = directory / f"{model}.yaml"
     if known.is_file():
         return known
     if Path(model).is_file():
         return Path(model)
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = sorted(path.stem for path in directory.glob("*.yaml"))
     near = difflib.get_close_matches(str(model), names, n=1)
     raise SpecError(
         f"model: there is no model {str(model)!r}; there are {', '.join(names)}",
@@ -53,5 +53,5 @@ def not_a_config(source: str, error: Exception) -> SpecError:
     said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return SpecError(
         f"model: {source} is not a model config: {said}",
-        hint=f"see {resource_folder('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
+        hint=f"see {resource_directory('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
     )

@@ -153,7 +153,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = 16
     imgsz: Annotated[
         Annotated[int, Meta(ge=32, le=8192, multiple_of=32)],
-        Meta(description="Side of the square training picture in pixels; a multiple of 32 (64 for the six family)."),
+        Meta(description="Side of the square training image in pixels; a multiple of 32 (64 for the six family)."),
     ] = 640
     device: Annotated[
         Annotated[str, Meta(pattern=DEVICE_PATTERN, extra={"allowed": DEVICE_ALLOWED, "read": read_device})],
@@ -183,11 +183,11 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     patience: Annotated[
         NotNegative, Meta(description="Epochs without a better evaluation after which training ends; 0: never.")
     ] = 100
-    multi_scale: Annotated[bool, Meta(description="Vary the picture size by half from step to step.")] = False
+    multi_scale: Annotated[bool, Meta(description="Vary the image size by half from step to step.")] = False
     rect: Annotated[bool, Meta(description="Train on rectangles instead of mosaics.")] = False
     cache: Annotated[
         Literal["auto", "none", "ram", "disk"],
-        Meta(description="Keep decoded pictures in memory; auto: where they take under a tenth of what is free."),
+        Meta(description="Keep decoded images in memory; auto: where they take under a tenth of what is free."),
     ] = "auto"
     freeze: Annotated[
         NotNegative | list[NotNegative],
@@ -195,7 +195,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = 0
     single_cls: Annotated[bool, Meta(description="Take all classes for one.")] = False
     image_weights: Annotated[
-        bool, Meta(description="Draw pictures by how badly their classes are detected; one task only.")
+        bool, Meta(description="Draw images by how badly their classes are detected; one task only.")
     ] = False
     autoanchor: Annotated[
         bool, Meta(description="Check before the first step that the anchors fit the labels, and find better ones.")
@@ -259,7 +259,9 @@ class Spec(Section, frozen=True, kw_only=True):
         str,
         Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
     ] = ""
-    output: Annotated[str, Meta(description="Folder of run directories, on a file system that all nodes see.")] = "runs"
+    output: Annotated[str, Meta(description="Directory of run directories, on a file system that all nodes see.")] = (
+        "runs"
+    )
     output_mode: Annotated[
         Literal["private", "group"],
         Meta(
@@ -313,6 +315,6 @@ class Hyperparameters(Section, frozen=True, kw_only=True):
     perspective: Annotated[Annotated[float, Meta(ge=0, le=0.001)], Meta(description="Largest perspective.")] = 0.0
     flipud: Annotated[Share, Meta(description="Probability of an up-down flip.")] = 0.0
     fliplr: Annotated[Share, Meta(description="Probability of a left-right flip.")] = 0.5
-    mosaic: Annotated[Share, Meta(description="Probability of a mosaic of four pictures.")] = 1.0
+    mosaic: Annotated[Share, Meta(description="Probability of a mosaic of four images.")] = 1.0
     mixup: Annotated[Share, Meta(description="Probability that a mosaic is blended with another.")] = 0.0
     copy_paste: Annotated[Share, Meta(description="Probability of copied objects; needs polygons.")] = 0.0

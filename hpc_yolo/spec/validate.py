@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.sbatch_options import option_findings
@@ -40,7 +40,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
 
 def model_names() -> list[str]:
     """The networks that come with the package."""
-    return sorted(path.stem for path in (resource_folder("configs") / "models").glob("*.yaml"))
+    return sorted(path.stem for path in (resource_directory("configs") / "models").glob("*.yaml"))
 
 
 def value_at(spec: Spec, dotted: str) -> object:

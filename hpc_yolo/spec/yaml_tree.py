@@ -63,11 +63,11 @@ def read_yaml(path: Path, problems: list[Problem]) -> Node | None:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        near = sorted(str(other) for folder in (path.parent, Path("configs")) for other in folder.glob("*.yaml"))
+        near = sorted(str(other) for directory in (path.parent, Path("configs")) for other in directory.glob("*.yaml"))
         problems.append(Problem(whole, "", "there is no such file", ", ".join(near[:5])))
         return None
     except IsADirectoryError:
-        problems.append(Problem(whole, "", "is a folder", "a YAML file"))
+        problems.append(Problem(whole, "", "is a directory", "a YAML file"))
         return None
     except UnicodeDecodeError as error:
         problems.append(Problem(whole, "", f"is not UTF-8 text (byte {error.start})", "a YAML file in UTF-8"))

@@ -289,7 +289,7 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
 def set_threads(world: World) -> None:
     """Share this node's cores among its ranks, unless OMP_NUM_THREADS says how many threads each takes."""
     torch.set_num_threads(chosen_threads(current_environment(), world.process.launcher) or cpus_per_rank(world))
-    cv2.setNumThreads(0)  # pictures are decoded in many processes already
+    cv2.setNumThreads(0)  # images are decoded in many processes already
 
 
 def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
@@ -314,7 +314,7 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
             print(failure.text, file=sys.stderr, flush=True)
     if isinstance(error, LeaseError):
         return
-    with contextlib.suppress(OSError):  # the folder may be what failed; the words are on our output by now
+    with contextlib.suppress(OSError):  # the directory may be what failed; the words are on our output by now
         write_failure(run, failure)
 
 

@@ -62,7 +62,7 @@ def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: Wo
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
     parts.optimizer.zero_grad()
     train, share = parts.spec.train, parts.schedule.batch // world.size
-    imgsz = largest_imgsz(train.imgsz, parts.model.picture_stride) if train.multi_scale else train.imgsz
+    imgsz = largest_imgsz(train.imgsz, parts.model.image_stride) if train.multi_scale else train.imgsz
     fitting = largest_batch(parts.model, imgsz, train.precision, world.device)
     advice = "set train.batch lower"
     if fitting is not None and fitting < share:

@@ -90,7 +90,7 @@ def with_found_batch(
         model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
         imgsz = spec.train.imgsz
         if spec.train.multi_scale:
-            imgsz = largest_imgsz(imgsz, model.picture_stride)
+            imgsz = largest_imgsz(imgsz, model.image_stride)
         batch = find_batch(model, imgsz, spec.train.precision, world.device, tell)
         write_atomic(run.found_batch, f"{batch}\n")
     return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
@@ -119,7 +119,7 @@ def build_parts(
     ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
     in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, tell)
-    training, validation = build_loaders(train, indexes, hyp, model.picture_stride, world, in_memory=in_memory)
+    training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, in_memory=in_memory)
     require_shared_room(training, validation, world)
     return TrainingParts(
         spec=spec,
@@ -149,11 +149,11 @@ def settle_gradient_buckets(parts: TrainingParts, device: torch.device) -> None:
     if not isinstance(parts.trained, DistributedDataParallel):
         return
     statistics = Statistics(parts.model)
-    side = 2 * parts.model.picture_stride
-    picture = torch.zeros(1, 3, side, side, dtype=parts.dtype, device=device)
+    side = 2 * parts.model.image_stride
+    image = torch.zeros(1, 3, side, side, dtype=parts.dtype, device=device)
     parts.model.train()
     with parts.autocast(device):
-        levels = parts.trained(picture.to(memory_format=torch.channels_last))
+        levels = parts.trained(image.to(memory_format=torch.channels_last))
     torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
     parts.optimizer.zero_grad()
     statistics.put_back()

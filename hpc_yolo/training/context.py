@@ -62,13 +62,12 @@ class TrainingParts:
         """Go on from `state`.
 
         Raises:
-            CheckpointError: it was made for another model, spec or number of pictures.
+            CheckpointError: it was made for another model, spec or number of images.
         """
         before, now = state.progress, self.progress
         if before.num_images != now.num_images:
             raise CheckpointError(
-                f"{state.path}: was made with {before.num_images} training pictures, "
-                f"and there are {now.num_images} now",
+                f"{state.path}: was made with {before.num_images} training images, and there are {now.num_images} now",
                 hint="bring the dataset back, or give a run on the new one another name and weights: best.safetensors",
             )
         if before.spec_digest != now.spec_digest:

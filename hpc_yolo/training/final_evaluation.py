@@ -1,7 +1,7 @@
-"""After the last step: the best model on the validation pictures once more, with everything that a report shows.
+"""After the last step: the best model on the validation images once more, with everything that a report shows.
 
 All ranks evaluate their share; rank 0 draws and writes, into `results/` of the run directory. Training is over and
-durable by then: a signal or a full disk costs the pictures, nothing else.
+durable by then: a signal or a full disk costs the images, nothing else.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import nn
 
 from hpc_yolo.checkpoint import load_model
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.core.files import make_folder, read_struct, write_struct
+from hpc_yolo.core.files import make_directory, read_struct, write_struct
 from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.data.images import read_image
 from hpc_yolo.distributed.world import World
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
-from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, PictureResult, evaluate
+from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, ImageResult, evaluate
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
 from hpc_yolo.plots.confusion import write_confusion_chart
-from hpc_yolo.plots.images import LabelledPicture, write_mosaics, write_pairs
+from hpc_yolo.plots.images import LabelledImage, write_mosaics, write_pairs
 from hpc_yolo.plots.labels import label_statistics
 from hpc_yolo.plots.png import write_charts, write_label_charts
 from hpc_yolo.plots.results import ClassResults, Results, results_charts
@@ -44,28 +44,28 @@ MAX_DRAWN_CLASSES = 100  # in a confusion matrix
 
 
 class Looker:
-    """What one rank sees of the pictures that it evaluates: confusions, and a few pictures to be shown."""
+    """What one rank sees of the images that it evaluates: confusions, and a few images to be shown."""
 
     def __init__(self, num_classes: int, num_images: int) -> None:
         self._confusion = ConfusionMatrix(num_classes)
         self._shown = set(shown_images(num_images))
         self._rows: list[torch.Tensor] = []
 
-    def look(self, result: PictureResult) -> None:
-        """Take in one picture."""
+    def look(self, result: ImageResult) -> None:
+        """Take in one image."""
         self._confusion.add(result.detections, result.labels)
         if result.index in self._shown:
             sure = result.detections[result.detections[:, 4] > CONF_THRESHOLD]
             self._rows.append(torch.cat((torch.full((len(sure), 1), result.index), sure), dim=1).double())
 
     def arrays(self) -> Arrays:
-        """Counts of confusions, and rows of picture, xyxy, score, class."""
+        """Counts of confusions, and rows of image, xyxy, score, class."""
         rows = torch.cat([torch.zeros(0, 7, dtype=torch.float64), *self._rows])
         return {"confusions": self._confusion.counts, "rows": rows.numpy()}
 
 
 def shown_images(num_images: int) -> list[int]:
-    """A few pictures, evenly from all."""
+    """A few images, evenly from all."""
     return sorted({round(place) for place in np.linspace(0, num_images - 1, min(NUM_PAIRS, num_images))})
 
 
@@ -99,20 +99,20 @@ def make_results(final: FinalEvaluation) -> None:
             final.stoppable(parts.validation.places()),
             device=world.device,
             gather_arrays=world.gather_arrays,
-            on_picture=looker.look,
+            on_image=looker.look,
         )
     shares = world.gather_arrays(looker.arrays())
     if not world.is_main:
         return
     try:
-        make_folder(run.results)
+        make_directory(run.results)
         confusions = sum((share["confusions"] for share in shares), start=np.zeros_like(shares[0]["confusions"]))
         found = results_of(parts, result, confusions, epoch)
         draw_training(final)
         draw_evaluation(final, found, confusions, np.concatenate([share["rows"] for share in shares]))
         write_struct(run.evaluation, found)  # the last one: who finds it finds all
     except (OSError, HpcYoloError, cv2.error) as error:
-        final.emit(WarningRaised(message=f"{run.results}: plots and pictures are not complete: {error}"))
+        final.emit(WarningRaised(message=f"{run.results}: plots and images are not complete: {error}"))
         return
     seconds = time.perf_counter() - started_s
     final.emit(ResultsWritten(epoch=epoch, step=parts.progress.step, path=run.results.name, seconds=seconds))
@@ -134,7 +134,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
             if not is_done and 0 <= best < last:
                 tensors, _ = load_model(run.best)
         except (OSError, HpcYoloError) as error:
-            final.emit(WarningRaised(message=f"pictures and curves are those of the last epoch: {error}"))
+            final.emit(WarningRaised(message=f"images and curves are those of the last epoch: {error}"))
     # What rank 0 has found in the file system is what all do.
     is_done, is_read = (bool(figure) for figure in world.gather_figures([is_done, bool(tensors)])[0])
     if is_done:
@@ -184,7 +184,7 @@ def results_of(parts: TrainingParts, result: EvaluationResult, confusions: np.nd
 
 
 def draw_training(final: FinalEvaluation) -> None:
-    """Curves, label statistics and the first training pictures."""
+    """Curves, label statistics and the first training images."""
     parts, run = final.parts, final.run
     write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
     indexes = parts.training.index, parts.validation.index
@@ -195,16 +195,16 @@ def draw_training(final: FinalEvaluation) -> None:
     for pixels, rows in parts.training.samples(NUM_MOSAICS):
         height, width = pixels.shape[1:]
         boxes = cxcywh_to_xyxy(torch.from_numpy(rows[:, 1:] * np.array([width, height, width, height]))).numpy()
-        picture = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
-        mosaics.append(LabelledPicture(picture, labelled_rows(boxes, rows[:, 0])))
+        image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
+        mosaics.append(LabelledImage(image, labelled_rows(boxes, rows[:, 0])))
     write_mosaics(run.mosaics, mosaics, parts.names)
 
 
 def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.ndarray, rows: np.ndarray) -> None:
-    """Curves over recall and confidence, the confusion matrix, and a few pictures with labels and detections.
+    """Curves over recall and confidence, the confusion matrix, and a few images with labels and detections.
 
     Args:
-        rows: (n, 7) picture, xyxy in its pixels, score, class.
+        rows: (n, 7) image, xyxy in its pixels, score, class.
     """
     parts, run = final.parts, final.run
     if results.classes:
@@ -218,7 +218,7 @@ def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.nda
         labels = index.labels[image]
         boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:] * np.array([width, height, width, height]))).numpy()
         found = rows[rows[:, 0] == image][:, 1:]
-        pairs.append((LabelledPicture(pixels, labelled_rows(boxes, labels[:, 0])), LabelledPicture(pixels, found)))
+        pairs.append((LabelledImage(pixels, labelled_rows(boxes, labels[:, 0])), LabelledImage(pixels, found)))
     write_pairs(run.pairs, pairs, parts.names)
 
 

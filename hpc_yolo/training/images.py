@@ -1,4 +1,4 @@
-"""The pictures that one rank trains on and evaluates: scanned, kept in memory where they fit, and loaded."""
+"""The images that one rank trains on and evaluates: scanned, kept in memory where they fit, and loaded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ UNASKED_MEMORY_SHARE = 0.1  # what train.cache: auto may take
 def scan_dataset(
     dataset: Dataset, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
 ) -> tuple[ImageIndex, ImageIndex]:
-    """Labels of the training and validation pictures. Rank 0 reads them first and leaves a cache to the others."""
+    """Labels of the training and validation images. Rank 0 reads them first and leaves a cache to the others."""
     if not world.is_main:
         world.barrier()
     train, val = (
         scan_split(
             dataset,
             split,
-            progress_lines(f"reading {split} pictures", world.is_main),
+            progress_lines(f"reading {split} images", world.is_main),
             spare_cache=run.label_cache(split),
         )
         for split in ("train", "val")
@@ -55,7 +55,7 @@ def build_loaders(
     *,
     in_memory: bool = False,
 ) -> tuple[TrainingLoader, ValidationLoader]:
-    """The training and validation pictures of this rank."""
+    """The training and validation images of this rank."""
     places: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.size,
@@ -71,7 +71,7 @@ def build_loaders(
         rect=train.rect,
         by_weight=train.image_weights,
         stride=stride,
-        on_progress=progress_lines("decoding train pictures", world.is_main),
+        on_progress=progress_lines("decoding train images", world.is_main),
         **places,
     )
     return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
@@ -98,7 +98,7 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
 
 
 def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tell: Callable[[AnyEvent], None]) -> bool:
-    """Whether the decoded pictures stay in memory: every node must have room for those of all its ranks.
+    """Whether the decoded images stay in memory: every node must have room for those of all its ranks.
 
     With `ram` they may take most of what is free, with `auto` so little that nobody misses it.
     """
@@ -110,7 +110,7 @@ def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tel
     fits = needed <= free * (CACHE_MEMORY_SHARE if cache == "ram" else UNASKED_MEMORY_SHARE)
     if not fits and cache == "ram":
         message = (
-            f"train.cache: pictures are read from files: decoded, the {index.num_images} pictures need "
+            f"train.cache: images are read from files: decoded, the {index.num_images} images need "
             f"{needed / 2**30:.1f} GiB for the ranks of a node, and {free / 2**30:.1f} GiB are free"
         )
         tell(WarningRaised(message=message))

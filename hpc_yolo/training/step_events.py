@@ -13,7 +13,7 @@ from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.training.meter import StepMeter
 
-MAX_NAMED_PICTURES = 8
+MAX_NAMED_IMAGES = 8
 
 
 def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, grad_norm: torch.Tensor) -> StepLogged:
@@ -72,8 +72,8 @@ def evaluated(
     )
 
 
-def pictures_of_a_share(paths: Sequence[Path]) -> str:
+def images_of_a_share(paths: Sequence[Path]) -> str:
     """The first few of `paths` for a sentence."""
-    named = ", ".join(str(path) for path in paths[:MAX_NAMED_PICTURES])
-    more = len(paths) - MAX_NAMED_PICTURES
+    named = ", ".join(str(path) for path in paths[:MAX_NAMED_IMAGES])
+    more = len(paths) - MAX_NAMED_IMAGES
     return f"{named} and {more} more" if more > 0 else named

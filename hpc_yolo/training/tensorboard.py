@@ -32,7 +32,7 @@ class EventFiles:
                 hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
             ) from error
         self._new_writer = SummaryWriter
-        self._folder = str(run.tensorboard)
+        self._directory = str(run.tensorboard)
         self._writer: SummaryWriter | None = None
 
     def tell(self, event: AnyEvent) -> None:
@@ -42,14 +42,14 @@ class EventFiles:
         """
         try:
             if isinstance(event, AttemptStarted):
-                self._writer = self._new_writer(self._folder, purge_step=event.step + 1)
+                self._writer = self._new_writer(self._directory, purge_step=event.step + 1)
             elif self._writer is not None and isinstance(event, (StepLogged, Evaluated)):
                 for name, value in figures_of(event).items():
                     if value is not None:
                         self._writer.add_scalar(name, value, event.step, walltime=event.time)
         except OSError as error:
             self._writer = None
-            print(f"{self._folder}: no further TensorBoard files: {error.strerror or error}", file=sys.stderr)
+            print(f"{self._directory}: no further TensorBoard files: {error.strerror or error}", file=sys.stderr)
 
     def close(self) -> None:
         """Write what is left."""

@@ -27,7 +27,7 @@ from hpc_yolo.training.meter import StepMeter
 from hpc_yolo.training.nan_guard import MAX_BAD_STEPS, BadStep, FiniteWatch, Statistics
 from hpc_yolo.training.optimizer import apply_settings
 from hpc_yolo.training.resume import read_newest_state
-from hpc_yolo.training.step_events import epoch_ended, evaluated, pictures_of_a_share, step_logged
+from hpc_yolo.training.step_events import epoch_ended, evaluated, images_of_a_share, step_logged
 from hpc_yolo.training.watchdog.watchdog import Watchdog
 
 MAX_GRAD_NORM = 10.0
@@ -183,12 +183,12 @@ class Trainer:
         self.meter.add(items)
 
     def scaled(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (share, 3, H, W) in [0, 1]; in multi-scale training of another size, the same on all ranks."""
+        """Images (share, 3, H, W) in [0, 1]; in multi-scale training of another size, the same on all ranks."""
         parts = self.parts
         pixels = images.to(parts.dtype, memory_format=torch.channels_last) / 255
         if not parts.spec.train.multi_scale:
             return pixels
-        train, stride = parts.spec.train, parts.model.picture_stride
+        train, stride = parts.spec.train, parts.model.image_stride
         first = self.epoch * self.steps_per_epoch
         longer = scaled_imgsz(train.seed, self.epoch, self.progress.step - first, train.imgsz, stride)
         factor = longer / max(pixels.shape[2:])
@@ -244,7 +244,7 @@ class Trainer:
         """Stop before numbers gone bad reach a checkpoint; every rank sees the same and does the same.
 
         Raises:
-            TrainingError: naming the step and the pictures.
+            TrainingError: naming the step and the images.
         """
         if bad := self.finite.first_bad():
             raise TrainingError(
@@ -253,22 +253,22 @@ class Trainer:
             )
 
     def words_of(self, bad: BadStep) -> str:
-        """The step and the rank, and that rank's pictures."""
+        """The step and the rank, and that rank's images."""
         epoch, step = divmod(bad.step, self.steps_per_epoch)
-        share = self.parts.training.pictures(epoch, step, bad.rank, self.progress.class_maps)
+        share = self.parts.training.image_paths(epoch, step, bad.rank, self.progress.class_maps)
         return (
             f"loss or gradients are not finite at step {bad.step} (epoch {epoch + 1}), first on rank {bad.rank} "
-            f"with {pictures_of_a_share(share)}"
+            f"with {images_of_a_share(share)}"
         )
 
     def make_results(self) -> None:
-        """Curves and pictures of the best model; a signal that comes meanwhile only ends that."""
+        """Curves and images of the best model; a signal that comes meanwhile only ends that."""
         with contextlib.suppress(Stopped):
             make_results(FinalEvaluation(self.parts, self.world, self.run_directory, self.stoppable, self.tell))
         self.agreement.settle()
 
     def evaluate(self, epoch: int) -> None:
-        """The averaged model on this rank's share of the validation pictures; every rank learns all figures.
+        """The averaged model on this rank's share of the validation images; every rank learns all figures.
 
         Raises:
             Stopped: a signal came meanwhile, on whatever rank. Nothing has changed then.

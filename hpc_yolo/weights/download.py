@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from hpc_yolo.core.errors import CheckpointError
-from hpc_yolo.core.files import sync_folder, write_atomic
+from hpc_yolo.core.files import sync_directory, write_atomic
 from hpc_yolo.weights.store import ADDRESS_VARIABLE, CHUNK_BYTES, Progress
 
 MIN_BYTES = 100_000  # what is smaller is a page that says that something went wrong
@@ -53,7 +53,7 @@ def download(url: str, path: Path, on_progress: Progress) -> None:
         part.unlink()
         raise CheckpointError(f"{url}: what came is no torch archive, or a part of one; is a proxy in between?")
     part.replace(path)
-    sync_folder(path.parent)
+    sync_directory(path.parent)
 
 
 def _continue_download(url: str, part: Path, on_progress: Progress) -> None:

@@ -34,14 +34,14 @@ def fetch(
         )
     path = store.path(name)
     try:
-        store.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with exclusive_lock(path.with_suffix(".lock")):
             if not path.exists():
                 download(f"{store.address}/{name}", path, on_progress)
             _check_digest(path, sha256 or published_names()[name])
     except OSError as error:
         raise CheckpointError(
-            f"{store.folder}: cannot be written: {error.strerror}", hint=f"set {CACHE_VARIABLE} to another folder"
+            f"{store.directory}: cannot be written: {error.strerror}", hint=f"set {CACHE_VARIABLE} to another directory"
         ) from error
     return path
 

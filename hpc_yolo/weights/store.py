@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 
 CHUNK_BYTES = 2**20
 ADDRESS_VARIABLE = "HPC_YOLO_WEIGHTS_URL"
@@ -20,25 +20,27 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Store:
-    """Where published weights come from (`address`, a URL) and where they are kept (`folder`)."""
+    """Where published weights come from (`address`, a URL) and where they are kept (`directory`)."""
 
     address: str
-    folder: Path
+    directory: Path
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Store:
-        """The project's address or a mirror, and the user's cache folder."""
+        """The project's address or a mirror, and the user's cache directory."""
         home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache")
-        folder = Path(environ.get(CACHE_VARIABLE) or Path(home) / "hpc-yolo")
-        return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), folder / "weights")
+        directory = Path(environ.get(CACHE_VARIABLE) or Path(home) / "hpc-yolo")
+        return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), directory / "weights")
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        return self.directory / name
 
 
 @cache
 def _catalogue() -> dict[str, object]:
-    content: dict[str, object] = yaml.safe_load((resource_folder("configs") / "published" / "weights.yaml").read_text())
+    content: dict[str, object] = yaml.safe_load(
+        (resource_directory("configs") / "published" / "weights.yaml").read_text()
+    )
     return content
 
 

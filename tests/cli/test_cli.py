@@ -216,7 +216,7 @@ def test_following_what_was_never_submitted_is_one_message(tmp_path):
 
 
 def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path):
-    """Groups keep their runs in one folder, and a run is its owner's alone. Root is made to keep to the rules too."""
+    """Groups keep their runs in one directory, and a run is its owner's alone. Root has to keep to the rules too."""
     for name in ("mine", "theirs"):
         make_run(tmp_path, name, ended="finished")
     (tmp_path / "theirs").chmod(0)

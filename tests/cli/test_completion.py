@@ -10,7 +10,7 @@ import pytest
 from status_runs import make_run
 from tmux_terminal import Terminal
 
-from hpc_yolo.runs.index import add_to_index, state_folder
+from hpc_yolo.runs.index import add_to_index, state_directory
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile"], 'eval "$(hpc-yolo completion bash)"'),
@@ -25,7 +25,7 @@ def test_a_shell_completes_commands_and_the_names_of_runs(shell, tmp_path):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     for name in ("a-night-of-training", "another"):
-        add_to_index(state_folder(os.environ), make_run(tmp_path / "runs", name, executor=None))
+        add_to_index(state_directory(os.environ), make_run(tmp_path / "runs", name, executor=None))
     command, first_line = SHELLS[shell]
     assert (Path(sys.executable).parent / "hpc-yolo").exists(), "the tests' own environment has the command"
     terminal = Terminal(tmp_path, 100, 20, command)

@@ -56,13 +56,13 @@ def unavailable_reason() -> str | None:
 
 
 @contextlib.contextmanager
-def network_of(plans: Sequence[HostPlan], folder: Path) -> Iterator[list[Host]]:
+def network_of(plans: Sequence[HostPlan], directory: Path) -> Iterator[list[Host]]:
     """Bring the hosts up on their networks; all is gone when the block ends."""
     with contextlib.ExitStack() as stack:
-        switch = stack.enter_context(_namespace(HostPlan("switch"), folder))
+        switch = stack.enter_context(_namespace(HostPlan("switch"), directory))
         for network in sorted({name for plan in plans for name in plan.interfaces}):
             _run(switch, f"ip link add {network} type bridge && ip link set {network} up")
-        hosts = [stack.enter_context(_namespace(plan, folder)) for plan in plans]
+        hosts = [stack.enter_context(_namespace(plan, directory)) for plan in plans]
         for number, (host, plan) in enumerate(zip(hosts, plans, strict=True)):
             for command in plan.prepare:
                 _run(host, command)
@@ -80,10 +80,10 @@ def network_of(plans: Sequence[HostPlan], folder: Path) -> Iterator[list[Host]]:
 
 
 @contextlib.contextmanager
-def _namespace(plan: HostPlan, folder: Path) -> Iterator[Host]:
+def _namespace(plan: HostPlan, directory: Path) -> Iterator[Host]:
     for name, content in (("hosts", plan.hosts), ("resolv.conf", plan.resolv)):
-        (folder / f"{plan.name}.{name}").write_text(content)
-    binds = [f"mount --bind {folder}/{plan.name}.{name} /etc/{name}" for name in ("hosts", "resolv.conf")]
+        (directory / f"{plan.name}.{name}").write_text(content)
+    binds = [f"mount --bind {directory}/{plan.name}.{name} /etc/{name}" for name in ("hosts", "resolv.conf")]
     script = " && ".join([f"hostname {plan.name}", *binds, "ip link set lo up", "echo up", "exec cat"])
     words = ["unshare", "--net", "--mount", "--uts", "--", "sh", "-ec", script]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

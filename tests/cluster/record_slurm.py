@@ -48,9 +48,9 @@ srun sh -c '[ $SLURM_PROCID != 3 ] || env > {0}/array_task_requeued_rank3'
 class Recording:
     """A cluster, and the directory that its answers are written to."""
 
-    def __init__(self, cluster: SlurmCluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
-        self.scripts = cluster.folder / "scripts"
+    def __init__(self, cluster: SlurmCluster, directory: Path) -> None:
+        self.cluster, self.directory = cluster, directory
+        self.scripts = cluster.directory / "scripts"
         self.scripts.mkdir()
 
     def saved(self, name: str, word: str = "") -> scheduler.Run:
@@ -72,12 +72,12 @@ class Recording:
     def write(self, name: str, text: str) -> None:
         for seen, shown in (
             (str(self.scripts), "/home/ada/runs"),
-            (str(self.cluster.folder), "/srv/slurm"),
+            (str(self.cluster.directory), "/srv/slurm"),
             (str(Path(__file__).resolve().parents[2]), "/home/ada/hpc-yolo"),
         ):
             text = text.replace(seen, shown)
         text = re.sub(rf"\b{re.escape(socket.gethostname())}\b", "login1", text)
-        (self.folder / name).write_text(re.sub(r"\blocalhost\b", "login1", text))
+        (self.directory / name).write_text(re.sub(r"\blocalhost\b", "login1", text))
 
     def submit(self, name: str, text: str, *options: str, arguments: Sequence[str] = ()) -> str:
         """Queue a script; its job id."""
@@ -95,9 +95,9 @@ class Recording:
                 self.write(f"{path.name}.env", "".join(f"{line}\n" for line in sorted(lines)))
 
 
-def record(cluster: SlurmCluster, folder: Path) -> None:
+def record(cluster: SlurmCluster, directory: Path) -> None:
     """Run jobs that end in every way, and write what Slurm says of them."""
-    recording = Recording(cluster, folder)
+    recording = Recording(cluster, directory)
     submit, wait = recording.submit, cluster.wait_for_state
     ends = {
         "fails": submit("fails", "#!/bin/sh\nexit 3\n"),
@@ -204,9 +204,9 @@ def record_settings(recording: Recording) -> None:
             print(f"squeue_no_controller: {error.message}")
 
 
-def record_expedited_requeue(cluster: SlurmCluster, folder: Path) -> None:
+def record_expedited_requeue(cluster: SlurmCluster, directory: Path) -> None:
     """Write what is shown of a job that waits for its lost node with --requeue=expedite."""
-    recording = Recording(cluster, folder)
+    recording = Recording(cluster, directory)
     site.site_settings(run=recording.saved("show_config_expedite"))
     job_id = recording.submit("expedited", KEEP_RUNNING, "--requeue=expedite", "--nodes=2")
     cluster.wait_for_state(job_id, "RUNNING")
@@ -221,21 +221,21 @@ def main() -> None:
     if reason := unavailable_reason():
         raise SystemExit(reason)
     shown = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, check=True).stdout
-    folder = RECORDED / shown.split()[-1]
-    folder.mkdir(parents=True, exist_ok=True)
-    with_cluster({}, record, folder)
+    directory = RECORDED / shown.split()[-1]
+    directory.mkdir(parents=True, exist_ok=True)
+    with_cluster({}, record, directory)
     if (installed_version() or (0, 0)) >= EXPEDITE_SINCE:
-        with_cluster({"SlurmctldParameters": "enable_expedited_requeue"}, record_expedited_requeue, folder)
-    print(f"written: {folder}", file=sys.stderr)
+        with_cluster({"SlurmctldParameters": "enable_expedited_requeue"}, record_expedited_requeue, directory)
+    print(f"written: {directory}", file=sys.stderr)
 
 
-def with_cluster(settings: Mapping[str, str], action: Callable[[SlurmCluster, Path], None], folder: Path) -> None:
-    """Call `action` with a cluster of these settings, and with `folder`."""
+def with_cluster(settings: Mapping[str, str], action: Callable[[SlurmCluster, Path], None], directory: Path) -> None:
+    """Call `action` with a cluster of these settings, and with `directory`."""
     cluster = SlurmCluster(settings=settings)
     cluster.start()
     os.environ.update(cluster.environment)
     try:
-        action(cluster, folder)
+        action(cluster, directory)
     finally:
         cluster.stop()
 

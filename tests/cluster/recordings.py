@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "recorded"
-VERSIONS = sorted(path.name for path in FOLDER.iterdir() if path.name[0].isdigit())
+DIRECTORY = Path(__file__).parent / "recorded"
+VERSIONS = sorted(path.name for path in DIRECTORY.iterdir() if path.name[0].isdigit())
 NEWEST = VERSIONS[-1]
 
 
 def recorded(version: str, name: str) -> str:
     """Return a recorded text."""
-    return (FOLDER / version / name).read_text()
+    return (DIRECTORY / version / name).read_text()
 
 
 def recorded_environment(version: str, name: str) -> dict[str, str]:
@@ -21,4 +21,4 @@ def recorded_environment(version: str, name: str) -> dict[str, str]:
 
 def versions_with(name: str) -> list[str]:
     """Return the versions of which there is a recording `name`."""
-    return [version for version in VERSIONS if (FOLDER / version / name).exists()]
+    return [version for version in VERSIONS if (DIRECTORY / version / name).exists()]

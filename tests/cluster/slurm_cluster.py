@@ -1,4 +1,4 @@
-"""A real Slurm cluster on this machine, wholly private: its own munge, database, ports and folder, nothing under /etc.
+"""A private real Slurm cluster on this machine: its own munge, database, ports and directory, nothing under /etc.
 
 Two nodes, gpu01 and gpu02, of eight CPUs and four pretend GPUs each; partitions `gpu` (default), `preempt` and `high`.
 Each slurmd lives in a mount and host-name namespace of its own, so that inside a job the node is called gpu01, gpu01
@@ -37,7 +37,7 @@ PROGRAMS = (
 REMOVE_TRIES = 100
 # No requeue follows; it may after NODE_FAIL and PREEMPTED.
 FINAL_STATES = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT"}
-FOLDER_PREFIX = "hpc-yolo-slurm-"
+DIRECTORY_PREFIX = "hpc-yolo-slurm-"
 SUPERVISOR = Path(__file__).parent / "slurm_daemons.py"
 
 
@@ -56,12 +56,12 @@ class SlurmCluster:
     """The tests' side: starts a supervisor, talks to it, and runs Slurm's commands against its cluster."""
 
     def __init__(
-        self, num_nodes: int = 2, folder: Path | None = None, settings: Mapping[str, str] | None = None
+        self, num_nodes: int = 2, directory: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
         """`settings` are lines of slurm.conf: they replace those of the same name and are added to the others."""
         self.settings = dict(settings or {})
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
-        self.folder = folder or Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        self.directory = directory or Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))
         self._supervisor: subprocess.Popen[str] | None = None
 
     @property
@@ -74,7 +74,7 @@ class SlurmCluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to talk to this cluster."""
-        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        return {"SLURM_CONF": str(self.directory / "slurm.conf")}
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -83,7 +83,7 @@ class SlurmCluster:
     def start(self) -> None:
         """Bring everything up and wait until all nodes are idle."""
         sweep_dead_clusters()
-        words = [sys.executable, str(SUPERVISOR), str(self.folder), str(len(self.nodes)), json.dumps(self.settings)]
+        words = [sys.executable, str(SUPERVISOR), str(self.directory), str(len(self.nodes)), json.dumps(self.settings)]
         self._supervisor = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -94,7 +94,7 @@ class SlurmCluster:
         if self._supervisor is not None:
             self._supervisor.communicate(timeout=PATIENCE_S)  # closes its input, which is the word to leave
             self._supervisor = None
-        remove_cluster(self.folder)
+        remove_cluster(self.directory)
 
     def stop_daemon(self, name: str, signal_number: int = signal.SIGTERM) -> None:
         """End `munged`, `mariadbd`, `slurmdbd`, `slurmctld`, or a node's slurmd, named by its node, and wait for it.
@@ -144,15 +144,15 @@ class SlurmCluster:
         return done.stdout
 
     def submit(self, script: str, *options: str) -> str:
-        """Queue a script given as text; its job id. Its output goes into the cluster's folder."""
-        path = self.folder / f"job-{random.getrandbits(32):08x}.sh"
+        """Queue a script given as text; its job id. Its output goes into the cluster's directory."""
+        path = self.directory / f"job-{random.getrandbits(32):08x}.sh"
         path.write_text(script)
-        log = f"--output={self.folder}/%j.out"
+        log = f"--output={self.directory}/%j.out"
         return self.run("sbatch", "--parsable", log, *options, str(path)).strip()
 
     def output(self, job_id: str) -> str:
         """What a job queued with `submit` has written so far."""
-        path = self.folder / f"{job_id}.out"
+        path = self.directory / f"{job_id}.out"
         return path.read_text() if path.exists() else ""
 
     def job_state(self, job_id: str) -> str:
@@ -210,39 +210,39 @@ class SlurmCluster:
             raise RuntimeError(f"test cluster: {json.loads(answer) if answer else 'its supervisor died'}")
 
 
-def remove_cluster(folder: Path) -> None:
-    """Kill whatever belongs to the cluster in `folder` and remove the folder; for one that did not do so itself."""
-    if pid := living_supervisor(folder):
+def remove_cluster(directory: Path) -> None:
+    """Kill whatever belongs to the cluster in `directory` and remove the directory, for one that did not do so."""
+    if pid := living_supervisor(directory):
         kill_all([pid])
     for _ in range(REMOVE_TRIES):
-        while pids := list(processes_of(folder)):
+        while pids := list(processes_of(directory)):
             kill_all(pids)
             time.sleep(POLL_S)
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
             return
         time.sleep(POLL_S)  # somebody who was just dying wrote a last file
 
 
 def sweep_dead_clusters() -> None:
     """Remove clusters whose supervisor was killed before it could clean up."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        if (folder / "supervisor.pid").exists() and living_supervisor(folder) is None:
-            remove_cluster(folder)
+    for directory in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
+        if (directory / "supervisor.pid").exists() and living_supervisor(directory) is None:
+            remove_cluster(directory)
 
 
-def living_supervisor(folder: Path) -> int | None:
-    """The process id of the supervisor in `folder`, if that process is still it."""
+def living_supervisor(directory: Path) -> int | None:
+    """The process id of the supervisor in `directory`, if that process is still it."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int((folder / "supervisor.pid").read_text())
-        if str(folder).encode() in Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0"):
+        pid = int((directory / "supervisor.pid").read_text())
+        if str(directory).encode() in Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0"):
             return pid
     return None
 
 
-def processes_of(folder: Path) -> Iterator[int]:
-    """Processes that name `folder` in their command line or have its SLURM_CONF, but for this one."""
-    marks = [f"{folder}/".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()]
+def processes_of(directory: Path) -> Iterator[int]:
+    """Processes that name `directory` in their command line or have its SLURM_CONF, but for this one."""
+    marks = [f"{directory}/".encode(), f"SLURM_CONF={directory}/slurm.conf".encode()]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
@@ -250,41 +250,41 @@ def processes_of(folder: Path) -> Iterator[int]:
                     yield int(entry.name)
 
 
-def up(folder: Path, num_nodes: int) -> None:
+def up(directory: Path, num_nodes: int) -> None:
     """Bring up a cluster that outlives this command; prints what to type to use it."""
     sweep_dead_clusters()
-    folder.mkdir(parents=True, exist_ok=False)
-    words = [sys.executable, str(SUPERVISOR), str(folder), str(num_nodes), "{}", "detached"]
-    with (folder / "supervisor.out").open("w") as errors:  # not ours: who waits for our end must not wait for its
+    directory.mkdir(parents=True, exist_ok=False)
+    words = [sys.executable, str(SUPERVISOR), str(directory), str(num_nodes), "{}", "detached"]
+    with (directory / "supervisor.out").open("w") as errors:  # not ours: who waits for our end must not wait for its
         supervisor = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
     assert supervisor.stdout is not None
     answered = supervisor.stdout.readline().strip()
     if answered != "ok":
-        remove_cluster(folder)
+        remove_cluster(directory)
         raise SystemExit(f"no cluster: {json.loads(answered) if answered else 'its supervisor died'}")
-    print(f"export SLURM_CONF={folder}/slurm.conf")
+    print(f"export SLURM_CONF={directory}/slurm.conf")
 
 
-def down(folder: Path) -> None:
-    """Take down the cluster in `folder`."""
-    if not (folder / "slurm.conf").exists():
-        raise SystemExit(f"{folder} holds no cluster")
-    if pid := living_supervisor(folder):
+def down(directory: Path) -> None:
+    """Take down the cluster in `directory`."""
+    if not (directory / "slurm.conf").exists():
+        raise SystemExit(f"{directory} holds no cluster")
+    if pid := living_supervisor(directory):
         os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: not folder.exists(), "the cluster to go")
-    remove_cluster(folder)
+            wait_until(lambda: not directory.exists(), "the cluster to go")
+    remove_cluster(directory)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["up", folder]:
+        case ["up", directory]:
             if reason := unavailable_reason():
                 raise SystemExit(reason)
-            up(Path(folder).absolute(), 2)
-        case ["down", folder]:
-            down(Path(folder).absolute())
+            up(Path(directory).absolute(), 2)
+        case ["down", directory]:
+            down(Path(directory).absolute())
         case _:
             raise SystemExit(f"usage: {sys.argv[0]} up DIR | down DIR")

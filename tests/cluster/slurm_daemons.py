@@ -40,18 +40,18 @@ SlurmctldPort={ctld_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={directory}/munge.socket,cred_expire=5
 CredType=cred/munge
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
+StateSaveLocation={directory}/state
+SlurmdSpoolDir={directory}/spool-%n
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmdPidFile={directory}/slurmd-%n.pid
+SlurmctldLogFile={directory}/slurmctld.log
+SlurmdLogFile={directory}/slurmd-%n.log
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
-AccountingStoragePass={folder}/munge.socket
+AccountingStoragePass={directory}/munge.socket
 AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/none
 ProctrackType=proctrack/linuxproc
@@ -82,13 +82,13 @@ NODE_LINE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cpus} RealMemo
 
 SLURMDBD_CONF = """\
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={directory}/munge.socket
 DbdHost=localhost
 DbdAddr=127.0.0.1
 DbdPort={dbd_port}
 SlurmUser=root
-PidFile={folder}/slurmdbd.pid
-LogFile={folder}/slurmdbd.log
+PidFile={directory}/slurmdbd.pid
+LogFile={directory}/slurmdbd.log
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
 StoragePort={db_port}
@@ -107,49 +107,49 @@ GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
 class Daemons:
     """The supervisor's side: configuration files, daemons in the order of their start, and their end."""
 
-    def __init__(self, folder: Path, num_nodes: int, settings: Mapping[str, str]) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, directory: Path, num_nodes: int, settings: Mapping[str, str]) -> None:
+        self.directory, self.settings = directory, settings
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C", "SLURM_CONF": f"{folder}/slurm.conf"}
+        self.environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C", "SLURM_CONF": f"{directory}/slurm.conf"}
         self.reservations = reserve_ports(3 + num_nodes)
         self.db_port, self.dbd_port, self.ctld_port, *self.node_ports = self.reservations
         self.commands = self._commands()
 
     def write_files(self) -> None:
         """All configuration, the munge key and the pretend GPUs."""
-        folder, password = self.folder, f"{random.getrandbits(64):x}"
+        directory, password = self.directory, f"{random.getrandbits(64):x}"
         for name in ("state", "db"):
-            (folder / name).mkdir()
-        write_private(folder / "munge.key", os.urandom(1024))
-        places = {"folder": folder, "password": password, "host": socket.gethostname()}
+            (directory / name).mkdir()
+        write_private(directory / "munge.key", os.urandom(1024))
+        places = {"directory": directory, "password": password, "host": socket.gethostname()}
         ports = {"db_port": self.db_port, "dbd_port": self.dbd_port, "ctld_port": self.ctld_port}
         addresses = {name: f"127.0.1.{number}" for number, name in enumerate(self.nodes, 1)}
         nodes = "\n".join(
             NODE_LINE.format(name=name, address=addresses[name], port=port, cpus=8, gpus=4)
             for name, port in zip(self.nodes, self.node_ports, strict=True)
         )
-        (folder / "slurm.conf").write_text(
+        (directory / "slurm.conf").write_text(
             with_settings(SLURM_CONF.format(nodes=nodes, **places, **ports), self.settings)
         )
-        write_private(folder / "slurmdbd.conf", SLURMDBD_CONF.format(**places, **ports).encode())
-        (folder / "init.sql").write_text(INIT_SQL.format(password=password))
+        write_private(directory / "slurmdbd.conf", SLURMDBD_CONF.format(**places, **ports).encode())
+        (directory / "init.sql").write_text(INIT_SQL.format(password=password))
         if (installed_version() or (0, 0)) >= CGROUPS_CAN_BE_DISABLED:
-            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+            (directory / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         for number in range(4):
             # Slurm counts and names only character devices; these are as good as /dev/null.
-            os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        (folder / "gres.conf").write_text(f"NodeName={','.join(self.nodes)} Name=gpu File={folder}/gpu[0-3]\n")
+            os.mknod(directory / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        (directory / "gres.conf").write_text(f"NodeName={','.join(self.nodes)} Name=gpu File={directory}/gpu[0-3]\n")
         hosts = Path("/etc/hosts").read_text()
-        (folder / "hosts").write_text(hosts + "".join(f"{addresses[name]} {name}\n" for name in self.nodes))
+        (directory / "hosts").write_text(hosts + "".join(f"{addresses[name]} {name}\n" for name in self.nodes))
         for name in self.nodes:
-            (folder / f"boot_id-{name}").write_text(f"{uuid.uuid4()}\n")
+            (directory / f"boot_id-{name}").write_text(f"{uuid.uuid4()}\n")
 
     def start_all(self) -> None:
         """Everything, each part when what it needs is there."""
         self.write_files()
-        install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.folder}/db"]
-        install += ["--auth-root-authentication-method=normal", "--skip-test-db", f"--tmpdir={self.folder}"]
+        install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.directory}/db"]
+        install += ["--auth-root-authentication-method=normal", "--skip-test-db", f"--tmpdir={self.directory}"]
         self.start("munged")
         self._run(*install)
         for name in ("mariadbd", "slurmdbd"):
@@ -177,14 +177,14 @@ class Daemons:
     def spawn(self, name: str) -> None:
         if name in self.running and self.running[name].poll() is None:
             return
-        with (self.folder / f"{name}.out").open("ab") as output:
+        with (self.directory / f"{name}.out").open("ab") as output:
             self.running[name] = subprocess.Popen(
                 self.commands[name],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=self.folder,
+                cwd=self.directory,
                 start_new_session=True,
             )
 
@@ -201,9 +201,9 @@ class Daemons:
     def answers(self, name: str) -> bool:
         """Whether a daemon does its work."""
         if name == "munged":
-            return self._succeeds("munge", "--no-input", f"--socket={self.folder}/munge.socket")
+            return self._succeeds("munge", "--no-input", f"--socket={self.directory}/munge.socket")
         if name == "mariadbd":
-            return (self.folder / "db" / "my.sock").is_socket()  # made after it listens on its port
+            return (self.directory / "db" / "my.sock").is_socket()  # made after it listens on its port
         if name == "slurmdbd":
             return port_is_open("127.0.0.1", self.dbd_port) and self._succeeds("sacctmgr", "-n", "show", "cluster")
         if name == "slurmctld":
@@ -220,7 +220,7 @@ class Daemons:
 
     def last_words(self, name: str) -> str:
         """The end of a daemon's log."""
-        logs = [self.folder / f"{name}.out", self.folder / f"{name}.log", self.folder / f"slurmd-{name}.log"]
+        logs = [self.directory / f"{name}.out", self.directory / f"{name}.log", self.directory / f"slurmd-{name}.log"]
         return "\n".join(line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:])
 
     def reap(self) -> None:
@@ -232,49 +232,49 @@ class Daemons:
                     os.waitpid(ended.si_pid, 0)
 
     def take_down(self) -> None:
-        """End every process below this one, also those that a daemon left behind, and remove the folder."""
+        """End every process below this one, also those that a daemon left behind, and remove the directory."""
         while pids := descendants(os.getpid()):
             kill_all(pids)
             time.sleep(POLL_S)
             self.reap()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _commands(self) -> dict[str, list[str]]:
-        folder = self.folder
+        directory = self.directory
         files = [
-            f"--{name}={folder}/munge.{name.removesuffix('-file')}" for name in ("key-file", "pid-file", "log-file")
+            f"--{name}={directory}/munge.{name.removesuffix('-file')}" for name in ("key-file", "pid-file", "log-file")
         ]
         commands = {
             "munged": [
                 "munged",
                 "--foreground",
                 *files,
-                f"--socket={folder}/munge.socket",
-                f"--seed-file={folder}/seed",
+                f"--socket={directory}/munge.socket",
+                f"--seed-file={directory}/seed",
             ],
             "mariadbd": [
                 *(
                     "mariadbd",
                     "--no-defaults",
                     "--user=root",
-                    f"--datadir={folder}/db",
-                    f"--socket={folder}/db/my.sock",
+                    f"--datadir={directory}/db",
+                    f"--socket={directory}/db/my.sock",
                 ),
-                *(f"--port={self.db_port}", "--bind-address=127.0.0.1", f"--pid-file={folder}/db/my.pid"),
+                *(f"--port={self.db_port}", "--bind-address=127.0.0.1", f"--pid-file={directory}/db/my.pid"),
                 *(
                     "--innodb-buffer-pool-size=64M",
                     "--innodb-flush-log-at-trx-commit=0",
                     "--loose-innodb-snapshot-isolation=OFF",
-                    f"--init-file={folder}/init.sql",
+                    f"--init-file={directory}/init.sql",
                 ),
             ],
             "slurmdbd": ["slurmdbd", "-D"],
-            "slurmctld": ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
+            "slurmctld": ["slurmctld", "-D", "-f", f"{directory}/slurm.conf"],
         }
         for name in self.nodes:
             binds = {"hosts": "/etc/hosts", f"boot_id-{name}": "/proc/sys/kernel/random/boot_id"}
-            mounts = " && ".join(f"mount --bind {folder}/{file} {place}" for file, place in binds.items())
-            in_node = f"{mounts} && hostname {name} && exec slurmd -D -N {name} -f {folder}/slurm.conf"
+            mounts = " && ".join(f"mount --bind {directory}/{file} {place}" for file, place in binds.items())
+            in_node = f"{mounts} && hostname {name} && exec slurmd -D -N {name} -f {directory}/slurm.conf"
             commands[name] = ["unshare", "--mount", "--uts", "sh", "-c", in_node]
         return commands
 
@@ -305,17 +305,17 @@ def with_settings(conf: str, settings: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in (*(f"{name}={value}" for name, value in settings.items()), *kept))
 
 
-def serve(folder: Path, num_nodes: int, settings: Mapping[str, str], *, detached: bool) -> None:
+def serve(directory: Path, num_nodes: int, settings: Mapping[str, str], *, detached: bool) -> None:
     """Be the supervisor: start everything, carry out requests, and leave nothing behind."""
     # Orphans below this process become its children, so that its end is the end of all of them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    folder.chmod(0o755)
+    directory.chmod(0o755)
     # Never there without its content: another session would take this cluster for a dead one.
-    (folder / "supervisor.new").write_text(str(os.getpid()))
-    (folder / "supervisor.new").replace(folder / "supervisor.pid")
-    daemons = Daemons(folder, num_nodes, settings)
+    (directory / "supervisor.new").write_text(str(os.getpid()))
+    (directory / "supervisor.new").replace(directory / "supervisor.pid")
+    daemons = Daemons(directory, num_nodes, settings)
     actions: dict[str, Callable[..., None]] = {"start": daemons.start, "stop": daemons.stop, "lose": daemons.lose}
     try:
         answer(daemons.start_all)

@@ -29,8 +29,8 @@ class Controller:
             raise SchedulerUnavailable("squeue gave no answer within 10 s")
         return {job_id: JobState(job_id, self.state) for job_id in job_ids}
 
-    def screen(self, folder: Path) -> SharedAnswers:
-        return SharedAnswers(folder, {}, ask=self.ask, clock=lambda: self.now)
+    def screen(self, directory: Path) -> SharedAnswers:
+        return SharedAnswers(directory, {}, ask=self.ask, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_no_answer(tmp_path, controller, content):
     assert controller.screen(tmp_path).about(["7"]).jobs["7"].job.state == "RUNNING"
 
 
-def test_without_a_folder_a_screen_still_keeps_to_the_ten_seconds(tmp_path, controller):
+def test_without_a_directory_a_screen_still_keeps_to_the_ten_seconds(tmp_path, controller):
     (tmp_path / "file").write_text("")
     answers = controller.screen(tmp_path / "file" / "state")
     for _ in range(10):
@@ -133,15 +133,15 @@ import sys, time
 from pathlib import Path
 from hpc_yolo.cluster.job_cache import SharedAnswers
 from hpc_yolo.cluster.slurm_output import JobState
-folder = Path(sys.argv[1])
+directory = Path(sys.argv[1])
 def ask(job_ids):
-    with open(folder / "asked", "a") as file:
+    with open(directory / "asked", "a") as file:
         file.write("x")
     time.sleep(0.3)
     return {job_id: JobState(job_id, "RUNNING") for job_id in job_ids}
 print("ready", flush=True)
 sys.stdin.readline()
-assert SharedAnswers(folder, {}, ask=ask).about(["7"]).jobs["7"].job.state == "RUNNING"
+assert SharedAnswers(directory, {}, ask=ask).about(["7"]).jobs["7"].job.state == "RUNNING"
 """
     words = [sys.executable, "-c", program, str(tmp_path)]
     pipe = subprocess.PIPE

@@ -40,14 +40,14 @@ def script(run) -> Path:
 class Controller:
     """A controller that queues what sbatch is given, whatever becomes of the answer."""
 
-    def __init__(self, folder: Path) -> None:
-        self.queue, self.cancelled, self.is_up = folder / "queue", folder / "cancelled", folder / "up"
+    def __init__(self, directory: Path) -> None:
+        self.queue, self.cancelled, self.is_up = directory / "queue", directory / "cancelled", directory / "up"
         self.queue.write_text("5|other work\n")
         self.is_up.touch()
         self.options: list[str] = []
         silent = f"[ -e {self.is_up} ] || {{ echo 'error: Unable to contact slurm controller' >&2; exit 1; }}"
-        self._program(folder / "squeue", f"{silent}\ncat {self.queue}")
-        self._program(folder / "scancel", f'{silent}\nshift; echo "$@" >> {self.cancelled}')
+        self._program(directory / "squeue", f"{silent}\ncat {self.queue}")
+        self._program(directory / "scancel", f'{silent}\nshift; echo "$@" >> {self.cancelled}')
 
     def _program(self, path: Path, body: str) -> None:
         path.write_text(f"#!/bin/sh\n{body}\n")

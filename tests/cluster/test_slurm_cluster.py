@@ -16,7 +16,7 @@ START_AND_WAIT = """
 import sys; sys.path.insert(0, sys.argv[1])
 from slurm_cluster import SlurmCluster
 cluster = SlurmCluster()
-print(cluster.folder, flush=True)
+print(cluster.directory, flush=True)
 cluster.start()
 cluster.submit("#!/bin/sh\\nsrun sleep 600", "--nodes=2")
 job_id = cluster.submit("#!/bin/sh\\nsetsid sleep 601 & sleep 602")
@@ -30,34 +30,34 @@ input()
 @pytest.mark.parametrize("victim", ["session", "session and supervisor"])
 def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slurm_cluster: rig.SlurmCluster) -> None:
     """Neither daemons nor jobs nor files; even the supervisor's death is made good by the next start."""
-    assert slurm_cluster.folder.exists()
+    assert slurm_cluster.directory.exists()
     words = [sys.executable, "-c", START_AND_WAIT, str(Path(rig.__file__).parent)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
-        folder, supervisor = Path(session.stdout.readline().strip()), int(session.stdout.readline())
-        assert len(list(rig.processes_of(folder))) > 6
+        directory, supervisor = Path(session.stdout.readline().strip()), int(session.stdout.readline())
+        assert len(list(rig.processes_of(directory))) > 6
         if victim == "session and supervisor":
             os.kill(supervisor, signal.SIGKILL)
         session.kill()
     if victim == "session and supervisor":
-        rig.wait_until(lambda: rig.living_supervisor(folder) is None, "the supervisor to be dead")
+        rig.wait_until(lambda: rig.living_supervisor(directory) is None, "the supervisor to be dead")
         rig.sweep_dead_clusters()
-    rig.wait_until(lambda: not folder.exists(), f"{folder} to go")
-    assert list(rig.processes_of(folder)) == []
+    rig.wait_until(lambda: not directory.exists(), f"{directory} to go")
+    assert list(rig.processes_of(directory)) == []
     slurm_cluster.wait_for_nodes()
 
 
 def test_a_person_brings_a_cluster_up_and_down(slurm_cluster: rig.SlurmCluster) -> None:
     """The printed line is all that sinfo needs."""
     command = [sys.executable, rig.__file__]
-    folder = Path(tempfile.gettempdir(), f"my-cluster-{os.getpid()}")  # munge wants a way there that is open to all
-    shown = subprocess.run([*command, "up", str(folder)], capture_output=True, text=True, check=True)
-    assert shown.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
-    nodes = slurm_cluster.run("sinfo", "--noheader", "--format=%N", env={"SLURM_CONF": f"{folder}/slurm.conf"})
+    directory = Path(tempfile.gettempdir(), f"my-cluster-{os.getpid()}")  # munge wants a way there that is open to all
+    shown = subprocess.run([*command, "up", str(directory)], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"export SLURM_CONF={directory}/slurm.conf\n"
+    nodes = slurm_cluster.run("sinfo", "--noheader", "--format=%N", env={"SLURM_CONF": f"{directory}/slurm.conf"})
     assert set(nodes.split()) == {"gpu[01-02]"}
-    subprocess.run([*command, "down", str(folder)], check=True)
-    assert not folder.exists()
-    assert list(rig.processes_of(folder)) == []
+    subprocess.run([*command, "down", str(directory)], check=True)
+    assert not directory.exists()
+    assert list(rig.processes_of(directory)) == []
 
 
 def test_the_machines_own_files_stay_as_they_are(slurm_cluster: rig.SlurmCluster) -> None:

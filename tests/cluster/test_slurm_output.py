@@ -99,7 +99,7 @@ def test_recorded_jobs_of_the_controller_are_read(version: str) -> None:
     ]
     accounted = recorded(version, "sacct_submit_line.txt")
     job = parse_batch_job("#!/bin/sh\n", recorded(version, "show_job_lines.txt"), accounted)
-    assert (job.arguments, job.folder) == (("spec.yaml", "--name", "two", "words"), "/home/ada/runs")
+    assert (job.arguments, job.directory) == (("spec.yaml", "--name", "two", "words"), "/home/ada/runs")
     assert {"--partition=preempt", "--nodes=2", "--requeue"} <= set(job.options)
 
 

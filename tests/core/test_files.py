@@ -17,11 +17,11 @@ from hpc_yolo.core.files import (
     parse_json_lines,
     read_json_lines,
     read_struct,
-    sync_folder,
+    sync_directory,
     write_atomic,
     write_struct,
 )
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 
 
 def run_python(code, *arguments):
@@ -98,14 +98,14 @@ def test_a_link_is_replaced_and_what_it_pointed_to_stays(tmp_path):
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "link").is_symlink()
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path):
+def test_a_directory_that_is_not_there_is_told(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "none" / "file", "text")
     with pytest.raises(FileNotFoundError):
-        sync_folder(tmp_path / "none")
+        sync_directory(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
-        sync_folder(tmp_path / "file")
+        sync_directory(tmp_path / "file")
 
 
 def test_lines_come_back_oldest_first(tmp_path):
@@ -179,7 +179,7 @@ def test_foreign_lines_are_passed_over(tmp_path, rubbish):
     assert list(read_json_lines(tmp_path / "journal")) == [{"n": 1}, {"n": 3}]
 
 
-def test_no_journal_holds_no_lines_but_a_folder_is_told(tmp_path):
+def test_no_journal_holds_no_lines_but_a_directory_is_told(tmp_path):
     assert list(read_json_lines(tmp_path / "none")) == []
     with pytest.raises(IsADirectoryError):
         list(read_json_lines(tmp_path))
@@ -245,10 +245,10 @@ def test_no_descriptor_is_left_open(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-@pytest.mark.parametrize(("folder", "file"), [("configs", "quickstart.yaml"), ("slurm", "array.sbatch")])
-def test_the_files_of_the_package_are_found_from_anywhere(tmp_path, monkeypatch, folder, file):
+@pytest.mark.parametrize(("directory", "file"), [("configs", "quickstart.yaml"), ("slurm", "array.sbatch")])
+def test_the_files_of_the_package_are_found_from_anywhere(tmp_path, monkeypatch, directory, file):
     monkeypatch.chdir(tmp_path)
-    assert (Path(resource_folder(folder)) / file).is_file()
+    assert (Path(resource_directory(directory)) / file).is_file()
 
 
 class Kept(msgspec.Struct, frozen=True):

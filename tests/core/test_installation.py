@@ -59,12 +59,12 @@ def test_a_failed_import_is_explained(package: str, text: str, clauses: list[str
     assert len(error.message.splitlines()) == 1
 
 
-def spoiled(folder: Path, package: str, statement: str) -> dict[str, str]:
+def spoiled(directory: Path, package: str, statement: str) -> dict[str, str]:
     """An environment in which a package's import runs `statement`."""
-    (folder / package).mkdir(parents=True)
-    (folder / package / "__init__.py").write_text(statement)
+    (directory / package).mkdir(parents=True)
+    (directory / package / "__init__.py").write_text(statement)
     root = Path(__file__).parents[2]
-    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{root}"}
+    return os.environ | {"PYTHONPATH": f"{directory}{os.pathsep}{root}"}
 
 
 BROKEN = {
@@ -79,16 +79,16 @@ BROKEN = {
 def test_an_error_of_an_import_is_told_from_errors_of_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, statement: str, clause: str
 ) -> None:
-    folder = tmp_path / "torch" / "cv2"  # directories of a person may be called like packages
+    directory = tmp_path / "torch" / "cv2"  # directories of a person may be called like packages
     program = (
         "from hpc_yolo.core.installation import explain_import\n"
         f"try:\n    import {package}\nexcept Exception as error:\n    print(explain_import(error))\n"
         "try:\n    open('/no/such/file')\nexcept OSError as error:\n    print(explain_import(error))\n"
     )
-    (folder / "work.py").parent.mkdir(parents=True)
-    (folder / "work.py").write_text(program)
+    (directory / "work.py").parent.mkdir(parents=True)
+    (directory / "work.py").write_text(program)
     done = subprocess.run(
-        [sys.executable, folder / "work.py"],
+        [sys.executable, directory / "work.py"],
         env=spoiled(tmp_path / "broken", package, statement),
         capture_output=True,
         text=True,

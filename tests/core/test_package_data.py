@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.core.package_data import dataset_names, resource_folder, shipped_dataset
+from hpc_yolo.core.package_data import dataset_names, resource_directory, shipped_dataset
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.spec.load import Override, load_spec
 
-SHIPPED = resource_folder("configs") / "data"
+SHIPPED = resource_directory("configs") / "data"
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_a_spec_takes_a_file_beside_it_then_one_in_the_working_directory_then_th
     written, tmp_path, monkeypatch
 ):
     beside, working = tmp_path / "specs", tmp_path / "work"
-    for folder in (beside / "data", working / "data"):
-        folder.mkdir(parents=True)
+    for directory in (beside / "data", working / "data"):
+        directory.mkdir(parents=True)
     monkeypatch.chdir(working)
     spec = beside / "spec.yaml"
     spec.write_text(f"name: x\nmodel: yolov5n\ndata: {written}\n")
     assert load_spec(spec).data == str(SHIPPED / "coco.yaml")
-    for folder in (working, beside):
-        (folder / written).touch()
-        assert load_spec(spec).data == str(folder / written)
+    for directory in (working, beside):
+        (directory / written).touch()
+        assert load_spec(spec).data == str(directory / written)
 
 
 def test_a_directory_of_that_name_does_not_hide_the_shipped_dataset(tmp_path, monkeypatch):

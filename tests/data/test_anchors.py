@@ -33,7 +33,7 @@ def index_of(labels, shapes_hw):
     )
 
 
-def test_boxes_are_measured_on_the_training_picture_a_tenth_larger_or_smaller():
+def test_boxes_are_measured_on_the_training_image_a_tenth_larger_or_smaller():
     index = index_of([[[0, 0.5, 0.5, 0.5, 0.25]], [[0, 0.5, 0.5, 1, 1]] * 2, []], [(100, 200), (400, 100), (50, 50)])
     sizes = label_sizes(index, 640, np.random.default_rng(0))
     assert sizes.shape == (3, 2)

@@ -85,4 +85,4 @@ def test_pixels_and_shares_lead_back_and_forth():
     shares = augment.pixels_to_shares(rows, 100, 80)
     back = augment.shares_to_pixels(shares, 100, 80)
     assert back[0] == pytest.approx(rows[0], abs=1e-4)
-    assert back[1] == pytest.approx([1, 0, 0, 100, 50], abs=0.01), "cut at the picture's edge"
+    assert back[1] == pytest.approx([1, 0, 0, 100, 50], abs=0.01), "cut at the image's edge"

@@ -1,4 +1,4 @@
-"""Boxes stay where their objects are: pictures with a white object on black are changed, and the object looked for."""
+"""Boxes stay where their objects are: images with a white object on black are changed, and the object looked for."""
 
 import itertools
 
@@ -67,7 +67,7 @@ def test_where_nothing_comes_to_lie_is_grey():
         assert warped[IMGSZ // 2, IMGSZ // 2].tolist() == [0, 0, 0]
 
 
-def test_a_box_that_leaves_the_picture_goes_and_half_of_one_is_cut():
+def test_a_box_that_leaves_the_image_goes_and_half_of_one_is_cut():
     rows = np.array([[0, 10, 10, 50, 50], [1, 100, 10, 140, 50]], dtype=np.float32)
     matrix = augment.warp_matrix(Warp(translate_x=0.5 - 30 / 128), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
     kept = augment.warp_boxes(rows, matrix, 1.0, (IMGSZ, IMGSZ))
@@ -77,7 +77,7 @@ def test_a_box_that_leaves_the_picture_goes_and_half_of_one_is_cut():
 
 
 @pytest.mark.parametrize("function", ["warp", "shares", "pixels", "flip"])
-def test_pictures_without_objects_pass(function):
+def test_images_without_objects_pass(function):
     nothing = np.zeros((0, 5), dtype=np.float32)
     changed = {
         "warp": lambda: augment.warp_boxes(nothing, np.eye(3), 1.0, (IMGSZ, IMGSZ)),
@@ -152,7 +152,7 @@ def test_a_mirrored_object_lies_in_its_box(up_down, left_right):
         st.tuples(st.floats(-50, 250), st.floats(-50, 250), st.floats(0, 200), st.floats(0, 200)), max_size=5
     )
 )
-def test_shares_are_within_the_picture_whatever_the_box(boxes):
+def test_shares_are_within_the_image_whatever_the_box(boxes):
     rows = np.array([[0, x, y, x + w, y + h] for x, y, w, h in boxes], dtype=np.float32).reshape(-1, 5)
     shares = augment.pixels_to_shares(rows, 160, 120)
     assert ((shares[:, 1:] >= 0) & (shares[:, 1:] <= 1)).all()
@@ -177,7 +177,7 @@ def test_warped_boxes_end_at_the_edge_and_are_worth_keeping(angle, scale, shift_
     [(200, 100, True, cv2.INTER_LINEAR), (200, 100, False, cv2.INTER_AREA), (50, 100, False, cv2.INTER_LINEAR)],
     ids=["shrunk in training", "shrunk in evaluation", "enlarged"],
 )
-def test_a_picture_is_resized_as_published(width, height, augment_it, method):
+def test_a_image_is_resized_as_published(width, height, augment_it, method):
     """Longer side to the size, the other cut off to whole pixels; by area only where evaluation shrinks."""
     pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
     ratio = IMGSZ / max(width, height)
@@ -185,7 +185,7 @@ def test_a_picture_is_resized_as_published(width, height, augment_it, method):
     assert (resize_to(pixels, IMGSZ, augment=augment_it) == expected).all()
 
 
-def test_a_picture_of_the_right_size_is_not_copied():
+def test_a_image_of_the_right_size_is_not_copied():
     pixels = np.zeros((96, IMGSZ, 3), dtype=np.uint8)
     assert resize_to(pixels, IMGSZ, augment=True) is pixels
 

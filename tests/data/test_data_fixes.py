@@ -1,4 +1,4 @@
-"""What people's datasets are like: damaged or shared caches, names that YAML would change, pictures of odd form."""
+"""What people's datasets are like: damaged or shared caches, names that YAML would change, images of odd form."""
 
 import io
 import json
@@ -24,8 +24,8 @@ from hpc_yolo.spec.schema import Hyperparameters
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A dataset of two labelled pictures."""
+def directory(tmp_path):
+    """A dataset of two labelled images."""
     root = tmp_path / "set"
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
@@ -47,8 +47,8 @@ def count_decodes(monkeypatch) -> list[Path]:
     return decoded
 
 
-def write_names(folder: Path, names: str) -> Path:
-    path = folder / "d.yaml"
+def write_names(directory: Path, names: str) -> Path:
+    path = directory / "d.yaml"
     path.write_text(f"train: images/train\nval: images/train\nnames: {names}\n")
     return path
 
@@ -68,19 +68,19 @@ def npy() -> bytes:
 @pytest.mark.parametrize(
     "content", [npy(), npz(header=np.frombuffer(b"[1]", dtype=np.uint8))], ids=["one array", "another header"]
 )
-def test_a_foreign_cache_is_made_anew(folder, content):
-    dataset = load_dataset(folder / "d.yaml")
+def test_a_foreign_cache_is_made_anew(directory, content):
+    dataset = load_dataset(directory / "d.yaml")
     expected = as_plain(scan_split(dataset, "train"))
-    (cache,) = (folder / "labels").glob(".*.npz")
+    (cache,) = (directory / "labels").glob(".*.npz")
     cache.write_bytes(content)
     assert as_plain(scan_split(dataset, "train")) == expected
 
 
-def test_no_flipped_byte_of_a_cache_stops_a_run_or_changes_a_label(folder):
+def test_no_flipped_byte_of_a_cache_stops_a_run_or_changes_a_label(directory):
     """Damage shows as errors of zip, zlib, numpy and json, of a dozen kinds."""
-    dataset = load_dataset(folder / "d.yaml")
+    dataset = load_dataset(directory / "d.yaml")
     expected = as_plain(scan_split(dataset, "train"))
-    (cache,) = (folder / "labels").glob(".*.npz")
+    (cache,) = (directory / "labels").glob(".*.npz")
     whole = cache.read_bytes()
     with np.load(cache) as arrays:
         key = json.loads(arrays["header"].tobytes())["key"]
@@ -90,11 +90,11 @@ def test_no_flipped_byte_of_a_cache_stops_a_run_or_changes_a_label(folder):
         assert found is None or as_plain(found) == expected
 
 
-def test_where_no_lock_can_be_had_a_cache_that_is_there_still_counts(folder, monkeypatch):
+def test_where_no_lock_can_be_had_a_cache_that_is_there_still_counts(directory, monkeypatch):
     """A dataset of another person, read-only: else every rank of every attempt reads all of it again."""
-    dataset = load_dataset(folder / "d.yaml")
+    dataset = load_dataset(directory / "d.yaml")
     scan_split(dataset, "train")
-    lock = folder / "labels" / ".train.hpc-yolo.lock"
+    lock = directory / "labels" / ".train.hpc-yolo.lock"
     lock.unlink()
     lock.mkdir()  # root may write anywhere, but not here
     decoded = count_decodes(monkeypatch)
@@ -102,12 +102,12 @@ def test_where_no_lock_can_be_had_a_cache_that_is_there_still_counts(folder, mon
     assert decoded == []
 
 
-def test_splits_that_begin_alike_do_not_undo_each_others_cache(folder, monkeypatch):
+def test_splits_that_begin_alike_do_not_undo_each_others_cache(directory, monkeypatch):
     """Rank 0 reads train, then val; the other ranks must still find train."""
     for kind in ("images", "labels"):
-        shutil.copytree(folder / kind / "train", folder / kind / "more")
-    (folder / "d.yaml").write_text("train: [images/train, images/more]\nval: images/train\nnames: [cat, dog]\n")
-    dataset = load_dataset(folder / "d.yaml")
+        shutil.copytree(directory / kind / "train", directory / kind / "more")
+    (directory / "d.yaml").write_text("train: [images/train, images/more]\nval: images/train\nnames: [cat, dog]\n")
+    dataset = load_dataset(directory / "d.yaml")
     for split in ("train", "val"):
         scan_split(dataset, split)
     decoded = count_decodes(monkeypatch)
@@ -116,7 +116,7 @@ def test_splits_that_begin_alike_do_not_undo_each_others_cache(folder, monkeypat
     assert decoded == []
 
 
-def test_a_picture_of_more_pixels_than_opencv_reads_is_left_out(folder):
+def test_a_image_of_more_pixels_than_opencv_reads_is_left_out(directory):
     """OpenCV raises there instead of returning nothing; a file of 100 bytes can claim ten thousand million pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -124,21 +124,21 @@ def test_a_picture_of_more_pixels_than_opencv_reads_is_left_out(folder):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
     png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    (folder / "images" / "train" / "huge.png").write_bytes(png)
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+    (directory / "images" / "train" / "huge.png").write_bytes(png)
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     assert (index.num_images, index.num_corrupt) == (2, 1)
     assert "huge.png" in index.messages[1]
 
 
-def test_pictures_behind_links_and_only_files_are_found(folder):
-    """Large sets are often folders of links to another disk; a link back up must not go round for ever."""
-    far = folder.parent / "far"
-    (folder / "images" / "train").rename(far)
-    (folder / "images" / "train").mkdir()
-    (folder / "images" / "train" / "part").symlink_to(far)
-    (far / "round").symlink_to(folder / "images" / "train")
-    (far / "folder.jpg").mkdir()
-    found = find_images(load_dataset(folder / "d.yaml").train).paths
+def test_images_behind_links_and_only_files_are_found(directory):
+    """Large sets are often directories of links to another disk; a link back up must not go round for ever."""
+    far = directory.parent / "far"
+    (directory / "images" / "train").rename(far)
+    (directory / "images" / "train").mkdir()
+    (directory / "images" / "train" / "part").symlink_to(far)
+    (far / "round").symlink_to(directory / "images" / "train")
+    (far / "directory.jpg").mkdir()
+    found = find_images(load_dataset(directory / "d.yaml").train).paths
     assert [path.name for path in found] == ["one.jpg", "two.jpg"]
 
 
@@ -151,8 +151,8 @@ def test_pictures_behind_links_and_only_files_are_found(folder):
         ("{'1': b, '0': a}", ("a", "b")),
     ],
 )
-def test_names_are_as_written_and_not_as_yaml_takes_them(folder, written, names):
-    assert load_dataset(write_names(folder, written)).names == names
+def test_names_are_as_written_and_not_as_yaml_takes_them(directory, written, names):
+    assert load_dataset(write_names(directory, written)).names == names
 
 
 @pytest.mark.parametrize(
@@ -164,24 +164,24 @@ def test_names_are_as_written_and_not_as_yaml_takes_them(folder, written, names)
         ("[a]\nnames: [b]", "a key is written twice"),
     ],
 )
-def test_names_that_make_no_list_are_refused(folder, written, words):
+def test_names_that_make_no_list_are_refused(directory, written, words):
     with pytest.raises(DataError, match=words):
-        load_dataset(write_names(folder, written))
+        load_dataset(write_names(directory, written))
 
 
 @pytest.mark.parametrize("value", ["", "null", "~"])
-def test_a_key_left_empty_is_as_none(folder, value):
-    path = write_names(folder, "[a]")
+def test_a_key_left_empty_is_as_none(directory, value):
+    path = write_names(directory, "[a]")
     path.write_text(path.read_text() + f"path: {value}\ntest: {value}\n")
     dataset = load_dataset(path)
-    assert (dataset.test, dataset.train) == ((), (folder / "images" / "train",))
+    assert (dataset.test, dataset.train) == ((), (directory / "images" / "train",))
 
 
 @pytest.mark.parametrize("shape", [(10, 1000), (1000, 10)], ids=["wide", "tall"])
-def test_a_sliver_of_a_picture_keeps_a_pixel_of_width(folder, shape):
+def test_a_sliver_of_a_image_keeps_a_pixel_of_width(directory, shape):
     """10 x 1000 pixels at size 64 come to 0.64 of a pixel."""
-    cv2.imwrite(str(folder / "images" / "train" / "sliver.png"), np.zeros((*shape, 3), dtype=np.uint8))
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+    cv2.imwrite(str(directory / "images" / "train" / "sliver.png"), np.zeros((*shape, 3), dtype=np.uint8))
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     options = {"imgsz": 64, "batch": 3, "rank": 0, "world_size": 1, "workers": 0}
     for hyp in (Hyperparameters(), Hyperparameters(mosaic=0)):
         (batch,) = TrainingLoader(index, hyp=hyp, seed=0, **options).epoch(0)
@@ -190,9 +190,9 @@ def test_a_sliver_of_a_picture_keeps_a_pixel_of_width(folder, shape):
 
 
 @pytest.mark.parametrize("kind", ["training", "validation"])
-def test_an_error_in_a_worker_reads_as_without_workers(folder, kind):
+def test_an_error_in_a_worker_reads_as_without_workers(directory, kind):
     """torch buries what a worker raises in a page of traceback, and loses the hint."""
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     for path in index.paths:
         os.truncate(path, 200)
     options = {"imgsz": 64, "batch": 2, "rank": 0, "world_size": 1}

@@ -20,7 +20,7 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
+from hpc_yolo.data.loader import TrainingImages, TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.evaluation.evaluator import to_original_pixels
@@ -32,8 +32,8 @@ STILL = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "flipud": 0, "fliplr": 0}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A drawn set of four training pictures and one for validation."""
+def directory(tmp_path):
+    """A drawn set of four training images and one for validation."""
     return write_shapes_dataset(tmp_path / "set", num_train=4, num_val=1, image_size=(96, 64)).parent
 
 
@@ -43,8 +43,8 @@ def test_a_label_file_from_notepad_is_read(tmp_path):
     assert read_labels(tmp_path / "x.txt", 2)[0].tolist() == [[1, 0.5, 0.5, 0.25, 0.25]]
 
 
-def test_a_list_from_notepad_keeps_its_first_picture(folder):
-    listed = folder / "list.txt"
+def test_a_list_from_notepad_keeps_its_first_image(directory):
+    listed = directory / "list.txt"
     listed.write_bytes(BYTE_ORDER_MARK + b"./images/train/00000.jpg\r\n./images/train/00001.jpg\r\n")
     assert all(path.is_file() for path in find_images((listed,)).paths)
 
@@ -56,12 +56,12 @@ def test_a_coordinate_just_outside_is_outside(tmp_path, number):
         read_labels(tmp_path / "x.txt", 1)
 
 
-def test_pictures_with_names_of_an_old_code_page_are_read_and_cached(folder, monkeypatch):
+def test_images_with_names_of_an_old_code_page_are_read_and_cached(directory, monkeypatch):
     """An archive packed on Windows gives names that are no UTF-8; Python holds them as lone surrogates."""
     for kind, suffix in (("images", ".jpg"), ("labels", ".txt")):
-        old = folder / kind / "train" / f"00000{suffix}"
+        old = directory / kind / "train" / f"00000{suffix}"
         old.rename(old.with_name(os.fsdecode(b"gr\xfcn" + suffix.encode())))
-    dataset = load_dataset(folder / "dataset.yaml")
+    dataset = load_dataset(directory / "dataset.yaml")
     first = scan_split(dataset, "train")
     assert (first.num_images, first.num_corrupt, first.num_backgrounds) == (4, 0, 0)
     monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
@@ -71,9 +71,9 @@ def test_pictures_with_names_of_an_old_code_page_are_read_and_cached(folder, mon
     assert len(list(TrainingLoader(first, hyp=hyp, seed=0, **options).epoch(0))) == 1
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error_and_not_a_smaller_set(folder, monkeypatch):
+def test_a_directory_that_cannot_be_listed_is_an_error_and_not_a_smaller_set(directory, monkeypatch):
     """os.walk passes over it without a word. Root may list anything, so the refusal is put in by hand."""
-    (folder / "images" / "train" / "private").mkdir()
+    (directory / "images" / "train" / "private").mkdir()
     real = os.scandir
 
     def refuse(path):
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_a_smaller_set(folder
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="private: cannot be listed: Permission denied"):
-        find_images(load_dataset(folder / "dataset.yaml").train)
+        find_images(load_dataset(directory / "dataset.yaml").train)
 
 
 @pytest.mark.parametrize("largest_bytes", [0, 1000])
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_in_words_and_leaves_nothing(tmp_path, largest_bytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_somebody_fills_meanwhile_is_left_alone(tmp_path):
+def test_a_directory_that_somebody_fills_meanwhile_is_left_alone(tmp_path):
     """Two who draw into one place at once: the second to end must not lose its way in a traceback."""
 
     def disturb(_done: int, _total: int) -> None:
@@ -116,9 +116,9 @@ def test_a_folder_that_somebody_fills_meanwhile_is_left_alone(tmp_path):
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["theirs"]
 
 
-def test_workers_end_with_their_loader_when_a_picture_is_lost(folder):
+def test_workers_end_with_their_loader_when_a_image_is_lost(directory):
     """An error that held its own frame would keep workers alive until a collection, and that for five seconds more."""
-    index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
+    index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
     for path in index.paths:
         os.truncate(path, 100)
     hyp = Hyperparameters()
@@ -144,10 +144,10 @@ def test_workers_end_with_their_loader_when_a_picture_is_lost(folder):
     box=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.floats(0.1, 0.4), st.floats(0.1, 0.4)),
     imgsz=st.sampled_from([64, 96]),
 )
-def test_validation_boxes_of_any_picture_lead_back_to_its_own_pixels(tmp_path_factory, sizes, box, imgsz):
+def test_validation_boxes_of_any_image_lead_back_to_its_own_pixels(tmp_path_factory, sizes, box, imgsz):
     """Wide, tall, smaller and larger than the batch: sizes are cut to whole pixels twice on the way."""
-    folder = tmp_path_factory.mktemp("odd")
-    paths = tuple(str(folder / f"{number}.png") for number in range(len(sizes)))
+    directory = tmp_path_factory.mktemp("odd")
+    paths = tuple(str(directory / f"{number}.png") for number in range(len(sizes)))
     for path, (height, width) in zip(paths, sizes, strict=True):
         cv2.imwrite(path, np.zeros((height, width, 3), dtype=np.uint8))
     rows = (np.array([[0, *box]], dtype=np.float32),) * len(sizes)
@@ -164,8 +164,8 @@ def test_validation_boxes_of_any_picture_lead_back_to_its_own_pixels(tmp_path_fa
             assert back[0].tolist() == pytest.approx(expected, abs=1)
 
 
-def test_a_validation_picture_is_shrunk_by_area_and_never_enlarged_to_its_frame(tmp_path):
-    """The frame of a square picture at 64 has 96 pixels; filling it would change every published figure."""
+def test_a_validation_image_is_shrunk_by_area_and_never_enlarged_to_its_frame(tmp_path):
+    """The frame of a square image at 64 has 96 pixels; filling it would change every published figure."""
     pixels = np.random.default_rng(0).integers(0, 256, size=(200, 200, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "x.png"), pixels)
     rows = np.zeros((0, 5), dtype=np.float32)
@@ -176,11 +176,11 @@ def test_a_validation_picture_is_shrunk_by_area_and_never_enlarged_to_its_frame(
     assert (batch.images[0].numpy() == framed.transpose(2, 0, 1)[::-1]).all()
 
 
-def test_a_blended_sample_has_the_objects_of_both_pictures(folder, monkeypatch):
+def test_a_blended_sample_has_the_objects_of_both_images(directory, monkeypatch):
     """Shares are Beta(32, 32): mean 1/2, variance 1 / (4 x 65)."""
-    index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
+    index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
     alone, blended = (
-        TrainingPictures(index, imgsz=32, hyp=Hyperparameters(mosaic=1, mixup=mixup, **STILL), seed=0, in_memory=True)
+        TrainingImages(index, imgsz=32, hyp=Hyperparameters(mosaic=1, mixup=mixup, **STILL), seed=0, in_memory=True)
         for mixup in (0, 1)
     )
     shares, real = [], augment.mix
@@ -197,16 +197,15 @@ def test_a_blended_sample_has_the_objects_of_both_pictures(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("field", ["hsv_h", "hsv_s", "hsv_v"])
-def test_one_kind_of_colour_change_is_enough(folder, field):
-    index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
+def test_one_kind_of_colour_change_is_enough(directory, field):
+    index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
     plain, changed = (
-        TrainingPictures(index, imgsz=32, hyp=Hyperparameters(**{**STILL, **more}), seed=0)
-        for more in ({}, {field: 0.5})
+        TrainingImages(index, imgsz=32, hyp=Hyperparameters(**{**STILL, **more}), seed=0) for more in ({}, {field: 0.5})
     )
     assert any((plain.sample(0, image)[0] != changed.sample(0, image)[0]).any() for image in range(4))
 
 
-def test_a_whole_box_is_kept_however_small_the_picture_becomes():
+def test_a_whole_box_is_kept_however_small_the_image_becomes():
     """What is left is judged against the box as scaled: a fifth of each side is all of it, not a 25th."""
     matrix = augment.warp_matrix(augment.Warp(scale=0.2), (256, 256), (128, 128))
     rows = np.array([[0, 64, 64, 192, 192]], dtype=np.float32)

@@ -21,19 +21,19 @@ from hpc_yolo.data.scan import scan_split
 
 @pytest.fixture
 def make_set(tmp_path):
-    """A dataset of noise pictures: name -> text of its label file, or None for no file."""
+    """A dataset of noise images: name -> text of its label file, or None for no file."""
 
     def make(**labels: str | None) -> Path:
-        folder = tmp_path / "set"
+        directory = tmp_path / "set"
         for kind in ("images", "labels"):
-            (folder / kind / "train").mkdir(parents=True, exist_ok=True)
+            (directory / kind / "train").mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(0)
         for name, text in labels.items():
             pixels = random.integers(0, 256, size=(40, 60, 3), dtype=np.uint8)
-            cv2.imwrite(str(folder / "images" / "train" / f"{name}.jpg"), pixels)
+            cv2.imwrite(str(directory / "images" / "train" / f"{name}.jpg"), pixels)
             if text is not None:
-                (folder / "labels" / "train" / f"{name}.txt").write_text(text)
-        path = folder / "dataset.yaml"
+                (directory / "labels" / "train" / f"{name}.txt").write_text(text)
+        path = directory / "dataset.yaml"
         path.write_text("train: images/train\nval: images/train\nnames: [cat, dog]\n")
         return path
 
@@ -41,13 +41,13 @@ def make_set(tmp_path):
 
 
 def test_names_may_be_a_list_or_numbered(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for names in ("[a, b]", "{0: a, 1: b}"):
         path = tmp_path / "d.yaml"
-        path.write_text(f"train: pictures\nval: [pictures, pictures]\nnames: {names}\n")
+        path.write_text(f"train: images\nval: [images, images]\nnames: {names}\n")
         dataset = load_dataset(path)
         assert (dataset.names, dataset.num_classes) == (("a", "b"), 2)
-        assert dataset.val == (tmp_path / "pictures",) * 2
+        assert dataset.val == (tmp_path / "images",) * 2
         assert dataset.test == ()
 
 
@@ -86,7 +86,7 @@ def test_a_dataset_that_cannot_be_used_says_why(tmp_path, text, words):
     assert "d.yaml" in str(caught.value)
 
 
-def test_a_list_names_pictures_from_its_own_folder(make_set):
+def test_a_list_names_images_from_its_own_directory(make_set):
     dataset = make_set(one="", two="")
     listed = dataset.parent / "list.txt"
     listed.write_text("./images/train/two.jpg\n\n")
@@ -95,7 +95,7 @@ def test_a_list_names_pictures_from_its_own_folder(make_set):
         find_images((dataset.parent / "labels",))
 
 
-def test_the_last_folder_named_images_becomes_labels():
+def test_the_last_directory_named_images_becomes_labels():
     assert label_path(Path("/images/a/images/train/x.jpg")) == Path("/images/a/labels/train/x.txt")
     assert label_path(Path("/a/images.jpg")) == Path("/a/images.txt")
 
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_left_out_and_counted_and_the_rest_is_used(make_set):
     told = ["4 images left out", "badclass.txt:1: class 7", "cut.jpg: the JPEG is cut off", "noise.jpg: cannot"]
     for words in (*told, "tiny.jpg: 50 x 5 pixels"):
         assert words in text
-    assert (images / "cut.jpg").read_bytes() == whole[: len(whole) // 2], "a user's picture was rewritten"
+    assert (images / "cut.jpg").read_bytes() == whole[: len(whole) // 2], "a user's image was rewritten"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_each_class_has_another_form():
 
 def test_drawn_boxes_are_inside_and_overlap_little():
     for seed in range(40):
-        pixels, rows = synth.draw_picture(np.random.default_rng(seed), (320, 240))
+        pixels, rows = synth.draw_image(np.random.default_rng(seed), (320, 240))
         assert (pixels.shape, pixels.dtype) == ((240, 320, 3), np.uint8)
         assert 1 <= len(rows) <= synth.MAX_SHAPES
         for number, (_, left, top, right, bottom) in enumerate(rows):
@@ -44,9 +44,9 @@ def test_drawn_boxes_are_inside_and_overlap_little():
 
 
 def test_shapes_stand_out_of_their_background():
-    """Every shape must be findable: its middle differs from the picture's plain grey in colour."""
+    """Every shape must be findable: its middle differs from the image's plain grey in colour."""
     for seed in range(20):
-        pixels, rows = synth.draw_picture(np.random.default_rng(seed), (320, 240))
+        pixels, rows = synth.draw_image(np.random.default_rng(seed), (320, 240))
         _, left, top, right, bottom = rows[-1]
         middle = pixels[int(top + bottom) // 2, int(left + right) // 2].astype(int)
         assert middle.max() - middle.min() > 60
@@ -59,11 +59,11 @@ def test_classes_are_balanced_and_splits_differ(tmp_path):
     assert counts.min() > 0.5 * counts.mean()
     assert train.num_corrupt == val.num_corrupt == train.num_backgrounds == 0
     rows = [{row.tobytes() for labels in index.labels for row in labels} for index in (train, val)]
-    assert not rows[0] & rows[1], "validation must not show training's pictures"
+    assert not rows[0] & rows[1], "validation must not show training's images"
 
 
 def test_a_larger_set_begins_with_the_smaller_one(tmp_path):
-    """Each picture is drawn from its own number, so more pictures change none of the first."""
+    """Each image is drawn from its own number, so more images change none of the first."""
     for name, count in (("small", 3), ("large", 5)):
         write_shapes_dataset(tmp_path / name, num_train=count, num_val=1, image_size=(96, 96))
     for number in range(3):
@@ -78,14 +78,14 @@ def test_the_set_can_be_moved(tmp_path):
     assert scan_split(load_dataset(moved / "dataset.yaml"), "train").num_images == 1
 
 
-def test_an_empty_folder_may_be_drawn_into_and_a_group_may_read_it(tmp_path):
+def test_an_empty_directory_may_be_drawn_into_and_a_group_may_read_it(tmp_path):
     (tmp_path / "set").mkdir()
     path = write_shapes_dataset(tmp_path / "set", num_train=1, num_val=1, image_size=(96, 96))
     assert path.parent.stat().st_mode & 0o055 == 0o055
     assert not list(tmp_path.glob(".set*"))
 
 
-def test_progress_counts_every_picture(tmp_path):
+def test_progress_counts_every_image(tmp_path):
     told = []
     write_shapes_dataset(
         tmp_path / "set",

@@ -46,7 +46,7 @@ def training_batches(
 
 
 def joined(shares):
-    """The global batches out of the ranks' shares, pictures numbered through."""
+    """The global batches out of the ranks' shares, images numbered through."""
     batches = []
     for parts in zip(*shares, strict=True):
         targets = []
@@ -85,7 +85,7 @@ def test_an_epoch_can_be_entered_anywhere(index):
 
 
 @pytest.mark.parametrize("changes", [{"epoch": 1}, {"seed": 1}])
-def test_another_epoch_or_seed_is_another_order_and_other_pictures(index, changes):
+def test_another_epoch_or_seed_is_another_order_and_other_images(index, changes):
     first, other = training_batches(index), training_batches(index, **changes)
     assert not torch.equal(first[0].indices, other[0].indices)
     assert not torch.equal(first[0].images, other[0].images)
@@ -109,7 +109,7 @@ def test_batches_have_the_promised_form(index):
         assert batch.targets[:, 2:].max() <= 1
 
 
-def test_an_epoch_has_every_picture_and_full_batches():
+def test_an_epoch_has_every_image_and_full_batches():
     order = epoch_order(10, seed=3, epoch=5)
     assert sorted(order) == list(range(10))
     assert steps_per_epoch(10, 4) == 3
@@ -126,7 +126,7 @@ def validation_batches(index, rank, world_size, workers=0):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 9])
-def test_every_validation_picture_is_on_one_rank(index, world_size):
+def test_every_validation_image_is_on_one_rank(index, world_size):
     shares = [validation_batches(index, rank, world_size) for rank in range(world_size)]
     seen = [int(image) for share in shares for batch in share for image in batch.indices]
     assert sorted(seen) == list(range(7))
@@ -172,7 +172,7 @@ def test_workers_do_not_inherit_the_signals_of_their_task(index):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_is_named(tmp_path, workers):
+def test_a_image_that_vanishes_is_named(tmp_path, workers):
     path = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=1, image_size=(96, 64))
     scanned = scan_split(load_dataset(path), "train"), None
     for image in (tmp_path / "shapes" / "images" / "train").iterdir():

@@ -11,7 +11,7 @@ import torch
 from hpc_yolo.data import loader as loader_module
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
-from hpc_yolo.data.loader import TrainingLoader, TrainingPictures, ValidationLoader
+from hpc_yolo.data.loader import TrainingImages, TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
@@ -25,8 +25,10 @@ LIVELY = Hyperparameters(mixup=0.3, mosaic=0.8, flipud=0.5, degrees=10, shear=2,
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    return scan_split(load_dataset(write_shapes_dataset(folder, num_train=10, num_val=1, image_size=(96, 64))), "train")
+    directory = tmp_path_factory.mktemp("data") / "shapes"
+    return scan_split(
+        load_dataset(write_shapes_dataset(directory, num_train=10, num_val=1, image_size=(96, 64))), "train"
+    )
 
 
 def make_loader(index, **changes):
@@ -58,7 +60,7 @@ def test_an_epoch_entered_at_its_end_is_empty(index):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_larger_than_the_set_repeats_pictures_alike(index, workers):
+def test_a_batch_larger_than_the_set_repeats_images_alike(index, workers):
     (batch,) = make_loader(index, batch=24, workers=workers).epoch(0)
     assert len(batch.indices) == 24
     for position in range(10, 24):
@@ -66,7 +68,7 @@ def test_a_batch_larger_than_the_set_repeats_pictures_alike(index, workers):
         assert torch.equal(batch.images[position], batch.images[position - 10])
 
 
-def test_without_changes_a_picture_comes_as_it_is(index):
+def test_without_changes_a_image_comes_as_it_is(index):
     """The no-augmentation recipe: resize, frame, red first, and nothing else."""
     for batch in make_loader(index, hyp=STILL).epoch(0):
         for position, image in enumerate(batch.indices.tolist()):
@@ -91,9 +93,9 @@ def test_every_published_recipe_gives_batches(index, path):
 
 
 @pytest.mark.parametrize(("field", "axis"), [("flipud", 1), ("fliplr", 2)])
-def test_a_certain_flip_mirrors_every_picture_and_changes_nothing_else(index, field, axis):
+def test_a_certain_flip_mirrors_every_image_and_changes_nothing_else(index, field, axis):
     plain, flipped = (
-        TrainingPictures(index, imgsz=IMGSZ, hyp=hyp, seed=0)
+        TrainingImages(index, imgsz=IMGSZ, hyp=hyp, seed=0)
         for hyp in (STILL, Hyperparameters(**{**as_dict(STILL), field: 1}))
     )
     for image in range(index.num_images):
@@ -104,13 +106,13 @@ def as_dict(hyp):
     return {name: getattr(hyp, name) for name in hyp.__struct_fields__}
 
 
-def test_a_mosaic_holds_the_picture_itself_at_any_place_and_partners_from_the_whole_set(index, monkeypatch):
-    pictures = TrainingPictures(index, imgsz=32, hyp=Hyperparameters(), seed=0)
+def test_a_mosaic_holds_the_image_itself_at_any_place_and_partners_from_the_whole_set(index, monkeypatch):
+    images = TrainingImages(index, imgsz=32, hyp=Hyperparameters(), seed=0)
     asked = []
-    real = pictures._resized
-    monkeypatch.setattr(pictures, "_resized", lambda image: asked.append(image) or real(image))
+    real = images._resized
+    monkeypatch.setattr(images, "_resized", lambda image: asked.append(image) or real(image))
     for epoch in range(40):
-        pictures.sample(epoch, 7)
+        images.sample(epoch, 7)
     members = np.array(asked).reshape(-1, 4)
     assert (members == 7).any(axis=1).all()
     assert {int(place) for row in members for place in np.nonzero(row == 7)[0]} == {0, 1, 2, 3}
@@ -128,18 +130,18 @@ def test_a_set_kept_in_memory_is_read_once(index, monkeypatch):
     assert len(read) == index.num_images
 
 
-def test_changes_never_reach_the_pictures_kept_in_memory(index):
+def test_changes_never_reach_the_images_kept_in_memory(index):
     """Else every epoch would train on the last one's leavings."""
-    pictures = TrainingPictures(index, imgsz=IMGSZ, hyp=LIVELY, seed=0, in_memory=True)
-    before = [pixels.copy() for pixels in pictures._memory], [rows.copy() for rows in index.labels]
+    images = TrainingImages(index, imgsz=IMGSZ, hyp=LIVELY, seed=0, in_memory=True)
+    before = [pixels.copy() for pixels in images._memory], [rows.copy() for rows in index.labels]
     for epoch in range(3):
         for image in range(index.num_images):
-            pictures.sample(epoch, image)
-    for kept, copies in zip((pictures._memory, index.labels), before, strict=True):
+            images.sample(epoch, image)
+    for kept, copies in zip((images._memory, index.labels), before, strict=True):
         assert all((one == other).all() for one, other in zip(kept, copies, strict=True))
 
 
-def test_pictures_of_any_depth_and_turn_may_share_a_batch(index, tmp_path):
+def test_images_of_any_depth_and_turn_may_share_a_batch(index, tmp_path):
     """Sides of any proportion: wide, tall, square, larger and smaller than the training size."""
     paths, shapes = [], [(100, 40), (40, 100), (64, 64), (20, 20), (300, 299), (10, 90)]
     for number, (height, width) in enumerate(shapes):
@@ -165,8 +167,8 @@ def test_validation_does_not_depend_on_workers_and_can_be_repeated(index, worker
         assert_same_batches(loader, plain)
 
 
-def test_a_rank_without_validation_pictures_has_no_batches(index):
-    """More ranks than pictures: the evaluator still runs everywhere."""
+def test_a_rank_without_validation_images_has_no_batches(index):
+    """More ranks than images: the evaluator still runs everywhere."""
     options = {"imgsz": IMGSZ, "batch": 4, "stride": 32, "world_size": 16, "workers": 0}
     counts = [sum(len(batch.indices) for batch in ValidationLoader(index, rank=rank, **options)) for rank in range(16)]
     assert counts.count(0) == 6 and counts.count(1) == 10

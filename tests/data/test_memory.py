@@ -24,10 +24,10 @@ def machine(tmp_path, monkeypatch):
     return write
 
 
-def limit(write, folder: str, limit_bytes: str, used_bytes: int, files: tuple[int, int] = (0, 0)) -> None:
-    write(f"{folder}/memory.max", f"{limit_bytes}\n")
-    write(f"{folder}/memory.current", f"{used_bytes}\n")
-    write(f"{folder}/memory.stat", f"anon 5\nactive_file {files[0]}\ninactive_file {files[1]}\n")
+def limit(write, directory: str, limit_bytes: str, used_bytes: int, files: tuple[int, int] = (0, 0)) -> None:
+    write(f"{directory}/memory.max", f"{limit_bytes}\n")
+    write(f"{directory}/memory.current", f"{used_bytes}\n")
+    write(f"{directory}/memory.stat", f"anon 5\nactive_file {files[0]}\ninactive_file {files[1]}\n")
 
 
 def test_memory_that_caches_files_counts_as_free():
@@ -57,8 +57,8 @@ def test_the_tightest_limit_wins_and_a_spent_one_leaves_nothing(machine):
 
 def test_the_groups_of_older_kernels_count_too(machine):
     machine("proc/self/cgroup", "9:cpuset:/slurm\n4:memory:/slurm/uid_1/job_1\n1:name=systemd:/\n0::/\n")
-    folder = "cgroup/memory/slurm/uid_1/job_1"
-    machine(f"{folder}/memory.limit_in_bytes", f"{2**31}\n")
-    machine(f"{folder}/memory.usage_in_bytes", f"{2**30}\n")
-    machine(f"{folder}/memory.stat", "cache 1\ntotal_active_file 100\ntotal_inactive_file 23\n")
+    directory = "cgroup/memory/slurm/uid_1/job_1"
+    machine(f"{directory}/memory.limit_in_bytes", f"{2**31}\n")
+    machine(f"{directory}/memory.usage_in_bytes", f"{2**30}\n")
+    machine(f"{directory}/memory.stat", "cache 1\ntotal_active_file 100\ntotal_inactive_file 23\n")
     assert memory.available_bytes() == 2**30 + 123

@@ -9,7 +9,7 @@ import pytest
 
 from hpc_yolo.data import augment
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingPictures
+from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.spec.schema import Hyperparameters
 
@@ -22,7 +22,7 @@ COLOURS = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0}
 
 
 def drawn(draw: Callable[[np.random.Generator], object]) -> np.ndarray:
-    """One draw for each of many pictures, each from the generator that belongs to it."""
+    """One draw for each of many images, each from the generator that belongs to it."""
     return np.array([draw(generator(0, 3, image, SAMPLE_STREAM)) for image in range(NUM_DRAWS)])
 
 
@@ -78,7 +78,7 @@ def test_centres_of_mosaics_are_even_over_the_middle_half():
 
 
 def flat_index(num_images: int, imgsz: int, boxes: list[list[float]]) -> ImageIndex:
-    """Pictures of one grey, each with `boxes` (class, cxcywh)."""
+    """Images of one grey, each with `boxes` (class, cxcywh)."""
     return ImageIndex(
         paths=("",) * num_images,
         shapes_hw=np.full((num_images, 2), imgsz, dtype=np.int32),
@@ -90,43 +90,43 @@ def flat_index(num_images: int, imgsz: int, boxes: list[list[float]]) -> ImageIn
 
 
 @pytest.fixture
-def make_pictures(monkeypatch):
-    """Training pictures without files; what is asked for by number is kept in `asked`."""
+def make_images(monkeypatch):
+    """Training images without files; what is asked for by number is kept in `asked`."""
 
-    def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingPictures, list[int]]:
-        pictures = TrainingPictures(index, imgsz=imgsz, hyp=Hyperparameters(**{**COLOURS, **hyp}), seed=0)
+    def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingImages, list[int]]:
+        images = TrainingImages(index, imgsz=imgsz, hyp=Hyperparameters(**{**COLOURS, **hyp}), seed=0)
         asked: list[int] = []
         grey = np.full((imgsz, imgsz, 3), 114, dtype=np.uint8)
-        monkeypatch.setattr(pictures, "_resized", lambda image: asked.append(image) or grey)
-        return pictures, asked
+        monkeypatch.setattr(images, "_resized", lambda image: asked.append(image) or grey)
+        return images, asked
 
     return make
 
 
-def test_partners_of_a_mosaic_are_even_over_the_set_with_replacement(make_pictures):
-    """Three of four members: each picture 1 / n of them; the picture itself at each of the four places alike."""
+def test_partners_of_a_mosaic_are_even_over_the_set_with_replacement(make_images):
+    """Three of four members: each image 1 / n of them; the image itself at each of the four places alike."""
     num_images, num_mosaics, own = 12, 4000, 5
-    pictures, asked = make_pictures(flat_index(num_images, 16, []), 16)
+    images, asked = make_images(flat_index(num_images, 16, []), 16)
     for epoch in range(num_mosaics):
-        pictures.sample(epoch, own)
+        images.sample(epoch, own)
     members = np.array(asked).reshape(num_mosaics, 4)
     counts = np.bincount(members.ravel(), minlength=num_images)
     for image in range(num_images):
         partners = counts[image] - (num_mosaics if image == own else 0)
         assert_share(partners, 3 * num_mosaics, 1 / num_images)
     for place in range(4):
-        # The picture stands here (1/4), or one of its partners does (3/4) and is the picture as well (1/n).
+        # The image stands here (1/4), or one of its partners does (3/4) and is the image as well (1/n).
         assert_share(int((members[:, place] == own).sum()), num_mosaics, 1 / 4 + 3 / 4 / num_images)
 
 
-def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_pictures, monkeypatch):
+def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_images, monkeypatch):
     """Beta(32, 32): mean 1/2, variance 1 / (4 x 65); its fourth central moment is 3 / (16 x 65 x 67)."""
     num_images, num_samples, share = 8, 5000, 0.6
-    pictures, asked = make_pictures(flat_index(num_images, 16, []), 16, mixup=share)
+    images, asked = make_images(flat_index(num_images, 16, []), 16, mixup=share)
     ratios: list[float] = []
     monkeypatch.setattr(augment, "mix", lambda first, _second, ratio: ratios.append(ratio) or first)
     for epoch in range(num_samples):
-        pictures.sample(epoch, 0)
+        images.sample(epoch, 0)
     assert_share(len(ratios), num_samples, share)
     variance = 1 / 260
     assert np.mean(ratios) == pytest.approx(0.5, abs=SIGMAS * math.sqrt(variance / len(ratios)))
@@ -134,26 +134,26 @@ def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_pi
     assert np.var(ratios) == pytest.approx(variance, abs=SIGMAS * error_of_variance)
     num_members = len(asked)
     assert num_members == 4 * (num_samples + len(ratios))
-    # All but the picture itself, once in each first mosaic, is even over the set: partners, and the second's own.
+    # All but the image itself, once in each first mosaic, is even over the set: partners, and the second's own.
     assert_share(asked.count(3), num_members - num_samples, 1 / num_images)
 
 
 @pytest.mark.parametrize(("field", "watched"), [("flipud", "up_down"), ("fliplr", "left_right"), ("mosaic", "mosaic")])
-def test_changes_come_as_often_as_asked(make_pictures, monkeypatch, field, watched):
+def test_changes_come_as_often_as_asked(make_images, monkeypatch, field, watched):
     share = 0.3
-    pictures, asked = make_pictures(flat_index(8, 16, []), 16, **{"mosaic": 0, field: share})
+    images, asked = make_images(flat_index(8, 16, []), 16, **{"mosaic": 0, field: share})
     flips: list[dict[str, bool]] = []
     real = augment.flip
     monkeypatch.setattr(augment, "flip", lambda *words, **options: flips.append(options) or real(*words, **options))
     for epoch in range(NUM_DRAWS):
-        pictures.sample(epoch, 0)
+        images.sample(epoch, 0)
     count = (len(asked) - NUM_DRAWS) // 3 if watched == "mosaic" else sum(options[watched] for options in flips)
     assert_share(count, NUM_DRAWS, share)
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.5])
-def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_pictures, limit):
-    """A square box of side b in the middle of each picture of side S, scale s ~ U(1 - a, 1 + a), no shift.
+def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_images, limit):
+    """A square box of side b in the middle of each image of side S, scale s ~ U(1 - a, 1 + a), no shift.
 
     Along one axis the left and the right tile's box lie, with the centre of the mosaic, evenly over the whole canvas
     [0, 2S], one in S pixels. The output shows S / s pixels of it, and a box that reaches into them by the least side of
@@ -163,8 +163,8 @@ def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_pictures, limi
     """
     imgsz, side = 160, 12
     box = [0, 0.5, 0.5, side / imgsz, side / imgsz]
-    pictures, _ = make_pictures(flat_index(1, imgsz, [box]), imgsz, scale=limit, translate=0)
-    counts = np.array([len(pictures.sample(epoch, 0)[1]) for epoch in range(NUM_DRAWS)])
+    images, _ = make_images(flat_index(1, imgsz, [box]), imgsz, scale=limit, translate=0)
+    counts = np.array([len(images.sample(epoch, 0)[1]) for epoch in range(NUM_DRAWS)])
     a, big_a, b = limit, 1 - 4 / imgsz, side / imgsz
     mean_inverse = math.log((1 + a) / (1 - a)) / (2 * a) if a else 1.0
     expected = big_a**2 / (1 - a**2) + 2 * big_a * b * mean_inverse + b**2
@@ -172,13 +172,13 @@ def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_pictures, limi
     assert counts.mean() == pytest.approx(expected, abs=SIGMAS * counts.std() / math.sqrt(NUM_DRAWS) + corners)
 
 
-def test_objects_move_with_the_shift_that_was_drawn(make_pictures):
+def test_objects_move_with_the_shift_that_was_drawn(make_images):
     """Without a mosaic an object in the middle comes to lie at 0.5 + U(-t, t) of each side."""
     limit = 0.2
-    pictures, _ = make_pictures(
+    images, _ = make_images(
         flat_index(1, 64, [[0, 0.5, 0.5, 0.1, 0.1]]), 64, mosaic=0, translate=limit, scale=0, fliplr=0
     )
-    rows = np.concatenate([pictures.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
+    rows = np.concatenate([images.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
     assert len(rows) == NUM_DRAWS
     for values in rows[:, 1:3].T:
         assert_uniform(values.astype(np.float64), 0.5 - limit - 1e-6, 0.5 + limit + 1e-6)

@@ -1,4 +1,4 @@
-"""What comes when: every picture its due, whatever the numbers of pictures, ranks and batches."""
+"""What comes when: every image its due, whatever the numbers of images, ranks and batches."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ COUNTS = st.integers(1, 60)
 
 @QUICK
 @given(num_images=COUNTS, batch=COUNTS, seed=st.integers(0, 2**63), epoch=st.integers(0, 10_000))
-def test_an_epoch_sees_every_picture_and_repeats_only_to_fill_the_last_batch(num_images, batch, seed, epoch):
+def test_an_epoch_sees_every_image_and_repeats_only_to_fill_the_last_batch(num_images, batch, seed, epoch):
     order = epoch_order(num_images, seed, epoch)
     steps = steps_per_epoch(num_images, batch)
     seen = np.concatenate([global_batch(order, batch, step) for step in range(steps)])
@@ -54,7 +54,7 @@ def test_the_numbers_of_a_sample_are_the_same_for_ever():
 
 
 @pytest.mark.parametrize("other", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 2**20, 0, 1)], ids=str)
-def test_seed_epoch_picture_and_purpose_each_have_their_own_numbers(other):
+def test_seed_epoch_image_and_purpose_each_have_their_own_numbers(other):
     first, second = generator(0, 0, 0, 0).random(4), generator(*other).random(4)
     assert not np.isin(first, second).any()
 
@@ -72,7 +72,7 @@ def test_no_two_of_many_keys_have_the_same_numbers():
 
 
 def test_orders_are_fair():
-    """Each picture stands at each place equally often: 4 sigma of a binomial."""
+    """Each image stands at each place equally often: 4 sigma of a binomial."""
     num_images, num_epochs = 5, 2000
     places = np.array([epoch_order(num_images, 3, epoch) for epoch in range(num_epochs)])
     share = 1 / num_images
@@ -90,7 +90,7 @@ def test_orders_are_fair():
     stride=st.sampled_from([32, 64]),
     pad=st.sampled_from([0.0, 0.5]),
 )
-def test_each_picture_fits_the_rectangle_of_its_group(sizes, batch, imgsz, stride, pad):
+def test_each_image_fits_the_rectangle_of_its_group(sizes, batch, imgsz, stride, pad):
     shapes_hw = np.array(sizes, dtype=np.int32)
     order, shapes = rect_plan(shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=pad)
     assert sorted(order) == list(range(len(sizes)))
@@ -98,12 +98,12 @@ def test_each_picture_fits_the_rectangle_of_its_group(sizes, batch, imgsz, strid
     for number, (height, width) in enumerate(shapes):
         assert height % stride == width % stride == 0
         assert max(height, width) <= imgsz + 2 * stride
-        for picture_h, picture_w in shapes_hw[order[number * batch : (number + 1) * batch]]:
-            ratio = imgsz / max(picture_h, picture_w)
-            assert picture_h * ratio <= height + 1e-6 and picture_w * ratio <= width + 1e-6
+        for image_h, image_w in shapes_hw[order[number * batch : (number + 1) * batch]]:
+            ratio = imgsz / max(image_h, image_w)
+            assert image_h * ratio <= height + 1e-6 and image_w * ratio <= width + 1e-6
 
 
-def test_weights_draw_pictures_of_rare_and_badly_found_classes():
+def test_weights_draw_images_of_rare_and_badly_found_classes():
     """Counts 3 and 1: weights 1/3 and 1 before any evaluation; a class that is found perfectly draws nothing."""
     labels = [np.array(rows, dtype=np.float32).reshape(-1, 5) for rows in ([[0] * 5] * 2, [[0] * 5], [[1] * 5], [])]
     fresh = image_weights(labels, np.zeros(2))
@@ -117,7 +117,7 @@ def test_weights_draw_pictures_of_rare_and_badly_found_classes():
 
 @pytest.mark.parametrize(("imgsz", "stride"), [(32, 32), (64, 64), (96, 32), (640, 32), (1280, 64)])
 def test_sizes_of_multi_scale_reach_both_their_ends_and_nothing_beyond(imgsz, stride):
-    """Half of the smallest picture is less than one stride, and a picture of no pixels cannot be learned from."""
+    """Half of the smallest image is less than one stride, and an image of no pixels cannot be learned from."""
     sizes = {scaled_imgsz(0, 0, step, imgsz, stride) for step in range(500)}
     assert min(sizes) == max(imgsz // 2 // stride * stride, stride)
     assert max(sizes) == largest_imgsz(imgsz, stride)

@@ -14,7 +14,7 @@ from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.copy_paste import covered_shares, draw_copied, paste_mirrored
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.label_rows import read_labels
-from hpc_yolo.data.loader import TrainingPictures
+from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.polygons import Outlines, visible_hulls
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.spec.schema import Hyperparameters
@@ -27,8 +27,8 @@ BOX_LINE, TRIANGLE_LINE = "1 0.5 0.5 0.2 0.2", "0 0.2 0.2 0.8 0.3 0.4 0.9"
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Two pictures with a white triangle on black, of which one also has a box; and one with boxes only."""
+def directory(tmp_path):
+    """Two images with a white triangle on black, of which one also has a box; and one with boxes only."""
     root = tmp_path / "set"
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
@@ -55,8 +55,8 @@ def test_each_line_of_a_mixed_file_is_what_it_looks_like(tmp_path):
     assert (polygons[1] == TRIANGLE).all()
 
 
-def test_outlines_belong_to_their_objects_and_come_out_of_the_cache_as_they_went_in(folder, monkeypatch):
-    dataset = load_dataset(folder / "d.yaml")
+def test_outlines_belong_to_their_objects_and_come_out_of_the_cache_as_they_went_in(directory, monkeypatch):
+    dataset = load_dataset(directory / "d.yaml")
     first = scan_split(dataset, "train")
     monkeypatch.setattr(scan_module, "_scan", lambda *_: pytest.fail("scanned in spite of the cache"))
     for index in (first, scan_split(dataset, "train")):
@@ -66,10 +66,10 @@ def test_outlines_belong_to_their_objects_and_come_out_of_the_cache_as_they_went
         assert (index.outlines.points.dtype, index.outlines.counts.dtype) == (np.float32, np.int64)
 
 
-def test_a_set_of_boxes_has_no_outlines(folder):
+def test_a_set_of_boxes_has_no_outlines(directory):
     for name in ("b", "c"):
-        (folder / "labels" / "train" / f"{name}.txt").write_text(f"{BOX_LINE}\n0 0.1 0.1 0.1 0.1\n")
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+        (directory / "labels" / "train" / f"{name}.txt").write_text(f"{BOX_LINE}\n0 0.1 0.1 0.1 0.1\n")
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     assert index.outlines.is_empty
     assert [index.outlines_of(image).counts.tolist() for image in range(3)] == [[0], [0, 0], [0, 0]]
 
@@ -116,7 +116,7 @@ def test_what_lies_behind_the_viewer_is_not_seen():
     assert hulls[1].tolist() == [0, 0, 0, 0]
 
 
-def test_an_outline_round_the_whole_picture_is_not_in_it():
+def test_an_outline_round_the_whole_image_is_not_in_it():
     """Only the line counts, as published: of a sky behind everything no box is left."""
     hulls = visible_hulls(outlines_of([[-9, -9], [S + 9, -9], [S + 9, S + 9], [-9, S + 9]]), np.eye(3), (S, S))
     assert hulls.tolist() == [[0, 0, 0, 0]]
@@ -226,34 +226,34 @@ def test_so_many_of_the_outlined_objects_are_copied_each_once(share, num_copied)
     assert seen == (set(range(1, 10, 2)) if num_copied else set())
 
 
-def pictures(index, **hyp):
-    return TrainingPictures(index, imgsz=S, hyp=Hyperparameters(**{**STILL, **hyp}), seed=0, in_memory=True)
+def images(index, **hyp):
+    return TrainingImages(index, imgsz=S, hyp=Hyperparameters(**{**STILL, **hyp}), seed=0, in_memory=True)
 
 
-def test_copies_reach_the_batch(folder):
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
-    plain, copied = (pictures(index, copy_paste=share) for share in (0, 1))
+def test_copies_reach_the_batch(directory):
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
+    plain, copied = (images(index, copy_paste=share) for share in (0, 1))
     num_rows = [sum(len(one.sample(epoch, 2)[1]) for epoch in range(60)) for one in (plain, copied)]
     assert num_rows[1] > num_rows[0]
     assert any((plain.sample(epoch, 2)[0] != copied.sample(epoch, 2)[0]).any() for epoch in range(5))
 
 
-def test_without_polygons_copy_paste_changes_nothing(folder):
+def test_without_polygons_copy_paste_changes_nothing(directory):
     """Runs on boxes that a version before this one began go on as they were."""
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     boxes = replace(index, outlines=Outlines.none(0))
-    plain, copied = (pictures(boxes, copy_paste=share) for share in (0, 1))
+    plain, copied = (images(boxes, copy_paste=share) for share in (0, 1))
     for epoch in range(5):
         for one, other in zip(plain.sample(epoch, 0), copied.sample(epoch, 0), strict=True):
             assert (one == other).all()
 
 
 @pytest.mark.parametrize("mosaic", [0, 1])
-def test_boxes_of_samples_follow_the_outlines(folder, mosaic):
+def test_boxes_of_samples_follow_the_outlines(directory, mosaic):
     """Turned by 45 degrees the box of the triangle is smaller than that of its box."""
-    index = scan_split(load_dataset(folder / "d.yaml"), "train")
+    index = scan_split(load_dataset(directory / "d.yaml"), "train")
     outlined, boxes = (
-        pictures(one, mosaic=mosaic, degrees=180) for one in (index, replace(index, outlines=Outlines.none(0)))
+        images(one, mosaic=mosaic, degrees=180) for one in (index, replace(index, outlines=Outlines.none(0)))
     )
     areas = [
         np.mean([rows[:, 3:].prod(axis=1).sum() for rows in (one.sample(epoch, 2)[1] for epoch in range(40))])

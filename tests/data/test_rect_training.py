@@ -22,12 +22,12 @@ STILL = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "translate": 0, "scale": 0, "fliplr
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """Wide, tall and square pictures, each with an object over all of it but a tenth on every side."""
-    folder = tmp_path_factory.mktemp("rect")
+    """Wide, tall and square images, each with an object over all of it but a tenth on every side."""
+    directory = tmp_path_factory.mktemp("rect")
     random = np.random.default_rng(0)
     paths = []
     for number, (height, width) in enumerate(SHAPES):
-        paths.append(str(folder / f"{number}.png"))
+        paths.append(str(directory / f"{number}.png"))
         cv2.imwrite(paths[-1], random.integers(0, 256, size=(height, width, 3), dtype=np.uint8))
     rows = np.array([[0, 0.5, 0.5, 0.8, 0.8]], dtype=np.float32)
     return ImageIndex(tuple(paths), np.array(SHAPES, dtype=np.int32), (rows,) * len(SHAPES), 0, 0, ())
@@ -39,7 +39,7 @@ def batches(index, *, epoch=0, first_step=0, **changes):
     return list(TrainingLoader(index, **{**options, **changes}).epoch(epoch, first_step))
 
 
-def test_batches_are_as_small_as_holds_their_pictures_and_come_in_order_of_shape(index):
+def test_batches_are_as_small_as_holds_their_images_and_come_in_order_of_shape(index):
     found = batches(index)
     plan, shapes = rect_plan(index.shapes_hw, batch=4, imgsz=S, stride=32, pad=0.0)
     assert [tuple(batch.images.shape) for batch in found] == [(4, 3, *shape) for shape in shapes]
@@ -50,7 +50,7 @@ def test_batches_are_as_small_as_holds_their_pictures_and_come_in_order_of_shape
 
 
 def test_the_order_of_rectangles_stays_from_epoch_to_epoch(index):
-    """As published; what is drawn for a picture is another each time."""
+    """As published; what is drawn for an image is another each time."""
     hyp = Hyperparameters()
     first, other = batches(index, hyp=hyp), batches(index, hyp=hyp, epoch=1)
     for one, two in zip(first, other, strict=True):
@@ -58,8 +58,8 @@ def test_the_order_of_rectangles_stays_from_epoch_to_epoch(index):
         assert not torch.equal(one.images, two.images)
 
 
-def test_the_last_batch_is_filled_with_pictures_of_its_own_shape(index):
-    """The beginning of the order has the widest pictures, which would be thumbnails in a tall batch."""
+def test_the_last_batch_is_filled_with_images_of_its_own_shape(index):
+    """The beginning of the order has the widest images, which would be thumbnails in a tall batch."""
     last = batches(index)[-1]
     order = rect_plan(index.shapes_hw, batch=4, imgsz=S, stride=32, pad=0.0)[0]
     assert last.indices.tolist() == [*order[8:], *order[:7:-1]]
@@ -78,7 +78,7 @@ def test_a_filled_order_has_whole_batches_and_repeats_turn_by_turn(num_images, b
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (4, 0), (2, 1)])
-def test_all_ranks_have_pictures_of_one_shape_and_together_those_of_one_rank(index, world_size, workers):
+def test_all_ranks_have_images_of_one_shape_and_together_those_of_one_rank(index, world_size, workers):
     """The original plans per rank, shapes differ, and gathered training hangs or fails."""
     hyp = Hyperparameters(degrees=5, flipud=0.5)
     alone = batches(index, hyp=hyp)
@@ -97,7 +97,7 @@ def test_an_epoch_of_rectangles_can_be_entered_anywhere(index):
 
 
 def test_there_are_no_mosaics_whatever_the_recipe_says(index):
-    """One picture, one object; a mosaic of these would have parts of four."""
+    """One image, one object; a mosaic of these would have parts of four."""
     for batch in batches(index, hyp=Hyperparameters(**STILL, mosaic=1, mixup=1, copy_paste=1)):
         assert torch.bincount(batch.targets[:, 0].long(), minlength=4).tolist() == [1] * 4
 
@@ -119,7 +119,7 @@ def test_sides_are_multiples_of_the_stride_of_the_network(index):
         assert batch.images.shape[2] % 64 == batch.images.shape[3] % 64 == 0
 
 
-def test_one_picture_fills_a_batch(index):
+def test_one_image_fills_a_batch(index):
     alone = replace(index, paths=index.paths[:1], shapes_hw=index.shapes_hw[:1], labels=index.labels[:1])
     (batch,) = batches(alone)
     assert batch.images.shape == (4, 3, 64, 128)

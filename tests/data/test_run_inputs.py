@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hpc_yolo.core.errors import DataError, RunError, SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data import run_inputs
 from hpc_yolo.data.run_inputs import changed_inputs, dataset_yaml, keep_inputs, read_inputs
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
@@ -21,22 +21,22 @@ from hpc_yolo.spec.schema import Hyperparameters, Spec
 
 HYP = "# mine\nlr0: 0.01\nmomentum: 0.9\n"
 DATA = "path: set\ntrain: a\nval: [b, c]\ntest: t\nnames: [cat, dog]\nnc: 2\n"
-MODELS = resource_folder("configs") / "models"
+MODELS = resource_directory("configs") / "models"
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person's directory with a spec, hyperparameters, rows of a network and a dataset."""
-    folder = tmp_path / "home"
+    directory = tmp_path / "home"
     for split in "abct":
-        (folder / "set" / split).mkdir(parents=True)
+        (directory / "set" / split).mkdir(parents=True)
     spec = {"name": "run", "model": "rows.yaml", "data": "data.yaml", "train": {"hyp": "hyp.yaml", "epochs": 1}}
-    (folder / "spec.yaml").write_text(yaml.safe_dump(spec | {"output": str(tmp_path / "runs")}))
-    (folder / "hyp.yaml").write_text(HYP)
-    (folder / "data.yaml").write_text(DATA)
-    (folder / "rows.yaml").write_text((MODELS / "yolov5n.yaml").read_text())
-    monkeypatch.chdir(folder)
-    return folder
+    (directory / "spec.yaml").write_text(yaml.safe_dump(spec | {"output": str(tmp_path / "runs")}))
+    (directory / "hyp.yaml").write_text(HYP)
+    (directory / "data.yaml").write_text(DATA)
+    (directory / "rows.yaml").write_text((MODELS / "yolov5n.yaml").read_text())
+    monkeypatch.chdir(directory)
+    return directory
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Scans of real picture files of many kinds, and a cache that can only save time, never change what is read."""
+"""Scans of real image files of many kinds, and a cache that can only save time, never change what is read."""
 
 import os
 import threading
@@ -21,8 +21,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, size=(HEIGHT, WIDTH, 3), dtype
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A dataset with one good labelled picture, images/train/good.jpg; tests add to it."""
+def directory(tmp_path):
+    """A dataset with one good labelled image, images/train/good.jpg; tests add to it."""
     root = tmp_path / "set"
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
@@ -32,8 +32,8 @@ def folder(tmp_path):
     return root
 
 
-def scan(folder: Path, split: str = "train", **options):
-    return scan_split(load_dataset(folder / "d.yaml"), split, **options)
+def scan(directory: Path, split: str = "train", **options):
+    return scan_split(load_dataset(directory / "d.yaml"), split, **options)
 
 
 def encoded(suffix: str, pixels=NOISE) -> bytes:
@@ -50,15 +50,17 @@ def with_exif_orientation(jpeg: bytes, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
-def test_a_whole_picture_is_taken_and_half_of_one_is_not(folder, suffix):
+def test_a_whole_image_is_taken_and_half_of_one_is_not(directory, suffix):
     whole = encoded(suffix)
-    (folder / "images" / "train" / f"whole{suffix}").write_bytes(whole)
-    (folder / "images" / "train" / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
-    index = scan(folder)
+    (directory / "images" / "train" / f"whole{suffix}").write_bytes(whole)
+    (directory / "images" / "train" / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
+    index = scan(directory)
     assert [Path(path).stem for path in index.paths] == ["good", "whole"]
     assert index.num_corrupt == 1
     assert f"half{suffix}" in index.messages[1]
-    assert (folder / "images" / "train" / f"half{suffix}").read_bytes() == whole[: len(whole) // 2], "rewritten on disk"
+    assert (directory / "images" / "train" / f"half{suffix}").read_bytes() == whole[: len(whole) // 2], (
+        "rewritten on disk"
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,35 +68,35 @@ def test_a_whole_picture_is_taken_and_half_of_one_is_not(folder, suffix):
     [NOISE[:, :, 0], (NOISE.astype(np.uint16) * 257), np.dstack([NOISE, NOISE[:, :, 0]])],
     ids=["grey", "16 bit", "alpha"],
 )
-def test_any_kind_of_pixels_comes_as_three_colours_of_a_byte(folder, pixels):
-    path = folder / "images" / "train" / "x.png"
+def test_any_kind_of_pixels_comes_as_three_colours_of_a_byte(directory, pixels):
+    path = directory / "images" / "train" / "x.png"
     path.write_bytes(encoded(".png", pixels))
-    index = scan(folder)
+    index = scan(directory)
     read = read_image(index.paths[1])
     assert (read.shape, read.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     assert index.shapes_hw.tolist() == [[HEIGHT, WIDTH]] * 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_sizes_are_those_of_the_picture_as_the_camera_was_held(folder, orientation):
+def test_sizes_are_those_of_the_image_as_the_camera_was_held(directory, orientation):
     """Height and width in the plan of validation shapes must be those that reading gives."""
-    path = folder / "images" / "train" / "good.jpg"
+    path = directory / "images" / "train" / "good.jpg"
     path.write_bytes(with_exif_orientation(encoded(".jpg"), orientation))
-    index = scan(folder)
+    index = scan(directory)
     assert index.shapes_hw.tolist() == [[WIDTH, HEIGHT] if orientation >= 5 else [HEIGHT, WIDTH]]
     assert list(read_image(index.paths[0]).shape[:2]) == index.shapes_hw[0].tolist()
 
 
-def test_notes_that_a_camera_appends_are_no_damage(folder):
-    path = folder / "images" / "train" / "good.jpg"
+def test_notes_that_a_camera_appends_are_no_damage(directory):
+    path = directory / "images" / "train" / "good.jpg"
     path.write_bytes(path.read_bytes() + b"\x00" * 1000)
-    assert scan(folder).num_corrupt == 0
+    assert scan(directory).num_corrupt == 0
 
 
 @pytest.mark.parametrize(("side", "is_usable"), [(9, False), (10, True)])
-def test_ten_pixels_are_the_least_side(folder, side, is_usable):
-    cv2.imwrite(str(folder / "images" / "train" / "thin.png"), NOISE[:side])
-    assert (scan(folder).num_images == 2) is is_usable
+def test_ten_pixels_are_the_least_side(directory, side, is_usable):
+    cv2.imwrite(str(directory / "images" / "train" / "thin.png"), NOISE[:side])
+    assert (scan(directory).num_images == 2) is is_usable
 
 
 @pytest.mark.parametrize(
@@ -105,27 +107,27 @@ def test_ten_pixels_are_the_least_side(folder, side, is_usable):
         (b"\n\n2 0 0 0 0\n", "x.txt:3: class 2"),
     ],
 )
-def test_bad_label_files_leave_only_their_own_picture_out(folder, content, words):
-    (folder / "images" / "train" / "x.png").write_bytes(encoded(".png"))
-    (folder / "labels" / "train" / "x.txt").write_bytes(content)
-    index = scan(folder)
+def test_bad_label_files_leave_only_their_own_image_out(directory, content, words):
+    (directory / "images" / "train" / "x.png").write_bytes(encoded(".png"))
+    (directory / "labels" / "train" / "x.txt").write_bytes(content)
+    index = scan(directory)
     assert (index.num_images, index.num_corrupt) == (1, 1)
     assert words in index.messages[1]
 
 
-def test_many_bad_pictures_do_not_flood_the_screen(folder):
+def test_many_bad_images_do_not_flood_the_screen(directory):
     for number in range(MAX_PROBLEMS + 5):
-        (folder / "images" / "train" / f"bad{number}.png").write_bytes(b"no picture")
-    index = scan(folder)
+        (directory / "images" / "train" / f"bad{number}.png").write_bytes(b"no image")
+    index = scan(directory)
     assert index.num_corrupt == MAX_PROBLEMS + 5
     assert len(index.messages) == MAX_PROBLEMS + 2
     assert index.messages[-1] == "… and 5 more"
 
 
-def test_a_picture_that_a_list_names_and_nobody_has_is_left_out_by_name(folder):
-    (folder / "list.txt").write_text("./images/train/good.jpg\n./images/train/gone.jpg\n")
-    (folder / "d.yaml").write_text("train: list.txt\nval: list.txt\nnames: [cat, dog]\n")
-    index = scan(folder)
+def test_a_image_that_a_list_names_and_nobody_has_is_left_out_by_name(directory):
+    (directory / "list.txt").write_text("./images/train/good.jpg\n./images/train/gone.jpg\n")
+    (directory / "d.yaml").write_text("train: list.txt\nval: list.txt\nnames: [cat, dog]\n")
+    index = scan(directory)
     assert (index.num_images, index.num_corrupt) == (1, 1)
     assert "gone.jpg" in index.messages[1]
 
@@ -151,21 +153,21 @@ def test_forms_of_good_labels(tmp_path, text, rows):
     assert read_labels(path, 2)[0] == pytest.approx(np.array(rows, dtype=np.float32).reshape(-1, 5))
 
 
-def test_progress_is_told_for_every_picture_once(folder):
+def test_progress_is_told_for_every_image_once(directory):
     for number in range(5):
-        cv2.imwrite(str(folder / "images" / "train" / f"{number}.png"), NOISE)
+        cv2.imwrite(str(directory / "images" / "train" / f"{number}.png"), NOISE)
     told = []
-    scan(folder, on_progress=lambda done, total: told.append((done, total)))
+    scan(directory, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(done, 6) for done in range(1, 7)]
-    scan(folder, on_progress=lambda done, total: told.append("again"))
+    scan(directory, on_progress=lambda done, total: told.append("again"))
     assert "again" not in told, "a cached scan takes no time"
 
 
-def test_ctrl_c_ends_a_scan_without_reading_the_rest(folder, monkeypatch):
-    """A scan of a large set takes minutes; pictures that wait for a thread must not be read first."""
-    num_pictures = 300
-    for number in range(num_pictures):
-        (folder / "images" / "train" / f"{number}.png").write_bytes(encoded(".png"))
+def test_ctrl_c_ends_a_scan_without_reading_the_rest(directory, monkeypatch):
+    """A scan of a large set takes minutes; images that wait for a thread must not be read first."""
+    num_images = 300
+    for number in range(num_images):
+        (directory / "images" / "train" / f"{number}.png").write_bytes(encoded(".png"))
     read, go_on = [], threading.Event()
 
     def count(image: Path) -> tuple[int, int]:
@@ -180,61 +182,61 @@ def test_ctrl_c_ends_a_scan_without_reading_the_rest(folder, monkeypatch):
 
     monkeypatch.setattr(scan_module, "_image_shape", count)
     with pytest.raises(KeyboardInterrupt):
-        scan(folder, on_progress=interrupt)
-    assert len(read) < num_pictures
-    assert not list((folder / "labels").glob(".*.npz")), "half a scan was kept"
+        scan(directory, on_progress=interrupt)
+    assert len(read) < num_images
+    assert not list((directory / "labels").glob(".*.npz")), "half a scan was kept"
 
 
 def no_scan(*_):
     raise AssertionError("scanned in spite of the cache")
 
 
-@pytest.mark.parametrize("change", ["picture", "label", "new label", "new picture", "class", "lost label"])
-def test_any_change_of_files_or_names_makes_a_new_scan(folder, change, monkeypatch):
-    images, labels = folder / "images" / "train", folder / "labels" / "train"
+@pytest.mark.parametrize("change", ["image", "label", "new label", "new image", "class", "lost label"])
+def test_any_change_of_files_or_names_makes_a_new_scan(directory, change, monkeypatch):
+    images, labels = directory / "images" / "train", directory / "labels" / "train"
     for name in ("plain", "labelled"):
         (images / f"{name}.png").write_bytes(encoded(".png"))
     (labels / "labelled.txt").write_text(GOOD)
-    scan(folder)
+    scan(directory)
     with monkeypatch.context() as patch:
         patch.setattr(scan_module, "_scan", no_scan)
-        scan(folder)
-    if change == "picture":
+        scan(directory)
+    if change == "image":
         (images / "plain.png").write_bytes(encoded(".png", NOISE[:20]))
     elif change == "label":
         (labels / "good.txt").write_text("1 0.25 0.5 0.5 0.5\n")
     elif change == "new label":
         (labels / "plain.txt").write_text(GOOD)
-    elif change == "new picture":
+    elif change == "new image":
         (images / "another.png").write_bytes(encoded(".png"))
     elif change == "class":
-        (folder / "d.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog, cow]\n")
+        (directory / "d.yaml").write_text("train: images/train\nval: images/train\nnames: [cat, dog, cow]\n")
     else:
         (labels / "labelled.txt").unlink()
     called = []
     real = scan_module._scan
     monkeypatch.setattr(scan_module, "_scan", lambda *words: called.append(1) or real(*words))
-    scan(folder)
+    scan(directory)
     assert called
 
 
-def test_a_class_changed_to_another_of_one_digit_is_noticed(folder):
+def test_a_class_changed_to_another_of_one_digit_is_noticed(directory):
     """The file keeps its size; only its time tells. Set here, because clocks of file systems are coarse."""
-    label = folder / "labels" / "train" / "good.txt"
-    scan(folder)
+    label = directory / "labels" / "train" / "good.txt"
+    scan(directory)
     label.write_text(GOOD.replace("0 ", "1 ", 1))
     os.utime(label, ns=(label.stat().st_atime_ns, label.stat().st_mtime_ns + 1))
-    assert scan(folder).labels[0][0, 0] == 1
+    assert scan(directory).labels[0][0, 0] == 1
 
 
-def test_a_split_of_backgrounds_and_warnings_comes_out_of_the_cache_as_it_went_in(folder, monkeypatch):
+def test_a_split_of_backgrounds_and_warnings_comes_out_of_the_cache_as_it_went_in(directory, monkeypatch):
     """Shares of labels are cut at counts, of which many may be zero."""
-    (folder / "labels" / "train" / "good.txt").unlink()
-    (folder / "images" / "train" / "bad.png").write_bytes(b"")
-    (folder / "images" / "train" / "more.png").write_bytes(encoded(".png"))
-    first = scan(folder, "val", needs_labels=False)
+    (directory / "labels" / "train" / "good.txt").unlink()
+    (directory / "images" / "train" / "bad.png").write_bytes(b"")
+    (directory / "images" / "train" / "more.png").write_bytes(encoded(".png"))
+    first = scan(directory, "val", needs_labels=False)
     monkeypatch.setattr(scan_module, "_scan", no_scan)
-    again = scan(folder, "val", needs_labels=False)
+    again = scan(directory, "val", needs_labels=False)
     assert (again.paths, again.messages) == (first.paths, first.messages)
     assert (again.num_backgrounds, again.num_corrupt) == (first.num_backgrounds, first.num_corrupt) == (2, 1)
     for index in (first, again):
@@ -242,15 +244,15 @@ def test_a_split_of_backgrounds_and_warnings_comes_out_of_the_cache_as_it_went_i
         assert (index.shapes_hw.shape, index.shapes_hw.dtype) == ((2, 2), np.int32)
 
 
-def test_a_cache_holds_no_pickle(folder):
-    """Reading a pickle runs what is in it, and dataset folders are shared."""
-    scan(folder)
-    (cache,) = (folder / "labels").glob(".*.npz")
+def test_a_cache_holds_no_pickle(directory):
+    """Reading a pickle runs what is in it, and dataset directories are shared."""
+    scan(directory)
+    (cache,) = (directory / "labels").glob(".*.npz")
     with np.load(cache, allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
 
 
-def test_a_cache_can_be_read_by_the_whole_group(folder):
-    scan(folder)
-    (cache,) = (folder / "labels").glob(".*.npz")
+def test_a_cache_can_be_read_by_the_whole_group(directory):
+    scan(directory)
+    (cache,) = (directory / "labels").glob(".*.npz")
     assert cache.stat().st_mode & 0o044 == 0o044

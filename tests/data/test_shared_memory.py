@@ -74,7 +74,7 @@ def test_a_node_without_room_is_named(rows: list[tuple[int, int, int, int]], cla
 
 
 def test_ranks_without_loader_workers_need_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_memory, "FOLDER", Path("/no/such/folder"))
+    monkeypatch.setattr(shared_memory, "DIRECTORY", Path("/no/such/directory"))
     assert shared_room().text == "there is no /dev/shm"
     require_room([RankRoom(0, "gpu00", demand_of(MIB, 100, 0), shared_room())])
     with pytest.raises(TrainingError, match="gpu00: there is no /dev/shm"):
@@ -129,8 +129,8 @@ from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.spec.schema import Hyperparameters
 
-folder, kind, batch, fill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
+directory, kind, batch, fill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
 options = dict(imgsz=160, batch=batch, rank=0, world_size=1, workers=2, stride=32)
 if kind == "training":
     loader = TrainingLoader(index, hyp=Hyperparameters(), seed=0, **options)

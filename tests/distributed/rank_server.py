@@ -36,8 +36,8 @@ def main() -> None:
 
 def run_ranks(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Start all ranks and wait for their ends."""
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, str(rank)) for rank in range(len(request["ranks"]))]
+    with tempfile.TemporaryDirectory() as directory:
+        outputs = [Path(directory, str(rank)) for rank in range(len(request["ranks"]))]
         for output in outputs:
             output.touch()  # a rank may be killed before it opens its own
         pids = [start(rank, request, output) for rank, output in zip(request["ranks"], outputs, strict=True)]

@@ -32,15 +32,15 @@ SERVER = Path(__file__).parent / "rank_server.py"
 class RankServer:
     """Ranks of attempts in hosts of their own, two hosts with one rank each unless said."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self._process, self._folder, self._number = process, folder, 0
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        self._process, self._directory, self._number = process, directory, 0
 
     def run(
         self, plans: Sequence[HostPlan], variables: Mapping[str, str], per_host: int = 1, unreachable_s: float = 60
     ) -> list[dict[str, Any]]:
         """`code` and `output` of every rank of a Slurm step on such hosts."""
         self._number += 1
-        run = self._folder / str(self._number)
+        run = self._directory / str(self._number)
         (run / "rendezvous").mkdir(parents=True)
         with network_of(plans, run) as hosts:
             names = [host.name for host in hosts]

@@ -78,7 +78,7 @@ RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, s
     ({}, {}, {}, measured(0.15), "save time", "ok", "0.15 s for 86 MB"),
     ({}, {}, {}, measured(0.15, is_own=False), "save time", "ok", "0.15 s in run earlier for 86 MB"),
     ({}, {}, {}, measured(10.0), "save time", "ok", "40% of the 25 s, which are 10.0 s"),
-    ({}, {}, {}, measured(10.1), "save time", "warning", "output: a folder on a faster file system"),
+    ({}, {}, {}, measured(10.1), "save time", "warning", "output: a directory on a faster file system"),
     ({}, {}, {}, measured(10.1), "save time", "warning", "checkpoint.every_s, now 30"),
     ({}, {}, {}, measured(1.0, 12.5), "save time", "warning", "2 steps and a save take 26.0 s of the 25 s"),
     ({}, {"preempt_mode": "OFF"}, {}, measured(4.0), "save time", "note", "too long"),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """dataset.yaml of 40 training and 8 validation pictures."""
+    """dataset.yaml of 40 training and 8 validation images."""
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=40, num_val=8)
 
 

@@ -32,7 +32,7 @@ def environ(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def type_in(tmp_path, environ, data):
-    """Run a command line in an empty folder, `DATA` standing for the dataset."""
+    """Run a command line in an empty directory, `DATA` standing for the dataset."""
 
     def run(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [str(data) if word == "DATA" else str(word) for word in words]

@@ -25,28 +25,28 @@ AGAIN = STEP | {"SLURM_RESTART_COUNT": "1"}
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     """A spec with files of a person's own, and its run, trained once by a job of a template."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "hyp.yaml").write_text("lr0: 0.01\n")
-    (folder / "data.yaml").write_text(f"path: {shapes.parent}\n{shapes.read_text()}")
+    directory = tmp_path_factory.mktemp("home")
+    (directory / "hyp.yaml").write_text("lr0: 0.01\n")
+    (directory / "data.yaml").write_text(f"path: {shapes.parent}\n{shapes.read_text()}")
     spec = {
         "name": "run",
         "model": "yolov5n",
         "data": "data.yaml",
-        "output": str(folder / "runs"),
+        "output": str(directory / "runs"),
         "cluster": {"gpus_per_node": 0},
         "train": {"epochs": 1, "batch": 20, "imgsz": 64, "workers": 0, "hyp": "hyp.yaml"},
     }
-    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
-    done = type_in(folder, STEP, "train", "spec.yaml")
+    (directory / "spec.yaml").write_text(yaml.safe_dump(spec))
+    done = type_in(directory, STEP, "train", "spec.yaml")
     assert done.returncode == 0, done.stderr
-    return folder
+    return directory
 
 
-def type_in(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+def type_in(directory: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | variables | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = [sys.executable, "-m", "hpc_yolo", *words]
     return subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        command, cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

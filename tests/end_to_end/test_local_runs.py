@@ -152,14 +152,14 @@ def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, h
     assert "Traceback" not in done.stderr
 
 
-def test_pictures_and_labels_that_cannot_be_used_are_a_warning_and_the_run_goes_on(
+def test_images_and_labels_that_cannot_be_used_are_a_warning_and_the_run_goes_on(
     write_spec, hpc_yolo, events_of, shapes, tmp_path
 ):
     spoiled = tmp_path / "spoiled"
     shutil.copytree(shapes.parent, spoiled, ignore=shutil.ignore_patterns(".*"))
     (spoiled / "labels" / "train" / "00000.txt").write_text("80 0.5 0.5 0.1 0.1\n")
-    picture = spoiled / "images" / "train" / "00001.jpg"
-    picture.write_bytes(picture.read_bytes()[:2000])
+    image = spoiled / "images" / "train" / "00001.jpg"
+    image.write_bytes(image.read_bytes()[:2000])
     spec = write_spec("spoiled", cluster=LOCAL_PAIR, train={"epochs": 1}, data=str(spoiled / "dataset.yaml"))
     done = hpc_yolo("submit", spec)
     for words in ("2 images left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
@@ -218,7 +218,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
 )
 def test_a_mistake_is_one_message_and_an_exit_code(write_spec, hpc_yolo, tmp_path, options, exit_code, words):
     file = tmp_path / "file"
-    file.write_text("not a folder")
+    file.write_text("not a directory")
     spec = write_spec("wrong", cluster=LOCAL_PAIR)
     done = hpc_yolo("submit", spec, *(option.format(file=file) for option in options), check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr

@@ -119,15 +119,15 @@ def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yo
         ({"SBATCH_EXPORT": "NONE"}, {}),
         ({"SLURM_EXPORT_ENV": "NONE", "SRUN_EXPORT_ENV": "NONE"}, {}),
         ({"SBATCH_EXPORT": "NONE", "SLURM_EXPORT_ENV": "NIL"}, {"get-user-env": True}),
-        ({}, {"export-file": "{folder}/variables"}),
-        ({}, {"chdir": "{folder}", "verbose": True, "ignore-pbs": True, "input": "/dev/null", "wckey": "w"}),
+        ({}, {"export-file": "{directory}/variables"}),
+        ({}, {"chdir": "{directory}", "verbose": True, "ignore-pbs": True, "input": "/dev/null", "wckey": "w"}),
     ],
     ids=str,
 )
 def test_tasks_have_the_variables_of_the_script_whatever_sbatch_exports(in_slurm, tmp_path, variables, options):
     (tmp_path / "variables").write_bytes(b"FROM_FILE=1\0")
     options = {
-        name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in options.items()
+        name: value.format(directory=tmp_path) if isinstance(value, str) else value for name, value in options.items()
     }
     cluster = ClusterSpec(gpus_per_node=0, cpus_per_task=1, env={"OURS": "it's"}, setup="export SET=up", sbatch=options)
     spec = Spec(name="exports", model="yolov5n", data="d", cluster=cluster)

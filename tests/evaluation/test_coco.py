@@ -49,13 +49,13 @@ def test_a_detection_is_rounded_as_coco_wants_it():
 
 
 class Scenes:
-    """Random pictures as COCO has them: about seven objects, some beside one of their kind, a few empty pictures, one
-    object in eighty a crowd; and detections as a trained network gives them at the lowest confidence, 300 a picture.
+    """Random images as COCO has them: about seven objects, some beside one of their kind, a few empty images, one
+    object in eighty a crowd; and detections as a trained network gives them at the lowest confidence, 300 an image.
     """
 
-    def __init__(self, seed: int, num_pictures: int) -> None:
+    def __init__(self, seed: int, num_images: int) -> None:
         self.random = np.random.default_rng(seed)
-        self.objects = [self.draw_objects() for _ in range(num_pictures)]
+        self.objects = [self.draw_objects() for _ in range(num_images)]
         self.detections = [self.draw_detections(objects) for objects in self.objects]
 
     def draw_objects(self):
@@ -115,8 +115,8 @@ class Scenes:
         }
 
 
-def official_and_own(scenes: Scenes, folder: Path):
-    truth, found = folder / "annotations.json", folder / "predictions.json"
+def official_and_own(scenes: Scenes, directory: Path):
+    truth, found = directory / "annotations.json", directory / "predictions.json"
     truth.write_text(json.dumps(scenes.annotations()))
     paths = [f"images/{image}.jpg" for image in range(len(scenes.objects))]
     annotations = read_annotations(truth, [f"kind {kind}" for kind in range(NUM_CLASSES)], paths)
@@ -139,7 +139,7 @@ def official_and_own(scenes: Scenes, folder: Path):
 
 
 def test_our_own_mean_average_precision_is_near_the_official_one(tmp_path):
-    scenes = Scenes(seed=0, num_pictures=500)
+    scenes = Scenes(seed=0, num_images=500)
     assert sum(not objects for objects in scenes.objects) > 10
     assert sum(one[-1] for objects in scenes.objects for one in objects) > 20
     official, own = official_and_own(scenes, tmp_path)
@@ -166,7 +166,7 @@ def test_a_crowd_of_another_class_excuses_nothing():
 
 
 def test_a_detector_that_finds_nothing_has_official_numbers_too(tmp_path):
-    scenes = Scenes(seed=1, num_pictures=5)
+    scenes = Scenes(seed=1, num_images=5)
     scenes.detections = [torch.zeros(0, 6)] * 5
     official, own = official_and_own(scenes, tmp_path)
     assert (official.ap, official.ar100, own.map50_95) == (0, 0, 0)

@@ -38,18 +38,18 @@ def test_published_counts(case):
     ids=[
         "nothing",
         "a miss",
-        "a false alarm on an empty picture",
+        "a false alarm on an empty image",
         "a false alarm beside a miss",
         "not sure enough",
         "equal overlaps: the surer one",
     ],
 )
 def test_counts(detections, labels, counts):
-    """False alarms count on every picture: a detector that fires on empty pictures must not look clean."""
+    """False alarms count on every image: a detector that fires on empty images must not look clean."""
     assert counted(detections, labels) == counts
 
 
-def test_pictures_add_up():
+def test_images_add_up():
     matrix = ConfusionMatrix(1)
     for _ in range(3):
         matrix.add(torch.tensor([[*BOX, 0.9, 0.0]]), torch.tensor([[0.0, *BOX]]))

@@ -119,7 +119,7 @@ def test_a_class_without_labels_counts_for_nothing():
 
 @pytest.mark.parametrize(("num_detections", "labels"), [(0, []), (0, [1, 1]), (3, []), (3, [1, 1])])
 def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
-    """The first epochs of every training, and a data set of empty pictures."""
+    """The first epochs of every training, and a data set of empty images."""
     metrics = compute_metrics(
         np.zeros((num_detections, 10), bool),
         np.full(num_detections, 0.5),

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: published counts, and no picture that pays for another."""
+"""Non-maximum suppression: published counts, and no image that pays for another."""
 
 import json
 from fractions import Fraction
@@ -14,7 +14,7 @@ ARGUMENTS = {"conf_thres": "conf_threshold", "iou_thres": "iou_threshold", "max_
 
 
 def waves(num_rows, num_classes):
-    """One picture's decoded rows by the formula of the golden figures."""
+    """One image's decoded rows by the formula of the golden figures."""
     i = torch.arange(num_rows, dtype=torch.float64)[:, None]
     boxes = (
         100 + 80 * torch.sin(0.9 * i),
@@ -87,7 +87,7 @@ def test_detections_are_those_of_the_definition(options, max_detections):
 
 
 def test_equal_scores_stand_in_the_order_of_rows_where_the_cut_falls():
-    """Else two machines would find different boxes in a picture with more equal scores than candidates."""
+    """Else two machines would find different boxes in an image with more equal scores than candidates."""
     num = MAX_CANDIDATES + 100
     rows = torch.zeros(1, num, 6)
     rows[0, :, 0] = torch.arange(num) * 3.0
@@ -97,16 +97,16 @@ def test_equal_scores_stand_in_the_order_of_rows_where_the_cut_falls():
     assert found[:, 0].tolist() == (rows[0, :MAX_CANDIDATES, 0] - 0.5).tolist()
 
 
-def test_every_picture_is_searched_however_long_the_ones_before_took():
-    """The original stops the clock and returns nothing for later pictures, which quietly lowers mAP."""
-    pictures = waves(200, 3).expand(6, -1, -1)
-    assert [len(found) for found in non_max_suppression(pictures)] == [300] * 6
+def test_every_image_is_searched_however_long_the_ones_before_took():
+    """The original stops the clock and returns nothing for later images, which quietly lowers mAP."""
+    images = waves(200, 3).expand(6, -1, -1)
+    assert [len(found) for found in non_max_suppression(images)] == [300] * 6
 
 
-def test_a_picture_without_a_sure_box_has_no_detections():
-    pictures = torch.cat((waves(50, 2), waves(50, 2)))
-    pictures[0, :, 4] = 0
-    first, second = non_max_suppression(pictures)
+def test_a_image_without_a_sure_box_has_no_detections():
+    images = torch.cat((waves(50, 2), waves(50, 2)))
+    images[0, :, 4] = 0
+    first, second = non_max_suppression(images)
     assert first.shape == (0, 6)
     assert len(second) > 0
 

@@ -41,13 +41,13 @@ def weights(network, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    folder = tmp_path / "images"
-    (folder / "deeper").mkdir(parents=True)
+    directory = tmp_path / "images"
+    (directory / "deeper").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
     for name in ("a.png", "b.JPG", "deeper/a.png"):
-        cv2.imwrite(str(folder / name), noise)
-    (folder / "notes.md").write_text("not a picture")
-    return folder
+        cv2.imwrite(str(directory / name), noise)
+    (directory / "notes.md").write_text("not an image")
+    return directory
 
 
 @pytest.fixture

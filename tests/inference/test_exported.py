@@ -32,7 +32,7 @@ FORMS = [("onnx", False), ("onnx", True), ("torchscript", False), ("torchscript"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def directory(tmp_path_factory):
     """Weights of a small model with random layers that finds much everywhere, and its exports."""
     path = tmp_path_factory.mktemp("exported") / "best.safetensors"
     torch.manual_seed(0)
@@ -58,20 +58,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
+    directory = tmp_path_factory.mktemp("data")
     for kind in ("images", "labels"):
-        (folder / kind).mkdir()
+        (directory / kind).mkdir()
     for number, (height, width) in enumerate([(96, 96), (64, 96), (96, 48), (50, 80)]):
         pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), pixels)
-        (folder / "labels" / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
-    path = folder / "data.yaml"
-    path.write_text(f"path: {folder}\nval: images\nnames: {json.dumps(NAMES)}\n")
+        cv2.imwrite(str(directory / "images" / f"{number}.png"), pixels)
+        (directory / "labels" / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
+    path = directory / "data.yaml"
+    path.write_text(f"path: {directory}\nval: images\nnames: {json.dumps(NAMES)}\n")
     return path
 
 
-def run(*words, folder):
-    words = [*words, "--project", folder, "--name", "exp"]
+def run(*words, directory):
+    words = [*words, "--project", directory, "--name", "exp"]
     result = CliRunner().invoke(cli, list(map(str, words)))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -79,39 +79,41 @@ def run(*words, folder):
     return result.stdout
 
 
-def detections(weights, image, folder, *words):
-    (line,) = run("predict", image, "--weights", weights, "--json", "--nosave", *words, folder=folder).splitlines()
+def detections(weights, image, directory, *words):
+    (line,) = run(
+        "predict", image, "--weights", weights, "--json", "--nosave", *words, directory=directory
+    ).splitlines()
     found = json.loads(line)["detections"]
     return [item["name"] for item in found], np.array([[*item["xyxy"], 100 * item["confidence"]] for item in found])
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript", "scripted.pt"])
-def test_predict_finds_what_the_model_finds_that_the_file_came_from(name, folder, data, tmp_path):
+def test_predict_finds_what_the_model_finds_that_the_file_came_from(name, directory, data, tmp_path):
     """At the size that it was trained at, without being told."""
     image = data.parent / "images" / "0.png"
-    expected_names, expected = detections(folder / "best.safetensors", image, tmp_path)
-    names, found = detections(folder / name, image, tmp_path)
+    expected_names, expected = detections(directory / "best.safetensors", image, tmp_path)
+    names, found = detections(directory / name, image, tmp_path)
     assert len(expected) > 10 and names == expected_names
     assert np.abs(found - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["any.onnx", "any.torchscript"])
-def test_a_dynamic_file_takes_any_size(name, folder, data, tmp_path):
+def test_a_dynamic_file_takes_any_size(name, directory, data, tmp_path):
     image = data.parent / "images" / "3.png"
     for words in ((), ("--imgsz", "128"), ("--imgsz", "64", "96")):
-        expected_names, expected = detections(folder / "best.safetensors", image, tmp_path, *words)
-        names, found = detections(folder / name, image, tmp_path, *words)
+        expected_names, expected = detections(directory / "best.safetensors", image, tmp_path, *words)
+        names, found = detections(directory / name, image, tmp_path, *words)
         assert names == expected_names and np.abs(found - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "fixed.torchscript"])
-def test_a_file_of_one_size_pads_every_image_to_it(name, folder):
+def test_a_file_of_one_size_pads_every_image_to_it(name, directory):
     pixels = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
     settings = PredictSettings((SIZE, SIZE), exact=True)
     expected, found = (
         np.array(Predictor(loaded.model, settings)(Frame(Source("x"), pixels)).detections)
         for loaded in (
-            load_inference_model(folder / file, device="cpu", half=False, augment=False)
+            load_inference_model(directory / file, device="cpu", half=False, augment=False)
             for file in ("best.safetensors", name)
         )
     )
@@ -119,22 +121,22 @@ def test_a_file_of_one_size_pads_every_image_to_it(name, folder):
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript"])
-def test_val_measures_what_it_measures_of_the_model(name, folder, data, tmp_path):
+def test_val_measures_what_it_measures_of_the_model(name, directory, data, tmp_path):
     """In squares, which all of them take; four images in passes of three."""
     words = ("--data", data, "--task", "speed", "--conf", "0.01", "--workers", "0", "--batch", "4", "--json")
     kept = ("imgsz", "num_images", "precision", "recall", "map50", "map50_95")
     expected, found = (
-        json.loads(run("val", "--weights", folder / file, *words, folder=tmp_path))
+        json.loads(run("val", "--weights", directory / file, *words, directory=tmp_path))
         for file in ("best.safetensors", name)
     )
     assert expected["imgsz"] == SIZE and expected["recall"] > 0
     assert [found[key] for key in kept] == pytest.approx([expected[key] for key in kept], abs=1e-3)
 
 
-def test_val_of_a_dynamic_file_groups_shapes_as_it_does_for_the_model(folder, data, tmp_path):
+def test_val_of_a_dynamic_file_groups_shapes_as_it_does_for_the_model(directory, data, tmp_path):
     words = ("--data", data, "--save-json", "--workers", "0", "--imgsz", "64")
     for file in ("best.safetensors", "any.onnx"):
-        run("val", "--weights", folder / file, *words, folder=tmp_path)
+        run("val", "--weights", directory / file, *words, directory=tmp_path)
     expected, found = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
     assert len(found) == len(expected) > 100
     scores = [np.sort([item["score"] for item in items]) for items in (expected, found)]
@@ -142,11 +144,11 @@ def test_val_of_a_dynamic_file_groups_shapes_as_it_does_for_the_model(folder, da
 
 
 def predict_fixed(*words):
-    return lambda folder, data: ["predict", data.parent / "images", "--weights", folder / "fixed.onnx", *words]
+    return lambda directory, data: ["predict", data.parent / "images", "--weights", directory / "fixed.onnx", *words]
 
 
 def val(name, *words):
-    return lambda folder, data: ["val", "--weights", folder / name, "--data", data, *words]
+    return lambda directory, data: ["val", "--weights", directory / name, "--data", data, *words]
 
 
 @pytest.mark.parametrize(
@@ -161,18 +163,18 @@ def val(name, *words):
         (val("wide.onnx"), SpecError, "exported for 64 x 96 px .* and val needs a square"),
     ],
 )
-def test_what_an_exported_file_cannot_do_is_said(words, kind, said, folder, data, tmp_path):
-    if not (wide := folder / "wide.onnx").exists():
-        file = read_model_file(folder / "best.safetensors")
+def test_what_an_exported_file_cannot_do_is_said(words, kind, said, directory, data, tmp_path):
+    if not (wide := directory / "wide.onnx").exists():
+        file = read_model_file(directory / "best.safetensors")
         export(build_detector(file), file.names, "onnx", wide, ExportOptions((64, 96)))
     with pytest.raises(kind, match=said):
-        run(*words(folder, data), folder=tmp_path)
+        run(*words(directory, data), directory=tmp_path)
 
 
-def test_a_missing_runtime_is_named_with_the_command_that_brings_it(folder, monkeypatch):
+def test_a_missing_runtime_is_named_with_the_command_that_brings_it(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CheckpointError, match=r"onnxruntime\n.*pip install 'hpc-yolo\[export\]'"):
-        load_exported(folder / "any.onnx")
+        load_exported(directory / "any.onnx")
 
 
 def write_onnx(path, output_shape, *, properties=None, inputs=1, kind=TensorProto.FLOAT):
@@ -268,16 +270,16 @@ def call(line):
         ("version", lambda _: b"99999", "torch .* cannot load it"),
     ],
 )
-def test_a_torchscript_file_that_is_no_detector_is_not_run(entry, content, said, folder, tmp_path):
-    spoiled_torchscript(tmp_path / "x.torchscript", folder / "fixed.torchscript", entry, content)
+def test_a_torchscript_file_that_is_no_detector_is_not_run(entry, content, said, directory, tmp_path):
+    spoiled_torchscript(tmp_path / "x.torchscript", directory / "fixed.torchscript", entry, content)
     with pytest.raises(CheckpointError, match=said):
         load_exported(tmp_path / "x.torchscript")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".torchscript"])
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
-def test_a_damaged_file_is_said(suffix, content, folder, tmp_path):
-    whole = (folder / f"fixed{suffix}").read_bytes()
+def test_a_damaged_file_is_said(suffix, content, directory, tmp_path):
+    whole = (directory / f"fixed{suffix}").read_bytes()
     (tmp_path / f"x{suffix}").write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(CheckpointError, match=r"is no ONNX file|is no TorchScript file"):
         load_exported(tmp_path / f"x{suffix}")
@@ -291,16 +293,16 @@ def test_every_activation_passes_the_list_of_operations(activation, tmp_path):
     assert load_exported(tmp_path / "n.torchscript").about.names == tuple(NAMES)
 
 
-def test_a_file_that_gives_other_rows_than_it_says_is_refused(folder, monkeypatch):
-    model = load_exported(folder / "any.torchscript")
+def test_a_file_that_gives_other_rows_than_it_says_is_refused(directory, monkeypatch):
+    model = load_exported(directory / "any.torchscript")
     monkeypatch.setattr(model, "about", exported.About(("only",), 32))
     with pytest.raises(CheckpointError, match="batch x rows x 6"):
         model(torch.zeros(1, 3, 64, 64))
 
 
-def test_the_export_command_takes_the_trained_size_and_a_refused_write_is_said(folder, tmp_path):
+def test_the_export_command_takes_the_trained_size_and_a_refused_write_is_said(directory, tmp_path):
     path = tmp_path / "best.safetensors"
-    path.write_bytes((folder / "best.safetensors").read_bytes())
+    path.write_bytes((directory / "best.safetensors").read_bytes())
     result = CliRunner().invoke(cli, ["export", str(path), "--include", "onnx"])
     assert result.exit_code == 0, result.output
     about = load_exported(tmp_path / "best.onnx").about

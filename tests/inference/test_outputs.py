@@ -57,12 +57,12 @@ def test_a_video_of_any_size_is_written_whole(size_hw, tmp_path):
     check_video(tmp_path, size_hw, 25.0)
 
 
-def check_video(folder, size_hw, fps):
-    outputs = Outputs(folder, ["cat"])
+def check_video(directory, size_hw, fps):
+    outputs = Outputs(directory, ["cat"])
     for prediction in predictions(Source("clip.mp4", Path("clip.mp4")), noise(*size_hw), fps=fps):
         assert outputs.write(prediction) == []
     assert outputs.close() == []
-    (path,) = folder.iterdir()
+    (path,) = directory.iterdir()
     height, width = (side + side % 2 for side in size_hw)
     assert facts(path) == (3, width, height)
 
@@ -125,22 +125,22 @@ def test_an_image_is_written_in_its_own_form_or_as_a_png(suffix, size_hw, expect
 
 
 def test_a_directory_of_good_and_bad_sources_is_done_but_for_the_bad(type_in, tmp_path):
-    folder = tmp_path / "mixed"
-    folder.mkdir()
+    directory = tmp_path / "mixed"
+    directory.mkdir()
     for name in ("a.png", "z.png"):
-        cv2.imwrite(str(folder / name), noise())
-    cv2.imwrite(str(folder / "b.dng.png"), noise())
-    (folder / "b.dng.png").rename(folder / "b.dng")
+        cv2.imwrite(str(directory / name), noise())
+    cv2.imwrite(str(directory / "b.dng.png"), noise())
+    (directory / "b.dng.png").rename(directory / "b.dng")
     for name in ("empty.jpg", "empty.mp4", "empty.gif"):
-        (folder / name).touch()
-    (folder / "text.jpg").write_text("not an image")
-    (folder / "text.mp4").write_text("not a video")
-    (folder / "notes.txt").write_text("no source at all")
-    write_video(folder / "fast.avi", fps=210.953)
-    write_video(folder / "none.avi", frames=0)
-    whole = write_video(folder / "cut.avi", frames=40).read_bytes()
-    (folder / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    result = type_in(folder, "--save-txt", "--save-crop")
+        (directory / name).touch()
+    (directory / "text.jpg").write_text("not an image")
+    (directory / "text.mp4").write_text("not a video")
+    (directory / "notes.txt").write_text("no source at all")
+    write_video(directory / "fast.avi", fps=210.953)
+    write_video(directory / "none.avi", frames=0)
+    whole = write_video(directory / "cut.avi", frames=40).read_bytes()
+    (directory / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    result = type_in(directory, "--save-txt", "--save-crop")
     assert result.exit_code == 3, (result.output, result.exception)
     failed = {line.split(": ")[1].rpartition("/")[2] for line in result.stderr.splitlines() if "failed: " in line}
     assert failed == {"empty.jpg", "empty.mp4", "empty.gif", "text.jpg", "text.mp4", "none.avi", "cut.avi"}
@@ -180,23 +180,23 @@ def test_a_results_directory_that_lets_nobody_write_is_said_for_every_source(ima
 
 
 def test_names_as_long_as_the_file_system_allows_get_results(type_in, tmp_path):
-    folder = tmp_path / "long"
-    folder.mkdir()
+    directory = tmp_path / "long"
+    directory.mkdir()
     for letter in "ab":
-        cv2.imwrite(str(folder / ("x" * 250 + letter + ".png")), noise())
-    result = type_in(folder, "--save-txt", "--save-crop")
+        cv2.imwrite(str(directory / ("x" * 250 + letter + ".png")), noise())
+    result = type_in(directory, "--save-txt", "--save-crop")
     assert result.exit_code == 0, (result.output, result.exception)
     assert len(list((tmp_path / RESULTS).glob("*.png"))) == len(list((tmp_path / RESULTS / "labels").iterdir())) == 2
 
 
 def test_names_that_are_no_text_or_hold_controls_are_printed_and_written(type_in, tmp_path):
-    folder = tmp_path / "odd"
-    folder.mkdir()
+    directory = tmp_path / "odd"
+    directory.mkdir()
     content = cv2.imencode(".png", noise())[1].tobytes()
     for name in (b"latin \xe9.png", b"escape \x1b[2J.png", b"line\nbreak.png"):
-        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(content)
-    Path(os.fsdecode(bytes(folder) + b"/video \xe9.avi")).write_bytes(write_video(tmp_path / "v.avi").read_bytes())
-    result = type_in(folder, "--save-txt")
+        Path(os.fsdecode(bytes(directory) + b"/" + name)).write_bytes(content)
+    Path(os.fsdecode(bytes(directory) + b"/video \xe9.avi")).write_bytes(write_video(tmp_path / "v.avi").read_bytes())
+    result = type_in(directory, "--save-txt")
     assert "escape \\x1b[2J.png" in result.stdout and "\x1b[2J" not in result.stdout
     assert "latin \\udce9.png" in result.stdout and "line\\nbreak.png: " in result.stdout
     assert len(list((tmp_path / RESULTS).glob("*.png"))) == 3
@@ -303,7 +303,7 @@ CLASS_NAMES = ["..", ".", "a/b", "a%2Fb", "x" * 300, "nul\0", "CON", "/etc", "A/
 def test_crops_of_classes_with_any_name_stay_below_their_directory(tmp_path):
     results = tmp_path / "deep" / "results"
     results.mkdir(parents=True)
-    outputs = Outputs(results, CLASS_NAMES, crops=True, pictures=False)
+    outputs = Outputs(results, CLASS_NAMES, crops=True, images=False)
     rows = [[1.0, 1.0, 9.0, 9.0, 0.9, float(kind)] for kind in range(len(CLASS_NAMES))]
     assert outputs.write(Prediction(Frame(Source("x", Path("x.jpg")), noise()), rows, 0.0)) == []
     crops = [path.relative_to(results / "crops") for path in tmp_path.rglob("*.jpg")]

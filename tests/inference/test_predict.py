@@ -18,7 +18,7 @@ from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes
 
 
 def test_boxes_lie_where_the_network_saw_them(network):
-    """A picture of 160 x 96 that is letterboxed into 128: every box must come back by its ratio."""
+    """An image of 160 x 96 that is letterboxed into 128: every box must come back by its ratio."""
     frame = Frame(Source("x"), np.zeros((96, 160, 3), dtype=np.uint8))
     settings = PredictSettings((128, 128), iou_threshold=1.0)
     found = np.array(Predictor(network, settings)(frame).detections)
@@ -121,9 +121,9 @@ def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, vid
     before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
     result = type_in(images, video, "--save-txt", "--save-conf", "--save-crop")
     assert result.exit_code == 0, result.output
-    folder = tmp_path / "runs" / "detect" / "exp"
+    directory = tmp_path / "runs" / "detect" / "exp"
     assert f"results in {Path('runs/detect/exp')}" in result.output
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in directory.iterdir()) == [
         MARKER,
         "a.png",
         "a_2.png",
@@ -132,14 +132,14 @@ def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, vid
         "crops",
         "labels",
     ]
-    assert cv2.imread(str(folder / "a.png")).shape == (96, 160, 3)
-    clip = cv2.VideoCapture(str(folder / "clip.mp4"))
+    assert cv2.imread(str(directory / "a.png")).shape == (96, 160, 3)
+    clip = cv2.VideoCapture(str(directory / "clip.mp4"))
     assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 6
     clip.release()
-    rows = [line.split() for line in (folder / "labels" / "a.txt").read_text().splitlines()]
+    rows = [line.split() for line in (directory / "labels" / "a.txt").read_text().splitlines()]
     assert all(len(row) == 6 and row[0] == "1" and 0 <= float(row[1]) <= 1 for row in rows)
-    assert (folder / "labels" / "clip_5.txt").exists()
-    assert list((folder / "crops" / "dog").glob("a_0.jpg"))
+    assert (directory / "labels" / "clip_5.txt").exists()
+    assert list((directory / "crops" / "dog").glob("a_0.jpg"))
     assert "dog" in result.output and "160x96" in result.output
     assert {path: path.read_bytes() for path in before} == before
     again = type_in(images / "a.png", "--nosave")
@@ -147,8 +147,8 @@ def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, vid
     assert "results in" not in again.output
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, images, tmp_path):
-    (images / "b.JPG").write_bytes(b"not a picture")
+def test_a_image_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, images, tmp_path):
+    (images / "b.JPG").write_bytes(b"not an image")
     result = type_in(images)
     assert result.exit_code == 3
     assert "failed:" in result.output and "b.JPG" in result.output
@@ -187,7 +187,7 @@ def test_a_reader_that_nobody_reads_on_ends(images):
     "box", [(0, 0, 10, 10), (-5, -5, 20, 20), (60, 90, 64, 96), (63, 0, 200, 50), (5.2, 5.2, 5.4, 5.4), (0, 0, 64, 96)]
 )
 @pytest.mark.parametrize("name", ["x", "a class with a very long name indeed", "Café 猫"])
-def test_a_label_stays_on_the_picture_whatever_the_box(box, name):
+def test_a_label_stays_on_the_image_whatever_the_box(box, name):
     """OpenCV cuts off silently what lies outside: the ground of the label must be seen whole."""
     pixels = np.full((96, 64, 3), 90, dtype=np.uint8)
     drawn = draw_boxes(pixels, [[*box, 0.9, 0.0]], [name], Style())

@@ -20,22 +20,22 @@ from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.evaluation.coco_truth import read_annotations
-from hpc_yolo.evaluation.evaluator import EvaluationSettings, PictureResult
+from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult
 from hpc_yolo.inference import validate as validate_module
 from hpc_yolo.inference.eval_target import Named, find_named, prepare_subject
-from hpc_yolo.inference.result_dirs import results_folder
+from hpc_yolo.inference.result_dirs import results_directory
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.runs.directory import RunDirectory
 
-SIZE, NUM_PICTURES = (96, 64), 7
+SIZE, NUM_IMAGES = (96, 64), 7
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    return write_shapes_dataset(folder, num_train=2, num_val=NUM_PICTURES, image_size=SIZE)
+    directory = tmp_path_factory.mktemp("data") / "shapes"
+    return write_shapes_dataset(directory, num_train=2, num_val=NUM_IMAGES, image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def save_network(path: Path, names: list[str]) -> None:
     save_model(path, build_model("yolov5n", len(names)), description)
 
 
-def run_val(*words: object, folder: Path):
-    command = ["val", *map(str, words), "--project", str(folder), "--workers", "0", "--device", "cpu"]
+def run_val(*words: object, directory: Path):
+    command = ["val", *map(str, words), "--project", str(directory), "--workers", "0", "--device", "cpu"]
     result = CliRunner().invoke(cli, command)
     if result.exception is not None and not isinstance(result.exception, (HpcYoloError, SystemExit)):
         raise result.exception
@@ -128,7 +128,7 @@ def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
         outputs=outputs,
         on_progress=lambda *progress: done.append(progress),
     )
-    assert done[-1] == (NUM_PICTURES, NUM_PICTURES)
+    assert done[-1] == (NUM_IMAGES, NUM_IMAGES)
     assert report.map50_95 == pytest.approx(0.995, abs=0.001)
     assert report.coco is not None and report.coco.ap == pytest.approx(1)
     assert report.num_labels == sum(map(len, oracle.index.labels))
@@ -151,13 +151,13 @@ def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
         assert (rows[:, 5] > 0.9).all()
 
 
-def test_pictures_of_one_name_in_two_folders_keep_two_label_files(oracle, tmp_path):
-    names = ["a/x.jpg", "b/x.jpg", *(f"a/{number}.jpg" for number in range(NUM_PICTURES - 2))]
-    folders = [str(Path(path).parent) for path in oracle.index.paths]
+def test_images_of_one_name_in_two_directories_keep_two_label_files(oracle, tmp_path):
+    names = ["a/x.jpg", "b/x.jpg", *(f"a/{number}.jpg" for number in range(NUM_IMAGES - 2))]
+    directories = [str(Path(path).parent) for path in oracle.index.paths]
     for name, path in zip(names, oracle.index.paths, strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(Path(path).read_bytes())
-    assert len(set(folders)) == 1
+    assert len(set(directories)) == 1
     index = replace(oracle.index, paths=tuple(str(tmp_path / name) for name in names))
     outputs = Outputs(tmp_path, labels=True)
     validate(replace(oracle, index=index), imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=outputs)
@@ -168,7 +168,7 @@ def test_names_with_a_number_at_the_end_keep_files_of_their_own(tmp_path):
     paths = ("a/x.jpg", "a/x-2.jpg", "b/x.jpg", "c/x.jpg", f"d/{'y' * 250}.jpg")
     write = validate_module._label_writer(tmp_path / "labels", paths, with_scores=False)
     for number in range(len(paths)):
-        write(PictureResult(number, (8, 8), torch.zeros(0, 6), torch.zeros(0, 5)))
+        write(ImageResult(number, (8, 8), torch.zeros(0, 6), torch.zeros(0, 5)))
     written = {path.name for path in (tmp_path / "labels").iterdir()}
     assert len(written) == len(paths) and written >= {"x.txt", "x-2.txt", "x-3.txt", "x-4.txt"}
 
@@ -176,22 +176,22 @@ def test_names_with_a_number_at_the_end_keep_files_of_their_own(tmp_path):
 @pytest.mark.parametrize("option", ["--save-json", "--save-txt"])
 def test_results_that_cannot_be_written_are_said(option, weights, data, tmp_path, file_limit):
     with file_limit(10):
-        result = run_val("--weights", weights, "--data", data, option, folder=tmp_path)
+        result = run_val("--weights", weights, "--data", data, option, directory=tmp_path)
     assert isinstance(result.exception, RunError), result.output
     assert "cannot be written: File too large" in str(result.exception)
 
 
 def test_the_command_prints_and_leaves_the_same_figures(weights, data, tmp_path):
-    result = run_val("--weights", weights, "--data", data, "--batch", 4, "--json", folder=tmp_path)
+    result = run_val("--weights", weights, "--data", data, "--batch", 4, "--json", directory=tmp_path)
     printed = json.loads(result.stdout)
-    assert Path(printed.pop("folder")) == tmp_path / "exp"
+    assert Path(printed.pop("directory")) == tmp_path / "exp"
     assert printed == json.loads((tmp_path / "exp" / "metrics.json").read_text())
-    assert (printed["num_images"], printed["imgsz"], printed["batch"]) == (NUM_PICTURES, 96, 4)
+    assert (printed["num_images"], printed["imgsz"], printed["batch"]) == (NUM_IMAGES, 96, 4)
     assert (tmp_path / "exp").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_table_has_a_row_for_each_class(weights, data, tmp_path):
-    text = run_val("--weights", weights, "--data", data, "--conf", 0.5, folder=tmp_path).stdout
+    text = run_val("--weights", weights, "--data", data, "--conf", 0.5, directory=tmp_path).stdout
     assert [name for name in ("all", *CLASSES, "mAP50-95", "speed") if name not in text] == []
 
 
@@ -202,27 +202,27 @@ def test_a_run_is_evaluated_on_its_own_data_with_its_own_size(weights, data, tmp
     run.spec.write_text(yaml.safe_dump(spec))
     run.best.write_bytes(weights.read_bytes())
     for named in (run.path, run.best):
-        report = json.loads(run_val(named, "--json", folder=tmp_path).stdout)
+        report = json.loads(run_val(named, "--json", directory=tmp_path).stdout)
         assert (report["data"], report["imgsz"], report["weights"]) == (str(data), 64, str(run.best))
-    assert json.loads(run_val(run.path, "--img", 128, "--json", folder=tmp_path).stdout)["imgsz"] == 128
+    assert json.loads(run_val(run.path, "--img", 128, "--json", directory=tmp_path).stdout)["imgsz"] == 128
 
 
-@pytest.mark.parametrize("folder", ["weights", "checkpoints"])
-def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(folder, weights, data, tmp_path):
+@pytest.mark.parametrize("directory", ["weights", "checkpoints"])
+def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(directory, weights, data, tmp_path):
     """A spec.yaml above the weights makes no run: it may describe anything."""
     (tmp_path / "spec.yaml").write_text(f"name: x\nmodel: yolov5n\ndata: {data}\ntrain: {{imgsz: 640}}\n")
-    path = tmp_path / folder / "best.safetensors"
+    path = tmp_path / directory / "best.safetensors"
     path.parent.mkdir()
     path.write_bytes(weights.read_bytes())
     assert find_named(path) == Named(path)
-    report = json.loads(run_val("--weights", path, "--data", data, "--json", folder=tmp_path).stdout)
+    report = json.loads(run_val("--weights", path, "--data", data, "--json", directory=tmp_path).stdout)
     assert report["imgsz"] == 96
-    result = run_val("--weights", path, folder=tmp_path)
+    result = run_val("--weights", path, directory=tmp_path)
     assert "--data is missing" in str(result.exception)
 
 
 def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, data, tmp_path):
-    result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", folder=tmp_path)
+    result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", directory=tmp_path)
     assert "--imgsz 50 is no multiple of 32" in result.stderr
     assert json.loads(result.stdout)["imgsz"] == 64
 
@@ -230,8 +230,8 @@ def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, da
 def test_augmentation_changes_figures_and_time(weights, data, tmp_path):
     """Three views instead of one: the option reaches the network."""
     words = ["--weights", weights, "--data", data, "--json", "--save-json"]
-    plain = json.loads(run_val(*words, folder=tmp_path).stdout)
-    seen = json.loads(run_val(*words, "--augment", folder=tmp_path).stdout)
+    plain = json.loads(run_val(*words, directory=tmp_path).stdout)
+    seen = json.loads(run_val(*words, "--augment", directory=tmp_path).stdout)
     assert seen["num_images"] == plain["num_images"]
     plain_rows, seen_rows = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
     assert plain_rows != seen_rows
@@ -239,14 +239,14 @@ def test_augmentation_changes_figures_and_time(weights, data, tmp_path):
 
 def test_speed_takes_squares_at_its_own_thresholds(weights, data, tmp_path):
     report = json.loads(
-        run_val("--weights", weights, "--data", data, "--task", "speed", "--json", folder=tmp_path).stdout
+        run_val("--weights", weights, "--data", data, "--task", "speed", "--json", directory=tmp_path).stdout
     )
     assert (report["conf_threshold"], report["iou_threshold"], report["split"]) == (0.25, 0.45, "val")
 
 
 def test_a_study_has_a_row_for_each_size(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.inference.validate.STUDY_SIZES", range(64, 128 + 1, 32))
-    result = run_val("--weights", weights, "--data", data, "--task", "study", folder=tmp_path)
+    result = run_val("--weights", weights, "--data", data, "--task", "study", directory=tmp_path)
     lines = (tmp_path / "exp" / "study.csv").read_text().splitlines()
     assert lines[0].startswith("imgsz,precision,recall,map50,map50_95,preprocess_ms")
     assert [line.split(",")[0] for line in lines[1:]] == ["64", "96", "128"]
@@ -257,7 +257,7 @@ def test_all_classes_taken_for_one(weights, data, tmp_path):
     """80 classes of the weights against any number of the dataset; nothing is refused."""
     save_network(tmp_path / "seven.safetensors", [f"kind {number}" for number in range(7)])
     result = run_val(
-        "--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--json", folder=tmp_path
+        "--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--json", directory=tmp_path
     )
     assert [row["name"] for row in json.loads(result.stdout)["classes"]] == ["item"]
 
@@ -266,13 +266,13 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
     truth = annotations_of(oracle.index, data.parent / "annotations" / "instances_val.json")
     try:
         assert find_annotations(oracle) == truth
-        result = run_val("--weights", weights, "--data", data, "--save-json", folder=tmp_path)
+        result = run_val("--weights", weights, "--data", data, "--save-json", directory=tmp_path)
     finally:
         truth.unlink()
     assert "official COCO numbers" in result.stdout
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert {row["category_id"] for row in rows} <= {5, 15, 25, 35}
-    assert {row["image_id"] for row in rows} <= set(range(700, 700 + NUM_PICTURES))
+    assert {row["image_id"] for row in rows} <= set(range(700, 700 + NUM_IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -282,16 +282,16 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
         (["--weights", "{weights}", "--data", "{data}", "--half"], SpecError, "half precision is for GPUs"),
         (["--weights", "{weights}", "--data", "{data}", "--task", "test"], DataError, "no split test"),
         (["--weights", "{weights}.gone", "--data", "{data}"], CheckpointError, "is not there"),
-        (["{folder}", "--data", "{data}"], CheckpointError, "is no run directory"),
+        (["{directory}", "--data", "{data}"], CheckpointError, "is no run directory"),
         (["--weights", "{five}", "--data", "{data}"], CheckpointError, "detects 5 classes.*has 4.*--single-cls"),
         (["--weights", "{weights}", "--data", "{data}", "--ann", "{data}"], DataError, "COCO's form"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_are_answered_in_words_before_any_picture_is_looked_at(words, kind, sentence, weights, data, tmp_path):
+def test_mistakes_are_answered_in_words_before_any_image_is_looked_at(words, kind, sentence, weights, data, tmp_path):
     save_network(tmp_path / "five.safetensors", list("abcde"))
-    places = {"weights": weights, "data": data, "folder": tmp_path, "five": tmp_path / "five.safetensors"}
-    result = run_val(*(word.format(**places) for word in words), folder=tmp_path / "results")
+    places = {"weights": weights, "data": data, "directory": tmp_path, "five": tmp_path / "five.safetensors"}
+    result = run_val(*(word.format(**places) for word in words), directory=tmp_path / "results")
     assert isinstance(result.exception, kind)
     assert re.search(sentence, str(result.exception), flags=re.DOTALL)
     assert not (tmp_path / "results").exists()
@@ -309,7 +309,7 @@ def test_mistakes_are_answered_in_words_before_any_picture_is_looked_at(words, k
     ],
 )
 def test_options_that_make_no_sense(words, sentence, tmp_path):
-    result = run_val(*words, folder=tmp_path)
+    result = run_val(*words, directory=tmp_path)
     assert result.exit_code == 2
     assert sentence in result.stderr
 
@@ -324,7 +324,7 @@ def test_devices_that_are_not_there(device, weights, data, tmp_path):
 def test_other_names_for_the_same_number_of_classes_are_told(data, tmp_path):
     """The classes of two datasets in another order give figures near zero, and nobody knows why."""
     save_network(tmp_path / "turned.safetensors", list(reversed(CLASSES)))
-    result = run_val("--weights", tmp_path / "turned.safetensors", "--data", data, folder=tmp_path)
+    result = run_val("--weights", tmp_path / "turned.safetensors", "--data", data, directory=tmp_path)
     assert "class 0 is called 'star' by the weights and 'circle' by the dataset" in result.stderr
 
 
@@ -336,10 +336,10 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
         find_named(run.path)
 
 
-def test_folders_count_up_and_are_their_owners_alone(tmp_path):
-    names = [results_folder(tmp_path / "val", "exp", exist_ok=False).name for _ in range(3)]
+def test_directories_count_up_and_are_their_owners_alone(tmp_path):
+    names = [results_directory(tmp_path / "val", "exp", exist_ok=False).name for _ in range(3)]
     assert names == ["exp", "exp2", "exp3"]
-    assert results_folder(tmp_path / "val", "exp", exist_ok=True).name == "exp"
+    assert results_directory(tmp_path / "val", "exp", exist_ok=True).name == "exp"
     assert (tmp_path / "val" / "exp2").stat().st_mode & 0o777 == 0o700
 
 
@@ -372,7 +372,7 @@ def unlabelled(tmp_path) -> Path:
 
 
 def test_a_split_without_labels_is_an_error_and_not_a_row_of_zeros(weights, unlabelled, tmp_path):
-    result = run_val("--weights", weights, "--data", unlabelled, folder=tmp_path / "results")
+    result = run_val("--weights", weights, "--data", unlabelled, directory=tmp_path / "results")
     assert isinstance(result.exception, DataError)
     assert "val: none of its 2 images has labels; 2 without a label file" in str(result.exception)
     assert f"there is no directory {unlabelled.parent / 'labels' / 'val'}" in str(result.exception)
@@ -384,7 +384,7 @@ def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasu
     weights, unlabelled, tmp_path, option
 ):
     """COCO's test-dev has no labels; its predictions are measured elsewhere."""
-    result = run_val("--weights", weights, "--data", unlabelled, option, folder=tmp_path)
+    result = run_val("--weights", weights, "--data", unlabelled, option, directory=tmp_path)
     assert result.exit_code == 0
     assert "val: no image has labels, so all metrics are 0" in result.stderr
     assert (tmp_path / "exp" / {"--save-json": "predictions.json", "--save-txt": "labels"}[option]).exists()
@@ -393,10 +393,10 @@ def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasu
 def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weights, data, tmp_path):
     path = tmp_path / "d.yaml"
     path.write_text(f"path: {data.parent}\ntrain: gone\nval: images/val\ntest: gone/too\nnames: {list(CLASSES)}\n")
-    result = run_val("--weights", weights, "--data", path, folder=tmp_path)
+    result = run_val("--weights", weights, "--data", path, directory=tmp_path)
     assert result.exit_code == 0
     assert [result.stderr.count(f"{name}: {data.parent}/gone") for name in ("train", "test")] == [1, 1]
-    result = run_val("--weights", weights, "--data", path, "--task", "test", folder=tmp_path)
+    result = run_val("--weights", weights, "--data", path, "--task", "test", directory=tmp_path)
     assert isinstance(result.exception, DataError)
     assert "gone/too is not there" in str(result.exception)
 
@@ -427,14 +427,14 @@ def write_truth(root: Path, names: list[str], **changes) -> Path:
 def test_images_of_equal_names_are_refused_before_any_is_evaluated(weights, two_cameras, tmp_path):
     truth = two_cameras.parent / "annotations" / "instances_val.json"
     words = ["--weights", weights, "--data", two_cameras, "--annotations", truth]
-    result = run_val(*words, folder=tmp_path / "results")
+    result = run_val(*words, directory=tmp_path / "results")
     assert isinstance(result.exception, DataError)
     assert re.search(r"cam1/00000\.jpg and .*cam2/00000\.jpg are both image 1", str(result.exception))
     assert not (tmp_path / "results").exists()
 
 
 def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(weights, two_cameras, tmp_path):
-    result = run_val("--weights", weights, "--data", two_cameras, "--save-json", "--json", folder=tmp_path)
+    result = run_val("--weights", weights, "--data", two_cameras, "--save-json", "--json", directory=tmp_path)
     assert result.exit_code == 0
     assert "no official COCO numbers: " in result.stderr and "are both image 1" in result.stderr
     assert "14 images of equal names have paths for ids, such as " in result.stderr
@@ -445,18 +445,18 @@ def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(
 
 
 def test_equal_names_are_told_apart_by_the_directories_in_the_annotations(weights, two_cameras, tmp_path):
-    names = [f"{camera}/{number:05}.jpg" for camera in ("cam1", "cam2") for number in range(NUM_PICTURES)]
+    names = [f"{camera}/{number:05}.jpg" for camera in ("cam1", "cam2") for number in range(NUM_IMAGES)]
     truth = write_truth(two_cameras.parent, names)
     words = ["--weights", weights, "--data", two_cameras, "--annotations", truth, "--json"]
-    report = json.loads(run_val(*words, folder=tmp_path).stdout)
+    report = json.loads(run_val(*words, directory=tmp_path).stdout)
     assert report["coco"] is not None and report["coco_error"] is None
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == set(range(1, 15))
 
 
 def test_annotations_without_iscrowd_area_info_and_id_give_official_numbers(weights, data, tmp_path):
-    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_PICTURES)])
-    result = run_val("--weights", weights, "--data", data, "--annotations", truth, folder=tmp_path)
+    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
+    result = run_val("--weights", weights, "--data", data, "--annotations", truth, directory=tmp_path)
     assert result.exit_code == 0
     assert "official COCO numbers" in result.stdout
 
@@ -467,10 +467,10 @@ def test_our_own_metrics_are_printed_where_cocos_library_fails(weights, data, tm
         raise HpcYoloError("pycocotools cannot evaluate the predictions: KeyError: 'x'")
 
     monkeypatch.setattr("hpc_yolo.evaluation.coco.official_numbers", fail)
-    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_PICTURES)])
+    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
     monkeypatch.setattr("hpc_yolo.inference.validate.find_annotations", lambda _subject: truth)
     options = ["--annotations", truth] if is_named else ["--save-json"]
-    result = run_val("--weights", weights, "--data", data, *options, folder=tmp_path)
+    result = run_val("--weights", weights, "--data", data, *options, directory=tmp_path)
     assert "mAP50-95" in result.stdout
     assert "KeyError: 'x'" in json.loads((tmp_path / "exp" / "metrics.json").read_text())["coco_error"]
     if is_named:

@@ -16,7 +16,7 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
 from hpc_yolo.resilience.lease import HeartBeat, take_lease
-from hpc_yolo.runs.index import add_to_index, find_run, state_folder
+from hpc_yolo.runs.index import add_to_index, find_run, state_directory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_somebody_trains_by_hand_is_not_removed(tmp_path):
     assert not run.path.exists()
 
 
-@pytest.mark.parametrize("kind", ["folder", "link"])
+@pytest.mark.parametrize("kind", ["directory", "link"])
 def test_only_run_directories_are_removed(tmp_path, kind):
     target = make_run(tmp_path, "first", executor=None)
     path = tmp_path / "other"
@@ -118,7 +118,7 @@ def run_cli(*words: object):
 
 def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
-    add_to_index(state_folder(os.environ), run)
+    add_to_index(state_directory(os.environ), run)
     assert run_cli("list").output == f"{run.path}\n"
     assert isinstance(run_cli("logs", "first").exception, RunError)
     (run.jobs / "7.log").write_text("".join(f"line {number}\n" for number in range(100)))

@@ -22,13 +22,13 @@ PING = 'case "$1" in ping) echo "Slurmctld(primary) at head is UP";; *) exit 1;;
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Path:
-    """A folder of programs, first on PATH: a controller that is up and knows no jobs."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
+    """A directory of programs, first on PATH: a controller that is up and knows no jobs."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
     for name, body in {"scontrol": PING, "squeue": "true", "sacct": "true", "scancel": "true"}.items():
-        program(folder / name, body)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return folder
+        program(directory / name, body)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    return directory
 
 
 def program(path: Path, body: str) -> None:

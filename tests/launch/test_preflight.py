@@ -10,7 +10,7 @@ from hpc_yolo.cluster import site
 from hpc_yolo.cluster.site import Partition
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import CheckpointError, ClusterError, SchedulerUnavailable, SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.launch.preflight import obstacle_warnings, preflight, require_python, slurm_warnings
 from hpc_yolo.runs.directory import RunDirectory
@@ -23,7 +23,7 @@ def try_network(tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
 
     def check(like="yolov5n", imgsz=640, **changes):
-        text = (resource_folder("configs") / "models" / f"{like}.yaml").read_text(encoding="utf-8")
+        text = (resource_directory("configs") / "models" / f"{like}.yaml").read_text(encoding="utf-8")
         for before, after in changes.items():
             text = text.replace(before, after)
         model = tmp_path / "mine.yaml"

@@ -11,7 +11,7 @@ from filled import fill_by_rule
 from torch import nn
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.models import build_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
@@ -118,7 +118,7 @@ def test_outputs_of_known_weights(name, dtype, tolerance):
 
 
 def test_a_new_network_bears_no_trace_of_the_stride_probe(nano):
-    """Statistics of an all-zero picture in a fresh network would start every run, and every average, from a lie."""
+    """Statistics of an all-zero image in a fresh network would start every run, and every average, from a lie."""
     for module in nano.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.eps, module.momentum) == (1e-3, 0.03)
@@ -149,7 +149,7 @@ def test_memory_format_changes_nothing_but_speed(nano):
 
 
 def test_an_own_file_of_rows_is_a_model(tmp_path):
-    config = yaml.safe_load((resource_folder("configs") / "models" / "yolov5n.yaml").read_text())
+    config = yaml.safe_load((resource_directory("configs") / "models" / "yolov5n.yaml").read_text())
     config["width_multiple"] = 0.125
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))

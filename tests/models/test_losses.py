@@ -305,7 +305,7 @@ def test_the_order_of_targets_in_different_cells_does_not_matter(name):
         (3, 20, 320, (0.05, 1.0, 0.5), (0.05, 0.25, 0.125)),
     ],
 )
-def test_gains_follow_levels_classes_and_picture_size(levels, num_classes, imgsz, hyp, expected):
+def test_gains_follow_levels_classes_and_image_size(levels, num_classes, imgsz, hyp, expected):
     box, obj, cls = hyp
     gains = scaled_gains(
         Hyperparameters(box=box, obj=obj, cls=cls), num_levels=levels, num_classes=num_classes, imgsz=imgsz

@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.models import build_model
 from hpc_yolo.models.layers import Conv
 
@@ -41,8 +41,8 @@ head:
 """
 
 
-def write(folder, text):
-    path = folder / "own.yaml"
+def write(directory, text):
+    path = directory / "own.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -113,7 +113,7 @@ def test_another_divisor_of_widths(tmp_path):
 
 
 def test_a_known_network_changed_a_little(tmp_path):
-    text = (resource_folder("configs") / "models" / "yolov5n.yaml").read_text(encoding="utf-8")
+    text = (resource_directory("configs") / "models" / "yolov5n.yaml").read_text(encoding="utf-8")
     model = build_model(write(tmp_path, text.replace("width_multiple: 0.25", "width_multiple: 0.125")), 3)
     assert (model.model[0].conv.out_channels, model.num_classes) == (8, 3)
 
@@ -167,7 +167,7 @@ MISTAKES = [
     ),
     ("width_multiple: 0.25", "width_multiple: 0.25\nactivation: ReLU(0.1)", r"activation: unknown 'ReLU\(0.1\)'"),
     ("width_multiple: 0.25", "width_multiple: 0.25\nactivation: Sigmoid", r"unknown 'Sigmoid'; there are SiLU, ReLU"),
-    ("nc: 3", "ch: 4", r"ch: pictures have 3 channels, not 4"),
+    ("nc: 3", "ch: 4", r"ch: images have 3 channels, not 4"),
     ("backbone:", "backbones:", r"no field backbones; did you mean backbone"),
     ("33,23]", "33]", r"anchors: \[10, 13, 16, 30, 33\] are no widths and heights"),
     ("33,23]", "33,0]", r"anchors: .* in pixels above 0"),

@@ -15,18 +15,18 @@ import torch.distributed as dist
 from torch import nn
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
+rank, directory = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-images, gradient = torch.load(f"{folder}/input.pt")
+dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
+images, gradient = torch.load(f"{directory}/input.pt")
 model = nn.Sequential(nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)).double()
-model.load_state_dict(torch.load(f"{folder}/weights.pt"))
+model.load_state_dict(torch.load(f"{directory}/weights.pt"))
 model = convert_sync_batchnorm(model, torch.device("cpu"))
 share = images.chunk(2)[rank].requires_grad_()
 output = model(share)
 output.backward(gradient.chunk(2)[rank])
 weights = {name: parameter.grad for name, parameter in model.named_parameters()}
-torch.save((output.detach(), share.grad, weights, model.state_dict()), f"{folder}/{rank}.pt")
+torch.save((output.detach(), share.grad, weights, model.state_dict()), f"{directory}/{rank}.pt")
 dist.destroy_process_group()
 """
 

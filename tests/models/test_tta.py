@@ -1,4 +1,4 @@
-"""Three views of a picture: every row must lead back to the place in the picture that it saw."""
+"""Three views of an image: every row must lead back to the place in the image that it saw."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def test_rows_of_all_views_but_what_another_sees_better(name, side, rows):
 
 
 @torch.no_grad()
-def test_places_are_those_of_the_whole_picture():
-    """A network that answers from every cell with its own place: the rows of each view must cover the picture."""
+def test_places_are_those_of_the_whole_image():
+    """A network that answers from every cell with its own place: the rows of each view must cover the image."""
     model = build_model("yolov5n", 2).eval()
     fill_by_rule(model)
     for convolution in model.head.m:
@@ -38,7 +38,7 @@ def test_places_are_those_of_the_whole_picture():
     rows = augmented_forward(model, images)[0]
     first, second = rows[:6000], rows[6000:11103]
     assert first[:, 0].mean().item() == pytest.approx(160, abs=1)
-    # 0.83 x 320 = 265 pixels were filled up to 288 on the right: mirrored back, that lies left of the picture.
+    # 0.83 x 320 = 265 pixels were filled up to 288 on the right: mirrored back, that lies left of the image.
     assert second[:, 0].max().item() == pytest.approx(320 - 4 / 0.83, abs=0.1)
     assert second[:, 0].min().item() == pytest.approx(320 - 284 / 0.83, abs=0.1)
     assert second[:, 1].max().item() == pytest.approx(284 / 0.83, abs=0.1)

@@ -15,7 +15,7 @@ from hpc_yolo.monitor.run_record import RunRecord, Trend, resampled
 from hpc_yolo.monitor.snapshot import Collector
 from hpc_yolo.runs.directory import find_runs
 from hpc_yolo.runs.events import AnyEvent
-from hpc_yolo.runs.index import add_to_index, gone_runs, indexed_runs, remove_from_index, state_folder
+from hpc_yolo.runs.index import add_to_index, gone_runs, indexed_runs, remove_from_index, state_directory
 from hpc_yolo.runs.journal import JournalReader
 
 
@@ -257,7 +257,7 @@ def test_what_is_odd_is_said_and_only_that(events, now, problem):
     ],
 )
 def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minutes, more_starts, words):
-    """390 steps of 16 pictures at 48 a second; the job began when it started to train."""
+    """390 steps of 16 images at 48 a second; the job began when it started to train."""
     tell(make_run(tmp_path, "first"), START, STEP | {"images_per_s": 48.0})
     answer = said("RUNNING", 25.0)
     job = replace(answer.jobs["7"].job, start=time.strftime(SLURM_TIME, time.localtime(25.0)), time_left_s=60 * minutes)
@@ -276,22 +276,22 @@ def test_attempts_are_counted_by_cause(tmp_path):
 
 
 def test_the_index_has_each_run_once_and_forgets_what_is_gone(tmp_path):
-    folder = state_folder({"XDG_STATE_HOME": str(tmp_path / "state")})
-    assert indexed_runs(folder) == []
+    directory = state_directory({"XDG_STATE_HOME": str(tmp_path / "state")})
+    assert indexed_runs(directory) == []
     first, second = make_run(tmp_path, "first"), make_run(tmp_path, "second")
     for run in (first, second, first):
-        add_to_index(folder, run)
-    assert [run.name for run in indexed_runs(folder)] == ["first", "second"]
-    assert len((folder / "runs.jsonl").read_text().splitlines()) == 2
+        add_to_index(directory, run)
+    assert [run.name for run in indexed_runs(directory)] == ["first", "second"]
+    assert len((directory / "runs.jsonl").read_text().splitlines()) == 2
     first.spec.unlink()
-    assert [run.name for run in indexed_runs(folder)] == ["second"]
-    assert gone_runs(folder) == [first.path], "moved, or removed by other means"
-    remove_from_index(folder, first)
-    assert gone_runs(folder) == []
-    add_to_index(folder, first)  # made anew
+    assert [run.name for run in indexed_runs(directory)] == ["second"]
+    assert gone_runs(directory) == [first.path], "moved, or removed by other means"
+    remove_from_index(directory, first)
+    assert gone_runs(directory) == []
+    add_to_index(directory, first)  # made anew
     first.spec.write_text("name: run\n")
-    assert [run.name for run in indexed_runs(folder)] == ["second", "first"]
-    assert state_folder({"HOME": "/home/me"}).as_posix() == "/home/me/.local/state/hpc-yolo"
+    assert [run.name for run in indexed_runs(directory)] == ["second", "first"]
+    assert state_directory({"HOME": "/home/me"}).as_posix() == "/home/me/.local/state/hpc-yolo"
 
 
 def test_an_index_that_cannot_be_written_stops_nobody(tmp_path):

@@ -16,15 +16,15 @@ from status_runs import START, STEP, make_run, tell
 from tmux_terminal import Terminal
 
 from hpc_yolo.cluster.scheduler import job_record
-from hpc_yolo.runs.index import add_to_index, state_folder
+from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.submissions import last_chain
 
 
-def queue(folder: Path, name: str, *options: str) -> str:
-    script = folder / f"{name}.sbatch"
+def queue(directory: Path, name: str, *options: str) -> str:
+    script = directory / f"{name}.sbatch"
     script.write_text("#!/bin/sh\nexec sleep 600\n")
-    words = ["sbatch", "--parsable", "--requeue", f"--output={folder}/%j.log", *options, str(script)]
-    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
+    words = ["sbatch", "--parsable", "--requeue", f"--output={directory}/%j.log", *options, str(script)]
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=directory).stdout.strip()
 
 
 def hpc_yolo(*words: object) -> str:
@@ -32,11 +32,11 @@ def hpc_yolo(*words: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def count_calls(folder: Path, monkeypatch) -> Path:
+def count_calls(directory: Path, monkeypatch) -> Path:
     """From now on every call of squeue leaves a letter in the file that is returned."""
-    counted, real = folder / "calls", shutil.which("squeue")
-    (folder / "bin").mkdir()
-    wrapper = folder / "bin" / "squeue"
+    counted, real = directory / "calls", shutil.which("squeue")
+    (directory / "bin").mkdir()
+    wrapper = directory / "bin" / "squeue"
     wrapper.write_text(f'#!/bin/sh\nprintf x >> {counted}\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
@@ -48,7 +48,7 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
     root = tmp_path / "runs"
     jobs = {"waits": queue(tmp_path, "waits", "--begin=now+1hour"), "runs": queue(tmp_path, "runs")}
     for name, job_id in jobs.items():
-        add_to_index(state_folder(os.environ), make_run(root, name, job_id=job_id))
+        add_to_index(state_directory(os.environ), make_run(root, name, job_id=job_id))
     in_slurm.wait_for_state(jobs["runs"], "RUNNING")
     calls = count_calls(tmp_path, monkeypatch)
     command = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(root), "--json"]
@@ -82,7 +82,9 @@ def test_a_job_that_is_cancelled_while_it_waits_is_no_failure(in_slurm, tmp_path
 @contextlib.contextmanager
 def hanging(cluster) -> Iterator[None]:
     """slurmctld takes connections inside the block, and says nothing."""
-    pids = subprocess.run(["pgrep", "-f", f"slurmctld.*{cluster.folder}"], capture_output=True, text=True, check=True)
+    pids = subprocess.run(
+        ["pgrep", "-f", f"slurmctld.*{cluster.directory}"], capture_output=True, text=True, check=True
+    )
     (pid,) = [int(pid) for pid in pids.stdout.split() if Path(f"/proc/{pid}/comm").read_text().strip() == "slurmctld"]
     os.kill(pid, signal.SIGSTOP)
     try:

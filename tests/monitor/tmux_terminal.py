@@ -19,12 +19,12 @@ KEPT = ("PYTHONPATH", "XDG_STATE_HOME", "SLURM_CONF")
 class Terminal:
     """A terminal of its own with a shell in it."""
 
-    def __init__(self, folder: Path, columns: int, rows: int, shell: Sequence[str] = PLAIN_SHELL) -> None:
-        self._words = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+    def __init__(self, directory: Path, columns: int, rows: int, shell: Sequence[str] = PLAIN_SHELL) -> None:
+        self._words = ["tmux", "-S", str(directory / "tmux"), "-f", "/dev/null"]
         variables = {name: os.environ[name] for name in KEPT if name in os.environ}
-        variables |= {"HOME": str(folder), "PS1": "$ ", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+        variables |= {"HOME": str(directory), "PS1": "$ ", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
         exported = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
-        self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(folder), *exported, *shell)
+        self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(directory), *exported, *shell)
 
     def tmux(self, *words: str) -> str:
         # A new session takes its PATH from the program that asks for it.

@@ -64,14 +64,14 @@ def environment(request, monkeypatch, fresh_caches):
     return request.param
 
 
-def picture(label, *, width=400):
+def image(label, *, width=400):
     pixels = np.zeros((60, width, 3), dtype=np.uint8)
     write_text(pixels, label, 5, 40, (255, 255, 255), 24)
     return pixels
 
 
 def ink(label):
-    found = np.argwhere(picture(label, width=2000)[:, :, 0])
+    found = np.argwhere(image(label, width=2000)[:, :, 0])
     return "" if not len(found) else str((found - found.min(axis=0)).tolist())
 
 
@@ -83,7 +83,7 @@ needs_fonts = pytest.mark.skipif(not text.has_fonts(), reason="OpenCV 4 draws AS
 def test_a_name_in_a_known_script_is_drawn_whole(name):
     (label,) = class_labels((name,))
     assert text.MISSING not in label and "[" not in label and label.count("?") == name.count("?")
-    assert picture(label).any()
+    assert image(label).any()
     for letter in set(label) - set("? "):
         assert ink(letter) != ink("?"), letter
 
@@ -170,7 +170,7 @@ def test_charts_name_classes_in_their_script(environment, tmp_path):
             num_small=1,
             num_medium=1,
             num_large=1,
-            objects_per_picture=[1],
+            objects_per_image=[1],
             centres=[[1]],
             sides=[[1]],
         )

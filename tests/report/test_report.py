@@ -94,7 +94,7 @@ def full_run(tmp_path):
     write_struct(run.evaluation, found)
     split = SplitStatistics(
         num_images=8, num_backgrounds=1, num_corrupt=2, class_counts=[3, 4], num_small=5, num_medium=1, num_large=1,
-        objects_per_picture=[1, 7], centres=[[0, 1], [2, 3]], sides=[[1, 0], [0, 1]],
+        objects_per_image=[1, 7], centres=[[0, 1], [2, 3]], sides=[[1, 0], [0, 1]],
     )  # fmt: skip
     labels = LabelStatistics(imgsz=640, names=["cat", HOSTILE], train=split, val=split)
     run.labels.write_bytes(msgspec.json.encode(labels))
@@ -108,7 +108,7 @@ def test_every_section_has_the_figures_of_the_run(tmp_path, full_run):
         "curves": ["Box loss", "mAP50-95", "Learning rate", "another start"],
         "results": ["Precision over recall", "F1 over confidence", "cat & <b>dog", "0.432"],
         "confusion": ["background", "0.70", "0.30", HOSTILE],
-        "pictures": ["Training mosaics"],
+        "images": ["Training mosaics"],
         "labels": ["Centres of objects", "640"],
         "time": ["queue", "step", "lost", "in all", "100%"],
         "attempts": ["2 on gpu0, gpu1", "no word of its end", "SIGTERM"],

@@ -1,10 +1,10 @@
 """Runs of a small network whose ranks are forked processes, interrupted by real signals; a program, their launcher.
 
-    python forked_runs.py FOLDER NUM_KILLS
-    python forked_runs.py FOLDER disk       # FOLDER is a small disk, which is filled
+    python forked_runs.py DIRECTORY NUM_KILLS
+    python forked_runs.py DIRECTORY disk       # DIRECTORY is a small disk, which is filled
 
-torch is imported once, so that an attempt takes a second. Every run is a directory below FOLDER; `attempts.json` in it
-says of every attempt what was done to it and how its ranks ended.
+torch is imported once, so that an attempt takes a second. Every run is a directory below DIRECTORY; `attempts.json` in
+it says of every attempt what was done to it and how its ranks ended.
 """
 
 from __future__ import annotations
@@ -68,18 +68,18 @@ class Attempt:
 class ForkedRun:
     """A run in a directory of its own, one attempt after the other."""
 
-    def __init__(self, folder: Path, name: str, **train: bool | str) -> None:
+    def __init__(self, directory: Path, name: str, **train: bool | str) -> None:
         fields = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
         spec = Spec(
             name=name,
-            model=str(folder / "network.yaml"),
-            data=str(folder / "shapes" / "dataset.yaml"),
-            output=str(folder),
+            model=str(directory / "network.yaml"),
+            data=str(directory / "shapes" / "dataset.yaml"),
+            output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
             train=TrainSpec(**fields, **train, hyp_overrides={"warmup_epochs": 0}),
             checkpoint=CheckpointSpec(every_steps=EVERY_STEPS, every_s=None),
         )
-        self.run = RunDirectory(folder / name)
+        self.run = RunDirectory(directory / name)
         prepare_run(self.run, spec)
         self.attempts: list[Attempt] = []
         self.outputs = self.run.path
@@ -147,7 +147,7 @@ def are_living(pids: Sequence[int]) -> bool:
     return not any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids)
 
 
-def kill_at_any_moment(folder: Path, num_kills: int, whole_s: Mapping[int, float]) -> None:
+def kill_at_any_moment(directory: Path, num_kills: int, whole_s: Mapping[int, float]) -> None:
     """Runs of which a rank or a loader worker gets SIGKILL, start-up included, until it has been so many times.
 
     On two cores only a rank that is alone has a loader worker.
@@ -175,15 +175,15 @@ def kill_at_any_moment(folder: Path, num_kills: int, whole_s: Mapping[int, float
         if kills == num_kills:
             return
         world_size = 1 + run_number % 2
-        run = ForkedRun(folder, f"killed-{world_size}-{run_number}")
+        run = ForkedRun(directory, f"killed-{world_size}-{run_number}")
         while not run.is_finished:
             run.attempt(world_size, kill)
 
 
-def storm(folder: Path) -> None:
+def storm(directory: Path) -> None:
     """Signals of four kinds for both ranks, a thousand a second, from some step until both have left; three times."""
     chance = random.Random(SEED)
-    run = ForkedRun(folder, "storm")
+    run = ForkedRun(directory, "storm")
 
     def pour(attempt: Attempt, pids: list[int]) -> None:
         run.wait_for(StepLogged, chance.randrange(3, 15))
@@ -199,14 +199,14 @@ def storm(folder: Path) -> None:
     run.attempt(2)
 
 
-def change_worlds(folder: Path) -> None:
+def change_worlds(directory: Path) -> None:
     """Another number of ranks in every attempt; SIGTERM for one of them moves it on.
 
     Statistics over each rank's own share would make its size matter; in single precision the first steps' rounding is
     over 1e-4 of a loss after 40 steps.
     """
     chance = random.Random(SEED)
-    run = ForkedRun(folder, "worlds", sync_bn=True, precision="fp64")
+    run = ForkedRun(directory, "worlds", sync_bn=True, precision="fp64")
 
     def terminate(attempt: Attempt, pids: list[int]) -> None:
         run.wait_for(StepLogged, chance.randrange(3, 15))
@@ -218,9 +218,9 @@ def change_worlds(folder: Path) -> None:
     run.attempt(1)
 
 
-def fill_the_disk(folder: Path) -> None:
+def fill_the_disk(directory: Path) -> None:
     """A run whose disk is full for a while, and one whose disk stays full; what they print lies beside it."""
-    filler = folder / "filler"
+    filler = directory / "filler"
 
     def fill() -> None:
         with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
@@ -241,8 +241,8 @@ def fill_the_disk(folder: Path) -> None:
             time.sleep(POLL_S)
 
     for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
-        run = ForkedRun(folder, name)
-        run.outputs = folder.parent / name
+        run = ForkedRun(directory, name)
+        run.outputs = directory.parent / name
         run.outputs.mkdir()
         (run.outputs / "output-0").touch()
         run.attempt(1, disturb)
@@ -250,20 +250,20 @@ def fill_the_disk(folder: Path) -> None:
         run.write_attempts()
 
 
-def interrupt_in_every_way(folder: Path, num_kills: int) -> None:
+def interrupt_in_every_way(directory: Path, num_kills: int) -> None:
     """All runs that need no disk of their own, and those that they are compared with."""
-    whole_s = {size: ForkedRun(folder, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
-    ForkedRun(folder, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
-    storm(folder)
-    change_worlds(folder)
-    kill_at_any_moment(folder, num_kills, whole_s)
+    whole_s = {size: ForkedRun(directory, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
+    ForkedRun(directory, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
+    storm(directory)
+    change_worlds(directory)
+    kill_at_any_moment(directory, num_kills, whole_s)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write_shapes_dataset(folder / "shapes", num_train=40, num_val=8)
-    (folder / "network.yaml").write_text(NETWORK)
+    directory = Path(sys.argv[1])
+    write_shapes_dataset(directory / "shapes", num_train=40, num_val=8)
+    (directory / "network.yaml").write_text(NETWORK)
     if sys.argv[2] == "disk":
-        fill_the_disk(folder)
+        fill_the_disk(directory)
     else:
-        interrupt_in_every_way(folder, int(sys.argv[2]))
+        interrupt_in_every_way(directory, int(sys.argv[2]))

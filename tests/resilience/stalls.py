@@ -1,10 +1,10 @@
 """Small attempts that come to grief in one way each; run as a program, which is their launcher.
 
-    python stalls.py FOLDER
+    python stalls.py DIRECTORY
 
-Every attempt has its own run directory `FOLDER/<name>` and so many ranks, each a process of its own (forked, so that
+Every attempt has its own run directory `DIRECTORY/<name>` and so many ranks, each a process of its own (forked, so that
 torch is imported once). Nobody ends the ranks that are left, just as submitit's local launcher does not.
-`FOLDER/<name>/ends.json` says in the end how each rank ended: an exit code, or a signal's number below 0.
+`DIRECTORY/<name>/ends.json` says in the end how each rank ended: an exit code, or a signal's number below 0.
 """
 
 from __future__ import annotations
@@ -98,27 +98,27 @@ def hold_python_up() -> None:
     library.pthread_mutex_lock(mutex)
 
 
-def be_rank(case: str, rank: int, folder: Path) -> None:
+def be_rank(case: str, rank: int, directory: Path) -> None:
     """One rank of an attempt, in this process."""
     num_ranks = CASES[case].num_ranks
     process = ProcessInfo(rank, rank, 0, num_ranks, num_ranks, 1, LOOPBACK, None, "submitit-local", job_id=case)
-    run = RunDirectory(folder)
+    run = RunDirectory(directory)
     with connected(process, run, torch.device("cpu"), START_S) as world:
         attempt = ATTEMPT if rank == 0 else 0
         with Watchdog(world, run, attempt, timeout_s=CASES[case].timeout_s, start_timeout_s=START_S) as watchdog:
             train(case, world, watchdog)
 
 
-def fork_rank(case: str, rank: int, folder: Path) -> int:
+def fork_rank(case: str, rank: int, directory: Path) -> int:
     """Start a rank as a process; its error output goes to a file."""
     sys.stderr.flush()
     if pid := os.fork():
         return pid
     code = 70
     try:
-        descriptor = os.open(folder / f"stderr-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = os.open(directory / f"stderr-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 2)
-        be_rank(case, rank, folder)
+        be_rank(case, rank, directory)
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -126,15 +126,15 @@ def fork_rank(case: str, rank: int, folder: Path) -> int:
         os._exit(code)
 
 
-def launch(folder: Path) -> None:
+def launch(directory: Path) -> None:
     """Start all attempts, and wait for the last rank."""
     ranks = {}
     for case in CASES:
-        run = RunDirectory(folder / case.replace(" ", "-"))
+        run = RunDirectory(directory / case.replace(" ", "-"))
         run.create()
         if case == "disk gone":
             run.failures.rmdir()
-            run.stacks.write_text("no folder can be made here")
+            run.stacks.write_text("no directory can be made here")
         for rank in range(CASES[case].num_ranks):
             ranks[fork_rank(case, rank, run.path)] = (case, rank)
     ends: dict[str, dict[int, int]] = {case: {} for case in CASES}
@@ -145,7 +145,7 @@ def launch(folder: Path) -> None:
         case, rank = ranks.pop(pid)
         ends[case][rank] = os.waitstatus_to_exitcode(status)
         if len(ends[case]) == CASES[case].num_ranks:
-            write_atomic(folder / case.replace(" ", "-") / "ends.json", json.dumps(ends[case]))
+            write_atomic(directory / case.replace(" ", "-") / "ends.json", json.dumps(ends[case]))
 
 
 def go_on_later(pids: list[int]) -> None:

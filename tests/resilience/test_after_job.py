@@ -27,9 +27,9 @@ REQUEUE, NO_MORE = "requeue 7", "update JobId=7 Requeue=0"
 class Slurm:
     """scontrol, sacct and scancel. `asked`: what scontrol was asked to change."""
 
-    def __init__(self, folder: Path) -> None:
-        self.shown, self.told, self.log = folder / "shown", folder / "accounting", folder / "asked"
-        self.refuses = folder / "refuses"
+    def __init__(self, directory: Path) -> None:
+        self.shown, self.told, self.log = directory / "shown", directory / "accounting", directory / "asked"
+        self.refuses = directory / "refuses"
         self.shown.write_text(RUNNING)
         self.told.touch()
         self.log.touch()
@@ -37,8 +37,8 @@ class Slurm:
         scontrol = f'case "$*" in *show*) cat {self.shown};; *) {change};; esac'
         programs = {"scontrol": scontrol, "sacct": f"cat {self.told}", "scancel": "true", "squeue": "true"}
         for name, body in programs.items():
-            (folder / name).write_text(f"#!/bin/sh\n{body}\n")
-            (folder / name).chmod(0o755)
+            (directory / name).write_text(f"#!/bin/sh\n{body}\n")
+            (directory / name).chmod(0o755)
 
     @property
     def asked(self) -> list[str]:
@@ -47,11 +47,11 @@ class Slurm:
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Slurm:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "test")
-    return Slurm(folder)
+    return Slurm(directory)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """After a power cut at any moment of a save, the run opens with the new checkpoint or with the one before it.
 
 The method is that of ALICE (OSDI '14): record what a save does to the file system, build the states that a crash may
-leave (names whose folder was not synced may be missing, in any combination; contents that were not synced may be empty,
-cut off, full of zeros, or whole), and open every one.
+leave (names whose directory was not synced may be missing, in any combination; contents that were not synced may be
+empty, cut off, full of zeros, or whole), and open every one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hpc_yolo.runs.directory import RunDirectory
 
 NUM_STATES = 2000
 SAVED_STEPS = (10, 20, 30)  # keeping two, the last save removes the first state
-FOLDER_SYNCED = ("folder synced", "", "")
+DIRECTORY_SYNCED = ("directory synced", "", "")
 
 
 @dataclass
 class Recorder:
-    """What happens in one folder, in order. Contents are kept by file, names by operation."""
+    """What happens in one directory, in order. Contents are kept by file, names by operation."""
 
-    folder: Path
+    directory: Path
     operations: list[tuple[str, str, str]] = field(default_factory=list)  # (what, name, other name)
     contents: dict[str, bytes] = field(default_factory=dict)  # of each file by the name it was created under
 
@@ -41,7 +41,7 @@ class Recorder:
 
         def recorded_open(path, flags, *rest, **more):
             descriptor = real_open(path, flags, *rest, **more)
-            if flags & os.O_CREAT and Path(path).parent == self.folder:
+            if flags & os.O_CREAT and Path(path).parent == self.directory:
                 self.operations.append(("created", Path(path).name, ""))
             return descriptor
 
@@ -49,7 +49,7 @@ class Recorder:
             real_fsync(descriptor)
             path = Path(f"/proc/self/fd/{descriptor}").readlink()
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                self.operations.append(FOLDER_SYNCED)
+                self.operations.append(DIRECTORY_SYNCED)
             else:
                 self.contents[path.name] = path.read_bytes()
                 self.operations.append(("content synced", path.name, ""))
@@ -83,7 +83,7 @@ def recorded(tmp_path, monkeypatch) -> tuple[Recorder, list[int]]:
             save_small_state(run, step)
             ends.append(len(recorder.operations))
     assert {what for what, _, _ in recorder.operations} == {
-        *("created", "content synced", "folder synced", "replace", "rename", "unlink", "symlink")
+        *("created", "content synced", "directory synced", "replace", "rename", "unlink", "symlink")
     }, "everything that a save does is seen"
     return recorder, ends
 
@@ -91,7 +91,7 @@ def recorded(tmp_path, monkeypatch) -> tuple[Recorder, list[int]]:
 def crash_states(recorder: Recorder, crash_at: int, random: random.Random):
     """States after the first `crash_at` operations: {name: ("file", content) or ("link", target)}."""
     done = recorder.operations[:crash_at]
-    last_sync = max((number for number, what in enumerate(done) if what == FOLDER_SYNCED), default=-1)
+    last_sync = max((number for number, what in enumerate(done) if what == DIRECTORY_SYNCED), default=-1)
     certain, doubtful = done[: last_sync + 1], [item for item in done[last_sync + 1 :] if item[0] != "content synced"]
     synced = {name for what, name, _ in done if what == "content synced"}
     for kept in itertools.product((True, False), repeat=len(doubtful)):

@@ -20,7 +20,7 @@ DAEMONS = ("slurmctld", "slurmdbd", "mariadbd", "munged")
 @contextlib.contextmanager
 def patient_controller(in_slurm) -> Iterator[None]:
     """Slurm's own default, instead of the tests' 30 s: without munge the controller does not hear its nodes either."""
-    config = in_slurm.folder / "slurm.conf"
+    config = in_slurm.directory / "slurm.conf"
     before = config.read_text()
     config.write_text(before.replace("SlurmdTimeout=30", "SlurmdTimeout=300"))
     in_slurm.run("scontrol", "reconfigure")

@@ -27,50 +27,50 @@ pytestmark = pytest.mark.kills
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def directory(tmp_path_factory) -> Path:
     """All runs, ended."""
-    folder = tmp_path_factory.mktemp("forked")
-    words = [sys.executable, str(PROGRAM), str(folder), str(NUM_KILLS)]
+    directory = tmp_path_factory.mktemp("forked")
+    words = [sys.executable, str(PROGRAM), str(directory), str(NUM_KILLS)]
     subprocess.run(words, check=True, timeout=PATIENCE_S + SECONDS_A_KILL * NUM_KILLS)
-    return folder
+    return directory
 
 
-def attempts(folder: Path, name: str) -> list[dict]:
-    return json.loads((folder / name / "attempts.json").read_text())
+def attempts(directory: Path, name: str) -> list[dict]:
+    return json.loads((directory / name / "attempts.json").read_text())
 
 
-def events(folder: Path, name: str, kind: type) -> list:
-    return [event for event in read_events(RunDirectory(folder / name).journal) if isinstance(event, kind)]
+def events(directory: Path, name: str, kind: type) -> list:
+    return [event for event in read_events(RunDirectory(directory / name).journal) if isinstance(event, kind)]
 
 
-def killed_runs(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("killed-*"))
+def killed_runs(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("killed-*"))
 
 
-def test_killed_at_any_moment_it_ends_with_the_weights_of_an_undisturbed_one(folder):
-    reference = {size: digest(RunDirectory(folder / f"undisturbed-{size}")) for size in (1, 2)}
-    done = [attempt["done"] for name in killed_runs(folder) for attempt in attempts(folder, name)]
+def test_killed_at_any_moment_it_ends_with_the_weights_of_an_undisturbed_one(directory):
+    reference = {size: digest(RunDirectory(directory / f"undisturbed-{size}")) for size in (1, 2)}
+    done = [attempt["done"] for name in killed_runs(directory) for attempt in attempts(directory, name)]
     assert sum(map(bool, done)) == NUM_KILLS
-    assert {name: digest(RunDirectory(folder / name)) for name in killed_runs(folder)} == {
-        name: reference[attempts(folder, name)[0]["world_size"]] for name in killed_runs(folder)
+    assert {name: digest(RunDirectory(directory / name)) for name in killed_runs(directory)} == {
+        name: reference[attempts(directory, name)[0]["world_size"]] for name in killed_runs(directory)
     }
     if NUM_KILLS >= 20:
         assert {"kill of rank 0", "kill of rank 1", "kill of a worker of rank 0"} <= set(done)
 
 
-def test_what_is_lost_is_at_most_an_interval_and_the_save_under_way(folder):
-    for name in killed_runs(folder):
+def test_what_is_lost_is_at_most_an_interval_and_the_save_under_way(directory):
+    for name in killed_runs(directory):
         reached: dict[int, int] = {}
-        for event in events(folder, name, AttemptStarted | StepLogged):
+        for event in events(directory, name, AttemptStarted | StepLogged):
             if isinstance(event, AttemptStarted) and reached:
                 assert max(reached.values()) - event.step < 2 * EVERY_STEPS, name
             reached[event.attempt] = event.step
 
 
-def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(folder):
+def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(directory):
     """The next attempt counts it as killed; a mistake of ours would not be tried again."""
-    for name in killed_runs(folder):
-        for attempt in attempts(folder, name):
+    for name in killed_runs(directory):
+        for attempt in attempts(directory, name):
             if set(attempt["ends"].values()) == {0}:
                 continue  # whoever was killed had done its work already
             if "kill of rank" in attempt["done"]:
@@ -78,28 +78,28 @@ def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(folder):
                 assert 0 not in attempt["ends"].values()
             elif attempt["done"]:
                 assert attempt["ends"] == {"0": 11}, "a loader worker's death has words of its own"
-        causes = {event.cause for event in events(folder, name, AttemptEnded)}
+        causes = {event.cause for event in events(directory, name, AttemptEnded)}
         assert causes <= {Cause.KILLED, Cause.FINISHED}, name
 
 
-def test_in_a_storm_of_signals_nothing_is_lost_or_done_twice(folder):
-    *stormed, last = attempts(folder, "storm")
+def test_in_a_storm_of_signals_nothing_is_lost_or_done_twice(directory):
+    *stormed, last = attempts(directory, "storm")
     for attempt in stormed:
         assert int(attempt["done"].split()[0]) > 10, "no storm"
         (code,) = set(attempt["ends"].values())
         assert code in (128 + 2, 128 + 12, 128 + 15), "both leave for the same signal, after the same step"
     assert set(last["ends"].values()) == {0}
-    steps = [event.step for event in events(folder, "storm", StepLogged)]
+    steps = [event.step for event in events(directory, "storm", StepLogged)]
     assert steps == list(range(1, len(steps) + 1))
-    assert digest(RunDirectory(folder / "storm")) == digest(RunDirectory(folder / "undisturbed-2"))
-    for path in (folder / "storm").glob("output-*"):
+    assert digest(RunDirectory(directory / "storm")) == digest(RunDirectory(directory / "undisturbed-2"))
+    for path in (directory / "storm").glob("output-*"):
         assert "Traceback" not in path.read_text()
 
 
-def test_another_number_of_ranks_learns_the_same(folder):
+def test_another_number_of_ranks_learns_the_same(directory):
     """1, 2, 4, 2 and 1 ranks, one after the other: same samples at every step, so the same losses but for rounding."""
-    assert [event.world_size for event in events(folder, "worlds", AttemptStarted)] == [1, 2, 4, 2, 1]
-    expected, changed = (events(folder, name, StepLogged) for name in ("undisturbed-world", "worlds"))
+    assert [event.world_size for event in events(directory, "worlds", AttemptStarted)] == [1, 2, 4, 2, 1]
+    expected, changed = (events(directory, name, StepLogged) for name in ("undisturbed-world", "worlds"))
     assert [event.step for event in changed] == [event.step for event in expected]
     assert [event.lr for event in changed] == [event.lr for event in expected]
     for mine, theirs in zip(changed, expected, strict=True):

@@ -120,7 +120,7 @@ def test_a_preempted_run_comes_back_in_the_way_that_is_soonest_here(
 ):
     can_expedite = installed_version() >= (25, 11)
     settings = {"SlurmctldParameters": "enable_expedited_requeue"} if can_expedite and wait_s > 5 else {}
-    cluster = slurm_with(AuthInfo=f"socket={{folder}}/munge.socket,cred_expire={wait_s}", **settings)
+    cluster = slurm_with(AuthInfo=f"socket={{directory}}/munge.socket,cred_expire={wait_s}", **settings)
     mode = "requeue" if wait_s == 5 else "expedite" if can_expedite else "chain"
     spec = write_spec("soonest", cluster=TWO_BY_ONE, train=LONG)
     shown = hpc_yolo("submit", spec).stdout

@@ -29,19 +29,19 @@ LAYOUTS = [
 ]
 
 
-def lay_out(folder, files):
+def lay_out(directory, files):
     for name, text in files.items():
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return folder
+    return directory
 
 
 @pytest.mark.parametrize(("files", "is_run"), [row[1:] for row in LAYOUTS], ids=[row[0] for row in LAYOUTS])
 def test_a_run_directory_is_recognised_by_what_only_it_has(files, is_run, tmp_path):
-    folder = lay_out(tmp_path / "found", files)
-    assert RunDirectory(folder).exists is is_run
-    assert find_runs(tmp_path) == ([RunDirectory(folder)] if is_run else [])
+    directory = lay_out(tmp_path / "found", files)
+    assert RunDirectory(directory).exists is is_run
+    assert find_runs(tmp_path) == ([RunDirectory(directory)] if is_run else [])
 
 
 def test_a_prepared_run_is_recognised_before_its_first_attempt(tmp_path):

@@ -9,8 +9,8 @@ from hpc_yolo.runs.events import AttemptStarted, RankPlace
 @pytest.mark.parametrize(
     ("ranks", "num_images", "steps", "line"),
     [
-        (1, 1, 1, "attempt 1: 1 rank on n0 (cpu, float32), 1 picture, 1 step of 8 an epoch"),
-        (2, 16, 2, "attempt 1: 2 ranks on n0, n1 (cpu, float32), 16 pictures, 2 steps of 8 an epoch"),
+        (1, 1, 1, "attempt 1: 1 rank on n0 (cpu, float32), 1 image, 1 step of 8 an epoch"),
+        (2, 16, 2, "attempt 1: 2 ranks on n0, n1 (cpu, float32), 16 images, 2 steps of 8 an epoch"),
     ],
 )
 def test_an_attempt_counts_one_and_many(ranks, num_images, steps, line):

@@ -45,7 +45,7 @@ def test_events_come_back_as_they_were_written_with_attempt_and_time(tmp_path):
     writer = JournalWriter(path, attempt=3, clock=lambda: 12.5)
     told = [
         step_event(),
-        WarningRaised(message="2 pictures left out"),
+        WarningRaised(message="2 images left out"),
         CheckpointSaved(epoch=1, step=20, path="checkpoints/last.safetensors", size_bytes=7, seconds=0.1),
         AttemptEnded(outcome=AttemptEnded.STOPPED, epoch=1, step=20, detail="SIGTERM", requeued=True),
     ]
@@ -104,7 +104,7 @@ def test_a_reader_gives_each_event_once_and_waits_for_the_end_of_a_line(tmp_path
     assert reader.new_events() == []
 
 
-def test_a_run_directory_is_private_and_named_by_its_folders(tmp_path):
+def test_a_run_directory_is_private_and_named_by_its_directories(tmp_path):
     run = RunDirectory(tmp_path / "runs" / "first")
     assert not run.exists
     run.create()
@@ -154,7 +154,7 @@ def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (WarningRaised(message="2 pictures are left out"), "warning: 2 pictures are left out"),
+        (WarningRaised(message="2 images are left out"), "warning: 2 images are left out"),
         (
             AttemptEnded(outcome="stopped", epoch=1, step=20, detail="SIGTERM", requeued=True),
             "stopped by SIGTERM at step 20, queued again",
@@ -186,7 +186,7 @@ def test_a_job_log_says_who_trains_and_how_well():
         step=7,
         ranks=ranks,
     )
-    expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 pictures, 5 steps of 12 an epoch, from step 7"
+    expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 images, 5 steps of 12 an epoch, from step 7"
     assert event_line(started) == expected
     ended = EpochEnded(epoch=1, step=10, box=0.1, obj=None, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
     assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.core.errors import RunError
-from hpc_yolo.core.files import append_json_line, make_folder, write_atomic
+from hpc_yolo.core.files import append_json_line, make_directory, write_atomic
 from hpc_yolo.launch.preflight import mode_warnings
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import Spec
@@ -27,9 +27,9 @@ def umask():
     os.umask(before)
 
 
-def modes(folder: Path) -> set[str]:
-    """The modes of a folder and of all in it, as octal numbers; those of folders begin with d."""
-    paths = [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]
+def modes(directory: Path) -> set[str]:
+    """The modes of a directory and of all in it, as octal numbers; those of directories begin with d."""
+    paths = [directory, *(path for path in directory.rglob("*") if not path.is_symlink())]
     return {f"{'d' if path.is_dir() else ''}{stat.S_IMODE(path.stat().st_mode):o}" for path in paths}
 
 
@@ -37,7 +37,7 @@ def fill(run: RunDirectory) -> None:
     """Make what the parts of a run make, and what libraries make, which know nothing of modes."""
     write_atomic(run.spec, "name: a\n")
     append_json_line(run.journal, {})
-    make_folder(run.results)
+    make_directory(run.results)
     write_atomic(run.evaluation, "{}")
     run.last.symlink_to("nowhere")
     (run.jobs / "7.log").write_text("from Slurm")
@@ -79,7 +79,7 @@ def test_what_a_run_writes_itself_needs_no_settling(tmp_path, umask):
     umask(0o077)
     write_atomic(run.spec, "name: a\n")
     append_json_line(run.journal, {})
-    make_folder(run.results)
+    make_directory(run.results)
     write_atomic(run.evaluation, "{}")
     assert {oct(path.stat().st_mode & 0o7777) for path in (run.spec, run.journal, run.evaluation)} == {"0o640"}
     assert stat.S_IMODE(run.results.stat().st_mode) == 0o2750
@@ -119,11 +119,11 @@ def as_member(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def open_path():
-    """A folder that every user may reach, which pytest's own are not."""
-    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
+    """A directory that every user may reach, which pytest's own are not."""
+    directory = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    directory.chmod(0o777)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @needs_root
@@ -132,7 +132,7 @@ def test_a_member_of_the_group_reads_a_run_and_cannot_change_it(open_path, umask
     run = RunDirectory(open_path / "runs" / "first")
     run.path.parent.mkdir()
     os.chown(run.path.parent, -1, GROUP_GID)
-    run.path.parent.chmod(0o2775)  # as folders of groups are: members may rename what is in it
+    run.path.parent.chmod(0o2775)  # as directories of groups are: members may rename what is in it
     run.create(for_group=for_group)
     write_atomic(run.spec, f"name: first\nmodel: yolov5n\ndata: d.yaml\noutput: {open_path}/runs\n")
     write_atomic(run.origin, '{"hpc_yolo": "1"}\n')

@@ -23,14 +23,14 @@ def test_a_published_set_has_the_published_figures(name):
 
 def test_every_set_of_the_package_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    in_folder = sorted(path.stem for path in (REPOSITORY / "configs/hyp").glob("*.yaml"))
-    assert hyperparameter_names() == in_folder
-    assert {name.lower() for name in PUBLISHED} < set(in_folder)
-    for name in in_folder:
+    in_directory = sorted(path.stem for path in (REPOSITORY / "configs/hyp").glob("*.yaml"))
+    assert hyperparameter_names() == in_directory
+    assert {name.lower() for name in PUBLISHED} < set(in_directory)
+    for name in in_directory:
         load_hyperparameters(TrainSpec(hyp=name))
 
 
-def test_without_augmentation_no_picture_is_changed():
+def test_without_augmentation_no_image_is_changed():
     hyp = load_hyperparameters(TrainSpec(hyp="no-augmentation"))
     changes = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective")
     chances = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")

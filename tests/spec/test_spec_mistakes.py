@@ -240,7 +240,7 @@ def test_a_missing_file_names_the_specs_that_are_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("", "is a folder"), ("f" * 300, "cannot be read: File name too long"), ("file/spec.yaml", "cannot be read")],
+    [("", "is a directory"), ("f" * 300, "cannot be read: File name too long"), ("file/spec.yaml", "cannot be read")],
 )
 def test_a_path_that_cannot_be_read_is_an_error_of_the_spec(tmp_path, name, message):
     (tmp_path / "file").touch()

@@ -29,15 +29,15 @@ TRAPS = [
 
 @pytest.fixture
 def layout(tmp_path, monkeypatch):
-    """A spec in one folder and the working directory in another."""
-    for folder in ("specs", "here"):
-        (tmp_path / folder).mkdir()
+    """A spec in one directory and the working directory in another."""
+    for directory in ("specs", "here"):
+        (tmp_path / directory).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
-def load_text(folder, text, *overrides):
-    path = folder / "spec.yaml"
+def load_text(directory, text, *overrides):
+    path = directory / "spec.yaml"
     path.write_bytes(text.encode())
     return load_spec(path, overrides)
 
@@ -49,8 +49,8 @@ def load_text(folder, text, *overrides):
     ids=["beside the spec before here", "beside the spec", "here"],
 )
 def test_a_relative_path_is_looked_for_beside_the_spec_then_here(layout, field, present, expected):
-    for folder in present:
-        (layout / folder / "file.yaml").touch()
+    for directory in present:
+        (layout / directory / "file.yaml").touch()
     spec = load_text(
         layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\n", Override(field, "file.yaml", f"--set {field}")
     )

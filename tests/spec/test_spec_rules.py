@@ -214,7 +214,7 @@ def test_a_device_that_fits_is_taken(spec_file, device):
     ("model", "imgsz", "allowed"),
     [("yolov5n", 100, "multiple of 32"), ("yolov5n6", 672, "such as 704"), ("yolov5s6", 32, "such as 64")],
 )
-def test_a_picture_side_fits_the_strides_of_the_model(spec_file, model, imgsz, allowed):
+def test_a_image_side_fits_the_strides_of_the_model(spec_file, model, imgsz, allowed):
     text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
     problem = spec_file.write(text).only_problem()
     assert f"{spec_file.path}:4:16: train.imgsz: " in problem
@@ -222,7 +222,7 @@ def test_a_picture_side_fits_the_strides_of_the_model(spec_file, model, imgsz, a
 
 
 @pytest.mark.parametrize(("model", "imgsz"), [("yolov5n", 672), ("yolov5n6", 1280)])
-def test_a_picture_side_of_whole_strides_is_taken(spec_file, model, imgsz):
+def test_a_image_side_of_whole_strides_is_taken(spec_file, model, imgsz):
     text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
     assert spec_file.write(text).load().train.imgsz == imgsz
 
@@ -249,7 +249,7 @@ def test_every_model_of_the_package_may_be_named(spec_file, name):
 
 
 @pytest.mark.parametrize("name", ["-rf", ".hidden", "a/b", "..", "a b", "", "é", "a" * 101, "$(id)"])
-def test_a_run_name_is_safe_as_a_folder_and_in_a_script(spec_file, name):
+def test_a_run_name_is_safe_as_a_directory_and_in_a_script(spec_file, name):
     problem = spec_file.write(f"name: '{name}'\nmodel: yolov5n\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
 

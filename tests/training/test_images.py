@@ -1,4 +1,4 @@
-"""What a run makes of its pictures before the first step: kept in memory or not, what has no effect, what is told."""
+"""What a run makes of its images before the first step: kept in memory or not, what has no effect, what is told."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import DataError, TrainingError
-from hpc_yolo.core.package_data import resource_folder
+from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.loader import memory_needed_bytes
 from hpc_yolo.data.scan import scan_split
@@ -27,8 +27,8 @@ IMGSZ = 64
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    return write_shapes_dataset(folder, num_train=5, num_val=2, image_size=(96, 64))
+    directory = tmp_path_factory.mktemp("data") / "shapes"
+    return write_shapes_dataset(directory, num_train=5, num_val=2, image_size=(96, 64))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def parts(data: Path, tmp_path: Path, told: list[AnyEvent], model: str = "yolov5
     return build(spec, one_rank(), run, tell=told.append)
 
 
-def test_what_memory_is_needed_is_known_before_a_picture_is_read(index):
+def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
     assert memory_needed_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
 
 
@@ -70,8 +70,8 @@ def test_what_memory_is_needed_is_known_before_a_picture_is_read(index):
         ("none", 1000, 1, False),
     ],
 )
-def test_pictures_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
-    """Each rank keeps all pictures; what one of eight takes must not be what all eight find free."""
+def test_images_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
+    """Each rank keeps all images; what one of eight takes must not be what all eight find free."""
     told: list[AnyEvent] = []
     free_bytes = int(memory_needed_bytes(index, IMGSZ) * times)
     monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
@@ -86,12 +86,12 @@ def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_pat
     training = parts(data, tmp_path, told, cache="ram").training
     assert len(list(training.epoch(0))) == 3
     (said,) = warnings_of(told)
-    assert said.startswith("train.cache: pictures are read from files: decoded, the 5 pictures need 0.0 GiB")
+    assert said.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
 
 
-def test_pictures_that_fit_are_read_once(data, tmp_path):
+def test_images_that_fit_are_read_once(data, tmp_path):
     training = parts(data, tmp_path, [], cache="ram").training
-    assert len(training._loader.dataset._pictures._memory) == 5
+    assert len(training._loader.dataset._images._memory) == 5
 
 
 def test_one_class_makes_a_network_of_one_class(data, tmp_path):
@@ -145,7 +145,7 @@ def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
 
 def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
     """In a YAML of one's own, too, where the rules of a spec do not look."""
-    rows = msgspec.yaml.decode((resource_folder("configs") / "models" / "yolov5n.yaml").read_bytes())
+    rows = msgspec.yaml.decode((resource_directory("configs") / "models" / "yolov5n.yaml").read_bytes())
     model = tmp_path / "own.yaml"
     model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
     with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be found"):

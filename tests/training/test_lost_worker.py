@@ -31,5 +31,5 @@ def test_the_memory_of_a_dead_worker_is_a_lost_worker():
 
 
 def test_a_file_that_is_not_there_is_no_lost_worker():
-    error = FileNotFoundError("picture.jpg")
+    error = FileNotFoundError("image.jpg")
     assert in_words(error) is error

@@ -44,8 +44,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def next_attempt(data: Path, folder: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
-    """Return one more attempt of the run in `folder`, about to begin."""
+def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
+    """Return one more attempt of the run in `directory`, about to begin."""
     fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
     spec = Spec(
         name=name,
@@ -54,7 +54,7 @@ def next_attempt(data: Path, folder: Path, name: str, every_epochs: int = 1, **t
         train=TrainSpec(**(fields | train)),
         checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
     )
-    run = RunDirectory(folder / name)
+    run = RunDirectory(directory / name)
     run.create()
     world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
     parts = build(spec, world, run, tell=refuse_warnings)
@@ -73,9 +73,9 @@ def undisturbed(data, tmp_path_factory):
 
     @functools.cache
     def trained(**fields: object) -> Path:
-        folder = tmp_path_factory.mktemp("undisturbed")
-        assert next_attempt(data, folder, "whole", **fields).run() == 0
-        return folder / "whole"
+        directory = tmp_path_factory.mktemp("undisturbed")
+        assert next_attempt(data, directory, "whole", **fields).run() == 0
+        return directory / "whole"
 
     return trained
 
@@ -96,9 +96,9 @@ def stopped_runs(data, tmp_path_factory):
 
     @functools.cache
     def stopped(stop_after: int, **fields: object) -> Path:
-        folder = tmp_path_factory.mktemp("stopped")
-        assert run_until(next_attempt(data, folder, "stopped", **fields), stop_after) == signal.SIGTERM
-        return folder / "stopped"
+        directory = tmp_path_factory.mktemp("stopped")
+        assert run_until(next_attempt(data, directory, "stopped", **fields), stop_after) == signal.SIGTERM
+        return directory / "stopped"
 
     return stopped
 
@@ -244,7 +244,7 @@ def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, undis
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
 
 
-def test_pictures_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
+def test_images_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
     sizes = []
     forward = Detector.forward
     monkeypatch.setattr(Detector, "forward", lambda self, x: (sizes.append(x.shape[2:]), forward(self, x))[1])
@@ -295,7 +295,7 @@ def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("multi_scale", "expected"), [(False, 64), (True, 96)])
-def test_a_batch_is_measured_with_the_largest_pictures_that_will_come(attempt, monkeypatch, multi_scale, expected):
+def test_a_batch_is_measured_with_the_largest_images_that_will_come(attempt, monkeypatch, multi_scale, expected):
     measured = []
     monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda _, imgsz, *__: measured.append(imgsz) or 3)
     attempt("measured", batch=-1, multi_scale=multi_scale, stop_after=1)
@@ -322,7 +322,7 @@ def test_patience_ends_with_an_evaluation_that_was_no_better(attempt, tmp_path):
 
 
 def spoil(monkeypatch, step: int) -> None:
-    """Pictures of `step` come with numbers that are not finite, whoever does that step and whenever."""
+    """Images of `step` come with numbers that are not finite, whoever does that step and whenever."""
     scaled = Trainer.scaled
     monkeypatch.setattr(
         Trainer, "scaled", lambda self, images: scaled(self, images) * (math.nan if self.progress.step == step else 1.0)
@@ -414,11 +414,11 @@ def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
 @pytest.fixture(scope="module")
 def overflowed(data, tmp_path_factory):
     """The directory of a run whose scale of half precision is too large at first, undisturbed."""
-    folder = tmp_path_factory.mktemp("overflowed")
+    directory = tmp_path_factory.mktemp("overflowed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
-        assert next_attempt(data, folder, "whole", precision="fp16").run() == 0
-    return folder / "whole"
+        assert next_attempt(data, directory, "whole", precision="fp16").run() == 0
+    return directory / "whole"
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])

@@ -36,11 +36,11 @@ PLACES = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pi
 class Attempts:
     """What the program has left of each attempt."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def run(self, case: str) -> RunDirectory:
-        return RunDirectory(self._folder / case.replace(" ", "-"))
+        return RunDirectory(self._directory / case.replace(" ", "-"))
 
     def ends(self, case: str) -> dict[int, int]:
         """How each rank has ended, once all have."""
@@ -66,10 +66,10 @@ class Attempts:
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory) -> Iterator[Attempts]:
     """All attempts, under way."""
-    folder = tmp_path_factory.mktemp("stalls")
-    command = [sys.executable, str(PROGRAM), str(folder)]
+    directory = tmp_path_factory.mktemp("stalls")
+    command = [sys.executable, str(PROGRAM), str(directory)]
     with subprocess.Popen(command, start_new_session=True) as program:
-        yield Attempts(folder)
+        yield Attempts(directory)
         if program.poll() is None:
             os.killpg(program.pid, signal.SIGKILL)
 

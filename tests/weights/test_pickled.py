@@ -144,7 +144,7 @@ def test_other_networks_are_refused_by_name(tmp_path, change, words):
         ("anchors", 5, "are others, such as model.24.anchors"),
         ("channel_multiple", 0, "describes no network"),
         ("backbone", [[-1, 1, "Conv", [64, 6, 2, 10**5]]], "padding: 100000 is no whole number"),
-        ("backbone", [[-1, 1, "nn.Upsample", [None, 2, "nearest"]]] * 40, "larger than the picture"),
+        ("backbone", [[-1, 1, "nn.Upsample", [None, 2, "nearest"]]] * 40, "larger than the image"),
         ("backbone", 3, "describes no network"),
     ],
 )

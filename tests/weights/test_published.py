@@ -150,7 +150,7 @@ def test_a_digest_is_checked_at_first_if_said_and_always_afterwards(server, stor
 def test_two_that_fetch_at_once_download_once(server, store):
     """Two submits of one user share the cache."""
     command = [sys.executable, "-m", "hpc_yolo", "weights", "fetch", "yolov5s.pt", "--from", store.address]
-    environ = {**os.environ, "HPC_YOLO_CACHE": str(store.folder.parent)}
+    environ = {**os.environ, "HPC_YOLO_CACHE": str(store.directory.parent)}
     both = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [one.communicate()[0].strip() for one in both] == [str(store.path("yolov5s.pt"))] * 2
     assert store.path("yolov5s.pt").read_bytes() == CONTENT
@@ -167,9 +167,9 @@ def test_names_are_looked_up_here_before_anywhere_else(tmp_path):
     assert locate(str(here), store) == str(here)
 
 
-def test_addresses_and_folders_come_from_the_environment():
-    assert Store.from_env({"HOME": "/h"}).folder == Path("/h/.cache/hpc-yolo/weights")
-    assert Store.from_env({"HOME": "/h", "XDG_CACHE_HOME": "/x"}).folder == Path("/x/hpc-yolo/weights")
+def test_addresses_and_directories_come_from_the_environment():
+    assert Store.from_env({"HOME": "/h"}).directory == Path("/h/.cache/hpc-yolo/weights")
+    assert Store.from_env({"HOME": "/h", "XDG_CACHE_HOME": "/x"}).directory == Path("/x/hpc-yolo/weights")
     mirror = Store.from_env({"HPC_YOLO_CACHE": "/c", "HPC_YOLO_WEIGHTS_URL": "http://mirror"})
     assert mirror == Store("http://mirror", Path("/c/weights"))
     assert Store.from_env({"HOME": "/h"}).address.startswith("https://")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 BOX_AND_OBJECTNESS = 5
-PRIOR_OBJECTS = 8  # objects expected on a picture of PRIOR_PIXELS
+PRIOR_OBJECTS = 8  # objects expected on an image of PRIOR_PIXELS
 PRIOR_PIXELS = 640
 
 
@@ -52,7 +52,7 @@ class Detect(nn.Module):
 
     @torch.no_grad()
     def _set_prior_biases(self) -> None:
-        """Start where a picture has about eight objects and every class is as likely (focal-loss style priors)."""
+        """Start where an image has about eight objects and every class is as likely (focal-loss style priors)."""
         for conv, stride in zip(self.m, self.strides.tolist(), strict=True):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             bias = conv.bias.view(self.num_anchors, -1)

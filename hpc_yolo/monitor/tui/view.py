@@ -84,7 +84,7 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
     """The figures of the best epoch, all classes and each, and where the checkpoints are."""
     training = "" if last_epoch is None else f"training {last_epoch.images_per_s:.1f} img/s, "
     table = Table(
-        title=f"{run.name}: best at epoch {best.epoch + 1}, on {counted(best.num_images, 'picture')}",
+        title=f"{run.name}: best at epoch {best.epoch + 1}, on {counted(best.num_images, 'image')}",
         caption=f"{training}evaluation {best.images_per_s:.1f} img/s\nbest: {run.best}\nlast: {run.last}",
         caption_justify="left",
         title_justify="left",

@@ -15,7 +15,7 @@ import time
 from typing import Literal
 
 from hpc_yolo.core.errors import StallError
-from hpc_yolo.core.files import file_mode, make_folder
+from hpc_yolo.core.files import file_mode, make_directory
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
@@ -214,7 +214,7 @@ class Watchdog:
             f"{self._progress.step}, silent for {self._silence.silent_s:.0f} s\n"
         )
         try:
-            make_folder(self._run.stacks)
+            make_directory(self._run.stacks)
             with self._run.stacks_of(self._attempt, place.rank).open("w") as file:
                 os.fchmod(file.fileno(), file_mode(self._run.stacks))
                 file.write(title)
