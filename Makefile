@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo submit configs/quickstart.yaml --local
 
 test: $(VENV)/.installed-for-tests
-	sh tests/cluster/install_packages.sh
+	sh tests/helpers/install_packages.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -21,11 +21,11 @@ test: $(VENV)/.installed-for-tests
 
 # SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
 test-slurm: $(VENV)/.installed-for-tests
-	@$(BIN)/python tests/cluster/slurm_root.py "$(SLURM)" \
+	@$(BIN)/python tests/helpers/slurm_root.py "$(SLURM)" \
 		$(BIN)/pytest -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
 
 soak: $(VENV)/.installed-for-tests
-	sh tests/cluster/install_packages.sh
+	sh tests/helpers/install_packages.sh
 	KILLS=$(KILLS) $(BIN)/pytest -m 'soak or kills'
 
 lint: $(VENV)/.installed-for-tests

@@ -1,6 +1,6 @@
 """What all tests share: a watch for leaks after every test, and one real Slurm cluster for the tests that ask for it.
 
-`slurm_cluster` is the cluster itself (`tests/cluster/slurm_cluster.py`), started when first asked for. `in_slurm` makes
+`slurm_cluster` is the cluster itself (`tests/helpers/slurm_cluster.py`), started when first asked for. `in_slurm` makes
 this process a client of it for one test and cancels what the test leaves queued. Both mark a test `slurm`; such a test
 is skipped only where no cluster can be had, and a skip anywhere else counts as a failure.
 """
@@ -12,7 +12,6 @@ import functools
 import gc
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -20,14 +19,6 @@ from collections.abc import Callable, Generator, Iterator, Set
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "cluster"))
-sys.path.insert(0, str(Path(__file__).parent / "weights"))
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-sys.path.insert(0, str(Path(__file__).parent / "survive"))
-sys.path.insert(0, str(Path(__file__).parent / "end_to_end"))
-sys.path.insert(0, str(Path(__file__).parent / "status"))
-
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent
 

@@ -161,7 +161,7 @@ def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
     assert "SLURM_CONF=/etc/slurm/slurm.conf" in seen
 
 
-# From here on nothing is recorded: tests/cluster/slurm_cluster.py is a real cluster.
+# From here on nothing is recorded: tests/helpers/slurm_cluster.py is a real cluster.
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from hpc_yolo.distributed.rendezvous import CheckIn, PublishedStore, address_for
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankPlace
 
-SERVER = Path(__file__).parent / "rank_server.py"
+SERVER = Path(__file__).parents[1] / "helpers" / "rank_server.py"
 
 
 class RankServer:

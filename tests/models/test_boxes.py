@@ -9,7 +9,7 @@ import torchvision
 
 from hpc_yolo.models.boxes import ciou_cxcywh, cxcywh_to_xyxy, iou_matrix_xyxy, xyxy_to_cxcywh
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "yolov5_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 
 
 def random_boxes_cxcywh(num, seed):

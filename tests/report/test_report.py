@@ -1,15 +1,10 @@
 """One file that says everything of a run, or of several: whole without a network, and whatever is missing."""
 
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "status"))
-
 from status_runs import END, EVALUATED, START, STEP, make_run, tell
 
 from hpc_yolo.cli.main import cli

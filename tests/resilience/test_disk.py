@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
 
 def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
     """Full for a while: warned, and finished. Full to the end: one sentence, and the checkpoint before it loads."""
-    program = Path(__file__).with_name("forked_runs.py")
+    program = Path(__file__).parents[1] / "helpers" / "forked_runs.py"
     subprocess.run([sys.executable, str(program), str(small_disk), "disk"], check=True, timeout=PATIENCE_S)
     ends = {
         name: [attempt["ends"] for attempt in json.loads((small_disk / name / "attempts.json").read_text())]

@@ -20,7 +20,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
 from hpc_yolo.runs.journal import read_events
 
-PROGRAM = Path(__file__).with_name("forked_runs.py")
+PROGRAM = Path(__file__).parents[1] / "helpers" / "forked_runs.py"
 NUM_KILLS = int(os.environ.get("KILLS", "20"))
 SECONDS_A_KILL = 30
 pytestmark = pytest.mark.kills

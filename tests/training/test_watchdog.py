@@ -28,7 +28,7 @@ from hpc_yolo.training.watchdog.peers import Beat, Suspects, describe_suspects, 
 from hpc_yolo.training.watchdog.stall import Progress, Silence
 from hpc_yolo.training.watchdog.watchdog import Watchdog
 
-PROGRAM = Path(__file__).with_name("stalls.py")
+PROGRAM = Path(__file__).parents[1] / "helpers" / "stalls.py"
 STALL = StallError.exit_code
 PLACES = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=100 + rank) for rank in range(3)]
 

@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
-
 from slurm_daemons import children_by_parent
 
 from hpc_yolo.core.errors import HpcYoloError

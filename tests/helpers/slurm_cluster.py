@@ -6,8 +6,8 @@ and gpu02 resolve, and the nodes have different boot ids, while this machine's o
 
 For people, as root:
 
-    eval "$(python tests/cluster/slurm_cluster.py up /tmp/slurm)"   # exports SLURM_CONF; then sinfo, sbatch, ...
-    python tests/cluster/slurm_cluster.py down /tmp/slurm
+    eval "$(python tests/helpers/slurm_cluster.py up /tmp/slurm)"   # exports SLURM_CONF; then sinfo, sbatch, ...
+    python tests/helpers/slurm_cluster.py down /tmp/slurm
 
 All daemons belong to a supervisor process, `slurm_daemons.py`, which also ends them when nobody is left to ask for it.
 """
@@ -47,7 +47,7 @@ def unavailable_reason() -> str | None:
         return "the test cluster needs root"
     missing = [program for program in PROGRAMS if shutil.which(program, path=SYSTEM_PATH) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (tests/cluster/install_packages.sh)"
+        return f"not installed: {', '.join(missing)} (tests/helpers/install_packages.sh)"
     tried = subprocess.run(["unshare", "--mount", "--uts", "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no namespaces here: {tried.stderr.strip()}"
 

@@ -1,6 +1,6 @@
 """Run a command with another generation of Slurm: in the root directory of the Debian release that packages it.
 
-    python tests/cluster/slurm_root.py VERSION COMMAND ...     # as root; `make test-slurm` uses it
+    python tests/helpers/slurm_root.py VERSION COMMAND ...     # as root; `make test-slurm` uses it
 
 The root directory is made once by debootstrap, from the Debian mirror of this machine's own apt sources, and kept in
 the directory that HPC_YOLO_SLURM_ROOTS names. The command runs in it with this repository, this virtual environment and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DIRECTORY = Path(__file__).parent / "recorded"
+DIRECTORY = Path(__file__).parents[1] / "cluster" / "recorded"
 VERSIONS = sorted(path.name for path in DIRECTORY.iterdir() if path.name[0].isdigit())
 NEWEST = VERSIONS[-1]
 

@@ -1,7 +1,7 @@
 """Record what a generation of Slurm prints: the text for the parsers' tests, from a cluster that is brought up for it.
 
-    python tests/cluster/record_slurm.py                                                  # the installed Slurm
-    python tests/cluster/slurm_root.py 26.05 .venv/bin/python tests/cluster/record_slurm.py
+    python tests/helpers/record_slurm.py                                                  # the installed Slurm
+    python tests/helpers/slurm_root.py 26.05 .venv/bin/python tests/helpers/record_slurm.py
 
 writes `tests/cluster/recorded/VERSION/`; it takes four minutes. The product's own functions ask, so every file holds
 the answer to the very command that the product runs. Names and paths of this machine are replaced.
@@ -25,7 +25,7 @@ from hpc_yolo.cluster import scheduler, site
 from hpc_yolo.cluster.scheduler import Finished
 from hpc_yolo.core.errors import ClusterError
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "cluster" / "recorded"
 FORGOTTEN = Finished(1, "", "slurm_load_jobs error: Invalid job id specified\n")
 BY_NAME = re.compile(r"^(SLURM|CUDA|GPU|PMI|ROCR|ZE_)")
 EXPEDITE_SINCE = (25, 11)
