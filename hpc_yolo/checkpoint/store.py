@@ -60,13 +60,13 @@ def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingStat
     return None
 
 
-def published(run: RunDirectory, path: Path, keep: int) -> None:
-    """After `path` is durable: point `last` to it, and remove all but the `keep` newest states."""
+def published(run: RunDirectory, path: Path, keep_last: int) -> None:
+    """After `path` is durable: point `last` to it, and remove all but the `keep_last` newest states."""
     link = run.last.with_name(f".{run.last.name}.link")
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.rename(run.last)
-    for old in saved_states(run)[keep:]:
+    for old in saved_states(run)[keep_last:]:
         if old != path:
             old.unlink(missing_ok=True)
     sync_directory(run.checkpoints)

@@ -93,7 +93,7 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
     if closed := closed_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
         click.echo(
-            f"{len(closed)} more {'is' if len(closed) == 1 else 'are'} closed to you, of {', '.join(owners)}", err=True
+            f"{len(closed)} more {'is' if len(closed) == 1 else 'are'} not readable, of {', '.join(owners)}", err=True
         )
     if not snapshot.runs:
         place = "" if root is None else f" under {root}"

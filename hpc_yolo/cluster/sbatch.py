@@ -13,7 +13,7 @@ from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
-DEFAULT_SIGNAL_LEAD_S = 120
+DEFAULT_SIGNAL_BEFORE_S = 120
 SLOW_SAVE_FACTOR = 3  # a shared file system has slower moments than those that were measured
 REQUEUE_MARGIN_S = 30  # a busy controller takes as long to answer `scontrol requeue`
 SRUN_WAIT_S = 60
@@ -37,7 +37,7 @@ def script(
         task: what every task runs, as shell text.
         afterwards: the command that decides what becomes of the job, as shell text; it gets srun's exit code.
         log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
-        save_times: what was measured in the run so far; see `signal_lead_s`.
+        save_times: what was measured in the run so far; see `signal_before_s`.
         setup_record: file that keeps the number of the setup line that runs, as shell text.
         after_failed_setup: as `afterwards`, for a setup that ended before the tasks: in the environment of the job.
     """
@@ -111,7 +111,7 @@ def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) ->
         "exclude": cluster.excluded or None,
         **requeue_options(cluster.requeue),
         "open-mode": "append",
-        "signal": f"{USER_SIGNAL}@{signal_lead_s(cluster, save_times)}",
+        "signal": f"{USER_SIGNAL}@{signal_before_s(cluster, save_times)}",
         "output": log,
     }
     for name, value in cluster.sbatch.items():
@@ -137,20 +137,20 @@ def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
     return {"gpus-per-node": typed}
 
 
-def signal_lead_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
+def signal_before_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
     """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit.
 
     Without a figure in the spec it is the slowest step, three times the longest save, and time to be requeued. Slurm
     may warn up to a minute earlier, which costs that minute and nothing else; a warning that comes late is followed by
     SIGTERM at the limit.
     """
-    if isinstance(cluster.signal_lead, int):
-        return cluster.signal_lead
-    lead_s = DEFAULT_SIGNAL_LEAD_S
+    if isinstance(cluster.signal_before_s, int):
+        return cluster.signal_before_s
+    before_s = DEFAULT_SIGNAL_BEFORE_S
     if save_times is not None:
-        lead_s = math.ceil(SLOW_SAVE_FACTOR * save_times.save_s + save_times.step_s) + REQUEUE_MARGIN_S
+        before_s = math.ceil(SLOW_SAVE_FACTOR * save_times.save_s + save_times.step_s) + REQUEUE_MARGIN_S
     limit_s = None if cluster.time is None else parse_limit_s(cluster.time)
-    return lead_s if limit_s is None else min(lead_s, limit_s // 2)
+    return before_s if limit_s is None else min(before_s, limit_s // 2)
 
 
 def srun_words(cluster: ClusterSpec) -> list[str]:

@@ -194,11 +194,11 @@ def _faster(spec: Spec, *, is_save: bool) -> str:
 def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None) -> Finding:
     """The time limit, and how long before it the job is told."""
     own_times = measured.times if measured is not None and measured.is_own else None
-    lead_s = sbatch.signal_lead_s(cluster, own_times)
+    before_s = sbatch.signal_before_s(cluster, own_times)
     ok = Finding(
         level=Finding.OK,
         what="time limit",
-        seen=f"{cluster.time}, SIG{sbatch.USER_SIGNAL} {lead_s} s before it",
+        seen=f"{cluster.time}, SIG{sbatch.USER_SIGNAL} {before_s} s before it",
         why="the warning may come up to 60 s earlier"
         if own_times is not None
         else "nothing was measured in this run yet",
@@ -218,12 +218,12 @@ def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None
     if limit_s is None:
         return replace_finding(ok, seen=f"none in partition {partition.name}", why="")
     seen = f"{format_time(limit_s)} of partition {partition.name}, as cluster.time says nothing"
-    if lead_s * 2 <= limit_s:
-        return replace_finding(ok, seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {lead_s} s before it")
+    if before_s * 2 <= limit_s:
+        return replace_finding(ok, seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {before_s} s before it")
     return replace_finding(
         ok,
         level=Finding.WARNING,
-        seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {lead_s} s before it",
+        seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {before_s} s before it",
         why="most of every job would be spent after the warning",
         advice=f"cluster.time: {format_time(limit_s)}, so that the warning follows from it, or a longer one",
     )

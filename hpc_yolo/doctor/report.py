@@ -30,7 +30,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         answers: whether Slurm is here and answered; None where it is not installed.
         stop_s: seconds that a preempted job has, by partition.
         save_times, measured_in: what was measured, and the run that has it.
-        signal_lead_s: seconds before the time limit at which a job of the spec is warned; None without a spec.
+        signal_before_s: seconds before the time limit at which a job of the spec is warned; None without a spec.
     """
 
     slurm: str
@@ -38,7 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: dict[str, int]
     save_times: SaveTimes | None
     measured_in: str | None
-    signal_lead_s: int | None
+    signal_before_s: int | None
     findings: list[Finding]
 
     @property
@@ -65,7 +65,7 @@ def examine(spec: Spec | None) -> Report:
         stop_s=stop_s,
         save_times=None if measured is None else measured.times,
         measured_in=None if measured is None else measured.run_name,
-        signal_lead_s=None if spec is None else sbatch.signal_lead_s(spec.cluster, own_times),
+        signal_before_s=None if spec is None else sbatch.signal_before_s(spec.cluster, own_times),
         findings=findings,
     )
 

@@ -87,7 +87,7 @@ def decide(cause: str, events: Iterable[AnyEvent], cluster: ClusterSpec, *, is_i
         decision = _within(cause, number, cluster.max_node_failures, "cluster.max_node_failures")
     elif cause in (Cause.KILLED, Cause.STALLED):
         number = counts[Cause.KILLED] + counts[Cause.STALLED] + 1
-        decision = _within("killed or stalled", number, cluster.max_kills, "cluster.max_kills")
+        decision = _within("killed or stalled", number, cluster.max_crashes, "cluster.max_crashes")
     else:
         return Decision(False, "")
     if cluster.requeue == "off" and decision.again:

@@ -71,7 +71,7 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
     if by_path.exists:
         return by_path
     if is_closed(by_path.path):
-        raise RunError(f"{written}: belongs to {owner_name(by_path.path)}, and is closed to you", hint="ask the owner")
+        raise RunError(f"{written}: belongs to {owner_name(by_path.path)}, and is not readable", hint="ask the owner")
     if named:
         paths = ", ".join(str(run.path) for run in named.values())
         raise RunError(f"{written}: several runs have that name: {paths}", hint="write the path of one")

@@ -36,7 +36,7 @@ OWN_SBATCH_OPTIONS = {
     "exclude": "cluster.exclude",
     "requeue": "cluster.requeue",
     "no-requeue": "cluster.requeue",
-    "signal": "cluster.signal_lead",
+    "signal": "cluster.signal_before_s",
     "output": "output",
     "error": "output",
     "open-mode": "output",

@@ -76,10 +76,10 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = "auto"
     max_timeouts: Annotated[NotNegative, Meta(description="Starts that may end at the time limit.")] = 20
     max_node_failures: Annotated[NotNegative, Meta(description="Starts that may end with a failed node.")] = 3
-    max_kills: Annotated[
+    max_crashes: Annotated[
         NotNegative, Meta(description="Starts that may end with a task killed from outside, or hanging.")
     ] = 3
-    signal_lead: Annotated[
+    signal_before_s: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | Literal["auto"],
         Meta(
             description="Seconds before the time limit at which Slurm warns the tasks; auto: from the run's measured "
@@ -170,7 +170,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = False
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], Meta(description="Optimiser.")] = "SGD"
     cos_lr: Annotated[bool, Meta(description="Learning rate by half a cosine instead of a line.")] = False
-    late_lr: Annotated[
+    legacy_lr_schedule: Annotated[
         bool, Meta(description="Learning rate one epoch behind its formula after warm-up, as YOLOv5 v7.0 has it.")
     ] = False
     hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
@@ -240,7 +240,7 @@ class CheckpointSpec(Section, frozen=True, kw_only=True):
     ] = 1
     every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
     every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
-    keep: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 3
+    keep_last: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 3
 
 
 class Spec(Section, frozen=True, kw_only=True):

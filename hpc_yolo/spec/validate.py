@@ -20,12 +20,12 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
 # What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
-NOT_YET: tuple[tuple[str, object, str], ...] = (("train.cache", "disk", "none or ram"),)
+UNSUPPORTED: tuple[tuple[str, object, str], ...] = (("train.cache", "disk", "none or ram"),)
 
 
 def findings(spec: Spec) -> Iterator[Finding]:
     """Everything that the rules find in a spec whose single values are all right."""
-    yield from _not_yet(spec)
+    yield from _unsupported(spec)
     yield from _formats(spec.cluster)
     yield from _resources(spec.cluster)
     yield from option_findings(spec.cluster)
@@ -51,14 +51,14 @@ def value_at(spec: Spec, dotted: str) -> object:
     return value
 
 
-def _not_yet(spec: Spec) -> Iterator[Finding]:
-    for field, value, instead in NOT_YET:
+def _unsupported(spec: Spec) -> Iterator[Finding]:
+    for field, value, instead in UNSUPPORTED:
         if value_at(spec, field) == value:
-            yield Finding(field, f"{str(value).lower()} is not there yet in this version", instead)
+            yield Finding(field, f"{str(value).lower()} is not supported", instead)
     if spec.sweep:
-        yield Finding("sweep", "sweeps are not there yet in this version", "one spec a run, or slurm/array.sbatch")
+        yield Finding("sweep", "not supported", "one spec a run, or slurm/array.sbatch")
     if spec.cluster.container is not None:
-        message = "containers are not there yet in this version"
+        message = "not supported"
         yield Finding("cluster.container", message, "null; cluster.setup prepares a task")
 
 
@@ -69,9 +69,9 @@ def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding("cluster.time", str(error), "minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED")
         else:
-            if limit_s is not None and isinstance(cluster.signal_lead, int) and cluster.signal_lead >= limit_s:
-                message = f"{cluster.signal_lead} s is not before the end of a job of {limit_s} s"
-                yield Finding("cluster.signal_lead", message, f"under {limit_s}, or auto")
+            if limit_s is not None and isinstance(cluster.signal_before_s, int) and cluster.signal_before_s >= limit_s:
+                message = f"{cluster.signal_before_s} s is not before the end of a job of {limit_s} s"
+                yield Finding("cluster.signal_before_s", message, f"under {limit_s}, or auto")
     for field in ("mem", "mem_per_cpu", "mem_per_gpu"):
         text = getattr(cluster, field)
         if text is not None and not is_whole_memory(text):

@@ -108,7 +108,7 @@ def build_parts(
     """Network, loss, optimiser and loaders as they are before the first step."""
     train = spec.train
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
-    schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.late_lr)
+    schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
     model = build_network(spec, origin, dataset.num_classes, world.device, tell).to(dtype)
     if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint

@@ -75,7 +75,7 @@ class Checkpointer:
                 texts_of(parts.description, progress),
                 progress.finished_epochs,
                 progress.step,
-                after=lambda: published(self._run, path, parts.spec.checkpoint.keep),
+                after=lambda: published(self._run, path, parts.spec.checkpoint.keep_last),
             )
         )
 

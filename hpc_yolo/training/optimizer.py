@@ -32,7 +32,7 @@ class StepSettings:
 class Schedule:
     """Learning rate and momentum over a whole training of `epochs` x `steps_per_epoch` global batches of `batch`.
 
-    With `late_lr` an epoch after warm-up has the rate that the formula gives for the epoch before it.
+    With `legacy_lr_schedule` an epoch after warm-up has the rate that the formula gives for the epoch before it.
     """
 
     hyp: Hyperparameters
@@ -40,7 +40,7 @@ class Schedule:
     steps_per_epoch: int
     batch: int
     cos_lr: bool = False
-    late_lr: bool = False
+    legacy_lr_schedule: bool = False
 
     @property
     def accumulate(self) -> int:
@@ -67,7 +67,7 @@ class Schedule:
         """The settings of `step`, counted in global batches from the start of training."""
         epoch = step // self.steps_per_epoch
         if step > self.warmup_steps:
-            is_late = self.late_lr and epoch > self.warmup_steps // self.steps_per_epoch
+            is_late = self.legacy_lr_schedule and epoch > self.warmup_steps // self.steps_per_epoch
             lr = self.hyp.lr0 * self.lr_factor(epoch - is_late)
             return StepSettings(lr, lr, self.hyp.momentum, self.accumulate)
         target = self.hyp.lr0 * self.lr_factor(epoch)

@@ -232,9 +232,9 @@ def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path
     finally:
         (tmp_path / "theirs").chmod(0o700)
     assert "mine " in listed.stdout and "theirs" not in listed.stdout
-    assert "1 more is closed to you, of " in listed.stderr
+    assert "1 more is not readable, of " in listed.stderr
     assert [done.returncode for done in (listed, *refused)] == [0, 6, 6, 6, 6]
-    assert all("is closed to you" in done.stderr for done in refused)
+    assert all("is not readable" in done.stderr for done in refused)
 
 
 def test_a_pipe_that_closes_early_is_no_error():

@@ -45,7 +45,7 @@ def options_of(**cluster) -> dict:
         ({"requeue": "off"}, {"no-requeue": True}),
         ({"time": "12:00:00"}, {"time": "12:00:00", "signal": "USR2@120", "requeue": True, "open-mode": "append"}),
         ({"time": "00:02:00"}, {"signal": "USR2@60"}),
-        ({"signal_lead": 30}, {"signal": "USR2@30"}),
+        ({"signal_before_s": 30}, {"signal": "USR2@30"}),
         (
             {"sbatch": {"comment": "nightly run", "exclusive": True, "hold": False}},
             {"comment": "nightly run", "exclusive": True},
@@ -64,7 +64,7 @@ def test_a_field_becomes_its_flag(cluster, expected):
         ({"time": "12:00:00"}, 90.0, 12.5, 313),
         ({"time": "00:05:00"}, 90.0, 12.5, 150),  # half of the limit
         ({}, 90.0, 12.5, 313),
-        ({"time": "12:00:00", "signal_lead": 45}, 90.0, 12.5, 45),
+        ({"time": "12:00:00", "signal_before_s": 45}, 90.0, 12.5, 45),
     ],
 )
 def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, save_s, step_s, expected):

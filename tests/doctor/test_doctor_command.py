@@ -57,11 +57,11 @@ def test_on_the_real_cluster_it_tells_the_seconds_of_a_preempted_job(spec_path, 
     code, report = report_of()
     assert (code, report["answers"], report["stop_s"]) == (0, True, {"gpu": 5, "preempt": 25, "high": 5})
     code, report = report_of(spec_path)
-    assert (code, report["stop_s"], report["save_times"], report["signal_lead_s"]) == (0, {"preempt": 25}, None, 120)
+    assert (code, report["stop_s"], report["save_times"], report["signal_before_s"]) == (0, {"preempt": 25}, None, 120)
     assert slurm_warnings(load_spec(spec_path)) == []
     saved_run("new", 11.0)
     code, report = report_of(spec_path)
-    assert (code, report["measured_in"], report["signal_lead_s"]) == (4, "new", 63)
+    assert (code, report["measured_in"], report["signal_before_s"]) == (4, "new", 63)
     plan = make_plan(load_spec(spec_path))
     for script in (plan.script, CliRunner().invoke(cli, ["render", str(spec_path)]).output):
         assert "#SBATCH --signal=USR2@63\n" in script

@@ -166,7 +166,7 @@ def test_a_start_that_is_killed_before_it_takes_the_lease_counts_like_any_other(
     begin(run, restart=1)
     for restart in (2, 3):
         slurm.shown.write_text(SHOWN.format("RUNNING", restart - 1, "None"))
-        conclude(run, 137, restart, max_kills=1)
+        conclude(run, 137, restart, max_crashes=1)
     ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
     assert [(end.attempt, end.cause, end.requeued) for end in ends] == [
         (2, Cause.KILLED, True),

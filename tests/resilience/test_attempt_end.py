@@ -188,7 +188,7 @@ def test_steps_of_other_attempts_do_not_count():
         (Cause.TIME_LIMIT, 20, {}, False, "time limit 21 times, and cluster.max_timeouts is 20"),
         (Cause.NODE_FAILURE, 2, {}, True, "node failure 3 of 3"),
         (Cause.NODE_FAILURE, 3, {}, False, "cluster.max_node_failures is 3"),
-        (Cause.KILLED, 0, {"max_kills": 0}, False, "killed or stalled once, and cluster.max_kills is 0"),
+        (Cause.KILLED, 0, {"max_crashes": 0}, False, "killed or stalled once, and cluster.max_crashes is 0"),
         (Cause.KILLED, 0, {}, True, "killed or stalled 1 of 3"),
         (Cause.STALLED, 2, {}, True, "killed or stalled 3 of 3"),
         (Cause.PREEMPTED, 0, {"requeue": "off"}, False, "cluster.requeue is off"),
@@ -213,8 +213,8 @@ def test_of_an_attempt_the_last_word_counts():
 def test_killed_and_stalled_attempts_have_one_limit():
     """What a memory killer does shows as the one or the other, by chance."""
     events = [ended(1, Cause.KILLED), ended(2, Cause.STALLED)]
-    assert not decide(Cause.STALLED, events, ClusterSpec(max_kills=2)).again
-    assert decide(Cause.KILLED, events, ClusterSpec(max_kills=3)).again
+    assert not decide(Cause.STALLED, events, ClusterSpec(max_crashes=2)).again
+    assert decide(Cause.KILLED, events, ClusterSpec(max_crashes=3)).again
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_slurms_late_request_to_end_a_lost_step_costs_no_step(submitted, in_slur
 
 
 def kill_rank_too_often(cluster, run: RunDirectory, job_id: str, pids: list[int]) -> None:
-    (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_kills: 3", "max_kills: 0"))
+    (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_crashes: 3", "max_crashes: 0"))
     kill_last_rank(cluster, job_id, pids)
 
 
@@ -315,12 +315,12 @@ def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, und
 @pytest.mark.soak
 def test_a_run_whose_tasks_are_killed_too_often_ends_and_says_so(submitted, in_slurm, events_of, hpc_yolo, tmp_path):
     run, job_id = submitted("hopeless")
-    (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_kills: 3", "max_kills: 0"))
+    (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_crashes: 3", "max_crashes: 0"))
     wait_until(lambda: events_of("hopeless", StepLogged), "the first steps")
     kill_last_rank(in_slurm, job_id, [place.pid for place in events_of("hopeless", AttemptStarted)[0].ranks])
     assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "FAILED"
     (end,) = events_of("hopeless", AttemptEnded)
     assert (end.outcome, end.cause, end.requeued) == (AttemptEnded.FAILED, Cause.KILLED, False)
-    assert "cluster.max_kills is 0" in end.detail
+    assert "cluster.max_crashes is 0" in end.detail
     (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
     assert facts["state"] == "failed"

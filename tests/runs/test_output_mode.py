@@ -155,7 +155,7 @@ def test_a_member_of_the_group_reads_a_run_and_cannot_change_it(open_path, umask
         assert report.returncode == 0, report.stderr
         assert (here / "report.html").exists()
     else:
-        assert "closed to you" in status.stderr and listed.stdout == ""
+        assert "not readable" in status.stderr and listed.stdout == ""
         assert report.returncode == 6
     for command in (("rm", "--yes"), ("cancel", "--yes"), ("resume",)):
         done = hpc_yolo(command[0], run.path, *command[1:])

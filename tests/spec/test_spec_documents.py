@@ -50,7 +50,7 @@ def test_the_json_schema_takes_the_specs_of_the_package(validator, path):
         {"train": {"optimizer": "sgd"}},
         {"cluster": {"exclude": {"node1": 1}}},
         {"cluster": {"setup": 3}},
-        {"cluster": {"signal_lead": "soon"}},
+        {"cluster": {"signal_before_s": "soon"}},
         {"name": "bad name"},
         {"name": None},
     ],

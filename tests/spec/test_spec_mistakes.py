@@ -122,7 +122,7 @@ def test_an_unknown_field_is_refused_with_the_one_that_was_meant(spec_file, adde
         ("cluster: {setup: [a, [b]]}", "cluster.setup[1]: a list is not allowed here", "text"),
         ("cluster: {env: [A, B]}", "cluster.env: a list is not allowed here", "a group of names with texts"),
         ("cluster: {env: {A: }}", "cluster.env.A: nothing is not allowed", "text"),
-        ("cluster: {signal_lead: soon}", "'soon' is not allowed", "at least 1, at most 65535 or one of auto"),
+        ("cluster: {signal_before_s: soon}", "'soon' is not allowed", "at least 1, at most 65535 or one of auto"),
         ("train: {stall_timeout_s: 9}", "train.stall_timeout_s", "at least 10 or one of auto"),
         ("cluster: {mem: [1G]}", "cluster.mem: a list is not allowed here", "text or null"),
         ("cluster: {sbatch: {comment: [a]}}", "cluster.sbatch.comment: a list", "text or true or false or null"),
@@ -160,7 +160,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(spec_file, ad
         ("cluster: {mem: 0}", "cluster.mem", "0"),
         ("cluster: {env: }", "cluster.env", {}),
         ("cluster: {env: {A: yes, B: 1e3, C: ''}}", "cluster.env", {"A": "yes", "B": "1e3", "C": ""}),
-        ("cluster: {signal_lead: 90}", "cluster.signal_lead", 90),
+        ("cluster: {signal_before_s: 90}", "cluster.signal_before_s", 90),
         (
             "cluster: {sbatch: {exclusive: true, comment: yes, wckey: ~, reservation: 'true'}}",
             "cluster.sbatch",

@@ -127,7 +127,7 @@ def valid_specs(draw):
         **{name: draw(OPTIONAL) for name in ("partition", "account", "qos", "constraint")},
         "exclude": draw(st.lists(TEXTS, max_size=3)),
         "setup": draw(st.lists(TEXTS.filter(lambda line: not DIRECTIVE.match(line)), max_size=3)),
-        "signal_lead": draw(st.just("auto") | st.integers(1, 29)),
+        "signal_before_s": draw(st.just("auto") | st.integers(1, 29)),
         "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), TEXTS, max_size=3)),
         "sbatch": draw(
             st.dictionaries(

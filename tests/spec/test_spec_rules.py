@@ -14,8 +14,16 @@ GPU_RULES = [
     ("{gpus_per_node: 0, gpu_type: a100}", "cluster.gpu_type: needs GPUs", "null, or gpus_per_node of at least 1"),
     ("{gpus_per_node: 4, tasks_per_node: 2}", "tasks_per_node: 2 tasks on 4 GPUs", "4, or leave it out"),
     ("{tasks_per_node: 4, gpus_per_node: 1}", "tasks_per_node: 4 tasks on 1 GPU;", "1, or leave it out"),
-    ("{time: 00:01:00, signal_lead: 60}", "signal_lead: 60 s is not before the end of a job of 60 s", "under 60"),
-    ("{time: 1, signal_lead: 61}", "signal_lead: 61 s is not before the end of a job of 60 s", "under 60, or auto"),
+    (
+        "{time: 00:01:00, signal_before_s: 60}",
+        "signal_before_s: 60 s is not before the end of a job of 60 s",
+        "under 60",
+    ),
+    (
+        "{time: 1, signal_before_s: 61}",
+        "signal_before_s: 61 s is not before the end of a job of 60 s",
+        "under 60, or auto",
+    ),
 ]
 FORMATS = [
     *(
@@ -68,7 +76,7 @@ def test_what_slurm_would_refuse_hours_later_is_refused_now(spec_file, cluster, 
     "cluster",
     [
         *(f"{{time: {text}}}" for text in ("UNLIMITED", "unlimited", "INFINITE", "Infinite", "-1", "0", "00:00:00")),
-        "{time: UNLIMITED, signal_lead: 65535}",
+        "{time: UNLIMITED, signal_before_s: 65535}",
         *(f"{{{field}: {text}}}" for field in ("mem", "mem_per_cpu", "mem_per_gpu") for text in ("0", "0G", "'0M'")),
         "{partition: 'a,b'}",
         "{partition: [a, b]}",
@@ -254,22 +262,22 @@ def test_a_run_name_is_safe_as_a_directory_and_in_a_script(spec_file, name):
     assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
 
 
-@pytest.mark.parametrize(("field", "value", "instead"), validate.NOT_YET)
-def test_what_this_version_cannot_do_is_refused_not_passed_over(spec_file, field, value, instead):
+@pytest.mark.parametrize(("field", "value", "instead"), validate.UNSUPPORTED)
+def test_an_unsupported_value_is_refused(spec_file, field, value, instead):
     section, name = field.split(".")
     problem = spec_file.add(f"{section}:\n  {name}: {str(value).lower()}\n").only_problem()
-    assert problem.startswith(f"{spec_file.path}:5:{len(name) + 5}: {field}: {str(value).lower()} is not there yet")
+    assert problem.startswith(f"{spec_file.path}:5:{len(name) + 5}: {field}: {str(value).lower()} is not supported")
     assert problem.endswith(f"allowed: {instead}")
 
 
 @pytest.mark.parametrize(
     ("added", "message"),
     [
-        ("sweep: {train.seed: ['1', '2']}", "sweep: sweeps are not there yet"),
-        ("cluster: {container: {image: a.sif}}", "cluster.container: containers are not there yet"),
+        ("sweep: {train.seed: ['1', '2']}", "sweep: not supported"),
+        ("cluster: {container: {image: a.sif}}", "cluster.container: not supported"),
     ],
 )
-def test_whole_features_that_are_not_there_say_so(spec_file, added, message):
+def test_an_unsupported_section_is_refused(spec_file, added, message):
     assert message in spec_file.add(added + "\n").only_problem()
 
 

@@ -17,7 +17,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json"
 
 def schedule_of(case):
     hyp = Hyperparameters(lrf=case["lrf"])
-    return Schedule(hyp, case["epochs"], case["nb"], case["batch"], case["cos"], late_lr=True)
+    return Schedule(hyp, case["epochs"], case["nb"], case["batch"], case["cos"], legacy_lr_schedule=True)
 
 
 @pytest.mark.parametrize("name", GOLDEN["schedule_golden"])
@@ -35,7 +35,7 @@ def test_learning_rates_momentum_and_accumulation_follow_the_published_schedule(
 def test_every_epoch_after_warm_up_has_the_rate_of_its_own_formula(cos_lr):
     """The published schedule is one epoch late, so that its last epoch never gets the last rate."""
     hyp = Hyperparameters(lr0=0.01, lrf=0.1)
-    schedule, late = (Schedule(hyp, 40, 50, 64, cos_lr, late_lr) for late_lr in (False, True))
+    schedule, late = (Schedule(hyp, 40, 50, 64, cos_lr, legacy_lr_schedule) for legacy_lr_schedule in (False, True))
     for epoch in range(4, 40):
         rate = schedule.at(epoch * 50).lr
         assert rate == pytest.approx(hyp.lr0 * schedule.lr_factor(epoch))

@@ -117,7 +117,7 @@ def _header(
     second = Text(time.strftime("%H:%M:%S", time.localtime(snapshot.time)))
     if words := slurm_words(snapshot):
         second.append(f"  {words}", "yellow" if snapshot.slurm_error else "")
-    second.append(f"  by {state.sort}{', turned' if state.is_reversed else ''}")
+    second.append(f"  by {state.sort}{', reversed' if state.is_reversed else ''}")
     if state.only_problems:
         second.append("  only problems", "yellow")
     if state.words and state.mode != "filter":
