@@ -142,11 +142,6 @@ def chosen_threads(environ: Mapping[str, str], launcher: Launcher) -> int | None
     return None if launcher == "torchrun" else _optional_number({"first": first}, "first", least=1)
 
 
-def derive_port(job_id: str, attempt: int) -> int:
-    """The port in 10000-32767 that rank 0 of this attempt tries first."""
-    return next(candidate_ports(job_id, attempt))
-
-
 def candidate_ports(job_id: str, attempt: int) -> Iterator[int]:
     """Distinct ports in 10000-32767, the same at every call, spread by a hash so that jobs on one host rarely meet."""
     seen: set[int] = set()
