@@ -1,5 +1,6 @@
-"""Metadata of the package. Every dependency says why it is there; bounds are the oldest releases known to serve."""
+"""Metadata of the package: each dependency with the reason for it, and the oldest release known to work."""
 
+import ast
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -8,16 +9,39 @@ ROOT = Path(__file__).parent
 
 
 def files_below(directory: str) -> list[str]:
-    """The files of a top-level directory as package data of hpc_yolo.<directory>."""
+    """Return the files of a top-level directory as package data of hpc_yolo.<directory>."""
     return [str(path.relative_to(ROOT / directory)) for path in sorted((ROOT / directory).rglob("*")) if path.is_file()]
+
+
+def version() -> str:
+    """Return `hpc_yolo.__version__`, read without importing the package."""
+    for statement in ast.parse((ROOT / "hpc_yolo" / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__version__":
+            return str(ast.literal_eval(statement.value))
+    raise RuntimeError("hpc_yolo/__init__.py sets no __version__")
 
 
 setup(
     name="hpc-yolo",
-    version="0.1.0",
+    version=version(),
     description="One YAML spec goes in; Slurm jobs train a YOLOv5-family detector on any number of nodes",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    keywords=["slurm", "hpc", "object detection", "yolov5", "pytorch", "distributed training", "preemption"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: System :: Clustering",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
@@ -62,7 +86,7 @@ setup(
             "onnxruntime>=1.17",
             "pycocotools>=2.0.7",  # our own metric is held to it
             "pytest>=8.0",
-            "pytest-cov>=5.0",  # the floor of 95 % under spec, cluster, sbatch and runs
+            "pytest-cov>=5.0",  # the coverage that `make test` asks for
             "pillow>=11.3",  # writes image files of kinds that OpenCV does not
             "hypothesis>=6.100",  # specs that nobody would write by hand
             "jsonschema>=4.20",  # checks the schema that editors use

@@ -1,4 +1,4 @@
-"""What only a GPU can show: mixed precision that stays finite and learns, peak memory, and images a second.
+"""Check on a GPU that mixed precision stays finite and learns; measure peak memory and images per second.
 
 python benchmarks/gpu_check.py [RESULT.json]
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ WARMUP_STEPS, TIMED_STEPS = 5, 20
 
 
 def main() -> None:
-    """Print every figure as it is measured, and write them all; exit code 1 where training goes wrong."""
+    """Print and write all values; exit with 1 where a loss is not finite or did not fall."""
     if not torch.cuda.is_available():
         sys.exit("no GPU here: torch.cuda.is_available() is False")
     results: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -47,27 +48,27 @@ def main() -> None:
 
 
 def learning(precision: str) -> dict[str, Any]:
-    """yolov5s on drawn shapes from scratch: mean loss of the first and the last 20 of 200 steps."""
+    """Train yolov5s on drawn shapes from scratch; return the mean loss of the first and the last 20 of 200 steps."""
     with tempfile.TemporaryDirectory() as directory:
         trainer = trainer_of("yolov5s", LEARNING_BATCH, precision, Path(directory), num_images=16 * LEARNING_BATCH)
         losses = []
         for batch in batches(trainer, LEARNING_STEPS):
             trainer.train_step(batch)
             trainer.progress.step += 1
-            losses.append(trainer.meter.epoch_items.sum().clone())
-        sums = torch.stack(losses).diff(prepend=losses[0].new_zeros(1)).cpu()
+            means, _ = trainer.meter.read_log()
+            losses.append(sum(means))
         row = {
             "precision": precision,
-            "finite": bool(sums.isfinite().all()) and math.isfinite(float(trainer.grad_norm)),
-            "first_loss": float(sums[:20].mean()),
-            "last_loss": float(sums[-20:].mean()),
+            "finite": all(map(math.isfinite, losses)) and math.isfinite(float(trainer.grad_norm)),
+            "first_loss": statistics.fmean(losses[:20]),
+            "last_loss": statistics.fmean(losses[-20:]),
         }
     print(row, flush=True)
     return row
 
 
 def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
-    """`count` training batches of as many epochs as it takes."""
+    """Yield `count` training batches of as many epochs as needed."""
     epoch = 0
     while True:
         for batch in trainer.parts.training.epoch(epoch, 0):
@@ -79,7 +80,7 @@ def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
 
 
 def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
-    """Images a second and peak memory of training steps on images that are there already."""
+    """Return images per second and peak memory of training steps on one batch that is in memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     row: dict[str, Any] = {"model": model, "batch": batch, "precision": precision, "imgsz": IMGSZ}
@@ -103,7 +104,7 @@ def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
 
 
 def trainer_of(model: str, batch: int, precision: str, directory: Path, *, num_images: int) -> Trainer:
-    """A trainer on the first GPU."""
+    """Return a trainer on the first GPU."""
     train = TrainSpec(batch=batch, imgsz=IMGSZ, workers=8, device="0", precision=precision, autoanchor=False)  # type: ignore[arg-type]
     return make_trainer(model, train, directory, num_images=num_images, image_size=(IMGSZ, IMGSZ))
 

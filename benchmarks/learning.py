@@ -1,6 +1,6 @@
-"""How well the detector learns: yolov5n from scratch on a small drawn set, several seeds, against reference figures.
+"""Train yolov5n from scratch on a small drawn dataset with several seeds; the mAP is compared with reference values.
 
-The set is defined by its random draws, so that anybody draws the same: 200 + 60 images of 320 x 240 with filled
+The dataset is defined by its random draws, so it is the same everywhere: 200 + 60 images of 320 x 240 with filled
 rectangles and ellipses of four classes. 60 epochs at 160 px, batch 16, hyperparameters scratch-low.
 
 python benchmarks/learning.py DIRECTORY [--seeds 0 1 2]
@@ -33,7 +33,7 @@ checkpoint: {every_s: null}
 
 
 def main() -> None:
-    """Draw the set, train each seed, print its last figures and the means."""
+    """Draw the dataset, train each seed, print its last metrics and the means."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def draw_set(directory: Path) -> Path:
-    """The images and labels, where they are not there yet; the dataset YAML."""
+    """Write images and labels; return the path of the dataset YAML."""
     random = np.random.default_rng(123)
     for split, count in (("train", 200), ("val", 60)):
         for kind in ("images", "labels"):
@@ -62,7 +62,7 @@ def draw_set(directory: Path) -> Path:
 
 
 def draw_image(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """One image (240, 320, 3) BGR and the lines of its label file; the order of draws defines the set."""
+    """Draw one image (240, 320, 3) BGR and the lines of its label file; the order of the draws defines the dataset."""
     background = random.integers(60, 121, 3)
     noise = random.integers(-15, 16, (HEIGHT, WIDTH, 3))
     pixels = (background + noise).astype(np.uint8)
@@ -81,7 +81,7 @@ def draw_image(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
 
 
 def train(spec: Path, data: Path, directory: Path, seed: int) -> tuple[float, float, float]:
-    """(mAP50, mAP50-95 after the last epoch, seconds with start-up) of one seed."""
+    """Train one seed; return mAP50 and mAP50-95 after the last epoch, and the seconds with start-up."""
     spec.write_text(f"name: seed{seed}\ndata: {data}\noutput: {directory}\n{SPEC}")
     command = [sys.executable, "-m", "hpc_yolo", "submit", str(spec), "--set", f"train.seed={seed}"]
     started_s = time.monotonic()

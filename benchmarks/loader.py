@@ -1,5 +1,6 @@
-"""Training images a second on one core: mosaic at 640 px from 128 JPEGs of 640 x 480, read anew and from memory, and
-with an outline of 30 points for every object.
+"""Measure training images per second on one core.
+
+Mosaic at 640 px from 128 JPEGs of 640 x 480: decoded each time, from memory, and with polygons of 30 points.
 
 OMP_NUM_THREADS=1 python benchmarks/loader.py
 """
@@ -29,7 +30,7 @@ NUM_POINTS = 30
 
 
 def main() -> None:
-    """Print a table; the first epoch warms up and does not count."""
+    """Print a table; the first epoch is a warm-up and not counted."""
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as directory:
         path = write_shapes_dataset(Path(directory) / "set", num_train=NUM_IMAGES, num_val=1, image_size=(640, 480))
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def print_speed(name: str, images: TrainingImages) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     started = 0.0
     for epoch in range(EPOCHS + 1):
         if epoch == 1:
@@ -54,7 +55,7 @@ def print_speed(name: str, images: TrainingImages) -> None:
 
 
 def with_ellipses(index: ImageIndex) -> ImageIndex:
-    """The images with the ellipse in each box for an outline."""
+    """Return the index with the ellipse inscribed in each box as its polygon."""
     angles = np.linspace(0, 2 * np.pi, NUM_POINTS, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     polygons = [(row[1:3] + circle * row[3:] / 2).astype(np.float32) for rows in index.labels for row in rows]

@@ -1,5 +1,6 @@
-"""Average precision of 1.5 million detections of 80 classes at ten thresholds, and matching of 300 detections with 8
-labels, as a pass over COCO's validation images needs them.
+"""Measure average precision and matching at the size of COCO's validation set.
+
+1.5 million detections of 80 classes at ten IoU thresholds; 300 detections matched with 8 labels.
 
 OMP_NUM_THREADS=1 python benchmarks/metrics.py
 """
@@ -19,7 +20,7 @@ MATCHED_DETECTIONS, MATCHED_LABELS = 300, 8
 
 
 def main() -> None:
-    """Print the least time of each."""
+    """Print the shortest time of each."""
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     scores = random.random(DETECTIONS, dtype=np.float32)
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def least_s(work: Callable[[], object], rounds: int) -> float:
-    """Seconds of the fastest of `rounds`."""
+    """Return the seconds of the fastest of `rounds`."""
     seconds = []
     for _ in range(rounds):
         started_s = time.perf_counter()

@@ -1,5 +1,7 @@
-"""Non-maximum suppression of eight images of 25,200 rows and 80 classes: scores as a trained network gives them,
-uniform ones, and those of a fresh head; with the settings of validation and of detection.
+"""Measure non-maximum suppression of eight images of 25,200 predictions and 80 classes.
+
+Scores as of a trained model, uniform scores, and those of an untrained head; with the settings of
+validation and of detection.
 
 OMP_NUM_THREADS=2 python benchmarks/nms.py
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -16,16 +19,16 @@ from hpc_yolo.evaluation.nms import non_max_suppression
 
 IMAGES, ROWS, CLASSES, SIDE_PIXELS = 8, 25_200, 80, 640
 WARMUP, ROUNDS = 1, 15
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "val": {"conf_threshold": 0.001, "iou_threshold": 0.6, "max_detections": 300, "multi_label": True},
     "detect": {"conf_threshold": 0.25, "iou_threshold": 0.45, "max_detections": 1000, "multi_label": False},
 }
 
 
 def main() -> None:
-    """Print seconds a batch, median and least of all rounds, and the detections found."""
+    """Print seconds per batch (median and minimum of all rounds) and the number of detections."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(f"{'scores':12} {'settings':9} {'median s':>9} {'least s':>9}   detections of each image")
+    print(f"{'scores':12} {'settings':9} {'median s':>9} {'min s':>9}   detections of each image")
     for name, decoded in predictions().items():
         for use, settings in SETTINGS.items():
             seconds = []
@@ -38,7 +41,7 @@ def main() -> None:
 
 
 def predictions() -> dict[str, torch.Tensor]:
-    """Decoded rows (8, 25200, 85): centres uniform in 640², sides uniform in 2 to 202 pixels, scores by name."""
+    """Return decoded predictions (8, 25200, 85) by name: centres uniform in 640², sides uniform in 2 to 202 pixels."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> torch.Tensor:

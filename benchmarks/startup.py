@@ -1,6 +1,6 @@
-"""Start-up of the commands that people wait for on a login node, as multiples of `import rich, yaml` in the same run.
+"""Measure the start-up of commands on a login node, as multiples of `import rich, yaml` in the same run.
 
-python benchmarks/startup.py          # prints a table; figures that were kept: benchmarks/README.md
+python benchmarks/startup.py          # prints a table; recorded values: benchmarks/README.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Interleave all commands, so that whatever else the machine does falls on each alike."""
+    """Run all commands in turns, so that other load on the machine affects each alike."""
     command = str(Path(sys.executable).parent / "hpc-yolo")
     with tempfile.TemporaryDirectory() as directory:
         data = write_empty_dataset(Path(directory))
@@ -40,9 +40,9 @@ def main() -> None:
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(ROUNDS):
-            for name, words in commands.items():
+            for name, argv in commands.items():
                 started = time.perf_counter()
-                subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+                subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
                 seconds[name].append(time.perf_counter() - started)
     unit_s = statistics.median(seconds["import rich, yaml"])
     print(f"{'command':26} {'median ms':>9} {'times':>6}   (limit {LIMIT:g})")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def write_empty_dataset(directory: Path) -> Path:
-    """A dataset YAML whose splits exist."""
+    """Return a dataset YAML whose splits exist and are empty."""
     for split in ("train", "val"):
         (directory / split).mkdir()
     path = directory / "dataset.yaml"

@@ -1,11 +1,11 @@
-"""The status screen over many runs: a warm look at all of them, the first image, and what it costs to keep it open.
+"""Measure the status screen over many runs: time to refresh, time to the first frame, cost of an open screen.
 
     python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30]
-    python benchmarks/status.py --screens 20 --seconds 60    # in a Slurm of one's own: how often it is asked
+    python benchmarks/status.py --screens 20 --seconds 60    # on a private Slurm: how often it is queried
 
-The runs are written into a temporary directory (about 300 bytes an event). `look`: everything is read, then one look
-more at all of them. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`: every
-quarter of a second four runs tell of a step; the share of a core, and the memory of the whole process.
+The runs are written to a temporary directory (about 300 bytes per event). `refresh`: all journals are read, then all
+runs are refreshed once more. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`:
+every quarter of a second four runs log a step; the fraction of a core and the memory that the process uses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hpc_yolo.runs.submissions import Submission, add_submission
 COLUMNS, ROWS = 200, 50
 TURN_S = 0.25
 TURN_RUNS = 4
-NUM_LOOKS = 10
+NUM_REFRESHES = 10
 START = {
     **{"event": "attempt_started", "attempt": 1, "format_version": 1, "job_id": None, "launcher": "single"},
     **{"device": "cpu", "precision": "float32", "world_size": 1, "num_nodes": 1, "batch": 16, "epochs": 100},
@@ -50,10 +50,12 @@ STEP = {
 
 
 def step_line(number: int) -> str:
+    """Return the journal line of a step."""
     return json.dumps(STEP | {"time": time.time(), "step": number}) + "\n"
 
 
 def write_runs(root: Path, num_runs: int, num_events: int) -> None:
+    """Write runs of `num_events` events each below `root`."""
     lines = json.dumps(START | {"time": time.time()}) + "\n" + "".join(map(step_line, range(1, num_events)))
     for number in range(num_runs):
         run = RunDirectory(root / f"run-{number:04}")
@@ -62,34 +64,37 @@ def write_runs(root: Path, num_runs: int, num_events: int) -> None:
         run.journal.write_text(lines)
 
 
-def measure_looks(root: Path) -> None:
+def measure_refresh(root: Path) -> None:
+    """Print the time to read all journals, to refresh all runs once more and to lay out a frame."""
     collector = Collector(lambda: find_runs(root), SharedAnswers(root / "none", {}))
     began_s = time.perf_counter()
     collector.refresh()
-    print(f"look: the first, which reads everything: {time.perf_counter() - began_s:.2f} s")
-    looks_s, frames_s = [], []
-    for _ in range(NUM_LOOKS):
+    print(f"refresh: the first, which reads all journals: {time.perf_counter() - began_s:.2f} s")
+    refreshes_s, frames_s = [], []
+    for _ in range(NUM_REFRESHES):
         began_s = time.perf_counter()
         snapshot = collector.refresh()
-        looks_s.append(time.perf_counter() - began_s)
+        refreshes_s.append(time.perf_counter() - began_s)
         began_s = time.perf_counter()
         frame(snapshot, None, snapshot.runs, ScreenState(), (COLUMNS, ROWS))
         frames_s.append(time.perf_counter() - began_s)
-    print(f"look: one more at all {len(snapshot.runs)}: {1000 * sorted(looks_s)[NUM_LOOKS // 2]:.0f} ms (limit 150)")
-    print(f"frame: {1000 * sorted(frames_s)[NUM_LOOKS // 2]:.1f} ms, the lines alone (limit 8)")
+    print(f"refresh: all {len(snapshot.runs)}: {1000 * sorted(refreshes_s)[NUM_REFRESHES // 2]:.0f} ms (limit 150)")
+    print(f"frame: {1000 * sorted(frames_s)[NUM_REFRESHES // 2]:.1f} ms, the lines alone (limit 8)")
 
 
 def open_screen(root: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `hpc-yolo status` in a pseudo-terminal; return the process and the terminal's file descriptor."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environ = os.environ | {"TERM": "xterm-256color"}
-    words = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(root)]
-    screen = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True)
+    command = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(root)]
+    screen = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True)
     os.close(slave)
     return screen, master
 
 
 def read_for(master: int, seconds: float) -> bytes:
+    """Return what is printed within `seconds`."""
     received, until_s = b"", time.monotonic() + seconds
     while (left_s := until_s - time.monotonic()) > 0:
         if select.select([master], [], [], left_s)[0]:
@@ -101,11 +106,13 @@ def read_for(master: int, seconds: float) -> bytes:
 
 
 def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has used."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -> None:
+    """Print the time to the first row, and the cost of a screen that is open for `seconds`."""
     began_s = time.monotonic()
     screen, master = open_screen(root)
     received = b""
@@ -124,12 +131,10 @@ def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -
             with path.open("a") as file:
                 file.write(step_line(num_events + turn))
         num_bytes += len(read_for(master, TURN_S))
-    share = (cpu_s(screen.pid) - before_s) / (time.monotonic() - began_s)
+    fraction = (cpu_s(screen.pid) - before_s) / (time.monotonic() - began_s)
     status = Path("/proc", str(screen.pid), "status").read_text()
     peak_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1000
-    print(
-        f"open: {share:.1%} of a core (limit 5 %), at most {peak_mb:.0f} MB (limit 120), {num_bytes / seconds:.0f} B/s"
-    )
+    print(f"open: {fraction:.1%} of a core (limit 5 %), {peak_mb:.0f} MB (limit 120), {num_bytes / seconds:.0f} B/s")
     screen.send_signal(signal.SIGTERM)
     read_for(master, 1.0)
     screen.wait(10)
@@ -137,26 +142,35 @@ def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -
 
 
 def num_job_queries() -> int:
-    """How often the controller has been asked about jobs since it started."""
+    """Return the number of job queries since the controller started."""
     counts = re.findall(r"REQUEST_JOB_INFO\S*\s+\(\s*\d+\) count:(\d+)", subprocess.check_output(["sdiag"], text=True))
     return sum(map(int, counts))
 
 
-def measure_questions(root: Path, num_screens: int, seconds: float) -> None:
-    words = ["sbatch", "--parsable", "--begin=now+1hour", "--output=/dev/null", "--wrap", "true"]
+def measure_queries(root: Path, num_screens: int, seconds: float) -> None:
+    """Print how often `num_screens` screens of one user query the controller within `seconds`."""
+    command = ["sbatch", "--parsable", "--begin=now+1hour", "--output=/dev/null", "--wrap", "true"]
     for number in range(2):
         run = RunDirectory(root / f"run-{number}")
         run.path.mkdir()
         run.spec.write_text("name: run\n")
-        job_id = subprocess.check_output(words, text=True).strip()
-        place = {"host": "here", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
-        add_submission(run, Submission(time=time.time(), executor="slurm", job_id=job_id, **place))
+        job_id = subprocess.check_output(command, text=True).strip()
+        size = Submission(
+            time=time.time(),
+            executor="slurm",
+            job_id=job_id,
+            host="here",
+            num_nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=0,
+        )
+        add_submission(run, size)
     before = num_job_queries()
     screens = [open_screen(root) for _ in range(num_screens)]
-    shown = [read_for(master, seconds if place == 0 else 0.5) for place, (_, master) in enumerate(screens)]
+    shown = [read_for(master, seconds if number == 0 else 0.5) for number, (_, master) in enumerate(screens)]
     count = num_job_queries() - before
     num_right = sum(b"BeginTime" in text or b"queued" in text for text in shown)
-    print(f"questions: {count} in {seconds:.0f} s with {num_screens} screens, {num_right} of them right (limit 7)")
+    print(f"queries: {count} in {seconds:.0f} s with {num_screens} screens, {num_right} of them right (limit 7)")
     for screen, master in screens:
         screen.kill()
         screen.wait()
@@ -164,19 +178,20 @@ def measure_questions(root: Path, num_screens: int, seconds: float) -> None:
 
 
 def main() -> None:
+    """Run the measurements that the options select."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--screens", type=int, default=0, help="only count how often Slurm is asked")
+    parser.add_argument("--screens", type=int, default=0, help="only count the queries to Slurm")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         if given.screens:
-            measure_questions(root, given.screens, given.seconds)
+            measure_queries(root, given.screens, given.seconds)
         else:
             write_runs(root, given.runs, given.events)
-            measure_looks(root)
+            measure_refresh(root)
             measure_screen(root, given.runs, given.events, given.seconds)
 
 

@@ -1,5 +1,7 @@
-"""A training step against the bare network: images to float, forward, loss, backward, clip, optimiser and average, as
-the trainer does them, over forward and backward of the same network in plain torch. Both alternate in one process.
+"""Measure a training step relative to the bare model.
+
+The step: images to float, forward, loss, backward, gradient clipping, optimiser and weight average, as the trainer does
+them. The bare model: forward and backward of the same model in plain torch. Both alternate in one process.
 
 OMP_NUM_THREADS=2 python benchmarks/step.py [yolov5n yolov5s] [--deterministic]
 """
@@ -35,7 +37,7 @@ WARMUP, ROUNDS = 3, 20
 
 
 def main() -> None:
-    """Print, for each model, milliseconds of both and their ratio: medians, and least of all rounds."""
+    """Print, for each model, the milliseconds of both and their ratio: medians and minima of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=["yolov5n", "yolov5s"])
     parser.add_argument("--deterministic", action="store_true", help="with train.deterministic, as runs have it")
@@ -43,13 +45,13 @@ def main() -> None:
     if options.deterministic:
         make_deterministic()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(f"{'model':10} {'step ms':>16} {'bare ms':>16} {'ratio':>14} {'loss ms':>9}   (median, least)")
+    print(f"{'model':10} {'step ms':>16} {'bare ms':>16} {'ratio':>14} {'loss ms':>9}   (median, min)")
     for name in options.models:
         compare(name)
 
 
 def compare(name: str) -> None:
-    """One row of the table."""
+    """Print one row of the table."""
     with tempfile.TemporaryDirectory() as directory:
         train = TrainSpec(
             batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", deterministic=False, autoanchor=False
@@ -71,7 +73,7 @@ def compare(name: str) -> None:
 def make_trainer(
     model: str, train: TrainSpec, directory: Path, *, num_images: int, image_size: tuple[int, int]
 ) -> Trainer:
-    """The trainer of a run of `model` on drawn shapes that are said to be of 80 classes, in this process."""
+    """Return the trainer of a run of `model` in this process, on drawn shapes labelled with 80 classes."""
     path = write_shapes_dataset(directory / "set", num_train=num_images, num_val=1, image_size=image_size)
     path.write_text(f"train: images/train\nval: images/val\nnames: {[f'class {i}' for i in range(NUM_CLASSES)]}\n")
     dataset = load_dataset(path)
@@ -87,7 +89,7 @@ def make_trainer(
 
 
 def random_batch(batch: int, imgsz: int) -> TrainingBatch:
-    """Images of noise with seven targets each, of all sizes."""
+    """Return a batch of random images with seven targets of all sizes each."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
     targets = torch.rand(batch * TARGETS_AN_IMAGE, 6, generator=generator)
@@ -98,13 +100,13 @@ def random_batch(batch: int, imgsz: int) -> TrainingBatch:
 
 
 def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
-    """The first step over and over: in warm-up every batch ends in an optimiser step."""
+    """Run the first step again: in warm-up every batch ends in an optimiser step."""
     trainer.progress.step, trainer.progress.last_optimizer_step = 0, -1
     trainer.train_step(batch)
 
 
 def bare_step(name: str) -> Callable[[], None]:
-    """Forward and backward of the network as torch does them by default, in float images, with no loss."""
+    """Return a function that runs forward and backward of the model with float images and no loss."""
     model = build_model(name, NUM_CLASSES).train()
     images = torch.rand(BATCH, 3, IMGSZ, IMGSZ)
 
@@ -116,7 +118,7 @@ def bare_step(name: str) -> Callable[[], None]:
 
 
 def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
-    """Forward and backward of the loss on finished predictions."""
+    """Return a function that runs forward and backward of the loss on given predictions."""
     with torch.no_grad():
         raw = trainer.parts.trained(batch.images.float() / 255)
     levels = [level.requires_grad_() for level in raw]
@@ -127,8 +129,8 @@ def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
     return step
 
 
-def timed(step: Callable[[], None]) -> float:
-    """Milliseconds that `step` takes."""
+def timed(step: Callable[[], object]) -> float:
+    """Return the milliseconds that `step` takes."""
     started_s = time.perf_counter()
     step()
     return (time.perf_counter() - started_s) * 1000

@@ -1,7 +1,7 @@
-"""What it costs a run to survive: saves beside the training, the way out after SIGTERM, the way back in.
+"""Measure the cost of resilience: saves during training, time to stop after SIGTERM, time to resume.
 
 OMP_NUM_THREADS=2 python benchmarks/survival.py saves    # step times with a save every 10 s and without
-python benchmarks/survival.py stop                       # SIGTERM to the last durable byte, two ranks
+python benchmarks/survival.py stop                       # SIGTERM to the last synced byte, two ranks
 python benchmarks/survival.py start                      # process start to the first new step, two ranks, in parts
 python benchmarks/survival.py overhead                   # stop agreement, journal and watchdog, two ranks, in each step
 """
@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from step import BATCH, IMGSZ, make_trainer, random_batch, timed
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import StopAgreement, connected
 from hpc_yolo.launch.prepare import prepare_run
@@ -40,7 +43,7 @@ RANKS = 2
 TIMEOUT_S = 120.0
 OVERHEAD_STEPS = 300
 
-# One rank; says when it has imported everything, when all ranks have met, and when all is loaded.
+# One rank; prints the times at which imports, rendezvous and loading are done.
 RANK = """
 import sys, time
 from pathlib import Path
@@ -49,19 +52,19 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
 print("imported", time.time(), flush=True)
 build = attempt.build
-def told_build(*arguments):
+def timed_build(*arguments):
     print("met", time.time(), flush=True)
     parts = build(*arguments)
     print("loaded", time.time(), flush=True)
     return parts
-attempt.build = told_build
+attempt.build = timed_build
 run = RunDirectory(Path(sys.argv[1]))
 attempt.run_task(run, load_spec(run.spec))
 """
 
 
 def saves() -> None:
-    """v5s, 320 px: rounds of as many steps as 10 s hold, with a save at their beginning and without, in turns."""
+    """Compare rounds of 10 s of steps with a save at the first step and rounds without (v5s, 320 px), alternating."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     train = TrainSpec(batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", autoanchor=False)
     with tempfile.TemporaryDirectory(dir=".") as directory:
@@ -82,12 +85,12 @@ def saves() -> None:
         ratio = of(times[True]) / of(times[False])
         print(f"{name}: {of(times[False]):.1f} ms without, {of(times[True]):.1f} ms with saves: {ratio:.4f}")
     first = statistics.median(times[True][::num_steps]) - statistics.median(times[False])
-    print(f"a step with a save begun: {first:+.1f} ms; a save that is waited for: {statistics.median(waiting):.0f} ms")
+    print(f"the step with a save: {first:+.1f} ms; a synchronous save: {statistics.median(waiting):.0f} ms")
     print(f"{size_mb:.0f} MB, {num_steps} steps a round, {ROUNDS} rounds each")
 
 
-def timed_step(trainer: Trainer, batch: object, number: int, *, saving: bool) -> float:
-    """Milliseconds of a step in which every batch ends in an optimiser step, and of the save after the one before."""
+def timed_step(trainer: Trainer, batch: TrainingBatch, number: int, *, saving: bool) -> float:
+    """Return the milliseconds of a step with an optimiser step, and of the save of the step before where `saving`."""
 
     def step() -> None:
         trainer.progress.step, trainer.progress.last_optimizer_step = number, number - 1
@@ -99,13 +102,14 @@ def timed_step(trainer: Trainer, batch: object, number: int, *, saving: bool) ->
 
 
 def synchronous_save(trainer: Trainer, number: int) -> None:
+    """Save the state and wait until it is on disk."""
     trainer.progress.step = number
     trainer.save_state()
     trainer.checkpointer.wait()
 
 
 class TwoRanks:
-    """A run of two ranks on this machine, started as often as one likes."""
+    """A run of two ranks on this machine that can be started repeatedly."""
 
     def __init__(self, directory: Path, model: str) -> None:
         data = write_shapes_dataset(directory / "set", num_train=24, num_val=2, image_size=(IMGSZ, IMGSZ))
@@ -123,20 +127,23 @@ class TwoRanks:
         prepare_run(self.run, spec)
 
     def start(self, program: str = RANK) -> list[subprocess.Popen[str]]:
+        """Start the next attempt; return its ranks."""
         self.number += 1
         base = {"SUBMITIT_LOCAL_JOB_ID": f"{os.getpid()}.{self.number}", "SUBMITIT_LOCAL_NTASKS": str(RANKS)}
         ranks = ({"SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_LOCALID": str(rank)} for rank in range(RANKS))
-        words = [sys.executable, "-c", program, str(self.run.path)]
+        command = [sys.executable, "-c", program, str(self.run.path)]
         return [
-            subprocess.Popen(words, env={**os.environ, **base, **rank}, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(command, env={**os.environ, **base, **rank}, stdout=subprocess.PIPE, text=True)
             for rank in ranks
         ]
 
-    def events(self, attempt: int, kind: type) -> list:
+    def events(self, attempt: int, kind: type) -> list[Any]:
+        """Return the events of one kind of an attempt."""
         found = read_events(self.run.journal)
         return [event for event in found if event.attempt == attempt and isinstance(event, kind)]
 
     def wait_for_steps(self, attempt: int, number: int) -> list[StepLogged]:
+        """Return the logged steps of an attempt once there are `number` of them."""
         deadline_s = time.monotonic() + TIMEOUT_S
         while len(steps := self.events(attempt, StepLogged)) < number:
             assert time.monotonic() < deadline_s, "no progress"
@@ -144,30 +151,30 @@ class TwoRanks:
         return steps
 
     def stop(self, ranks: list[subprocess.Popen[str]]) -> tuple[float, list[str]]:
-        """(when they were told, what each has printed), once they have ended."""
-        told_s = time.time()
+        """Send SIGTERM to all ranks; return the time of the signal and the output of each rank once all have exited."""
+        signal_s = time.time()
         for rank in ranks:
             rank.send_signal(signal.SIGTERM)
-        return told_s, [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
+        return signal_s, [rank.communicate(timeout=TIMEOUT_S)[0] for rank in ranks]
 
 
 def stop() -> None:
-    """Signal to the last durable byte, in seconds, beside the median step."""
+    """Print the seconds from SIGTERM to the last synced byte, and the median step."""
     for model in ("yolov5n", "yolov5s"):
         with tempfile.TemporaryDirectory(dir=".") as directory:
             runs, taken, steps = TwoRanks(Path(directory), model), [], []
             for attempt in range(1, TRIES + 1):
                 ranks = runs.start()
                 logged = runs.wait_for_steps(attempt, STEPS_BEFORE_STOP)
-                told_s, _ = runs.stop(ranks)
-                taken.append(runs.events(attempt, CheckpointSaved)[-1].time - told_s)
+                signal_s, _ = runs.stop(ranks)
+                taken.append(runs.events(attempt, CheckpointSaved)[-1].time - signal_s)
                 steps += [later.time - sooner.time for sooner, later in itertools.pairwise(logged[1:])]
         shown = " ".join(f"{seconds:.2f}" for seconds in taken)
-        print(f"{model}: SIGTERM to the last durable byte {shown} s; a step is {statistics.median(steps):.2f} s")
+        print(f"{model}: SIGTERM to the last synced byte {shown} s; a step is {statistics.median(steps):.2f} s")
 
 
 def start() -> None:
-    """Seconds from the start of two processes to the first step of an attempt that goes on, and their parts."""
+    """Print the seconds from the start of two processes to the first step of a resumed attempt, by phase."""
     with tempfile.TemporaryDirectory(dir=".") as directory:
         runs = TwoRanks(Path(directory), "yolov5n")
         for attempt in range(1, TRIES + 1):
@@ -175,17 +182,17 @@ def start() -> None:
             ranks = runs.start()
             first = runs.wait_for_steps(attempt, 1)[0]
             _, (output, *_) = runs.stop(ranks)
-            told = {line.split()[0]: float(line.split()[1]) for line in output.splitlines() if line.count(" ") == 1}
+            printed = {line.split()[0]: float(line.split()[1]) for line in output.splitlines() if line.count(" ") == 1}
             ready_s = runs.events(attempt, AttemptStarted)[0].time
-            marks = [began_s, told["imported"], told["met"], told["loaded"], ready_s, first.time]
-            parts = [later - sooner for sooner, later in itertools.pairwise(marks)]
+            marks = [began_s, printed["imported"], printed["met"], printed["loaded"], ready_s, first.time]
+            phases = [later - sooner for sooner, later in itertools.pairwise(marks)]
             names = ("import", "rendezvous", "load", "watchdog and journal", "first step")
-            shown = ", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(names, parts, strict=True))
+            shown = ", ".join(f"{name} {seconds:.2f}" for name, seconds in zip(names, phases, strict=True))
             print(f"attempt {attempt}: {first.time - began_s:.2f} s: {shown}")
 
 
 def overhead() -> None:
-    """Microseconds in each step for what a bare loop would not do; both ranks are there at the same time."""
+    """Print the microseconds per step of stop agreement, journal and watchdog, with both ranks running."""
     with tempfile.TemporaryDirectory(dir=".") as directory:
         runs = TwoRanks(Path(directory), "yolov5n")
         program = "import sys; sys.argv[0] = 'x'\nfrom survival import overhead_of_rank\noverhead_of_rank(sys.argv[1])"
@@ -195,7 +202,7 @@ def overhead() -> None:
 
 
 def overhead_of_rank(directory: str) -> None:
-    """One rank of `overhead`."""
+    """Run one rank of `overhead`."""
     process, run = ProcessInfo.from_env(current_environment()), RunDirectory(Path(directory))
     with connected(process, run, torch.device("cpu"), 60) as world:
         agreement, journal = StopAgreement(world), JournalWriter(run.path / f"journal-{world.rank}", 1)
@@ -207,7 +214,7 @@ def overhead_of_rank(directory: str) -> None:
                 time.sleep(0.01)
                 columns["agreement"].append(timed(lambda: agreement.ask(0)))
                 columns["journal"].append(timed(lambda: journal.write(event)))
-                columns["watchdog"].append(timed(lambda number=step: watchdog.beat("step", number)))
+                columns["watchdog"].append(timed(partial(watchdog.beat, "step", step)))
         agreement.settle()
     shown = ", ".join(f"{name} {statistics.median(ms) * 1000:.0f} us" for name, ms in columns.items())
     print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps)")

@@ -1,5 +1,6 @@
-"""The wheel that `pip install .` makes: what the repository keeps at its top must travel inside."""
+"""The wheel that `pip install .` builds contains configs/ and slurm/ of the repository."""
 
+import email
 import subprocess
 import sys
 import zipfile
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+import hpc_yolo
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of the tracked and new files, so that the checkout stays as it is."""
+    """A wheel built from a copy of the tracked and new files; the checkout stays unchanged."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -25,8 +28,10 @@ def wheel(tmp_path_factory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
-    subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True, text=True
+    )
     (built,) = out.glob("*.whl")
     return built
 
@@ -54,6 +59,15 @@ def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
     template, num_models = done.stdout.split()
     assert (tmp_path / template).samefile(tmp_path / "hpc_yolo" / "slurm" / "train.sbatch")
     assert num_models == "10"
+
+
+def test_the_wheel_has_the_version_of_the_package_and_no_unknown_address(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Version"] == hpc_yolo.__version__
+    assert metadata["Summary"] and metadata["Keywords"] and metadata.get_all("Classifier")
+    assert metadata.get_all("Project-URL") is None, "the project has no public address yet"
 
 
 def test_every_dependency_has_a_lower_bound_and_a_reason():

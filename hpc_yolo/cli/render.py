@@ -12,7 +12,9 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 @click.command()
 @spec_options()
 def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
-    """Print the sbatch script that trains SPEC: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch
+    """Print the sbatch script that trains SPEC.
+
+    Use: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch
 
     It is the script of hpc-yolo submit. The run directory is made too, with the spec and the files that it names as
     they are now: the job reads them there, and leaves its output there. Slurm is not asked for anything.

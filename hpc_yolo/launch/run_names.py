@@ -1,4 +1,4 @@
-"""A new name for a run, the same in all of its tasks: exp, exp2, exp3 …"""
+"""Choose a new name for a run (exp, exp2, exp3), the same in all of its tasks."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_first_host_of_random_lists_equals_that_of_scontrol(tmp_path: Path) -> N
 
 
 def random_list(chance: random.Random) -> str:
-    """One to four items of up to two bracket groups. (Slurm refuses suffixes and orders three groups oddly.)"""
+    """One to four items of up to two bracket groups; Slurm refuses suffixes and orders three groups oddly."""
     names = ["n", "gpu-a", "rack7node", "linux", "x2-", "c0.b"]
     items = []
     for _ in range(chance.randint(1, 4)):

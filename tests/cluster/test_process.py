@@ -48,7 +48,7 @@ HAND_SET = {
 
 
 def but(info: ProcessInfo, **changes: object) -> ProcessInfo:
-    return dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(info, **changes)
 
 
 TABLE = {
@@ -291,7 +291,7 @@ def test_every_rank_derives_the_same_distinct_candidates() -> None:
 
 @pytest.mark.parametrize("taken_on", ["127.0.0.1", "0.0.0.0", "::"])
 def test_a_taken_port_is_gone_round(taken_on: str) -> None:
-    """ "Address already in use" is this field's commonest error: the port is tried, not hoped for."""
+    """The port is bound, not assumed to be free: "address already in use" is the most common error of launchers."""
     family = socket.AF_INET6 if ":" in taken_on else socket.AF_INET
     if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
         taken_on, family = "0.0.0.0", socket.AF_INET

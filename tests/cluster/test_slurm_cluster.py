@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster as rig
+from waiting import wait_until
 
 START_AND_WAIT = """
-import sys; sys.path.insert(0, sys.argv[1])
 from slurm_cluster import SlurmCluster
 cluster = SlurmCluster()
 print(cluster.directory, flush=True)
@@ -31,8 +31,11 @@ input()
 def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slurm_cluster: rig.SlurmCluster) -> None:
     """Neither daemons nor jobs nor files; even the supervisor's death is made good by the next start."""
     assert slurm_cluster.directory.exists()
-    words = [sys.executable, "-c", START_AND_WAIT, str(Path(rig.__file__).parent)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+    command = [sys.executable, "-c", START_AND_WAIT]
+    environment = os.environ | {"PYTHONPATH": str(Path(rig.__file__).parent)}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as session:
         assert session.stdout is not None
         directory, supervisor = Path(session.stdout.readline().strip()), int(session.stdout.readline())
         assert len(list(rig.processes_of(directory))) > 6
@@ -40,9 +43,9 @@ def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slur
             os.kill(supervisor, signal.SIGKILL)
         session.kill()
     if victim == "session and supervisor":
-        rig.wait_until(lambda: rig.living_supervisor(directory) is None, "the supervisor to be dead")
+        wait_until(lambda: rig.living_supervisor(directory) is None, "the supervisor to be dead")
         rig.sweep_dead_clusters()
-    rig.wait_until(lambda: not directory.exists(), f"{directory} to go")
+    wait_until(lambda: not directory.exists(), f"{directory} to go")
     assert list(rig.processes_of(directory)) == []
     slurm_cluster.wait_for_nodes()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from waiting import wait_until
 
 RUNNER = Path(slurm_root.__file__)
 
-RUN_IN_ROOT = f"""
-import sys; sys.path.insert(0, {str(RUNNER.parent)!r})
+RUN_IN_ROOT = """
+import sys
 import slurm_root
 sys.exit(slurm_root.in_namespaces("run", "26.05", *sys.argv[1:]))
 """
@@ -33,7 +34,15 @@ def run_in_root(tmp_path) -> list[str]:
     for name in ("root", "scratch"):
         (tmp_path / name).mkdir()
     bind = 'mount --bind / "$0" && exec "$@"'
-    runner = [sys.executable, "-c", RUN_IN_ROOT, str(tmp_path / "root"), str(tmp_path / "scratch")]
+    runner = [
+        "env",
+        f"PYTHONPATH={RUNNER.parent}",
+        sys.executable,
+        "-c",
+        RUN_IN_ROOT,
+        str(tmp_path / "root"),
+        str(tmp_path / "scratch"),
+    ]
     return ["unshare", "--mount", "sh", "-c", bind, str(tmp_path / "root"), *runner]
 
 
@@ -55,7 +64,7 @@ def test_an_unknown_version_is_refused_with_those_that_there_are(words, seen, ca
     ("target", "name", "fake", "reason"),
     [
         (os, "geteuid", lambda: 1000, "not root"),
-        (slurm_root.shutil, "which", lambda program, path: None, "no apt-get here, so no Debian mirror"),
+        (shutil, "which", lambda program, path: None, "no apt-get here, so no Debian mirror"),
         (
             slurm_root,
             "NAMESPACES",

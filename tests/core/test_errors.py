@@ -73,4 +73,4 @@ def test_the_hint_is_on_a_line_of_its_own():
 
 def test_a_hint_must_be_named():
     with pytest.raises(TypeError):
-        HpcYoloError("wrong", "do this")
+        HpcYoloError("wrong", "do this")  # type: ignore[call-arg]

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import PATIENCE_S
@@ -94,7 +95,7 @@ def test_several_machines_are_one_run(environ, data, tmp_path):
         place = ("--nnodes", 2, "--node_rank", node, "--nproc_per_node", 1)
         address = ("--master_addr", "127.0.0.1", "--master_port", port)
         command = [*TORCHRUN, *place, *address, *TASK, "--data", data, "--batch", 4, *SMALL]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         launchers.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=environ, **pipes))
     outputs = [launcher.communicate(timeout=PATIENCE_S)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], "\n".join(outputs)

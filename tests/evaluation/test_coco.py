@@ -49,8 +49,10 @@ def test_a_detection_is_rounded_as_coco_wants_it():
 
 
 class Scenes:
-    """Random images as COCO has them: about seven objects, some beside one of their kind, a few empty images, one
-    object in eighty a crowd; and detections as a trained network gives them at the lowest confidence, 300 an image.
+    """Random images like COCO's and detections like those of a trained model.
+
+    About seven objects an image, some beside one of their class, a few empty images, one object in eighty a crowd; 300
+    detections an image, down to the lowest confidence.
     """
 
     def __init__(self, seed: int, num_images: int) -> None:
@@ -59,7 +61,7 @@ class Scenes:
         self.detections = [self.draw_detections(objects) for objects in self.objects]
 
     def draw_objects(self):
-        """[(class, left, top, width, height, is a crowd)]"""
+        """Return a list of (class, left, top, width, height, is a crowd)."""
         random, objects = self.random, []
         for _ in range(0 if random.random() < 0.06 else random.poisson(7)):
             kind = int(random.integers(NUM_CLASSES))

@@ -1,11 +1,12 @@
 """A network with the weights that the golden figures were made with."""
 
 import torch
+from torch import nn
 
 
 @torch.no_grad()
-def fill_by_rule(model):
-    """Weights by the formula that the golden outputs were made with."""
+def fill_by_rule(model: nn.Module) -> None:
+    """Set the weights of `model` by the formula that the golden outputs were made with."""
     for position, (name, tensor) in enumerate(sorted(model.state_dict().items())):
         wave = torch.sin(0.37 * torch.arange(tensor.numel(), dtype=torch.float64) + 1.7 * position).view(tensor.shape)
         if tensor.dim() == 4:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from slurm_daemons import children_by_parent
 
@@ -66,8 +67,8 @@ class Attempt:
 class ForkedRun:
     """A run in a directory of its own, one attempt after the other."""
 
-    def __init__(self, directory: Path, name: str, **train: bool | str) -> None:
-        fields = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
+    def __init__(self, directory: Path, name: str, **train: Any) -> None:
+        fields: dict[str, Any] = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
         spec = Spec(
             name=name,
             model=str(directory / "network.yaml"),

@@ -2,9 +2,11 @@
 
 import contextlib
 import sys
-import types
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 import yaml
@@ -17,13 +19,13 @@ BLOCKS = {"Conv": "Conv", "C3": "C3", "Bottleneck": "Bottleneck", "SPPF": "SPPF"
 
 
 @contextlib.contextmanager
-def project_classes(project: str, network: str):
+def project_classes(project: str, network: str) -> Iterator[tuple[ModuleType, ModuleType]]:
     """Modules named as the project's, with classes whose objects hold nothing but what is put into them."""
-    yolo, common = types.ModuleType(f"{project}.yolo"), types.ModuleType(f"{project}.common")
+    yolo, common = ModuleType(f"{project}.yolo"), ModuleType(f"{project}.common")
     for module, names in ((yolo, (network, "Detect", "SegmentationModel")), (common, (*BLOCKS, "Focus"))):
         for name in names:
             setattr(module, name, type(name, (nn.Module,), {"__module__": module.__name__}))
-    packages = {name: types.ModuleType(name) for name in (project, project.partition(".")[0])}
+    packages = {name: ModuleType(name) for name in (project, project.partition(".")[0])}
     before = dict(sys.modules)
     sys.modules |= packages | {yolo.__name__: yolo, common.__name__: common}
     try:
@@ -34,9 +36,9 @@ def project_classes(project: str, network: str):
         sys.modules |= {name: module for name, module in before.items() if name not in sys.modules}
 
 
-def official_architecture(model: str, num_classes: int) -> dict:
+def official_architecture(model: str, num_classes: int) -> dict[str, Any]:
     """The rows of ours in the spelling of the original's files."""
-    config = yaml.safe_load(model_path(model).read_text())
+    config: dict[str, Any] = yaml.safe_load(model_path(model).read_text())
     spelled = {
         "Upsample": ("nn.Upsample", [None, 2, "nearest"]),
         "Concat": ("Concat", [1]),
@@ -52,17 +54,17 @@ def official_architecture(model: str, num_classes: int) -> dict:
     return config | rows | {"nc": num_classes, "ch": 3}
 
 
-def as_project_module(module: nn.Module, common, yolo) -> nn.Module:
+def as_project_module(module: nn.Module, common: ModuleType, yolo: ModuleType) -> nn.Module:
     """`module` with the project's classes in place of ours; torch's own stay."""
     kind = type(module).__name__
     if kind in BLOCKS or kind == "Detect":
-        copied = (yolo if kind == "Detect" else common).__dict__[kind]()
+        copied: nn.Module = (yolo if kind == "Detect" else common).__dict__[kind]()
         copied._parameters, copied._buffers = module._parameters, OrderedDict(module._buffers)
         copied._buffers.pop("strides", None)  # not a buffer there
         copied.training = False
     else:
         copied = module
-    for name, child in module._modules.items():
+    for name, child in module.named_children():
         copied._modules[name] = as_project_module(child, common, yolo)
     return copied
 
@@ -71,12 +73,12 @@ def write_published(
     path: Path,
     *,
     model: str = "yolov5n",
-    names=None,
+    names: Any = None,
     network: str = "DetectionModel",
     project: str = "models",
     as_ema: bool = False,
     half: bool = True,
-    change=lambda content, yolo, common: None,
+    change: Callable[[dict[str, Any], ModuleType, ModuleType], object] = lambda content, yolo, common: None,
 ) -> dict[str, torch.Tensor]:
     """A file with a random network; its tensors. `change` may spoil the pickled dictionary before it is written."""
     names = ["a", "b", "c"] if names is None else names

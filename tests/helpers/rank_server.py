@@ -21,7 +21,7 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.distributed import connected, group, rendezvous
+from hpc_yolo.distributed import connected, rendezvous
 from hpc_yolo.runs.directory import RunDirectory
 
 START_S = 60
@@ -82,14 +82,14 @@ def enter(pid: int) -> None:
 def be_rank(run: Path, unreachable_s: float) -> int:
     """Meet the others, exchange ranks and print what all said, and gloo's interface; the exit code."""
     rendezvous.UNREACHABLE_S = unreachable_s
-    begin = group.dist.init_process_group
+    begin = torch.distributed.init_process_group
     chosen = []
 
     def init_process_group(**options: Any) -> None:
         chosen.append(os.environ.get("GLOO_SOCKET_IFNAME"))
         begin(**options)
 
-    group.dist.init_process_group = init_process_group
+    torch.distributed.init_process_group = init_process_group  # type: ignore[assignment]
     try:
         process = ProcessInfo.from_env(current_environment())
         with connected(process, RunDirectory(run), torch.device("cpu"), START_S) as world:

@@ -117,7 +117,7 @@ def record(cluster: SlurmCluster, directory: Path) -> None:
         scheduler.requeue(f"{array}_{task}")
         wait(f"{array}_{task}", "COMPLETED")
     for name, state in (("completes", "COMPLETED"), ("times_out", "TIMEOUT")):
-        wait(ends[name], state, timeout_s=180.0)
+        wait(ends[name], state)
     recording.write_environments()
 
     arguments = ["spec.yaml", "--name", "two words"]
@@ -165,8 +165,7 @@ def record_lives_of_a_job(recording: Recording, job_id: str) -> None:
     wait(job_id, "CANCELLED")
     wait_until(
         lambda: [start.state for start in scheduler.earlier_starts(job_id)][-1:] == ["CANCELLED"],
-        "accounting to know",
-        30.0,
+        "the accounts to be complete",
     )
     scheduler.earlier_starts(job_id, run=recording.saved("sacct_duplicates"))
 

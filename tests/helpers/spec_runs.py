@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,19 +16,22 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
 ROOT = Path(__file__).parents[2]
+Section = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """dataset.yaml of 40 training and 8 validation images."""
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=40, num_val=8)
 
 
 @pytest.fixture
-def write_spec(tmp_path, shapes) -> Callable[..., Path]:
+def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
     """Write a spec of two short epochs; keyword arguments replace single fields of its sections."""
 
-    def write(name: str, cluster: dict | None = None, train: dict | None = None, **top: object) -> Path:
+    def write(
+        name: str, cluster: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **top: object
+    ) -> Path:
         spec = {
             "name": name,
             "model": "yolov5n",
@@ -65,10 +69,10 @@ def hpc_yolo() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def events_of(tmp_path) -> Callable[..., list]:
+def events_of(tmp_path: Path) -> Callable[..., list[Any]]:
     """The events of a run by name, of one kind or all."""
 
-    def read(name: str, kind: type = object) -> list:
+    def read(name: str, kind: type = object) -> list[Any]:
         events = read_events(RunDirectory(tmp_path / "runs" / name).journal)
         return [event for event in events if isinstance(event, kind)]
 

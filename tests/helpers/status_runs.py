@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 RANKS = 2
-START = {
+START: dict[str, Any] = {
     **{"event": "attempt_started", "format_version": 1, "job_id": "7", "launcher": "slurm", "device": "cpu"},
     **{"precision": "float32", "world_size": RANKS, "num_nodes": 1, "batch": 16, "epochs": 4, "steps_per_epoch": 100},
     **{"num_images": 1600, "epoch": 0, "step": 0},
@@ -25,18 +26,30 @@ LEFT = {"event": "training_left", "epoch": 0, "step": 20, "signal": 15}
 END = {"event": "attempt_ended", "outcome": "stopped", "epoch": 0, "step": 20, "detail": "SIGTERM", "requeued": True}
 
 
-def make_run(root: Path, name: str, *, executor: str | None = "slurm", job_id: str = "7", time: float = 10.0):
+def make_run(
+    root: Path, name: str, *, executor: str | None = "slurm", job_id: str = "7", time: float = 10.0
+) -> RunDirectory:
     """A run that was submitted at `time`; by hand where `executor` is None."""
     run = RunDirectory(root / name)
     run.create()
     run.spec.write_text("name: run\n")
     if executor is not None:
-        place = {"host": "elsewhere", "num_nodes": 1, "tasks_per_node": RANKS, "gpus_per_node": 2}
-        add_submission(run, Submission(time=time, executor=executor, job_id=job_id, **place))
+        add_submission(
+            run,
+            Submission(
+                time=time,
+                executor=executor,
+                job_id=job_id,
+                host="elsewhere",
+                num_nodes=1,
+                tasks_per_node=RANKS,
+                gpus_per_node=2,
+            ),
+        )
     return run
 
 
-def tell(run: RunDirectory, *events: dict) -> None:
+def tell(run: RunDirectory, *events: dict[str, object]) -> None:
     """Append `events` as rank 0 would, at times 20, 21 … of attempt 1 unless they say otherwise."""
     num_before = len(run.journal.read_text().splitlines()) if run.journal.exists() else 0
     with run.journal.open("a") as file:

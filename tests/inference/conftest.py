@@ -53,7 +53,7 @@ def images(tmp_path) -> Path:
 @pytest.fixture
 def video(tmp_path) -> Path:
     path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
     for value in range(6):
         writer.write(np.full((64, 96, 3), 40 * value, dtype=np.uint8))
     writer.release()

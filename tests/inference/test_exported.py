@@ -71,8 +71,7 @@ def data(tmp_path_factory):
 
 
 def run(*words, directory):
-    words = [*words, "--project", directory, "--name", "exp"]
-    result = CliRunner().invoke(cli, list(map(str, words)))
+    result = CliRunner().invoke(cli, [*map(str, words), "--project", str(directory), "--name", "exp"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -18,6 +18,7 @@ from hpc_yolo.inference.sources import find_sources
 
 JPEG = cv2.imencode(".jpg", np.full((64, 96, 3), 120, dtype=np.uint8))[1].tobytes()
 SIZE_TEXT = str(len(JPEG))
+LET_GO = threading.Event()
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -46,7 +47,7 @@ class Site(http.server.BaseHTTPRequestHandler):
             allowed = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"me:p@ss").decode()
             status, headers, body = (200, {}, JPEG) if allowed else (401, {"WWW-Authenticate": 'Basic realm="x"'}, b"")
         elif self.path == "/slow.jpg":
-            self.server.let_go.wait(30)
+            LET_GO.wait(30)
             return
         else:
             status, headers, body = self.answers.get(self.path, (404, {}, b""))
@@ -63,11 +64,11 @@ class Site(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def site():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    server.let_go = threading.Event()
+    LET_GO.clear()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"127.0.0.1:{server.server_address[1]}"
-    server.let_go.set()
+    LET_GO.set()
     server.shutdown()
     thread.join()
     server.server_close()

@@ -26,7 +26,7 @@ def noise(height=96, width=160):
 
 
 def write_video(path, *, fps=10.0, size=(96, 64), frames=6):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
     for value in range(frames):
         writer.write(np.full((size[1], size[0], 3), 40 * value % 255, dtype=np.uint8))
     writer.release()

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -177,7 +178,7 @@ def test_half_precision_is_for_gpus(type_in, images):
 
 
 def test_a_reader_that_nobody_reads_on_ends(images):
-    frames = read_frames(find_sources(str(images)).sources * 10, 1)
+    frames: Any = read_frames(find_sources(str(images)).sources * 10, 1)
     next(frames)
     frames.close()
     assert not [thread for thread in threading.enumerate() if thread.name.endswith("(read)")]

@@ -60,6 +60,6 @@ def test_conversion_keeps_weights_names_and_evaluation():
     images = torch.rand(2, 3, 4, 4)
     expected = model.eval()(images)
     converted = convert_sync_batchnorm(model, torch.device("cpu"))
-    assert isinstance(converted[1], GlobalBatchNorm2d)
+    assert isinstance(converted.get_submodule("1"), GlobalBatchNorm2d)
     assert list(converted.state_dict()) == names
     assert torch.equal(converted.eval()(images), expected)

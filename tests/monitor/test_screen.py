@@ -87,7 +87,7 @@ def test_words_of_others_cannot_steer_the_terminal(tmp_path):
     lines += frame(snapshot, None, [hostile], replace(state, mode="cancel"), (80, 24))
     lines += frame(snapshot, None, [hostile], replace(state, mode="filter", words=HOSTILE), (80, 24))
     run = make_run(tmp_path, "run")
-    start = START | {"ranks": [place | {"host": HOSTILE} for place in START["ranks"]]}
+    start = START | {"ranks": [rank | {"host": HOSTILE} for rank in START["ranks"]]}
     tell(run, start, STEP, {"event": "warning", "message": HOSTILE}, END | {"detail": HOSTILE, "cause": HOSTILE})
     detail = replace(DetailReader(run).read(), path=hostile.path)
     for scroll in (0, 20, 40):

@@ -21,7 +21,7 @@ from hpc_yolo.resilience.attempt_end import (
     stop_cause,
 )
 from hpc_yolo.resilience.requeue import end_of_lost_attempt
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, EpochEnded, RankPlace, StepLogged
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, EpochEnded, RankPlace, StepLogged
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
 
@@ -235,7 +235,7 @@ def test_slurm_says_why_an_attempt_ended_that_left_no_word(monkeypatch, states, 
     starts = [EndedStart(state, None) for state in states]
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_starts", lambda _job: starts)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.nodes_down", sorted)
-    events = [started(1), ended(1, Cause.PREEMPTED), started(2)]
+    events: list[AnyEvent] = [started(1), ended(1, Cause.PREEMPTED), started(2)]
     lost = lost_attempt(events)
     assert lost is not None
     assert lost.attempt == 2

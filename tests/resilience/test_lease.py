@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -85,7 +86,7 @@ while not end.exists():
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDirectory:
+def run(tmp_path) -> Iterator[RunDirectory]:
     run = RunDirectory(tmp_path / "run")
     run.create()
     yield run
@@ -410,5 +411,5 @@ def test_only_a_job_that_slurm_knows_to_have_ended_is_over(monkeypatch, answer, 
             raise answer
         return {} if answer is None else dict.fromkeys(job_ids, answer)
 
-    monkeypatch.setattr(room.scheduler, "job_states", job_states)
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.job_states", job_states)
     assert room._job_is_over("7") is expected

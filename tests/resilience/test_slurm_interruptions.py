@@ -24,9 +24,15 @@ from hpc_yolo.runs.time_ledger import Ledger, make_ledger
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
 CLUSTER = {"nodes": 2, "tasks_per_node": 2, "partition": "preempt"}
 # Warm-up without steps, so that a few steps change the weights; enough steps for something to come in between.
-TRAIN = {"epochs": 16, "val_every": 16, "hyp_overrides": {"warmup_epochs": 0}, "stall_timeout_s": 10}
+EPOCHS = 16
+TRAIN: dict[str, object] = {
+    "epochs": EPOCHS,
+    "val_every": EPOCHS,
+    "hyp_overrides": {"warmup_epochs": 0},
+    "stall_timeout_s": 10,
+}
 CHECKPOINT = {"every_steps": 10, "every_s": None}
-NUM_STEPS = 16 * 5
+NUM_STEPS = EPOCHS * 5
 CHANCE = random.Random(20)
 
 
@@ -34,7 +40,7 @@ CHANCE = random.Random(20)
 def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
     """Submit a run of that name; (its directory, its job's id)."""
 
-    def submit(name: str, epochs: int = TRAIN["epochs"], **cluster: str) -> tuple[RunDirectory, str]:
+    def submit(name: str, epochs: int = EPOCHS, **cluster: str) -> tuple[RunDirectory, str]:
         train = TRAIN | {"epochs": epochs, "val_every": epochs}
         spec = write_spec(name, cluster=CLUSTER | cluster, train=train, checkpoint=CHECKPOINT)
         hpc_yolo("submit", spec)

@@ -37,7 +37,8 @@ class SpecFile:
 
     @staticmethod
     def overrides(assignments):
-        return [Override(*text.split("=", 1), origin=f"--set {text}") for text in assignments]
+        pairs = [text.split("=", 1) for text in assignments]
+        return [Override(path, value, origin=f"--set {path}={value}") for path, value in pairs]
 
 
 @pytest.fixture

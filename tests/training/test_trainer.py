@@ -217,7 +217,6 @@ def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_
 
 def refuse_to_write(monkeypatch, steps: tuple[int, ...]) -> None:
     """The disk is full whenever the state after one of `steps` is written."""
-    write_file = saver.write_file
 
     def full(path, *rest):
         if any(path.name.endswith(f"-{step:09d}.safetensors") for step in steps):

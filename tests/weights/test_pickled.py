@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path, PosixPath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_description_that_does_not_fit_the_tensors_takes_no_memory(tmp_path, f
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
 
 
-def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **options: int) -> Path:
+def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **options: Any) -> Path:
     """A torch archive around any pickle."""
     with zipfile.ZipFile(path, "w", **options) as file:
         file.writestr("w/data.pkl", content)

@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Serves `CONTENT`; `behaviour` says what goes wrong, and `requests` what was asked for."""
 
     def do_GET(self):
-        server = self.server
+        server: Any = self.server
         server.requests.append(self.headers.get("Range"))
         behaviour = server.behaviour.pop(0) if server.behaviour else "well"
         if isinstance(behaviour, int):
@@ -59,7 +60,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    httpd: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     httpd.behaviour, httpd.requests, httpd.tag, httpd.content = [], [], '"one"', CONTENT
     thread = threading.Thread(target=httpd.serve_forever)
     thread.start()
