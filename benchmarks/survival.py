@@ -26,7 +26,7 @@ from step import BATCH, IMGSZ, make_trainer, random_batch, timed
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.distributed import StopAgreement, connected
+from hpc_yolo.distributed import StepRequest, StopAgreement, connected
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, StepLogged
@@ -212,7 +212,7 @@ def overhead_of_rank(directory: str) -> None:
         with watchdog:
             for step in range(OVERHEAD_STEPS):
                 time.sleep(0.01)
-                columns["agreement"].append(timed(lambda: agreement.ask(0)))
+                columns["agreement"].append(timed(lambda: agreement.ask(StepRequest())))
                 columns["journal"].append(timed(lambda: journal.write(event)))
                 columns["watchdog"].append(timed(partial(watchdog.beat, "step", step)))
         agreement.settle()

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-SIGNAL_BASE = 128  # what a shell adds to the number of a signal that ended a command
+from hpc_yolo.core.exit_status import ExitStatus
 
 _TASK_END = re.compile(r"^srun: error: (?P<host>\S+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
@@ -32,13 +32,13 @@ class TaskEnd:
     Attributes:
         ranks: the tasks.
         how: srun's text, such as "Segmentation fault".
-        status: exit status as a shell has it: an exit code, or 128 and a signal's number; None where `how` is unknown.
+        status: exit status of the tasks; None where `how` is unknown.
     """
 
     host: str
     ranks: tuple[int, ...]
     how: str
-    status: int | None
+    status: ExitStatus | None
 
     @property
     def text(self) -> str:
@@ -82,10 +82,10 @@ def _ranks(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _status(how: str) -> int | None:
+def _status(how: str) -> ExitStatus | None:
     if code := _EXIT_CODE.match(how):
-        return int(code[1])
+        return ExitStatus(int(code[1]))
     if how.startswith("Out Of Memory"):
-        return SIGNAL_BASE + signal.SIGKILL
+        return ExitStatus.of_signal(signal.SIGKILL)
     number = _SIGNAL_NAMES.get(how.partition(" (")[0].lower())  # "Segmentation fault (core dumped)"
-    return None if number is None else SIGNAL_BASE + number
+    return None if number is None else ExitStatus.of_signal(number)

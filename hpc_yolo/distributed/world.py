@@ -8,8 +8,10 @@ Nothing travels as a pickle.
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,35 +99,43 @@ class World:
         return [_unpack(tensor[:size]) for tensor, size in zip(everyone, sizes, strict=True)]
 
 
-class StopAgreement:
-    """All ranks learn after the same step that one of them was asked to stop.
+class StepRequest(NamedTuple):
+    """Request of one rank, or of all ranks together, for the end of a step."""
 
-    The reduction begun at one step is read at the next: by then it is over, and nobody waited for it.
+    stop_signal: signal.Signals | None = None
+    is_save_due: bool = False
+
+
+class StopAgreement:
+    """Agrees on the requests of all ranks, so that all of them stop or save after the same step.
+
+    The reduction begun at one step is read at the next: by then it is over, and no rank waited for it.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
-    def ask(self, signal_number: int) -> int:
-        """Tell the others this rank's `signal_number` (0: none); the highest that any rank told one step ago."""
+    def ask(self, request: StepRequest) -> StepRequest:
+        """Send this rank's `request`; return what the ranks requested one step ago, of signals the highest."""
         if self._world.size == 1:
-            return signal_number
+            return request
         agreed = self.settle()
-        told = torch.tensor([signal_number], dtype=torch.int64)
-        work = dist.all_reduce(told, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
+        sent = torch.tensor([request.stop_signal or 0, request.is_save_due], dtype=torch.int64)
+        work = dist.all_reduce(sent, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)
         assert work is not None
-        self._pending = (work, told)
+        self._pending = (work, sent)
         return agreed
 
-    def settle(self) -> int:
-        """Wait for the reduction under way, if any, and read it."""
+    def settle(self) -> StepRequest:
+        """Wait for the reduction under way, if any, and return its result."""
         if self._pending is None:
-            return 0
-        work, told = self._pending
+            return StepRequest()
+        work, reduced = self._pending
         work.wait()
         self._pending = None
-        return int(told.item())
+        number, is_save_due = reduced.tolist()
+        return StepRequest(signal.Signals(number) if number else None, bool(is_save_due))
 
 
 def _unpack(packed: torch.Tensor) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.srun_output import SIGNAL_BASE
 from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import is_taken_by_slurm, lost_attempt
 from hpc_yolo.resilience.lease import take_lease
 from hpc_yolo.resilience.requeue import end_for_good, end_of_lost_attempt, job_of
@@ -53,7 +53,7 @@ def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, r
 
 def _cause(process: ProcessInfo, status: int) -> str:
     """Return why the setup ended with `status`: by Slurm, where that ends the job and a signal came, or by itself."""
-    job = job_of(process) if status > SIGNAL_BASE else None
+    job = job_of(process) if ExitStatus(status).is_signal else None
     if is_taken_by_slurm(job, process.attempt):
         return Cause.PREEMPTED
     return Cause.ERROR if job is None or job.is_running else Cause.CANCELLED

@@ -126,7 +126,7 @@ def _end_for_tasks(
 def what_happened(step: StepEnd, failures: list[Failure], cause: str) -> str:
     """Return how the tasks ended, for a person."""
     first = first_end(step.ends, {failure.rank for failure in failures})
-    how = f"the tasks ended with exit code {step.status}" if first is None else first.text
+    how = f"the tasks ended with exit code {step.status.code}" if first is None else first.text
     if cause != Cause.OUT_OF_MEMORY:
         return how
     peak = "" if step.peak_bytes is None else f" of {format_mem(step.peak_bytes)}"

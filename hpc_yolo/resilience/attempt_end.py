@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
-from hpc_yolo.cluster.srun_output import SIGNAL_BASE, TaskEnd, first_end
+from hpc_yolo.cluster.srun_output import TaskEnd, first_end
 from hpc_yolo.core.errors import StallError
+from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
@@ -50,7 +51,7 @@ class StepEnd:
         peak_bytes: the most memory that was measured, of the job on one node or of its largest task; None: nobody did.
     """
 
-    status: int
+    status: ExitStatus
     ends: Sequence[TaskEnd] = ()
     is_out_of_memory: bool = False
     peak_bytes: int | None = None
@@ -113,18 +114,18 @@ def has_stepped(events: Iterable[AnyEvent], attempt: int) -> bool:
     return first is not None and any(getattr(event, "step", first) > first for event in own)
 
 
-def stop_cause(signal_number: int, job: JobRecord | None, restart: int) -> str:
+def stop_cause(stop_signal: signal.Signals, job: JobRecord | None, restart: int) -> str:
     """Why a job's tasks were asked to stop.
 
     Args:
         job: what Slurm says; None outside of Slurm, and where it does not answer.
         restart: which start of the job this is, from 1.
     """
-    if signal_number == signal.SIGINT:
+    if stop_signal == signal.SIGINT:
         return Cause.INTERRUPTED
     if is_taken_by_slurm(job, restart):
         return Cause.PREEMPTED  # some sites send the warning of the time limit then, not SIGTERM
-    if signal_number == signal.SIGUSR2 or (job is not None and job.is_at_limit):
+    if stop_signal == signal.SIGUSR2 or (job is not None and job.is_at_limit):
         return Cause.TIME_LIMIT
     return Cause.PREEMPTED if job is None or job.is_running else Cause.CANCELLED
 
@@ -154,9 +155,9 @@ def exit_cause(step: StepEnd, failures: Iterable[Failure], job: JobRecord | None
         return Cause.OUT_OF_MEMORY
     first = first_end(step.ends, {failure.rank for failure in failures})
     status = step.status if first is None or first.status is None else first.status
-    if status - SIGNAL_BASE in (signal.SIGTERM, signal.SIGUSR2):  # before the first step, which saves nothing
-        return stop_cause(status - SIGNAL_BASE, job, restart)
-    if status > SIGNAL_BASE or failures:
+    if status.signal in (signal.SIGTERM, signal.SIGUSR2):  # before the first step, which saves nothing
+        return stop_cause(status.signal, job, restart)
+    if status.is_signal or failures:
         return Cause.KILLED
     return Cause.ERROR
 

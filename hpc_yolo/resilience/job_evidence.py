@@ -12,6 +12,7 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import StepUsage
 from hpc_yolo.cluster.srun_output import is_out_of_memory, parse_task_ends
 from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import StepEnd
 
 LOG_TAIL_BYTES = 4 << 20
@@ -28,7 +29,7 @@ def read_step_end(process: ProcessInfo, status: int) -> StepEnd:
         with contextlib.suppress(ClusterError):
             usage = scheduler.step_usage(process.job_id)
     return StepEnd(
-        status=status,
+        status=ExitStatus(status),
         ends=parse_task_ends(log),
         is_out_of_memory=is_out_of_memory(log) or usage.is_out_of_memory,
         peak_bytes=job_peak_bytes() or usage.peak_bytes,

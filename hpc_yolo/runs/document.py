@@ -68,7 +68,7 @@ WORDS = {
     "rank_data_wait_s": "seconds of each step in which the rank waited for images, by rank",
     "rank_forward_s": "seconds of each step that the rank computed before it met the others, by rank",
     "rank_device_use": "share of its last moments, 0 to 1, in which the rank's GPU did anything; null where unknown",
-    "signal": "number of the signal; 0 after the last step",
+    "signal": "number of the signal; null after the last step",
     "rank_mem_bytes": "most bytes of memory that the rank has used: reserved on its GPU, or resident without one",
     "seconds": "how long it took, in seconds",
     "num_images": "images of the training set, or of an evaluation",

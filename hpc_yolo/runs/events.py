@@ -165,7 +165,7 @@ class TrainingLeft(Event, frozen=True, kw_only=True, tag="training_left"):
 
     epoch: int
     step: int
-    signal: int = 0
+    signal: int | None = None
 
 
 class Cause:

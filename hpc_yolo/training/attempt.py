@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing.resource_sharer
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ import torch
 from hpc_yolo.cluster.local import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
 from hpc_yolo.core.errors import CancelledError, ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
+from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.resilience.attempt_end import decide, is_idle, lost_attempt, slurm_requeues, stop_cause
@@ -78,8 +80,8 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code(error))
-    if stopped_by:
-        sys.exit(128 + stopped_by)
+    if stopped_by is not None:
+        sys.exit(ExitStatus.of_signal(stopped_by).code)
 
 
 def announce(process: ProcessInfo) -> None:
@@ -89,8 +91,8 @@ def announce(process: ProcessInfo) -> None:
         print(f"hpc-yolo: task {process.rank} on {host}, start {process.attempt} of its job", flush=True)
 
 
-def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> int:
-    """One attempt on this rank; 0 when the run is finished, else the signal that stopped it."""
+def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> signal.Signals | None:
+    """Train one attempt on this rank; return None when the run is finished, else the signal that stopped it."""
     with contextlib.ExitStack() as held:
         lease = None
         if process.rank == 0:
@@ -127,7 +129,7 @@ def settled_modes(run: RunDirectory) -> Iterator[None]:
 
 def train_with_lease(
     run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease | None, files: EventFiles | None
-) -> int:
+) -> signal.Signals | None:
     """As `train_attempt`; `lease` and `files` are rank 0's."""
     device = choose_device(spec.train.device, process)
     journal = None if lease is None else open_journal(run, spec, process, lease, files)
@@ -224,13 +226,18 @@ def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journa
 
 
 def leave(
-    run: RunDirectory, spec: Spec, process: ProcessInfo, journal: JournalWriter, trainer: Trainer, stopped_by: int
+    run: RunDirectory,
+    spec: Spec,
+    process: ProcessInfo,
+    journal: JournalWriter,
+    trainer: Trainer,
+    stopped_by: signal.Signals | None,
 ) -> None:
     """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
     ended = AttemptEnded(
         outcome=AttemptEnded.FINISHED, epoch=trainer.epoch, step=trainer.progress.step, cause=Cause.FINISHED
     )
-    if not stopped_by:
+    if stopped_by is None:
         journal.write(ended)
         return
     job = job_of(process)

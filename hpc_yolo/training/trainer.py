@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ from hpc_yolo.checkpoint import Progress
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch
 from hpc_yolo.data.sampler import scaled_imgsz
-from hpc_yolo.distributed import StopAgreement, World
+from hpc_yolo.distributed import StepRequest, StopAgreement, World
 from hpc_yolo.evaluation.evaluator import evaluate
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -34,15 +35,14 @@ MAX_GRAD_NORM = 10.0
 MAX_LOG_INTERVAL_STEPS = 50
 LOGS_AN_EPOCH = 10
 SLOW_PHASE_S = 600.0  # for what one rank does while the others wait, and for a disk that is slow now and then
-SAVE_IS_DUE = 1  # rides on the stop agreement; every stop signal has a higher number
 
 
 class Stopped(Exception):
     """All ranks leave an evaluation at the same batch, because of this signal."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+    def __init__(self, stop_signal: signal.Signals) -> None:
+        super().__init__(stop_signal)
+        self.stop_signal = stop_signal
 
 
 class RolledBack(Exception):
@@ -93,13 +93,13 @@ class Trainer:
         """The epoch under way, from 0; after the last one, their number."""
         return self.progress.finished_epochs
 
-    def run(self) -> int:
-        """Train; 0 when finished, else the signal after which all ranks stopped at the same step."""
+    def run(self) -> signal.Signals | None:
+        """Train; return None when finished, else the signal after which all ranks stopped at the same step."""
         with self.checkpointer, self.watchdog:
             if self.progress.step == 0 and self.parts.spec.train.on_nonfinite == "rollback":
                 self.save_state()
-            stopped_by, has_begun = 0, not self.is_over()
-            while not self.is_over() and not stopped_by:
+            stopped_by, has_begun = None, not self.is_over()
+            while not self.is_over() and stopped_by is None:
                 try:
                     stopped_by = self.train_epoch(self.epoch) or self.finish_epoch(self.epoch)
                 except RolledBack:
@@ -109,12 +109,12 @@ class Trainer:
                 self.tell(TrainingLeft(epoch=self.epoch, step=self.progress.step, signal=stopped_by))
             self.beat("saving", SLOW_PHASE_S)
             self.checkpointer.finish()
-            if not stopped_by:
+            if stopped_by is None:
                 self.make_results()
         return stopped_by
 
-    def train_epoch(self, epoch: int) -> int:
-        """The steps of `epoch` that are still to do; 0, or the signal after which all ranks stop."""
+    def train_epoch(self, epoch: int) -> signal.Signals | None:
+        """Train the steps of `epoch` that are still to do; return the signal after which all ranks stop, if any."""
         self.parts.trained.train()
         first_step = self.progress.step - epoch * self.steps_per_epoch
         for batch in self.timed(self.parts.training.epoch(epoch, first_step, self.progress.class_maps)):
@@ -123,17 +123,20 @@ class Trainer:
             self.progress.step += 1
             if self.progress.step % self.log_interval == 0:
                 self.log_step(epoch)
-            agreed = self.agreement.ask(self.note())
-            if agreed:
+            agreed = self.agreement.ask(self.request())
+            if agreed.is_save_due or agreed.stop_signal is not None:
                 self.save_state()
-            if agreed > SAVE_IS_DUE:
+            if agreed.stop_signal is not None:
                 if self.progress.step == (epoch + 1) * self.steps_per_epoch:
                     self.log_epoch(epoch)
-                return agreed
-        return 0
+                return agreed.stop_signal
+        return None
 
-    def finish_epoch(self, epoch: int) -> int:
-        """What follows the last step of `epoch`; 0, or the signal that came meanwhile: the next attempt begins here."""
+    def finish_epoch(self, epoch: int) -> signal.Signals | None:
+        """Evaluate and save after the last step of `epoch`; return the signal that came meanwhile, if any.
+
+        The next attempt then begins here.
+        """
         if self.meter.num_steps_here:  # else the attempt that did the last step has logged it
             self.log_epoch(epoch)
         if self.is_evaluated(epoch):
@@ -141,7 +144,7 @@ class Trainer:
                 self.evaluate(epoch)
             except Stopped as stopped:
                 self.save_state()
-                return stopped.signal_number
+                return stopped.stop_signal
         self.progress.finished_epochs += 1
         self.progress.rank_items = []
         self.resume_epoch()
@@ -150,7 +153,7 @@ class Trainer:
             self.save_state()
         if comes_round(epoch, self.parts.spec.train.save_period) and self.world.is_main:
             self.checkpointer.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
-        return 0
+        return None
 
     def train_step(self, batch: TrainingBatch) -> None:
         """Forward, loss and backward on this rank's share of a global batch; every so many batches, the optimiser."""
@@ -298,9 +301,9 @@ class Trainer:
         """`batches` without the empty places, until a signal on any rank; ranks have equally many places."""
         for batch in batches:
             self.beat("evaluation")
-            agreed = self.agreement.ask(self.stop.signal_number)
-            if agreed > SAVE_IS_DUE:
-                raise Stopped(agreed)
+            agreed = self.agreement.ask(StepRequest(self.stop.stop_signal))
+            if agreed.stop_signal is not None:
+                raise Stopped(agreed.stop_signal)
             if batch is not None:
                 yield batch
         self.beat("metrics", SLOW_PHASE_S)
@@ -325,13 +328,11 @@ class Trainer:
         last_evaluated = self.epoch // train.val_every * train.val_every - 1
         return last_evaluated - best_epoch >= train.patience
 
-    def note(self) -> int:
-        """What this rank has to say after a step: a signal that it got, or (rank 0) that a checkpoint is due."""
+    def request(self) -> StepRequest:
+        """Return this rank's request after a step: the signal it received, and on rank 0 a checkpoint that is due."""
         if self.world.is_main:
             self.checkpointer.report()
-        if self.stop.signal_number:
-            return self.stop.signal_number
-        return SAVE_IS_DUE if self.world.is_main and self.checkpointer.is_due else 0
+        return StepRequest(self.stop.stop_signal, self.world.is_main and self.checkpointer.is_due)
 
     def save_state(self) -> None:
         """Begin to save the state after this step; called where all ranks stand at the same step."""

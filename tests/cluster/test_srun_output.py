@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.cluster.srun_output import TaskEnd, first_end, is_out_of_memory, parse_task_ends
+from hpc_yolo.core.exit_status import ExitStatus
 
 RECORDED = Path(__file__).parent / "recorded"
 VERSIONS = sorted(path.parent.name for path in RECORDED.glob("*/task_ends.txt"))
@@ -23,11 +24,11 @@ def section(version: str, how: str) -> str:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("KILL", TaskEnd("gpu01", (1,), "Killed", 128 + signal.SIGKILL)),
-        ("SEGV", TaskEnd("gpu01", (1,), "Segmentation fault", 128 + signal.SIGSEGV)),
-        ("ABRT", TaskEnd("gpu01", (1,), "Aborted", 128 + signal.SIGABRT)),
-        ("TERM", TaskEnd("gpu01", (1,), "Terminated", 128 + signal.SIGTERM)),
-        ("exit", TaskEnd("gpu01", (1,), "Exited with exit code 3", 3)),
+        ("KILL", TaskEnd("gpu01", (1,), "Killed", ExitStatus.of_signal(signal.SIGKILL))),
+        ("SEGV", TaskEnd("gpu01", (1,), "Segmentation fault", ExitStatus.of_signal(signal.SIGSEGV))),
+        ("ABRT", TaskEnd("gpu01", (1,), "Aborted", ExitStatus.of_signal(signal.SIGABRT))),
+        ("TERM", TaskEnd("gpu01", (1,), "Terminated", ExitStatus.of_signal(signal.SIGTERM))),
+        ("exit", TaskEnd("gpu01", (1,), "Exited with exit code 3", ExitStatus(3))),
     ],
 )
 def test_the_task_that_ended_first_is_told_from_those_that_srun_ended(version, how, expected):
@@ -44,7 +45,8 @@ def test_a_rank_that_only_noticed_is_not_the_first():
     """srun may hear of a peer that lost its connection before it hears of the task that was killed."""
     log = "srun: error: n1: tasks 0,2-3: Exited with exit code 1\nsrun: error: n2: task 1: Bus error (core dumped)\n"
     ends = parse_task_ends(log)
-    assert [(end.ranks, end.status) for end in ends] == [((0, 2, 3), 1), ((1,), 128 + signal.SIGBUS)]
+    expected = [((0, 2, 3), ExitStatus(1)), ((1,), ExitStatus.of_signal(signal.SIGBUS))]
+    assert [(end.ranks, end.status) for end in ends] == expected
     assert first_end(ends, echoes={0, 2, 3}) == ends[1]
     assert first_end(ends, echoes={0, 1, 2, 3}) == ends[0]
     assert first_end([], echoes={0}) is None
@@ -53,8 +55,8 @@ def test_a_rank_that_only_noticed_is_not_the_first():
 @pytest.mark.parametrize(
     ("line", "status"),
     [
-        ("srun: error: gpu01: task 1: Out Of Memory", 137),
-        ("srun: error: gpu01: task 1: Exited with exit code 143", 143),
+        ("srun: error: gpu01: task 1: Out Of Memory", ExitStatus(137)),
+        ("srun: error: gpu01: task 1: Exited with exit code 143", ExitStatus(143)),
         ("srun: error: gpu01: task 1: Vanished without trace", None),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
 from hpc_yolo.cluster.srun_output import TaskEnd
+from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import (
     StepEnd,
     cause_of_start,
@@ -30,9 +31,9 @@ PREEMPTED = JobRecord("RUNNING", 0, is_being_preempted=True)
 BACK_IN_QUEUE = JobRecord("COMPLETING", 1, is_being_preempted=False)
 CANCELLED = JobRecord("COMPLETING", 0, is_being_preempted=False)
 AT_LIMIT = JobRecord("COMPLETING", 0, is_being_preempted=False, is_at_limit=True)
-TERMINATED = TaskEnd("n1", (0, 1), "Terminated", 143)
-CRASHED = TaskEnd("n2", (3,), "Segmentation fault", 139)
-ECHOED = TaskEnd("n1", (1,), "Exited with exit code 1", 1)
+TERMINATED = TaskEnd("n1", (0, 1), "Terminated", ExitStatus(143))
+CRASHED = TaskEnd("n2", (3,), "Segmentation fault", ExitStatus(139))
+ECHOED = TaskEnd("n1", (1,), "Exited with exit code 1", ExitStatus(1))
 
 
 NO_FIGURES = {
@@ -102,7 +103,7 @@ def test_a_signal_and_slurms_words_are_a_cause(number, job, expected):
     ],
 )
 def test_an_exit_code_and_last_words_are_a_cause(status, failures, job, expected):
-    assert exit_cause(StepEnd(status), failures, job, restart=1) == expected
+    assert exit_cause(StepEnd(ExitStatus(status)), failures, job, restart=1) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,12 +116,17 @@ def test_an_exit_code_and_last_words_are_a_cause(status, failures, job, expected
         ([TERMINATED], [], CANCELLED, Cause.CANCELLED),
         ([ECHOED, CRASHED, TERMINATED], [failure(is_echo=True)], RUNNING, Cause.KILLED),
         ([ECHOED, TERMINATED], [], RUNNING, Cause.ERROR),
-        ([TaskEnd("n1", (0,), "Exited with exit code 140", 140), TERMINATED], [], RUNNING, Cause.TIME_LIMIT),
+        (
+            [TaskEnd("n1", (0,), "Exited with exit code 140", ExitStatus(140)), TERMINATED],
+            [],
+            RUNNING,
+            Cause.TIME_LIMIT,
+        ),
         ([TaskEnd("n1", (0,), "Vanished", None)], [], RUNNING, Cause.PREEMPTED),  # as srun's own status says
     ],
 )
 def test_the_cause_is_that_of_the_task_that_ended_first(ends, failures, job, expected):
-    assert exit_cause(StepEnd(143, ends), failures, job, restart=1) == expected
+    assert exit_cause(StepEnd(ExitStatus(143), ends), failures, job, restart=1) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,9 @@ def test_the_cause_is_that_of_the_task_that_ended_first(ends, failures, job, exp
 )
 def test_memory_that_ran_out_is_a_cause_of_its_own(failures, expected):
     """Requeued unchanged it runs out again: it was tried three times, and memory was never mentioned."""
-    assert exit_cause(StepEnd(1, [CRASHED], is_out_of_memory=True), failures, RUNNING, restart=1) == expected
+    assert (
+        exit_cause(StepEnd(ExitStatus(1), [CRASHED], is_out_of_memory=True), failures, RUNNING, restart=1) == expected
+    )
     assert not decide(Cause.OUT_OF_MEMORY, [], ClusterSpec()).again
 
 

@@ -26,12 +26,12 @@ threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True
 print("ready", flush=True)
 noted = False
 while not ended.is_set():
-    if stop.signal_number and not noted:
+    if stop.stop_signal and not noted:
         noted = True
         print("noted", flush=True)
     json.dumps(list(range(1000)))
     print(".", end="", file=sys.stderr)
-print(stop.signal_number, flush=True)
+print(int(stop.stop_signal), flush=True)
 """
 
 STARTING = """

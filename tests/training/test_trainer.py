@@ -74,7 +74,7 @@ def undisturbed(data, tmp_path_factory):
     @functools.cache
     def trained(**fields: object) -> Path:
         directory = tmp_path_factory.mktemp("undisturbed")
-        assert next_attempt(data, directory, "whole", **fields).run() == 0
+        assert next_attempt(data, directory, "whole", **fields).run() is None
         return directory / "whole"
 
     return trained
@@ -82,9 +82,9 @@ def undisturbed(data, tmp_path_factory):
 
 @pytest.fixture
 def attempt(trainer):
-    """Run one attempt of a run; stop it by a signal after `stop_after` steps. The signal that stopped it, or 0."""
+    """Run an attempt, stopped by a signal after `stop_after` steps; return the signal that stopped it, or None."""
 
-    def run_attempt(name: str, stop_after: int | None = None, **fields: object) -> int:
+    def run_attempt(name: str, stop_after: int | None = None, **fields: object) -> signal.Signals | None:
         return run_until(trainer(name, **fields), stop_after)
 
     return run_attempt
@@ -109,14 +109,14 @@ def copy_of_stopped(stopped_runs, tmp_path):
     return lambda *words, **fields: shutil.copytree(stopped_runs(*words, **fields), tmp_path / "stopped")
 
 
-def run_until(started: Trainer, stop_after: int | None) -> int:
+def run_until(started: Trainer, stop_after: int | None) -> signal.Signals | None:
     """Run an attempt with a signal after `stop_after` steps."""
     train_step = started.train_step
 
     def step_and_signal(batch):
         train_step(batch)
         if started.progress.step + 1 == stop_after:
-            started.stop.signal_number = signal.SIGTERM
+            started.stop.stop_signal = signal.SIGTERM
 
     started.train_step = step_and_signal
     return started.run()
@@ -147,7 +147,7 @@ def story_of(path: Path) -> list[tuple]:
     return told
 
 
-def leaving(path: Path) -> list[tuple[int, int]]:
+def leaving(path: Path) -> list[tuple[int, int | None]]:
     """(step, signal) wherever the journal says that training was left."""
     events = read_events(path / "journal.jsonl")
     return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
@@ -160,8 +160,8 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_st
     """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
     assert attempt("stopped", stop_after) == signal.SIGTERM
     assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
-    assert attempt("stopped") == 0
-    assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, 0)]
+    assert attempt("stopped") is None
+    assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, None)]
     whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
@@ -179,13 +179,13 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
     def signal_at_the_second_batch():
         for batch in places():
             yield batch
-            stopped.stop.signal_number = signal.SIGTERM
+            stopped.stop.stop_signal = signal.SIGTERM
             yield batch
 
     stopped.parts.validation.places = signal_at_the_second_batch
     assert stopped.run() == signal.SIGTERM
     assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
-    assert attempt("stopped") == 0
+    assert attempt("stopped") is None
     whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert story_of(tmp_path / "stopped") == story_of(undisturbed())
@@ -193,7 +193,7 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
 
 def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_does(attempt, tmp_path, monkeypatch):
     refuse_to_write(monkeypatch, steps=(3,))
-    assert attempt("refused") == 0
+    assert attempt("refused") is None
     assert [path.name for path in state_paths(tmp_path / "refused")] == ["state-0001-000000006.safetensors"]
     warnings = [event.message for event in read_events(tmp_path / "refused/journal.jsonl") if is_warning(event)]
     assert len(warnings) == 1
@@ -210,7 +210,7 @@ def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_
     ):
         attempt("full")
     monkeypatch.undo()
-    assert attempt("full") == 0
+    assert attempt("full") is None
     whole, resumed = state_of(undisturbed()), state_of(tmp_path / "full")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
@@ -236,7 +236,7 @@ def is_warning(event: object) -> bool:
 def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, undisturbed, tmp_path, option):
     """What they draw follows from the position and the checkpoint, not from what a process remembers."""
     assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
-    assert attempt("stopped", **option) == 0
+    assert attempt("stopped", **option) is None
     runs = (undisturbed(**option), tmp_path / "stopped", undisturbed())
     whole, resumed, plain = (state_of(path) for path in runs)
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
@@ -290,7 +290,7 @@ def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path, monkeypatch)
     assert attempt("measured", batch=-1, stop_after=1) == signal.SIGTERM
     assert (tmp_path / "measured" / "batch").read_text() == "16\n", "without a GPU the usual batch"
     monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda *_: pytest.fail("measured again"))
-    assert attempt("measured", batch=-1) == 0
+    assert attempt("measured", batch=-1) is None
 
 
 @pytest.mark.parametrize(("multi_scale", "expected"), [(False, 64), (True, 96)])
@@ -304,12 +304,12 @@ def test_a_batch_is_measured_with_the_largest_images_that_will_come(attempt, mon
 def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
     attempt("done")
     before = (tmp_path / "done" / "journal.jsonl").read_bytes()
-    assert attempt("done") == 0
+    assert attempt("done") is None
     assert (tmp_path / "done" / "journal.jsonl").read_bytes() == before
 
 
 def test_training_ends_when_it_no_longer_gets_better(attempt, tmp_path):
-    assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) == 0
+    assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) is None
     assert len([item for item in story_of(tmp_path / "patient") if item[0] == "epoch"]) == 3
 
 
@@ -347,9 +347,9 @@ def test_a_bad_batch_is_passed_over_and_an_interrupted_run_passes_over_it_too(
     attempt, tmp_path, monkeypatch, policy, stop_after
 ):
     spoil(monkeypatch, 4)
-    assert attempt("whole", on_nonfinite=policy) == 0
+    assert attempt("whole", on_nonfinite=policy) is None
     assert attempt("stopped", stop_after=stop_after, on_nonfinite=policy) == signal.SIGTERM
-    assert attempt("stopped", on_nonfinite=policy) == 0
+    assert attempt("stopped", on_nonfinite=policy) is None
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert all(torch.isfinite(tensor).all() for tensor in whole.values())
@@ -385,7 +385,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, copy_of_sto
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, tmp_path, monkeypatch):
     """The last two epochs are done again, and end as they did."""
-    assert attempt("whole", epochs=4) == 0
+    assert attempt("whole", epochs=4) is None
     assert attempt("damaged", epochs=4, stop_after=11) == signal.SIGTERM
     newest, *older = state_paths(tmp_path / "damaged")
     assert len(older) == 2
@@ -394,7 +394,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, 
     newest.write_bytes(content)
     told: list[str] = []
     monkeypatch.setitem(globals(), "refuse_warnings", lambda event: told.append(getattr(event, "message", "")))
-    assert attempt("damaged", epochs=4) == 0
+    assert attempt("damaged", epochs=4) is None
     assert newest.with_name(newest.name + ".damaged").read_bytes() == content
     assert any("is damaged: tensor" in words and "goes on from step 9" in words for words in told)
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "damaged")
@@ -416,7 +416,7 @@ def overflowed(data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("overflowed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
-        assert next_attempt(data, directory, "whole", precision="fp16").run() == 0
+        assert next_attempt(data, directory, "whole", precision="fp16").run() is None
     return directory / "whole"
 
 
@@ -427,7 +427,7 @@ def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, overflowed, tmp_pat
     assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
     progress = read_state(state_paths(tmp_path / "stopped")[0]).progress
     assert not math.isfinite(progress.grad_norm), "no overflow: the test proves nothing"
-    assert attempt("stopped", precision="fp16") == 0
+    assert attempt("stopped", precision="fp16") is None
     whole, resumed = state_of(overflowed), state_of(tmp_path / "stopped")
     # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
     assert [name for name in whole if bits(whole[name]) != bits(resumed[name])] == []
@@ -460,7 +460,7 @@ def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(atte
             progress[null] = dict.fromkeys(value) if isinstance(value, dict) else None
         written = {name: texts[name] for name in ("description",)} | {"progress": json.dumps(progress)}
         write_file(path, tensors, written)
-    assert attempt("stopped", **options) == 0
+    assert attempt("stopped", **options) is None
     weights = {name: tensor for name, tensor in state_of(old).items() if not name.startswith("gradient.")}
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     assert read_state(state_paths(old)[0]).progress.best_epoch >= 0
@@ -470,12 +470,12 @@ def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_
     """A file that was edited between two attempts of a run, or is gone, does not change what it learns."""
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("lr0: 0.01\nwarmup_epochs: 0\n")
-    assert attempt("whole", hyp=str(hyp)) == 0
+    assert attempt("whole", hyp=str(hyp)) is None
     assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
     hyp.write_text("lr0: 0.5\nwarmup_epochs: 0\n")
     assert attempt("stopped", stop_after=4, hyp=str(hyp)) == signal.SIGTERM
     hyp.unlink()
-    assert attempt("stopped", hyp=str(hyp)) == 0
+    assert attempt("stopped", hyp=str(hyp)) is None
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
@@ -506,5 +506,5 @@ def test_a_run_of_an_earlier_version_without_copies_goes_on(attempt, tmp_path):
         progress = json.loads(texts["progress"])
         del progress["inputs_digest"]
         write_file(path, tensors, {"description": texts["description"], "progress": json.dumps(progress)})
-    assert attempt("old") == 0
+    assert attempt("old") is None
     assert read_state(state_paths(tmp_path / "old")[0]).progress.inputs_digest, "from here on it is known"
