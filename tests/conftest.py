@@ -21,6 +21,11 @@ from pathlib import Path
 import pytest
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent
+from spec_runs import events_of, hpc_yolo, shapes, write_spec
+
+from hpc_yolo.runs.directory import RunDirectory
+
+__all__ = ["events_of", "hpc_yolo", "shapes", "write_spec"]  # fixtures of all tests
 
 GRACE_S = 30.0  # only a leak waits for so long
 CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm", "slurm_with"}
@@ -65,6 +70,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def own_state(no_leaks: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test knows nothing of the runs of others, and need not wait until Slurm may be asked again."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """An empty run directory."""
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    return run
 
 
 @pytest.fixture(scope="session")

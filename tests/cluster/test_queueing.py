@@ -25,13 +25,6 @@ PLANNED = Submission(
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    return run
-
-
-@pytest.fixture
 def script(run) -> Path:
     run.script.write_text("#!/bin/bash\n#SBATCH --comment='nightly run'\ntrue\n")
     return run.script

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import GOLDEN
 
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import read_annotations
 from hpc_yolo.evaluation.metrics import compute_metrics, in_crowd, match_detections
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 WIDTH, HEIGHT = 640, 480
 NUM_CLASSES = 20
 

@@ -1,14 +1,12 @@
 """The confusion matrix: published counts, and what becomes of misses and false alarms."""
 
-import json
-from pathlib import Path
-
+import golden
 import pytest
 import torch
 
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())["match_golden"]
+GOLDEN = golden.GOLDEN["match_golden"]
 BOX = [10.0, 10.0, 50.0, 50.0]
 FAR = [200.0, 200.0, 240.0, 240.0]
 

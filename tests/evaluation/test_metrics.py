@@ -1,11 +1,9 @@
 """Matching and average precision: the published figures, and the rules that decide in a crowd."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from golden import GOLDEN
 
 from hpc_yolo.evaluation.metrics import (
     IOU_THRESHOLDS,
@@ -16,7 +14,6 @@ from hpc_yolo.evaluation.metrics import (
     match_detections,
 )
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 AP = GOLDEN["ap_golden"]
 
 

@@ -1,15 +1,14 @@
 """Non-maximum suppression: published counts, and no image that pays for another."""
 
-import json
 from fractions import Fraction
-from pathlib import Path
 
+import golden
 import pytest
 import torch
 
 from hpc_yolo.evaluation.nms import MAX_CANDIDATES, non_max_suppression
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())["nms_golden"]
+GOLDEN = golden.GOLDEN["nms_golden"]
 ARGUMENTS = {"conf_thres": "conf_threshold", "iou_thres": "iou_threshold", "max_det": "max_detections"}
 
 

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from waiting import PATIENCE_S
 
-from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
@@ -22,6 +21,8 @@ Section = dict[str, Any]
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """dataset.yaml of 40 training and 8 validation images."""
+    from hpc_yolo.data.synth import write_shapes_dataset  # imports OpenCV, which most tests do not need
+
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=40, num_val=8)
 
 

@@ -5,7 +5,6 @@ import pytest
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.launch.failed_setup import conclude_failed_setup, describe_failure
-from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -28,13 +27,6 @@ JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
 )
 def test_a_failed_setup_is_told_with_number_text_and_status(number, status, words):
     assert describe_failure(SETUP, number, status) == words
-
-
-@pytest.fixture
-def run(tmp_path):
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    return run
 
 
 def conclude(run, content, status):

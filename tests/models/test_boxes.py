@@ -1,15 +1,11 @@
 """Box formats and overlaps: everything from the loss to mAP stands on these four functions."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
+from golden import GOLDEN
 
 from hpc_yolo.models.boxes import ciou_cxcywh, cxcywh_to_xyxy, iou_matrix_xyxy, xyxy_to_cxcywh
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 
 
 def random_boxes_cxcywh(num, seed):

@@ -7,13 +7,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filled import fill_by_rule
+from golden import GOLDEN
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.models import build_model
 from hpc_yolo.models.complexity import complexity
 from hpc_yolo.models.fuse import fused
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 
 
 @pytest.mark.parametrize("name", GOLDEN["models"])

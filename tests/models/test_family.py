@@ -1,20 +1,18 @@
 """The ten networks of the family: a wrong width, name or order here makes published weights unusable."""
 
 import functools
-import json
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from filled import fill_by_rule
+from golden import GOLDEN
 from torch import nn
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.models import build_model
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 MODELS = GOLDEN["models"]
 CASES = GOLDEN["forward_golden"]["cases"]
 

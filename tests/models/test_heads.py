@@ -1,15 +1,13 @@
 """The head: where biases start, which anchors go to which level, and decoding in every arithmetic."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from golden import GOLDEN
 
 from hpc_yolo.models.heads.yolov5 import Detect
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 ANCHORS = [
     [19, 27, 44, 40, 38, 94],
     [96, 68, 86, 152, 180, 137],

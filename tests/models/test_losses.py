@@ -3,10 +3,9 @@
 The promises: the parts of any split of a global batch sum to the whole, nothing waits for the device, padding is free.
 """
 
-import json
 import math
-from pathlib import Path
 
+import golden
 import pytest
 import torch
 from torch.nn import functional
@@ -16,7 +15,7 @@ from hpc_yolo.models.boxes import ciou_cxcywh
 from hpc_yolo.models.losses.yolov5 import DetectionLoss, LossGains, scaled_gains
 from hpc_yolo.spec.schema import Hyperparameters
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())["loss_golden"]
+GOLDEN = golden.GOLDEN["loss_golden"]
 TARGETS = torch.tensor(GOLDEN["targets"], dtype=torch.float64)
 ANCHORS_PIXELS = {
     3: [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]],

@@ -39,13 +39,6 @@ except LeaseError as error:
 
 
 @pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    return run
-
-
-@pytest.fixture
 def submit(in_slurm, run, tmp_path):
     (tmp_path / "task.py").write_text(TASK)
     command = shlex.join(["srun", sys.executable, str(tmp_path / "task.py"), str(run.path)])

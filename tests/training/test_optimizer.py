@@ -1,18 +1,14 @@
 """The schedule, decay and averaging against figures of the original recipe."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from golden import GOLDEN
 from torch import nn
 
 from hpc_yolo.models import build_model
 from hpc_yolo.spec.schema import Hyperparameters
 from hpc_yolo.training.ema import ModelEma, decay_at
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer, parameter_groups
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 
 
 def schedule_of(case):

@@ -1,4 +1,4 @@
-"""The watch of tests/conftest.py over all other tests: what leaks or skips must fail, and only the guilty test."""
+"""tests/conftest.py fails a test that leaks or skips, and no other test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slurm_cluster import unavailable_reason
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 
 GUILTY = {
     "child process": "KEPT.append(subprocess.Popen(['sleep', '20']))",

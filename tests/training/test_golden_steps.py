@@ -1,11 +1,9 @@
 """Five optimiser steps of the original in double precision: forward, loss, gradients, clipping, SGD and average."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from filled import fill_by_rule
+from golden import GOLDEN
 
 from hpc_yolo.models import build_model
 from hpc_yolo.models.losses.yolov5 import DetectionLoss, LossGains
@@ -14,7 +12,6 @@ from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer
 from hpc_yolo.training.trainer import MAX_GRAD_NORM
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
 STEPS_PER_EPOCH = 1000  # so that all five are in the first, whose learning rate is lr0
 BATCH = 64  # the nominal one: every batch ends in a step, and decay is not scaled
 

@@ -11,16 +11,8 @@ from small_state import save_small_state
 from hpc_yolo.checkpoint import read_state
 from hpc_yolo.checkpoint.store import newest_state, saved_states
 from hpc_yolo.core.errors import CheckpointError
-from hpc_yolo.runs.directory import RunDirectory
 
 NUM_DAMAGES = 1000
-
-
-@pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    return run
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
