@@ -13,8 +13,8 @@ from hpc_yolo.cli.runs import RUN, named_run
 @RUN
 def follow(written: str) -> None:
     """Show the progress of RUN, a name or a run directory, until its job ends; Ctrl-C leaves the job alone."""
+    from hpc_yolo.cluster.jobs import JobWatch
     from hpc_yolo.core.errors import RunError
-    from hpc_yolo.launch.submit import SubmittedJob
     from hpc_yolo.monitor.follow import follow as follow_run
     from hpc_yolo.runs.submissions import last_chain
 
@@ -22,4 +22,4 @@ def follow(written: str) -> None:
     chain = last_chain(run)
     if not chain:
         raise RunError(f"{run.path}: nothing was submitted there", hint="hpc-yolo status lists the runs there are")
-    sys.exit(follow_run(run, SubmittedJob(run, chain[0]), since=chain[0].time))
+    sys.exit(follow_run(run, JobWatch(run), since=chain[0].time))

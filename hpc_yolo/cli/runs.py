@@ -140,11 +140,11 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     plans = [
         make_plan(with_located_weights(load_resolved_spec(run.spec, overrides))) for run in map(named_run, written)
     ]
-    local = [plan.run.name for plan in plans if plan.executor != "slurm"]
+    local = [plan.run.name for plan in plans if not plan.uses_slurm]
     if len(plans) > 1 and (local or follow):
         raise click.UsageError(f"{local[0] if local else 'each'} is followed to its end: resume one at a time")
     for plan in plans:
-        for warning in preflight(plan.spec, plan.run, for_slurm=plan.executor == "slurm"):
+        for warning in preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm):
             click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
     for plan in plans:
         carry_out(plan, follow=follow, wait=False)

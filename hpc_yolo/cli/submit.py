@@ -52,15 +52,15 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
-    is_slurms = plan.executor == "slurm"
+    uses_slurm = plan.uses_slurm
     there = scheduler.on_cluster(plan.spec.cluster.slurm_cluster)
-    if is_slurms and not dry_run:
+    if uses_slurm and not dry_run:
         scheduler.require_available(run=there)
-    slurm = scheduler.probe(run=there) if is_slurms and dry_run else None
+    slurm = scheduler.probe(run=there) if uses_slurm and dry_run else None
     answers = slurm is None or slurm.available
-    if is_slurms and answers:
+    if uses_slurm and answers:
         plan = plan_at_site(plan)
-    warnings = preflight(plan.spec, plan.run, for_slurm=is_slurms, ask_slurm=answers)
+    warnings = preflight(plan.spec, plan.run, for_slurm=uses_slurm, ask_slurm=answers)
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
     for warning in warnings:
@@ -92,22 +92,23 @@ def start_of(plan: Plan) -> tuple[str, bool]:
 
 def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     """Hand `plan` over and, for a local run or when asked, follow it to its end, which is then the exit code."""
+    from hpc_yolo.cluster.jobs import JobWatch
     from hpc_yolo.launch.submit import submit as submit_plan
     from hpc_yolo.monitor.follow import follow as follow_run
 
     fetch_with_progress(plan.spec)
-    is_slurms = plan.executor == "slurm"
-    with notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up") if is_slurms else contextlib.nullcontext():
-        job = submit_plan(plan)
-    if plan.executor == "slurm" and not (follow or wait):
+    notice = notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up")
+    with notice if plan.uses_slurm else contextlib.nullcontext():
+        submission = submit_plan(plan)
+    if plan.uses_slurm and not (follow or wait):
         click.echo(
-            f"queued as job {job.submission.job_id}\n"
+            f"queued as job {submission.job_id}\n"
             f"  follow it:   hpc-yolo follow {plan.run.path}\n"
             f"  all runs:    hpc-yolo status --root {plan.run.path.parent}\n"
-            f"  its output:  tail -F {plan.run.jobs}/{job.submission.job_id}.log"
+            f"  its output:  tail -F {plan.run.jobs}/{submission.job_id}.log"
         )
         return
-    sys.exit(follow_run(plan.run, job, since=job.submission.time, quiet=wait and not follow))
+    sys.exit(follow_run(plan.run, JobWatch(plan.run, owned=True), since=submission.time, quiet=wait and not follow))
 
 
 @contextlib.contextmanager

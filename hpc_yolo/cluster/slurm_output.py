@@ -83,8 +83,18 @@ class JobState:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the job waits or runs; one that nobody knows is over, for squeue lists every other."""
-        return self.state not in OVER_STATES and self.state != UNKNOWN
+        """Whether the job waits or runs; an unknown one does not, since squeue lists every job that does."""
+        return not self.is_over and self.state != UNKNOWN
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Slurm knows that the job has ended."""
+        return self.state in OVER_STATES
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody has cancelled the job."""
+        return self.state == "CANCELLED"
 
 
 @dataclass(frozen=True)

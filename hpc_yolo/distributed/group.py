@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore  # torch.distributed's own, with types
 
 from hpc_yolo.cluster.addresses import interface_addresses, interface_of, is_loopback
-from hpc_yolo.cluster.local import process_start
+from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import ClusterError, LostProcessError, StallError, TrainingError
 from hpc_yolo.distributed.device import device_identity

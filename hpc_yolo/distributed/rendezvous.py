@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed's ow
 from torch.distributed.rendezvous import rendezvous
 
 from hpc_yolo.cluster.addresses import addresses_for_others, is_loopback, is_own, resolve
-from hpc_yolo.cluster.local import machine_id, process_start
+from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo, bind_first_free, candidate_ports
 from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.core.files import read_struct, write_struct

@@ -46,13 +46,18 @@ class Plan:
     requeue: RequeueChoice | None = None  # how a job of Slurm's goes on after an interruption
 
     @property
+    def uses_slurm(self) -> bool:
+        """Whether the run becomes a job of Slurm; else it trains on this machine."""
+        return self.executor == "slurm"
+
+    @property
     def world_size(self) -> int:
         return self.num_nodes * self.tasks_per_node
 
     @property
     def script(self) -> str | None:
         """The sbatch script that goes to Slurm; None for other executors."""
-        if self.executor != "slurm":
+        if not self.uses_slurm:
             return None
         # Tasks read all else from the run directory, so that nothing they need depends on the job's id.
         task = [self.python, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
@@ -72,7 +77,7 @@ class Plan:
     @property
     def python(self) -> str:
         """The interpreter of the tasks."""
-        return self.spec.cluster.python if self.executor == "slurm" and self.spec.cluster.python else sys.executable
+        return self.spec.cluster.python if self.uses_slurm and self.spec.cluster.python else sys.executable
 
     @property
     def sbatch_options(self) -> list[str]:
@@ -84,12 +89,12 @@ class Plan:
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""
         train = self.spec.train
-        port = "free port of this machine" if self.executor != "slurm" else "derived from the job id, in 10000-32767"
+        port = "free port of this machine" if not self.uses_slurm else "derived from the job id, in 10000-32767"
         nodes, tasks = counted(self.num_nodes, "node"), counted(self.tasks_per_node, "task")
         gpus = f"{counted(self.gpus_per_node, 'GPU')} a node" if self.gpus_per_node else "CPUs only"
         share = f"{counted(train.batch, 'image')} a step, {train.batch // self.world_size} on each rank"
         chosen = "the one that submits" if self.python == sys.executable else "as cluster.python says"
-        if self.executor != "slurm" and self.spec.cluster.python is not None:
+        if not self.uses_slurm and self.spec.cluster.python is not None:
             chosen += "; cluster.python is for Slurm jobs"
         begins = "has no checkpoint yet" if self.goes_on else "new"
         return [
@@ -109,7 +114,7 @@ class Plan:
         ]
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
-        if self.executor != "slurm":
+        if not self.uses_slurm:
             return []
         if self.requeue is None:
             wanted = self.spec.cluster.requeue

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from hpc_yolo.cluster import sbatch, scheduler, site
-from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.cluster.scheduler import Run, run_command
 from hpc_yolo.cluster.site import Partition, SiteSettings
@@ -30,7 +30,6 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.run_inputs import dataset_yaml, model_of
 from hpc_yolo.doctor import find_measured, losses, obstacles, startable
 from hpc_yolo.runs.directory import RunDirectory, current_umask
-from hpc_yolo.runs.submissions import last_chain
 from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.shell import require_shell_syntax
@@ -158,24 +157,14 @@ def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
     """
     if slurm_answers:
         adopt_lost_jobs(run)
-    chain = last_chain(run)
-    if not chain:
+    jobs = [job for job in current_jobs(run) if slurm_answers or not job.uses_slurm]
+    try:
+        alive = alive_jobs(jobs, scheduler.LOOK_TIMEOUT_S)
+    except SchedulerUnavailable:
         return
-    submission = chain[-1]
-    job_id = submission.job_id
-    if submission.executor == "slurm":
-        if not slurm_answers:
-            return
-        try:
-            states = scheduler.job_states([before.address for before in chain[-2:]], scheduler.LOOK_TIMEOUT_S).values()
-        except SchedulerUnavailable:
-            return
-        is_alive = any(state.is_alive for state in states)
-    else:
-        is_alive = submission.executor == "local" and local_job_is_alive(job_id, submission.host)
-    if is_alive:
+    if alive:
         raise RunError(
-            f"{run.name} is queued already or runs, as {submission.executor} job {job_id}",
+            f"{run.name} is already queued or running, as {alive[-1].name}",
             hint=f"watch it with hpc-yolo follow {run.path}, or give the new run another --name",
         )
 

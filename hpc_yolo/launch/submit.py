@@ -9,13 +9,11 @@ import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.local import local_job_is_alive
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.queueing import queue_script
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
@@ -24,10 +22,9 @@ from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission, add_submission, last_chain
+from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.load import load_resolved_spec
 
-SLURM_POLL_S = 5.0
 LOCAL_LIMIT_MIN = 60 * 24 * 365
 
 
@@ -44,42 +41,8 @@ class TrainingJob:
         start_task(run, load_resolved_spec(run.spec))
 
 
-@dataclass(frozen=True)
-class SubmittedJob:
-    """A job on its way. `owned`: this process started it, and may end it."""
-
-    run: RunDirectory
-    submission: Submission
-    owned: bool = False
-
-    def is_alive(self) -> bool:
-        """Whether the job, or one that follows it, is queued or runs. While Slurm does not answer, it is believed."""
-        if self.submission.executor == "slurm":
-            return _slurm_jobs_are_alive(self.run, int(time.monotonic() / SLURM_POLL_S))
-        # A debug run happened inside the submitting process.
-        return self.submission.executor == "local" and local_job_is_alive(self.submission.job_id, self.submission.host)
-
-    def was_cancelled(self) -> bool:
-        """Return True if Slurm says that somebody has cancelled the job, or one that follows it."""
-        if self.submission.executor != "slurm":
-            return False
-        try:
-            states = scheduler.job_states([submission.address for submission in last_chain(self.run)[-2:]])
-        except ClusterError:
-            return False
-        return any(state.state == "CANCELLED" for state in states.values())
-
-    def stop(self) -> bool:
-        """Ask a local job of ours to save and leave; False for a job that goes on without us."""
-        if self.submission.executor != "local" or not self.owned:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(self.submission.job_id), signal.SIGTERM)  # submitit's controller passes it on to every task
-        return True
-
-
-def submit(plan: Plan) -> SubmittedJob:
-    """Make the run directory and start or queue the job.
+def submit(plan: Plan) -> Submission:
+    """Make the run directory, start or queue the job, and return the record of it.
 
     Raises:
         RunError: the run directory cannot be written.
@@ -100,12 +63,12 @@ def submit(plan: Plan) -> SubmittedJob:
         gpus_per_node=plan.gpus_per_node,
         variables=dict(plan.variables),
         requeue="" if plan.requeue is None else plan.requeue.mode,
-        cluster=plan.spec.cluster.slurm_cluster if plan.executor == "slurm" else None,
+        cluster=plan.spec.cluster.slurm_cluster if plan.uses_slurm else None,
     )
     if plan.script is None:
-        return SubmittedJob(plan.run, _start_local(plan, planned), owned=True)
+        return _start_local(plan, planned)
     write_atomic(plan.run.script, plan.script)
-    return SubmittedJob(plan.run, _queue(plan, planned), owned=True)
+    return _queue(plan, planned)
 
 
 def _queue(plan: Plan, planned: Submission) -> Submission:
@@ -152,16 +115,6 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
     if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
         raise error
     return submission
-
-
-@functools.lru_cache(maxsize=1)
-def _slurm_jobs_are_alive(run: RunDirectory, _time_slot: int) -> bool:
-    """Whether one of a run's jobs is; looks once per time slot, however often somebody wants to know."""
-    job_ids = [submission.address for submission in last_chain(run)[-2:]]  # what is before these two is over
-    try:
-        return any(state.is_alive for state in scheduler.job_states(job_ids).values())
-    except SchedulerUnavailable:
-        return True
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from hpc_yolo.cluster.job_cache import Answer, SharedAnswers, Told
-from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.monitor.alerts import problems_of
 from hpc_yolo.monitor.run_record import RecordReader, RunRecord, resampled, total_loss
@@ -24,7 +24,7 @@ from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, TrainingLeft
 from hpc_yolo.runs.failures import first_failure
-from hpc_yolo.runs.submissions import Submission, last_chain
+from hpc_yolo.runs.submissions import Submission
 
 FIND_INTERVAL_S = 10.0
 SHOWN_TREND_POINTS = 12
@@ -141,7 +141,7 @@ class TrackedRun:
         self.is_read = False
         self._error = ""
         self._submissions: tuple[float, int] | None = None
-        self._jobs: list[Submission] = []
+        self._jobs: list[Job] = []
         self._causes: dict[tuple[float, int], str] = {}
         self._last: tuple[Told | None, RunFacts] | None = None  # since the last change of a file
 
@@ -175,15 +175,16 @@ class TrackedRun:
             return False
         if (stat.st_mtime, stat.st_size) == self._submissions:
             return False
-        self._jobs = last_chain(self.run)[-2:]
+        self._jobs = current_jobs(self.run)
         self._submissions = (stat.st_mtime, stat.st_size)
         return True
 
     def slurm_job_ids(self) -> list[str]:
         """Jobs of which Slurm should be asked; none for a run that has come to its end."""
         newest = self.record.newest
-        jobs = [job for job in self._jobs if job.executor == "slurm"]
-        if jobs and isinstance(newest, AttemptEnded) and not newest.requeued and newest.time >= jobs[-1].time:
+        jobs = [job for job in self._jobs if job.uses_slurm]
+        has_ended = isinstance(newest, AttemptEnded) and not newest.requeued
+        if jobs and has_ended and newest is not None and newest.time >= jobs[-1].submission.time:
             return []
         return [job.address for job in jobs]
 
@@ -191,11 +192,12 @@ class TrackedRun:
         """The run as its files and Slurm's `answer` have it at `now`."""
         if self._error:
             return RunFacts(name=self.run.name, path=str(self.run.path), state="unreadable", detail=self._error)
-        submission = self._current_submission(answer)
-        told = None if submission is None else self._counting_word(answer, submission)
+        job = self._current_job(answer)
+        submission = None if job is None else job.submission
+        told = None if job is None else self._counting_word(answer, job)
         if self.is_over and self._last is not None and self._last[0] == told:
             return self._last[1]
-        state, detail = self._state(submission, None if told is None else told.job)
+        state, detail = self._state(job, None if told is None else told.job)
         figures = _figures(self.record, submission, is_running=state == "running")
         if state == "running" and submission is not None:
             figures |= _job_figures(answer.jobs.get(submission.address), figures.get("left_s"), now)
@@ -213,38 +215,38 @@ class TrackedRun:
         self._last = told, facts
         return facts
 
-    def _current_submission(self, answer: Answer) -> Submission | None:
+    def _current_job(self, answer: Answer) -> Job | None:
         """The newest one; but while that waits for another job's end, and if that end was a good one, the other."""
         alive = [one for one in self._jobs if (told := answer.jobs.get(one.address)) and told.job.is_alive]
         started = self.record.started
-        trained = [one for one in self._jobs if started is not None and one.job_id == started.job_id]
+        trained = [one for one in self._jobs if started is not None and one.id == started.job_id]
         return next(iter(alive or trained or self._jobs[-1:]), None)
 
-    def _counting_word(self, answer: Answer, submission: Submission) -> Told | None:
+    def _counting_word(self, answer: Answer, job: Job) -> Told | None:
         """What Slurm says of the job, unless the journal has told of something since."""
-        told = answer.jobs.get(submission.address) if submission.executor == "slurm" else None
+        told = answer.jobs.get(job.address) if job.uses_slurm else None
         return None if told is None or self.record.last_time > told.time else told
 
-    def _state(self, submission: Submission | None, job: JobState | None) -> tuple[str, str]:
+    def _state(self, job: Job | None, state: JobState | None) -> tuple[str, str]:
         """(state, one line about it): what Slurm says of the newest submission, else the journal's last word."""
         newest = self.record.newest
         if not self.record.num_events and self.reader.size_bytes:
             return "unreadable", "its journal holds no line that this version can read"
-        if job is not None and job.is_waiting:
-            return ("requeued" if self.record.num_events else "queued"), _waiting_words(job)
-        since = 0.0 if submission is None else submission.time
+        if state is not None and state.is_waiting:
+            return ("requeued" if self.record.num_events else "queued"), _waiting_words(state)
+        since = 0.0 if job is None else job.submission.time
         if isinstance(newest, AttemptEnded) and newest.time >= since:
-            return self._ended_state(newest, since, job)
-        if submission is None and not self.record.num_events:
+            return self._ended_state(newest, since, state)
+        if job is None and not self.record.num_events:
             return "unstarted", "no job was submitted, and no process has said anything"
-        if submission is None or (job is not None and job.is_alive):
+        if job is None or (state is not None and state.is_alive):
             return self._training_state(since)
-        if job is not None:
-            return self._dead_state(job, since)
-        if submission.executor == "local" and not local_job_is_alive(submission.job_id, submission.host):
+        if state is not None:
+            return self._dead_state(state, since)
+        if isinstance(job, LocalJob) and not job.state().is_alive:
             cause = self._cause(since)
             return ("failed", cause) if cause else ("lost", "its processes are gone")
-        is_silent = submission.executor == "slurm" and self.record.last_time < since
+        is_silent = job.uses_slurm and self.record.last_time < since
         return ("queued", "Slurm has not said yet") if is_silent else self._training_state(since)
 
     def _dead_state(self, job: JobState, since: float) -> tuple[str, str]:

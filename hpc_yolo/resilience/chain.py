@@ -20,9 +20,10 @@ from pathlib import Path
 
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.batch_job import BatchJob
+from hpc_yolo.cluster.jobs import slurm_job_state
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs, queue_script
-from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, all_submissions
 
@@ -120,10 +121,10 @@ def cancelled_predecessor(run: RunDirectory, job_id: str) -> str | None:
     if before is None:
         return None
     try:
-        state = scheduler.job_states([before]).get(before)
-    except ClusterError:
+        state = slurm_job_state(before)
+    except SchedulerUnavailable:
         return None
-    return before if state is not None and state.state == "CANCELLED" else None
+    return before if state is not None and state.is_cancelled else None
 
 
 def predecessor(run: RunDirectory, job_id: str) -> str | None:

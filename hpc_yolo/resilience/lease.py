@@ -25,11 +25,10 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.local import machine_id, process_start
+from hpc_yolo.cluster.jobs import slurm_job_state
+from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.cluster.slurm_output import UNKNOWN
-from hpc_yolo.core.errors import ClusterError, LeaseError, RunError
+from hpc_yolo.core.errors import LeaseError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import file_mode, make_directory, remove_unpublished, sync_directory
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
@@ -310,10 +309,10 @@ def _last_attempt_told(run: RunDirectory) -> int:
 def _job_is_over(job_id: str) -> bool:
     """Whether Slurm knows the job and knows it ended."""
     try:
-        state = scheduler.job_states([job_id]).get(job_id)
-    except ClusterError:
+        state = slurm_job_state(job_id)
+    except SchedulerUnavailable:
         return False
-    return state is not None and state.state != UNKNOWN and not state.is_alive
+    return state is not None and state.is_over
 
 
 def _numbers(directory: Path) -> list[int]:

@@ -21,7 +21,7 @@ import cv2
 import msgspec
 import torch
 
-from hpc_yolo.cluster.local import process_start_time
+from hpc_yolo.cluster.local_process import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
 from hpc_yolo.core.errors import CancelledError, ClusterError, HpcYoloError, LeaseError, LostProcessError, TrainingError
 from hpc_yolo.core.exit_status import ExitStatus

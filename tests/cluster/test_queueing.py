@@ -114,7 +114,7 @@ def test_a_job_that_appears_later_is_taken_over_by_the_next_command(run, script,
     assert all_submissions(run) == []
     assert adopt_lost_jobs(run) is None, "Slurm does not say yet"
     controller.is_up.touch()
-    with pytest.raises(RunError, match="queued already or runs, as slurm job 7"):
+    with pytest.raises(RunError, match="already queued or running, as Slurm job 7"):
         require_not_under_way(run, slurm_answers=True)
     assert [submission.job_id for submission in all_submissions(run)] == ["7"]
     assert adopt_lost_jobs(run) is None, "once is enough"

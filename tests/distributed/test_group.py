@@ -12,7 +12,7 @@ from hpc_yolo.core.errors import StallError
 
 PROGRAM = """
 import os, signal, time
-from hpc_yolo.cluster.local import process_start
+from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.distributed.group import _ends_with_a_neighbour
 from hpc_yolo.runs.events import RankPlace
 

@@ -13,7 +13,7 @@ import pytest
 from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.checkpoint import Progress, load_model
-from hpc_yolo.cluster.local import local_job_is_alive
+from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_t
     assert "IndexError" in errors
     assert "Traceback" in errors
     job_id = json.loads((tmp_path / "runs" / "broken" / "submissions.jsonl").read_text())["job_id"]
-    wait_until(lambda: not local_job_is_alive(job_id, os.uname().nodename), "all processes to end")
+    wait_until(lambda: process_start(int(job_id)) is None, "all processes to end")
 
 
 def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):

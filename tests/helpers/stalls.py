@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_yolo.cluster.local import is_stopped
+from hpc_yolo.cluster.local_process import is_stopped
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.distributed import World, connected

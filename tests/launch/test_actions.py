@@ -40,16 +40,16 @@ def test_a_local_run_is_asked_to_leave_and_only_then_may_be_removed(tmp_path):
     controller = sleeper(str(run.jobs))  # as submitit's is named
     try:
         submit_locally(run, controller.pid)
-        with pytest.raises(RunError, match="queued or runs"):
+        with pytest.raises(RunError, match="queued or running"):
             remove_run(run)
-        with pytest.raises(RunError, match="only jobs of Slurm"):
+        with pytest.raises(RunError, match="only Slurm jobs"):
             requeue_run(run)
-        assert "asked to save" in cancel_run(run)
+        assert "cancelled local job" in cancel_run(run)
         assert controller.wait(timeout=PATIENCE_S) == -15
     finally:
         controller.kill()
         controller.wait()
-    with pytest.raises(RunError, match="over already"):
+    with pytest.raises(RunError, match="has already ended"):
         cancel_run(run)
     remove_run(run)
     assert list(tmp_path.iterdir()) == []
@@ -60,7 +60,7 @@ def test_a_stranger_with_the_number_of_our_process_is_left_alone(tmp_path):
     stranger = sleeper()
     try:
         submit_locally(run, stranger.pid)
-        with pytest.raises(RunError, match="over already"):
+        with pytest.raises(RunError, match="has already ended"):
             cancel_run(run)
         assert stranger.poll() is None
     finally:
@@ -92,7 +92,7 @@ def test_only_run_directories_are_removed(tmp_path, kind):
     else:
         path.mkdir()
         (path / "precious").write_text("")
-    with pytest.raises(RunError, match="is no run directory"):
+    with pytest.raises(RunError, match="is not a run directory"):
         remove_run(type(target)(path))
     assert path.exists()
     assert target.exists

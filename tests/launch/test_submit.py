@@ -92,7 +92,7 @@ def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_
     with submit(spec) as process:
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 6
-    assert "run is queued already or runs, as slurm job 7" in errors
+    assert "run is already queued or running, as Slurm job 7" in errors
 
 
 def test_an_answer_that_never_comes_says_that_the_job_may_be_queued(slurm, spec):

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from waiting import PATIENCE_S, wait_until
 
-from hpc_yolo.cluster.local import machine_id, process_start
+from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
 from hpc_yolo.core.errors import LeaseError, RunError, SchedulerUnavailable

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from torch._C._distributed_c10d import Store
 
-from hpc_yolo.cluster.local import is_stopped, process_start
+from hpc_yolo.cluster.local_process import is_stopped, process_start
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.events import RankPlace
 
