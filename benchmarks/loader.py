@@ -15,11 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.data.cache import CachedImages
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.polygons import Outlines
+from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.source import ImageFiles
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.schema import Hyperparameters
 
@@ -37,20 +39,21 @@ def main() -> None:
         boxes = scan_split(load_dataset(path), "train")
         outlined = with_ellipses(boxes)
         plain, copied = Hyperparameters(), Hyperparameters(copy_paste=0.5)
-        print_speed("from files", TrainingImages(boxes, imgsz=IMGSZ, hyp=plain, seed=0))
+        files = ImageFiles(boxes.paths, IMGSZ, augment=True)
+        print_speed("from files", TrainingSamples(boxes, files, imgsz=IMGSZ, hyp=plain, seed=0))
+        cached = CachedImages(files, NUM_IMAGES)
         for name, index, hyp in (("boxes", boxes, plain), ("outlines", outlined, plain), ("copies", outlined, copied)):
-            images = TrainingImages(index, imgsz=IMGSZ, hyp=hyp, seed=0, in_memory=True)
-            print_speed(f"from memory, {name}", images)
+            print_speed(f"from memory, {name}", TrainingSamples(index, cached, imgsz=IMGSZ, hyp=hyp, seed=0))
 
 
-def print_speed(name: str, images: TrainingImages) -> None:
+def print_speed(name: str, samples: TrainingSamples) -> None:
     """Print one line of the table."""
     started = 0.0
     for epoch in range(EPOCHS + 1):
         if epoch == 1:
             started = time.perf_counter()
         for image in range(NUM_IMAGES):
-            images.sample(epoch, image)
+            samples.sample(epoch, image)
     print(f"{name:22} {NUM_IMAGES * EPOCHS / (time.perf_counter() - started):6.0f} images/s")
 
 

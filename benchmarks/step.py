@@ -96,7 +96,7 @@ def random_batch(batch: int, imgsz: int) -> TrainingBatch:
     targets[:, 0] = torch.arange(len(targets)) % batch
     targets[:, 1] = (targets[:, 1] * NUM_CLASSES).floor()
     targets[:, 4:] = targets[:, 4:] * 0.3 + 0.02
-    return TrainingBatch(images, targets, torch.arange(batch))
+    return TrainingBatch(images, targets)
 
 
 def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:

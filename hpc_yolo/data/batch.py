@@ -1,10 +1,14 @@
-"""What the data path hands to training and evaluation."""
+"""Batches, as the loaders give them to training and evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+
+from hpc_yolo.data.label_rows import Labels
 
 # ((height, width) of the file, ((ratio_h, ratio_w) to the image in the batch, (left, top) padding in pixels)).
 ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
@@ -12,24 +16,30 @@ ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, floa
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """This rank's share of a global batch.
+    """This rank's shard of a global batch.
 
-    images: uint8 (share, 3, S, S) RGB. targets: float32 (n, 6) image in the share, class, cxcywh in [0, 1].
-    indices: (share,) of the images.
+    Attributes:
+        images: uint8 (n, 3, height, width) RGB.
+        targets: float32 (m, 6) index of the image in the shard, class, cxcywh in [0, 1].
     """
 
     images: torch.Tensor
     targets: torch.Tensor
-    indices: torch.Tensor
 
     def pin_memory(self) -> TrainingBatch:
-        """Called by torch's loader, so that the copy to a GPU can overlap."""
+        """Return the batch in pinned memory; torch's loader calls this, so that the copy to a GPU can overlap."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
-    """Images of one shape. `targets` as in training, relative to the padded image; `shapes` lead back to files."""
+    """Images of one shape.
+
+    Attributes:
+        targets: as in training, relative to the padded image.
+        indices: (n,) of the images in the index of the split.
+        shapes: lead from the padded image back to the file.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -37,5 +47,19 @@ class ValidationBatch:
     shapes: list[ImageShape]
 
     def pin_memory(self) -> ValidationBatch:
-        """Called by torch's loader, so that the copy to a GPU can overlap."""
+        """Return the batch with its images in pinned memory; torch's loader calls this."""
         return replace(self, images=self.images.pin_memory())
+
+
+def stack_images(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return images (3, height, width) of one shape as one tensor (n, 3, height, width)."""
+    return torch.from_numpy(np.stack(images))
+
+
+def stack_targets(labels: Sequence[Labels]) -> torch.Tensor:
+    """Return the labels of all images with the index of their image in front, (m, 6)."""
+    indexed = [
+        np.concatenate([np.full((len(of_image), 1), index, dtype=np.float32), of_image], axis=1)
+        for index, of_image in enumerate(labels)
+    ]
+    return torch.from_numpy(np.concatenate(indexed))

@@ -75,7 +75,7 @@ def rect_order(order: Indices, batch: int) -> Indices:
     return order[np.where(positions < len(order), positions, backwards)]
 
 
-def rank_share(images: Indices, rank: int, world_size: int) -> Indices:
+def rank_shard(images: Indices, rank: int, world_size: int) -> Indices:
     """This rank's part of a global batch, (batch / world size,)."""
     share = len(images) // world_size
     return images[rank * share : (rank + 1) * share]

@@ -96,7 +96,7 @@ def make_results(final: FinalEvaluation) -> None:
     with parts.autocast(world.device):
         result = evaluate(
             model,
-            final.stoppable(parts.validation.places()),
+            final.stoppable(parts.validation.slots()),
             device=world.device,
             gather_arrays=world.gather_arrays,
             on_image=looker.look,

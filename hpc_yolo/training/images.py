@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingLoader, ValidationLoader, memory_needed_bytes
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, shared_room
@@ -104,7 +105,7 @@ def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tel
     """
     if cache == "none":
         return False
-    needed_bytes = memory_needed_bytes(index, imgsz) * world.process.local_world_size
+    needed_bytes = cache_bytes(index, imgsz) * world.process.local_world_size
     nodes = world.gather_figures([needed_bytes, available_bytes()])
     needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
     fits = needed <= free * (CACHE_MEMORY_SHARE if cache == "ram" else UNASKED_MEMORY_SHARE)

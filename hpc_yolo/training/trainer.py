@@ -283,7 +283,7 @@ class Trainer:
         with parts.autocast(self.world.device):
             result = evaluate(
                 parts.ema.model,
-                self.stoppable(parts.validation.places()),
+                self.stoppable(parts.validation.slots()),
                 device=self.world.device,
                 gather_arrays=self.world.gather_arrays,
             )
@@ -298,7 +298,7 @@ class Trainer:
         self.tell(evaluated(result, parts.names, epoch, self.progress.step, seconds, is_best=is_best))
 
     def stoppable(self, batches: Iterator[ValidationBatch | None]) -> Iterator[ValidationBatch]:
-        """`batches` without the empty places, until a signal on any rank; ranks have equally many places."""
+        """`batches` without the empty slots, until a signal on any rank; ranks have equally many slots."""
         for batch in batches:
             self.beat("evaluation")
             agreed = self.agreement.ask(StepRequest(self.stop.stop_signal))

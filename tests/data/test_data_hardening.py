@@ -20,8 +20,10 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingImages, TrainingLoader, ValidationLoader
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.source import ImageFiles
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.evaluation.evaluator import to_original_pixels
 from hpc_yolo.spec.schema import Hyperparameters
@@ -35,6 +37,11 @@ STILL = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "flipud": 0, "fliplr": 0}
 def directory(tmp_path):
     """A drawn set of four training images and one for validation."""
     return write_shapes_dataset(tmp_path / "set", num_train=4, num_val=1, image_size=(96, 64)).parent
+
+
+def make_samples(index, **hyp):
+    source = ImageFiles(index.paths, 32, augment=True)
+    return TrainingSamples(index, source, imgsz=32, hyp=Hyperparameters(**hyp), seed=0)
 
 
 def test_a_label_file_from_notepad_is_read(tmp_path):
@@ -179,10 +186,7 @@ def test_a_validation_image_is_shrunk_by_area_and_never_enlarged_to_its_frame(tm
 def test_a_blended_sample_has_the_objects_of_both_images(directory, monkeypatch):
     """Shares are Beta(32, 32): mean 1/2, variance 1 / (4 x 65)."""
     index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
-    alone, blended = (
-        TrainingImages(index, imgsz=32, hyp=Hyperparameters(mosaic=1, mixup=mixup, **STILL), seed=0, in_memory=True)
-        for mixup in (0, 1)
-    )
+    alone, blended = (make_samples(index, mosaic=1, mixup=mixup, **STILL) for mixup in (0, 1))
     shares, real = [], augment.mix
     monkeypatch.setattr(augment, "mix", lambda *words: shares.append(words[2]) or real(*words))
     num_more = 0
@@ -199,9 +203,7 @@ def test_a_blended_sample_has_the_objects_of_both_images(directory, monkeypatch)
 @pytest.mark.parametrize("field", ["hsv_h", "hsv_s", "hsv_v"])
 def test_one_kind_of_colour_change_is_enough(directory, field):
     index = scan_split(load_dataset(directory / "dataset.yaml"), "train")
-    plain, changed = (
-        TrainingImages(index, imgsz=32, hyp=Hyperparameters(**{**STILL, **more}), seed=0) for more in ({}, {field: 0.5})
-    )
+    plain, changed = (make_samples(index, **{**STILL, **more}) for more in ({}, {field: 0.5}))
     assert any((plain.sample(0, image)[0] != changed.sample(0, image)[0]).any() for image in range(4))
 
 

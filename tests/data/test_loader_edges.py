@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_yolo.data import loader as loader_module
+from hpc_yolo.data import source as source_module
+from hpc_yolo.data.cache import CachedImages
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
-from hpc_yolo.data.loader import TrainingImages, TrainingLoader, ValidationLoader
+from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
+from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.source import ImageFiles
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters
@@ -36,13 +39,16 @@ def make_loader(index, **changes):
     return TrainingLoader(index, **{**options, **changes})
 
 
+def make_samples(index, imgsz, hyp):
+    return TrainingSamples(index, ImageFiles(index.paths, imgsz, augment=True), imgsz=imgsz, hyp=hyp, seed=0)
+
+
 def assert_same_batches(first, second):
     first, second = list(first), list(second)
     assert len(first) == len(second) > 0
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.targets, other.targets)
-        assert torch.equal(one.indices, other.indices)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -61,17 +67,21 @@ def test_an_epoch_entered_at_its_end_is_empty(index):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_larger_than_the_set_repeats_images_alike(index, workers):
-    (batch,) = make_loader(index, batch=24, workers=workers).epoch(0)
-    assert len(batch.indices) == 24
+    loader = make_loader(index, batch=24, workers=workers)
+    (batch,) = loader.epoch(0)
+    paths = loader.image_paths(0, 0, 0)
+    assert len(batch.images) == len(paths) == 24
     for position in range(10, 24):
-        assert batch.indices[position] == batch.indices[position - 10]
+        assert paths[position] == paths[position - 10]
         assert torch.equal(batch.images[position], batch.images[position - 10])
 
 
 def test_without_changes_a_image_comes_as_it_is(index):
     """The no-augmentation recipe: resize, frame, red first, and nothing else."""
-    for batch in make_loader(index, hyp=STILL).epoch(0):
-        for position, image in enumerate(batch.indices.tolist()):
+    loader = make_loader(index, hyp=STILL)
+    for step, batch in enumerate(loader.epoch(0)):
+        for position, path in enumerate(loader.image_paths(0, step, 0)):
+            image = index.paths.index(str(path))
             resized = resize_to(read_image(index.paths[image]), IMGSZ, augment=True)
             framed, ratio, (left, top) = letterbox(resized, (IMGSZ, IMGSZ))
             assert (batch.images[position].numpy() == to_chw_rgb(framed)).all()
@@ -95,8 +105,7 @@ def test_every_published_recipe_gives_batches(index, path):
 @pytest.mark.parametrize(("field", "axis"), [("flipud", 1), ("fliplr", 2)])
 def test_a_certain_flip_mirrors_every_image_and_changes_nothing_else(index, field, axis):
     plain, flipped = (
-        TrainingImages(index, imgsz=IMGSZ, hyp=hyp, seed=0)
-        for hyp in (STILL, Hyperparameters(**{**as_dict(STILL), field: 1}))
+        make_samples(index, IMGSZ, hyp) for hyp in (STILL, Hyperparameters(**{**as_dict(STILL), field: 1}))
     )
     for image in range(index.num_images):
         assert (np.flip(plain.sample(0, image)[0], axis) == flipped.sample(0, image)[0]).all()
@@ -107,10 +116,10 @@ def as_dict(hyp):
 
 
 def test_a_mosaic_holds_the_image_itself_at_any_place_and_partners_from_the_whole_set(index, monkeypatch):
-    images = TrainingImages(index, imgsz=32, hyp=Hyperparameters(), seed=0)
+    images = make_samples(index, 32, Hyperparameters())
     asked = []
-    real = images._resized
-    monkeypatch.setattr(images, "_resized", lambda image: asked.append(image) or real(image))
+    real = images._source.read
+    monkeypatch.setattr(images._source, "read", lambda image: asked.append(image) or real(image))
     for epoch in range(40):
         images.sample(epoch, 7)
     members = np.array(asked).reshape(-1, 4)
@@ -121,8 +130,8 @@ def test_a_mosaic_holds_the_image_itself_at_any_place_and_partners_from_the_whol
 
 def test_a_set_kept_in_memory_is_read_once(index, monkeypatch):
     read = []
-    real = loader_module.read_image
-    monkeypatch.setattr(loader_module, "read_image", lambda path: read.append(path) or real(path))
+    real = source_module.read_image
+    monkeypatch.setattr(source_module, "read_image", lambda path: read.append(path) or real(path))
     loader = make_loader(index, in_memory=True)
     assert sorted(read) == sorted(index.paths)
     for epoch in range(2):
@@ -132,12 +141,13 @@ def test_a_set_kept_in_memory_is_read_once(index, monkeypatch):
 
 def test_changes_never_reach_the_images_kept_in_memory(index):
     """Else every epoch would train on the last one's leavings."""
-    images = TrainingImages(index, imgsz=IMGSZ, hyp=LIVELY, seed=0, in_memory=True)
-    before = [pixels.copy() for pixels in images._memory], [rows.copy() for rows in index.labels]
+    cached = CachedImages(ImageFiles(index.paths, IMGSZ, augment=True), index.num_images)
+    images = TrainingSamples(index, cached, imgsz=IMGSZ, hyp=LIVELY, seed=0)
+    before = [pixels.copy() for pixels in cached._images], [rows.copy() for rows in index.labels]
     for epoch in range(3):
         for image in range(index.num_images):
             images.sample(epoch, image)
-    for kept, copies in zip((images._memory, index.labels), before, strict=True):
+    for kept, copies in zip((cached._images, index.labels), before, strict=True):
         assert all((one == other).all() for one, other in zip(kept, copies, strict=True))
 
 

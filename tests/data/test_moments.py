@@ -9,8 +9,8 @@ import pytest
 
 from hpc_yolo.data import augment
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
+from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.spec.schema import Hyperparameters
 
 NUM_DRAWS = 5000
@@ -89,16 +89,26 @@ def flat_index(num_images: int, imgsz: int, boxes: list[list[float]]) -> ImageIn
     )
 
 
+class GreyImages:
+    """An image source without files, which keeps the images that it is asked for in `asked`."""
+
+    def __init__(self, imgsz: int) -> None:
+        self.asked: list[int] = []
+        self._grey = np.full((imgsz, imgsz, 3), 114, dtype=np.uint8)
+
+    def read(self, index: int) -> np.ndarray:
+        self.asked.append(index)
+        return self._grey
+
+
 @pytest.fixture
-def make_images(monkeypatch):
+def make_images():
     """Training images without files; what is asked for by number is kept in `asked`."""
 
-    def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingImages, list[int]]:
-        images = TrainingImages(index, imgsz=imgsz, hyp=Hyperparameters(**{**COLOURS, **hyp}), seed=0)
-        asked: list[int] = []
-        grey = np.full((imgsz, imgsz, 3), 114, dtype=np.uint8)
-        monkeypatch.setattr(images, "_resized", lambda image: asked.append(image) or grey)
-        return images, asked
+    def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingSamples, list[int]]:
+        source = GreyImages(imgsz)
+        samples = TrainingSamples(index, source, imgsz=imgsz, hyp=Hyperparameters(**{**COLOURS, **hyp}), seed=0)
+        return samples, source.asked
 
     return make
 

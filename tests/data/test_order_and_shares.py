@@ -13,7 +13,7 @@ from hpc_yolo.data.sampler import (
     global_batch,
     image_weights,
     largest_imgsz,
-    rank_share,
+    rank_shard,
     rect_plan,
     scaled_imgsz,
     steps_per_epoch,
@@ -41,7 +41,7 @@ def test_an_epoch_sees_every_image_and_repeats_only_to_fill_the_last_batch(num_i
 @given(share=st.integers(1, 8), world_size=st.integers(1, 12))
 def test_ranks_split_a_batch_evenly_and_in_order(share, world_size):
     images = np.arange(share * world_size) * 3
-    shares = [rank_share(images, rank, world_size) for rank in range(world_size)]
+    shares = [rank_shard(images, rank, world_size) for rank in range(world_size)]
     assert {len(part) for part in shares} == {share}
     assert np.concatenate(shares).tolist() == images.tolist()
 

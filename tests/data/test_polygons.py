@@ -14,9 +14,10 @@ from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.copy_paste import covered_shares, draw_copied, paste_mirrored
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.label_rows import read_labels
-from hpc_yolo.data.loader import TrainingImages
 from hpc_yolo.data.polygons import Outlines, visible_hulls
+from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.source import ImageFiles
 from hpc_yolo.spec.schema import Hyperparameters
 
 QUICK = settings(deadline=None, database=None, derandomize=True, max_examples=60)
@@ -227,7 +228,8 @@ def test_so_many_of_the_outlined_objects_are_copied_each_once(share, num_copied)
 
 
 def images(index, **hyp):
-    return TrainingImages(index, imgsz=S, hyp=Hyperparameters(**{**STILL, **hyp}), seed=0, in_memory=True)
+    source = ImageFiles(index.paths, S, augment=True)
+    return TrainingSamples(index, source, imgsz=S, hyp=Hyperparameters(**{**STILL, **hyp}), seed=0)
 
 
 def test_copies_reach_the_batch(directory):

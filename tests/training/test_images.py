@@ -10,8 +10,8 @@ import torch
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import DataError, TrainingError
 from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.loader import memory_needed_bytes
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.distributed import World
@@ -53,7 +53,7 @@ def parts(data: Path, tmp_path: Path, told: list[AnyEvent], model: str = "yolov5
 
 
 def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
-    assert memory_needed_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
+    assert cache_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
 def test_images_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
     """Each rank keeps all images; what one of eight takes must not be what all eight find free."""
     told: list[AnyEvent] = []
-    free_bytes = int(memory_needed_bytes(index, IMGSZ) * times)
+    free_bytes = int(cache_bytes(index, IMGSZ) * times)
     monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
     assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), told.append) is fits
     assert bool(told) is (cache == "ram" and not fits), "who asked is told, nobody else"
@@ -89,9 +89,10 @@ def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_pat
     assert said.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
 
 
-def test_images_that_fit_are_read_once(data, tmp_path):
+def test_images_that_fit_are_read_once(data, tmp_path, monkeypatch):
     training = parts(data, tmp_path, [], cache="ram").training
-    assert len(training._loader.dataset._images._memory) == 5
+    monkeypatch.setattr("hpc_yolo.data.source.read_image", lambda path: pytest.fail(f"{path} was read again"))
+    assert len(list(training.epoch(0))) == len(training)
 
 
 def test_one_class_makes_a_network_of_one_class(data, tmp_path):

@@ -174,15 +174,15 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
 ):
     """It takes minutes on a large set, and a preempted job has seconds."""
     stopped = trainer("stopped")
-    places = stopped.parts.validation.places
+    slots = stopped.parts.validation.slots
 
     def signal_at_the_second_batch():
-        for batch in places():
+        for batch in slots():
             yield batch
             stopped.stop.stop_signal = signal.SIGTERM
             yield batch
 
-    stopped.parts.validation.places = signal_at_the_second_batch
+    stopped.parts.validation.slots = signal_at_the_second_batch
     assert stopped.run() == signal.SIGTERM
     assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
     assert attempt("stopped") is None

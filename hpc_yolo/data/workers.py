@@ -1,0 +1,60 @@
+"""Loader worker processes: how they start, and how their errors reach the task."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.data.batch import TrainingBatch, ValidationBatch
+from hpc_yolo.data.decode import silence_decoder
+
+Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
+
+
+def worker_loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:
+    """Return torch's loader of whole batches, in `order`, from `workers` processes that live as long as it does.
+
+    Args:
+        batches: gives a batch, or an error as a value, by an element of `order`.
+        workers: 0 to load in this process.
+    """
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if workers > 0 else None,
+    )
+
+
+def raise_errors(batches: Iterator[Batch | HpcYoloError]) -> Iterator[Batch]:
+    """Yield batches and raise the errors among them.
+
+    A worker passes an error as a value, because torch would bury it in a traceback.
+    """
+    for batch in batches:
+        if isinstance(batch, HpcYoloError):
+            try:
+                raise batch
+            finally:
+                del batch, batches  # an error that holds its own frame would keep the workers until a late collection
+        yield batch
+
+
+def _start_worker(_worker: int) -> None:
+    """Set up a worker process: it ends with its task, whose signals are not for it, and computes in one thread."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for ignored in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(ignored, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    silence_decoder()
