@@ -52,5 +52,5 @@ def after_job(
         spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
     if setup_record is not None:
-        sys.exit(conclude_failed_setup(run, spec, process, setup_record, exit_code))
-    sys.exit(conclude_job(run, spec, process, exit_code))
+        sys.exit(conclude_failed_setup(run, spec.cluster, process, setup_record, exit_code))
+    sys.exit(conclude_job(run, spec.cluster, process, exit_code))

@@ -31,7 +31,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
     require_shell_syntax(spec.cluster)
     plan = slurm_plan(spec, "rendered", current_environment())
-    fetch_with_progress(spec)
+    fetch_with_progress(spec.weights)
     prepare_run(plan.run, spec, needs_data=False)
     if not are_kept(plan.run):
         click.echo(f"{spec.data} is not there; the job's first start copies what the run learns from", err=True)

@@ -18,7 +18,6 @@ from hpc_yolo.spec.load import Override, load_spec
 
 if TYPE_CHECKING:
     from hpc_yolo.launch.plan import Plan
-    from hpc_yolo.spec.schema import Spec
 
 
 NOTICE_S = 2.0
@@ -96,7 +95,7 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.launch.submit import submit as submit_plan
     from hpc_yolo.monitor.follow import follow as follow_run
 
-    fetch_with_progress(plan.spec)
+    fetch_with_progress(plan.spec.weights)
     notice = notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up")
     with notice if plan.uses_slurm else contextlib.nullcontext():
         submission = submit_plan(plan)
@@ -123,11 +122,11 @@ def notice_after(seconds: float, message: str) -> Iterator[None]:
         timer.join()
 
 
-def fetch_with_progress(spec: Spec) -> None:
-    """Bring the published weights that `spec` begins with."""
+def fetch_with_progress(weights: str) -> None:
+    """Fetch the published file `weights` with a progress bar, unless it is there."""
     from hpc_yolo.launch.weights import fetch_weights
 
-    if not spec.weights:
+    if not weights:
         return  # a bar that never shows up leaves an empty line
-    with download_progress(Path(spec.weights).name) as on_progress:
-        fetch_weights(spec, on_progress)
+    with download_progress(Path(weights).name) as on_progress:
+        fetch_weights(weights, on_progress)

@@ -136,10 +136,11 @@ def _be_a_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     if _leave_finished_run(run):
         return
 
-    from hpc_yolo.launch.prepare import prepare_run
+    from hpc_yolo.launch.prepare import prepare_run, require_same_training
     from hpc_yolo.training.start import start_task
 
     if process.rank == 0:
-        fetch_with_progress(spec)
+        require_same_training(run, spec)
+        fetch_with_progress(spec.weights)
         prepare_run(run, spec)
     start_task(run, spec)

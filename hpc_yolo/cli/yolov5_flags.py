@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import click
 
-from hpc_yolo.spec.convert import field_types
+from hpc_yolo.spec.fields import description_of, field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_names
 from hpc_yolo.spec.load import Override
 from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
@@ -148,14 +148,8 @@ def _written(field: str, value: str) -> str:
 def _help(flag: Flag) -> str:
     section, _, name = flag.field.rpartition(".")
     kinds = {"": Spec, "train": TrainSpec, "checkpoint": CheckpointSpec}
-    sentence = flag.says or _description(field_types(kinds[section])[name])
+    sentence = flag.says or description_of(field_types(kinds[section])[name])
     return f"{sentence} [{flag.field}{f'={flag.value}' if flag.metavar is None else ''}]"
-
-
-def _description(kind: object) -> str:
-    metadata = getattr(kind, "__metadata__", ())
-    found = [meta.description for meta in metadata if getattr(meta, "description", None)]
-    return str(found[0]) if found else ""
 
 
 def _parameter(name: str) -> str:

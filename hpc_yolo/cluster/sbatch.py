@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 DEFAULT_SIGNAL_BEFORE_S = 120
 SLOW_SAVE_FACTOR = 3  # a shared file system has slower moments than those that were measured
@@ -22,7 +22,8 @@ DEFAULT_SETUP_RECORD = '"${TMPDIR:-/tmp}/hpc-yolo-$SLURM_JOB_ID.setup"'
 
 
 def script(
-    spec: Spec,
+    name: str,
+    cluster: ClusterSpec,
     task: str,
     afterwards: str,
     *,
@@ -34,6 +35,7 @@ def script(
     """Return the whole script: flags, setup lines, environment, one srun with one task a GPU, and what follows it.
 
     Args:
+        name: of the job.
         task: what every task runs, as shell text.
         afterwards: the command that decides what becomes of the job, as shell text; it gets srun's exit code.
         log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
@@ -41,8 +43,7 @@ def script(
         setup_record: file that keeps the number of the setup line that runs, as shell text.
         after_failed_setup: as `afterwards`, for a setup that ended before the tasks: in the environment of the job.
     """
-    cluster = spec.cluster
-    flags = flag_lines(sbatch_options(spec, log, save_times))
+    flags = flag_lines(sbatch_options(name, cluster, log, save_times))
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash has one that the file may not name
     exports += [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
     body = [*exports, *([""] if exports else []), f"{shlex.join(srun_words(cluster))} {task}"]
@@ -91,11 +92,12 @@ def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_f
     ]
 
 
-def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) -> dict[str, str | bool]:
+def sbatch_options(
+    name: str, cluster: ClusterSpec, log: str, save_times: SaveTimes | None = None
+) -> dict[str, str | bool]:
     """Long sbatch options and their values, in the order of the script; True is a flag without a value."""
-    cluster = spec.cluster
     options: dict[str, str | bool | None] = {
-        "job-name": spec.name,
+        "job-name": name,
         "nodes": str(cluster.nodes),
         "ntasks-per-node": str(cluster.num_tasks_per_node),
         **gpu_options(cluster),
@@ -114,9 +116,9 @@ def sbatch_options(spec: Spec, log: str, save_times: SaveTimes | None = None) ->
         "signal": f"{USER_SIGNAL}@{signal_before_s(cluster, save_times)}",
         "output": log,
     }
-    for name, value in cluster.sbatch.items():
-        options[name] = ",".join(value) if isinstance(value, list) else value
-    return {name: value for name, value in options.items() if value is not None and value is not False}
+    for option, value in cluster.sbatch.items():
+        options[option] = ",".join(value) if isinstance(value, list) else value
+    return {option: value for option, value in options.items() if value is not None and value is not False}
 
 
 def requeue_options(mode: str) -> dict[str, str | bool | None]:

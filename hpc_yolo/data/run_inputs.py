@@ -149,16 +149,16 @@ def read_inputs(run: RunDirectory, spec: Spec) -> RunInputs:
     return RunInputs(hyp, model, dataset, digest)
 
 
-def dataset_yaml(run: RunDirectory, spec: Spec) -> Path:
-    """Return the dataset YAML of a run: the copy in its directory, or for a run without one the file itself."""
+def dataset_yaml(run: RunDirectory, data: str) -> Path:
+    """Return the dataset YAML of a run: the copy in its directory, or for a run without one the file `data`."""
     kept = run.inputs / DATASET
-    return kept if kept.is_file() else Path(spec.data)
+    return kept if kept.is_file() else Path(data)
 
 
-def model_of(run: RunDirectory, spec: Spec) -> str:
-    """Return the model of a run for `load_config`: the copy in its directory, or what the spec says."""
+def model_of(run: RunDirectory, model: str) -> str:
+    """Return the model of a run for `load_config`: the copy in its directory, or `model`."""
     kept = run.inputs / MODEL
-    return str(kept) if kept.is_file() else spec.model
+    return str(kept) if kept.is_file() else model
 
 
 def changed_inputs(run: RunDirectory, spec: Spec) -> list[str]:

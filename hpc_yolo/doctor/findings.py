@@ -13,7 +13,7 @@ from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
 from hpc_yolo.core.units import counted, format_time, parse_limit_s
 from hpc_yolo.doctor.window import StopWindow, stop_window
 from hpc_yolo.runs.save_times import SaveTimes
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
 
 SAVE_SHARE = 0.4  # of the seconds that a preempted job has; the rest is for steps, a slow moment of the disk, Slurm
 STEPS_TO_STOP = 2  # the step under way, and the one in which the ranks agree
@@ -65,14 +65,19 @@ def site_findings(settings: SiteSettings, cluster: ClusterSpec) -> Iterator[Find
 
 
 def run_findings(
-    settings: SiteSettings, partition: Partition | None, qos: QosLimits | None, spec: Spec, measured: Measured | None
+    settings: SiteSettings,
+    partition: Partition | None,
+    qos: QosLimits | None,
+    cluster: ClusterSpec,
+    checkpoint: CheckpointSpec,
+    measured: Measured | None,
 ) -> Iterator[Finding]:
-    """What becomes of a job of `spec` in `partition` (None: not known) when it is interrupted."""
+    """Yield what becomes of a job of `cluster` in `partition` (None: not known) when it is interrupted."""
     window = stop_window(settings, partition, qos)
-    yield preemption(window, partition, site.choose_requeue(spec.cluster.requeue, settings).mode)
-    yield _save(window, spec, measured)
+    yield preemption(window, partition, site.choose_requeue(cluster.requeue, settings).mode)
+    yield _save(window, checkpoint, measured)
     if partition is not None:
-        yield _limit(partition, spec.cluster, measured)
+        yield _limit(partition, cluster, measured)
         if partition.state != "UP":
             yield Finding(
                 level=Finding.WARNING,
@@ -83,10 +88,16 @@ def run_findings(
             )
 
 
-def losses(settings: SiteSettings, partition: Partition | None, spec: Spec, measured: Measured | None) -> list[Finding]:
+def losses(
+    settings: SiteSettings,
+    partition: Partition | None,
+    cluster: ClusterSpec,
+    checkpoint: CheckpointSpec,
+    measured: Measured | None,
+) -> list[Finding]:
     """Return the findings that would lose work, for who asks before a job is queued and knows its `obstacles`."""
-    found = [*run_findings(settings, partition, None, spec, measured), *site_findings(settings, spec.cluster)]
-    known = {"time limit"} if partition is not None and obstacles(partition, spec.cluster) else set()
+    found = [*run_findings(settings, partition, None, cluster, checkpoint, measured), *site_findings(settings, cluster)]
+    known = {"time limit"} if partition is not None and obstacles(partition, cluster) else set()
     return [finding for finding in found if finding.level == Finding.WARNING and finding.what not in known]
 
 
@@ -151,7 +162,7 @@ def replace_finding(finding: Finding, **changes: str) -> Finding:
     return msgspec.structs.replace(finding, **changes)
 
 
-def _save(window: StopWindow, spec: Spec, measured: Measured | None) -> Finding:
+def _save(window: StopWindow, checkpoint: CheckpointSpec, measured: Measured | None) -> Finding:
     """Whether stopping fits into the window, by what was measured."""
     if measured is None:
         advice = "doctor knows more once the run has saved"
@@ -179,14 +190,13 @@ def _save(window: StopWindow, spec: Spec, measured: Measured | None) -> Finding:
         what="save time",
         seen=seen,
         why=f"{why}; what was done since the last checkpoint would be lost",
-        advice=_faster(spec, is_save=times.save_s > limit_s),
+        advice=_faster(checkpoint.every_s, is_save=times.save_s > limit_s),
     )
 
 
-def _faster(spec: Spec, *, is_save: bool) -> str:
+def _faster(every_s: int | None, *, is_save: bool) -> str:
     """What to change where stopping takes too long."""
     first = "output: a directory on a faster file system" if is_save else "a smaller train.batch"
-    every_s = spec.checkpoint.every_s
     then = "" if every_s is None else f", now {every_s}"
     return f"{first}; a partition with a longer GraceTime; or a smaller checkpoint.every_s{then}: less is lost then"
 

@@ -55,7 +55,9 @@ def examine(spec: Spec | None) -> Report:
     Raises:
         ClusterError: the spec names a partition that is not there.
     """
-    measured = None if spec is None else find_measured(spec)
+    measured = None
+    if spec is not None:
+        measured = find_measured(RunDirectory(Path(spec.output) / spec.name), spec.model_source)
     own_times = measured.times if measured is not None and measured.is_own else None
     slurm, answers, stop_s, findings = _look(spec, measured)
     findings += _packages(None if spec is None else spec.cluster.python)
@@ -70,16 +72,15 @@ def examine(spec: Spec | None) -> Report:
     )
 
 
-def find_measured(spec: Spec) -> Measured | None:
-    """What the run of `spec` has measured, else the newest run beside it with the same network."""
-    own = RunDirectory(Path(spec.output) / spec.name)
+def find_measured(own: RunDirectory, model: str) -> Measured | None:
+    """Return what run `own` of `model` has measured, else the newest run beside it with the same model."""
     if (times := read_save_times(own)) is not None:
         return Measured(times, own.name, is_own=True)
     beside = [(run.journal.stat().st_mtime, run.path) for run in find_runs(own.path.parent) if run.journal.exists()]
     for _, path in sorted(beside, reverse=True)[:NEIGHBOURS]:
         run = RunDirectory(path)
         times = read_save_times(run, of_another=True)
-        if times is not None and _network_of(run) == _network(spec):
+        if times is not None and _model_of(run) == Path(model).name:
             return Measured(times, run.name, is_own=False)
     return None
 
@@ -106,7 +107,7 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
         wanted = site.chosen_partitions(cluster.partitions, partitions)
         chosen = {partition.name: partition for partition in wanted}
         for partition in startable(wanted, cluster) or (None,):
-            found = run_findings(settings, partition, qos, spec, measured)
+            found = run_findings(settings, partition, qos, cluster, spec.checkpoint, measured)
             findings += [finding for finding in found if finding not in findings]
     findings += site_findings(settings, cluster)
     stop_s = {name: stop_window(settings, row, qos).seconds for name, row in chosen.items()}
@@ -129,13 +130,9 @@ def _qos(settings: SiteSettings, cluster: ClusterSpec) -> tuple[QosLimits | None
     return found[cluster.qos], []
 
 
-def _network(spec: Spec) -> str:
-    return Path(spec.model or spec.weights).name
-
-
-def _network_of(run: RunDirectory) -> str | None:
+def _model_of(run: RunDirectory) -> str | None:
     try:
-        return _network(load_resolved_spec(run.spec))
+        return Path(load_resolved_spec(run.spec).model_source).name
     except HpcYoloError:
         return None  # of another version
 

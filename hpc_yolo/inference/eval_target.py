@@ -75,7 +75,7 @@ def find_named(path: Path) -> Named:
     if not run.holds_checkpoint(weights):
         return Named(weights)
     spec = load_resolved_spec(run.spec)
-    return Named(weights, dataset_yaml(run, spec), spec.train.imgsz, spec.train.single_cls)
+    return Named(weights, dataset_yaml(run, spec.data), spec.train.imgsz, spec.train.single_cls)
 
 
 def prepare_subject(

@@ -18,12 +18,14 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import last_step
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 REMEDY = "mend the line and submit again; one that may fail ends in || true"
 
 
-def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, record: Path, status: int) -> int:
+def conclude_failed_setup(
+    run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, record: Path, status: int
+) -> int:
     """Report that the setup ended with `status` before the tasks; return the job's exit code.
 
     The job is not queued again, since the same line would fail again; but where Slurm ended the setup, because it
@@ -32,7 +34,7 @@ def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, r
     Args:
         record: the file in which the script kept the number of the line that ran; it is removed.
     """
-    detail = describe_failure(spec.cluster.setup_lines, _read_number(record), status)
+    detail = describe_failure(cluster.setup_lines, _read_number(record), status)
     record.unlink(missing_ok=True)
     cause = _cause(process, status)
     requeued = cause == Cause.PREEMPTED
@@ -42,7 +44,7 @@ def conclude_failed_setup(run: RunDirectory, spec: Spec, process: ProcessInfo, r
         outcome, remedy = AttemptEnded.STOPPED, f"; {cause}"
     print(f"hpc-yolo: {detail}{remedy}", flush=True)
     if process.job_id is not None and not requeued:
-        end_for_good(run, process, spec.cluster)
+        end_for_good(run, process, cluster)
     ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause, requeued=requeued)
     try:
         _write_end(run, process, ended)

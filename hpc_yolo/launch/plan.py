@@ -20,7 +20,7 @@ from hpc_yolo.core.units import counted
 from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 LAST_CHECKPOINT = "goes on from its last checkpoint"
 
@@ -65,7 +65,8 @@ class Plan:
         # A name is looked up in the setup's PATH, which a setup that failed has not left.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
-            self.spec,
+            self.spec.name,
+            self.spec.cluster,
             shlex.join(task),
             shlex.join([self.python, *after_job]),
             log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
@@ -132,18 +133,18 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
         ClusterError: a GPU of train.device does not exist.
         RunError: the run directory belongs to a run that learns something else.
     """
-    executor, why = choose_executor(spec)
+    executor, why = choose_executor(spec.cluster.executor)
     environ = current_environment() if environ is None else environ
     if executor == "slurm":
         return slurm_plan(spec, why, environ)
     run = planned_run(spec)
-    chosen = chosen_gpus(spec, visible_gpus(environ))
-    tasks, gpus = local_tasks(spec, len(chosen), len(os.sched_getaffinity(0)))
+    chosen = chosen_gpus(spec.train.device, visible_gpus(environ))
+    tasks, gpus = local_tasks(spec.cluster, spec.train.batch, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":
         tasks, gpus = 1, min(gpus, 1)
-    if tasks != spec.world_size:
+    if tasks != spec.cluster.world_size:
         fit = "1 task fits" if tasks == 1 else f"{tasks} tasks fit"
-        why += f"; {fit} this machine where the spec asks for {spec.world_size} (the batch stays)"
+        why += f"; {fit} this machine where the spec asks for {spec.cluster.world_size} (the batch stays)"
     return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
 
 
@@ -167,7 +168,9 @@ def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
     """
     run, cluster = planned_run(spec), spec.cluster
     save_times = read_save_times(run)
-    variables, ignored = split_variables(clean_environment(environ), sbatch.sbatch_options(spec, "", save_times))
+    variables, ignored = split_variables(
+        clean_environment(environ), sbatch.sbatch_options(spec.name, cluster, "", save_times)
+    )
     return Plan(
         spec=spec,
         run=run,
@@ -201,13 +204,12 @@ def plan_at_site(plan: Plan) -> Plan:
     return replace(plan, requeue=choice)
 
 
-def choose_executor(spec: Spec) -> tuple[str, str]:
+def choose_executor(wanted: str) -> tuple[str, str]:
     """Return (slurm, local or debug; why).
 
     Where sbatch is installed, auto means Slurm even while the controller is silent: a login node must not train a spec
     that was meant for a cluster.
     """
-    wanted = spec.cluster.executor
     if wanted != "auto":
         return wanted, "as the spec says"
     if scheduler.is_installed():
@@ -215,28 +217,27 @@ def choose_executor(spec: Spec) -> tuple[str, str]:
     return "local", "sbatch is not installed here, so local processes train"
 
 
-def local_tasks(spec: Spec, num_gpus: int, num_cpus: int) -> tuple[int, int]:
+def local_tasks(cluster: ClusterSpec, batch: int, num_gpus: int, num_cpus: int) -> tuple[int, int]:
     """(tasks, GPUs) of a run on this machine: one task a GPU, or CPU tasks; as many as fit and divide the batch."""
-    uses_gpus = spec.cluster.gpus_per_node > 0 and num_gpus > 0
-    tasks = min(spec.world_size, num_gpus if uses_gpus else num_cpus)
-    while spec.train.batch % tasks:
+    uses_gpus = cluster.gpus_per_node > 0 and num_gpus > 0
+    tasks = min(cluster.world_size, num_gpus if uses_gpus else num_cpus)
+    while batch % tasks:
         tasks -= 1
     return tasks, tasks if uses_gpus else 0
 
 
-def chosen_gpus(spec: Spec, visible: tuple[str, ...]) -> tuple[str, ...]:
+def chosen_gpus(device: str, visible: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the `visible` GPUs that `train.device` names by their position; all of them for auto, none for cpu.
 
     Raises:
         ClusterError: a position that is not there.
     """
-    if spec.train.device in ("auto", "cpu"):
-        return visible if spec.train.device == "auto" else ()
-    positions = [int(number) for number in spec.train.device.split(",")]
+    if device in ("auto", "cpu"):
+        return visible if device == "auto" else ()
+    positions = [int(number) for number in device.split(",")]
     if max(positions) >= len(visible):
         raise ClusterError(
-            f"train.device: {spec.train.device} names GPU {max(positions)}, and this machine shows "
-            f"{counted(len(visible), 'GPU')}",
+            f"train.device: {device} names GPU {max(positions)}, and this machine shows {counted(len(visible), 'GPU')}",
             hint="numbers begin at 0; see nvidia-smi, or set train.device to auto",
         )
     return tuple(visible[position] for position in positions)

@@ -56,10 +56,10 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         RunError: the directory of runs cannot be written, or the run is under way.
         ClusterError: the partition does not exist or would never start the job.
     """
-    dataset = load_dataset(dataset_yaml(run, spec))
+    dataset = load_dataset(dataset_yaml(run, spec.data))
     if Path(spec.model).suffix in (".yaml", ".yml"):
-        require_network(model_of(run, spec), dataset.num_classes, spec.train.imgsz)
-    require_layers_to_learn(spec)
+        require_network(model_of(run, spec.model), dataset.num_classes, spec.train.imgsz)
+    require_layers_to_learn(spec.model or Path(spec.weights).stem, spec.train.freeze)
     if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
         names = ", ".join(published_names())
         raise CheckpointError(
@@ -78,7 +78,11 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, ask_slurm: bool
         require_python(spec.cluster)
     require_writable(Path(spec.output).absolute())
     require_not_under_way(run, slurm_answers=ask_slurm)
-    return [*dataset.messages, *mode_warnings(spec), *(slurm_warnings(spec) if for_slurm and ask_slurm else [])]
+    return [
+        *dataset.messages,
+        *mode_warnings(spec.output_mode),
+        *(slurm_warnings(spec) if for_slurm and ask_slurm else []),
+    ]
 
 
 def require_network(model: str, num_classes: int, imgsz: int) -> None:
@@ -96,19 +100,18 @@ def require_network(model: str, num_classes: int, imgsz: int) -> None:
         )
 
 
-def require_layers_to_learn(spec: Spec) -> None:
+def require_layers_to_learn(model: str, freeze: int | list[int]) -> None:
     """The model must have the layers that train.freeze names, and one more.
 
     Raises:
         SpecError: it has not.
     """
-    name = spec.model or Path(spec.weights).stem  # published weights are called after their model
-    rows_file = Path(name) if Path(name).suffix else resource_directory("configs") / "models" / f"{name}.yaml"
-    if not spec.train.freeze or not rows_file.is_file():
+    rows_file = Path(model) if Path(model).suffix else resource_directory("configs") / "models" / f"{model}.yaml"
+    if not freeze or not rows_file.is_file():
         return
     rows = yaml.safe_load(rows_file.read_text(encoding="utf-8"))
-    if problem := freeze_problem(spec.train.freeze, len(rows["backbone"]) + len(rows["head"])):
-        raise SpecError(f"train.freeze: {problem} ({name})", hint="--freeze 10 holds the backbone of yolov5 still")
+    if problem := freeze_problem(freeze, len(rows["backbone"]) + len(rows["head"])):
+        raise SpecError(f"train.freeze: {problem} ({model})", hint="--freeze 10 holds the backbone of yolov5 still")
 
 
 def require_python(cluster: ClusterSpec) -> None:
@@ -141,10 +144,10 @@ def require_python(cluster: ClusterSpec) -> None:
     )
 
 
-def mode_warnings(spec: Spec) -> list[str]:
+def mode_warnings(output_mode: str) -> list[str]:
     """Return what the umask takes from `output_mode`."""
     mask = current_umask()
-    if spec.output_mode == "private" or not mask & 0o050:
+    if output_mode == "private" or not mask & 0o050:
         return []
     return [f"output_mode: group, but the umask {mask:04o} keeps the group out of the run directory; type umask 027"]
 
@@ -195,20 +198,20 @@ def slurm_warnings(spec: Spec) -> list[str]:
     try:
         partitions = site.chosen_partitions(spec.cluster.partitions, found)
     except ClusterError as unknown:
-        require_accepted(spec, unknown)
+        require_accepted(spec.cluster, unknown)
         return []
     settings = None
     with contextlib.suppress(ClusterError):
         settings = site.site_settings(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
     is_lifted = settings is not None and settings.enforces_limits
     return [
-        *obstacle_warnings(spec, partitions, is_lifted=is_lifted),
-        *loss_warnings(spec, partitions, settings),
+        *obstacle_warnings(spec.cluster, partitions, is_lifted=is_lifted),
+        *(loss_warnings(spec, partitions, settings) if settings is not None else []),
     ]
 
 
-def obstacle_warnings(spec: Spec, partitions: Sequence[Partition], *, is_lifted: bool) -> list[str]:
-    """Return why none of `partitions` would start a job of `spec`; [] where one would.
+def obstacle_warnings(cluster: ClusterSpec, partitions: Sequence[Partition], *, is_lifted: bool) -> list[str]:
+    """Return why none of `partitions` would start a job of `cluster`; [] where one would.
 
     A quality of service may lift the limits of a partition, and sites refuse what is over them or keep it waiting: what
     Slurm accepts is a warning.
@@ -219,7 +222,7 @@ def obstacle_warnings(spec: Spec, partitions: Sequence[Partition], *, is_lifted:
     Raises:
         ClusterError: Slurm would refuse the job.
     """
-    found = [obstacles(partition, spec.cluster) for partition in partitions]
+    found = [obstacles(partition, cluster) for partition in partitions]
     if not found or not all(found):
         return []
     reasons = [reason for reasons in found for reason in reasons]
@@ -227,7 +230,7 @@ def obstacle_warnings(spec: Spec, partitions: Sequence[Partition], *, is_lifted:
     hint = "ask for fewer --nodes, or for another --partition"
     if all(reason.startswith("cluster.time") for reason in reasons):
         hint = f"ask for --time {format_time(longest_s)}: a run goes on in the next job"
-    require_accepted(spec, ClusterError("; ".join(reasons), hint=hint))
+    require_accepted(cluster, ClusterError("; ".join(reasons), hint=hint))
     if is_lifted:
         return []
     return [
@@ -235,10 +238,10 @@ def obstacle_warnings(spec: Spec, partitions: Sequence[Partition], *, is_lifted:
     ]
 
 
-def require_accepted(spec: Spec, refusal: ClusterError) -> None:
-    """Raise `refusal` if Slurm would refuse a job of `spec` too; pass where it accepts the job or does not answer."""
+def require_accepted(cluster: ClusterSpec, refusal: ClusterError) -> None:
+    """Raise `refusal` if Slurm would refuse a job of `cluster` too; pass where it accepts the job or is silent."""
     try:
-        estimate_start(sbatch.script(spec, "true", "true", log="/dev/null"))
+        estimate_start(sbatch.script("hpc-yolo", cluster, "true", "true", log="/dev/null"))
     except SchedulerUnavailable:
         return
     except ClusterError:
@@ -257,12 +260,12 @@ def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_c
         return scheduler.estimate_start(Path(file.name), options, run=run)
 
 
-def loss_warnings(spec: Spec, partitions: Sequence[Partition], settings: SiteSettings | None) -> list[str]:
-    """Return what would lose work when a job of `spec` is interrupted, a line each; [] where the site is not known."""
-    if settings is None:
-        return []
-    measured = find_measured(spec)
+def loss_warnings(spec: Spec, partitions: Sequence[Partition], settings: SiteSettings) -> list[str]:
+    """Return what would lose work when a job of `spec` is interrupted, a line each."""
+    measured = find_measured(RunDirectory(Path(spec.output) / spec.name), spec.model_source)
     found: dict[str, None] = {}
     for partition in startable(partitions, spec.cluster) or (None,):
-        found |= dict.fromkeys(finding.line for finding in losses(settings, partition, spec, measured))
+        found |= dict.fromkeys(
+            finding.line for finding in losses(settings, partition, spec.cluster, spec.checkpoint, measured)
+        )
     return list(found)

@@ -33,13 +33,13 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
     """Make the run directory of `spec` with what a later reader wants to know of its origin, and remember it.
 
     Args:
+        spec: one that `require_same_training` has accepted.
         needs_data: the dataset YAML must be there; else, where it is not, the first attempt copies what it learns from.
 
     Raises:
-        RunError: it cannot be written, or belongs to a run that learns something else.
+        RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
-    require_same_training(run, spec)
     inputs = gather_inputs(run, spec) if needs_data or Path(spec.data).is_file() else {}
     run.create(for_group=spec.output_mode == "group")
     try:

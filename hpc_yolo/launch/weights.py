@@ -17,13 +17,13 @@ def with_located_weights(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, weights=locate(spec.weights, Store.from_env(current_environment())))
 
 
-def fetch_weights(spec: Spec, on_progress: Progress) -> None:
-    """Bring the published weights that `spec` begins with, unless they are there. Compute nodes may have no internet.
+def fetch_weights(weights: str, on_progress: Progress) -> None:
+    """Bring the published file `weights`, unless they are there. Compute nodes may have no internet.
 
     Raises:
         CheckpointError: they cannot be had; the message says how else.
     """
     store = Store.from_env(current_environment())
-    path = Path(spec.weights)
-    if spec.weights and path == store.path(path.name):
+    path = Path(weights)
+    if weights and path == store.path(path.name):
         fetch(path.name, store, on_progress=on_progress)

@@ -50,7 +50,7 @@ def guide_spec(
     spec, problems = check_spec(None, [*defaults, *tasks, *overrides], reads_files=process.attempt == 1)
     if problems:
         raise SpecError(format_problems(problems))
-    if spec.train.sync_bn and spec.world_size == 1:
+    if spec.train.sync_bn and spec.cluster.world_size == 1:
         raise SpecError(
             "--sync-bn: batch normalisation over several tasks, and there is one",
             hint="name several GPUs, such as --device 0,1, or leave it out",

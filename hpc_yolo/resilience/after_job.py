@@ -28,27 +28,27 @@ from hpc_yolo.runs.event_lines import last_step
 from hpc_yolo.runs.events import AnyEvent, AttemptEnded, Cause
 from hpc_yolo.runs.failures import Failure, failures_of
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 
-def conclude_job(run: RunDirectory, spec: Spec, process: ProcessInfo, status: int) -> int:
+def conclude_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, status: int) -> int:
     """Decide what follows the end of a job's tasks with `status`; the job's exit code."""
     if process.job_id is None:
         return status
     if status == LeaseError.exit_code:  # another start trains this run
-        end_for_good(run, process, spec.cluster)
+        end_for_good(run, process, cluster)
         return status
     attempt = own_attempt(run, process)
     events = read_events(run.journal)
     own_end = None if attempt is None else own_last_word(events, attempt)
     is_finished = own_end is not None and own_end.outcome == AttemptEnded.FINISHED
     if status == 0 or is_finished or is_extra_start(run, process):
-        end_for_good(run, process, spec.cluster)
+        end_for_good(run, process, cluster)
         return 0
     if own_end is not None:
-        _complete(own_end, events, run, spec.cluster, process)
+        _complete(own_end, events, run, cluster, process)
     else:
-        _end_for_tasks(attempt, events, run, spec.cluster, process, status)
+        _end_for_tasks(attempt, events, run, cluster, process, status)
     return status
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import types
 from collections.abc import Iterable
-from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from hpc_yolo.spec.fields import alternatives_of, describe, field_extra, field_types, required_fields, unwrapped
 from hpc_yolo.spec.problems import Place, Problem
 from hpc_yolo.spec.schema import Section
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
@@ -64,7 +63,7 @@ class SectionReader:
         return section(**values)
 
     def _read_field(self, values: dict[str, Any], key: str, node: Node, kind: Any, dotted: str) -> None:
-        bare = _unwrapped(kind)
+        bare = unwrapped(kind)
         if isinstance(bare, type) and issubclass(bare, Section):
             values[key] = self.read(node, bare, dotted, node.place)
             return
@@ -87,16 +86,16 @@ class SectionReader:
 
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
         """`node` as a value of type `kind`; None after a problem."""
-        if (read := _extra(kind, "read")) is not None and (text := _joined(node)) is not None:
+        if (read := field_extra(kind, "read")) is not None and (text := _joined(node)) is not None:
             try:
                 node = Scalar(node.place, read(text), plain=False)
             except ValueError as error:
                 return self._problem(node.place, path, str(error), describe(kind))
-        alternatives = _alternatives(kind)
+        alternatives = alternatives_of(kind)
         if is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
             return empty
         for alternative in alternatives:
-            bare = _unwrapped(alternative)
+            bare = unwrapped(alternative)
             if get_origin(bare) is list and isinstance(node, Sequence):
                 (item_kind,) = get_args(bare)
                 return [self.read_value(item, item_kind, f"{path}[{index}]") for index, item in enumerate(node.items)]
@@ -128,76 +127,6 @@ class SectionReader:
         self.problems.append(Problem(place, path, message, allowed))
 
 
-@cache
-def field_types(section: type[Section]) -> dict[str, Any]:
-    """Field name -> annotated type."""
-    return {field.name: field.type for field in _fields(section)}
-
-
-def required_fields(section: type[Section]) -> list[str]:
-    """Names of the fields without a default."""
-    return [field.name for field in _fields(section) if field.required]
-
-
-@cache
-def _fields(section: type[Section]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(section)
-
-
-def describe(kind: Any) -> str:
-    """What a field of this type may hold, in words."""
-    return " or ".join(_describe_one(alternative) for alternative in _alternatives(kind))
-
-
-def _describe_one(kind: Any) -> str:
-    if (allowed := _extra(kind, "allowed")) is not None:
-        return str(allowed)
-    bare, limits = _unwrapped(kind), _limits(kind)
-    if get_origin(bare) is Literal:
-        return f"one of {', '.join(map(str, get_args(bare)))}"
-    if get_origin(bare) is list:
-        return f"a list of {_plural(get_args(bare)[0])}"
-    if get_origin(bare) is dict:
-        return f"a group of names with {_plural(get_args(bare)[1])}"
-    if isinstance(bare, type) and issubclass(bare, Section):
-        return f"a section with {', '.join(field_types(bare))}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return " ".join([names[bare], *limits])
-
-
-def _plural(kind: Any) -> str:
-    names = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
-    return names.get(_unwrapped(kind), "texts, lists of texts, true or null")
-
-
-def _limits(kind: Any) -> list[str]:
-    words = {
-        "ge": "at least {}",
-        "gt": "over {}",
-        "le": "at most {}",
-        "lt": "under {}",
-        "multiple_of": "multiple of {}",
-    }
-    found = []
-    while get_origin(kind) is Annotated:
-        for meta in kind.__metadata__:
-            found += [
-                text.format(getattr(meta, name)) for name, text in words.items() if getattr(meta, name) is not None
-            ]
-        kind = get_args(kind)[0]
-    return [", ".join(found)] if found else []
-
-
-def _extra(kind: Any, name: str) -> Any:
-    """The field's own `name` in the `extra` of its metadata; None where it has none."""
-    while get_origin(kind) is Annotated:
-        for meta in kind.__metadata__:
-            if name in (meta.extra or {}):
-                return meta.extra[name]
-        kind = get_args(kind)[0]
-    return None
-
-
 def _joined(node: Node) -> str | None:
     """The text of a scalar, or those of a list's items with commas; None for other nodes and for null."""
     if isinstance(node, Sequence) and all(isinstance(item, Scalar) for item in node.items):
@@ -205,23 +134,9 @@ def _joined(node: Node) -> str | None:
     return node.text if isinstance(node, Scalar) and not is_null(node) else None
 
 
-def _unwrapped(kind: Any) -> Any:
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return kind
-
-
-def _alternatives(kind: Any) -> list[Any]:
-    """The members of a union, each with its limits; a plain type alone."""
-    bare = _unwrapped(kind)
-    if get_origin(bare) in (Union, types.UnionType):
-        return [alternative for member in get_args(bare) for alternative in _alternatives(member)]
-    return [kind]
-
-
 def _empty_container(alternatives: list[Any]) -> list[Any] | dict[str, Any] | None:
     """What a field of lists or groups holds when nothing is written after its colon."""
-    origins = [get_origin(_unwrapped(alternative)) for alternative in alternatives]
+    origins = [get_origin(unwrapped(alternative)) for alternative in alternatives]
     return [] if list in origins else {} if dict in origins else None
 
 
@@ -232,7 +147,7 @@ def is_null(node: Node) -> bool:
 
 def _scalar_value(node: Scalar, alternatives: list[Any]) -> tuple[bool, Any]:
     """(whether some alternative takes the scalar, its value). Text comes last, since it takes anything."""
-    bare_kinds = [_unwrapped(alternative) for alternative in alternatives]
+    bare_kinds = [unwrapped(alternative) for alternative in alternatives]
     if is_null(node):
         return type(None) in bare_kinds, None
     for alternative, bare in sorted(zip(alternatives, bare_kinds, strict=True), key=lambda pair: pair[1] is str):
@@ -263,7 +178,7 @@ def _parse_scalar(node: Scalar, bare: Any, *, among_texts: bool) -> Any:
 
 def _trap(node: Scalar, alternatives: list[Any]) -> str:
     """Why a number that looks right to a person is refused."""
-    if not {int, float} & set(map(_unwrapped, alternatives)):
+    if not {int, float} & set(map(unwrapped, alternatives)):
         return ""
     if OCTAL.fullmatch(node.text):
         decimal = LEADING_ZEROS.sub("", node.text)

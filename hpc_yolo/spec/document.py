@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args, get_origin
-
 import msgspec
 
-from hpc_yolo.spec.convert import describe, field_types
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Section, Spec, TrainSpec
+from hpc_yolo.spec.fields import describe, description_of, field_extra, field_infos, section_type
+from hpc_yolo.spec.schema import CHANGES, Hyperparameters, Section, Spec
 
 HEAD = """# The spec, field by field
 
 Made from `hpc_yolo/spec/schema.py` by `python -m hpc_yolo.spec.document`; a test holds the two equal.
 Only `name`, `model` and `data` are required. `hpc-yolo check spec.yaml` says all that is wrong with a spec,
 `hpc-yolo schema` prints a JSON schema for editors, and `--set FIELD=VALUE` sets any field on the command line.
+
+When a run is submitted again, a *fixed* field must be as it was: it decides what the run learns. One that *may change*,
+or that says only *where it runs*, may have another value in later attempts.
 """
 
 
 def document() -> str:
-    """The whole page, as Markdown."""
-    sections: list[tuple[str, type[Section]]] = [
-        ("The run", Spec),
-        ("cluster", ClusterSpec),
-        ("train", TrainSpec),
-        ("checkpoint", CheckpointSpec),
-        ("Hyperparameters (`train.hyp`, `train.hyp_overrides`)", Hyperparameters),
+    """Return the whole page as Markdown."""
+    tables = [_table("The run", Spec, None)]
+    for field in field_infos(Spec):
+        if (section := section_type(field.type)) is not None:
+            tables.append(_table(field.name, section, field_extra(field.type, CHANGES)))
+    tables.append(_table("Hyperparameters (`train.hyp`, `train.hyp_overrides`)", Hyperparameters, None))
+    return "\n".join([HEAD, *tables])
+
+
+def _table(title: str, section: type[Section], changes: str | None) -> str:
+    """Return the table of one section; `changes` is the mark of the whole section in the schema."""
+    rows = [
+        f"## {title}\n",
+        "| field | default | may hold | later attempts | meaning |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    return "\n".join([HEAD, *(_table(title, section) for title, section in sections)])
-
-
-def _table(title: str, section: type[Section]) -> str:
-    rows = [f"## {title}\n", "| field | default | may hold | meaning |", "| --- | --- | --- | --- |"]
-    kinds = field_types(section)
-    for field in msgspec.structs.fields(section):
-        kind = kinds[field.name]
-        allowed = describe(kind).replace("|", "\\|")
-        rows.append(f"| `{field.name}` | {_default(field)} | {allowed} | {_sentence(kind)} |")
+    for field in field_infos(section):
+        allowed = describe(field.type).replace("|", "\\|")
+        mark = changes or field_extra(field.type, CHANGES) or ("see below" if section_type(field.type) else "fixed")
+        rows.append(f"| `{field.name}` | {_default(field)} | {allowed} | {mark} | {description_of(field.type)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -45,17 +48,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
     if isinstance(value, Section):
         return "see below"
-    words = {None: "null", True: "true", False: "false", "": "''"}
-    return f"`{words[value] if isinstance(value, (bool, type(None), str)) and value in words else value}`"
-
-
-def _sentence(kind: Any) -> str:
-    while get_origin(kind) is Annotated:
-        for meta in kind.__metadata__:
-            if meta.description:
-                return str(meta.description)
-        kind = get_args(kind)[0]
-    raise TypeError(f"a field of type {kind} has no description")
+    written = {None: "null", True: "true", False: "false", "": "''"}
+    return f"`{written[value] if isinstance(value, (bool, type(None), str)) and value in written else value}`"
 
 
 if __name__ == "__main__":

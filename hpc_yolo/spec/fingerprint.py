@@ -1,40 +1,35 @@
-"""Which fields of a spec say what a run learns: those may not differ between the starts of one run."""
+"""The fields that decide what a run learns: all that the schema does not mark as changeable."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from hpc_yolo.spec.schema import Spec
-
-# What may differ between the submissions of one run: where it runs and how long, not what it learns.
-CHANGEABLE = ("cluster", "checkpoint", "output", "output_mode")
-CHANGEABLE_IN_TRAIN = (
-    "epochs",
-    "device",
-    "workers",
-    "tensorboard",
-    "cache",
-    "patience",
-    "val_every",
-    "save_period",
-    "start_timeout_s",
-    "stall_timeout_s",
-)
+from hpc_yolo.spec.fields import field_extra, field_types, section_type
+from hpc_yolo.spec.schema import CHANGES, Section, Spec
 
 
 def learned_fields(spec: Spec) -> dict[str, Any]:
-    """The fields that say what is learned, as plain values; those of `train` under dotted names."""
-    fields = {name: value for name, value in msgspec.to_builtins(spec).items() if name not in CHANGEABLE}
-    train = fields.pop("train")
-    return fields | {f"train.{name}": value for name, value in train.items() if name not in CHANGEABLE_IN_TRAIN}
+    """Return the values that may not differ between the attempts of a run, by dotted name."""
+    return dict(_fixed_fields(msgspec.to_builtins(spec), Spec, ""))
 
 
 def learned_digest(spec: Spec) -> str:
-    """One short word for what `learned_fields` says. Fields at their defaults do not count: versions may add some."""
+    """Return a short digest of `learned_fields`; a field at its default does not count, since versions may add some."""
     defaults = learned_fields(Spec(name="", data=""))
-    said = {field: value for field, value in learned_fields(spec).items() if value != defaults[field]}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    written = {field: value for field, value in learned_fields(spec).items() if value != defaults[field]}
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fixed_fields(values: dict[str, Any], section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, kind in field_types(section).items():
+        if field_extra(kind, CHANGES) is not None:
+            continue
+        if (inner := section_type(kind)) is not None:
+            yield from _fixed_fields(values[name], inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", values[name]

@@ -12,7 +12,8 @@ import msgspec
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import resource_directory
-from hpc_yolo.spec.convert import SectionReader, describe, field_types
+from hpc_yolo.spec.convert import SectionReader
+from hpc_yolo.spec.fields import describe, field_types
 from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, read_yaml

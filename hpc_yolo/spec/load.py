@@ -12,7 +12,8 @@ import yaml
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.spec import validate
-from hpc_yolo.spec.convert import SectionReader, field_types, is_null
+from hpc_yolo.spec.convert import SectionReader, is_null
+from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
 from hpc_yolo.spec.problems import Place, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec

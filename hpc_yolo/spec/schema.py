@@ -22,6 +22,12 @@ DEVICE_ALLOWED = "auto, cpu, or numbers of GPUs such as 0,1"
 MEASURED_BATCH = -1  # train.batch: as many images as fit
 
 
+# Marks of fields that may differ between the attempts of a run; all others decide what it learns and are fixed.
+CHANGES = "changes"
+WHERE_IT_RUNS = Meta(extra={CHANGES: "where it runs"})  # nothing that is learned depends on it
+MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the run goes on with the new value
+
+
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections: immutable, named fields only."""
 
@@ -115,6 +121,11 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         return self.tasks_per_node or self.gpus_per_node or 1
 
     @property
+    def world_size(self) -> int:
+        """Number of ranks on all nodes."""
+        return self.nodes * self.num_tasks_per_node
+
+    @property
     def slurm_cluster(self) -> str | None:
         """Name of the cluster of the site that gets the job; None for that of the submitting machine."""
         name = self.sbatch.get("clusters")
@@ -146,7 +157,7 @@ def split_list(written: str | list[str]) -> list[str]:
 class TrainSpec(Section, frozen=True, kw_only=True):
     """How the detector learns."""
 
-    epochs: Annotated[Positive, Meta(description="Passes over the training set.")] = 100
+    epochs: Annotated[Positive, MAY_CHANGE, Meta(description="Passes over the training set.")] = 100
     batch: Annotated[
         Annotated[int, Meta(ge=-1)],
         Meta(description="Images of one step over all ranks; a multiple of the world size; -1 measures."),
@@ -157,6 +168,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = 640
     device: Annotated[
         Annotated[str, Meta(pattern=DEVICE_PATTERN, extra={"allowed": DEVICE_ALLOWED, "read": read_device})],
+        WHERE_IT_RUNS,
         Meta(description="auto, cpu, or the GPUs of one machine by number, such as 0,1."),
     ] = "auto"
     precision: Annotated[
@@ -177,16 +189,21 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters in place of the file's.")] = (
         field(default_factory=dict)
     )
-    workers: Annotated[NotNegative, Meta(description="Loader processes of each rank, at most its CPU cores.")] = 8
+    workers: Annotated[
+        NotNegative, WHERE_IT_RUNS, Meta(description="Loader processes of each rank, at most its CPU cores.")
+    ] = 8
     seed: Annotated[NotNegative, Meta(description="Everything random follows from it.")] = 0
     deterministic: Annotated[bool, Meta(description="Only operations that give the same result every time.")] = True
     patience: Annotated[
-        NotNegative, Meta(description="Epochs without a better evaluation after which training ends; 0: never.")
+        NotNegative,
+        MAY_CHANGE,
+        Meta(description="Epochs without a better evaluation after which training ends; 0: never."),
     ] = 100
     multi_scale: Annotated[bool, Meta(description="Vary the image size by half from step to step.")] = False
     rect: Annotated[bool, Meta(description="Train on rectangles instead of mosaics.")] = False
     cache: Annotated[
         Literal["auto", "none", "ram", "disk"],
+        WHERE_IT_RUNS,
         Meta(description="Keep decoded images in memory; auto: where they take under a tenth of what is free."),
     ] = "auto"
     freeze: Annotated[
@@ -205,10 +222,12 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = False
     label_smoothing: Annotated[Share, Meta(description="How far class targets keep from 0 and 1.")] = 0.0
     val_every: Annotated[
-        NotNegative, Meta(description="Epochs from one evaluation to the next; 0: only after the last one.")
+        NotNegative, MAY_CHANGE, Meta(description="Epochs from one evaluation to the next; 0: only after the last one.")
     ] = 1
     save_period: Annotated[
-        Annotated[int, Meta(ge=-1)], Meta(description="Keep the model of every so many epochs; -1: only best and last.")
+        Annotated[int, Meta(ge=-1)],
+        MAY_CHANGE,
+        Meta(description="Keep the model of every so many epochs; -1: only best and last."),
     ] = -1
     on_nonfinite: Annotated[
         Literal["stop", "skip", "rollback"],
@@ -218,13 +237,14 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         ),
     ] = "stop"
     tensorboard: Annotated[
-        bool, Meta(description="Write TensorBoard event files too; needs the package tensorboard.")
+        bool, WHERE_IT_RUNS, Meta(description="Write TensorBoard event files too; needs the package tensorboard.")
     ] = False
     start_timeout_s: Annotated[
-        Positive, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
+        Positive, WHERE_IT_RUNS, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
     ] = 600
     stall_timeout_s: Annotated[
         Annotated[int, Meta(ge=10)] | Literal["auto"],
+        WHERE_IT_RUNS,
         Meta(
             description="Seconds without progress after which a hanging attempt is ended; auto: 45, or five times the "
             "longest so far. The first step has start_timeout_s."
@@ -259,27 +279,32 @@ class Spec(Section, frozen=True, kw_only=True):
         str,
         Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
     ] = ""
-    output: Annotated[str, Meta(description="Directory of run directories, on a file system that all nodes see.")] = (
-        "runs"
-    )
+    output: Annotated[
+        str, WHERE_IT_RUNS, Meta(description="Directory of run directories, on a file system that all nodes see.")
+    ] = "runs"
     output_mode: Annotated[
         Literal["private", "group"],
+        WHERE_IT_RUNS,
         Meta(
             description="Who may read the run directory: its owner alone, or its group too as far as the umask "
             "allows. The owner alone changes it."
         ),
     ] = "private"
-    cluster: Annotated[ClusterSpec, Meta(description="Where it trains.")] = field(default_factory=ClusterSpec)
+    cluster: Annotated[ClusterSpec, WHERE_IT_RUNS, Meta(description="Where it trains.")] = field(
+        default_factory=ClusterSpec
+    )
     train: Annotated[TrainSpec, Meta(description="How it learns.")] = field(default_factory=TrainSpec)
-    checkpoint: Annotated[CheckpointSpec, Meta(description="When it saves.")] = field(default_factory=CheckpointSpec)
+    checkpoint: Annotated[CheckpointSpec, MAY_CHANGE, Meta(description="When it saves.")] = field(
+        default_factory=CheckpointSpec
+    )
     sweep: Annotated[
         dict[str, list[str]], Meta(description="A list for each dotted field; one run for each combination.")
     ] = field(default_factory=dict)
 
     @property
-    def world_size(self) -> int:
-        """Ranks that the spec asks for."""
-        return self.cluster.nodes * self.cluster.num_tasks_per_node
+    def model_source(self) -> str:
+        """Name or path of the model: `model`, or else the weights, which bring theirs."""
+        return self.model or self.weights
 
 
 class Hyperparameters(Section, frozen=True, kw_only=True):

@@ -19,9 +19,6 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
-# What the schema has room for and the engine does not do yet: (field, value that is refused, what to do instead).
-UNSUPPORTED: tuple[tuple[str, object, str], ...] = (("train.cache", "disk", "none or ram"),)
-
 
 def findings(spec: Spec) -> Iterator[Finding]:
     """Everything that the rules find in a spec whose single values are all right."""
@@ -31,10 +28,10 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from option_findings(spec.cluster)
     yield from setup_findings(spec.cluster)
     yield from _names(spec.cluster)
-    yield from _model(spec)
-    yield from _batch(spec)
-    yield from _image_weights(spec)
-    yield from _data_parallel(spec)
+    yield from _model(spec.model, spec.weights, spec.train.imgsz)
+    yield from _batch(spec.train, spec.cluster)
+    yield from _image_weights(spec.train, spec.cluster)
+    yield from _data_parallel(spec.train, spec.cluster)
     yield from _device(spec.train, spec.cluster)
 
 
@@ -43,23 +40,13 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in (resource_directory("configs") / "models").glob("*.yaml"))
 
 
-def value_at(spec: Spec, dotted: str) -> object:
-    """The value of a dotted field."""
-    value: object = spec
-    for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _unsupported(spec: Spec) -> Iterator[Finding]:
-    for field, value, instead in UNSUPPORTED:
-        if value_at(spec, field) == value:
-            yield Finding(field, f"{str(value).lower()} is not supported", instead)
+    if spec.train.cache == "disk":
+        yield Finding("train.cache", "disk is not supported", "none or ram")
     if spec.sweep:
         yield Finding("sweep", "not supported", "one spec a run, or slurm/array.sbatch")
     if spec.cluster.container is not None:
-        message = "not supported"
-        yield Finding("cluster.container", message, "null; cluster.setup prepares a task")
+        yield Finding("cluster.container", "not supported", "null; cluster.setup prepares a task")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:
@@ -105,30 +92,30 @@ def _names(cluster: ClusterSpec) -> Iterator[Finding]:
         yield Finding("cluster.python", message, "such as /home/me/venv/bin/python, ~/venv/bin/python or python3")
 
 
-def _model(spec: Spec) -> Iterator[Finding]:
+def _model(model: str, weights: str, imgsz: int) -> Iterator[Finding]:
     known = model_names()
-    if not spec.model:
-        if not spec.weights:
+    if not model:
+        if not weights:
             yield Finding("model", "is missing, and there are no weights to take it from", f"{', '.join(known)}")
         return
-    if Path(spec.model).suffix not in (".yaml", ".yml") and spec.model not in known:
-        near = difflib.get_close_matches(spec.model, known, n=1)
+    if Path(model).suffix not in (".yaml", ".yml") and model not in known:
+        near = difflib.get_close_matches(model, known, n=1)
         nearest = f"; {near[0]} is the nearest" if near else ""
         allowed = f"{', '.join(known)}, or a YAML of layers{nearest}"
-        yield Finding("model", f"there is no model {spec.model!r}", allowed)
-    if spec.model.endswith("6") and spec.train.imgsz % 64:
-        above = (spec.train.imgsz // 64 + 1) * 64
-        message = f"{spec.train.imgsz} is no multiple of 64, the stride of {spec.model}"
+        yield Finding("model", f"there is no model {model!r}", allowed)
+    if model.endswith("6") and imgsz % 64:
+        above = (imgsz // 64 + 1) * 64
+        message = f"{imgsz} is no multiple of 64, the stride of {model}"
         yield Finding("train.imgsz", message, f"such as {above}")
 
 
-def _batch(spec: Spec) -> Iterator[Finding]:
-    batch, world_size = spec.train.batch, spec.world_size
+def _batch(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
+    batch, world_size = train.batch, cluster.world_size
     if batch == 0:
         yield Finding("train.batch", "a batch of no images", "a multiple of the world size")
     if batch > 0 and batch % world_size:
         below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
-        tasks = f"{counted(spec.cluster.nodes, 'node')} x {counted(spec.cluster.num_tasks_per_node, 'task')}"
+        tasks = f"{counted(cluster.nodes, 'node')} x {counted(cluster.num_tasks_per_node, 'task')}"
         nearest = f"{below} or {above}" if below else str(above)
         message = f"{batch} is not a multiple of the world size {world_size} ({tasks})"
         yield Finding("train.batch", message, nearest, ("cluster.nodes", *TASKS))
@@ -137,11 +124,10 @@ def _batch(spec: Spec) -> Iterator[Finding]:
         yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
 
 
-def _data_parallel(spec: Spec) -> Iterator[Finding]:
-    train = spec.train
+def _data_parallel(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
     if not train.data_parallel:
         return
-    if spec.world_size > 1:
+    if cluster.world_size > 1:
         message = "is one process for all GPUs, and there are several tasks"
         yield Finding("train.data_parallel", message, "false, or one task", ("cluster.nodes", *TASKS))
     num_devices = len(train.device.split(","))
@@ -155,9 +141,8 @@ def _data_parallel(spec: Spec) -> Iterator[Finding]:
         )
 
 
-def _image_weights(spec: Spec) -> Iterator[Finding]:
-    train = spec.train
-    if train.image_weights and spec.world_size > 1:
+def _image_weights(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
+    if train.image_weights and cluster.world_size > 1:
         message = "needs one task, and there are several"
         yield Finding("train.image_weights", message, "false", ("cluster.nodes", *TASKS))
     if train.image_weights and train.rect:

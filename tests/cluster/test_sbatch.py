@@ -11,17 +11,13 @@ import pytest
 from hpc_yolo.cluster import sbatch
 from hpc_yolo.resilience.chain import ARGUMENTS_VARIABLE
 from hpc_yolo.runs.save_times import SaveTimes
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 TEMPLATES = Path(__file__).parents[2] / "slurm"
 
 
-def spec_of(**cluster) -> Spec:
-    return Spec(name="run", model="yolov5n", data="data.yaml", cluster=ClusterSpec(**cluster))
-
-
 def options_of(**cluster) -> dict:
-    return sbatch.sbatch_options(spec_of(**cluster), "%j.log")
+    return sbatch.sbatch_options("run", ClusterSpec(**cluster), "%j.log")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +66,7 @@ def test_a_field_becomes_its_flag(cluster, expected):
 def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, save_s, step_s, expected):
     """A slow disk needs an earlier warning; a quick one need not give two minutes of every job away."""
     text = sbatch.script(
-        spec_of(**cluster), "true", "true", log="log", save_times=SaveTimes(save_s, step_s, size_bytes=1)
+        "run", ClusterSpec(**cluster), "true", "true", log="log", save_times=SaveTimes(save_s, step_s, size_bytes=1)
     )
     assert f"#SBATCH --signal=USR2@{expected}\n" in text
 
@@ -90,10 +86,10 @@ def test_what_is_not_said_is_not_asked_for(cluster, absent):
 
 
 def test_values_are_quoted_so_that_a_spec_cannot_run_shell(tmp_path):
-    spec = spec_of(sbatch={"comment": "it's; touch owned"}, env={"A": "$(touch owned) 'b'"})
-    text = sbatch.script(spec, shlex.join(["printf", "%s", "$HOME; touch owned"]), "true", log="a b.log")
+    cluster = ClusterSpec(sbatch={"comment": "it's; touch owned"}, env={"A": "$(touch owned) 'b'"})
+    text = sbatch.script("run", cluster, shlex.join(["printf", "%s", "$HOME; touch owned"]), "true", log="a b.log")
     assert "#SBATCH --comment='it'\"'\"'s; touch owned'" in text
-    body = text.replace(shlex.join(sbatch.srun_words(spec.cluster)), "printf '%s|' \"$A\"; ")
+    body = text.replace(shlex.join(sbatch.srun_words(cluster)), "printf '%s|' \"$A\"; ")
     done = subprocess.run(["bash", "-e"], input=body, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "$(touch owned) 'b'|$HOME; touch owned"
     assert not list(tmp_path.iterdir())
@@ -112,9 +108,9 @@ def run_setup(tmp_path):
     record.parent.mkdir()
 
     def run(setup: str | list[str], **cluster):
-        spec = spec_of(setup=setup, env={"FROM_ENV": "it's"}, **cluster)
         text = sbatch.script(
-            spec,
+            "run",
+            ClusterSpec(setup=setup, env={"FROM_ENV": "it's"}, **cluster),
             "",
             "echo after tasks",
             log="log",
@@ -123,7 +119,7 @@ def run_setup(tmp_path):
         )
         tasks = "bash -c 'echo TASKS in $PWD with $X,$INSIDE,$FROM_ENV; exit 5'"
         script = tmp_path / "job.sbatch"
-        script.write_text(text.replace(shlex.join(sbatch.srun_words(spec.cluster)), tasks))
+        script.write_text(text.replace(shlex.join(sbatch.srun_words(ClusterSpec())), tasks))
         done = subprocess.run(
             ["bash", str(script)],
             capture_output=True,
@@ -252,7 +248,7 @@ def test_a_mistake_in_the_syntax_of_a_setup_ends_the_job_through_the_last_line(r
 
 
 def test_without_a_setup_the_script_is_flags_variables_srun_and_the_last_line():
-    text = sbatch.script(spec_of(env={"A": "b"}), "task", "after", log="log")
+    text = sbatch.script("run", ClusterSpec(env={"A": "b"}), "task", "after", log="log")
     srun = shlex.join(sbatch.srun_words(ClusterSpec()))
     assert text.split("\n\n", 1)[1] == f"export A=b\n\n{srun} task\nexec after --exit-code $?\n"
 
@@ -271,32 +267,31 @@ def without_comments(text: str) -> list[str]:
     ]
 
 
-def template_spec(cpus_per_task: int, nodes: int) -> Spec:
-    cluster = ClusterSpec(nodes=nodes, gpus_per_node=2, cpus_per_task=cpus_per_task, time="01:00:00")
-    return Spec(name="hpc-yolo", model="", data="", cluster=cluster)
+def template_cluster(cpus_per_task: int, nodes: int) -> ClusterSpec:
+    return ClusterSpec(nodes=nodes, gpus_per_node=2, cpus_per_task=cpus_per_task, time="01:00:00")
 
 
 def test_the_srun_template_is_what_render_prints():
     python, words = "python -u -m hpc_yolo", '"${@:-configs/quickstart.yaml}"'
     task, afterwards = f"{python} train {words}", f"{python} after-job {words}"
-    rendered = sbatch.script(template_spec(2, nodes=2), task, afterwards, log="%x-%j.log")
+    rendered = sbatch.script("hpc-yolo", template_cluster(2, nodes=2), task, afterwards, log="%x-%j.log")
     assert without_comments((TEMPLATES / "train.sbatch").read_text()) == without_comments(rendered)
 
 
 @pytest.mark.parametrize(
-    ("template", "spec", "log", "differing"),
+    ("template", "cluster", "log", "differing"),
     [
-        ("train_torchrun.sbatch", template_spec(4, nodes=2), "%x-%j.log", {"#SBATCH --ntasks-per-node=1"}),
-        ("array.sbatch", template_spec(2, nodes=1), "%x-%A_%a.log", {"#SBATCH --array=1-2"}),
+        ("train_torchrun.sbatch", template_cluster(4, nodes=2), "%x-%j.log", {"#SBATCH --ntasks-per-node=1"}),
+        ("array.sbatch", template_cluster(2, nodes=1), "%x-%A_%a.log", {"#SBATCH --array=1-2"}),
     ],
 )
-def test_the_other_templates_have_its_flags_and_its_srun(template, spec, log, differing):
+def test_the_other_templates_have_its_flags_and_its_srun(template, cluster, log, differing):
     lines = without_comments((TEMPLATES / template).read_text())
     flags = {line for line in lines if line.startswith("#SBATCH")}
-    assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options(spec, log))) - {
+    assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options("hpc-yolo", cluster, log))) - {
         "#SBATCH --ntasks-per-node=2"
     } | (set() if template.startswith("train") else {"#SBATCH --ntasks-per-node=2"})
-    assert lines[-2].startswith(shlex.join(sbatch.srun_words(spec.cluster)))
+    assert lines[-2].startswith(shlex.join(sbatch.srun_words(cluster)))
     assert lines[-1].startswith("exec python -u -m hpc_yolo after-job ")
     assert lines[-1].endswith(" --exit-code $?")
 

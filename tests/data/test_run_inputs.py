@@ -196,7 +196,7 @@ def test_relative_paths_mean_what_they_meant(
     dataset = read_inputs(run, load_resolved_spec(run.spec)).dataset
     assert (dataset.train, dataset.val) == ((home / "set" / "a",), (home / "set" / "b", home / "set" / "c"))
     assert dataset.names == ("cat", "dog")
-    assert dataset_yaml(run, load_resolved_spec(run.spec)) == run.inputs / "dataset.yaml"
+    assert dataset_yaml(run, load_resolved_spec(run.spec).data) == run.inputs / "dataset.yaml"
 
 
 def shipped_spec(home: Path) -> Spec:
@@ -248,7 +248,7 @@ def test_a_run_of_an_earlier_version_gets_its_copies_when_it_goes_on(home: Path,
     run.inputs.rmdir()
     spec = load_resolved_spec(run.spec)
     assert changed_inputs(run, spec) == []
-    assert dataset_yaml(run, spec) == home / "data.yaml"
+    assert dataset_yaml(run, spec.data) == home / "data.yaml"
     keep_inputs(run, spec)
     assert read_inputs(run, spec).hyperparameters.momentum == 0.9
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,14 +96,15 @@ def test_a_silent_slurm_is_told_in_time_and_by_the_exit_code(spec_path, monkeypa
 
 def test_figures_are_the_runs_own_else_those_of_the_newest_beside_it_with_its_network(spec_path, saved_run):
     spec = load_spec(spec_path)
-    assert find_measured(spec) is None
+    run = RunDirectory(Path(spec.output) / spec.name)
+    assert find_measured(run, spec.model_source) is None
     saved_run("old", 0.3, written=1000.0)
     saved_run("newer", 0.4, written=2000.0)
     saved_run("larger", 9.0, model="yolov5x", written=3000.0)
-    beside = find_measured(spec)
+    beside = find_measured(run, spec.model_source)
     assert (beside.run_name, beside.times.save_s, beside.is_own) == ("newer", 0.4, False)
     saved_run("new", 0.2, written=500.0)
-    own = find_measured(spec)
+    own = find_measured(run, spec.model_source)
     assert (own.run_name, own.times.save_s, own.is_own) == ("new", 0.2, True)
 
 

@@ -100,7 +100,9 @@ LONG_WAIT = {"requeue_wait_s": 120}
 
 @pytest.mark.parametrize(("settings", "partition", "cluster", "times", "what", "level", "words"), RUN_CASES)
 def test_what_becomes_of_an_interrupted_job(settings, partition, cluster, times, what, level, words):
-    found = run_findings(settings_with(**settings), partition_with(**partition), None, spec_of(**cluster), times)
+    found = run_findings(
+        settings_with(**settings), partition_with(**partition), None, ClusterSpec(**cluster), CheckpointSpec(), times
+    )
     (finding,) = [finding for finding in found if finding.what == what]
     assert finding.level == level
     assert words in finding.line
@@ -140,12 +142,12 @@ def test_what_holds_in_all_partitions(settings, cluster, what, level, words):
 
 
 def test_submit_is_told_of_losses_alone():
-    spec, good = spec_of(requeue="requeue"), measured(0.15)
-    assert losses(SETTINGS, PARTITION, spec, good) == []
-    lines = [finding.line for finding in losses(SETTINGS, PARTITION, spec, measured(20.0))]
+    cluster, good = ClusterSpec(requeue="requeue"), measured(0.15)
+    assert losses(SETTINGS, PARTITION, cluster, CheckpointSpec(), good) == []
+    lines = [finding.line for finding in losses(SETTINGS, PARTITION, cluster, CheckpointSpec(), measured(20.0))]
     assert [line.partition(":")[0] for line in lines] == ["save time"]
 
 
 def test_a_site_without_a_default_partition_still_has_its_settings():
-    found = [finding.what for finding in run_findings(SETTINGS, None, None, spec_of(), None)]
+    found = [finding.what for finding in run_findings(SETTINGS, None, None, ClusterSpec(), CheckpointSpec(), None)]
     assert found == ["preemption", "save time"]

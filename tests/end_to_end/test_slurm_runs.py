@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from hpc_yolo.cluster import sbatch
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, Evaluated
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 ROOT = Path(__file__).parents[2]
 TWO_BY_TWO = {"nodes": 2, "tasks_per_node": 2}
@@ -130,11 +130,11 @@ def test_tasks_have_the_variables_of_the_script_whatever_sbatch_exports(in_slurm
         name: value.format(directory=tmp_path) if isinstance(value, str) else value for name, value in options.items()
     }
     cluster = ClusterSpec(gpus_per_node=0, cpus_per_task=1, env={"OURS": "it's"}, setup="export SET=up", sbatch=options)
-    spec = Spec(name="exports", model="yolov5n", data="d", cluster=cluster)
     words = "['task', e['SET'], e['OURS'], str(bool(e.get('PATH')))]"
     command = f"import os; e = os.environ; os.write(1, (' '.join({words}) + chr(10)).encode())"
     script = tmp_path / "job.sbatch"
-    text = sbatch.script(spec, shlex.join([sys.executable, "-c", command]), "echo ended", log=f"{tmp_path}/%j.log")
+    task = shlex.join([sys.executable, "-c", command])
+    text = sbatch.script("exports", cluster, task, "echo ended", log=f"{tmp_path}/%j.log")
     script.write_text(text)
     sent = in_slurm.run("sbatch", str(script), env=variables)
     job_id = sent.split()[-1]

@@ -7,7 +7,7 @@ from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.launch.failed_setup import conclude_failed_setup, describe_failure
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 SETUP = ["module load cuda", "source \\", "  ~/venv/bin/activate", "", "exit 0"]
 JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
@@ -32,8 +32,7 @@ def test_a_failed_setup_is_told_with_number_text_and_status(number, status, word
 def conclude(run, content, status):
     record = run.jobs / "7.setup"
     record.write_text(content)
-    spec = Spec(name="run", model="yolov5n", data="d", cluster=ClusterSpec(setup=SETUP))
-    code = conclude_failed_setup(run, spec, JOB, record, status)
+    code = conclude_failed_setup(run, ClusterSpec(setup=SETUP), JOB, record, status)
     assert not record.exists()
     return code
 

@@ -37,9 +37,8 @@ def spec_of(tmp_path, *, train=None, **cluster) -> Spec:
         ({"gpus_per_node": 1}, 7, 0, 1, (1, 0)),
     ],
 )
-def test_as_many_local_tasks_as_fit_and_divide_the_batch(tmp_path, cluster, batch, num_gpus, num_cpus, expected):
-    spec = spec_of(tmp_path, train={"batch": batch}, **cluster)
-    assert local_tasks(spec, num_gpus, num_cpus) == expected
+def test_as_many_local_tasks_as_fit_and_divide_the_batch(cluster, batch, num_gpus, num_cpus, expected):
+    assert local_tasks(ClusterSpec(**cluster), batch, num_gpus, num_cpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_auto_is_slurm_where_sbatch_is_installed(tmp_path, monkeypatch, wanted, 
         (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert choose_executor(spec_of(tmp_path, executor=wanted)) == expected
+    assert choose_executor(wanted) == expected
 
 
 def test_the_plan_names_the_variables_that_apply_and_those_that_do_not(tmp_path):

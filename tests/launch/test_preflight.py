@@ -139,11 +139,11 @@ def test_what_slurm_refuses_is_refused_with_the_limit_and_what_it_accepts_is_a_w
 
 def test_where_the_site_refuses_what_is_over_a_limit_what_it_accepts_is_none(monkeypatch):
     """A QOS has lifted it."""
-    spec = Spec(name="run", data="d", cluster=ClusterSpec(gpus_per_node=0, time="02:00:00"))
+    cluster = ClusterSpec(gpus_per_node=0, time="02:00:00")
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", lambda *_args, **_: StartEstimate())
     partitions = [PARTITIONS["gpu"]]
-    assert len(obstacle_warnings(spec, partitions, is_lifted=False)) == 1
-    assert obstacle_warnings(spec, partitions, is_lifted=True) == []
+    assert len(obstacle_warnings(cluster, partitions, is_lifted=False)) == 1
+    assert obstacle_warnings(cluster, partitions, is_lifted=True) == []
 
 
 @pytest.mark.parametrize(

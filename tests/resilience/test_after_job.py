@@ -15,7 +15,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankPlace
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import ClusterSpec
 
 SHOWN = "JobId=7 JobName=run JobState={} Reason=None Requeue=1 Restarts={} PreemptTime={}"
 RUNNING = SHOWN.format("RUNNING", 0, "None")
@@ -89,8 +89,7 @@ def stop(journal: JournalWriter, cause: str, *, requeued: bool, step: int = 5) -
 
 
 def conclude(run: RunDirectory, status: int, restart: int = 1, **cluster: object) -> int:
-    spec = Spec(name="run", data="d", cluster=ClusterSpec(**cluster))
-    return conclude_job(run, spec, task(restart), status)
+    return conclude_job(run, ClusterSpec(**cluster), task(restart), status)
 
 
 def last_end(run: RunDirectory) -> AttemptEnded:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.actions import remove_run
-from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.launch.yolov5_flags import newest_run, resumed_spec
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.index import find_run
@@ -74,7 +74,7 @@ def test_a_project_is_never_removed_or_resumed_as_a_run(project, tmp_path, monke
 def test_a_run_is_not_written_over_a_persons_own_spec(project):
     spec = Spec(name="project", model="yolov5n", data="data.yaml")
     with pytest.raises(RunError, match=r"holds a spec\.yaml and is no run directory"):
-        prepare_run(RunDirectory(project), spec)
+        require_same_training(RunDirectory(project), spec)
     assert (project / "spec.yaml").read_text() == SPEC
 
 

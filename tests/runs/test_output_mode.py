@@ -13,7 +13,6 @@ from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import append_json_line, make_directory, write_atomic
 from hpc_yolo.launch.preflight import mode_warnings
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import Spec
 
 STRANGER_UID, GROUP_GID = 54321, 54322  # nobody's
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user can be had by root alone")
@@ -101,8 +100,8 @@ def test_a_run_that_is_there_takes_the_mode_of_its_next_submission(tmp_path, uma
 )
 def test_a_umask_that_keeps_the_group_out_is_said(umask, mode, mask, words):
     umask(mask)
-    assert words in " ".join(mode_warnings(Spec(name="a", data="d", output_mode=mode)))
-    assert bool(mode_warnings(Spec(name="a", data="d", output_mode=mode))) == bool(words)
+    assert words in " ".join(mode_warnings(mode))
+    assert bool(mode_warnings(mode)) == bool(words)
 
 
 def as_member(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -79,7 +79,7 @@ def test_published_weights_of_a_spec_are_fetched_to_where_the_run_looks(tmp_path
     Path(spec.weights).parent.mkdir(parents=True)
     write_published(Path(spec.weights))
     told = []
-    fetch_weights(spec, lambda *amounts: told.append(amounts))
+    fetch_weights(spec.weights, lambda *amounts: told.append(amounts))
     assert told == [] and Path(f"{spec.weights}.sha256").exists()
     own = tmp_path / "own.pt"
     assert Path(with_located_weights(spec_with(own)).weights) == own

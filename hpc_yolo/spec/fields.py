@@ -1,0 +1,113 @@
+"""The schema's fields as data: types, metadata and limits, and the text that says what each may hold."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from hpc_yolo.spec.schema import Section
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+PLURALS = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
+LIMITS = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "under {}", "multiple_of": "multiple of {}"}
+
+
+@cache
+def field_infos(section: type[Section]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of `section` with types and defaults, in the order of the schema."""
+    return msgspec.structs.fields(section)
+
+
+@cache
+def field_types(section: type[Section]) -> dict[str, Any]:
+    """Return field name -> annotated type."""
+    return {field.name: field.type for field in field_infos(section)}
+
+
+def required_fields(section: type[Section]) -> list[str]:
+    """Return the names of the fields without a default."""
+    return [field.name for field in field_infos(section) if field.required]
+
+
+def unwrapped(kind: Any) -> Any:
+    """Return the type in `kind` without its annotations."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return kind
+
+
+def section_type(kind: Any) -> type[Section] | None:
+    """Return the section that `kind` is; None for a plain value."""
+    bare = unwrapped(kind)
+    return bare if isinstance(bare, type) and issubclass(bare, Section) else None
+
+
+def alternatives_of(kind: Any) -> list[Any]:
+    """Return the members of a union, each with its limits; [kind] for a plain type."""
+    bare = unwrapped(kind)
+    if get_origin(bare) in (Union, types.UnionType):
+        return [alternative for member in get_args(bare) for alternative in alternatives_of(member)]
+    return [kind]
+
+
+def field_extra(kind: Any, name: str) -> Any:
+    """Return the value of `name` in the `extra` of a field's metadata; None where it has none."""
+    extras = (meta.extra for meta in _metadata(kind) if meta.extra)
+    return next((extra[name] for extra in extras if name in extra), None)
+
+
+def description_of(kind: Any) -> str:
+    """Return the sentence of a field.
+
+    Raises:
+        TypeError: the field has none.
+    """
+    found = [meta.description for meta in _metadata(kind) if meta.description]
+    if not found:
+        raise TypeError(f"a field of type {kind} has no description")
+    return str(found[0])
+
+
+def describe(kind: Any) -> str:
+    """Return what a field of this type may hold, as text."""
+    return " or ".join(_describe_one(alternative) for alternative in alternatives_of(kind))
+
+
+def _describe_one(kind: Any) -> str:
+    if (allowed := field_extra(kind, "allowed")) is not None:
+        return str(allowed)
+    bare = unwrapped(kind)
+    origin, arguments = get_origin(bare), get_args(bare)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is list:
+        return f"a list of {_plural(arguments[0])}"
+    if origin is dict:
+        return f"a group of names with {_plural(arguments[1])}"
+    if (section := section_type(bare)) is not None:
+        return f"a section with {', '.join(field_types(section))}"
+    return " ".join([TYPE_NAMES[bare], *_limits(kind)])
+
+
+def _plural(kind: Any) -> str:
+    return PLURALS.get(unwrapped(kind), "texts, lists of texts, true or null")
+
+
+def _limits(kind: Any) -> list[str]:
+    found = [
+        text.format(limit)
+        for meta in _metadata(kind)
+        for name, text in LIMITS.items()
+        if (limit := getattr(meta, name)) is not None
+    ]
+    return [", ".join(found)] if found else []
+
+
+def _metadata(kind: Any) -> Iterator[msgspec.Meta]:
+    while get_origin(kind) is Annotated:
+        yield from kind.__metadata__
+        kind = get_args(kind)[0]

@@ -1,0 +1,57 @@
+"""What a run learns, as the schema's marks say it: changed fields that are fixed change the digest, others do not."""
+
+import msgspec
+import pytest
+
+from hpc_yolo.spec.fields import field_extra, field_types, section_type
+from hpc_yolo.spec.fingerprint import learned_digest, learned_fields
+from hpc_yolo.spec.schema import CHANGES, CheckpointSpec, ClusterSpec, Spec, TrainSpec
+
+SPEC = Spec(name="run", model="yolov5n", data="/data.yaml")
+FIXED_CHANGES = [
+    {"name": "other"},
+    {"model": "yolov5s"},
+    {"data": "/other.yaml"},
+    {"weights": "/a.pt"},
+    {"train": TrainSpec(batch=32)},
+    {"train": TrainSpec(seed=1)},
+    {"train": TrainSpec(precision="fp32")},
+    {"train": TrainSpec(hyp_overrides={"lr0": 0.1})},
+    {"train": TrainSpec(freeze=[0, 1])},
+    {"train": TrainSpec(legacy_lr_schedule=True)},
+    {"train": TrainSpec(on_nonfinite="skip")},
+]
+FREE_CHANGES = [
+    {"output": "/elsewhere"},
+    {"output_mode": "group"},
+    {"cluster": ClusterSpec(nodes=4, time="1-0")},
+    {"checkpoint": CheckpointSpec(every_s=5, keep_last=1)},
+    {"train": TrainSpec(epochs=7, patience=3, val_every=2, save_period=5)},
+    {"train": TrainSpec(device="cpu", workers=0, cache="none", tensorboard=True)},
+    {"train": TrainSpec(start_timeout_s=5, stall_timeout_s=20)},
+]
+
+
+@pytest.mark.parametrize("changes", FIXED_CHANGES, ids=str)
+def test_a_fixed_field_changes_the_digest(changes):
+    assert learned_digest(msgspec.structs.replace(SPEC, **changes)) != learned_digest(SPEC)
+
+
+@pytest.mark.parametrize("changes", FREE_CHANGES, ids=str)
+def test_a_marked_field_leaves_the_digest(changes):
+    changed = msgspec.structs.replace(SPEC, **changes)
+    assert changed != SPEC
+    assert (learned_fields(changed), learned_digest(changed)) == (learned_fields(SPEC), learned_digest(SPEC))
+
+
+def test_every_field_is_either_marked_or_compared():
+    top = {
+        name for name, kind in field_types(Spec).items() if not field_extra(kind, CHANGES) and not section_type(kind)
+    }
+    train = {f"train.{name}" for name, kind in field_types(TrainSpec).items() if not field_extra(kind, CHANGES)}
+    assert learned_fields(SPEC).keys() == top | train
+
+
+def test_the_digest_is_stable_over_versions():
+    """Checkpoints hold it: one that changes by itself would make every run look like another."""
+    assert learned_digest(SPEC) == "cd2495221540f724"
