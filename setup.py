@@ -50,6 +50,7 @@ setup(
     package_dir={"hpc_yolo.configs": "configs", "hpc_yolo.slurm": "slurm"},
     package_data={
         "hpc_yolo": ["py.typed"],
+        "hpc_yolo.report": ["templates/*"],
         "hpc_yolo.configs": files_below("configs"),
         "hpc_yolo.slurm": files_below("slurm"),
     },
@@ -58,7 +59,7 @@ setup(
         "torchvision>=0.21",  # non-maximum suppression as one kernel
         "numpy>=1.24",  # labels, metrics, counter-based random numbers
         "opencv-python>=4.8",  # decoding, resizing and warping images; 5 and newer write names in any script on them
-        "matplotlib>=3.8",  # a font for them, DejaVu Sans; only that file is used
+        "matplotlib>=3.8",  # charts as PNG and SVG; its font DejaVu Sans, for names on images
         "arabic-reshaper>=3.0",  # letters of Arabic in the forms that join
         "python-bidi>=0.6",  # names that run from right to left
         "submitit>=1.5",  # jobs to Slurm or to local processes
@@ -66,6 +67,7 @@ setup(
         "pyyaml>=6.0",  # specs, with the position of every value
         "msgspec>=0.19",  # typed specs and events; starts ten times faster than its rivals
         "nvidia-ml-py>=12.535",  # how busy GPUs are
+        "jinja2>=3.1",  # the page of a report, every value from data escaped
         "click>=8.1",  # the command line and its completion
         "rich>=13.0",  # progress and tables
     ],

@@ -26,7 +26,7 @@ from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.inference.eval_target import Subject
 from hpc_yolo.models.boxes import xyxy_to_cxcywh
-from hpc_yolo.plots.confusion import write_confusion_chart
+from hpc_yolo.plots.figures import write_confusion_chart
 from hpc_yolo.runs.events import ClassFigures
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.images import Pixels, letterbox
 from hpc_yolo.plots.draw import Style, draw_boxes
-from hpc_yolo.plots.png import write_sheet
 from hpc_yolo.plots.text import BELOW, line_height, text_width, write_text
 
 TILE_PIXELS = 320
@@ -55,6 +55,23 @@ def write_pairs(path: Path, pairs: Sequence[tuple[LabelledImage, LabelledImage]]
         tiles.append(_named(_tile(labelled, names, Style(thickness=1, scores=False)), LABELS))
         tiles.append(_named(_tile(found, names, STYLE), DETECTIONS))
     write_sheet(path, tiles, PAIR_COLUMNS)
+
+
+def write_sheet(path: Path, tiles: Sequence[Pixels], columns: int) -> None:
+    """Write `tiles` of one size side by side and below each other; the suffix of `path` chooses the format.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    columns = min(columns, len(tiles))
+    height, width = tiles[0].shape[:2]
+    sheet: Pixels = np.full((-(-len(tiles) // columns) * height, columns * width, 3), 255, dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height, number % columns * width
+        sheet[top : top + height, left : left + width] = tile
+    done, content = cv2.imencode(path.suffix, sheet)
+    assert done
+    write_atomic(path, content.tobytes())
 
 
 def _tile(image: LabelledImage, names: Sequence[str], style: Style) -> Pixels:

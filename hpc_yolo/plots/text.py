@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import Pixels
@@ -24,14 +25,15 @@ from hpc_yolo.data.images import Pixels
 FONT_FILE = Path("mpl-data", "fonts", "ttf", "DejaVuSans.ttf")  # in matplotlib, which is not imported
 LINE_HEIGHT = 1.25  # over the size of the text, and how much of that lies below the line that letters stand on
 BELOW = 0.27
+CAP_HEIGHT = 0.73
 NO_WRAP = 1 << 20
 MISSING, CUT = "□", "…"
 RIGHT_TO_LEFT = {"R", "AL", "AN"}  # classes of the bidirectional algorithm
 JOINERS = "\u200c\u200d"  # say how neighbours are joined, and are not seen
 LOOK_SIZE = 24
-# Of OpenCV 4: its capitals are 22 pixels high at scale 1, 0.73 of the size of text.
+# Of OpenCV 4: its capitals are 22 pixels high at scale 1.
 HERSHEY = cv2.FONT_HERSHEY_SIMPLEX
-HERSHEY_SCALE = 0.73 / 22
+HERSHEY_SCALE = CAP_HEIGHT / 22
 PLAIN_MISSING, PLAIN_CUT = "_", ".."
 
 
@@ -63,6 +65,14 @@ def write_text(
     wrap = (left, left + NO_WRAP)
     for x in (left, left + 1) if bold else (left,):
         cv2.putText(pixels, text, (x, baseline), colour, _face(), size, 0, 0, wrap)
+
+
+def text_ink(text: str, size: int) -> npt.NDArray[np.uint8]:
+    """Return how much of each pixel `text` covers, (height, width) of 0 to 255; its capitals are in the middle."""
+    height, width = 2 * line_height(size), max(text_width(text, size), 1)
+    canvas: Pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    write_text(canvas, text, 0, round((height + CAP_HEIGHT * size) / 2), (255, 255, 255), size)
+    return canvas[:, :, 0]
 
 
 @lru_cache(maxsize=16)

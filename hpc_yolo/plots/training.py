@@ -44,7 +44,7 @@ def _chart(
         Line(name, *thinned(*_points(events, StepLogged, figure)), colour=number)
         for number, (name, events) in enumerate(runs)
     )
-    return Chart(title, "epoch", lines, y_bounds=(y_low, None), marks=_restarts(runs))
+    return Chart(title, "epoch", lines, y_bounds=(y_low, None), restarts=_restarts(runs))
 
 
 def _evaluation_chart(
@@ -54,7 +54,7 @@ def _evaluation_chart(
         Line(name, *thinned(*_points(events, Evaluated, figure)), colour=number)
         for number, (name, events) in enumerate(runs)
     )
-    return Chart(title, "epoch", lines, y_bounds=(0.0, None), marks=_restarts(runs))
+    return Chart(title, "epoch", lines, y_bounds=(0.0, None), restarts=_restarts(runs))
 
 
 def _points(

@@ -147,11 +147,11 @@ def unique_labels(runs: Sequence[RunDirectory]) -> list[str]:
     return [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
 
 
-def spec_differences(runs: Sequence[ReportFacts]) -> list[tuple[str, list[str]]]:
-    """(field, its value in each of `runs`) of all fields of the spec that are not the same in all of them."""
-    fields = sorted({field for run in runs for field in run.spec})
-    rows = [(field, [_value_words(run.spec.get(field)) for run in runs]) for field in fields]
-    return [(field, values) for field, values in rows if len(set(values)) > 1 and field != "name"]
+def spec_differences(runs: Sequence[ReportFacts]) -> list[list[str]]:
+    """Return a row for each field of the spec whose value differs: the field and its value in each of `runs`."""
+    fields = sorted({field for run in runs for field in run.spec} - {"name"})
+    rows = [[field, *(_value_text(run.spec.get(field)) for run in runs)] for field in fields]
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def _flat(value: object, prefix: str) -> Iterator[tuple[str, object]]:
@@ -162,7 +162,7 @@ def _flat(value: object, prefix: str) -> Iterator[tuple[str, object]]:
         yield prefix, value
 
 
-def _value_words(value: object) -> str:
+def _value_text(value: object) -> str:
     return json.dumps(value, default=str) if not isinstance(value, str) else value
 
 

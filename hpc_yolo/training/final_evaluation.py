@@ -25,10 +25,9 @@ from hpc_yolo.distributed.world import World
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, ImageResult, evaluate
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
-from hpc_yolo.plots.confusion import write_confusion_chart
+from hpc_yolo.plots.figures import write_charts, write_confusion_chart, write_label_charts
 from hpc_yolo.plots.images import LabelledImage, write_mosaics, write_pairs
 from hpc_yolo.plots.labels import label_statistics
-from hpc_yolo.plots.png import write_charts, write_label_charts
 from hpc_yolo.plots.results import ClassResults, Results, results_charts
 from hpc_yolo.plots.training import training_charts
 from hpc_yolo.runs.directory import RunDirectory

@@ -26,7 +26,7 @@ from hpc_yolo.inference.eval_target import Named, find_named, prepare_subject
 from hpc_yolo.inference.result_dirs import results_directory
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
-from hpc_yolo.plots.confusion import write_confusion_chart
+from hpc_yolo.plots.figures import write_confusion_chart
 from hpc_yolo.runs.directory import RunDirectory
 
 SIZE, NUM_IMAGES = (96, 64), 7
@@ -350,7 +350,7 @@ def test_charts_of_few_and_many_classes(tmp_path, num_classes):
     write_confusion_chart(tmp_path / "c.png", counts, ["ein sehr langer Straßenname 道路"] * num_classes)
     chart = cv2.imread(str(tmp_path / "c.png"))
     assert min(chart.shape[:2]) > 14 * num_classes
-    dark = (chart == (110, 48, 8)).all(axis=2)
+    dark = (chart == (176, 105, 39)).all(axis=2)
     assert dark.any(axis=0).sum() >= 14 * num_classes  # the diagonal crosses every column
 
 

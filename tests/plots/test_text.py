@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from hpc_yolo.plots import text
-from hpc_yolo.plots.confusion import write_confusion_chart
 from hpc_yolo.plots.draw import Style, draw_boxes
+from hpc_yolo.plots.figures import write_confusion_chart, write_label_charts
 from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
-from hpc_yolo.plots.png import write_label_charts
 from hpc_yolo.plots.text import class_labels, fitting_label, line_height, text_width, write_text
 
 DRAWN = {
