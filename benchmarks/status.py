@@ -26,7 +26,7 @@ import termios
 import time
 from pathlib import Path
 
-from hpc_yolo.cluster.job_cache import SharedAnswers
+from hpc_yolo.cluster.job_cache import JobCache
 from hpc_yolo.monitor.snapshot import Collector
 from hpc_yolo.monitor.tui.app import frame
 from hpc_yolo.monitor.tui.keys import ScreenState
@@ -66,7 +66,7 @@ def write_runs(root: Path, num_runs: int, num_events: int) -> None:
 
 def measure_refresh(root: Path) -> None:
     """Print the time to read all journals, to refresh all runs once more and to lay out a frame."""
-    collector = Collector(lambda: find_runs(root), SharedAnswers(root / "none", {}))
+    collector = Collector(lambda: find_runs(root), JobCache(root / "none", {}))
     began_s = time.perf_counter()
     collector.refresh()
     print(f"refresh: the first, which reads all journals: {time.perf_counter() - began_s:.2f} s")

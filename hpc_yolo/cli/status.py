@@ -40,7 +40,7 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     On a terminal the screen is live; ? lists its keys. Slurm is asked every ten seconds at most, however many screens
     you have; an old answer says how old it is.
     """
-    from hpc_yolo.cluster.job_cache import PATIENCE_S, SharedAnswers
+    from hpc_yolo.cluster.job_cache import TIMEOUT_S, JobCache
     from hpc_yolo.cluster.process import current_environment
     from hpc_yolo.cluster.scheduler import LOOK_TIMEOUT_S
     from hpc_yolo.monitor.snapshot import Collector
@@ -51,8 +51,8 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     environ = current_environment()
     directory = state_directory(environ)
     is_live = is_for_eyes() and not (once or as_json)
-    patience_s = PATIENCE_S if is_live else LOOK_TIMEOUT_S
-    collector = Collector(lambda: known_runs(root), SharedAnswers(directory, environ, patience_s=patience_s))
+    timeout_s = TIMEOUT_S if is_live else LOOK_TIMEOUT_S
+    collector = Collector(lambda: known_runs(root), JobCache(directory, environ, timeout_s=timeout_s))
     if is_live:
         from hpc_yolo.launch.actions import cancel_run, requeue_run
         from hpc_yolo.monitor.tui.app import run_screen

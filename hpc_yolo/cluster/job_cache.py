@@ -1,8 +1,8 @@
-"""What Slurm said last, shared by all of a person's screens: a controller is asked seldom, however many look.
+"""The last reply of Slurm, shared by all status screens of a user, so that the controller is queried seldom.
 
-One file holds the answer and when Slurm may be asked again; whoever finds it due takes the lock, asks for the jobs that
-all screens want, and writes the file. The others read it. A slow controller is asked less often, a silent one less and
-less; meanwhile the old answer stands, with its time.
+One file holds the reply and the time of the next query. The process that finds a query due takes the lock, queries the
+jobs that all screens want, and writes the file; the others read it. The slower the controller, the longer the interval
+between queries; without a reply the interval doubles, and the old reply stays valid with its time.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.files import exclusive_lock, write_atomic
 
 INTERVAL_S = 10.0
-PATIENCE_S = 20.0  # of a screen, which has a thread to wait
 MAX_INTERVAL_S = 300.0
-SLOWNESS = 10.0  # of the time, Slurm works for us at most one part in so many
-WANTED_FOR_S = 600.0  # a job that no screen has asked for since then is asked for no more
-SETTLES_S = 60.0  # a job may look over while it goes back into the queue
-SETTLED_FOR_S = 300.0  # a job that is over may still be put back by hand
+TIMEOUT_S = 20.0  # for a live screen, which waits in a thread of its own
+MAX_LOAD = 0.1  # fraction of the time that Slurm may work on these queries
+WANTED_FOR_S = 600.0  # a job that no screen has asked for since then is not queried any more
+SETTLES_S = 60.0  # a job that is requeued may look ended for a while
+SETTLED_FOR_S = 300.0  # a job that has ended may still be requeued by hand
 _JOB_ID = re.compile(r"\d+(_\d+)?(@[\w.-]+)?")
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What Slurm said of one job, and when. `over_since`: when that it is over was first said; None while it is not."""
+class CachedJobState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one job and the time of the query; `ended_since`: first query that found it ended, None otherwise."""
 
     job: JobState
     time: float
-    over_since: float | None = None
+    ended_since: float | None = None
 
     def is_settled(self, now: float) -> bool:
-        """Whether it need not be asked for again at `now`."""
-        since = self.over_since
+        """Return whether the job need not be queried again at `now`."""
+        since = self.ended_since
         return since is not None and self.time - since >= SETTLES_S and now - self.time < SETTLED_FOR_S
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Slurm's last answer. All times in seconds since 1970.
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The last reply of Slurm. All times in seconds since 1970.
 
     Attributes:
-        jobs: by job id, each that was asked for.
-        time: when it was given; None before the first.
-        error: why there is no newer one; "" where the last question was answered.
-        interval_s: from the last question to the next.
-        next_time: when Slurm may be asked again.
-        wanted: job id -> when a screen last wanted it.
+        jobs: state by job id.
+        time: of the last query that was answered; None before the first.
+        error: why the last query failed; "" where it was answered.
+        interval_s: from the last query to the next.
+        next_time: of the next query.
+        wanted: job id -> when a screen last asked for it.
     """
 
-    jobs: dict[str, Told] = {}
+    jobs: dict[str, CachedJobState] = {}
     time: float | None = None
     error: str = ""
     interval_s: float = INTERVAL_S
@@ -64,42 +64,46 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     wanted: dict[str, float] = {}
 
 
-class SharedAnswers:
-    """The door to Slurm for screens. `directory` is the person's state directory."""
+class JobCache:
+    """States of jobs for status screens."""
 
     def __init__(
         self,
         directory: Path,
         environ: Mapping[str, str],
         *,
-        patience_s: float = PATIENCE_S,
-        ask: Callable[[Iterable[str]], dict[str, JobState]] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        query_jobs: Callable[[Iterable[str]], dict[str, JobState]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """
+        """Use the cache in `directory`, the user's state directory.
+
         Args:
-            patience_s: how long to wait for Slurm, or for another screen that waits for it; then the old answer stands.
+            directory: created when it is first needed.
+            environ: SLURM_CONF in it distinguishes clusters that share a home directory.
+            timeout_s: how long to wait for Slurm, or for another screen that waits for it; then the old reply is used.
+            query_jobs: replaces `scheduler.job_states`.
+            clock: seconds since 1970.
         """
-        # Two clusters may share a home; the variable is what tells the private ones apart.
         cluster = zlib.crc32(environ.get("SLURM_CONF", "").encode())
         self._path = directory / f"slurm-{cluster:08x}.json"
-        self._patience_s = patience_s
-        self._ask = ask or (lambda job_ids: scheduler.job_states(job_ids, patience_s))
+        self._timeout_s = timeout_s
+        self._query_jobs = query_jobs or (lambda job_ids: scheduler.job_states(job_ids, timeout_s))
         self._clock = clock
-        self._own = Answer()  # stands in where the directory cannot be written
+        self._own = Reply()  # used where the directory is not writable
 
-    def latest(self) -> Answer:
-        """What is known, without asking anybody."""
+    def latest(self) -> Reply:
+        """Return the last reply without a query."""
         try:
-            found = msgspec.json.decode(self._path.read_bytes(), type=Answer)
+            found = msgspec.json.decode(self._path.read_bytes(), type=Reply)
         except (OSError, msgspec.MsgspecError):
             return self._own
         return found if found.next_time >= self._own.next_time else self._own
 
-    def about(self, job_ids: Iterable[str]) -> Answer:
-        """The newest answer that there may be; asks Slurm where that is due.
+    def query(self, job_ids: Iterable[str]) -> Reply:
+        """Return the last reply after a query of Slurm, if one is due.
 
-        Jobs that nobody has asked for before are in the next answer. What is no job id is passed over.
+        A job that nobody asked for before is in the next reply. Texts that are not job ids are ignored.
         """
         ids = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
         if not ids:
@@ -107,37 +111,37 @@ class SharedAnswers:
         with contextlib.ExitStack() as held:
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                held.enter_context(exclusive_lock(self._path.with_suffix(".lock"), self._patience_s))
+                held.enter_context(exclusive_lock(self._path.with_suffix(".lock"), self._timeout_s))
             except TimeoutError:
                 return self.latest()
             except OSError:
-                pass  # a directory that cannot be written: this screen asks for itself
+                pass  # not writable: this screen queries for itself
             before = self.latest()
             now = self._clock()
             wanted = {job_id: at for job_id, at in before.wanted.items() if now - at < WANTED_FOR_S}
             wanted |= dict.fromkeys(ids, now)
-            # A clock that was set back must not silence us for longer than we ever wait.
+            # A clock that was set back must not delay the next query by more than the longest interval.
             if 0 < before.next_time - now <= MAX_INTERVAL_S:
                 if wanted.keys() == before.wanted.keys():
                     return before
                 return self._keep(msgspec.structs.replace(before, wanted=wanted))
-            return self._keep(self._ask_slurm(before, wanted))
+            return self._keep(self._query_slurm(before, wanted))
 
-    def _ask_slurm(self, before: Answer, wanted: dict[str, float]) -> Answer:
+    def _query_slurm(self, before: Reply, wanted: dict[str, float]) -> Reply:
         started = self._clock()
-        kept = {job_id: told for job_id, told in before.jobs.items() if job_id in wanted}
+        kept = {job_id: cached for job_id, cached in before.jobs.items() if job_id in wanted}
         due = [job_id for job_id in wanted if not (job_id in kept and kept[job_id].is_settled(started))]
         if not due:
             return msgspec.structs.replace(before, wanted=wanted)
         try:
-            states, error = self._ask(due), ""
-        except ClusterError as refusal:
-            states, error = {}, refusal.message
+            states, error = self._query_jobs(due), ""
+        except ClusterError as failure:
+            states, error = {}, failure.message
         now = self._clock()
-        interval_s = max(INTERVAL_S, SLOWNESS * (now - started), 2 * before.interval_s if error else 0.0)
+        interval_s = max(INTERVAL_S, (now - started) / MAX_LOAD, 2 * before.interval_s if error else 0.0)
         interval_s = min(interval_s, MAX_INTERVAL_S)
-        return Answer(
-            jobs=kept | {job_id: _told(job, kept.get(job_id), now) for job_id, job in states.items()},
+        return Reply(
+            jobs=kept | {job_id: _cached(job, kept.get(job_id), now) for job_id, job in states.items()},
             time=before.time if error else now,
             error=error,
             interval_s=interval_s,
@@ -145,15 +149,15 @@ class SharedAnswers:
             wanted=wanted,
         )
 
-    def _keep(self, answer: Answer) -> Answer:
-        self._own = answer
+    def _keep(self, reply: Reply) -> Reply:
+        self._own = reply
         with contextlib.suppress(OSError):
-            write_atomic(self._path, msgspec.json.encode(answer))
-        return answer
+            write_atomic(self._path, msgspec.json.encode(reply))
+        return reply
 
 
-def _told(job: JobState, before: Told | None, now: float) -> Told:
+def _cached(job: JobState, before: CachedJobState | None, now: float) -> CachedJobState:
     if job.is_alive:
-        return Told(job=job, time=now)
-    since = None if before is None else before.over_since
-    return Told(job=job, time=now, over_since=now if since is None else since)
+        return CachedJobState(job=job, time=now)
+    since = None if before is None else before.ended_since
+    return CachedJobState(job=job, time=now, ended_since=now if since is None else since)

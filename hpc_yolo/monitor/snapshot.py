@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hpc_yolo.cluster.job_cache import Answer, SharedAnswers, Told
+from hpc_yolo.cluster.job_cache import CachedJobState, JobCache, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.monitor.alerts import problems_of
@@ -143,7 +143,7 @@ class TrackedRun:
         self._submissions: tuple[float, int] | None = None
         self._jobs: list[Job] = []
         self._causes: dict[tuple[float, int], str] = {}
-        self._last: tuple[Told | None, RunFacts] | None = None  # since the last change of a file
+        self._last: tuple[CachedJobState | None, RunFacts] | None = None  # since the last change of a file
 
     @property
     def record(self) -> RunRecord:
@@ -188,7 +188,7 @@ class TrackedRun:
             return []
         return [job.address for job in jobs]
 
-    def facts(self, answer: Answer, now: float) -> RunFacts:
+    def facts(self, answer: Reply, now: float) -> RunFacts:
         """The run as its files and Slurm's `answer` have it at `now`."""
         if self._error:
             return RunFacts(name=self.run.name, path=str(self.run.path), state="unreadable", detail=self._error)
@@ -215,14 +215,14 @@ class TrackedRun:
         self._last = told, facts
         return facts
 
-    def _current_job(self, answer: Answer) -> Job | None:
+    def _current_job(self, answer: Reply) -> Job | None:
         """The newest one; but while that waits for another job's end, and if that end was a good one, the other."""
         alive = [one for one in self._jobs if (told := answer.jobs.get(one.address)) and told.job.is_alive]
         started = self.record.started
         trained = [one for one in self._jobs if started is not None and one.id == started.job_id]
         return next(iter(alive or trained or self._jobs[-1:]), None)
 
-    def _counting_word(self, answer: Answer, job: Job) -> Told | None:
+    def _counting_word(self, answer: Reply, job: Job) -> CachedJobState | None:
         """What Slurm says of the job, unless the journal has told of something since."""
         told = answer.jobs.get(job.address) if job.uses_slurm else None
         return None if told is None or self.record.last_time > told.time else told
@@ -292,7 +292,7 @@ class Collector:
     def __init__(
         self,
         find: Callable[[], Iterable[RunDirectory]],
-        answers: SharedAnswers,
+        answers: JobCache,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -335,9 +335,9 @@ class Collector:
             slurm_error=answer.error if wanted else "",
         )
 
-    def ask_slurm(self) -> Answer:
+    def ask_slurm(self) -> Reply:
         """Slurm's answer about the jobs of the last refresh; may take seconds, so a screen has a thread for it."""
-        return self._answers.about(self._wanted)
+        return self._answers.query(self._wanted)
 
     def _find_runs(self) -> bool:
         """Whether it was time to look for runs, and so at those too that have come to their end."""
@@ -371,7 +371,7 @@ def _waiting_words(job: JobState) -> str:
     return ", ".join(filter(None, (job.reason, job.start and f"starts about {job.start.replace('T', ' ')}")))
 
 
-def _job_figures(told: Told | None, left_s: float | None, now: float) -> dict[str, Any]:
+def _job_figures(told: CachedJobState | None, left_s: float | None, now: float) -> dict[str, Any]:
     """What the job's time limit leaves, and whether that is enough."""
     if told is None or told.job.time_left_s is None or told.job.start is None:
         return {}

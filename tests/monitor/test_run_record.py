@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from hpc_yolo.cluster.job_cache import Answer, Told
+from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.monitor.snapshot import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
@@ -56,8 +56,8 @@ def test_of_a_chain_the_job_that_trains_is_shown(tmp_path, events, states, expec
     for event in events:
         journal.write(event)
     now = time.time()
-    told = {job_id: Told(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
+    told = {job_id: CachedJobState(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
     tracked = TrackedRun(run)
     tracked.read()
-    facts = tracked.facts(Answer(jobs=told, time=now), now)
+    facts = tracked.facts(Reply(jobs=told, time=now), now)
     assert (facts.state, facts.job_id) == expected

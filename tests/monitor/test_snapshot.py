@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from status_runs import END, EVALUATED, LEFT, START, STEP, make_run, tell
 
-from hpc_yolo.cluster.job_cache import Answer, Told
+from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import SLURM_TIME, JobState
 from hpc_yolo.monitor.alerts import problems_of
 from hpc_yolo.monitor.run_record import RunRecord, Trend, resampled
@@ -22,23 +22,23 @@ from hpc_yolo.runs.journal import JournalReader
 class FixedAnswers:
     """Slurm's answer as a test sets it."""
 
-    def __init__(self, answer: Answer | None = None) -> None:
-        self.answer = answer or Answer()
+    def __init__(self, answer: Reply | None = None) -> None:
+        self.answer = answer or Reply()
         self.wanted: list[str] = []
 
-    def latest(self) -> Answer:
+    def latest(self) -> Reply:
         return self.answer
 
-    def about(self, job_ids) -> Answer:
+    def query(self, job_ids) -> Reply:
         self.wanted = list(job_ids)
         return self.answer
 
 
-def said(state: str, at: float, reason: str = "") -> Answer:
-    return Answer(jobs={"7": Told(job=JobState("7", state, reason), time=at)}, time=at)
+def said(state: str, at: float, reason: str = "") -> Reply:
+    return Reply(jobs={"7": CachedJobState(job=JobState("7", state, reason), time=at)}, time=at)
 
 
-def collector_of(root, answer: Answer | None = None) -> Collector:
+def collector_of(root, answer: Reply | None = None) -> Collector:
     return Collector(lambda: find_runs(root), FixedAnswers(answer), clock=lambda: 100.0)
 
 

@@ -60,7 +60,7 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
             ("runs", "running", ""),
             ("waits", "queued", "BeginTime"),
         ]
-    assert f"job {jobs['waits']} is cancelled" in hpc_yolo("cancel", "waits", "--yes")
+    assert f"cancelled Slurm job {jobs['waits']}" in hpc_yolo("cancel", "waits", "--yes")
     in_slurm.wait_for_state(jobs["waits"], "CANCELLED")
     tell(make_run(root, "runs", executor=None), START)
     assert "queued again" in hpc_yolo("requeue", "runs", "--yes")

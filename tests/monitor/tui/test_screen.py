@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from status_runs import END, START, STEP, make_run, tell
 
-from hpc_yolo.cluster.job_cache import SharedAnswers
+from hpc_yolo.cluster.job_cache import JobCache
 from hpc_yolo.monitor.snapshot import Collector, RunFacts, Snapshot
 from hpc_yolo.monitor.tui.app import frame, page, settled
 from hpc_yolo.monitor.tui.detail import DetailReader, detail_lines
@@ -297,7 +297,7 @@ def test_where_the_time_went_adds_up(tmp_path):
     tell(run, START, {**STEP, "time": 50.0}, {**END, "time": 50.0, "outcome": "finished", "requeued": False})
     detail = DetailReader(run).read()
     assert detail.ledger.total_s == pytest.approx(40.0)
-    facts = Collector(lambda: [run], SharedAnswers(tmp_path, {})).refresh().runs[0]
+    facts = Collector(lambda: [run], JobCache(tmp_path, {})).refresh().runs[0]
     shown = [line.plain.split() for line in detail_lines(facts, detail, 60.0, 80)]
     assert [words[:4] for words in shown if words and words[0] in ("queue", "step")] == [
         ["queue", "10", "s", "25.0%"],
