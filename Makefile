@@ -15,11 +15,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-for-tests
 	sh tests/helpers/install_packages.sh
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope --cov --cov-report=
-	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*'
+	$(BIN)/python tests/helpers/coverage_floors.py
 
 # SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
 test-slurm: $(VENV)/.installed-for-tests

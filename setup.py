@@ -89,7 +89,8 @@ setup(
             "pycocotools>=2.0.7",  # our own metric is held to it
             "pytest>=8.0",
             "pytest-xdist>=3.5",  # divides the tests over the cores
-            "pytest-cov>=5.0",  # the coverage that `make test` asks for
+            "pytest-cov>=7.0",  # the coverage that `make test` asks for
+            "coverage>=7.10",  # measures subprocesses
             "pillow>=11.3",  # writes image files of kinds that OpenCV does not
             "hypothesis>=6.100",  # specs that nobody would write by hand
             "jsonschema>=4.20",  # checks the schema that editors use

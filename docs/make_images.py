@@ -1,0 +1,152 @@
+"""Make the images of the README: the status screen over real jobs, and detections on images not seen in training.
+
+    PYTHONPATH=tests/helpers python docs/make_images.py screen           # docs/status.svg; root, Debian, a few minutes
+    PYTHONPATH=tests/helpers python docs/make_images.py detections RUN   # docs/detections.jpg, by a run of `make demo`
+
+`screen` starts the private Slurm cluster of the tests (two nodes, whose GPUs are CPUs) and submits six runs to it. One
+is preempted and resumes, one waits in the queue, one is cancelled, the setup of one fails, two finish. The image is
+what `hpc-yolo status` draws in a terminal, converted to SVG by rich.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.text import Text
+from slurm_cluster import SlurmCluster
+from tmux_terminal import Terminal
+from waiting import wait_until
+
+DOCS = Path(__file__).resolve().parent
+COLUMNS, ROWS = 164, 16
+TWO_NODES = {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 2}
+TRAIN = {"epochs": 60, "batch": 16, "imgsz": 160, "workers": 0, "val_every": 1, "device": "cpu"}
+SPECS: dict[str, dict[str, Any]] = {
+    "shapes-n": {"model": "yolov5n", "cluster": {**TWO_NODES, "partition": "preempt", "time": "00:50:00"}},
+    "shapes-s": {"model": "yolov5s", "cluster": {**TWO_NODES, "time": "00:50:00"}},
+    "first-try": {"model": "yolov5n", "train": {"epochs": 2}},
+    "higher-lr": {"model": "yolov5n", "train": {"epochs": 2, "hyp_overrides": {"lr0": 0.02}}},
+    "with-cuda": {"model": "yolov5n", "cluster": {"setup": ["cd /scratch/me"]}},
+    "too-wide": {"model": "yolov5n", "cluster": {"nodes": 2, "gpus_per_node": 4, "partition": "preempt"}},
+}
+
+
+def hpc_yolo(*arguments: object) -> str:
+    """Run a command; return what it prints."""
+    command = [sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def state_of(runs: Path, name: str) -> dict[str, Any]:
+    """Return what `status --json` reports of a run; {} before it is submitted."""
+    rows = json.loads(hpc_yolo("status", "--root", runs, "--json"))
+    return next((row for row in rows if row["name"] == name), {})
+
+
+@contextmanager
+def private_cluster() -> Iterator[SlurmCluster]:
+    """Start a cluster and make this process a client of it."""
+    cluster = SlurmCluster()
+    try:
+        cluster.start()
+        os.environ.update(cluster.environment)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def submit(directory: Path, data: str, name: str) -> None:
+    """Submit one of `SPECS`."""
+    spec = {"name": name, "data": data, "output": str(directory / "runs"), **SPECS[name]}
+    spec["train"] = TRAIN | spec.get("train", {})
+    path = directory / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    hpc_yolo("submit", path)
+
+
+def make_screen() -> None:
+    """Write docs/status.svg."""
+    with tempfile.TemporaryDirectory(prefix="hpc-yolo-docs-") as name:
+        directory = Path(name)
+        os.environ["XDG_STATE_HOME"] = str(directory / "state")
+        runs = directory / "runs"
+        hpc_yolo("data", "synth", directory / "shapes")
+        data = str(directory / "shapes" / "dataset.yaml")
+        with private_cluster() as cluster:
+            for run in ("first-try", "higher-lr", "with-cuda"):
+                submit(directory, data, run)
+            wait_for(runs, {"first-try": "done", "higher-lr": "done", "with-cuda": "failed"})
+            submit(directory, data, "shapes-n")
+            wait_until(lambda: (state_of(runs, "shapes-n").get("epoch") or 0) >= 4, "four epochs")
+            preempting = cluster.submit("#!/bin/sh\nsleep 5\n", "--partition=high", "--nodes=2", "--exclusive")
+            cluster.wait_for_state(preempting, "COMPLETED")
+            wait_until(lambda: (state_of(runs, "shapes-n").get("epoch") or 0) >= 12, "eight more epochs")
+            for run in ("shapes-s", "too-wide"):
+                submit(directory, data, run)
+            hpc_yolo("cancel", "too-wide", "--yes")
+            (DOCS / "status.svg").write_text(screen_svg(directory, runs))
+            for run in ("shapes-n", "shapes-s"):
+                hpc_yolo("cancel", run, "--yes")
+            cluster.cancel_all()
+
+
+def wait_for(runs: Path, states: dict[str, str]) -> None:
+    """Wait until each run is in its state."""
+    for run, state in states.items():
+        wait_until(lambda: state_of(runs, run).get("state") == state, f"{run} to be {state}")  # noqa: B023
+
+
+def screen_svg(directory: Path, runs: Path) -> str:
+    """Return `hpc-yolo status` as it stands, as SVG."""
+    terminal = Terminal(directory, COLUMNS, ROWS)
+    try:
+        terminal.wait_for("$")
+        terminal.run("env", "-u", "NO_COLOR", "TERM=screen-256color", "hpc-yolo", "status", "--root", str(runs))
+        terminal.wait_for("shapes-n", "queued", "? help", without="being read")
+        lines = terminal.tmux("capture-pane", "-e", "-p").splitlines()
+    finally:
+        terminal.close()
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    for line in lines:
+        console.print(Text.from_ansi(line), soft_wrap=True)
+    svg_format = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # fetches no fonts
+    return console.export_svg(
+        title="hpc-yolo status", code_format=svg_format.replace("Fira Code, ", ""), unique_id="status"
+    )
+
+
+def make_detections(run: Path) -> None:
+    """Write docs/detections.jpg: six images that the run has not seen, with the boxes that `predict` draws."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        hpc_yolo("data", "synth", directory / "shapes", "--seed", 7)
+        hpc_yolo("predict", directory / "shapes" / "images" / "val", "--weights", run, "--project", directory)
+        drawn = sorted(path for path in directory.rglob("*.*") if "shapes" not in path.parts)[:6]
+        images = [image for image in map(cv2.imread, map(str, drawn)) if image is not None]
+    rows = [np.hstack(images[start : start + 3]) for start in (0, 3)]
+    cv2.imwrite(str(DOCS / "detections.jpg"), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["screen"]:
+            make_screen()
+        case ["detections", run_directory]:
+            make_detections(Path(run_directory))
+        case _:
+            sys.exit(__doc__)
