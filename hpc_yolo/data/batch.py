@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from hpc_yolo.data.label_rows import Labels
+from hpc_yolo.data.labels import Labels
 
 # ((height, width) of the file, ((ratio_h, ratio_w) to the image in the batch, (left, top) padding in pixels)).
 ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]

@@ -1,4 +1,4 @@
-"""The images of a split with their labels, as a scan leaves them for training and evaluation."""
+"""Labels, and the index of a split: its usable images with their labels, as a scan returns them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hpc_yolo.data.label_rows import Labels
 from hpc_yolo.data.polygons import Outlines
 
+Labels = npt.NDArray[np.float32]  # (n, 5) class, cxcywh in [0, 1]
+
+NO_LABELS: Labels = np.zeros((0, 5), dtype=np.float32)
 MAX_PROBLEMS = 20
 MAX_NAMED = 3
 
 
 class Examples(NamedTuple):
-    """How many of something were found, and the first of them."""
+    """A number of findings of one kind, and the first of them."""
 
     total: int = 0
     first: tuple[str, ...] = ()
 
     @staticmethod
     def of(found: list[str], max_first: int = MAX_NAMED) -> Examples:
-        """Return how many `found` has, with the first of them."""
+        """Return the number of items in `found`, with the first of them."""
         return Examples(len(found), tuple(found[:max_first]))
 
     def __str__(self) -> str:
@@ -33,12 +35,12 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What a scan found that a person should know.
+    """Findings of a scan that are reported.
 
     Attributes:
         problems: why images are left out, a sentence each.
-        unlabelled: images without a label file, which are used as background.
-        no_end_mark: JPEG files without an end mark that are used, since all their pixels are there.
+        unlabelled: images without labels in the dataset, which are used as background.
+        no_end_mark: JPEG files without an end mark, which are used because they have all their pixels.
     """
 
     problems: Examples = Examples()  # noqa: RUF009, immutable
@@ -51,7 +53,7 @@ class Findings:
 
     @staticmethod
     def from_json(content: dict[str, tuple[int, list[str]]]) -> Findings:
-        """Return the findings that `as_json` gave."""
+        """Return the findings that `as_json` returned."""
         return Findings(**{name: Examples(total, tuple(first)) for name, (total, first) in content.items()})
 
 
@@ -64,7 +66,7 @@ class ImageIndex:
         labels: (n, 5) for each image: class, cxcywh in [0, 1].
         num_backgrounds: images without objects.
         num_corrupt: images that are left out.
-        messages: what a person should know, a line each.
+        messages: findings to be reported, a line each.
         outlines: of all objects, image after image; of no objects where no label is a polygon.
     """
 
@@ -79,16 +81,17 @@ class ImageIndex:
 
     @property
     def num_images(self) -> int:
+        """The number of usable images."""
         return len(self.paths)
 
     @property
     def has_labels(self) -> bool:
-        """Whether any image has an object."""
+        """True if any image has an object."""
         return self.num_backgrounds < self.num_images
 
     @cached_property
     def _bounds(self) -> npt.NDArray[np.int64]:
-        """(N + 1,): image number i has the objects from bounds[i] to bounds[i + 1]."""
+        """Bounds (N + 1,): image i has the objects from bounds[i] to before bounds[i + 1]."""
         return np.cumsum([0, *map(len, self.labels)])
 
     def outlines_of(self, image: int) -> Outlines:

@@ -1,25 +1,22 @@
-"""What an earlier scan of the same files found, in a file beside the labels: arrays and JSON, never a pickle."""
+"""The cache of scans: a file beside the labels, of arrays and JSON, never a pickle."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from hpc_yolo.core.files import exclusive_lock, write_atomic
-from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.labels import Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
 
 
 def cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> ImageIndex:
-    """Return what one of the caches holds, or else a scan, left in the first of them that can be locked and written."""
+    """Return the cached index, or else scan and write the first of `caches` that can be locked and written."""
     index = None
     for cache in caches:
         with contextlib.suppress(OSError), exclusive_lock(cache.with_suffix(".lock")):
@@ -29,15 +26,6 @@ def cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> Imag
             write_atomic(cache, _pack(index, key), mode=0o644)
             return index
     return index or _read_caches(caches, key) or scan()
-
-
-def cache_path(split: tuple[Path, ...], first_image: Path) -> Path:
-    """Return where the cache of a split is, beside the labels of its first image."""
-    directory = label_path(first_image).parent
-    name = split[0].stem if split[0].is_file() else directory.name
-    if len(split) > 1:  # a split that has the first part alone has a cache of its own
-        name += "-" + hashlib.sha256(os.fsencode("\n".join(map(str, split)))).hexdigest()[:8]
-    return directory.parent / f".{name}.hpc-yolo.npz"
 
 
 def _pack(index: ImageIndex, key: str) -> bytes:
@@ -67,7 +55,7 @@ def _read_caches(caches: list[Path], key: str) -> ImageIndex | None:
 
 
 def _read_cache(path: Path, key: str) -> ImageIndex | None:
-    """Return what an earlier scan of the same files left; None where there is nothing, or nothing to be trusted."""
+    """Return the index that a scan of the same files has cached; None where there is none, or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())

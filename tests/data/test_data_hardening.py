@@ -17,8 +17,8 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import augment
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.image_files import find_images
-from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.samples import TrainingSamples

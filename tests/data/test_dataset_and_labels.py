@@ -13,9 +13,9 @@ from waiting import PATIENCE_S
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.formats.yolo_files import label_path
+from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.image_files import find_images
-from hpc_yolo.data.label_files import label_path
-from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.scan import scan_split
 
 

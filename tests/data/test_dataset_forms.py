@@ -9,9 +9,9 @@ import pytest
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.formats.yolo_files import label_path
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
-from hpc_yolo.data.label_files import label_path
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())

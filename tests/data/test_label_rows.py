@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.label_rows import keypoints_in_polygons, read_labels
+from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_labels
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -50,7 +50,7 @@ def test_with_kpt_shape_the_box_of_a_pose_is_read_and_nothing_else(tmp_path, num
 
 
 def test_with_kpt_shape_another_number_of_columns_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"13 columns; with kpt_shape \[17, 3\] rows have 56, or 5 without keypoints"):
+    with pytest.raises(ValueError, match=r"13 columns; with kpt_shape \[17, 3\] lines have 56, or 5 without keypoints"):
         read(tmp_path, pose(4), (17, 3))
 
 

@@ -13,7 +13,7 @@ from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.copy_paste import covered_shares, draw_copied, paste_mirrored
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.label_rows import read_labels
+from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.polygons import Outlines, visible_hulls
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split

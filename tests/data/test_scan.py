@@ -149,7 +149,7 @@ def test_another_version_of_the_decoder_looks_again(directory, monkeypatch):
         ("other case", "beside it is Labels$"),
         ("dangling link", "labels is a link to /gone, which is not there"),
         ("beside images", "good.txt is there: labels beside images are read only where no directory above is called"),
-        ("xml", "holds .xml files, and other label formats are not read"),
+        ("xml", "has .xml files, and other label formats are not read"),
         ("other names", "the .txt files in .* have other names"),
     ],
 )

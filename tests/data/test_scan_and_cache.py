@@ -10,8 +10,8 @@ import pytest
 
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.images import read_image
-from hpc_yolo.data.label_rows import read_labels
 from hpc_yolo.data.labels import MAX_PROBLEMS
 from hpc_yolo.data.scan import scan_split
 

@@ -16,7 +16,7 @@ from torch import nn
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError, DataError, HpcYoloError, RunError, SpecError
-from hpc_yolo.data.label_rows import read_labels
+from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.evaluation.coco_truth import read_annotations

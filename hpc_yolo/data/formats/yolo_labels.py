@@ -1,4 +1,4 @@
-"""Rows of label files: a class with a box, with a polygon, or with a box and keypoints where the dataset says so."""
+"""Lines of YOLO label files: a class with a box, with a polygon, or, given `kpt_shape`, with a box and keypoints."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import math
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, Points
-
-Labels = npt.NDArray[np.float32]
 
 NO_POLYGON = np.zeros((0, 2), dtype=np.float32)
 BOX_NUMBERS = 4
 VISIBILITIES = (0, 1, 2)
 KEYPOINT_SLACK = 0.55  # of a side of the box, from its centre: keypoints at its edge count as inside
-MIN_SUSPECT_ROWS = 5
-MIN_SUSPECT_POINTS = 20
+MIN_KEYPOINT_LABELS = 5
+MIN_KEYPOINTS = 20
 
 
 def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> tuple[Labels, list[Points]]:
-    """Return (rows (n, 5) of class, cxcywh in [0, 1], a polygon for each) of a label file, each row once.
+    """Return (labels (n, 5) of class, cxcywh in [0, 1], a polygon for each) of a label file, without duplicates.
 
     A line has a class and a box of four numbers, or a class and a polygon of at least three points, whose bounding
-    box is the row; both may stand in one file. A box has a polygon of no points.
+    box is the label; a file may have both. A box has a polygon of no points.
 
     Args:
         kpt_shape: (keypoints, numbers of each) that follow the box in each line; they are left out.
@@ -37,11 +35,11 @@ def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None 
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text (byte {error.start})") from error
-    objects: dict[tuple[float, ...], Points] = {}
+    labels: dict[tuple[float, ...], Points] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            objects.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
-    return np.array(list(objects), dtype=np.float32).reshape(-1, 5), list(objects.values())
+            labels.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
+    return np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values())
 
 
 def _parse_line(
@@ -60,13 +58,13 @@ def _parse_line(
         return (class_index, *numbers), NO_POLYGON
     xs, ys = numbers[0::2], numbers[1::2]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    row = class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    return row, np.array(numbers, dtype=np.float32).reshape(-1, 2)
+    label = class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    return label, np.array(numbers, dtype=np.float32).reshape(-1, 2)
 
 
 def _parse_numbers(where: str, line: str) -> list[float]:
     try:
-        values = [float(word) for word in line.split()]
+        values = [float(column) for column in line.split()]
     except ValueError:
         hint = "; columns are separated by spaces" if "," in line or ";" in line else ""
         raise ValueError(f"{where}: {line.strip()[:60]!r} holds something that is not a number{hint}") from None
@@ -76,7 +74,7 @@ def _parse_numbers(where: str, line: str) -> list[float]:
 
 
 def _require_form(where: str, numbers: list[float], kpt_shape: tuple[int, int] | None) -> list[float]:
-    """Return the numbers of a row that are read: of a box with keypoints the box.
+    """Return the numbers of a line that are used: of a box with keypoints only the box.
 
     Raises:
         ValueError: they are neither a box nor a polygon, or can only be a box with keypoints.
@@ -88,7 +86,7 @@ def _require_form(where: str, numbers: list[float], kpt_shape: tuple[int, int] |
         needed = BOX_NUMBERS + math.prod(kpt_shape)
         if len(numbers) != needed:
             raise ValueError(
-                f"{columns}; with kpt_shape {list(kpt_shape)} rows have {needed + 1}, or 5 without keypoints"
+                f"{columns}; with kpt_shape {list(kpt_shape)} lines have {needed + 1}, or 5 without keypoints"
             )
         return numbers[:BOX_NUMBERS]
     if _is_pose(numbers):
@@ -105,7 +103,7 @@ def _require_form(where: str, numbers: list[float], kpt_shape: tuple[int, int] |
 
 
 def _is_pose(numbers: list[float]) -> bool:
-    """Return whether a row can only be a box and keypoints of x, y and visibility: 0, 1 or 2."""
+    """Return whether a line can only be a box and keypoints of x, y and visibility: 0, 1 or 2."""
     rest = numbers[BOX_NUMBERS:]
     if len(rest) < 3 or len(rest) % 3 or any(number not in VISIBILITIES for number in rest[2::3]):
         return False
@@ -119,19 +117,19 @@ def _is_pose(numbers: list[float]) -> bool:
 
 
 def keypoints_in_polygons(outlines: Outlines) -> int:
-    """Return how many keypoints of two numbers all polygons of a split seem to have, 0 where they are polygons.
+    """Return how many keypoints of two numbers all polygons of a split seem to be, 0 where they are polygons.
 
-    One row may be either. Where in every row the first two points are the centre and the size of a box that holds all
-    others, and all have as many, they are no polygons.
+    A single line may be either. They are keypoints if all have equally many points, of which the first two are in each
+    the centre and the size of a box around all others.
     """
     counts = outlines.counts[outlines.counts > 0]
     if not len(counts) or counts.min() != counts.max():
         return 0
     num_points = int(counts[0]) - 2
-    if len(counts) < MIN_SUSPECT_ROWS or num_points * len(counts) < MIN_SUSPECT_POINTS:
+    if len(counts) < MIN_KEYPOINT_LABELS or num_points * len(counts) < MIN_KEYPOINTS:
         return 0
-    rows = outlines.points.reshape(len(counts), -1, 2)
-    centres, sizes, points = rows[:, :1], rows[:, 1:2], rows[:, 2:]
+    lines = outlines.points.reshape(len(counts), -1, 2)
+    centres, sizes, points = lines[:, :1], lines[:, 1:2], lines[:, 2:]
     is_inside = (abs(points - centres) <= KEYPOINT_SLACK * sizes).all(axis=2)
     is_absent = (points == 0).all(axis=2)
     return num_points if (is_inside | is_absent).all() and is_inside.sum() > is_absent.sum() else 0

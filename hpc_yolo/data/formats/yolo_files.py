@@ -1,4 +1,4 @@
-"""Where the label file of an image is, and what lies there instead where it is missing."""
+"""The label files of the YOLO layout: their names, and what is found instead of a missing one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHER_FORMATS = frozenset([".csv", ".json", ".xml", ".yaml"])
 
 
 def label_path(image: Path) -> Path:
-    """Return where the labels of `image` are: the last directory named images becomes labels, the suffix .txt."""
+    """Return the label file of `image`: the last directory named images becomes labels, the suffix .txt."""
     parts = list(image.with_suffix(LABEL_SUFFIX).parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == IMAGES:
@@ -22,15 +22,8 @@ def label_path(image: Path) -> Path:
     return Path(*parts)
 
 
-def describe_os_error(path: Path, error: OSError) -> str:
-    """Return why `path` cannot be read; a link without a target is named with it."""
-    if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return f"{path}: is a link to {path.readlink()}, which is not there"
-    return f"{path}: cannot be read: {error.strerror}"
-
-
 class NearMisses:
-    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Lists each directory once."""
+    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Each directory is listed once."""
 
     def __init__(self, labels: Iterable[Path]) -> None:
         """
@@ -57,10 +50,10 @@ class NearMisses:
 
 
 def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
-    """Return why `image` may have no label file: what its directories hold instead; "" where nothing is known.
+    """Return why `image` may have no label file: what its directories have instead; "" where nothing is known.
 
     Args:
-        are_all_missing: no image of the split has a label file, so that those in its directory are of no image.
+        are_all_missing: no image of the split has a label file, so that the files there belong to no image.
     """
     label = label_path(image)
     beside = image.with_suffix(LABEL_SUFFIX)
@@ -73,9 +66,9 @@ def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
         return f"{label.parent} is empty"
     others = sorted({Path(name).suffix for name in names} & OTHER_FORMATS)
     if others:
-        return f"{label.parent} holds {', '.join(others)} files, and other label formats are not read"
-    strangers = [name for name in names if name.endswith(LABEL_SUFFIX)] if are_all_missing else []
-    return f"the {LABEL_SUFFIX} files in {label.parent} have other names, such as {strangers[0]}" if strangers else ""
+        return f"{label.parent} has {', '.join(others)} files, and other label formats are not read"
+    unmatched = [name for name in names if name.endswith(LABEL_SUFFIX)] if are_all_missing else []
+    return f"the {LABEL_SUFFIX} files in {label.parent} have other names, such as {unmatched[0]}" if unmatched else ""
 
 
 def _explain_missing_directory(directory: Path) -> str:
@@ -96,7 +89,7 @@ def _is_like(name: str, wanted: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    """Return what is the same for names that differ in case or in how accents are composed."""
+    """Return `name` without differences of case and of how accents are composed."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -1,0 +1,20 @@
+"""Dataset formats: how the files of a split become images with labels. `scan` knows the interface only.
+
+`split` is the interface. `yolo` is the only format: directories or lists of images, with a text file of labels for each
+image. A further format is a module here and a case in `open_split`.
+"""
+
+from __future__ import annotations
+
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.formats.split import SplitReader
+from hpc_yolo.data.formats.yolo import YoloSplit
+
+
+def open_split(dataset: Dataset, split: str) -> SplitReader:
+    """Return the images and labels of a split of `dataset`.
+
+    Raises:
+        DataError: there is no such split, or no image in it.
+    """
+    return YoloSplit(dataset, split)

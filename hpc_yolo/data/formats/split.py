@@ -1,0 +1,79 @@
+"""The interface of dataset formats: the images of one split, and their labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from hpc_yolo.data.labels import NO_LABELS, ImageIndex, Labels
+from hpc_yolo.data.polygons import Points
+
+
+class Annotations(NamedTuple):
+    """The objects of one image.
+
+    Attributes:
+        labels: (n, 5) class, cxcywh in [0, 1].
+        polygons: of each object, (k, 2) in [0, 1]; (0, 2) where it has only a box.
+        is_missing: the dataset has no labels for the image, which is used as background.
+    """
+
+    labels: Labels = NO_LABELS
+    polygons: Sequence[Points] = ()
+    is_missing: bool = False
+
+
+class SplitReader(Protocol):
+    """The images and labels of one split.
+
+    Attributes:
+        images: image files, sorted.
+        problems: entries of the dataset for which no image was found, a sentence each.
+        notes: remarks on how images were found, a sentence each.
+        cache: the file that keeps a scan of the split.
+    """
+
+    images: tuple[Path, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    cache: Path
+
+    def read(self, image: Path) -> Annotations:
+        """Return the objects of `image`.
+
+        Raises:
+            OSError: its labels cannot be read.
+            ValueError: they are wrong; the message has the file, the line, what was seen and what is allowed.
+        """
+        ...
+
+    def state(self, image: Path) -> bytes:
+        """Return bytes that change when the labels of `image` do."""
+        ...
+
+    def label_file(self, image: Path) -> Path:
+        """Return the file that has, or would have, the labels of `image`."""
+        ...
+
+    def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:
+        """Return why `image` may have no labels; "" where nothing is known.
+
+        Args:
+            are_all_missing: no image of the split has labels.
+        """
+        ...
+
+    def warnings(self, index: ImageIndex) -> list[str]:
+        """Return what is suspicious about the labels of the whole split, a sentence each."""
+        ...
+
+
+def file_state(path: Path) -> bytes:
+    """Return bytes that change when the file does; none where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return b""
+    return os.fsencode(f"\n{path} {found.st_size} {found.st_mtime_ns}")

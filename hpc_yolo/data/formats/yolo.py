@@ -1,0 +1,80 @@
+"""The YOLO layout: directories or lists of images, and for each image a text file of labels beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.units import counted
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.formats.split import Annotations, file_state
+from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_path
+from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_labels
+from hpc_yolo.data.image_files import find_images
+from hpc_yolo.data.labels import ImageIndex
+
+
+class YoloSplit:
+    """A split in the YOLO layout; see `SplitReader`."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Find the images of `split`.
+
+        Raises:
+            DataError: there is no such split, or no image in it.
+        """
+        sources = dataset.split(split)
+        if not sources:
+            raise DataError(f"{dataset.source}: there is no split {split}")
+        found = find_images(sources, dataset.root)
+        self.images, self.problems, self.notes = found.paths, found.problems, found.notes
+        self.cache = _cache_path(sources, self.images[0])
+        self._num_classes, self._kpt_shape = dataset.num_file_classes, dataset.kpt_shape
+        self._near_misses = NearMisses(label_path(image) for image in self.images)
+
+    def read(self, image: Path) -> Annotations:
+        """Return the objects of `image`; see `SplitReader.read`."""
+        label = label_path(image)
+        try:
+            return Annotations(*read_labels(label, self._num_classes, self._kpt_shape))
+        except FileNotFoundError:
+            if label.is_symlink():
+                raise
+        if (near := self._near_misses.find(image, label)) is not None:
+            raise ValueError(f"{near}: is not read; the label file of {image} must be called {label.name}")
+        return Annotations(is_missing=True)
+
+    def state(self, image: Path) -> bytes:
+        """Return bytes that change when the label file of `image` does, or a file that may be meant as it."""
+        label = label_path(image)
+        return file_state(label) or os.fsencode(f"\n{label} none {self._near_misses.find(image, label)}")
+
+    def label_file(self, image: Path) -> Path:
+        """Return the label file of `image`, which may not exist."""
+        return label_path(image)
+
+    def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:
+        """Return why `image` may have no label file; "" where nothing is known."""
+        return explain_missing(image, are_all_missing=are_all_missing)
+
+    def warnings(self, index: ImageIndex) -> list[str]:
+        """Return a warning if the polygons of the split seem to be boxes with keypoints."""
+        num_keypoints = keypoints_in_polygons(index.outlines)
+        if not num_keypoints:
+            return []
+        image = next(path for path, labels in zip(index.paths, index.labels, strict=True) if len(labels))
+        return [
+            f"each polygon looks like a box and {counted(num_keypoints, 'keypoint')}, see {label_path(Path(image))}; "
+            f"if it is, write kpt_shape: [{num_keypoints}, 2] into the dataset YAML"
+        ]
+
+
+def _cache_path(sources: tuple[Path, ...], first_image: Path) -> Path:
+    """Return the cache file of a split, beside the labels of its first image."""
+    directory = label_path(first_image).parent
+    name = sources[0].stem if sources[0].is_file() else directory.name
+    if len(sources) > 1:  # a split that has the first source alone has a cache of its own
+        name += "-" + hashlib.sha256(os.fsencode("\n".join(map(str, sources)))).hexdigest()[:8]
+    return directory.parent / f".{name}.hpc-yolo.npz"
