@@ -6,16 +6,15 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.exit_status import ExitStatus
-from hpc_yolo.resilience.attempt_end import is_taken_by_slurm, lost_attempt
+from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.lease import take_lease
-from hpc_yolo.resilience.requeue import end_for_good, end_of_lost_attempt, job_of
+from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
+from hpc_yolo.resilience.requeue import carry_out, job_of
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import last_step
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec
@@ -29,36 +28,37 @@ def conclude_failed_setup(
     """Report that the setup ended with `status` before the tasks; return the job's exit code.
 
     The job is not queued again, since the same line would fail again; but where Slurm ended the setup, because it
-    preempts the job or somebody cancels it, that is the cause.
+    preempts the job, its time is up or a person has cancelled it, that is the cause.
 
     Args:
         record: the file in which the script kept the number of the line that ran; it is removed.
     """
     detail = describe_failure(cluster.setup_lines, _read_number(record), status)
     record.unlink(missing_ok=True)
-    cause = _cause(process, status)
-    requeued = cause == Cause.PREEMPTED
-    if cause == Cause.ERROR:
-        outcome, remedy = AttemptEnded.FAILED, f"; {REMEDY}"
-    else:
-        outcome, remedy = AttemptEnded.STOPPED, f"; {cause}"
-    print(f"hpc-yolo: {detail}{remedy}", flush=True)
-    if process.job_id is not None and not requeued:
-        end_for_good(run, process, cluster)
-    ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause, requeued=requeued)
-    try:
-        _write_end(run, process, ended)
-    except (RunError, OSError) as error:
-        print(f"hpc-yolo: not in the journal: {error}", flush=True)
+    attempts = Attempts()
+    with contextlib.suppress(OSError):
+        attempts = Attempts(read_events(run.journal))
+    facts = AttemptFacts(
+        limits=cluster,
+        attempts=attempts,
+        restart=process.attempt,
+        job=job_of(process) if ExitStatus(status).is_signal else None,
+        setup_status=ExitStatus(status),
+    )
+    end = attempt_end(facts)
+    print(f"hpc-yolo: {detail}; {REMEDY if end.cause == Cause.ERROR else end.cause}", flush=True)
+    ended = end.event(attempts.last_step, detail)
+    number = _write_end(run, process, cluster, ended)
+
+    def write(refused: AttemptEnded) -> None:
+        if number is not None:
+            JournalWriter(run.journal, number).write(refused)
+
+    if process.job_id is not None:
+        done = carry_out(end, ended, run, process, cluster, attempts=attempts, write=write)
+        if done:
+            print(f"hpc-yolo: {done}", flush=True)
     return status or 1
-
-
-def _cause(process: ProcessInfo, status: int) -> str:
-    """Return why the setup ended with `status`: by Slurm, where that ends the job and a signal came, or by itself."""
-    job = job_of(process) if ExitStatus(status).is_signal else None
-    if is_taken_by_slurm(job, process.attempt):
-        return Cause.PREEMPTED
-    return Cause.ERROR if job is None or job.is_running else Cause.CANCELLED
 
 
 def describe_failure(setup: Sequence[str], number: int | None, status: int) -> str:
@@ -90,18 +90,22 @@ def _read_number(record: Path) -> int | None:
     return None
 
 
-def _write_end(run: RunDirectory, process: ProcessInfo, ended: AttemptEnded) -> None:
-    """Write that this attempt has `ended`, which has no other event, and of one before it that left none.
+def _write_end(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, ended: AttemptEnded) -> int | None:
+    """Write that this attempt has `ended`, which has no other event, and the end of one before it that left none.
 
-    Raises:
-        LeaseError: another attempt trains the run.
-        RunError: the run directory cannot be written.
+    Return the number of this attempt; None where the journal cannot be written, or another attempt trains the run.
     """
-    lease = take_lease(run, process)
     try:
-        events = read_events(run.journal)
-        if (lost := lost_attempt(events)) is not None:
-            JournalWriter(run.journal, lost.attempt).write(end_of_lost_attempt(lost, events))
-        JournalWriter(run.journal, lease.attempt).write(msgspec.structs.replace(ended, step=last_step(events)))
-    finally:
-        lease.release()
+        lease = take_lease(run, process)
+        try:
+            attempts = Attempts(read_events(run.journal))
+            if (lost := attempts.lost) is not None:
+                _, end_of_lost = end_of_lost_attempt(lost, attempts, cluster)
+                JournalWriter(run.journal, lost.attempt).write(end_of_lost)
+            JournalWriter(run.journal, lease.attempt).write(ended)
+        finally:
+            lease.release()
+    except (RunError, OSError) as error:
+        print(f"hpc-yolo: not in the journal: {error}", flush=True)
+        return None
+    return lease.attempt

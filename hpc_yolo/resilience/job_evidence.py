@@ -21,7 +21,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 _JOB_GROUP = re.compile(r"(?P<path>/.*?/job_\w+)(/|$)")
 
 
-def read_step_end(process: ProcessInfo, status: int) -> StepEnd:
+def read_step_end(process: ProcessInfo, status: ExitStatus) -> StepEnd:
     """Return how srun's tasks ended, whose exit status is `status`."""
     log = since_start(own_log(), process.attempt)
     usage = StepUsage()
@@ -29,7 +29,7 @@ def read_step_end(process: ProcessInfo, status: int) -> StepEnd:
         with contextlib.suppress(ClusterError):
             usage = scheduler.step_usage(process.job_id)
     return StepEnd(
-        status=ExitStatus(status),
+        status=status,
         ends=parse_task_ends(log),
         is_out_of_memory=is_out_of_memory(log) or usage.is_out_of_memory,
         peak_bytes=job_peak_bytes() or usage.peak_bytes,

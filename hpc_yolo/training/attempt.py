@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Iterator
 
 import cv2
-import msgspec
 import torch
 
 from hpc_yolo.cluster.local_process import process_start_time
@@ -27,22 +26,16 @@ from hpc_yolo.core.errors import CancelledError, ClusterError, HpcYoloError, Lea
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
-from hpc_yolo.resilience.attempt_end import decide, is_idle, lost_attempt, slurm_requeues, stop_cause
+from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.chain import cancelled_predecessor, ensure_successor, predecessor
 from hpc_yolo.resilience.lease import HeartBeat, Lease, take_lease
-from hpc_yolo.resilience.requeue import (
-    NOT_QUEUED,
-    end_for_good,
-    end_of_lost_attempt,
-    job_of,
-    queue_again,
-    requeue_mode,
-    slurm_job_id,
-)
+from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
+from hpc_yolo.resilience.requeue import carry_out, job_of, requeue_mode, slurm_job_id
 from hpc_yolo.resilience.stop_signal import StopRequest, describe, end_at_once_until_training
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import event_line
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, WarningRaised
+from hpc_yolo.runs.events import AnyEvent, AttemptStarted, WarningRaised
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import Spec
@@ -108,12 +101,9 @@ def train_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> signal
             error = in_words(raised)
             # Who lost the run has no say in it; who lost a peer cannot say why.
             if lease is not None and not isinstance(error, LeaseError) and not is_echo(error):
-                if isinstance(error, CancelledError):
-                    outcome, cause, detail = AttemptEnded.STOPPED, Cause.CANCELLED, error.message
-                else:
-                    outcome, cause, detail = AttemptEnded.FAILED, Cause.ERROR, f"{type(error).__name__}: {error}"
-                ended = AttemptEnded(outcome=outcome, epoch=0, step=0, detail=detail, cause=cause)
-                JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(ended)
+                end = attempt_end(AttemptFacts(spec.cluster, failures=[failure_of(process, error)]))
+                detail = error.message if isinstance(error, CancelledError) else f"{type(error).__name__}: {error}"
+                JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(end.event(0, detail))
             raise
 
 
@@ -183,14 +173,13 @@ def open_journal(
             if line is not None:
                 print(line, flush=True)
 
-    events = read_events(run.journal)
-    if (lost := lost_attempt(events)) is not None:
-        ended = end_of_lost_attempt(lost, events)
+    attempts = Attempts(read_events(run.journal))
+    if (lost := attempts.lost) is not None:
+        end, ended = end_of_lost_attempt(lost, attempts, spec.cluster)
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
-        decision = decide(ended.cause, events, spec.cluster, is_idle=ended.is_idle)
-        if process.job_id is not None and not decision.again and lost.job_id in own_jobs(run, process.job_id):
+        if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
-                f"this run does not go on by itself: {decision.words}", hint="look at why, then submit the spec again"
+                f"this run does not go on by itself: {end.reason}", hint="look at why, then submit the spec again"
             )
 
     def on_event(event: AnyEvent) -> None:
@@ -233,41 +222,26 @@ def leave(
     trainer: Trainer,
     stopped_by: signal.Signals | None,
 ) -> None:
-    """Rank 0's last words, after the last byte is durable; a job that Slurm took away is queued again."""
-    ended = AttemptEnded(
-        outcome=AttemptEnded.FINISHED, epoch=trainer.epoch, step=trainer.progress.step, cause=Cause.FINISHED
+    """Record the end of this attempt, after the last byte is durable, and queue the run again where it goes on."""
+    attempts = Attempts(read_events(run.journal))
+    end = attempt_end(
+        AttemptFacts(
+            limits=spec.cluster,
+            attempts=attempts,
+            number=journal.attempt,
+            is_in_slurm=slurm_job_id(process) is not None,
+            restart=process.attempt,
+            job=None if stopped_by is None else job_of(process),
+            is_finished=stopped_by is None,
+            stop_signal=stopped_by,
+        )
     )
-    if stopped_by is None:
-        journal.write(ended)
-        return
-    job = job_of(process)
-    cause = stop_cause(stopped_by, job, process.attempt) if slurm_job_id(process) else Cause.INTERRUPTED
-    events = read_events(run.journal)
-    first = next(
-        event.step for event in events if isinstance(event, AttemptStarted) and event.attempt == journal.attempt
-    )
-    stepped = trainer.progress.step > first
-    idle = is_idle(cause, has_stepped=stepped, job=job, restart=process.attempt)
-    decision = decide(cause, events, spec.cluster, is_idle=idle)
-    by_itself = slurm_requeues(job, process.attempt)
-    ended = msgspec.structs.replace(
-        ended,
-        outcome=AttemptEnded.STOPPED,
-        cause=cause,
-        detail="; ".join(words for words in (describe(stopped_by), decision.words) if words),
-        requeued=decision.again or by_itself,
-        is_idle=idle,
-    )
+    detail = "" if stopped_by is None else "; ".join(filter(None, (describe(stopped_by), end.reason)))
+    ended = end.event(trainer.progress.step, detail, epoch=trainer.epoch)
     journal.write(ended)
-    if decision.again and not by_itself:
-        try:
-            queue_again(run, process, spec.cluster, events)
-        except ClusterError as refusal:
-            # The last line of the batch script tries it again: it may have what a task in a container has not.
-            detail = f"{ended.detail}; {NOT_QUEUED}: {refusal.message}"
-            journal.write(msgspec.structs.replace(ended, requeued=False, detail=detail))
-    elif process.job_id is not None and not decision.again:
-        end_for_good(run, process, spec.cluster)
+    if stopped_by is not None and process.job_id is not None:
+        # Where Slurm refuses, the last line of the batch script tries it again: it may have what a container has not.
+        carry_out(end, ended, run, process, spec.cluster, attempts=attempts, write=journal.write)
 
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
@@ -304,7 +278,19 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
 
     A rank without the lease has no say in the run directory any more: somebody else's attempt is in it.
     """
-    failure = Failure(
+    failure = failure_of(process, error)
+    if process.world_size > 1:  # else the error is raised, and whoever catches it prints it
+        with contextlib.suppress(OSError):
+            print(failure.text, file=sys.stderr, flush=True)
+    if isinstance(error, LeaseError):
+        return
+    with contextlib.suppress(OSError):  # the directory may be what failed; the words are on our output by now
+        write_failure(run, failure)
+
+
+def failure_of(process: ProcessInfo, error: Exception) -> Failure:
+    """Return the record of `error` on this rank."""
+    return Failure(
         time=time.time(),
         rank=process.rank,
         host=socket.gethostname() if process.host is None else process.host,
@@ -316,13 +302,6 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
         exit_code=exit_code(error),
         is_echo=is_echo(error),
     )
-    if process.world_size > 1:  # else the error is raised, and whoever catches it prints it
-        with contextlib.suppress(OSError):
-            print(failure.text, file=sys.stderr, flush=True)
-    if isinstance(error, LeaseError):
-        return
-    with contextlib.suppress(OSError):  # the directory may be what failed; the words are on our output by now
-        write_failure(run, failure)
 
 
 def exit_code(error: Exception) -> int:

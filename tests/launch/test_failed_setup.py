@@ -4,6 +4,7 @@ import pytest
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import JobRecord
+from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.launch.failed_setup import conclude_failed_setup, describe_failure
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
@@ -68,10 +69,27 @@ def test_the_journal_has_a_failed_setup_as_the_end_of_an_attempt(run, capsys, co
     ],
 )
 def test_a_setup_that_slurm_ends_is_no_error_of_the_setup(run, monkeypatch, status, record, expected):
+    requeued: list[str] = []
     monkeypatch.setattr("hpc_yolo.launch.failed_setup.job_of", lambda _process: record)
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.requeue", requeued.append)
     assert conclude(run, "1", status) == status
     (ended,) = read_events(run.journal)
     assert (ended.outcome, ended.cause, ended.requeued) == expected
+    is_left_to_us = expected[2] and record is not None and record.restarts == 0
+    assert requeued == (["7"] if is_left_to_us else [])
+
+
+def test_a_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
+    def refuse(_job_id):
+        raise ClusterError("refused")
+
+    record = JobRecord("RUNNING", 0, is_being_preempted=True)
+    monkeypatch.setattr("hpc_yolo.launch.failed_setup.job_of", lambda _process: record)
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.requeue", refuse)
+    assert conclude(run, "1", 143) == 143
+    ended = read_events(run.journal)[-1]
+    assert (ended.cause, ended.requeued) == (Cause.PREEMPTED, False)
+    assert "not queued again: refused" in ended.detail and "not queued again: refused" in capsys.readouterr().out
 
 
 def test_an_attempt_before_that_left_no_word_is_concluded_first(run):

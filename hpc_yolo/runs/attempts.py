@@ -1,0 +1,143 @@
+"""The attempts of a run: the one fold of its events, which everything that asks about attempts reads.
+
+The fold keeps a few values for each attempt, whatever the length of the journal, and can grow with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, StepLogged, TrainingLeft
+
+
+@dataclass
+class Attempt:
+    """One attempt of a run. All times in seconds since 1970.
+
+    Attributes:
+        first_time: of its first event.
+        last_time: of its newest event before its end.
+        started: its training began; None where it ended before that.
+        left: its ranks have left the training.
+        ended: the newest record of its end; None while it runs, and where nothing was recorded.
+        last_step: the step of its newest log line, or at which it began.
+        has_stepped: it has done at least one step.
+    """
+
+    number: int
+    first_time: float
+    last_time: float
+    started: AttemptStarted | None = None
+    left: TrainingLeft | None = None
+    ended: AttemptEnded | None = None
+    last_step: int = 0
+    has_stepped: bool = False
+
+    @property
+    def begin(self) -> float:
+        """When its first process began, or the time of its first event."""
+        if self.started is None or self.started.process_started is None:
+            return self.first_time
+        return min(self.started.process_started, self.first_time)
+
+    @property
+    def goes_on(self) -> bool:
+        """True while it runs and where another attempt follows by itself; also after an end without a record."""
+        return self.ended is None or self.ended.requeued
+
+    @property
+    def cause(self) -> str:
+        """Why it ended; "" while that is not recorded."""
+        return "" if self.ended is None else self.ended.cause or self.ended.outcome
+
+    @property
+    def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
+        """The event of the newest of its three phases."""
+        return self.ended or self.left or self.started
+
+    def add(self, event: AnyEvent) -> None:
+        """Take in its next event."""
+        if isinstance(event, AttemptEnded):
+            self.ended = event
+            return
+        self.last_time = event.time
+        if isinstance(event, AttemptStarted):
+            self.started, self.last_step = event, event.step
+        elif isinstance(event, TrainingLeft):
+            self.left = event
+        elif isinstance(event, (StepLogged, EpochEnded)):
+            self.last_step = event.step
+        if self.started is not None and getattr(event, "step", 0) > self.started.step:
+            self.has_stepped = True
+
+
+class Attempts:
+    """The attempts of a run in the order of their numbers."""
+
+    def __init__(self, events: Iterable[AnyEvent] = ()) -> None:
+        self._by_number: dict[int, Attempt] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: AnyEvent) -> None:
+        """Take in the next event of the journal."""
+        attempt = self._by_number.get(event.attempt)
+        if attempt is None:
+            attempt = self._by_number[event.attempt] = Attempt(event.attempt, event.time, event.time)
+        attempt.add(event)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(sorted(self._by_number.values(), key=lambda attempt: attempt.number))
+
+    def get(self, number: int | None) -> Attempt | None:
+        """Return attempt `number`; None where it has no event."""
+        return None if number is None else self._by_number.get(number)
+
+    @property
+    def started(self) -> list[Attempt]:
+        """Those whose training began."""
+        return [attempt for attempt in self if attempt.started is not None]
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The newest attempt that has begun to train or has ended."""
+        begun = (attempt for attempt in self._by_number.values() if attempt.newest is not None)
+        return max(begun, key=lambda attempt: attempt.number, default=None)
+
+    @property
+    def newest_start(self) -> AttemptStarted | None:
+        """The start of the newest attempt whose training began."""
+        newest = max(self.started, key=lambda attempt: attempt.number, default=None)
+        return None if newest is None else newest.started
+
+    @property
+    def lost(self) -> AttemptStarted | None:
+        """The start of the newest attempt, if there is no record of its end."""
+        return None if self.newest is None or self.newest.ended is not None else self.newest.started
+
+    @property
+    def last_end(self) -> AttemptEnded | None:
+        """The end of the newest attempt that has one."""
+        return next((attempt.ended for attempt in reversed(list(self)) if attempt.ended is not None), None)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that the journal shows."""
+        started = self.started
+        return started[-1].last_step if started else 0
+
+    @property
+    def failed_nodes(self) -> list[str]:
+        """Nodes that have failed under this run."""
+        return sorted({node for attempt in self if attempt.ended is not None for node in attempt.ended.failed_nodes})
+
+    def without(self, number: int | None) -> list[Attempt]:
+        """Return all attempts but attempt `number`."""
+        return [attempt for attempt in self if attempt.number != number]
+
+
+def count_causes(attempts: Iterable[Attempt]) -> Counter[str]:
+    """Count how many of `attempts` have ended for each cause."""
+    return Counter(attempt.ended.cause for attempt in attempts if attempt.ended is not None and attempt.ended.cause)
