@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hpc_yolo.runs.event_lines import metrics_text
 from hpc_yolo.runs.events import Evaluated
 from hpc_yolo.runs.journal import read_events
 
@@ -91,10 +92,10 @@ def train(spec: Path, data: Path, directory: Path, seed: int) -> tuple[float, fl
         event for event in read_events(directory / f"seed{seed}" / "journal.jsonl") if isinstance(event, Evaluated)
     ]
     for event in evaluations[9::10]:
-        print(f"seed {seed} epoch {event.epoch}: mAP50 {event.map50:.3f}, mAP50-95 {event.map50_95:.3f}")
+        print(f"seed {seed} epoch {event.epoch}: {metrics_text(event)}")
     last = evaluations[-1]
-    print(f"seed {seed}: mAP50 {last.map50:.3f}, mAP50-95 {last.map50_95:.3f} after {seconds:.0f} s", flush=True)
-    return last.map50, last.map50_95, seconds
+    print(f"seed {seed}: {metrics_text(last)} after {seconds:.0f} s", flush=True)
+    return last.metrics.map50, last.metrics.map50_95, seconds
 
 
 if __name__ == "__main__":

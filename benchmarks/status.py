@@ -38,13 +38,14 @@ TURN_S = 0.25
 TURN_RUNS = 4
 NUM_REFRESHES = 10
 START = {
-    **{"event": "attempt_started", "attempt": 1, "format_version": 1, "job_id": None, "launcher": "single"},
+    **{"event": "attempt_started", "attempt": 1, "format_version": 2, "job_id": None, "launcher": "single"},
     **{"device": "cpu", "precision": "float32", "world_size": 1, "num_nodes": 1, "batch": 16, "epochs": 100},
     **{"steps_per_epoch": 1000, "num_images": 16000, "epoch": 0, "step": 0},
     "ranks": [{"rank": 0, "local_rank": 0, "node_rank": 0, "host": "gpu0", "pid": 1}],
 }
 STEP = {
-    **{"event": "step", "attempt": 1, "epoch": 0, "box": 0.1, "obj": 0.2, "cls": 0.3, "grad_norm": 1.0, "lr": 0.01},
+    **{"event": "step", "attempt": 1, "epoch": 0, "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3}},
+    **{"grad_norm": 1.0, "lr": 0.01},
     **{"images_per_s": 50.0, "rank_step_s": [0.5], "rank_data_wait_s": [0.0], "rank_mem_bytes": [1]},
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hpc_yolo.inference.validate import ValidationReport
 
 FEW_CLASSES = 50
+METRIC_COLUMNS = ("P", "R", "mAP50", "mAP50-95")  # as YOLOv5 heads them
 
 
 def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as_json: bool) -> None:
@@ -22,14 +23,12 @@ def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as
     if as_json:
         click.echo(json.dumps({"directory": str(directory), **msgspec.to_builtins(report)}))
         return
-    table = _table("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+    table = _table("Class", "Images", "Instances", *METRIC_COLUMNS)
     images = str(report.num_images)
-    figures = report.precision, report.recall, report.map50, report.map50_95
-    table.add_row("all", images, str(report.num_labels), *map(_three, figures))
+    table.add_row("all", images, str(report.num_labels), *map(_three, report.metrics.values()))
     if verbose or 1 < len(report.classes) < FEW_CLASSES:
         for row in report.classes:
-            figures = row.precision, row.recall, row.map50, row.map50_95
-            table.add_row(row.name, images, str(row.num_labels), *map(_three, figures))
+            table.add_row(row.name, images, str(row.num_labels), *map(_three, row.metrics.values()))
     console = Console()
     console.print(
         f"{report.weights} on {report.split} of {report.data}: {report.imgsz} px, {report.device}", style="dim"
@@ -48,10 +47,10 @@ def print_study(reports: list[ValidationReport], directory: Path, *, as_json: bo
         click.echo(json.dumps({"directory": str(directory), "sizes": msgspec.to_builtins(reports)}))
         return
     stages = list(reports[0].speed_ms)
-    table = _table("px", "P", "R", "mAP50", "mAP50-95", *(f"{stage} ms" for stage in stages))
+    table = _table("px", *METRIC_COLUMNS, *(f"{stage} ms" for stage in stages))
     for report in reports:
-        figures = map(_three, (report.precision, report.recall, report.map50, report.map50_95))
-        table.add_row(str(report.imgsz), *figures, *(f"{report.speed_ms[stage]:.1f}" for stage in stages))
+        values = map(_three, report.metrics.values())
+        table.add_row(str(report.imgsz), *values, *(f"{report.speed_ms[stage]:.1f}" for stage in stages))
     console = Console()
     console.print(table)
     console.print(f"results in {directory}", soft_wrap=True)

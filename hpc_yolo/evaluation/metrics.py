@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from hpc_yolo.models.boxes import iou_matrix_xyxy, overlap_shares_xyxy
+from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 Array = npt.NDArray[np.float64]
 
@@ -20,15 +22,12 @@ TINY = 1e-16
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
-    """Figures of one class that has labels, each in [0, 1]."""
+class ClassEvaluation:
+    """Metrics of one class that has labels; its mAP is its AP."""
 
     class_index: int
     num_labels: int
-    precision: float
-    recall: float
-    ap50: float
-    ap50_95: float
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
@@ -48,24 +47,23 @@ class Curves:
 class DetectionMetrics:
     """Means over the classes that have labels, and each class. `curves`: None where nothing right was detected."""
 
-    precision: float = 0.0
-    recall: float = 0.0
-    map50: float = 0.0
-    map50_95: float = 0.0
-    per_class: tuple[ClassMetrics, ...] = ()
+    mean: Metrics = field(default_factory=Metrics)
+    per_class: tuple[ClassEvaluation, ...] = ()
     curves: Curves | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def fitness(self) -> float:
-        """What makes one checkpoint better than another."""
-        return 0.1 * self.map50 + 0.9 * self.map50_95
-
     def class_maps(self, num_classes: int) -> list[float]:
-        """mAP50-95 of each class; classes without labels have the mean of the others."""
-        maps = [self.map50_95] * num_classes
+        """Return mAP50-95 of each class; classes without labels have the mean of the others."""
+        maps = [self.mean.map50_95] * num_classes
         for row in self.per_class:
-            maps[row.class_index] = row.ap50_95
+            maps[row.class_index] = row.metrics.map50_95
         return maps
+
+    def named(self, names: Sequence[str]) -> list[ClassMetrics]:
+        """Return the metrics of each class that has labels, under its name in `names`."""
+        return [
+            ClassMetrics(name=names[row.class_index], num_labels=row.num_labels, metrics=row.metrics)
+            for row in self.per_class
+        ]
 
 
 def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
@@ -125,7 +123,7 @@ def compute_metrics(
     if len(present) == 0:
         return DetectionMetrics()
     if not correct.any():
-        rows = [ClassMetrics(int(c), int(n), 0.0, 0.0, 0.0, 0.0) for c, n in zip(present, num_labels, strict=True)]
+        rows = [ClassEvaluation(int(c), int(n), Metrics()) for c, n in zip(present, num_labels, strict=True)]
         return DetectionMetrics(per_class=tuple(rows))
     by_class = np.argsort(classes, kind="stable")
     groups = np.split(by_class, np.searchsorted(classes[by_class], np.stack((present, present + 1), axis=1).ravel()))
@@ -138,22 +136,18 @@ def compute_metrics(
     f1 = 2 * precision * recall / (precision + recall + TINY)
     at = _smoothed(f1.mean(axis=0)).argmax()
     per_class = tuple(
-        ClassMetrics(int(c), int(n), float(p), float(r), float(row[0]), float(row.mean()))
+        ClassEvaluation(int(c), int(n), _metrics(p, r, row[0], row.mean()))
         for c, n, p, r, row in zip(present, num_labels, precision[:, at], recall[:, at], ap, strict=True)
     )
     return DetectionMetrics(
-        precision=float(precision[:, at].mean()),
-        recall=float(recall[:, at].mean()),
-        map50=float(ap[:, 0].mean()),
-        map50_95=float(ap.mean()),
+        mean=_metrics(precision[:, at].mean(), recall[:, at].mean(), ap[:, 0].mean(), ap.mean()),
         per_class=per_class,
         curves=Curves(precision, recall, np.array([curve[3] for curve in curves])),
     )
 
 
-def average_precision(recall: Array, precision: Array) -> float:
-    """Area under the precision envelope over recall, by the trapezoid rule on 101 recalls."""
-    return area(precision_envelope(recall, precision))
+def _metrics(precision: np.floating, recall: np.floating, ap50: np.floating, ap50_95: np.floating) -> Metrics:
+    return Metrics(precision=float(precision), recall=float(recall), map50=float(ap50), map50_95=float(ap50_95))
 
 
 def precision_envelope(recall: Array, precision: Array) -> Array:

@@ -22,12 +22,11 @@ from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult, Stopwatch, evaluate
-from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.inference.eval_target import Subject
 from hpc_yolo.models.boxes import xyxy_to_cxcywh
 from hpc_yolo.plots.figures import write_confusion_chart
-from hpc_yolo.runs.events import ClassFigures
+from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
 PREDICTIONS = "predictions.json"
@@ -48,13 +47,10 @@ class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
     max_detections: int
     num_images: int
     num_labels: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
+    metrics: Metrics
     fitness: float
     speed_ms: dict[str, float]
-    classes: list[ClassFigures]
+    classes: list[ClassMetrics]
     coco: coco.OfficialNumbers | None = None
     coco_error: str | None = None
 
@@ -229,13 +225,10 @@ def _report(
         max_detections=settings.max_detections,
         num_images=num_images,
         num_labels=sum(row.num_labels for row in metrics.per_class),
-        precision=metrics.precision,
-        recall=metrics.recall,
-        map50=metrics.map50,
-        map50_95=metrics.map50_95,
-        fitness=metrics.fitness,
+        metrics=metrics.mean,
+        fitness=metrics.mean.fitness,
         speed_ms={stage: seconds * 1000 / num_images for stage, seconds in stopwatch.seconds.items()},
-        classes=class_figures(metrics, subject.dataset.names),
+        classes=metrics.named(subject.dataset.names),
     )
 
 
@@ -261,11 +254,10 @@ def _write(
 
 def write_study(directory: Path, reports: list[ValidationReport]) -> None:
     """A table of figures and speeds by image size, as CSV and with everything as JSON."""
-    fields = ("imgsz", "precision", "recall", "map50", "map50_95")
-    lines = [",".join((*fields, *(f"{stage}_ms" for stage in reports[0].speed_ms)))]
+    lines = [",".join(("imgsz", *Metrics.__struct_fields__, *(f"{stage}_ms" for stage in reports[0].speed_ms)))]
     for report in reports:
-        figures = (*(getattr(report, name) for name in fields), *report.speed_ms.values())
-        lines.append(",".join(f"{figure:.6g}" for figure in figures))
+        values = (report.imgsz, *report.metrics.values(), *report.speed_ms.values())
+        lines.append(",".join(f"{value:.6g}" for value in values))
     write_atomic(directory / "study.csv", "\n".join(lines) + "\n")
     write_atomic(directory / "study.json", msgspec.json.format(msgspec.json.encode(reports)) + b"\n")
 

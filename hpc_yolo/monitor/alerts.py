@@ -88,7 +88,7 @@ def _newer_version(record: RunRecord) -> list[str]:
 
 def _bad_figures(record: RunRecord) -> list[str]:
     progress = record.progress
-    if progress is not None and None in (progress.box, progress.obj, progress.cls):
+    if progress is not None and None in progress.losses.values():
         return ["the loss is not a number"]
     return []
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import evaluation_words, event_line, loss_words
+from hpc_yolo.runs.event_lines import event_line, losses_text, metrics_text
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
@@ -160,7 +160,7 @@ class RunDisplay:
             elif isinstance(event, StepLogged):
                 self._advance(event)
             elif isinstance(event, Evaluated):
-                self._last_evaluation = evaluation_words(event)
+                self._last_evaluation = metrics_text(event)
             line = event_line(event, self._epochs)
             always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, WarningRaised))
             if line is not None and (always or not self._console.is_terminal):
@@ -177,7 +177,7 @@ class RunDisplay:
             self._task,
             completed=event.step,
             description=f"epoch {event.epoch + 1}/{self._epochs}",
-            figures=f"step {event.step}  {loss_words(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
+            figures=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
         )
 
 

@@ -20,6 +20,7 @@ from hpc_yolo.runs.events import (
     WarningRaised,
 )
 from hpc_yolo.runs.journal import JournalReader
+from hpc_yolo.runs.metrics import total_loss
 
 TREND_POINTS = 64
 LAST_WARNINGS = 5
@@ -109,7 +110,7 @@ class RunRecord:
             elif isinstance(event, Evaluated):
                 self.evaluated = event
                 self.best = event if event.is_best else self.best
-                self.map50_95.add(event.step, event.map50_95)
+                self.map50_95.add(event.step, event.metrics.map50_95)
             elif isinstance(event, AttemptStarted):
                 self._begin(event)
             elif isinstance(event, TrainingLeft):
@@ -152,15 +153,10 @@ class RunRecord:
         if isinstance(event, StepLogged):
             self.last_steps.append(event)
             self.images_per_s.add(event.step, event.images_per_s)
-        if (loss := total_loss(event.box, event.obj, event.cls)) is not None:
+        if (loss := total_loss(event.losses)) is not None:
             self.loss.add(event.step, loss)
         if self.attempts:
             self.attempts[-1].last_step, self.attempts[-1].last_time = event.step, event.time
-
-
-def total_loss(box: float | None, obj: float | None, cls: float | None) -> float | None:
-    """Sum of the three terms; None where one is not a number."""
-    return None if box is None or obj is None or cls is None else box + obj + cls
 
 
 def resampled(trend: Trend, num_points: int) -> Sequence[float]:

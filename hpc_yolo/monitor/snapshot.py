@@ -18,12 +18,13 @@ from hpc_yolo.cluster.job_cache import CachedJobState, JobCache, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.monitor.alerts import problems_of
-from hpc_yolo.monitor.run_record import RecordReader, RunRecord, resampled, total_loss
+from hpc_yolo.monitor.run_record import RecordReader, RunRecord, resampled
 from hpc_yolo.monitor.tui.marks import short_time
 from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, TrainingLeft
 from hpc_yolo.runs.failures import first_failure
+from hpc_yolo.runs.metrics import Losses, Metrics, total_loss
 from hpc_yolo.runs.submissions import Submission
 
 FIND_INTERVAL_S = 10.0
@@ -67,12 +68,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int | None = None
     step: int | None = None
     total_steps: int | None = None
-    box: float | None = None
-    obj: float | None = None
-    cls: float | None = None
+    losses: Losses = {}
     images_per_s: float | None = None
-    map50: float | None = None
-    map50_95: float | None = None
+    metrics: Metrics | None = None
     best_epoch: int | None = None
     updated: float | None = None
     left_s: float | None = None
@@ -90,8 +88,12 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loss(self) -> float | None:
-        """Sum of the three terms."""
-        return total_loss(self.box, self.obj, self.cls)
+        """The sum of the terms of the loss."""
+        return total_loss(self.losses)
+
+    def metric(self, name: str) -> float | None:
+        """Return the metric `name` of the best evaluation; None before the first."""
+        return None if self.metrics is None else float(getattr(self.metrics, name))
 
     @property
     def unsaved_s(self) -> float | None:
@@ -389,7 +391,7 @@ def _figures(record: RunRecord, submission: Submission | None, *, is_running: bo
     figures: dict[str, Any] = {}
     started, progress, step = record.started, record.progress, record.step
     if progress is not None:
-        figures |= {name: getattr(progress, name) for name in ("epoch", "step", "box", "obj", "cls", "images_per_s")}
+        figures |= {name: getattr(progress, name) for name in ("epoch", "step", "losses", "images_per_s")}
     if started is not None:
         figures |= _place(started)
         if progress is None or progress.time < started.time:
@@ -403,8 +405,7 @@ def _figures(record: RunRecord, submission: Submission | None, *, is_running: bo
             figures["device_use"] = sum(uses) / len(uses)
         figures["data_wait_share"] = sum(step.rank_data_wait_s) / total_s if total_s > 0 else None
     if record.best is not None:
-        figures |= {name: getattr(record.best, name) for name in ("map50", "map50_95")}
-        figures["best_epoch"] = record.best.epoch
+        figures |= {"metrics": record.best.metrics, "best_epoch": record.best.epoch}
     if submission is not None:
         names = ("executor", "job_id", "num_nodes", "tasks_per_node", "gpus_per_node")
         figures |= {name: getattr(submission, name) for name in names}

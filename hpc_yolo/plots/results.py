@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from hpc_yolo.plots.chart import Chart, Line
+from hpc_yolo.runs.metrics import Metrics
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_CLASS_LINES = 20
 
 
@@ -19,8 +20,7 @@ class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     num_labels: int
-    map50: float
-    map50_95: float
+    metrics: Metrics
     precision: list[float]
     recall: list[float]
     precision_at_recall: list[float]
@@ -48,10 +48,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     step: int
     num_images: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
+    metrics: Metrics
     names: list[str]
     classes: list[ClassResults]
     confusions: list[tuple[int, int, int]]
@@ -62,8 +59,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         return ClassResults(
             name="all classes",
             num_labels=sum(row.num_labels for row in self.classes),
-            map50=self.map50,
-            map50_95=self.map50_95,
+            metrics=self.metrics,
             precision=_mean([row.precision for row in self.classes]),
             recall=_mean([row.recall for row in self.classes]),
             precision_at_recall=_mean([row.precision_at_recall for row in self.classes]),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from hpc_yolo.plots.chart import Chart, Line, thinned
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Evaluated, StepLogged
+from hpc_yolo.runs.metrics import METRIC_TITLES
 
 Events = Sequence[AnyEvent]
 
@@ -16,13 +17,8 @@ def training_charts(runs: Sequence[tuple[str, Events]]) -> list[Chart]:
     `runs`: (name, events). Charts without any point are left out. With one run, its later starts are marked.
     """
     charts = [
-        _chart("Box loss", runs, lambda event: event.box, y_low=0.0),
-        _chart("Objectness loss", runs, lambda event: event.obj, y_low=0.0),
-        _chart("Class loss", runs, lambda event: event.cls, y_low=0.0),
-        _evaluation_chart("mAP50-95", runs, lambda event: event.map50_95),
-        _evaluation_chart("mAP50", runs, lambda event: event.map50),
-        _evaluation_chart("Precision", runs, lambda event: event.precision),
-        _evaluation_chart("Recall", runs, lambda event: event.recall),
+        *(_loss_chart(name, runs) for name in loss_names(runs)),
+        *(_metric_chart(name, runs) for name in reversed(METRIC_TITLES)),
         _chart("Learning rate", runs, lambda event: event.lr, y_low=0.0),
         _chart("Images a second", runs, lambda event: event.images_per_s, y_low=0.0),
         _chart("Waiting for images, % of a step", runs, wait_percent, y_low=0.0),
@@ -35,6 +31,22 @@ def wait_percent(event: StepLogged) -> float | None:
     """What part of a step the rank that waits longest for images does so."""
     step_s = max(event.rank_step_s, default=0.0)
     return 100 * max(event.rank_data_wait_s) / step_s if step_s > 0 and event.rank_data_wait_s else None
+
+
+def loss_names(runs: Sequence[tuple[str, Events]]) -> list[str]:
+    """Return the names of all terms of the losses of `runs`, in the order in which they come."""
+    logged = (event for _, events in runs for event in events if isinstance(event, StepLogged))
+    return list(dict.fromkeys(name for event in logged for name in event.losses))
+
+
+def _loss_chart(name: str, runs: Sequence[tuple[str, Events]]) -> Chart:
+    return _chart(f"{name.capitalize()} loss", runs, lambda event: event.losses.get(name), y_low=0.0)
+
+
+def _metric_chart(name: str, runs: Sequence[tuple[str, Events]]) -> Chart:
+    title = METRIC_TITLES[name]
+    title = title.capitalize() if title.islower() else title
+    return _evaluation_chart(title, runs, lambda event: getattr(event.metrics, name))
 
 
 def _chart(

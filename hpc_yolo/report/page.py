@@ -24,6 +24,7 @@ from hpc_yolo.plots.training import training_charts
 from hpc_yolo.report.facts import ReportFacts, spec_differences
 from hpc_yolo.runs.event_lines import figure
 from hpc_yolo.runs.events import Evaluated
+from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.time_ledger import KINDS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,6 +47,7 @@ def report_page(runs: Sequence[ReportFacts], made: str) -> str:
             differences=spec_differences(runs) if len(runs) > 1 else [],
             training_charts=training_charts([(run.label, run.events) for run in runs]),
             results_charts=results_charts(found) if found else [],
+            metric_titles=list(METRIC_TITLES.values()),
             palette=PALETTE,
             num_colours=len(COLOURS),
             kind_colours=KIND_COLOURS,
@@ -105,8 +107,8 @@ def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
     best, epoch, ledger = run.best, run.last_epoch, run.ledger
     return [
         ("state", run.state),
-        ("mAP50-95", NOTHING if best is None else figure(best.map50_95)),
-        ("mAP50", NOTHING if best is None else figure(best.map50)),
+        ("mAP50-95", NOTHING if best is None else figure(best.metrics.map50_95)),
+        ("mAP50", NOTHING if best is None else figure(best.metrics.map50)),
         ("best epoch", NOTHING if best is None else str(best.epoch + 1)),
         ("epochs done", NOTHING if epoch is None else str(epoch.epoch + 1)),
         ("images a second", NOTHING if run.images_per_s is None else f"{run.images_per_s:.1f}"),
@@ -121,11 +123,9 @@ def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
 def class_rows(best: Evaluated) -> list[list[str]]:
     """Return the rows of the best evaluation: all classes, then each."""
     num_labels = sum(row.num_labels for row in best.classes)
-    overall = (best.precision, best.recall, best.map50, best.map50_95)
-    rows = [["all classes", str(num_labels), *map(figure, overall)]]
+    rows = [["all classes", str(num_labels), *map(figure, best.metrics.values())]]
     for row in best.classes:
-        metrics = (row.precision, row.recall, row.map50, row.map50_95)
-        rows.append([row.name, str(row.num_labels), *map(figure, metrics)])
+        rows.append([row.name, str(row.num_labels), *map(figure, row.metrics.values())])
     return rows
 
 

@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, ClassFigures, Event, RankPlace
+from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, Event, RankPlace
+from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 HEAD = f"""# The journal of a run
 
@@ -23,7 +24,7 @@ Made from `hpc_yolo/runs/events.py` by `python -m hpc_yolo.runs.document`; a tes
 The best evaluation so far, and what became of each attempt, with jq:
 
 ```sh
-jq -rR 'fromjson? | select(.event == "evaluated" and .is_best) | [.epoch + 1, .map50, .map50_95] | @tsv' \\
+jq -rR 'fromjson? | select(.event == "evaluated" and .is_best) | [.epoch + 1, .metrics.map50] | @tsv' \\
   journal.jsonl | tail -n 1
 jq -rR 'fromjson? | select(.event == "attempt_ended") | [.attempt, .cause, .step, .detail] | @tsv' journal.jsonl
 ```
@@ -58,9 +59,7 @@ WORDS = {
     "anchors_per_target": "anchors that fit a box, on average",
     "are_new": "whether they were found anew for this dataset",
     "anchors": "of each level, width and height in turn, in pixels",
-    "box": "box term of the loss with its gain",
-    "obj": "objectness term of the loss with its gain",
-    "cls": "class term of the loss with its gain",
+    "losses": "terms of the loss by name, with their gains",
     "grad_norm": "norm of the gradients of the last step, before clipping",
     "lr": "learning rate of the weights",
     "images_per_s": "images a second over all ranks",
@@ -77,7 +76,8 @@ WORDS = {
     "map50": "mean average precision at IoU 0.5, 0 to 1",
     "map50_95": "mean over the IoU thresholds 0.5, 0.55 … 0.95, 0 to 1",
     "is_best": "whether it is the best evaluation of the run so far",
-    "classes": "figures of each class that has labels",
+    "metrics": "means over the classes, or of one class",
+    "classes": "metrics of each class that has labels",
     "name": "of the class",
     "num_labels": "objects of the class",
     "path": "of the file; of checkpoints and results relative to the run directory",
@@ -98,7 +98,13 @@ def document() -> str:
     """The whole page, as Markdown."""
     kinds = [_table(f"`{kind.__struct_config__.tag}`", kind) for kind in get_args(AnyEvent)]
     return "\n".join(
-        [HEAD, *kinds, _table("Rows of `ranks`", RankPlace), _table("Rows of `classes`", ClassFigures)],
+        [
+            HEAD,
+            *kinds,
+            _table("Rows of `ranks`", RankPlace),
+            _table("`metrics`", Metrics),
+            _table("Rows of `classes`", ClassMetrics),
+        ],
     )
 
 

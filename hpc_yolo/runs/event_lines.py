@@ -17,6 +17,7 @@ from hpc_yolo.runs.events import (
     WarningRaised,
     WeightsLoaded,
 )
+from hpc_yolo.runs.metrics import METRIC_TITLES
 
 MAX_HOSTS = 4
 
@@ -33,9 +34,9 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     if isinstance(event, EpochEnded):
         of = "" if epochs is None else f"/{epochs}"
         speed = f"{event.images_per_s:.1f} img/s, {event.seconds:.1f} s"
-        return f"epoch {event.epoch + 1}{of}: {loss_words(event)}, {speed}"
+        return f"epoch {event.epoch + 1}{of}: {losses_text(event)}, {speed}"
     if isinstance(event, Evaluated):
-        return f"epoch {event.epoch + 1}: {evaluation_words(event)}{' (best)' if event.is_best else ''}"
+        return f"epoch {event.epoch + 1}: {metrics_text(event)}{' (best)' if event.is_best else ''}"
     if isinstance(event, ResultsWritten):
         return f"plots and images of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
     if isinstance(event, WarningRaised):
@@ -54,14 +55,14 @@ def last_step(events: Sequence[AnyEvent]) -> int:
     return next((event.step for event in reversed(events) if isinstance(event, (StepLogged, AttemptStarted))), 0)
 
 
-def loss_words(event: StepLogged | EpochEnded) -> str:
-    """The three loss terms."""
-    return f"box {figure(event.box)} obj {figure(event.obj)} cls {figure(event.cls)}"
+def losses_text(event: StepLogged | EpochEnded) -> str:
+    """Return the terms of the loss under their names."""
+    return " ".join(f"{name} {figure(value)}" for name, value in event.losses.items())
 
 
-def evaluation_words(event: Evaluated) -> str:
-    """The two figures that people look at first."""
-    return f"mAP50 {figure(event.map50)} mAP50-95 {figure(event.map50_95)}"
+def metrics_text(event: Evaluated) -> str:
+    """Return the two metrics that matter most."""
+    return " ".join(f"{METRIC_TITLES[name]} {figure(getattr(event.metrics, name))}" for name in ("map50", "map50_95"))
 
 
 def figure(value: float | None) -> str:

@@ -11,7 +11,9 @@ from typing import ClassVar
 
 import msgspec
 
-FORMAT_VERSION = 1
+from hpc_yolo.runs.metrics import ClassMetrics, Losses, Metrics
+
+FORMAT_VERSION = 2
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=False):
@@ -81,9 +83,7 @@ class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
 
     epoch: int
     step: int
-    box: float | None
-    obj: float | None
-    cls: float | None
+    losses: Losses
     grad_norm: float | None
     lr: float
     images_per_s: float
@@ -99,23 +99,10 @@ class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):
 
     epoch: int
     step: int
-    box: float | None
-    obj: float | None
-    cls: float | None
+    losses: Losses
     lr: float
     images_per_s: float
     seconds: float
-
-
-class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Evaluation of one class."""
-
-    name: str
-    num_labels: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
@@ -124,14 +111,11 @@ class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
     epoch: int
     step: int
     num_images: int
-    precision: float
-    recall: float
-    map50: float
-    map50_95: float
+    metrics: Metrics
     images_per_s: float
     seconds: float
     is_best: bool
-    classes: list[ClassFigures]
+    classes: list[ClassMetrics]
 
 
 class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):

@@ -1,6 +1,6 @@
 """The journal of a run: rank 0 appends events, anybody reads them.
 
-Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | [.epoch, .box, .images_per_s] | @tsv'
+Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | [.epoch, .losses.box, .lr] | @tsv'
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from hpc_yolo.distributed import World
+from hpc_yolo.runs.metrics import Losses
 from hpc_yolo.training.stopwatch import ForwardStopwatch
 
 
@@ -31,18 +32,22 @@ class RankFigures(NamedTuple):
 
 
 class StepMeter:
-    """Sums loss items of an epoch, and times steps and waits for data since the last log line.
+    """Sums the loss terms of an epoch, and times steps and waits for data since the last log line.
 
-    Items are (3,): box, obj, cls; their sums are this rank's.
+    Args:
+        names: of the loss terms. Sums are this rank's, (terms,) in their order.
     """
 
-    def __init__(self, world: World, model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, world: World, model: nn.Module, names: Sequence[str], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._world = world
+        self._names = names
         self._forward = ForwardStopwatch(model, world.device, clock)
         self._clock = clock
-        self._epoch_items = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self._epoch_items = torch.zeros(len(names), dtype=torch.float64, device=world.device)
         self._epoch_steps = self._steps_before = 0
-        self._log_items = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self._log_items = torch.zeros(len(names), dtype=torch.float64, device=world.device)
         self._log_steps = self._timed_steps = 0
         self._data_wait_s = 0.0
         self._epoch_start_s = self._log_start_s = clock()
@@ -58,9 +63,9 @@ class StepMeter:
         elif rank_items:
             sums = torch.tensor(rank_items, dtype=torch.float64).sum(dim=0) / self._world.size
         else:
-            sums = torch.zeros(6, dtype=torch.float64)
-        sums = sums.to(self._world.device)
-        self._epoch_items, self._log_items = sums[:3].clone(), sums[3:].clone()
+            sums = torch.zeros(2 * len(self._names), dtype=torch.float64)
+        epoch_items, log_items = torch.split(sums.to(self._world.device), len(self._names))
+        self._epoch_items, self._log_items = epoch_items.clone(), log_items.clone()
         self._epoch_steps = self._steps_before = epoch_steps
         self._log_steps, self._timed_steps = log_steps, 0
         self._epoch_start_s = self._log_start_s = self._clock()
@@ -75,21 +80,21 @@ class StepMeter:
     def waited_for_data(self, seconds: float) -> None:
         self._data_wait_s += seconds
 
-    def add(self, items: torch.Tensor) -> None:
-        """Count one step with this rank's loss `items` (3,)."""
-        self._log_items += items
-        self._epoch_items += items
+    def add(self, terms: torch.Tensor | None) -> None:
+        """Count one step with this rank's loss `terms`; None for a step that was passed over."""
+        if terms is not None:
+            self._log_items += terms
+            self._epoch_items += terms
         self._log_steps += 1
         self._timed_steps += 1
         self._epoch_steps += 1
 
-    def read_log(self) -> tuple[list[float], list[RankFigures]]:
-        """(mean items of the global batches since the last log line, figures of every rank); starts anew.
+    def read_log(self) -> tuple[Losses, list[RankFigures]]:
+        """(mean loss terms of the global batches since the last log line, figures of every rank); starts anew.
 
         Times are of this attempt's steps alone.
         """
-        items = self._world.sum_over_ranks(self._log_items) / max(self._log_steps, 1)
-        means = [float(item) for item in items.cpu()]
+        means = self._means(self._log_items, self._log_steps)
         now_s = self._clock()
         num_steps, device = max(self._timed_steps, 1), self._world.device
         own = RankFigures(
@@ -104,13 +109,16 @@ class StepMeter:
         return means, [RankFigures(*row) for row in self._world.gather_figures(list(own))]
 
     def rank_sums(self) -> list[list[float]]:
-        """Of each rank: items summed over this epoch, then those since the last log line (6 numbers)."""
+        """Return of each rank the loss terms summed over this epoch, then those since the last log line."""
         return self._world.gather_figures(torch.cat([self._epoch_items, self._log_items]).tolist())
 
-    def read_epoch(self) -> tuple[list[float], float]:
-        """(mean items of this epoch's global batches, seconds of this attempt's part of it)."""
-        items = self._world.sum_over_ranks(self._epoch_items) / max(self._epoch_steps, 1)
-        return [float(item) for item in items.cpu()], self._clock() - self._epoch_start_s
+    def read_epoch(self) -> tuple[Losses, float]:
+        """(mean loss terms of this epoch's global batches, seconds of this attempt's part of it)."""
+        return self._means(self._epoch_items, self._epoch_steps), self._clock() - self._epoch_start_s
+
+    def _means(self, sums: torch.Tensor, num_steps: int) -> Losses:
+        means = self._world.sum_over_ranks(sums) / max(num_steps, 1)
+        return dict(zip(self._names, means.tolist(), strict=True))
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from hpc_yolo.evaluation.evaluator import EvaluationResult
-from hpc_yolo.evaluation.metric_values import class_figures
 from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.training.meter import StepMeter
 
@@ -18,14 +17,12 @@ MAX_NAMED_IMAGES = 8
 
 def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, grad_norm: torch.Tensor) -> StepLogged:
     """Means over the steps since the last such event, which all ranks must ask for."""
-    items, ranks = meter.read_log()
+    losses, ranks = meter.read_log()
     uses = [None if math.isnan(rank.device_use) else rank.device_use for rank in ranks]
     return StepLogged(
         epoch=epoch,
         step=step,
-        box=items[0],
-        obj=items[1],
-        cls=items[2],
+        losses=losses,
         grad_norm=float(grad_norm),
         lr=lr,
         images_per_s=batch / ranks[0].step_s,
@@ -39,13 +36,11 @@ def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, 
 
 def epoch_ended(meter: StepMeter, epoch: int, step: int, batch: int, lr: float) -> EpochEnded:
     """Means over an epoch; its speed is that of this attempt's steps."""
-    items, seconds = meter.read_epoch()
+    losses, seconds = meter.read_epoch()
     return EpochEnded(
         epoch=epoch,
         step=step,
-        box=items[0],
-        obj=items[1],
-        cls=items[2],
+        losses=losses,
         lr=lr,
         images_per_s=meter.num_steps_here * batch / seconds,
         seconds=seconds,
@@ -61,14 +56,11 @@ def evaluated(
         epoch=epoch,
         step=step,
         num_images=result.num_images,
-        precision=metrics.precision,
-        recall=metrics.recall,
-        map50=metrics.map50,
-        map50_95=metrics.map50_95,
+        metrics=metrics.mean,
         images_per_s=result.num_images / seconds,
         seconds=seconds,
         is_best=is_best,
-        classes=class_figures(metrics, names),
+        classes=metrics.named(names),
     )
 
 

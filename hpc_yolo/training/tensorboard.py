@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Evaluated, StepLogged
+from hpc_yolo.runs.metrics import METRIC_TITLES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -61,16 +62,10 @@ class EventFiles:
 def figures_of(event: StepLogged | Evaluated) -> dict[str, float | None]:
     """The figures of an event under the names that TensorBoard shows; those before a slash share a panel."""
     if isinstance(event, Evaluated):
-        return {
-            "evaluation/precision": event.precision,
-            "evaluation/recall": event.recall,
-            "evaluation/mAP50": event.map50,
-            "evaluation/mAP50-95": event.map50_95,
-        }
+        titles = METRIC_TITLES.values()
+        return {f"evaluation/{title}": value for title, value in zip(titles, event.metrics.values(), strict=True)}
     return {
-        "loss/box": event.box,
-        "loss/obj": event.obj,
-        "loss/cls": event.cls,
+        **{f"loss/{name}": value for name, value in event.losses.items()},
         "training/learning_rate": event.lr,
         "training/gradient_norm": event.grad_norm,
         "speed/images_per_s": event.images_per_s,

@@ -74,7 +74,7 @@ class Trainer:
         self.watchdog = watchdog or Watchdog(world, run, 0)
         self.checkpointer = Checkpointer(parts, run, self.tell, before_publish)
         self.agreement = StopAgreement(world)
-        self.meter = StepMeter(world, parts.model)
+        self.meter = StepMeter(world, parts.model, parts.loss.names)
         self.finite = FiniteWatch(world)
         self.rejects = parts.spec.train.on_nonfinite != "stop"
         self.statistics = Statistics(parts.model) if self.rejects else None
@@ -159,7 +159,7 @@ class Trainer:
         """Forward, loss and backward on this rank's share of a global batch; every so many batches, the optimiser."""
         parts, device, step = self.parts, self.world.device, self.progress.step
         if step in self.progress.bad_steps:
-            self.meter.add(torch.zeros(3, device=device))
+            self.meter.add(None)
             return
         settings = parts.schedule.at(step)
         apply_settings(parts.optimizer, settings)
@@ -174,13 +174,13 @@ class Trainer:
         # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts. It averages
         # at every step, also between optimiser steps: what has gathered is then the same on all ranks, bit by bit.
         parts.scaler.scale(terms.total * self.world.size).backward()
-        items = terms.items.detach()
-        self.finite.note(step, items)
+        items: torch.Tensor | None = terms.items.detach()
+        self.finite.note(step, terms.items.detach())
         if updates:
             self.clip_gradients()
         if self.rejects and (bad := self.finite.first_bad()):
             self.reject(bad)
-            items = torch.zeros_like(items)
+            items = None
         elif updates:
             self.update_weights()
         self.meter.add(items)
@@ -289,9 +289,9 @@ class Trainer:
             )
         metrics = result.metrics
         self.progress.class_maps = metrics.class_maps(len(parts.names))
-        is_best = metrics.fitness > self.progress.best_fitness
+        is_best = metrics.mean.fitness > self.progress.best_fitness
         if is_best:
-            self.progress.best_fitness, self.progress.best_epoch = metrics.fitness, epoch
+            self.progress.best_fitness, self.progress.best_epoch = metrics.mean.fitness, epoch
             if self.world.is_main:
                 self.checkpointer.save_model(self.run_directory.best, epoch)
         seconds = time.perf_counter() - started_s

@@ -21,6 +21,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.load import load_spec
 
@@ -143,10 +144,11 @@ def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True
             batch=16, epochs=4, steps_per_epoch=5, num_images=80, epoch=0, step=0, ranks=ranks,
         )
     )  # fmt: skip
-    journal.write(EpochEnded(epoch=1, step=10, box=0.1, obj=0.02, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0))
+    losses = {"box": 0.1, "obj": 0.02, "cls": 0.03}
+    journal.write(EpochEnded(epoch=1, step=10, losses=losses, lr=0.01, images_per_s=50.0, seconds=3.0))
     journal.write(
         Evaluated(
-            epoch=1, step=10, num_images=8, precision=0.5, recall=0.5, map50=0.625, map50_95=0.5, images_per_s=9.0,
+            epoch=1, step=10, num_images=8, metrics=Metrics(map50=0.625, map50_95=0.5), images_per_s=9.0,
             seconds=1.0, is_best=True, classes=[],
         )
     )  # fmt: skip
@@ -165,7 +167,7 @@ def test_status_tells_the_state_and_the_figures_of_a_run(tmp_path, ended, state)
     assert facts["state"] == state
     expected = {"job_id": "1", "num_nodes": 1, "tasks_per_node": 2, "epoch": 1, "epochs": 4, "step": 10, "attempts": 1}
     assert expected.items() <= facts.items()
-    assert (facts["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
+    assert (facts["metrics"]["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
     table = run_cli("status", "--root", tmp_path).output
     for words in ("first", state, "1 x 2", "2/4", "10/20", "0.150", "0.625", "0.500", "50.0"):
         assert words in table
@@ -177,7 +179,7 @@ def test_a_pipe_that_watches_gets_a_line_of_json_each_time(tmp_path):
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
         assert json.loads(watching.stdout.readline())[0]["step"] == 10
         JournalWriter(tmp_path / "first" / "journal.jsonl", attempt=1).write(
-            EpochEnded(epoch=2, step=15, box=0.1, obj=0.02, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
+            EpochEnded(epoch=2, step=15, losses={"box": 0.15}, lr=0.01, images_per_s=50.0, seconds=3.0)
         )
         assert json.loads(watching.stdout.readline())[0]["step"] == 15
         watching.terminate()

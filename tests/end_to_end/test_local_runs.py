@@ -18,7 +18,7 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, 
 
 ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
-FIGURES = ("box", "obj", "cls", "grad_norm")
+FIGURES = ("losses", "grad_norm")
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_our_own_mean_average_precision_is_near_the_official_one(tmp_path):
     assert sum(one[-1] for objects in scenes.objects for one in objects) > 20
     official, own = official_and_own(scenes, tmp_path)
     assert 0.3 < official.ap < 0.7
-    assert own.map50_95 == pytest.approx(official.ap, abs=0.002)
+    assert own.mean.map50_95 == pytest.approx(official.ap, abs=0.002)
 
 
 def test_without_its_crowds_the_same_set_scores_worse():
@@ -158,8 +158,8 @@ def test_without_its_crowds_the_same_set_scores_worse():
     ignored = in_crowd(detections, crowd) & ~correct
     assert ignored.tolist() == [[True] * 10, [False] * 10]
     arrays = correct, np.array([0.9, 0.8]), np.zeros(2, np.int64), np.zeros(1, np.int64)
-    assert compute_metrics(*arrays, ignored).map50 > 0.99
-    assert compute_metrics(*arrays).map50 < 0.6
+    assert compute_metrics(*arrays, ignored).mean.map50 > 0.99
+    assert compute_metrics(*arrays).mean.map50 < 0.6
 
 
 def test_a_crowd_of_another_class_excuses_nothing():
@@ -171,7 +171,7 @@ def test_a_detector_that_finds_nothing_has_official_numbers_too(tmp_path):
     scenes = Scenes(seed=1, num_images=5)
     scenes.detections = [torch.zeros(0, 6)] * 5
     official, own = official_and_own(scenes, tmp_path)
-    assert (official.ap, official.ar100, own.map50_95) == (0, 0, 0)
+    assert (official.ap, official.ar100, own.mean.map50_95) == (0, 0, 0)
 
 
 def test_without_the_library_a_person_learns_how_to_get_it(tmp_path, monkeypatch):

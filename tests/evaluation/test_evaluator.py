@@ -80,7 +80,7 @@ ONE_RANK = [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]]
 def test_a_good_detector_gets_figures_between_nothing_and_all():
     (result,) = evaluate_over(ONE_RANK)
     assert result.num_images == NUM_IMAGES
-    assert 0.1 < result.metrics.map50_95 < result.metrics.map50 < 0.995
+    assert 0.1 < result.metrics.mean.map50_95 < result.metrics.mean.map50 < 0.995
     assert sum(row.num_labels for row in result.metrics.per_class) == sum(len(labels_of(i)) for i in range(10))
 
 

@@ -7,12 +7,12 @@ from golden import GOLDEN
 
 from hpc_yolo.evaluation.metrics import (
     IOU_THRESHOLDS,
-    DetectionMetrics,
     area,
-    average_precision,
     compute_metrics,
     match_detections,
+    precision_envelope,
 )
+from hpc_yolo.runs.metrics import METRIC_TITLES, Metrics
 
 AP = GOLDEN["ap_golden"]
 
@@ -50,12 +50,12 @@ def golden_set():
 
 def test_published_metrics():
     metrics = compute_metrics(*golden_set())
-    assert metrics.map50 == pytest.approx(AP["map50"], abs=1e-7)
-    assert metrics.map50_95 == pytest.approx(AP["map"], abs=1e-7)
-    assert metrics.precision == pytest.approx(np.mean(AP["p"]), abs=1e-7)
-    assert metrics.recall == pytest.approx(np.mean(AP["r"]), abs=1e-7)
-    for name, key in (("precision", "p"), ("recall", "r"), ("ap50", "ap50"), ("ap50_95", "ap_mean")):
-        assert [getattr(row, name) for row in metrics.per_class] == pytest.approx(AP[key], abs=1e-7)
+    assert metrics.mean.map50 == pytest.approx(AP["map50"], abs=1e-7)
+    assert metrics.mean.map50_95 == pytest.approx(AP["map"], abs=1e-7)
+    assert metrics.mean.precision == pytest.approx(np.mean(AP["p"]), abs=1e-7)
+    assert metrics.mean.recall == pytest.approx(np.mean(AP["r"]), abs=1e-7)
+    for name, key in (("precision", "p"), ("recall", "r"), ("map50", "ap50"), ("map50_95", "ap_mean")):
+        assert [getattr(row.metrics, name) for row in metrics.per_class] == pytest.approx(AP[key], abs=1e-7)
     assert [row.class_index for row in metrics.per_class] == AP["classes"]
     assert sum(row.num_labels for row in metrics.per_class) == 90
 
@@ -70,7 +70,7 @@ def test_order_of_detections_does_not_matter():
 
 def test_published_average_precision():
     example = AP["compute_ap_example"]
-    found = average_precision(np.array(example["recall"]), np.array(example["precision"]))
+    found = area(precision_envelope(np.array(example["recall"]), np.array(example["precision"])))
     assert found == pytest.approx(example["ap"], abs=1e-7)
 
 
@@ -84,23 +84,23 @@ def test_corners_of_the_curve_give_the_area_of_all_its_points(share_right):
     metrics = compute_metrics(right, scores, np.zeros(400, np.int64), np.zeros(500, np.int64))
     right = right[np.argsort(-scores)]
     cumulated = right.cumsum(axis=0)
-    every_point = [average_precision(column / 500, column / np.arange(1, 401)) for column in cumulated.T]
-    assert metrics.map50 == pytest.approx(every_point[0], abs=1e-12)
-    assert metrics.map50_95 == pytest.approx(np.mean(every_point), abs=1e-12)
+    every_point = [area(precision_envelope(column / 500, column / np.arange(1, 401))) for column in cumulated.T]
+    assert metrics.mean.map50 == pytest.approx(every_point[0], abs=1e-12)
+    assert metrics.mean.map50_95 == pytest.approx(np.mean(every_point), abs=1e-12)
 
 
 def test_a_perfect_detector_is_perfect():
     metrics = compute_metrics(np.ones((6, 10), bool), np.linspace(0.9, 0.4, 6), np.arange(6) % 2, np.arange(6) % 2)
-    assert (metrics.map50, metrics.map50_95) == pytest.approx((1, 1), abs=0.01)
-    assert (metrics.precision, metrics.recall) == pytest.approx((1, 1), abs=0.01)
+    assert (metrics.mean.map50, metrics.mean.map50_95) == pytest.approx((1, 1), abs=0.01)
+    assert (metrics.mean.precision, metrics.mean.recall) == pytest.approx((1, 1), abs=0.01)
 
 
 def test_a_class_with_labels_and_no_detection_pulls_the_mean_down():
     """Else a detector could improve by never trying its hardest class."""
     correct, scores, classes, labels = golden_set()
     metrics = compute_metrics(correct, scores, classes, np.concatenate((labels, [4] * 5)))
-    assert metrics.map50 == pytest.approx(AP["map50"] * 4 / 5, abs=1e-7)
-    assert metrics.per_class[4].ap50 == 0
+    assert metrics.mean.map50 == pytest.approx(AP["map50"] * 4 / 5, abs=1e-7)
+    assert metrics.per_class[4].metrics.map50 == 0
 
 
 def test_a_class_without_labels_counts_for_nothing():
@@ -123,13 +123,14 @@ def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
         np.ones(num_detections, np.int64),
         np.array(labels, dtype=np.int64),
     )
-    assert (metrics.precision, metrics.recall, metrics.map50, metrics.map50_95) == (0, 0, 0, 0)
+    assert (metrics.mean.precision, metrics.mean.recall, metrics.mean.map50, metrics.mean.map50_95) == (0, 0, 0, 0)
     assert [row.num_labels for row in metrics.per_class] == ([2] if labels else [])
 
 
 def test_fitness_is_the_published_mix():
     example = GOLDEN["fitness_example"]
-    assert DetectionMetrics(*example["P,R,mAP50,mAP"]).fitness == pytest.approx(example["fitness"])
+    metrics = Metrics(**dict(zip(METRIC_TITLES, example["P,R,mAP50,mAP"], strict=True)))
+    assert metrics.fitness == pytest.approx(example["fitness"])
 
 
 def test_the_curves_are_those_that_the_figures_come_from():
@@ -140,10 +141,10 @@ def test_the_curves_are_those_that_the_figures_come_from():
     metrics = compute_metrics(correct, scores, classes, np.repeat([0, 1, 2], 120))
     assert metrics.curves is not None
     areas = [area(row) for row in metrics.curves.precision_at_recall]
-    assert areas == pytest.approx([row.ap50 for row in metrics.per_class])
-    assert np.mean(areas) == pytest.approx(metrics.map50)
+    assert areas == pytest.approx([row.metrics.map50 for row in metrics.per_class])
+    assert np.mean(areas) == pytest.approx(metrics.mean.map50)
     precision, recall = metrics.curves.precision, metrics.curves.recall
-    for row, figures in enumerate(metrics.per_class):
-        at = np.flatnonzero((precision[row] == figures.precision) & (recall[row] == figures.recall))
+    for row, found in enumerate(metrics.per_class):
+        at = np.flatnonzero((precision[row] == found.metrics.precision) & (recall[row] == found.metrics.recall))
         assert len(at) > 0
     assert (np.diff(recall, axis=1) <= 1e-12).all(), "who asks for more confidence finds less"

@@ -129,7 +129,7 @@ def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
         on_progress=lambda *progress: done.append(progress),
     )
     assert done[-1] == (NUM_IMAGES, NUM_IMAGES)
-    assert report.map50_95 == pytest.approx(0.995, abs=0.001)
+    assert report.metrics.map50_95 == pytest.approx(0.995, abs=0.001)
     assert report.coco is not None and report.coco.ap == pytest.approx(1)
     assert report.num_labels == sum(map(len, oracle.index.labels))
     assert all(milliseconds > 0 for milliseconds in report.speed_ms.values())

@@ -47,11 +47,11 @@ def test_bytes_that_were_read_are_not_read_again(tmp_path):
     run = make_run(tmp_path, "first")
     tell(run, START, STEP, EVALUATED)
     collector = collector_of(tmp_path)
-    assert collector.refresh().runs[0].map50 == 0.6
+    assert collector.refresh().runs[0].metrics.map50 == 0.6
     run.journal.write_bytes(b"x" * run.journal.stat().st_size + b"\n")
-    tell(run, STEP | {"step": 50, "box": 1.0, "time": 50.0})
+    tell(run, STEP | {"step": 50, "losses": {"box": 1.0, "obj": 0.2, "cls": 0.3}, "time": 50.0})
     facts = collector.refresh().runs[0]
-    assert (facts.step, facts.loss, facts.map50, facts.attempts) == (50, 1.5, 0.6, 1)
+    assert (facts.step, facts.loss, facts.metric("map50"), facts.attempts) == (50, 1.5, 0.6, 1)
 
 
 def test_a_torn_last_line_is_read_when_it_is_whole(tmp_path):
@@ -79,7 +79,7 @@ def test_a_run_that_was_made_anew_is_read_anew(tmp_path):
     assert collector.refresh().runs[0].attempts == 0
     tell(run, START)
     facts = collector.refresh().runs[0]
-    assert (facts.attempts, facts.map50, facts.step) == (1, None, 0)
+    assert (facts.attempts, facts.metrics, facts.step) == (1, None, 0)
 
 
 def test_a_run_of_which_nothing_is_known_is_not_said_to_run(tmp_path):
@@ -214,16 +214,16 @@ STEPS = [STEP | {"step": 10 * number} for number in range(1, 12)]
 SAVED = {"event": "checkpoint", "epoch": 0, "step": 10, "path": "p", "size_bytes": 1, "seconds": 0.1}
 SAVES = [START, SAVED, SAVED | {"time": 30.0}, STEP | {"time": 2000.0}]
 LEVEL = [STEP | {"step": 2 * number} for number in range(1, 41)]
-FALLING = [step | {"box": 10 - 0.1 * number} for number, step in enumerate(LEVEL)]
+FALLING = [step | {"losses": {"box": 10 - 0.1 * number}} for number, step in enumerate(LEVEL)]
 
 
 @pytest.mark.parametrize(
     ("events", "now", "problem"),
     [
         ([START, STEP], 25.0, None),
-        ([START | {"format_version": 2}, STEP], 25.0, "written by a newer version (format 2, this one reads 1)"),
+        ([START | {"format_version": 3}, STEP], 25.0, "written by a newer version (format 3, this one reads 2)"),
         ([START, STEP], 400.0, "no word for 6 min 19 s"),
-        ([START, STEP | {"cls": None}], 25.0, "the loss is not a number"),
+        ([START, STEP | {"losses": {"box": 0.1, "cls": None}}], 25.0, "the loss is not a number"),
         ([START, STEP | {"rank_data_wait_s": [0.2, 0.2]}], 25.0, "40% of a step is waiting for data"),
         ([START, STEP | {"rank_data_wait_s": [0.11, 0.11]}], 25.0, "22% of a step"),
         (SAVES, 2000.0, "the last checkpoint is 32 min 50 s old"),

@@ -12,9 +12,11 @@ from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
 from hpc_yolo.plots.results import ClassResults, Results
+from hpc_yolo.runs.metrics import Metrics
 
 HOSTILE = "<script>alert(1)</script>"
-CLASSES = [{"name": "cat & <b>dog", "num_labels": 3, "precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4321}]
+METRICS = {"precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4321}
+CLASSES = [{"name": "cat & <b>dog", "num_labels": 3, "metrics": METRICS}]
 VOID = {"meta", "img", "br"}
 
 
@@ -75,8 +77,8 @@ def full_run(tmp_path):
     run.results.mkdir()
     run.mosaics.write_bytes(b"JPEG")
     curve = {"precision": [0.5, 1.0], "recall": [1.0, 0.0], "precision_at_recall": [1.0, 0.5]}
-    rows = [ClassResults(name=name, num_labels=2, map50=0.5, map50_95=0.25, **curve) for name in ("cat", HOSTILE)]
-    figures = {"precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4}
+    metrics = Metrics(map50=0.5, map50_95=0.25)
+    rows = [ClassResults(name=name, num_labels=2, metrics=metrics, **curve) for name in ("cat", HOSTILE)]
     found = Results(
         epoch=0,
         step=100,
@@ -84,7 +86,7 @@ def full_run(tmp_path):
         names=["cat", HOSTILE],
         classes=rows,
         confusions=[(0, 1, 7), (1, 1, 3)],
-        **figures,
+        metrics=Metrics(precision=0.1, recall=0.2, map50=0.3, map50_95=0.4),
     )
     write_struct(run.evaluation, found)
     split = SplitStatistics(

@@ -42,7 +42,7 @@ REQUEUE, BY_SLURM, BY_SUCCESSOR, NOTHING = FollowUp
 STOPPED, FAILED, FINISHED = AttemptEnded.STOPPED, AttemptEnded.FAILED, AttemptEnded.FINISHED
 
 NO_VALUES: dict[str, Any] = {
-    **dict.fromkeys(("box", "obj", "cls", "grad_norm")),
+    **{"losses": {}, "grad_norm": None},
     **{"lr": 0.1, "images_per_s": 1.0, "rank_step_s": [], "rank_data_wait_s": [], "rank_mem_bytes": []},
 }
 
@@ -327,7 +327,7 @@ def test_end_of_a_lost_attempt_comes_from_accounting(
 
 
 def test_steps_are_counted_by_any_event_of_the_attempt() -> None:
-    terms = {"box": 1.0, "obj": 1.0, "cls": 1.0, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
+    terms = {"losses": {"box": 1.0}, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
     epoch = EpochEnded(attempt=1, epoch=0, step=9, **terms)
     assert facts([started(1), epoch]).has_stepped
     assert not facts([started(1), epoch, started(2)], number=2).has_stepped

@@ -21,15 +21,14 @@ from hpc_yolo.runs.events import (
 )
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
 from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
+from hpc_yolo.runs.metrics import Metrics
 
 
 def step_event(**changes):
     figures = {
         "epoch": 1,
         "step": 20,
-        "box": 0.1,
-        "obj": 0.2,
-        "cls": 0.3,
+        "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3},
         "grad_norm": 4.0,
         "lr": 0.01,
         "images_per_s": 30.0,
@@ -60,9 +59,9 @@ def test_events_come_back_as_they_were_written_with_attempt_and_time(tmp_path):
 
 def test_a_figure_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tmp_path):
     path = tmp_path / "journal.jsonl"
-    JournalWriter(path, attempt=1).write(step_event(box=math.nan, grad_norm=math.inf))
+    JournalWriter(path, attempt=1).write(step_event(losses={"box": math.nan, "obj": 0.2}, grad_norm=math.inf))
     line = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} in the journal"))
-    assert line["box"] is None
+    assert line["losses"] == {"box": None, "obj": 0.2}
     assert line["grad_norm"] is None
 
 
@@ -188,9 +187,10 @@ def test_a_job_log_says_who_trains_and_how_well():
     )
     expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 images, 5 steps of 12 an epoch, from step 7"
     assert event_line(started) == expected
-    ended = EpochEnded(epoch=1, step=10, box=0.1, obj=None, cls=0.03, lr=0.01, images_per_s=50.0, seconds=3.0)
+    losses = {"box": 0.1, "obj": None, "cls": 0.03}
+    ended = EpochEnded(epoch=1, step=10, losses=losses, lr=0.01, images_per_s=50.0, seconds=3.0)
     assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"
-    figures = {"precision": 0.5, "recall": 0.5, "map50": 0.625, "map50_95": 0.5, "images_per_s": 9.0, "seconds": 1.0}
+    figures = {"metrics": Metrics(map50=0.625, map50_95=0.5), "images_per_s": 9.0, "seconds": 1.0}
     evaluated = Evaluated(epoch=1, step=10, num_images=8, is_best=True, classes=[], **figures)
     assert event_line(evaluated) == "epoch 2: mAP50 0.625 mAP50-95 0.500 (best)"
 

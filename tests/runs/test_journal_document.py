@@ -13,12 +13,12 @@ from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
     Cause,
-    ClassFigures,
     Evaluated,
     RankPlace,
     WarningRaised,
 )
 from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "journal.md"
 
@@ -29,7 +29,9 @@ def test_the_page_is_made_from_the_types():
 
 def test_every_word_belongs_to_a_field():
     fields = {
-        field.name for kind in (*get_args(AnyEvent), RankPlace, ClassFigures) for field in msgspec.structs.fields(kind)
+        field.name
+        for kind in (*get_args(AnyEvent), RankPlace, Metrics, ClassMetrics)
+        for field in msgspec.structs.fields(kind)
     }
     assert fields | {"precision_share"} == set(WORDS)
     assert fields >= set(COMMON)
@@ -37,16 +39,16 @@ def test_every_word_belongs_to_a_field():
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed here")
 def test_the_examples_for_jq_work_on_a_journal_with_a_torn_line(tmp_path):
-    figures = {"num_images": 8, "precision": 0.5, "recall": 0.5, "images_per_s": 9.0, "seconds": 1.0, "classes": []}
+    figures = {"num_images": 8, "images_per_s": 9.0, "seconds": 1.0, "classes": []}
     journal = tmp_path / "journal.jsonl"
     writer = JournalWriter(journal, attempt=1)
     writer.write(WarningRaised(message="a tab\tand 'quotes'"))
     for epoch, (map50, is_best) in enumerate([(0.25, True), (0.5, True), (0.375, False)]):
-        writer.write(Evaluated(epoch=epoch, step=epoch, map50=map50, map50_95=0.125, is_best=is_best, **figures))
+        writer.write(Evaluated(epoch=epoch, step=epoch, metrics=Metrics(map50=map50), is_best=is_best, **figures))
     with journal.open("a") as file:
         file.write('{"event":"eval')
     ended = AttemptEnded(outcome="stopped", epoch=3, step=60, cause=Cause.PREEMPTED, detail="SIGTERM")
     JournalWriter(journal, attempt=1).write(ended)
     example = PAGE.read_text().partition("```sh\n")[2].partition("```")[0]
     done = subprocess.run(["sh", "-eu", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["2\t0.5\t0.125", "1\tpreempted\t60\tSIGTERM"]
+    assert done.stdout.splitlines() == ["2\t0.5", "1\tpreempted\t60\tSIGTERM"]

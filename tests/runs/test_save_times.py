@@ -15,7 +15,7 @@ def saved(seconds: float, name: str = "state-0001-000000008.safetensors", size_b
 
 def logged(*rank_step_s: float) -> StepLogged:
     return StepLogged(
-        epoch=0, step=8, box=None, obj=None, cls=None, grad_norm=None, lr=0.1, images_per_s=1.0,
+        epoch=0, step=8, losses={}, grad_norm=None, lr=0.1, images_per_s=1.0,
         rank_step_s=list(rank_step_s), rank_data_wait_s=[], rank_mem_bytes=[],
     )  # fmt: skip
 

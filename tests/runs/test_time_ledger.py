@@ -13,6 +13,7 @@ from hpc_yolo.runs.events import (
     TrainingLeft,
     WarningRaised,
 )
+from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.time_ledger import KINDS, make_ledger
 
 RANKS = [RankPlace(rank=rank, local_rank=rank, node_rank=0, host="n1", pid=1) for rank in range(2)]
@@ -40,18 +41,18 @@ def started(time, attempt=1, step=0, epoch=0, process_started=None, device="H100
 
 
 def steps(time, step, attempt=1, epoch=0, waits=(0.0, 0.0), step_s=1.0):
-    figures = {"box": 1.0, "obj": 1.0, "cls": 1.0, "grad_norm": 1.0, "lr": 0.01, "images_per_s": 8.0}
+    figures = {"losses": {"box": 1.0}, "grad_norm": 1.0, "lr": 0.01, "images_per_s": 8.0}
     waited = {"rank_step_s": [step_s, step_s], "rank_data_wait_s": list(waits), "rank_mem_bytes": [1, 1]}
     return StepLogged(time=time, attempt=attempt, epoch=epoch, step=step, **figures, **waited)
 
 
 def epoch_ended(time, step, attempt=1, epoch=0):
-    figures = {"box": 1.0, "obj": 1.0, "cls": 1.0, "lr": 0.01, "images_per_s": 8.0, "seconds": 20.0}
+    figures = {"losses": {"box": 1.0}, "lr": 0.01, "images_per_s": 8.0, "seconds": 20.0}
     return EpochEnded(time=time, attempt=attempt, epoch=epoch, step=step, **figures)
 
 
 def evaluated(time, step, attempt=1, epoch=0):
-    figures = {"precision": 0.5, "recall": 0.5, "map50": 0.5, "map50_95": 0.4, "images_per_s": 9.0}
+    figures = {"metrics": Metrics(map50=0.5), "images_per_s": 9.0}
     rest = {"num_images": 8, "seconds": 5.0, "is_best": True, "classes": []}
     return Evaluated(time=time, attempt=attempt, epoch=epoch, step=step, **figures, **rest)
 

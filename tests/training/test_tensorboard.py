@@ -28,14 +28,14 @@ def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
     told = [
         START,
         STEP,
-        STEP | {"step": 20, "box": 9.0},
+        STEP | {"step": 20, "losses": {"box": 9.0, "obj": 0.2}},
         START | {"step": 10},
-        STEP | {"step": 20, "box": None},
+        STEP | {"step": 20, "losses": {"box": None, "obj": 0.2}},
         EVALUATED,
     ]
     for event in events(tmp_path, *told):
         files.tell(event)
-        if getattr(event, "step", 0) == 20 and event.box == 9.0:
+        if getattr(event, "step", 0) == 20 and event.losses["box"] == 9.0:
             files.close()
     files.close()
     read = EventAccumulator(str(tmp_path / "tensorboard"))

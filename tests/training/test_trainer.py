@@ -139,11 +139,11 @@ def story_of(path: Path) -> list[tuple]:
     told = []
     for event in read_events(path / "journal.jsonl"):
         if isinstance(event, StepLogged):
-            told.append(("step", event.step, event.box, event.obj, event.cls, event.grad_norm, event.lr))
+            told.append(("step", event.step, event.losses, event.grad_norm, event.lr))
         elif isinstance(event, EpochEnded):
-            told.append(("epoch", event.epoch, event.step, event.box, event.obj, event.cls))
+            told.append(("epoch", event.epoch, event.step, event.losses))
         elif isinstance(event, Evaluated):
-            told.append(("evaluated", event.epoch, event.map50, event.map50_95))
+            told.append(("evaluated", event.epoch, event.metrics))
     return told
 
 

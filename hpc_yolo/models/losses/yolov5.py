@@ -75,6 +75,7 @@ class DetectionLoss(nn.Module):
         anchors: (levels, A, 2) in grid units.
     """
 
+    names = ("box", "obj", "cls")
     anchors: torch.Tensor
     offsets: torch.Tensor
     gains: torch.Tensor

@@ -20,6 +20,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import figure
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Cause, EpochEnded, Evaluated, StepLogged, WarningRaised
 from hpc_yolo.runs.failures import first_failure
+from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.runs.time_ledger import Ledger, make_ledger
 
@@ -84,12 +85,11 @@ class DetailReader:
         self._events.append(_short(event))
         figures: dict[str, float | None] = {}
         if isinstance(event, StepLogged):
-            figures = {"box": event.box, "obj": event.obj, "cls": event.cls, "lr": event.lr}
-            figures |= {"img/s": event.images_per_s}
+            figures = {**event.losses, "lr": event.lr, "img/s": event.images_per_s}
         elif isinstance(event, EpochEnded) and not self._curves:
-            figures = {"box": event.box, "obj": event.obj, "cls": event.cls, "lr": event.lr}
+            figures = {**event.losses, "lr": event.lr}
         elif isinstance(event, Evaluated):
-            figures = {"mAP50": event.map50, "mAP50-95": event.map50_95}
+            figures = {METRIC_TITLES[name]: getattr(event.metrics, name) for name in ("map50", "map50_95")}
         for name, value in figures.items():
             if value is not None and isinstance(event, (StepLogged, EpochEnded, Evaluated)):
                 self._curves.setdefault(name, Trend(CURVE_POINTS)).add(event.step, value)
@@ -153,7 +153,8 @@ def _summary(run: RunFacts, now: float, width: int) -> list[Text]:
     best = "" if run.best_epoch is None else f" (best, epoch {run.best_epoch + 1})"
     lines.append(
         Text(
-            f"loss {figure(run.loss)}  mAP50 {figure(run.map50)}  mAP50-95 {figure(run.map50_95)}{best}  {speed} img/s"
+            f"loss {figure(run.loss)}  mAP50 {figure(run.metric('map50'))}  "
+            f"mAP50-95 {figure(run.metric('map50_95'))}{best}  {speed} img/s"
         )
     )
     saved = "" if run.saved is None else f"last checkpoint {short_time(now - run.saved)} ago"

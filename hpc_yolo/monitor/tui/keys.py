@@ -210,7 +210,7 @@ def _sort_key(run: RunFacts, sort: str) -> tuple[object, ...]:
         "name": (),
         "state": (order,),
         "updated": (-(run.updated or 0.0),),
-        "mAP": (-(run.map50_95 if run.map50_95 is not None else -1.0),),
+        "mAP": (-(run.metrics.map50_95 if run.metrics is not None else -1.0),),
         "img/s": (-(run.images_per_s or 0.0),),
         "left": (run.left_s is None, run.left_s or 0.0),
     }

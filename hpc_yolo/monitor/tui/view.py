@@ -13,6 +13,7 @@ from hpc_yolo.monitor.tui.marks import printable, short_time
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import figure
 from hpc_yolo.runs.events import EpochEnded, Evaluated
+from hpc_yolo.runs.metrics import METRIC_TITLES
 
 STATE_STYLES = {
     "unstarted": "yellow",
@@ -46,8 +47,8 @@ def runs_table(runs: Iterable[RunFacts]) -> Table:
             "-" if run.epoch is None else f"{run.epoch + 1}/{run.epochs}",
             "-" if run.step is None else f"{run.step}/{run.total_steps}",
             figure(run.loss),
-            figure(run.map50),
-            figure(run.map50_95),
+            figure(run.metric("map50")),
+            figure(run.metric("map50_95")),
             "-" if run.images_per_s is None else f"{run.images_per_s:.1f}",
             str(run.attempts),
         )
@@ -90,12 +91,10 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
         title_justify="left",
     )
     table.add_column("class")
-    for header in ("labels", "precision", "recall", "mAP50", "mAP50-95"):
+    for header in ("labels", *METRIC_TITLES.values()):
         table.add_column(header, justify="right")
     num_labels = sum(row.num_labels for row in best.classes)
-    overall = (best.precision, best.recall, best.map50, best.map50_95)
-    table.add_row("all", str(num_labels), *map(figure, overall), style="bold")
+    table.add_row("all", str(num_labels), *map(figure, best.metrics.values()), style="bold")
     for row in best.classes:
-        figures = (row.precision, row.recall, row.map50, row.map50_95)
-        table.add_row(row.name, str(row.num_labels), *map(figure, figures))
+        table.add_row(row.name, str(row.num_labels), *map(figure, row.metrics.values()))
     return table

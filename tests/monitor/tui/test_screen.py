@@ -15,6 +15,7 @@ from hpc_yolo.monitor.tui.keys import HELP, TO_THE_END, ScreenState, decode_keys
 from hpc_yolo.monitor.tui.marks import bar, plot, short_bytes, short_time, trend_line
 from hpc_yolo.monitor.tui.screen import help_lines, list_lines
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.metrics import Metrics
 
 HOSTILE = "a\x1b[2Jb\x07\u009b31mc\nd\t字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字"
 SIZES = [(80, 24), (200, 50), (40, 10), (133, 37)]
@@ -23,8 +24,9 @@ SIZES = [(80, 24), (200, 50), (40, 10), (133, 37)]
 def run_facts(name: str = "run", **changes) -> RunFacts:
     figures = {
         **{"state": "running", "job_id": "7", "num_nodes": 2, "tasks_per_node": 4, "gpus_per_node": 4, "attempts": 1},
-        **{"epoch": 1, "epochs": 4, "step": 10, "total_steps": 40, "box": 0.1, "obj": 0.2, "cls": 0.3},
-        **{"images_per_s": 50.0, "map50": 0.625, "map50_95": 0.5, "updated": 20.0, "loss_trend": [3.0, 2.0, 1.0]},
+        **{"epoch": 1, "epochs": 4, "step": 10, "total_steps": 40, "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3}},
+        **{"metrics": Metrics(map50=0.625, map50_95=0.5), "images_per_s": 50.0},
+        **{"updated": 20.0, "loss_trend": [3.0, 2.0, 1.0]},
         **{"causes": {"preempted": 2, "time limit": 1}, "saved": 10.0},
     }
     return RunFacts(name=name, path=f"/runs/{name}", **(figures | changes))
@@ -130,7 +132,12 @@ def test_an_old_answer_of_slurm_says_how_old_it_is():
 def test_a_run_in_detail_has_curves_ranks_attempts_and_what_failed(tmp_path):
     run = make_run(tmp_path, "first")
     late, figures = [0.0, 0.4], {"rank_forward_s": [0.125, 0.25], "rank_device_use": [None, 0.42]}
-    tell(run, START, *(STEP | {"step": step, "box": 1 / step} for step in range(1, 40)), END | {"cause": "preempted"})
+    tell(
+        run,
+        START,
+        *(STEP | {"step": step, "losses": {"box": 1 / step}} for step in range(1, 40)),
+        END | {"cause": "preempted"},
+    )
     tell(run, START | {"attempt": 2, "step": 39}, STEP | {"attempt": 2, "step": 40, "rank_data_wait_s": late} | figures)
     detail = DetailReader(run).read()
     page = detail_lines(run_facts("first"), detail, 100.0, 80)
@@ -189,9 +196,9 @@ def test_bytes_of_a_terminal_are_keys(received, keys, rest):
 
 
 RUNS = [
-    run_facts("a", state="done", map50_95=0.9, images_per_s=None),
-    run_facts("b", state="failed", map50_95=None),
-    run_facts("c", problems=["odd"], map50_95=0.1, updated=90.0),
+    run_facts("a", state="done", metrics=Metrics(map50_95=0.9), images_per_s=None),
+    run_facts("b", state="failed", metrics=None),
+    run_facts("c", problems=["odd"], metrics=Metrics(map50_95=0.1), updated=90.0),
 ]
 
 
