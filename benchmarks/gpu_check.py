@@ -19,6 +19,7 @@ import torch
 from step import make_trainer, random_batch, whole_step
 
 from hpc_yolo.data.batch import TrainingBatch
+from hpc_yolo.runs.metrics import total_loss
 from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.training.trainer import Trainer
 
@@ -55,8 +56,9 @@ def learning(precision: str) -> dict[str, Any]:
         for batch in batches(trainer, LEARNING_STEPS):
             trainer.train_step(batch)
             trainer.progress.step += 1
-            means, _ = trainer.meter.read_log()
-            losses.append(sum(means))
+            terms, _ = trainer.meter.read_log()
+            loss = total_loss(terms)
+            losses.append(math.nan if loss is None else loss)
         row = {
             "precision": precision,
             "finite": all(map(math.isfinite, losses)) and math.isfinite(float(trainer.grad_norm)),
