@@ -42,7 +42,7 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     """
     from hpc_yolo.cluster.job_cache import TIMEOUT_S, JobCache
     from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.cluster.scheduler import LOOK_TIMEOUT_S
+    from hpc_yolo.cluster.scheduler import PROMPT_TIMEOUT_S
     from hpc_yolo.monitor.snapshot import Collector
     from hpc_yolo.runs.index import state_directory
 
@@ -51,7 +51,7 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     environ = current_environment()
     directory = state_directory(environ)
     is_live = is_for_eyes() and not (once or as_json)
-    timeout_s = TIMEOUT_S if is_live else LOOK_TIMEOUT_S
+    timeout_s = TIMEOUT_S if is_live else PROMPT_TIMEOUT_S
     collector = Collector(lambda: known_runs(root), JobCache(directory, environ, timeout_s=timeout_s))
     if is_live:
         from hpc_yolo.launch.actions import cancel_run, requeue_run

@@ -42,7 +42,7 @@ def submit(
 
     Submitting a spec again goes on with its run from the last checkpoint.
     """
-    from hpc_yolo.cluster import scheduler
+    from hpc_yolo.cluster import scheduler, slurm_command
     from hpc_yolo.launch.plan import make_plan, plan_at_site
     from hpc_yolo.launch.preflight import preflight
     from hpc_yolo.launch.weights import with_located_weights
@@ -52,7 +52,7 @@ def submit(
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
     uses_slurm = plan.uses_slurm
-    there = scheduler.on_cluster(plan.spec.cluster.slurm_cluster)
+    there = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
     if uses_slurm and not dry_run:
         scheduler.require_available(run=there)
     slurm = scheduler.probe(run=there) if uses_slurm and dry_run else None
@@ -74,12 +74,12 @@ def submit(
 
 def start_of(plan: Plan) -> tuple[str, bool]:
     """Return (when Slurm would start the job of `plan`, in a few words; whether it would refuse it). Queue nothing."""
-    from hpc_yolo.cluster import scheduler
+    from hpc_yolo.cluster import slurm_command
     from hpc_yolo.launch.preflight import estimate_start
 
     assert plan.script is not None
     try:
-        sbatch = scheduler.with_sbatch_variables(plan.variables)
+        sbatch = slurm_command.with_sbatch_variables(plan.variables)
         estimate = estimate_start(plan.script, plan.sbatch_options, run=sbatch)
     except SchedulerUnavailable as error:
         return f"not known: {error.message}", False

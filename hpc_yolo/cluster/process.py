@@ -1,23 +1,19 @@
-"""Which of all tasks this process is, where rank 0 is, and the ports that rank 0 may listen on.
+"""Rank, world size and host of rank 0 of this process, as the launcher's environment variables define them.
 
-`ProcessInfo.from_env` is a pure function of a mapping. It believes the innermost launcher: torchrun, then submitit's
-local executor, then the Slurm step. Inside either of the last two, RANK and its like count only where torchrun itself
-has set them; elsewhere they may have been set by hand. Without any launcher (also in a batch script's body, or in a
-shell that salloc opened) the process is alone. `current_environment` is the one place that reads `os.environ`.
+`ProcessInfo.from_env` is a pure function of a mapping. The innermost launcher counts: torchrun, then submitit's local
+executor, then the Slurm step. Inside either of the last two, RANK and similar variables count only where torchrun
+itself has set them; elsewhere they may have been set by hand. Without a launcher (also in the body of a batch script
+or a shell of salloc) the process is alone. `current_environment` is the one function that reads `os.environ`.
 
-A variable of Slurm that is there but not a number is passed over where another says the same or nothing depends on it.
+A variable of Slurm that is not a number is ignored where another one has the same value or nothing depends on it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import itertools
 import os
 import re
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -27,13 +23,11 @@ from hpc_yolo.core.errors import ClusterError
 Launcher = Literal["torchrun", "slurm", "submitit-local", "single"]
 
 LOOPBACK = "127.0.0.1"
-FIRST_PORT, LAST_PORT = 10000, 32767  # below Linux's ephemeral ports, which any connection may take
-NUM_CANDIDATE_PORTS = 64
 NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-# Steps above this number are not srun's: batch script, external processes, salloc's interactive shell. Since Slurm
-# 26.05 their numbers are printed as negative ones.
+# Steps above this number were not started by srun: batch script, external processes, salloc's interactive shell. Slurm
+# 26.05 and newer print them as negative numbers.
 LAST_SRUN_STEP = 0xFFFF_FFF0
-NOT_DISTRIBUTED = ("", "-1")  # a rank that scripts export to say that there is none
+NOT_DISTRIBUTED = ("", "-1")  # values of RANK that scripts export where there is no rank
 _JOB_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMI2_", "PMIX_", "SUBMITIT_LOCAL_")
 _REQUEST_PREFIXES = ("SBATCH_", "SALLOC_")
 _TORCHRUN_PREFIXES = (
@@ -45,15 +39,17 @@ _TASKS_PER_NODE = re.compile(r"(?P<tasks>\d+)(?:\(x(?P<nodes>\d+)\))?")
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """This process among all tasks of a job. `node rank` counts nodes, `local rank` tasks on this node, from 0.
+    """Position of this process among all tasks of a job.
+
+    The node rank counts nodes, the local rank counts tasks on this node; both begin at 0.
 
     Attributes:
-        master_addr: name or address of rank 0's host; the loopback where all ranks are on one node.
-        is_addr_set: MASTER_ADDR says it, not the launcher.
-        master_port: where rank 0 listens if somebody fixed it; None leaves it to rank 0 (see `candidate_ports`).
-        host: this node's name as the launcher knows it; None where the launcher does not say.
-        job_id: as Slurm's commands take it, `123` or `123_4` in an array; for submitit-local its controller's
-            process id; for torchrun outside Slurm its run id, if it has one.
+        master_addr: name or address of the host of rank 0; the loopback where all ranks are on one node.
+        is_addr_set: `master_addr` is the value of MASTER_ADDR rather than the launcher's.
+        master_port: the value of MASTER_PORT; None leaves the choice to rank 0 (see `ports.candidate_ports`).
+        host: name of this node according to the launcher; None where the launcher does not set it.
+        job_id: as Slurm's commands accept it, `123` or `123_4` in an array; for submitit-local the process id of its
+            controller; for torchrun outside Slurm its run id, if it has one.
         step_id: of srun; a job may train in several steps, one after the other.
         attempt: 1 at first, one more with each requeue.
     """
@@ -84,12 +80,12 @@ class ProcessInfo:
                 raise ClusterError(
                     f"{variable} gives {name} {value}, but {size_variable} gives a {size_name} of {size}; "
                     f"allowed are 0 to {size - 1}",
-                    hint="are variables left over from another job? start the task with srun or torchrun",
+                    hint="check for variables of another job, and start the task with srun or torchrun",
                 )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> ProcessInfo:
-        """Read the launcher's variables.
+        """Return the position that the launcher's variables in `environ` define.
 
         Raises:
             ClusterError: they are incomplete or contradict each other; the message names the variable.
@@ -108,23 +104,23 @@ class ProcessInfo:
 
     @classmethod
     def alone(cls, environ: Mapping[str, str]) -> ProcessInfo:
-        """Return this process as the only one; its job and attempt are read, everything about ranks is not.
+        """Return this process as the only one of its job; variables that define ranks are ignored.
 
-        For what runs beside the tasks of a job, such as the last line of its batch script.
+        Used by processes that run beside the tasks of a job, such as the last line of its batch script.
         """
         return cls(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single", job_id=_slurm_job_id(environ), attempt=_attempt(environ))
 
 
 def current_environment() -> Mapping[str, str]:
-    """A copy of this process's environment."""
+    """Return a copy of the environment of this process."""
     return dict(os.environ)
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` without what a surrounding job set for its own tasks, so that a new job does not inherit it.
+    """Return `environ` without the variables of a surrounding job or torchrun, so that a new job does not inherit them.
 
-    Nor what torchrun set for its workers. SLURM_CONF stays: it says where Slurm is. SBATCH_* and SALLOC_* go inside a
-    job only; on a login node they are a person's own defaults, such as the account.
+    SLURM_CONF is kept, since it locates Slurm. SBATCH_* and SALLOC_* are removed inside a job only: on a login node
+    they are the user's own defaults, such as the account.
     """
     leaking = _JOB_PREFIXES + (_REQUEST_PREFIXES if "SLURM_JOB_ID" in environ else ())
     leaking += _TORCHRUN_PREFIXES if "TORCHELASTIC_RUN_ID" in environ else ()
@@ -134,55 +130,12 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def chosen_threads(environ: Mapping[str, str], launcher: Launcher) -> int | None:
-    """Return the number of threads that OMP_NUM_THREADS asks for; None where it is not set or unreadable.
+    """Return the number of threads that OMP_NUM_THREADS requests; None where it is not set or not a number.
 
-    torchrun sets it to 1 for several tasks where nobody did, so there it says nothing.
+    It is ignored under torchrun, which sets it to 1 for several tasks where it was not set.
     """
     first = environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a number for each level of nesting
     return None if launcher == "torchrun" else _optional_number({"first": first}, "first", least=1)
-
-
-def candidate_ports(job_id: str, attempt: int) -> Iterator[int]:
-    """Distinct ports in 10000-32767, the same at every call, spread by a hash so that jobs on one host rarely meet."""
-    seen: set[int] = set()
-    for number in itertools.count():
-        digest = hashlib.blake2b(f"{job_id}/{attempt}/{number}".encode(), digest_size=8).digest()
-        port = FIRST_PORT + int.from_bytes(digest, "big") % (LAST_PORT - FIRST_PORT + 1)
-        if port not in seen:
-            seen.add(port)
-            yield port
-        if len(seen) == NUM_CANDIDATE_PORTS:
-            return
-
-
-def bind_first_free(ports: Iterable[int], host: str = "") -> socket.socket:
-    """A socket that listens on the first of `ports` that is free here; `getsockname()[1]` says which.
-
-    Args:
-        host: the address to listen on; all of this machine's when empty, over IPv6 too where it has it.
-
-    Raises:
-        ClusterError: none is free, or this host may not listen on them; the message names them.
-    """
-    tried: list[int] = []
-    for port in ports:
-        try:
-            return _listen(host, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ClusterError(f"cannot listen on {host or 'any address'}, port {port}: {error.strerror}") from None
-            tried.append(port)
-    shown = f"{', '.join(map(str, tried[:8]))}{' …' if len(tried) > 8 else ''}"
-    raise ClusterError(
-        f"rank 0 finds no free port on {socket.gethostname()}: {shown or 'none was allowed'} taken",
-        hint="unset MASTER_PORT to let rank 0 search" if len(tried) == 1 else "what listens there? see ss -ltnp",
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not host and socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server((host, port))
 
 
 def _from_torchrun(environ: Mapping[str, str]) -> ProcessInfo:
@@ -231,7 +184,7 @@ def _from_slurm_step(environ: Mapping[str, str]) -> ProcessInfo:
 
 
 def _from_submitit_local(environ: Mapping[str, str]) -> ProcessInfo:
-    # submitit's local executor is for one node and says so: SUBMITIT_LOCAL_JOB_NUM_NODES is 1, NODEID 0.
+    # submitit's local executor is for one node: SUBMITIT_LOCAL_JOB_NUM_NODES is 1, NODEID 0.
     world_size = _number(environ, "SUBMITIT_LOCAL_NTASKS", least=1)
     return ProcessInfo(
         rank=_number(environ, "SUBMITIT_LOCAL_GLOBALID"),
@@ -248,7 +201,7 @@ def _from_submitit_local(environ: Mapping[str, str]) -> ProcessInfo:
 
 
 def _is_srun_task(environ: Mapping[str, str]) -> bool:
-    """Return whether srun started this process; a batch script's body has a rank of 0 too, but no step of srun's."""
+    """Return whether srun started this process; the body of a batch script has rank 0 too, but no step of srun."""
     step = _step_id(environ)
     return "SLURM_PROCID" in environ and step is not None and step <= LAST_SRUN_STEP
 
@@ -265,7 +218,7 @@ def _is_torchrun_worker(environ: Mapping[str, str]) -> bool:
 
 
 def _slurm_job_id(environ: Mapping[str, str]) -> str | None:
-    """The job as scontrol takes it: an array's task is `ARRAY_TASK`, so that a requeue does not take them all."""
+    """Return the job id for scontrol; `ARRAY_TASK` for the task of an array, so that a requeue affects it alone."""
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), _optional_number(environ, "SLURM_ARRAY_TASK_ID")
     if array and task is not None:
         return f"{array}_{task}"
@@ -277,7 +230,7 @@ def _attempt(environ: Mapping[str, str]) -> int:
 
 
 def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int, num_nodes: int) -> int:
-    """The tasks of this step on node `node_rank`: `2(x3),1` is 2, 2, 2, 1. Unless they are listed, an even split."""
+    """Return the tasks of this step on node `node_rank`: `2(x3),1` is 2, 2, 2, 1. Without a list, an even split."""
     for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         parts = [_TASKS_PER_NODE.fullmatch(part) for part in environ.get(name, "").split(",")]
         tasks_per_node = [int(part["tasks"]) for part in parts if part for _ in range(int(part["nodes"] or 1))]
@@ -287,17 +240,17 @@ def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int, 
 
 
 def _rank_0_host(environ: Mapping[str, str], rank: int, host: str | None) -> str:
-    """The host of rank 0 for messages; nothing else depends on it, so a list in an unknown form is passed over."""
-    if rank == 0 and host:  # it knows better: with --distribution=arbitrary the list may begin with another host
+    """Return the host of rank 0, for messages only, so that a node list in an unknown form is ignored."""
+    if rank == 0 and host:  # with --distribution=arbitrary the list may begin with another host
         return host
     for name in NODE_LISTS:
         with contextlib.suppress(ClusterError):
             return first_host(environ.get(name, ""))
-    return "a host that is not named"
+    return "an unknown host"
 
 
 def _variables(launcher: Launcher, name: str) -> tuple[str, str]:
-    """The variables that a launcher uses for a kind of rank and for its size."""
+    """Return the variables in which a launcher sets a kind of rank and its size."""
     return {
         ("torchrun", "rank"): ("RANK", "WORLD_SIZE"),
         ("torchrun", "local rank"): ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
@@ -325,16 +278,16 @@ def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:
 
 
 def _first_number(environ: Mapping[str, str], names: Sequence[str], least: int = 0) -> int:
-    """The first of the variables `names` that is a number; the first one is named where none is."""
+    """Return the first of the variables `names` that is a number; an error names the first one."""
     numbers = (_optional_number(environ, name, least) for name in names)
     found = next((number for number in numbers if number is not None), None)
-    return (
-        _number(environ, next((name for name in names if name in environ), names[0]), least) if found is None else found
-    )
+    if found is not None:
+        return found
+    return _number(environ, next((name for name in names if name in environ), names[0]), least)
 
 
 def _optional_number(environ: Mapping[str, str], name: str, least: int = 0) -> int | None:
-    """The variable `name` as a number from `least`; None where it is not set or says something else."""
+    """Return the variable `name` as a number from `least`; None where it is not set or has another value."""
     value = environ.get(name, "").strip()
     return int(value) if value.isascii() and value.isdigit() and int(value) >= least else None
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.scheduler import Run, run_command
+from hpc_yolo.cluster import scheduler, slurm_command
+from hpc_yolo.cluster.slurm_command import Run, run_command
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.files import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
@@ -81,7 +81,7 @@ def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
             planned = read_struct(record, Submission)
             cluster = None if planned is None else planned.cluster
             if cluster not in job_ids:
-                job_ids[cluster] = scheduler.jobs_by_comment(TOKEN_PREFIX, run=scheduler.on_cluster(cluster))
+                job_ids[cluster] = scheduler.jobs_by_comment(TOKEN_PREFIX, run=slurm_command.on_cluster(cluster))
             if planned is not None and (job_id := job_ids[cluster].get(record.stem)) is not None:
                 adopted = _settle(run, record, planned, job_id)
             elif planned is None or time.time() - planned.time > KEEP_S:
@@ -99,9 +99,9 @@ def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -
 
 def _take_back(run: RunDirectory, token: str, cluster: str | None) -> str:
     """Cancel the job with `token` on `cluster`, if there is one; a sentence about it."""
-    there = scheduler.on_cluster(cluster)
+    there = slurm_command.on_cluster(cluster)
     with contextlib.suppress(ClusterError):
-        job_id = scheduler.jobs_by_comment(TOKEN_PREFIX, scheduler.LOOK_TIMEOUT_S, run=there).get(token)
+        job_id = scheduler.jobs_by_comment(TOKEN_PREFIX, scheduler.PROMPT_TIMEOUT_S, run=there).get(token)
         if job_id is None:  # the record stays: it may come yet
             return "nothing is queued so far"
         scheduler.cancel([job_id], run=there)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hpc_yolo.cluster import scheduler
-from hpc_yolo.cluster.scheduler import Run, run_command
+from hpc_yolo.cluster.slurm_command import Run, run_command
 from hpc_yolo.cluster.slurm_output import fields_of, parse_slurm_time_s
 from hpc_yolo.core.errors import ClusterError
 
@@ -100,7 +100,7 @@ def site_settings(*, run: Run = run_command) -> SiteSettings:
         SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
         ClusterError: an answer that is no configuration.
     """
-    return parse_site_settings(scheduler.shown_settings("config", ANSWER_TIMEOUT_S, run=run))
+    return parse_site_settings(scheduler.show("config", ANSWER_TIMEOUT_S, run=run))
 
 
 def partitions(*, run: Run = run_command) -> dict[str, Partition]:
@@ -109,7 +109,7 @@ def partitions(*, run: Run = run_command) -> dict[str, Partition]:
     Raises:
         SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
     """
-    return parse_partitions(scheduler.shown_settings("partition", ANSWER_TIMEOUT_S, run=run))
+    return parse_partitions(scheduler.show("partition", ANSWER_TIMEOUT_S, run=run))
 
 
 def qos_limits(*, run: Run = run_command) -> dict[str, QosLimits]:
@@ -118,7 +118,7 @@ def qos_limits(*, run: Run = run_command) -> dict[str, QosLimits]:
     Raises:
         ClusterError: no accounting, or no answer within `ANSWER_TIMEOUT_S`.
     """
-    return parse_qos_limits(scheduler.shown_qos(ANSWER_TIMEOUT_S, run=run))
+    return parse_qos_limits(scheduler.show_qos(ANSWER_TIMEOUT_S, run=run))
 
 
 def choose_requeue(wanted: str, settings: SiteSettings | None) -> RequeueChoice:

@@ -1,7 +1,7 @@
-"""Read what Slurm's commands print. Pure functions of text; `scheduler` runs the commands.
+"""Parsers of what Slurm's commands print. Pure functions of text; `scheduler` runs the commands.
 
-Slurm's output changes from version to version (22.05 to 26.05 are recorded in `tests/cluster/recorded`). A column that
-cannot be read becomes None or "", an unknown state counts as alive, and no line of output raises.
+The output differs between versions of Slurm (22.05 to 26.05 are recorded in `tests/cluster/recorded`). A column that
+cannot be parsed becomes None or "", an unknown state counts as alive, and no line of output raises an error.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import parse_time_s
 
 UNKNOWN = "UNKNOWN"  # neither squeue nor sacct knows the job
-UNREADABLE = "?"  # as Slurm itself prints a state that it has no name for
+UNREADABLE = "?"  # printed by Slurm for a state without a name
 
-# Every other state is alive: a version of Slurm that is newer than this list must not make a queued job look over.
+# Every other state counts as alive, so that a state of a newer Slurm does not make a queued job look ended.
 OVER_STATES = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"}
     | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"}
 )
-# States of a job that is queued; one that is in neither list waits while it has no nodes.
+# States of a queued job; a state that is in neither list counts as waiting while the job has no nodes.
 WAITING_STATES = frozenset(
     {"PENDING", "CONFIGURING", "EXPEDITING", "POWER_UP_NODE", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"}
     | {"RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -35,16 +35,16 @@ SQUEUE_FORMAT = "JobArrayID:.32|,State:.24|,Reason:.120|,NodeList:.256|,StartTim
 SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Start"
 STEP_FORMAT = "JobID,State,ExitCode,MaxRSS"
 
-SLURM_TIME = "%Y-%m-%dT%H:%M:%S"  # of this machine's time zone
+SLURM_TIME = "%Y-%m-%dT%H:%M:%S"  # in the time zone of this machine
 
 _JOB_ID = re.compile(r"\d+(_\S+)?")
-_EXIT_PAIR = re.compile(r"(\d+):(\d+)")  # code:signal; squeue has it since 23.02
+_EXIT_PAIR = re.compile(r"(\d+):(\d+)")  # code:signal; printed by squeue since 23.02
 _WAIT_STATUS_LIMIT = 0x10000  # squeue up to 22.05 prints the status of wait(2)
 
 
 @dataclass(frozen=True)
 class SchedulerProbe:
-    """Whether Slurm answers here, and a clause for people that says how that was found."""
+    """Whether Slurm answers, and a clause for messages about how that was determined."""
 
     available: bool
     reason: str
@@ -55,13 +55,13 @@ class JobState:
     """State of one job as Slurm reports it.
 
     Attributes:
-        state: Slurm's word, such as PENDING or TIMEOUT; UNKNOWN when neither squeue nor sacct knows the job.
-        reason: why it waits or how it failed, in Slurm's words; may be empty.
-        nodes: its node list, or empty.
-        start: when it started or is expected to, as YYYY-MM-DDThh:mm:ss of this machine's time zone.
-        exit_code, exit_signal: of the batch script, once it ended; None before, where they cannot be read, and where
-            sacct is needed but silent.
-        is_stale: squeue has forgotten the job and sacct gave no answer.
+        state: as Slurm prints it, such as PENDING or TIMEOUT; UNKNOWN when neither squeue nor sacct knows the job.
+        reason: why the job waits or how it failed, as Slurm prints it; may be empty.
+        nodes: node list, or empty.
+        start: actual or expected start as YYYY-MM-DDThh:mm:ss in the time zone of this machine.
+        exit_code, exit_signal: of the batch script; None before its end, where they cannot be parsed, and where sacct
+            is needed but does not answer.
+        is_stale: squeue has forgotten the job and sacct did not answer.
     """
 
     job_id: str
@@ -99,11 +99,11 @@ class JobState:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What the controller holds of a job that is not over.
+    """The controller's record of a job that has not ended.
 
     Attributes:
-        restarts: how often it was put back into the queue.
-        is_at_limit: Slurm ends it because its time is up.
+        restarts: how often the job was requeued.
+        is_at_limit: Slurm ends the job because of its time limit.
     """
 
     state: str
@@ -113,21 +113,21 @@ class JobRecord:
 
     @property
     def is_running(self) -> bool:
-        """Whether its tasks may go on; not so once it is cancelled or back in the queue."""
+        """Whether the tasks may continue; False once the job is cancelled or requeued."""
         return self.state == "RUNNING"
 
 
 @dataclass(frozen=True)
 class StepUsage:
-    """What accounting knows of a job's steps. `peak_bytes`: of the task that took most; None where nobody measures."""
+    """Accounting of a job's steps. `peak_bytes`: memory of the largest task; None where it is not measured."""
 
     is_out_of_memory: bool = False
     peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
-class EndedStart:
-    """A start of a job that is over: Slurm's state of it, and when it began, in seconds since 1970."""
+class JobAttempt:
+    """An attempt of a job that has ended: its state and when it began, in seconds since 1970."""
 
     state: str
     began: float | None
@@ -135,7 +135,7 @@ class EndedStart:
 
 @dataclass(frozen=True)
 class StartEstimate:
-    """Slurm's guess of `sbatch --test-only`: when, on how many CPUs, where; None for what is not printed."""
+    """The estimate of `sbatch --test-only`: when, on how many CPUs, where; None for what is not printed."""
 
     start: str | None = None
     num_cpus: int | None = None
@@ -145,34 +145,34 @@ class StartEstimate:
 
 
 def parse_ping(stdout: str, stderr: str) -> SchedulerProbe:
-    """Read `scontrol ping`: one line a controller, with UP or DOWN."""
+    """Parse `scontrol ping`: one line per controller, with UP or DOWN."""
     if re.search(r"\bis UP\b", stdout):
         return SchedulerProbe(True, "a Slurm controller answers")
     if re.search(r"\bis DOWN\b", stdout):
         return SchedulerProbe(False, "the Slurm controller is down")
-    said = complaint(stderr or stdout) or "scontrol is silent"
-    return SchedulerProbe(False, f"no Slurm controller answers ({said})")
+    message = error_text(stderr or stdout) or "scontrol printed nothing"
+    return SchedulerProbe(False, f"no Slurm controller answers ({message})")
 
 
 def parse_squeue(text: str) -> dict[str, JobState]:
-    """Read squeue's lines in `SQUEUE_FORMAT`: job | state | reason | nodes | start | time left | exit code."""
+    """Parse squeue's lines in `SQUEUE_FORMAT`: job | state | reason | nodes | start | time left | exit code."""
     return _jobs(text, _squeue_job)
 
 
 def parse_sacct(text: str) -> dict[str, JobState]:
-    """Read sacct's lines in `SACCT_FORMAT`: job | state | code:signal | nodes | start."""
+    """Parse sacct's lines in `SACCT_FORMAT`: job | state | code:signal | nodes | start."""
     return _jobs(text, _sacct_job)
 
 
-def parse_earlier_starts(text: str) -> list[EndedStart]:
-    """Read sacct's lines in `SACCT_FORMAT` with duplicates: the starts of one job that are over, oldest first."""
+def parse_earlier_attempts(text: str) -> list[JobAttempt]:
+    """Parse sacct's lines in `SACCT_FORMAT` with duplicates: the ended attempts of one job, oldest first."""
     ended = OVER_STATES | {"REQUEUED"}
     rows = ((_first_word(fields[1]), fields[4]) for fields in _rows(text, 5))
-    return [EndedStart(state, parse_slurm_clock(start)) for state, start in rows if state in ended]
+    return [JobAttempt(state, parse_slurm_clock(start)) for state, start in rows if state in ended]
 
 
 def parse_step_usage(text: str) -> StepUsage:
-    """Read sacct's lines in `STEP_FORMAT`: step | state | code:signal | peak of its largest task, such as 95608K."""
+    """Parse sacct's lines in `STEP_FORMAT`: step | state | code:signal | peak of the largest task, such as 95608K."""
     rows = [fields for fields in _rows(text, 4) if "." in fields[0]]
     peaks = [_bytes(fields[3]) for fields in rows]
     return StepUsage(
@@ -182,10 +182,10 @@ def parse_step_usage(text: str) -> StepUsage:
 
 
 def parse_job_record(text: str) -> JobRecord:
-    """Read `scontrol --oneliner show job`.
+    """Parse `scontrol --oneliner show job`.
 
     Raises:
-        ClusterError: there is no job in it.
+        ClusterError: `text` has no job.
     """
     fields = fields_of(text)
     if "JobState" not in fields:
@@ -200,10 +200,10 @@ def parse_job_record(text: str) -> JobRecord:
 
 
 def parse_test_only(text: str) -> StartEstimate:
-    """Read the sentence of `sbatch --test-only`; its wording changed in 25.05, so each fact is looked for by itself."""
+    """Parse the sentence of `sbatch --test-only`, each value by itself since the wording changed in 25.05."""
 
-    def after(words: str) -> str | None:
-        match = re.search(rf"\b{words} (\S+)", text)
+    def after(phrase: str) -> str | None:
+        match = re.search(rf"\b{phrase} (\S+)", text)
         return match and match[1]
 
     cpus = re.search(r"\busing (\d+) ", text)
@@ -217,7 +217,7 @@ def parse_test_only(text: str) -> StartEstimate:
 
 
 def parse_comments(text: str, prefix: str) -> dict[str, str]:
-    """Read squeue's lines, job | comment: the number of each job whose comment ends in a word with `prefix`, by it."""
+    """Parse squeue's lines, job | comment: job ids by the last word of the comment, where it begins with `prefix`."""
     found = {}
     for job, comment, *_ in _rows(text, 2):
         number, token = re.match(r"\d+", job), comment.rpartition(" ")[2]
@@ -227,13 +227,13 @@ def parse_comments(text: str, prefix: str) -> dict[str, str]:
 
 
 def parse_nodes_down(text: str) -> list[str]:
-    """Read sinfo's lines, node | state: the nodes that are down, failing or do not answer (*), sorted."""
+    """Parse sinfo's lines, node | state: the nodes that are down, failing or do not answer (*), sorted."""
     rows = _rows(text, 2)
     return sorted({name for name, state, *_ in rows if state.startswith(("down", "fail")) or state.endswith("*")})
 
 
 def parse_slurm_clock(text: str) -> float | None:
-    """Return seconds since 1970 of a date and time of this machine's time zone; None for Unknown, N/A and the like."""
+    """Return seconds since 1970 of a date and time in the time zone of this machine; None for Unknown, N/A, etc."""
     try:
         return time.mktime(time.strptime(text, SLURM_TIME))
     except (ValueError, OverflowError):
@@ -241,7 +241,7 @@ def parse_slurm_clock(text: str) -> float | None:
 
 
 def parse_slurm_time_s(text: str) -> int | None:
-    """Seconds in a time that squeue, sinfo or scontrol prints; None for UNLIMITED, INVALID, NOT_SET and the like."""
+    """Return seconds of a duration as squeue, sinfo or scontrol prints it; None for UNLIMITED, NOT_SET, etc."""
     if not text[:1].isdigit():
         return None
     try:
@@ -251,7 +251,7 @@ def parse_slurm_time_s(text: str) -> int | None:
 
 
 def parse_exit(text: str) -> tuple[int | None, int | None]:
-    """(exit code, signal) from `3:0`, or from a status of wait(2) such as 768; None where it is neither."""
+    """Return (exit code, signal) from `3:0` or from a status of wait(2) such as 768; None where it is neither."""
     if pair := _EXIT_PAIR.fullmatch(text):
         return int(pair[1]), int(pair[2])
     status = int(text) if text.isdecimal() else _WAIT_STATUS_LIMIT
@@ -259,8 +259,10 @@ def parse_exit(text: str) -> tuple[int | None, int | None]:
 
 
 def fields_of(line: str) -> dict[str, str]:
-    """`Name=value` words of one line of `scontrol --oneliner`; of a repeated name the first, since later ones may
-    stand in text that a person gave (SubmitLine, Comment)."""
+    """Return the `Name=value` pairs in one line of `scontrol --oneliner`.
+
+    The first of a repeated name counts, since later ones may be part of a user's text (SubmitLine, Comment).
+    """
     fields: dict[str, str] = {}
     for word in line.split():
         name, equals, value = word.partition("=")
@@ -269,20 +271,20 @@ def fields_of(line: str) -> dict[str, str]:
     return fields
 
 
-def complaint(text: str) -> str:
-    """Slurm's errors in one line, without the names of its commands and without repetitions."""
+def error_text(text: str) -> str:
+    """Return the errors that Slurm printed in one line, without names of commands and without repetitions."""
     lines = (re.sub(r"^\w+( error)?: (error: |fatal: )?", "", line.strip()) for line in text.splitlines())
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def _jobs(text: str, read: Callable[[list[str]], JobState]) -> dict[str, JobState]:
-    """The jobs in a table, by id; lines that do not begin with a job id are warnings and headings."""
+    """Return the jobs of a table by id; lines that do not begin with a job id are warnings and headings."""
     jobs = (read(fields) for fields in _rows(text, 7) if _JOB_ID.fullmatch(fields[0]))
     return {job.job_id: job for job in jobs}
 
 
 def _rows(text: str, num_columns: int) -> Iterator[list[str]]:
-    """Lines of a table as at least `num_columns` fields, missing ones empty."""
+    """Yield the lines of a table as at least `num_columns` fields, missing ones empty."""
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|")]
         if fields != [""]:
@@ -319,7 +321,7 @@ def _with_exit(job: JobState, exit_text: str) -> JobState:
 
 
 def _bytes(text: str) -> int | None:
-    """Bytes in an amount such as 95608K or 1.5G; None where it is none."""
+    """Return the bytes of an amount such as 95608K or 1.5G; None where it is not one."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]?)", text)
     return None if match is None else int(float(match[1]) * 1024 ** " KMGTP".index(match[2] or " "))
 

@@ -25,7 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from hpc_yolo.cluster.addresses import addresses_for_others, is_loopback, is_own, resolve
 from hpc_yolo.cluster.local_process import machine_id, process_start
-from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo, bind_first_free, candidate_ports
+from hpc_yolo.cluster.ports import bind_first_free, candidate_ports
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.core.files import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory

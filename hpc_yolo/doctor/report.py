@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster import sbatch, scheduler, site
+from hpc_yolo.cluster import sbatch, site, slurm_command
 from hpc_yolo.cluster.site import QosLimits, SiteSettings
 from hpc_yolo.core.errors import ClusterError, HpcYoloError, InstallationError, SchedulerUnavailable
 from hpc_yolo.core.installation import require_import
@@ -91,7 +91,7 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
         return f"Slurm is not asked: cluster.executor is {spec.cluster.executor}", None, {}, [_local()]
     if shutil.which("scontrol") is None:
         return "Slurm is not installed here", None, {}, [_local()]
-    run = scheduler.on_cluster(None if spec is None else spec.cluster.slurm_cluster)
+    run = slurm_command.on_cluster(None if spec is None else spec.cluster.slurm_cluster)
     try:
         settings = site.site_settings(run=run)
         partitions = site.partitions(run=run)

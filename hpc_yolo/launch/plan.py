@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hpc_yolo.cluster import sbatch, scheduler, site
+from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
@@ -194,7 +194,7 @@ def plan_at_site(plan: Plan) -> Plan:
     """
     wanted, settings = plan.spec.cluster.requeue, None
     with contextlib.suppress(ClusterError):
-        settings = site.site_settings(run=scheduler.on_cluster(plan.spec.cluster.slurm_cluster))
+        settings = site.site_settings(run=slurm_command.on_cluster(plan.spec.cluster.slurm_cluster))
     if wanted == "expedite" and settings is not None and not settings.expedites:
         hint = "--set cluster.requeue=auto takes what comes back soonest here"
         raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)

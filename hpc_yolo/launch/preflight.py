@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
-from hpc_yolo.cluster import sbatch, scheduler, site
+from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
 from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
-from hpc_yolo.cluster.scheduler import Run, run_command
 from hpc_yolo.cluster.site import Partition, SiteSettings
+from hpc_yolo.cluster.slurm_command import Run, run_command
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import CheckpointError, ClusterError, RunError, SchedulerUnavailable, SpecError
 from hpc_yolo.core.package_data import resource_directory
@@ -162,7 +162,7 @@ def require_not_under_way(run: RunDirectory, *, slurm_answers: bool) -> None:
         adopt_lost_jobs(run)
     jobs = [job for job in current_jobs(run) if slurm_answers or not job.uses_slurm]
     try:
-        alive = alive_jobs(jobs, scheduler.LOOK_TIMEOUT_S)
+        alive = alive_jobs(jobs, scheduler.PROMPT_TIMEOUT_S)
     except SchedulerUnavailable:
         return
     if alive:
@@ -192,7 +192,7 @@ def slurm_warnings(spec: Spec) -> list[str]:
         ClusterError: Slurm would refuse the job, by its partition, number of nodes or time limit.
     """
     try:
-        found = site.partitions(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
+        found = site.partitions(run=slurm_command.on_cluster(spec.cluster.slurm_cluster))
     except ClusterError:
         return []
     try:
@@ -202,7 +202,7 @@ def slurm_warnings(spec: Spec) -> list[str]:
         return []
     settings = None
     with contextlib.suppress(ClusterError):
-        settings = site.site_settings(run=scheduler.on_cluster(spec.cluster.slurm_cluster))
+        settings = site.site_settings(run=slurm_command.on_cluster(spec.cluster.slurm_cluster))
     is_lifted = settings is not None and settings.enforces_limits
     return [
         *obstacle_warnings(spec.cluster, partitions, is_lifted=is_lifted),

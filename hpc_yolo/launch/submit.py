@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster import slurm_command
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.queueing import queue_script
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
@@ -77,7 +77,7 @@ def _queue(plan: Plan, planned: Submission) -> Submission:
         ScriptExecutor,  # submitit takes 60 ms, which a dry run need not wait for
     )
 
-    sbatch = scheduler.with_sbatch_variables(plan.variables)
+    sbatch = slurm_command.with_sbatch_variables(plan.variables)
     queue = functools.partial(
         queue_script, plan.run, plan.run.script, planned, options=plan.sbatch_options, sbatch=sbatch
     )

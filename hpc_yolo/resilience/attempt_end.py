@@ -12,7 +12,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
+from hpc_yolo.cluster.slurm_output import JobAttempt, JobRecord
 from hpc_yolo.cluster.srun_output import TaskEnd, first_end
 from hpc_yolo.core.errors import CancelledError, LeaseError, StallError
 from hpc_yolo.core.exit_status import ExitStatus
@@ -297,7 +297,7 @@ def _outcome(facts: AttemptFacts, cause: str, follow_up: FollowUp) -> str:
     return AttemptEnded.STOPPED if is_stopped or follow_up is not FollowUp.NOTHING else AttemptEnded.FAILED
 
 
-def state_of_start(starts: Sequence[EndedStart], began: float) -> str:
+def state_of_start(starts: Sequence[JobAttempt], began: float) -> str:
     """Return accounting's state of the start of a job that an attempt was; "" where it has none.
 
     Args:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.jobs import slurm_job_state
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
@@ -80,7 +80,7 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
             planned,
             options=successor_options(job, process.job_id, exclude),
             arguments=script_arguments(job, run),
-            sbatch=scheduler.with_sbatch_variables(planned.variables),
+            sbatch=slurm_command.with_sbatch_variables(planned.variables),
         )
     return submission.job_id
 

@@ -24,7 +24,7 @@ def end_of_lost_attempt(
     state, nodes = "", list[str]()
     if started.job_id is not None and started.launcher == "slurm":
         with contextlib.suppress(ClusterError):
-            state = state_of_start(scheduler.earlier_starts(started.job_id), started.time)
+            state = state_of_start(scheduler.earlier_attempts(started.job_id), started.time)
     end = attempt_end(AttemptFacts(limits, attempts, started.attempt, lost_state=state))
     if end.cause == Cause.NODE_FAILURE:
         with contextlib.suppress(ClusterError):

@@ -1,22 +1,16 @@
-"""Who am I, where is rank 0, on which port: a table of environments, most of them recorded from the real launchers."""
+"""Positions read from environments, most of them recorded from the real launchers."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
-import socket
 from collections.abc import Mapping
 
 import pytest
 from recordings import NEWEST, VERSIONS, recorded_environment, versions_with
 
 from hpc_yolo.cluster.process import (
-    FIRST_PORT,
-    LAST_PORT,
     ProcessInfo,
-    bind_first_free,
-    candidate_ports,
     chosen_threads,
     clean_environment,
     current_environment,
@@ -92,7 +86,7 @@ TABLE = {
     ),
     "no list of nodes: rank 0 publishes where it is": (
         recorded("srun_rank3", SLURM_STEP_NODELIST=None, SLURM_JOB_NODELIST=None, SLURM_NODELIST=None),
-        but(SRUN_3, master_addr="a host that is not named"),
+        but(SRUN_3, master_addr="an unknown host"),
     ),
     "a list of nodes in an unknown form": (recorded("srun_rank3", SLURM_STEP_NODELIST="gpu[01"), SRUN_3),
     "WORLD_SIZE exported by the batch script is not torchrun": (recorded("srun_rank3", WORLD_SIZE="4"), SRUN_3),
@@ -274,51 +268,6 @@ def test_refuses_what_contradicts_itself(environ: dict[str, str], variable: str,
     assert clause in caught.value.message
 
 
-def test_ports_stay_below_the_ephemeral_range_and_apart() -> None:
-    """Neighbouring jobs on one host must not start their search at the same port."""
-    first = [next(candidate_ports(str(job_id), attempt)) for job_id in range(1000, 2000) for attempt in (1, 2)]
-    assert min(first) >= FIRST_PORT
-    assert max(first) <= LAST_PORT
-    assert len(set(first)) > 1850  # 2,000 drawn from 22,768: 84 are expected to meet
-
-
-def test_every_rank_derives_the_same_distinct_candidates() -> None:
-    ports = list(candidate_ports("123_4", 2))
-    assert ports == list(candidate_ports("123_4", 2))
-    assert len(set(ports)) == len(ports) > 50
-    assert ports[0] != next(candidate_ports("123_4", 1))
-
-
-@pytest.mark.parametrize("taken_on", ["127.0.0.1", "0.0.0.0", "::"])
-def test_a_taken_port_is_gone_round(taken_on: str) -> None:
-    """The port is bound, not assumed to be free: "address already in use" is the most common error of launchers."""
-    family = socket.AF_INET6 if ":" in taken_on else socket.AF_INET
-    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
-        taken_on, family = "0.0.0.0", socket.AF_INET
-    with socket.create_server((taken_on, 0), family=family) as blocker:
-        taken = blocker.getsockname()[1]
-        with bind_first_free(itertools.chain([taken], candidate_ports("1", 1))) as listener:
-            bound = listener.getsockname()[1]
-            assert bound != taken
-            assert bound in candidate_ports("1", 1)
-            with socket.create_connection(("127.0.0.1", bound), timeout=5):
-                pass
-
-
-def test_a_set_port_that_is_taken_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as blocker:
-        taken = blocker.getsockname()[1]
-        with pytest.raises(ClusterError, match=f"{taken} taken") as caught:
-            bind_first_free([taken])
-        assert "MASTER_PORT" in str(caught.value)
-
-
-def test_listens_only_where_it_is_told() -> None:
-    """Jobs of one machine need no open door to the network."""
-    with bind_first_free(candidate_ports("1", 1), host="127.0.0.1") as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
-
-
 @pytest.mark.parametrize(
     ("value", "launcher", "threads"),
     [
@@ -338,12 +287,6 @@ def test_listens_only_where_it_is_told() -> None:
 def test_threads_are_those_of_omp_num_threads(value: str | None, launcher: str, threads: int | None) -> None:
     environ = {} if value is None else {"OMP_NUM_THREADS": value}
     assert chosen_threads(environ, launcher) == threads
-
-
-def test_an_address_of_another_machine_is_no_taken_port() -> None:
-    """Searching on would try every port for nothing."""
-    with pytest.raises(ClusterError, match=r"cannot listen on 192\.0\.2\.1"):
-        bind_first_free(candidate_ports("1", 1), host="192.0.2.1")
 
 
 def test_a_new_job_inherits_nothing_of_the_job_around_it() -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster.queueing import KEEP_S, TOKEN_PREFIX, adopt_lost_jobs, queue_script
-from hpc_yolo.cluster.scheduler import Finished
+from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.launch.actions import cancel_run

@@ -9,10 +9,10 @@ import pytest
 from slurm_cluster import SlurmCluster
 from waiting import wait_until
 
-from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.scheduler import Finished
+from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.cluster.slurm_output import JobState, SchedulerProbe, StartEstimate
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 
@@ -80,7 +80,7 @@ def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
     run = Recorded(scancel=Finished(0, "", ""), scontrol=Finished(0, "", ""), sbatch=Finished(0, "9;far\n", ""))
     scheduler.cancel(["7", "8_2@far", "9@far", "7"], run=run)
     scheduler.requeue("9@far", run=run)
-    assert scheduler.submit_script(Path("job"), run=scheduler.on_cluster("far", run)) == "9"
+    assert scheduler.submit_script(Path("job"), run=slurm_command.on_cluster("far", run)) == "9"
     assert [" ".join(words) for words in run.asked] == [
         "scancel --quiet 7",
         "scancel --clusters=far --quiet 8_2 9",
@@ -114,7 +114,7 @@ def test_a_job_that_only_accounting_believes_alive_is_not() -> None:
     [
         (NO_CONTROLLER, SchedulerUnavailable, "squeue: Unable to contact slurm controller (connect failure)"),
         (Finished(1, "", "squeue: error: Invalid job id: abc\n"), ClusterError, "squeue: Invalid job id: abc"),
-        (Finished(1, "", ""), ClusterError, "squeue: it ended with 1 and said nothing"),
+        (Finished(1, "", ""), ClusterError, "squeue: exit status 1 without a message"),
     ],
 )
 def test_a_refusal_carries_slurms_own_words(answer: Finished, kind: type[ClusterError], words: str) -> None:
@@ -131,7 +131,7 @@ def test_a_machine_without_slurm_is_told_from_one_whose_controller_is_silent(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert scheduler.probe() == SchedulerProbe(False, "sbatch is not installed here")
     with pytest.raises(SchedulerUnavailable, match="scontrol is not installed"):
-        scheduler.shown_settings("config", 3.0)
+        scheduler.show("config", 3.0)
     assert scheduler.probe(run=Recorded()).available is False
 
 
@@ -155,7 +155,7 @@ def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
     for name in ("SQUEUE_STATES", "SACCT_FORMAT", "SLURM_TIME_FORMAT", "SLURM_CPU_BIND", "LC_ALL"):
         monkeypatch.setenv(name, "other")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
-    seen = scheduler.run_command([str(command)], 5.0).stdout.splitlines()
+    seen = slurm_command.run_command([str(command)], 5.0).stdout.splitlines()
     assert [line for line in seen if "other" in line] == []
     assert "LC_ALL=C" in seen
     assert "SLURM_CONF=/etc/slurm/slurm.conf" in seen
@@ -184,7 +184,7 @@ def later(job_id: str) -> JobState:
 
 def forgetful(words: Sequence[str], timeout_s: float) -> Finished:
     """The real cluster some minutes later, when squeue has forgotten what is over."""
-    return FORGOTTEN if words[0] == "squeue" else scheduler.run_command(words, timeout_s)
+    return FORGOTTEN if words[0] == "squeue" else slurm_command.run_command(words, timeout_s)
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_without_a_controller_the_answer_comes_in_time(
         assert scheduler.probe(timeout_s=3.0) == SchedulerProbe(False, "the Slurm controller is down")
         for ask in (
             lambda: scheduler.job_states(["1"]),
-            lambda: scheduler.shown_settings("partition", 0.5),
+            lambda: scheduler.show("partition", 0.5),
             lambda: scheduler.submit_script(path),
             lambda: scheduler.requeue("1"),
             lambda: scheduler.cancel(["1"]),
@@ -369,7 +369,7 @@ def test_a_job_of_which_accounting_does_not_know_yet_is_asked_for_again(monkeypa
 
 
 def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:
-    assert scheduler.earlier_starts("3", run=lambda *_: Finished(1, "", "no accounting")) == []
+    assert scheduler.earlier_attempts("3", run=lambda *_: Finished(1, "", "no accounting")) == []
 
 
 @pytest.mark.parametrize("printed", ["sbatch: Job 5 to start at 2026-11-25T18:01:57 a using 2 pro", "new words", ""])

@@ -6,8 +6,8 @@ import pytest
 from recordings import NEWEST, VERSIONS, recorded, versions_with
 
 from hpc_yolo.cluster import site
-from hpc_yolo.cluster.scheduler import Finished
 from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
+from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.core.errors import ClusterError
 
 CONFIG = recorded(NEWEST, "show_config.txt")

@@ -60,7 +60,7 @@ def test_recorded_jobs_are_read(version: str) -> None:
 @pytest.mark.parametrize("version", versions_with("sinfo.txt"))
 def test_recorded_accounts_are_read(version: str) -> None:
     assert facts(slurm_output.parse_sacct(recorded(version, "sacct.txt"))) == ACCOUNTED
-    earlier = slurm_output.parse_earlier_starts(recorded(version, "sacct_duplicates.txt"))
+    earlier = slurm_output.parse_earlier_attempts(recorded(version, "sacct_duplicates.txt"))
     assert [start.state for start in earlier] == ["PREEMPTED", "REQUEUED", "NODE_FAIL", "CANCELLED"]
     times = [start.began for start in earlier if start.began is not None]
     assert len(times) == len(earlier) and times == sorted(times)
@@ -138,7 +138,7 @@ def test_other_recorded_answers_are_read(version: str) -> None:
 )
 @pytest.mark.parametrize("version", versions_with("squeue_no_controller.txt"))
 def test_a_recorded_complaint_is_told_in_one_line(version: str, name: str, expected: str) -> None:
-    assert slurm_output.complaint(recorded(version, f"{name}.txt")) == expected
+    assert slurm_output.error_text(recorded(version, f"{name}.txt")) == expected
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_state_says_whether_the_job_waits_and_lives(state: str, nodes: str, wa
                 "Could not establish a configuration source)",
             ),
         ),
-        ("", "", SchedulerProbe(False, "no Slurm controller answers (scontrol is silent)")),
+        ("", "", SchedulerProbe(False, "no Slurm controller answers (scontrol printed nothing)")),
     ],
 )
 def test_a_ping_is_read(stdout: str, stderr: str, expected: SchedulerProbe) -> None:
@@ -289,7 +289,7 @@ def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None
         "3|RUNNING|0:0|gpu[01-02]|2026-11-23T20:58:00\n"
         "3|PENDING|0:0|None assigned|Unknown\n"
     )
-    earlier = slurm_output.parse_earlier_starts(text)
+    earlier = slurm_output.parse_earlier_attempts(text)
     assert [start.state for start in earlier] == ["PREEMPTED", "NODE_FAIL", "CANCELLED", "REQUEUED"]
     assert earlier[1].began == earlier[0].began + 261
 
@@ -302,7 +302,7 @@ def test_nodes_that_are_down_or_silent_are_named() -> None:
 READERS = {
     "squeue": slurm_output.parse_squeue,
     "sacct": slurm_output.parse_sacct,
-    "sacct of earlier starts": slurm_output.parse_earlier_starts,
+    "sacct of earlier starts": slurm_output.parse_earlier_attempts,
     "scontrol show job": slurm_output.parse_job_record,
     "scontrol show config": site.parse_site_settings,
     "scontrol show partition": site.parse_partitions,

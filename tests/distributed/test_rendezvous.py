@@ -18,7 +18,8 @@ import pytest
 from network_hosts import LOCALHOST, HostPlan, network_of
 from torch._C._distributed_c10d import TCPStore
 
-from hpc_yolo.cluster.process import ProcessInfo, bind_first_free, candidate_ports
+from hpc_yolo.cluster.ports import bind_first_free, candidate_ports
+from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.distributed import rendezvous

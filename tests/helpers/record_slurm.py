@@ -21,8 +21,8 @@ from slurm_cluster import SlurmCluster, unavailable_reason
 from slurm_daemons import installed_version
 from waiting import wait_until
 
-from hpc_yolo.cluster import scheduler, site
-from hpc_yolo.cluster.scheduler import Finished
+from hpc_yolo.cluster import scheduler, site, slurm_command
+from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.core.errors import ClusterError
 
 RECORDED = Path(__file__).parents[1] / "cluster" / "recorded"
@@ -53,18 +53,18 @@ class Recording:
         self.scripts = cluster.directory / "scripts"
         self.scripts.mkdir()
 
-    def saved(self, name: str, word: str = "") -> scheduler.Run:
+    def saved(self, name: str, word: str = "") -> slurm_command.Run:
         """Return a way to run commands that also writes what those with `word` in them print."""
 
         def run(words: Sequence[str], timeout_s: float) -> Finished:
-            answer = scheduler.run_command(words, max(timeout_s, 30.0))
+            answer = slurm_command.run_command(words, max(timeout_s, 30.0))
             if not word or word in words:
                 self.write(f"{name}.txt", answer.stdout + answer.stderr)
             return answer
 
         return run
 
-    def only_accounting(self, name: str) -> scheduler.Run:
+    def only_accounting(self, name: str) -> slurm_command.Run:
         """As `saved`, but squeue has forgotten every job."""
         ask = self.saved(name)
         return lambda words, timeout_s: FORGOTTEN if words[0] == "squeue" else ask(words, timeout_s)
@@ -164,10 +164,10 @@ def record_lives_of_a_job(recording: Recording, job_id: str) -> None:
     scheduler.cancel([job_id])
     wait(job_id, "CANCELLED")
     wait_until(
-        lambda: [start.state for start in scheduler.earlier_starts(job_id)][-1:] == ["CANCELLED"],
+        lambda: [start.state for start in scheduler.earlier_attempts(job_id)][-1:] == ["CANCELLED"],
         "the accounts to be complete",
     )
-    scheduler.earlier_starts(job_id, run=recording.saved("sacct_duplicates"))
+    scheduler.earlier_attempts(job_id, run=recording.saved("sacct_duplicates"))
 
 
 def record_settings(recording: Recording) -> None:
@@ -182,7 +182,7 @@ def record_settings(recording: Recording) -> None:
     site.qos_limits(run=recording.saved("show_qos"))
     script = recording.scripts / "fails.sh"
     scheduler.estimate_start(script, ["--nodes=2"], run=recording.saved("test_only"))
-    refused: list[tuple[str, Callable[[scheduler.Run], object]]] = [
+    refused: list[tuple[str, Callable[[slurm_command.Run], object]]] = [
         ("test_only_too_large", lambda run: scheduler.estimate_start(script, ["--nodes=3"], run=run)),
         ("test_only_no_partition", lambda run: scheduler.estimate_start(script, ["--partition=nosuch"], run=run)),
         ("submit_no_partition", lambda run: scheduler.submit_script(script, ["--partition=nosuch"], run=run)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpc_yolo.cluster.slurm_output import EndedStart, JobRecord
+from hpc_yolo.cluster.slurm_output import JobAttempt, JobRecord
 from hpc_yolo.cluster.srun_output import TaskEnd
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import (
@@ -311,8 +311,8 @@ def test_two_idle_attempts_in_a_row_end_the_run(
 def test_end_of_a_lost_attempt_comes_from_accounting(
     monkeypatch: pytest.MonkeyPatch, states: list[str], expected: str
 ) -> None:
-    starts = [EndedStart(state, None) for state in states]
-    monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_starts", lambda _job: starts)
+    starts = [JobAttempt(state, None) for state in states]
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_attempts", lambda _job: starts)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.nodes_down", sorted)
     events: list[AnyEvent] = [started(1), ended(1, Cause.PREEMPTED), started(2)]
     attempts = Attempts([*events, stepped(2)])
@@ -346,4 +346,4 @@ def test_steps_are_counted_by_any_event_of_the_attempt() -> None:
 )
 def test_start_that_began_no_attempt_does_not_count(starts: list[tuple[str, float | None]], expected: str) -> None:
     """Killed before it had the lease, by a late request: the lost node before it counts, and is avoided."""
-    assert state_of_start([EndedStart(*start) for start in starts], began=100.0) == expected
+    assert state_of_start([JobAttempt(*start) for start in starts], began=100.0) == expected
