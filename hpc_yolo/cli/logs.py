@@ -49,18 +49,17 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
         RunError: there are none.
     """
     from hpc_yolo.core.errors import RunError
-    from hpc_yolo.runs.event_lines import last_step
-    from hpc_yolo.runs.events import AttemptStarted
+    from hpc_yolo.runs.attempts import Attempts
     from hpc_yolo.runs.failures import all_failures
     from hpc_yolo.runs.journal import read_events
 
     events = read_events(run.journal)
-    begins = [(event.time, event.attempt) for event in events if isinstance(event, AttemptStarted)]
+    begins = [(attempt.training_begin, attempt.number) for attempt in Attempts(events).started]
     by_attempt: dict[int, list[str]] = {}
     for failure in all_failures(run):
         number = next((number for began, number in reversed(begins) if began <= failure.time), 1)
         if rank in (None, failure.rank):
-            step = last_step([event for event in events if event.time <= failure.time])
+            step = Attempts(event for event in events if event.time <= failure.time).last_step
             noticed = "noticed that another had gone" if failure.is_echo else "failed"
             head = f"rank {failure.rank} on {failure.host} {noticed} in attempt {number}, after step {step}:"
             by_attempt.setdefault(number, []).append(f"{head}\n{(failure.traceback or failure.message).rstrip()}")
@@ -111,14 +110,14 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
 
 def lines_to_come(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
     """The lines as they come, until the newest attempt has ended and is not queued again."""
-    from hpc_yolo.runs.events import AttemptEnded, AttemptStarted
+    from hpc_yolo.runs.attempts import Attempts
     from hpc_yolo.runs.journal import JournalReader
 
-    journal, is_over = JournalReader(run.journal), False
+    journal, attempts = JournalReader(run.journal), Attempts()
     while True:
         for event in journal.new_events(max_steps=1):
-            if isinstance(event, AttemptEnded | AttemptStarted):
-                is_over = isinstance(event, AttemptEnded) and not event.requeued
+            attempts.add(event)
+        is_over = attempts.newest is not None and not attempts.newest.goes_on
         if is_over:
             time.sleep(LAST_WORDS_S)
         yield from new_lines()

@@ -13,6 +13,7 @@ from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.plan import visible_gpus
 from hpc_yolo.launch.run_names import agreed_name
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
 from hpc_yolo.runs.journal import read_events
@@ -87,10 +88,10 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
     """
     run = _run_around(Path(where)) if where else newest_run(RUNS_DIRECTORY)
     spec = load_resolved_spec(run.spec, overrides)
-    ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
-    if ends and ends[-1].outcome == AttemptEnded.FINISHED and ends[-1].epoch >= spec.train.epochs:
+    end = Attempts(read_events(run.journal)).last_end
+    if end is not None and end.outcome == AttemptEnded.FINISHED and end.epoch >= spec.train.epochs:
         raise RunError(
-            f"{run.path} is finished: {counted(ends[-1].epoch, 'epoch')}; there is nothing to resume",
+            f"{run.path} is finished: {counted(end.epoch, 'epoch')}; there is nothing to resume",
             hint=f"train it longer with --resume {run.path} --epochs {spec.train.epochs * 2}",
         )
     return spec

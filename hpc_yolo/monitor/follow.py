@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.monitor.tui.view import results_table
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import event_line, losses_text, metrics_text
 from hpc_yolo.runs.events import (
@@ -59,7 +60,7 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
     """
     reader = JournalReader(run.journal)
     console = Console()
-    ended: AttemptEnded | None = None
+    attempts = Attempts()
     interrupted = False
     with RunDisplay(console, quiet=quiet) as display:
         alive = True
@@ -67,7 +68,8 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
             try:
                 alive = job.is_alive()
                 events = [event for event in reader.new_events() if event.time >= since]
-                ended = _newest_end(events, ended)
+                for event in events:
+                    attempts.add(event)
                 display.show(events)
                 _stop_peers_of_a_failed_rank(run, job, since)
                 time.sleep(POLL_S if alive else 0)
@@ -78,6 +80,7 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
                 console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
                 _wait_for_end(job)
                 interrupted = alive = True  # once more round, for its last words
+    ended = None if attempts.newest is None else attempts.newest.ended
     if ended is None and job.was_cancelled():
         console.print(f"{run.name} was cancelled; submit the spec again to go on")
         return INTERRUPTED
@@ -179,16 +182,6 @@ class RunDisplay:
             description=f"epoch {event.epoch + 1}/{self._epochs}",
             figures=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
         )
-
-
-def _newest_end(events: list[AnyEvent], before: AttemptEnded | None) -> AttemptEnded | None:
-    """How the newest attempt ended; None while it runs."""
-    for event in events:
-        if isinstance(event, AttemptStarted):
-            before = None
-        elif isinstance(event, AttemptEnded):
-            before = event
-    return before
 
 
 def _stop_peers_of_a_failed_rank(run: RunDirectory, job: FollowedJob, since: float) -> None:

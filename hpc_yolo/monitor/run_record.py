@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import (
     AnyEvent,
@@ -54,24 +55,6 @@ class Trend:
 
 
 @dataclass
-class Attempt:
-    """One start of the run. Times in seconds since 1970; `ended` is None while it runs, or left no word."""
-
-    number: int
-    started: float
-    job_id: str | None
-    world_size: int
-    num_nodes: int
-    first_step: int
-    last_step: int
-    last_time: float
-    ended: float | None = None
-    outcome: str = ""
-    cause: str = ""
-    detail: str = ""
-
-
-@dataclass
 class RunRecord:
     """What the events so far amount to.
 
@@ -82,18 +65,26 @@ class RunRecord:
 
     num_events: int = 0
     last_time: float = 0.0
-    started: AttemptStarted | None = None
-    newest: AttemptStarted | TrainingLeft | AttemptEnded | None = None
     progress: StepLogged | EpochEnded | None = None
     evaluated: Evaluated | None = None
     best: Evaluated | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: Attempts = field(default_factory=Attempts)
     warnings: deque[WarningRaised] = field(default_factory=lambda: deque(maxlen=LAST_WARNINGS))
     last_steps: deque[StepLogged] = field(default_factory=lambda: deque(maxlen=LAST_STEPS))
     saved_times: deque[float] = field(default_factory=lambda: deque(maxlen=2))
     loss: Trend = field(default_factory=Trend)
     map50_95: Trend = field(default_factory=Trend)
     images_per_s: Trend = field(default_factory=Trend)
+
+    @property
+    def started(self) -> AttemptStarted | None:
+        """The start of the newest attempt whose training began."""
+        return next(reversed(self.attempts.starts), None)
+
+    @property
+    def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
+        """The newest event that changes the state of the run."""
+        return None if self.attempts.newest is None else self.attempts.newest.newest
 
     @property
     def step(self) -> StepLogged | None:
@@ -105,6 +96,7 @@ class RunRecord:
         for event in events:
             self.num_events += 1
             self.last_time = event.time
+            self.attempts.add(event)
             if isinstance(event, (StepLogged, EpochEnded)):
                 self._add_progress(event)
             elif isinstance(event, Evaluated):
@@ -112,41 +104,11 @@ class RunRecord:
                 self.best = event if event.is_best else self.best
                 self.map50_95.add(event.step, event.metrics.map50_95)
             elif isinstance(event, AttemptStarted):
-                self._begin(event)
-            elif isinstance(event, TrainingLeft):
-                self.newest = event
-            elif isinstance(event, AttemptEnded):
-                self._end(event)
+                self.last_steps.clear()
             elif isinstance(event, CheckpointSaved):
                 self.saved_times.append(event.time)
             elif isinstance(event, WarningRaised):
                 self.warnings.append(event)
-
-    def _begin(self, event: AttemptStarted) -> None:
-        self.started = self.newest = event
-        self.last_steps.clear()
-        attempt = Attempt(
-            event.attempt,
-            event.time,
-            event.job_id,
-            event.world_size,
-            event.num_nodes,
-            event.step,
-            event.step,
-            event.time,
-        )
-        self.attempts.append(attempt)
-
-    def _end(self, event: AttemptEnded) -> None:
-        self.newest = event
-        attempt = next((attempt for attempt in reversed(self.attempts) if attempt.number == event.attempt), None)
-        if attempt is not None:
-            attempt.ended, attempt.outcome, attempt.cause, attempt.detail = (
-                event.time,
-                event.outcome,
-                event.cause or event.outcome,
-                event.detail,
-            )
 
     def _add_progress(self, event: StepLogged | EpochEnded) -> None:
         self.progress = event
@@ -155,8 +117,6 @@ class RunRecord:
             self.images_per_s.add(event.step, event.images_per_s)
         if (loss := total_loss(event.losses)) is not None:
             self.loss.add(event.step, loss)
-        if self.attempts:
-            self.attempts[-1].last_step, self.attempts[-1].last_time = event.step, event.time
 
 
 def resampled(trend: Trend, num_points: int) -> Sequence[float]:

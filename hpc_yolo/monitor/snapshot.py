@@ -409,7 +409,7 @@ def _figures(record: RunRecord, submission: Submission | None, *, is_running: bo
     if submission is not None:
         names = ("executor", "job_id", "num_nodes", "tasks_per_node", "gpus_per_node")
         figures |= {name: getattr(submission, name) for name in names}
-    causes = Counter(attempt.cause for attempt in record.attempts if attempt.cause not in ("", Cause.FINISHED))
+    causes = Counter(attempt.cause for attempt in record.attempts.started if attempt.cause not in ("", Cause.FINISHED))
     figures |= {"causes": dict(causes), "saved": record.saved_times[-1] if record.saved_times else None}
     figures["loss_trend"] = list(resampled(record.loss, SHOWN_TREND_POINTS))
     figures["map_trend"] = list(resampled(record.map50_95, SHOWN_TREND_POINTS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hpc_yolo.plots.chart import Chart, Line, thinned
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Evaluated, StepLogged
 from hpc_yolo.runs.metrics import METRIC_TITLES
 
@@ -92,5 +93,5 @@ def _points(
 def _restarts(runs: Sequence[tuple[str, Events]]) -> tuple[float, ...]:
     if len(runs) != 1:
         return ()
-    starts = [event for event in runs[0][1] if isinstance(event, AttemptStarted)]
+    starts = Attempts(runs[0][1]).starts
     return tuple(event.step / max(event.steps_per_epoch, 1) for event in starts[1:])

@@ -16,11 +16,10 @@ from hpc_yolo.core.files import read_struct
 from hpc_yolo.monitor.tui.marks import median
 from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import (
     AnyEvent,
-    AttemptEnded,
-    AttemptStarted,
     EpochEnded,
     Evaluated,
     StepLogged,
@@ -57,13 +56,9 @@ class ReportFacts:
             return {}
 
     @cached_property
-    def started(self) -> tuple[AttemptStarted, ...]:
-        return tuple(event for event in self.events if isinstance(event, AttemptStarted))
-
-    @cached_property
-    def ended(self) -> dict[int, AttemptEnded]:
-        """The last word of each attempt that has one."""
-        return {event.attempt: event for event in self.events if isinstance(event, AttemptEnded)}
+    def attempts(self) -> Attempts:
+        """The attempts of the run."""
+        return Attempts(self.events)
 
     @cached_property
     def evaluations(self) -> tuple[Evaluated, ...]:
@@ -101,8 +96,7 @@ class ReportFacts:
         """How the run stands, as far as its journal knows."""
         if not self.events:
             return "not started"
-        newest = max(event.attempt for event in self.events)
-        ended = self.ended.get(newest)
+        ended = list(self.attempts)[-1].ended
         if ended is None:
             return "running, or ended without a word"
         cause = f" ({ended.cause})" if ended.cause and ended.cause != ended.outcome else ""

@@ -112,7 +112,7 @@ def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
         ("best epoch", NOTHING if best is None else str(best.epoch + 1)),
         ("epochs done", NOTHING if epoch is None else str(epoch.epoch + 1)),
         ("images a second", NOTHING if run.images_per_s is None else f"{run.images_per_s:.1f}"),
-        ("attempts", str(len(run.started))),
+        ("attempts", str(len(run.attempts.starts))),
         ("wall time", short_time(ledger.total_s)),
         ("lost", short_time(ledger.seconds["lost"])),
         ("GPU hours", f"{ledger.gpu_s / 3600:.2f}" if ledger.gpu_s else NOTHING),
@@ -142,8 +142,9 @@ def attempt_rows(run: ReportFacts) -> list[list[str]]:
     """Return a row for each attempt: where it ran, how long, and how it ended."""
     times = {attempt.number: attempt for attempt in run.ledger.attempts}
     rows = []
-    for started in run.started:
-        ended, entry = run.ended.get(started.attempt), times.get(started.attempt)
+    for started in run.attempts.starts:
+        attempt, entry = run.attempts.get(started.attempt), times.get(started.attempt)
+        ended = None if attempt is None else attempt.ended
         hosts = ", ".join(dict.fromkeys(rank.host for rank in started.ranks))
         durations = () if entry is None else (entry.queued_s, entry.end - entry.begin, entry.seconds.get("lost", 0.0))
         rows.append(
@@ -173,7 +174,7 @@ def warning_lines(run: ReportFacts) -> list[str]:
 def environment_rows(run: ReportFacts) -> list[Iterable[str]]:
     """Return from where the run was submitted, and on what it ran last."""
     rows: list[Iterable[str]] = [(str(key), str(value)) for key, value in run.origin.items()]
-    rows += [("device", f"{last.device}, {last.precision}, {last.launcher}") for last in run.started[-1:]]
+    rows += [("device", f"{last.device}, {last.precision}, {last.launcher}") for last in run.attempts.starts[-1:]]
     return rows
 
 

@@ -43,6 +43,21 @@ class Attempt:
         return min(self.started.process_started, self.first_time)
 
     @property
+    def training_begin(self) -> float:
+        """When its training began; the time of its first event where it ended before that."""
+        return self.first_time if self.started is None else self.started.time
+
+    @property
+    def end(self) -> float:
+        """When it ended, or the time of its newest event."""
+        return self.last_time if self.ended is None else self.ended.time
+
+    @property
+    def first_step(self) -> int:
+        """The step at which its training began."""
+        return 0 if self.started is None else self.started.step
+
+    @property
     def goes_on(self) -> bool:
         """True while it runs and where another attempt follows by itself; also after an end without a record."""
         return self.ended is None or self.ended.requeued
@@ -51,6 +66,11 @@ class Attempt:
     def cause(self) -> str:
         """Why it ended; "" while that is not recorded."""
         return "" if self.ended is None else self.ended.cause or self.ended.outcome
+
+    @property
+    def detail(self) -> str:
+        """The message about its end; "" while that is not recorded."""
+        return "" if self.ended is None else self.ended.detail
 
     @property
     def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
@@ -107,10 +127,9 @@ class Attempts:
         return max(begun, key=lambda attempt: attempt.number, default=None)
 
     @property
-    def newest_start(self) -> AttemptStarted | None:
-        """The start of the newest attempt whose training began."""
-        newest = max(self.started, key=lambda attempt: attempt.number, default=None)
-        return None if newest is None else newest.started
+    def starts(self) -> list[AttemptStarted]:
+        """The starts of those whose training began."""
+        return [attempt.started for attempt in self if attempt.started is not None]
 
     @property
     def lost(self) -> AttemptStarted | None:

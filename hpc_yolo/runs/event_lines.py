@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hpc_yolo.core.units import counted
 from hpc_yolo.runs.events import (
     AnchorsChecked,
@@ -48,11 +46,6 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""
         return f"{event.outcome}{detail} at step {event.step}{again}"
     return None
-
-
-def last_step(events: Sequence[AnyEvent]) -> int:
-    """The last step that `events` tell of."""
-    return next((event.step for event in reversed(events) if isinstance(event, (StepLogged, AttemptStarted))), 0)
 
 
 def losses_text(event: StepLogged | EpochEnded) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hpc_yolo.runs.attempts import Attempt, Attempts
 from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
@@ -87,28 +88,29 @@ def make_ledger(events: Iterable[AnyEvent], submitted: Sequence[float] = (), now
             queued again and the next submission is nobody's wait.
         now: the time, for a run whose last attempt is alive; None where it is over.
     """
-    by_attempt: dict[int, list[AnyEvent]] = {}
+    attempts, by_attempt = Attempts(), dict[int, list[AnyEvent]]()
     for event in events:
+        attempts.add(event)
         by_attempt.setdefault(event.attempt, []).append(event)
-    spans = [_Span(number, told) for number, told in sorted(by_attempt.items())]
+    spans = [_Span(attempt, by_attempt[attempt.number]) for attempt in attempts]
     for place, span in enumerate(spans):
         span.close(spans[place + 1] if place + 1 < len(spans) else None, now)
         if span.started is not None:
             for earlier in spans[:place]:
                 earlier.lose_after(span.started.epoch, span.started.step)
-    attempts, away_s = [], 0.0
+    entries, away_s = list[AttemptLedger](), 0.0
     free_since = min(submitted, default=spans[0].begin) if spans else 0.0
     for place, span in enumerate(spans):
         queued_since = min(free_since, span.begin)
         again = [time for time in submitted if queued_since < time <= span.begin]
         if again:
             queued_since = min(again)
-        elif place and not spans[place - 1].is_queued_again:
+        elif place and not spans[place - 1].attempt.goes_on:
             queued_since = span.begin
         away_s += max(queued_since - free_since, 0.0)
-        attempts.append(span.entry(span.begin - queued_since))
+        entries.append(span.entry(span.begin - queued_since))
         free_since = max(span.end, span.begin)
-    return Ledger(tuple(attempts), away_s)
+    return Ledger(tuple(entries), away_s)
 
 
 @dataclass
@@ -126,37 +128,26 @@ class _Piece:
 class _Span:
     """One attempt while its ledger is made."""
 
-    number: int
+    attempt: Attempt
     events: Sequence[AnyEvent]
     pieces: list[_Piece] = field(default_factory=list)
     end: float = 0.0
 
     @property
     def started(self) -> AttemptStarted | None:
-        return next((event for event in self.events if isinstance(event, AttemptStarted)), None)
-
-    @property
-    def ended(self) -> AttemptEnded | None:
-        return next((event for event in reversed(self.events) if isinstance(event, AttemptEnded)), None)
+        """The start of its training."""
+        return self.attempt.started
 
     @property
     def begin(self) -> float:
-        """When its first process began, or the first that is known of it."""
-        first = self.events[0].time
-        if self.started is None or self.started.process_started is None:
-            return first
-        return min(self.started.process_started, first)
-
-    @property
-    def is_queued_again(self) -> bool:
-        """Whether the run goes on after it without a person; so it does after one that ended without a word."""
-        return self.ended is None or self.ended.requeued
+        """When its first process began."""
+        return self.attempt.begin
 
     def close(self, follower: _Span | None, now: float | None) -> None:
         """Divide its seconds. What is said of its end only by its follower says nothing of when it came."""
         own = [event for event in self.events if follower is None or event.time <= follower.begin]
         self.end = max((event.time for event in own), default=self.begin)
-        if follower is None and self.ended is None and now is not None:
+        if follower is None and self.attempt.ended is None and now is not None:
             self.end = max(self.end, now)
         if self.started is None:
             self.pieces.append(_Piece("lost", self.end - self.begin, 0, 0))
@@ -180,8 +171,8 @@ class _Span:
         for piece in self.pieces:
             seconds[piece.kind] = seconds.get(piece.kind, 0.0) + piece.seconds
         ranks = 0 if self.started is None else self.started.world_size
-        on_gpu = self.started is not None and self.started.device != "cpu"
-        return AttemptLedger(self.number, self.begin, self.end, queued_s, ranks, ranks if on_gpu else 0, seconds)
+        gpus = 0 if self.started is None or self.started.device == "cpu" else ranks
+        return AttemptLedger(self.attempt.number, self.begin, self.end, queued_s, ranks, gpus, seconds)
 
 
 class _Divider:
@@ -217,7 +208,7 @@ class _Divider:
             elif isinstance(event, AttemptEnded):
                 self._add_end(event)
         if self._span.end > self._mark:
-            kind = "lost" if self._span.ended is not None else self._running_kind()
+            kind = "lost" if self._span.attempt.ended is not None else self._running_kind()
             self._add(kind, self._span.end)
 
     def _running_kind(self) -> str:

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from hpc_yolo.core.units import counted
 from hpc_yolo.monitor.alerts import STRAGGLER_SHARE, rank_problems, slow_rank
-from hpc_yolo.monitor.run_record import Attempt, RecordReader, Trend
+from hpc_yolo.monitor.run_record import RecordReader, Trend
 from hpc_yolo.monitor.snapshot import TRAINING, RunFacts
 from hpc_yolo.monitor.tui.marks import bar, median, plot, short_bytes, short_time
 from hpc_yolo.monitor.tui.view import STATE_STYLES
+from hpc_yolo.runs.attempts import Attempt
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import figure
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Cause, EpochEnded, Evaluated, StepLogged, WarningRaised
@@ -105,7 +106,7 @@ class DetailReader:
             last_steps=tuple(record.last_steps),
             evaluated=record.evaluated,
             curves={name: (list(curve.steps), list(curve.values)) for name, curve in self._curves.items()},
-            attempts=tuple(replace(attempt) for attempt in record.attempts),
+            attempts=tuple(replace(attempt) for attempt in record.attempts.started),
             warnings=tuple(record.warnings),
             ledger=make_ledger(self._events, submitted),
             failure="" if failure is None else failure.text,
@@ -220,9 +221,10 @@ def _attempt_lines(attempts: Sequence[Attempt], ledger: Ledger, run: RunFacts, n
     for attempt in attempts:
         cause = _cause(attempt, run, is_newest=attempt is attempts[-1])
         end = _end(attempt, now, is_running=cause == RUNNING)
-        words = f"{attempt.number:4}  {_clock(attempt.started)}  {short_time(end - attempt.started):>12}"
-        where = f"{counted(attempt.num_nodes, 'node')}, {counted(attempt.world_size, 'rank')}"
-        place = f"steps {attempt.first_step}-{attempt.last_step}, {where}"
+        words = f"{attempt.number:4}  {_clock(attempt.training_begin)}  {short_time(end - attempt.training_begin):>12}"
+        place = f"steps {attempt.first_step}-{attempt.last_step}"
+        if (start := attempt.started) is not None:
+            place += f", {counted(start.num_nodes, 'node')}, {counted(start.world_size, 'rank')}"
         if lost_s.get(attempt.number, 0.0) >= 1:
             place += f", {short_time(lost_s[attempt.number])} lost"
         style = CAUSE_STYLES.get(cause, OTHER_CAUSE_STYLE)
@@ -236,10 +238,11 @@ def _timeline(attempts: Sequence[Attempt], run: RunFacts, now: float, width: int
     """From the first start to the last sign of life, in one line: attempts coloured by their ends, waits as dots."""
     last = attempts[-1]
     ends = [_end(item, now, is_running=_cause(item, run, is_newest=item is last) == RUNNING) for item in attempts]
-    begin, span_s = attempts[0].started, max(ends[-1] - attempts[0].started, 1.0)
+    begin = attempts[0].training_begin
+    span_s = max(ends[-1] - begin, 1.0)
     letters, styles = ["·"] * width, [""] * width
     for number, (attempt, end) in enumerate(zip(attempts, ends, strict=True)):
-        first = min(max(0, int((attempt.started - begin) / span_s * width)), width - 1)
+        first = min(max(0, int((attempt.training_begin - begin) / span_s * width)), width - 1)
         past = min(max(first + 1, round((end - begin) / span_s * width)), width)
         cause = _cause(attempt, run, is_newest=attempt is last)
         # Two shades, so that neighbours can be told apart without colours too.
@@ -277,9 +280,7 @@ def _cause(attempt: Attempt, run: RunFacts, *, is_newest: bool) -> str:
 
 
 def _end(attempt: Attempt, now: float, *, is_running: bool) -> float:
-    if attempt.ended is not None:
-        return attempt.ended
-    return now if is_running else attempt.last_time
+    return now if attempt.ended is None and is_running else attempt.end
 
 
 def _wrapped(words: str, width: int, style: str) -> list[Text]:
