@@ -55,13 +55,13 @@ def learning(precision: str) -> dict[str, Any]:
         losses = []
         for batch in batches(trainer, LEARNING_STEPS):
             trainer.train_step(batch)
-            trainer.progress.step += 1
-            terms, _ = trainer.meter.read_log()
+            trainer.position.step += 1
+            terms, _ = trainer.context.meter.read_log()
             loss = total_loss(terms)
             losses.append(math.nan if loss is None else loss)
         row = {
             "precision": precision,
-            "finite": all(map(math.isfinite, losses)) and math.isfinite(float(trainer.grad_norm)),
+            "finite": all(map(math.isfinite, losses)) and math.isfinite(float(trainer.context.updater.grad_norm)),
             "first_loss": statistics.fmean(losses[:20]),
             "last_loss": statistics.fmean(losses[-20:]),
         }
@@ -73,7 +73,7 @@ def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
     """Yield `count` training batches of as many epochs as needed."""
     epoch = 0
     while True:
-        for batch in trainer.parts.training.epoch(epoch, 0):
+        for batch in trainer.context.training.epoch(epoch, 0):
             yield batch
             count -= 1
             if count == 0:

@@ -28,7 +28,8 @@ from hpc_yolo.models import build_model, load_config
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
-from hpc_yolo.training.build import build_parts
+from hpc_yolo.training.build import build_context
+from hpc_yolo.training.context import TrainingIdentity
 from hpc_yolo.training.model import Origin
 from hpc_yolo.training.trainer import Trainer
 
@@ -82,9 +83,11 @@ def make_trainer(
     run, process = RunDirectory(directory / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
         origin = Origin(load_config(model))
-        parts = build_parts(spec, dataset, indexes, Hyperparameters(), world, origin, tell=lambda _event: None)
-        trainer = Trainer(parts, world, run, None, StopRequest())
-    trainer.parts.trained.train()
+        identity = TrainingIdentity(len(indexes[0].paths))
+        hyp = Hyperparameters()
+        context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit=lambda _event: None)
+        trainer = Trainer(context, world, run, None, StopRequest())
+    trainer.context.trained.train()
     return trainer
 
 
@@ -101,7 +104,7 @@ def random_batch(batch: int, imgsz: int) -> TrainingBatch:
 
 def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
     """Run the first step again: in warm-up every batch ends in an optimiser step."""
-    trainer.progress.step, trainer.progress.last_optimizer_step = 0, -1
+    trainer.position.step, trainer.context.updater.last_step = 0, -1
     trainer.train_step(batch)
 
 
@@ -120,11 +123,11 @@ def bare_step(name: str) -> Callable[[], None]:
 def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
     """Return a function that runs forward and backward of the loss on given predictions."""
     with torch.no_grad():
-        raw = trainer.parts.trained(batch.images.float() / 255)
+        raw = trainer.context.trained(batch.images.float() / 255)
     levels = [level.requires_grad_() for level in raw]
 
     def step() -> None:
-        trainer.parts.loss(levels, batch.targets).total.backward()
+        trainer.context.loss(levels, batch.targets).total.backward()
 
     return step
 

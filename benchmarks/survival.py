@@ -54,9 +54,9 @@ print("imported", time.time(), flush=True)
 build = attempt.build
 def timed_build(*arguments):
     print("met", time.time(), flush=True)
-    parts = build(*arguments)
+    context = build(*arguments)
     print("loaded", time.time(), flush=True)
-    return parts
+    return context
 attempt.build = timed_build
 run = RunDirectory(Path(sys.argv[1]))
 attempt.run_task(run, load_spec(run.spec))
@@ -93,9 +93,9 @@ def timed_step(trainer: Trainer, batch: TrainingBatch, number: int, *, saving: b
     """Return the milliseconds of a step with an optimiser step, and of the save of the step before where `saving`."""
 
     def step() -> None:
-        trainer.progress.step, trainer.progress.last_optimizer_step = number, number - 1
+        trainer.position.step, trainer.context.updater.last_step = number, number - 1
         if saving:
-            trainer.save_state()
+            trainer.checkpointer.save_state()
         trainer.train_step(batch)
 
     return timed(step)
@@ -103,8 +103,8 @@ def timed_step(trainer: Trainer, batch: TrainingBatch, number: int, *, saving: b
 
 def synchronous_save(trainer: Trainer, number: int) -> None:
     """Save the state and wait until it is on disk."""
-    trainer.progress.step = number
-    trainer.save_state()
+    trainer.position.step = number
+    trainer.checkpointer.save_state()
     trainer.checkpointer.wait()
 
 

@@ -2,7 +2,8 @@
 
 from hpc_yolo.checkpoint.state import (
     ModelDescription,
-    Progress,
+    Position,
+    Stateful,
     TrainingState,
     load_model,
     read_state,
@@ -12,7 +13,8 @@ from hpc_yolo.checkpoint.state import (
 
 __all__ = [
     "ModelDescription",
-    "Progress",
+    "Position",
+    "Stateful",
     "TrainingState",
     "load_model",
     "read_state",

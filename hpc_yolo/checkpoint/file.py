@@ -19,7 +19,7 @@ import torch
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.files import atomic_writer
 
-FORMAT = "hpc-yolo-3"
+FORMAT = "hpc-yolo-4"
 ALIGNMENT_BYTES = 8
 
 _DTYPE_NAMES = {
@@ -32,6 +32,10 @@ _DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+class UnknownFormat(Exception):
+    """Cause of the error about a file that another version has written; it may well be whole."""
 
 
 def write_file(
@@ -124,7 +128,11 @@ def read_texts(path: Path) -> dict[str, str]:
             hint="name a .safetensors file that this project wrote, or a .pt file of YOLOv5",
         )
     if texts["format"] != FORMAT:
-        raise CheckpointError(f"{path}: its format is {texts.get('format')!r}; this version reads {FORMAT!r}")
+        raise CheckpointError(
+            f"{path}: was written by another version of hpc-yolo: its format is {texts['format']!r}, this one reads "
+            f"{FORMAT!r}",
+            hint="begin again under another name, or go on with the version that wrote it",
+        ) from UnknownFormat(texts["format"])
     return texts
 
 

@@ -23,15 +23,17 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class SaveRequest:
-    """One file to be written.
+    """One file to write.
 
-    fleeting: tensors that the next forward pass may change. steady: those that stay as they are until the next
-    optimiser step. after: called when the file is durable.
+    Attributes:
+        volatile: tensors that the next forward pass may change.
+        stable: tensors that only the next optimiser step changes.
+        after: called when the file is durable.
     """
 
     path: Path
-    fleeting: Mapping[str, torch.Tensor]
-    steady: Mapping[str, torch.Tensor]
+    volatile: Mapping[str, torch.Tensor]
+    stable: Mapping[str, torch.Tensor]
     texts: Mapping[str, str]
     epoch: int
     step: int
@@ -101,15 +103,15 @@ class StateSaver:
         started_s = time.monotonic()
         self.wait()
         self._idle.clear()
-        if any(tensor.is_cuda for tensor in request.steady.values()):
+        if any(tensor.is_cuda for tensor in request.stable.values()):
             self._device_copy = self._begin_device_copy(request)
         else:
-            _copy(self._copies.of(request.fleeting), request.fleeting)
+            _copy(self._copies.of(request.volatile), request.volatile)
             self._copied.clear()
         self._requests.put((request, started_s, self._device_copy))
 
     def wait_copied(self) -> None:
-        """Before steady tensors change: wait until they are copied. On a GPU its work waits, not this thread."""
+        """Before stable tensors change: wait until they are copied. On a GPU its work waits, not this thread."""
         self._copied.wait()
         if self._device_copy is not None:
             torch.cuda.current_stream().wait_event(self._device_copy)
@@ -127,14 +129,14 @@ class StateSaver:
         return ended
 
     def _begin_device_copy(self, request: SaveRequest) -> torch.cuda.Event:
-        """Queue the copy off the GPU beside its other work; the next forward pass waits for the fleeting part alone."""
+        """Queue the copy off the GPU beside its other work; the next forward pass waits for the volatile part alone."""
         current = torch.cuda.current_stream()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            _copy(self._copies.of(request.fleeting), request.fleeting)
+            _copy(self._copies.of(request.volatile), request.volatile)
             current.wait_event(stream.record_event())
-            _copy(self._copies.of(request.steady), request.steady)
+            _copy(self._copies.of(request.stable), request.stable)
             copied: torch.cuda.Event = stream.record_event()
             return copied
 
@@ -153,14 +155,14 @@ class StateSaver:
                 self._idle.set()
 
     def _write(self, request: SaveRequest, device_copy: torch.cuda.Event | None) -> int:
-        steady = self._copies.of(request.steady)
+        stable = self._copies.of(request.stable)
         if device_copy is not None:
             device_copy.synchronize()
         else:
-            _copy(steady, request.steady)
+            _copy(stable, request.stable)
         self._copied.set()
-        tensors = dict(zip(request.steady, steady, strict=True))
-        tensors |= {name: self._copies.buffers[name] for name in request.fleeting}
+        tensors = dict(zip(request.stable, stable, strict=True))
+        tensors |= {name: self._copies.buffers[name] for name in request.volatile}
         size_bytes = write_file(request.path, tensors, request.texts, self._before_publish)
         request.after()
         return size_bytes

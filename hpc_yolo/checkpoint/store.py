@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from hpc_yolo.checkpoint.file import UnknownFormat
 from hpc_yolo.checkpoint.state import TrainingState, read_state
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.files import sync_directory
@@ -25,11 +26,17 @@ def state_path(run: RunDirectory, attempt: int, step: int) -> Path:
     return run.checkpoints / f"state-{attempt:04d}-{step:09d}.safetensors"
 
 
+def attempt_and_step(path: Path) -> tuple[int, int]:
+    """Return the attempt that saved the state in `path`, and its step."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match["attempt"]), int(match["step"])
+
+
 def saved_states(run: RunDirectory) -> list[Path]:
-    """The states there are, newest first; none of them was looked into."""
-    named = [(match, path) for path in run.checkpoints.glob("state-*") if (match := _NAME.fullmatch(path.name))]
-    named.sort(key=lambda item: (int(item[0]["attempt"]), int(item[0]["step"])), reverse=True)
-    return [path for _, path in named]
+    """Return the paths of all states, newest first; no file is opened."""
+    paths = [path for path in run.checkpoints.glob("state-*") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=attempt_and_step, reverse=True)
 
 
 def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingState | None:
@@ -43,14 +50,14 @@ def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingStat
         try:
             state = read_state(path)
         except CheckpointError as error:
-            if isinstance(error.__cause__, OSError):
-                raise  # the file system, not the file
+            if isinstance(error.__cause__, OSError | UnknownFormat):
+                raise  # the file system or the version, not damage
             damaged.append((path, error.message))
             continue
         for spoiled, words in damaged:
             aside = spoiled.with_name(spoiled.name + DAMAGED_SUFFIX)
             spoiled.rename(aside)
-            tell(f"{words}; set aside as {aside.name}, training goes on from step {state.progress.step}")
+            tell(f"{words}; set aside as {aside.name}, training goes on from step {state.position.step}")
         return state
     if damaged:
         raise CheckpointError(

@@ -130,8 +130,8 @@ def train_with_lease(
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        tell = journal.write if journal is not None else lambda _event: None
-        parts = build(spec, world, run, tell, 0 if lease is None else lease.attempt)
+        emit = journal.write if journal is not None else lambda _event: None
+        context = build(spec, world, run, emit, 0 if lease is None else lease.attempt)
         stop = StopRequest()
         stop.install()
         may_publish = lease.require if lease is not None else lambda: None
@@ -142,13 +142,13 @@ def train_with_lease(
             timeout_s=spec.train.stall_timeout_s,
             start_timeout_s=spec.train.start_timeout_s,
         )
-        trainer = Trainer(parts, world, run, journal, stop, may_publish, watchdog)
+        trainer = Trainer(context, world, run, journal, stop, may_publish, watchdog)
         if journal is not None:
             journal.write(attempt_started(spec, world, trainer))
         try:
             stopped_by = trainer.run()
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, parts, world) from None
+            raise out_of_memory(error, context, world) from None
         if journal is not None:
             # The other ranks wait at the block's end: one that left first would end the job before it is queued again.
             leave(run, spec, process, journal, trainer, stopped_by)
@@ -237,7 +237,7 @@ def leave(
         )
     )
     detail = "" if stopped_by is None else "; ".join(filter(None, (describe(stopped_by), end.reason)))
-    ended = end.event(trainer.progress.step, detail, epoch=trainer.epoch)
+    ended = end.event(trainer.position.step, detail, epoch=trainer.epoch)
     journal.write(ended)
     if stopped_by is not None and process.job_id is not None:
         # Where Slurm refuses, the last line of the batch script tries it again: it may have what a container has not.
@@ -246,21 +246,21 @@ def leave(
 
 def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
     """The event that opens an attempt."""
-    dtype = trainer.parts.autocast_dtype
+    dtype = trainer.context.autocast_dtype
     device = world.device
     return AttemptStarted(
         job_id=world.process.job_id,
         launcher=world.process.launcher,
         device=torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
-        precision=str(dtype or trainer.parts.dtype).removeprefix("torch."),
+        precision=str(dtype or trainer.context.dtype).removeprefix("torch."),
         world_size=world.size,
         num_nodes=world.process.num_nodes,
-        batch=trainer.parts.schedule.batch,
+        batch=trainer.context.schedule.batch,
         epochs=spec.train.epochs,
-        steps_per_epoch=trainer.steps_per_epoch,
-        num_images=trainer.parts.training.num_images,
+        steps_per_epoch=trainer.cadence.steps_per_epoch,
+        num_images=trainer.context.training.num_images,
         epoch=trainer.epoch,
-        step=trainer.progress.step,
+        step=trainer.position.step,
         device_mem_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         process_started=process_start_time(os.getpid()),
         ranks=list(world.places),

@@ -17,7 +17,7 @@ from hpc_yolo.data.sampler import largest_imgsz
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
-from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.context import TrainingContext
 from hpc_yolo.training.model import autocast_dtype
 
 TRIED_BATCHES = (1, 2, 4, 8, 16)
@@ -28,7 +28,7 @@ RUNS = 3
 
 
 def find_batch(
-    model: Detector, imgsz: int, precision: str, device: torch.device, tell: Callable[[AnyEvent], None]
+    model: Detector, imgsz: int, precision: str, device: torch.device, emit: Callable[[AnyEvent], None]
 ) -> int:
     """The largest batch that `device` can train on; the usual 16 without a GPU, and with a warning where measuring
     leads nowhere.
@@ -38,7 +38,7 @@ def find_batch(
     batch = largest_batch(model, imgsz, precision, device)
     if batch is None:
         message = f"train.batch: -1 found no sensible batch for this GPU's memory; {DEFAULT_BATCH} is taken"
-        tell(WarningRaised(message=message))
+        emit(WarningRaised(message=message))
     return batch or DEFAULT_BATCH
 
 
@@ -57,13 +57,13 @@ def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.dev
     return batch
 
 
-def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: World) -> TrainingError:
+def out_of_memory(error: torch.OutOfMemoryError, context: TrainingContext, world: World) -> TrainingError:
     """What a person needs to know of `error`, above all the batch that would fit; measured, which takes seconds."""
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
-    parts.optimizer.zero_grad()
-    train, share = parts.spec.train, parts.schedule.batch // world.size
-    imgsz = largest_imgsz(train.imgsz, parts.model.image_stride) if train.multi_scale else train.imgsz
-    fitting = largest_batch(parts.model, imgsz, train.precision, world.device)
+    context.updater.optimizer.zero_grad()
+    train, share = context.train, context.schedule.batch // world.size
+    imgsz = largest_imgsz(train.imgsz, context.model.image_stride) if train.multi_scale else train.imgsz
+    fitting = largest_batch(context.model, imgsz, train.precision, world.device)
     advice = "set train.batch lower"
     if fitting is not None and fitting < share:
         fit = f"{counted(fitting, 'image')} a rank {'fits' if fitting == 1 else 'fit'}"
@@ -72,7 +72,7 @@ def out_of_memory(error: torch.OutOfMemoryError, parts: TrainingParts, world: Wo
         fit = f"{counted(fitting, 'image')} {'fits' if fitting == 1 else 'fit'}"
         advice = f"{fit}, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
     return TrainingError(
-        f"the GPU of rank {world.rank} ran out of memory after step {parts.progress.step}, with "
+        f"the GPU of rank {world.rank} ran out of memory after step {context.position.step}, with "
         f"{counted(share, 'image')} of {imgsz} pixels",
         hint=f"{advice}; or take more GPUs, or a lower train.imgsz",
     )

@@ -1,18 +1,21 @@
-"""Assembling what one rank trains with: data, network, loss, optimiser, and the state to go on from."""
+"""Build the context of one rank: data, model, loss, optimiser, and the state from which training goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo.checkpoint import Progress
+from hpc_yolo.checkpoint import Position, restore
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.run_inputs import keep_inputs, read_inputs
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
@@ -22,22 +25,27 @@ from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
 from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
 from hpc_yolo.training.autobatch import find_batch
-from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.context import TrainingContext, TrainingIdentity
 from hpc_yolo.training.ema import ModelEma
+from hpc_yolo.training.evaluation import EvaluationRecord
 from hpc_yolo.training.images import build_loaders, keeps_in_memory, require_shared_room, scan_dataset
-from hpc_yolo.training.model import Origin, autocast_dtype, build_network, distribute, fit_anchors, network_origin
-from hpc_yolo.training.nan_guard import Statistics
+from hpc_yolo.training.meter import StepMeter
+from hpc_yolo.training.model import Origin, autocast_dtype, build_model, distribute, fit_anchors, model_origin
+from hpc_yolo.training.nan_guard import BadStep, NanGuard, Statistics
 from hpc_yolo.training.optimizer import Schedule, build_optimizer
 from hpc_yolo.training.resume import read_newest_state
+from hpc_yolo.training.updater import Updater
+
+MAX_NAMED_IMAGES = 8
 
 
 def build(
-    spec: Spec, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None], attempt: int = 1
-) -> TrainingParts:
-    """Everything that this rank's `Trainer` needs, with the newest state where something was saved.
+    spec: Spec, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None], attempt: int = 1
+) -> TrainingContext:
+    """Return everything that this rank's `Trainer` needs, with the newest state where something was saved.
 
     Args:
-        tell: takes events for the journal; those of other ranks than the first go nowhere.
+        emit: takes events for the journal; those of other ranks than the first go nowhere.
 
     Raises:
         DataError: the dataset cannot be used.
@@ -46,31 +54,29 @@ def build(
         TrainingError: the global batch cannot be split over the ranks.
     """
     if world.is_main:
-        keep_inputs(run, spec)  # of a run that an earlier version has submitted
+        keep_inputs(run, spec)
     world.barrier()
     inputs = read_inputs(run, spec)
     dataset, hyp = inputs.dataset, inputs.hyperparameters
-    indexes = scan_dataset(dataset, world, run, tell)
+    indexes = scan_dataset(dataset, world, run, emit)
     if hyp.copy_paste and indexes[0].outlines.is_empty:
-        tell(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
-    state = read_newest_state(run, world, tell)
-    origin = network_origin(spec, inputs.model, hyp, state)
-    digest = learned_digest(spec)
-    spec = with_found_batch(spec, origin, dataset.num_classes, world, run, tell)
+        emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
+    state = read_newest_state(run, world, emit)
+    origin = model_origin(spec, inputs.model, hyp, state)
+    identity = TrainingIdentity(indexes[0].num_images, learned_digest(spec), inputs.digest, run.inputs)
+    spec = with_found_batch(spec, origin, dataset.num_classes, world, run, emit)
     require_even_split(spec.train.batch, world.size)
     if spec.train.data_parallel:
-        tell(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
-    parts = build_parts(spec, dataset, indexes, hyp, world, origin, tell)
-    parts.progress.attempt = attempt
-    parts.progress.spec_digest, parts.progress.inputs_digest = digest, inputs.digest
-    settle_gradient_buckets(parts, world.device)
+        emit(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
+    context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit, attempt)
+    settle_gradient_buckets(context, world.device)
     if state is not None:
-        parts.restore(state)
-    return parts
+        restore(context.stateful_parts, state)
+    return context
 
 
 def with_found_batch(
-    spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
+    spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
 ) -> Spec:
     """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
 
@@ -87,76 +93,107 @@ def with_found_batch(
     if run.found_batch.exists():
         batch = int(run.found_batch.read_text())
     else:
-        model = build_network(spec, origin, num_classes, world.device, tell=lambda _event: None)
+        model = build_model(spec, origin, num_classes, world.device, emit=lambda _event: None)
         imgsz = spec.train.imgsz
         if spec.train.multi_scale:
             imgsz = largest_imgsz(imgsz, model.image_stride)
-        batch = find_batch(model, imgsz, spec.train.precision, world.device, tell)
+        batch = find_batch(model, imgsz, spec.train.precision, world.device, emit)
         write_atomic(run.found_batch, f"{batch}\n")
     return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
 
 
-def build_parts(
+def build_context(
     spec: Spec,
     dataset: Dataset,
     indexes: tuple[ImageIndex, ImageIndex],
     hyp: Hyperparameters,
     world: World,
+    run: RunDirectory,
     origin: Origin,
-    tell: Callable[[AnyEvent], None],
-) -> TrainingParts:
-    """Network, loss, optimiser and loaders as they are before the first step."""
-    train = spec.train
+    identity: TrainingIdentity,
+    emit: Callable[[AnyEvent], None],
+    attempt: int = 1,
+) -> TrainingContext:
+    """Return model, loss, optimiser and loaders as they are before the first step."""
+    train, num_classes = spec.train, dataset.num_classes
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
-    model = build_network(spec, origin, dataset.num_classes, world.device, tell).to(dtype)
+    model = build_model(spec, origin, num_classes, world.device, emit).to(dtype)
     if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
         must_change = origin.has_placeholder_anchors
-        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, tell, must_change=must_change)
-    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=dataset.num_classes, imgsz=train.imgsz)
-    loss = DetectionLoss(model.head.anchors, dataset.num_classes, hyp, gains, train.label_smoothing)
-    ema = ModelEma(model)  # before the network is changed for many ranks: it is evaluated alone
+        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
+    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=num_classes, imgsz=train.imgsz)
+    loss = DetectionLoss(model.head.anchors, num_classes, hyp, gains, train.label_smoothing)
+    ema = ModelEma(model)  # before the model is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
-    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, tell)
+    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit)
     training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, in_memory=in_memory)
     require_shared_room(training, validation, world)
-    return TrainingParts(
-        spec=spec,
+    evaluations = EvaluationRecord()
+    describe = functools.partial(describe_bad_step, training, evaluations, num_steps)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
+    return TrainingContext(
+        attempt=attempt,
+        train=train,
+        checkpoint=spec.checkpoint,
+        model_name=spec.model,
         config=origin.config,
         names=list(dataset.names),
+        identity=identity,
+        position=Position(),
         model=model,
         trained=distribute(model, train, world),
         ema=ema,
         loss=loss.to(world.device),
-        optimizer=build_optimizer(model, train.optimizer, schedule),
-        scaler=torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16),
+        updater=Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler),
         dtype=dtype,
         autocast_dtype=mixed,
         schedule=schedule,
         training=training,
         validation=validation,
-        progress=Progress(num_images=indexes[0].num_images),
+        meter=StepMeter(world, model, loss.names),
+        evaluations=evaluations,
+        nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, run.checkpoints),
     )
 
 
-def settle_gradient_buckets(parts: TrainingParts, device: torch.device) -> None:
+def describe_bad_step(
+    training: TrainingLoader, evaluations: EvaluationRecord, steps_per_epoch: int, bad: BadStep
+) -> str:
+    """Return a sentence with the step, the rank and that rank's images."""
+    epoch, step = divmod(bad.step, steps_per_epoch)
+    paths = training.image_paths(epoch, step, bad.rank, evaluations.class_maps)
+    return (
+        f"loss or gradients are not finite at step {bad.step} (epoch {epoch + 1}), first on rank {bad.rank} "
+        f"with {listed_images(paths)}"
+    )
+
+
+def listed_images(paths: Sequence[Path]) -> str:
+    """Return the first few of `paths` for a sentence."""
+    named = ", ".join(str(path) for path in paths[:MAX_NAMED_IMAGES])
+    more = len(paths) - MAX_NAMED_IMAGES
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> None:
     """Let DistributedDataParallel order its buckets before the first step, by a backward pass that leaves no trace.
 
     It orders them once, after its first backward pass, and sums of floats depend on the order: without this the first
     step of a resumed attempt would round otherwise than the same step of an uninterrupted one.
     """
-    if not isinstance(parts.trained, DistributedDataParallel):
+    if not isinstance(context.trained, DistributedDataParallel):
         return
-    statistics = Statistics(parts.model)
-    side = 2 * parts.model.image_stride
-    image = torch.zeros(1, 3, side, side, dtype=parts.dtype, device=device)
-    parts.model.train()
-    with parts.autocast(device):
-        levels = parts.trained(image.to(memory_format=torch.channels_last))
+    statistics = Statistics(context.model)
+    side = 2 * context.model.image_stride
+    image = torch.zeros(1, 3, side, side, dtype=context.dtype, device=device)
+    context.model.train()
+    with context.autocast(device):
+        levels = context.trained(image.to(memory_format=torch.channels_last))
     torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
-    parts.optimizer.zero_grad()
-    statistics.put_back()
+    context.updater.optimizer.zero_grad()
+    statistics.restore()
 
 
 def require_even_split(batch: int, world_size: int) -> None:

@@ -1,21 +1,22 @@
-"""When a checkpoint is due, what goes into it, and what becomes of a run whose disk refuses one."""
+"""Checkpoints of an attempt: when one is due by step or clock, and how a disk that refuses one is handled."""
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from hpc_yolo.checkpoint.saver import SaveRequest, SaveResult, StateSaver
-from hpc_yolo.checkpoint.state import fleeting_tensors, steady_tensors, texts_of
+from hpc_yolo.checkpoint.state import TrainingState, header_texts, named_tensors
 from hpc_yolo.checkpoint.store import published, saved_states, state_path
 from hpc_yolo.core.errors import RunError
+from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, WarningRaised
-from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.context import TrainingContext
+from hpc_yolo.training.phases import Phases
+from hpc_yolo.training.resume import read_newest_state
 
 MAX_WRITE_SHARE = 0.01  # of the time: a slow disk stretches the interval
 TRIES_AT_THE_END = 3
@@ -23,21 +24,26 @@ RETRY_S = 2.0
 
 
 class Checkpointer:
-    """Rank 0's checkpoints of one attempt. A context manager: leaving it waits for what is being written."""
+    """Saves the state of all ranks; rank 0 writes. A context manager: leaving it waits for what is being written.
+
+    All ranks must call `save_state`, `save_model`, `read_newest` and `finish` alike.
+    """
 
     def __init__(
         self,
-        parts: TrainingParts,
+        context: TrainingContext,
+        world: World,
         run: RunDirectory,
-        tell: Callable[[AnyEvent], None],
+        phases: Phases,
+        emit: Callable[[AnyEvent], None],
         before_publish: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             before_publish: called before a finished file gets its name; what it raises ends the attempt.
         """
-        self.parts = parts
-        self._run, self._tell = run, tell
+        self._context, self._world, self._run = context, world, run
+        self._phases, self._emit = phases, emit
         self._saver = StateSaver(before_publish)
         self._begun_s = time.monotonic()
         self._write_s = 0.0
@@ -53,40 +59,60 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        """Whether the spec's steps have passed, or its seconds and no save is under way."""
-        due, now_s = self.parts.spec.checkpoint, time.monotonic()
-        by_steps = due.every_steps is not None and self.parts.progress.step % due.every_steps == 0
+        """Whether, on rank 0, the spec's steps have passed, or its seconds and no save is under way."""
+        if not self._world.is_main:
+            return False
+        due, now_s = self._context.checkpoint, time.monotonic()
+        by_steps = due.every_steps is not None and self._context.position.step % due.every_steps == 0
         by_time = due.every_s is not None and now_s - self._begun_s >= max(due.every_s, self._write_s / MAX_WRITE_SHARE)
         return by_steps or (by_time and not self._saver.is_busy)
 
-    def save_state(self, gradients: Mapping[str, torch.Tensor]) -> None:
-        """Begin to save the state as it is now; `gradients` are those that wait for the next optimiser step."""
-        parts = self.parts
-        progress = parts.progress
-        progress.ema_updates = parts.ema.updates
-        progress.scaler = parts.scaler.state_dict()
-        path = state_path(self._run, progress.attempt, progress.step)
+    def save_state(self) -> None:
+        """Begin to save the state as it is now, after the same step on all ranks.
+
+        Raises:
+            TrainingError: a number that is not finite would reach the checkpoint.
+        """
+        self._phases.saving()
+        context, position = self._context, self._context.position
+        context.nan_guard.require_finite()
+        parts = {name: part.state_dict() for name, part in context.stateful_parts.items()}
+        if not self._world.is_main:
+            return
+        tensors = dict(named_tensors(parts))
+        volatile = {name: tensor for name, tensor in tensors.items() if name in context.volatile_names}
+        path = state_path(self._run, context.attempt, position.step)
         self._begun_s = time.monotonic()
         self._save(
             SaveRequest(
                 path,
-                fleeting_tensors(parts.model, gradients),
-                steady_tensors(parts.model, parts.ema.model, parts.optimizer),
-                texts_of(parts.description, progress),
-                progress.finished_epochs,
-                progress.step,
-                after=lambda: published(self._run, path, parts.spec.checkpoint.keep_last),
+                volatile,
+                {name: tensor for name, tensor in tensors.items() if name not in volatile},
+                header_texts(context.description, parts),
+                position.finished_epochs,
+                position.step,
+                after=lambda: published(self._run, path, context.checkpoint.keep_last),
             )
         )
 
     def save_model(self, path: Path, epoch: int) -> None:
         """Begin to save the averaged model alone."""
-        weights = self.parts.ema.model.state_dict()
-        texts = texts_of(self.parts.description, None)
-        self._save(SaveRequest(path, {}, weights, texts, epoch, self.parts.progress.step))
+        self._phases.saving()
+        if self._world.is_main:
+            weights = self._context.ema.model.state_dict()
+            texts = header_texts(self._context.description)
+            self._save(SaveRequest(path, {}, weights, texts, epoch, self._context.position.step))
+
+    def read_newest(self) -> TrainingState:
+        """Return the newest state, once what is being written is durable; there must be one."""
+        self._phases.rolling_back()
+        self.wait()
+        state = read_newest_state(self._run, self._world, self._emit)
+        assert state is not None
+        return state
 
     def report(self) -> None:
-        """Tell what has been saved since the last call, and what the disk refused: training goes on without it.
+        """Emit what has been saved since the last call, and what the disk refused: training goes on without it.
 
         Raises:
             LeaseError: another attempt has taken over.
@@ -100,7 +126,7 @@ class Checkpointer:
                 self._saved(result)
 
     def wait(self) -> None:
-        """Wait for what is being written, and tell of it."""
+        """Wait for what is being written, and report it."""
         self._saver.wait()
         self.report()
 
@@ -110,6 +136,7 @@ class Checkpointer:
         Raises:
             RunError: the disk refuses it, several times.
         """
+        self._phases.saving()
         for _ in range(TRIES_AT_THE_END):
             self.wait()
             if self._unsaved is None:
@@ -130,9 +157,9 @@ class Checkpointer:
 
     def _saved(self, result: SaveResult) -> None:
         request = result.request
-        if request.fleeting:
+        if request.volatile:
             self._write_s, self._unsaved = result.seconds, None
-        self._tell(
+        self._emit(
             CheckpointSaved(
                 epoch=request.epoch,
                 step=request.step,
@@ -143,11 +170,11 @@ class Checkpointer:
         )
 
     def _refused(self, result: SaveResult, error: OSError) -> None:
-        if result.request.fleeting:
+        if result.request.volatile:
             self._unsaved = result
         name = result.request.path.name
-        words = f"{name} cannot be saved: {error.strerror or error}; training goes on; {self._last_good()}"
-        self._tell(WarningRaised(message=words))
+        message = f"{name} cannot be saved: {error.strerror or error}; training goes on; {self._last_good()}"
+        self._emit(WarningRaised(message=message))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             for old in saved_states(self._run)[1:]:
                 old.unlink(missing_ok=True)

@@ -1,94 +1,145 @@
-"""What one rank of one attempt trains with."""
+"""The objects that one rank of one attempt trains with, and those of them whose state a checkpoint holds."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hpc_yolo import checkpoint
-from hpc_yolo.checkpoint import ModelDescription, Progress, TrainingState
+from hpc_yolo.checkpoint import ModelDescription, Position, Stateful
+from hpc_yolo.checkpoint.state import StateDict
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.models import Detector
 from hpc_yolo.models.losses.yolov5 import DetectionLoss
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
 from hpc_yolo.training.ema import ModelEma
+from hpc_yolo.training.evaluation import EvaluationRecord
+from hpc_yolo.training.meter import StepMeter
+from hpc_yolo.training.nan_guard import NanGuard
 from hpc_yolo.training.optimizer import Schedule
+from hpc_yolo.training.updater import PendingGradients, Updater
+
+
+@dataclass(frozen=True)
+class TrainingIdentity:
+    """The inputs that must not change while a run goes on.
+
+    Attributes:
+        num_images: of the training set; epochs have no meaning with another number.
+        spec_digest: of the fields that decide what the run learns.
+        inputs_digest: of hyperparameters, model and classes.
+        inputs: the directory with the run's copies of these.
+    """
+
+    num_images: int
+    spec_digest: str = ""
+    inputs_digest: str = ""
+    inputs: Path = field(default=Path("inputs"), compare=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later attempt must have too."""
+        return {
+            "num_images": self.num_images,
+            "spec_digest": self.spec_digest,
+            "inputs_digest": self.inputs_digest,
+        }
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Compare the identity that a state was saved with.
+
+        Raises:
+            CheckpointError: it is another.
+        """
+        if state_dict["num_images"] != self.num_images:
+            raise CheckpointError(
+                f"was made with {state_dict['num_images']} training images, and there are {self.num_images} now",
+                hint="bring the dataset back, or give a run on the new one another name and weights: best.safetensors",
+            )
+        if state_dict["spec_digest"] != self.spec_digest:
+            raise CheckpointError(
+                "was saved by a run that learns something else",
+                hint="to begin with its weights, name the file under weights: in a new run",
+            )
+        if state_dict["inputs_digest"] != self.inputs_digest:
+            raise CheckpointError(
+                f"was saved with other hyperparameters, another model or other classes than those in {self.inputs}",
+                hint="bring the files there back; to begin with its weights, name the file under weights: in a new run",
+            )
 
 
 @dataclass
-class TrainingParts:
-    """All that `build` assembles for one attempt on one rank."""
+class TrainingContext:
+    """All that `build` assembles for one attempt on one rank.
 
-    spec: Spec
-    config: dict[str, Any]  # the rows of `model`
+    Attributes:
+        config: the layers of `model`, with the anchors as they were before fitting.
+        trained: `model`, or DistributedDataParallel around it.
+        loss: shares its anchors with the head of `model`.
+        dtype: of weights, loss and statistics.
+    """
+
+    attempt: int
+    train: TrainSpec
+    checkpoint: CheckpointSpec
+    model_name: str
+    config: dict[str, Any]
     names: list[str]
+    identity: TrainingIdentity
+    position: Position
     model: Detector
-    trained: nn.Module  # `model`, or DistributedDataParallel around it
+    trained: nn.Module
     ema: ModelEma
     loss: DetectionLoss
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    dtype: torch.dtype  # of weights, loss and statistics
+    updater: Updater
+    dtype: torch.dtype
     autocast_dtype: torch.dtype | None
     schedule: Schedule
     training: TrainingLoader
     validation: ValidationLoader
-    progress: Progress
+    meter: StepMeter
+    evaluations: EvaluationRecord
+    nan_guard: NanGuard
+
+    @property
+    def stateful_parts(self) -> dict[str, Stateful]:
+        """The parts of a checkpoint, in the order in which they are restored."""
+        return {
+            "identity": self.identity,
+            "position": self.position,
+            "model": self.model,
+            "gradients": PendingGradients(self.model),
+            "ema": self.ema,
+            "optimizer": self.updater,
+            "meter": self.meter,
+            "evaluations": self.evaluations,
+            "nan_guard": self.nan_guard,
+        }
+
+    @cached_property
+    def volatile_names(self) -> frozenset[str]:
+        """Names of the tensors in a checkpoint that the next forward or backward pass changes."""
+        gradients = {f"gradients.{name}" for name, _ in self.model.named_parameters()}
+        return frozenset(gradients | {f"model.{name}" for name, _ in self.model.named_buffers()})
 
     @property
     def description(self) -> ModelDescription:
-        """What a checkpoint says of the network; the anchors are those that it learns with."""
+        """The model for readers of a checkpoint; the anchors are those that it learns with."""
         anchors = self.model.head.anchors_pixels().flatten(1).tolist()
         return ModelDescription(
-            model=self.spec.model,
+            model=self.model_name,
             config={**self.config, "anchors": anchors},
             names=self.names,
-            imgsz=self.spec.train.imgsz,
+            imgsz=self.train.imgsz,
         )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Mixed precision where the device has it."""
+        """Return a block of mixed precision where the device has it."""
         dtype = self.autocast_dtype
         return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-    def restore(self, state: TrainingState) -> None:
-        """Go on from `state`.
-
-        Raises:
-            CheckpointError: it was made for another model, spec or number of images.
-        """
-        before, now = state.progress, self.progress
-        if before.num_images != now.num_images:
-            raise CheckpointError(
-                f"{state.path}: was made with {before.num_images} training images, and there are {now.num_images} now",
-                hint="bring the dataset back, or give a run on the new one another name and weights: best.safetensors",
-            )
-        if before.spec_digest != now.spec_digest:
-            raise CheckpointError(
-                f"{state.path}: was saved by a run that learns something else",
-                hint="to begin with its weights, name the file under weights: in a new run",
-            )
-        if before.inputs_digest not in ("", now.inputs_digest):
-            raise CheckpointError(
-                f"{state.path}: was saved with other hyperparameters, another model or other classes than those in "
-                f"{state.path.parent.parent / 'inputs'}",
-                hint="bring the files there back; to begin with its weights, name the file under weights: in a new run",
-            )
-        self.optimizer.zero_grad()
-        checkpoint.restore(state, model=self.model, ema=self.ema.model, optimizer=self.optimizer)
-        self.progress = before
-        self.progress.attempt, self.progress.inputs_digest = now.attempt, now.inputs_digest
-        self.loss.anchors.copy_(self.model.head.anchors)
-        self.ema.updates = before.ema_updates
-        if not math.isfinite(before.best_fitness):  # nothing would ever be better
-            before.best_fitness = Progress().best_fitness
-        # Empty where the attempt before needed none. A scale that is not finite would spoil every gradient.
-        if before.scaler and all(map(math.isfinite, before.scaler.values())):
-            self.scaler.load_state_dict(before.scaler)

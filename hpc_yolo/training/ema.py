@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
+
+from hpc_yolo.checkpoint.state import StateDict
 
 DECAY = 0.9999
 RAMP_UPDATES = 2000
@@ -30,9 +32,18 @@ class ModelEma:
         self.updates += 1
         torch._foreach_lerp_(self._averages, _floating_tensors(model), 1.0 - decay_at(self.updates))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages under the model's own names, and the number of updates."""
+        return {**self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Replace the averages and the number of updates."""
+        self.model.load_state_dict({name: value for name, value in state_dict.items() if name != "updates"})
+        self.updates = state_dict["updates"]
+
 
 def decay_at(updates: int) -> float:
-    """The decay d of update number `updates`, from 1."""
+    """Return the decay d of update number `updates`, from 1."""
     return DECAY * (1 - math.exp(-updates / RAMP_UPDATES))
 
 

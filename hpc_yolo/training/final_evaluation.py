@@ -33,7 +33,7 @@ from hpc_yolo.plots.training import training_charts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, ResultsWritten, WarningRaised
 from hpc_yolo.runs.journal import read_events
-from hpc_yolo.training.context import TrainingParts
+from hpc_yolo.training.context import TrainingContext
 
 NUM_MOSAICS = 8
 NUM_PAIRS = 8
@@ -77,7 +77,7 @@ class FinalEvaluation:
         emit: writes an event to the journal.
     """
 
-    parts: TrainingParts
+    context: TrainingContext
     world: World
     run: RunDirectory
     stoppable: Callable[[Iterator[ValidationBatch | None]], Iterator[ValidationBatch]]
@@ -86,16 +86,16 @@ class FinalEvaluation:
 
 def make_results(final: FinalEvaluation) -> None:
     """Evaluate the best model and write what a report shows; all ranks call this where training is over."""
-    parts, world, run = final.parts, final.world, final.run
+    context, world, run = final.context, final.world, final.run
     started_s = time.perf_counter()
     model, epoch = best_model(final)
     if model is None:
         return
-    looker = Looker(len(parts.names), parts.validation.index.num_images)
-    with parts.autocast(world.device):
+    looker = Looker(len(context.names), context.validation.index.num_images)
+    with context.autocast(world.device):
         result = evaluate(
             model,
-            final.stoppable(parts.validation.slots()),
+            final.stoppable(context.validation.slots()),
             device=world.device,
             gather_arrays=world.gather_arrays,
             on_image=looker.look,
@@ -106,7 +106,7 @@ def make_results(final: FinalEvaluation) -> None:
     try:
         make_directory(run.results)
         confusions = sum((share["confusions"] for share in shares), start=np.zeros_like(shares[0]["confusions"]))
-        found = results_of(parts, result, confusions, epoch)
+        found = results_of(context, result, confusions, epoch)
         draw_training(final)
         draw_evaluation(final, found, confusions, np.concatenate([share["rows"] for share in shares]))
         write_struct(run.evaluation, found)  # the last one: who finds it finds all
@@ -114,7 +114,7 @@ def make_results(final: FinalEvaluation) -> None:
         final.emit(WarningRaised(message=f"{run.results}: plots and images are not complete: {error}"))
         return
     seconds = time.perf_counter() - started_s
-    final.emit(ResultsWritten(epoch=epoch, step=parts.progress.step, path=run.results.name, seconds=seconds))
+    final.emit(ResultsWritten(epoch=epoch, step=context.position.step, path=run.results.name, seconds=seconds))
 
 
 def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
@@ -122,14 +122,14 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
 
     No model where its results are there already. Where the file of the best cannot be read, that of the last epoch.
     """
-    parts, world, run = final.parts, final.world, final.run
-    last, best = parts.progress.finished_epochs - 1, parts.progress.best_epoch
+    context, world, run = final.context, final.world, final.run
+    last, best = context.position.finished_epochs - 1, context.evaluations.best_epoch
     tensors: dict[str, torch.Tensor] = {}
     is_done = False
     if world.is_main:
         try:
             before = read_struct(run.evaluation, Results)
-            is_done = before is not None and before.step == parts.progress.step
+            is_done = before is not None and before.step == context.position.step
             if not is_done and 0 <= best < last:
                 tensors, _ = load_model(run.best)
         except (OSError, HpcYoloError) as error:
@@ -139,8 +139,8 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
     if is_done:
         return None, best
     if not is_read:
-        return parts.ema.model, last
-    model = copy.deepcopy(parts.ema.model)
+        return context.ema.model, last
+    model = copy.deepcopy(context.ema.model)
     if world.is_main:
         model.load_state_dict(tensors)
     for tensor in model.state_dict().values():
@@ -150,9 +150,9 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
     return model, best
 
 
-def results_of(parts: TrainingParts, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:
+def results_of(context: TrainingContext, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:
     """The evaluation as it is kept."""
-    metrics, names = result.metrics, parts.names
+    metrics, names = result.metrics, context.names
     classes = []
     for number, row in enumerate(metrics.per_class if metrics.curves is not None else ()):
         assert metrics.curves is not None
@@ -169,7 +169,7 @@ def results_of(parts: TrainingParts, result: EvaluationResult, confusions: np.nd
     pairs = np.argwhere(confusions)
     return Results(
         epoch=epoch,
-        step=parts.progress.step,
+        step=context.position.step,
         num_images=result.num_images,
         metrics=metrics.mean,
         names=list(names),
@@ -180,19 +180,19 @@ def results_of(parts: TrainingParts, result: EvaluationResult, confusions: np.nd
 
 def draw_training(final: FinalEvaluation) -> None:
     """Curves, label statistics and the first training images."""
-    parts, run = final.parts, final.run
+    context, run = final.context, final.run
     write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
-    indexes = parts.training.index, parts.validation.index
-    statistics = label_statistics(parts.names, parts.spec.train.imgsz, *indexes)
+    indexes = context.training.index, context.validation.index
+    statistics = label_statistics(context.names, context.train.imgsz, *indexes)
     write_struct(run.labels, statistics)
     write_label_charts(run.results / "labels.png", statistics)
     mosaics = []
-    for pixels, rows in parts.training.samples(NUM_MOSAICS):
+    for pixels, rows in context.training.samples(NUM_MOSAICS):
         height, width = pixels.shape[1:]
         boxes = cxcywh_to_xyxy(torch.from_numpy(rows[:, 1:] * np.array([width, height, width, height]))).numpy()
         image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
         mosaics.append(LabelledImage(image, labelled_rows(boxes, rows[:, 0])))
-    write_mosaics(run.mosaics, mosaics, parts.names)
+    write_mosaics(run.mosaics, mosaics, context.names)
 
 
 def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.ndarray, rows: np.ndarray) -> None:
@@ -201,12 +201,12 @@ def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.nda
     Args:
         rows: (n, 7) image, xyxy in its pixels, score, class.
     """
-    parts, run = final.parts, final.run
+    context, run = final.context, final.run
     if results.classes:
         write_charts(run.results / "evaluation.png", results_charts([(run.name, 0, results)]))
-    if len(parts.names) <= MAX_DRAWN_CLASSES:
-        write_confusion_chart(run.results / "confusion_matrix.png", confusions, parts.names)
-    index, pairs = parts.validation.index, []
+    if len(context.names) <= MAX_DRAWN_CLASSES:
+        write_confusion_chart(run.results / "confusion_matrix.png", confusions, context.names)
+    index, pairs = context.validation.index, []
     for image in shown_images(index.num_images):
         pixels = read_image(index.paths[image])
         height, width = pixels.shape[:2]
@@ -214,7 +214,7 @@ def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.nda
         boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:] * np.array([width, height, width, height]))).numpy()
         found = rows[rows[:, 0] == image][:, 1:]
         pairs.append((LabelledImage(pixels, labelled_rows(boxes, labels[:, 0])), LabelledImage(pixels, found)))
-    write_pairs(run.pairs, pairs, parts.names)
+    write_pairs(run.pairs, pairs, context.names)
 
 
 def labelled_rows(boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:

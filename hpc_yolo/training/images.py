@@ -25,7 +25,7 @@ UNASKED_MEMORY_SHARE = 0.1  # what train.cache: auto may take
 
 
 def scan_dataset(
-    dataset: Dataset, world: World, run: RunDirectory, tell: Callable[[AnyEvent], None]
+    dataset: Dataset, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
 ) -> tuple[ImageIndex, ImageIndex]:
     """Labels of the training and validation images. Rank 0 reads them first and leaves a cache to the others."""
     if not world.is_main:
@@ -41,7 +41,7 @@ def scan_dataset(
     )
     indexes = train, val
     for message in (*dataset.messages, *train.messages, *val.messages):
-        tell(WarningRaised(message=message))
+        emit(WarningRaised(message=message))
     if world.is_main:
         world.barrier()
     return indexes
@@ -98,7 +98,7 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
     )
 
 
-def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tell: Callable[[AnyEvent], None]) -> bool:
+def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emit: Callable[[AnyEvent], None]) -> bool:
     """Whether the decoded images stay in memory: every node must have room for those of all its ranks.
 
     With `ram` they may take most of what is free, with `auto` so little that nobody misses it.
@@ -114,7 +114,7 @@ def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, tel
             f"train.cache: images are read from files: decoded, the {index.num_images} images need "
             f"{needed / 2**30:.1f} GiB for the ranks of a node, and {free / 2**30:.1f} GiB are free"
         )
-        tell(WarningRaised(message=message))
+        emit(WarningRaised(message=message))
     return fits
 
 

@@ -6,11 +6,12 @@ import math
 import resource
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from hpc_yolo.checkpoint.state import StateDict
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.metrics import Losses
 from hpc_yolo.training.stopwatch import ForwardStopwatch
@@ -52,25 +53,36 @@ class StepMeter:
         self._data_wait_s = 0.0
         self._epoch_start_s = self._log_start_s = clock()
 
-    def resume_epoch(self, rank_items: list[list[float]], epoch_steps: int, log_steps: int) -> None:
-        """Go on with an epoch of which `epoch_steps` steps are done, `log_steps` of them since the last log line.
+    def start_clock(self) -> None:
+        """Leave out of the times all that was before now."""
+        self._epoch_start_s = self._log_start_s = self._clock()
+        self._timed_steps, self._data_wait_s = 0, 0.0
+        self._forward.read()
 
-        Args:
-            rank_items: what `rank_sums` gave then. With another number of ranks each takes an equal part.
-        """
-        if len(rank_items) == self._world.size:
-            sums = torch.tensor(rank_items[self._world.rank], dtype=torch.float64)
-        elif rank_items:
-            sums = torch.tensor(rank_items, dtype=torch.float64).sum(dim=0) / self._world.size
+    def start_epoch(self) -> None:
+        """Begin an epoch."""
+        self._epoch_items.zero_()
+        self._log_items.zero_()
+        self._epoch_steps = self._steps_before = self._log_steps = 0
+        self.start_clock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of every rank, for the epoch and since the last log line; all ranks must call this."""
+        sums = self._world.gather_figures(torch.cat([self._epoch_items, self._log_items]).tolist())
+        return {"rank_sums": sums, "epoch_steps": self._epoch_steps, "log_steps": self._log_steps}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Go on with an epoch. With another number of ranks each takes an equal part of the sums."""
+        rank_sums = torch.tensor(state_dict["rank_sums"], dtype=torch.float64)
+        if len(rank_sums) == self._world.size:
+            sums = rank_sums[self._world.rank]
         else:
-            sums = torch.zeros(2 * len(self._names), dtype=torch.float64)
+            sums = rank_sums.sum(dim=0) / self._world.size
         epoch_items, log_items = torch.split(sums.to(self._world.device), len(self._names))
         self._epoch_items, self._log_items = epoch_items.clone(), log_items.clone()
-        self._epoch_steps = self._steps_before = epoch_steps
-        self._log_steps, self._timed_steps = log_steps, 0
-        self._epoch_start_s = self._log_start_s = self._clock()
-        self._data_wait_s = 0.0
-        self._forward.read()  # what the steps before had is not of those to come
+        self._epoch_steps = self._steps_before = state_dict["epoch_steps"]
+        self._log_steps = state_dict["log_steps"]
+        self.start_clock()
 
     @property
     def num_steps_here(self) -> int:
@@ -107,10 +119,6 @@ class StepMeter:
         self._log_items.zero_()
         self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
         return means, [RankFigures(*row) for row in self._world.gather_figures(list(own))]
-
-    def rank_sums(self) -> list[list[float]]:
-        """Return of each rank the loss terms summed over this epoch, then those since the last log line."""
-        return self._world.gather_figures(torch.cat([self._epoch_items, self._log_items]).tolist())
 
     def read_epoch(self) -> tuple[Losses, float]:
         """(mean loss terms of this epoch's global batches, seconds of this attempt's part of it)."""

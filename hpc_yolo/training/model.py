@@ -43,9 +43,7 @@ class Origin:
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 
-def network_origin(
-    spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None
-) -> Origin:
+def model_origin(spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None) -> Origin:
     """The rows that `state` was saved with; at first those of the model, or of the weights without one.
 
     Args:
@@ -72,8 +70,8 @@ def network_origin(
     return origin
 
 
-def build_network(
-    spec: Spec, origin: Origin, num_classes: int, device: torch.device, tell: Callable[[AnyEvent], None]
+def build_model(
+    spec: Spec, origin: Origin, num_classes: int, device: torch.device, emit: Callable[[AnyEvent], None]
 ) -> Detector:
     """The network on `device`, from the seed or from weights, with the layers of `freeze` held still.
 
@@ -84,7 +82,7 @@ def build_network(
     model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
     if origin.weights is not None:
         done = transfer(origin.weights, model, with_anchors=origin.takes_anchors)
-        tell(WeightsLoaded(path=str(origin.weights.path), num_kept=done.num_kept, num_tensors=done.num_tensors))
+        emit(WeightsLoaded(path=str(origin.weights.path), num_kept=done.num_kept, num_tensors=done.num_tensors))
     freeze(model, spec.train.freeze)
     return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
 
@@ -96,7 +94,7 @@ def fit_anchors(
     hyp: Hyperparameters,
     seed: int,
     world: World,
-    tell: Callable[[AnyEvent], None],
+    emit: Callable[[AnyEvent], None],
     *,
     must_change: bool = False,
 ) -> None:
@@ -116,7 +114,7 @@ def fit_anchors(
         if after is not None:
             head.set_anchors(torch.from_numpy(after.reshape(before.shape)))
         fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
-        tell(
+        emit(
             AnchorsChecked(
                 best_possible_recall=fit.best_possible_recall,
                 anchors_per_target=fit.anchors_per_target,

@@ -1,31 +1,26 @@
-"""Figures of the training loop as events of the journal."""
+"""Metrics of the training loop as events of the journal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-
-import torch
 
 from hpc_yolo.evaluation.evaluator import EvaluationResult
 from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
-from hpc_yolo.training.meter import StepMeter
-
-MAX_NAMED_IMAGES = 8
+from hpc_yolo.training.context import TrainingContext
 
 
-def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, grad_norm: torch.Tensor) -> StepLogged:
-    """Means over the steps since the last such event, which all ranks must ask for."""
-    losses, ranks = meter.read_log()
+def step_logged(context: TrainingContext, step: int) -> StepLogged:
+    """Return the means over the steps since the last such event; all ranks must call this."""
+    losses, ranks = context.meter.read_log()
     uses = [None if math.isnan(rank.device_use) else rank.device_use for rank in ranks]
     return StepLogged(
-        epoch=epoch,
+        epoch=(step - 1) // context.schedule.steps_per_epoch,
         step=step,
         losses=losses,
-        grad_norm=float(grad_norm),
-        lr=lr,
-        images_per_s=batch / ranks[0].step_s,
+        grad_norm=float(context.updater.grad_norm),
+        lr=context.schedule.at(step - 1).lr,
+        images_per_s=context.schedule.batch / ranks[0].step_s,
         rank_step_s=[rank.step_s for rank in ranks],
         rank_data_wait_s=[rank.data_wait_s for rank in ranks],
         rank_forward_s=[rank.forward_s for rank in ranks],
@@ -34,15 +29,15 @@ def step_logged(meter: StepMeter, epoch: int, step: int, batch: int, lr: float, 
     )
 
 
-def epoch_ended(meter: StepMeter, epoch: int, step: int, batch: int, lr: float) -> EpochEnded:
-    """Means over an epoch; its speed is that of this attempt's steps."""
-    losses, seconds = meter.read_epoch()
+def epoch_ended(context: TrainingContext, step: int) -> EpochEnded:
+    """Return the means over an epoch, whose speed is that of this attempt's steps; all ranks must call this."""
+    losses, seconds = context.meter.read_epoch()
     return EpochEnded(
-        epoch=epoch,
+        epoch=(step - 1) // context.schedule.steps_per_epoch,
         step=step,
         losses=losses,
-        lr=lr,
-        images_per_s=meter.num_steps_here * batch / seconds,
+        lr=context.schedule.at(step - 1).lr,
+        images_per_s=context.meter.num_steps_here * context.schedule.batch / seconds,
         seconds=seconds,
     )
 
@@ -50,7 +45,7 @@ def epoch_ended(meter: StepMeter, epoch: int, step: int, batch: int, lr: float) 
 def evaluated(
     result: EvaluationResult, names: Sequence[str], epoch: int, step: int, seconds: float, *, is_best: bool
 ) -> Evaluated:
-    """The event that tells of an evaluation."""
+    """Return the event of an evaluation."""
     metrics = result.metrics
     return Evaluated(
         epoch=epoch,
@@ -62,10 +57,3 @@ def evaluated(
         is_best=is_best,
         classes=metrics.named(names),
     )
-
-
-def images_of_a_share(paths: Sequence[Path]) -> str:
-    """The first few of `paths` for a sentence."""
-    named = ", ".join(str(path) for path in paths[:MAX_NAMED_IMAGES])
-    more = len(paths) - MAX_NAMED_IMAGES
-    return f"{named} and {more} more" if more > 0 else named

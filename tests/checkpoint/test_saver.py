@@ -134,8 +134,8 @@ def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, tel
                 path.write_bytes(content) if kind == "file" else path.symlink_to(content)
             opened = newest_state(run, tell)
             if opened is not None:
-                assert all((tensor == opened.progress.step).all() for tensor in opened.tensors.values())
-            yield save, None if opened is None else opened.progress.step
+                assert all((tensor == opened.position.step).all() for tensor in opened.tensors.values())
+            yield save, None if opened is None else opened.position.step
 
 
 def test_every_state_that_a_crash_may_leave_opens_as_the_new_checkpoint_or_the_one_before(recorded, tmp_path):

@@ -1,9 +1,8 @@
-"""What a checkpoint's header says is read back as it was, whatever the numbers are."""
+"""A checkpoint is read back as it was, whatever the numbers are, or refused."""
 
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 from pathlib import Path
@@ -13,85 +12,105 @@ import msgspec
 import pytest
 import torch
 
-from hpc_yolo.checkpoint import ModelDescription, Progress, load_model, read_state
+from hpc_yolo.checkpoint import ModelDescription, Position, load_model, read_state
 from hpc_yolo.checkpoint import file as checkpoint_file
-from hpc_yolo.checkpoint.file import read_texts, write_file
-from hpc_yolo.checkpoint.state import texts_of
+from hpc_yolo.checkpoint.file import FORMAT, read_texts, write_file
+from hpc_yolo.checkpoint.state import header_texts, named_tensors
+from hpc_yolo.checkpoint.store import newest_state, state_path
 from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.runs.directory import RunDirectory
 
 DESCRIPTION = ModelDescription(model="tiny", config={"anchors": [[1.5, 2.0]]}, names=["a", "Ä", "\ud800"], imgsz=32)
 TENSORS = {"model.a": torch.tensor([1.0, math.nan, math.inf])}
 NOT_FINITE = (math.nan, math.inf, -math.inf)
-# Every field that holds a float, by the value that has one in it.
-FLOATS: dict[str, Any] = {
-    "best_fitness": lambda value: value,
-    "grad_norm": lambda value: value,
-    "rank_items": lambda value: [[1.0, value, 3.0], [value] * 3],
-    "class_maps": lambda value: [0.5, value],
-    "scaler": lambda value: {"scale": value, "_growth_tracker": 3},
-}
 
 
-def is_float_inside(kind: object) -> bool:
-    return kind is float or any(map(is_float_inside, getattr(kind, "__args__", ())))
+def parts_with(value: Any = None, step: int = 7) -> dict[str, dict[str, Any]]:
+    return {
+        "position": Position(step=step, finished_epochs=1).state_dict(),
+        "model": {"layer.weight": torch.tensor([1.0, math.nan])},
+        "optimizer": {"0.momentum_buffer": torch.tensor([2.0]), "scaler": {"scale": value}},
+        "gradients": {},
+    }
 
 
-def test_the_table_has_every_field_that_holds_a_float() -> None:
-    fields = {field.name for field in msgspec.structs.fields(Progress) if is_float_inside(field.type)}
-    assert fields == FLOATS.keys()
+def write_parts(path: Path, parts: dict[str, dict[str, Any]]) -> None:
+    write_file(path, dict(named_tensors(parts)), header_texts(DESCRIPTION, parts))
 
 
-@pytest.mark.parametrize("number", NOT_FINITE, ids=str)
-@pytest.mark.parametrize("field", FLOATS)
-def test_a_number_that_is_not_finite_is_read_as_what_it_was(tmp_path: Path, field: str, number: float) -> None:
-    progress = Progress(attempt=2, step=7, **{field: FLOATS[field](number)})
-    path = tmp_path / "state.safetensors"
-    write_file(path, TENSORS, texts_of(DESCRIPTION, progress))
+@pytest.mark.parametrize("value", [*NOT_FINITE, 0.1 + 0.2, 2e-17, [[1 / 3, math.nan], [5e300]], {"a": None}], ids=str)
+def test_state_is_read_back_as_it_was(tmp_path: Path, value: Any) -> None:
+    path, parts = tmp_path / "state.safetensors", parts_with(value)
+    write_parts(path, parts)
     state = read_state(path)
-    assert repr(state.progress) == repr(progress)  # a NaN equals nothing
-    assert state.description == DESCRIPTION
+    assert repr(state.parts) == repr({**parts, **state.parts})  # a NaN equals nothing
+    assert state.parts.keys() == parts.keys(), "a part without anything to save is there too"
+    assert (state.position, state.description) == (Position(7, 1), DESCRIPTION)
+    assert sorted(state.tensors) == ["model.layer.weight", "optimizer.0.momentum_buffer"]
 
 
 @pytest.mark.parametrize("number", NOT_FINITE, ids=str)
-def test_a_config_with_such_a_number_does_not_spoil_the_weights(tmp_path: Path, number: float) -> None:
+def test_config_with_a_number_that_is_not_finite_keeps_the_weights_readable(tmp_path: Path, number: float) -> None:
     description = msgspec.structs.replace(DESCRIPTION, config={"anchors": [[number]], "slope": number})
     path = tmp_path / "best.safetensors"
-    write_file(path, TENSORS, texts_of(description, None))
+    write_file(path, TENSORS, header_texts(description))
     assert repr(load_model(path)[1]) == repr(description)
 
 
+def test_weights_of_a_training_state_are_those_of_the_averaged_model(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    write_parts(path, {**parts_with(), "ema": {"layer.weight": torch.tensor([3.0]), "updates": 4}})
+    assert load_model(path)[0] == {"layer.weight": torch.tensor([3.0])}
+
+
+def test_file_of_weights_is_refused_as_a_state(tmp_path: Path) -> None:
+    write_file(tmp_path / "best.safetensors", TENSORS, header_texts(DESCRIPTION))
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        read_state(tmp_path / "best.safetensors")
+
+
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    "text",
     [
-        ({"grad_norm": None}, Progress(grad_norm=math.nan)),
-        ({"rank_items": [[None, 1]]}, Progress(rank_items=[[math.nan, 1.0]])),
-        ({"class_maps": [None]}, Progress(class_maps=[math.nan])),
-        ({"scaler": {"scale": None}}, Progress(scaler={"scale": math.nan})),
-        ({"best_fitness": None, "step": 3}, Progress(best_fitness=math.nan, step=3)),
-        ({"a field of a later version": [1]}, Progress()),
+        "",
+        "[]",
+        "null",
+        "{}",
+        '{"position": 3}',
+        '{"position": {"step": "x"}}',
+        '{"position": {"step": NaN}}',
+        "[" * 100_000,
     ],
 )
-def test_null_of_an_earlier_version_is_not_a_number(
-    tmp_path: Path, written: dict[str, Any], expected: Progress
-) -> None:
+def test_header_without_a_position_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.safetensors"
-    texts = texts_of(DESCRIPTION, None) | {"progress": json.dumps(written)}
-    write_file(path, TENSORS, texts)
-    assert repr(read_state(path).progress) == repr(expected)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"step": "x"}', '{"step": NaN}', "[" * 100_000])
-def test_a_header_that_says_nothing_of_the_progress_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "state.safetensors"
-    write_file(path, TENSORS, texts_of(DESCRIPTION, None) | {"progress": text})
+    write_file(path, TENSORS, header_texts(DESCRIPTION) | {"values": text})
     with pytest.raises(CheckpointError, match="does not say where training stands"):
         read_state(path)
 
 
-def test_what_cannot_be_read_back_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not damaged, and must neither be set aside nor passed over for an older one."""
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    path = state_path(run, attempt=1, step=7)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint_file, "FORMAT", "hpc-yolo-3")
+        write_parts(path, parts_with())
+    write_parts(state_path(run, attempt=1, step=3), parts_with(step=3))
+    with pytest.raises(CheckpointError) as refused:
+        newest_state(run, pytest.fail)
+    expected = (
+        f"{path}: was written by another version of hpc-yolo: its format is 'hpc-yolo-3', this one reads '{FORMAT}'"
+    )
+    assert refused.value.message == expected
+    assert path.exists()
+
+
+def test_file_that_cannot_be_read_back_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that loses bytes in silence costs this save, and not the state that was saved before."""
     path = tmp_path / "state.safetensors"
-    write_file(path, TENSORS, texts_of(DESCRIPTION, Progress(step=1)))
+    write_parts(path, parts_with(step=1))
 
     def damaged(temporary: Path) -> dict[str, str]:
         with open(temporary, "r+b") as file:
@@ -100,8 +119,8 @@ def test_what_cannot_be_read_back_is_never_published(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(checkpoint_file, "read_texts", damaged)
     with pytest.raises(OSError, match="cannot be read back") as caught:
-        write_file(path, TENSORS, texts_of(DESCRIPTION, Progress(step=2)))
+        write_parts(path, parts_with(step=2))
     assert caught.value.errno == errno.EIO
     monkeypatch.undo()
-    assert read_state(path).progress.step == 1
+    assert read_state(path).position.step == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -30,7 +30,7 @@ def test_a_thousand_bit_flips_and_cuts_are_all_noticed(run):
     save_small_state(run, 10, num_values=2000)
     (path,) = saved_states(run)
     content, chance = path.read_bytes(), random.Random(0)
-    assert read_state(path).progress.step == 10
+    assert read_state(path).position.step == 10
     for _ in range(NUM_DAMAGES):
         path.write_bytes(damaged(content, chance))
         with pytest.raises(CheckpointError, match=re.escape(str(path))):
@@ -45,7 +45,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_the_damaged_one_named_
     told: list[str] = []
     state = newest_state(run, told.append)
     assert state is not None
-    assert state.progress.step == 10
+    assert state.position.step == 10
     (words,) = told
     assert str(newest) in words
     assert "goes on from step 10" in words
@@ -75,11 +75,11 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_a_damaged_file(run, monkeyp
     with pytest.raises(CheckpointError, match="Input/output error"):
         newest_state(run, pytest.fail)
     monkeypatch.undo()
-    assert newest_state(run, pytest.fail).progress.step == 20
+    assert newest_state(run, pytest.fail).position.step == 20
 
 
 def test_states_are_ordered_by_attempt_before_step(run):
     """An orphan on a lost node may publish late; what followed it is newer, whatever its step and its clock."""
     save_small_state(run, 20, attempt=2, keep=9)
     save_small_state(run, 30, attempt=1, keep=9)
-    assert newest_state(run, pytest.fail).progress.step == 20
+    assert newest_state(run, pytest.fail).position.step == 20

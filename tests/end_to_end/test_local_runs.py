@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE_S, wait_until
 
-from hpc_yolo.checkpoint import Progress, load_model
+from hpc_yolo.checkpoint import load_model
 from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
 
@@ -230,11 +230,3 @@ def test_what_a_task_refuses_is_printed_once(write_spec, hpc_yolo):
     spec = write_spec("alone", cluster={"tasks_per_node": 1})
     done = hpc_yolo("train", spec, "--set", "data=nowhere.yaml", check=False)
     assert (done.returncode, done.stderr.count("there is no dataset")) == (3, 1), done.stderr
-
-
-def test_progress_of_a_checkpoint_survives_json():
-    """Floats must come back bit for bit, or a resumed run would differ."""
-    import msgspec
-
-    progress = Progress(step=7, best_fitness=0.1 + 0.2, rank_items=[[1 / 3, 2e-17, 5e300]])
-    assert msgspec.json.decode(msgspec.json.encode(progress), type=Progress) == progress

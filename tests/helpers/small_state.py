@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hpc_yolo.checkpoint import ModelDescription, Progress
+from hpc_yolo.checkpoint import ModelDescription, Position
 from hpc_yolo.checkpoint.file import write_file
-from hpc_yolo.checkpoint.state import texts_of
+from hpc_yolo.checkpoint.state import header_texts, named_tensors
 from hpc_yolo.checkpoint.store import published, state_path
 from hpc_yolo.runs.directory import RunDirectory
 
@@ -15,9 +15,14 @@ DESCRIPTION = ModelDescription(model="tiny", config={"depth": 1}, names=["a"], i
 
 def save_small_state(run: RunDirectory, step: int, attempt: int = 1, keep: int = 2, num_values: int = 60) -> None:
     """Save a state whose tensors are filled with `step`, as training does."""
-    names = ("model.a", "ema.a", "optimizer.0.momentum_buffer")
-    tensors = {name: torch.full((num_values,), float(step)) for name in names}
-    progress = Progress(attempt=attempt, step=step, rank_items=[[0.1 * step] * 6])
+    values = torch.full((num_values,), float(step))
+    parts = {
+        "position": Position(step=step).state_dict(),
+        "model": {"a": values},
+        "ema": {"a": values, "updates": step},
+        "optimizer": {"0.momentum_buffer": values},
+        "meter": {"rank_sums": [[0.1 * step] * 6]},
+    }
     path = state_path(run, attempt, step)
-    write_file(path, tensors, texts_of(DESCRIPTION, progress))
+    write_file(path, dict(named_tensors(parts)), header_texts(DESCRIPTION, parts))
     published(run, path, keep)

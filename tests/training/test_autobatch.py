@@ -57,16 +57,16 @@ def test_a_batch_that_was_too_large_is_answered_with_one_that_fits(monkeypatch, 
 
     monkeypatch.setattr("hpc_yolo.training.autobatch.largest_batch", measure)
     train = SimpleNamespace(multi_scale=False, imgsz=640, precision="fp32")
-    parts = SimpleNamespace(
-        spec=SimpleNamespace(train=train),
+    context = SimpleNamespace(
+        train=train,
         schedule=SimpleNamespace(batch=8),
-        progress=SimpleNamespace(step=7),
-        optimizer=SimpleNamespace(zero_grad=lambda: None),
+        position=SimpleNamespace(step=7),
+        updater=SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None)),
         model=None,
     )
     try:
         step()
     except torch.OutOfMemoryError as error:
-        told = out_of_memory(error, parts, SimpleNamespace(size=2, rank=1, device=torch.device("cpu")))
+        told = out_of_memory(error, context, SimpleNamespace(size=2, rank=1, device=torch.device("cpu")))
     assert told.message == "the GPU of rank 1 ran out of memory after step 7, with 4 images of 640 pixels"
     assert advice in told.hint

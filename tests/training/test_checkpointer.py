@@ -16,7 +16,7 @@ from small_state import DESCRIPTION, save_small_state
 from waiting import PATIENCE_S
 
 from hpc_yolo.checkpoint.file import write_file
-from hpc_yolo.checkpoint.state import texts_of
+from hpc_yolo.checkpoint.state import header_texts
 from hpc_yolo.checkpoint.store import newest_state
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory
@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
         save_small_state(run, 20, num_values=100_000)
     state = newest_state(run, pytest.fail)
     assert state is not None
-    assert state.progress.step == 10
+    assert state.position.step == 10
     assert not list(run.checkpoints.glob(".*.part")), "what could not be written takes no room"
     for number in range(3):
         journal.write(WarningRaised(message=f"meanwhile {number}" + "x" * 5000))
@@ -77,10 +77,10 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
     assert ends == {"full-for-a-while": [{"0": 0}], "full": [{"0": RunError.exit_code}]}
     finished = newest_state(RunDirectory(small_disk / "full-for-a-while"), pytest.fail)
     assert finished is not None
-    assert finished.progress.step == EPOCHS * 5
+    assert finished.position.step == EPOCHS * 5
     left = newest_state(RunDirectory(small_disk / "full"), pytest.fail)
     assert left is not None
-    assert left.progress.step == EVERY_STEPS
+    assert left.position.step == EVERY_STEPS
     output = (small_disk.parent / "full" / "output-0").read_text()
     (sentence,) = [line for line in output.splitlines() if "the state after step" in line]
     assert f"the last good checkpoint is state-0001-{EVERY_STEPS:09}.safetensors" in sentence
@@ -100,8 +100,8 @@ def test_whatever_the_file_system_refuses_the_checkpoint_before_stays(tmp_path, 
     with monkeypatch.context() as failing:
         failing.setattr(os, operation, refuse)
         with pytest.raises(OSError, match=os.strerror(number)):
-            write_file(run.checkpoints / "state-0001-000000020.safetensors", {}, texts_of(DESCRIPTION, None))
+            write_file(run.checkpoints / "state-0001-000000020.safetensors", {}, header_texts(DESCRIPTION))
     state = newest_state(run, pytest.fail)
     assert state is not None
-    assert state.progress.step == 10
+    assert state.position.step == 10
     assert not list(run.checkpoints.glob(".*.part"))

@@ -10,7 +10,7 @@ from hpc_yolo.models.losses.yolov5 import DetectionLoss, LossGains
 from hpc_yolo.spec.schema import Hyperparameters
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer
-from hpc_yolo.training.trainer import MAX_GRAD_NORM
+from hpc_yolo.training.updater import MAX_GRAD_NORM
 
 STEPS_PER_EPOCH = 1000  # so that all five are in the first, whose learning rate is lr0
 BATCH = 64  # the nominal one: every batch ends in a step, and decay is not scaled

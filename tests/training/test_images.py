@@ -1,4 +1,4 @@
-"""What a run makes of its images before the first step: kept in memory or not, what has no effect, what is told."""
+"""What a run makes of its images before the first step: kept in memory or not, what has no effect, what is emitted."""
 
 import shutil
 from pathlib import Path
@@ -44,12 +44,12 @@ def warnings_of(events: list[AnyEvent]) -> list[str]:
     return [event.message for event in events if isinstance(event, WarningRaised)]
 
 
-def parts(data: Path, tmp_path: Path, told: list[AnyEvent], model: str = "yolov5n", **train: object):
+def built(data: Path, tmp_path: Path, emitted: list[AnyEvent], model: str = "yolov5n", **train: object):
     fields = {"epochs": 1, "batch": 2, "imgsz": IMGSZ, "workers": 0}
     spec = Spec(name="r", model=model, data=str(data), train=TrainSpec(**(fields | train)))
     run = RunDirectory(tmp_path / "r")
     run.create()
-    return build(spec, one_rank(), run, tell=told.append)
+    return build(spec, one_rank(), run, emit=emitted.append)
 
 
 def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
@@ -72,31 +72,31 @@ def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
 )
 def test_images_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
     """Each rank keeps all images; what one of eight takes must not be what all eight find free."""
-    told: list[AnyEvent] = []
+    emitted: list[AnyEvent] = []
     free_bytes = int(cache_bytes(index, IMGSZ) * times)
     monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
-    assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), told.append) is fits
-    assert bool(told) is (cache == "ram" and not fits), "who asked is told, nobody else"
+    assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), emitted.append) is fits
+    assert bool(emitted) is (cache == "ram" and not fits), "only a user who asked gets a warning"
 
 
 def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_path, monkeypatch):
     """A night's run that ends because a node has less memory than the last one is worse than a slower one."""
     monkeypatch.setattr(images, "available_bytes", lambda: 1000)
-    told: list[AnyEvent] = []
-    training = parts(data, tmp_path, told, cache="ram").training
+    emitted: list[AnyEvent] = []
+    training = built(data, tmp_path, emitted, cache="ram").training
     assert len(list(training.epoch(0))) == 3
-    (said,) = warnings_of(told)
+    (said,) = warnings_of(emitted)
     assert said.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
 
 
 def test_images_that_fit_are_read_once(data, tmp_path, monkeypatch):
-    training = parts(data, tmp_path, [], cache="ram").training
+    training = built(data, tmp_path, [], cache="ram").training
     monkeypatch.setattr("hpc_yolo.data.source.read_image", lambda path: pytest.fail(f"{path} was read again"))
     assert len(list(training.epoch(0))) == len(training)
 
 
 def test_one_class_makes_a_network_of_one_class(data, tmp_path):
-    made = parts(data, tmp_path, [], single_cls=True)
+    made = built(data, tmp_path, [], single_cls=True)
     assert made.description.names == ["item"]
     assert made.model.head.num_classes == 1
     classes = torch.cat([batch.targets[:, 1] for batch in made.training.epoch(0)])
@@ -106,28 +106,28 @@ def test_one_class_makes_a_network_of_one_class(data, tmp_path):
 
 
 def test_rectangles_come_from_the_spec(data, tmp_path):
-    training = parts(data, tmp_path, [], rect=True, imgsz=96).training
+    training = built(data, tmp_path, [], rect=True, imgsz=96).training
     assert {tuple(batch.images.shape[2:]) for batch in training.epoch(0)} == {(64, 96)}
 
 
 def test_copy_paste_on_boxes_alone_is_told(data, index, tmp_path):
-    told: list[AnyEvent] = []
-    parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
-    assert warnings_of(told) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
+    emitted: list[AnyEvent] = []
+    built(data, tmp_path, emitted, hyp_overrides={"copy_paste": 0.5})
+    assert warnings_of(emitted) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
     label = Path(index.paths[0].replace("/images/", "/labels/")).with_suffix(".txt")
-    text, told = label.read_text(), []
+    text, emitted = label.read_text(), []
     try:
         label.write_text("0 0.1 0.1 0.9 0.1 0.5 0.9\n")
-        parts(data, tmp_path, told, hyp_overrides={"copy_paste": 0.5})
+        built(data, tmp_path, emitted, hyp_overrides={"copy_paste": 0.5})
     finally:
         label.write_text(text)
-    assert warnings_of(told) == []
+    assert warnings_of(emitted) == []
 
 
 def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp_path):
-    told: list[AnyEvent] = []
-    made = parts(data, tmp_path, told, hyp_overrides={"anchors": 2.0})
-    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    emitted: list[AnyEvent] = []
+    made = built(data, tmp_path, emitted, hyp_overrides={"anchors": 2.0})
+    (checked,) = [event for event in emitted if isinstance(event, AnchorsChecked)]
     assert checked.are_new and checked.best_possible_recall > 0.9
     assert [len(row) for row in checked.anchors] == [4, 4, 4]
     assert made.description.config["anchors"] == checked.anchors
@@ -137,9 +137,9 @@ def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp
 
 def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
     """0 to 9 pixels at every level fit each small box, and are nobody's anchors."""
-    told: list[AnyEvent] = []
-    parts(data, tmp_path, told, hyp_overrides={"anchors": 5.0})
-    (checked,) = [event for event in told if isinstance(event, AnchorsChecked)]
+    emitted: list[AnyEvent] = []
+    built(data, tmp_path, emitted, hyp_overrides={"anchors": 5.0})
+    (checked,) = [event for event in emitted if isinstance(event, AnchorsChecked)]
     areas = torch.tensor(checked.anchors).reshape(-1, 2).prod(dim=1)
     assert checked.are_new and areas[0] > 1 and (areas.diff() >= 0).all()
 
@@ -150,14 +150,14 @@ def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
     model = tmp_path / "own.yaml"
     model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
     with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be found"):
-        parts(data, tmp_path, [], model=str(model), autoanchor=False)
+        built(data, tmp_path, [], model=str(model), autoanchor=False)
 
 
 @pytest.mark.parametrize(
     ("layers", "frozen"), [(0, set()), (3, {0, 1, 2}), ([9, 24], {9, 24}), (24, set(range(24)))], ids=str
 )
 def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, frozen):
-    model = parts(data, tmp_path, [], freeze=layers).model
+    model = built(data, tmp_path, [], freeze=layers).model
     with_weights = [(index, list(layer.parameters())) for index, layer in enumerate(model.model)]
     still = {index for index, weights in with_weights if weights and not any(w.requires_grad for w in weights)}
     assert still == {index for index in frozen if with_weights[index][1]}
@@ -181,13 +181,13 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
 )
 def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, words):
     with pytest.raises(TrainingError, match=f"train.freeze: .*{words}"):
-        parts(data, tmp_path, [], freeze=layers)
+        built(data, tmp_path, [], freeze=layers)
 
 
 def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):
-    told: list[AnyEvent] = []
-    made = parts(data, tmp_path, told, autoanchor=False)
-    assert told == []
+    emitted: list[AnyEvent] = []
+    made = built(data, tmp_path, emitted, autoanchor=False)
+    assert emitted == []
     assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
 
 
@@ -196,7 +196,7 @@ def test_a_run_without_validation_labels_does_not_start(tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=2, num_val=2, image_size=(96, 64))
     shutil.rmtree(data.parent / "labels" / "val")
     with pytest.raises(DataError, match=r"val: none of its 2 images has labels; 2 without a label file") as caught:
-        parts(data, tmp_path, [])
+        built(data, tmp_path, [])
     assert "there is no directory" in caught.value.hint
 
 
@@ -205,9 +205,9 @@ def test_what_is_amiss_in_a_dataset_is_said_once_in_a_run(tmp_path):
     data.write_text(f"{data.read_text()}test: gone\n")
     (data.parent / "labels" / "train" / "00001.txt").unlink()
     (data.parent / "images" / "val" / "a.heic").touch()
-    told: list[AnyEvent] = []
-    parts(data, tmp_path, told, autoanchor=False)
-    test, unlabelled, skipped = warnings_of(told)
+    emitted: list[AnyEvent] = []
+    built(data, tmp_path, emitted, autoanchor=False)
+    test, unlabelled, skipped = warnings_of(emitted)
     assert "test: " in test and "gone is not there" in test
     assert unlabelled.startswith("train: 1 of 4 images without objects: 1 without a label file (")
     assert skipped.startswith("val: 1 file skipped")

@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import json
 import math
 import shutil
 import signal
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 
 from hpc_yolo.checkpoint import read_state, saver
-from hpc_yolo.checkpoint.file import read_file, write_file
+from hpc_yolo.checkpoint.file import write_file
 from hpc_yolo.checkpoint.store import saved_states
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import CheckpointError, RunError, TrainingError
@@ -25,6 +24,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
@@ -57,8 +57,10 @@ def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, 
     run = RunDirectory(directory / name)
     run.create()
     world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
-    parts = build(spec, world, run, tell=refuse_warnings)
-    return Trainer(parts, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
+    journal, built = JournalWriter(run.journal, attempt=1), []
+    context = build(spec, world, run, emit=lambda event: journal.write(event) if built else refuse_warnings(event))
+    built.append(context)
+    return Trainer(context, world, run, journal, StopRequest())
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def run_until(started: Trainer, stop_after: int | None) -> signal.Signals | None
 
     def step_and_signal(batch):
         train_step(batch)
-        if started.progress.step + 1 == stop_after:
+        if started.position.step + 1 == stop_after:
             started.stop.stop_signal = signal.SIGTERM
 
     started.train_step = step_and_signal
@@ -174,7 +176,7 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
 ):
     """It takes minutes on a large set, and a preempted job has seconds."""
     stopped = trainer("stopped")
-    slots = stopped.parts.validation.slots
+    slots = stopped.context.validation.slots
 
     def signal_at_the_second_batch():
         for batch in slots():
@@ -182,7 +184,7 @@ def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_s
             stopped.stop.stop_signal = signal.SIGTERM
             yield batch
 
-    stopped.parts.validation.slots = signal_at_the_second_batch
+    stopped.context.validation.slots = signal_at_the_second_batch
     assert stopped.run() == signal.SIGTERM
     assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
     assert attempt("stopped") is None
@@ -271,18 +273,20 @@ def test_a_checkpoint_follows_every_so_many_epochs_and_always_the_last(attempt, 
 def test_a_step_whose_gradients_overflow_changes_no_weight_and_the_next_one_does(trainer):
     """Half precision has to find out how large a scale its gradients bear; what it tries must not reach the weights."""
     half = trainer("half", precision="fp16", hyp_overrides={"warmup_bias_lr": 0.1})
-    parts = half.parts
-    parts.trained.train()
-    before = {name: weights.clone() for name, weights in parts.model.named_parameters()}
-    (batch, *_) = parts.training.epoch(0)
+    context, updater = half.context, half.context.updater
+    context.trained.train()
+    before = {name: weights.clone() for name, weights in context.model.named_parameters()}
+    (batch, *_) = context.training.epoch(0)
     changed = []
     for scale in (2.0**60, 1.0):
-        parts.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        updater.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         half.train_step(batch)
-        half.progress.step += 1
-        changed.append(any(not torch.equal(weights, before[name]) for name, weights in parts.model.named_parameters()))
-        assert all(torch.isfinite(tensor).all() for tensor in parts.ema.model.state_dict().values())
-        assert half.progress.last_optimizer_step == half.progress.step - 1, "its batch is not gone through again"
+        half.position.step += 1
+        changed.append(
+            any(not torch.equal(weights, before[name]) for name, weights in context.model.named_parameters())
+        )
+        assert all(torch.isfinite(tensor).all() for tensor in context.ema.model.state_dict().values())
+        assert updater.last_step == half.position.step - 1, "its batch is not gone through again"
     assert changed == [False, True]
 
 
@@ -322,10 +326,12 @@ def test_patience_ends_with_an_evaluation_that_was_no_better(attempt, tmp_path):
 
 def spoil(monkeypatch, step: int) -> None:
     """Images of `step` come with numbers that are not finite, whoever does that step and whenever."""
-    scaled = Trainer.scaled
-    monkeypatch.setattr(
-        Trainer, "scaled", lambda self, images: scaled(self, images) * (math.nan if self.progress.step == step else 1.0)
-    )
+    scaled_images = backward.scaled_images
+
+    def spoiled(context, images, at_step):
+        return scaled_images(context, images, at_step) * (math.nan if at_step == step else 1.0)
+
+    monkeypatch.setattr(backward, "scaled_images", spoiled)
 
 
 def test_numbers_gone_bad_end_the_run_are_named_and_never_reach_a_checkpoint(attempt, tmp_path, monkeypatch):
@@ -358,9 +364,21 @@ def test_a_bad_batch_is_passed_over_and_an_interrupted_run_passes_over_it_too(
     assert "step 4 (epoch 2), first on rank 0 with" in warning.message
 
 
+def test_bad_batch_right_after_a_resume_between_two_optimizer_steps_is_skipped_alike(attempt, tmp_path, monkeypatch):
+    """The running statistics go back to those after the last optimiser step, which the process before has seen."""
+    spoil(monkeypatch, 3)
+    assert attempt("whole", on_nonfinite="skip") is None
+    assert attempt("stopped", stop_after=3, on_nonfinite="skip") == signal.SIGTERM
+    state = read_state(state_paths(tmp_path / "stopped")[0])
+    assert state.parts["optimizer"]["last_step"] < 2, "no gradients wait for an optimiser step: the test proves nothing"
+    assert attempt("stopped", on_nonfinite="skip") is None
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
 def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
-    monkeypatch.setattr(Trainer, "scaled", lambda _self, images: images.float() * math.nan)
-    monkeypatch.setattr("hpc_yolo.training.trainer.MAX_BAD_STEPS", 2)
+    monkeypatch.setattr(backward, "scaled_images", lambda _context, images, _step: images.float() * math.nan)
+    monkeypatch.setattr("hpc_yolo.training.nan_guard.MAX_BAD_STEPS", 2)
     with pytest.raises(TrainingError, match="one of more than 2 in this epoch"):
         attempt("hopeless", on_nonfinite="skip")
 
@@ -370,7 +388,7 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
     [
         (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
         (lambda content: b"", "cannot be read as a checkpoint"),
-        (lambda content: content.replace(b"hpc-yolo-3", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
+        (lambda content: content.replace(b"hpc-yolo-4", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
         (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not what was"),
     ],
 )
@@ -425,8 +443,8 @@ def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, overflowed, tmp_pat
     """The scaler tries a scale that is too large, so the norm of the gradients is infinite: its state must be read."""
     monkeypatch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
     assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
-    progress = read_state(state_paths(tmp_path / "stopped")[0]).progress
-    assert not math.isfinite(progress.grad_norm), "no overflow: the test proves nothing"
+    state = read_state(state_paths(tmp_path / "stopped")[0])
+    assert not math.isfinite(state.parts["optimizer"]["grad_norm"]), "no overflow: the test proves nothing"
     assert attempt("stopped", precision="fp16") is None
     whole, resumed = state_of(overflowed), state_of(tmp_path / "stopped")
     # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
@@ -443,27 +461,6 @@ def overflowing_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
 
 
 ORIGINAL_SCALER = torch.amp.GradScaler
-
-
-@pytest.mark.parametrize("null", ["grad_norm", "rank_items", "best_fitness", "scaler"])
-def test_a_run_goes_on_from_a_state_that_an_earlier_version_wrote_with_null(attempt, copy_of_stopped, null):
-    """That version wrote null for a number that is not finite, and could not read its own checkpoints."""
-    options = {"precision": "fp16", "epochs": 1}
-    old = copy_of_stopped(2, **options)
-    for path in state_paths(old):
-        tensors, texts = read_file(path)
-        progress = json.loads(texts["progress"])
-        value = progress[null]
-        if isinstance(value, list):
-            progress[null] = [[None] * len(row) for row in value]
-        else:
-            progress[null] = dict.fromkeys(value) if isinstance(value, dict) else None
-        written = {name: texts[name] for name in ("description",)} | {"progress": json.dumps(progress)}
-        write_file(path, tensors, written)
-    assert attempt("stopped", **options) is None
-    weights = {name: tensor for name, tensor in state_of(old).items() if not name.startswith("gradient.")}
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    assert read_state(state_paths(old)[0]).progress.best_epoch >= 0
 
 
 def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_path):
@@ -496,15 +493,3 @@ def test_a_state_does_not_go_on_with_other_copies_of_what_it_learned_from(attemp
     with pytest.raises(CheckpointError, match="was saved with other hyperparameters") as caught:
         attempt("stopped", hyp=str(hyp))
     assert str(inputs) in caught.value.message
-
-
-def test_a_run_of_an_earlier_version_without_copies_goes_on(attempt, tmp_path):
-    assert attempt("old", stop_after=2) == signal.SIGTERM
-    shutil.rmtree(tmp_path / "old" / "inputs")
-    for path in state_paths(tmp_path / "old"):
-        tensors, texts = read_file(path)
-        progress = json.loads(texts["progress"])
-        del progress["inputs_digest"]
-        write_file(path, tensors, {"description": texts["description"], "progress": json.dumps(progress)})
-    assert attempt("old") is None
-    assert read_state(state_paths(tmp_path / "old")[0]).progress.inputs_digest, "from here on it is known"

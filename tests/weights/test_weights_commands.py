@@ -10,13 +10,14 @@ import torch
 from click.testing import CliRunner, Result
 from published_files import write_published
 
+from hpc_yolo.checkpoint.file import FORMAT
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.events import WeightsLoaded
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.training.model import build_network, network_origin
+from hpc_yolo.training.model import build_model, model_origin
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 
 
@@ -60,7 +61,7 @@ def test_the_list_says_which_are_here(tmp_path, monkeypatch):
     assert len(lines) == 9 and set(lines.values()) == {"-"}
 
 
-@pytest.mark.parametrize("header", [{"format": "hpc-yolo-3"}, {"format": "hpc-yolo-3", "description": "{"}])
+@pytest.mark.parametrize("header", [{"format": FORMAT}, {"format": FORMAT, "description": "{"}])
 def test_a_checkpoint_with_a_damaged_header_is_refused(tmp_path, header):
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors", metadata=header)
     with pytest.raises(CheckpointError, match="its header does not"):
@@ -94,9 +95,9 @@ def test_a_run_says_how_many_tensors_it_begins_with(tmp_path, model, hyp, kept):
     """Anchors of the weights are taken unless the network or its anchors were named."""
     write_published(tmp_path / "w.pt", names=[str(number) for number in range(80)])
     spec = spec_with(tmp_path / "w.pt", model=model, train={"hyp_overrides": hyp})
-    origin = network_origin(spec, None, load_hyperparameters(spec.train), None)
+    origin = model_origin(spec, None, load_hyperparameters(spec.train), None)
     told = []
-    network = build_network(spec, origin, 3, torch.device("cpu"), told.append)
+    network = build_model(spec, origin, 3, torch.device("cpu"), told.append)
     assert told == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=349)]
     weight = read_model_file(tmp_path / "w.pt").tensors["model.0.conv.weight"]
     assert torch.equal(network.state_dict()["model.0.conv.weight"], weight)

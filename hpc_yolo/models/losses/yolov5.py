@@ -72,7 +72,7 @@ class DetectionLoss(nn.Module):
     """Loss of raw predictions against targets.
 
     Args:
-        anchors: (levels, A, 2) in grid units.
+        anchors: (levels, A, 2) in grid units; not copied, so that the loss follows the head.
     """
 
     names = ("box", "obj", "cls")
@@ -89,7 +89,7 @@ class DetectionLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.register_buffer("anchors", anchors.detach().clone())
+        self.register_buffer("anchors", anchors)
         self.register_buffer("offsets", torch.tensor(OFFSETS, dtype=anchors.dtype) * NEIGHBOUR_REACH)
         self.num_classes = num_classes
         self.hyp = hyp

@@ -1,0 +1,45 @@
+"""The loss of one global batch and its gradients, on one rank."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from hpc_yolo.data.batch import TrainingBatch
+from hpc_yolo.data.sampler import scaled_imgsz
+from hpc_yolo.distributed import World
+from hpc_yolo.training.context import TrainingContext
+
+
+def add_gradients(context: TrainingContext, world: World, batch: TrainingBatch, step: int) -> torch.Tensor:
+    """Add the gradients of this rank's shard of a global batch, averaged over the ranks.
+
+    Returns:
+        This rank's part of the loss terms, for people.
+    """
+    images = scaled_images(context, batch.images.to(world.device, non_blocking=True), step)
+    targets = batch.targets.to(world.device, non_blocking=True)
+    with context.autocast(world.device):
+        predictions = context.trained(images)
+    levels = [level.to(context.dtype) for level in predictions]
+    terms = context.loss(levels, targets, world.sum_over_ranks, world.size)
+    # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts. It averages
+    # at every step, also between optimiser steps: the gradients are then the same on all ranks, bit by bit.
+    context.updater.scaler.scale(terms.total * world.size).backward()
+    items: torch.Tensor = terms.items.detach()
+    return items
+
+
+def scaled_images(context: TrainingContext, images: torch.Tensor, step: int) -> torch.Tensor:
+    """Return images (shard, 3, H, W) in [0, 1]; in multi-scale training in another size, the same on all ranks."""
+    pixels = images.to(context.dtype, memory_format=torch.channels_last) / 255
+    train, stride = context.train, context.model.image_stride
+    if not train.multi_scale:
+        return pixels
+    epoch, step_of_epoch = divmod(step, context.schedule.steps_per_epoch)
+    longer = scaled_imgsz(train.seed, epoch, step_of_epoch, train.imgsz, stride)
+    factor = longer / max(pixels.shape[2:])
+    sides = [math.ceil(side * factor / stride) * stride for side in pixels.shape[2:]]
+    return nn.functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)

@@ -1,0 +1,74 @@
+"""When a run logs, evaluates, saves and ends: functions of the position, the same on all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
+
+MAX_LOG_INTERVAL_STEPS = 50
+LOGS_PER_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Periods of a run. Epochs count from 0; a period of 0 means never.
+
+    Attributes:
+        patience: epochs without a better evaluation after which training ends.
+        model_every_epochs: the period of files with the averaged model alone.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    val_every: int
+    patience: int
+    state_every_epochs: int
+    model_every_epochs: int
+
+    @property
+    def log_interval(self) -> int:
+        """Steps between two log lines."""
+        return max(1, min(MAX_LOG_INTERVAL_STEPS, self.steps_per_epoch // LOGS_PER_EPOCH))
+
+    def logs_after(self, num_steps: int) -> bool:
+        """Return whether a log line follows so many steps."""
+        return num_steps % self.log_interval == 0
+
+    def evaluates_after(self, epoch: int) -> bool:
+        """Return whether an evaluation follows `epoch`; one always follows the last."""
+        return ends_period(epoch, self.val_every) or epoch + 1 == self.epochs
+
+    def saves_state_after(self, epoch: int) -> bool:
+        """Return whether a checkpoint follows `epoch` by its number; one always follows the end of training."""
+        return ends_period(epoch, self.state_every_epochs)
+
+    def saves_model_after(self, epoch: int) -> bool:
+        """Return whether the averaged model is kept as it is after `epoch`."""
+        return ends_period(epoch, self.model_every_epochs)
+
+    def is_over(self, finished_epochs: int, best_epoch: int) -> bool:
+        """Return whether all epochs are done, or the last evaluation is `patience` epochs behind the best one."""
+        if finished_epochs >= self.epochs:
+            return True
+        if self.patience == 0 or self.val_every == 0 or best_epoch < 0:
+            return False
+        last_evaluated = finished_epochs // self.val_every * self.val_every - 1
+        return last_evaluated - best_epoch >= self.patience
+
+
+def cadence_of(train: TrainSpec, checkpoint: CheckpointSpec, steps_per_epoch: int) -> Cadence:
+    """Return the periods that a spec asks for."""
+    return Cadence(
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        val_every=train.val_every,
+        patience=train.patience,
+        state_every_epochs=checkpoint.every_epochs,
+        model_every_epochs=train.save_period,
+    )
+
+
+def ends_period(epoch: int, period: int) -> bool:
+    """Return whether `epoch`, from 0, ends a period of so many epochs; never for 0 and less."""
+    return period > 0 and (epoch + 1) % period == 0

@@ -1,0 +1,62 @@
+"""Evaluations during training, and the record of the best one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import nn
+
+from hpc_yolo.checkpoint.state import StateDict
+from hpc_yolo.data.batch import ValidationBatch
+from hpc_yolo.distributed import World
+from hpc_yolo.evaluation.evaluator import EvaluationResult, evaluate
+from hpc_yolo.evaluation.metrics import DetectionMetrics
+
+NO_FITNESS = -1.0
+
+
+@dataclass
+class EvaluationRecord:
+    """The best evaluation so far, and what the last one found.
+
+    Attributes:
+        best_epoch: from 0; -1 before the first evaluation.
+        class_maps: mAP50-95 of each class at the last evaluation.
+    """
+
+    best_fitness: float = NO_FITNESS
+    best_epoch: int = -1
+    class_maps: list[float] = field(default_factory=list)
+
+    def add(self, metrics: DetectionMetrics, epoch: int, num_classes: int) -> bool:
+        """Record an evaluation and return whether it is the best so far."""
+        self.class_maps = metrics.class_maps(num_classes)
+        is_best = metrics.mean.fitness > self.best_fitness
+        if is_best:
+            self.best_fitness, self.best_epoch = metrics.mean.fitness, epoch
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Replace all fields. A best fitness that is not finite is dropped: no later one would be better."""
+        for name in (each.name for each in fields(self)):
+            setattr(self, name, state_dict[name])
+        if not math.isfinite(self.best_fitness):
+            self.best_fitness = NO_FITNESS
+
+
+def evaluate_average(
+    model: nn.Module, batches: Iterable[ValidationBatch], autocast: AbstractContextManager[object], world: World
+) -> EvaluationResult:
+    """Evaluate the averaged `model` on this rank's shard of the images and return the metrics of all, on every rank."""
+    # Each rank's running statistics come from its own shard; rank 0's are those that get saved.
+    world.broadcast([tensor for tensor in model.buffers() if tensor.is_floating_point()])
+    with autocast:
+        return evaluate(model, batches, device=world.device, gather_arrays=world.gather_arrays)
