@@ -1,7 +1,10 @@
 """Make the images of the README: the status screen over real jobs, and detections on images not seen in training.
 
-    PYTHONPATH=tests/helpers python docs/make_images.py screen           # docs/status.svg; root, Debian, a few minutes
-    PYTHONPATH=tests/helpers python docs/make_images.py detections RUN   # docs/detections.jpg, by a run of `make demo`
+    PYTHONPATH=tests/helpers python docs/make_images.py screen RUN       # docs/status.svg; root, Debian, a few minutes
+    PYTHONPATH=tests/helpers python docs/make_images.py detections RUN   # docs/detections.jpg
+
+RUN is a finished run of `make demo`, such as runs/quickstart: its model draws the detections, and the runs of the
+screen begin with its weights.
 
 `screen` starts the private Slurm cluster of the tests (two nodes, whose GPUs are CPUs) and submits six runs to it. One
 is preempted and resumes, one waits in the queue, one is cancelled, the setup of one fails, two finish. The image is
@@ -37,12 +40,12 @@ COLUMNS, ROWS = 164, 16
 TWO_NODES = {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 2}
 TRAIN = {"epochs": 60, "batch": 16, "imgsz": 160, "workers": 0, "val_every": 1, "device": "cpu"}
 SPECS: dict[str, dict[str, Any]] = {
-    "shapes-n": {"model": "yolov5n", "cluster": {**TWO_NODES, "partition": "preempt", "time": "00:50:00"}},
-    "shapes-s": {"model": "yolov5s", "cluster": {**TWO_NODES, "time": "00:50:00"}},
-    "first-try": {"model": "yolov5n", "train": {"epochs": 2}},
-    "higher-lr": {"model": "yolov5n", "train": {"epochs": 2, "hyp_overrides": {"lr0": 0.02}}},
-    "with-cuda": {"model": "yolov5n", "cluster": {"setup": ["cd /scratch/me"]}},
-    "too-wide": {"model": "yolov5n", "cluster": {"nodes": 2, "gpus_per_node": 4, "partition": "preempt"}},
+    "two-nodes": {"cluster": {**TWO_NODES, "partition": "preempt", "time": "00:50:00"}},
+    "yolov5s": {"model": "yolov5s", "cluster": {**TWO_NODES, "partition": "preempt", "time": "00:50:00"}},
+    "baseline": {"train": {"epochs": 5}},
+    "higher-lr": {"train": {"epochs": 5, "hyp_overrides": {"lr0": 0.02}}},
+    "with-modules": {"cluster": {"setup": ["module load cuda/12.4"]}},
+    "eight-gpus": {"cluster": {"nodes": 2, "gpus_per_node": 4, "partition": "preempt"}},
 }
 
 
@@ -70,38 +73,40 @@ def private_cluster() -> Iterator[SlurmCluster]:
         cluster.stop()
 
 
-def submit(directory: Path, data: str, name: str) -> None:
+def submit(directory: Path, weights: Path, name: str) -> None:
     """Submit one of `SPECS`."""
-    spec = {"name": name, "data": data, "output": str(directory / "runs"), **SPECS[name]}
+    data = directory / "shapes" / "dataset.yaml"
+    spec = {"name": name, "data": str(data), "output": str(directory / "runs"), **SPECS[name]}
+    spec |= {} if "model" in spec else {"model": "yolov5n", "weights": str(weights)}
     spec["train"] = TRAIN | spec.get("train", {})
     path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(spec))
     hpc_yolo("submit", path)
 
 
-def make_screen() -> None:
+def make_screen(run: Path) -> None:
     """Write docs/status.svg."""
-    with tempfile.TemporaryDirectory(prefix="hpc-yolo-docs-") as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory(prefix="hpc-yolo-docs-") as path:
+        directory = Path(path)
         os.environ["XDG_STATE_HOME"] = str(directory / "state")
         runs = directory / "runs"
         hpc_yolo("data", "synth", directory / "shapes")
-        data = str(directory / "shapes" / "dataset.yaml")
+        weights = run.resolve() / "checkpoints" / "best.safetensors"
         with private_cluster() as cluster:
-            for run in ("first-try", "higher-lr", "with-cuda"):
-                submit(directory, data, run)
-            wait_for(runs, {"first-try": "done", "higher-lr": "done", "with-cuda": "failed"})
-            submit(directory, data, "shapes-n")
-            wait_until(lambda: (state_of(runs, "shapes-n").get("epoch") or 0) >= 4, "four epochs")
+            for name in ("baseline", "higher-lr", "with-modules"):
+                submit(directory, weights, name)
+            wait_for(runs, {"baseline": "done", "higher-lr": "done", "with-modules": "failed"})
+            submit(directory, weights, "two-nodes")
+            wait_until(lambda: (state_of(runs, "two-nodes").get("epoch") or 0) >= 4, "four epochs")
             preempting = cluster.submit("#!/bin/sh\nsleep 5\n", "--partition=high", "--nodes=2", "--exclusive")
             cluster.wait_for_state(preempting, "COMPLETED")
-            wait_until(lambda: (state_of(runs, "shapes-n").get("epoch") or 0) >= 12, "eight more epochs")
-            for run in ("shapes-s", "too-wide"):
-                submit(directory, data, run)
-            hpc_yolo("cancel", "too-wide", "--yes")
+            wait_until(lambda: (state_of(runs, "two-nodes").get("epoch") or 0) >= 12, "eight more epochs")
+            for name in ("yolov5s", "eight-gpus"):
+                submit(directory, weights, name)
+            hpc_yolo("cancel", "eight-gpus", "--yes")
+            wait_for(runs, {"two-nodes": "running", "yolov5s": "queued", "eight-gpus": "cancelled"})
             (DOCS / "status.svg").write_text(screen_svg(directory, runs))
-            for run in ("shapes-n", "shapes-s"):
-                hpc_yolo("cancel", run, "--yes")
+            print((runs / "two-nodes" / "journal.jsonl").read_text())
             cluster.cancel_all()
 
 
@@ -117,7 +122,7 @@ def screen_svg(directory: Path, runs: Path) -> str:
     try:
         terminal.wait_for("$")
         terminal.run("env", "-u", "NO_COLOR", "TERM=screen-256color", "hpc-yolo", "status", "--root", str(runs))
-        terminal.wait_for("shapes-n", "queued", "? help", without="being read")
+        terminal.wait_for("two-nodes", "queued", "? help", without="being read")
         lines = terminal.tmux("capture-pane", "-e", "-p").splitlines()
     finally:
         terminal.close()
@@ -132,11 +137,11 @@ def screen_svg(directory: Path, runs: Path) -> str:
 
 def make_detections(run: Path) -> None:
     """Write docs/detections.jpg: six images that the run has not seen, with the boxes that `predict` draws."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory() as path:
+        directory = Path(path)
         hpc_yolo("data", "synth", directory / "shapes", "--seed", 7)
         hpc_yolo("predict", directory / "shapes" / "images" / "val", "--weights", run, "--project", directory)
-        drawn = sorted(path for path in directory.rglob("*.*") if "shapes" not in path.parts)[:6]
+        drawn = sorted(file for file in directory.rglob("*.*") if "shapes" not in file.parts)[:6]
         images = [image for image in map(cv2.imread, map(str, drawn)) if image is not None]
     rows = [np.hstack(images[start : start + 3]) for start in (0, 3)]
     cv2.imwrite(str(DOCS / "detections.jpg"), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -144,8 +149,8 @@ def make_detections(run: Path) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["screen"]:
-            make_screen()
+        case ["screen", run_directory]:
+            make_screen(Path(run_directory))
         case ["detections", run_directory]:
             make_detections(Path(run_directory))
         case _:

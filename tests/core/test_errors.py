@@ -50,10 +50,10 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own():
     assert not {0, 2 + 128, 15 + 128} & set(codes), "taken by success and by signals"
 
 
-def test_the_readme_says_what_each_exit_code_means():
-    readme = (PACKAGE.parent / "README.md").read_text()
-    section = readme.partition("## Exit codes\n")[2].partition("\n## ")[0]
-    said = {int(code) for code in re.findall(r"(?:^|·\s)(\d+) ", section)}
+def test_the_documentation_lists_each_exit_code():
+    page = (PACKAGE.parent / "docs" / "commands.md").read_text()
+    section = page.partition("## Exit codes\n")[2].partition("\n## ")[0]
+    said = {int(code) for code in re.findall(r"(?:^|·\s+)(\d+) ", section)}
     assert said == {0, 130} | {kind.exit_code for kind in all_kinds()}
 
 
