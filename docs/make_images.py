@@ -141,7 +141,7 @@ def make_detections(run: Path) -> None:
         directory = Path(path)
         hpc_yolo("data", "synth", directory / "shapes", "--seed", 7)
         hpc_yolo("predict", directory / "shapes" / "images" / "val", "--weights", run, "--project", directory)
-        drawn = sorted(file for file in directory.rglob("*.*") if "shapes" not in file.parts)[:6]
+        drawn = sorted(directory.glob("exp/*.jpg"))[:6]
         images = [image for image in map(cv2.imread, map(str, drawn)) if image is not None]
     rows = [np.hstack(images[start : start + 3]) for start in (0, 3)]
     cv2.imwrite(str(DOCS / "detections.jpg"), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])
