@@ -38,6 +38,7 @@ def after_job(
     from hpc_yolo.launch.prepare import run_of
     from hpc_yolo.resilience.after_job import conclude_job
     from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.runs.journal import require_format
     from hpc_yolo.spec.load import load_resolved_spec, load_spec
 
     process = ProcessInfo.alone(current_environment())
@@ -45,6 +46,7 @@ def after_job(
         return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
+        require_format(run.journal)
         spec = load_resolved_spec(run.spec)
     elif (begun := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
         run, spec = begun, load_resolved_spec(begun.spec)

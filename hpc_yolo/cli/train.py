@@ -86,6 +86,7 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
     """Be a task of the run that `submit` has prepared in directory `path`."""
     from hpc_yolo.core.errors import RunError, SpecError
     from hpc_yolo.runs.directory import RunDirectory
+    from hpc_yolo.runs.journal import require_format
     from hpc_yolo.spec.load import load_resolved_spec
 
     run = RunDirectory(path.absolute())
@@ -97,6 +98,7 @@ def _train_prepared_run(path: Path, overrides: list[Override]) -> None:
         raise SpecError(
             f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
         )
+    require_format(run.journal)
     spec = load_resolved_spec(run.spec)
     if _leave_finished_run(run):
         return

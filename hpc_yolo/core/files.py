@@ -126,11 +126,16 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
 
 
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON object and a newline with a single write, so that a line is complete or torn at the very end.
+    """Append one JSON object; see `append_line`."""
+    append_line(path, json.dumps(record, separators=(",", ":"), allow_nan=False).encode())
+
+
+def append_line(path: Path, content: bytes) -> None:
+    """Append `content` and a newline with a single write, so that a line is complete or torn at the very end.
 
     A torn end that an earlier crash left is closed with a newline first, so that it cannot spoil this line.
     """
-    line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    line = content + b"\n"
     descriptor = _open_for_appending(path)
     try:
         size_bytes = os.fstat(descriptor).st_size

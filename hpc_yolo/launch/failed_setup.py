@@ -36,7 +36,7 @@ def conclude_failed_setup(
     detail = describe_failure(cluster.setup_lines, _read_number(record), status)
     record.unlink(missing_ok=True)
     attempts = Attempts()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RunError):
         attempts = Attempts(read_events(run.journal))
     facts = AttemptFacts(
         limits=cluster,

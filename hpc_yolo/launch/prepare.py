@@ -22,6 +22,7 @@ from hpc_yolo.resilience.lease import last_holder
 from hpc_yolo.resilience.requeue import slurm_job_id
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.index import add_to_index, state_directory
+from hpc_yolo.runs.journal import require_format
 from hpc_yolo.spec.fingerprint import learned_fields
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_resolved_spec
 from hpc_yolo.spec.schema import Spec
@@ -88,6 +89,7 @@ def require_same_training(run: RunDirectory, spec: Spec) -> None:
                 hint="give the run another name with --set name=NAME, or another place with --set output=DIR",
             )
         return
+    require_format(run.journal)
     before, now = learned_fields(load_resolved_spec(run.spec)), learned_fields(spec)
     changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
     if changed:

@@ -17,6 +17,7 @@ import msgspec
 from hpc_yolo.cluster.job_cache import CachedJobState, JobCache, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.monitor.alerts import problems_of
 from hpc_yolo.monitor.run_record import RecordReader, RunRecord, resampled
 from hpc_yolo.monitor.tui.marks import short_time
@@ -162,6 +163,8 @@ class TrackedRun:
                 self._error, self._last = "", None
         except OSError as error:
             self._error = f"{error.filename}: {error.strerror}"
+        except RunError as error:
+            self._error = error.message
         self.is_read = True
 
     @property

@@ -5,28 +5,35 @@ Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | 
 
 from __future__ import annotations
 
-import math
+import contextlib
+import json
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from hpc_yolo.core.files import append_json_line
-from hpc_yolo.runs.events import AnyEvent
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import append_line
+from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent
 
 MAX_UNWRITTEN = 10_000
-_STEP_LINE = b'{"event":"step",'  # as the writer begins it
+_STEP_LINE, _START_LINE = b'{"event":"step",', b'{"event":"attempt_started",'  # as the writer begins them
 _DECODER = msgspec.json.Decoder(AnyEvent)
 
 
-class JournalWriter:
-    """Appends events of one attempt and then tells `on_event` of each. Only rank 0 has one.
+class _Format(msgspec.Struct):
+    """The one field of the start of an attempt that every format has."""
 
-    A full or failing disk does not end the training: what it refuses is kept, and written before the next event.
+    format_version: int
+
+
+class JournalWriter:
+    """Appends the events of one attempt, and passes each to `on_event`. Only rank 0 has one.
+
+    A full or failing disk does not end the training: events that it refuses are kept, and written before the next one.
     """
 
     def __init__(
@@ -46,38 +53,41 @@ class JournalWriter:
         self._clock = clock
         self._on_event = on_event
         self._before_write = before_write
-        self._unwritten: deque[dict[str, Any]] = deque(maxlen=MAX_UNWRITTEN)
+        self._unwritten: deque[bytes] = deque(maxlen=MAX_UNWRITTEN)
 
     def write(self, event: AnyEvent) -> None:
-        """Append `event` with this attempt and the time. A figure that is not finite becomes null."""
+        """Append `event` with this attempt and the time. A value that is not finite becomes null."""
         stamped = msgspec.structs.replace(event, time=self._clock(), attempt=self.attempt)
-        self._unwritten.append(_without_nonfinite(msgspec.to_builtins(stamped)))
+        self._unwritten.append(_encode(stamped))
         was_refused = len(self._unwritten) > 1
         try:
             while self._unwritten:
                 self._before_write()
-                append_json_line(self._path, self._unwritten[0])
+                append_line(self._path, self._unwritten[0])
                 self._unwritten.popleft()
         except OSError as error:
-            if not was_refused:  # said once, where the file system cannot be in the way
-                words = f"{self._path} cannot be written: {error.strerror or error}; its events wait in memory"
-                print(words, file=sys.stderr, flush=True)
+            if not was_refused:  # reported once, on a stream that the file system does not stop
+                message = f"{self._path} cannot be written: {error.strerror or error}; its events wait in memory"
+                print(message, file=sys.stderr, flush=True)
         self._on_event(stamped)
 
 
 class JournalReader:
-    """Reads a journal that grows: each call gives the events since the one before."""
+    """Reads a journal that grows: each call returns the events since the one before."""
 
     def __init__(self, path: Path, offset_bytes: int = 0) -> None:
         self._path = path
         self._offset_bytes = offset_bytes
 
     def new_events(self, max_steps: int | None = None) -> list[AnyEvent]:
-        """Events of the complete lines added since the last call; no journal yet, no events.
+        """Return the events of the complete lines added since the last call; none where there is no journal yet.
 
         Args:
-            max_steps: of events of single steps, take no more than about so many, evenly, and the last one. A screen
-                of many runs needs no more, and reading a journal takes a fraction of the time.
+            max_steps: of the events of single steps, return only about so many, evenly spaced, and the last one. A
+                screen of many runs needs no more, and reading a journal takes a fraction of the time.
+
+        Raises:
+            RunError: the journal has an older format.
         """
         try:
             with open(self._path, "rb") as file:
@@ -88,16 +98,57 @@ class JournalReader:
         whole_bytes = added.rfind(b"\n") + 1
         self._offset_bytes += whole_bytes
         lines = added[:whole_bytes].split(b"\n")
-        return list(_parse_events(lines if max_steps is None else _without_most_steps(lines, max_steps)))
+        return list(_parse_events(self._path, lines if max_steps is None else _without_most_steps(lines, max_steps)))
 
 
 def read_events(path: Path) -> list[AnyEvent]:
-    """The events in a journal, oldest first; lines that this version does not know are passed over."""
+    """Return the events in a journal, oldest first; lines that this version does not know are skipped.
+
+    Raises:
+        RunError: the journal has an older format.
+    """
     return JournalReader(path).new_events()
 
 
-def _parse_events(lines: Iterable[bytes]) -> Iterator[AnyEvent]:
+def require_format(path: Path) -> None:
+    """Return if the journal `path` has a format that this version reads, or does not exist yet.
+
+    Raises:
+        RunError: it has an older format.
+    """
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(_START_LINE):
+                    _require_format(path, line)
+                    return
+    except OSError:
+        return
+
+
+def _require_format(path: Path, start_line: bytes) -> None:
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        version = msgspec.json.decode(start_line, type=_Format).format_version
+        if version < FORMAT_VERSION:
+            raise RunError(
+                f"{path.parent}: written by an older version of hpc-yolo (journal format {version}, "
+                f"this version reads {FORMAT_VERSION})",
+                hint="go on with the version that wrote it, or train under another name",
+            )
+
+
+def _encode(event: AnyEvent) -> bytes:
+    """Return `event` as JSON; numbers that are not finite become null."""
+    try:
+        return msgspec.json.encode(event)
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        return json.dumps(msgspec.to_builtins(event), ensure_ascii=False).encode(errors="replace")
+
+
+def _parse_events(path: Path, lines: Iterable[bytes]) -> Iterator[AnyEvent]:
     for line in lines:
+        if line.startswith(_START_LINE):
+            _require_format(path, line)
         try:
             yield _DECODER.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -105,16 +156,6 @@ def _parse_events(lines: Iterable[bytes]) -> Iterator[AnyEvent]:
 
 
 def _without_most_steps(lines: list[bytes], max_steps: int) -> Iterator[bytes]:
-    places = [place for place, line in enumerate(lines) if line.startswith(_STEP_LINE)]
-    kept = set(places[:: -(-len(places) // max_steps) or 1]) | set(places[-1:])
-    return (line for place, line in enumerate(lines) if place in kept or not line.startswith(_STEP_LINE))
-
-
-def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_nonfinite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nonfinite(item) for item in value]
-    return value
+    indices = [index for index, line in enumerate(lines) if line.startswith(_STEP_LINE)]
+    kept = set(indices[:: -(-len(indices) // max_steps) or 1]) | set(indices[-1:])
+    return (line for index, line in enumerate(lines) if index in kept or not line.startswith(_STEP_LINE))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalReader
@@ -34,7 +35,7 @@ def read_save_times(run: RunDirectory, *, of_another: bool = False) -> SaveTimes
         size_bytes = run.journal.stat().st_size
         # Begins inside a line, which the reader passes over.
         events = JournalReader(run.journal, max(0, size_bytes - TAIL_BYTES)).new_events()
-    except OSError:
+    except (OSError, RunError):
         return None
     return measured_times(events, of_another=of_another)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import stat
 
 import pytest
@@ -20,7 +21,7 @@ from hpc_yolo.runs.events import (
     WarningRaised,
 )
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
-from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events
+from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events, require_format
 from hpc_yolo.runs.metrics import Metrics
 
 
@@ -202,3 +203,46 @@ def test_the_writer_tells_of_each_event_after_it_is_kept(tmp_path):
     writer.write(step_event(step=7))
     writer.write(step_event(step=8))
     assert told == [(7, 1), (8, 2)]
+
+
+OLD_START = b'{"event":"attempt_started","time":1.0,"attempt":1,"format_version":1,"job_id":"7"}\n'
+
+
+@pytest.mark.parametrize("before", [b"", b'{"event":"warning","time":1,"attempt":1,"message":"x"}\n', b"torn\n"])
+def test_older_format_is_refused_in_one_sentence(tmp_path, before):
+    path = tmp_path / "run" / "journal.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(before + OLD_START)
+    expected = re.escape(
+        f"{path.parent}: written by an older version of hpc-yolo (journal format 1, this version reads "
+    )
+    with pytest.raises(RunError, match=expected):
+        read_events(path)
+    with pytest.raises(RunError, match=expected):
+        require_format(path)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"torn", OLD_START.replace(b':1,"job', b':99,"job'), OLD_START[:40] + b"\n"]
+)
+def test_current_newer_and_unknown_formats_are_read(tmp_path, content):
+    path = tmp_path / "journal.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    require_format(path)
+    assert read_events(path) == []
+
+
+def test_text_that_is_not_utf_8_does_not_spoil_its_line(tmp_path):
+    """A file name of another encoding has lone surrogates in Python, which JSON cannot hold."""
+    path = tmp_path / "journal.jsonl"
+    JournalWriter(path, attempt=1).write(WarningRaised(message=b"caf\xe9.jpg".decode(errors="surrogateescape")))
+    (event,) = read_events(path)
+    assert event.message == "caf?.jpg"
+
+
+def test_writer_encodes_non_ascii_text_as_it_is(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    JournalWriter(path, attempt=1).write(WarningRaised(message="Übergröße 画像"))
+    assert "Übergröße 画像" in path.read_text(encoding="utf-8")
+    assert read_events(path)[0].message == "Übergröße 画像"

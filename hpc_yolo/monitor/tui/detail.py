@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 from rich.text import Text
 
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.units import counted
 from hpc_yolo.monitor.alerts import STRAGGLER_SHARE, rank_problems, slow_rank
 from hpc_yolo.monitor.run_record import RecordReader, Trend
@@ -80,6 +81,8 @@ class DetailReader:
                 self._detail = self._made()
         except OSError as error:
             self._detail = Detail(str(self._run.path), error=f"{error.filename}: {error.strerror}")
+        except RunError as error:
+            self._detail = Detail(str(self._run.path), error=error.message)
         return self._detail
 
     def _add(self, event: AnyEvent) -> None:
