@@ -1,44 +1,31 @@
-"""Geometry and colour against figures of the original recipe; `test_moments.py` has the spread of what is drawn."""
+"""Geometry and colour: published values, and boxes that stay on their objects.
 
-import json
-from pathlib import Path
+Images with a white object on black are changed, and the object is looked for. `test_augment_statistics.py` has the
+distributions of what is drawn.
+"""
 
+import itertools
+
+import cv2
 import numpy as np
 import pytest
+from golden import GOLDEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_sets import TRIANGLE, bounds_of_white, object_on_black, outlines_of
 
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.images import letterbox
-from hpc_yolo.data.sampler import rect_plan
+from hpc_yolo.data.polygons import Outlines
+from hpc_yolo.spec.schema import Hyperparameters
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "yolov5_golden.json").read_text())
-
-
-@pytest.mark.parametrize("case", GOLDEN["letterbox_golden"], ids=lambda case: f"{case['h']}x{case['w']}-{case['auto']}")
-def test_letterbox_pads_as_published(case):
-    size = case["new_shape"]
-    shape = (size, size) if isinstance(size, int) else tuple(size)
-    options = {"auto": case["auto"], "scaleup": case["scaleup"], "stride": case["stride"]}
-    pixels, ratio, padding = letterbox(np.zeros((case["h"], case["w"], 3), dtype=np.uint8), shape, **options)
-    assert list(pixels.shape[:2]) == case["out_hw"]
-    assert ratio == pytest.approx(case["ratio"])
-    assert padding == pytest.approx((case["dw"], case["dh"]))
-    top, bottom, left, right = case["top_bottom_left_right"]
-    inside = (pixels != 114).any(axis=2)
-    assert inside.sum() == inside[top : len(inside) - bottom, left : inside.shape[1] - right].size
+IMGSZ = 128
+S = IMGSZ
+QUICK = settings(deadline=None, database=None, derandomize=True)
 
 
-@pytest.mark.parametrize("case", GOLDEN["rect_golden"]["cases"], ids=lambda case: f"{case['batch']}-{case['pad']}")
-def test_rectangles_are_planned_as_published(case):
-    shapes_hw = np.array(GOLDEN["rect_golden"]["wh"], dtype=np.int32)[:, ::-1]
-    options = {"batch": case["batch"], "imgsz": case["img_size"], "stride": case["stride"], "pad": case["pad"]}
-    order, shapes = rect_plan(shapes_hw, **options)
-    aspects = shapes_hw[:, 0] / shapes_hw[:, 1]
-    assert aspects[order].tolist() == aspects[case["order"]].tolist(), "equal aspects may stand in any order"
-    assert [list(shape) for shape in shapes] == case["batch_shapes_hw"]
-
-
-def test_a_warp_moves_boxes_as_published():
+def test_warp_moves_boxes_as_published():
     golden = GOLDEN["perspective_golden"]
     warp = Warp(*golden["values"])
     output_wh = tuple(golden["dsize_wh"])
@@ -48,13 +35,103 @@ def test_a_warp_moves_boxes_as_published():
     assert rows == pytest.approx(np.array(golden["boxes_out"]), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "warp",
+    [
+        Warp(),
+        Warp(scale=0.5),
+        Warp(scale=1.4, translate_x=0.45, translate_y=0.6),
+        Warp(angle=90),
+        Warp(angle=-180, scale=0.8),
+        Warp(shear_x=8),
+        Warp(shear_y=-8, translate_x=0.4),
+        Warp(perspective_x=0.0005, perspective_y=-0.0004),
+    ],
+    ids=str,
+)
+def test_warped_box_is_the_hull_of_the_warped_object(warp):
+    pixels, shares = object_on_black(2 * IMGSZ, 2 * IMGSZ, (104, 96, 168, 144))
+    rows = augment.shares_to_pixels(shares, 2 * IMGSZ, 2 * IMGSZ)
+    matrix = augment.warp_matrix(warp, (2 * IMGSZ, 2 * IMGSZ), (IMGSZ, IMGSZ))
+    warped = augment.warp_image(pixels, matrix, (IMGSZ, IMGSZ), has_perspective=warp.perspective_x != 0)
+    (row,) = augment.warp_boxes(rows, matrix, warp.scale, (IMGSZ, IMGSZ))
+    assert row[0] == 3
+    assert row[1:] == pytest.approx(bounds_of_white(warped), abs=1.6)
+
+
+def test_warped_image_is_grey_where_it_is_empty():
+    for has_perspective in (False, True):
+        matrix = augment.warp_matrix(Warp(scale=0.25), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
+        black = np.zeros((IMGSZ, IMGSZ, 3), dtype=np.uint8)
+        warped = augment.warp_image(black, matrix, (IMGSZ, IMGSZ), has_perspective=has_perspective)
+        assert warped[0, 0].tolist() == [114, 114, 114]
+        assert warped[IMGSZ // 2, IMGSZ // 2].tolist() == [0, 0, 0]
+
+
+def test_box_outside_the_image_is_removed_and_half_of_one_is_cut():
+    rows = np.array([[0, 10, 10, 50, 50], [1, 100, 10, 140, 50]], dtype=np.float32)
+    matrix = augment.warp_matrix(Warp(translate_x=0.5 - 30 / 128), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
+    kept = augment.warp_boxes(rows, matrix, 1.0, (IMGSZ, IMGSZ))
+    assert kept == pytest.approx(np.array([[0, 0, 10, 20, 50], [1, 70, 10, 110, 50]]), abs=1e-4)
+    away = augment.warp_matrix(Warp(translate_x=0.5 - 60 / 128), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
+    assert augment.warp_boxes(rows, away, 1.0, (IMGSZ, IMGSZ))[:, 0].tolist() == [1]
+
+
+@QUICK
+@given(angle=st.floats(-45, 45), scale=st.floats(0.1, 1.9), shift_x=st.floats(0.1, 0.9), shift_y=st.floats(0.1, 0.9))
+def test_warped_boxes_end_at_the_edge_and_are_large_enough(angle, scale, shift_x, shift_y):
+    random = np.random.default_rng(1)
+    corners = random.uniform(0, 200, size=(8, 2))
+    rows = np.concatenate([np.arange(8)[:, None], corners, corners + random.uniform(1, 56, (8, 2))], axis=1)
+    warp = Warp(angle=angle, scale=scale, translate_x=shift_x, translate_y=shift_y)
+    matrix = augment.warp_matrix(warp, (256, 256), (IMGSZ, IMGSZ))
+    kept = augment.warp_boxes(rows.astype(np.float32), matrix, scale, (IMGSZ, IMGSZ))
+    assert ((kept[:, 1:] >= 0) & (kept[:, 1:] <= IMGSZ)).all()
+    assert (kept[:, 3:] - kept[:, 1:3] > 2).all()
+    assert set(kept[:, 0]) <= set(range(8))
+
+
 @pytest.mark.parametrize("case", GOLDEN["box_candidates_golden"])
-def test_a_box_of_which_too_little_is_left_goes(case):
+def test_boxes_are_kept_as_published(case):
     before, after = np.array([case["before_xyxy"]], dtype=float), np.array([case["after_xyxy"]], dtype=float)
     assert augment.is_worth_keeping(before, after, case["area_thr"]).tolist() == [case["keep"]]
 
 
-def test_colours_turn_by_the_published_tables():
+def test_whole_box_is_kept_when_the_image_shrinks():
+    """What is left is judged against the box as scaled: a fifth of each side is all of it, not a 25th."""
+    matrix = augment.warp_matrix(augment.Warp(scale=0.2), (256, 256), (128, 128))
+    rows = np.array([[0, 64, 64, 192, 192]], dtype=np.float32)
+    assert len(augment.warp_boxes(rows, matrix, 0.2, (128, 128))) == 1
+
+
+def triangle_on_black():
+    """Return (pixels, one row of class 0, xyxy in pixels)."""
+    pixels = np.zeros((S, S, 3), dtype=np.uint8)
+    cv2.fillPoly(pixels, [(TRIANGLE * S).astype(np.int32)], (255, 255, 255))
+    return pixels, np.array([[0, *TRIANGLE.min(axis=0) * S, *TRIANGLE.max(axis=0) * S]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("angle", [20, 45, -70, 180])
+def test_rotated_polygon_has_a_tighter_box_than_its_rotated_box(angle):
+    pixels, boxes = triangle_on_black()
+    matrix = augment.warp_matrix(Warp(angle=angle), (S, S), (S, S))
+    warped = augment.warp_image(pixels, matrix, (S, S), has_perspective=False)
+    outlines = outlines_of(TRIANGLE * S)
+    (row,) = augment.warp_boxes(boxes, matrix, 1.0, (S, S), outlines)
+    assert row[1:] == pytest.approx(bounds_of_white(warped), abs=2)
+    (loose,) = augment.warp_boxes(boxes, matrix, 1.0, (S, S))
+    assert (row[3:] - row[1:3]).prod() <= (loose[3:] - loose[1:3]).prod()
+
+
+def test_polygon_is_kept_with_less_left_than_a_box():
+    """A strip of a twentieth is left of both objects: enough for an outline (1 %), too little for a box (10 %)."""
+    square = [[100, 0], [200, 0], [200, 100], [100, 100]]
+    rows = np.array([[0, 100, 0, 200, 100], [1, 100, 0, 200, 100]], dtype=np.float32)
+    kept = augment.warp_boxes(rows, np.eye(3), 1.0, (105, 105), outlines_of(square, []))
+    assert kept.tolist() == [[0, 100, 0, 105, 100]]
+
+
+def test_colour_tables_are_the_published_ones():
     golden = GOLDEN["hsv_lut_golden"]
     hue, saturation, value = augment.hsv_tables(np.array(golden["gains_h_s_v"]))
     assert hue[golden["hue_in"]].tolist() == golden["hue_out"]
@@ -62,8 +139,25 @@ def test_colours_turn_by_the_published_tables():
     assert value[[0, 100, 190, 255]].tolist() == golden["val_out_for_0_100_190_255"]
 
 
+def test_gains_of_one_keep_colours_but_for_rounding():
+    pixels = np.random.default_rng(0).integers(0, 256, size=(40, 40, 3), dtype=np.uint8)
+    changed = augment.change_colours(pixels, np.ones(3))
+    there_and_back = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), cv2.COLOR_HSV2BGR)
+    assert (changed == there_and_back).all()
+
+
+@pytest.mark.parametrize(("channel", "gain"), [(0, 1.4), (1, 0.5), (2, 1.6)])
+def test_gain_changes_its_own_channel_only(channel, gain):
+    gains = np.ones(3)
+    gains[channel] = gain
+    for number, (table, plain) in enumerate(
+        zip(augment.hsv_tables(gains), augment.hsv_tables(np.ones(3)), strict=True)
+    ):
+        assert bool((table == plain).all()) is (number != channel)
+
+
 @pytest.mark.parametrize("case", GOLDEN["mosaic_golden"], ids=lambda case: str(case["center_xy"]))
-def test_tiles_of_a_mosaic_lie_as_published(case):
+def test_mosaic_tiles_lie_as_published(case):
     for tile in case["tiles"]:
         height, width = tile["hw"]
         place, source = augment.mosaic_tile(tile["tile"], (width, height), tuple(case["center_xy"]), case["s"])
@@ -72,7 +166,55 @@ def test_tiles_of_a_mosaic_lie_as_published(case):
         assert [place[0] - source[0], place[1] - source[1]] == tile["pad_xy"]
 
 
-def test_flips_take_the_boxes_along():
+@QUICK
+@given(
+    tile=st.integers(0, 3),
+    width=st.integers(1, IMGSZ),
+    height=st.integers(1, IMGSZ),
+    x=st.integers(IMGSZ // 2, IMGSZ * 3 // 2 - 1),
+    y=st.integers(IMGSZ // 2, IMGSZ * 3 // 2 - 1),
+)
+def test_mosaic_tile_fits_its_quarter_and_touches_the_centre(tile, width, height, x, y):
+    """A target and a source of unequal size would raise in the middle of a training."""
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = augment.mosaic_tile(tile, (width, height), (x, y), IMGSZ)
+    assert (x2 - x1, y2 - y1) == (a2 - a1, b2 - b1)
+    assert 0 <= a1 < a2 <= width and 0 <= b1 < b2 <= height
+    assert 0 <= x1 < x2 <= 2 * IMGSZ and 0 <= y1 < y2 <= 2 * IMGSZ
+    assert (x1 if tile % 2 else x2) == x and (y1 if tile >= 2 else y2) == y
+
+
+@pytest.mark.parametrize("centre", [(128, 128), (64, 190), (191, 64)])
+def test_objects_of_a_mosaic_lie_in_their_boxes(centre):
+    sizes_wh = (128, 96), (96, 128), (128, 64), (128, 128)
+    tiles = [object_on_black(width, height, (30, 20, 80, 50)) for width, height in sizes_wh]
+    tiles = [(pixels, shares, Outlines.none(1)) for pixels, shares in tiles]
+    canvas, rows, _ = augment.mosaic(tiles, centre, IMGSZ)
+    assert canvas.shape == (256, 256, 3)
+    left_over = canvas.copy()
+    for left, top, right, bottom in rows[:, 1:].round().astype(int):
+        assert (canvas[top:bottom, left:right] == 255).all()
+        left_over[top:bottom, left:right] = 0
+    assert not (left_over == 255).any(), "an object without a box"
+
+
+@pytest.mark.parametrize("centre", [(128, 128), (70, 180), (185, 66)])
+def test_outlines_of_a_mosaic_lie_on_their_objects_and_end_at_the_canvas(centre):
+    pixels, _ = triangle_on_black()
+    (left, top), (right, bottom) = TRIANGLE.min(axis=0), TRIANGLE.max(axis=0)
+    shares = np.array([[0, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]], dtype=np.float32)
+    tile = pixels, shares, outlines_of(TRIANGLE)
+    canvas, rows, outlines = augment.mosaic([tile] * 4, centre, S)
+    assert outlines.counts.tolist() == [3] * 4
+    drawn = np.zeros((2 * S, 2 * S), dtype=np.uint8)
+    for index, row in enumerate(rows):
+        polygon = outlines.polygon(index)
+        assert [*polygon.min(axis=0), *polygon.max(axis=0)] == pytest.approx(row[1:], abs=1e-3)
+        if (polygon > 0).all() and (polygon < 2 * S).all():
+            cv2.fillPoly(drawn, [polygon.astype(np.int32)], 255)
+    assert (canvas[..., 0][drawn > 0] == 255).mean() > 0.98, "the edge may differ by a pixel"
+
+
+def test_flip_moves_the_boxes():
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     rows = np.array([[1, 0.25, 0.5, 0.1, 0.2]], dtype=np.float32)
     flipped, moved = augment.flip(pixels, rows, up_down=True, left_right=True)
@@ -80,9 +222,67 @@ def test_flips_take_the_boxes_along():
     assert moved == pytest.approx(np.array([[1, 0.75, 0.5, 0.1, 0.2]]))
 
 
-def test_pixels_and_shares_lead_back_and_forth():
+@pytest.mark.parametrize(("up_down", "left_right"), list(itertools.product((False, True), repeat=2)))
+def test_flipped_object_lies_in_its_box(up_down, left_right):
+    pixels, shares = object_on_black(60, 40, (5, 10, 25, 18))
+    flipped, moved = augment.flip(pixels, shares, up_down=up_down, left_right=left_right)
+    (row,) = augment.shares_to_pixels(moved, 60, 40)
+    assert row[1:] == pytest.approx(bounds_of_white(flipped))
+    assert shares[0, 1] == np.float32(15 / 60), "labels are kept in memory for all epochs and must not be changed"
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 100), (100, 200), (50, 25), (128, 128)])
+def test_letterboxed_object_lies_in_its_box(width, height):
+    pixels, shares = object_on_black(width, height, (width // 4, height // 4, width // 2, height * 3 // 4))
+    framed, ratio, (left, top) = letterbox(pixels, (IMGSZ, IMGSZ))
+    (row,) = augment.shares_to_pixels(shares, width * ratio, height * ratio, left, top)
+    assert row[1:] == pytest.approx(bounds_of_white(framed), abs=1.1)
+
+
+def test_labels_and_boxes_convert_both_ways():
     rows = np.array([[0, 10, 20, 30, 60], [1, -5, 0, 200, 50]], dtype=np.float32)
     shares = augment.pixels_to_shares(rows, 100, 80)
     back = augment.shares_to_pixels(shares, 100, 80)
     assert back[0] == pytest.approx(rows[0], abs=1e-4)
     assert back[1] == pytest.approx([1, 0, 0, 100, 50], abs=0.01), "cut at the image's edge"
+
+
+@QUICK
+@given(
+    boxes=st.lists(
+        st.tuples(st.floats(-50, 250), st.floats(-50, 250), st.floats(0, 200), st.floats(0, 200)), max_size=5
+    )
+)
+def test_labels_are_within_the_image_for_any_box(boxes):
+    rows = np.array([[0, x, y, x + w, y + h] for x, y, w, h in boxes], dtype=np.float32).reshape(-1, 5)
+    shares = augment.pixels_to_shares(rows, 160, 120)
+    assert ((shares[:, 1:] >= 0) & (shares[:, 1:] <= 1)).all()
+
+
+@pytest.mark.parametrize("function", ["warp", "shares", "pixels", "flip"])
+def test_images_without_objects_have_no_boxes(function):
+    nothing = np.zeros((0, 5), dtype=np.float32)
+    changed = {
+        "warp": lambda: augment.warp_boxes(nothing, np.eye(3), 1.0, (IMGSZ, IMGSZ)),
+        "shares": lambda: augment.shares_to_pixels(nothing, IMGSZ, IMGSZ),
+        "pixels": lambda: augment.pixels_to_shares(nothing, IMGSZ, IMGSZ),
+        "flip": lambda: augment.flip(np.zeros((2, 2, 3), np.uint8), nothing, up_down=True, left_right=True)[1],
+    }[function]()
+    assert (changed.shape, changed.dtype) == ((0, 5), np.float32)
+
+
+def test_blend_takes_its_fraction_of_each():
+    first, second = np.full((2, 2, 3), 200, np.uint8), np.full((2, 2, 3), 101, np.uint8)
+    assert augment.mix(first, second, 0.5).ravel().tolist() == [150] * 12, "cut off, not rounded, as published"
+    assert (augment.mix(first, second, 1.0) == first).all()
+    assert (augment.mix(first, second, 0.0) == second).all()
+
+
+@QUICK
+@given(seed=st.integers(0, 2**32), limit=st.floats(0, 1))
+def test_limits_of_zero_draw_no_change(seed, limit):
+    hyp = Hyperparameters(degrees=0, translate=0, scale=0, shear=0, perspective=0, hsv_h=0, hsv_s=0, hsv_v=0)
+    assert augment.draw_warp(np.random.default_rng(seed), hyp) == Warp()
+    assert augment.draw_hsv_gains(np.random.default_rng(seed), hyp).tolist() == [1, 1, 1]
+    shifted = augment.draw_warp(np.random.default_rng(seed), Hyperparameters(translate=limit))
+    assert abs(shifted.translate_x - 0.5) <= limit + 1e-12

@@ -1,4 +1,4 @@
-"""How much memory may be taken: the kernel's own words, of a machine and of the job that a process lives in."""
+"""Available memory: of the machine, and within the limits of the control groups of a job."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ MACHINE_BYTES = 64 * 2**30
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with 64 GiB to take: write(path, text) puts a file of the kernel in its place."""
+    """A machine with 64 GiB to take: write(path, text) writes a file of the kernel."""
     monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
 
@@ -36,26 +36,26 @@ def test_memory_that_caches_files_counts_as_free():
     assert 0 < memory.available_bytes() <= int(lines["MemAvailable"].split()[0]) * 1024 * 1.1
 
 
-def test_without_a_limit_the_machine_counts(machine):
+def test_machine_is_the_limit_where_groups_have_none(machine):
     limit(machine, "cgroup/slurm/job_1/step_0", "max", 10)
     assert memory.available_bytes() == MACHINE_BYTES
 
 
 @pytest.mark.parametrize("level", ["slurm/job_1/step_0", "slurm/job_1", "slurm", "."])
-def test_the_limit_of_any_group_around_the_process_counts(machine, level):
+def test_limit_of_any_enclosing_group_counts(machine, level):
     """Slurm sets it on the job, containers on their root; the group of the process itself often has none."""
     limit(machine, "cgroup/slurm/job_1/step_0", "max", 10)
     limit(machine, f"cgroup/{level}", str(8 * 2**30), 5 * 2**30, files=(2**29, 2**29))
     assert memory.available_bytes() == 4 * 2**30, "what only caches files yields"
 
 
-def test_the_tightest_limit_wins_and_a_spent_one_leaves_nothing(machine):
+def test_lowest_limit_counts_and_a_used_up_one_leaves_nothing(machine):
     limit(machine, "cgroup/slurm", str(8 * 2**30), 0)
     limit(machine, "cgroup/slurm/job_1", str(2**30), 2**30 + 5)
     assert memory.available_bytes() == 0
 
 
-def test_the_groups_of_older_kernels_count_too(machine):
+def test_groups_of_version_1_count(machine):
     machine("proc/self/cgroup", "9:cpuset:/slurm\n4:memory:/slurm/uid_1/job_1\n1:name=systemd:/\n0::/\n")
     directory = "cgroup/memory/slurm/uid_1/job_1"
     machine(f"{directory}/memory.limit_in_bytes", f"{2**31}\n")

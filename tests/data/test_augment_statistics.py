@@ -1,11 +1,15 @@
-"""What is drawn has the published distributions. Sequences differ from the original's, by design decision 1; means and
-variances over thousands of draws are those of the closed forms, to five standard errors. Seeds are fixed."""
+"""Draws of augmentation have the published distributions.
+
+Sequences differ from the original's, by design decision 1; means and variances over thousands of draws are those of
+the closed forms, to five standard errors. Seeds are fixed.
+"""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from image_sets import index_of
 
 from hpc_yolo.data import augment
 from hpc_yolo.data.labels import ImageIndex
@@ -22,12 +26,14 @@ COLOURS = {"hsv_h": 0, "hsv_s": 0, "hsv_v": 0}
 
 
 def drawn(draw: Callable[[np.random.Generator], object]) -> np.ndarray:
-    """One draw for each of many images, each from the generator that belongs to it."""
+    """Return one draw for each of many images, each from the generator that belongs to it."""
     return np.array([draw(generator(0, 3, image, SAMPLE_STREAM)) for image in range(NUM_DRAWS)])
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """Of U(low, high): mean (low + high) / 2, variance d^2 / 12 with d = high - low, fourth central moment d^4 / 80."""
+    """Check the moments of U(low, high): mean (low + high) / 2, and with d = high - low variance d^2 / 12,
+    fourth central moment d^4 / 80.
+    """
     width, count = high - low, len(values)
     assert values.min() >= low and values.max() <= high
     assert values.mean() == pytest.approx((low + high) / 2, abs=SIGMAS * width / math.sqrt(12 * count))
@@ -35,9 +41,9 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     assert values.var() == pytest.approx(width**2 / 12, abs=SIGMAS * error_of_variance)
 
 
-def assert_share(count: int, num_trials: int, share: float) -> None:
-    """Of a binomial."""
-    assert abs(count - num_trials * share) <= SIGMAS * math.sqrt(num_trials * share * (1 - share))
+def assert_fraction(count: int, num_trials: int, fraction: float) -> None:
+    """Check that `count` is of a binomial distribution."""
+    assert abs(count - num_trials * fraction) <= SIGMAS * math.sqrt(num_trials * fraction * (1 - fraction))
 
 
 @pytest.mark.parametrize(
@@ -53,24 +59,24 @@ def assert_share(count: int, num_trials: int, share: float) -> None:
         ("translate_y", 0.4, 0.6),
     ],
 )
-def test_numbers_of_a_warp_are_even_over_their_limits(field, low, high):
+def test_warp_values_are_uniform_within_their_limits(field, low, high):
     assert_uniform(drawn(lambda random: getattr(augment.draw_warp(random, HYP), field)), low, high)
 
 
-def test_numbers_of_a_warp_do_not_depend_on_each_other():
+def test_warp_values_are_independent():
     """Correlations of independent draws have a standard error of 1 / sqrt(n)."""
     warps = drawn(lambda random: list(vars(augment.draw_warp(random, HYP)).values()))
     correlations = np.corrcoef(warps.T) - np.eye(warps.shape[1])
     assert abs(correlations).max() < SIGMAS / math.sqrt(NUM_DRAWS)
 
 
-def test_gains_of_colours_are_even_over_their_limits():
+def test_colour_gains_are_uniform_within_their_limits():
     gains = drawn(lambda random: augment.draw_hsv_gains(random, HYP))
     for values, limit in zip(gains.T, (0.015, 0.7, 0.4), strict=True):
         assert_uniform(values, 1 - limit, 1 + limit)
 
 
-def test_centres_of_mosaics_are_even_over_the_middle_half():
+def test_mosaic_centres_are_uniform_over_the_middle_half():
     """Whole pixels of U(S/2, 3S/2); cutting off moves the mean by half a pixel."""
     imgsz = 640
     for values in drawn(lambda random: augment.draw_mosaic_centre(random, imgsz)).T:
@@ -78,15 +84,8 @@ def test_centres_of_mosaics_are_even_over_the_middle_half():
 
 
 def flat_index(num_images: int, imgsz: int, boxes: list[list[float]]) -> ImageIndex:
-    """Images of one grey, each with `boxes` (class, cxcywh)."""
-    return ImageIndex(
-        paths=("",) * num_images,
-        shapes_hw=np.full((num_images, 2), imgsz, dtype=np.int32),
-        labels=(np.array(boxes, dtype=np.float32).reshape(-1, 5),) * num_images,
-        num_backgrounds=0,
-        num_corrupt=0,
-        messages=(),
-    )
+    """Return an index of images of one size, each with `boxes` (class, cxcywh)."""
+    return index_of([""] * num_images, [(imgsz, imgsz)] * num_images, [boxes] * num_images)
 
 
 class GreyImages:
@@ -102,8 +101,8 @@ class GreyImages:
 
 
 @pytest.fixture
-def make_images():
-    """Training images without files; what is asked for by number is kept in `asked`."""
+def make_samples():
+    """A function that makes training samples without files, with the list of images that these read."""
 
     def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingSamples, list[int]]:
         source = GreyImages(imgsz)
@@ -113,31 +112,31 @@ def make_images():
     return make
 
 
-def test_partners_of_a_mosaic_are_even_over_the_set_with_replacement(make_images):
-    """Three of four members: each image 1 / n of them; the image itself at each of the four places alike."""
+def test_mosaic_partners_are_uniform_over_the_set_with_reslotment(make_samples):
+    """Three of four members: each image 1 / n of them; the image itself in each of the four slots equally often."""
     num_images, num_mosaics, own = 12, 4000, 5
-    images, asked = make_images(flat_index(num_images, 16, []), 16)
+    samples, asked = make_samples(flat_index(num_images, 16, []), 16)
     for epoch in range(num_mosaics):
-        images.sample(epoch, own)
+        samples.sample(epoch, own)
     members = np.array(asked).reshape(num_mosaics, 4)
     counts = np.bincount(members.ravel(), minlength=num_images)
     for image in range(num_images):
         partners = counts[image] - (num_mosaics if image == own else 0)
-        assert_share(partners, 3 * num_mosaics, 1 / num_images)
-    for place in range(4):
-        # The image stands here (1/4), or one of its partners does (3/4) and is the image as well (1/n).
-        assert_share(int((members[:, place] == own).sum()), num_mosaics, 1 / 4 + 3 / 4 / num_images)
+        assert_fraction(partners, 3 * num_mosaics, 1 / num_images)
+    for slot in range(4):
+        # The image is here (1/4), or one of its partners is (3/4), which may be the image as well (1/n).
+        assert_fraction(int((members[:, slot] == own).sum()), num_mosaics, 1 / 4 + 3 / 4 / num_images)
 
 
-def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_images, monkeypatch):
+def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_samples, monkeypatch):
     """Beta(32, 32): mean 1/2, variance 1 / (4 x 65); its fourth central moment is 3 / (16 x 65 x 67)."""
-    num_images, num_samples, share = 8, 5000, 0.6
-    images, asked = make_images(flat_index(num_images, 16, []), 16, mixup=share)
+    num_images, num_samples, fraction = 8, 5000, 0.6
+    samples, asked = make_samples(flat_index(num_images, 16, []), 16, mixup=fraction)
     ratios: list[float] = []
     monkeypatch.setattr(augment, "mix", lambda first, _second, ratio: ratios.append(ratio) or first)
     for epoch in range(num_samples):
-        images.sample(epoch, 0)
-    assert_share(len(ratios), num_samples, share)
+        samples.sample(epoch, 0)
+    assert_fraction(len(ratios), num_samples, fraction)
     variance = 1 / 260
     assert np.mean(ratios) == pytest.approx(0.5, abs=SIGMAS * math.sqrt(variance / len(ratios)))
     error_of_variance = math.sqrt((3 / (16 * 65 * 67) - variance**2) / len(ratios))
@@ -145,24 +144,26 @@ def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_im
     num_members = len(asked)
     assert num_members == 4 * (num_samples + len(ratios))
     # All but the image itself, once in each first mosaic, is even over the set: partners, and the second's own.
-    assert_share(asked.count(3), num_members - num_samples, 1 / num_images)
+    assert_fraction(asked.count(3), num_members - num_samples, 1 / num_images)
 
 
 @pytest.mark.parametrize(("field", "watched"), [("flipud", "up_down"), ("fliplr", "left_right"), ("mosaic", "mosaic")])
-def test_changes_come_as_often_as_asked(make_images, monkeypatch, field, watched):
-    share = 0.3
-    images, asked = make_images(flat_index(8, 16, []), 16, **{"mosaic": 0, field: share})
+def test_changes_are_as_frequent_as_their_probability(make_samples, monkeypatch, field, watched):
+    probability = 0.3
+    samples, asked = make_samples(flat_index(8, 16, []), 16, **{"mosaic": 0, field: probability})
     flips: list[dict[str, bool]] = []
     real = augment.flip
-    monkeypatch.setattr(augment, "flip", lambda *words, **options: flips.append(options) or real(*words, **options))
+    monkeypatch.setattr(
+        augment, "flip", lambda *arguments, **options: flips.append(options) or real(*arguments, **options)
+    )
     for epoch in range(NUM_DRAWS):
-        images.sample(epoch, 0)
+        samples.sample(epoch, 0)
     count = (len(asked) - NUM_DRAWS) // 3 if watched == "mosaic" else sum(options[watched] for options in flips)
-    assert_share(count, NUM_DRAWS, share)
+    assert_fraction(count, NUM_DRAWS, probability)
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.5])
-def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_images, limit):
+def test_mosaic_has_the_expected_number_of_small_objects(make_samples, limit):
     """A square box of side b in the middle of each image of side S, scale s ~ U(1 - a, 1 + a), no shift.
 
     Along one axis the left and the right tile's box lie, with the centre of the mosaic, evenly over the whole canvas
@@ -173,8 +174,8 @@ def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_images, limit)
     """
     imgsz, side = 160, 12
     box = [0, 0.5, 0.5, side / imgsz, side / imgsz]
-    images, _ = make_images(flat_index(1, imgsz, [box]), imgsz, scale=limit, translate=0)
-    counts = np.array([len(images.sample(epoch, 0)[1]) for epoch in range(NUM_DRAWS)])
+    samples, _ = make_samples(flat_index(1, imgsz, [box]), imgsz, scale=limit, translate=0)
+    counts = np.array([len(samples.sample(epoch, 0)[1]) for epoch in range(NUM_DRAWS)])
     a, big_a, b = limit, 1 - 4 / imgsz, side / imgsz
     mean_inverse = math.log((1 + a) / (1 - a)) / (2 * a) if a else 1.0
     expected = big_a**2 / (1 - a**2) + 2 * big_a * b * mean_inverse + b**2
@@ -182,13 +183,13 @@ def test_a_mosaic_has_as_many_small_objects_as_geometry_says(make_images, limit)
     assert counts.mean() == pytest.approx(expected, abs=SIGMAS * counts.std() / math.sqrt(NUM_DRAWS) + corners)
 
 
-def test_objects_move_with_the_shift_that_was_drawn(make_images):
+def test_objects_move_uniformly_within_the_translation_limit(make_samples):
     """Without a mosaic an object in the middle comes to lie at 0.5 + U(-t, t) of each side."""
     limit = 0.2
-    images, _ = make_images(
+    samples, _ = make_samples(
         flat_index(1, 64, [[0, 0.5, 0.5, 0.1, 0.1]]), 64, mosaic=0, translate=limit, scale=0, fliplr=0
     )
-    rows = np.concatenate([images.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
+    rows = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
     assert len(rows) == NUM_DRAWS
     for values in rows[:, 1:3].T:
         assert_uniform(values.astype(np.float64), 0.5 - limit - 1e-6, 0.5 + limit + 1e-6)
