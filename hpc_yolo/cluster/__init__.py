@@ -1,1 +1,1 @@
-"""Node lists, who this process is, and the only door to Slurm's commands."""
+"""Everything about Slurm and jobs: commands, their output, batch scripts, jobs of a run, the position of a process."""

@@ -1,7 +1,7 @@
-"""Addresses of this host: which of them other hosts may connect to, and which interface has one.
+"""Addresses of this host: which of them other hosts can connect to, and to which interface one belongs.
 
-A host's own name is a poor guide. DNS may not know it, Debian's /etc/hosts maps it to 127.0.1.1, and a stale entry may
-lead elsewhere. So the name only says which of the addresses that the interfaces really have comes first.
+The name of a host is not reliable: DNS may not resolve it, Debian's /etc/hosts maps it to 127.0.1.1, and a stale entry
+may lead to another host. It only determines which of the addresses of the interfaces comes first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from hpc_yolo.core.errors import ClusterError
 
-RESOLVE_S = 10.0  # resolvers that never answer would take minutes
+RESOLVE_S = 10.0  # a resolver without a server takes minutes
 IPV6_INTERFACES = Path("/proc/net/if_inet6")
 _SIOCGIFCONF = 0x8912
 _IFREQ_BYTES = 40
@@ -28,7 +28,7 @@ _GLOBAL_SCOPE = 0
 
 
 class InterfaceAddress(NamedTuple):
-    """One address of this host, as a number, and the interface that has it."""
+    """One numeric address of this host and its interface."""
 
     interface: str
     address: str
@@ -48,29 +48,29 @@ def interface_of(address: str) -> str | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether `address`, a number, leads nowhere but to the host that uses it."""
+    """Return whether the numeric `address` is a loopback address."""
     return ipaddress.ip_address(address).is_loopback
 
 
 def is_own(address: str) -> bool:
-    """Return whether `address`, a number, is one of this host's."""
+    """Return whether the numeric `address` belongs to this host."""
     return interface_of(address) is not None
 
 
 def resolve(name: str, timeout_s: float = RESOLVE_S) -> list[str]:
-    """Return the addresses of `name` as numbers, in the resolver's order.
+    """Return the numeric addresses of `name`, in the order of the resolver.
 
     Raises:
-        OSError: there are none, or the resolver does not answer in time.
+        OSError: there are none, or the resolver does not answer within `timeout_s`.
     """
     found: list[str] = []
     errors: list[OSError] = []
 
     def look_up() -> None:
         try:
-            answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            found.extend(dict.fromkeys(str(answer[4][0]) for answer in answers if "%" not in str(answer[4][0])))
-        except UnicodeError:  # what no name can be
+            results = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            found.extend(dict.fromkeys(str(result[4][0]) for result in results if "%" not in str(result[4][0])))
+        except UnicodeError:  # not a possible name
             errors.append(OSError(errno.EINVAL, "not a host name"))
         except OSError as error:
             errors.append(error)
@@ -86,16 +86,16 @@ def resolve(name: str, timeout_s: float = RESOLVE_S) -> list[str]:
 
 
 def addresses_for_others(host: str, chosen: str | None = None) -> list[str]:
-    """Return the addresses at which other hosts may reach this one, the likeliest first.
+    """Return the addresses at which other hosts can reach this one, the most likely first.
 
-    The loopback's come last: they serve where all nodes of a job are one machine.
+    Loopback addresses come last: they work where all nodes of a job are one machine.
 
     Args:
-        host: this host's name.
-        chosen: the value of MASTER_ADDR, if it is set. Unless it leads to the loopback, nothing else is returned.
+        host: name of this host.
+        chosen: value of MASTER_ADDR, if it is set. Only its addresses are returned, unless they are loopback ones.
 
     Raises:
-        ClusterError: `chosen` is no address of this host, or the host has none that others could use.
+        ClusterError: `chosen` is not an address of this host, or the host has none that others can use.
     """
     interfaces = [found.address for found in interface_addresses()]
     try:
@@ -105,11 +105,11 @@ def addresses_for_others(host: str, chosen: str | None = None) -> list[str]:
     own = [address for address in named if is_own(address)]
     elsewhere = [address for address in own if not is_loopback(address)]
     if chosen and not own:
-        wrong = f"is no address of {host}" if named else f"does not resolve on {host}"
+        wrong = f"is not an address of {host}" if named else f"does not resolve on {host}"
         raise ClusterError(
             f"MASTER_ADDR is {chosen!r}, which {wrong}, where rank 0 runs: {', '.join(named) or problem}",
-            hint="unset MASTER_ADDR, in cluster.env too, and rank 0 publishes its own addresses; or set it to one of "
-            f"them: {_listed() or 'there are none'}",
+            hint="unset MASTER_ADDR, in cluster.env too: rank 0 then publishes its own addresses; or set it to one of "
+            f"them: {_listed() or 'none'}",
         )
     if chosen and elsewhere:
         return elsewhere
@@ -117,16 +117,16 @@ def addresses_for_others(host: str, chosen: str | None = None) -> list[str]:
     addresses = list(dict.fromkeys([*elsewhere, *usable, *own]))
     if not addresses:
         raise ClusterError(
-            f"rank 0 runs on {host}, which has no address that other nodes could connect to: its name does not resolve "
+            f"rank 0 runs on {host}, which has no address that other nodes can connect to: its name does not resolve "
             f"({problem or 'to an address of its own'}), and no interface but the loopback has an address",
-            hint="is the network of that node up? set MASTER_ADDR under cluster.env to an address of that node, or "
+            hint="check the network of that node; set MASTER_ADDR under cluster.env to an address of that node, or "
             f"exclude it: --set cluster.exclude=[{host}]",
         )
     return addresses
 
 
 def _listed() -> str:
-    """This host's addresses with their interfaces, for people."""
+    """Return the addresses of this host with their interfaces, for messages."""
     usable = [found for found in interface_addresses() if not is_loopback(found.address)]
     return ", ".join(f"{found.address} ({found.interface})" for found in usable)
 

@@ -1,7 +1,7 @@
-"""What a job was submitted with, read from what Slurm still knows of it.
+"""Script, options and arguments of a submitted job, reconstructed from Slurm's records.
 
-sacct has kept sbatch's command line since 21.08, and `scontrol show job` shows it since 25.11. Where neither tells it,
-the job's own settings say what its options were.
+sacct keeps sbatch's command line since 21.08, and `scontrol show job` prints it since 25.11. Where neither has it, the
+options are derived from the settings of the job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SETTINGS = {
     "Reservation": "reservation",
     "TimeLimit": "time",
 }
-# Further ones, for where nobody kept sbatch's command line.
+# Further ones, used where sbatch's command line is not recorded.
 _SIZES = {
     "CPUs/Task": "cpus-per-task",
     "MinMemoryCPU": "mem-per-cpu",
@@ -37,14 +37,14 @@ _OPTION = re.compile(r"--[a-z][a-z0-9-]*(=|$)|-[A-Za-z]")
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a job was submitted with.
+    """Script, options and arguments of a submitted job.
 
     Attributes:
-        script: the text of its batch script.
-        arguments: of the script; words with spaces are not told apart.
-        directory: in which it starts.
-        options: of sbatch's command line, as far as Slurm still knows it.
-        settings: long options and their values that the job really has, wherever they came from.
+        script: text of the batch script.
+        arguments: of the script; arguments that contain spaces cannot be separated.
+        directory: working directory.
+        options: of sbatch's command line, as far as Slurm has recorded it.
+        settings: long options and the values that the job has, whatever set them.
     """
 
     script: str
@@ -55,15 +55,15 @@ class BatchJob:
 
 
 def parse_batch_job(script: str, shown: str, submit_line: str) -> BatchJob:
-    """Read what a job was submitted with.
+    """Return script, options and arguments of a job.
 
     Args:
-        script: its batch script.
-        shown: of `scontrol show job`, with a line for each path.
-        submit_line: of sacct; "" where accounting does not answer. scontrol shows it too since 25.11.
+        script: the batch script.
+        shown: output of `scontrol show job`, which has a line for each path.
+        submit_line: command line recorded by sacct; "" where accounting does not answer.
     """
     lines = dict(line.strip().partition("=")[::2] for line in shown.splitlines())
-    command = lines.get("Command", "")  # up to 22.05 with the script's arguments
+    command = lines.get("Command", "")  # includes the arguments of the script up to 22.05
     options, arguments = split_submit_line(lines.get("SubmitLine") or submit_line.strip(), command)
     fields = fields_of(shown)
     settings = _settings(fields, _SETTINGS)
@@ -79,47 +79,48 @@ def parse_batch_job(script: str, shown: str, submit_line: str) -> BatchJob:
 
 
 def split_submit_line(line: str, command: str) -> tuple[list[str] | None, list[str]]:
-    """Divide sbatch's command line, which Slurm keeps joined by spaces, into options and the script's arguments.
+    """Split sbatch's command line, which Slurm records joined by spaces, into options and arguments of the script.
 
-    What belongs together is found again by the dashes: a word without one continues the option before it.
+    A part that does not begin with a dash continues the option before it.
 
     Args:
-        command: the script's path, or the path and its arguments.
+        line: the command line.
+        command: path of the script, or the path and its arguments.
 
     Returns:
         The options, None where `line` does not have the command, and the arguments.
     """
-    words = line.split(" ")[1:]
-    at = next((at for at in range(len(words)) if _begins_command(words[at:], command)), None)
-    if at is None:
+    parts = line.split(" ")[1:]
+    script = next((index for index in range(len(parts)) if _begins_command(parts[index:], command)), None)
+    if script is None:
         return None, command.split(" ")[1:]
     options: list[str] = []
-    for word in words[:at]:
-        continues = bool(options) and not _OPTION.match(word)
+    for part in parts[:script]:
+        continues = bool(options) and not _OPTION.match(part)
         if continues and ("=" in options[-1] or not _OPTION.match(options[-1])):
-            options[-1] += f" {word}"
+            options[-1] += f" {part}"
         else:
-            options.append(word)
-    return options, words[at + 1 :]
+            options.append(part)
+    return options, parts[script + 1 :]
 
 
-def _begins_command(words: Sequence[str], command: str) -> bool:
-    """Whether `words` begin with the script of `command`, which has an absolute path."""
-    rest = " ".join(words)
+def _begins_command(parts: Sequence[str], command: str) -> bool:
+    """Return whether `parts` begin with the script of `command`, which has an absolute path."""
+    rest = " ".join(parts)
     is_whole = command == rest or command.endswith(f"/{rest}")
-    return is_whole or rest.startswith(f"{command} ") or (words[0][:1] != "-" and command.endswith(f"/{words[0]}"))
+    return is_whole or rest.startswith(f"{command} ") or (parts[0][:1] != "-" and command.endswith(f"/{parts[0]}"))
 
 
 def _settings(fields: Mapping[str, str], options: Mapping[str, str]) -> dict[str, str]:
-    """Those of `options` of sbatch, given by the name of their field, that `fields` show as set."""
+    """Return those sbatch `options`, given by the name of their field, that are set in `fields`."""
     shown = {option: fields.get(name, "") for name, option in options.items()}
     return {option: value for option, value in shown.items() if value not in ("", "0", "(null)", "N/A", "None")}
 
 
 def _sizes(fields: Mapping[str, str], script: str) -> dict[str, str]:
-    """Options for as many nodes, tasks, CPUs, bytes and GPUs as the job of `fields` has."""
+    """Return options for the nodes, tasks, CPUs, memory and GPUs of the job in `fields`."""
     found = _settings(fields, _SIZES)
-    if "CpusPerTres" in fields:  # set by --cpus-per-gpu, which the script has
+    if "CpusPerTres" in fields:  # set by --cpus-per-gpu in the script
         found.pop("cpus-per-task", None)
     tasks = fields.get("NtasksPerN:B:S:C", "").partition(":")[0]
     if tasks.isdecimal() and int(tasks):
@@ -128,7 +129,7 @@ def _sizes(fields: Mapping[str, str], script: str) -> dict[str, str]:
     if gres:
         each = [re.sub(r"^gres[:/]", "", one).replace("=", ":") for one in gres["gres"].split(",")]
         only_gpus = len(each) == 1 and each[0].startswith("gpu:")
-        if only_gpus and not _SCRIPT_GRES.search(script):  # the two options together would be added up
+        if only_gpus and not _SCRIPT_GRES.search(script):  # Slurm adds up the two options
             gres = {"gpus-per-node": each[0].removeprefix("gpu:")}
         else:
             gres = {"gres": ",".join(each)}
@@ -136,13 +137,13 @@ def _sizes(fields: Mapping[str, str], script: str) -> dict[str, str]:
 
 
 def _outputs(fields: Mapping[str, str], lines: Mapping[str, str]) -> dict[str, str]:
-    """Options for the files that the job writes."""
+    """Return options for the output files of the job."""
     output, error = (_as_pattern(Path(lines.get(name, "")), fields) for name in ("StdOut", "StdErr"))
     return ({"output": output} if output else {}) | ({"error": error} if error not in ("", output) else {})
 
 
 def _as_pattern(path: Path, fields: Mapping[str, str]) -> str:
-    """Return the pattern of sbatch that may have led to `path`: its name with the job's ids as %j and %A."""
+    """Return the file name pattern of sbatch that yields `path`: its name with the job ids replaced by %j and %A."""
     name = path.name.replace("%", "%%")
     for id_field, letter in (("JobId", "j"), ("ArrayJobId", "A")):
         if number := fields.get(id_field):

@@ -1,7 +1,7 @@
-"""Queue a batch script so that its job is found again where sbatch's answer was lost.
+"""Queue a batch script so that its job can be found even if sbatch's reply was lost.
 
-A slow controller may queue a job after sbatch has given up. So a record is written before sbatch runs, with a token
-that stands in the job's comment; whoever asks about the run's jobs later looks for it (`adopt_lost_jobs`).
+A slow controller may queue a job after sbatch has timed out. Therefore a record is written before sbatch runs, with a
+token that becomes part of the job's comment; later commands on the run search for it (`adopt_lost_jobs`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 TOKEN_PREFIX = "hpc-yolo:"
-KEEP_S = 3600.0  # how long a job that nobody has seen may still come out of a controller's backlog
+KEEP_S = 3600.0  # for which a job may still emerge from the controller's backlog
 _COMMENT = re.compile(r"^#SBATCH\s+--comment[= ](?P<value>.*)$", re.MULTILINE)
 
 
@@ -37,29 +37,33 @@ def queue_script(
     arguments: Sequence[str] = (),
     sbatch: Run = run_command,
 ) -> Submission:
-    """Queue `script` as a job of `run` and record it.
+    """Queue `script` as a job of `run` and return the record of it.
 
     Args:
-        planned: the record; its `job_id` is what follows the number that sbatch gives: "", or "_3" in an array.
-        options, arguments: of sbatch, and of the script.
+        run: the run that the job trains.
+        script: the batch script.
+        planned: the record; its `job_id` is appended to the number that sbatch prints: "", or "_3" in an array.
+        options: of sbatch.
+        arguments: of the script.
+        sbatch: runs sbatch.
 
     Raises:
         ClusterError: Slurm refuses.
-        SchedulerUnavailable: no answer; the job may be queued all the same, and the next submission looks for it.
-        KeyboardInterrupt: a person has stopped it; a job that was queued by then is cancelled.
+        SchedulerUnavailable: no answer; the job may be queued anyway, and the next submission searches for it.
+        KeyboardInterrupt: the user has interrupted it; a job that was queued by then is cancelled.
     """
     token = TOKEN_PREFIX + secrets.token_hex(6)
     record = _record(run, token)
     write_struct(record, planned)
-    words = _with_token(options, script, token)
+    sbatch_options = _with_token(options, script, token)
     try:
-        job_id = scheduler.submit_script(script, words, arguments, run=sbatch)
+        job_id = scheduler.submit_script(script, sbatch_options, arguments, run=sbatch)
     except SchedulerUnavailable as error:
         if (found := adopt_lost_jobs(run)) is not None:
             return found
         raise SchedulerUnavailable(
-            f"{error.message}; the job may be queued all the same",
-            hint=f"submit again when Slurm answers: a job that was queued is found by its comment, {token}",
+            f"{error.message}; the job may be queued anyway",
+            hint=f"submit again when Slurm answers: a queued job is found by its comment, {token}",
         ) from None
     except ClusterError:
         record.unlink()
@@ -70,9 +74,10 @@ def queue_script(
 
 
 def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
-    """Look for jobs of `run` whose ids sbatch could not report, and record those that are there; the newest.
+    """Search for jobs of `run` whose ids sbatch could not report, and record those that exist.
 
-    Returns None where there is none, or where Slurm does not say.
+    Returns:
+        The newest of them; None where there is none, or where Slurm does not answer.
     """
     adopted = None
     job_ids: dict[str | None, dict[str, str]] = {}  # by cluster
@@ -90,7 +95,7 @@ def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
 
 
 def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -> Submission:
-    """Record that `planned` became job `job_id`."""
+    """Record `planned` as job `job_id`."""
     submission = msgspec.structs.replace(planned, job_id=job_id + planned.job_id)
     add_submission(run, submission)
     record.unlink(missing_ok=True)
@@ -98,16 +103,16 @@ def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -
 
 
 def _take_back(run: RunDirectory, token: str, cluster: str | None) -> str:
-    """Cancel the job with `token` on `cluster`, if there is one; a sentence about it."""
+    """Cancel the job with `token` on `cluster`, if there is one, and return a message about it."""
     there = slurm_command.on_cluster(cluster)
     with contextlib.suppress(ClusterError):
         job_id = scheduler.jobs_by_comment(TOKEN_PREFIX, scheduler.PROMPT_TIMEOUT_S, run=there).get(token)
-        if job_id is None:  # the record stays: it may come yet
+        if job_id is None:  # the record is kept, since the job may be queued later
             return "nothing is queued so far"
         scheduler.cancel([job_id], run=there)
         _record(run, token).unlink(missing_ok=True)
-        return f"job {job_id}, which was queued already, is cancelled"
-    return f"the job may be queued; hpc-yolo cancel {run.path} looks for it"
+        return f"cancelled job {job_id}, which was already queued"
+    return f"the job may be queued; hpc-yolo cancel {run.path} searches for it"
 
 
 def _record(run: RunDirectory, token: str) -> Path:
@@ -115,11 +120,11 @@ def _record(run: RunDirectory, token: str) -> Path:
 
 
 def _with_token(options: Sequence[str], script: Path, token: str) -> list[str]:
-    """`options`, with `token` at the end of the comment that they or the script ask for."""
-    typed = [option.removeprefix("--comment=") for option in options if option.startswith("--comment=")]
-    if not typed and (line := _COMMENT.search(script.read_text(errors="replace"))):
-        with contextlib.suppress(ValueError):  # a quote that is not closed, which sbatch refuses itself
-            typed = [" ".join(shlex.split(line["value"]))]
-    words = [word for word in " ".join(typed).split(" ") if word and not word.startswith(TOKEN_PREFIX)]
+    """Return `options` with `token` appended to the comment that they or the script set."""
+    comments = [option.removeprefix("--comment=") for option in options if option.startswith("--comment=")]
+    if not comments and (line := _COMMENT.search(script.read_text(errors="replace"))):
+        with contextlib.suppress(ValueError):  # an unclosed quote; sbatch refuses it
+            comments = [" ".join(shlex.split(line["value"]))]
+    kept = [word for word in " ".join(comments).split(" ") if word and not word.startswith(TOKEN_PREFIX)]
     others = [option for option in options if not option.startswith("--comment=")]
-    return [*others, f"--comment={' '.join([*words, token])}"]
+    return [*others, f"--comment={' '.join([*kept, token])}"]

@@ -1,6 +1,6 @@
-"""A spec as an sbatch script. The one place where flags are chosen: submit, dry-run, render and the templates follow.
+"""The sbatch script of a spec. All options are chosen here: submit, dry run, render and the templates use them.
 
-Why each flag is there: docs/slurm.md.
+docs/slurm.md explains each option.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec
 
 DEFAULT_SIGNAL_BEFORE_S = 120
-SLOW_SAVE_FACTOR = 3  # a shared file system has slower moments than those that were measured
-REQUEUE_MARGIN_S = 30  # a busy controller takes as long to answer `scontrol requeue`
+SLOW_SAVE_FACTOR = 3  # a shared file system may be slower than in the measured saves
+REQUEUE_MARGIN_S = 30  # time that a busy controller takes for `scontrol requeue`
 SRUN_WAIT_S = 60
-USER_SIGNAL = "USR2"  # NCCL once swallowed USR1
+USER_SIGNAL = "USR2"  # NCCL has intercepted USR1
 DEFAULT_SETUP_RECORD = '"${TMPDIR:-/tmp}/hpc-yolo-$SLURM_JOB_ID.setup"'
 
 
@@ -32,21 +32,21 @@ def script(
     setup_record: str = DEFAULT_SETUP_RECORD,
     after_failed_setup: str | None = None,
 ) -> str:
-    """Return the whole script: flags, setup lines, environment, one srun with one task a GPU, and what follows it.
+    """Return the whole script: options, setup lines, environment, one srun with one task per GPU, and the last command.
 
     Args:
         name: of the job.
-        task: what every task runs, as shell text.
-        afterwards: the command that decides what becomes of the job, as shell text; it gets srun's exit code.
-        log: file of the job's and all tasks' output, each line with its rank; %j is the job id.
-        save_times: what was measured in the run so far; see `signal_before_s`.
-        setup_record: file that keeps the number of the setup line that runs, as shell text.
-        after_failed_setup: as `afterwards`, for a setup that ended before the tasks: in the environment of the job.
+        task: command of every task, as shell text.
+        afterwards: command that decides whether the job is requeued, as shell text; it gets the exit status of srun.
+        log: file for the output of the job and all tasks, each line with its rank; %j is the job id.
+        save_times: measured in the run so far; see `signal_before_s`.
+        setup_record: file that holds the number of the current setup line, as shell text.
+        after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
-    exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash has one that the file may not name
+    exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
-    body = [*exports, *([""] if exports else []), f"{shlex.join(srun_words(cluster))} {task}"]
+    body = [*exports, *([""] if exports else []), f"{shlex.join(srun_arguments(cluster))} {task}"]
     if cluster.setup_lines:
         last = after_failed_setup or afterwards
         body = _after_setup(cluster.setup_lines, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
@@ -56,11 +56,11 @@ def script(
 
 
 def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_failed_setup: str) -> list[str]:
-    """Return the lines that run `setup` strictly and then `body`, and reach the last one whatever `setup` does.
+    """Return the lines that run `setup`, then `body`, and always reach the last command.
 
-    A subshell runs both, so that neither exit, exec, set -e nor a trap of the setup ends the script. Its lines are
-    sourced, so that a mistake in their syntax is a failure like any other; the ERR trap ends the subshell at the first
-    line that fails, and leaves alone what fails inside of functions and of files that a line sources.
+    Both run in a subshell, so that neither exit, exec, set -e nor a trap of the setup ends the script. The setup lines
+    are sourced, so that a syntax error is a failure like any other. The ERR trap ends the subshell at the first line
+    that fails; it ignores failures inside of functions and of sourced files.
     """
     delimiter = "SETUP"
     while delimiter in setup:
@@ -95,7 +95,7 @@ def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_f
 def sbatch_options(
     name: str, cluster: ClusterSpec, log: str, save_times: SaveTimes | None = None
 ) -> dict[str, str | bool]:
-    """Long sbatch options and their values, in the order of the script; True is a flag without a value."""
+    """Return long sbatch options and their values, in the order of the script; True is a flag without a value."""
     options: dict[str, str | bool | None] = {
         "job-name": name,
         "nodes": str(cluster.nodes),
@@ -122,14 +122,14 @@ def sbatch_options(
 
 
 def requeue_options(mode: str) -> dict[str, str | bool | None]:
-    """Return the sbatch option of a way to go on after an interruption; auto is decided at submission."""
+    """Return the sbatch option for a value of cluster.requeue; auto is resolved at submission."""
     if mode == "expedite":
         return {"requeue": "expedite"}
     return {"requeue" if mode in ("auto", "requeue") else "no-requeue": True}
 
 
 def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
-    """GPUs of a node: every task sees all of them and takes the one of its local rank, so that NCCL finds its peers."""
+    """Return the option for the GPUs of a node. Every task sees all of them, so that NCCL finds its peers."""
     if cluster.gpus_per_node == 0:
         return {}
     gpus = str(cluster.gpus_per_node)
@@ -140,11 +140,10 @@ def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
 
 
 def signal_before_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
-    """Seconds before the time limit at which Slurm warns the tasks; at most half of the limit.
+    """Return how many seconds before the time limit Slurm signals the tasks; at most half of the limit.
 
-    Without a figure in the spec it is the slowest step, three times the longest save, and time to be requeued. Slurm
-    may warn up to a minute earlier, which costs that minute and nothing else; a warning that comes late is followed by
-    SIGTERM at the limit.
+    Unless the spec sets it, the sum of the slowest step, three times the longest save, and the time for a requeue.
+    Slurm may send the signal up to a minute earlier. If the time is too short, SIGTERM follows at the limit.
     """
     if isinstance(cluster.signal_before_s, int):
         return cluster.signal_before_s
@@ -155,8 +154,8 @@ def signal_before_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
     return before_s if limit_s is None else min(before_s, limit_s // 2)
 
 
-def srun_words(cluster: ClusterSpec) -> list[str]:
-    """Return srun and its arguments: a dead rank ends the job, and tasks get the CPUs and variables of the script."""
+def srun_arguments(cluster: ClusterSpec) -> list[str]:
+    """Return srun and its arguments: a failed rank ends the job, and tasks get the CPUs and variables of the script."""
     return [
         "srun",
         "--unbuffered",
@@ -170,10 +169,10 @@ def srun_words(cluster: ClusterSpec) -> list[str]:
 
 def flag_lines(options: Mapping[str, str | bool | None]) -> list[str]:
     """Return `options` as #SBATCH lines."""
-    words = (word.partition("=") for word in option_words(options))
-    return [f"#SBATCH {name}{equals}{shlex.quote(value) if equals else ''}" for name, equals, value in words]
+    parts = (argument.partition("=") for argument in option_arguments(options))
+    return [f"#SBATCH {name}{equals}{shlex.quote(value) if equals else ''}" for name, equals, value in parts]
 
 
-def option_words(options: Mapping[str, str | bool | None]) -> list[str]:
-    """Return `options` as words of a command line."""
+def option_arguments(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return `options` as arguments of a command line."""
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]

@@ -1,4 +1,4 @@
-"""The SBATCH_ variables of a person's shell, which sbatch puts above the lines of a script."""
+"""The SBATCH_ variables of the user's shell, which take precedence over the #SBATCH lines of a script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 PREFIX = "SBATCH_"
 
-# By option of a script: the variables that would replace or contradict it.
+# By option of a script: the variables that would override or contradict it.
 _MEMORY = ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")
 _OF_OPTION: Mapping[str, tuple[str, ...]] = {
     "account": ("ACCOUNT",),
@@ -49,8 +49,7 @@ _OF_OPTION: Mapping[str, tuple[str, ...]] = {
     "wait-all-nodes": ("WAIT_ALL_NODES",),
     "wckey": ("WCKEY",),
 }
-# A spec always says these: how many tasks and GPUs, where output goes, what becomes of an interrupted job. The rest
-# changes what sbatch itself does.
+# Always set by a spec: number of tasks and GPUs, output file, requeueing. The others change how sbatch itself works.
 _NEVER = frozenset(
     {"ARRAY_INX", "CLUSTERS", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT"}
     | {"GPUS", "GPUS_PER_NODE", "GPUS_PER_SOCKET", "GPUS_PER_TASK", "GRES"}
@@ -61,7 +60,7 @@ def split_variables(environ: Mapping[str, str], options: Collection[str]) -> tup
     """Divide the SBATCH_ variables in `environ` for a script that has `options` (long names).
 
     Returns:
-        Those that still apply, and those that must not reach sbatch because the script says otherwise.
+        Those that apply, and those that must not reach sbatch because the script has another value.
     """
     overridden = _NEVER.union(*(_OF_OPTION.get(option, ()) for option in options))
     found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}

@@ -1,6 +1,6 @@
-"""What a site's settings say about a job's end: Slurm's configuration, partitions and qualities of service.
+"""Settings of a site that determine how jobs end: Slurm's configuration, partitions and qualities of service.
 
-`site_settings`, `partitions` and `qos_limits` ask Slurm, with a time limit each; the `parse_*` functions are pure.
+`site_settings`, `partitions` and `qos_limits` query Slurm, with a time limit each; the `parse_*` functions are pure.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from hpc_yolo.core.errors import ClusterError
 
 Default = TypeVar("Default", int, None)
 
-ANSWER_TIMEOUT_S = 2.0
+QUERY_TIMEOUT_S = 2.0
 DEFAULT_CRED_EXPIRE_S = 120
 DEFAULT_MAX_REQUEUES = 5
-CHAIN_WAIT_S = 10  # within which a successor has been seen to start, once nodes are free
-NO_EXPEDITE = "needs Slurm 25.11 or newer with enable_expedited_requeue in SlurmctldParameters, which is not so here"
-LEAST_KILL_WAIT_S = 5  # Slurm waits at least this long between SIGTERM and SIGKILL, whatever KillWait says
+CHAIN_WAIT_S = 10  # measured time until a successor starts on free nodes
+NO_EXPEDITE = "needs Slurm 25.11 or newer with enable_expedited_requeue in SlurmctldParameters: not supported here"
+LEAST_KILL_WAIT_S = 5  # Slurm waits at least this long between SIGTERM and SIGKILL, even if KillWait is less
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """What `scontrol show config` says.
+    """Settings in `scontrol show config`.
 
     Attributes:
         kill_wait_s: from SIGTERM to SIGKILL.
-        requeue_wait_s: how long a requeued job waits at most before it may start again.
-        requeue_wait_name: the setting that says so.
-        expedites: whether jobs may ask to be requeued without that wait (since 25.11).
+        requeue_wait_s: longest wait of a requeued job before it may start again.
+        requeue_wait_name: setting that determines this wait.
+        expedites: whether jobs may be requeued without that wait (since 25.11).
         preempt_type: none, partition_prio or qos.
         preempt_mode: in capitals, such as REQUEUE, CANCEL, OFF or GANG,SUSPEND.
-        sends_user_signal: a preempted job gets the signal of --signal in place of SIGTERM.
-        slurmd_timeout_s: after which a node that does not answer is down; 0: never.
-        min_job_age_s: how long squeue knows a job that is over.
-        submit_plugins: programs of the site that may change a job when it is submitted; may be empty.
+        sends_user_signal: a preempted job gets the signal of --signal instead of SIGTERM.
+        slurmd_timeout_s: time after which a node without response is set down; 0: never.
+        min_job_age_s: time for which squeue lists a job that has ended.
+        submit_plugins: plugins of the site that may change a job at submission; may be empty.
         max_requeues: failed launches after which Slurm holds a job.
-        enforces_limits: sbatch refuses what is over a limit of its partitions; else such a job waits.
+        enforces_limits: sbatch refuses a job over a limit of its partitions; otherwise such a job waits.
     """
 
     version: str
@@ -63,7 +63,7 @@ class SiteSettings:
 
 @dataclass(frozen=True)
 class RequeueChoice:
-    """How an interrupted run goes on, after how many seconds its job may start again (None: not known), and why."""
+    """How an interrupted run continues, after how many seconds its job may start again (None: unknown), and why."""
 
     mode: str
     wait_s: int | None
@@ -72,8 +72,12 @@ class RequeueChoice:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition. `num_nodes`, `max_time_s`, `default_time_s` None: unlimited or not known. `preempt_mode` as in
-    `SiteSettings`."""
+    """A partition of Slurm.
+
+    Attributes:
+        num_nodes, max_time_s, default_time_s: None where unlimited or unknown.
+        preempt_mode: as in `SiteSettings`.
+    """
 
     name: str
     state: str
@@ -87,47 +91,47 @@ class Partition:
 
 @dataclass(frozen=True)
 class QosLimits:
-    """Preemption by quality of service. `preempt_mode` CLUSTER: that of the site."""
+    """Preemption settings of a quality of service. `preempt_mode` CLUSTER stands for that of the site."""
 
     grace_s: int
     preempt_mode: str
 
 
 def site_settings(*, run: Run = run_command) -> SiteSettings:
-    """The site's settings.
+    """Return the settings of the site.
 
     Raises:
-        SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
-        ClusterError: an answer that is no configuration.
+        SchedulerUnavailable: no answer within `QUERY_TIMEOUT_S`.
+        ClusterError: the output is not a configuration.
     """
-    return parse_site_settings(scheduler.show("config", ANSWER_TIMEOUT_S, run=run))
+    return parse_site_settings(scheduler.show("config", QUERY_TIMEOUT_S, run=run))
 
 
 def partitions(*, run: Run = run_command) -> dict[str, Partition]:
-    """All partitions by name, hidden ones too.
+    """Return all partitions by name, hidden ones included.
 
     Raises:
-        SchedulerUnavailable: no answer within `ANSWER_TIMEOUT_S`.
+        SchedulerUnavailable: no answer within `QUERY_TIMEOUT_S`.
     """
-    return parse_partitions(scheduler.show("partition", ANSWER_TIMEOUT_S, run=run))
+    return parse_partitions(scheduler.show("partition", QUERY_TIMEOUT_S, run=run))
 
 
 def qos_limits(*, run: Run = run_command) -> dict[str, QosLimits]:
-    """All qualities of service by name.
+    """Return all qualities of service by name.
 
     Raises:
-        ClusterError: no accounting, or no answer within `ANSWER_TIMEOUT_S`.
+        ClusterError: no accounting, or no answer within `QUERY_TIMEOUT_S`.
     """
-    return parse_qos_limits(scheduler.show_qos(ANSWER_TIMEOUT_S, run=run))
+    return parse_qos_limits(scheduler.show_qos(QUERY_TIMEOUT_S, run=run))
 
 
 def choose_requeue(wanted: str, settings: SiteSettings | None) -> RequeueChoice:
-    """Return how an interrupted run goes on here, given `cluster.requeue` and the site's settings, None: not known."""
+    """Return how an interrupted run continues here, by `cluster.requeue` and the site's settings (None: unknown)."""
     if settings is None:
-        return RequeueChoice("requeue" if wanted == "auto" else wanted, None, "the settings of Slurm are not known")
+        return RequeueChoice("requeue" if wanted == "auto" else wanted, None, "the settings of Slurm are unknown")
     waits = f"a requeued job waits up to {settings.requeue_wait_s} s ({settings.requeue_wait_name})"
     if wanted == "off":
-        return RequeueChoice("off", None, "as the spec says")
+        return RequeueChoice("off", None, "set by the spec")
     if wanted == "expedite" or (wanted == "auto" and settings.expedites):
         return RequeueChoice("expedite", 0, "a requeued job starts again without waiting (enable_expedited_requeue)")
     if wanted == "chain":
@@ -138,7 +142,7 @@ def choose_requeue(wanted: str, settings: SiteSettings | None) -> RequeueChoice:
 
 
 def chosen_partition(wanted: str | None, found: Mapping[str, Partition]) -> Partition | None:
-    """The partition `wanted`, or the default one where nothing is said; None where the site has no default.
+    """Return the partition `wanted`, or the default one where it is None; None where the site has no default.
 
     Raises:
         ClusterError: there is no such partition.
@@ -154,7 +158,7 @@ def chosen_partition(wanted: str | None, found: Mapping[str, Partition]) -> Part
 
 
 def chosen_partitions(wanted: Sequence[str], found: Mapping[str, Partition]) -> list[Partition]:
-    """Return the partitions `wanted`, or the default one where nothing is said; [] where the site has no default.
+    """Return the partitions `wanted`, or the default one where it is empty; [] where the site has no default.
 
     Raises:
         ClusterError: there is no such partition.
@@ -165,16 +169,16 @@ def chosen_partitions(wanted: Sequence[str], found: Mapping[str, Partition]) -> 
 
 
 def parse_site_settings(text: str) -> SiteSettings:
-    """Read `scontrol show config`: a `Name = value` a line, times as `30 sec`, what is not set as `(null)`.
+    """Parse `scontrol show config`: a `Name = value` per line, times as `30 sec`, unset values as `(null)`.
 
     Raises:
-        ClusterError: it has no KillWait, so it is no configuration.
+        ClusterError: it has no KillWait, so it is not a configuration.
     """
     pairs = (line.partition("=") for line in text.splitlines())
     config = {name.strip(): value.strip() for name, equals, value in pairs if equals}
     if "KillWait" not in config:
         raise ClusterError(f"scontrol shows no configuration: {text.strip()[:200] or 'nothing'}")
-    # Where a site wants the user's signal at preemption moved between versions of Slurm.
+    # The parameter that requests the user's signal at preemption differs between versions of Slurm.
     parameters = f"{config.get('PreemptParameters', '')},{config.get('SlurmctldParameters', '')}"
     requeue_delay_s = _whole_after("requeue_delay=", config.get("SchedulerParameters", ""), None)  # since 25.11
     cred_expire_s = _whole_after("cred_expire=", config.get("AuthInfo", ""), DEFAULT_CRED_EXPIRE_S)
@@ -199,19 +203,19 @@ def parse_site_settings(text: str) -> SiteSettings:
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
-    """Read `scontrol --oneliner show partition`: one partition a line, `Name=value` with spaces between."""
+    """Parse `scontrol --oneliner show partition`: one partition per line, `Name=value` separated by spaces."""
     lines = (fields_of(line) for line in text.splitlines())
     return {fields["PartitionName"]: _partition(fields) for fields in lines if "PartitionName" in fields}
 
 
 def parse_qos_limits(text: str) -> dict[str, QosLimits]:
-    """Read sacctmgr's lines: name | grace time | preempt mode."""
+    """Parse sacctmgr's lines: name | grace time | preempt mode."""
     rows = [[*line.split("|"), "", ""][:3] for line in text.splitlines() if "|" in line]
     return {name: QosLimits(parse_slurm_time_s(grace) or 0, mode.upper() or "CLUSTER") for name, grace, mode in rows}
 
 
 def _partition(fields: Mapping[str, str]) -> Partition:
-    """A partition's settings; what is missing or unreadable becomes what restricts a job least."""
+    """Return a partition; a missing or unreadable value becomes the least restrictive one."""
     return Partition(
         name=fields["PartitionName"],
         state=fields.get("State", "UP"),
@@ -225,7 +229,7 @@ def _partition(fields: Mapping[str, str]) -> Partition:
 
 
 def _whole(text: str, otherwise: Default) -> int | Default:
-    """The number that `text` begins with, such as 30 of "30 sec"."""
+    """Return the number at the beginning of `text`, such as 30 of "30 sec"."""
     match = re.match(r"\d+", text)
     return int(match[0]) if match else otherwise
 
@@ -236,5 +240,5 @@ def _whole_after(word: str, text: str, otherwise: Default) -> int | Default:
 
 
 def _max_requeues(config: Mapping[str, str]) -> int:
-    told = _whole(config.get("MaxBatchRequeue", ""), DEFAULT_MAX_REQUEUES)
-    return _whole_after("max_batch_requeue=", config.get("SchedulerParameters", ""), told)
+    configured = _whole(config.get("MaxBatchRequeue", ""), DEFAULT_MAX_REQUEUES)
+    return _whole_after("max_batch_requeue=", config.get("SchedulerParameters", ""), configured)

@@ -1,7 +1,7 @@
-"""Read what srun and slurmstepd write into a job's log when tasks end: which came first, and whether memory ran out.
+"""Parsers of what srun and slurmstepd write to the log of a job when tasks end: which ended first, and out of memory.
 
-srun's own exit status does not say it: it is the highest of all tasks, and tasks that srun ends because another one
-failed are among them. The lines are the same from Slurm 22.05 to 26.05.
+The exit status of srun is not sufficient: it is the highest of all tasks, including those that srun ends because
+another one failed. The lines are the same from Slurm 22.05 to 26.05.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SIGNAL_NAMES = {
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """How some tasks of one node ended other than well.
+    """Failure of some tasks of one node.
 
     Attributes:
         ranks: the tasks.
-        how: srun's text, such as "Segmentation fault".
+        how: text of srun, such as "Segmentation fault".
         status: exit status of the tasks; None where `how` is unknown.
     """
 
@@ -42,13 +42,13 @@ class TaskEnd:
 
     @property
     def text(self) -> str:
-        """For a sentence."""
+        """Text for messages."""
         tasks = f"task {self.ranks[0]}" if len(self.ranks) == 1 else f"{len(self.ranks)} tasks"
         return f"{tasks} on {self.host}: {self.how}"
 
 
 def parse_task_ends(log: str) -> list[TaskEnd]:
-    """Return the ends of tasks that srun reports in `log`, in the order in which it heard of them."""
+    """Return the ends of tasks that srun reports in `log`, in its order."""
     ends = []
     for match in _TASK_END.finditer(log):
         how = match["how"].strip()
@@ -60,20 +60,20 @@ def first_end(ends: Sequence[TaskEnd], echoes: Collection[int]) -> TaskEnd | Non
     """Return the end that caused the others; None where there is none.
 
     Args:
-        echoes: ranks that say themselves that they ended because of another; srun may hear of them before it hears of
-            the one that was killed.
+        ends: in the order of srun's reports.
+        echoes: ranks that ended because of another one; srun may report them before the one that was killed.
     """
     causes = [end for end in ends if not set(end.ranks) <= set(echoes)]
     return next(iter(causes or ends), None)
 
 
 def is_out_of_memory(log: str) -> bool:
-    """Whether Slurm says in `log` that the memory of the job ran out and a process was killed for it."""
+    """Return whether Slurm reports in `log` that a process was killed because the job ran out of memory."""
     return _OUT_OF_MEMORY.search(log) is not None
 
 
 def _ranks(text: str) -> tuple[int, ...]:
-    """`0,2-3` as 0, 2, 3."""
+    """Return the ranks of a list such as `0,2-3`."""
     found: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

@@ -85,7 +85,7 @@ class Plan:
         """Options of sbatch's command line, for what the spec leaves to the site."""
         if self.requeue is None or self.spec.cluster.requeue != "auto":
             return []
-        return sbatch.option_words(sbatch.requeue_options(self.requeue.mode))
+        return sbatch.option_arguments(sbatch.requeue_options(self.requeue.mode))
 
     def decisions(self) -> list[tuple[str, str]]:
         """(what, decision) for people to read."""

@@ -97,7 +97,12 @@ REFUSED = {
         "gpu1",
         "MASTER_ADDR is 'gpu1', which does not resolve on gpu01",
     ),
-    "a choice of another host": ([LO, ETH], ["10.9.9.9"], "gpu02", "no address of gpu01, where rank 0 runs: 10.9.9.9"),
+    "a choice of another host": (
+        [LO, ETH],
+        ["10.9.9.9"],
+        "gpu02",
+        "not an address of gpu01, where rank 0 runs: 10.9.9.9",
+    ),
     "nothing but the loopback": ([LO], None, None, "rank 0 runs on gpu01, which has no address that other nodes"),
     "nothing, and a name of another host": ([LO], ["10.9.9.9"], None, "no interface but the loopback has an address"),
 }

@@ -108,7 +108,7 @@ def test_a_job_whose_answer_was_lost_is_found_by_its_token(run, script, controll
 
 def test_a_job_that_appears_later_is_taken_over_by_the_next_command(run, script, controller):
     controller.is_up.unlink()
-    with pytest.raises(SchedulerUnavailable, match="may be queued all the same") as caught:
+    with pytest.raises(SchedulerUnavailable, match="may be queued anyway") as caught:
         queue_script(run, script, PLANNED, sbatch=controller.lose_answer)
     assert "submit again" in str(caught.value.hint)
     assert all_submissions(run) == []
@@ -148,7 +148,7 @@ def test_a_refusal_leaves_nothing_behind(run, script, controller):
 
 
 @pytest.mark.parametrize(
-    ("is_up", "expected"), [(True, "job 7, which was queued already, is cancelled"), (False, "the job may be queued")]
+    ("is_up", "expected"), [(True, "cancelled job 7, which was already queued"), (False, "the job may be queued")]
 )
 def test_ctrl_c_while_sbatch_waits_takes_the_job_back(run, script, controller, is_up, expected):
     if not is_up:

@@ -89,7 +89,7 @@ def test_values_are_quoted_so_that_a_spec_cannot_run_shell(tmp_path):
     cluster = ClusterSpec(sbatch={"comment": "it's; touch owned"}, env={"A": "$(touch owned) 'b'"})
     text = sbatch.script("run", cluster, shlex.join(["printf", "%s", "$HOME; touch owned"]), "true", log="a b.log")
     assert "#SBATCH --comment='it'\"'\"'s; touch owned'" in text
-    body = text.replace(shlex.join(sbatch.srun_words(cluster)), "printf '%s|' \"$A\"; ")
+    body = text.replace(shlex.join(sbatch.srun_arguments(cluster)), "printf '%s|' \"$A\"; ")
     done = subprocess.run(["bash", "-e"], input=body, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "$(touch owned) 'b'|$HOME; touch owned"
     assert not list(tmp_path.iterdir())
@@ -119,7 +119,7 @@ def run_setup(tmp_path):
         )
         tasks = "bash -c 'echo TASKS in $PWD with $X,$INSIDE,$FROM_ENV; exit 5'"
         script = tmp_path / "job.sbatch"
-        script.write_text(text.replace(shlex.join(sbatch.srun_words(ClusterSpec())), tasks))
+        script.write_text(text.replace(shlex.join(sbatch.srun_arguments(ClusterSpec())), tasks))
         done = subprocess.run(
             ["bash", str(script)],
             capture_output=True,
@@ -249,13 +249,13 @@ def test_a_mistake_in_the_syntax_of_a_setup_ends_the_job_through_the_last_line(r
 
 def test_without_a_setup_the_script_is_flags_variables_srun_and_the_last_line():
     text = sbatch.script("run", ClusterSpec(env={"A": "b"}), "task", "after", log="log")
-    srun = shlex.join(sbatch.srun_words(ClusterSpec()))
+    srun = shlex.join(sbatch.srun_arguments(ClusterSpec()))
     assert text.split("\n\n", 1)[1] == f"export A=b\n\n{srun} task\nexec after --exit-code $?\n"
 
 
 def test_tasks_get_what_the_script_has_and_a_dead_rank_ends_the_job():
     """srun of 22.05 inherits no --cpus-per-task, srun of all versions sbatch's --export, and a dead rank is no end."""
-    words = sbatch.srun_words(ClusterSpec(cpus_per_task=7))
+    words = sbatch.srun_arguments(ClusterSpec(cpus_per_task=7))
     assert {"--cpus-per-task=7", "--export=ALL", "--kill-on-bad-exit=1"} <= set(words)
 
 
@@ -291,7 +291,7 @@ def test_the_other_templates_have_its_flags_and_its_srun(template, cluster, log,
     assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options("hpc-yolo", cluster, log))) - {
         "#SBATCH --ntasks-per-node=2"
     } | (set() if template.startswith("train") else {"#SBATCH --ntasks-per-node=2"})
-    assert lines[-2].startswith(shlex.join(sbatch.srun_words(cluster)))
+    assert lines[-2].startswith(shlex.join(sbatch.srun_arguments(cluster)))
     assert lines[-1].startswith("exec python -u -m hpc_yolo after-job ")
     assert lines[-1].endswith(" --exit-code $?")
 

@@ -124,7 +124,7 @@ def test_reads_the_partitions_of_other_sites(before, after, field, expected):
         ("auto", {"SlurmctldParameters": "enable_expedited_requeue"}, ("expedite", 0, "enable_expedited_requeue")),
         ("requeue", {"AuthInfo": "(null)"}, ("requeue", 120, "up to 120 s")),
         ("chain", {"SlurmctldParameters": "enable_expedited_requeue"}, ("chain", 10, "a successor waits")),
-        ("off", {}, ("off", None, "as the spec says")),
+        ("off", {}, ("off", None, "set by the spec")),
     ],
 )
 def test_a_run_goes_on_by_what_comes_back_soonest(wanted, values, expected):

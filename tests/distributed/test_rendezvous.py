@@ -169,9 +169,9 @@ REFUSED: dict[str, tuple[list[HostPlan], dict[str, str], int | None, list[str]]]
         pair(DEBIAN, **ETHERNET),
         {"MASTER_ADDR": "gpu02"},
         0,
-        ["MASTER_ADDR is 'gpu02', which is no address of gpu01, where rank 0 runs: 10.1.0.2"],
+        ["MASTER_ADDR is 'gpu02', which is not an address of gpu01, where rank 0 runs: 10.1.0.2"],
     ),
-    "MASTER_ADDR is any address": (pair(**ETHERNET), {"MASTER_ADDR": "0.0.0.0"}, 0, ["is no address of gpu01"]),
+    "MASTER_ADDR is any address": (pair(**ETHERNET), {"MASTER_ADDR": "0.0.0.0"}, 0, ["is not an address of gpu01"]),
     "rank 0's host has no network": (
         pair(),
         {},

@@ -87,7 +87,7 @@ def test_a_silent_slurm_is_told_in_time_and_by_the_exit_code(spec_path, monkeypa
     scontrol.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(site, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(site, "QUERY_TIMEOUT_S", 0.2)
     code, report = report_of(spec_path)
     assert (code, report["answers"]) == (5, False)
     assert "scontrol gave no answer within 0.2 s" in report["slurm"]

@@ -93,7 +93,7 @@ def test_the_script_that_goes_is_the_one_that_dry_run_and_render_show(
     assert in_slurm.run("scontrol", "write", "batch_script", job_id, "-").strip() == sent.strip()
     again = hpc_yolo("submit", spec, check=False)
     assert again.returncode == 6
-    assert "queued already" in again.stderr
+    assert "already queued" in again.stderr
 
 
 def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
@@ -317,7 +317,7 @@ def test_a_run_on_a_named_cluster_is_looked_for_there_by_every_command(
     run = tmp_path / "runs" / "far"
     submission = json.loads((run / "submissions.jsonl").read_text())
     assert submission["cluster"] == name
-    assert "queued already" in hpc_yolo("submit", spec, check=False).stderr
+    assert "already queued" in hpc_yolo("submit", spec, check=False).stderr
 
     def state() -> str:
         monkeypatch.setenv("XDG_STATE_HOME", tempfile.mkdtemp(dir=tmp_path))  # where Slurm's last answer is kept

@@ -100,4 +100,4 @@ def test_an_answer_that_never_comes_says_that_the_job_may_be_queued(slurm, spec)
     with submit(spec) as process:
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 5
-    assert "the job may be queued all the same" in errors
+    assert "the job may be queued anyway" in errors

@@ -250,7 +250,7 @@ def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
     (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)[:1]
     assert (facts["name"], facts["state"], facts["job_id"]) == ("chain", "running", job_id), "not the one that waits"
     again = hpc_yolo("submit", tmp_path / "chain.yaml", check=False)
-    assert "queued already" in again.stderr
+    assert "already queued" in again.stderr
     preempt(in_slurm, job_id, [])
     states = ended_chain(run, in_slurm)
     first_state, *others = states.values()
