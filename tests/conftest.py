@@ -1,8 +1,8 @@
-"""What all tests share: a watch for leaks after every test, and one real Slurm cluster for the tests that ask for it.
+"""Fixtures of all tests: a check for leaks after every test, and one real Slurm cluster for the tests that request it.
 
-`slurm_cluster` is the cluster itself (`tests/helpers/slurm_cluster.py`), started when first asked for. `in_slurm` makes
-this process a client of it for one test and cancels what the test leaves queued. Both mark a test `slurm`; such a test
-is skipped only where no cluster can be had, and a skip anywhere else counts as a failure.
+`slurm_cluster` is the cluster itself (`tests/helpers/slurm_cluster.py`), started on the first request. `in_slurm` makes
+this process a client of it for one test and cancels the jobs that the test leaves queued. Both mark a test `slurm`;
+such a test is skipped only where no cluster can be started, and a skip anywhere else counts as a failure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What commands remember of a person's runs goes into a directory of this session, not into that person's home."""
+    """Keep the state directory of commands (list of runs) in a directory of this session, not in the home directory."""
     # The models of tests are so small that a second thread costs time, and a lot of it where other work runs beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
@@ -68,7 +68,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def own_state(no_leaks: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test knows nothing of the runs of others, and need not wait until Slurm may be asked again."""
+    """Give a test its own state directory: no runs of other tests, and no wait until Slurm may be queried again."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
@@ -82,7 +82,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[rig.SlurmCluster]:
-    """The private cluster, up. Its variables are in `environment`; this process does not have them."""
+    """The private cluster, started. Its variables are in `environment`, not in this process."""
     if reason := why_no_cluster():
         pytest.skip(reason)
     cluster = rig.SlurmCluster()
@@ -104,9 +104,9 @@ def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def slurm_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., rig.SlurmCluster]]:
-    """Start a cluster for one test, with settings of its own in slurm.conf; this process is its client then.
+    """Start a cluster for one test with its own settings in slurm.conf; this process becomes its client.
 
-    `{directory}` in a setting is the cluster's directory.
+    `{directory}` in a setting is the directory of the cluster.
     """
     if reason := why_no_cluster():
         pytest.skip(reason)
@@ -143,7 +143,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def still_there(kind: str, find: Callable[[], Set[object]]) -> list[str]:
-    """What `find` still finds after a moment of grace, for what is about to end anyway."""
+    """Return what `find` still returns after a grace period, for what is about to end anyway."""
     found = find()
     if found:
         gc.collect()
@@ -154,7 +154,7 @@ def still_there(kind: str, find: Callable[[], Set[object]]) -> list[str]:
 
 
 def child_processes() -> set[str]:
-    """Living children of this process, as "pid command"."""
+    """Return the living children of this process, as "pid command"."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -173,7 +173,7 @@ def lasting_threads() -> set[threading.Thread]:
 
 
 def listening_ports() -> set[int]:
-    """TCP ports on which this process itself listens."""
+    """Return the TCP ports on which this process listens."""
     mine = set()
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -187,7 +187,7 @@ def listening_ports() -> set[int]:
 
 
 def changed_variables(before: dict[str, str]) -> list[str]:
-    """Environment variables that differ from `before`; puts them back, so that one test is blamed, not all after it."""
+    """Return environment variables that differ from `before` and restore them, so that only one test fails."""
     after = dict(os.environ)
     names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     names = {name for name in names if not name.startswith(KEPT_VARIABLES)}

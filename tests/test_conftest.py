@@ -30,10 +30,10 @@ def test_the_guilty_test_fails_and_the_next_does_not(tmp_path: Path) -> None:
         lines += [f"def test_innocent_{number}():", "    pass"]
     lines += ["def test_end():", "    END.set()", "    KEPT[0].kill()"]
     (tmp_path / "test_leaky.py").write_text("\n".join(lines))
-    words = [sys.executable, "-m", "pytest", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "conftest", "-rEf"]
+    command = [sys.executable, "-m", "pytest", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "conftest", "-rEf"]
     environ = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "1000"}
     options = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    done = subprocess.run([*words, *options], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *options], env=environ, capture_output=True, text=True, check=False)
     summary = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     assert len(summary) == len(GUILTY), done.stdout
     assert all("test_guilty" in line for line in summary)

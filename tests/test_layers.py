@@ -1,4 +1,4 @@
-"""The rules of the layout, read from the source: who may import whom, and what must stay light."""
+"""The rules of the layout, read from the source: which package may import which, and which must stay light."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dotted(module: Path) -> str:
 
 
 def imports(module: Path, *, top_level_only: bool = False) -> set[str]:
-    """Dotted names of everything that `module` imports, inside functions and for type checkers too."""
+    """Return dotted names of everything that `module` imports, inside functions and for type checkers too."""
     tree = ast.parse(module.read_text())
     found = set()
     for node in tree.body if top_level_only else ast.walk(tree):
@@ -85,7 +85,7 @@ def test_no_modules_import_each_other():
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_environment_is_read_in_one_place(module):
-    """And written where a job is submitted without its surroundings and where CUDA is prepared; nowhere else."""
+    """It is written where a job is submitted without its surroundings and where CUDA is prepared; nowhere else."""
     allowed = {
         PACKAGE / "cluster" / "process.py",
         PACKAGE / "launch" / "submit.py",
@@ -95,7 +95,7 @@ def test_the_environment_is_read_in_one_place(module):
 
 
 def test_packages_of_the_login_node_import_nothing_heavy():
-    """sbatch users wait for `import torch` on a busy login node: seconds and thousands of file look-ups."""
+    """`import torch` takes seconds and thousands of file look-ups on a busy login node."""
     for module in set(MODULES) - IMPORTED_WHEN_NEEDED:
         if package_of(module) in WITHOUT_TORCH:
             roots = {name.split(".")[0] for name in imports(module, top_level_only=True)}

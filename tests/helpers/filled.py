@@ -1,4 +1,4 @@
-"""A network with the weights that the golden figures were made with."""
+"""Weights of a model by the formula behind the golden values."""
 
 import torch
 from torch import nn

@@ -1,10 +1,10 @@
-"""Runs of a small network whose ranks are forked processes, interrupted by real signals; a program, their launcher.
+"""Train a small model with forked ranks that real signals interrupt; a program.
 
     python forked_runs.py DIRECTORY NUM_KILLS
-    python forked_runs.py DIRECTORY disk       # DIRECTORY is a small disk, which is filled
+    python forked_runs.py DIRECTORY disk       # DIRECTORY is a small disk that is filled
 
-torch is imported once, so that an attempt takes a second. Every run is a directory below DIRECTORY; `attempts.json` in
-it says of every attempt what was done to it and how its ranks ended.
+torch is imported once, so that an attempt takes a second. Every run is a directory below DIRECTORY; its `attempts.json`
+lists what was done to each attempt and how its ranks ended.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ head: [[-1, 1, Conv, [256, 1, 1]], [-1, 1, nn.Upsample, [None, 2, nearest]], [[-
 
 @dataclass
 class Attempt:
-    """What was done to an attempt, and how each rank ended: an exit code, or a signal's number below 0."""
+    """What was done to an attempt, and how each rank ended: an exit code, or the negative number of a signal."""
 
     world_size: int
     done: str = ""
@@ -65,7 +65,7 @@ class Attempt:
 
 
 class ForkedRun:
-    """A run in a directory of its own, one attempt after the other."""
+    """A run in its own directory, one attempt after the other."""
 
     def __init__(self, directory: Path, name: str, **train: Any) -> None:
         fields: dict[str, Any] = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
@@ -85,7 +85,7 @@ class ForkedRun:
         self._journal = JournalReader(self.run.journal)
 
     def attempt(self, world_size: int, disturb: Callable[[Attempt, list[int]], None] | None = None) -> Attempt:
-        """Run one more attempt to its end; `disturb` is called with it and its ranks' processes while they live."""
+        """Run one more attempt to its end; `disturb` is called with it and the processes of its ranks."""
         attempt = Attempt(world_size)
         job_id = f"{os.getpid()}.{len(self.attempts)}"
         pids = [self._fork_rank(job_id, rank, world_size) for rank in range(world_size)]
@@ -102,16 +102,16 @@ class ForkedRun:
         return attempt
 
     def write_attempts(self) -> None:
-        """Leave word of all attempts so far."""
+        """Write attempts.json."""
         write_atomic(self.run.path / "attempts.json", json.dumps([asdict(attempt) for attempt in self.attempts]))
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last attempt has come to the end of the training."""
+        """The last attempt has reached the end of the training."""
         return bool(self.attempts) and set(self.attempts[-1].ends.values()) == {0}
 
     def wait_for(self, kind: type, number: int = 1) -> None:
-        """Wait until the attempt under way has told of so many events of a kind."""
+        """Wait until the current attempt has logged `number` events of a kind."""
         while number > 0:
             number -= sum(isinstance(event, kind) for event in self._journal.new_events())
             time.sleep(POLL_S)
@@ -142,17 +142,17 @@ class ForkedRun:
 
 
 def are_living(pids: Sequence[int]) -> bool:
-    """Whether none of these children of ours has ended."""
+    """Return True if none of these child processes has ended."""
     return not any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids)
 
 
 def kill_at_any_moment(directory: Path, num_kills: int, whole_s: Mapping[int, float]) -> None:
-    """Runs of which a rank or a loader worker gets SIGKILL, start-up included, until it has been so many times.
+    """Send SIGKILL to ranks and loader workers at random times, start-up included, until `num_kills` are done.
 
-    On two cores only a rank that is alone has a loader worker.
+    On two cores only a single rank has a loader worker.
 
     Args:
-        whole_s: what an undisturbed run of so many ranks takes here and now.
+        whole_s: number of ranks -> duration of an undisturbed run on this machine.
     """
     chance, kills = random.Random(SEED), 0
 
@@ -180,7 +180,7 @@ def kill_at_any_moment(directory: Path, num_kills: int, whole_s: Mapping[int, fl
 
 
 def storm(directory: Path) -> None:
-    """Signals of four kinds for both ranks, a thousand a second, from some step until both have left; three times."""
+    """Send signals of four kinds to both ranks, a thousand per second, from some step until both exit; three times."""
     chance = random.Random(SEED)
     run = ForkedRun(directory, "storm")
 
@@ -199,10 +199,10 @@ def storm(directory: Path) -> None:
 
 
 def change_worlds(directory: Path) -> None:
-    """Another number of ranks in every attempt; SIGTERM for one of them moves it on.
+    """Change the number of ranks in every attempt; SIGTERM to one of them ends an attempt.
 
-    Statistics over each rank's own share would make its size matter; in single precision the first steps' rounding is
-    over 1e-4 of a loss after 40 steps.
+    Statistics over each rank's own shard would make its size matter; in single precision the rounding of the first
+    steps exceeds 1e-4 of a loss after 40 steps.
     """
     chance = random.Random(SEED)
     run = ForkedRun(directory, "worlds", sync_bn=True, precision="fp64")
@@ -218,7 +218,7 @@ def change_worlds(directory: Path) -> None:
 
 
 def fill_the_disk(directory: Path) -> None:
-    """A run whose disk is full for a while, and one whose disk stays full; what they print lies beside it."""
+    """Train a run whose disk is full for a while, and one whose disk stays full; their output is written beside it."""
     filler = directory / "filler"
 
     def fill() -> None:
@@ -250,7 +250,7 @@ def fill_the_disk(directory: Path) -> None:
 
 
 def interrupt_in_every_way(directory: Path, num_kills: int) -> None:
-    """All runs that need no disk of their own, and those that they are compared with."""
+    """Train all runs that need no disk of their own, and the runs that they are compared with."""
     whole_s = {size: ForkedRun(directory, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
     ForkedRun(directory, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
     storm(directory)

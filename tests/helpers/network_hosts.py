@@ -1,4 +1,4 @@
-"""Several hosts on one machine: network, mount and UTS namespaces, each with its own name, addresses and /etc/hosts.
+"""Simulate hosts by network, mount and UTS namespaces, each with its own name, addresses and /etc/hosts.
 
 Needs root and iproute2. A host lives as long as a `cat` that reads from this process, so nothing outlives it.
 """
@@ -18,9 +18,9 @@ LOCALHOST = "127.0.0.1 localhost\n::1 localhost\n"
 
 @dataclass(frozen=True)
 class HostPlan:
-    """A host to be made: its name, its addresses by interface (`{"eth0": ["10.1.0.1/24"]}`), /etc/hosts, resolver.
+    """A host to be made: name, addresses by interface (`{"eth0": ["10.1.0.1/24"]}`), /etc/hosts, resolver.
 
-    Interfaces of one name are on one network. `prepare` is run inside it at first, `commands` at the end.
+    Interfaces of one name are on one network. `prepare` runs inside it first, `commands` last.
     """
 
     name: str
@@ -33,19 +33,19 @@ class HostPlan:
 
 @dataclass(frozen=True)
 class Host:
-    """A host that is up."""
+    """A running host."""
 
     name: str
     pid: int
 
-    def start(self, words: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-        """Start a program in it; its output and errors are one text."""
-        enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--", *words]
+    def start(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
+        """Start a program in it, with its output and errors in one stream."""
+        enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--", *command]
         return subprocess.Popen(enter, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def unavailable_reason() -> str | None:
-    """Say why there can be no hosts here; None where there can."""
+    """Return why no hosts can be made here; None where they can."""
     missing = [program for program in ("ip", "unshare", "nsenter") if shutil.which(program) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -57,7 +57,7 @@ def unavailable_reason() -> str | None:
 
 @contextlib.contextmanager
 def network_of(plans: Sequence[HostPlan], directory: Path) -> Iterator[list[Host]]:
-    """Bring the hosts up on their networks; all is gone when the block ends."""
+    """Start the hosts on their networks; the end of the block removes all of them."""
     with contextlib.ExitStack() as stack:
         switch = stack.enter_context(_namespace(HostPlan("switch"), directory))
         for network in sorted({name for plan in plans for name in plan.interfaces}):
@@ -85,8 +85,8 @@ def _namespace(plan: HostPlan, directory: Path) -> Iterator[Host]:
         (directory / f"{plan.name}.{name}").write_text(content)
     binds = [f"mount --bind {directory}/{plan.name}.{name} /etc/{name}" for name in ("hosts", "resolv.conf")]
     script = " && ".join([f"hostname {plan.name}", *binds, "ip link set lo up", "echo up", "exec cat"])
-    words = ["unshare", "--net", "--mount", "--uts", "--", "sh", "-ec", script]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    command = ["unshare", "--net", "--mount", "--uts", "--", "sh", "-ec", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "up\n"
         yield Host(plan.name, holder.pid)

@@ -1,4 +1,4 @@
-"""Files as YOLOv5 writes them, in the very format of torch: stand-ins for its classes, filled with our tensors."""
+"""Write files in YOLOv5's format by torch: stand-ins for its classes, filled with our tensors."""
 
 import contextlib
 import sys
@@ -20,7 +20,7 @@ BLOCKS = {"Conv": "Conv", "C3": "C3", "Bottleneck": "Bottleneck", "SPPF": "SPPF"
 
 @contextlib.contextmanager
 def project_classes(project: str, network: str) -> Iterator[tuple[ModuleType, ModuleType]]:
-    """Modules named as the project's, with classes whose objects hold nothing but what is put into them."""
+    """Define modules named as the project's, with classes whose objects hold only what is assigned to them."""
     yolo, common = ModuleType(f"{project}.yolo"), ModuleType(f"{project}.common")
     for module, names in ((yolo, (network, "Detect", "SegmentationModel")), (common, (*BLOCKS, "Focus"))):
         for name in names:
@@ -37,7 +37,7 @@ def project_classes(project: str, network: str) -> Iterator[tuple[ModuleType, Mo
 
 
 def official_architecture(model: str, num_classes: int) -> dict[str, Any]:
-    """The rows of ours in the spelling of the original's files."""
+    """Return the layers of our model in the spelling of YOLOv5's files."""
     config: dict[str, Any] = yaml.safe_load(model_path(model).read_text())
     spelled = {
         "Upsample": ("nn.Upsample", [None, 2, "nearest"]),
@@ -55,7 +55,7 @@ def official_architecture(model: str, num_classes: int) -> dict[str, Any]:
 
 
 def as_project_module(module: nn.Module, common: ModuleType, yolo: ModuleType) -> nn.Module:
-    """`module` with the project's classes in place of ours; torch's own stay."""
+    """Return `module` with the project's classes in place of ours; torch's own stay."""
     kind = type(module).__name__
     if kind in BLOCKS or kind == "Detect":
         copied: nn.Module = (yolo if kind == "Detect" else common).__dict__[kind]()
@@ -80,7 +80,7 @@ def write_published(
     half: bool = True,
     change: Callable[[dict[str, Any], ModuleType, ModuleType], object] = lambda content, yolo, common: None,
 ) -> dict[str, torch.Tensor]:
-    """A file with a random network; its tensors. `change` may spoil the pickled dictionary before it is written."""
+    """Write a file with a random model; return its tensors. `change` may modify the pickled dictionary first."""
     names = ["a", "b", "c"] if names is None else names
     torch.manual_seed(0)
     detector = build_model(model, len(names))

@@ -1,7 +1,7 @@
-"""Runs ranks of attempts inside hosts of `network_hosts`; a program, so that torch is imported once for all of them.
+"""Run ranks of attempts inside hosts of `network_hosts`; a program, so that torch is imported once for all of them.
 
-Each line of its input is a request, one JSON object: `run` (directory), `ranks` (a list of `pid`, a process in the
-host's namespaces, and `env`) and `unreachable_s`. The answer is a line with `code` and `output` of every rank. As under
+Each input line is a request, one JSON object: `run` (directory), `ranks` (a list of `pid`, a process in the host's
+namespaces, and `env`) and `unreachable_s`. The reply is a line with `code` and `output` of every rank. As under
 srun --kill-on-bad-exit, the others are killed when one has failed.
 """
 
@@ -29,6 +29,7 @@ NAMESPACES = ("net", "uts", "mnt")  # the last one changes what /proc shows
 
 
 def main() -> None:
+    """Serve requests until the input ends."""
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run_ranks(json.loads(line))), flush=True)
@@ -52,7 +53,7 @@ def run_ranks(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def start(rank: dict[str, Any], request: dict[str, Any], output: Path) -> int:
-    """Start one rank; its process id."""
+    """Start one rank; return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -80,7 +81,7 @@ def enter(pid: int) -> None:
 
 
 def be_rank(run: Path, unreachable_s: float) -> int:
-    """Meet the others, exchange ranks and print what all said, and gloo's interface; the exit code."""
+    """Connect to the others, gather ranks and print them with gloo's interface; return the exit code."""
     rendezvous.UNREACHABLE_S = unreachable_s
     begin = torch.distributed.init_process_group
     chosen = []

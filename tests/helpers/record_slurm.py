@@ -1,10 +1,10 @@
-"""Record what a generation of Slurm prints: the text for the parsers' tests, from a cluster that is brought up for it.
+"""Record what a version of Slurm prints, on a cluster started for it: the text for the tests of the parsers.
 
     python tests/helpers/record_slurm.py                                                  # the installed Slurm
     python tests/helpers/slurm_root.py 26.05 .venv/bin/python tests/helpers/record_slurm.py
 
-writes `tests/cluster/recorded/VERSION/`; it takes four minutes. The product's own functions ask, so every file holds
-the answer to the very command that the product runs. Names and paths of this machine are replaced.
+writes `tests/cluster/recorded/VERSION/` and takes four minutes. The queries are made by the package's own functions, so
+every file holds the reply to the command that the package runs. Names and paths of this machine are replaced.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ srun sh -c '[ $SLURM_PROCID != 3 ] || env > {0}/array_task_requeued_rank3'
 
 
 class Recording:
-    """A cluster, and the directory that its answers are written to."""
+    """A cluster, and the directory that its replies are written to."""
 
     def __init__(self, cluster: SlurmCluster, directory: Path) -> None:
         self.cluster, self.directory = cluster, directory
@@ -54,20 +54,20 @@ class Recording:
         self.scripts.mkdir()
 
     def saved(self, name: str, word: str = "") -> slurm_command.Run:
-        """Return a way to run commands that also writes what those with `word` in them print."""
+        """Return a function that runs commands and writes the output of those that contain `word`."""
 
-        def run(words: Sequence[str], timeout_s: float) -> Finished:
-            answer = slurm_command.run_command(words, max(timeout_s, 30.0))
-            if not word or word in words:
+        def run(command: Sequence[str], timeout_s: float) -> Finished:
+            answer = slurm_command.run_command(command, max(timeout_s, 30.0))
+            if not word or word in command:
                 self.write(f"{name}.txt", answer.stdout + answer.stderr)
             return answer
 
         return run
 
     def only_accounting(self, name: str) -> slurm_command.Run:
-        """As `saved`, but squeue has forgotten every job."""
+        """Return a function like `saved` for which squeue has no job."""
         ask = self.saved(name)
-        return lambda words, timeout_s: FORGOTTEN if words[0] == "squeue" else ask(words, timeout_s)
+        return lambda command, timeout_s: FORGOTTEN if command[0] == "squeue" else ask(command, timeout_s)
 
     def write(self, name: str, text: str) -> None:
         for seen, shown in (
@@ -80,13 +80,13 @@ class Recording:
         (self.directory / name).write_text(re.sub(r"\blocalhost\b", "login1", text))
 
     def submit(self, name: str, text: str, *options: str, arguments: Sequence[str] = ()) -> str:
-        """Queue a script; its job id."""
+        """Queue a script; return its job id."""
         path = self.scripts / f"{name}.sh"
         path.write_text(text)
         path.chmod(0o755)
         log = f"--output={self.scripts}/%j.log"
-        words = ["sbatch", "--parsable", log, *options, str(path), *arguments]
-        return self.cluster.run(*words, cwd=str(self.scripts)).strip()
+        command = ["sbatch", "--parsable", log, *options, str(path), *arguments]
+        return self.cluster.run(*command, cwd=str(self.scripts)).strip()
 
     def write_environments(self) -> None:
         for path in sorted(self.scripts.iterdir()):
@@ -96,7 +96,7 @@ class Recording:
 
 
 def record(cluster: SlurmCluster, directory: Path) -> None:
-    """Run jobs that end in every way, and write what Slurm says of them."""
+    """Run jobs that end in every way, and write what Slurm prints about them."""
     recording = Recording(cluster, directory)
     submit, wait = recording.submit, cluster.wait_for_state
     ends = {
@@ -171,7 +171,7 @@ def record_lives_of_a_job(recording: Recording, job_id: str) -> None:
 
 
 def record_settings(recording: Recording) -> None:
-    """Write the configuration, and the answers to questions that are no matter of jobs."""
+    """Write the configuration, and the replies to queries that are not about jobs."""
     cluster = recording.cluster
     site.site_settings(run=recording.saved("show_config"))
     site.partitions(run=recording.saved("show_partition"))
@@ -204,7 +204,7 @@ def record_settings(recording: Recording) -> None:
 
 
 def record_expedited_requeue(cluster: SlurmCluster, directory: Path) -> None:
-    """Write what is shown of a job that waits for its lost node with --requeue=expedite."""
+    """Write what Slurm prints about a job that waits for its lost node with --requeue=expedite."""
     recording = Recording(cluster, directory)
     site.site_settings(run=recording.saved("show_config_expedite"))
     job_id = recording.submit("expedited", KEEP_RUNNING, "--requeue=expedite", "--nodes=2")

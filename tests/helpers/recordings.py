@@ -1,4 +1,4 @@
-"""Text that Slurm printed, one directory a version; `record_slurm.py` writes it."""
+"""Read text that Slurm printed, one directory per version; `record_slurm.py` writes it."""
 
 from __future__ import annotations
 

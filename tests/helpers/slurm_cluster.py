@@ -1,15 +1,15 @@
-"""A private real Slurm cluster on this machine: its own munge, database, ports and directory, nothing under /etc.
+"""A private, real Slurm cluster on this machine: its own munge, database, ports and directory, nothing under /etc.
 
-Two nodes, gpu01 and gpu02, of eight CPUs and four pretend GPUs each; partitions `gpu` (default), `preempt` and `high`.
-Each slurmd lives in a mount and host-name namespace of its own, so that inside a job the node is called gpu01, gpu01
-and gpu02 resolve, and the nodes have different boot ids, while this machine's own files stay as they are.
+Two nodes, gpu01 and gpu02, of eight CPUs and four simulated GPUs each; partitions `gpu` (default), `preempt` and
+`high`. Each slurmd runs in its own mount and host-name namespace, so that inside a job the node is called gpu01, gpu01
+and gpu02 resolve, and the nodes have different boot ids, while the files of this machine stay unchanged.
 
-For people, as root:
+On the command line, as root:
 
     eval "$(python tests/helpers/slurm_cluster.py up /tmp/slurm)"   # exports SLURM_CONF; then sinfo, sbatch, ...
     python tests/helpers/slurm_cluster.py down /tmp/slurm
 
-All daemons belong to a supervisor process, `slurm_daemons.py`, which also ends them when nobody is left to ask for it.
+All daemons belong to a supervisor process, `slurm_daemons.py`, which also ends them when its client is gone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SUPERVISOR = Path(__file__).parent / "slurm_daemons.py"
 
 
 def unavailable_reason() -> str | None:
-    """Why no cluster can be brought up here; None where one can."""
+    """Return why no cluster can be started here; None where one can."""
     if os.geteuid() != 0:
         return "the test cluster needs root"
     missing = [program for program in PROGRAMS if shutil.which(program, path=SYSTEM_PATH) is None]
@@ -53,12 +53,12 @@ def unavailable_reason() -> str | None:
 
 
 class SlurmCluster:
-    """The tests' side: starts a supervisor, talks to it, and runs Slurm's commands against its cluster."""
+    """The client: starts a supervisor, sends it requests, and runs Slurm's commands against its cluster."""
 
     def __init__(
         self, num_nodes: int = 2, directory: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        """`settings` are lines of slurm.conf: they replace those of the same name and are added to the others."""
+        """Choose the nodes; `settings` are lines of slurm.conf that replace those of the same name or are added."""
         self.settings = dict(settings or {})
         self.nodes = [f"gpu{number:02d}" for number in range(1, num_nodes + 1)]
         self.directory = directory or Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))
@@ -66,54 +66,61 @@ class SlurmCluster:
 
     @property
     def version(self) -> tuple[int, int]:
-        """The generation of this cluster's Slurm, such as (26, 5)."""
+        """Version of the Slurm of this cluster, such as (26, 5)."""
         version = installed_version()
         assert version is not None
         return version
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to talk to this cluster."""
+        """Environment variables that a client of this cluster needs."""
         return {"SLURM_CONF": str(self.directory / "slurm.conf")}
 
     @property
     def supervisor_pid(self) -> int | None:
+        """Process id of the supervisor; None while it does not run."""
         return None if self._supervisor is None else self._supervisor.pid
 
     def start(self) -> None:
-        """Bring everything up and wait until all nodes are idle."""
+        """Start everything and wait until all nodes are idle."""
         sweep_dead_clusters()
-        words = [sys.executable, str(SUPERVISOR), str(self.directory), str(len(self.nodes)), json.dumps(self.settings)]
+        command = [
+            sys.executable,
+            str(SUPERVISOR),
+            str(self.directory),
+            str(len(self.nodes)),
+            json.dumps(self.settings),
+        ]
         self._supervisor = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         self._expect_ok()
 
     def stop(self) -> None:
-        """Take everything down and away. Again is harmless."""
+        """Stop and remove everything; may be called again."""
         if self._supervisor is not None:
             self._supervisor.communicate(timeout=PATIENCE_S)  # closes its input, which is the word to leave
             self._supervisor = None
         remove_cluster(self.directory)
 
     def stop_daemon(self, name: str, signal_number: int = signal.SIGTERM) -> None:
-        """End `munged`, `mariadbd`, `slurmdbd`, `slurmctld`, or a node's slurmd, named by its node, and wait for it.
+        """Stop `munged`, `mariadbd`, `slurmdbd`, `slurmctld`, or the slurmd of the node `name`, and wait for it.
 
-        The steps of a node outlive its slurmd, as they do on a real one.
+        The steps of a node outlive its slurmd, as on a real one.
         """
         self._ask("stop", name, int(signal_number))
 
     def start_daemon(self, name: str) -> None:
-        """Start a stopped daemon again and wait until it answers; does nothing to one that runs."""
+        """Start a stopped daemon again and wait until it answers; does nothing to a running one."""
         self._ask("start", name)
 
     def lose_node(self, name: str) -> None:
-        """Kill everything on a node at once, its slurmd too; `start_daemon` brings it back."""
+        """Kill everything on a node at once, its slurmd too; `start_daemon` restores it."""
         self._ask("lose", name)
 
     @contextlib.contextmanager
     def without(self, name: str) -> Iterator[None]:
-        """A daemon is down inside the block."""
+        """Keep a daemon down inside the block."""
         self.stop_daemon(name)
         try:
             yield
@@ -122,16 +129,16 @@ class SlurmCluster:
 
     def run(
         self,
-        *words: str,
+        *command: str,
         timeout_s: float = PATIENCE_S,
         check: bool = True,
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> str:
-        """Run a command against this cluster; its output. With `check` a failure raises with all that it said."""
+        """Run a command against this cluster; return its output. With `check` a failure raises with all output."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
         done = subprocess.run(
-            words,
+            command,
             env={**environ, "LC_ALL": "C", **self.environment, **(env or {})},
             cwd=cwd,
             capture_output=True,
@@ -140,31 +147,31 @@ class SlurmCluster:
             check=False,
         )
         if check and done.returncode != 0:
-            raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def submit(self, script: str, *options: str) -> str:
-        """Queue a script given as text; its job id. Its output goes into the cluster's directory."""
+        """Queue a script given as text; return its job id. Its output goes to the directory of the cluster."""
         path = self.directory / f"job-{random.getrandbits(32):08x}.sh"
         path.write_text(script)
         log = f"--output={self.directory}/%j.out"
         return self.run("sbatch", "--parsable", log, *options, str(path)).strip()
 
     def output(self, job_id: str) -> str:
-        """What a job queued with `submit` has written so far."""
+        """Return what a job queued with `submit` has written so far."""
         path = self.directory / f"{job_id}.out"
         return path.read_text() if path.exists() else ""
 
     def job_state(self, job_id: str) -> str:
-        """Slurm's word for the state of a job."""
+        """Return Slurm's state of a job."""
         shown = self.run("scontrol", "--oneliner", "show", "job", job_id, check=False)
-        words = dict(word.partition("=")[::2] for word in shown.split())
-        if "JobState" in words:
-            return words["JobState"]
+        fields = dict(field.partition("=")[::2] for field in shown.split())
+        if "JobState" in fields:
+            return fields["JobState"]
         return (self.run("sacct", "-nXP", f"--jobs={job_id}", "--format=State").split() or ["NONE"])[0]
 
     def wait_for_state(self, job_id: str, states: Collection[str] | str) -> str:
-        """Wait until a job is in one of `states`; which. One that has ended for good otherwise is not waited for."""
+        """Wait until a job is in one of `states`; return it. Raises when the job has ended in another final state."""
         wanted = [states] if isinstance(states, str) else list(states)
         seen = ""
 
@@ -195,10 +202,10 @@ class SlurmCluster:
             self.run("scancel", "--signal=KILL", *jobs, check=False)
         wait_until(lambda: not self.run("squeue", "--noheader").strip(), "all jobs to end")
 
-    def _ask(self, *words: str | int) -> None:
+    def _ask(self, *command: str | int) -> None:
         assert self._supervisor is not None
         assert self._supervisor.stdin is not None
-        self._supervisor.stdin.write(json.dumps(words) + "\n")
+        self._supervisor.stdin.write(json.dumps(command) + "\n")
         self._supervisor.stdin.flush()
         self._expect_ok()
 
@@ -211,7 +218,7 @@ class SlurmCluster:
 
 
 def remove_cluster(directory: Path) -> None:
-    """Kill whatever belongs to the cluster in `directory` and remove the directory, for one that did not do so."""
+    """Kill all processes of the cluster in `directory` and remove the directory."""
     if pid := living_supervisor(directory):
         kill_all([pid])
     for _ in range(REMOVE_TRIES):
@@ -232,7 +239,7 @@ def sweep_dead_clusters() -> None:
 
 
 def living_supervisor(directory: Path) -> int | None:
-    """The process id of the supervisor in `directory`, if that process is still it."""
+    """Return the process id of the supervisor in `directory`; None where it does not run."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((directory / "supervisor.pid").read_text())
         if str(directory).encode() in Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0"):
@@ -241,7 +248,7 @@ def living_supervisor(directory: Path) -> int | None:
 
 
 def processes_of(directory: Path) -> Iterator[int]:
-    """Processes that name `directory` in their command line or have its SLURM_CONF, but for this one."""
+    """Yield processes that name `directory` in their command line or have its SLURM_CONF, except this one."""
     marks = [f"{directory}/".encode(), f"SLURM_CONF={directory}/slurm.conf".encode()]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -251,13 +258,13 @@ def processes_of(directory: Path) -> Iterator[int]:
 
 
 def up(directory: Path, num_nodes: int) -> None:
-    """Bring up a cluster that outlives this command; prints what to type to use it."""
+    """Start a cluster that outlives this command; print the commands to use it."""
     sweep_dead_clusters()
     directory.mkdir(parents=True, exist_ok=False)
-    words = [sys.executable, str(SUPERVISOR), str(directory), str(num_nodes), "{}", "detached"]
+    command = [sys.executable, str(SUPERVISOR), str(directory), str(num_nodes), "{}", "detached"]
     with (directory / "supervisor.out").open("w") as errors:  # not ours: who waits for our end must not wait for its
         supervisor = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
     assert supervisor.stdout is not None
     answered = supervisor.stdout.readline().strip()
@@ -268,7 +275,7 @@ def up(directory: Path, num_nodes: int) -> None:
 
 
 def down(directory: Path) -> None:
-    """Take down the cluster in `directory`."""
+    """Stop and remove the cluster in `directory`."""
     if not (directory / "slurm.conf").exists():
         raise SystemExit(f"{directory} holds no cluster")
     if pid := living_supervisor(directory):

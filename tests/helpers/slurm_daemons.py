@@ -1,7 +1,7 @@
-"""The supervisor of a test cluster: its configuration files, its daemons in the order of their start, and their end.
+"""The supervisor of a test cluster: configuration files, daemons in the order of their start, and their end.
 
-Runs as a process of its own, started by `slurm_cluster.py`. It adopts whatever its daemons leave behind, and takes
-everything down when it is told to or when the process that started it is gone, however that ended.
+Runs as a separate process, started by `slurm_cluster.py`. It adopts orphans of its daemons, and stops everything on
+request or when the process that started it is gone, however that ended.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
 
 
 class Daemons:
-    """The supervisor's side: configuration files, daemons in the order of their start, and their end."""
+    """Configuration files and daemons, in the order of their start."""
 
     def __init__(self, directory: Path, num_nodes: int, settings: Mapping[str, str]) -> None:
         self.directory, self.settings = directory, settings
@@ -117,7 +117,7 @@ class Daemons:
         self.commands = self._commands()
 
     def write_files(self) -> None:
-        """All configuration, the munge key and the pretend GPUs."""
+        """Write all configuration files, the munge key and the simulated GPUs."""
         directory, password = self.directory, f"{random.getrandbits(64):x}"
         for name in ("state", "db"):
             (directory / name).mkdir()
@@ -146,7 +146,7 @@ class Daemons:
             (directory / f"boot_id-{name}").write_text(f"{uuid.uuid4()}\n")
 
     def start_all(self) -> None:
-        """Everything, each part when what it needs is there."""
+        """Start all daemons, each when the ones it needs answer."""
         self.write_files()
         install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={self.directory}/db"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db", f"--tmpdir={self.directory}"]
@@ -168,11 +168,11 @@ class Daemons:
             self.check_alive(name)
             return self.answers(name)
 
-        wait_until(answers_or_died, f"{name} to answer", lambda: self.last_words(name))
+        wait_until(answers_or_died, f"{name} to answer", lambda: self.log_tail(name))
 
     def check_alive(self, name: str) -> None:
         if (status := self.running[name].poll()) is not None:
-            raise RuntimeError(f"{name} ended with {status}: {self.last_words(name)}")
+            raise RuntimeError(f"{name} ended with {status}: {self.log_tail(name)}")
 
     def spawn(self, name: str) -> None:
         if name in self.running and self.running[name].poll() is None:
@@ -193,13 +193,13 @@ class Daemons:
         self.running[name].wait(timeout=PATIENCE_S)
 
     def lose(self, name: str) -> None:
-        """Kill a node's slurmd, its steps and everything in them, all at once, as a power cut does."""
+        """Kill a node's slurmd, its steps and everything in them at once, as a power cut does."""
         slurmd = self.running[name]
         kill_all(processes_in_namespace("uts", slurmd.pid))
         slurmd.wait(timeout=PATIENCE_S)
 
     def answers(self, name: str) -> bool:
-        """Whether a daemon does its work."""
+        """Return True if a daemon answers."""
         if name == "munged":
             return self._succeeds("munge", "--no-input", f"--socket={self.directory}/munge.socket")
         if name == "mariadbd":
@@ -216,15 +216,15 @@ class Daemons:
                 self.check_alive(name)
             return all(self._node_state(name) == "idle" for name in self.nodes)
 
-        wait_until(all_idle, "all nodes to be idle", lambda: self.last_words(self.nodes[0]))
+        wait_until(all_idle, "all nodes to be idle", lambda: self.log_tail(self.nodes[0]))
 
-    def last_words(self, name: str) -> str:
-        """The end of a daemon's log."""
+    def log_tail(self, name: str) -> str:
+        """Return the end of the log of a daemon."""
         logs = [self.directory / f"{name}.out", self.directory / f"{name}.log", self.directory / f"slurmd-{name}.log"]
         return "\n".join(line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:])
 
     def reap(self) -> None:
-        """Read the end of daemons and of whatever they left behind, or both would stay as zombies."""
+        """Wait for ended daemons and orphans, which would stay as zombies."""
         with contextlib.suppress(ChildProcessError):
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 daemon = next((process for process in self.running.values() if process.pid == ended.si_pid), None)
@@ -232,7 +232,7 @@ class Daemons:
                     os.waitpid(ended.si_pid, 0)
 
     def take_down(self) -> None:
-        """End every process below this one, also those that a daemon left behind, and remove the directory."""
+        """End every process below this one, orphans of daemons too, and remove the directory."""
         while pids := descendants(os.getpid()):
             kill_all(pids)
             time.sleep(POLL_S)
@@ -283,19 +283,19 @@ class Daemons:
             return self._run("sinfo", "--noheader", "--format=%T", f"--nodes={name}").split()[0]
         return "unknown"
 
-    def _succeeds(self, *words: str) -> bool:
+    def _succeeds(self, *command: str) -> bool:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-            self._run(*words, timeout_s=30.0)
+            self._run(*command, timeout_s=30.0)
             return True
         return False
 
-    def _run(self, *words: str, timeout_s: float = PATIENCE_S) -> str:
-        """A client that cannot authenticate hangs for minutes, so every one has a time limit."""
+    def _run(self, *command: str, timeout_s: float = PATIENCE_S) -> str:
+        """Run a client of Slurm with a time limit: one that cannot authenticate hangs for minutes."""
         done = subprocess.run(
-            words, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )
         if done.returncode != 0:
-            raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+            raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
         return done.stdout
 
 
@@ -306,7 +306,7 @@ def with_settings(conf: str, settings: Mapping[str, str]) -> str:
 
 
 def serve(directory: Path, num_nodes: int, settings: Mapping[str, str], *, detached: bool) -> None:
-    """Be the supervisor: start everything, carry out requests, and leave nothing behind."""
+    """Start everything, execute requests, and leave nothing behind."""
     # Orphans below this process become its children, so that its end is the end of all of them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -328,7 +328,7 @@ def serve(directory: Path, num_nodes: int, settings: Mapping[str, str], *, detac
 
 
 def requests(meanwhile: Callable[[], None], *, detached: bool) -> Iterator[str]:
-    """The lines that come in, until whoever sends them is gone; a detached supervisor waits for a signal only."""
+    """Yield input lines until the sender is gone; a detached supervisor waits for a signal only."""
     while True:
         readable, _, _ = select.select([] if detached else [sys.stdin], [], [], REAP_S)
         meanwhile()
@@ -340,7 +340,7 @@ def requests(meanwhile: Callable[[], None], *, detached: bool) -> Iterator[str]:
 
 
 def answer(action: Callable[[], object]) -> None:
-    """Do something and tell the other side how it went, in one line."""
+    """Execute an action and report the result to the client in one line."""
     try:
         action()
         print("ok", flush=True)
@@ -359,10 +359,10 @@ def installed_version() -> tuple[int, int] | None:
 
 
 def reserve_ports(num_ports: int) -> dict[int, socket.socket]:
-    """Return ports that nobody listens on, below those of outgoing connections, each with what reserves it.
+    """Return ports that nobody listens on, below those of outgoing connections, each with its reservation.
 
-    A daemon listens seconds later. Until then another cluster must not choose its port: an abstract socket, which all
-    processes of a network namespace share and which goes with this process, is the reservation.
+    A daemon listens seconds later. Until then another cluster must not choose its port: the reservation is an abstract
+    socket, which all processes of a network namespace see and which ends with this process.
     """
     found: dict[int, socket.socket] = {}
     while len(found) < num_ports:
@@ -386,7 +386,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def children_by_parent() -> dict[int, list[int]]:
-    """Every living process of this machine under its parent."""
+    """Return parent process id -> ids of its living children, for all processes of this machine."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -398,7 +398,7 @@ def children_by_parent() -> dict[int, list[int]]:
 
 
 def processes_in_namespace(kind: str, pid: int) -> list[int]:
-    """All processes that share a namespace with `pid`."""
+    """Return all processes in the same namespace as `pid`."""
     wanted, found = Path("/proc", str(pid), "ns", kind).readlink(), []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -408,7 +408,7 @@ def processes_in_namespace(kind: str, pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All living processes below `pid`."""
+    """Return all living processes below `pid`."""
     children = children_by_parent()
     found: list[int] = []
     below = [pid]

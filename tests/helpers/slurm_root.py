@@ -1,12 +1,12 @@
-"""Run a command with another generation of Slurm: in the root directory of the Debian release that packages it.
+"""Run a command with another version of Slurm, in the root directory of the Debian release that packages it.
 
     python tests/helpers/slurm_root.py VERSION COMMAND ...     # as root; `make test-slurm` uses it
 
-The root directory is made once by debootstrap, from the Debian mirror of this machine's own apt sources, and kept in
+The root directory is made once by debootstrap, from the Debian mirror in the apt sources of this machine, and kept in
 the directory that HPC_YOLO_SLURM_ROOTS names. The command runs in it with this repository, this virtual environment and
-this Python mounted at their usual paths, with a /tmp and a /dev/shm of its own, and in mount and process namespaces of
-its own: when it ends, however it ends, the kernel removes its mounts and kills what it left running. Where the
-installed Slurm is of the wanted generation, the command runs directly.
+this Python mounted at their usual paths, with its own /tmp and /dev/shm, and in its own mount and process namespaces:
+when it ends, however it ends, the kernel removes its mounts and kills its processes. Where the installed Slurm is of
+the requested version, the command runs directly.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ PR_SET_PDEATHSIG = 1
 
 
 class SkippedError(Exception):
-    """This machine cannot have another generation of Slurm."""
+    """This machine cannot provide another version of Slurm."""
 
 
 class FailedError(Exception):
-    """This machine can have it, but an attempt failed."""
+    """This machine can provide it, but the attempt failed."""
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command that the command line names; return its exit status."""
-    version, *command = words or [""]
+    version, *command = arguments or [""]
     if version not in RELEASES:
         print(f"SLURM must be one of {', '.join(RELEASES)}; it is {version or 'not set'}", file=sys.stderr)
         return 2
@@ -159,11 +159,11 @@ def debian_mirror() -> str:
     raise SkippedError("the apt sources of this machine name no Debian mirror")
 
 
-def output_of(*words: str) -> str:
+def output_of(*command: str) -> str:
     """Return what a command prints; raise FailedError with the last line of its errors where it fails."""
-    done = subprocess.run(words, env=system_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=system_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise FailedError(f"{words[0]} {words[1]}: {last_line(done.stderr)}")
+        raise FailedError(f"{command[0]} {command[1]}: {last_line(done.stderr)}")
     return done.stdout
 
 
@@ -240,10 +240,10 @@ def build(release: str, root: Path, mirror: str, log: Path) -> int:
     """Fill `root` with a minimal Debian and the packages; its output goes to `log`."""
     with log.open("w") as output:
 
-        def run(*words: str) -> None:
-            print("+", *words, file=output, flush=True)
+        def run(*command: str) -> None:
+            print("+", *command, file=output, flush=True)
             subprocess.run(
-                words, env=system_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True
+                command, env=system_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True
             )
 
         install = ("apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300")
@@ -317,8 +317,8 @@ def mounted_paths() -> list[Path]:
     return sorted(path for path in paths if not paths.intersection(path.parents))
 
 
-def mount(*words: str | Path) -> None:
-    done = subprocess.run(["mount", *map(str, words)], capture_output=True, text=True, check=False)
+def mount(*arguments: str | Path) -> None:
+    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise FailedError(last_line(done.stderr))
 

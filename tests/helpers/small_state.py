@@ -1,4 +1,4 @@
-"""A training state of a few kilobytes, for tests that look at thousands of files."""
+"""A training state of a few kilobytes, for tests that read thousands of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures: a small drawn set and specs on it, for tests that train for real."""
+"""Fixtures: a small drawn dataset and specs on it, for tests that train."""
 
 import os
 import subprocess
@@ -33,6 +33,7 @@ def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
     def write(
         name: str, cluster: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **top: object
     ) -> Path:
+        """Write the spec; return its path."""
         spec = {
             "name": name,
             "model": "yolov5n",
@@ -50,11 +51,11 @@ def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def hpc_yolo() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line as a user would, in a process of its own."""
+    """Run the command line in a process of its own."""
 
-    def run(*words: object, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(*command: object, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "hpc_yolo", *map(str, words)],
+            [sys.executable, "-m", "hpc_yolo", *map(str, command)],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -71,7 +72,7 @@ def hpc_yolo() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def events_of(tmp_path: Path) -> Callable[..., list[Any]]:
-    """The events of a run by name, of one kind or all."""
+    """Read the events of a run by name, of one kind or all."""
 
     def read(name: str, kind: type = object) -> list[Any]:
         events = read_events(RunDirectory(tmp_path / "runs" / name).journal)

@@ -1,10 +1,10 @@
-"""Small attempts that come to grief in one way each; run as a program, which is their launcher.
+"""Small attempts that fail in one way each; a program, which launches their ranks.
 
     python stalls.py DIRECTORY
 
-Every attempt has its own run directory `DIRECTORY/<name>` and so many ranks, each a process of its own (forked, so that
-torch is imported once). Nobody ends the ranks that are left, just as submitit's local launcher does not.
-`DIRECTORY/<name>/ends.json` says in the end how each rank ended: an exit code, or a signal's number below 0.
+Every attempt has its own run directory `DIRECTORY/<name>` and several ranks, each a process of its own (forked, so that
+torch is imported once). Nothing ends the remaining ranks, as with submitit's local launcher. At the end
+`DIRECTORY/<name>/ends.json` lists how each rank ended: an exit code, or the negative number of a signal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUSPENDED_S = 9
 
 @dataclass(frozen=True)
 class Case:
-    """How many ranks, which of them comes to grief, and the watchdog's limit."""
+    """Number of ranks, which of them fails, and the limit of the watchdog."""
 
     num_ranks: int
     victim: int | None
@@ -60,7 +60,7 @@ CASES = {
 
 
 def train(case: str, world: World, watchdog: Watchdog) -> None:
-    """A training loop without a network."""
+    """Run a training loop without a model."""
     is_victim = world.rank == CASES[case].victim
     for step in range(NUM_STEPS):
         watchdog.beat("waiting for data", step)
@@ -82,7 +82,7 @@ def train(case: str, world: World, watchdog: Watchdog) -> None:
 
 
 def be_slow(step: int, rank: int, watchdog: Watchdog) -> None:
-    """Take twice the limit where that is all right; the other rank waits."""
+    """Take twice the limit where that is allowed; the other rank waits."""
     if step == 0 and rank == 1:
         time.sleep(4)
     elif step == GRIEF_AT:
@@ -92,14 +92,14 @@ def be_slow(step: int, rank: int, watchdog: Watchdog) -> None:
 
 
 def hold_python_up() -> None:
-    """Never come back, and let no other thread of this process run Python."""
+    """Block for ever without releasing the interpreter lock."""
     library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
     library.pthread_mutex_lock(mutex)
 
 
 def be_rank(case: str, rank: int, directory: Path) -> None:
-    """One rank of an attempt, in this process."""
+    """Run one rank of an attempt in this process."""
     num_ranks = CASES[case].num_ranks
     process = ProcessInfo(rank, rank, 0, num_ranks, num_ranks, 1, LOOPBACK, None, "submitit-local", job_id=case)
     run = RunDirectory(directory)
@@ -149,7 +149,7 @@ def launch(directory: Path) -> None:
 
 
 def go_on_later(pids: list[int]) -> None:
-    """Let processes that have stopped go on after longer than their watchdogs would wait."""
+    """Continue stopped processes after longer than their watchdogs would wait."""
     while not all(is_stopped(pid) for pid in pids):
         time.sleep(0.05)
     time.sleep(SUSPENDED_S)

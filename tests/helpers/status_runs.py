@@ -1,4 +1,4 @@
-"""Runs as their files tell of them, written by hand for the tests of the screen."""
+"""Run directories written by hand, for the tests of the screen."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ END = {"event": "attempt_ended", "outcome": "stopped", "epoch": 0, "step": 20, "
 def make_run(
     root: Path, name: str, *, executor: str | None = "slurm", job_id: str = "7", time: float = 10.0
 ) -> RunDirectory:
-    """A run that was submitted at `time`; by hand where `executor` is None."""
+    """Make a run that was submitted at `time`; one that was started by hand where `executor` is None."""
     run = RunDirectory(root / name)
     run.create()
     run.spec.write_text("name: run\n")

@@ -1,4 +1,4 @@
-"""One number for all that a run has learned."""
+"""One number for everything that a run has learned."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from hpc_yolo.runs.directory import RunDirectory
 
 
 def digest(run: RunDirectory) -> str:
-    """SHA-256 of weights, averages and optimiser of the newest state."""
+    """Return the SHA-256 of weights, averages and optimiser of the newest state."""
     tensors = read_state(saved_states(run)[0]).tensors
     summed = hashlib.sha256()
     for name in sorted(tensors):

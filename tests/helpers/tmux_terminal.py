@@ -1,4 +1,4 @@
-"""A real terminal for the tests of what people see and type, without anybody before it."""
+"""A real terminal, by tmux, for the tests of what users see and type."""
 
 from __future__ import annotations
 
@@ -20,55 +20,59 @@ class Terminal:
     """A terminal of its own with a shell in it."""
 
     def __init__(self, directory: Path, columns: int, rows: int, shell: Sequence[str] = PLAIN_SHELL) -> None:
-        self._words = ["tmux", "-S", str(directory / "tmux"), "-f", "/dev/null"]
+        self._command = ["tmux", "-S", str(directory / "tmux"), "-f", "/dev/null"]
         variables = {name: os.environ[name] for name in KEPT if name in os.environ}
         variables |= {"HOME": str(directory), "PS1": "$ ", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-        exported = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        exported = [option for name, value in variables.items() for option in ("-e", f"{name}={value}")]
         self.tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), "-c", str(directory), *exported, *shell)
 
-    def tmux(self, *words: str) -> str:
+    def tmux(self, *command: str) -> str:
+        """Run a tmux command on this terminal; return its output."""
         # A new session takes its PATH from the program that asks for it.
         environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run([*self._words, *words], capture_output=True, text=True, check=True, env=environ)
+        done = subprocess.run([*self._command, *command], capture_output=True, text=True, check=True, env=environ)
         return done.stdout
 
     def type(self, *keys: str) -> None:
+        """Press keys, by their tmux names."""
         self.tmux("send-keys", *keys)
 
-    def run(self, *words: str) -> None:
-        """Run a command, and say its exit code afterwards."""
-        self.type(f"{shlex.join(words)}; echo LEFT $?", "Enter")
+    def run(self, *command: str) -> None:
+        """Run a command, and print its exit code afterwards."""
+        self.type(f"{shlex.join(command)}; echo LEFT $?", "Enter")
 
     @property
     def text(self) -> str:
+        """The text of the screen."""
         return self.tmux("capture-pane", "-p")
 
     @property
     def modes(self) -> str:
-        """Whether the other screen is shown, whether the cursor is, and the driver's settings."""
+        """Whether the alternate screen and the cursor are shown, and the settings of the terminal driver."""
         device = self.tmux("display-message", "-p", "#{pane_tty}").strip()
         settings = subprocess.run(["stty", "-F", device, "-a"], capture_output=True, text=True, check=True).stdout
         return self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}") + settings
 
-    def wait_for(self, *words: str, without: str = "\0") -> str:
-        """The text of the terminal once it has all `words`."""
+    def wait_for(self, *texts: str, without: str = "\0") -> str:
+        """Return the text of the terminal once it contains all `texts`."""
         return awaited(
             lambda: self.text,
-            lambda text: all(word in text for word in words) and without not in text,
-            str(words),
+            lambda text: all(wanted in text for wanted in texts) and without not in text,
+            str(texts),
         )
 
     def screen_pid(self) -> int:
-        """The process that runs in the foreground."""
+        """Return the process that runs in the foreground."""
         shell = int(self.tmux("display-message", "-p", "#{pane_pid}"))
         return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
 
     def close(self) -> None:
-        subprocess.run([*self._words, "kill-server"], capture_output=True, check=False)
+        """End the shell and the terminal."""
+        subprocess.run([*self._command, "kill-server"], capture_output=True, check=False)
 
 
 def awaited(see: Callable[[], str], is_right: Callable[[str], bool], what: str) -> str:
-    """What `see` sees once it is right."""
+    """Return the value of `see` once it is right."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_right(seen := see()):
         assert time.monotonic() < deadline, f"never saw {what}, but:\n{seen}"

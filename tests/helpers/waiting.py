@@ -1,4 +1,4 @@
-"""Wait in a test for what must come. How long that takes is the machine's business: only a hang reaches the limit."""
+"""Wait in a test for a condition. How long that takes depends on the machine: only a hang reaches the limit."""
 
 from __future__ import annotations
 
