@@ -33,7 +33,7 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, 
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training.trainer import Trainer
-from hpc_yolo.training.watchdog.watchdog import Watchdog
+from hpc_yolo.training.watchdog import Watchdog
 
 SAVE_EVERY_S = 10.0
 ROUNDS = 8
@@ -214,7 +214,7 @@ def overhead_of_rank(directory: str) -> None:
                 time.sleep(0.01)
                 columns["agreement"].append(timed(lambda: agreement.ask(StepRequest())))
                 columns["journal"].append(timed(lambda: journal.write(event)))
-                columns["watchdog"].append(timed(partial(watchdog.beat, "step", step)))
+                columns["watchdog"].append(timed(partial(watchdog.heartbeat, "step", step)))
         agreement.settle()
     shown = ", ".join(f"{name} {statistics.median(ms) * 1000:.0f} us" for name, ms in columns.items())
     print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps)")

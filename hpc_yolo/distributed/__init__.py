@@ -1,4 +1,4 @@
-"""The process group of an attempt: devices, how ranks find each other, and what they exchange."""
+"""The process group of an attempt: devices, rendezvous, collectives."""
 
 from hpc_yolo.distributed.device import choose_device, make_deterministic
 from hpc_yolo.distributed.group import connected

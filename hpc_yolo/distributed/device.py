@@ -1,4 +1,4 @@
-"""Which device a task computes on, and how exactly it repeats what it computes."""
+"""The device of a task, and deterministic operations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def choose_device(requested: str, process: ProcessInfo) -> torch.device:
     the site has set; it takes one of those. `connected` refuses ranks that would share one.
 
     Raises:
-        TrainingError: the GPU that was asked for is not there.
+        TrainingError: the requested GPU is not available.
     """
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -30,7 +30,7 @@ def choose_device(requested: str, process: ProcessInfo) -> torch.device:
         index %= num_visible
     if index >= num_visible:
         raise TrainingError(
-            f"GPU {index} is not there: this task (local rank {local_rank}) sees {counted(num_visible, 'GPU')}",
+            f"GPU {index} is not available: this task (local rank {local_rank}) sees {counted(num_visible, 'GPU')}",
             hint="ask for as many GPUs as tasks a node (cluster.gpus_per_node), or set train.device to cpu",
         )
     torch.cuda.set_device(index)
@@ -38,7 +38,7 @@ def choose_device(requested: str, process: ProcessInfo) -> torch.device:
 
 
 def device_identity(device: torch.device) -> str | None:
-    """Return what tells the GPU `device`, or the slice of one, from all others in the world; None where unknown."""
+    """Return an identity of the GPU `device`, or slice of one, that no other has; None where unknown."""
     if device.type != "cuda":
         return None
     identity = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
@@ -57,7 +57,7 @@ def _listed_index(requested: str, process: ProcessInfo) -> int:
 
 
 def make_deterministic() -> None:
-    """Prefer operations that give the same result every time; one that has no such form warns and runs."""
+    """Prefer deterministic operations; one that has no deterministic form warns and runs."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries start
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

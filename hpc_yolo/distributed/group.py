@@ -18,21 +18,21 @@ from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import ClusterError, LostProcessError, StallError, TrainingError
 from hpc_yolo.distributed.device import device_identity
-from hpc_yolo.distributed.rendezvous import CheckIn, address_for_ranks, check_in, open_store, own_place
+from hpc_yolo.distributed.rendezvous import CheckIn, address_for_ranks, check_in, open_store, own_location
 from hpc_yolo.distributed.world import World
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 COLLECTIVE_TIMEOUT_S = 1800
-NEIGHBOUR_LOOK_S = 0.5
+NEIGHBOUR_CHECK_S = 0.5
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @contextlib.contextmanager
 def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, timeout_s: float) -> Iterator[World]:
-    """Enter the process group of this attempt, once all ranks are there; it is taken down when the block ends well.
+    """Enter the process group of this attempt once all ranks are there; destroy it when the block ends without error.
 
-    After an exception the group is left as it is: a collective teardown would wait for ranks that are gone.
+    After an error the group is left as it is: a collective teardown would wait for ranks that are gone.
 
     Raises:
         TrainingError: some ranks did not come within `timeout_s`; the message names them.
@@ -40,15 +40,19 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
         LostProcessError: the ranks cannot connect to each other; the message names addresses and errors.
     """
     if process.world_size == 1:
-        yield World(process, device, (own_place(process),))
+        yield World(process, device, (own_location(process),))
         return
     link = open_store(process, run, timeout_s)
     everyone = check_in(link, process, timeout_s, device_identity(device))
     _require_gpus_of_their_own(everyone)
-    places = tuple(other.place for other in everyone)
+    locations = tuple(other.location for other in everyone)
     neighbours = _neighbours(process.rank, everyone)
     address = address_for_ranks(process.rank, everyone)
-    with _ends_with_a_neighbour(places, neighbours), _gloo_over(address), _connection_errors(places[process.rank]):
+    with (
+        _ends_with_a_neighbour(locations, neighbours),
+        _gloo_over(address),
+        _connection_errors(locations[process.rank]),
+    ):
         dist.init_process_group(
             backend="nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("group", link.store),
@@ -59,21 +63,21 @@ def connected(process: ProcessInfo, run: RunDirectory, device: torch.device, tim
         )
         control = dist.new_group(backend="gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     assert isinstance(control, dist.ProcessGroup)  # every rank is a member
-    world = World(process, device, places, control, link.store, neighbours)
+    world = World(process, device, locations, control, link.store, neighbours)
     yield world
     world.barrier()
     dist.destroy_process_group()
 
 
 def _require_gpus_of_their_own(everyone: Sequence[CheckIn]) -> None:
-    """Refuse ranks that would share a GPU: NCCL would say so in its own way, some seconds later."""
-    users: dict[str, RankPlace] = {}
+    """Refuse ranks that would share a GPU: NCCL would fail some seconds later, with a message of its own."""
+    users: dict[str, RankLocation] = {}
     for other in everyone:
         if other.gpu is None:
             continue
-        first = users.setdefault(other.gpu, other.place)
-        if first is not other.place:
-            ranks = f"ranks {first.rank} and {other.place.rank} on {other.place.host}"
+        first = users.setdefault(other.gpu, other.location)
+        if first is not other.location:
+            ranks = f"ranks {first.rank} and {other.location.rank} on {other.location.host}"
             raise TrainingError(
                 f"{ranks} would compute on one GPU ({other.gpu})",
                 hint="ask for as many GPUs as tasks a node (cluster.gpus_per_node), or set train.device to cpu",
@@ -81,26 +85,26 @@ def _require_gpus_of_their_own(everyone: Sequence[CheckIn]) -> None:
 
 
 @contextlib.contextmanager
-def _connection_errors(place: RankPlace) -> Iterator[None]:
-    """Put what gloo and NCCL raise while they connect the ranks into a sentence."""
+def _connection_errors(own: RankLocation) -> Iterator[None]:
+    """Raise one readable error for those that gloo and NCCL raise while they connect the ranks."""
     try:
         yield
     except RuntimeError as error:
         seen = " ".join(str(error).partition("Exception raised from")[0].split())
         raise LostProcessError(
-            f"rank {place.rank} on {place.host} cannot connect to all other ranks: {seen}",
+            f"rank {own.rank} on {own.host} cannot connect to all other ranks: {seen}",
             hint="another rank has died, or its node cannot be reached over the interface that was taken: name another "
             "interface with GLOO_SOCKET_IFNAME, and NCCL_SOCKET_IFNAME for GPUs, under cluster.env",
         ) from error
 
 
 def _neighbours(rank: int, everyone: Sequence[CheckIn]) -> dict[int, int]:
-    """When the processes of the other ranks on this machine started, by rank."""
+    """Return when the processes of the other ranks on this machine started, by rank."""
     machine = everyone[rank].machine
     return {
-        other.place.rank: other.start
+        other.location.rank: other.start
         for other in everyone
-        if other.machine == machine and other.place.rank != rank and other.start is not None
+        if other.machine == machine and other.location.rank != rank and other.start is not None
     }
 
 
@@ -108,10 +112,10 @@ def _neighbours(rank: int, everyone: Sequence[CheckIn]) -> dict[int, int]:
 def _gloo_over(address: str | None) -> Iterator[None]:
     """Make gloo connect over the interface that has `address` within the block, unless GLOO_SOCKET_IFNAME is set.
 
-    By itself gloo takes the address of this host's name, which may be the loopback's or none at all.
+    By default gloo takes the address of this host's name, which may be the loopback's or none at all.
 
     Raises:
-        ClusterError: GLOO_SOCKET_IFNAME is set to what cannot work.
+        ClusterError: GLOO_SOCKET_IFNAME names no usable interface.
     """
     interface = None if address is None else interface_of(address)
     chosen = current_environment().get(GLOO_INTERFACE)
@@ -128,7 +132,7 @@ def _gloo_over(address: str | None) -> Iterator[None]:
 
 
 def _require_interface(chosen: str, address: str | None) -> None:
-    """Refuse a value of GLOO_SOCKET_IFNAME with which no rank on another node could be reached."""
+    """Refuse a value of GLOO_SOCKET_IFNAME with which ranks on other nodes cannot be reached."""
     present = interface_addresses()
     found = [each.address for each in present if each.interface in chosen.split(",")]
     needs_network = address is not None and not is_loopback(address)
@@ -142,22 +146,24 @@ def _require_interface(chosen: str, address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _ends_with_a_neighbour(places: Sequence[RankPlace], neighbours: Mapping[int, int]) -> Iterator[None]:
+def _ends_with_a_neighbour(locations: Sequence[RankLocation], neighbours: Mapping[int, int]) -> Iterator[None]:
     """End this process if another rank of this machine dies within the block.
 
     gloo, which connects all ranks in it, would wait for a dead one for `COLLECTIVE_TIMEOUT_S`. Ranks on other machines
-    are the launcher's: Slurm ends a step whose task has died.
+    are left to the launcher: Slurm ends a step whose task has died.
     """
     is_over = threading.Event()
 
     def watch() -> None:
-        while not is_over.wait(NEIGHBOUR_LOOK_S):
-            gone = [places[rank] for rank, start in neighbours.items() if process_start(places[rank].pid) != start]
+        while not is_over.wait(NEIGHBOUR_CHECK_S):
+            gone = [
+                locations[rank] for rank, start in neighbours.items() if process_start(locations[rank].pid) != start
+            ]
             if gone:
-                words = (
+                message = (
                     f"rank {gone[0].rank} on {gone[0].host} (process {gone[0].pid}) is gone: it never met the others\n"
                 )
-                os.write(2, words.encode())
+                os.write(2, message.encode())
                 os._exit(StallError.exit_code)
 
     thread = threading.Thread(target=watch, name="neighbours", daemon=True)

@@ -1,7 +1,7 @@
-"""How the ranks of an attempt meet: rank 0 serves a store and publishes its addresses, and all others connect to it.
+"""Rendezvous of the ranks of an attempt: rank 0 serves a store and publishes its addresses, all others connect to it.
 
 The addresses are numbers, so no other node has to resolve a name. Where rank 0's host has several, all are published,
-and each rank takes the first that leads to this very store, which a token in it proves. Where all ranks are on one node
+and each rank takes the first that leads to this very store, as a token in it proves. Where all ranks are on one node
 the loopback is used and nothing listens on the network.
 """
 
@@ -30,7 +30,7 @@ from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.core.files import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 RETRY_S = 0.05
 CONNECT_S = 5.0
@@ -40,7 +40,7 @@ TOKEN = "token"
 
 
 class PublishedStore(msgspec.Struct, frozen=True):
-    """Where rank 0 listens, likeliest address first, and what tells its store from any other."""
+    """Where rank 0 listens, likeliest address first, and the token that distinguishes its store from others."""
 
     master_addresses: list[str]
     master_port: int
@@ -49,7 +49,7 @@ class PublishedStore(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class StoreLink:
-    """The store of an attempt, and the addresses at both ends of this rank's way to it; None where they are unknown."""
+    """The store of an attempt, and the addresses at both ends of this rank's connection to it; None where unknown."""
 
     store: Store
     own: str | None
@@ -57,14 +57,14 @@ class StoreLink:
 
 
 class CheckIn(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rank publishes when it arrives.
+    """The record that a rank publishes when it arrives.
 
     Attributes:
         start: when its process started, in ticks since boot.
         gpu: see `device_identity`.
     """
 
-    place: RankPlace
+    location: RankLocation
     machine: str
     start: int | None
     gpu: str | None = None
@@ -94,7 +94,7 @@ def launcher_store(process: ProcessInfo, timeout_s: float) -> Store:
 
     Raises:
         ClusterError: the address does not resolve.
-        LostProcessError: nobody answers there within `timeout_s`.
+        LostProcessError: no store responds there within `timeout_s`.
     """
     hint = "MASTER_ADDR is the host of rank 0, the same for all ranks; see torchrun --master-addr"
     address, port = process.master_addr, process.master_port
@@ -118,35 +118,35 @@ def check_in(link: StoreLink, process: ProcessInfo, timeout_s: float, gpu: str |
     Raises:
         TrainingError: some ranks did not come within `timeout_s`; rank 0's message names them.
     """
-    place = own_place(process)
+    location = own_location(process)
     mine = CheckIn(
-        place=place,
+        location=location,
         machine=machine_id(),
-        start=process_start(place.pid),
+        start=process_start(location.pid),
         gpu=gpu,
         own_address=link.own,
         reached_address=link.reached,
     )
     store = link.store
-    store.set(f"place/{process.rank}", msgspec.json.encode(mine).decode())
+    store.set(f"rank/{process.rank}", msgspec.json.encode(mine).decode())
     if process.rank == 0:
         _wait_for_everyone(store, process, timeout_s)
-        everyone = [json.loads(store.get(f"place/{rank}")) for rank in range(process.world_size)]
-        store.set("places", json.dumps(everyone))
+        everyone = [json.loads(store.get(f"rank/{rank}")) for rank in range(process.world_size)]
+        store.set("ranks", json.dumps(everyone))
     else:
         try:
-            store.wait(["places"], timedelta(seconds=timeout_s))
+            store.wait(["ranks"], timedelta(seconds=timeout_s))
         except (dist.DistError, RuntimeError) as error:
             raise TrainingError(
-                f"rank {process.rank} on {place.host} waited {timeout_s:.0f} s for the other ranks; rank 0 "
-                f"({process.master_addr}) says which did not come"
+                f"rank {process.rank} on {location.host} waited {timeout_s:.0f} s for the other ranks; rank 0 "
+                f"({process.master_addr}) logs which did not come"
             ) from error
-    return msgspec.json.decode(store.get("places"), type=list[CheckIn])
+    return msgspec.json.decode(store.get("ranks"), type=list[CheckIn])
 
 
-def own_place(process: ProcessInfo) -> RankPlace:
-    """Return where this rank is."""
-    return RankPlace(
+def own_location(process: ProcessInfo) -> RankLocation:
+    """Return host, process and ranks of this process."""
+    return RankLocation(
         rank=process.rank,
         local_rank=process.local_rank,
         node_rank=process.node_rank,
@@ -211,16 +211,16 @@ def _serve_store(process: ProcessInfo, published: Path, timeout_s: float) -> Sto
 
 
 def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> StoreLink:
-    """Connect to the published store, again and again: a file that an earlier start left leads nowhere."""
+    """Connect to the published store, again and again: the file may be that of an earlier start."""
     begun_s = time.monotonic()
     tries: _Tries | None = None
     while time.monotonic() < begun_s + timeout_s:
-        meeting = None
+        store = None
         with contextlib.suppress(OSError):
-            meeting = read_struct(published, PublishedStore)
-        if meeting is not None:
-            if tries is None or tries.meeting != meeting:
-                tries = _Tries(meeting)
+            store = read_struct(published, PublishedStore)
+        if store is not None:
+            if tries is None or tries.published != store:
+                tries = _Tries(store)
             link = tries.connect(begun_s + timeout_s)
             if link is not None:
                 return link
@@ -232,28 +232,28 @@ def _join_store(process: ProcessInfo, published: Path, timeout_s: float) -> Stor
     raise TrainingError(
         f"rank {process.rank} on {_host(process)} waited {timeout_s:.0f} s for rank 0 "
         f"({process.master_addr}), which did not publish where it listens ({published})",
-        hint="is the run directory on a file system that all nodes see? did rank 0 start?",
+        hint="is the run directory on a file system that all nodes share? did rank 0 start?",
     )
 
 
 class _Tries:
-    """Attempts to connect to one published store, and what came of the last one at each address."""
+    """Attempts to connect to one published store, and the error of the last one at each address."""
 
-    def __init__(self, meeting: PublishedStore) -> None:
-        self.meeting = meeting
+    def __init__(self, published: PublishedStore) -> None:
+        self.published = published
         self.errors: dict[str, OSError] = {}
         self._since_s = time.monotonic()
         self._only_refusals = True
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no address has led anywhere for so long that none will."""
+        """True if no address has led to a store for so long that none will."""
         return self._only_refusals and time.monotonic() - self._since_s > UNREACHABLE_S
 
     def connect(self, deadline_s: float) -> StoreLink | None:
         """Try every address once."""
-        port = self.meeting.master_port
-        for address in self.meeting.master_addresses:
+        port = self.published.master_port
+        for address in self.published.master_addresses:
             try:
                 own, reached = _ends_of_connection(address, port)
             except OSError as error:
@@ -262,10 +262,10 @@ class _Tries:
             remaining_s = max(deadline_s - time.monotonic(), 1)
             try:
                 store = _store_at(address, port, min(remaining_s, HANDSHAKE_S))
-                is_ours = store.check([TOKEN]) and store.get(TOKEN).decode() == self.meeting.token
+                is_ours = store.check([TOKEN]) and store.get(TOKEN).decode() == self.published.token
             except dist.DistError as error:
                 self.errors[address] = OSError(str(error).partition("\n")[0])
-                self._only_refusals = False  # a store that has too much to do looks like that, too
+                self._only_refusals = False  # a busy store looks like that, too
                 continue
             if is_ours:
                 store.set_timeout(timedelta(seconds=remaining_s))
@@ -279,14 +279,14 @@ def _store_at(address: str, port: int, timeout_s: float) -> TCPStore:
 
 
 def _ends_of_connection(address: str, port: int) -> tuple[str, str]:
-    """(this host's address, the other one's) of a connection to `address`."""
+    """Connect to `address`; return the addresses of this host and of the other one."""
     with socket.create_connection((address, port), timeout=CONNECT_S) as connection:
         return connection.getsockname()[0], connection.getpeername()[0]
 
 
 def _unreachable(process: ProcessInfo, tries: _Tries) -> LostProcessError:
-    """The error of a rank that no address leads to rank 0. The node of rank 0 may be lost, so it may be tried again."""
-    port = tries.meeting.master_port
+    """Return the error for a rank that cannot reach rank 0. Its node may be lost, so the run may be tried again."""
+    port = tries.published.master_port
     seen = "; ".join(f"{address} port {port}: {_reason(error)}" for address, error in tries.errors.items())
     return LostProcessError(
         f"rank {process.rank} on {_host(process)} cannot connect to rank 0 ({process.master_addr}): {seen}",
@@ -307,12 +307,12 @@ def _reason(error: OSError) -> str:
 def _wait_for_everyone(store: Store, process: ProcessInfo, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     missing = list(range(process.world_size))
-    while missing := [rank for rank in missing if not store.check([f"place/{rank}"])]:
+    while missing := [rank for rank in missing if not store.check([f"rank/{rank}"])]:
         if time.monotonic() > deadline:
             listed = ", ".join(f"{rank} (node {rank // process.local_world_size})" for rank in missing[:16])
             raise TrainingError(
                 f"after {timeout_s:.0f} s {len(missing)} of {process.world_size} ranks are missing: "
                 f"{listed}{' …' if len(missing) > 16 else ''}",
-                hint="look at the output of those tasks; train.start_timeout_s is the time they have",
+                hint="see the output of those tasks; train.start_timeout_s is the time they have",
             )
         time.sleep(RETRY_S)

@@ -1,8 +1,8 @@
-"""This rank's view of all ranks, and the few things that ranks exchange: sums, figures, arrays, requests to stop.
+"""This rank's view of all ranks, and the collectives: sums, numbers, arrays, requests to stop.
 
 Two groups exist. The default one moves gradients (NCCL on GPUs, gloo without). The control group is always gloo: stop
-agreement, evaluation results and per-rank figures go through it, so that none of them waits for the device.
-Nothing travels as a pickle.
+agreement, evaluation results and numbers of each rank go through it, so that none of them waits for the device.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed's own, with types
 
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 
 @dataclass(frozen=True)
 class World:
     """This rank's view of all ranks. With a single rank every operation is the identity.
 
-    `neighbours`: when the process of each other rank on this machine started, in ticks since boot, by rank.
+    Attributes:
+        ranks: host and process of every rank.
+        neighbours: when the process of each other rank on this machine started, in ticks since boot, by rank.
     """
 
     process: ProcessInfo
     device: torch.device
-    places: tuple[RankPlace, ...]
+    ranks: tuple[RankLocation, ...]
     control: dist.ProcessGroup | None = None
     store: Store | None = None
     neighbours: Mapping[int, int] = field(default_factory=dict)
@@ -46,11 +48,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank prints and writes."""
+        """True on the rank that prints and writes."""
         return self.process.rank == 0
 
     def sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of `tensor` over all ranks, on its device; not differentiable."""
+        """Return the sum of `tensor` over all ranks, on its device; not differentiable."""
         if self.size == 1:
             return tensor
         total = tensor.detach().clone()
@@ -64,9 +66,9 @@ class World:
                 dist.broadcast(tensor, src=0)
 
     def second_store(self, prefix: str) -> Store | None:
-        """The store of this attempt over a connection of its own, its keys under `prefix`; None for a single rank.
+        """Return the store of this attempt over a new connection, its keys under `prefix`; None for a single rank.
 
-        An operation on a store holds up all others over the same connection.
+        An operation on a store blocks all others over the same connection.
         """
         return None if self.store is None else PrefixStore(prefix, self.store.clone())
 
@@ -75,23 +77,23 @@ class World:
         if self.size > 1:
             dist.barrier(group=self.control)
 
-    def gather_figures(self, figures: Sequence[float]) -> list[list[float]]:
-        """The same few numbers of every rank, by rank."""
+    def gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Return the `numbers` of every rank, equally many, by rank."""
         if self.size == 1:
-            return [list(figures)]
-        mine = torch.tensor(figures, dtype=torch.float64)
+            return [list(numbers)]
+        mine = torch.tensor(numbers, dtype=torch.float64)
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine, group=self.control)
         return [tensor.tolist() for tensor in everyone]
 
     def gather_arrays(self, arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Every rank's `arrays` (any shapes, no objects), by rank, on every rank."""
+        """Return the `arrays` (any shapes, no objects) of every rank, by rank, on every rank."""
         if self.size == 1:
             return [arrays]
         packed = io.BytesIO()
         np.savez(packed, allow_pickle=False, **arrays)
         mine = torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
-        sizes = [int(size) for (size,) in self.gather_figures([len(mine)])]
+        sizes = [int(size) for (size,) in self.gather_numbers([len(mine)])]
         everyone = [torch.zeros(max(sizes), dtype=torch.uint8) for _ in range(self.size)]
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
         padded[: len(mine)] = mine

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, Event, RankPlace
+from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, Event, RankLocation
 from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 HEAD = f"""# The journal of a run
@@ -101,7 +101,7 @@ def document() -> str:
         [
             HEAD,
             *kinds,
-            _table("Rows of `ranks`", RankPlace),
+            _table("Rows of `ranks`", RankLocation),
             _table("`metrics`", Metrics),
             _table("Rows of `classes`", ClassMetrics),
         ],

@@ -23,7 +23,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_d
     attempt: int = 0
 
 
-class RankPlace(msgspec.Struct, frozen=True, kw_only=True):
+class RankLocation(msgspec.Struct, frozen=True, kw_only=True):
     """Where one rank runs."""
 
     rank: int
@@ -54,7 +54,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     step: int
     device_mem_bytes: int | None = None
     process_started: float | None = None
-    ranks: list[RankPlace]
+    ranks: list[RankLocation]
 
 
 class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):

@@ -135,7 +135,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
         except (OSError, HpcYoloError) as error:
             final.emit(WarningRaised(message=f"images and curves are those of the last epoch: {error}"))
     # What rank 0 has found in the file system is what all do.
-    is_done, is_read = (bool(figure) for figure in world.gather_figures([is_done, bool(tensors)])[0])
+    is_done, is_read = (bool(figure) for figure in world.gather_numbers([is_done, bool(tensors)])[0])
     if is_done:
         return None, best
     if not is_read:

@@ -87,13 +87,13 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
     demand = max((training.shared_demand, validation.shared_demand), key=lambda demand: demand.total_bytes)
     room = shared_room()
     own = [demand.batch_bytes, demand.num_batches, room.free_bytes, room.total_bytes, room.identity]
-    ranks = world.gather_figures([float(figure) for figure in own])
+    ranks = world.gather_numbers([float(figure) for figure in own])
     if not any(num_batches for _, num_batches, *_ in ranks):
         return  # no loader workers
     require_room(
         [
             RankRoom(place.node_rank, place.host, Demand(*figures[:2]), Room(*figures[2:]))
-            for place, figures in zip(world.places, ([int(figure) for figure in rank] for rank in ranks), strict=True)
+            for place, figures in zip(world.ranks, ([int(figure) for figure in rank] for rank in ranks), strict=True)
         ]
     )
 
@@ -106,7 +106,7 @@ def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emi
     if cache == "none":
         return False
     needed_bytes = cache_bytes(index, imgsz) * world.process.local_world_size
-    nodes = world.gather_figures([needed_bytes, available_bytes()])
+    nodes = world.gather_numbers([needed_bytes, available_bytes()])
     needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
     fits = needed <= free * (CACHE_MEMORY_SHARE if cache == "ram" else UNASKED_MEMORY_SHARE)
     if not fits and cache == "ram":

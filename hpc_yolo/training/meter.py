@@ -68,7 +68,7 @@ class StepMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of every rank, for the epoch and since the last log line; all ranks must call this."""
-        sums = self._world.gather_figures(torch.cat([self._epoch_items, self._log_items]).tolist())
+        sums = self._world.gather_numbers(torch.cat([self._epoch_items, self._log_items]).tolist())
         return {"rank_sums": sums, "epoch_steps": self._epoch_steps, "log_steps": self._log_steps}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -118,7 +118,7 @@ class StepMeter:
         )
         self._log_items.zero_()
         self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
-        return means, [RankFigures(*row) for row in self._world.gather_figures(list(own))]
+        return means, [RankFigures(*row) for row in self._world.gather_numbers(list(own))]
 
     def read_epoch(self) -> tuple[Losses, float]:
         """(mean loss terms of this epoch's global batches, seconds of this attempt's part of it)."""

@@ -134,7 +134,7 @@ class NanGuard:
 
     def _find_bad(self) -> BadStep | None:
         """Return the first bad step of all ranks."""
-        steps = [int(step) for (step,) in self._world.gather_figures([float(self._first_bad)])]
+        steps = [int(step) for (step,) in self._world.gather_numbers([float(self._first_bad)])]
         found = [BadStep(step, rank) for rank, step in enumerate(steps) if step != NONE_YET]
         return min(found, default=None)
 

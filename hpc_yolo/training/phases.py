@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hpc_yolo.checkpoint import Position
 from hpc_yolo.data.batch import TrainingBatch
-from hpc_yolo.training.watchdog.watchdog import Watchdog
+from hpc_yolo.training.watchdog import Watchdog
 
 Item = TypeVar("Item")
 SLOW_PHASE_S = 600.0  # for what one rank does while the others wait, and for a disk that is slow now and then
@@ -53,4 +53,4 @@ class Phases:
         self._begin("going back", SLOW_PHASE_S)
 
     def _begin(self, phase: str, allowed_s: float = 0.0) -> None:
-        self._watchdog.beat(phase, self._position.step, allowed_s)
+        self._watchdog.heartbeat(phase, self._position.step, allowed_s)

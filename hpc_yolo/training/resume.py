@@ -21,7 +21,7 @@ def read_newest_state(run: RunDirectory, world: World, emit: Callable[[AnyEvent]
     """
     state = newest_state(run, lambda message: emit(WarningRaised(message=message))) if world.is_main else None
     found = NOTHING_SAVED if state is None else attempt_and_step(state.path)
-    attempt, step = map(int, world.gather_figures(found)[0])
+    attempt, step = map(int, world.gather_numbers(found)[0])
     if (attempt, step) == NOTHING_SAVED:
         return None
     return state or read_state(state_path(run, attempt, step))

@@ -28,7 +28,7 @@ from hpc_yolo.training.nan_guard import RolledBack
 from hpc_yolo.training.optimizer import apply_settings
 from hpc_yolo.training.phases import Phases
 from hpc_yolo.training.step_events import epoch_ended, evaluated, step_logged
-from hpc_yolo.training.watchdog.watchdog import Watchdog
+from hpc_yolo.training.watchdog import Watchdog
 
 
 class Stopped(Exception):

@@ -18,7 +18,7 @@ from hpc_yolo.core.errors import HpcYoloError, SpecError
 from hpc_yolo.data.run_inputs import are_kept
 from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankPlace
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankLocation
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.metrics import Metrics
@@ -137,7 +137,7 @@ def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True
         )
         add_submission(run, submission)
     journal = JournalWriter(run.journal, attempt=1, clock=lambda: 20.0)
-    ranks = [RankPlace(rank=rank, local_rank=rank, node_rank=0, host="h", pid=1) for rank in range(2)]
+    ranks = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="h", pid=1) for rank in range(2)]
     journal.write(
         AttemptStarted(
             job_id="1", launcher="submitit-local", device="cpu", precision="float32", world_size=2, num_nodes=1,

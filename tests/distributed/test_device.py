@@ -13,7 +13,7 @@ from hpc_yolo.distributed import choose_device
 from hpc_yolo.distributed.device import device_identity
 from hpc_yolo.distributed.group import _require_gpus_of_their_own
 from hpc_yolo.distributed.rendezvous import CheckIn
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_a_task_takes_the_gpu_of_its_local_rank_or_one_of_its_own(
 
 
 REFUSED = {
-    "a number that is not there": ("3", 0, 1, 1, "GPU 3 is not there: this task (local rank 0) sees 1 GPU"),
-    "no GPU at all": ("0,1", 1, 2, 0, "GPU 1 is not there: this task (local rank 1) sees 0 GPUs"),
+    "a number that is not there": ("3", 0, 1, 1, "GPU 3 is not available: this task (local rank 0) sees 1 GPU"),
+    "no GPU at all": ("0,1", 1, 2, 0, "GPU 1 is not available: this task (local rank 1) sees 0 GPUs"),
     "fewer listed than tasks": ("0", 1, 2, 2, "train.device: 0 names 1 GPU for 2 tasks of a node"),
 }
 
@@ -85,7 +85,7 @@ def test_without_gpus_auto_is_the_cpu(gpus):
 def check_ins(*gpu_names: str | None) -> list[CheckIn]:
     return [
         CheckIn(
-            place=RankPlace(rank=rank, local_rank=rank, node_rank=0, host="gpu01", pid=1),
+            location=RankLocation(rank=rank, local_rank=rank, node_rank=0, host="gpu01", pid=1),
             machine="gpu01",
             start=1,
             gpu=gpu,

@@ -14,12 +14,12 @@ PROGRAM = """
 import os, signal, time
 from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.distributed.group import _ends_with_a_neighbour
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 pid = os.fork()
 if not pid:
     signal.pause()
-places = [RankPlace(rank=rank, local_rank=rank, node_rank=0, host="here", pid=pid) for rank in range(2)]
+places = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="here", pid=pid) for rank in range(2)]
 with _ends_with_a_neighbour(places, {1: process_start(pid)}):
     pass
 print("met", flush=True)

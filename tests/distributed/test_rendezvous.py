@@ -25,7 +25,7 @@ from hpc_yolo.core.files import write_struct
 from hpc_yolo.distributed import rendezvous
 from hpc_yolo.distributed.rendezvous import CheckIn, PublishedStore, address_for_ranks, open_store
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 
 SERVER = Path(__file__).parents[1] / "helpers" / "rank_server.py"
 
@@ -314,7 +314,7 @@ def test_the_address_of_a_rank_is_one_at_which_others_reach_its_host(
     monkeypatch.setattr(rendezvous, "is_own", lambda address: address in (OWN, BRIDGE))
     everyone = [
         CheckIn(
-            place=RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"gpu{rank}", pid=1),
+            location=RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"gpu{rank}", pid=1),
             machine=str(rank),
             start=1,
             own_address=own,

@@ -94,7 +94,7 @@ def be_rank(run: Path, unreachable_s: float) -> int:
     try:
         process = ProcessInfo.from_env(current_environment())
         with connected(process, RunDirectory(run), torch.device("cpu"), START_S) as world:
-            ranks = [int(rank) for (rank,) in world.gather_figures([float(world.rank)])]
+            ranks = [int(rank) for (rank,) in world.gather_numbers([float(world.rank)])]
             print(json.dumps({"ranks": ranks, "interface": chosen[0]}), flush=True)
     except HpcYoloError as error:
         print(error)

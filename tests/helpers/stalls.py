@@ -26,7 +26,7 @@ from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.distributed import World, connected
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.training.watchdog.watchdog import Watchdog
+from hpc_yolo.training.watchdog import Watchdog
 
 ATTEMPT = 7
 GRIEF_AT = 30  # about two seconds after the first step
@@ -63,10 +63,10 @@ def train(case: str, world: World, watchdog: Watchdog) -> None:
     """Run a training loop without a model."""
     is_victim = world.rank == CASES[case].victim
     for step in range(NUM_STEPS):
-        watchdog.beat("waiting for data", step)
+        watchdog.heartbeat("waiting for data", step)
         if step == GRIEF_AT and case in ("loader", "alone", "disk gone") and is_victim:
             threading.Event().wait()
-        watchdog.beat("step", step)
+        watchdog.heartbeat("step", step)
         if case == "patient":
             be_slow(step, world.rank, watchdog)
         if step == GRIEF_AT and (case == "suspended" or (case in ("stopped", "store stopped") and is_victim)):
@@ -86,7 +86,7 @@ def be_slow(step: int, rank: int, watchdog: Watchdog) -> None:
     if step == 0 and rank == 1:
         time.sleep(4)
     elif step == GRIEF_AT:
-        watchdog.beat("metrics", step, allowed_s=60)
+        watchdog.heartbeat("metrics", step, allowed_s=60)
         if rank == 0:
             time.sleep(4)
 

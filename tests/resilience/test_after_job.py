@@ -12,7 +12,7 @@ from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.job_evidence import job_peak_bytes, own_log, since_start
 from hpc_yolo.resilience.lease import take_lease
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankPlace
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankLocation
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.schema import ClusterSpec
@@ -77,7 +77,7 @@ def begin(run: RunDirectory, restart: int = 1, step: int | None = 0) -> JournalW
     """Rank 0 takes the lease of its attempt and, unless `step` is None, says that it begins there."""
     journal = JournalWriter(run.journal, take_lease(run, task(restart, "slurm")).attempt)
     if step is not None:
-        place = RankPlace(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
+        place = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
         sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
         words = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32"}
         journal.write(AttemptStarted(epoch=0, step=step, ranks=[place], **sizes, **words))

@@ -22,7 +22,7 @@ from hpc_yolo.resilience.attempt_end import (
 )
 from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
 from hpc_yolo.runs.attempts import Attempts
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, EpochEnded, RankPlace, StepLogged
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, EpochEnded, RankLocation, StepLogged
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
 
@@ -48,7 +48,7 @@ NO_VALUES: dict[str, Any] = {
 
 
 def started(attempt: int = 1, job_id: str | None = "7", launcher: str = "slurm") -> AttemptStarted:
-    rank = RankPlace(rank=0, local_rank=0, node_rank=0, host="gpu02", pid=1)
+    rank = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu02", pid=1)
     sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
     names = {"job_id": job_id, "launcher": launcher, "device": "cpu", "precision": "float32"}
     return AttemptStarted(attempt=attempt, epoch=0, step=0, ranks=[rank], **names, **sizes)

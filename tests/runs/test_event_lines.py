@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_yolo.runs.event_lines import event_line
-from hpc_yolo.runs.events import AttemptStarted, RankPlace
+from hpc_yolo.runs.events import AttemptStarted, RankLocation
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,6 @@ def test_an_attempt_counts_one_and_many(ranks, num_images, steps, line):
     started = AttemptStarted(
         attempt=1, job_id=None, launcher="single", device="cpu", precision="float32", world_size=ranks, num_nodes=ranks,
         batch=8, epochs=1, steps_per_epoch=steps, num_images=num_images, epoch=0, step=0,
-        ranks=[RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(ranks)],
+        ranks=[RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(ranks)],
     )  # fmt: skip
     assert event_line(started) == line

@@ -16,7 +16,7 @@ from hpc_yolo.runs.events import (
     CheckpointSaved,
     EpochEnded,
     Evaluated,
-    RankPlace,
+    RankLocation,
     StepLogged,
     WarningRaised,
 )
@@ -169,7 +169,7 @@ def test_a_job_log_has_the_main_events_as_plain_lines(event, line):
 
 
 def test_a_job_log_says_who_trains_and_how_well():
-    ranks = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(6)]
+    ranks = [RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(6)]
     started = AttemptStarted(
         attempt=2,
         job_id="7",

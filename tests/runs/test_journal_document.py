@@ -14,7 +14,7 @@ from hpc_yolo.runs.events import (
     AttemptEnded,
     Cause,
     Evaluated,
-    RankPlace,
+    RankLocation,
     WarningRaised,
 )
 from hpc_yolo.runs.journal import JournalWriter
@@ -30,7 +30,7 @@ def test_the_page_is_made_from_the_types():
 def test_every_word_belongs_to_a_field():
     fields = {
         field.name
-        for kind in (*get_args(AnyEvent), RankPlace, Metrics, ClassMetrics)
+        for kind in (*get_args(AnyEvent), RankLocation, Metrics, ClassMetrics)
         for field in msgspec.structs.fields(kind)
     }
     assert fields | {"precision_share"} == set(WORDS)

@@ -8,7 +8,7 @@ from hpc_yolo.runs.events import (
     CheckpointSaved,
     EpochEnded,
     Evaluated,
-    RankPlace,
+    RankLocation,
     StepLogged,
     TrainingLeft,
     WarningRaised,
@@ -16,7 +16,7 @@ from hpc_yolo.runs.events import (
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.time_ledger import KINDS, make_ledger
 
-RANKS = [RankPlace(rank=rank, local_rank=rank, node_rank=0, host="n1", pid=1) for rank in range(2)]
+RANKS = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="n1", pid=1) for rank in range(2)]
 
 
 def started(time, attempt=1, step=0, epoch=0, process_started=None, device="H100"):

@@ -1,4 +1,4 @@
-"""An attempt that stands still ends by itself and says whose fault it is; one that is merely slow goes on.
+"""An attempt without progress ends by itself and names the rank to blame; one that is merely slow goes on.
 
 The attempts are those of `stalls.py`: real processes, real signals, all at the same time, since they mostly wait.
 """
@@ -22,15 +22,17 @@ from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.core.errors import StallError
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import RankPlace
+from hpc_yolo.runs.events import RankLocation
 from hpc_yolo.runs.failures import Failure, failures_of
-from hpc_yolo.training.watchdog.peers import Beat, Suspects, describe_suspects, find_suspects
-from hpc_yolo.training.watchdog.stall import Progress, Silence
-from hpc_yolo.training.watchdog.watchdog import Watchdog
+from hpc_yolo.training.watchdog import Watchdog
+from hpc_yolo.training.watchdog.diagnosis import Heartbeat, StalledRanks, describe_stalled, find_stalled
+from hpc_yolo.training.watchdog.stall import MainThread, StallTimer
 
 PROGRAM = Path(__file__).parents[1] / "helpers" / "stalls.py"
 STALL = StallError.exit_code
-PLACES = [RankPlace(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=100 + rank) for rank in range(3)]
+LOCATIONS = [
+    RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=100 + rank) for rank in range(3)
+]
 
 
 class Attempts:
@@ -49,7 +51,7 @@ class Attempts:
         return {int(rank): code for rank, code in json.loads(path.read_text()).items()}
 
     def failure(self, case: str) -> Failure:
-        """The one failure: whoever judges first speaks for all."""
+        """The one failure: the first diagnosis stands for all."""
         (failure,) = failures_of(self.run(case), case, 1)
         return failure
 
@@ -75,28 +77,30 @@ def attempts(tmp_path_factory) -> Iterator[Attempts]:
 
 
 @pytest.mark.parametrize(
-    ("case", "culprit", "words"),
+    ("case", "culprit", "message"),
     [
-        ("stopped", 1, "does not answer: a signal has stopped it"),
-        ("store stopped", 0, "does not answer: it is stopped, gone, or cut off"),
+        ("stopped", 1, "does not respond: a signal has stopped it"),
+        ("store stopped", 0, "does not respond: it is stopped, gone, or cut off"),
         ("loader", 2, "holds up the others in 'waiting for data' at step 30"),
     ],
 )
-def test_a_rank_that_hangs_ends_all_is_named_and_leaves_its_stacks(attempts, case, culprit, words):
+def test_a_rank_that_hangs_ends_all_is_named_and_leaves_its_stacks(attempts, case, culprit, message):
     assert attempts.ends(case) == {0: STALL, 1: STALL, 2: STALL}
     failure = attempts.failure(case)
     assert (failure.rank, failure.exit_code, failure.is_echo) == (culprit, STALL, False)
-    assert words in failure.message and "no progress for" in failure.message
+    assert message in failure.message and "no progress for" in failure.message
     stacks = attempts.stacks(case)
     assert sorted(stacks) == [0, 1, 2], "of the stopped rank too: it is woken for it"
     for rank, lines in stacks.items():
-        assert re.match(rf"rank {rank} on \S+ \(process \d+\): in '[a-z ]+' at step \d+, silent for \d+ s$", lines[0])
+        assert re.match(
+            rf"rank {rank} on \S+ \(process \d+\): in '[a-z ]+' at step \d+, no progress for \d+ s$", lines[0]
+        )
         assert any("stalls.py" in line and line.endswith("in train") for line in lines)
 
 
 def test_a_rank_that_python_has_lost_leaves_its_stacks_on_its_output_and_is_killed(attempts):
     assert attempts.ends("python held up") == {0: STALL, 1: -signal.SIGKILL}
-    assert "does not answer: it is held up outside of Python" in attempts.failure("python held up").message
+    assert "does not respond: it is blocked outside of Python" in attempts.failure("python held up").message
     assert sorted(attempts.stacks("python held up")) == [0]
     assert "in hold_python_up" in attempts.errors("python held up", 1)
 
@@ -132,75 +136,77 @@ def test_no_alarm_for_what_is_only_slow(attempts, case):
     assert attempts.errors(case, 0) + attempts.errors(case, 1) == ""
 
 
-def beat(ticks: int, step: int = 5, place: int = 1, left_s: float = 0.0, has_left: bool = False) -> Beat:
-    return Beat(ticks=ticks, step=step, place=place, phase="step", left_s=left_s, has_left=has_left)
+def beat(ticks: int, step: int = 5, num_phases: int = 1, remaining_s: float = 0.0, has_left: bool = False) -> Heartbeat:
+    return Heartbeat(
+        ticks=ticks, step=step, num_phases=num_phases, phase="step", remaining_s=remaining_s, has_left=has_left
+    )
 
 
 STILL, MOVED = [beat(1), beat(1), beat(1)], [beat(4), beat(4), beat(4)]
 
 
 @pytest.mark.parametrize(
-    ("later", "suspects"),
+    ("later", "stalled"),
     [
-        ([beat(4), beat(4), beat(4)], Suspects([0, 1, 2], are_silent=False)),
-        ([beat(4), beat(1), beat(4)], Suspects([1], are_silent=True)),
-        ([beat(4), beat(1, step=9), beat(1)], Suspects([1, 2], are_silent=True)),
-        ([beat(4), beat(4)], Suspects([2], are_silent=True)),
-        ([beat(4), beat(4, place=0), beat(4)], Suspects([1], are_silent=False)),
-        ([beat(4), beat(4), beat(4, step=4, place=7)], Suspects([2], are_silent=False)),
-        ([beat(4, step=4), beat(4, step=4), beat(1)], Suspects([2], are_silent=True)),
-        ([beat(1, has_left=True), beat(4), beat(4, place=3)], Suspects([1], are_silent=False)),
-        ([beat(4), beat(4), beat(4, left_s=1)], None),
-        ([beat(4), beat(1), beat(4, left_s=500)], None),
-        ([beat(4), beat(1, left_s=500), beat(4)], Suspects([1], are_silent=True)),
+        ([beat(4), beat(4), beat(4)], StalledRanks([0, 1, 2], are_unresponsive=False)),
+        ([beat(4), beat(1), beat(4)], StalledRanks([1], are_unresponsive=True)),
+        ([beat(4), beat(1, step=9), beat(1)], StalledRanks([1, 2], are_unresponsive=True)),
+        ([beat(4), beat(4)], StalledRanks([2], are_unresponsive=True)),
+        ([beat(4), beat(4, num_phases=0), beat(4)], StalledRanks([1], are_unresponsive=False)),
+        ([beat(4), beat(4), beat(4, step=4, num_phases=7)], StalledRanks([2], are_unresponsive=False)),
+        ([beat(4, step=4), beat(4, step=4), beat(1)], StalledRanks([2], are_unresponsive=True)),
+        ([beat(1, has_left=True), beat(4), beat(4, num_phases=3)], StalledRanks([1], are_unresponsive=False)),
+        ([beat(4), beat(4), beat(4, remaining_s=1)], None),
+        ([beat(4), beat(1), beat(4, remaining_s=500)], None),
+        ([beat(4), beat(1, remaining_s=500), beat(4)], StalledRanks([1], are_unresponsive=True)),
     ],
     ids=[
-        "all at the same place",
-        "one silent",
-        "silent before behind, and how far does not count",
-        "one never heard of",
+        "all at the same point",
+        "one unresponsive",
+        "unresponsive before behind, and how far does not count",
+        "one without a heartbeat",
         "one behind within the step",
         "one behind by a step",
-        "silent ones are not outranked by those behind",
-        "whoever has left is not waited for",
+        "unresponsive ones come before those behind",
+        "a rank that has left is not waited for",
         "one still has time",
-        "one still has time, and who waits for it waits too",
-        "time does not count for a rank that is silent",
+        "one still has time, and one waits for it",
+        "time does not count for an unresponsive rank",
     ],
 )
-def test_who_holds_up_the_others(later, suspects):
-    assert find_suspects(dict(enumerate(STILL)), dict(enumerate(later)), world_size=3) == suspects
+def test_ranks_that_hold_up_the_others_are_found(later, stalled):
+    assert find_stalled(dict(enumerate(STILL)), dict(enumerate(later)), world_size=3) == stalled
 
 
 @pytest.mark.parametrize(
-    ("suspects", "num_beats", "words"),
+    ("stalled", "num_beats", "message"),
     [
-        (Suspects([1], True), 3, "rank 1 on n1 (process 101) does not answer: it is stopped"),
-        (Suspects([1, 2], True), 3, "seen last in 'step' at step 5; nor rank 2"),
-        (Suspects([2], True), 2, "it has not begun to train"),
-        (Suspects([0], False), 3, "rank 0 on n0 (process 100) holds up the others in 'step' at step 5"),
-        (Suspects([0, 1], False), 3, "holds up the others in 'step' at step 5; so does rank 1"),
-        (Suspects([0, 1, 2], False), 3, "all 3 ranks stand at the same place in 'step' at step 5; rank 0 on n0"),
-        (Suspects([0], False), 1, "rank 0 on n0 (process 100) makes no progress in 'step' at step 5"),
+        (StalledRanks([1], True), 3, "rank 1 on n1 (process 101) does not respond: it is stopped"),
+        (StalledRanks([1, 2], True), 3, "last seen in 'step' at step 5; nor rank 2"),
+        (StalledRanks([2], True), 2, "it has not begun to train"),
+        (StalledRanks([0], False), 3, "rank 0 on n0 (process 100) holds up the others in 'step' at step 5"),
+        (StalledRanks([0, 1], False), 3, "holds up the others in 'step' at step 5; so does rank 1"),
+        (StalledRanks([0, 1, 2], False), 3, "all 3 ranks are at the same point in 'step' at step 5; rank 0 on n0"),
+        (StalledRanks([0], False), 1, "rank 0 on n0 (process 100) makes no progress in 'step' at step 5"),
     ],
 )
-def test_suspects_in_words(suspects, num_beats, words):
-    assert words in describe_suspects(suspects, dict(list(enumerate(MOVED))[:num_beats]), PLACES)
+def test_message_names_the_stalled_ranks(stalled, num_beats, message):
+    assert message in describe_stalled(stalled, dict(list(enumerate(MOVED))[:num_beats]), LOCATIONS)
 
 
-def limits(timeout_s: float | None, looks: list[tuple[int, float, float]]) -> list[float]:
-    """The limit after each look: (step, seconds allowed for the phase, seconds of silence before the next word)."""
-    silence, found = Silence(timeout_s, start_timeout_s=600), []
-    for number, (step, allowed_s, silent_s) in enumerate(looks):
-        progress = Progress(number + 1, step, 0, "step", allowed_s)
-        silence.note(progress, 1)
-        found.append(silence.limit_s)
-        silence.note(progress, silent_s)
+def limits(timeout_s: float | None, observations: list[tuple[int, float, float]]) -> list[float]:
+    """Return the limit after each observation: (step, seconds allowed, seconds before the next heartbeat)."""
+    timer, found = StallTimer(timeout_s, start_timeout_s=600), []
+    for number, (step, allowed_s, stalled_s) in enumerate(observations):
+        thread = MainThread(number + 1, step, 0, "step", allowed_s)
+        timer.observe(thread, 1)
+        found.append(timer.limit_s)
+        timer.observe(thread, stalled_s)
     return found
 
 
 @pytest.mark.parametrize(
-    ("timeout_s", "looks", "expected"),
+    ("timeout_s", "observations", "expected"),
     [
         (None, [(0, 0, 400), (1, 0, 1), (2, 0, 1)], [600, 45, 45]),
         (None, [(0, 0, 1), (1, 0, 20), (2, 0, 3), (3, 0, 3)], [600, 45, 100, 100]),
@@ -216,23 +222,23 @@ def limits(timeout_s: float | None, looks: list[tuple[int, float, float]]) -> li
         "what was allowed does not count",
         "a fixed limit gives way to what is allowed, if that is longer",
         "the first step has no less than any other",
-        "a step is done when the next begins, not with the first word",
+        "a step is done when the next begins, not with the first heartbeat",
         "a run rolled back begins anew",
     ],
 )
-def test_how_long_a_rank_may_be_silent(timeout_s, looks, expected):
-    assert limits(timeout_s, looks) == expected
+def test_limit_of_a_stall(timeout_s, observations, expected):
+    assert limits(timeout_s, observations) == expected
 
 
 def test_a_watchdog_goes_when_it_is_not_needed_any_more(tmp_path):
     """Threads, signals and timers are put back each time (the leak watch counts threads that are not daemons only)."""
     process = ProcessInfo(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single")
-    world = World(process, torch.device("cpu"), (PLACES[0],))
+    world = World(process, torch.device("cpu"), (LOCATIONS[0],))
     before = signal.getsignal(signal.SIGUSR1)
     for _ in range(20):
         with Watchdog(world, RunDirectory(tmp_path), 1, timeout_s=10) as watchdog:
-            watchdog.beat("step", 1)
-            watchdog.beat("metrics", 2, allowed_s=100)
+            watchdog.heartbeat("step", 1)
+            watchdog.heartbeat("metrics", 2, allowed_s=100)
         assert not watchdog._thread.is_alive()
     assert signal.getsignal(signal.SIGUSR1) == before
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
-"""A rank that hangs or dies ends the attempt, instead of letting the others wait for it until the job's time is over.
+"""A rank that hangs or dies ends the attempt, instead of letting the others wait until the job's time is over.
 
-The training loop says where it is (`Watchdog.beat`); a thread of every rank looks at it about once a second, and shows
-it to the other ranks. Once nobody has moved for the limit, all ranks write what their threads are doing into the run
-directory, the first one to judge says which rank is to blame, and all leave without a collective.
+The training loop sends heartbeats (`Watchdog.heartbeat`); a thread of every rank checks for them about once a second
+and publishes them to the other ranks. Once no rank has moved for the limit, all ranks write the stacks of their threads
+into the run directory, the first diagnosis names the rank that is to blame, and all leave without a collective.
 """
 
 from __future__ import annotations
@@ -19,42 +19,28 @@ from hpc_yolo.core.files import file_mode, make_directory
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
-from hpc_yolo.training.watchdog.peers import (
-    STACKS_SIGNAL,
-    Beat,
-    BoundedStore,
-    StoreSilent,
-    Suspects,
-    Verdict,
-    all_have_written,
-    describe_suspects,
-    find_peers,
-    find_suspects,
-    pronounce,
-    publish,
-    read_beats,
-    say_written,
-)
-from hpc_yolo.training.watchdog.stall import Progress, Silence
+from hpc_yolo.training.watchdog.diagnosis import Diagnosis, Heartbeat, StalledRanks, describe_stalled, find_stalled
+from hpc_yolo.training.watchdog.heartbeats import HeartbeatStore, StoreUnavailable
+from hpc_yolo.training.watchdog.peers import STACKS_SIGNAL, find_peers
+from hpc_yolo.training.watchdog.stall import BEFORE_TRAINING, StallTimer
 
 TICK_S = 0.7
 MAX_TICK_S = 5.0  # a longer one means that this process was stopped itself: that time is not the main thread's
-LOOK_S = 3.0  # between two looks at the others: long enough for a rank that runs to show it
-STORE_S = 2.0
-WRITTEN_S = 4.0  # how long to wait for the others' stacks; the launcher kills them once one has left
+COMPARE_S = 3.0  # between two readings of all heartbeats: long enough for a rank that runs to show it
+STACKS_S = 4.0  # how long to wait for the others' stacks; the launcher kills them once one has left
 DUMP_S = 0.5
 STORE_OUTLIVES_S = 0.5  # rank 0 serves the store: the others, if they lost it, would print torch's own stacks
 LEAVE_S = 12.0  # whatever hangs meanwhile, the process is gone after this
-# Where Python itself is held up in a single rank, nobody else is there to see it. Long, because the time in which Slurm
-# has suspended a job counts here.
+# Where Python itself is blocked in a single rank, no other process is there to see it. Long, because the time in which
+# Slurm has suspended a job counts here.
 LAST_RESORT_S = 600.0
 ERROR_OUTPUT = 2
 
 
 class Watchdog:
-    """Ends this process, with exit code 10, when the attempt stands still; runs while its block does.
+    """Ends this process, with exit code 10, when the attempt makes no progress; runs while its block does.
 
-    Ranks must call `beat` at the same places of the loop: how far each has come is compared.
+    Ranks must call `heartbeat` at the same points of the loop: how far each has come is compared.
     """
 
     def __init__(
@@ -66,35 +52,35 @@ class Watchdog:
         timeout_s: float | Literal["auto"] = "auto",
         start_timeout_s: float = 600.0,
     ) -> None:
-        """Every rank makes one at the same place: they tell each other who they are.
+        """Every rank must make one at the same point: the number of the attempt is exchanged.
 
         Args:
-            attempt: the number of this start of the run; rank 0's counts.
+            attempt: the number of this attempt of the run; rank 0's counts.
             timeout_s: how long the main thread may not move; "auto" is 45 s, or five times the longest so far.
             start_timeout_s: as long as that at least until the first step is done.
         """
         self._world = world
         self._run = run
-        self._attempt = int(world.gather_figures([attempt])[0][0])
+        self._attempt = int(world.gather_numbers([attempt])[0][0])
         self._peers = find_peers(world)
-        self._progress = Progress(0, -1, 0, "the start", 0.0)
-        self._silence = Silence(None if timeout_s == "auto" else timeout_s, start_timeout_s)
-        self._store: BoundedStore | None = None
+        self._main_thread = BEFORE_TRAINING
+        self._stall = StallTimer(None if timeout_s == "auto" else timeout_s, start_timeout_s)
+        self._store: HeartbeatStore | None = None
         self._ticks = 0
-        self._missed_answers = 0
+        self._num_missed = 0
         self._gone_before: set[int] = set()
-        self._first_look: tuple[float, dict[int, Beat]] | None = None
+        self._first_reading: tuple[float, dict[int, Heartbeat]] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, phase: str, step: int, allowed_s: float = 0.0) -> None:
-        """The main thread has come to `phase` of `step`; it may stay there for `allowed_s`, or the limit if longer."""
-        beats, last_step, place, *_ = self._progress
-        self._progress = Progress(beats + 1, step, place + 1 if step == last_step else 0, phase, allowed_s)
+    def heartbeat(self, phase: str, step: int, allowed_s: float = 0.0) -> None:
+        """Note that the main thread begins `phase` of `step`, which may take `allowed_s`, or the limit if longer."""
+        self._main_thread = self._main_thread.next(phase, step, allowed_s)
 
     def __enter__(self) -> Watchdog:
         store = self._world.second_store(f"watchdog/{self._attempt}")
-        self._store = None if store is None else BoundedStore(store)
+        if store is not None:
+            self._store = HeartbeatStore(store, self._world.rank, self._world.size)
         faulthandler.register(STACKS_SIGNAL, file=ERROR_OUTPUT, all_threads=True)
         self._thread.start()
         return self
@@ -105,113 +91,114 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         faulthandler.unregister(STACKS_SIGNAL)
         if self._store is not None:
-            with contextlib.suppress(StoreSilent):
-                verdict = self._store.do(publish(self._world.rank, self._beat(has_left=True)), STORE_S)
-                if verdict is not None:
-                    self._leave(verdict)  # the others have gone, or are about to
+            with contextlib.suppress(StoreUnavailable):
+                diagnosis = self._store.publish(self._own_heartbeat(has_left=True))
+                if diagnosis is not None:
+                    self._leave(diagnosis)  # the others have gone, or are about to
             self._store.close()
 
     def _watch(self) -> None:
-        """The thread: a look at the main thread, the store and the other processes here, again and again."""
-        looked_s = time.monotonic()
+        """Check the main thread, the store and the other processes here, again and again; runs in the thread."""
+        checked_s = time.monotonic()
         while not self._ended.wait(TICK_S):
             now_s = time.monotonic()
-            self._silence.note(self._progress, min(now_s - looked_s, MAX_TICK_S))
-            looked_s = now_s
-            faulthandler.dump_traceback_later(self._silence.limit_s + LAST_RESORT_S, exit=True, file=ERROR_OUTPUT)
-            if (verdict := self._exchange() or self._find_gone() or self._judge()) is not None:
-                self._leave(verdict)
+            self._stall.observe(self._main_thread, min(now_s - checked_s, MAX_TICK_S))
+            checked_s = now_s
+            faulthandler.dump_traceback_later(self._stall.limit_s + LAST_RESORT_S, exit=True, file=ERROR_OUTPUT)
+            if (diagnosis := self._exchange() or self._find_gone() or self._diagnose()) is not None:
+                self._leave(diagnosis)
 
-    def _exchange(self) -> Verdict | None:
-        """Tell the others where this rank stands; what they have found meanwhile."""
+    def _exchange(self) -> Diagnosis | None:
+        """Publish this rank's heartbeat; return the diagnosis of another rank, if there is one."""
         self._ticks += 1
         if self._store is None:
             return None
         try:
-            verdict = self._store.do(publish(self._world.rank, self._beat()), STORE_S)
-        except StoreSilent:
-            self._missed_answers += 1
+            diagnosis = self._store.publish(self._own_heartbeat())
+        except StoreUnavailable:
+            self._num_missed += 1
             return None
-        self._missed_answers = 0
-        return verdict
+        self._num_missed = 0
+        return diagnosis
 
-    def _find_gone(self) -> Verdict | None:
-        """Ranks of this machine that have died. The main thread has had a tick to notice by itself."""
+    def _find_gone(self) -> Diagnosis | None:
+        """Find ranks of this machine that have died. The main thread has had a tick to notice by itself."""
         gone = {rank for rank, peer in self._peers.items() if peer.is_gone}
         confirmed = sorted(gone & self._gone_before)
         self._gone_before = gone
         if not confirmed:
             return None
-        place = self._world.places[confirmed[0]]
-        words = f"rank {place.rank} on {place.host} (process {place.pid}) is gone"
-        return Verdict(judge=self._world.rank, rank=place.rank, words=words, gone=confirmed)
+        place = self._world.ranks[confirmed[0]]
+        message = f"rank {place.rank} on {place.host} (process {place.pid}) is gone"
+        return Diagnosis(author=self._world.rank, rank=place.rank, message=message, gone=confirmed)
 
-    def _judge(self) -> Verdict | None:
-        """Who is to blame, once this rank's main thread has used up its time and nobody else's has any left."""
-        if self._silence.left_s > 0:
-            self._first_look = None
+    def _diagnose(self) -> Diagnosis | None:
+        """Find the rank to blame, once this rank's main thread has used up its time and no other's has any left."""
+        if self._stall.remaining_s > 0:
+            self._first_reading = None
             return None
         if self._store is None:
-            return self._verdict(Suspects([self._world.rank], are_silent=False), {self._world.rank: self._beat()})
+            own = {self._world.rank: self._own_heartbeat()}
+            return self._blame(StalledRanks([self._world.rank], are_unresponsive=False), own)
         try:
-            beats = self._store.do(read_beats(self._world.size), STORE_S)
-        except StoreSilent:
-            return self._blame_store() if self._missed_answers > 1 else None
+            heartbeats = self._store.read_all()
+        except StoreUnavailable:
+            return self._blame_store() if self._num_missed > 1 else None
         now_s = time.monotonic()
-        if self._first_look is None:
-            self._first_look = (now_s, beats)
-        looked_s, earlier = self._first_look
-        if now_s - looked_s < LOOK_S:
+        if self._first_reading is None:
+            self._first_reading = (now_s, heartbeats)
+        read_s, earlier = self._first_reading
+        if now_s - read_s < COMPARE_S:
             return None
-        self._first_look = None
-        suspects = find_suspects(earlier, beats, self._world.size)
-        return None if suspects is None else self._verdict(suspects, beats)
+        self._first_reading = None
+        stalled = find_stalled(earlier, heartbeats, self._world.size)
+        return None if stalled is None else self._blame(stalled, heartbeats)
 
-    def _verdict(self, suspects: Suspects, beats: dict[int, Beat]) -> Verdict:
-        first = suspects.ranks[0]
+    def _blame(self, stalled: StalledRanks, heartbeats: dict[int, Heartbeat]) -> Diagnosis:
+        first = stalled.ranks[0]
         seen = {"condition": self._peers[first].condition} if first in self._peers else {}
-        words = describe_suspects(suspects, beats, self._world.places, **seen)
-        return Verdict(
-            judge=self._world.rank,
+        message = describe_stalled(stalled, heartbeats, self._world.ranks, **seen)
+        return Diagnosis(
+            author=self._world.rank,
             rank=first,
-            words=f"no progress for {self._silence.silent_s:.0f} s: {words}",
-            held_up=suspects.ranks if suspects.are_silent else [],
+            message=f"no progress for {self._stall.stalled_s:.0f} s: {message}",
+            unresponsive=stalled.ranks if stalled.are_unresponsive else [],
         )
 
-    def _blame_store(self) -> Verdict:
-        """Rank 0's process serves the store, or torchrun's agent beside it does."""
-        place = self._world.places[0]
-        words = (
-            f"no progress for {self._silence.silent_s:.0f} s, and the store on rank 0's machine, {place.host} (process "
-            f"{place.pid}), does not answer: it is stopped, gone, or cut off"
+    def _blame_store(self) -> Diagnosis:
+        """Blame rank 0: its process serves the store, or torchrun's agent beside it does."""
+        place = self._world.ranks[0]
+        message = (
+            f"no progress for {self._stall.stalled_s:.0f} s, and the store on rank 0's machine, {place.host} (process "
+            f"{place.pid}), does not respond: it is stopped, gone, or cut off"
         )
-        return Verdict(judge=self._world.rank, rank=0, words=words, held_up=[0])
+        return Diagnosis(author=self._world.rank, rank=0, message=message, unresponsive=[0])
 
-    def _leave(self, verdict: Verdict) -> None:
-        """Say why, write this rank's stacks, wait a moment for the others to do the same, and end this process."""
+    def _leave(self, diagnosis: Diagnosis) -> None:
+        """Record why, write this rank's stacks, wait a moment for those of the others, and end this process."""
         end = threading.Timer(LEAVE_S, os._exit, [StallError.exit_code])
         end.daemon = True
         end.start()
         for peer in self._peers.values():
-            peer.wake()  # so that it hears the verdict too; it may serve the store
+            peer.resume()  # so that it gets the diagnosis too; it may serve the store
         try:
-            verdict = verdict if self._store is None else self._store.do(pronounce(verdict), STORE_S)
-            speaks = verdict.judge == self._world.rank
-        except StoreSilent:
-            speaks = self._is_first_here(verdict)
-        if speaks:
-            self._write_failure(verdict)
+            diagnosis = diagnosis if self._store is None else self._store.give_up(diagnosis)
+            records = diagnosis.author == self._world.rank
+        except StoreUnavailable:
+            records = self._is_first_here(diagnosis)
+        if records:
+            self._write_failure(diagnosis)
         self._write_stacks()
-        if not self._wait_for_stacks(verdict):
-            self._end_held_up(verdict)
+        if not self._wait_for_stacks(diagnosis):
+            self._end_unresponsive(diagnosis)
         os._exit(StallError.exit_code)
 
     def _write_stacks(self) -> None:
-        """What every thread of this rank is doing; on the error output where the run directory cannot be written."""
-        place = self._world.places[self._world.rank]
+        """Write the stacks of all threads; on the error output where the run directory cannot be written."""
+        place, thread = self._world.ranks[self._world.rank], self._main_thread
         title = (
-            f"rank {place.rank} on {place.host} (process {place.pid}): in {self._progress.phase!r} at step "
-            f"{self._progress.step}, silent for {self._silence.silent_s:.0f} s\n"
+            f"rank {place.rank} on {place.host} (process {place.pid}): in {thread.phase!r} at step {thread.step}, "
+            f"no progress for {self._stall.stalled_s:.0f} s\n"
         )
         try:
             make_directory(self._run.stacks)
@@ -224,10 +211,10 @@ class Watchdog:
             print_error(title)
             faulthandler.dump_traceback(ERROR_OUTPUT, all_threads=True)
 
-    def _write_failure(self, verdict: Verdict) -> None:
-        place, process = self._world.places[verdict.rank], self._world.process
-        hint = f"what all ranks were doing is in {self._run.stacks}; train.stall_timeout_s is the time without progress"
-        error = StallError(verdict.words, hint=None if verdict.gone else hint)
+    def _write_failure(self, diagnosis: Diagnosis) -> None:
+        place, process = self._world.ranks[diagnosis.rank], self._world.process
+        hint = f"the stacks of all ranks are in {self._run.stacks}; train.stall_timeout_s is the time without progress"
+        error = StallError(diagnosis.message, hint=None if diagnosis.gone else hint)
         failure = Failure(
             time=time.time(),
             rank=place.rank,
@@ -238,58 +225,57 @@ class Watchdog:
             message=str(error),
             traceback="",
             exit_code=error.exit_code,
-            is_echo=bool(verdict.gone),  # who died had its own reasons
+            is_echo=bool(diagnosis.gone),  # a process that died had its own reasons
         )
         print_error(f"{failure.text}\n")
         with contextlib.suppress(OSError):
             write_failure(self._run, failure)
 
-    def _wait_for_stacks(self, verdict: Verdict) -> bool:
-        """Wait a moment until all ranks that live have written theirs; False where some have not."""
+    def _wait_for_stacks(self, diagnosis: Diagnosis) -> bool:
+        """Wait a moment until all ranks that live have written theirs; return False where some have not."""
         if self._store is None:
             return True
-        ranks = [rank for rank in range(self._world.size) if rank not in verdict.gone]
-        deadline_s = time.monotonic() + WRITTEN_S
+        ranks = [rank for rank in range(self._world.size) if rank not in diagnosis.gone]
+        deadline_s = time.monotonic() + STACKS_S
         try:
-            self._store.do(say_written(self._world.rank), STORE_S)
-            while not (written := self._store.do(all_have_written(ranks), STORE_S)) and time.monotonic() < deadline_s:
+            self._store.confirm_stacks()
+            while not (are_written := self._store.have_stacks(ranks)) and time.monotonic() < deadline_s:
                 time.sleep(0.1)
-        except StoreSilent:
+        except StoreUnavailable:
             return False
         if self._world.is_main:
             time.sleep(STORE_OUTLIVES_S)
-        return written
+        return are_written
 
-    def _is_first_here(self, verdict: Verdict) -> bool:
-        """Whether this is the lowest rank on its machine that is not to blame."""
-        to_blame = {rank for rank in self._peers if rank in verdict.held_up or rank in verdict.gone}
+    def _is_first_here(self, diagnosis: Diagnosis) -> bool:
+        """Return whether this is the lowest rank on its machine that is not to blame."""
+        to_blame = {rank for rank in self._peers if rank in diagnosis.unresponsive or rank in diagnosis.gone}
         return self._world.rank == min({self._world.rank, *self._peers} - to_blame)
 
-    def _end_held_up(self, verdict: Verdict) -> None:
+    def _end_unresponsive(self, diagnosis: Diagnosis) -> None:
         """Have the stacks written of ranks here that cannot do it, and end them: not every launcher does."""
-        if not self._is_first_here(verdict):
+        if not self._is_first_here(diagnosis):
             return
-        held_up = [peer for rank, peer in self._peers.items() if rank in verdict.held_up]
-        for peer in held_up:
-            peer.ask_for_stacks()
+        unresponsive = [peer for rank, peer in self._peers.items() if rank in diagnosis.unresponsive]
+        for peer in unresponsive:
+            peer.request_stacks()
         time.sleep(DUMP_S)
-        for peer in held_up:
+        for peer in unresponsive:
             peer.kill()
 
-    def _beat(self, *, has_left: bool = False) -> Beat:
-        """What the others hear of this rank."""
-        progress = self._progress
-        return Beat(
+    def _own_heartbeat(self, *, has_left: bool = False) -> Heartbeat:
+        thread = self._main_thread
+        return Heartbeat(
             ticks=self._ticks,
-            step=progress.step,
-            place=progress.place,
-            phase=progress.phase,
-            left_s=self._silence.left_s,
+            step=thread.step,
+            num_phases=thread.num_phases,
+            phase=thread.phase,
+            remaining_s=self._stall.remaining_s,
             has_left=has_left,
         )
 
 
 def print_error(text: str) -> None:
-    """Write `text` on the error output past Python's buffers: whoever hangs may hold their locks."""
+    """Write `text` on the error output past Python's buffers: a thread that hangs may hold their locks."""
     with contextlib.suppress(OSError):
         os.write(ERROR_OUTPUT, text.encode())

@@ -7,7 +7,7 @@ from multiprocessing.reduction import ForkingPickler
 from multiprocessing.resource_sharer import DupFd
 
 from hpc_yolo.core.errors import LostProcessError
-from hpc_yolo.training.attempt import in_words
+from hpc_yolo.training.failure import explained
 
 
 def offer_and_die(connection) -> None:
@@ -27,9 +27,9 @@ def test_the_memory_of_a_dead_worker_is_a_lost_worker():
         offered.detach()
     except (OSError, EOFError) as error:
         raised: Exception = error
-    assert isinstance(in_words(raised), LostProcessError)
+    assert isinstance(explained(raised), LostProcessError)
 
 
 def test_a_file_that_is_not_there_is_no_lost_worker():
     error = FileNotFoundError("image.jpg")
-    assert in_words(error) is error
+    assert explained(error) is error

@@ -1,0 +1,140 @@
+"""The journal of an attempt: opened by rank 0 with the end of an attempt that left none, closed with its own end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import torch
+
+from hpc_yolo.cluster.local_process import process_start_time
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import CancelledError, ClusterError, TrainingError
+from hpc_yolo.distributed import World
+from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
+from hpc_yolo.resilience.chain import cancelled_predecessor, ensure_successor, predecessor
+from hpc_yolo.resilience.lease import Lease
+from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
+from hpc_yolo.resilience.requeue import carry_out, job_of, slurm_job_id
+from hpc_yolo.resilience.stop_signal import describe
+from hpc_yolo.runs.attempts import Attempts
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.event_lines import event_line
+from hpc_yolo.runs.events import AnyEvent, AttemptStarted, WarningRaised
+from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.training.tensorboard import EventFiles
+from hpc_yolo.training.trainer import Trainer
+
+
+def open_journal(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease, files: EventFiles | None
+) -> JournalWriter:
+    """Return the journal of this attempt, after recording the end of one before that left no record.
+
+    Args:
+        files: gets every event of this attempt.
+
+    Raises:
+        TrainingError: the attempts before have used up what the spec allows.
+    """
+
+    def print_line(event: AnyEvent) -> None:
+        line = event_line(event, spec.train.epochs)
+        with contextlib.suppress(OSError):  # the reader of the output may be gone
+            if line is not None:
+                print(line, flush=True)
+
+    attempts = Attempts(read_events(run.journal))
+    if (lost := attempts.lost) is not None:
+        end, ended = end_of_lost_attempt(lost, attempts, spec.cluster)
+        JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
+        if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
+            raise TrainingError(
+                f"this run does not go on by itself: {end.reason}", hint="look at why, then submit the spec again"
+            )
+
+    def on_event(event: AnyEvent) -> None:
+        print_line(event)
+        if files is not None:
+            files.tell(event)
+
+    return JournalWriter(run.journal, lease.attempt, on_event=on_event, before_write=lease.require)
+
+
+def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
+    """Return job `job_id` and the one it follows: since them no person has submitted the run again."""
+    before = predecessor(run, job_id)
+    return (job_id,) if before is None else (job_id, before)
+
+
+def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journal: JournalWriter) -> None:
+    """Submit the job that follows this one in chain mode, at once: a job that dies can submit nothing.
+
+    Raises:
+        CancelledError: this job follows one that was cancelled.
+    """
+    if (cancelled := cancelled_predecessor(run, job_id)) is not None:
+        raise CancelledError(
+            f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
+            hint="submit the spec again to go on",
+        )
+    try:
+        ensure_successor(run, process)
+    except ClusterError as refusal:
+        message = f"no job waits to follow this one: {refusal.message}; it is tried again at this one's end"
+        journal.write(WarningRaised(message=message))
+
+
+def record_end(
+    run: RunDirectory,
+    spec: Spec,
+    process: ProcessInfo,
+    journal: JournalWriter,
+    trainer: Trainer,
+    stopped_by: signal.Signals | None,
+) -> None:
+    """Record the end of this attempt, after the last byte is durable, and queue the run again where it goes on."""
+    attempts = Attempts(read_events(run.journal))
+    end = attempt_end(
+        AttemptFacts(
+            limits=spec.cluster,
+            attempts=attempts,
+            number=journal.attempt,
+            is_in_slurm=slurm_job_id(process) is not None,
+            restart=process.attempt,
+            job=None if stopped_by is None else job_of(process),
+            is_finished=stopped_by is None,
+            stop_signal=stopped_by,
+        )
+    )
+    detail = "" if stopped_by is None else "; ".join(filter(None, (describe(stopped_by), end.reason)))
+    ended = end.event(trainer.position.step, detail, epoch=trainer.epoch)
+    journal.write(ended)
+    if stopped_by is not None and process.job_id is not None:
+        # Where Slurm refuses, the last line of the batch script tries it again: it may have what a container has not.
+        carry_out(end, ended, run, process, spec.cluster, attempts=attempts, write=journal.write)
+
+
+def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
+    """Return the event that opens an attempt."""
+    dtype = trainer.context.autocast_dtype
+    device = world.device
+    return AttemptStarted(
+        job_id=world.process.job_id,
+        launcher=world.process.launcher,
+        device=torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
+        precision=str(dtype or trainer.context.dtype).removeprefix("torch."),
+        world_size=world.size,
+        num_nodes=world.process.num_nodes,
+        batch=trainer.context.schedule.batch,
+        epochs=spec.train.epochs,
+        steps_per_epoch=trainer.cadence.steps_per_epoch,
+        num_images=trainer.context.training.num_images,
+        epoch=trainer.epoch,
+        step=trainer.position.step,
+        device_mem_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        process_started=process_start_time(os.getpid()),
+        ranks=list(world.ranks),
+    )

@@ -1,0 +1,87 @@
+"""The failure of a rank: its record for other processes, and the message for a person."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.resource_sharer
+import re
+import socket
+import sys
+import time
+import traceback
+
+import torch
+
+from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.core.errors import HpcYoloError, LeaseError, LostProcessError
+from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.failures import Failure, write_failure
+
+LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
+LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)")
+
+
+def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
+    """Write the failure of this rank into the run directory and, with several ranks, on the error output.
+
+    A rank without the lease does not write into the run directory: another attempt uses it.
+    """
+    failure = failure_of(process, error)
+    if process.world_size > 1:  # else the error is raised, and printed where it is caught
+        with contextlib.suppress(OSError):
+            print(failure.text, file=sys.stderr, flush=True)
+    if isinstance(error, LeaseError):
+        return
+    with contextlib.suppress(OSError):  # the directory may be what failed; the error output has it
+        write_failure(run, failure)
+
+
+def failure_of(process: ProcessInfo, error: Exception) -> Failure:
+    """Return the record of `error` on this rank."""
+    return Failure(
+        time=time.time(),
+        rank=process.rank,
+        host=socket.gethostname() if process.host is None else process.host,
+        job_id=process.job_id,
+        restart=process.attempt,
+        kind=type(error).__name__,
+        message=str(error),
+        traceback="" if isinstance(error, HpcYoloError) else "".join(traceback.format_exception(error)),
+        exit_code=exit_code(error),
+        is_echo=is_echo(error),
+    )
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code of this process after `error`."""
+    return error.exit_code if isinstance(error, HpcYoloError) else 1
+
+
+def explained(error: Exception) -> Exception:
+    """Return `error`, or what it means to a person: torch raises anywhere when a loader's process has died."""
+    worker = LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
+    if worker is None and not was_handing_over(error):
+        return error
+    process = "a loader worker" if worker is None else f"a loader worker (process {worker['pids']})"
+    if (shared_memory := explain_lost_worker(error)) is not None:
+        return LostProcessError(f"{process} has died, perhaps for lack of room in /dev/shm, {shared_memory}", hint=HINT)
+    return LostProcessError(
+        f"{process} has died: killed from outside, perhaps for lack of memory",
+        hint="look for memory in the kernel's log; ask for more cluster.mem or fewer train.workers",
+    )
+
+
+def was_handing_over(error: Exception) -> bool:
+    """Return whether `error` was raised because a process died while a batch's memory was fetched from it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError | EOFError) and any(
+        frame.filename == multiprocessing.resource_sharer.__file__ for frame in frames
+    )
+
+
+def is_echo(error: Exception) -> bool:
+    """Return whether this rank only noticed that another process had gone."""
+    return isinstance(error, (torch.distributed.DistError, LostProcessError)) or (
+        isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
+    )
