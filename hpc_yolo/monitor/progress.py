@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def counting(what: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that calls back with (done, total); None where the total is not known before."""
+def counting(title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback for (done, total) that moves a bar. `total`: None where it is not known before."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(title, total=total)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -23,7 +23,7 @@ MIN_TEXT_PIXELS = 14
 
 @dataclass(frozen=True)
 class Style:
-    """How boxes look. `thickness` in pixels; by the image's size unless said."""
+    """How boxes look. `thickness` in pixels; None: it follows from the size of the image."""
 
     thickness: int | None = None
     labels: bool = True
@@ -31,7 +31,7 @@ class Style:
 
 
 def draw_boxes(pixels: Pixels, detections: Sequence[Sequence[float]], names: Sequence[str], style: Style) -> Pixels:
-    """A copy of `pixels` (BGR) with `detections`, rows of xyxy in its pixels, score and class; the surest on top."""
+    """Return a copy of `pixels` (BGR) with `detections`, rows of xyxy in pixels, score and class; the surest on top."""
     drawn: Pixels = pixels.copy()
     thickness = style.thickness or max(1, round(max(pixels.shape[:2]) / PIXELS_A_LINE) + 1)
     all_names = tuple(names)
@@ -48,7 +48,7 @@ def draw_boxes(pixels: Pixels, detections: Sequence[Sequence[float]], names: Seq
 
 
 def colour_of(kind: int) -> tuple[int, int, int]:
-    """The colour (BGR) of a class; always the same."""
+    """Return the colour (BGR) of a class; always the same."""
     red, green, blue = PALETTE[kind % len(PALETTE)]
     return blue, green, red
 
@@ -56,7 +56,7 @@ def colour_of(kind: int) -> tuple[int, int, int]:
 def _draw_label(
     pixels: Pixels, text: str, corner: tuple[int, int], colour: tuple[int, int, int], thickness: int, size: int
 ) -> None:
-    """The text on a ground of the box's colour: above the box, or inside where there is no room; all on the image.
+    """Draw the text on a ground of the box's colour: above the box, or inside where there is no room; all on the image.
 
     `corner`: left and top of the box. `size`: of the text, in pixels.
     """
@@ -74,7 +74,7 @@ def _draw_label(
 
 
 def crop(pixels: Pixels, box: Sequence[float]) -> Pixels:
-    """The part of `pixels` in `box` xyxy, at least one pixel."""
+    """Return the part of `pixels` in `box` xyxy, at least one pixel."""
     height, width = pixels.shape[:2]
     left, top = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
     right, bottom = min(max(round(box[2]), left + 1), width), min(max(round(box[3]), top + 1), height)

@@ -42,14 +42,20 @@ STYLE: dict[str, Any] = {
     **{"axes.edgecolor": SOFT, "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": EDGE, "grid.linewidth": 0.8},
     **{"axes.xmargin": 0.0, "axes.formatter.useoffset": False, "axes.formatter.limits": (-3, 5)},
-    **{"axes.unicode_minus": True, "xtick.major.size": 0.0, "ytick.major.size": 0.0, "lines.solid_joinstyle": "round"},
+    **{
+        "axes.unicode_minus": True,
+        "xtick.major.size": 0.0,
+        "ytick.major.size": 0.0,
+        "xtick.major.pad": 5.0,
+        "lines.solid_joinstyle": "round",
+    },
     # Text stays text, and the same figure gives the same bytes.
     **{"svg.fonttype": "none", "svg.hashsalt": "hpc-yolo", "text.parse_math": False},
 }
 DPI = 110  # of a PNG
 POINTS_PER_INCH = 72
 TILE = (330.0, 220.0)  # width and height of one chart
-MARGINS = (42.0, 12.0, 26.0, 34.0)  # left, right, top, bottom
+MARGINS = (42.0, 12.0, 26.0, 32.0)  # left, right, top, bottom
 NO_TITLE = 8.0  # the top margin of an SVG
 COLUMNS = 3
 NAME_SIZE = 9.0

@@ -1,4 +1,4 @@
-"""Images with their boxes on one sheet: what the network was trained on, and what it finds."""
+"""Images with their boxes on one sheet: inputs of the training, and detections of the model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TILE_PIXELS = 320
 MOSAIC_COLUMNS = 4
 PAIR_COLUMNS = 4  # two images with labels and detections each
 GAP = 4
-WORD_SIZE = 14  # pixels
-LABELS, DETECTIONS = "labels", "found"
+TITLE_SIZE = 14  # pixels
+LABELS, DETECTIONS = "labels", "detections"
 STYLE = Style(thickness=1)
 
 Rows = npt.NDArray[np.floating]
@@ -35,7 +35,7 @@ class LabelledImage:
 
 
 def write_mosaics(path: Path, images: Sequence[LabelledImage], names: Sequence[str]) -> None:
-    """Draw training images as the network sees them.
+    """Draw training images as they enter the model.
 
     Raises:
         OSError: the file system refuses.
@@ -45,15 +45,15 @@ def write_mosaics(path: Path, images: Sequence[LabelledImage], names: Sequence[s
 
 
 def write_pairs(path: Path, pairs: Sequence[tuple[LabelledImage, LabelledImage]], names: Sequence[str]) -> None:
-    """Draw images twice beside each other: with their labels, and with what was found.
+    """Draw images twice side by side: with their labels, and with the detections.
 
     Raises:
         OSError: the file system refuses.
     """
     tiles = []
     for labelled, found in pairs:
-        tiles.append(_named(_tile(labelled, names, Style(thickness=1, scores=False)), LABELS))
-        tiles.append(_named(_tile(found, names, STYLE), DETECTIONS))
+        tiles.append(_titled(_tile(labelled, names, Style(thickness=1, scores=False)), LABELS))
+        tiles.append(_titled(_tile(found, names, STYLE), DETECTIONS))
     write_sheet(path, tiles, PAIR_COLUMNS)
 
 
@@ -75,7 +75,7 @@ def write_sheet(path: Path, tiles: Sequence[Pixels], columns: int) -> None:
 
 
 def _tile(image: LabelledImage, names: Sequence[str], style: Style) -> Pixels:
-    """The image in a square of `TILE_PIXELS`, with boxes drawn after it was scaled, so that they stay sharp."""
+    """Scale the image into a square of `TILE_PIXELS`, then draw its boxes, so that they stay sharp."""
     side = TILE_PIXELS - GAP
     scaled, ratio, (left, top) = letterbox(image.pixels, (side, side))
     rows = np.array(image.rows, dtype=np.float64).reshape(-1, 6)
@@ -86,9 +86,9 @@ def _tile(image: LabelledImage, names: Sequence[str], style: Style) -> Pixels:
     )
 
 
-def _named(tile: Pixels, text: str) -> Pixels:
-    """`tile` with a word in its lower left corner."""
-    bottom, width = TILE_PIXELS - GAP, text_width(text, WORD_SIZE)
-    cv2.rectangle(tile, (0, bottom - line_height(WORD_SIZE)), (width + 8, bottom - 1), (25, 25, 25), cv2.FILLED)
-    write_text(tile, text, 4, bottom - round(BELOW * WORD_SIZE), (255, 255, 255), WORD_SIZE)
+def _titled(tile: Pixels, text: str) -> Pixels:
+    """Write `text` into the lower left corner of `tile`."""
+    bottom, width = TILE_PIXELS - GAP, text_width(text, TITLE_SIZE)
+    cv2.rectangle(tile, (0, bottom - line_height(TITLE_SIZE)), (width + 8, bottom - 1), (25, 25, 25), cv2.FILLED)
+    write_text(tile, text, 4, bottom - round(BELOW * TITLE_SIZE), (255, 255, 255), TITLE_SIZE)
     return tile

@@ -1,4 +1,4 @@
-"""What a dataset's labels are like: how many of which class, how large, and where on the image."""
+"""Statistics of a dataset's labels: counts by class and size, and positions on the image."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SMALL_PIXELS, LARGE_PIXELS = 32, 96  # sides of squares, as COCO has it
 
 
 class SplitStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one split.
+    """Statistics of one split.
 
     Attributes:
         class_counts: objects by class, in the order of the names.
         num_small, num_medium, num_large: objects by area below 32 x 32, in between and from 96 x 96 pixels on, at the
-            size at which the network sees the image.
+            size at which the image enters the model.
         objects_per_image: images with 0, 1, 2 … objects; the last counts those with more too.
-        centres, sides: (CELLS, CELLS) objects by the place of their centre (row by row from the top) and by their
-            height (rows) and width (columns), in shares of the image.
+        centres, sides: (CELLS, CELLS) objects by the position of their centre (row by row from the top) and by their
+            height (rows) and width (columns), in fractions of the image.
     """
 
     num_images: int
@@ -41,7 +41,7 @@ class SplitStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Of both splits that a training uses."""
+    """Statistics of both splits that a training uses."""
 
     format_version: int = FORMAT_VERSION
     imgsz: int
@@ -51,7 +51,7 @@ class LabelStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def label_statistics(names: Sequence[str], imgsz: int, train: ImageIndex, val: ImageIndex) -> LabelStatistics:
-    """The statistics of a dataset. `imgsz`: the longer side of an image in training, in pixels."""
+    """Return the statistics of a dataset. `imgsz`: the longer side of an image in training, in pixels."""
     splits = (_split_statistics(index, len(names), imgsz) for index in (train, val))
     return LabelStatistics(imgsz=imgsz, names=list(names), train=next(splits), val=next(splits))
 

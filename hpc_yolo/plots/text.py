@@ -77,7 +77,7 @@ def text_ink(text: str, size: int) -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def class_labels(names: tuple[str, ...], max_letters: int | None = None) -> tuple[str, ...]:
-    """Return what each class is called where it is drawn; no two look the same.
+    """Return the label under which each class is drawn; no two look the same.
 
     Args:
         max_letters: names are cut to so many.
@@ -96,7 +96,7 @@ def class_labels(names: tuple[str, ...], max_letters: int | None = None) -> tupl
 
 
 def fitting_label(names: tuple[str, ...], kind: int, room: int, size: int, suffix: str = "") -> str:
-    """Return what the class `kind` is called in `room` pixels: with `suffix`, shortened, or its number alone."""
+    """Return a label of the class `kind` that fits into `room` pixels: with `suffix`, shortened, or its number alone."""
     label = class_labels(names)[kind] + suffix
     if text_width(label, size) <= room:
         return label
@@ -174,7 +174,7 @@ def _is_drawn(letter: str) -> bool:
 
 
 def _look(text: str) -> bytes:
-    """Return what tells `text` from others for the eye."""
+    """Return a key that is equal for texts that look the same."""
     return _ink(text) if has_fonts() else text.strip().encode()
 
 

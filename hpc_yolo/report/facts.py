@@ -1,4 +1,4 @@
-"""Everything that a report says of a run, read from its directory. Whatever is missing, the rest is shown."""
+"""Everything that a report shows of a run, read from its directory. A missing file leaves out its part only."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ReportFacts:
 
     @cached_property
     def spec(self) -> dict[str, object]:
-        """The fields of the spec under dotted names; none where it is no YAML."""
+        """The fields of the spec under dotted names; none where it is not YAML."""
         try:
             return dict(_flat(yaml.safe_load(self.spec_text), ""))
         except yaml.YAMLError:
@@ -93,12 +93,12 @@ class ReportFacts:
 
     @property
     def state(self) -> str:
-        """How the run stands, as far as its journal knows."""
+        """The state of the run as recorded in its journal."""
         if not self.events:
             return "not started"
         ended = list(self.attempts)[-1].ended
         if ended is None:
-            return "running, or ended without a word"
+            return "running, or ended without a record"
         cause = f" ({ended.cause})" if ended.cause and ended.cause != ended.outcome else ""
         return f"{ended.outcome}{cause}{', queued again' if ended.requeued else ''}"
 
@@ -131,12 +131,12 @@ def read_facts(run: RunDirectory, label: str) -> ReportFacts:
     except OSError as error:
         raise RunError(
             f"{error.filename or run.path}: cannot be read: {error.strerror or error}",
-            hint="run directories are their owner's alone: ask for a report instead",
+            hint="run directories are readable by their owner only: ask the owner for a report",
         ) from error
 
 
 def unique_labels(runs: Sequence[RunDirectory]) -> list[str]:
-    """The names of runs; of those that share one, the paths."""
+    """Return the names of runs; the paths of those that share a name."""
     names = [run.name for run in runs]
     return [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
 
@@ -161,7 +161,7 @@ def _value_text(value: object) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """What is in `path`; nothing where there is no such file."""
+    """Return the content of `path`; nothing where there is no such file."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
