@@ -61,7 +61,7 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
         run_screen(collector, actions, interval_s=interval_s or SCREEN_INTERVAL_S)
         return
     while True:
-        show(collector.refresh(), root, as_json=as_json, one_line=interval_s is not None)
+        show(collector.refresh(), root, as_json=as_json, compact=interval_s is not None)
         if interval_s is None:
             return
         time.sleep(interval_s)
@@ -75,20 +75,18 @@ def is_for_eyes() -> bool:
     return is_able and sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool) -> None:
+def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, compact: bool) -> None:
     """Print `snapshot` for a pipe."""
     from hpc_yolo.runs.directory import closed_directories, owner_name
 
     if as_json:
-        import msgspec
+        from hpc_yolo.monitor.columns import run_json
 
-        indent = None if one_line else 2
-        click.echo(json.dumps(msgspec.to_builtins(snapshot.runs), indent=indent))
+        indent = None if compact else 2
+        click.echo(json.dumps([run_json(run) for run in snapshot.runs], indent=indent))
         sys.stdout.flush()
         if snapshot.slurm_error:
-            from hpc_yolo.monitor.tui.view import slurm_words
-
-            click.echo(f"warning: {slurm_words(snapshot)}", err=True)
+            click.echo(f"warning: {snapshot.slurm_text}", err=True)
         return
     if closed := closed_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
@@ -101,8 +99,8 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
         return
     from rich.console import Console
 
-    from hpc_yolo.monitor.tui.marks import printable
-    from hpc_yolo.monitor.tui.view import runs_details, runs_table, slurm_words
+    from hpc_yolo.monitor.blocks import one_line
+    from hpc_yolo.monitor.tui.view import runs_details, runs_table
 
     # A pipe has no width of its own: print whole lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
@@ -110,5 +108,5 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, one_line: bool
     for line in runs_details(snapshot.runs):
         console.print(line)
     if snapshot.slurm_error:
-        console.print(printable(slurm_words(snapshot)), style="yellow", markup=False, highlight=False)
+        console.print(one_line(snapshot.slurm_text), style="yellow", markup=False, highlight=False)
     sys.stdout.flush()

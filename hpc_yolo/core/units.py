@@ -12,6 +12,7 @@ _TIME = re.compile(
     r"(?:(?P<days>\d{1,9})-(?P<day_rest>\d{1,9}(?::\d{1,9}){0,2})|(?P<plain>\d{1,9}(?::\d{1,9}){0,2}))", re.A
 )
 _MEMORY = re.compile(r"(?P<number>\d{1,15})(?:(?P<unit>[KMGT])B?)?", re.IGNORECASE | re.ASCII)
+_DURATIONS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 _MEMORY_BYTES = {"K": 1024, "": 1024**2, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -84,3 +85,22 @@ def format_mem(mem_bytes: int) -> str:
         if mem_bytes % _MEMORY_BYTES[unit] == 0:
             return f"{mem_bytes // _MEMORY_BYTES[unit]}{unit}"
     return f"{-(-mem_bytes // 1024)}K"
+
+
+def short_time(seconds: float) -> str:
+    """Return a duration in at most two units: "42 s", "3 min 5 s", "2 h 10 min", "4 d 1 h"."""
+    whole_s = max(0, round(seconds))
+    for size_s, name, small_s, small_name in _DURATIONS:
+        if whole_s >= size_s:
+            rest = whole_s % size_s // small_s
+            return f"{whole_s // size_s} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{whole_s} s"
+
+
+def short_bytes(size_bytes: float) -> str:
+    """Return an amount of memory with one decimal: "7.9 GiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} GiB"

@@ -1,47 +1,48 @@
-"""What a person should look at: rules over one run's facts, each a line of words. Nothing is read here."""
+"""Problems of a run that need attention: rules over its record, each a line of text. Nothing is read here."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
+from hpc_yolo.core.units import short_bytes, short_time
 from hpc_yolo.monitor.run_record import LAST_STEPS, RunRecord
-from hpc_yolo.monitor.tui.marks import median, short_bytes, short_time
+from hpc_yolo.monitor.trend import median
 from hpc_yolo.runs.events import FORMAT_VERSION, Cause, StepLogged
 
-SILENT_S = 300.0
-SILENT_INTERVALS = 10.0  # a run that logs seldom may be silent for as many of its own intervals
-DATA_WAIT_SHARE = 0.2
-STRAGGLER_SHARE = 0.2  # of a step, by which one rank waits longer for its data than the others
-SLOW_RANK = 1.3  # times as long as the others', again and again, is no chance
+STALL_S = 300.0
+STALL_INTERVALS = 10.0  # a run that logs seldom may pause for as many of its own intervals
+DATA_WAIT_FRACTION = 0.2
+STRAGGLER_FRACTION = 0.2  # of a step, by which one rank waits longer for its data than the others
+SLOW_RANK = 1.3  # times as long as the others', in all of the last steps
 SLOWDOWN = 0.5
 SLOWDOWN_POINTS = 8
 MANY_LOSSES = 3
-FULL_SHARE = 0.97
+FULL_FRACTION = 0.97
 OLD_CHECKPOINT_S = 900.0
 OLD_CHECKPOINT_INTERVALS = 5.0  # of the run's own
 FLAT_POINTS = 32
 FLAT_CHANGE = 0.002  # of the loss, between the third and the last quarter of its curve
-FLAT_UNTIL = 0.5  # of the training: towards its end a loss is to be flat
+FLAT_UNTIL = 0.5  # of the training: a loss is flat towards its end
 LOSING_CAUSES = (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE)
 
 
 def problems_of(record: RunRecord, *, is_running: bool, now: float) -> list[str]:
-    """What is wrong or odd with a run, the worst first; [] for one that is as it should be.
+    """Return the problems of a run, the worst first; [] where there is none.
 
     Args:
-        is_running: whether it is believed to train at `now` (seconds since 1970).
+        is_running: it trains at `now` (seconds since 1970), as far as is known.
     """
-    found = [*_newer_version(record), *_bad_figures(record)]
+    found = [*_newer_version(record), *_bad_loss(record)]
     if is_running:
-        found += [*_silence(record, now), *_old_checkpoint(record, now), *_flat_loss(record), *_speed(record)]
+        found += [*_stall(record, now), *_old_checkpoint(record, now), *_flat_loss(record), *_speed(record)]
         if record.step is not None:
             found += rank_problems(record.last_steps) + _memory(record)
     return found + _losses(record)
 
 
 def rank_problems(last_steps: Sequence[StepLogged]) -> list[str]:
-    """What the newest figures of the ranks say: all wait for data, or one holds up the others."""
+    """Return problems in the newest values of the ranks: all wait for data, or one holds up the others."""
     if not last_steps:
         return []
     step = last_steps[-1]
@@ -52,7 +53,7 @@ def rank_problems(last_steps: Sequence[StepLogged]) -> list[str]:
 
 
 def slow_rank(last_steps: Sequence[StepLogged]) -> int | None:
-    """The rank whose network takes longer than those of the others in all of `last_steps`; None where there is none."""
+    """Return the rank whose forward pass takes longest in all of `last_steps`, by far; None where there is none."""
     if len(last_steps) < LAST_STEPS or any(len(step.rank_forward_s) < 2 for step in last_steps):
         return None
     found = [_slowness(step.rank_forward_s) for step in last_steps]
@@ -61,7 +62,7 @@ def slow_rank(last_steps: Sequence[StepLogged]) -> int | None:
 
 
 def _slowness(forward_s: Sequence[float]) -> tuple[int, float]:
-    """(the slowest rank, how many times as long as the others it takes)."""
+    """Return (the slowest rank, how many times as long as the others it takes)."""
     slowest = max(range(len(forward_s)), key=forward_s.__getitem__)
     others = median([*forward_s[:slowest], *forward_s[slowest + 1 :]])
     return slowest, forward_s[slowest] / others if others > 0 else 1.0
@@ -72,9 +73,9 @@ def _waiting_ranks(waits: Sequence[float], step_s: float) -> list[str]:
         return []
     slowest = max(range(len(waits)), key=waits.__getitem__)
     typical = median(waits)
-    if len(waits) > 1 and waits[slowest] - typical > STRAGGLER_SHARE * step_s:
+    if len(waits) > 1 and waits[slowest] - typical > STRAGGLER_FRACTION * step_s:
         return [f"rank {slowest} waits {waits[slowest]:.2f} s a step for data, the others {typical:.2f} s"]
-    if typical > DATA_WAIT_SHARE * step_s:
+    if typical > DATA_WAIT_FRACTION * step_s:
         return [f"{typical / step_s:.0%} of a step is waiting for data"]
     return []
 
@@ -86,30 +87,30 @@ def _newer_version(record: RunRecord) -> list[str]:
     return [f"written by a newer version (format {version}, this one reads {FORMAT_VERSION}): some may be missing here"]
 
 
-def _bad_figures(record: RunRecord) -> list[str]:
+def _bad_loss(record: RunRecord) -> list[str]:
     progress = record.progress
     if progress is not None and None in progress.losses.values():
         return ["the loss is not a number"]
     return []
 
 
-def _silence(record: RunRecord, now: float) -> list[str]:
+def _stall(record: RunRecord, now: float) -> list[str]:
     steps = record.images_per_s.steps
     interval_s = 0.0
     if record.step is not None and len(steps) > 1 and record.step.rank_step_s:
         # The last two points are a log interval apart, or more.
         interval_s = (steps[-1] - steps[-2]) * record.step.rank_step_s[0]
-    silent_s = now - record.last_time
-    if record.num_events and silent_s > max(SILENT_S, SILENT_INTERVALS * interval_s):
-        return [f"no word for {short_time(silent_s)}"]
+    pause_s = now - record.last_time
+    if record.num_events and pause_s > max(STALL_S, STALL_INTERVALS * interval_s):
+        return [f"no event for {short_time(pause_s)}"]
     return []
 
 
 def _old_checkpoint(record: RunRecord, now: float) -> list[str]:
-    """What would be lost now is far more than what the run has risked so far."""
-    if len(record.saved_times) < 2:
+    """Report a checkpoint that is much older than the interval between the last two."""
+    if len(record.save_times) < 2:
         return []
-    before, last = record.saved_times
+    before, last = record.save_times
     if now - last <= max(OLD_CHECKPOINT_S, OLD_CHECKPOINT_INTERVALS * (last - before)):
         return []
     return [f"the last checkpoint is {short_time(now - last)} old"]
@@ -139,14 +140,14 @@ def _speed(record: RunRecord) -> list[str]:
 
 
 def _memory(record: RunRecord) -> list[str]:
-    """Memory that is reserved but free counts as used, so only a GPU that is all but full is worth a word."""
+    """Report a GPU that is almost full; memory that is reserved but free counts as used."""
     total_bytes = None if record.started is None else record.started.device_mem_bytes
     if record.step is None or not total_bytes:
         return []
     used_bytes = max(record.step.rank_mem_bytes, default=0)
-    if used_bytes < FULL_SHARE * total_bytes:
+    if used_bytes < FULL_FRACTION * total_bytes:
         return []
-    return [f"{short_bytes(used_bytes)} of {short_bytes(total_bytes)} of a GPU's memory are taken"]
+    return [f"{short_bytes(used_bytes)} of {short_bytes(total_bytes)} of a GPU's memory are used"]
 
 
 def _losses(record: RunRecord) -> list[str]:

@@ -96,7 +96,7 @@ def class_labels(names: tuple[str, ...], max_letters: int | None = None) -> tupl
 
 
 def fitting_label(names: tuple[str, ...], kind: int, room: int, size: int, suffix: str = "") -> str:
-    """Return a label of the class `kind` that fits into `room` pixels: with `suffix`, shortened, or its number alone."""
+    """Return a label of class `kind` that fits into `room` pixels: with `suffix`, shortened, or its number alone."""
     label = class_labels(names)[kind] + suffix
     if text_width(label, size) <= room:
         return label

@@ -13,7 +13,7 @@ import yaml
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import read_struct
-from hpc_yolo.monitor.tui.marks import median
+from hpc_yolo.monitor.trend import median
 from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results
 from hpc_yolo.runs.attempts import Attempts

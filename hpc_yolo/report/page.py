@@ -14,8 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_yolo.core.units import counted
-from hpc_yolo.monitor.tui.marks import short_time
+from hpc_yolo.core.units import counted, short_time
 from hpc_yolo.plots.chart import Chart
 from hpc_yolo.plots.figures import COLOURS, INKS, MAX_NUMBERED, chart_svg, confusion_svg, heat_map_svg
 from hpc_yolo.plots.labels import LabelStatistics

@@ -167,7 +167,7 @@ def test_status_tells_the_state_and_the_figures_of_a_run(tmp_path, ended, state)
     assert facts["state"] == state
     expected = {"job_id": "1", "num_nodes": 1, "tasks_per_node": 2, "epoch": 1, "epochs": 4, "step": 10, "attempts": 1}
     assert expected.items() <= facts.items()
-    assert (facts["metrics"]["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
+    assert (facts["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
     table = run_cli("status", "--root", tmp_path).output
     for words in ("first", state, "1 x 2", "2/4", "10/20", "0.150", "0.625", "0.500", "50.0"):
         assert words in table

@@ -7,7 +7,7 @@ import pytest
 
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import JobState
-from hpc_yolo.monitor.snapshot import TrackedRun
+from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
 from hpc_yolo.runs.journal import JournalWriter

@@ -11,8 +11,9 @@ from status_runs import END, EVALUATED, LEFT, START, STEP, make_run, tell
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import SLURM_TIME, JobState
 from hpc_yolo.monitor.alerts import problems_of
-from hpc_yolo.monitor.run_record import RunRecord, Trend, resampled
+from hpc_yolo.monitor.run_record import RunRecord
 from hpc_yolo.monitor.snapshot import Collector
+from hpc_yolo.monitor.trend import Trend, resampled
 from hpc_yolo.runs.directory import find_runs
 from hpc_yolo.runs.events import AnyEvent
 from hpc_yolo.runs.index import add_to_index, gone_runs, indexed_runs, remove_from_index, state_directory
@@ -51,7 +52,7 @@ def test_bytes_that_were_read_are_not_read_again(tmp_path):
     run.journal.write_bytes(b"x" * run.journal.stat().st_size + b"\n")
     tell(run, STEP | {"step": 50, "losses": {"box": 1.0, "obj": 0.2, "cls": 0.3}, "time": 50.0})
     facts = collector.refresh().runs[0]
-    assert (facts.step, facts.loss, facts.metric("map50"), facts.attempts) == (50, 1.5, 0.6, 1)
+    assert (facts.step, facts.loss, facts.metrics.map50, facts.attempts) == (50, 1.5, 0.6, 1)
 
 
 def test_a_torn_last_line_is_read_when_it_is_whole(tmp_path):
@@ -115,13 +116,13 @@ def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("events", "answer", "state", "detail"),
     [
-        ([], None, "queued", "Slurm has not said yet"),
+        ([], None, "queued", "Slurm has not reported it yet"),
         ([], said("PENDING", 15, "Priority"), "queued", "Priority"),
         ([], said("RUNNING", 15), "running", ""),
-        ([], said("FAILED", 15), "failed", "Slurm says FAILED"),
-        ([], said("CANCELLED", 15), "cancelled", "before it began"),
-        ([START, STEP], said("CANCELLED", 30), "cancelled", "Slurm says CANCELLED"),
-        ([START, END], said("CANCELLED", 30), "cancelled", "SIGTERM; Slurm says CANCELLED"),
+        ([], said("FAILED", 15), "failed", "Slurm reports FAILED"),
+        ([], said("CANCELLED", 15), "cancelled", "before it started"),
+        ([START, STEP], said("CANCELLED", 30), "cancelled", "Slurm reports CANCELLED"),
+        ([START, END], said("CANCELLED", 30), "cancelled", "SIGTERM; Slurm reports CANCELLED"),
         ([START, END | {"requeued": False, "cause": "cancelled"}], None, "cancelled", "SIGTERM"),
         ([START], None, "running", ""),
         ([START, LEFT], None, "saving", "SIGTERM (preempted or cancelled)"),
@@ -133,7 +134,7 @@ def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
         ([START, END | {"requeued": False}], None, "stopped", "SIGTERM"),
         ([START, END | {"outcome": "finished"}], said("COMPLETED", 30), "done", ""),
         ([START, END | {"outcome": "failed", "detail": "why"}], said("FAILED", 30), "failed", "why"),
-        ([START, STEP], said("NODE_FAIL", 30), "failed", "Slurm says NODE_FAIL"),
+        ([START, STEP], said("NODE_FAIL", 30), "failed", "Slurm reports NODE_FAIL"),
         # What Slurm said before the journal went on counts no more.
         ([START, STEP], said("PENDING", 15, "Priority"), "running", ""),
         ([START, END, START | {"attempt": 2}], said("REQUEUED", 21.5), "running", ""),
@@ -222,7 +223,7 @@ FALLING = [step | {"losses": {"box": 10 - 0.1 * number}} for number, step in enu
     [
         ([START, STEP], 25.0, None),
         ([START | {"format_version": 3}, STEP], 25.0, "written by a newer version (format 3, this one reads 2)"),
-        ([START, STEP], 400.0, "no word for 6 min 19 s"),
+        ([START, STEP], 400.0, "no event for 6 min 19 s"),
         ([START, STEP | {"losses": {"box": 0.1, "cls": None}}], 25.0, "the loss is not a number"),
         ([START, STEP | {"rank_data_wait_s": [0.2, 0.2]}], 25.0, "40% of a step is waiting for data"),
         ([START, STEP | {"rank_data_wait_s": [0.11, 0.11]}], 25.0, "22% of a step"),
@@ -249,14 +250,14 @@ def test_what_is_odd_is_said_and_only_that(events, now, problem):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "more_starts", "words"),
+    ("minutes", "jobs_needed", "words"),
     [
         (30, 0, "done in 2 min 10 s (the job has 30 min left)"),
-        (1, 2, "done in 2 min 10 s; needs 2 more starts (the job has 1 min left)"),
-        (2, 1, "done in 2 min 10 s; needs 1 more start (the job has 2 min left)"),
+        (1, 2, "done in 2 min 10 s; needs 2 more jobs (the job has 1 min left)"),
+        (2, 1, "done in 2 min 10 s; needs 1 more job (the job has 2 min left)"),
     ],
 )
-def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minutes, more_starts, words):
+def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minutes, jobs_needed, words):
     """390 steps of 16 images at 48 a second; the job began when it started to train."""
     tell(make_run(tmp_path, "first"), START, STEP | {"images_per_s": 48.0})
     answer = said("RUNNING", 25.0)
@@ -264,7 +265,7 @@ def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minute
     answer.jobs["7"] = msgspec.structs.replace(answer.jobs["7"], job=job)
     collector = Collector(lambda: find_runs(tmp_path), FixedAnswers(answer), clock=lambda: 25.0)
     facts = collector.refresh().runs[0]
-    assert (facts.more_starts, facts.outlook) == (more_starts, words)
+    assert (facts.jobs_needed, facts.outlook) == (jobs_needed, words)
 
 
 def test_attempts_are_counted_by_cause(tmp_path):

@@ -72,7 +72,7 @@ def test_a_job_that_is_cancelled_while_it_waits_is_no_failure(in_slurm, tmp_path
     in_slurm.run("scancel", last_chain(run)[0].job_id)
     in_slurm.wait_for_state(last_chain(run)[0].job_id, "CANCELLED")
     (facts,) = json.loads(hpc_yolo("status", "--root", run.path.parent, "--json"))
-    assert (facts["state"], facts["detail"]) == ("cancelled", "before it began")
+    assert (facts["state"], facts["detail"]) == ("cancelled", "before it started")
     command = [sys.executable, "-m", "hpc_yolo", "follow", str(run.path)]
     followed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (followed.returncode, followed.stderr) == (130, "")

@@ -1,4 +1,4 @@
-"""What keys mean: bytes of a terminal -> names of keys -> the next state of the screen. Pure functions."""
+"""Keys of the live screen: bytes of a terminal -> names of keys -> the next state of the screen. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hpc_yolo.monitor.snapshot import RunFacts
+from hpc_yolo.monitor.run_facts import RunFacts
 
 ESCAPE = b"\x1b"
 _SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[A-Za-z])")
@@ -17,7 +17,7 @@ _NAMES = {
     **{b"\x1b[H": "home", b"\x1bOH": "home", b"\x1b[1~": "home", b"\x1b[F": "end", b"\x1bOF": "end", b"\x1b[4~": "end"},
     **{b"\r": "enter", b"\n": "enter", b"\x7f": "backspace", b"\x08": "backspace"},
 }
-SORTS = ("problems", "name", "state", "updated", "mAP", "img/s", "left")
+SORTS = ("problems", "name", "state", "updated", "mAP", "img/s", "ETA")
 STATE_ORDER = (
     "failed",
     "lost",
@@ -36,31 +36,32 @@ ACTIONS = {"c": "cancel", "r": "requeue"}  # each asks yes or no first
 TO_THE_END = 10**9
 PAGES = ("detail", "logs")  # of one run, which scroll
 HELP = (
-    ("up down, j k", "choose a run; in a run, scroll"),
-    ("page up/down, space b", "a page further, or back"),
+    ("up down, j k", "select a run; on the page of a run, scroll"),
+    ("page up/down, space b", "one page down, or up"),
     ("home end, g G", "first, last"),
-    ("enter", "everything about the chosen run"),
-    ("l", "what the chosen run's ranks print"),
+    ("enter", "the page of the selected run"),
+    ("l", "output of the selected run's ranks"),
     ("esc, q", "back; in the list, q leaves"),
-    ("/", "show runs whose name or state has some words"),
-    ("s, S", "sort by the next column; turn the order round"),
+    ("/", "only runs whose name, state or job contains a text"),
+    ("s, S", "sort by the next column; reverse the order"),
     ("p", "only runs with problems"),
-    ("c", "cancel the chosen run's job, after a question"),
-    ("r", "queue the chosen run's job again, after a question"),
+    ("c", "cancel the selected run's job, after a question"),
+    ("r", "requeue the selected run's job, after a question"),
     ("?", "this help"),
 )
 
 
 @dataclass(frozen=True)
 class ScreenState:
-    """What a person has chosen to see.
+    """What the screen shows, as chosen by keys.
 
     Attributes:
-        mode: list, detail, logs, help, filter (words are being typed), cancel or requeue (yes or no is awaited).
-        selected: path of the chosen run; None until there is one.
+        mode: list, detail, logs, help, filter (a text is typed), cancel or requeue (yes or no is awaited).
+        selected: path of the selected run; None until there is one.
         scroll: first line shown of a page; `TO_THE_END` for its last ones, whatever comes.
         message: shown until the next key.
-        wanted: what the key asks of the program: "", cancel, requeue or quit.
+        filter_text: only runs that contain each of its words are shown.
+        action: what the key asks the program to do: "", cancel, requeue or quit.
     """
 
     mode: str = "list"
@@ -69,13 +70,13 @@ class ScreenState:
     sort: str = SORTS[0]
     is_reversed: bool = False
     only_problems: bool = False
-    words: str = ""
+    filter_text: str = ""
     message: str = ""
-    wanted: str = ""
+    action: str = ""
 
 
 def decode_keys(received: bytes) -> tuple[list[str], bytes]:
-    """(names of the keys in `received`, bytes at its end that may begin one). Unknown keys are left out."""
+    """Return (names of the keys in `received`, bytes at its end that may begin one), without unknown keys."""
     keys = []
     while received:
         if received.startswith(ESCAPE):
@@ -99,42 +100,37 @@ def decode_keys(received: bytes) -> tuple[list[str], bytes]:
 
 
 def end_of_keys(rest: bytes) -> list[str]:
-    """What the `rest` of `decode_keys` means when nothing follows: the escape key itself."""
+    """Return the keys that the `rest` of `decode_keys` stands for when nothing follows: the escape key itself."""
     return ["escape"] if rest.startswith(ESCAPE) else []
 
 
 def shown_runs(runs: Sequence[RunFacts], state: ScreenState) -> list[RunFacts]:
-    """Those of `runs` that `state` lets through, in its order."""
-    words = state.words.lower().split()
-    chosen = [
+    """Return those of `runs` that pass the filters of `state`, in its order."""
+    words = state.filter_text.lower().split()
+    passed = [
         run
         for run in runs
-        if (not state.only_problems or has_problem(run))
+        if (not state.only_problems or run.needs_attention)
         and all(word in f"{run.name} {run.state} {run.job_id or ''}".lower() for word in words)
     ]
-    return sorted(chosen, key=lambda run: _sort_key(run, state.sort), reverse=state.is_reversed)
-
-
-def has_problem(run: RunFacts) -> bool:
-    """Whether a person should look at the run."""
-    return bool(run.problems) or run.state in ("failed", "lost", "unreadable")
+    return sorted(passed, key=lambda run: _sort_key(run, state.sort), reverse=state.is_reversed)
 
 
 def press(
     state: ScreenState, key: str, runs: Sequence[RunFacts], page_rows: int, last_scroll: int = TO_THE_END
 ) -> ScreenState:
-    """The state after `key`.
+    """Return the state after `key`.
 
     Args:
         runs: as shown.
         page_rows: lines between the header and the last line.
         last_scroll: of the page that is open, the first line when its last is shown.
     """
-    state = replace(state, message="", wanted="")
+    state = replace(state, message="", action="")
     if state.mode == "filter":
         return _type(state, key)
     if state.mode in ACTIONS.values():
-        return replace(state, mode="list", wanted=state.mode if key in ("y", "Y") else "")
+        return replace(state, mode="list", action=state.mode if key in ("y", "Y") else "")
     if key == "?":
         return replace(state, mode="list" if state.mode == "help" else "help")
     if state.mode == "help":
@@ -158,13 +154,13 @@ def press(
 
 def _press_in_list(state: ScreenState, key: str) -> ScreenState:
     if key == "q":
-        return replace(state, wanted="quit")
+        return replace(state, action="quit")
     if key == "enter" and state.selected is not None:
         return replace(state, mode="detail", scroll=0)
     if key == "/":
         return replace(state, mode="filter")
     if key == "escape":
-        return replace(state, words="", only_problems=False)
+        return replace(state, filter_text="", only_problems=False)
     if key == "p":
         return replace(state, only_problems=not state.only_problems)
     if key == "s":
@@ -178,14 +174,14 @@ def _type(state: ScreenState, key: str) -> ScreenState:
     if key == "enter":
         return replace(state, mode="list")
     if key == "escape":
-        return replace(state, mode="list", words="")
+        return replace(state, mode="list", filter_text="")
     if key == "backspace":
-        return replace(state, words=state.words[:-1])
-    return replace(state, words=state.words + key) if len(key) == 1 else state
+        return replace(state, filter_text=state.filter_text[:-1])
+    return replace(state, filter_text=state.filter_text + key) if len(key) == 1 else state
 
 
 def _moves(page_rows: int) -> dict[str, int]:
-    """How many lines each key goes down."""
+    """Return how many lines each key goes down."""
     page, all_lines = max(1, page_rows - 1), TO_THE_END
     moves = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -page, "b": -page, "page down": page, " ": page}
     return moves | {"home": -all_lines, "g": -all_lines, "end": all_lines, "G": all_lines}
@@ -194,24 +190,24 @@ def _moves(page_rows: int) -> dict[str, int]:
 def _moved(state: ScreenState, runs: Sequence[RunFacts], move: int) -> str | None:
     if not runs:
         return None
-    place = selected_place(runs, state.selected)
-    return runs[min(max(place + move, 0), len(runs) - 1)].path
+    index = selected_index(runs, state.selected)
+    return runs[min(max(index + move, 0), len(runs) - 1)].path
 
 
-def selected_place(runs: Sequence[RunFacts], selected: str | None) -> int:
-    """Where the chosen run stands in `runs`; the first where it is not there."""
-    return next((place for place, run in enumerate(runs) if run.path == selected), 0)
+def selected_index(runs: Sequence[RunFacts], selected: str | None) -> int:
+    """Return the index of the selected run in `runs`; 0 where it is not among them."""
+    return next((index for index, run in enumerate(runs) if run.path == selected), 0)
 
 
 def _sort_key(run: RunFacts, sort: str) -> tuple[object, ...]:
     order = STATE_ORDER.index(run.state)
-    figures: dict[str, tuple[object, ...]] = {
-        "problems": (not has_problem(run), order),
+    keys: dict[str, tuple[object, ...]] = {
+        "problems": (not run.needs_attention, order),
         "name": (),
         "state": (order,),
         "updated": (-(run.updated or 0.0),),
         "mAP": (-(run.metrics.map50_95 if run.metrics is not None else -1.0),),
         "img/s": (-(run.images_per_s or 0.0),),
-        "left": (run.left_s is None, run.left_s or 0.0),
+        "ETA": (run.eta_s is None, run.eta_s or 0.0),
     }
-    return (*figures[sort], run.name, run.path)
+    return (*keys[sort], run.name, run.path)

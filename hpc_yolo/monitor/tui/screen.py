@@ -1,103 +1,59 @@
-"""A snapshot and what a person chose -> the lines of a terminal. Reads nothing; draws only what can be seen."""
+"""The list of runs as lines of a terminal, from a snapshot and the state of the screen. Reads nothing."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from hpc_yolo.core.units import counted
-from hpc_yolo.monitor.snapshot import TRAINING, RunFacts, Snapshot
-from hpc_yolo.monitor.tui.keys import ACTIONS, HELP, STATE_ORDER, ScreenState, has_problem, selected_place
-from hpc_yolo.monitor.tui.marks import bar, printable, short_bytes, short_time, trend_line
-from hpc_yolo.monitor.tui.view import STATE_STYLES, slurm_words
-from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.monitor.blocks import one_line
+from hpc_yolo.monitor.columns import LIST_COLUMNS, Column
+from hpc_yolo.monitor.run_facts import TRAINING, RunFacts
+from hpc_yolo.monitor.snapshot import Snapshot
+from hpc_yolo.monitor.tui.keys import ACTIONS, HELP, STATE_ORDER, ScreenState, selected_index
+from hpc_yolo.monitor.tui.view import STATE_STYLES
 
 HEADER_ROWS = 3
 FOOTER_ROWS = 3
 MIN_COLUMNS, MIN_ROWS = 40, 10
-TRENDS_FROM_COLUMNS = 120
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the list. `from_columns`: the narrowest terminal that shows it."""
-
-    title: str
-    width: int
-    text: Callable[[RunFacts], str]
-    from_columns: int = 0
-    is_figure: bool = True
-
-
-def _dash(value: object, words: str) -> str:
-    return "-" if value is None else words
-
-
-COLUMNS = (
-    Column("state", 10, lambda run: run.state, is_figure=False),
-    Column("job", 9, lambda run: run.job_id or "-", 80, is_figure=False),
-    Column("n x t", 7, lambda run: f"{run.num_nodes} x {run.tasks_per_node}", 110),
-    Column("epoch", 9, lambda run: _dash(run.epoch, f"{(run.epoch or 0) + 1}/{run.epochs}")),
-    Column("", 8, lambda run: bar((run.step or 0) / run.total_steps, 8) if run.total_steps else "", 130),
-    Column("loss", 7, lambda run: figure(run.loss), 56),
-    Column("mAP", 6, lambda run: figure(run.metric("map50_95"))),
-    Column("mAP50", 6, lambda run: figure(run.metric("map50")), 120),
-    Column("img/s", 8, lambda run: _dash(run.images_per_s, f"{run.images_per_s or 0:.1f}"), 80),
-    Column("wait", 5, lambda run: _dash(run.data_wait_share, f"{run.data_wait_share or 0:.0%}"), 140),
-    Column("GPU", 5, lambda run: _dash(run.device_use, f"{run.device_use or 0:.0%}"), 150),
-    Column("memory", 9, lambda run: _dash(run.mem_bytes, short_bytes(run.mem_bytes or 0)), 150),
-    Column("att", 4, lambda run: str(run.attempts), 100),
-    Column("ended by", 25, lambda run: run.causes_words, 200, is_figure=False),
-    Column("unsaved", 11, lambda run: _dash(run.unsaved_s, short_time(run.unsaved_s or 0.0)), 170),
-    Column("left", 11, lambda run: _dash(run.left_s, short_time(run.left_s or 0.0)), 95),
-    Column("loss trend", 12, lambda run: trend_line(run.loss_trend), 160, is_figure=False),
-    Column("mAP trend", 12, lambda run: trend_line(run.map_trend), 180, is_figure=False),
-)
 
 
 def page_rows(height: int) -> int:
-    """Lines of a terminal between header and footer."""
+    """Return the number of lines between header and footer."""
     return max(1, height - HEADER_ROWS - FOOTER_ROWS)
 
 
 def list_lines(snapshot: Snapshot, runs: Sequence[RunFacts], state: ScreenState, width: int, height: int) -> list[Text]:
-    """All lines of the list: header, the part of `runs` around the chosen one, and what there is to say of that one."""
+    """Return all lines of the list: header, the part of `runs` around the selected one, two lines about that one."""
     if width < MIN_COLUMNS or height < MIN_ROWS:
-        return [Text(f"at least {MIN_COLUMNS} x {MIN_ROWS}, please")]
+        return [Text(f"the terminal must be at least {MIN_COLUMNS} x {MIN_ROWS}")]
     rows = page_rows(height)
-    place = selected_place(runs, state.selected)
-    first = min(max(0, place - rows // 2), max(0, len(runs) - rows))
-    columns = [column for column in COLUMNS if width >= column.from_columns]
+    index = selected_index(runs, state.selected)
+    first = min(max(0, index - rows // 2), max(0, len(runs) - rows))
+    columns = [column for column in LIST_COLUMNS if width >= column.min_terminal]
     name_width = max(8, width - 2 - sum(column.width + 1 for column in columns))
-    lines = [*_header(snapshot, runs, state, first, rows), _titles(columns, name_width)]
+    lines = [*_header(snapshot, runs, state, first, rows), _headers(columns, name_width)]
     for number in range(first, min(first + rows, len(runs))):
-        lines.append(_row(runs[number], columns, name_width, is_chosen=number == place))
+        lines.append(_row(runs[number], columns, name_width, is_selected=number == index))
     if not runs:
         lines.append(Text(_nothing(snapshot), style="dim"))
     lines += [Text("")] * (height - FOOTER_ROWS - len(lines))
-    return [*lines, *_about(runs[place] if runs else None), _last_line(state)]
+    return [*lines, *_about(runs[index] if runs else None), _last_line(state)]
 
 
 def help_lines() -> list[Text]:
-    """Every key, and what the marks mean."""
+    """Return the help: every key, and what the columns mean."""
     lines = [Text("keys", style="bold"), Text("")]
-    lines += [Text.assemble((f"  {keys:24}", "cyan"), words) for keys, words in HELP]
-    marks = (
-        ("!", "look here: named at the bottom, and in the run"),
-        ("unsaved", "how old the last checkpoint was at the run's last word"),
-        ("wait", "share of a step that the ranks wait for data"),
-        ("GPU", "how busy the GPUs were in the last moments"),
-        ("left", "until the last step at this pace, without evaluations"),
-        ("trend", "from the first step to now, lowest to highest"),
-    )
-    lines += [Text(""), Text("marks", style="bold")]
-    lines += [Text.assemble((f"  {mark:24}", "cyan"), words) for mark, words in marks]
+    lines += [Text.assemble((f"  {keys:24}", "cyan"), text) for keys, text in HELP]
+    lines += [Text(""), Text("columns", style="bold")]
+    columns = [("!", "needs attention: see the bottom, or the run's page")]
+    columns += [(column.header, column.help) for column in LIST_COLUMNS if column.help]
+    lines += [Text.assemble((f"  {header:24}", "cyan"), text) for header, text in columns]
     return [*lines, Text(""), Text("any key goes back", style="dim")]
 
 
@@ -113,59 +69,57 @@ def _header(
     if gpus:
         title.append(f"  {counted(gpus, 'GPU')}")
     if snapshot.num_unread:
-        title.append(f"  {snapshot.num_unread} more are being read", "yellow")
+        title.append(f"  {snapshot.num_unread} more to read", "yellow")
     second = Text(time.strftime("%H:%M:%S", time.localtime(snapshot.time)))
-    if words := slurm_words(snapshot):
-        second.append(f"  {words}", "yellow" if snapshot.slurm_error else "")
+    if text := snapshot.slurm_text:
+        second.append(f"  {text}", "yellow" if snapshot.slurm_error else "")
     second.append(f"  by {state.sort}{', reversed' if state.is_reversed else ''}")
     if state.only_problems:
         second.append("  only problems", "yellow")
-    if state.words and state.mode != "filter":
-        second.append(f"  /{state.words}", "yellow")
+    if state.filter_text and state.mode != "filter":
+        second.append(f"  /{state.filter_text}", "yellow")
     if len(runs) > rows:
         second.append(f"  {first + 1}-{min(first + rows, len(runs))} of {len(runs)}")
     return title, second
 
 
-def _titles(columns: Sequence[Column], name_width: int) -> Text:
-    titles = (
-        column.title.rjust(column.width) if column.is_figure else column.title.ljust(column.width) for column in columns
-    )
-    return Text(f"  {'run':{name_width}} {' '.join(titles)}", style="bold underline")
+def _headers(columns: Sequence[Column], name_width: int) -> Text:
+    headers = [f"{column.header:{'>' if column.is_number else '<'}{column.width}}" for column in columns]
+    return Text(f"  {'run':{name_width}} {' '.join(headers)}", style="bold underline")
 
 
-def _row(run: RunFacts, columns: Sequence[Column], name_width: int, *, is_chosen: bool) -> Text:
-    line = Text(style="reverse" if is_chosen else "")
-    line.append(*(("! ", "bold red") if has_problem(run) else ("  ", "")))
-    line.append(_fitted(run.name, name_width, is_figure=False))
+def _row(run: RunFacts, columns: Sequence[Column], name_width: int, *, is_selected: bool) -> Text:
+    line = Text(style="reverse" if is_selected else "")
+    line.append(*(("! ", "bold red") if run.needs_attention else ("  ", "")))
+    line.append(_fitted(run.name, name_width, is_number=False))
     for column in columns:
-        style = STATE_STYLES.get(run.state, "") if column.title == "state" else ""
-        line.append(" " + _fitted(column.text(run), column.width, is_figure=column.is_figure), style)
+        style = STATE_STYLES.get(run.state, "") if column.name == "state" else ""
+        line.append(" " + _fitted(column.text_of(run), column.width, is_number=column.is_number), style)
     return line
 
 
-def _fitted(words: str, width: int, *, is_figure: bool) -> str:
-    """`words` in just `width` cells; what is too long ends in an ellipsis."""
-    words = printable(words)
-    length = cell_len(words)
+def _fitted(text: str, width: int, *, is_number: bool) -> str:
+    """Return `text` in exactly `width` cells; what is too long ends in an ellipsis."""
+    text = one_line(text)
+    length = cell_len(text)
     if length > width:
-        return set_cell_size(words, width - 1) + "…"
-    return " " * (width - length) + words if is_figure else words + " " * (width - length)
+        return set_cell_size(text, width - 1) + "…"
+    return " " * (width - length) + text if is_number else text + " " * (width - length)
 
 
 def _about(run: RunFacts | None) -> tuple[Text, Text]:
-    """Two lines about the chosen run: where it is, and what is the matter with it."""
+    """Return two lines about the selected run: its path, and its problems or state."""
     if run is None:
         return Text(""), Text("")
-    place = Text(run.path, style="dim")
+    path = Text(run.path, style="dim")
     if run.problems:
-        return place, Text("; ".join(run.problems), style="red")
-    return place, Text(run.detail or run.outlook, style=STATE_STYLES.get(run.state, ""))
+        return path, Text("; ".join(run.problems), style="red")
+    return path, Text(run.detail or run.outlook, style=STATE_STYLES.get(run.state, ""))
 
 
 def _last_line(state: ScreenState) -> Text:
     if state.mode == "filter":
-        return Text(f"/{state.words}_  enter keeps it, esc clears it", style="bold")
+        return Text(f"/{state.filter_text}_  enter keeps the filter, esc clears it", style="bold")
     if state.mode in ACTIONS.values():
         return Text(f"{state.mode} the job of {Path(state.selected or '').name}? y / n", style="bold red")
     if state.message:
@@ -175,7 +129,7 @@ def _last_line(state: ScreenState) -> Text:
 
 def _nothing(snapshot: Snapshot) -> str:
     if snapshot.runs:
-        return "  no run fits; esc shows all"
+        return "  no run passes the filter; esc shows all"
     if snapshot.num_unread:
         return "  reading"
     return "  no runs; start one with: hpc-yolo submit configs/quickstart.yaml"

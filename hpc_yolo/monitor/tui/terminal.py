@@ -1,4 +1,4 @@
-"""A terminal as a screen of our own: keys one by one, whole frames, and everything as it was before when we leave."""
+"""The terminal as a full screen: single keys, whole frames, and its former state restored in the end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
 
 
 class Ended(SystemExit):
-    """A signal asked the program to end; the terminal is put back on the way out."""
+    """A signal has ended the program; the terminal is restored on the way out."""
 
 
 class Terminal:
-    """The terminal on standard input and output, ours while `opened` lasts."""
+    """The terminal on standard input and output, in use while `opened` lasts."""
 
     def __init__(self) -> None:
         self._input = sys.stdin.fileno()
@@ -40,7 +40,7 @@ class Terminal:
         self._shown: list[str] = []
         self._shown_size = (0, 0)
         self._is_stale = True
-        self._is_drawing = self._is_to_pause = False
+        self._is_drawing = self._pause_requested = False
         self._ended_by = 0
         self._before: list[Any] | None = None
         self._renderer = Console(file=StringIO(), force_terminal=True, legacy_windows=False)
@@ -50,7 +50,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Terminal]:
-        """Take the terminal, and give it back however the block ends, by a signal too.
+        """Take the terminal, and restore it however the block ends, by a signal too.
 
         Raises:
             Ended: SIGTERM, SIGHUP or SIGQUIT came.
@@ -65,8 +65,8 @@ class Terminal:
             self._take()
             yield self
         finally:
-            # Our handlers stay until the end: a second signal must not find us half way out.
-            self._give_back(before)
+            # These handlers stay until the end: a second signal must not interrupt the restoring.
+            self._restore(before)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             os.close(self._wake_in)
@@ -82,23 +82,23 @@ class Terminal:
         return size.columns or 80, size.lines or 24
 
     def wake(self) -> None:
-        """End the wait for keys, from any thread: there is something new to draw."""
+        """End the wait for keys, from any thread, because there is something new to draw."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_in, b"!")
 
     def keys(self, timeout_s: float) -> list[str]:
-        """The keys that were pressed; [] when woken, resized, or after `timeout_s`.
+        """Return the keys that were pressed; [] when woken, resized, or after `timeout_s`.
 
         Raises:
             EOFError: the terminal is gone.
             Ended, KeyboardInterrupt: a signal came.
         """
-        self._obey_signals()
+        self._handle_signals()
         ready, _, _ = select.select([self._input, self._wake_out], [], [], KEY_GAP_S if self._rest else timeout_s)
         if self._wake_out in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_out, 4096)
-            self._obey_signals()
+            self._handle_signals()
         if self._input in ready:
             try:
                 received = os.read(self._input, 4096)
@@ -124,8 +124,8 @@ class Terminal:
         ]
         self._shown, self._shown_size = frame, size
         if changed:
-            self._is_drawing = True  # may take for ever where the terminal stands still, so a signal ends it
-            self._obey_signals()
+            self._is_drawing = True  # may block where the terminal is stopped, so a signal ends it
+            self._handle_signals()
             self._write(("\x1b[2J" if is_stale else "") + "".join(changed))
             self._is_drawing = False
 
@@ -141,10 +141,10 @@ class Terminal:
         tty.setcbreak(self._input)
         self._write(ENTER)
 
-    def _give_back(self, before: list[object]) -> None:
-        # The terminal may be gone; whatever of it is left is put back.
+    def _restore(self, before: list[object]) -> None:
+        # The terminal may be gone; what is left of it is restored.
         with contextlib.suppress(termios.error):
-            # Ctrl-S may hold it up; Linux lets go only of what a program has held.
+            # Ctrl-S may have stopped it; Linux resumes only output that a program has stopped.
             termios.tcflow(self._output, termios.TCOOFF)
             termios.tcflow(self._output, termios.TCOON)
         with contextlib.suppress(OSError):
@@ -161,23 +161,23 @@ class Terminal:
         self._ended_by = number
         if self._is_drawing:
             self._is_drawing = False
-            self._obey_signals()
+            self._handle_signals()
         self.wake()
 
     def _note_pause(self, *_: object) -> None:
-        self._is_to_pause = True
+        self._pause_requested = True
         self.wake()
 
-    def _obey_signals(self) -> None:
-        """Do what signals asked for since the last call. Handlers only take notes: what they raise may get lost."""
+    def _handle_signals(self) -> None:
+        """Act on the signals since the last call. Handlers only set flags: an exception in one may get lost."""
         if self._ended_by == signal.SIGINT:
             raise KeyboardInterrupt
         if self._ended_by:
             raise Ended(SIGNAL_BASE + self._ended_by)
-        if self._is_to_pause:
-            self._is_to_pause = False
+        if self._pause_requested:
+            self._pause_requested = False
             before = self._before
             assert before is not None
-            self._give_back(before)
-            os.kill(os.getpid(), signal.SIGSTOP)  # the shell has its terminal until it lets us go on
+            self._restore(before)
+            os.kill(os.getpid(), signal.SIGSTOP)  # the shell has the terminal until it continues this process
             self._take()

@@ -60,7 +60,7 @@ def test_a_person_looks_around_and_leaves(terminal, runs):
     terminal.wait_for("curves", "job 7")
     terminal.type("G")
     terminal.wait_for("attempts, by cause")
-    terminal.wait_for("where its time went")
+    terminal.wait_for("time by kind")
     terminal.type("l")
     terminal.wait_for("0: line 99", "lines above")
     terminal.type("g")
@@ -150,7 +150,7 @@ def test_a_terminal_that_changes_its_size_is_filled_again(terminal, runs):
     terminal.wait_for("mAP trend", "? help")
     assert "? help" in terminal.text.splitlines()[39]
     terminal.tmux("resize-window", "-x", "30", "-y", "5")
-    terminal.wait_for("at least")
+    terminal.wait_for("must be at least")
 
 
 def test_a_screen_whose_terminal_is_gone_ends(terminal, runs):

@@ -5,31 +5,53 @@ from dataclasses import replace
 import msgspec
 import pytest
 from rich.cells import cell_len
-from status_runs import END, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, START, STEP, make_run, tell
 
 from hpc_yolo.cluster.job_cache import JobCache
-from hpc_yolo.monitor.snapshot import Collector, RunFacts, Snapshot
+from hpc_yolo.core.units import short_bytes, short_time
+from hpc_yolo.monitor.blocks import bar, plot, trend_line
+from hpc_yolo.monitor.columns import COLUMNS, LIST_COLUMNS, run_json
+from hpc_yolo.monitor.run_facts import RunFacts
+from hpc_yolo.monitor.snapshot import Collector, Snapshot
 from hpc_yolo.monitor.tui.app import frame, page, settled
 from hpc_yolo.monitor.tui.detail import DetailReader, detail_lines
 from hpc_yolo.monitor.tui.keys import HELP, TO_THE_END, ScreenState, decode_keys, end_of_keys, press, shown_runs
-from hpc_yolo.monitor.tui.marks import bar, plot, short_bytes, short_time, trend_line
 from hpc_yolo.monitor.tui.screen import help_lines, list_lines
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AnyEvent, Evaluated
 from hpc_yolo.runs.metrics import Metrics
+from hpc_yolo.runs.submissions import Submission
 
 HOSTILE = "a\x1b[2Jb\x07\u009b31mc\nd\t字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字字"
+DECODER = msgspec.json.Decoder(AnyEvent)
+STARTED, PROGRESS, BEST, RANKS = (
+    DECODER.decode(msgspec.json.encode({"time": 19.0, "attempt": 1} | event))
+    for event in (
+        START | {"steps_per_epoch": 10, "world_size": 8, "num_nodes": 2},
+        STEP | {"epoch": 1},
+        EVALUATED | {"metrics": {"map50": 0.625, "map50_95": 0.5}},
+        STEP | {"rank_data_wait_s": [0.25, 0.0], "rank_mem_bytes": [2**30, 1]},
+    )
+)
+SUBMISSION = Submission(
+    time=10.0, executor="slurm", job_id="7", host="login", num_nodes=2, tasks_per_node=4, gpus_per_node=4
+)
 SIZES = [(80, 24), (200, 50), (40, 10), (133, 37)]
 
 
-def run_facts(name: str = "run", **changes) -> RunFacts:
-    figures = {
-        **{"state": "running", "job_id": "7", "num_nodes": 2, "tasks_per_node": 4, "gpus_per_node": 4, "attempts": 1},
-        **{"epoch": 1, "epochs": 4, "step": 10, "total_steps": 40, "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3}},
-        **{"metrics": Metrics(map50=0.625, map50_95=0.5), "images_per_s": 50.0},
-        **{"updated": 20.0, "loss_trend": [3.0, 2.0, 1.0]},
-        **{"causes": {"preempted": 2, "time limit": 1}, "saved": 10.0},
+def run_facts(name: str = "run", *, job_id: str = "7", images_per_s: float | None = 50.0, **changes) -> RunFacts:
+    """Make facts of a run on 2 nodes x 4 tasks at step 10 of 40, with metrics."""
+    facts = {
+        **{"state": "running", "started": STARTED, "best": BEST, "updated": 20.0, "loss_trend": [3.0, 2.0, 1.0]},
+        **{"causes": {"preempted": 2, "time limit": 1}, "checkpoint_time": 10.0},
+        "submission": msgspec.structs.replace(SUBMISSION, job_id=job_id),
+        "progress": msgspec.structs.replace(PROGRESS, images_per_s=images_per_s or 0.0),
     }
-    return RunFacts(name=name, path=f"/runs/{name}", **(figures | changes))
+    return RunFacts(name=name, path=f"/runs/{name}", **(facts | changes))
+
+
+def best(map50_95: float | None) -> Evaluated | None:
+    return None if map50_95 is None else msgspec.structs.replace(BEST, metrics=Metrics(map50_95=map50_95))
 
 
 def snapshot_of(runs, **changes) -> Snapshot:
@@ -87,7 +109,7 @@ def test_words_of_others_cannot_steer_the_terminal(tmp_path):
     snapshot = snapshot_of([hostile], slurm_error=HOSTILE)
     lines = [*frame(snapshot, None, [hostile], state, (80, 24))]
     lines += frame(snapshot, None, [hostile], replace(state, mode="cancel"), (80, 24))
-    lines += frame(snapshot, None, [hostile], replace(state, mode="filter", words=HOSTILE), (80, 24))
+    lines += frame(snapshot, None, [hostile], replace(state, mode="filter", filter_text=HOSTILE), (80, 24))
     run = make_run(tmp_path, "run")
     start = START | {"ranks": [rank | {"host": HOSTILE} for rank in START["ranks"]]}
     tell(run, start, STEP, {"event": "warning", "message": HOSTILE}, END | {"detail": HOSTILE, "cause": HOSTILE})
@@ -103,7 +125,7 @@ def test_words_of_others_cannot_steer_the_terminal(tmp_path):
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=str)
 def test_the_columns_are_those_that_fit(size):
-    run = run_facts("first", left_s=3700.0, mem_bytes=2**30, data_wait_share=0.25)
+    run = run_facts("first", images_per_s=16 * 30 / 3700.0, step_logged=RANKS)
     lines = list_lines(snapshot_of([run]), [run], ScreenState(), *size)
     words = lines[3].plain
     for expected in (
@@ -112,7 +134,7 @@ def test_the_columns_are_those_that_fit(size):
         "2/4",
         "0.600",
         "0.500",
-        "50.0",
+        "0.1",
         *(["2 x 4", "25%", "1.0 GiB", "1 h 1 min", "█▅▁", "2 preempted, 1 time limit", "10 s"] * (size[0] > 80)),
     ):
         assert expected in words
@@ -196,9 +218,9 @@ def test_bytes_of_a_terminal_are_keys(received, keys, rest):
 
 
 RUNS = [
-    run_facts("a", state="done", metrics=Metrics(map50_95=0.9), images_per_s=None),
-    run_facts("b", state="failed", metrics=None),
-    run_facts("c", problems=["odd"], metrics=Metrics(map50_95=0.1), updated=90.0),
+    run_facts("a", state="done", best=best(0.9), images_per_s=None),
+    run_facts("b", state="failed", best=None),
+    run_facts("c", problems=["odd"], best=best(0.1), updated=90.0),
 ]
 
 
@@ -227,7 +249,7 @@ def test_keys_sort_and_filter(keys, names):
 
 
 @pytest.mark.parametrize(
-    ("keys", "selected", "mode", "wanted"),
+    ("keys", "selected", "mode", "action"),
     [
         (["down"], "c", "list", ""),
         (["down", "down", "down", "down"], "a", "list", ""),
@@ -246,12 +268,12 @@ def test_keys_sort_and_filter(keys, names):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_keys_move_open_and_ask_before_they_cancel(keys, selected, mode, wanted):
+def test_keys_move_open_and_ask_before_they_cancel(keys, selected, mode, action):
     state = ScreenState()
     for key in keys:
         state = settled(state, runs := shown_runs(RUNS, state))
         state = press(state, key, runs, 18)
-    assert (state.selected, state.mode, state.wanted) == (f"/runs/{selected}", mode, wanted)
+    assert (state.selected, state.mode, state.action) == (f"/runs/{selected}", mode, action)
 
 
 def test_the_chosen_run_stays_chosen_while_others_come_and_go():
@@ -310,3 +332,17 @@ def test_where_the_time_went_adds_up(tmp_path):
         ["queue", "10", "s", "25.0%"],
         ["step", "30", "s", "75.0%"],
     ]
+
+
+def test_every_column_of_the_screens_is_in_the_json_of_a_run():
+    facts = run_json(run_facts(step_logged=RANKS))
+    assert set(facts) == {column.name for column in COLUMNS}
+    assert (facts["epoch"], facts["num_nodes"], facts["map50"], facts["eta_s"]) == (1, 2, 0.625, 30 * 16 / 50.0)
+    assert msgspec.json.decode(msgspec.json.encode(facts)) == facts
+
+
+def test_a_column_without_a_value_shows_a_dash():
+    unstarted = RunFacts(name="new", path="/runs/new", state="unstarted")
+    texts = {column.name: column.text_of(unstarted) for column in LIST_COLUMNS}
+    known = {"state", "num_nodes", "attempts", "causes", "loss_trend", "map_trend"}
+    assert {name for name, text in texts.items() if text == "-"} == set(texts) - known

@@ -1,4 +1,4 @@
-"""Numbers as marks and short words: trend lines, plots of a few rows, bars, durations. Pure functions."""
+"""Numbers as block characters: trend lines, plots of a few rows, bars. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,35 +7,10 @@ from collections.abc import Sequence
 
 STEPS = "▁▂▃▄▅▆▇█"
 BAR_STEPS = "▏▎▍▌▋▊▉█"
-UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-
-
-def short_time(seconds: float) -> str:
-    """A duration in two units at most: "42 s", "3 min 5 s", "2 h 10 min", "4 d 1 h"."""
-    whole_s = max(0, round(seconds))
-    for size_s, name, small_s, small_name in UNITS:
-        if whole_s >= size_s:
-            rest = whole_s % size_s // small_s
-            return f"{whole_s // size_s} {name}" + (f" {rest} {small_name}" if rest else "")
-    return f"{whole_s} s"
-
-
-def short_bytes(size_bytes: float) -> str:
-    """An amount of memory with a decimal: "7.9 GiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} GiB"
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle of `values`, the lower one of two; 0 for none."""
-    return sorted(values)[(len(values) - 1) // 2] if values else 0.0
 
 
 def trend_line(values: Sequence[float]) -> str:
-    """One letter a value, from its lowest to its highest; "" for none."""
+    """Return one letter a value, scaled from the lowest to the highest; "" for none."""
     if not values:
         return ""
     low, high = min(values), max(values)
@@ -44,15 +19,18 @@ def trend_line(values: Sequence[float]) -> str:
     return "".join(STEPS[round((value - low) / (high - low) * (len(STEPS) - 1))] for value in values)
 
 
-def bar(share: float, width: int) -> str:
-    """`width` letters, of which `share` (0 to 1) are full, to an eighth of a letter."""
-    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+def bar(fraction: float, width: int) -> str:
+    """Return `width` letters, of which `fraction` (0 to 1) are full, to an eighth of a letter."""
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     full, rest = divmod(eighths, 8)
     return (BAR_STEPS[7] * full + (BAR_STEPS[rest - 1] if rest else "")).ljust(width)
 
 
 def plot(steps: Sequence[int], values: Sequence[float], width: int, height: int) -> list[str]:
-    """A curve of `height` lines of `width` letters; each column holds the mean of its values, or of those before it."""
+    """Return a curve of `height` lines of `width` letters.
+
+    Each column shows the mean of its values; one without values repeats the column before it.
+    """
     columns = _columns(steps, values, width)
     known = [value for value in columns if value is not None]
     if not known:
@@ -64,7 +42,7 @@ def plot(steps: Sequence[int], values: Sequence[float], width: int, height: int)
 
 
 def _cell(level: int | None, row: int) -> str:
-    """What a column filled to `level` eighths shows in `row`, from 0 at the bottom."""
+    """Return the letter of a column filled to `level` eighths in `row`, from 0 at the bottom."""
     filled = 0 if level is None else level - 8 * row
     return " " if filled <= 0 else STEPS[min(filled, 8) - 1]
 
@@ -82,6 +60,6 @@ def _columns(steps: Sequence[int], values: Sequence[float], width: int) -> list[
     return columns
 
 
-def printable(words: str) -> str:
-    """`words` as one line that cannot steer a terminal: what ranks and Slurm say is shown, never obeyed."""
-    return "".join(letter if letter.isprintable() else " " for letter in words)
+def one_line(text: str) -> str:
+    """Return `text` as one line without control characters, which would steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
