@@ -49,10 +49,10 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-def hpc_yolo(*arguments: object) -> str:
+def hpc_yolo(*arguments: object, check: bool = True) -> str:
     """Run a command; return what it prints."""
     command = [sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=check).stdout
 
 
 def state_of(runs: Path, name: str) -> dict[str, Any]:
@@ -106,8 +106,8 @@ def make_screen(run: Path) -> None:
             hpc_yolo("cancel", "eight-gpus", "--yes")
             wait_for(runs, {"two-nodes": "running", "yolov5s": "queued", "eight-gpus": "cancelled"})
             (DOCS / "status.svg").write_text(screen_svg(directory, runs))
-            print((runs / "two-nodes" / "journal.jsonl").read_text())
             cluster.cancel_all()
+            print(hpc_yolo("follow", runs / "two-nodes", check=False))
 
 
 def wait_for(runs: Path, states: dict[str, str]) -> None:

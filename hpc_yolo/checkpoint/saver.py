@@ -71,7 +71,8 @@ class StateSaver:
     """Writes checkpoints of one rank. Use as a context manager: leaving it waits for what is under way."""
 
     def __init__(self, before_publish: Callable[[], None] = lambda: None) -> None:
-        """
+        """Initialize the state saver.
+
         Args:
             before_publish: called when a file is durable and only its rename is left; what it raises stops that.
         """

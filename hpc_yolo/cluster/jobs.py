@@ -236,7 +236,8 @@ class JobWatch:
     """The current jobs of one run, watched until they end. Slurm is asked every `SLURM_POLL_S` seconds at most."""
 
     def __init__(self, run: RunDirectory, *, owned: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        """
+        """Initialize the job watch.
+
         Args:
             owned: this process has started the job and may end it.
         """

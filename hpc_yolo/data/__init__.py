@@ -1,2 +1,5 @@
-"""The data path: dataset YAML (`dataset`), checked labels (`labels`), images and their changes (`images`, `augment`),
-what comes when (`sampler`), batches (`loader`), and a drawn set to begin with (`synth`)."""
+"""The data path, from the dataset YAML to batches.
+
+Dataset YAML (`dataset`), checked labels (`labels`), images and their augmentation (`images`, `augment`), the order of
+an epoch (`sampler`), batches (`loader`), and a drawn dataset for a first run (`synth`).
+"""

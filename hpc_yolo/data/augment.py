@@ -1,5 +1,8 @@
-"""Changes to images and boxes. Functions that change take their numbers as arguments; functions named `draw_…` draw
-the numbers from a generator. Boxes are rows of class, xyxy in pixels unless said otherwise."""
+"""Augmentation of images and boxes.
+
+Functions that change an image take their values as arguments; functions named `draw_…` draw the values from a
+generator. Boxes are rows of class and xyxy in pixels unless stated otherwise.
+"""
 
 from __future__ import annotations
 
@@ -142,8 +145,10 @@ def mosaic_tile(
 def mosaic(
     tiles: list[tuple[Pixels, Rows, Outlines]], centre: tuple[int, int], imgsz: int
 ) -> tuple[Pixels, Rows, Outlines]:
-    """Four images around `centre` on a canvas of 2 x `imgsz`, with their boxes (class, cxcywh in shares) and outlines
-    (in shares) moved and cut at its edges."""
+    """Place four images around `centre` on a canvas of 2 x `imgsz`; move their labels and cut them at its edges.
+
+    Boxes (class, cxcywh) and polygons are fractions of their image.
+    """
     canvas = np.full((2 * imgsz, 2 * imgsz, 3), GREY[0], dtype=np.uint8)
     all_rows, all_outlines = [], []
     for index, (pixels, shares, outlines) in enumerate(tiles):

@@ -24,7 +24,8 @@ class CachedImages:
         num_images: int,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """
+        """Initialize the cached images.
+
         Args:
             on_progress: called with (images in memory, all images).
 

@@ -1,5 +1,7 @@
-"""The dataset YAML: where the images of each split are, and what the classes are called. Needs neither torch nor
-OpenCV, so that a login node can check it."""
+"""The dataset YAML: directories or lists of images per split, and the class names.
+
+Imports neither torch nor OpenCV, so that a login node can check it.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +56,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.names)
 
     def split(self, name: str) -> tuple[Path, ...]:

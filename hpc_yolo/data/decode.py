@@ -1,5 +1,8 @@
-"""Decoding image files. The content decides the format, never the suffix, and a JPEG is judged by what its decoder
-reads: bytes after the end mark are no damage, and a missing end mark alone is none either."""
+"""Decoding image files.
+
+The content decides the format, not the suffix. A JPEG is checked by what its decoder reads: bytes after the end mark
+are allowed, and so is a missing end mark alone.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Lists of images as labelling tools write them: one path a line, often relative to another directory than the list's,
-or absolute on another machine."""
+"""Lists of images as labelling tools write them.
+
+One path per line, often relative to another directory than that of the list, or absolute on another machine.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Suffixes of image files: of those that OpenCV decodes, and of those that it does not. Builds of OpenCV differ; a
-file that the installed one cannot decode is named by the scan."""
+"""Suffixes of image files: of those that OpenCV decodes, and of those that it does not.
+
+Builds of OpenCV differ; the scan reports a file that the installed one cannot decode.
+"""
 
 from __future__ import annotations
 

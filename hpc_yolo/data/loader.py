@@ -56,7 +56,8 @@ class TrainingLoader:
         stride: int = 32,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """
+        """Initialize the training loader.
+
         Args:
             batch: images of a step over all ranks.
             in_memory: keep the resized images of the whole set in memory.
@@ -152,7 +153,8 @@ class ValidationLoader:
         workers: int,
         square: bool = False,
     ) -> None:
-        """
+        """Initialize the validation loader.
+
         Args:
             batch: images of a group over all ranks.
             square: pad every image to a square of `imgsz`.

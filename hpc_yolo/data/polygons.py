@@ -1,5 +1,8 @@
-"""Outlines of objects, where labels have polygons. Those of an image or of a whole split lie in two flat arrays, so
-that they are moved at once and loader processes share them without copies."""
+"""Polygons of objects, where labels have them.
+
+Those of an image or of a whole split are stored in two flat arrays, so that they are transformed at once and loader
+processes share them without copies.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ class TrainingSamples:
     """Augmented training images, as a function of (epoch, image) alone."""
 
     def __init__(self, index: ImageIndex, source: ImageSource, *, imgsz: int, hyp: Hyperparameters, seed: int) -> None:
-        """
+        """Initialize the training samples.
+
         Args:
             source: the images with their longer side at `imgsz`.
         """
@@ -94,7 +95,8 @@ class ValidationSamples:
     """Validation images, padded to a shape and otherwise unchanged."""
 
     def __init__(self, index: ImageIndex, source: ImageSource) -> None:
-        """
+        """Initialize the validation samples.
+
         Args:
             source: the images with their longer side at the size of the evaluation.
         """

@@ -1,5 +1,7 @@
-"""Scans: all images and labels of a split are checked once. An image with a problem is left out and reported with file
-and line, and the run goes on."""
+"""Scans: all images and labels of a split are checked once.
+
+An image with a problem is left out and reported with file and line, and the run continues.
+"""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Room:
 
     @property
     def text(self) -> str:
+        """Free and total space as text."""
         if not self.total_bytes:
             return "there is no /dev/shm"
         return f"/dev/shm has {size_text(self.free_bytes)} of {size_text(self.total_bytes)} free"
@@ -49,6 +50,7 @@ class Demand:
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of all batches."""
         return self.batch_bytes * self.num_batches
 
 

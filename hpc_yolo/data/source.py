@@ -27,7 +27,8 @@ class ImageFiles:
     """The source that reads, decodes and resizes image files, each time anew."""
 
     def __init__(self, paths: Sequence[str], imgsz: int, *, augment: bool) -> None:
-        """
+        """Initialize the image files.
+
         Args:
             imgsz: length in pixels of the longer side.
             augment: resize for training; see `resize_to`.

@@ -1,5 +1,7 @@
-"""COCO's file of the truth: read whole before an evaluation, with what tools leave out filled in, and its images
-matched to files. What cannot be used is an error then, not after hours."""
+"""COCO's annotation file, read whole before an evaluation.
+
+Missing fields are filled in and images matched to files. An unusable file is an error then, not after hours.
+"""
 
 from __future__ import annotations
 

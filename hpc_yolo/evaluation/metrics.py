@@ -168,8 +168,10 @@ def _class_curves(
     scores: npt.NDArray[np.floating],
     num_labels: int,
 ) -> tuple[Array, Array, Array, Array]:
-    """(precision, recall) over 1000 confidences at IoU 0.5, AP (10,), and precision over 101 recalls at IoU 0.5, of one
-    class's detections in any order."""
+    """Return (precision, recall, AP, precision over recall) of the detections of one class, in any order.
+
+    Precision and recall over 1000 confidences at IoU 0.5, AP (10,), precision over 101 recalls at IoU 0.5.
+    """
     order = np.argsort(-scores, kind="stable")
     correct, counted, scores = correct[order], counted[order], scores[order]
     envelopes = [

@@ -52,6 +52,7 @@ class Plan:
 
     @property
     def world_size(self) -> int:
+        """Number of ranks."""
         return self.num_nodes * self.tasks_per_node
 
     @property

@@ -35,6 +35,7 @@ class TrainingJob:
         self.run_directory = run_directory
 
     def __call__(self) -> None:
+        """Run the task; submitit calls it in the process of the task."""
         from hpc_yolo.training.start import start_task
 
         run = RunDirectory(Path(self.run_directory))

@@ -22,6 +22,7 @@ class Conv(nn.Module):
         self.act: nn.Module = nn.SiLU()  # in place it would copy its input for the backward pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the layer."""
         activated: torch.Tensor = self.act(self.bn(self.conv(x)))
         return activated
 
@@ -37,6 +38,7 @@ class Bottleneck(nn.Module):
         self.adds = shortcut and c_in == c_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the layer."""
         transformed: torch.Tensor = self.cv2(self.cv1(x))
         return x + transformed if self.adds else transformed
 
@@ -53,6 +55,7 @@ class C3(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, expansion=1.0) for _ in range(repeats)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the layer."""
         joined: torch.Tensor = self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
         return joined
 
@@ -68,6 +71,7 @@ class SPPF(nn.Module):
         self.m = nn.MaxPool2d(kernel, stride=1, padding=kernel // 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output of the layer."""
         narrow = self.cv1(x)
         pooled = self.m(narrow)
         wider = self.m(pooled)
@@ -79,4 +83,5 @@ class Concat(nn.Module):
     """Several inputs side by side, along the channels."""
 
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """Return the output of the layer."""
         return torch.cat(inputs, dim=1)

@@ -28,6 +28,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of all ranks' batches together (any backend)."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise by the statistics of all ranks while training."""
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None

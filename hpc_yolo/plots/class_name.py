@@ -25,7 +25,8 @@ class ClassName(Text):
     """
 
     def __init__(self, x: float, y: float, names: tuple[str, ...], kind: int, max_letters: int, **style: Any) -> None:
-        """
+        """Initialize the class name.
+
         Args:
             names: of all classes in the chart.
             kind: index of this class in `names`.

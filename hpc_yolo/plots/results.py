@@ -15,8 +15,12 @@ MAX_CLASS_LINES = 20
 
 
 class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
-    """One class, all in [0, 1] at IoU 0.5. precision, recall: over evenly spaced confidences from 0 to 1.
-    precision_at_recall: over evenly spaced recalls from 0 to 1."""
+    """Results of one class, all in [0, 1] at IoU 0.5.
+
+    Attributes:
+        precision, recall: over evenly spaced confidences from 0 to 1.
+        precision_at_recall: over evenly spaced recalls from 0 to 1.
+    """
 
     name: str
     num_labels: int

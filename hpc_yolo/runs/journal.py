@@ -44,7 +44,8 @@ class JournalWriter:
         on_event: Callable[[AnyEvent], None] = lambda _event: None,
         before_write: Callable[[], None] = lambda: None,
     ) -> None:
-        """
+        """Initialize the journal writer.
+
         Args:
             before_write: called before every line; what it raises stops that line.
         """

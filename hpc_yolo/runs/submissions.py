@@ -65,8 +65,7 @@ def address_of(run: RunDirectory, job_id: str) -> str:
 
 
 def last_chain(run: RunDirectory) -> list[Submission]:
-    """The newest submission by a person and the jobs that follow it one after the other;
-    [] for a run that was started by hand."""
+    """Return the newest submission by a user and the jobs that follow it; [] for a run that was started by hand."""
     chain: list[Submission] = []
     for submission in all_submissions(run):
         follows = chain and submission.after == chain[-1].job_id

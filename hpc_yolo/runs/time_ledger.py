@@ -51,8 +51,11 @@ class AttemptLedger:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The attempts, and what they come to. `away_s`: seconds in which the run had ended and nobody had submitted it
-    again; they are in no kind and not in the sum."""
+    """The attempts and their sums.
+
+    Attributes:
+        away_s: seconds in which the run had ended and was not submitted again; in no kind and not in the sum.
+    """
 
     attempts: tuple[AttemptLedger, ...] = ()
     away_s: float = 0.0

@@ -15,6 +15,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def is_option(self) -> bool:
+        """The problem is in a command-line option, not in the file."""
         return self.line == 0
 
 

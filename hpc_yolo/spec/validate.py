@@ -1,5 +1,7 @@
-"""Rules that one field's type cannot say: formats of times and memory, fields that exclude or need each other, and
-what this version does not carry out yet."""
+"""Rules that the type of one field cannot express.
+
+Formats of times and memory, fields that exclude or require each other, and what is not supported yet.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The batch that fills a GPU, from the memory that a few small ones take: for `train.batch: -1` (source: YOLOv5 v7.0),
-and for a person whose batch was too large.
+"""The batch that fills a GPU, from the memory that a few small ones take.
+
+For `train.batch: -1` (source: YOLOv5 v7.0), and for the message after a batch was too large.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ RUNS = 3
 def find_batch(
     model: Detector, imgsz: int, precision: str, device: torch.device, emit: Callable[[AnyEvent], None]
 ) -> int:
-    """The largest batch that `device` can train on; the usual 16 without a GPU, and with a warning where measuring
-    leads nowhere.
+    """Return the largest batch that `device` can train on.
+
+    16 without a GPU, and with a warning where the measurement gives no result.
     """
     if device.type != "cuda":
         return DEFAULT_BATCH

@@ -38,7 +38,8 @@ class Checkpointer:
         emit: Callable[[AnyEvent], None],
         before_publish: Callable[[], None] = lambda: None,
     ) -> None:
-        """
+        """Initialize the checkpointer.
+
         Args:
             before_publish: called before a finished file gets its name; what it raises ends the attempt.
         """

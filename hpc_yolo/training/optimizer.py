@@ -49,6 +49,7 @@ class Schedule:
 
     @property
     def warmup_steps(self) -> int:
+        """Number of steps of warm-up."""
         return max(round(self.hyp.warmup_epochs * self.steps_per_epoch), MIN_WARMUP_STEPS)
 
     @property

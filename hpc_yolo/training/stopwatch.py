@@ -1,5 +1,8 @@
-"""How long a rank's network computes before it meets the other ranks: the one time that tells a slow GPU from those
-that wait for it. Every other part of a step takes all ranks equally long."""
+"""Time that the model of a rank computes before it waits for the other ranks.
+
+It is the only time that distinguishes a slow GPU from those that wait for it: every other part of a step takes all
+ranks equally long.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ class EventFiles:
     """Takes events of one attempt and writes their figures, by step; a thread of TensorBoard's does the writing."""
 
     def __init__(self, run: RunDirectory) -> None:
-        """
+        """Initialize the event files.
+
         Raises:
             SpecError: TensorBoard is not installed.
         """

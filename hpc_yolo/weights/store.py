@@ -33,6 +33,7 @@ class Store:
         return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), directory / "weights")
 
     def path(self, name: str) -> Path:
+        """Return the path of a file in the store."""
         return self.directory / name
 
 

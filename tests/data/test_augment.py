@@ -187,8 +187,8 @@ def test_mosaic_tile_fits_its_quarter_and_touches_the_centre(tile, width, height
 def test_objects_of_a_mosaic_lie_in_their_boxes(centre):
     sizes_wh = (128, 96), (96, 128), (128, 64), (128, 128)
     tiles = [object_on_black(width, height, (30, 20, 80, 50)) for width, height in sizes_wh]
-    tiles = [(pixels, shares, Outlines.none(1)) for pixels, shares in tiles]
-    canvas, rows, _ = augment.mosaic(tiles, centre, IMGSZ)
+    labelled = [(pixels, fractions, Outlines.none(1)) for pixels, fractions in tiles]
+    canvas, rows, _ = augment.mosaic(labelled, centre, IMGSZ)
     assert canvas.shape == (256, 256, 3)
     left_over = canvas.copy()
     for left, top, right, bottom in rows[:, 1:].round().astype(int):

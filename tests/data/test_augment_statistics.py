@@ -31,8 +31,9 @@ def drawn(draw: Callable[[np.random.Generator], object]) -> np.ndarray:
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """Check the moments of U(low, high): mean (low + high) / 2, and with d = high - low variance d^2 / 12,
-    fourth central moment d^4 / 80.
+    """Check the moments of U(low, high).
+
+    Mean (low + high) / 2, and with d = high - low variance d^2 / 12, fourth central moment d^4 / 80.
     """
     width, count = high - low, len(values)
     assert values.min() >= low and values.max() <= high

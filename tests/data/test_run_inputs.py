@@ -58,7 +58,10 @@ def replace(name: str, before: str, after: str) -> Callable[[Path], None]:
 
 
 def rewrite(name: str, text: str) -> Callable[[Path], None]:
-    return lambda home: (home / name).write_text(text) and None
+    def edit(home: Path) -> None:
+        (home / name).write_text(text)
+
+    return edit
 
 
 def remove(name: str) -> Callable[[Path], None]:

@@ -12,6 +12,7 @@ import pytest
 from image_sets import GOOD, NOISE, TRIANGLE, add, cache_of, encoded, no_scan, plain, scan
 from waiting import PATIENCE_S
 
+from hpc_yolo.core import files
 from hpc_yolo.data import scan as scan_module
 from hpc_yolo.data import scan_cache
 from hpc_yolo.data.dataset import load_dataset
@@ -211,12 +212,11 @@ def test_spare_cache_is_used_where_the_labels_cannot_be_written(directory, tmp_p
 
 def test_spare_cache_is_used_where_the_disk_is_full(directory, tmp_path, monkeypatch, scans):
     """The lock can be had and the cache not be written."""
-    real = scan_cache.write_atomic
 
     def write_atomic(path, *arguments, **options):
         if path.is_relative_to(directory):
             raise OSError(28, "No space left on device")
-        real(path, *arguments, **options)
+        files.write_atomic(path, *arguments, **options)
 
     monkeypatch.setattr(scan_cache, "write_atomic", write_atomic)
     for _ in range(2):

@@ -4,6 +4,7 @@ import cv2
 import pytest
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data import images
 from hpc_yolo.data import source as source_module
 from hpc_yolo.data.cache import CachedImages, cache_bytes
 from hpc_yolo.data.samples import TrainingSamples
@@ -24,7 +25,8 @@ def test_missing_file_is_named(train_index, tmp_path):
 
 
 def test_cache_reads_every_image_once_and_returns_the_same_pixels(train_index, monkeypatch):
-    read, real = [], source_module.read_image
+    read: list[str] = []
+    real = images.read_image
     monkeypatch.setattr(source_module, "read_image", lambda path: read.append(path) or real(path))
     files = ImageFiles(train_index.paths, 64, augment=True)
     calls = []

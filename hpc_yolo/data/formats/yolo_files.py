@@ -26,7 +26,8 @@ class NearMisses:
     """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Each directory is listed once."""
 
     def __init__(self, labels: Iterable[Path]) -> None:
-        """
+        """Initialize the near misses.
+
         Args:
             labels: all label files that images of the split may have; none of them is a near miss.
         """
