@@ -77,7 +77,7 @@ def is_for_eyes() -> bool:
 
 def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, compact: bool) -> None:
     """Print `snapshot` for a pipe."""
-    from hpc_yolo.runs.directory import closed_directories, owner_name
+    from hpc_yolo.runs.directory import owner_name, unreadable_directories
 
     if as_json:
         from hpc_yolo.monitor.columns import run_json
@@ -88,7 +88,7 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, compact: bool)
         if snapshot.slurm_error:
             click.echo(f"warning: {snapshot.slurm_text}", err=True)
         return
-    if closed := closed_directories((root or DEFAULT_ROOT).absolute()):
+    if closed := unreadable_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
         click.echo(
             f"{len(closed)} more {'is' if len(closed) == 1 else 'are'} not readable, of {', '.join(owners)}", err=True

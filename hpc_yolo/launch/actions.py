@@ -105,4 +105,4 @@ def _may_live(run: RunDirectory, holder: Holder, watch_s: float) -> bool:
             return state.is_alive
     time.sleep(watch_s)
     now = last_holder(run)
-    return now is not None and not now.released and now.beats != holder.beats
+    return now is not None and not now.released and now.heartbeats != holder.heartbeats

@@ -15,7 +15,7 @@ import msgspec
 from hpc_yolo.core.units import short_bytes, short_time
 from hpc_yolo.monitor.blocks import bar, trend_line
 from hpc_yolo.monitor.run_facts import RunFacts
-from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.runs.event_lines import three_decimals
 
 UNKNOWN = "-"
 
@@ -64,7 +64,7 @@ def _metric(name: str) -> Callable[[RunFacts], float | None]:
     return lambda run: None if run.metrics is None else float(getattr(run.metrics, name))
 
 
-SCORE, DURATION, PERCENT = _each(figure), _each(short_time), _each("{:.0%}".format)
+SCORE, DURATION, PERCENT = _each(three_decimals), _each(short_time), _each("{:.0%}".format)
 COLUMNS = (
     Column("name", "run", in_table=True, is_number=False),
     Column("path"),

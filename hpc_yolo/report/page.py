@@ -21,7 +21,7 @@ from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results, most_confused, results_charts
 from hpc_yolo.plots.training import training_charts
 from hpc_yolo.report.facts import ReportFacts, spec_differences
-from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.runs.event_lines import three_decimals
 from hpc_yolo.runs.events import Evaluated
 from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.time_ledger import KINDS
@@ -106,8 +106,8 @@ def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
     best, epoch, ledger = run.best, run.last_epoch, run.ledger
     return [
         ("state", run.state),
-        ("mAP50-95", NOTHING if best is None else figure(best.metrics.map50_95)),
-        ("mAP50", NOTHING if best is None else figure(best.metrics.map50)),
+        ("mAP50-95", NOTHING if best is None else three_decimals(best.metrics.map50_95)),
+        ("mAP50", NOTHING if best is None else three_decimals(best.metrics.map50)),
         ("best epoch", NOTHING if best is None else str(best.epoch + 1)),
         ("epochs done", NOTHING if epoch is None else str(epoch.epoch + 1)),
         ("images a second", NOTHING if run.images_per_s is None else f"{run.images_per_s:.1f}"),
@@ -122,9 +122,9 @@ def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
 def class_rows(best: Evaluated) -> list[list[str]]:
     """Return the rows of the best evaluation: all classes, then each."""
     num_labels = sum(row.num_labels for row in best.classes)
-    rows = [["all classes", str(num_labels), *map(figure, best.metrics.values())]]
+    rows = [["all classes", str(num_labels), *map(three_decimals, best.metrics.values())]]
     for row in best.classes:
-        rows.append([row.name, str(row.num_labels), *map(figure, row.metrics.values())])
+        rows.append([row.name, str(row.num_labels), *map(three_decimals, row.metrics.values())])
     return rows
 
 

@@ -1,12 +1,13 @@
-"""One writer a run: an attempt takes the run's lease before it writes, and asks for it again before it publishes.
+"""One writer a run: an attempt takes the run's lease before it writes, and checks it again before it publishes.
 
-A lease is a file of its own, `leases/<attempt>.json`, created whole and exclusively (a hard link, which shared file
-systems keep atomic too). Whoever takes over creates the next one and removes those before it, so that the loser finds
-its own file gone: opening a file that is there is what NFS asks its server about. The file with the highest number is
-never removed. A holder counts beats into its file: only a count that moves shows that it lives, whatever clocks say.
+A lease is a file of its own, `leases/<attempt>.json`, created whole and exclusively by a hard link, which is atomic on
+shared file systems too. An attempt that takes over creates the next file and removes those before it, so that the
+earlier holder finds its own file gone: NFS asks its server whenever a file is opened. The file with the highest number
+is never removed. A holder counts heartbeats in its file: only a count that changes shows that it lives, since clocks of
+machines differ.
 
-Between asking and publishing a process may be stopped for minutes. The taker therefore also removes what an earlier
-holder has ready in `checkpoints/` but for its name: that rename then finds nothing to rename.
+Between its check and its rename a process may be stopped for minutes. An attempt that takes over therefore also removes
+temporary files of an earlier holder in `checkpoints/`: that rename then finds nothing to rename.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from hpc_yolo.core.files import file_mode, make_directory, remove_unpublished, s
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
-WATCH_S = 10.0  # how long a newcomer looks whether the holder's beats move
-BEAT_S = 2.0
+WATCH_S = 10.0  # how long a newcomer watches the holder's heartbeats
+HEARTBEAT_S = 2.0
 POLL_S = 0.2
 READ_TRIES, RETRY_S = 5, 0.02
-RECORD_BYTES = 4096  # of fixed size, so that it can be written over in place
+RECORD_BYTES = 4096  # of fixed size, so that it can be overwritten in place
 _NAME = re.compile(r"(\d+)\.json")
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lease.
+    """Record of the holder of a lease.
 
     Attributes:
-        machine: see `machine_id`; host names are for people.
-        pid_start: in ticks since the machine's start; None where it cannot be told.
-        cluster: the Slurm cluster that knows `job_id`; None where it is no job of Slurm's.
-        restart: Slurm's count of the job's starts, from 1.
-        beats: moves while the holder lives.
-        released: it has left in good order.
+        machine: see `machine_id`; host names are for messages.
+        pid_start: when the process began, in ticks since the machine's boot; None where that is not known.
+        cluster: the Slurm cluster of `job_id`; None where that is no Slurm job.
+        restart: number of the job's start, from 1.
+        heartbeats: increases while the holder lives.
+        released: the holder has ended in good order.
     """
 
     attempt: int
@@ -62,17 +63,17 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None
     cluster: str | None
     restart: int
-    beats: int = 0
+    heartbeats: int = 0
     released: bool = False
 
     @property
     def name(self) -> str:
-        """For a sentence."""
+        """Description of the holder for a message."""
         job = "" if self.job_id is None else f" of job {self.job_id}"
         return f"attempt {self.attempt}{job} on {self.host} (process {self.pid})"
 
     def is_same_job(self, other: Holder) -> bool:
-        """Whether Slurm started both as the same job, though perhaps not at the same time."""
+        """Return True if both belong to the same Slurm job, though perhaps to different starts of it."""
         mine, others = (self.cluster, self.job_id), (other.cluster, other.job_id)
         return mine == others and None not in mine
 
@@ -88,36 +89,36 @@ class Lease:
 
     @property
     def attempt(self) -> int:
-        """The number of this start of the run, from 1."""
+        """The number of this attempt of the run, from 1."""
         return self._holder.attempt
 
     def require(self) -> None:
-        """Return if nobody has taken over, so that this attempt may publish what it has ready.
+        """Return if this attempt still holds the lease, and so may publish what it has ready.
 
         Raises:
             LeaseError: another attempt has taken over.
-            OSError: the file system does not answer; whether anybody has taken over is not known.
+            OSError: the file system does not answer; whether another attempt has taken over is not known.
         """
         found = _read(self._path)
         if found is None or found.nonce != self._holder.nonce:
-            raise LeaseError(f"{self._successor()}; attempt {self.attempt} leaves and writes nothing more")
+            raise LeaseError(f"{self._successor()}; attempt {self.attempt} ends and writes nothing more")
 
-    def beat(self) -> None:
-        """Show that this attempt lives. A disk's errors are passed over."""
-        self._change(beats=self._holder.beats + 1)
+    def heartbeat(self) -> None:
+        """Count one heartbeat. Errors of the disk are ignored."""
+        self._change(heartbeats=self._holder.heartbeats + 1)
 
     def release(self) -> None:
-        """Let the next attempt begin at once; nothing may be published after this."""
+        """Mark the lease as released, so that the next attempt begins at once; publish nothing after this."""
         self._change(released=True)
 
     def _change(self, **fields: object) -> None:
         with self._lock, contextlib.suppress(OSError):
             self._holder = msgspec.structs.replace(self._holder, **fields)
-            # Over the file that is there, never a new one: that would bring back what a newcomer has removed.
+            # Overwrite the existing file, never create one: that would bring back what a newcomer has removed.
             descriptor = os.open(self._path, os.O_RDWR)
             try:
                 found = _decode(os.pread(descriptor, RECORD_BYTES, 0))
-                if found is None or found.nonce == self._holder.nonce:  # what cannot be read, no newcomer wrote
+                if found is None or found.nonce == self._holder.nonce:  # a newcomer's would be readable
                     os.pwrite(descriptor, _encode(self._holder), 0)
             finally:
                 os.close(descriptor)
@@ -127,19 +128,19 @@ class Lease:
         holder = _read(_path(self._directory, newest)) if newest else None
         if holder is None:
             return f"the lease {self._path} was removed"
-        return f"another start of this run, {holder.name}, has taken over"
+        return f"another attempt of this run, {holder.name}, has taken over"
 
 
-class HeartBeat:
-    """Beats in a thread while the block runs, then releases the lease."""
+class Heartbeat:
+    """Counts heartbeats in a thread while the block runs, then releases the lease."""
 
-    def __init__(self, lease: Lease, interval_s: float = BEAT_S) -> None:
+    def __init__(self, lease: Lease, interval_s: float = HEARTBEAT_S) -> None:
         self._lease = lease
         self._interval_s = interval_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
 
-    def __enter__(self) -> HeartBeat:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
@@ -150,7 +151,7 @@ class HeartBeat:
 
     def _work(self) -> None:
         while not self._ended.wait(self._interval_s):
-            self._lease.beat()
+            self._lease.heartbeat()
 
 
 def take_lease(
@@ -160,11 +161,11 @@ def take_lease(
     watch_s: float = WATCH_S,
     job_is_over: Callable[[str], bool] | None = None,
 ) -> Lease:
-    """The lease of `run`'s next attempt, once nobody else has it.
+    """Return the lease of the next attempt of `run`, once no other attempt holds it.
 
     Args:
-        watch_s: how long to look whether the holder lives, where nothing else tells.
-        job_is_over: whether Slurm says that a job has ended; asks Slurm unless given.
+        watch_s: how long to watch for heartbeats of the holder, where nothing else shows that it has ended.
+        job_is_over: returns True for a job that has ended; asks Slurm unless given.
 
     Raises:
         LeaseError: another attempt holds it and lives, or Slurm has started this job anew since.
@@ -174,7 +175,7 @@ def take_lease(
     try:
         make_directory(run.leases)
         # Read before the leases are listed: the lease of an attempt is there before its first event.
-        earlier = 0 if _numbers(run.leases) else _last_attempt_told(run)
+        earlier = 0 if _numbers(run.leases) else _last_journaled_attempt(run)
         while True:
             newest = _find_free(run.leases, newcomer, watch_s, job_is_over or _job_is_over)
             lease = None if newest is None else _create(run, newcomer, max(newest, earlier) + 1)
@@ -189,15 +190,15 @@ def take_lease(
 
 
 def last_holder(run: RunDirectory) -> Holder | None:
-    """Who took the run's newest lease, and may hold it still."""
+    """Return the holder of the run's newest lease, which may have ended; None where there was none."""
     numbers = _numbers(run.leases)
     return _read(_path(run.leases, max(numbers))) if numbers else None
 
 
 def is_gone(holder: Holder, newcomer: Holder, job_is_over: Callable[[str], bool]) -> bool:
-    """Whether it is known, without watching it, that `holder` writes no more or may not.
+    """Return True if it is known, without watching it, that `holder` has ended or may no longer write.
 
-    Where Slurm started the same job again, the holder is an orphan on a node that Slurm has lost.
+    Where Slurm has started the same job again, the holder is an orphan on a node that Slurm has lost.
     """
     if holder.released:
         return True
@@ -207,12 +208,12 @@ def is_gone(holder: Holder, newcomer: Holder, job_is_over: Callable[[str], bool]
     if holder.is_same_job(newcomer):
         return newcomer.restart > holder.restart
     if holder.job_id is None or holder.cluster is None or holder.cluster != newcomer.cluster:
-        return False  # nobody here can tell
+        return False  # not known on this machine
     return job_is_over(holder.job_id)
 
 
 def _newcomer(process: ProcessInfo) -> Holder:
-    """This process, before it has a lease."""
+    """Return the record of this process, before it has a lease."""
     is_slurms = process.job_id is not None and process.launcher != "submitit-local"
     return Holder(
         attempt=0,
@@ -228,7 +229,7 @@ def _newcomer(process: ProcessInfo) -> Holder:
 
 
 def _find_free(directory: Path, newcomer: Holder, watch_s: float, job_is_over: Callable[[str], bool]) -> int | None:
-    """The newest number, now that its holder is gone; 0 where there is none, None where it changed meanwhile."""
+    """Return the newest number if its holder has ended, 0 where there is none, None where it changed meanwhile."""
     newest = max(_numbers(directory), default=0)
     if newest == 0:
         return 0
@@ -239,16 +240,16 @@ def _find_free(directory: Path, newcomer: Holder, watch_s: float, job_is_over: C
     holder = _decode(content)
     if holder is not None and holder.is_same_job(newcomer) and holder.restart > newcomer.restart:
         raise LeaseError(
-            f"Slurm has started job {holder.job_id} again since, as {holder.name}; this start is an orphan, it leaves "
+            f"Slurm has started job {holder.job_id} again since, as {holder.name}; this process is an orphan: it ends "
             "and has changed nothing"
         )
     if holder is not None and is_gone(holder, newcomer, job_is_over):
         return newest
-    return newest if _stands_still(path, content, watch_s) else None
+    return newest if _is_unchanged(path, content, watch_s) else None
 
 
-def _stands_still(path: Path, content: bytes, watch_s: float) -> bool:
-    """Whether the lease with `content` shows no sign of life for `watch_s`; False when it is released or removed.
+def _is_unchanged(path: Path, content: bytes, watch_s: float) -> bool:
+    """Return True if the lease keeps its `content` for `watch_s`; False when it is released or removed.
 
     Raises:
         LeaseError: its holder lives.
@@ -264,14 +265,14 @@ def _stands_still(path: Path, content: bytes, watch_s: float) -> bool:
             return False
         if holder is not None:
             raise LeaseError(
-                f"{holder.name} is training this run; this start leaves and has changed nothing",
-                hint="one start at a time: follow that one, or cancel it first",
+                f"{holder.name} is training this run; this process ends and has changed nothing",
+                hint="one attempt at a time: follow that one, or cancel it first",
             )
     return True
 
 
 def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
-    """The lease of `attempt`, all earlier ones removed; None where somebody else was quicker."""
+    """Create the lease of `attempt` and remove all earlier ones; return None where another process was quicker."""
     directory, path = run.leases, _path(run.leases, attempt)
     holder = msgspec.structs.replace(newcomer, attempt=attempt)
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".", suffix=".part")
@@ -288,7 +289,7 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
         Path(temporary).unlink(missing_ok=True)
     numbers = _numbers(directory)
     if any(number > attempt for number in numbers):
-        # Ours was free only because it had been held, followed and removed since we looked.
+        # The number was free only because it had been held, followed and removed since it was read.
         path.unlink(missing_ok=True)
         return None
     for number in numbers:
@@ -296,18 +297,18 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
             _path(directory, number).unlink(missing_ok=True)
     sync_directory(directory)
     lease = Lease(directory, holder)
-    lease.require()  # else what is removed next may be that of a successor
+    lease.require()  # else the files removed next may be a successor's
     remove_unpublished(run.checkpoints)
     return lease
 
 
-def _last_attempt_told(run: RunDirectory) -> int:
-    """The last attempt in the journal, of a run that began before there were leases or lost them; 0 for none."""
+def _last_journaled_attempt(run: RunDirectory) -> int:
+    """Return the last attempt in the journal, for a run that has lost its leases; 0 for none."""
     return max((event.attempt for event in read_events(run.journal)), default=0)
 
 
 def _job_is_over(job_id: str) -> bool:
-    """Whether Slurm knows the job and knows it ended."""
+    """Return True if Slurm reports that the job has ended."""
     try:
         state = slurm_job_state(job_id)
     except SchedulerUnavailable:
@@ -316,7 +317,7 @@ def _job_is_over(job_id: str) -> bool:
 
 
 def _numbers(directory: Path) -> list[int]:
-    """The attempts that have a lease."""
+    """Return the attempts that have a lease."""
     try:
         names = [path.name for path in directory.iterdir()]
     except FileNotFoundError:
@@ -325,10 +326,10 @@ def _numbers(directory: Path) -> list[int]:
 
 
 def _read(path: Path) -> Holder | None:
-    """The record in `path`; None where there is no such file.
+    """Return the record in `path`; None where there is no such file.
 
     Raises:
-        OSError: it cannot be read, or not be understood, at several tries: it may just be written over.
+        OSError: it cannot be read or decoded at several tries: it may just be overwritten.
     """
     for _ in range(READ_TRIES - 1):
         with contextlib.suppress(OSError):
@@ -341,12 +342,12 @@ def _read_once(path: Path) -> Holder | None:
     content = _content(path)
     holder = None if content is None else _decode(content)
     if content is not None and holder is None:
-        raise OSError(errno.EIO, "it is no lease, or is damaged", str(path))
+        raise OSError(errno.EIO, "not a lease, or damaged", str(path))
     return holder
 
 
 def _content(path: Path) -> bytes | None:
-    """The bytes in `path` now; None where there is no such file."""
+    """Return the bytes in `path`; None where there is no such file."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -354,7 +355,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _decode(content: bytes) -> Holder | None:
-    """The record in `content`; None where that is torn or damaged."""
+    """Return the record in `content`; None where that is torn or damaged."""
     try:
         return msgspec.json.decode(content, type=Holder)
     except msgspec.MsgspecError:

@@ -246,15 +246,15 @@ def find_runs(root: Path) -> list[RunDirectory]:
         ) from error
 
 
-def closed_directories(root: Path) -> list[Path]:
+def unreadable_directories(root: Path) -> list[Path]:
     """Directories directly under `root` that this person may not look into: runs are their owners' alone."""
     try:
-        return [path for path in sorted(root.iterdir()) if is_closed(path)]
+        return [path for path in sorted(root.iterdir()) if is_unreadable(path)]
     except OSError:
         return []
 
 
-def is_closed(path: Path) -> bool:
+def is_unreadable(path: Path) -> bool:
     """Whether `path` is a directory that this person may not look into."""
     try:
         return path.is_dir() and not os.access(path, os.R_OK | os.X_OK)

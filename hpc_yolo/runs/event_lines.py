@@ -50,15 +50,17 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
 
 def losses_text(event: StepLogged | EpochEnded) -> str:
     """Return the terms of the loss under their names."""
-    return " ".join(f"{name} {figure(value)}" for name, value in event.losses.items())
+    return " ".join(f"{name} {three_decimals(value)}" for name, value in event.losses.items())
 
 
 def metrics_text(event: Evaluated) -> str:
     """Return the two metrics that matter most."""
-    return " ".join(f"{METRIC_TITLES[name]} {figure(getattr(event.metrics, name))}" for name in ("map50", "map50_95"))
+    return " ".join(
+        f"{METRIC_TITLES[name]} {three_decimals(getattr(event.metrics, name))}" for name in ("map50", "map50_95")
+    )
 
 
-def figure(value: float | None) -> str:
+def three_decimals(value: float | None) -> str:
     """Three decimals, or a dash for what is not known."""
     return "-" if value is None else f"{value:.3f}"
 

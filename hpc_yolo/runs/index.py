@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import append_json_line, read_json_lines
-from hpc_yolo.runs.directory import RunDirectory, is_closed, owner_name
+from hpc_yolo.runs.directory import RunDirectory, is_unreadable, owner_name
 
 FILE_NAME = "runs.jsonl"
 
@@ -70,7 +70,7 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
     by_path = RunDirectory(Path(written).absolute())
     if by_path.exists:
         return by_path
-    if is_closed(by_path.path):
+    if is_unreadable(by_path.path):
         raise RunError(f"{written}: belongs to {owner_name(by_path.path)}, and is not readable", hint="ask the owner")
     if named:
         paths = ", ".join(str(run.path) for run in named.values())

@@ -27,7 +27,7 @@ from hpc_yolo.runs.events import (
     TrainingLeft,
 )
 
-KINDS = ("queue", "start", "data", "step", "validation", "save", "lost")
+KINDS = ("queue", "startup", "data", "step", "validation", "save", "lost")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Span:
         if self.started is None:
             self.pieces.append(_Piece("lost", self.end - self.begin, 0, 0))
             return
-        self.pieces.append(_Piece("start", max(self.started.time - self.begin, 0.0), self.started.epoch, 0))
+        self.pieces.append(_Piece("startup", max(self.started.time - self.begin, 0.0), self.started.epoch, 0))
         _Divider(self, self.started).divide(own)
 
     def lose_after(self, epoch: int, step: int) -> None:

@@ -21,7 +21,7 @@ from hpc_yolo.core.errors import CancelledError, LeaseError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
-from hpc_yolo.resilience.lease import HeartBeat, Lease, take_lease
+from hpc_yolo.resilience.lease import Heartbeat, Lease, take_lease
 from hpc_yolo.resilience.requeue import requeue_mode, slurm_job_id
 from hpc_yolo.resilience.stop_signal import StopRequest, end_at_once_until_training
 from hpc_yolo.runs.directory import RunDirectory
@@ -77,7 +77,7 @@ def run_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> Signals 
         lease = None
         if process.rank == 0:
             lease = take_lease(run, process)
-            held.enter_context(HeartBeat(lease))
+            held.enter_context(Heartbeat(lease))
             held.enter_context(settled_modes(run))
             held.enter_context(recorded_failure(run, spec, process, lease))
         device = choose_device(spec.train.device, process)

@@ -15,7 +15,7 @@ from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
-from hpc_yolo.resilience.lease import HeartBeat, take_lease
+from hpc_yolo.resilience.lease import Heartbeat, take_lease
 from hpc_yolo.runs.index import add_to_index, find_run, state_directory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -77,7 +77,7 @@ def test_processes_of_another_host_are_ended_there(tmp_path):
 
 def test_a_run_that_somebody_trains_by_hand_is_not_removed(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
-    with HeartBeat(take_lease(run, ProcessInfo.from_env({}))), pytest.raises(RunError, match="is training it"):
+    with Heartbeat(take_lease(run, ProcessInfo.from_env({}))), pytest.raises(RunError, match="is training it"):
         remove_run(run)
     remove_run(run)
     assert not run.path.exists()

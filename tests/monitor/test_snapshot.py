@@ -113,6 +113,13 @@ def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
     assert "directory" in bad.detail
 
 
+def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
+    tell(make_run(tmp_path, "old"), START | {"format_version": 1}, STEP)
+    (old,) = collector_of(tmp_path).refresh().runs
+    assert old.state == "unreadable"
+    assert "written by an older version of hpc-yolo (journal format 1" in old.detail
+
+
 @pytest.mark.parametrize(
     ("events", "answer", "state", "detail"),
     [

@@ -22,7 +22,7 @@ from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
 from hpc_yolo.core.errors import LeaseError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.resilience import lease as room
-from hpc_yolo.resilience.lease import HeartBeat, Holder, Lease, is_gone, last_holder, take_lease
+from hpc_yolo.resilience.lease import Heartbeat, Holder, Lease, is_gone, last_holder, take_lease
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import WarningRaised
 from hpc_yolo.runs.journal import JournalWriter
@@ -36,14 +36,14 @@ from pathlib import Path
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.resilience.lease import HeartBeat, take_lease
+from hpc_yolo.resilience.lease import Heartbeat, take_lease
 from hpc_yolo.runs.directory import RunDirectory
 run = RunDirectory(Path(sys.argv[1]))
 job = {"job_id": sys.argv[2], "attempt": int(sys.argv[3])}
 process = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "slurm", **job)
 try:
     own = take_lease(run, process, watch_s=float(sys.argv[4]), job_is_over=lambda job: False)
-    with HeartBeat(own, interval_s=0.05):
+    with Heartbeat(own, interval_s=0.05):
         print(own.attempt, flush=True)
         for line in sys.stdin:
             write_atomic(run.checkpoints / "published", line, before_publish=own.require)
@@ -193,7 +193,7 @@ def test_of_many_that_start_at_once_one_trains_and_the_others_leave(start, run):
     (winner,) = [process for process in started if process.poll() is None]
     losers = [process for process in started if process is not winner]
     assert {process.returncode for process in losers} == {LeaseError.exit_code}
-    assert all("is training this run; this start leaves" in process.stderr.read() for process in losers)
+    assert all("is training this run; this process ends" in process.stderr.read() for process in losers)
     assert winner.stdout.readline() == "1\n"
     say(winner, "mine\n")
     assert winner.stdout.readline() == "published\n"
@@ -234,7 +234,7 @@ def test_a_stopped_process_is_taken_over_and_publishes_nothing_when_it_wakes(sta
     code, errors = end(orphan)
     assert code == LeaseError.exit_code
     assert "attempt 2 of job 8 on" in errors
-    assert "attempt 1 leaves" in errors
+    assert "attempt 1 ends" in errors
     assert (run.checkpoints / "published").read_text() == "mine\n"
     assert [path.stem for path in run.leases.iterdir()] == ["000002"]
     assert end(follower) == (0, ""), "the orphan's release was not its own"
@@ -251,7 +251,7 @@ def test_a_job_that_slurm_starts_again_does_not_wait_for_its_orphan(start, run):
     late = start("7", restart=1)  # that had hung since before it looked for a lease
     code, errors = end(late)
     assert code == LeaseError.exit_code
-    assert "this start is an orphan" in errors
+    assert "this process is an orphan" in errors
     assert not (run.checkpoints / "published").exists()
     assert end(again) == (0, "")
 
@@ -261,7 +261,7 @@ def test_what_was_killed_or_has_left_is_followed_at_once(start, run):
     assert killed.stdout.readline() == "1\n"
     killed.kill()
     killed.wait()
-    with HeartBeat(take(run, "8", watch_s=1e9)):
+    with Heartbeat(take(run, "8", watch_s=1e9)):
         pass
     assert take(run, "9", watch_s=1e9).attempt == 3
 
@@ -279,14 +279,14 @@ def test_a_holder_that_leaves_while_it_is_watched_is_followed_at_once(run, event
     again = take(run, "8", watch_s=1e9)
     leave.join()
     assert again.attempt == (2 if event == "released" else 1)
-    with pytest.raises(LeaseError) if event == "released" else pytest.raises(LeaseError, match="another start"):
+    with pytest.raises(LeaseError) if event == "released" else pytest.raises(LeaseError, match="another attempt"):
         first.require()
 
 
 def test_a_lease_that_was_taken_does_not_come_back_by_a_late_beat(run):
     first = take(run, "7")
     second = take(run, "7", 2)
-    first.beat()
+    first.heartbeat()
     first.release()
     second.require()
     with pytest.raises(LeaseError):
@@ -300,7 +300,7 @@ def test_a_beat_does_not_touch_the_lease_of_somebody_else(run):
     (path,) = run.leases.iterdir()
     others = path.read_bytes().replace(first._holder.nonce.encode(), b"0" * 32)
     path.write_bytes(others)
-    first.beat()
+    first.heartbeat()
     first.release()
     assert path.read_bytes() == others
     with pytest.raises(LeaseError):
@@ -342,11 +342,11 @@ def test_a_lease_that_a_crash_spoiled_is_watched_and_then_followed(run):
     path.write_bytes(b"{" + bytes(100))
     with pytest.raises(OSError, match="damaged"):
         first.require()
-    beats = threading.Timer(0.3, first.beat)
-    beats.start()
+    heartbeats = threading.Timer(0.3, first.heartbeat)
+    heartbeats.start()
     with pytest.raises(LeaseError, match="is training this run"):
         take(run, "8", watch_s=1e9)
-    beats.join()
+    heartbeats.join()
     first.require()
     path.write_bytes(b"")
     assert take(run, "8", watch_s=0.3).attempt == 2
@@ -368,7 +368,7 @@ def test_a_file_system_that_does_not_answer_is_no_proof_of_a_loss(run, monkeypat
     else:
         with pytest.raises(OSError, match=os.strerror(code)):
             own.require()
-    own.beat()
+    own.heartbeat()
 
 
 def test_a_beat_on_a_disk_in_trouble_harms_nobody(run, monkeypatch):
@@ -378,7 +378,7 @@ def test_a_beat_on_a_disk_in_trouble_harms_nobody(run, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    with HeartBeat(own, interval_s=0.01):
+    with Heartbeat(own, interval_s=0.01):
         time.sleep(0.05)
     own.require()
 

@@ -27,7 +27,7 @@ from hpc_yolo.runs.directory import RunDirectory
 run, process = RunDirectory(Path(sys.argv[1])), ProcessInfo.from_env(os.environ)
 try:
     own = lease.take_lease(run, process, watch_s=1e9)
-    with lease.HeartBeat(own, interval_s=0.2):
+    with lease.Heartbeat(own, interval_s=0.2):
         while True:
             word = f"attempt {own.attempt}, job {process.job_id} on {process.host}"
             write_atomic(run.checkpoints / "published", word, before_publish=own.require)

@@ -107,7 +107,7 @@ def test_every_second_of_an_eventful_run_is_under_its_kind():
     assert ledger.seconds == pytest.approx(
         {
             "queue": 30 + 18 + 26 + 50,  # 100-130, 182-200, 214-240, 270-320
-            "start": 10 + 5 + 5 + 10,
+            "startup": 10 + 5 + 5 + 10,
             "data": 2,  # the slower rank's fifth of the ten seconds to step 10
             "step": 8 + 10 + 10 + 5 + 5 + 5 + 15,
             "validation": 5 + 5 + 5,

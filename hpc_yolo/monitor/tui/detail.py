@@ -20,7 +20,7 @@ from hpc_yolo.monitor.trend import Trend, median
 from hpc_yolo.monitor.tui.view import STATE_STYLES
 from hpc_yolo.runs.attempts import Attempt
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.runs.event_lines import three_decimals
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Cause, EpochEnded, Evaluated, StepLogged, WarningRaised
 from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.metrics import METRIC_TITLES
@@ -154,8 +154,8 @@ def _summary(run: RunFacts, now: float, width: int) -> list[Text]:
     speed = "-" if run.images_per_s is None else f"{run.images_per_s:.1f}"
     best = "" if run.best_epoch is None else f" (best, epoch {run.best_epoch + 1})"
     metrics = {METRIC_TITLES[name]: None if run.metrics is None else getattr(run.metrics, name) for name in SHOWN}
-    scores = "  ".join(f"{title} {figure(value)}" for title, value in metrics.items())
-    lines.append(Text(f"loss {figure(run.loss)}  {scores}{best}  {speed} img/s"))
+    scores = "  ".join(f"{title} {three_decimals(value)}" for title, value in metrics.items())
+    lines.append(Text(f"loss {three_decimals(run.loss)}  {scores}{best}  {speed} img/s"))
     saved = "" if run.checkpoint_time is None else f"last checkpoint {short_time(now - run.checkpoint_time)} ago"
     lines += [Text("; ".join(filter(None, (run.outlook, saved))))] if run.outlook or saved else []
     return lines + [Text(f"! {problem}", style="bold red") for problem in run.problems]

@@ -12,7 +12,7 @@ from hpc_yolo.monitor.blocks import one_line
 from hpc_yolo.monitor.columns import TABLE_COLUMNS
 from hpc_yolo.monitor.run_facts import RunFacts
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import figure
+from hpc_yolo.runs.event_lines import three_decimals
 from hpc_yolo.runs.events import EpochEnded, Evaluated
 from hpc_yolo.runs.metrics import METRIC_TITLES
 
@@ -70,7 +70,7 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
     for header in ("labels", *METRIC_TITLES.values()):
         table.add_column(header, justify="right")
     num_labels = sum(row.num_labels for row in best.classes)
-    table.add_row("all", str(num_labels), *map(figure, best.metrics.values()), style="bold")
+    table.add_row("all", str(num_labels), *map(three_decimals, best.metrics.values()), style="bold")
     for row in best.classes:
-        table.add_row(row.name, str(row.num_labels), *map(figure, row.metrics.values()))
+        table.add_row(row.name, str(row.num_labels), *map(three_decimals, row.metrics.values()))
     return table
