@@ -127,7 +127,7 @@ def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
     levels = [level.requires_grad_() for level in raw]
 
     def step() -> None:
-        trainer.context.loss(levels, batch.targets).total.backward()
+        sum(trainer.context.loss(levels, batch.targets).values()).backward()
 
     return step
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.images import GREY
 from hpc_yolo.inference.export import PACKAGES_HINT, tracing
-from hpc_yolo.models.heads.yolov5 import BOX_AND_OBJECTNESS
+from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS
 from hpc_yolo.weights.torchscript import EXPORT_HINT, NO_METADATA, read_torchscript_metadata
 
 MAX_METADATA_LETTERS = 10_000_000

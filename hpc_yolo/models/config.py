@@ -12,13 +12,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from hpc_yolo.models.heads import HEADS
+
 MAX_WIDTH = 16384  # channels; the widest of the family has 1280
 MAX_MULTIPLE = 100
 MAX_ANCHORS = 100  # a level
 IMAGE_CHANNELS = 3
 REQUIRED = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple", "nc", "ch", "inplace")
-BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat", "Detect")
+BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat")
 # Names of arguments in their order; the first is always there.
 ARGUMENTS = {"Conv": ("width", "kernel", "stride", "padding"), "C3": ("width", "shortcut"), "SPPF": ("width", "kernel")}
 LIMITS = {"width": (1, MAX_WIDTH), "kernel": (1, 64), "stride": (1, 64), "padding": (0, 64)}
@@ -58,10 +60,10 @@ def read_rows(config: dict[str, Any]) -> list[Row]:
             except ValueError as error:
                 raise row_error(len(rows), written, error) from error
     for number, row in enumerate(rows[:-1]):
-        if row.block == "Detect":
-            raise ValueError(f"row {number} is a Detect, which ends a network, and rows follow it")
-    if rows[-1].block != "Detect":
-        raise ValueError(f"the last row must be a Detect, not a {rows[-1].block}")
+        if row.block in HEADS:
+            raise ValueError(f"row {number} is a {row.block}, which ends a network, and rows follow it")
+    if rows[-1].block not in HEADS:
+        raise ValueError(f"the last row must be a head ({', '.join(HEADS)}), not a {rows[-1].block}")
     return rows
 
 
@@ -120,8 +122,8 @@ def _read_row(written: object, number: int, anchors: object) -> Row:
         raise ValueError("a row is [from, repeats, block, [arguments]]")
     source, repeats, block, arguments = written
     kind = str(block).removeprefix("nn.")
-    if kind not in BLOCKS:
-        raise ValueError(f"unknown block {block!r}; there are {', '.join(BLOCKS)}")
+    if kind not in BLOCKS and kind not in HEADS:
+        raise ValueError(f"unknown block {block!r}; there are {', '.join((*BLOCKS, *HEADS))}")
     _check_number("repeats:", repeats, 1, MAX_WIDTH)
     if repeats != 1 and kind != "C3":
         raise ValueError(f"{kind} is not repeated; C3 is")
@@ -129,7 +131,7 @@ def _read_row(written: object, number: int, anchors: object) -> Row:
         raise ValueError(f"arguments: {arguments!r} is no list")
     _check_arguments(kind, arguments, anchors)
     sources = tuple(_source(index, number) for index in (source if isinstance(source, list) else [source]))
-    if len(sources) != 1 and kind not in ("Concat", "Detect"):
+    if len(sources) != 1 and kind != "Concat" and kind not in HEADS:
         raise ValueError(f"{kind} reads one row, not {len(sources)}")
     if not sources:
         raise ValueError("from: names no row")
@@ -155,9 +157,9 @@ def _check_arguments(kind: str, arguments: list[Any], anchors: object) -> None:
     elif kind == "Concat":
         if arguments not in CONCAT_ARGUMENTS:
             raise ValueError("Concat joins channels; it takes no arguments")
-    elif kind == "Detect":
+    elif kind in HEADS:
         if len(arguments) > 2 or (len(arguments) == 2 and arguments[1] not in ("anchors", anchors)):
-            raise ValueError("Detect has its classes from the dataset and its anchors from `anchors`; write []")
+            raise ValueError(f"{kind} has its classes from the dataset and its anchors from `anchors`; write []")
     else:
         _check_sizes(kind, arguments)
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, Row, read_activation, read_rows, row_error
-from hpc_yolo.models.heads.yolov5 import BOX_AND_OBJECTNESS, Detect
+from hpc_yolo.models.heads import HEADS
+from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.spec.model_config import load_config, not_a_config
 
@@ -42,9 +43,9 @@ class Detector(nn.Module):
         self.head.set_strides(self._measure_strides())
 
     @property
-    def head(self) -> Detect:
+    def head(self) -> Head:
         head = self.model[-1]
-        assert isinstance(head, Detect)
+        assert isinstance(head, Head)
         return head
 
     @property
@@ -57,7 +58,7 @@ class Detector(nn.Module):
         x: Any = images
         for index, (block, sources) in enumerate(zip(self.model, self._sources, strict=True)):
             inputs = [x if source == -1 else outputs[source] for source in sources]
-            x = block(inputs if isinstance(block, (Concat, Detect)) else inputs[0])
+            x = block(inputs if isinstance(block, (Concat, Head)) else inputs[0])
             if index in self._kept:
                 outputs[index] = x
         return x
@@ -156,8 +157,8 @@ def _build_block(row: Row, c_in: list[int], config: dict[str, Any], num_classes:
         return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
     if row.block == "Concat":
         return Concat(), sum(c_in)
-    if row.block == "Detect":
-        return Detect(num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
+    if row.block in HEADS:
+        return HEADS[row.block](num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
     num_anchors = len(_anchor_rows(config["anchors"], 1)[0]) // 2
     num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
     nominal, *others = row.arguments

@@ -17,7 +17,7 @@ def add_gradients(context: TrainingContext, world: World, batch: TrainingBatch, 
     """Add the gradients of this rank's shard of a global batch, averaged over the ranks.
 
     Returns:
-        This rank's part of the loss terms, for people.
+        This rank's part of the loss terms, (terms,) in the order of their names.
     """
     images = scaled_images(context, batch.images.to(world.device, non_blocking=True), step)
     targets = batch.targets.to(world.device, non_blocking=True)
@@ -27,9 +27,10 @@ def add_gradients(context: TrainingContext, world: World, batch: TrainingBatch, 
     terms = context.loss(levels, targets, world.sum_over_ranks, world.size)
     # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts. It averages
     # at every step, also between optimiser steps: the gradients are then the same on all ranks, bit by bit.
-    context.updater.scaler.scale(terms.total * world.size).backward()
-    items: torch.Tensor = terms.items.detach()
-    return items
+    values = torch.stack(list(terms.values()))
+    total = values.sum() * (len(images) * world.size)
+    context.updater.scaler.scale(total * world.size).backward()  # type: ignore[no-untyped-call]
+    return values.detach()
 
 
 def scaled_images(context: TrainingContext, images: torch.Tensor, step: int) -> torch.Tensor:

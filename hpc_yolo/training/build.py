@@ -19,7 +19,6 @@ from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.run_inputs import keep_inputs, read_inputs
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
-from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
@@ -123,8 +122,7 @@ def build_context(
     if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
         must_change = origin.has_placeholder_anchors
         fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
-    gains = scaled_gains(hyp, num_levels=len(model.stride), num_classes=num_classes, imgsz=train.imgsz)
-    loss = DetectionLoss(model.head.anchors, num_classes, hyp, gains, train.label_smoothing)
+    loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
     ema = ModelEma(model)  # before the model is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
     in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit)
@@ -145,7 +143,7 @@ def build_context(
         model=model,
         trained=distribute(model, train, world),
         ema=ema,
-        loss=loss.to(world.device),
+        loss=loss,
         updater=Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler),
         dtype=dtype,
         autocast_dtype=mixed,

@@ -17,7 +17,7 @@ from hpc_yolo.checkpoint.state import StateDict
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.models import Detector
-from hpc_yolo.models.losses.yolov5 import DetectionLoss
+from hpc_yolo.models.losses.base import Loss
 from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.evaluation import EvaluationRecord
@@ -96,7 +96,7 @@ class TrainingContext:
     model: Detector
     trained: nn.Module
     ema: ModelEma
-    loss: DetectionLoss
+    loss: Loss
     updater: Updater
     dtype: torch.dtype
     autocast_dtype: torch.dtype | None

@@ -18,7 +18,7 @@ from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, 
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector, build_from_config, load_config
-from hpc_yolo.models.heads.yolov5 import Detect
+from hpc_yolo.models.heads.base import Head
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
 from hpc_yolo.spec.freeze import freeze_problem
@@ -88,7 +88,7 @@ def build_model(
 
 
 def fit_anchors(
-    head: Detect,
+    head: Head,
     index: ImageIndex,
     imgsz: int,
     hyp: Hyperparameters,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_yolo.models.boxes import ciou_cxcywh
-from hpc_yolo.models.losses.yolov5 import DetectionLoss, LossGains, scaled_gains
+from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
 from hpc_yolo.spec.schema import Hyperparameters
 
 GOLDEN = golden.GOLDEN["loss_golden"]
@@ -37,8 +37,21 @@ def loss_of(num_classes=3, num_levels=3, smoothing=0.0, dtype=torch.float64, **c
     """A loss with plain gains, as the golden figures were made."""
     base = {name: value for name, value in GOLDEN["hyp_base"].items() if name != "label_smoothing"}
     hyp = Hyperparameters(**{**base, **changes})
-    gains = LossGains(box=hyp.box, obj=hyp.obj, cls=hyp.cls)
-    return DetectionLoss(grid_anchors(num_levels, dtype), num_classes, hyp, gains, smoothing)
+    return DetectionLoss(grid_anchors(num_levels, dtype), num_classes, hyp, plain_gains(hyp), smoothing)
+
+
+def plain_gains(hyp):
+    return {"box": hyp.box, "obj": hyp.obj, "cls": hyp.cls}
+
+
+def stacked(terms):
+    """(3,) box, obj, cls."""
+    return torch.stack([terms["box"], terms["obj"], terms["cls"]])
+
+
+def total(terms, batch=2):
+    """What training minimises, for `batch` images over all ranks."""
+    return stacked(terms).sum() * batch
 
 
 def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2):
@@ -79,9 +92,9 @@ def golden_case(name):
 def test_published_loss_items_and_gradients(name):
     loss, predictions, targets, case = golden_case(name)
     terms = loss(predictions, targets)
-    assert terms.total.item() == pytest.approx(case["loss"], rel=1e-6)
-    assert terms.items.tolist() == pytest.approx(case["items_box_obj_cls"], rel=1e-6, abs=1e-12)
-    terms.total.backward()
+    assert total(terms).item() == pytest.approx(case["loss"], rel=1e-6)
+    assert stacked(terms).tolist() == pytest.approx(case["items_box_obj_cls"], rel=1e-6, abs=1e-12)
+    total(terms).backward()
     sums = [level.grad.abs().sum().item() for level in predictions]
     assert sums == pytest.approx(case["grad_abs_sum_per_level"], rel=1e-6)
 
@@ -160,7 +173,7 @@ def test_crowded_batches_agree_with_a_count_by_loops(seed):
     loss, predictions = loss_of(), waves()
     targets = random_targets(80, 2, 3, seed)
     expected = loss_by_loops(predictions, targets, loss.anchors, 3, loss.hyp)
-    torch.testing.assert_close(loss(predictions, targets).items, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(stacked(loss(predictions, targets)), expected, rtol=1e-9, atol=1e-12)
 
 
 def split(loss, predictions, targets, shares):
@@ -190,11 +203,11 @@ def test_parts_of_a_global_batch_sum_to_the_whole(shares):
     targets = targets[targets[:, 0] != 2]  # one rank, or an image, without any target
     whole, parts = waves(batch=4), waves(batch=4)
     expected = loss(whole, targets)
-    expected.total.backward()
+    total(expected, 4).backward()
     terms = split(loss, parts, targets, shares)
-    torch.stack([part.total for part in terms]).sum().backward()
-    torch.testing.assert_close(torch.stack([part.items for part in terms]).sum(dim=0), expected.items)
-    torch.testing.assert_close(sum(part.total for part in terms), expected.total)
+    torch.stack([total(part, 4) for part in terms]).sum().backward()
+    torch.testing.assert_close(torch.stack([stacked(part) for part in terms]).sum(dim=0), stacked(expected))
+    torch.testing.assert_close(sum(total(part, 4) for part in terms), total(expected, 4))
     for level, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(level.grad, other.grad, rtol=1e-6, atol=1e-12)
 
@@ -206,9 +219,9 @@ def test_padding_rows_change_nothing():
     padding[:, 0] = -1
     padding[5:, 1:] = torch.tensor([1, 0.3, 0.4, 0.2, 0.35])  # not even where it looks like a target
     first, second = loss(plain, TARGETS), loss(padded, torch.cat((padding[:4], TARGETS, padding[4:])))
-    first.total.backward()
-    second.total.backward()
-    torch.testing.assert_close(second.items, first.items)
+    total(first).backward()
+    total(second).backward()
+    torch.testing.assert_close(stacked(second), stacked(first))
     for level, other in zip(padded, plain, strict=True):
         torch.testing.assert_close(level.grad, other.grad)
 
@@ -217,8 +230,8 @@ def test_padding_rows_change_nothing():
 def test_a_batch_without_targets_has_a_finite_loss_and_gradient(num_padding):
     loss, predictions = loss_of(), waves()
     terms = loss(predictions, torch.full((num_padding, 6), -1.0, dtype=torch.float64))
-    terms.total.backward()
-    assert terms.items.tolist() == pytest.approx(GOLDEN["cases"]["empty"]["items_box_obj_cls"], rel=1e-6)
+    total(terms).backward()
+    assert stacked(terms).tolist() == pytest.approx(GOLDEN["cases"]["empty"]["items_box_obj_cls"], rel=1e-6)
     assert all(torch.isfinite(level.grad).all() for level in predictions)
 
 
@@ -229,7 +242,7 @@ def test_candidates_that_are_not_positive_never_poison_the_gradient():
     predictions[0][0, 0, 0, 0, 2:4] = -200
     for level in predictions:
         level.requires_grad_()
-    loss(predictions, TARGETS[4:].float()).total.backward()
+    total(loss(predictions, TARGETS[4:].float())).backward()
     assert all(torch.isfinite(level.grad).all() for level in predictions)
 
 
@@ -270,7 +283,7 @@ def test_nothing_waits_for_the_device(name):
     """One hidden .item() a step costs a GPU more than the whole loss."""
     loss, predictions, targets, _ = golden_case(name)
     with Synchronisations() as mode:
-        loss(predictions, targets).total.backward()
+        total(loss(predictions, targets)).backward()
     assert mode.found == []
 
 
@@ -287,13 +300,13 @@ def test_the_whole_loss_is_one_graph(name):
     """What breaks a graph would break a compiled or captured step too; no compiler is needed to see it."""
     loss, predictions, targets, case = golden_case(name)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    assert compiled(predictions, targets).total.item() == pytest.approx(case["loss"], rel=1e-9)
+    assert total(compiled(predictions, targets)).item() == pytest.approx(case["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["base", "pw_focal"])
 def test_the_order_of_targets_in_different_cells_does_not_matter(name):
     loss, predictions, targets, case = golden_case(name)
-    assert loss(predictions, targets.flip(0)).total.item() == pytest.approx(case["loss"], rel=1e-9)
+    assert total(loss(predictions, targets.flip(0))).item() == pytest.approx(case["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -309,12 +322,12 @@ def test_gains_follow_levels_classes_and_image_size(levels, num_classes, imgsz, 
     gains = scaled_gains(
         Hyperparameters(box=box, obj=obj, cls=cls), num_levels=levels, num_classes=num_classes, imgsz=imgsz
     )
-    assert (gains.box, gains.obj, gains.cls) == pytest.approx(expected)
+    assert (gains["box"], gains["obj"], gains["cls"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 5])
 def test_networks_of_ones_own_may_have_any_number_of_levels(num_levels):
     """A file of rows may name two levels or five: the weights of P3 to P7 go on from where the family stops."""
     hyp = Hyperparameters()
-    loss = DetectionLoss(torch.ones(num_levels, 3, 2), 3, hyp, LossGains(hyp.box, hyp.obj, hyp.cls))
+    loss = DetectionLoss(torch.ones(num_levels, 3, 2), 3, hyp, plain_gains(hyp))
     assert tuple(loss.level_weights) == (4.0, 1.0, 0.25, 0.06, 0.02)[:num_levels]

@@ -1,4 +1,4 @@
-"""The detection head: one 1x1 convolution a level, and what its outputs mean."""
+"""The head of YOLOv5: one 1x1 convolution a level, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -7,59 +7,46 @@ import math
 import torch
 from torch import nn
 
-BOX_AND_OBJECTNESS = 5
+from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head, HeadOutput
+from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
+from hpc_yolo.spec.schema import Hyperparameters
+
 PRIOR_OBJECTS = 8  # objects expected on an image of PRIOR_PIXELS
 PRIOR_PIXELS = 640
 
 
-class Detect(nn.Module):
+class Detect(Head):
     """Predictions of `num_anchors` boxes in every cell of every level.
 
-    In training the output is a list of raw tensors (B, A, H, W, 5 + classes), one a level, in the order x, y, w, h,
-    objectness, classes. In evaluation it is (decoded (B, rows, 5 + classes), raw list): boxes cxcywh in input pixels,
-    scores in [0, 1], classes not yet multiplied by objectness; rows by level, anchor, y, x.
+    Raw outputs (B, A, H, W, 5 + classes) are x, y, w, h, objectness, classes; decoded scores are in [0, 1], classes
+    not yet multiplied by objectness.
     """
 
-    anchors: torch.Tensor
-    strides: torch.Tensor
-
     def __init__(self, num_classes: int, anchors_pixels: list[list[float]], c_in: list[int]) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_anchors = len(anchors_pixels[0]) // 2
+        super().__init__(num_classes, anchors_pixels, c_in)
         self.num_outputs = BOX_AND_OBJECTNESS + num_classes
-        if len(anchors_pixels) != len(c_in):
-            raise ValueError(f"{len(anchors_pixels)} rows of anchors for {len(c_in)} levels")
-        # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them. On a CPU, so that they are known
-        # even to a network whose weights have shapes alone.
-        self.register_buffer("anchors", torch.tensor(anchors_pixels, device="cpu").float().view(len(c_in), -1, 2))
-        self.register_buffer("strides", torch.ones(len(c_in), device="cpu"), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.num_outputs * self.num_anchors, 1) for c in c_in)
 
-    def anchors_pixels(self) -> torch.Tensor:
-        """(levels, anchors, 2) width, height in input pixels."""
-        return self.anchors * self.strides.view(-1, 1, 1)
-
-    def set_anchors(self, pixels: torch.Tensor) -> None:
-        """Take other anchors (levels, anchors, 2) in input pixels, the smallest to the finest level."""
-        self.anchors.copy_(_smallest_first(pixels.to(self.anchors), self.strides) / self.strides.view(-1, 1, 1))
+    def loss(self, hyp: Hyperparameters, imgsz: int, label_smoothing: float) -> DetectionLoss:
+        """Return the loss of YOLOv5, its gains scaled to this head and to images of `imgsz` pixels."""
+        gains = scaled_gains(hyp, num_levels=len(self.strides), num_classes=self.num_classes, imgsz=imgsz)
+        return DetectionLoss(self.anchors, self.num_classes, hyp, gains, label_smoothing)
 
     def set_strides(self, strides: torch.Tensor) -> None:
-        """Turn pixel anchors into grid units, the smallest anchors to the finest level, and set the prior biases."""
-        self.strides.copy_(strides)
-        self.set_anchors(self.anchors)
+        """Set the strides as `Head` does, and the prior biases, which depend on them."""
+        super().set_strides(strides)
         self._set_prior_biases()
 
     @torch.no_grad()
     def _set_prior_biases(self) -> None:
-        """Start where an image has about eight objects and every class is as likely (focal-loss style priors)."""
+        """Add the logits of about eight objects an image and of equally likely classes (priors as for a focal loss)."""
         for conv, stride in zip(self.m, self.strides.tolist(), strict=True):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             bias = conv.bias.view(self.num_anchors, -1)
             bias[:, 4] += math.log(PRIOR_OBJECTS / (PRIOR_PIXELS / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
 
-    def forward(self, levels: list[torch.Tensor]) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, levels: list[torch.Tensor]) -> HeadOutput:
         raw = [self._reshape(conv(level)) for conv, level in zip(self.m, levels, strict=True)]
         if self.training:
             return raw
@@ -71,7 +58,7 @@ class Detect(nn.Module):
         return split.permute(0, 1, 3, 4, 2).contiguous()
 
     def _decode(self, raw: torch.Tensor, level: int) -> torch.Tensor:
-        """Raw (B, A, H, W, outputs) of one level -> (B, A * H * W, outputs)."""
+        """Decode raw (B, A, H, W, outputs) of one level into (B, A * H * W, outputs)."""
         batch, _, height, width, _ = raw.shape
         if raw.dtype in (torch.bfloat16, torch.float16):
             raw = raw.float()  # 8 bits know every fourth pixel only
@@ -85,10 +72,3 @@ class Detect(nn.Module):
         centre = (scores[..., 0:2] * 2 - 0.5 + cells) * stride
         size = (scores[..., 2:4] * 2) ** 2 * sizes
         return torch.cat((centre, size, scores[..., 4:]), dim=-1).view(batch, -1, self.num_outputs)
-
-
-def _smallest_first(anchors: torch.Tensor, strides: torch.Tensor) -> torch.Tensor:
-    """`anchors` with their levels in the order of `strides`."""
-    areas = anchors.prod(dim=-1).mean(dim=-1)
-    in_order = (areas[-1] - areas[0]).sign() == (strides[-1] - strides[0]).sign()
-    return anchors if in_order else anchors.flip(0)

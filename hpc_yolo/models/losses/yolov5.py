@@ -6,14 +6,14 @@ mask, so that nothing waits for the device, and the whole can be compiled. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from hpc_yolo.models.boxes import ciou_cxcywh
+from hpc_yolo.models.losses.base import Loss, SumOverRanks
 from hpc_yolo.spec.schema import Hyperparameters
 
 NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre answer too
@@ -22,21 +22,6 @@ LEVEL_WEIGHTS = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
 THREE_LEVEL_WEIGHTS = (4.0, 1.0, 0.4)
 # Own cell, then the neighbours to the left, above, to the right and below.
 OFFSETS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
-
-
-class LossGains(NamedTuple):
-    """Weights of the three terms."""
-
-    box: float
-    obj: float
-    cls: float
-
-
-class LossTerms(NamedTuple):
-    """`total` is what to differentiate; `items` (3,) are box, obj, cls with their gains, for people."""
-
-    total: torch.Tensor
-    items: torch.Tensor
 
 
 class Candidates(NamedTuple):
@@ -53,74 +38,53 @@ class Candidates(NamedTuple):
     classes: torch.Tensor
 
 
-def scaled_gains(hyp: Hyperparameters, *, num_levels: int, num_classes: int, imgsz: int) -> LossGains:
-    """The gains of `hyp`, which hold for 3 levels, 80 classes and 640 pixels, for this network."""
+def scaled_gains(hyp: Hyperparameters, *, num_levels: int, num_classes: int, imgsz: int) -> dict[str, float]:
+    """Return the gains of `hyp`, which hold for 3 levels, 80 classes and 640 pixels, scaled to this model."""
     per_level = 3 / num_levels
-    return LossGains(
-        box=hyp.box * per_level,
-        obj=hyp.obj * (imgsz / 640) ** 2 * per_level,
-        cls=hyp.cls * num_classes / 80 * per_level,
-    )
+    return {
+        "box": hyp.box * per_level,
+        "obj": hyp.obj * (imgsz / 640) ** 2 * per_level,
+        "cls": hyp.cls * num_classes / 80 * per_level,
+    }
 
 
-def on_this_rank(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks where there is one."""
-    return tensor
-
-
-class DetectionLoss(nn.Module):
-    """Loss of raw predictions against targets.
+class DetectionLoss(Loss):
+    """Overlap of boxes (box), objectness of cells (obj) and cross entropy of classes (cls).
 
     Args:
         anchors: (levels, A, 2) in grid units; not copied, so that the loss follows the head.
     """
 
-    names = ("box", "obj", "cls")
     anchors: torch.Tensor
     offsets: torch.Tensor
-    gains: torch.Tensor
 
     def __init__(
         self,
         anchors: torch.Tensor,
         num_classes: int,
         hyp: Hyperparameters,
-        gains: LossGains,
+        gains: Mapping[str, float],
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(gains)
         self.register_buffer("anchors", anchors)
-        self.register_buffer("offsets", torch.tensor(OFFSETS, dtype=anchors.dtype) * NEIGHBOUR_REACH)
+        self.register_buffer("offsets", anchors.new_tensor(OFFSETS) * NEIGHBOUR_REACH)
         self.num_classes = num_classes
         self.hyp = hyp
-        self.register_buffer("gains", torch.tensor(gains, dtype=torch.float64))
         self.class_on, self.class_off = 1 - label_smoothing / 2, label_smoothing / 2
         self.level_weights = THREE_LEVEL_WEIGHTS if len(anchors) == 3 else LEVEL_WEIGHTS[: len(anchors)]
 
-    def forward(
-        self,
-        predictions: list[torch.Tensor],
-        targets: torch.Tensor,
-        sum_over_ranks: Callable[[torch.Tensor], torch.Tensor] = on_this_rank,
-        world_size: int = 1,
-    ) -> LossTerms:
-        """This rank's part of the loss of a global batch.
-
-        Means are over the positives and cells of the global batch, so `items` summed over the ranks are what a single
-        process would get for the whole batch; `total` is their sum times the images of the global batch.
-
-        Args:
-            predictions: one (B, A, H, W, 5 + classes) a level.
-            targets: (n, 6) image in this share, class, cxcywh in [0, 1]; rows with image -1 are padding.
-            sum_over_ranks: of a small tensor of counts.
-        """
+    def terms(
+        self, predictions: list[torch.Tensor], targets: torch.Tensor, sum_over_ranks: SumOverRanks, world_size: int
+    ) -> dict[str, torch.Tensor]:
+        """Return the terms, means over the positives and cells of the global batch, summed over the levels."""
         candidates = [self.candidates(level, targets, index) for index, level in enumerate(predictions)]
         counts = sum_over_ranks(torch.stack([found.mask.sum() for found in candidates]).to(predictions[0].dtype))
-        items = torch.stack([predictions[0].new_zeros(())] * 3)
-        for index, (level, found) in enumerate(zip(predictions, candidates, strict=True)):
-            items = items + self.level_terms(level, found, counts[index].clamp(min=1), index, world_size)
-        items = items * self.gains.to(items.dtype)
-        return LossTerms(items.sum() * (len(predictions[0]) * world_size), items)
+        first, *others = (
+            self.level_terms(level, found, counts[index].clamp(min=1), index, world_size)
+            for index, (level, found) in enumerate(zip(predictions, candidates, strict=True))
+        )
+        return {name: sum((terms[name] for terms in others), first[name]) for name in first}
 
     def candidates(self, level: torch.Tensor, targets: torch.Tensor, index: int) -> Candidates:
         """Which cells of one level answer for which targets."""
@@ -154,8 +118,8 @@ class DetectionLoss(nn.Module):
 
     def level_terms(
         self, level: torch.Tensor, found: Candidates, count: torch.Tensor, index: int, world_size: int
-    ) -> torch.Tensor:
-        """(3,) box, obj, cls of one level before their gains; `count` positives of the global batch."""
+    ) -> dict[str, torch.Tensor]:
+        """Return the terms of one level; `count`: its positives in the global batch."""
         answers = level.flatten(0, 3)[found.cells]
         centres = answers[:, 0:2].sigmoid() * 2 - 0.5
         sizes = (answers[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
@@ -166,7 +130,7 @@ class DetectionLoss(nn.Module):
         obj_targets = _objectness_targets(ciou.detach().clamp(min=0), found, objectness.numel())
         obj = self.cross_entropy(objectness.flatten(), obj_targets, self.hyp.obj_pw).sum()
         obj = obj * (self.level_weights[index] / (objectness.numel() * world_size))
-        return torch.stack((box, obj, self.class_term(answers, found, count)))
+        return {"box": box, "obj": obj, "cls": self.class_term(answers, found, count)}
 
     def class_term(self, answers: torch.Tensor, found: Candidates, count: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy of the positives' classes; nothing to learn where there is one class."""
