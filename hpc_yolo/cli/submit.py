@@ -59,7 +59,7 @@ def submit(
     answers = slurm is None or slurm.available
     if uses_slurm and answers:
         plan = plan_at_site(plan)
-    warnings = preflight(plan.spec, plan.run, for_slurm=uses_slurm, ask_slurm=answers)
+    warnings = preflight(plan.spec, plan.run, for_slurm=uses_slurm, slurm_answers=answers)
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
     for warning in warnings:
@@ -75,7 +75,7 @@ def submit(
 def start_of(plan: Plan) -> tuple[str, bool]:
     """Return (when Slurm would start the job of `plan`, in a few words; whether it would refuse it). Queue nothing."""
     from hpc_yolo.cluster import slurm_command
-    from hpc_yolo.launch.preflight import estimate_start
+    from hpc_yolo.launch.partition_checks import estimate_start
 
     assert plan.script is not None
     try:

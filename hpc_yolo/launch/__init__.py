@@ -1,1 +1,1 @@
-"""From a checked spec to a job: deciding (`plan`), the run directory (`prepare`), handing over (`job`)."""
+"""From a checked spec to a job: `plan`, `preflight` checks, `prepare` the run directory, `submit`."""

@@ -1,4 +1,4 @@
-"""The end of a job whose cluster.setup failed before the tasks: reported in its log and in the run's journal."""
+"""The end of a job whose cluster.setup failed before the tasks, reported in its log and in the journal of the run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec
 
-REMEDY = "mend the line and submit again; one that may fail ends in || true"
+REMEDY = "fix the line and submit again; append || true to a line that may fail"
 
 
 def conclude_failed_setup(
     run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, record: Path, status: int
 ) -> int:
-    """Report that the setup ended with `status` before the tasks; return the job's exit code.
+    """Report that the setup ended with `status` before the tasks; return the exit code of the job.
 
-    The job is not queued again, since the same line would fail again; but where Slurm ended the setup, because it
-    preempts the job, its time is up or a person has cancelled it, that is the cause.
+    The job is not requeued, since the same line would fail again. Where Slurm ended the setup because of
+    preemption, the time limit or a cancellation, that is the cause.
 
     Args:
-        record: the file in which the script kept the number of the line that ran; it is removed.
+        record: file with the number of the setup line that ran; it is removed.
     """
     detail = describe_failure(cluster.setup_lines, _read_number(record), status)
     record.unlink(missing_ok=True)
@@ -62,10 +62,10 @@ def conclude_failed_setup(
 
 
 def describe_failure(setup: Sequence[str], number: int | None, status: int) -> str:
-    """Return number, text and exit status of the setup line that ended the job.
+    """Return a message with number, text and exit status of the setup line that ended the job.
 
     Args:
-        number: of the line, from 1; None where it is not known.
+        number: of the line, from 1; None where it is unknown.
     """
     if number is None or not 1 <= number <= len(setup):
         return f"cluster.setup ended the job with exit status {status}"
@@ -75,7 +75,7 @@ def describe_failure(setup: Sequence[str], number: int | None, status: int) -> s
 
 
 def whole_line(setup: Sequence[str], number: int) -> tuple[int, str]:
-    """Return (number of its first part, text) of the line of which line `number` is a part, by backslashes."""
+    """Return (number of the first line, text) of the continued line of which line `number` is a part."""
     first = last = number - 1
     while first > 0 and setup[first - 1].endswith("\\"):
         first -= 1
@@ -91,9 +91,9 @@ def _read_number(record: Path) -> int | None:
 
 
 def _write_end(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, ended: AttemptEnded) -> int | None:
-    """Write that this attempt has `ended`, which has no other event, and the end of one before it that left none.
+    """Write the end of this attempt, its only event, and that of an earlier attempt without one.
 
-    Return the number of this attempt; None where the journal cannot be written, or another attempt trains the run.
+    Return the number of this attempt; None where the journal is not writable, or another attempt trains the run.
     """
     try:
         lease = take_lease(run, process)

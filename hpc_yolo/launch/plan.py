@@ -1,9 +1,8 @@
-"""How a spec runs here: which executor, how many tasks, which script. Deciding touches nothing: a dry run prints it."""
+"""Plan of a submission: executor, number of tasks, sbatch script. A plan changes nothing; a dry run prints it."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shlex
 import sys
@@ -17,37 +16,47 @@ from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import counted
+from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
 from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.schema import Spec
 
-LAST_CHECKPOINT = "goes on from its last checkpoint"
+LAST_CHECKPOINT = "continues from its last checkpoint"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every decision about one submission, made before anything is touched."""
+    """All decisions about one submission.
+
+    Attributes:
+        executor: slurm, local or debug.
+        why: how the executor was chosen, one sentence.
+        continues: the run exists already.
+        local_gpus: GPUs of this machine that a local run uses, as in CUDA_VISIBLE_DEVICES.
+        save_times: measured in this run so far.
+        variables: SBATCH_ variables of the shell that apply to the job.
+        ignored_variables: those that the spec overrides.
+        requeue: how a Slurm job continues after an interruption; None where Slurm was not queried.
+    """
 
     spec: Spec
     run: RunDirectory
-    executor: str  # slurm | local | debug
-    why: str  # one sentence: how the executor was chosen
+    executor: str
+    why: str
     num_nodes: int
     tasks_per_node: int
     gpus_per_node: int
-    goes_on: bool  # the run was there before
-    local_gpus: tuple[
-        str, ...
-    ] = ()  # which of this machine's GPUs a local run uses, as CUDA_VISIBLE_DEVICES names them
-    save_times: SaveTimes | None = None  # measured in this run so far
-    variables: Mapping[str, str] = field(default_factory=dict)  # SBATCH_ ones of the shell that apply to the job
-    ignored_variables: Mapping[str, str] = field(default_factory=dict)  # and those that the spec overrides
-    requeue: RequeueChoice | None = None  # how a job of Slurm's goes on after an interruption
+    continues: bool
+    local_gpus: tuple[str, ...] = ()
+    save_times: SaveTimes | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    ignored_variables: Mapping[str, str] = field(default_factory=dict)
+    requeue: RequeueChoice | None = None
 
     @property
     def uses_slurm(self) -> bool:
-        """Whether the run becomes a job of Slurm; else it trains on this machine."""
+        """Whether the run becomes a Slurm job; otherwise it trains on this machine."""
         return self.executor == "slurm"
 
     @property
@@ -57,13 +66,13 @@ class Plan:
 
     @property
     def script(self) -> str | None:
-        """The sbatch script that goes to Slurm; None for other executors."""
+        """The sbatch script; None for other executors."""
         if not self.uses_slurm:
             return None
-        # Tasks read all else from the run directory, so that nothing they need depends on the job's id.
+        # Tasks read everything else from the run directory, so that it does not depend on the job id.
         task = [self.python, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
         after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
-        # A name is looked up in the setup's PATH, which a setup that failed has not left.
+        # A bare name is resolved in the PATH that setup defines, which is not known after a failed setup.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
             self.spec.name,
@@ -83,34 +92,34 @@ class Plan:
 
     @property
     def sbatch_options(self) -> list[str]:
-        """Options of sbatch's command line, for what the spec leaves to the site."""
+        """Options of sbatch's command line: those that the spec leaves to the site."""
         if self.requeue is None or self.spec.cluster.requeue != "auto":
             return []
         return sbatch.option_arguments(sbatch.requeue_options(self.requeue.mode))
 
     def decisions(self) -> list[tuple[str, str]]:
-        """(what, decision) for people to read."""
+        """Return (subject, decision) pairs, the lines of a dry run."""
         train = self.spec.train
         port = "free port of this machine" if not self.uses_slurm else "derived from the job id, in 10000-32767"
         nodes, tasks = counted(self.num_nodes, "node"), counted(self.tasks_per_node, "task")
-        gpus = f"{counted(self.gpus_per_node, 'GPU')} a node" if self.gpus_per_node else "CPUs only"
-        share = f"{counted(train.batch, 'image')} a step, {train.batch // self.world_size} on each rank"
-        chosen = "the one that submits" if self.python == sys.executable else "as cluster.python says"
+        gpus = f"{counted(self.gpus_per_node, 'GPU')} per node" if self.gpus_per_node else "CPUs only"
+        batch = f"{counted(train.batch, 'image')} per step, {train.batch // self.world_size} on each rank"
+        chosen = "the submitting interpreter" if self.python == sys.executable else "set by cluster.python"
         if not self.uses_slurm and self.spec.cluster.python is not None:
             chosen += "; cluster.python is for Slurm jobs"
-        begins = "has no checkpoint yet" if self.goes_on else "new"
+        state = "has no checkpoint yet" if self.continues else "new"
         return [
-            ("run directory", f"{self.run.path} ({LAST_CHECKPOINT if self.run.last.exists() else begins})"),
+            ("run directory", f"{self.run.path} ({LAST_CHECKPOINT if self.run.last.exists() else state})"),
             ("executor", f"{self.executor}: {self.why}"),
             ("python", f"{self.python} ({chosen})"),
             ("world size", f"{self.world_size} = {nodes} x {tasks}, {gpus}"),
-            ("batch", share if train.batch > 0 else "as many images as fit, measured when it starts"),
-            ("MASTER_ADDR", "rank 0's own addresses, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
-            ("MASTER_PORT", f"{port}; the next free one if it is taken"),
+            ("batch", batch if train.batch > 0 else "as many images as fit into memory, measured at the start"),
+            ("MASTER_ADDR", "addresses of rank 0's host, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
+            ("MASTER_PORT", f"{port}; the next free one if it is in use"),
             *self._requeue_decision(),
             *(("environment", f"{name}={value} applies to the job") for name, value in self.variables.items()),
             *(
-                ("environment", f"{name}={value} is ignored: the spec decides")
+                ("environment", f"{name}={value} is ignored: overridden by the spec")
                 for name, value in self.ignored_variables.items()
             ),
         ]
@@ -120,7 +129,12 @@ class Plan:
             return []
         if self.requeue is None:
             wanted = self.spec.cluster.requeue
-            return [("interrupted", "what comes back soonest, when Slurm answers" if wanted == "auto" else wanted)]
+            return [
+                (
+                    "interrupted",
+                    "the fastest way to continue, chosen when Slurm answers" if wanted == "auto" else wanted,
+                )
+            ]
         choice = self.requeue
         after = "" if choice.wait_s is None else f", may start again after {choice.wait_s} s"
         options = f"; sbatch {' '.join(self.sbatch_options)}" if self.sbatch_options else ""
@@ -128,11 +142,11 @@ class Plan:
 
 
 def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
-    """Decide how `spec` runs here.
+    """Return the plan of a submission of `spec` from this machine.
 
     Raises:
         ClusterError: a GPU of train.device does not exist.
-        RunError: the run directory belongs to a run that learns something else.
+        RunError: the run directory belongs to a run with different training settings.
     """
     executor, why = choose_executor(spec.cluster.executor)
     environ = current_environment() if environ is None else environ
@@ -145,15 +159,15 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
         tasks, gpus = 1, min(gpus, 1)
     if tasks != spec.cluster.world_size:
         fit = "1 task fits" if tasks == 1 else f"{tasks} tasks fit"
-        why += f"; {fit} this machine where the spec asks for {spec.cluster.world_size} (the batch stays)"
-    return Plan(spec, run, executor, why, 1, tasks, gpus, goes_on=run.exists, local_gpus=chosen[:gpus])
+        why += f"; {fit} this machine, the spec requests {spec.cluster.world_size} (the batch is unchanged)"
+    return Plan(spec, run, executor, why, 1, tasks, gpus, continues=run.exists, local_gpus=chosen[:gpus])
 
 
 def planned_run(spec: Spec) -> RunDirectory:
     """Return the run directory of `spec`.
 
     Raises:
-        RunError: it belongs to somebody else, or to a run that learns something else.
+        RunError: it belongs to another user, or to a run with different training settings.
     """
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     run.require_own()
@@ -162,10 +176,10 @@ def planned_run(spec: Spec) -> RunDirectory:
 
 
 def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
-    """Plan a Slurm job of `spec`, submitted from a shell with `environ`; Slurm is not asked.
+    """Return the plan of a Slurm job of `spec`, submitted from a shell with `environ`, without a query of Slurm.
 
     Raises:
-        RunError: the run directory belongs to a run that learns something else.
+        RunError: the run directory belongs to a run with different training settings.
     """
     run, cluster = planned_run(spec), spec.cluster
     save_times = read_save_times(run)
@@ -180,7 +194,7 @@ def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
         num_nodes=cluster.nodes,
         tasks_per_node=cluster.num_tasks_per_node,
         gpus_per_node=cluster.gpus_per_node,
-        goes_on=run.exists,
+        continues=run.exists,
         save_times=save_times,
         variables=variables,
         ignored_variables=ignored,
@@ -188,82 +202,30 @@ def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
 
 
 def plan_at_site(plan: Plan) -> Plan:
-    """Return `plan` with what depends on the settings of Slurm, which is asked for them.
+    """Return `plan` with the decisions that depend on Slurm's settings, which are queried.
 
     Raises:
-        ClusterError: the site cannot do what cluster.requeue asks for.
+        ClusterError: the site does not support the value of cluster.requeue.
     """
     wanted, settings = plan.spec.cluster.requeue, None
     with contextlib.suppress(ClusterError):
         settings = site.site_settings(run=slurm_command.on_cluster(plan.spec.cluster.slurm_cluster))
     if wanted == "expedite" and settings is not None and not settings.expedites:
-        hint = "--set cluster.requeue=auto takes what comes back soonest here"
+        hint = "--set cluster.requeue=auto chooses the fastest supported way"
         raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)
     choice = site.choose_requeue(wanted, settings)
     if wanted == "auto" and choice.mode == "chain" and plan.spec.cluster.sbatch.get("hold"):
-        choice = site.choose_requeue("requeue", settings)  # nobody would release the later jobs of a chain
+        choice = site.choose_requeue("requeue", settings)  # the successors in a chain would stay held
     return replace(plan, requeue=choice)
 
 
 def choose_executor(wanted: str) -> tuple[str, str]:
     """Return (slurm, local or debug; why).
 
-    Where sbatch is installed, auto means Slurm even while the controller is silent: a login node must not train a spec
-    that was meant for a cluster.
+    Where sbatch is installed, auto means Slurm even if the controller does not answer: a login node must not train.
     """
     if wanted != "auto":
-        return wanted, "as the spec says"
+        return wanted, "set by the spec"
     if scheduler.is_installed():
         return "slurm", "sbatch is installed here"
     return "local", "sbatch is not installed here, so local processes train"
-
-
-def local_tasks(cluster: ClusterSpec, batch: int, num_gpus: int, num_cpus: int) -> tuple[int, int]:
-    """(tasks, GPUs) of a run on this machine: one task a GPU, or CPU tasks; as many as fit and divide the batch."""
-    uses_gpus = cluster.gpus_per_node > 0 and num_gpus > 0
-    tasks = min(cluster.world_size, num_gpus if uses_gpus else num_cpus)
-    while batch % tasks:
-        tasks -= 1
-    return tasks, tasks if uses_gpus else 0
-
-
-def chosen_gpus(device: str, visible: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the `visible` GPUs that `train.device` names by their position; all of them for auto, none for cpu.
-
-    Raises:
-        ClusterError: a position that is not there.
-    """
-    if device in ("auto", "cpu"):
-        return visible if device == "auto" else ()
-    positions = [int(number) for number in device.split(",")]
-    if max(positions) >= len(visible):
-        raise ClusterError(
-            f"train.device: {device} names GPU {max(positions)}, and this machine shows {counted(len(visible), 'GPU')}",
-            hint="numbers begin at 0; see nvidia-smi, or set train.device to auto",
-        )
-    return tuple(visible[position] for position in positions)
-
-
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, by its names, without importing torch.
-
-    The list is read as CUDA reads it: it ends at the first entry that is no device (-1, none, NoDevFiles), one named
-    twice leaves none at all, and of several slices (MIG-...) a process sees the first.
-    """
-    cards = Path("/proc/driver/nvidia/gpus")
-    num_cards = len(list(cards.iterdir())) if cards.is_dir() else None
-    listed = environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return tuple(map(str, range(num_cards or 0)))
-    devices = list(itertools.takewhile(_is_device, map(str.strip, listed.split(","))))
-    devices = [str(int(device)) if device.isdigit() else device for device in devices]
-    if len(set(devices)) < len(devices):
-        return ()
-    if devices and devices[0].startswith("MIG-"):
-        return (devices[0],)
-    there = itertools.takewhile(lambda name: num_cards is None or not name.isdigit() or int(name) < num_cards, devices)
-    return tuple(there)
-
-
-def _is_device(name: str) -> bool:
-    return (name.isascii() and name.isdigit()) or name.startswith(("GPU-", "MIG-"))

@@ -1,4 +1,4 @@
-"""The run directory before any task starts: the resolved spec, and what a later reader wants to know of its origin."""
+"""The run directory before a task starts: the resolved spec, inputs, and the origin of code and command."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MAX_CHANGES = 5  # in a message
 
 
 def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> None:
-    """Make the run directory of `spec` with what a later reader wants to know of its origin, and remember it.
+    """Create the run directory of `spec`, with its inputs and origin, and add it to the index of runs.
 
     Args:
         spec: one that `require_same_training` has accepted.
-        needs_data: the dataset YAML must be there; else, where it is not, the first attempt copies what it learns from.
+        needs_data: the dataset YAML must exist; otherwise, if it does not, the first attempt copies the inputs.
 
     Raises:
         RunError: it cannot be written.
@@ -49,23 +49,23 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
         write_atomic(run.packages, "\n".join(installed_packages()) + "\n")
     except OSError as error:
         raise RunError(
-            f"{run.path}: cannot be written: {error.strerror}", hint="give another place with --set output=DIR"
+            f"{run.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"
         ) from error
     store_inputs(run, inputs)
     add_to_index(state_directory(current_environment()), run)
 
 
 def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | None:
-    """Return the run of `spec_path`, whatever has become of the files that it names; None where there is none yet."""
+    """Return the run of `spec_path`, even if files that the spec names do not exist; None where there is no run."""
     spec, _ = check_spec(spec_path, overrides, reads_files=False)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     return run if spec.name and run.exists else None
 
 
 def goes_on_by_itself(run: RunDirectory, process: ProcessInfo) -> bool:
-    """Return whether this job was queued again or follows another one: nobody has submitted the run anew.
+    """Return whether this job was requeued or follows another one, so that the run was not submitted again.
 
-    It then goes on as it was submitted; specs and files that were edited since count when somebody submits it again.
+    The run then continues as it was submitted; changes to the spec and its files count at the next submission.
     """
     job_id = slurm_job_id(process)
     if job_id is None or not run.exists:
@@ -76,17 +76,17 @@ def goes_on_by_itself(run: RunDirectory, process: ProcessInfo) -> bool:
 
 
 def require_same_training(run: RunDirectory, spec: Spec) -> None:
-    """Refuse a spec that would go on with a run that learns something else, or write over a spec that is no run's.
+    """Check that `spec` trains the same as an existing `run`, and overwrites no spec of another program.
 
     Raises:
-        RunError: naming the fields that differ, in the spec or in the files that it names.
+        RunError: it does not; the message has the fields that differ, in the spec or in the files that it names.
         SpecError, DataError: a file that the spec names cannot be read.
     """
     if not run.exists:
         if os.path.lexists(run.spec):
             raise RunError(
-                f"{run.path} holds a spec.yaml and is no run directory; that file would be written over",
-                hint="give the run another name with --set name=NAME, or another place with --set output=DIR",
+                f"{run.path} has a spec.yaml but is not a run directory; that file would be overwritten",
+                hint="give the run another name with --set name=NAME, or another directory with --set output=DIR",
             )
         return
     require_format(run.journal)
@@ -95,20 +95,20 @@ def require_same_training(run: RunDirectory, spec: Spec) -> None:
     if changed:
         differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)
         raise RunError(
-            f"{run.path} holds a run with another spec ({differences})",
+            f"{run.path} has a run with another spec ({differences})",
             hint="give the new run another name with --set name=NAME, or remove that directory",
         )
     if changes := changed_inputs(run, spec):
         more = f"; and {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
         raise RunError(
-            f"{run.path} holds a run that learns from something else ({'; '.join(changes[:MAX_CHANGES])}{more})",
-            hint=f"it goes on with what {run.inputs} has kept: make the files say that again, or give the new run "
-            "another name with --set name=NAME",
+            f"{run.path} has a run with other inputs ({'; '.join(changes[:MAX_CHANGES])}{more})",
+            hint=f"the run continues with the copies in {run.inputs}: restore the files, or give the new run another "
+            "name with --set name=NAME",
         )
 
 
 def origin() -> dict[str, str | None]:
-    """Where this code comes from and what was typed."""
+    """Return the version of the code, the command, the interpreter, the host and the time."""
     return {
         "hpc_yolo": hpc_yolo.__version__,
         "git_commit": git_commit(Path(hpc_yolo.__file__).parent),
@@ -120,7 +120,7 @@ def origin() -> dict[str, str | None]:
 
 
 def git_commit(directory: Path) -> str | None:
-    """The commit checked out in `directory`, with "+changes" where files differ from it; None outside a repository."""
+    """Return the commit checked out in `directory`, with "+changes" if files differ; None outside a repository."""
     if shutil.which("git") is None:
         return None
     described = subprocess.run(
@@ -133,8 +133,8 @@ def git_commit(directory: Path) -> str | None:
 
 
 def installed_packages() -> list[str]:
-    """name==version of every distribution in this environment, by name."""
-    import importlib.metadata  # 12 ms that a dry run need not wait for
+    """Return name==version of every distribution in this environment, sorted by name."""
+    import importlib.metadata  # takes 20 to 80 ms, not needed by a dry run
 
     found = {f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}
     return sorted(found, key=str.lower)

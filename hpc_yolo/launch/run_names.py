@@ -17,7 +17,7 @@ STORE_KEY = "hpc-yolo/run"
 
 
 def agreed_name(output: Path, wanted: str, process: ProcessInfo) -> str:
-    """`wanted`, with the first number that is free in `output`; rank 0 chooses, and a restarted job keeps its name."""
+    """Return `wanted` with the first number that is free in `output`, chosen by rank 0 and kept by a restarted job."""
     if process.launcher == "torchrun":
         return _agreed_in_store(output, wanted, process)
     if process.launcher == "slurm":
@@ -26,13 +26,13 @@ def agreed_name(output: Path, wanted: str, process: ProcessInfo) -> str:
 
 
 def free_name(output: Path, wanted: str) -> str:
-    """The first of wanted, wanted2, wanted3 … that is not in `output` yet."""
+    """Return the first of wanted, wanted2, wanted3 … that does not exist in `output`."""
     names = itertools.chain([wanted], (f"{wanted}{number}" for number in itertools.count(2)))
     return next(name for name in names if not (output / name).exists())
 
 
 def _agreed_in_store(output: Path, wanted: str, process: ProcessInfo) -> str:
-    """Through the store that torchrun's agent serves; after a restart the name is there already."""
+    """Agree through the store of torchrun's agent, which has the name after a restart."""
     from hpc_yolo.distributed import launcher_store
 
     store = launcher_store(process, WAIT_S)
@@ -43,7 +43,7 @@ def _agreed_in_store(output: Path, wanted: str, process: ProcessInfo) -> str:
 
 
 def _agreed_in_file(output: Path, wanted: str, process: ProcessInfo) -> str:
-    """Through a file named after the Slurm job, which a requeued job finds again."""
+    """Agree through a file named after the Slurm job, which a requeued job finds."""
     path = output / f".{wanted}.job-{process.job_id}"
     if process.rank == 0 and not path.exists():
         output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""submitit's Slurm executor for a script of our own. Importing this module imports submitit."""
+"""submitit's Slurm executor for the sbatch script of a plan. Importing this module imports submitit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hpc_yolo.runs.submissions import Submission
 
 
 class ScriptExecutor(submitit.SlurmExecutor):
-    """Queue a script of our own; `submission` is its record then.
+    """Queues the script of a plan; `submission` is then the record of it.
 
-    Nothing is pickled: submitit names a pickle after the job's id, and a job whose id sbatch could not report any more
-    would wait for it in vain. Tasks read the run directory.
+    Nothing is pickled: submitit names a pickle after the job id, and a job whose id sbatch could not report would wait
+    for it forever. Tasks read the run directory.
     """
 
     def __init__(self, folder: Path, queue: Callable[[], Submission]) -> None:

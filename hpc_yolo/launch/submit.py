@@ -1,4 +1,4 @@
-"""Hand a plan over: through submitit, start tasks on this machine or queue the script as a job of Slurm."""
+"""Carry out a plan through submitit: start tasks on this machine, or queue the script as a Slurm job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCAL_LIMIT_MIN = 60 * 24 * 365
 
 
 class TrainingJob:
-    """What submitit pickles: the run directory's path. All else is read from there when a task starts."""
+    """The callable that submitit pickles: the path of the run directory, from which a task reads everything else."""
 
     def __init__(self, run_directory: str) -> None:
         self.run_directory = run_directory
@@ -43,11 +43,11 @@ class TrainingJob:
 
 
 def submit(plan: Plan) -> Submission:
-    """Make the run directory, start or queue the job, and return the record of it.
+    """Create the run directory, start or queue the job, and return the record of it.
 
     Raises:
-        RunError: the run directory cannot be written.
-        ClusterError: Slurm refuses; the message has its own words.
+        RunError: the run directory is not writable.
+        ClusterError: Slurm refuses; the message is Slurm's.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
         InstallationError: a package that tasks on this machine need cannot be imported.
     """
@@ -73,9 +73,9 @@ def submit(plan: Plan) -> Submission:
 
 
 def _queue(plan: Plan, planned: Submission) -> Submission:
-    """Queue the script of `plan` through submitit; the record of the job."""
+    """Queue the script of `plan` through submitit and return the record of the job."""
     from hpc_yolo.launch.script_executor import (
-        ScriptExecutor,  # submitit takes 60 ms, which a dry run need not wait for
+        ScriptExecutor,  # submitit takes 60 ms, not needed by a dry run
     )
 
     sbatch = slurm_command.with_sbatch_variables(plan.variables)
@@ -89,14 +89,14 @@ def _queue(plan: Plan, planned: Submission) -> Submission:
     except SchedulerUnavailable:
         raise
     except ClusterError as error:
-        hint = "see what it would get with --dry-run, and what there is with sinfo"
+        hint = "show the request with --dry-run, and the partitions with sinfo"
         raise ClusterError(f"Slurm refuses the job: {error.message}", hint=hint) from error
     assert executor.submission is not None
     return executor.submission
 
 
 def _start_local(plan: Plan, planned: Submission) -> Submission:
-    """Start the tasks of `plan` on this machine through submitit; the record of them."""
+    """Start the tasks of `plan` on this machine through submitit and return the record of them."""
     import submitit
 
     executor = submitit.AutoExecutor(folder=plan.run.jobs, cluster=plan.executor)
@@ -107,20 +107,20 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
             timeout_min=LOCAL_LIMIT_MIN,
             stderr_to_stdout=True,
         )
-        # AutoExecutor does not pass this one on, and without it submitit would show the tasks the first GPUs.
+        # AutoExecutor does not pass this parameter on; without it submitit exposes the first GPUs to the tasks.
         executor._executor.parameters["visible_gpus"] = plan.local_gpus
-    with _variables_of_the_job(plan.spec.cluster.env), _interrupt_ignored():
+    with _job_environment(plan.spec.cluster.env), _sigint_ignored():
         job = executor.submit(TrainingJob(str(plan.run.path)))
     submission = msgspec.structs.replace(planned, job_id=job.job_id)
     add_submission(plan.run, submission)
-    if plan.executor == "debug" and (error := job.exception()) is not None:  # this is what runs it
+    if plan.executor == "debug" and (error := job.exception()) is not None:  # runs the job
         raise error
     return submission
 
 
 @contextlib.contextmanager
-def _variables_of_the_job(added: dict[str, str]) -> Iterator[None]:
-    """While the job is being submitted: without a surrounding allocation's variables, with those `added`."""
+def _job_environment(added: dict[str, str]) -> Iterator[None]:
+    """Remove the variables of a surrounding allocation and add `added`, inside the block."""
     before = current_environment()
     _replace_environment(clean_environment(before) | added)
     try:
@@ -130,8 +130,8 @@ def _variables_of_the_job(added: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Processes started inside the block are deaf to the terminal's Ctrl-C: we tell them, and they save first."""
+def _sigint_ignored() -> Iterator[None]:
+    """Let processes started inside the block ignore the terminal's Ctrl-C: SIGTERM stops them after a save."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

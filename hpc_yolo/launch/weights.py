@@ -1,4 +1,4 @@
-"""The weights of a spec on this machine: where they are or will be, and fetched before compute nodes need them."""
+"""The weights of a spec on this machine: their path, and downloading them before compute nodes need them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc_yolo.weights.store import Progress, Store, locate
 
 
 def with_located_weights(spec: Spec) -> Spec:
-    """`spec` with the path where its weights are, or will be once they are fetched."""
+    """Return `spec` with the path of its weights, which may have to be downloaded."""
     return msgspec.structs.replace(spec, weights=locate(spec.weights, Store.from_env(current_environment())))
 
 

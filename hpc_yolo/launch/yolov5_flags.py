@@ -1,4 +1,4 @@
-"""Runs that flags describe instead of a file: the spec that they add up to, its name, and the run to go on with."""
+"""Runs described by YOLOv5's flags instead of a file: the resulting spec, its name, and the run to resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.core.units import counted
-from hpc_yolo.launch.plan import visible_gpus
+from hpc_yolo.launch.local_gpus import visible_gpus
 from hpc_yolo.launch.run_names import agreed_name
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
@@ -29,15 +29,15 @@ RUNS_DIRECTORY = Path("runs")
 def guide_spec(
     overrides: list[Override], process: ProcessInfo, *, exist_ok: bool, environ: Mapping[str, str] | None = None
 ) -> Spec:
-    """The spec that flags describe, under a name that is new unless `exist_ok`.
+    """Return the spec that the flags describe, with a new name unless `exist_ok`.
 
     Raises:
-        SpecError: with all that is wrong with the flags.
+        SpecError: the flags are invalid; the message has all problems.
     """
     given = {override.path: override for override in overrides}
     if "data" not in given:
         raise SpecError(
-            "--data is missing", hint="a dataset YAML; draw one to try: hpc-yolo data synth datasets/shapes"
+            "--data is missing", hint="give a dataset YAML; create an example with: hpc-yolo data synth datasets/shapes"
         )
     defaults = [Override(field, f'"{value}"', "the default") for field, value in DEFAULTS.items() if field not in given]
     device = _device(given.get("train.device"))
@@ -47,14 +47,14 @@ def guide_spec(
     fields = {"executor": cluster.executor, "nodes": cluster.nodes, "gpus_per_node": cluster.gpus_per_node}
     fields["tasks_per_node"] = cluster.num_tasks_per_node
     tasks = [Override(f"cluster.{field}", str(value), f"--device {device}") for field, value in fields.items()]
-    # A job that was queued again goes on with what its run has kept of the files.
+    # A requeued job uses the copies of the files in its run directory.
     spec, problems = check_spec(None, [*defaults, *tasks, *overrides], reads_files=process.attempt == 1)
     if problems:
         raise SpecError(format_problems(problems))
     if spec.train.sync_bn and spec.cluster.world_size == 1:
         raise SpecError(
-            "--sync-bn: batch normalisation over several tasks, and there is one",
-            hint="name several GPUs, such as --device 0,1, or leave it out",
+            "--sync-bn: needs several tasks, and there is one",
+            hint="select several GPUs, such as --device 0,1, or omit --sync-bn",
         )
     if spec.name == "cfg" and spec.model:
         spec = msgspec.structs.replace(spec, name=Path(spec.model).stem)
@@ -63,7 +63,7 @@ def guide_spec(
 
 
 def _device(written: Override | None) -> str:
-    """Return the device as the spec will have it; auto for one that reading the spec will refuse."""
+    """Return the device in the form of the spec; auto for one that the spec will refuse."""
     try:
         return "auto" if written is None else read_device(written.text.strip('"'))
     except ValueError:
@@ -71,7 +71,7 @@ def _device(written: Override | None) -> str:
 
 
 def tasks_of(device: str, process: ProcessInfo, gpus: tuple[str, ...]) -> ClusterSpec:
-    """Nodes, tasks and GPUs: those of the launcher, or on this machine one task for each GPU of `device`."""
+    """Return nodes, tasks and GPUs: those of the launcher, or on this machine one task for each GPU of `device`."""
     if process.launcher != "single":
         gpus_per_node = 0 if device == "cpu" or not gpus else process.local_world_size
         tasks = process.local_world_size
@@ -81,10 +81,10 @@ def tasks_of(device: str, process: ProcessInfo, gpus: tuple[str, ...]) -> Cluste
 
 
 def resumed_spec(where: str, overrides: list[Override]) -> Spec:
-    """The spec of the run in `where` (its directory or a file of it; nothing: the newest below runs/), to go on with.
+    """Return the spec of the run to resume: its directory or a file in it; "" is the newest run below runs/.
 
     Raises:
-        RunError: there is no such run, or nothing is left to do.
+        RunError: there is no such run, or it is finished.
     """
     run = _run_around(Path(where)) if where else newest_run(RUNS_DIRECTORY)
     require_format(run.journal)
@@ -99,7 +99,7 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
 
 
 def newest_run(directory: Path) -> RunDirectory:
-    """The run below `directory` that saved a checkpoint last.
+    """Return the run below `directory` with the newest checkpoint.
 
     Raises:
         RunError: there is none.
@@ -107,7 +107,7 @@ def newest_run(directory: Path) -> RunDirectory:
     runs = [RunDirectory(path.parent.parent) for path in directory.glob("**/checkpoints/last.safetensors")]
     saved = [(run.last.stat().st_mtime, run.path) for run in runs if run.exists]
     if not saved:
-        raise RunError(f"--resume: no run below {directory.absolute()} has a checkpoint", hint="name one: --resume RUN")
+        raise RunError(f"--resume: no run below {directory.absolute()} has a checkpoint", hint="give one: --resume RUN")
     return RunDirectory(max(saved)[1])
 
 
@@ -115,6 +115,6 @@ def _run_around(path: Path) -> RunDirectory:
     for directory in itertools.chain([path], path.parents):
         if RunDirectory(directory).exists:
             return RunDirectory(directory.absolute())
-    what = "a file of another program" if path.suffix in (".pt", ".pth") else "not a run directory, and not in one"
-    hint = f"begin a new run with its weights: --weights {path}" if path.is_file() else None
-    raise RunError(f"--resume: {path} is {what}", hint=hint)
+    kind = "a file of another program" if path.suffix in (".pt", ".pth") else "not a run directory, and not in one"
+    hint = f"start a new run with its weights: --weights {path}" if path.is_file() else None
+    raise RunError(f"--resume: {path} is {kind}", hint=hint)

@@ -15,7 +15,7 @@ from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.launch.actions import cancel_run
-from hpc_yolo.launch.preflight import require_not_under_way
+from hpc_yolo.launch.preflight import require_not_active
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, all_submissions
 
@@ -115,7 +115,7 @@ def test_a_job_that_appears_later_is_taken_over_by_the_next_command(run, script,
     assert adopt_lost_jobs(run) is None, "Slurm does not say yet"
     controller.is_up.touch()
     with pytest.raises(RunError, match="already queued or running, as Slurm job 7"):
-        require_not_under_way(run, slurm_answers=True)
+        require_not_active(run, slurm_answers=True)
     assert [submission.job_id for submission in all_submissions(run)] == ["7"]
     assert adopt_lost_jobs(run) is None, "once is enough"
 

@@ -13,8 +13,8 @@ from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster import site
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.doctor import find_measured
+from hpc_yolo.launch.partition_checks import partition_warnings
 from hpc_yolo.launch.plan import make_plan
-from hpc_yolo.launch.preflight import slurm_warnings
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
 from hpc_yolo.runs.journal import JournalWriter
@@ -59,19 +59,19 @@ def test_on_the_real_cluster_it_tells_the_seconds_of_a_preempted_job(spec_path, 
     assert (code, report["answers"], report["stop_s"]) == (0, True, {"gpu": 5, "preempt": 25, "high": 5})
     code, report = report_of(spec_path)
     assert (code, report["stop_s"], report["save_times"], report["signal_before_s"]) == (0, {"preempt": 25}, None, 120)
-    assert slurm_warnings(load_spec(spec_path)) == []
+    assert partition_warnings(load_spec(spec_path)) == []
     saved_run("new", 11.0)
     code, report = report_of(spec_path)
     assert (code, report["measured_in"], report["signal_before_s"]) == (4, "new", 63)
     plan = make_plan(load_spec(spec_path))
     for script in (plan.script, CliRunner().invoke(cli, ["render", str(spec_path)]).output):
         assert "#SBATCH --signal=USR2@63\n" in script
-    (warning,) = slurm_warnings(load_spec(spec_path))
+    (warning,) = partition_warnings(load_spec(spec_path))
     assert warning.startswith("save time: 11.00 s for 22 MB")
     with pytest.raises(ClusterError, match="no partition 'none'"):
         CliRunner().invoke(cli, ["doctor", str(spec_path), "--partition", "none"], catch_exceptions=False)
     with pytest.raises(ClusterError, match="has 2 nodes, the spec asks for 4"):
-        slurm_warnings(load_spec(spec_path, [Override("cluster.nodes", "4", "--nodes 4")]))
+        partition_warnings(load_spec(spec_path, [Override("cluster.nodes", "4", "--nodes 4")]))
 
 
 def test_without_slurm_it_says_what_ctrl_c_does(spec_path, monkeypatch, tmp_path):
@@ -91,7 +91,7 @@ def test_a_silent_slurm_is_told_in_time_and_by_the_exit_code(spec_path, monkeypa
     code, report = report_of(spec_path)
     assert (code, report["answers"]) == (5, False)
     assert "scontrol gave no answer within 0.2 s" in report["slurm"]
-    assert slurm_warnings(load_spec(spec_path)) == []
+    assert partition_warnings(load_spec(spec_path)) == []
 
 
 def test_figures_are_the_runs_own_else_those_of_the_newest_beside_it_with_its_network(spec_path, saved_run):

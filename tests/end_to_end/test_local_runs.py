@@ -207,7 +207,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
     ("options", "exit_code", "words"),
     [
         (["--set", "data=nowhere.yaml"], 3, "there is no dataset"),
-        (["--set", "output={file}"], 6, "cannot be written"),
+        (["--set", "output={file}"], 6, "cannot be created"),
         (["--set", "train.batch=7"], 2, "7 is not a multiple of the world size 2 (1 node x 2 tasks)"),
         (["--set", "model=yolov9"], 2, "there is no model 'yolov9'"),
         (["--set", "train.epochs"], 2, "write FIELD=VALUE"),

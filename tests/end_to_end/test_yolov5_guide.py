@@ -142,7 +142,7 @@ def test_weights_of_a_run_begin_another_and_bring_their_network(train, tmp_path)
         ),
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "5 is not a multiple of the world size 2"),
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "allowed: 4 or 6"),
-        (("--data", "DATA", *SMALL[:-1], 7), 4, "names GPU 7"),
+        (("--data", "DATA", *SMALL[:-1], 7), 4, "no GPU 7"),
         (("--data", "DATA", "--evolve"), 2, "hyperparameters are not evolved"),
         (("--data", "DATA", "--no", 1), 2, "may be --noautoanchor, --nodes, --noplots, --nosave, --noval"),
         (("--data", "nothing.yaml", *SMALL), 3, "nothing.yaml"),

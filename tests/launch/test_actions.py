@@ -1,4 +1,4 @@
-"""Ending, finding and removing runs: never the wrong process, never a run that lives."""
+"""Cancelling, finding and removing runs: never the wrong process, never a run in training."""
 
 import os
 import subprocess
@@ -25,17 +25,17 @@ def submit_locally(run, pid: int, host: str = os.uname().nodename) -> None:
     add_submission(run, Submission(time=10.0, executor="local", job_id=str(pid), **place))
 
 
-def sleeper(*words: str) -> subprocess.Popen:
-    """A process that is up: before its first line /proc may not have its words yet."""
+def sleeper(*arguments: str) -> subprocess.Popen:
+    """Start a process and return it once /proc shows its arguments."""
     program = "import time; print(flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
         process.stdout.readline()
     return process
 
 
-def test_a_local_run_is_asked_to_leave_and_only_then_may_be_removed(tmp_path):
+def test_local_run_is_removed_only_after_it_was_cancelled(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
     controller = sleeper(str(run.jobs))  # as submitit's is named
     try:
@@ -55,7 +55,7 @@ def test_a_local_run_is_asked_to_leave_and_only_then_may_be_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stranger_with_the_number_of_our_process_is_left_alone(tmp_path):
+def test_reused_process_id_is_not_killed(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
     stranger = sleeper()
     try:
@@ -68,14 +68,14 @@ def test_a_stranger_with_the_number_of_our_process_is_left_alone(tmp_path):
         stranger.wait()
 
 
-def test_processes_of_another_host_are_ended_there(tmp_path):
+def test_local_job_of_another_host_cannot_be_cancelled(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
     submit_locally(run, os.getpid(), host="elsewhere")
     with pytest.raises(RunError, match="elsewhere"):
         cancel_run(run)
 
 
-def test_a_run_that_somebody_trains_by_hand_is_not_removed(tmp_path):
+def test_run_with_a_live_lease_is_not_removed(tmp_path):
     run = make_run(tmp_path, "first", executor=None)
     with Heartbeat(take_lease(run, ProcessInfo.from_env({}))), pytest.raises(RunError, match="is training it"):
         remove_run(run)
@@ -84,7 +84,7 @@ def test_a_run_that_somebody_trains_by_hand_is_not_removed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["directory", "link"])
-def test_only_run_directories_are_removed(tmp_path, kind):
+def test_path_that_is_not_a_run_directory_is_not_removed(tmp_path, kind):
     target = make_run(tmp_path, "first", executor=None)
     path = tmp_path / "other"
     if kind == "link":
@@ -98,7 +98,7 @@ def test_only_run_directories_are_removed(tmp_path, kind):
     assert target.exists
 
 
-def test_a_run_is_found_by_name_or_path_and_a_misspelt_one_names_the_nearest(tmp_path):
+def test_run_is_found_by_name_or_path_and_a_misspelt_name_gets_a_suggestion(tmp_path):
     first, second = make_run(tmp_path / "a", "first"), make_run(tmp_path / "b", "second")
     twin = make_run(tmp_path / "b", "first")
     assert find_run("second", [first, second]) == second
@@ -124,17 +124,17 @@ def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
     (run.jobs / "7.log").write_text("".join(f"line {number}\n" for number in range(100)))
     assert run_cli("logs", "first", "-n", 2).output.splitlines() == ["line 98", "line 99"]
     refused = run_cli("rm", "first")
-    assert "say --yes" in refused.output, "nobody is there to ask"
+    assert "say --yes" in refused.output, "no terminal to ask on"
     assert isinstance(run_cli("rm", "first", "frist", "--yes").exception, RunError)
-    assert run.exists, "one name that is no run's: nothing is done"
+    assert run.exists, "one unknown name: nothing is removed"
     run.path.rename(tmp_path / "elsewhere")
     assert (run_cli("list").output, run_cli("list", "--all").output) == ("", f"{run.path} (moved or removed)\n")
     (tmp_path / "elsewhere").rename(run.path)
     assert run_cli("rm", "first", "--yes").output == f"removed {run.path}\n"
-    assert run_cli("list", "--all").output == "", "who removes a run knows that it is gone"
+    assert run_cli("list", "--all").output == "", "a removed run leaves the index"
 
 
-def test_a_run_is_resumed_with_the_spec_that_it_has(tmp_path, monkeypatch):
+def test_resume_uses_the_spec_of_the_run(tmp_path, monkeypatch):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
     (tmp_path / "data.yaml").write_text("train: train\nval: val\nnames: [thing]\n")

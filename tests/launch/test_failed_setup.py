@@ -1,4 +1,4 @@
-"""A setup that fails before the tasks: told in words, an end of the run, never queued again."""
+"""A setup that fails before the tasks: reported, ends the attempt, is not requeued."""
 
 import pytest
 
@@ -15,7 +15,7 @@ JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "words"),
+    ("number", "status", "message"),
     [
         (1, 1, "cluster.setup: line 1 failed with exit status 1: module load cuda"),
         (2, 127, "cluster.setup: line 2 failed with exit status 127: source ~/venv/bin/activate"),
@@ -26,8 +26,8 @@ JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
         (99, 2, "cluster.setup ended the job with exit status 2"),
     ],
 )
-def test_a_failed_setup_is_told_with_number_text_and_status(number, status, words):
-    assert describe_failure(SETUP, number, status) == words
+def test_failed_setup_is_described_by_number_text_and_status(number, status, message):
+    assert describe_failure(SETUP, number, status) == message
 
 
 def conclude(run, content, status):
@@ -39,7 +39,7 @@ def conclude(run, content, status):
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "code", "words"),
+    ("content", "status", "code", "message"),
     [
         ("1\n", 3, 3, "line 1 failed with exit status 3: module load cuda"),
         ("5\n", 0, 1, "line 5 ended the job before its tasks: exit 0"),
@@ -47,12 +47,12 @@ def conclude(run, content, status):
         ("torn", 2, 2, "cluster.setup ended the job with exit status 2"),
     ],
 )
-def test_the_journal_has_a_failed_setup_as_the_end_of_an_attempt(run, capsys, content, status, code, words):
+def test_failed_setup_ends_the_attempt_in_the_journal(run, capsys, content, status, code, message):
     assert conclude(run, content, status) == code
     (ended,) = read_events(run.journal)
     assert (ended.outcome, ended.cause, ended.requeued) == (AttemptEnded.FAILED, Cause.ERROR, False)
-    assert (ended.attempt, words in ended.detail) == (1, True)
-    assert words in capsys.readouterr().out
+    assert (ended.attempt, message in ended.detail) == (1, True)
+    assert message in capsys.readouterr().out
     assert conclude(run, content, status) == code
     assert [event.attempt for event in read_events(run.journal)] == [1, 2], "each start is an attempt"
 
@@ -68,7 +68,7 @@ def test_the_journal_has_a_failed_setup_as_the_end_of_an_attempt(run, capsys, co
         (1, JobRecord("CANCELLED", 0, is_being_preempted=False), (AttemptEnded.FAILED, Cause.ERROR, False)),
     ],
 )
-def test_a_setup_that_slurm_ends_is_no_error_of_the_setup(run, monkeypatch, status, record, expected):
+def test_setup_ended_by_slurm_has_the_cause_of_slurm(run, monkeypatch, status, record, expected):
     requeued: list[str] = []
     monkeypatch.setattr("hpc_yolo.launch.failed_setup.job_of", lambda _process: record)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.requeue", requeued.append)
@@ -79,7 +79,7 @@ def test_a_setup_that_slurm_ends_is_no_error_of_the_setup(run, monkeypatch, stat
     assert requeued == (["7"] if is_left_to_us else [])
 
 
-def test_a_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
+def test_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
     def refuse(_job_id):
         raise ClusterError("refused")
 
@@ -92,7 +92,7 @@ def test_a_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
     assert "not queued again: refused" in ended.detail and "not queued again: refused" in capsys.readouterr().out
 
 
-def test_an_attempt_before_that_left_no_word_is_concluded_first(run):
+def test_earlier_attempt_without_an_end_is_ended_first(run):
     started = AttemptStarted(
         **{
             "job_id": None,
@@ -110,7 +110,7 @@ def test_an_attempt_before_that_left_no_word_is_concluded_first(run):
     assert [(event.attempt, event.cause) for event in ends] == [(1, Cause.KILLED), (2, Cause.ERROR)]
 
 
-def test_a_journal_that_cannot_be_written_does_not_hide_the_failure(run, capsys):
+def test_failure_is_printed_where_the_journal_is_not_writable(run, capsys):
     run.leases.rmdir()
     run.leases.write_text("in the way")
     assert conclude(run, "1", 4) == 4

@@ -1,4 +1,4 @@
-"""What would fail in a minute on a node is said before anything is queued."""
+"""Checks before a submission: invalid specs are refused before anything is queued."""
 
 import re
 import sys
@@ -12,7 +12,8 @@ from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import CheckpointError, ClusterError, SchedulerUnavailable, SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.launch.preflight import obstacle_warnings, preflight, require_python, slurm_warnings
+from hpc_yolo.launch.partition_checks import obstacle_warnings, partition_warnings
+from hpc_yolo.launch.preflight import preflight, require_python
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 
@@ -35,23 +36,23 @@ def try_network(tmp_path):
     return check
 
 
-def test_rows_that_make_a_network_pass(try_network):
+def test_valid_layers_pass(try_network):
     try_network()
 
 
-def test_rows_that_make_none_are_named_before_anything_is_queued(try_network):
+def test_invalid_layers_are_refused(try_network):
     with pytest.raises(SpecError, match=r"mine\.yaml is not a model config: row 9, .*unknown block 'SPPG'"):
         try_network(SPPF="SPPG")
 
 
-def test_a_size_that_is_no_multiple_of_its_stride_is_refused_with_the_next(try_network):
-    with pytest.raises(SpecError, match=r"train\.imgsz: 96 is no multiple of 64") as caught:
+def test_image_size_that_is_not_a_multiple_of_the_stride_is_refused_with_the_next_one(try_network):
+    with pytest.raises(SpecError, match=r"train\.imgsz: 96 is not a multiple of 64") as caught:
         try_network(like="yolov5n6", imgsz=96)
     assert "train.imgsz=128" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"model": "yolov5n", "freeze": 99}, r"the first 99 layers are to be frozen, and the model has 25 layers"),
         ({"model": "yolov5s6", "freeze": 34}, r"no layer is left to learn: the model has 34 layers, 0 to 33"),
@@ -61,20 +62,20 @@ def test_a_size_that_is_no_multiple_of_its_stride_is_refused_with_the_next(try_n
         ({"model": "yolov5n", "freeze": [0, 24]}, None),
     ],
 )
-def test_layers_to_freeze_that_are_not_there_are_named_before_anything_is_queued(tmp_path, changes, words):
+def test_missing_layers_to_freeze_are_refused(tmp_path, changes, message):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
     model, weights = changes.get("model", ""), changes.get("weights", "")
     train = TrainSpec(freeze=changes["freeze"])
     spec = Spec(name="run", model=model, weights=weights, data=str(data), output=str(tmp_path / "runs"), train=train)
     run = RunDirectory(tmp_path / "runs" / "run")
-    if words is None:
+    if message is None:
         preflight(spec, run, for_slurm=False)
         return
-    with pytest.raises(SpecError, match=rf"train\.freeze: {words}"):
+    with pytest.raises(SpecError, match=rf"train\.freeze: {message}"):
         preflight(spec, run, for_slurm=False)
 
 
-def test_a_split_that_training_does_not_read_is_a_warning(tmp_path):
+def test_missing_unused_split_is_a_warning(tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
     data.write_text(f"{data.read_text()}test: gone\n")
     spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
@@ -108,7 +109,7 @@ OVER_NODES = "cluster.nodes: partition gpu has 2 nodes, the spec asks for 4"
         ({"partition": "gpu,nope"}, "there is no partition 'nope' here"),
     ],
 )
-def test_what_slurm_refuses_is_refused_with_the_limit_and_what_it_accepts_is_a_warning(monkeypatch, cluster, obstacle):
+def test_job_over_a_limit_is_refused_if_slurm_refuses_it_and_is_a_warning_otherwise(monkeypatch, cluster, obstacle):
     spec = Spec(name="run", data="d", cluster=ClusterSpec(gpus_per_node=0, **cluster))
     monkeypatch.setattr(site, "partitions", lambda **_: PARTITIONS)
     monkeypatch.setattr(site, "site_settings", lambda **_: None)
@@ -123,13 +124,13 @@ def test_what_slurm_refuses_is_refused_with_the_limit_and_what_it_accepts_is_a_w
 
     answer(ClusterError("sbatch: allocation failure"))
     if obstacle is None:
-        assert slurm_warnings(spec) == [], "what else is wrong, sbatch says itself"
+        assert partition_warnings(spec) == [], "what else is wrong, sbatch says itself"
         return
     with pytest.raises(ClusterError, match=re.escape(obstacle)):
-        slurm_warnings(spec)
+        partition_warnings(spec)
     for accepted in (None, SchedulerUnavailable("no answer")):
         answer(accepted)
-        warnings = slurm_warnings(spec)
+        warnings = partition_warnings(spec)
         assert (
             obstacle.startswith("there is no")
             or warnings[0].startswith(f"{obstacle}; Slurm accepts")
@@ -137,7 +138,7 @@ def test_what_slurm_refuses_is_refused_with_the_limit_and_what_it_accepts_is_a_w
         )
 
 
-def test_where_the_site_refuses_what_is_over_a_limit_what_it_accepts_is_none(monkeypatch):
+def test_site_that_enforces_limits_yields_no_warning_for_an_accepted_job(monkeypatch):
     """A QOS has lifted it."""
     cluster = ClusterSpec(gpus_per_node=0, time="02:00:00")
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", lambda *_args, **_: StartEstimate())
@@ -147,7 +148,7 @@ def test_where_the_site_refuses_what_is_over_a_limit_what_it_accepts_is_none(mon
 
 
 @pytest.mark.parametrize(
-    ("python", "setup", "words"),
+    ("python", "setup", "message"),
     [
         ("/nowhere/bin/python", [], None),  # it may be there on compute nodes
         ("python3", [], None),
@@ -158,17 +159,17 @@ def test_where_the_site_refuses_what_is_over_a_limit_what_it_accepts_is_none(mon
         ("/etc/passwd", [], "/etc/passwd cannot import hpc_yolo: Permission denied"),
     ],
 )
-def test_a_python_without_this_package_is_refused_where_it_can_be_seen(python, setup, words):
+def test_python_without_this_package_is_refused_where_it_exists_here(python, setup, message):
     cluster = ClusterSpec(python=python, setup=setup)
-    if words is None:
+    if message is None:
         require_python(cluster)
     else:
-        with pytest.raises(SpecError, match=words):
+        with pytest.raises(SpecError, match=message):
             require_python(cluster)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("best.onnx", b"\x08\x07", "is an exported model"),
         ("best.torchscript", b"", "is an exported model"),
@@ -178,7 +179,7 @@ def test_a_python_without_this_package_is_refused_where_it_can_be_seen(python, s
         ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"asks for posix\.system"),
     ],
 )
-def test_weights_that_training_cannot_begin_with_are_named_before_anything_is_queued(name, content, words, tmp_path):
+def test_unsupported_weights_are_refused(name, content, message, tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
     path = tmp_path / name
     if content.startswith(b"\x80"):
@@ -187,5 +188,5 @@ def test_weights_that_training_cannot_begin_with_are_named_before_anything_is_qu
     else:
         path.write_bytes(content)
     spec = Spec(name="run", model="yolov5n", weights=str(path), data=str(data), output=str(tmp_path / "runs"))
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)

@@ -1,4 +1,4 @@
-"""Handing a plan to Slurm, as a person sees it: `hpc-yolo submit` as a process, Slurm's commands as small programs."""
+"""`hpc-yolo submit` as a process, with small programs in place of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def spec(tmp_path) -> Path:
 
 
 def submit(spec: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "hpc_yolo", "submit", str(spec)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    message = [sys.executable, "-m", "hpc_yolo", "submit", str(spec)]
+    return subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
 def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
@@ -64,13 +64,13 @@ def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
     assert errors.strip().splitlines()[-1] == "interrupted: nothing is queued so far"
 
 
-def test_what_is_quick_needs_no_notice(capsys):
+def test_no_notice_before_its_time(capsys):
     with notice_after(PATIENCE_S, "waiting"):
         pass
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_queued_job_is_named_and_recorded(slurm, spec, tmp_path):
+def test_queued_job_is_printed_and_recorded(slurm, spec, tmp_path):
     program(slurm / "sbatch", "echo 7")
     with submit(spec) as process:
         output, errors = process.communicate(timeout=PATIENCE_S)
@@ -80,7 +80,7 @@ def test_a_queued_job_is_named_and_recorded(slurm, spec, tmp_path):
 
 
 @pytest.mark.parametrize("state", ["EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT", "A_STATE_OF_27_05"])
-def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_path, state):
+def test_job_in_an_unknown_state_is_not_queued_again(slurm, spec, tmp_path, state):
     """Since 25.11 a job may be EXPEDITING: submit queued a second one into its directory."""
     program(slurm / "sbatch", "echo 8")
     program(slurm / "squeue", f"echo '7|{state}|None||N/A|10:00|0:0|'")
@@ -95,7 +95,7 @@ def test_a_job_in_an_unknown_state_is_not_queued_a_second_time(slurm, spec, tmp_
     assert "run is already queued or running, as Slurm job 7" in errors
 
 
-def test_an_answer_that_never_comes_says_that_the_job_may_be_queued(slurm, spec):
+def test_sbatch_without_an_answer_reports_that_the_job_may_be_queued(slurm, spec):
     program(slurm / "sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
     with submit(spec) as process:
         _, errors = process.communicate(timeout=PATIENCE_S)

@@ -73,7 +73,7 @@ def test_a_project_is_never_removed_or_resumed_as_a_run(project, tmp_path, monke
 
 def test_a_run_is_not_written_over_a_persons_own_spec(project):
     spec = Spec(name="project", model="yolov5n", data="data.yaml")
-    with pytest.raises(RunError, match=r"holds a spec\.yaml and is no run directory"):
+    with pytest.raises(RunError, match=r"has a spec\.yaml but is not a run directory"):
         require_same_training(RunDirectory(project), spec)
     assert (project / "spec.yaml").read_text() == SPEC
 

@@ -96,7 +96,7 @@ def test_a_run_that_is_there_takes_the_mode_of_its_next_submission(tmp_path, uma
 
 @pytest.mark.parametrize(
     ("mode", "mask", "words"),
-    [("group", 0o077, "the umask 0077 keeps the group out"), ("group", 0o027, ""), ("private", 0o077, "")],
+    [("group", 0o077, "the umask 0077 denies the group access"), ("group", 0o027, ""), ("private", 0o077, "")],
 )
 def test_a_umask_that_keeps_the_group_out_is_said(umask, mode, mask, words):
     umask(mask)
