@@ -11,6 +11,8 @@ import time
 import pytest
 from waiting import PATIENCE_S
 
+from hpc_yolo.resilience.stop_signal import StopRequest, describe, end_at_once_until_training
+
 STORM_SIGNALS = (signal.SIGCONT, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 NUM_SIGNALS = 1000
 INTERVAL_S = 0.001
@@ -75,3 +77,26 @@ def test_before_the_first_step_a_signal_ends_a_task_at_once(number):
     process.send_signal(number)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -number
+
+
+def test_handler_keeps_the_first_signal(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    stop = StopRequest()
+    stop.install()
+    handlers[signal.SIGUSR2](signal.SIGUSR2, None)
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert stop.stop_signal is signal.SIGUSR2
+    assert handlers[signal.SIGCONT] is signal.SIG_DFL
+
+
+def test_before_training_the_default_actions_are_installed(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    end_at_once_until_training()
+    assert handlers == {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR2: signal.SIG_DFL}
+
+
+@pytest.mark.parametrize(("number", "expected"), [(15, "SIGTERM (preempted or cancelled)"), (1, "signal 1")])
+def test_signal_is_described_by_name_and_meaning(number, expected):
+    assert describe(number) == expected
