@@ -40,10 +40,12 @@ class World:
 
     @property
     def rank(self) -> int:
+        """Rank of this process."""
         return self.process.rank
 
     @property
     def size(self) -> int:
+        """Number of ranks."""
         return self.process.world_size
 
     @property

@@ -61,6 +61,7 @@ class ExportedModel(nn.Module):
         return self.about.stride
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Run the exported model on images, in batches of the size that it was exported with."""
         framed = self._framed(images)
         size = self.about.batch or max(len(images), 1)
         parts = []

@@ -54,7 +54,8 @@ class Collector:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """
+        """Initialize the collector.
+
         Args:
             find: finds the runs; called every `FIND_INTERVAL_S` seconds.
         """

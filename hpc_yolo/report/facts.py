@@ -62,6 +62,7 @@ class ReportFacts:
 
     @cached_property
     def evaluations(self) -> tuple[Evaluated, ...]:
+        """Evaluations of the run."""
         return tuple(event for event in self.events if isinstance(event, Evaluated))
 
     @property
@@ -71,14 +72,17 @@ class ReportFacts:
 
     @cached_property
     def steps(self) -> tuple[StepLogged, ...]:
+        """Logged steps of the run."""
         return tuple(event for event in self.events if isinstance(event, StepLogged))
 
     @property
     def last_epoch(self) -> EpochEnded | None:
+        """The last epoch that ended."""
         return next((event for event in reversed(self.events) if isinstance(event, EpochEnded)), None)
 
     @cached_property
     def warnings(self) -> tuple[WarningRaised, ...]:
+        """Warnings of the run."""
         return tuple(event for event in self.events if isinstance(event, WarningRaised))
 
     @property

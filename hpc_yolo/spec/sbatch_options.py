@@ -104,27 +104,40 @@ KNOWN = PASSED_ON | OWN_SBATCH_OPTIONS.keys() | REFUSED.keys()
 def option_findings(cluster: ClusterSpec) -> Iterator[Finding]:
     """Yield what is wrong with `cluster.sbatch`."""
     for name, value in cluster.sbatch.items():
-        field = f"cluster.sbatch.{name}"
-        begun = sorted(known for known in KNOWN if known.startswith(name))
-        if name in SHORT:
-            yield Finding(field, f"short for {SHORT[name]}", _long_form(SHORT[name]))
-        elif not NAME.fullmatch(name):
-            yield Finding(field, "not the long name of an sbatch option", "such as comment or mail-type")
-        elif name in OWN_SBATCH_OPTIONS:
-            yield Finding(field, "has a field of its own", OWN_SBATCH_OPTIONS[name])
-        elif name not in KNOWN and len(begun) == 1:
-            yield Finding(field, f"short for {begun[0]}", _long_form(begun[0]))
-        elif value is None or value is False:
-            continue
-        elif name in REFUSED:
-            yield Finding(field, *REFUSED[name])
-        elif isinstance(value, list) and name in KNOWN - LISTS:
-            yield Finding(field, "a list is not allowed here", "text or true or false or null")
-        elif name == "clusters" and (not isinstance(value, str) or value == "all" or "," in value):
-            yield Finding(field, "a run has its jobs on one cluster", "the name of one cluster")
-        elif name == "hold" and cluster.requeue == "chain":
-            message = "holds every job of the chain, and nobody releases the later ones"
-            yield Finding(field, message, "leave it out, or cluster.requeue: requeue")
+        found = _name_problem(name)
+        if found is None and value is not None and value is not False:
+            found = _value_problem(name, value, cluster)
+        if found is not None:
+            yield Finding(f"cluster.sbatch.{name}", *found)
+
+
+def _name_problem(name: str) -> tuple[str, str] | None:
+    """Return (problem, what is allowed) of the name of an option."""
+    begun = sorted(known for known in KNOWN if known.startswith(name))
+    if name in SHORT:
+        return f"short for {SHORT[name]}", _long_form(SHORT[name])
+    if not NAME.fullmatch(name):
+        return "not the long name of an sbatch option", "such as comment or mail-type"
+    if name in OWN_SBATCH_OPTIONS:
+        return "has a field of its own", OWN_SBATCH_OPTIONS[name]
+    if name not in KNOWN and len(begun) == 1:
+        return f"short for {begun[0]}", _long_form(begun[0])
+    return None
+
+
+def _value_problem(name: str, value: object, cluster: ClusterSpec) -> tuple[str, str] | None:
+    """Return (problem, what is allowed) of the value of an option."""
+    if name in REFUSED:
+        return REFUSED[name]
+    if isinstance(value, list) and name in KNOWN - LISTS:
+        return "a list is not allowed here", "text or true or false or null"
+    if name == "clusters" and (not isinstance(value, str) or value == "all" or "," in value):
+        return "a run has its jobs on one cluster", "the name of one cluster"
+    if name == "hold" and cluster.requeue == "chain":
+        return "holds every job of the chain, and nobody releases the later ones", (
+            "leave it out, or cluster.requeue: requeue"
+        )
+    return None
 
 
 def _long_form(name: str) -> str:

@@ -47,6 +47,7 @@ class Detect(Head):
             bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
 
     def forward(self, levels: list[torch.Tensor]) -> HeadOutput:
+        """Return raw predictions of each level while training; else decoded ones and the raw ones."""
         raw = [self._reshape(conv(level)) for conv, level in zip(self.m, levels, strict=True)]
         if self.training:
             return raw

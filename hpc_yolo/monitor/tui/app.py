@@ -54,7 +54,8 @@ class Watcher:
     """Keeps the newest snapshot, and the open page of one run, in threads of its own."""
 
     def __init__(self, collector: Collector, interval_s: float, on_change: Callable[[], None]) -> None:
-        """
+        """Initialize the watcher.
+
         Args:
             interval_s: between two reads of the journals.
             on_change: called from a thread when there is something new to draw.

@@ -141,15 +141,19 @@ def press(
         return replace(state, mode="logs", scroll=TO_THE_END)
     move = _moves(page_rows).get(key)
     if state.mode in PAGES:
-        if key in ("escape", "q", "backspace"):
-            return replace(state, mode="list", scroll=0)
-        if move is None:
-            return state
-        scroll = max(0, min(state.scroll, last_scroll) + move)
-        return replace(state, scroll=TO_THE_END if state.mode == "logs" and scroll >= last_scroll else scroll)
+        return _press_in_page(state, key, move, last_scroll)
     if move is not None:
         return replace(state, selected=_moved(state, runs, move))
     return _press_in_list(state, key)
+
+
+def _press_in_page(state: ScreenState, key: str, move: int | None, last_scroll: int) -> ScreenState:
+    if key in ("escape", "q", "backspace"):
+        return replace(state, mode="list", scroll=0)
+    if move is None:
+        return state
+    scroll = max(0, min(state.scroll, last_scroll) + move)
+    return replace(state, scroll=TO_THE_END if state.mode == "logs" and scroll >= last_scroll else scroll)
 
 
 def _press_in_list(state: ScreenState, key: str) -> ScreenState:
