@@ -86,7 +86,7 @@ def own_attempt(run: RunDirectory, process: ProcessInfo) -> int | None:
 def _recorded(recorded: AttemptEnded, end: AttemptEnd) -> AttemptEnded:
     """Return the event of an end that the tasks have recorded, brought up to date.
 
-    A task in a container, for one, has no scontrol: it could neither ask Slurm nor requeue.
+    A task in a container, for one, has no scontrol: it could neither query Slurm nor requeue.
     """
     if end.follow_up is FollowUp.BY_SUCCESSOR:
         return recorded

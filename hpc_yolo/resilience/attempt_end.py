@@ -1,4 +1,4 @@
-"""The end of an attempt: why it ended, and what follows. One pure function, `attempt_end`, of what was observed.
+"""The end of an attempt: why it ended, and what follows. One pure function, `attempt_end`, of the known facts.
 
 Its callers are rank 0 when it leaves, the batch script after its tasks (`after_job`), and the next attempt for one
 before it that recorded no end (`lost_attempt`); `requeue` carries out what follows. Causes come from Slurm, from
@@ -55,7 +55,7 @@ class StepEnd:
 
 @dataclass(frozen=True)
 class AttemptFacts:
-    """What is known of the end of an attempt; each caller fills in what it has.
+    """The known facts about the end of an attempt; each caller fills in what it has.
 
     Attributes:
         limits: how often the run goes on after each cause.
@@ -175,7 +175,7 @@ def _cause(facts: AttemptFacts) -> str:
     if status == 0 or facts.is_finished:
         return Cause.FINISHED
     if facts.recorded is not None:
-        is_cancelled = facts.recorded.cause == Cause.PREEMPTED and facts.is_cancelled  # rank 0 could not ask Slurm
+        is_cancelled = facts.recorded.cause == Cause.PREEMPTED and facts.is_cancelled  # rank 0 could not query Slurm
         return Cause.CANCELLED if is_cancelled else facts.recorded.cause
     if facts.stop_signal is not None:
         return _stop_cause(facts, facts.stop_signal)

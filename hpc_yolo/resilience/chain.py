@@ -1,10 +1,10 @@
-"""Chain mode: a job's successor waits in the queue from the job's first minute and starts if the job does not finish.
+"""Chain mode: the successor of a job waits in the queue from the job's first minute and runs if that does not finish.
 
-For sites that forbid requeueing; and where a requeued job has to wait until its old credential has expired (two minutes
-by default), a successor starts at once. It depends on the job by `afternotok`, and Slurm itself removes it when
-the job has finished well.
+For sites that forbid requeueing, or where a requeued job has to wait until its old credential has expired (two minutes
+by default) while a successor runs at once. It depends on the job by `afternotok`; Slurm removes it when the job has
+finished with exit code 0.
 
-The successor gets the same script, with the arguments and options that the job was submitted with.
+The successor gets the script, the arguments and the options that the job was submitted with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hpc_yolo.runs.submissions import Submission, all_submissions
 
 # A script exports its arguments in this variable, quoted for a shell: Slurm does not keep them apart.
 ARGUMENTS_VARIABLE = "HPC_YOLO_ARGUMENTS"
-# Options that belong to the one submission, or that `ensure_successor` chooses itself.
+# Options that belong to one submission, or that `ensure_successor` sets.
 _NOT_INHERITED = frozenset(
     {"array", "a", "begin", "b", "chdir", "D", "dependency", "d", "exclude", "x", "hold", "H"}
     | {"kill-on-invalid-dep", "parsable", "quiet", "Q", "test-only", "verbose", "v", "wait", "W", "wrap"}
@@ -39,7 +39,7 @@ _SCRIPT_PARTITION = re.compile(r"^#SBATCH\s+(?:--partition[= ]|-p ?)(?P<names>\S
 
 
 def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[str] = ()) -> str:
-    """Return the id of the job that follows this task's job if that does not finish; queue it unless it is queued.
+    """Queue the job that follows this task's job if that does not finish, unless it is queued; return its id.
 
     Args:
         exclude: nodes that it must not get.
@@ -102,7 +102,7 @@ def successor_options(job: BatchJob, job_id: str, exclude: Sequence[str]) -> lis
 
 
 def script_arguments(job: BatchJob, run: RunDirectory) -> list[str]:
-    """Return the arguments of the script in whose job this process runs; the one that `submit` writes has none."""
+    """Return the arguments of this job's script; the script that `submit` writes has none."""
     exported = current_environment().get(ARGUMENTS_VARIABLE)
     if exported is not None:
         return shlex.split(exported)
@@ -110,13 +110,13 @@ def script_arguments(job: BatchJob, run: RunDirectory) -> list[str]:
 
 
 def cancel_successor(run: RunDirectory, job_id: str) -> None:
-    """Cancel the job that would follow job `job_id`; where Slurm does not answer, that job itself looks, and leaves."""
+    """Cancel the job that would follow job `job_id`; where Slurm does not answer, that job ends by itself."""
     with contextlib.suppress(ClusterError):
         scheduler.cancel(submission.job_id for submission in all_submissions(run) if submission.after == job_id)
 
 
 def cancelled_predecessor(run: RunDirectory, job_id: str) -> str | None:
-    """The job that `job_id` follows, if a person has cancelled that one: the person meant both."""
+    """Return the job that `job_id` follows if a user has cancelled that one, which is meant for both; else None."""
     before = predecessor(run, job_id)
     if before is None:
         return None
@@ -128,12 +128,12 @@ def cancelled_predecessor(run: RunDirectory, job_id: str) -> str | None:
 
 
 def predecessor(run: RunDirectory, job_id: str) -> str | None:
-    """The job that `job_id` follows; None for one that a person submitted."""
+    """Return the job that `job_id` follows; None for one that a user submitted."""
     return next((submission.after for submission in all_submissions(run) if submission.job_id == job_id), None)
 
 
 def _inherited(options: Sequence[str]) -> Iterable[str]:
-    """Those of `options` that a successor takes over, each with its value."""
+    """Yield those of `options` that a successor inherits, each with its value."""
     is_kept = True
     for option in options:
         if option.startswith("-"):
@@ -143,7 +143,7 @@ def _inherited(options: Sequence[str]) -> Iterable[str]:
 
 
 def _name(option: str) -> str:
-    """`partition` of `--partition=gpu`, `p` of `-pgpu`; "" of a value."""
+    """Return `partition` for `--partition=gpu`, `p` for `-pgpu`, "" for a value."""
     if option.startswith("--"):
         return option[2:].partition("=")[0]
     return option[1:2] if option.startswith("-") else ""

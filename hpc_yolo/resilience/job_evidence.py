@@ -1,4 +1,4 @@
-"""What a batch script can find out about the end of its tasks: from its own log, from accounting, from its cgroup."""
+"""Evidence about the end of a job's tasks: from the job's log, from accounting, from its cgroup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JOB_GROUP = re.compile(r"(?P<path>/.*?/job_\w+)(/|$)")
 
 
 def read_step_end(process: ProcessInfo, status: ExitStatus) -> StepEnd:
-    """Return how srun's tasks ended, whose exit status is `status`."""
+    """Return the end of srun's tasks, whose exit status is `status`."""
     log = since_start(own_log(), process.attempt)
     usage = StepUsage()
     if process.job_id is not None:
@@ -47,9 +47,9 @@ def own_log(output: Path = OWN_OUTPUT) -> str:
 
 
 def since_start(log: str, restart: int) -> str:
-    """Return the part of `log` that belongs to start number `restart` of the job, as its tasks have announced it.
+    """Return the part of `log` that belongs to start number `restart` of the job.
 
-    Where none of them came so far, what came after the last announcement of an earlier start is all there is.
+    It begins where a task announces that start; where none did, after the last announcement of an earlier one.
     """
     first = re.search(rf"^.*, start {restart} of its job$", log, re.MULTILINE)
     if first is not None:
@@ -59,7 +59,7 @@ def since_start(log: str, restart: int) -> str:
 
 
 def job_peak_bytes(own_groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> int | None:
-    """Return the most memory that the job has had on this node, by its cgroup; None where Slurm has made none."""
+    """Return the peak memory of the job on this node, by its cgroup; None where Slurm has created none."""
     with contextlib.suppress(OSError):
         for line in own_groups.read_text().splitlines():
             controllers, _, path = line.partition(":")[2].partition(":")

@@ -1,4 +1,4 @@
-"""The end of an attempt that left no record of it: the next attempt records it, as far as Slurm's accounting knows."""
+"""The end of an attempt that has recorded none: the next attempt records it, by what Slurm's accounting holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpc_yolo.spec.schema import ClusterSpec
 def end_of_lost_attempt(
     started: AttemptStarted, attempts: Attempts, limits: ClusterSpec
 ) -> tuple[AttemptEnd, AttemptEnded]:
-    """Return the end of the attempt that `started`, and its event for the journal; asks Slurm.
+    """Return the end of the attempt that `started`, and its event for the journal, from Slurm's accounting.
 
     The event says that the run goes on, since it is written by the attempt that follows.
     """

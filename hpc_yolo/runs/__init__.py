@@ -1,1 +1,1 @@
-"""A run on disk: where its files are (`directory`), what is told of it (`events`) and how that is kept (`journal`)."""
+"""A run on disk: its paths (`directory`), its events (`events`, `journal`) and what follows from them (`attempts`)."""

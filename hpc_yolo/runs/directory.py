@@ -1,8 +1,8 @@
-"""Every path in a run directory by name. One writer a file: the comment beside each name says who.
+"""Every path in a run directory by name. Each file has one writer, named beside it.
 
 <output>/<name>/              0700; with output_mode: group 2750 where the umask allows that, and so is all below
 |-- spec.yaml                 submit: the resolved spec, which every attempt reads
-|-- inputs/                   submit: what the run learns from besides: hyperparameters, model, dataset YAML
+|-- inputs/                   submit: copies of what the run learns from: hyperparameters, model, dataset YAML
 |-- origin.json               submit: code version, command line, Python, when
 |-- packages.txt              submit: the environment's packages with their versions
 |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
@@ -10,14 +10,14 @@
 |-- jobs/                     submit: what submitit pickles for tasks on this machine, records of jobs that sbatch has
 |                             not confirmed yet; Slurm: the tasks' output; a job's script: its setup line
 |-- rendezvous/               rank 0: address and port of an attempt while it gathers
-|-- journal.jsonl             rank 0: what happened, event by event
-|-- leases/                   rank 0: who may write, one file an attempt
+|-- journal.jsonl             rank 0: the events of the run
+|-- leases/                   rank 0: which attempt may write, one file an attempt
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
 |-- tensorboard/              rank 0: event files, where the spec asks for them
 |-- report.html               hpc-yolo report
-|-- labels-<split>.npz        rank 0: what it read of a dataset whose directory cannot be written; beside it a .lock
+|-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
 `-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link
 """
 
@@ -45,34 +45,42 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
+        """The name of the run."""
         return self.path.name
 
     @property
     def spec(self) -> Path:
+        """The resolved spec, which every attempt reads."""
         return self.path / "spec.yaml"
 
     @property
     def inputs(self) -> Path:
+        """Copies of what the run learns from."""
         return self.path / "inputs"
 
     @property
     def origin(self) -> Path:
+        """Version, command line and host of the submission."""
         return self.path / "origin.json"
 
     @property
     def packages(self) -> Path:
+        """The packages of the environment with their versions."""
         return self.path / "packages.txt"
 
     @property
     def submissions(self) -> Path:
+        """The submissions, one line each."""
         return self.path / "submissions.jsonl"
 
     @property
     def script(self) -> Path:
+        """The script that went to Slurm."""
         return self.path / "job.sbatch"
 
     @property
     def jobs(self) -> Path:
+        """The output of jobs."""
         return self.path / "jobs"
 
     @property
@@ -82,70 +90,85 @@ class RunDirectory:
 
     @property
     def journal(self) -> Path:
+        """The events of the run."""
         return self.path / "journal.jsonl"
 
     @property
     def leases(self) -> Path:
+        """The leases, one file an attempt."""
         return self.path / "leases"
 
     @property
     def failures(self) -> Path:
+        """Tracebacks of ranks that failed."""
         return self.path / "failures"
 
     @property
     def stacks(self) -> Path:
+        """Stacks of ranks that stalled."""
         return self.path / "stacks"
 
     def stacks_of(self, attempt: int, rank: int) -> Path:
-        """Where a rank of an attempt that stood still says what its threads were doing."""
+        """Return the file for the stacks of a rank that stalled."""
         return self.stacks / f"attempt{attempt}-rank{rank}.txt"
 
     @property
     def checkpoints(self) -> Path:
+        """The checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def last(self) -> Path:
+        """The link to the newest checkpoint."""
         return self.checkpoints / "last.safetensors"
 
     @property
     def best(self) -> Path:
+        """The best model."""
         return self.checkpoints / "best.safetensors"
 
     @property
     def found_batch(self) -> Path:
+        """The number of images that train.batch: -1 found."""
         return self.path / "batch"
 
     @property
     def results(self) -> Path:
+        """Charts, metrics and images of the finished run."""
         return self.path / "results"
 
     @property
     def evaluation(self) -> Path:
+        """The final metrics."""
         return self.results / "evaluation.json"
 
     @property
     def labels(self) -> Path:
+        """The statistics of the labels."""
         return self.results / "labels.json"
 
     @property
     def mosaics(self) -> Path:
+        """Training images with their labels."""
         return self.results / "train_mosaics.jpg"
 
     @property
     def pairs(self) -> Path:
+        """Validation images with labels and detections."""
         return self.results / "val_images.jpg"
 
     @property
     def tensorboard(self) -> Path:
+        """The event files of TensorBoard."""
         return self.path / "tensorboard"
 
     @property
     def report(self) -> Path:
+        """The HTML report."""
         return self.path / "report.html"
 
     def label_cache(self, split: str) -> Path:
-        """Where the labels of a split are kept if they cannot be kept beside themselves."""
+        """Return the file for the labels of a split whose dataset directory is not writable."""
         return self.path / f"labels-{split}.npz"
 
     @property
@@ -153,15 +176,15 @@ class RunDirectory:
         return self.path / "rendezvous"
 
     def rendezvous(self, job_id: str, attempt: int) -> Path:
-        """Where rank 0 of one attempt says which address and port it really listens on."""
+        """Return the file in which rank 0 of one attempt publishes the address and port that it listens on."""
         return self._rendezvous / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', job_id)}-{attempt}.json"
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here, as far as this person may see.
+        """True for a run directory that this user may read.
 
-        Other directories hold a spec.yaml too: a person's own specs lie beside data and weights. Only a run directory
-        has leases, or an origin.json that names this package; the oldest runs have the latter alone.
+        Other directories hold a spec.yaml too: users keep specs beside data and weights. Only a run directory has
+        leases, or an origin.json that names this package.
         """
         try:
             return self.spec.is_file() and (self.leases.is_dir() or ORIGIN_KEY in self.origin.read_bytes())
@@ -173,13 +196,13 @@ class RunDirectory:
         return path.absolute().parent == self.checkpoints.absolute() and self.exists
 
     def create(self, *, for_group: bool = False) -> None:
-        """Make the directories; where they exist, give them and all files the mode that is asked for.
+        """Create the directories; where they exist, set the mode of them and of all files.
 
         Args:
             for_group: readable for the group of the directory as far as the umask allows, else for the owner alone.
 
         Raises:
-            RunError: a directory cannot be made or written.
+            RunError: a directory cannot be created or written.
         """
         self.require_own()
         try:
@@ -192,12 +215,12 @@ class RunDirectory:
             self.settle_modes()
         except OSError as error:
             raise RunError(
-                f"{self.path}: the run directory cannot be made: {error.strerror}",
-                hint="give another place with --set output=DIR, on a file system that all nodes see",
+                f"{self.path}: the run directory cannot be created: {error.strerror}",
+                hint="choose another directory with --set output=DIR, on a file system that all nodes see",
             ) from error
 
     def settle_modes(self) -> None:
-        """Give everything in the directory the mode of the directory: Slurm and libraries use the umask.
+        """Set the mode of everything in the directory to that of the directory: Slurm and libraries use the umask.
 
         Raises:
             OSError: the file system refuses.
@@ -211,10 +234,10 @@ class RunDirectory:
                 path.chmod(directory_mode if path.is_dir() else own_file_mode)
 
     def require_own(self) -> None:
-        """Refuse to change a run of somebody else; the superuser may.
+        """Return if this user may change the run; the superuser may change any.
 
         Raises:
-            RunError: naming the owner.
+            RunError: it belongs to another user.
         """
         try:
             owner = self.path.stat().st_uid
@@ -222,20 +245,24 @@ class RunDirectory:
             return
         if os.geteuid() not in (owner, 0):
             raise RunError(
-                f"{self.path} belongs to {owner_name(self.path)}, who alone changes it",
-                hint="give a run of your own another name with --set name=NAME, or another place with --set output=DIR",
+                f"{self.path} belongs to {owner_name(self.path)}, who alone may change it",
+                hint="choose another name with --set name=NAME, or another directory with --set output=DIR",
             )
 
 
 def current_umask() -> int:
-    """Return the umask of this process; only setting it tells."""
+    """Return the umask of this process, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def find_runs(root: Path) -> list[RunDirectory]:
-    """The runs directly under `root`, by name; no directory, no runs. Those of others are closed to this person."""
+    """Return the readable runs directly under `root`, by name; none where there is no such directory.
+
+    Raises:
+        RunError: the directory cannot be read.
+    """
     try:
         return [RunDirectory(path) for path in sorted(root.iterdir()) if RunDirectory(path).exists]
     except (FileNotFoundError, NotADirectoryError):
@@ -247,7 +274,7 @@ def find_runs(root: Path) -> list[RunDirectory]:
 
 
 def unreadable_directories(root: Path) -> list[Path]:
-    """Directories directly under `root` that this person may not look into: runs are their owners' alone."""
+    """Return the directories directly under `root` that this user may not read: runs are private by default."""
     try:
         return [path for path in sorted(root.iterdir()) if is_unreadable(path)]
     except OSError:
@@ -255,7 +282,7 @@ def unreadable_directories(root: Path) -> list[Path]:
 
 
 def is_unreadable(path: Path) -> bool:
-    """Whether `path` is a directory that this person may not look into."""
+    """Return True if `path` is a directory that this user may not read."""
     try:
         return path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
     except OSError:
@@ -263,7 +290,7 @@ def is_unreadable(path: Path) -> bool:
 
 
 def owner_name(path: Path) -> str:
-    """The name of the owner of `path`, or the number where there is no name."""
+    """Return the name of the owner of `path`, or the number where there is no name."""
     try:
         return path.owner()
     except KeyError:

@@ -1,4 +1,4 @@
-"""docs/journal.md, made from the types of the events: `python -m hpc_yolo.runs.document > docs/journal.md`."""
+"""Generator of docs/journal.md from the types of the events: `python -m hpc_yolo.runs.document > docs/journal.md`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 HEAD = f"""# The journal of a run
 
-`<run directory>/journal.jsonl`, format {FORMAT_VERSION}. Rank 0 appends one JSON object a line; nobody changes a line.
-Made from `hpc_yolo/runs/events.py` by `python -m hpc_yolo.runs.document`; a test holds the two equal.
+`<run directory>/journal.jsonl`, format {FORMAT_VERSION}. Rank 0 appends one JSON object a line; lines never change.
+Generated from `hpc_yolo/runs/events.py` by `python -m hpc_yolo.runs.document`; a test holds the two equal.
 
-- Every line has `event` (its kind), `time` (seconds since 1970, by rank 0's clock) and `attempt` (which start of the
-  run wrote it, from 1). Of an attempt that ended without a word, the next one or the job's script says it.
-- Kinds and fields are added, never changed: pass over what you do not know. A figure that is not finite is `null`.
-- A crash may leave a torn last line. The next writer closes it with a newline first: pass over lines that are no JSON.
-- After an interruption steps may come again: the later line counts.
+- Every line has `event` (its kind), `time` (seconds since 1970, by rank 0's clock) and `attempt` (the number of the
+  attempt, from 1). Where an attempt could not record its end, the next one or the job's script does.
+- Within a format, kinds and fields are only added: skip what you do not know. A number that is not finite is `null`.
+  A run directory of an older format is refused.
+- A crash may leave a torn last line. The next writer ends it with a newline: skip lines that are not JSON.
+- After an interruption steps may be repeated: the later line counts.
 
-The best evaluation so far, and what became of each attempt, with jq:
+The best evaluation so far, and the end of each attempt, with jq:
 
 ```sh
 jq -rR 'fromjson? | select(.event == "evaluated" and .is_best) | [.epoch + 1, .metrics.map50] | @tsv' \\
@@ -30,11 +31,11 @@ jq -rR 'fromjson? | select(.event == "attempt_ended") | [.attempt, .cause, .step
 ```
 """
 
-WORDS = {
+MEANINGS = {
     "time": "seconds since 1970",
-    "attempt": "which start of the run, from 1, over all its jobs",
+    "attempt": "number of the attempt, from 1, over all jobs of the run",
     "format_version": "of this page's format",
-    "job_id": "Slurm's number of the job, or the process id of submitit's controller; null where there is neither",
+    "job_id": "Slurm's id of the job, or the process id of submitit's controller; null where there is neither",
     "launcher": "who started the tasks: slurm, submitit-local, torchrun or single",
     "device": "name of rank 0's GPU, or cpu",
     "precision": "arithmetic of forward passes",
@@ -44,20 +45,20 @@ WORDS = {
     "epochs": "passes over the training set in the whole run",
     "steps_per_epoch": "global batches of an epoch",
     "epoch": "from 0: the epoch under way, or the one that ended or was evaluated",
-    "step": "global batches done since the start of training",
+    "step": "global batches done since training began",
     "device_mem_bytes": "bytes of memory of rank 0's GPU; null on CPUs",
     "process_started": "when rank 0's process began, in seconds since 1970",
-    "ranks": "where each rank runs",
+    "ranks": "node and process of each rank",
     "rank": "number of the rank over all nodes, from 0",
     "local_rank": "its number on its node, from 0",
     "node_rank": "number of its node, from 0",
     "host": "name of its node",
     "pid": "its process id there",
-    "num_kept": "tensors of the network that came from the file",
-    "num_tensors": "tensors of the network",
-    "best_possible_recall": "share of boxes, 0 to 1, that some anchor fits",
+    "num_kept": "tensors of the model that were read from the file",
+    "num_tensors": "tensors of the model",
+    "best_possible_recall": "fraction of boxes that some anchor fits",
     "anchors_per_target": "anchors that fit a box, on average",
-    "are_new": "whether they were found anew for this dataset",
+    "are_new": "true if they were computed for this dataset",
     "anchors": "of each level, width and height in turn, in pixels",
     "losses": "terms of the loss by name, with their gains",
     "grad_norm": "norm of the gradients of the last step, before clipping",
@@ -65,45 +66,45 @@ WORDS = {
     "images_per_s": "images a second over all ranks",
     "rank_step_s": "seconds a step, by rank",
     "rank_data_wait_s": "seconds of each step in which the rank waited for images, by rank",
-    "rank_forward_s": "seconds of each step that the rank computed before it met the others, by rank",
-    "rank_device_use": "share of its last moments, 0 to 1, in which the rank's GPU did anything; null where unknown",
+    "rank_forward_s": "seconds of each step that the rank computed before it waited for the others, by rank",
+    "rank_device_use": "fraction of the last moments in which the rank's GPU was busy, by rank; null where unknown",
     "signal": "number of the signal; null after the last step",
     "rank_mem_bytes": "most bytes of memory that the rank has used: reserved on its GPU, or resident without one",
-    "seconds": "how long it took, in seconds",
+    "seconds": "duration in seconds",
     "num_images": "images of the training set, or of an evaluation",
-    "precision_share": "share of detections that are right, 0 to 1, at the confidence where F1 is highest",
-    "recall": "share of objects that are found, 0 to 1, at that confidence",
+    "precision_metric": "fraction of detections that are correct, at the confidence where F1 is highest",
+    "recall": "fraction of objects that are found, at that confidence",
     "map50": "mean average precision at IoU 0.5, 0 to 1",
     "map50_95": "mean over the IoU thresholds 0.5, 0.55 … 0.95, 0 to 1",
-    "is_best": "whether it is the best evaluation of the run so far",
+    "is_best": "true for the best evaluation of the run so far",
     "metrics": "means over the classes, or of one class",
     "classes": "metrics of each class that has labels",
     "name": "of the class",
     "num_labels": "objects of the class",
     "path": "of the file; of checkpoints and results relative to the run directory",
     "size_bytes": "its size in bytes",
-    "message": "in words",
+    "message": "text",
     "outcome": "finished, stopped or failed",
-    "detail": "in words",
+    "detail": "text",
     "cause": "finished, preempted, time limit, node failure, killed, out of memory, stalled, error, cancelled or "
     "interrupted",
-    "requeued": "whether the run goes on by itself",
-    "is_idle": "whether it was stopped before its first step, and not by a preemption that Slurm confirms",
+    "requeued": "true if the run goes on by itself",
+    "is_idle": "true if it was stopped before its first step, and not by a preemption that Slurm confirms",
     "failed_nodes": "nodes that failed",
 }
 COMMON = ("time", "attempt")
 
 
 def document() -> str:
-    """The whole page, as Markdown."""
+    """Return the page as Markdown."""
     kinds = [_table(f"`{kind.__struct_config__.tag}`", kind) for kind in get_args(AnyEvent)]
     return "\n".join(
         [
             HEAD,
             *kinds,
-            _table("Rows of `ranks`", RankLocation),
+            _table("Items of `ranks`", RankLocation),
             _table("`metrics`", Metrics),
-            _table("Rows of `classes`", ClassMetrics),
+            _table("Items of `classes`", ClassMetrics),
         ],
     )
 
@@ -114,23 +115,23 @@ def _table(title: str, kind: type[msgspec.Struct]) -> str:
     hints = get_type_hints(kind)
     for field in msgspec.structs.fields(kind):
         if not (issubclass(kind, Event) and field.name in COMMON):
-            rows.append(f"| `{field.name}` | {_type_words(hints[field.name])} | {_words(kind, field.name)} |")
+            rows.append(f"| `{field.name}` | {_type_text(hints[field.name])} | {_meaning(kind, field.name)} |")
     return "\n".join(rows) + "\n"
 
 
-def _words(kind: type[msgspec.Struct], name: str) -> str:
-    is_share = name == "precision" and get_type_hints(kind)[name] is float
-    return WORDS["precision_share" if is_share else name]
+def _meaning(kind: type[msgspec.Struct], name: str) -> str:
+    is_metric = name == "precision" and get_type_hints(kind)[name] is float
+    return MEANINGS["precision_metric" if is_metric else name]
 
 
-def _type_words(hint: Any) -> str:
+def _type_text(hint: Any) -> str:
     names = {float: "number", int: "whole number", str: "text", bool: "true or false", types.NoneType: "null"}
     if hint in names:
         return names[hint]
     if isinstance(hint, types.UnionType):
-        return " or ".join(_type_words(part) for part in get_args(hint))
+        return " or ".join(_type_text(part) for part in get_args(hint))
     if get_origin(hint) is list:
-        return f"list of {_type_words(get_args(hint)[0])}"
+        return f"list of {_type_text(get_args(hint)[0])}"
     return "object"
 
 

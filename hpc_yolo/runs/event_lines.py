@@ -1,4 +1,4 @@
-"""Events as plain lines, the same in a job's log and in a followed run's terminal."""
+"""Events as plain lines of text, for the log of a job and for `hpc-yolo follow`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ MAX_HOSTS = 4
 
 
 def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
-    """`event` in one line; None for those that come too often to print. `epochs`: how many there will be."""
+    """Return `event` as one line; None for those that are too frequent to print.
+
+    Args:
+        epochs: number of epochs of the run, where it is known.
+    """
     if isinstance(event, AttemptStarted):
         return _started_line(event)
     if isinstance(event, WeightsLoaded):
@@ -61,12 +65,12 @@ def metrics_text(event: Evaluated) -> str:
 
 
 def three_decimals(value: float | None) -> str:
-    """Three decimals, or a dash for what is not known."""
+    """Return `value` with three decimals, or a dash where it is not known."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def _started_line(event: AttemptStarted) -> str:
-    hosts = list(dict.fromkeys(place.host for place in event.ranks))
+    hosts = list(dict.fromkeys(rank.host for rank in event.ranks))
     listed = ", ".join(hosts[:MAX_HOSTS]) + (" …" if len(hosts) > MAX_HOSTS else "")
     since = f", from step {event.step}" if event.step else ""
     return (

@@ -1,7 +1,7 @@
-"""What a run tells of itself: one typed event a line of the journal.
+"""The events of a run: one typed event is one line of the journal.
 
 A line is a JSON object: `event` (the kind), `time` (seconds since 1970), `attempt`, and the fields below. Kinds and
-fields may be added; a reader passes over what it does not know. Losses are the gained terms of a global batch;
+fields may be added; readers skip what they do not know. Losses are the terms of a global batch with their gains;
 `images_per_s` counts images over all ranks.
 """
 
@@ -24,7 +24,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_d
 
 
 class RankLocation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one rank runs."""
+    """The node and process of one rank."""
 
     rank: int
     local_rank: int
@@ -34,7 +34,7 @@ class RankLocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """All ranks are there; training begins or goes on at `epoch`, `step`.
+    """All ranks are connected; training begins or goes on at `epoch`, `step`.
 
     `device_mem_bytes`: of rank 0's GPU. `process_started`: when rank 0's process began, in seconds since 1970.
     """
@@ -58,7 +58,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
 
 
 class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
-    """How many of the network's tensors came from the file of weights."""
+    """The number of the model's tensors that were read from the file of weights."""
 
     path: str
     num_kept: int
@@ -66,7 +66,7 @@ class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
 
 
 class AnchorsChecked(Event, frozen=True, kw_only=True, tag="anchors"):
-    """How the anchors fit the training labels before the first step. `anchors`: of each level, in pixels."""
+    """The fit of the anchors to the training labels before the first step. `anchors`: of each level, in pixels."""
 
     best_possible_recall: float
     anchors_per_target: float
@@ -75,7 +75,7 @@ class AnchorsChecked(Event, frozen=True, kw_only=True, tag="anchors"):
 
 
 class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
-    """Figures of the steps since the last such event. `step` counts global batches from the start of training.
+    """Values of the steps since the last such event. `step` counts global batches since training began.
 
     A rank's forward pass is what it computes before it waits for others: with `sync_bn` its first layer, else the whole
     pass.
@@ -106,7 +106,7 @@ class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """The EMA model on the validation images, over all ranks."""
+    """Evaluation of the EMA model on the validation images, over all ranks."""
 
     epoch: int
     step: int
@@ -129,8 +129,7 @@ class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class ResultsWritten(Event, frozen=True, kw_only=True, tag="results"):
-    """After the last step: plots and images of the best model (of `epoch`) are under `path`, relative to the run
-    directory."""
+    """Charts and images of the best model (of `epoch`) are under `path`, relative to the run directory."""
 
     epoch: int
     step: int
@@ -139,7 +138,7 @@ class ResultsWritten(Event, frozen=True, kw_only=True, tag="results"):
 
 
 class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
-    """Something that a person should know and that did not end the run, such as images left out."""
+    """A problem that did not end the run, such as images left out."""
 
     message: str
 
@@ -153,22 +152,22 @@ class TrainingLeft(Event, frozen=True, kw_only=True, tag="training_left"):
 
 
 class Cause:
-    """Why an attempt ended. Each has its own rule for going on: see `causes.decide`."""
+    """Why an attempt ended. Each cause has its own rule for what follows: see `resilience.attempt_end`."""
 
     FINISHED: ClassVar[str] = "finished"
-    PREEMPTED: ClassVar[str] = "preempted"  # Slurm took the nodes, or somebody sent SIGTERM to a job that lives on
+    PREEMPTED: ClassVar[str] = "preempted"  # by Slurm, or by a SIGTERM from elsewhere while the job lives on
     TIME_LIMIT: ClassVar[str] = "time limit"
     NODE_FAILURE: ClassVar[str] = "node failure"
     KILLED: ClassVar[str] = "killed"  # a task, srun or a daemon of Slurm ended from outside: SIGKILL, memory
     OUT_OF_MEMORY: ClassVar[str] = "out of memory"  # of the job: it would come again with the same request
     STALLED: ClassVar[str] = "stalled"  # a rank hung, and the watchdog ended all
-    ERROR: ClassVar[str] = "error"  # of ours or of the spec: it would come again
+    ERROR: ClassVar[str] = "error"  # in this package, the spec or the data: it would come again
     CANCELLED: ClassVar[str] = "cancelled"
-    INTERRUPTED: ClassVar[str] = "interrupted"  # by a person, with Ctrl-C
+    INTERRUPTED: ClassVar[str] = "interrupted"  # by the user, with Ctrl-C
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
-    """Why this attempt left: finished, stopped (by a signal; `detail` names it) or failed (`detail` says how).
+    """The end of this attempt: finished, stopped (by the signal in `detail`) or failed (for the reason in `detail`).
 
     `is_idle`: it was stopped before its first step, and not by a preemption that Slurm confirms; a second such end in a
     row ends the run.

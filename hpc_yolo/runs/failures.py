@@ -1,4 +1,4 @@
-"""The last words of ranks that failed: one small file each, written once."""
+"""Failures of ranks: one small file each, written once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from hpc_yolo.runs.directory import RunDirectory
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a rank ended. `restart`: which start of its job. `is_echo`: it only noticed that another rank had gone."""
+    """The error that ended a rank.
+
+    Attributes:
+        restart: number of the job's start, from 1.
+        is_echo: the rank only noticed that another process had ended.
+    """
 
     time: float
     rank: int
@@ -26,12 +31,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """For a terminal: rank and host, then the traceback, or the message alone for a mistake of the user's."""
+        """Rank and host, then the traceback, or the message alone for an error of the user."""
         return f"rank {self.rank} on {self.host} failed: {self.traceback or self.message}".rstrip()
 
 
 def write_failure(run: RunDirectory, failure: Failure) -> None:
-    """Keep `failure` in the run directory.
+    """Write `failure` into the run directory.
 
     Raises:
         OSError: the file system refuses.
@@ -41,17 +46,17 @@ def write_failure(run: RunDirectory, failure: Failure) -> None:
 
 
 def failures_of(run: RunDirectory, job_id: str, restart: int) -> list[Failure]:
-    """The failures in one start of a job."""
+    """Return the failures in start number `restart` of a job."""
     return [failure for failure in _read_failures(run) if (failure.job_id, failure.restart) == (job_id, restart)]
 
 
 def first_failure(run: RunDirectory, since: float = 0.0) -> Failure | None:
-    """The failure that came first after `since` (seconds since 1970), those that only echo another last."""
+    """Return the first failure after `since` (seconds since 1970), those that only echo another last."""
     return next((failure for failure in all_failures(run) if failure.time >= since), None)
 
 
 def all_failures(run: RunDirectory) -> list[Failure]:
-    """Every failure of the run: first those that began in their rank, by time, then those that echo another."""
+    """Return every failure of the run: first those that began in their rank, by time, then those that echo another."""
     return sorted(_read_failures(run), key=lambda failure: (failure.is_echo, failure.time))
 
 

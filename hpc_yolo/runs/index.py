@@ -1,4 +1,4 @@
-"""A person's runs, found from anywhere by name: one line a run in the person's state directory."""
+"""Index of a user's runs, to find them by name: one line a run in the user's state directory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FILE_NAME = "runs.jsonl"
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """Where this person's programs keep what they know: $XDG_STATE_HOME/hpc-yolo, else ~/.local/state/hpc-yolo."""
+    """Return this user's state directory: $XDG_STATE_HOME/hpc-yolo, else ~/.local/state/hpc-yolo."""
     home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".local" / "state")
     return Path(home) / "hpc-yolo"
 
 
 def add_to_index(directory: Path, run: RunDirectory) -> None:
-    """Remember `run`. A directory that cannot be written is passed over: a run is worth more than a list of runs."""
+    """Add `run` to the index. A directory that is not writable is ignored: the run matters more than the index."""
     path = str(run.path.absolute())
     with contextlib.suppress(OSError):
         if path not in _paths(directory):
@@ -29,7 +29,7 @@ def add_to_index(directory: Path, run: RunDirectory) -> None:
 
 
 def remove_from_index(directory: Path, run: RunDirectory) -> None:
-    """Forget `run`, which is gone because a person wanted it gone."""
+    """Remove `run` from the index."""
     path = str(run.path.absolute())
     with contextlib.suppress(OSError):
         if path in _paths(directory):
@@ -37,7 +37,7 @@ def remove_from_index(directory: Path, run: RunDirectory) -> None:
 
 
 def indexed_runs(directory: Path) -> list[RunDirectory]:
-    """The runs in the index that are still there, oldest first."""
+    """Return the runs in the index that still exist, oldest first."""
     try:
         runs = [RunDirectory(Path(path)) for path in _paths(directory)]
         return [run for run in runs if run.exists]
@@ -46,7 +46,7 @@ def indexed_runs(directory: Path) -> list[RunDirectory]:
 
 
 def gone_runs(directory: Path) -> list[Path]:
-    """Where runs in the index were that have been moved or removed since, oldest first."""
+    """Return the paths of runs in the index that have been moved or removed since, oldest first."""
     try:
         return [Path(path) for path in _paths(directory) if not RunDirectory(Path(path)).exists]
     except OSError:
@@ -54,10 +54,11 @@ def gone_runs(directory: Path) -> list[Path]:
 
 
 def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] = ()) -> RunDirectory:
-    """The run that `written` stands for: the path of a run directory, or the name of a known run.
+    """Return the run with path or name `written`.
 
     Args:
-        gone: where runs were that are no more.
+        known: the runs that may be named.
+        gone: paths of runs that have been moved or removed.
 
     Raises:
         RunError: there is none, or several have that name.
@@ -74,18 +75,18 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
         raise RunError(f"{written}: belongs to {owner_name(by_path.path)}, and is not readable", hint="ask the owner")
     if named:
         paths = ", ".join(str(run.path) for run in named.values())
-        raise RunError(f"{written}: several runs have that name: {paths}", hint="write the path of one")
+        raise RunError(f"{written}: several runs have that name: {paths}", hint="give the path of one")
     path = Path(written).absolute()
-    if was_at := [str(place) for place in gone if written == place.name or path == place]:
-        words = f"{written}: the run that was at {' and at '.join(was_at)} has been moved or removed"
-        raise RunError(words, hint="write the path where it is now; hpc-yolo list shows the runs there are")
+    if was_at := [str(old) for old in gone if written == old.name or path == old]:
+        message = f"{written}: the run that was at {' and at '.join(was_at)} has been moved or removed"
+        raise RunError(message, hint="give its new path; hpc-yolo list prints all runs")
     near = difflib.get_close_matches(written, sorted({run.name for run in known}))
-    hint = f"did you mean {' or '.join(near)}?" if near else "hpc-yolo list shows the runs there are"
-    raise RunError(f"{written}: there is no run of that name or path", hint=hint)
+    hint = f"did you mean {' or '.join(near)}?" if near else "hpc-yolo list prints all runs"
+    raise RunError(f"{written}: no run has that name or path", hint=hint)
 
 
 def _paths(directory: Path) -> dict[str, None]:
-    """Each path once, in the order of the lines; without those that were removed after they had been added."""
+    """Return each path once, in the order of the lines, without those that were removed after they had been added."""
     paths: dict[str, None] = {}
     for record in read_json_lines(directory / FILE_NAME):
         if isinstance(path := record.get("path"), str):

@@ -1,4 +1,4 @@
-"""The journal of a run: rank 0 appends events, anybody reads them.
+"""The journal of a run: rank 0 appends events; any number of readers follow it.
 
 Follow one with jq:  tail -f journal.jsonl | jq -r 'select(.event == "epoch") | [.epoch, .losses.box, .lr] | @tsv'
 """
@@ -47,6 +47,10 @@ class JournalWriter:
         """Initialize the journal writer.
 
         Args:
+            path: of the journal.
+            attempt: the number of the attempt that writes.
+            clock: returns seconds since 1970.
+            on_event: called with each event after it is written.
             before_write: called before every line; what it raises stops that line.
         """
         self.attempt = attempt

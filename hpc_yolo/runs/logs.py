@@ -1,7 +1,7 @@
-"""What the tasks of a run printed: all ranks and all attempts in one stream of lines, read as the files grow.
+"""Output of the tasks of a run: all ranks and all attempts in one stream of lines, read as the files grow.
 
 Slurm's jobs have one file each, in which srun puts every task's rank before its lines; a job that is queued again goes
-on in it. Local runs have a file a rank: their order among each other is known only for lines that come while we look.
+on in it. Local runs have a file a rank: the order of lines between files is known only for those read as they come.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ANNOUNCED = re.compile(r"attempt (\d+): \d+ ranks? on ")
 
 @dataclass(frozen=True)
 class OutputLine:
-    """One line. `rank` None: of the job itself. `attempt`: in which it was printed, as far as one sees."""
+    """One line. `rank`: None for output of the job itself. `attempt`: in which it was printed, as far as is known."""
 
     job_id: str
     rank: int | None
@@ -33,23 +33,28 @@ class OutputLine:
 
 @dataclass
 class _Job:
-    """Which attempt each rank of a job is in: `numbers` are the attempts of its starts."""
+    """The attempt that each rank of a job is in.
+
+    Attributes:
+        numbers: the attempts of the job's starts.
+        starts: how often each rank has started.
+    """
 
     first: int
     numbers: list[int] = field(default_factory=list)
-    starts: dict[int, int] = field(default_factory=dict)  # rank -> how often it has started
+    starts: dict[int, int] = field(default_factory=dict)
 
     def attempt_of(self, rank: int | None, text: str) -> int:
-        """The attempt in which `rank` prints `text`."""
+        """Return the attempt in which `rank` prints `text`."""
         if rank is not None and _START.match(text):
             self.starts[rank] = self.starts.get(rank, 0) + 1
         start = max(self.starts.values(), default=0) if rank is None else self.starts.get(rank, 0)
         while len(self.numbers) < max(start, 1):
             self.numbers.append(self.numbers[-1] + 1 if self.numbers else self.first)
-        place = max(start, 1) - 1
+        index = max(start, 1) - 1
         if rank in (0, None) and (announced := _ANNOUNCED.match(text)) is not None:
-            self.numbers[place] = int(announced[1])
-        return self.numbers[place]
+            self.numbers[index] = int(announced[1])
+        return self.numbers[index]
 
 
 class OutputReader:
@@ -62,10 +67,10 @@ class OutputReader:
         self._jobs: dict[str, _Job] = {}
 
     def new_lines(self, *, also_unfinished: bool = False) -> Iterator[OutputLine]:
-        """The lines that are new since the last call, older jobs first.
+        """Yield the lines that are new since the last call, older jobs first.
 
         Args:
-            also_unfinished: give the last line of a file too where its end has not come yet.
+            also_unfinished: yield the last line of a file too where its newline is missing.
 
         Raises:
             OSError: a file cannot be read.
@@ -77,8 +82,8 @@ class OutputReader:
                 yield OutputLine(job_id, found, job.attempt_of(found, text), text)
 
     def _files(self) -> list[tuple[Path, str, int | None]]:
-        """(file, its job, the rank that writes it: None for all) in the order of submission."""
-        order = {submission.job_id: place for place, submission in enumerate(all_submissions(self._run))}
+        """Return (file, its job, the rank that writes it: None for all) in the order of submission."""
+        order = {submission.job_id: index for index, submission in enumerate(all_submissions(self._run))}
         found = []
         for path in self._run.jobs.iterdir() if self._run.jobs.is_dir() else ():
             if (name := _FILE.fullmatch(path.name)) is not None:
@@ -98,7 +103,7 @@ class OutputReader:
         elif rest:
             self._rests[path] = rest
         for line in lines:
-            # A progress bar that redraws itself is shown as it stood last.
+            # Of a progress bar that redraws itself, the last state counts.
             yield line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
 
     def _next_attempt(self) -> int:

@@ -1,4 +1,4 @@
-"""How long saving takes and a step lasts, as a run's journal has them: what a stop needs."""
+"""Measured times of saves and steps, from the journal of a run: the time that a stop needs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class SaveTimes:
 
 
 def read_save_times(run: RunDirectory, *, of_another: bool = False) -> SaveTimes | None:
-    """Return the figures of `run`; None where it has saved nothing yet, or its journal cannot be read.
+    """Return the times of `run`; None where it has saved nothing yet, or its journal cannot be read.
 
     Args:
-        of_another: for a run to come, whose start says nothing of the start of this one; see `measured_times`.
+        of_another: the times are for another run, whose first steps differ; see `measured_times`.
     """
     try:
         size_bytes = run.journal.stat().st_size
-        # Begins inside a line, which the reader passes over.
+        # Begins inside a line, which the reader skips.
         events = JournalReader(run.journal, max(0, size_bytes - TAIL_BYTES)).new_events()
     except (OSError, RunError):
         return None
@@ -41,7 +41,7 @@ def read_save_times(run: RunDirectory, *, of_another: bool = False) -> SaveTimes
 
 
 def measured_times(events: Iterable[AnyEvent], *, of_another: bool = False) -> SaveTimes | None:
-    """Return the figures that `events` (oldest first) have; None where no training state was saved.
+    """Return the times in `events` (oldest first); None where no training state was saved.
 
     The first steps of an attempt are slow once (caches, compilation, a cold disk), so they count only where a run has
     no others, and for another run not even there.

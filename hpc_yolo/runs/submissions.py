@@ -1,4 +1,4 @@
-"""Which jobs a run was given to: one line a submission, written by whoever submits: a person's command, or rank 0."""
+"""The submissions of a run: one line each, written by the command that submits, or by rank 0 in chain mode."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         time: in seconds since 1970.
         host: where it was submitted.
-        after: the job that it follows, should that not finish; None for one that a person submitted.
-        variables: SBATCH_ variables of the person's shell that sbatch took.
+        after: the job that it follows, should that not finish; None for one that a user submitted.
+        variables: SBATCH_ variables of the user's shell that sbatch read.
         cluster: Slurm's name of the cluster that has the job; None for that of `host`.
         requeue: how the run goes on after an interruption, where the spec leaves it open; else "".
     """
@@ -36,7 +36,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """Name of the job for `cluster.scheduler`: its id, with @ and the cluster where that is another one."""
+        """Address of the job for `cluster.scheduler`: its id, with @ and the cluster where that is another one."""
         return self.job_id if self.cluster is None else f"{self.job_id}@{self.cluster}"
 
 
@@ -50,7 +50,7 @@ def add_submission(run: RunDirectory, submission: Submission) -> None:
 
 
 def all_submissions(run: RunDirectory) -> list[Submission]:
-    """All submissions, oldest first; those of another version are passed over."""
+    """Return all submissions, oldest first; lines of another version are skipped."""
     found = []
     for record in read_json_lines(run.submissions):
         with contextlib.suppress(msgspec.ValidationError):
@@ -59,13 +59,13 @@ def all_submissions(run: RunDirectory) -> list[Submission]:
 
 
 def address_of(run: RunDirectory, job_id: str) -> str:
-    """Return the address of job `job_id` of `run`; the id itself where nobody submitted it through this package."""
+    """Return the address of job `job_id` of `run`; the id itself where it was submitted otherwise."""
     found = [submission.address for submission in all_submissions(run) if submission.job_id == job_id]
     return found[-1] if found else job_id
 
 
 def last_chain(run: RunDirectory) -> list[Submission]:
-    """Return the newest submission by a user and the jobs that follow it; [] for a run that was started by hand."""
+    """Return the newest submission by a user and the jobs that follow it; [] for a run that was never submitted."""
     chain: list[Submission] = []
     for submission in all_submissions(run):
         follows = chain and submission.after == chain[-1].job_id

@@ -1,13 +1,13 @@
-"""Where a run's wall seconds went, by kind. A pure function of its events: every second is counted once.
+"""Wall time of a run by kind: a pure function of its events that counts every second once.
 
-- queue: submitted and not started: the scheduler's queue, and what Slurm needs between two starts
-- start: from the first process of an attempt to the first step: imports, images, network, meeting the others
+- queue: submitted and not running: the scheduler's queue, and what Slurm needs between two attempts
+- startup: from the first process of an attempt to the first step: imports, images, model, connecting the ranks
 - data: the slowest rank waits for images
 - step: forward, backward, reduction, optimiser, and what overlaps with them
 - validation: evaluations, and the images of the last one
-- save: nothing is done but to wait until the state is durable; saves beside the steps cost no wall seconds
-- lost: done again by a later attempt, or by nobody: steps after the last checkpoint, an evaluation that was cut off, a
-  rank that hung, a start that failed
+- save: waiting until the state is durable; saves beside the steps cost no wall time
+- lost: without a result, or done again by a later attempt: steps after the last checkpoint, an evaluation that was cut
+  off, a rank that hung, an attempt that failed before its first step
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ KINDS = ("queue", "startup", "data", "step", "validation", "save", "lost")
 
 @dataclass(frozen=True)
 class AttemptLedger:
-    """One start of the run. Times in seconds since 1970; `end` of one that runs is now.
+    """The time of one attempt. Times in seconds since 1970; `end` of a running attempt is now.
 
     Attributes:
-        seconds: by kind, all but the queue before it.
-        queued_s: in the queue before it.
-        gpus: that it held; 0 on CPUs.
+        seconds: by kind, without the queue before it.
+        queued_s: time in the queue before it.
+        gpus: number of GPUs that it held; 0 on CPUs.
     """
 
     number: int
@@ -62,53 +62,53 @@ class Ledger:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By kind, in the order of `KINDS`."""
+        """The time by kind, in the order of `KINDS`."""
         found = {kind: sum(attempt.seconds.get(kind, 0.0) for attempt in self.attempts) for kind in KINDS}
         return found | {"queue": sum(attempt.queued_s for attempt in self.attempts)}
 
     @property
     def total_s(self) -> float:
-        """From the first submission to the end, or to now, but for `away_s`."""
+        """The time from the first submission to the end, or to now, without `away_s`."""
         return sum(self.seconds.values())
 
     @property
     def gpu_s(self) -> float:
-        """Seconds times GPUs that the run's attempts held, idle or not."""
+        """Time multiplied by the GPUs that the attempts held, idle or not."""
         return sum((attempt.end - attempt.begin) * attempt.gpus for attempt in self.attempts)
 
     @property
     def rank_s(self) -> float:
-        """Seconds times ranks, on whatever device."""
+        """Time multiplied by the ranks, on any device."""
         return sum((attempt.end - attempt.begin) * attempt.ranks for attempt in self.attempts)
 
 
 def make_ledger(events: Iterable[AnyEvent], submitted: Sequence[float] = (), now: float | None = None) -> Ledger:
-    """The ledger of a run from its journal.
+    """Return the ledger of a run.
 
     Args:
-        events: as the journal has them, oldest first.
-        submitted: when a person submitted the run, in seconds since 1970. What lies between an attempt that was not
-            queued again and the next submission is nobody's wait.
-        now: the time, for a run whose last attempt is alive; None where it is over.
+        events: of the journal, oldest first.
+        submitted: when a user submitted the run, in seconds since 1970. The time between an attempt that was not
+            queued again and the next submission is `away_s`.
+        now: the time, for a run whose last attempt is alive; None where it has ended.
     """
     attempts, by_attempt = Attempts(), dict[int, list[AnyEvent]]()
     for event in events:
         attempts.add(event)
         by_attempt.setdefault(event.attempt, []).append(event)
     spans = [_Span(attempt, by_attempt[attempt.number]) for attempt in attempts]
-    for place, span in enumerate(spans):
-        span.close(spans[place + 1] if place + 1 < len(spans) else None, now)
+    for index, span in enumerate(spans):
+        span.close(spans[index + 1] if index + 1 < len(spans) else None, now)
         if span.started is not None:
-            for earlier in spans[:place]:
+            for earlier in spans[:index]:
                 earlier.lose_after(span.started.epoch, span.started.step)
     entries, away_s = list[AttemptLedger](), 0.0
     free_since = min(submitted, default=spans[0].begin) if spans else 0.0
-    for place, span in enumerate(spans):
+    for index, span in enumerate(spans):
         queued_since = min(free_since, span.begin)
         again = [time for time in submitted if queued_since < time <= span.begin]
         if again:
             queued_since = min(again)
-        elif place and not spans[place - 1].attempt.goes_on:
+        elif index and not spans[index - 1].attempt.goes_on:
             queued_since = span.begin
         away_s += max(queued_since - free_since, 0.0)
         entries.append(span.entry(span.begin - queued_since))
@@ -118,7 +118,7 @@ def make_ledger(events: Iterable[AnyEvent], submitted: Sequence[float] = (), now
 
 @dataclass
 class _Piece:
-    """Seconds of one kind up to `step`, of which `num_steps` were done in them."""
+    """Time of one kind up to `step`, in which `num_steps` were done."""
 
     kind: str
     seconds: float
@@ -129,7 +129,7 @@ class _Piece:
 
 @dataclass
 class _Span:
-    """One attempt while its ledger is made."""
+    """One attempt while its ledger is computed."""
 
     attempt: Attempt
     events: Sequence[AnyEvent]
@@ -147,7 +147,7 @@ class _Span:
         return self.attempt.begin
 
     def close(self, follower: _Span | None, now: float | None) -> None:
-        """Divide its seconds. What is said of its end only by its follower says nothing of when it came."""
+        """Divide its time. An end that only its follower has recorded has no time of its own."""
         own = [event for event in self.events if follower is None or event.time <= follower.begin]
         self.end = max((event.time for event in own), default=self.begin)
         if follower is None and self.attempt.ended is None and now is not None:
@@ -159,7 +159,7 @@ class _Span:
         _Divider(self, self.started).divide(own)
 
     def lose_after(self, epoch: int, step: int) -> None:
-        """What was done after `step` is done again: a later attempt begins there, in `epoch`."""
+        """Count as lost what was done after `step`: a later attempt begins there, in `epoch`."""
         for piece in [piece for piece in self.pieces if piece.kind in ("data", "step", "validation")]:
             again = min(piece.step - step, max(piece.num_steps, 1))
             if piece.kind == "validation" and piece.epoch >= epoch:
@@ -170,6 +170,7 @@ class _Span:
                 piece.seconds, piece.step, piece.num_steps = piece.seconds - seconds, step, piece.num_steps - again
 
     def entry(self, queued_s: float) -> AttemptLedger:
+        """Return its part of the ledger."""
         seconds: dict[str, float] = {}
         for piece in self.pieces:
             seconds[piece.kind] = seconds.get(piece.kind, 0.0) + piece.seconds
@@ -179,7 +180,7 @@ class _Span:
 
 
 class _Divider:
-    """Goes through the events of one attempt; each that closes a stretch of time says what that was."""
+    """Divides the time of one attempt by its events, each of which closes a period of one kind."""
 
     def __init__(self, span: _Span, started: AttemptStarted) -> None:
         self._span = span
@@ -187,7 +188,7 @@ class _Divider:
         self._epoch, self._step = started.epoch, started.step
         self._epoch_is_over = False
         self._has_left = False
-        self._wait_share = 0.0  # of a step, waiting for data; as measured last
+        self._wait_fraction = 0.0  # of a step, waiting for data; as measured last
 
     def divide(self, events: Iterable[AnyEvent]) -> None:
         """Fill the span's pieces, up to its end."""
@@ -195,7 +196,7 @@ class _Divider:
             if isinstance(event, StepLogged):
                 longest_s = max(event.rank_step_s, default=0.0)
                 waited_s = max(event.rank_data_wait_s, default=0.0)
-                self._wait_share = min(waited_s / longest_s, 1.0) if longest_s > 0 else 0.0
+                self._wait_fraction = min(waited_s / longest_s, 1.0) if longest_s > 0 else 0.0
                 self._add_steps(event.time, event.epoch, event.step)
             elif isinstance(event, EpochEnded):
                 self._add_steps(event.time, event.epoch, event.step)
@@ -215,7 +216,7 @@ class _Divider:
             self._add(kind, self._span.end)
 
     def _running_kind(self) -> str:
-        """What is going on since the last event of an attempt that has not ended."""
+        """Return the kind of the time since the last event of an attempt that has not ended."""
         if self._has_left:
             return "save"
         return "validation" if self._epoch_is_over else "step"
@@ -236,13 +237,13 @@ class _Divider:
         self._add("save", event.time)
 
     def _add_steps(self, until: float, epoch: int, step: int) -> None:
-        """Training up to `step`. A step that was there before has been done again, after going back to a checkpoint."""
+        """Add the training up to `step`; after a rollback to a checkpoint, count the steps since as lost."""
         if step < self._step:
             self._span.lose_after(epoch + 1, step - 1)
             self._step = step - 1
         num_steps = step - self._step
         seconds = max(until - self._mark, 0.0)
-        data_s = seconds * self._wait_share
+        data_s = seconds * self._wait_fraction
         self._span.pieces.append(_Piece("data", data_s, epoch, step, num_steps))
         self._span.pieces.append(_Piece("step", seconds - data_s, epoch, step, num_steps))
         self._mark = max(until, self._mark)

@@ -119,7 +119,7 @@ def test_a_run_directory_is_private_and_named_by_its_directories(tmp_path):
 
 def test_a_run_directory_under_a_file_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be made.*(\n.*)*--set output="):
+    with pytest.raises(RunError, match=r"cannot be created.*(\n.*)*--set output="):
         RunDirectory(tmp_path / "file" / "run").create()
 
 

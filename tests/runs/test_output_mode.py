@@ -179,4 +179,4 @@ def test_another_user_is_refused_before_anything_of_the_run_is_touched(open_path
     if "No module named" in done.stderr or "Permission denied" in done.stderr:
         pytest.skip("this Python is closed to other users")
     assert done.stdout.startswith(RunError.__name__), done.stderr
-    assert "belongs to " in done.stdout and "who alone changes it" in done.stdout
+    assert "belongs to " in done.stdout and "who alone may change it" in done.stdout
