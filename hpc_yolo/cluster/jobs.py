@@ -1,7 +1,7 @@
 """The jobs of a run: whether they are alive, why they ended, and how to stop or requeue them.
 
-`job_of` is the only place that chooses between Slurm and this machine; everybody else asks the `Job`. Several jobs of
-Slurm are asked for by one query (`job_states`). Screens read the answer that they share instead (`job_cache`).
+Only `job_of` distinguishes Slurm from this machine; all other code uses the methods of `Job`. `job_states` queries
+several Slurm jobs at once. Status screens use the shared cache instead (`job_cache`).
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class JobWatch:
         self._next_query = float("-inf")
 
     def is_alive(self) -> bool:
-        """Return whether a job waits or runs, the last known answer while Slurm does not answer."""
+        """Return whether a job waits or runs, the last known state while Slurm does not answer."""
         now = self._clock()
         if now < self._next_query:
             return self._was_alive

@@ -1,4 +1,4 @@
-"""Queries and changes of Slurm jobs: one function for each, the only place where Slurm's command lines are written.
+"""Queries and changes of Slurm jobs: one function for each. No other module has Slurm's command lines.
 
 `slurm_command` runs a command line, `slurm_output` parses what it prints.
 """

@@ -1,6 +1,6 @@
 """Run one of Slurm's commands: with a time limit, in the C locale, without the variables of a surrounding job.
 
-Only `scheduler` knows which commands there are. Tests replace `run_command`, the one edge to the outside.
+The command lines are in `scheduler`. Tests replace `run_command`, the only call that starts a process.
 """
 
 from __future__ import annotations

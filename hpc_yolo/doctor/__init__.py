@@ -1,4 +1,4 @@
-"""Whether a run survives what this site does to its jobs: `examine` asks Slurm; the findings themselves are pure."""
+"""Check whether runs survive how this site interrupts jobs: `examine` queries Slurm; `findings` is pure."""
 
 from hpc_yolo.doctor.findings import Finding, losses, obstacles, startable
 from hpc_yolo.doctor.report import Report, examine, find_measured

@@ -1,4 +1,4 @@
-"""What a site's settings and a run's measured figures mean for a run: pure, settings in, findings out."""
+"""Findings about a run, derived from the settings of a site and the measured save times. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hpc_yolo.doctor.window import StopWindow, stop_window
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
 
-SAVE_SHARE = 0.4  # of the seconds that a preempted job has; the rest is for steps, a slow moment of the disk, Slurm
-STEPS_TO_STOP = 2  # the step under way, and the one in which the ranks agree
+MAX_SAVE_FRACTION = 0.4  # of the seconds of a preempted job; the rest is for steps, slow disks and Slurm
+STEPS_TO_STOP = 2  # the current step, and the one in which the ranks agree
 NOT_MEASURED = "not measured yet; the state of yolov5s (86 MB) took 0.15 s on a local disk"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. A warning would lose work or keep a run from going on; `advice` says what to do."""
+    """One result. A warning means lost work or a run that cannot continue; `advice` is the remedy."""
 
     OK: ClassVar[str] = "ok"
     NOTE: ClassVar[str] = "note"
@@ -35,13 +35,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """The finding in one line."""
         return "; ".join(part for part in (f"{self.what}: {self.seen}", self.why, self.advice) if part)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Save times, and the name of the run that has them. `is_own`: it is the run of the spec, not one beside it."""
+    """Save times and the run with these measurements. `is_own`: it is the run of the spec itself."""
 
     times: SaveTimes
     run_name: str
@@ -49,7 +49,7 @@ class Measured:
 
 
 def site_findings(settings: SiteSettings, cluster: ClusterSpec) -> Iterator[Finding]:
-    """What holds in all partitions of the site, for a job as `cluster` asks for it."""
+    """Yield the findings that hold in all partitions of the site, for a job of `cluster`."""
     yield _requeue(settings, cluster)
     yield _launches(settings)
     yield _lost_node(settings)
@@ -59,8 +59,8 @@ def site_findings(settings: SiteSettings, cluster: ClusterSpec) -> Iterator[Find
         yield Finding(
             level=Finding.NOTE,
             what="signal",
-            seen=f"a preempted job is told by SIG{sbatch.USER_SIGNAL}, not by SIGTERM",
-            why="it looks like a time limit to its tasks; they save and leave in the same way",
+            seen=f"a preempted job gets SIG{sbatch.USER_SIGNAL} instead of SIGTERM",
+            why="tasks treat it like the time limit: they save and exit in the same way",
         )
 
 
@@ -72,7 +72,7 @@ def run_findings(
     checkpoint: CheckpointSpec,
     measured: Measured | None,
 ) -> Iterator[Finding]:
-    """Yield what becomes of a job of `cluster` in `partition` (None: not known) when it is interrupted."""
+    """Yield the findings about an interrupted job of `cluster` in `partition` (None: unknown)."""
     window = stop_window(settings, partition, qos)
     yield preemption(window, partition, site.choose_requeue(cluster.requeue, settings).mode)
     yield _save(window, checkpoint, measured)
@@ -83,8 +83,8 @@ def run_findings(
                 level=Finding.WARNING,
                 what="partition",
                 seen=f"{partition.name} is {partition.state}",
-                why="jobs wait there and do not start",
-                advice="another one with --partition NAME; see sinfo",
+                why="jobs wait in it and do not start",
+                advice="choose another one with --partition NAME; see sinfo",
             )
 
 
@@ -95,23 +95,23 @@ def losses(
     checkpoint: CheckpointSpec,
     measured: Measured | None,
 ) -> list[Finding]:
-    """Return the findings that would lose work, for who asks before a job is queued and knows its `obstacles`."""
+    """Return the warnings about lost work, without those that `obstacles` reports."""
     found = [*run_findings(settings, partition, None, cluster, checkpoint, measured), *site_findings(settings, cluster)]
     known = {"time limit"} if partition is not None and obstacles(partition, cluster) else set()
     return [finding for finding in found if finding.level == Finding.WARNING and finding.what not in known]
 
 
 def startable(partitions: Sequence[Partition], cluster: ClusterSpec) -> list[Partition]:
-    """Return those of `partitions` that are large and slow enough for a job of `cluster`; all where none is."""
+    """Return those `partitions` whose limits allow a job of `cluster`; all of them where none does."""
     return [partition for partition in partitions if not obstacles(partition, cluster)] or list(partitions)
 
 
 def obstacles(partition: Partition, cluster: ClusterSpec) -> list[str]:
-    """Return why `partition` would not start a job of `cluster`, unless its quality of service lifts the limit."""
+    """Return the limits of `partition` that a job of `cluster` exceeds; a quality of service may lift them."""
     found = []
     if partition.num_nodes is not None and cluster.nodes > partition.num_nodes:
         nodes = counted(partition.num_nodes, "node")
-        found.append(f"cluster.nodes: partition {partition.name} has {nodes}, the spec asks for {cluster.nodes}")
+        found.append(f"cluster.nodes: partition {partition.name} has {nodes}, the spec requests {cluster.nodes}")
     if cluster.time is not None and is_over(cluster.time, partition):
         limit = format_time(partition.max_time_s or 0)
         found.append(f"cluster.time: {cluster.time} is over the {limit} of partition {partition.name}")
@@ -119,97 +119,95 @@ def obstacles(partition: Partition, cluster: ClusterSpec) -> list[str]:
 
 
 def is_over(time: str, partition: Partition) -> bool:
-    """Return True if the time limit `time` is longer than `partition` allows."""
+    """Return whether the time limit `time` is longer than `partition` allows."""
     limit_s = parse_limit_s(time)
     return partition.max_time_s is not None and (limit_s is None or limit_s > partition.max_time_s)
 
 
 def preemption(window: StopWindow, partition: Partition | None, mode: str) -> Finding:
-    """What a preempted job has, and what becomes of it. `mode`: how an interrupted run goes on."""
+    """Return the finding about preemption. `mode`: how an interrupted run continues."""
     where = f"partition {partition.name}" if partition is not None else "here"
-    ok = Finding(level=Finding.OK, what="preemption", seen=f"{where}: a preempted job has {window.sum_words}")
+    ok = Finding(level=Finding.OK, what="preemption", seen=f"{where}: a preempted job has {window.breakdown}")
     if not window.is_sure:
-        seen = f"{where}: a preempted job has at least {window.sum_words}"
-        why = "the site preempts by quality of service, and the grace of the job's own is not known"
-        ok = replace_finding(ok, level=Finding.NOTE, seen=seen, why=why, advice="name it: --qos NAME")
+        seen = f"{where}: a preempted job has at least {window.breakdown}"
+        why = "the site preempts by quality of service, and the grace time of the job's is unknown"
+        ok = replace_finding(ok, level=Finding.NOTE, seen=seen, why=why, advice="set it: --qos NAME")
     if window.mode == "none":
-        seen = f"{where}: jobs are not preempted; one that is requeued or cancelled by hand has {window.sum_words}"
+        seen = f"{where}: jobs are not preempted; one that is requeued or cancelled by hand has {window.breakdown}"
         return replace_finding(ok, level=Finding.OK, seen=seen, why="", advice="")
     if window.mode == "suspend":
-        why = "it keeps its memory and goes on later where it was; nothing is saved, and nothing needs to be"
+        why = "it keeps its memory and continues later; nothing needs to be saved"
         return replace_finding(ok, level=Finding.NOTE, seen=f"{where}: a preempted job is suspended", why=why)
     if mode == "off":
-        why = "it saves and ends there, as cluster.requeue is off"
-        advice = "submit again to go on, or write cluster.requeue: auto"
+        why = "it saves and ends, since cluster.requeue is off"
+        advice = "submit again to continue, or set cluster.requeue: auto"
         return replace_finding(ok, level=Finding.NOTE, why=why, advice=advice)
     if mode == "chain":
-        return replace_finding(ok, why=ok.why or "it saves and ends, and the job that waits in its chain goes on")
+        return replace_finding(ok, why=ok.why or "it saves and ends, and its successor in the chain continues")
     if window.mode == "cancel":
-        # Without grace the job is COMPLETING from the first signal on, as a cancelled one is.
+        # Without grace time the job is COMPLETING from the first signal on, like a cancelled one.
         return replace_finding(
             ok,
             level=Finding.NOTE if window.grace_s or not window.is_sure else Finding.WARNING,
-            why="after that Slurm cancels it: the run goes on only if it was saved and requeued by then",
+            why="then Slurm cancels it: the run continues only if it was saved and requeued before",
             advice="cluster.requeue: chain, which queues a successor in time; or a partition with a longer GraceTime",
         )
-    return replace_finding(
-        ok, why=ok.why or "it saves and is requeued; where it does not get that far, Slurm requeues it"
-    )
+    return replace_finding(ok, why=ok.why or "it saves and is requeued; if it does not finish that, Slurm requeues it")
 
 
 def replace_finding(finding: Finding, **changes: str) -> Finding:
-    """`finding` with some fields changed."""
+    """Return `finding` with some fields changed."""
     return msgspec.structs.replace(finding, **changes)
 
 
 def _save(window: StopWindow, checkpoint: CheckpointSpec, measured: Measured | None) -> Finding:
-    """Whether stopping fits into the window, by what was measured."""
+    """Return the finding about whether a measured stop fits into the window."""
     if measured is None:
-        advice = "doctor knows more once the run has saved"
+        advice = "run doctor again after the first save"
         return Finding(level=Finding.NOTE, what="save time", seen=NOT_MEASURED, advice=advice)
     times = measured.times
     of_run = "" if measured.is_own else f" in run {measured.run_name}"
     size = f"{times.size_bytes / 1e6:.0f} MB"
     seen = (
-        f"{times.save_s:.2f} s{of_run} for {size} (the longest of the last ones)"
+        f"{times.save_s:.2f} s{of_run} for {size} (the longest of the last saves)"
         f"{f', the slowest step {times.step_s:.2f} s' if times.step_s else ''}"
     )
     if window.mode == "suspend":
         return Finding(level=Finding.OK, what="save time", seen=seen)
-    limit_s = SAVE_SHARE * window.seconds
+    limit_s = MAX_SAVE_FRACTION * window.seconds
     stop_s = STEPS_TO_STOP * times.step_s + times.save_s
     if times.save_s <= limit_s and stop_s <= window.seconds:
-        why = f"fits: a save may take {SAVE_SHARE:.0%} of the {window.seconds} s, which are {limit_s:.1f} s"
+        why = f"fits: a save may take {MAX_SAVE_FRACTION:.0%} of the {window.seconds} s, {limit_s:.1f} s"
         return Finding(level=Finding.OK, what="save time", seen=seen, why=why)
     if times.save_s > limit_s:
-        why = f"too long: a save may take {SAVE_SHARE:.0%} of the {window.seconds} s, which are {limit_s:.1f} s"
+        why = f"too long: a save may take {MAX_SAVE_FRACTION:.0%} of the {window.seconds} s, {limit_s:.1f} s"
     else:
         why = f"too long: up to {STEPS_TO_STOP} steps and a save take {stop_s:.1f} s of the {window.seconds} s"
     return Finding(
         level=Finding.NOTE if window.mode == "none" else Finding.WARNING,
         what="save time",
         seen=seen,
-        why=f"{why}; what was done since the last checkpoint would be lost",
+        why=f"{why}; the steps since the last checkpoint would be lost",
         advice=_faster(checkpoint.every_s, is_save=times.save_s > limit_s),
     )
 
 
 def _faster(every_s: int | None, *, is_save: bool) -> str:
-    """What to change where stopping takes too long."""
-    first = "output: a directory on a faster file system" if is_save else "a smaller train.batch"
+    """Return what to change where stopping takes too long."""
+    first = "output on a faster file system" if is_save else "a smaller train.batch"
     then = "" if every_s is None else f", now {every_s}"
-    return f"{first}; a partition with a longer GraceTime; or a smaller checkpoint.every_s{then}: less is lost then"
+    return f"{first}; a partition with a longer GraceTime; or a smaller checkpoint.every_s{then}, so that less is lost"
 
 
 def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None) -> Finding:
-    """The time limit, and how long before it the job is told."""
+    """Return the finding about the time limit and the signal before it."""
     own_times = measured.times if measured is not None and measured.is_own else None
     before_s = sbatch.signal_before_s(cluster, own_times)
     ok = Finding(
         level=Finding.OK,
         what="time limit",
         seen=f"{cluster.time}, SIG{sbatch.USER_SIGNAL} {before_s} s before it",
-        why="the warning may come up to 60 s earlier"
+        why="the signal may come up to 60 s earlier"
         if own_times is not None
         else "nothing was measured in this run yet",
     )
@@ -222,45 +220,47 @@ def _limit(partition: Partition, cluster: ClusterSpec, measured: Measured | None
             level=Finding.WARNING,
             seen=f"{cluster.time} is over the {allowed} of partition {partition.name}",
             why="Slurm would refuse the job or keep it waiting",
-            advice=f"cluster.time: {allowed}; a run goes on in the next job",
+            advice=f"cluster.time: {allowed}; a run continues in the next job",
         )
     limit_s = partition.default_time_s or partition.max_time_s
     if limit_s is None:
         return replace_finding(ok, seen=f"none in partition {partition.name}", why="")
-    seen = f"{format_time(limit_s)} of partition {partition.name}, as cluster.time says nothing"
+    seen = f"{format_time(limit_s)} of partition {partition.name}, since cluster.time is not set"
     if before_s * 2 <= limit_s:
         return replace_finding(ok, seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {before_s} s before it")
     return replace_finding(
         ok,
         level=Finding.WARNING,
         seen=f"{seen}; SIG{sbatch.USER_SIGNAL} {before_s} s before it",
-        why="most of every job would be spent after the warning",
-        advice=f"cluster.time: {format_time(limit_s)}, so that the warning follows from it, or a longer one",
+        why="most of every job would be after the signal",
+        advice=f"cluster.time: {format_time(limit_s)}, from which the time of the signal is derived, or a longer one",
     )
 
 
 def _requeue(settings: SiteSettings, cluster: ClusterSpec) -> Finding:
-    """How an interrupted run goes on, and after how many seconds."""
+    """Return the finding about how an interrupted run continues, and after how many seconds."""
     choice = site.choose_requeue(cluster.requeue, settings)
     chosen = f"{choice.mode} (cluster.requeue is auto)" if cluster.requeue == "auto" else choice.mode
-    ok = Finding(level=Finding.OK, what="requeue", seen=f"an interrupted run goes on by {chosen}", why=choice.why)
+    ok = Finding(level=Finding.OK, what="requeue", seen=f"an interrupted run continues by {chosen}", why=choice.why)
     if choice.mode == "off":
         return replace_finding(ok, seen="an interrupted run ends: cluster.requeue is off", why="")
     if choice.mode == "chain":
         return ok
     if choice.mode == "expedite" and not settings.expedites:
-        advice = "cluster.requeue: auto takes what comes back soonest here"
+        advice = "cluster.requeue: auto chooses the fastest supported way"
         return replace_finding(ok, level=Finding.WARNING, why=f"it {site.NO_EXPEDITE}", advice=advice)
     if settings.submit_plugins:
         return replace_finding(
             ok,
             level=Finding.NOTE,
-            why=f"{choice.why}; the site's {settings.submit_plugins} plugin may take --requeue away from a job",
-            advice="if scontrol show job has Requeue=0, write cluster.requeue: chain, which needs none",
+            why=f"{choice.why}; the site's {settings.submit_plugins} plugin may remove --requeue from a job",
+            advice="if scontrol show job has Requeue=0, set cluster.requeue: chain, which does not need it",
         )
     if settings.requeue_wait_s > site.CHAIN_WAIT_S and choice.mode == "requeue":
-        advice = "cluster.requeue: auto or chain does not wait so long"
-        return replace_finding(ok, level=Finding.NOTE, why=f"{choice.why}; nodes may be idle meanwhile", advice=advice)
+        advice = "cluster.requeue: auto or chain waits less"
+        return replace_finding(
+            ok, level=Finding.NOTE, why=f"{choice.why}; nodes may be idle in this time", advice=advice
+        )
     return ok
 
 
@@ -268,8 +268,8 @@ def _launches(settings: SiteSettings) -> Finding:
     return Finding(
         level=Finding.OK,
         what="launches",
-        seen=f"after Slurm itself has queued a job again {settings.max_requeues} times, it holds the job",
-        why="what hpc-yolo asks for does not count; hpc-yolo status shows the reason, scontrol release frees the job",
+        seen=f"Slurm holds a job after it has requeued it itself {settings.max_requeues} times",
+        why="requeues by hpc-yolo do not count; hpc-yolo status shows the reason, scontrol release frees the job",
     )
 
 
@@ -278,27 +278,27 @@ def _lost_node(settings: SiteSettings) -> Finding:
         return Finding(
             level=Finding.NOTE,
             what="lost node",
-            seen="SlurmdTimeout=0: Slurm never calls a silent node down",
-            why="the other ranks end the attempt (train.stall_timeout_s), but the job may stay with that node",
+            seen="SlurmdTimeout=0: Slurm never sets a node without response down",
+            why="the other ranks end the attempt (train.stall_timeout_s), but the job may keep that node",
         )
-    seen = f"a node that is silent for {settings.slurmd_timeout_s} s is down (SlurmdTimeout), and its jobs are requeued"
+    seen = f"a node without response for {settings.slurmd_timeout_s} s is down (SlurmdTimeout), its jobs are requeued"
     return Finding(level=Finding.OK, what="lost node", seen=seen)
 
 
 def _dead_rank(settings: SiteSettings) -> Finding:
     seen = f"KillOnBadExit={int(settings.kills_on_bad_exit)}"
-    why = "no matter: the job's srun has --kill-on-bad-exit=1 of its own"
+    why = "no effect: the srun of the job has --kill-on-bad-exit=1"
     return Finding(level=Finding.OK, what="dead rank", seen=seen, why=why)
 
 
 def _memory_of_jobs(settings: SiteSettings) -> Finding:
-    """How long Slurm knows of a job that is over."""
+    """Return the finding about how long Slurm keeps records of a job that has ended."""
     if settings.has_accounting:
-        seen = f"squeue knows a job that is over for {settings.min_job_age_s} s, accounting for good"
+        seen = f"squeue lists an ended job for {settings.min_job_age_s} s, accounting keeps it"
         return Finding(level=Finding.OK, what="old jobs", seen=seen)
     return Finding(
         level=Finding.NOTE,
         what="old jobs",
         seen=f"no accounting: Slurm forgets a job {settings.min_job_age_s} s after its end (MinJobAge)",
-        why="why an attempt ended is then told by the journal alone; one that ended without a word counts as killed",
+        why="then only the journal has the cause of an end; an attempt without an end event counts as killed",
     )

@@ -1,4 +1,4 @@
-"""The doctor's visit: ask Slurm, read what runs have measured, and put the findings together."""
+"""The report of `hpc-yolo doctor`: query Slurm, read the save times of runs, and collect the findings."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
-NEIGHBOURS = 10  # runs beside a new one that are looked into for save times
+MAX_SIBLINGS = 10  # runs in the directory of a new one that are searched for save times
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found.
+    """Findings about a site and a spec.
 
     Attributes:
-        slurm: its version, or a clause that says why nothing is known.
-        answers: whether Slurm is here and answered; None where it is not installed.
-        stop_s: seconds that a preempted job has, by partition.
-        save_times, measured_in: what was measured, and the run that has it.
-        signal_before_s: seconds before the time limit at which a job of the spec is warned; None without a spec.
+        slurm: version of Slurm, or why it is unknown.
+        answers: whether Slurm answered; None where it is not installed.
+        stop_s: seconds between the first signal and SIGKILL of a preempted job, by partition.
+        save_times: measured times of saving a checkpoint.
+        measured_in: the run with these measurements.
+        signal_before_s: how long before the time limit a job of the spec is signalled; None without a spec.
     """
 
     slurm: str
@@ -43,23 +44,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """For scripts: 0 all well, 4 something would lose work, 5 Slurm does not answer."""
+        """Exit code: 0 without warnings, 4 where work may be lost, 5 where Slurm does not answer."""
         if any(finding.level == Finding.WARNING for finding in self.findings):
             return ClusterError.exit_code
         return SchedulerUnavailable.exit_code if self.answers is False else 0
 
 
 def examine(spec: Spec | None) -> Report:
-    """Look at the site, for the run of `spec` or in general. Takes a few seconds at most, whoever does not answer.
+    """Examine the site, for the run of `spec` or in general; takes a few seconds at most.
 
     Raises:
-        ClusterError: the spec names a partition that is not there.
+        ClusterError: the partition or quality of service of the spec does not exist.
     """
     measured = None
     if spec is not None:
         measured = find_measured(RunDirectory(Path(spec.output) / spec.name), spec.model_source)
     own_times = measured.times if measured is not None and measured.is_own else None
-    slurm, answers, stop_s, findings = _look(spec, measured)
+    slurm, answers, stop_s, findings = _query_site(spec, measured)
     findings += _packages(None if spec is None else spec.cluster.python)
     return Report(
         slurm=slurm,
@@ -73,11 +74,11 @@ def examine(spec: Spec | None) -> Report:
 
 
 def find_measured(own: RunDirectory, model: str) -> Measured | None:
-    """Return what run `own` of `model` has measured, else the newest run beside it with the same model."""
+    """Return the save times of run `own`, else those of the newest run in its directory with the same `model`."""
     if (times := read_save_times(own)) is not None:
         return Measured(times, own.name, is_own=True)
-    beside = [(run.journal.stat().st_mtime, run.path) for run in find_runs(own.path.parent) if run.journal.exists()]
-    for _, path in sorted(beside, reverse=True)[:NEIGHBOURS]:
+    siblings = [(run.journal.stat().st_mtime, run.path) for run in find_runs(own.path.parent) if run.journal.exists()]
+    for _, path in sorted(siblings, reverse=True)[:MAX_SIBLINGS]:
         run = RunDirectory(path)
         times = read_save_times(run, of_another=True)
         if times is not None and _model_of(run) == Path(model).name:
@@ -85,10 +86,10 @@ def find_measured(own: RunDirectory, model: str) -> Measured | None:
     return None
 
 
-def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | None, dict[str, int], list[Finding]]:
-    """(what Slurm is, whether it answers, seconds by partition, findings)."""
+def _query_site(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | None, dict[str, int], list[Finding]]:
+    """Return (Slurm's version, whether it answers, seconds by partition, findings)."""
     if spec is not None and spec.cluster.executor in ("local", "debug"):
-        return f"Slurm is not asked: cluster.executor is {spec.cluster.executor}", None, {}, [_local()]
+        return f"Slurm is not queried: cluster.executor is {spec.cluster.executor}", None, {}, [_local()]
     if shutil.which("scontrol") is None:
         return "Slurm is not installed here", None, {}, [_local()]
     run = slurm_command.on_cluster(None if spec is None else spec.cluster.slurm_cluster)
@@ -96,7 +97,7 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
         settings = site.site_settings(run=run)
         partitions = site.partitions(run=run)
     except SchedulerUnavailable as error:
-        return f"Slurm does not answer: {error.message}", False, {}, [_silent(error)]
+        return f"Slurm does not answer: {error.message}", False, {}, [_no_answer(error)]
     cluster = ClusterSpec() if spec is None else spec.cluster
     qos, findings = _qos(settings, cluster)
     if spec is None:
@@ -115,13 +116,13 @@ def _look(spec: Spec | None, measured: Measured | None) -> tuple[str, bool | Non
 
 
 def _qos(settings: SiteSettings, cluster: ClusterSpec) -> tuple[QosLimits | None, list[Finding]]:
-    """(limits of the quality of service that the job names, what is to be said of it), where they matter."""
+    """Return (limits of the job's quality of service, findings about it); (None, []) where they have no effect."""
     if settings.preempt_type != "qos" or cluster.qos is None:
         return None, []
     try:
         found = site.qos_limits()
     except ClusterError as error:
-        return None, [Finding(level=Finding.NOTE, what="quality of service", seen=f"not known: {error.message}")]
+        return None, [Finding(level=Finding.NOTE, what="quality of service", seen=f"unknown: {error.message}")]
     if cluster.qos not in found:
         raise ClusterError(
             f"cluster.qos: there is no quality of service {cluster.qos!r} here; there are {', '.join(sorted(found))}",
@@ -138,11 +139,11 @@ def _model_of(run: RunDirectory) -> str | None:
 
 
 def _packages(python: str | None) -> list[Finding]:
-    """What keeps OpenCV from being imported: minimal images lack libraries that its wheel needs."""
+    """Return a finding where OpenCV cannot be imported: minimal images lack libraries that its wheel needs."""
     try:
         require_import(python=python or sys.executable)
     except InstallationError as error:
-        why = "seen on this machine; where compute nodes lack it too, every task ends at once"
+        why = "on this machine; if it is missing on compute nodes too, every task exits at once"
         return [Finding(level=Finding.WARNING, what="packages", seen=error.message, why=why, advice=error.hint or "")]
     return []
 
@@ -151,17 +152,17 @@ def _local() -> Finding:
     return Finding(
         level=Finding.OK,
         what="local runs",
-        seen="processes on this machine; nobody preempts them and they have no time limit",
-        why="Ctrl-C, or SIGTERM to hpc-yolo's tasks, saves after the running step; Ctrl-C again leaves at once",
-        advice="submit the spec again to go on",
+        seen="processes on this machine, without preemption or time limit",
+        why="Ctrl-C, or SIGTERM to the tasks, saves after the current step; Ctrl-C again exits at once",
+        advice="submit the spec again to continue",
     )
 
 
-def _silent(error: SchedulerUnavailable) -> Finding:
+def _no_answer(error: SchedulerUnavailable) -> Finding:
     return Finding(
         level=Finding.NOTE,
         what="Slurm",
         seen=error.message,
-        why="running jobs go on without it; a stopping one cannot be requeued before it is back",
-        advice="ask again later; see scontrol ping",
+        why="running jobs continue without it; a job that stops cannot be requeued until it is back",
+        advice="try again later; see scontrol ping",
     )

@@ -1,4 +1,4 @@
-"""How many seconds a job has between the word to stop and its end. Pure: settings in, seconds and words out."""
+"""The time of a job between the first signal and SIGKILL, computed from the settings of the site."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from hpc_yolo.cluster.site import LEAST_KILL_WAIT_S, Partition, QosLimits, SiteS
 
 @dataclass(frozen=True)
 class StopWindow:
-    """What a preempted job has, or, where jobs are not preempted, one that is requeued or cancelled by a person.
+    """Time of a preempted job; without preemption, of a job that is requeued or cancelled by hand.
 
     Attributes:
-        mode: what preemption does to a job: none, requeue, cancel or suspend.
-        grace_s: before the kill begins, in which the job still counts as running.
-        seconds: from the first signal to SIGKILL, the grace included.
-        sum_words: how the seconds add up.
-        is_sure: False where the grace of the job's quality of service is not known, and the seconds leave it out.
+        mode: effect of preemption on a job: none, requeue, cancel or suspend.
+        grace_s: grace time, in which the job still counts as running.
+        seconds: from the first signal to SIGKILL, grace time included.
+        breakdown: how the seconds add up, for messages.
+        is_sure: False where the grace time of the job's quality of service is unknown, and the seconds exclude it.
     """
 
     mode: str
     grace_s: int
     seconds: int
-    sum_words: str
+    breakdown: str
     is_sure: bool = True
 
 
 def stop_window(settings: SiteSettings, partition: Partition | None, qos: QosLimits | None) -> StopWindow:
-    """The window of a job in `partition`, with the quality of service `qos`; None for what is not known."""
+    """Return the window of a job in `partition` with the quality of service `qos`; None where unknown."""
     grace_s, mode, is_sure = 0, settings.preempt_mode, True
     if settings.preempt_type == "none":
         mode = "OFF"
@@ -42,16 +42,16 @@ def stop_window(settings: SiteSettings, partition: Partition | None, qos: QosLim
     if kind in ("none", "suspend"):
         grace_s = 0
     kill_wait_s = max(settings.kill_wait_s, LEAST_KILL_WAIT_S)
-    words = f"{kill_wait_s} s of KillWait"
+    breakdown = f"{kill_wait_s} s of KillWait"
     if kill_wait_s != settings.kill_wait_s:
-        words += f" (set to {settings.kill_wait_s}; Slurm waits {LEAST_KILL_WAIT_S} at least)"
+        breakdown += f" (set to {settings.kill_wait_s}; Slurm waits at least {LEAST_KILL_WAIT_S})"
     if grace_s:
-        words = f"{grace_s} s of grace + {words} = {grace_s + kill_wait_s} s"
-    return StopWindow(kind, grace_s, grace_s + kill_wait_s, words, is_sure)
+        breakdown = f"{grace_s} s of grace + {breakdown} = {grace_s + kill_wait_s} s"
+    return StopWindow(kind, grace_s, grace_s + kill_wait_s, breakdown, is_sure)
 
 
 def _kind(mode: str) -> str:
-    """none, requeue, cancel or suspend for a mode such as REQUEUE,WITHIN or GANG,SUSPEND."""
+    """Return none, requeue, cancel or suspend for a mode such as REQUEUE,WITHIN or GANG,SUSPEND."""
     for kind in ("requeue", "cancel", "suspend"):
         if kind.upper() in mode.split(","):
             return kind

@@ -15,7 +15,7 @@
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
-|-- tensorboard/              rank 0: event files, where the spec asks for them
+|-- tensorboard/              rank 0: event files, where the spec requests them
 |-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
 `-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link

@@ -1,4 +1,4 @@
-"""`hpc-yolo doctor` as people type it: on the real test cluster, where Slurm is silent, and without Slurm."""
+"""`hpc-yolo doctor`: on the real test cluster, with a Slurm that does not answer, and without Slurm."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def spec_path(tmp_path):
 
 @pytest.fixture
 def saved_run(tmp_path, spec_path):
-    """Write a run of this network that saved once, in so many seconds."""
+    """Write a run of this model that saved once, in `seconds`."""
 
     def save(name: str, seconds: float, model: str = "yolov5n", written: float = 1000.0) -> None:
         run = RunDirectory(tmp_path / "runs" / name)
@@ -54,7 +54,7 @@ def report_of(*words):
 
 @pytest.mark.slurm_quick("doctor")
 @pytest.mark.usefixtures("in_slurm")
-def test_on_the_real_cluster_it_tells_the_seconds_of_a_preempted_job(spec_path, saved_run):
+def test_seconds_of_a_preempted_job_on_the_real_cluster(spec_path, saved_run):
     code, report = report_of()
     assert (code, report["answers"], report["stop_s"]) == (0, True, {"gpu": 5, "preempt": 25, "high": 5})
     code, report = report_of(spec_path)
@@ -70,19 +70,19 @@ def test_on_the_real_cluster_it_tells_the_seconds_of_a_preempted_job(spec_path, 
     assert warning.startswith("save time: 11.00 s for 22 MB")
     with pytest.raises(ClusterError, match="no partition 'none'"):
         CliRunner().invoke(cli, ["doctor", str(spec_path), "--partition", "none"], catch_exceptions=False)
-    with pytest.raises(ClusterError, match="has 2 nodes, the spec asks for 4"):
+    with pytest.raises(ClusterError, match="has 2 nodes, the spec requests 4"):
         partition_warnings(load_spec(spec_path, [Override("cluster.nodes", "4", "--nodes 4")]))
 
 
-def test_without_slurm_it_says_what_ctrl_c_does(spec_path, monkeypatch, tmp_path):
+def test_report_without_slurm_describes_ctrl_c(spec_path, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     code, report = report_of(spec_path)
     assert (code, report["answers"], report["slurm"]) == (0, None, "Slurm is not installed here")
     assert "Ctrl-C" in report["findings"][0]["why"]
 
 
-def test_a_silent_slurm_is_told_in_time_and_by_the_exit_code(spec_path, monkeypatch, tmp_path):
-    """The controller may hang for minutes; a person who asks then wants an answer, a script an exit code."""
+def test_slurm_without_answer_has_an_exit_code_of_its_own(spec_path, monkeypatch, tmp_path):
+    """The controller may hang for minutes; scripts need an exit code."""
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
     scontrol.chmod(0o755)
@@ -94,15 +94,15 @@ def test_a_silent_slurm_is_told_in_time_and_by_the_exit_code(spec_path, monkeypa
     assert partition_warnings(load_spec(spec_path)) == []
 
 
-def test_figures_are_the_runs_own_else_those_of_the_newest_beside_it_with_its_network(spec_path, saved_run):
+def test_save_times_are_those_of_the_run_or_of_the_newest_sibling_with_its_model(spec_path, saved_run):
     spec = load_spec(spec_path)
     run = RunDirectory(Path(spec.output) / spec.name)
     assert find_measured(run, spec.model_source) is None
     saved_run("old", 0.3, written=1000.0)
     saved_run("newer", 0.4, written=2000.0)
     saved_run("larger", 9.0, model="yolov5x", written=3000.0)
-    beside = find_measured(run, spec.model_source)
-    assert (beside.run_name, beside.times.save_s, beside.is_own) == ("newer", 0.4, False)
+    sibling = find_measured(run, spec.model_source)
+    assert (sibling.run_name, sibling.times.save_s, sibling.is_own) == ("newer", 0.4, False)
     saved_run("new", 0.2, written=500.0)
     own = find_measured(run, spec.model_source)
     assert (own.run_name, own.times.save_s, own.is_own) == ("new", 0.2, True)
@@ -114,8 +114,8 @@ def test_options_without_a_spec_are_refused():
     assert "hpc-yolo doctor SPEC" in result.output
 
 
-def test_a_person_reads_seconds_and_advice(spec_path, monkeypatch, tmp_path):
+def test_printed_report_has_the_advice(spec_path, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     text = CliRunner().invoke(cli, ["doctor", str(spec_path)]).output
     assert text.splitlines()[0] == "Slurm is not installed here"
-    assert "-> submit the spec again to go on" in text
+    assert "-> submit the spec again to continue" in text

@@ -41,7 +41,7 @@ def measured(save_s, step_s=0.1, *, is_own=True):
             {"kill_wait_s": 1},
             {"grace_s": 0},
             None,
-            ("requeue", 5, "5 s of KillWait (set to 1; Slurm waits 5 at least)"),
+            ("requeue", 5, "5 s of KillWait (set to 1; Slurm waits at least 5)"),
         ),
         ({}, {"preempt_mode": "OFF"}, None, ("none", 5, "5 s of KillWait")),
         ({"preempt_type": "none"}, {}, None, ("none", 5, "5 s of KillWait")),
@@ -58,16 +58,16 @@ def measured(save_s, step_s=0.1, *, is_own=True):
         ({"preempt_type": "qos"}, {}, None, ("requeue", 5, "5 s of KillWait")),
     ],
 )
-def test_a_preempted_job_has_its_grace_and_the_time_to_the_kill(settings, partition, qos, expected):
-    """Whose grace counts depends on how the site preempts: the partition's, or the quality of service's."""
+def test_stop_window_is_grace_time_plus_kill_wait(settings, partition, qos, expected):
+    """The grace time is that of the partition or of the quality of service, by the preemption type of the site."""
     window = stop_window(settings_with(**settings), partition_with(**partition), qos)
-    assert (window.mode, window.seconds, window.sum_words) == expected
+    assert (window.mode, window.seconds, window.breakdown) == expected
 
 
-RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, some of its words
+RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, part of its text
     ({}, {}, {}, None, "preemption", "ok", "partition preempt: a preempted job has 20 s of grace + 5 s of"),
     ({}, {}, {"requeue": "off"}, None, "preemption", "note", "cluster.requeue is off"),
-    ({}, {"preempt_mode": "CANCEL"}, {"requeue": "chain"}, None, "preemption", "ok", "the job that waits in its chain"),
+    ({}, {"preempt_mode": "CANCEL"}, {"requeue": "chain"}, None, "preemption", "ok", "its successor in the chain"),
     ({}, {"preempt_mode": "OFF"}, {}, None, "preemption", "ok", "not preempted"),
     ({}, {"preempt_mode": "GANG,SUSPEND"}, {}, None, "preemption", "note", "suspended"),
     ({}, {"preempt_mode": "CANCEL"}, {}, None, "preemption", "note", "cluster.requeue: chain"),
@@ -77,8 +77,8 @@ RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, s
     ({}, {}, {}, None, "save time", "note", "not measured yet"),
     ({}, {}, {}, measured(0.15), "save time", "ok", "0.15 s for 86 MB"),
     ({}, {}, {}, measured(0.15, is_own=False), "save time", "ok", "0.15 s in run earlier for 86 MB"),
-    ({}, {}, {}, measured(10.0), "save time", "ok", "40% of the 25 s, which are 10.0 s"),
-    ({}, {}, {}, measured(10.1), "save time", "warning", "output: a directory on a faster file system"),
+    ({}, {}, {}, measured(10.0), "save time", "ok", "40% of the 25 s, 10.0 s"),
+    ({}, {}, {}, measured(10.1), "save time", "warning", "output on a faster file system"),
     ({}, {}, {}, measured(10.1), "save time", "warning", "checkpoint.every_s, now 30"),
     ({}, {}, {}, measured(1.0, 12.5), "save time", "warning", "2 steps and a save take 26.0 s of the 25 s"),
     ({}, {"preempt_mode": "OFF"}, {}, measured(4.0), "save time", "note", "too long"),
@@ -98,18 +98,18 @@ RUN_CASES = [  # settings, partition, cluster, measured -> finding, its level, s
 LONG_WAIT = {"requeue_wait_s": 120}
 
 
-@pytest.mark.parametrize(("settings", "partition", "cluster", "times", "what", "level", "words"), RUN_CASES)
-def test_what_becomes_of_an_interrupted_job(settings, partition, cluster, times, what, level, words):
+@pytest.mark.parametrize(("settings", "partition", "cluster", "times", "what", "level", "text"), RUN_CASES)
+def test_run_findings(settings, partition, cluster, times, what, level, text):
     found = run_findings(
         settings_with(**settings), partition_with(**partition), None, ClusterSpec(**cluster), CheckpointSpec(), times
     )
     (finding,) = [finding for finding in found if finding.what == what]
     assert finding.level == level
-    assert words in finding.line
+    assert text in finding.line
 
 
 @pytest.mark.parametrize(
-    ("settings", "cluster", "what", "level", "words"),
+    ("settings", "cluster", "what", "level", "text"),
     [
         ({}, {}, "requeue", "ok", "by requeue (cluster.requeue is auto); a requeued job waits up to 5 s (cred_expire)"),
         (LONG_WAIT, {}, "requeue", "ok", "by chain (cluster.requeue is auto); a successor waits in the queue"),
@@ -125,29 +125,29 @@ def test_what_becomes_of_an_interrupted_job(settings, partition, cluster, times,
         ({}, {"requeue": "expedite"}, "requeue", "warning", "needs Slurm 25.11 or newer"),
         ({"submit_plugins": "lua"}, {}, "requeue", "note", "cluster.requeue: chain"),
         ({"submit_plugins": "lua"}, {"requeue": "chain"}, "requeue", "ok", "by chain"),
-        ({"max_requeues": 2}, {}, "launches", "ok", "queued a job again 2 times"),
-        ({}, {}, "lost node", "ok", "silent for 30 s"),
-        ({"slurmd_timeout_s": 0}, {}, "lost node", "note", "never calls a silent node down"),
+        ({"max_requeues": 2}, {}, "launches", "ok", "requeued it itself 2 times"),
+        ({}, {}, "lost node", "ok", "without response for 30 s"),
+        ({"slurmd_timeout_s": 0}, {}, "lost node", "note", "never sets a node without response down"),
         ({"kills_on_bad_exit": True}, {}, "dead rank", "ok", "KillOnBadExit=1"),
-        ({}, {}, "old jobs", "ok", "accounting for good"),
+        ({}, {}, "old jobs", "ok", "accounting keeps it"),
         ({"has_accounting": False, "min_job_age_s": 60}, {}, "old jobs", "note", "forgets a job 60 s after its end"),
-        ({"sends_user_signal": True}, {}, "signal", "note", "told by SIGUSR2"),
+        ({"sends_user_signal": True}, {}, "signal", "note", "gets SIGUSR2"),
     ],
 )
-def test_what_holds_in_all_partitions(settings, cluster, what, level, words):
+def test_site_findings(settings, cluster, what, level, text):
     found = site_findings(settings_with(**settings), ClusterSpec(**cluster))
     (finding,) = [finding for finding in found if finding.what == what]
     assert finding.level == level
-    assert words in finding.line
+    assert text in finding.line
 
 
-def test_submit_is_told_of_losses_alone():
+def test_losses_are_warnings_without_obstacles():
     cluster, good = ClusterSpec(requeue="requeue"), measured(0.15)
     assert losses(SETTINGS, PARTITION, cluster, CheckpointSpec(), good) == []
     lines = [finding.line for finding in losses(SETTINGS, PARTITION, cluster, CheckpointSpec(), measured(20.0))]
     assert [line.partition(":")[0] for line in lines] == ["save time"]
 
 
-def test_a_site_without_a_default_partition_still_has_its_settings():
+def test_losses_without_a_partition_use_the_settings_of_the_site():
     found = [finding.what for finding in run_findings(SETTINGS, None, None, ClusterSpec(), CheckpointSpec(), None)]
     assert found == ["preemption", "save time"]

@@ -253,7 +253,7 @@ def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_y
     table = [
         (("--partition", "nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
         (("--partition", "gpu,nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
-        (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec asks for 8"),
+        (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec requests 8"),
         (("--set", "cluster.constraint=nope"), "Slurm refuses the job: sbatch: Batch job submission failed"),
     ]
     for options, words in table:

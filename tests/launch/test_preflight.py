@@ -89,7 +89,7 @@ PARTITIONS = {
     "endless": Partition("endless", "UP", False, None, None, None, 0, "OFF"),
 }
 OVER_TIME = "cluster.time: 02:00:00 is over the 01:00:00 of partition gpu"
-OVER_NODES = "cluster.nodes: partition gpu has 2 nodes, the spec asks for 4"
+OVER_NODES = "cluster.nodes: partition gpu has 2 nodes, the spec requests 4"
 
 
 @pytest.mark.parametrize(
