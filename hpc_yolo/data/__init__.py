@@ -1,5 +1,6 @@
-"""The data path, from the dataset YAML to batches.
+"""The data path, from a dataset YAML to batches.
 
-Dataset YAML (`dataset`), checked labels (`labels`), images and their augmentation (`images`, `augment`), the order of
-an epoch (`sampler`), batches (`loader`), and a drawn dataset for a first run (`synth`).
+`dataset` reads the YAML, `formats` finds images and labels, `scan` checks them, `source` reads pixels, `augment`
+changes them, `sampler` orders them, `loader` makes batches. `synth` draws a dataset, `run_inputs` keeps the inputs of a
+run.
 """

@@ -1,7 +1,7 @@
-"""Anchors that fit a dataset's boxes: how well given ones do, and better ones by clustering and evolution.
+"""Anchors: how well given ones fit the boxes of a dataset, and better ones by clustering and evolution.
 
-A box fits an anchor when neither of its sides is more than `max_ratio` times longer or shorter. Source of figures and
-of the search: YOLOv5 v7.0. Sizes are (n, 2) width, height in pixels of the training image.
+A box fits an anchor when neither of its sides is more than `max_ratio` times longer or shorter. Source of the constants
+and of the search: YOLOv5 v7.0. Sizes are (n, 2) width, height in pixels of the training image.
 """
 
 from __future__ import annotations
@@ -22,46 +22,51 @@ MIN_SIDE_PIXELS = 2.0
 TINY = 1e-9
 CLUSTER_ATTEMPTS, CLUSTER_ITERATIONS = 10, 30
 GENERATIONS = 1000
-MUTATION_SHARE, MUTATION_SIGMA = 0.9, 0.1
+MUTATION_PROBABILITY, MUTATION_SIGMA = 0.9, 0.1
 MIN_FACTOR, MAX_FACTOR = 0.3, 3.0
-MAX_EVOLVED_SIZES = 20_000  # a sample this large tells two sets of anchors apart; COCO's 850,000 would take minutes
+MAX_EVOLVED_SIZES = 20_000  # a sample this large distinguishes two sets of anchors; COCO's 850,000 take minutes
 
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """How anchors fit boxes: the share of boxes that fit at least one, and the mean number that a box fits."""
+    """The fit of anchors to boxes.
+
+    Attributes:
+        best_possible_recall: fraction of boxes that fit at least one anchor.
+        anchors_per_target: mean number of anchors that a box fits.
+    """
 
     best_possible_recall: float
     anchors_per_target: float
 
 
 def label_sizes(index: ImageIndex, imgsz: int, random: np.random.Generator) -> Sizes:
-    """Sizes of all boxes on images whose longer side is `imgsz`, each image up to a tenth larger or smaller."""
+    """Return the sizes of all boxes on images whose longer side is `imgsz`, each scaled by up to a tenth."""
     shapes_wh = index.shapes_hw[:, ::-1].astype(np.float64)
     scales = random.uniform(1 - SIZE_JITTER, 1 + SIZE_JITTER, (len(shapes_wh), 1))
     images_wh = shapes_wh / shapes_wh.max(axis=1, keepdims=True) * imgsz * scales
-    sizes = [rows[:, 3:5] * image for rows, image in zip(index.labels, images_wh, strict=True)]
+    sizes = [labels[:, 3:5] * image_wh for labels, image_wh in zip(index.labels, images_wh, strict=True)]
     return np.concatenate([np.zeros((0, 2)), *sizes])
 
 
 def anchor_fit(sizes: Sizes, anchors: Sizes, max_ratio: float) -> AnchorFit:
-    """How `anchors` (k, 2) in pixels fit `sizes`."""
+    """Return the fit of `anchors` (k, 2) in pixels to `sizes`."""
     agreement = _agreement(sizes, anchors)
     fits = agreement > 1 / max_ratio
     return AnchorFit(float(fits.any(axis=1).mean()), float(fits.sum(axis=1).mean()))
 
 
 def search_fitness(sizes: Sizes, anchors: Sizes, max_ratio: float) -> float:
-    """What evolution raises: the mean agreement of each box with its best anchor, 0 where none fits."""
+    """Return the objective of the search: the mean agreement of each box with its best anchor, 0 where none fits."""
     best = _agreement(sizes, anchors).max(axis=1)
     return float(np.where(best > 1 / max_ratio, best, 0).mean())
 
 
 def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random: np.random.Generator) -> Sizes:
-    """`count` anchors (count, 2) in pixels for `sizes`, the smallest first.
+    """Return anchors (count, 2) in pixels for `sizes`, the smallest first.
 
-    Clusters of the sizes are the start; with fewer boxes than anchors it is random. Boxes with no side of at least
-    two pixels do not count.
+    The search begins with clusters of the sizes, or at random with fewer boxes than anchors. Boxes with no side of at
+    least two pixels are ignored.
     """
     large = sizes[(sizes >= MIN_SIDE_PIXELS).any(axis=1)]
     if len(large) > MAX_EVOLVED_SIZES:
@@ -76,7 +81,7 @@ def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random:
 
 
 def _agreement(sizes: Sizes, anchors: Sizes) -> Sizes:
-    """(n, k) in (0, 1]: the worse of both sides' ratios, the smaller length over the larger."""
+    """Return (n, k) in (0, 1]: the lower of both sides' ratios, the smaller length over the larger."""
     widths, heights = sizes.clip(min=TINY).T[:, :, None] / anchors.clip(min=TINY).T[:, None]  # a side of 0 fits nothing
     agreement: Sizes = np.minimum(np.minimum(widths, 1 / widths), np.minimum(heights, 1 / heights))
     return agreement
@@ -93,12 +98,12 @@ def _clusters(sizes: Sizes, count: int, random: np.random.Generator) -> Sizes:
 
 
 def _evolve(anchors: Sizes, sizes: Sizes, max_ratio: float, random: np.random.Generator) -> Sizes:
-    """Change some sides a little; what fits better stays."""
+    """Return the anchors after many small random changes, of which those that fit better are kept."""
     fitness = search_fitness(sizes, anchors, max_ratio) if len(sizes) else 0.0
     for _ in range(GENERATIONS if len(sizes) else 0):
         factors = np.ones(anchors.shape)
         while (factors == 1).all():
-            chosen = random.random(anchors.shape) < MUTATION_SHARE
+            chosen = random.random(anchors.shape) < MUTATION_PROBABILITY
             step = random.random() * random.standard_normal(anchors.shape) * MUTATION_SIGMA
             factors = (chosen * step + 1).clip(MIN_FACTOR, MAX_FACTOR)
         mutant = (anchors * factors).clip(min=MIN_SIDE_PIXELS)

@@ -1,7 +1,7 @@
-"""Augmentation of images and boxes.
+"""Changes to images and boxes.
 
-Functions that change an image take their values as arguments; functions named `draw_…` draw the values from a
-generator. Boxes are rows of class and xyxy in pixels unless stated otherwise.
+Functions that change take their numbers as arguments; functions named `draw_…` draw the numbers from a generator.
+`boxes` are (n, 5) class, xyxy in pixels; `labels` are (n, 5) class, cxcywh in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from hpc_yolo.data.images import GREY, Pixels
+from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, visible_hulls
 from hpc_yolo.spec.schema import Hyperparameters
 
-Rows = npt.NDArray[np.float32]
+Boxes = npt.NDArray[np.float32]  # (n, 5) class, xyxy in pixels
 Matrix = npt.NDArray[np.float64]
 
 MIN_SIDE_PIXELS = 2
 MAX_ASPECT = 100
-MIN_AREA_SHARE = 0.10
-MIN_AREA_SHARE_OUTLINED = 0.01
+MIN_AREA_FRACTION = 0.10
+MIN_AREA_FRACTION_OUTLINED = 0.01
 MIXUP_BETA = 32.0
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Numbers of a perspective warp: degrees for angles, shares of the output's sides for the shift."""
+    """The numbers of a perspective warp: angles in degrees, the shift as fractions of the output's sides."""
 
     perspective_x: float = 0.0
     perspective_y: float = 0.0
@@ -42,7 +43,7 @@ class Warp:
 
 
 def draw_warp(random: np.random.Generator, hyp: Hyperparameters) -> Warp:
-    """A warp within the limits of `hyp`."""
+    """Draw a warp within the limits of `hyp`."""
     return Warp(
         perspective_x=random.uniform(-hyp.perspective, hyp.perspective),
         perspective_y=random.uniform(-hyp.perspective, hyp.perspective),
@@ -56,7 +57,7 @@ def draw_warp(random: np.random.Generator, hyp: Hyperparameters) -> Warp:
 
 
 def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, int]) -> Matrix:
-    """(3, 3): centre to the origin, perspective, rotation with scale, shear, then to its place in the output."""
+    """Return (3, 3): centre to the origin, perspective, rotation with scale, shear, shift to the output."""
     centre = np.eye(3)
     centre[:2, 2] = -canvas_wh[0] / 2, -canvas_wh[1] / 2
     perspective = np.eye(3)
@@ -71,7 +72,7 @@ def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, in
 
 
 def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, has_perspective: bool) -> Pixels:
-    """The image moved by `matrix` into one of `output_wh`, grey where nothing comes to lie."""
+    """Return the image moved by `matrix` into one of `output_wh`, grey where it is empty."""
     if has_perspective:
         warped = cv2.warpPerspective(pixels, matrix, output_wh, borderValue=GREY)
     else:
@@ -80,47 +81,47 @@ def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, ha
 
 
 def warp_boxes(
-    rows: Rows, matrix: Matrix, scale: float, output_wh: tuple[int, int], outlines: Outlines | None = None
-) -> Rows:
-    """The hulls of the moved boxes inside the output, without those of which too little is left.
+    boxes: Boxes, matrix: Matrix, scale: float, output_wh: tuple[int, int], outlines: Outlines | None = None
+) -> Boxes:
+    """Return the hulls of the moved boxes inside the output, without those of which too little is left.
 
     Args:
-        outlines: of the same objects; where one has a polygon, the hull is that of its polygon.
+        outlines: of the same objects; the hull of an object with a polygon is that of the polygon.
     """
-    if len(rows) == 0:
-        return rows
-    left, top, right, bottom = rows[:, 1:].T.astype(np.float64)
+    if len(boxes) == 0:
+        return boxes
+    left, top, right, bottom = boxes[:, 1:].T.astype(np.float64)
     corners = np.stack([left, top, right, bottom, left, bottom, right, top], axis=1).reshape(-1, 2)
     moved = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
     moved = (moved[:, :2] / moved[:, 2:]).reshape(-1, 4, 2)
     hulls = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
     hulls[:, 0::2] = hulls[:, 0::2].clip(0, output_wh[0])
     hulls[:, 1::2] = hulls[:, 1::2].clip(0, output_wh[1])
-    min_area_share: float | npt.NDArray[np.float64] = MIN_AREA_SHARE
+    min_area_fraction: float | npt.NDArray[np.float64] = MIN_AREA_FRACTION
     if outlines is not None and not outlines.is_empty:
         outlined = outlines.counts > 0
         hulls[outlined] = visible_hulls(outlines, matrix, output_wh)[outlined]
-        min_area_share = np.where(outlined, MIN_AREA_SHARE_OUTLINED, MIN_AREA_SHARE)
-    kept = is_worth_keeping(rows[:, 1:] * scale, hulls, min_area_share)
-    return np.concatenate([rows[kept, :1], hulls[kept]], axis=1).astype(np.float32)
+        min_area_fraction = np.where(outlined, MIN_AREA_FRACTION_OUTLINED, MIN_AREA_FRACTION)
+    kept = is_worth_keeping(boxes[:, 1:] * scale, hulls, min_area_fraction)
+    return np.concatenate([boxes[kept, :1], hulls[kept]], axis=1).astype(np.float32)
 
 
 def is_worth_keeping(
     before_xyxy: npt.NDArray[np.floating],
     after_xyxy: npt.NDArray[np.floating],
-    min_area_share: float | npt.NDArray[np.float64] = MIN_AREA_SHARE,
+    min_area_fraction: float | npt.NDArray[np.float64] = MIN_AREA_FRACTION,
 ) -> npt.NDArray[np.bool_]:
-    """(n,): whether enough of each box is left, and it is neither tiny nor a sliver."""
+    """Return a mask (n,) of the boxes of which enough is left, and which are neither tiny nor slivers."""
     width_before, height_before = (before_xyxy[:, 2:] - before_xyxy[:, :2]).T
     width, height = (after_xyxy[:, 2:] - after_xyxy[:, :2]).T
     aspect = np.maximum(width / (height + 1e-16), height / (width + 1e-16))
-    share = width * height / (width_before * height_before + 1e-16)
+    fraction = width * height / (width_before * height_before + 1e-16)
     big_enough = (width > MIN_SIDE_PIXELS) & (height > MIN_SIDE_PIXELS)
-    return np.asarray(big_enough & (share > min_area_share) & (aspect < MAX_ASPECT))
+    return np.asarray(big_enough & (fraction > min_area_fraction) & (aspect < MAX_ASPECT))
 
 
 def draw_mosaic_centre(random: np.random.Generator, imgsz: int) -> tuple[int, int]:
-    """Where four images meet on a canvas of twice `imgsz`: (x, y) in its middle half."""
+    """Draw the point (x, y) at which four images meet on a canvas of twice `imgsz`, in its middle half."""
     y, x = random.uniform(imgsz / 2, imgsz * 3 / 2, size=2)
     return int(x), int(y)
 
@@ -128,9 +129,11 @@ def draw_mosaic_centre(random: np.random.Generator, imgsz: int) -> tuple[int, in
 def mosaic_tile(
     index: int, tile_wh: tuple[int, int], centre: tuple[int, int], imgsz: int
 ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """(place on the canvas, part of the tile), each xyxy, of tile 0-3: top left, top right, bottom left, bottom right.
+    """Return (target on the canvas, source in the tile), each xyxy, of a tile.
 
-    Each tile touches the centre with its own corner; what does not fit is cut off.
+    Tiles 0 to 3 are top left, top right, bottom left and bottom right.
+    Each touches the centre with one of its corners; what does not
+    fit is cut off.
     """
     (width, height), (x, y), size = tile_wh, centre, 2 * imgsz
     is_right, is_bottom = index % 2 == 1, index >= 2
@@ -143,53 +146,54 @@ def mosaic_tile(
 
 
 def mosaic(
-    tiles: list[tuple[Pixels, Rows, Outlines]], centre: tuple[int, int], imgsz: int
-) -> tuple[Pixels, Rows, Outlines]:
-    """Place four images around `centre` on a canvas of 2 x `imgsz`; move their labels and cut them at its edges.
+    tiles: list[tuple[Pixels, Labels, Outlines]], centre: tuple[int, int], imgsz: int
+) -> tuple[Pixels, Boxes, Outlines]:
+    """Return four images around `centre` on a canvas of 2 x `imgsz`, with their boxes and outlines in pixels.
 
-    Boxes (class, cxcywh) and polygons are fractions of their image.
+    Args:
+        tiles: (pixels, labels, outlines in [0, 1]) of each image; boxes and outlines are cut at the canvas' edges.
     """
     canvas = np.full((2 * imgsz, 2 * imgsz, 3), GREY[0], dtype=np.uint8)
-    all_rows, all_outlines = [], []
-    for index, (pixels, shares, outlines) in enumerate(tiles):
+    all_boxes, all_outlines = [], []
+    for index, (pixels, labels, outlines) in enumerate(tiles):
         height, width = pixels.shape[:2]
         (x1, y1, x2, y2), (a1, b1, a2, b2) = mosaic_tile(index, (width, height), centre, imgsz)
         canvas[y1:y2, x1:x2] = pixels[b1:b2, a1:a2]
-        all_rows.append(shares_to_pixels(shares, width, height, x1 - a1, y1 - b1))
+        all_boxes.append(labels_to_boxes(labels, width, height, x1 - a1, y1 - b1))
         all_outlines.append(outlines.scaled(width, height, x1 - a1, y1 - b1))
-    rows = np.concatenate(all_rows)
-    rows[:, 1:] = rows[:, 1:].clip(0, 2 * imgsz)
-    return canvas, rows, Outlines.joined(all_outlines).clipped(2 * imgsz, 2 * imgsz)
+    boxes = np.concatenate(all_boxes)
+    boxes[:, 1:] = boxes[:, 1:].clip(0, 2 * imgsz)
+    return canvas, boxes, Outlines.joined(all_outlines).clipped(2 * imgsz, 2 * imgsz)
 
 
-def shares_to_pixels(shares: Rows, width: float, height: float, left: float = 0, top: float = 0) -> Rows:
-    """Rows of class, cxcywh in [0, 1] -> class, xyxy in pixels, moved by (left, top)."""
-    rows = np.empty_like(shares)
-    rows[:, 0] = shares[:, 0]
-    rows[:, 1] = (shares[:, 1] - shares[:, 3] / 2) * width + left
-    rows[:, 2] = (shares[:, 2] - shares[:, 4] / 2) * height + top
-    rows[:, 3] = (shares[:, 1] + shares[:, 3] / 2) * width + left
-    rows[:, 4] = (shares[:, 2] + shares[:, 4] / 2) * height + top
-    return rows
+def labels_to_boxes(labels: Labels, width: float, height: float, left: float = 0, top: float = 0) -> Boxes:
+    """Return the boxes of labels on an image of `width` x `height` pixels, moved by (left, top)."""
+    boxes = np.empty_like(labels)
+    boxes[:, 0] = labels[:, 0]
+    boxes[:, 1] = (labels[:, 1] - labels[:, 3] / 2) * width + left
+    boxes[:, 2] = (labels[:, 2] - labels[:, 4] / 2) * height + top
+    boxes[:, 3] = (labels[:, 1] + labels[:, 3] / 2) * width + left
+    boxes[:, 4] = (labels[:, 2] + labels[:, 4] / 2) * height + top
+    return boxes
 
 
-def pixels_to_shares(rows: Rows, width: int, height: int) -> Rows:
-    """Rows of class, xyxy in pixels -> class, cxcywh in [0, 1], cut at the image's edges."""
-    left, right = rows[:, [1, 3]].clip(0, width - 1e-3).T
-    top, bottom = rows[:, [2, 4]].clip(0, height - 1e-3).T
+def boxes_to_labels(boxes: Boxes, width: int, height: int) -> Labels:
+    """Return the labels of boxes, cut at the edges of an image of `width` x `height` pixels."""
+    left, right = boxes[:, [1, 3]].clip(0, width - 1e-3).T
+    top, bottom = boxes[:, [2, 4]].clip(0, height - 1e-3).T
     centres = (left + right) / 2 / width, (top + bottom) / 2 / height
     sizes = (right - left) / width, (bottom - top) / height
-    return np.stack([rows[:, 0], *centres, *sizes], axis=1).astype(np.float32)
+    return np.stack([boxes[:, 0], *centres, *sizes], axis=1).astype(np.float32)
 
 
 def draw_hsv_gains(random: np.random.Generator, hyp: Hyperparameters) -> npt.NDArray[np.float64]:
-    """Factors for hue, saturation and value, (3,), each even over 1 ± its limit."""
+    """Draw factors (3,) for hue, saturation and value, each uniform over 1 ± its limit."""
     limits = np.array([hyp.hsv_h, hyp.hsv_s, hyp.hsv_v])
     return np.asarray(random.uniform(1 - limits, 1 + limits))
 
 
 def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], ...]:
-    """Look-up tables (256,) of hue (turning round at 180), saturation and value (ending at 255)."""
+    """Return look-up tables (256,) of hue (modulo 180), saturation and value (clipped at 255)."""
     levels = np.arange(256, dtype=np.float64)
     hue = (levels * gains[0]) % 180
     saturation, value = (np.clip(levels * gain, 0, 255) for gain in gains[1:])
@@ -197,28 +201,28 @@ def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], .
 
 
 def change_colours(pixels: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
-    """The image with hue, saturation and value scaled by `gains`."""
+    """Return the image with hue, saturation and value scaled by `gains`."""
     tables = np.stack(hsv_tables(gains), axis=-1)[None]  # one look-up for all three channels
     changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), tables)
     return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), dtype=np.uint8)
 
 
-def flip(pixels: Pixels, shares: Rows, *, up_down: bool, left_right: bool) -> tuple[Pixels, Rows]:
-    """The image and its boxes (class, cxcywh in shares) mirrored."""
+def flip(pixels: Pixels, labels: Labels, *, up_down: bool, left_right: bool) -> tuple[Pixels, Labels]:
+    """Return the image and its labels mirrored."""
     if up_down:
-        pixels, shares = pixels[::-1], _mirrored(shares, 2)
+        pixels, labels = pixels[::-1], _mirrored(labels, 2)
     if left_right:
-        pixels, shares = pixels[:, ::-1], _mirrored(shares, 1)
-    return pixels, shares
+        pixels, labels = pixels[:, ::-1], _mirrored(labels, 1)
+    return pixels, labels
 
 
-def _mirrored(shares: Rows, column: int) -> Rows:
-    mirrored: Rows = shares.copy()
+def _mirrored(labels: Labels, column: int) -> Labels:
+    mirrored: Labels = labels.copy()
     mirrored[:, column] = 1 - mirrored[:, column]
     return mirrored
 
 
-def mix(first: Pixels, second: Pixels, share: float) -> Pixels:
-    """`share` of the first image and the rest of the second."""
-    mixed: Pixels = (first * share + second * (1 - share)).astype(np.uint8)
-    return mixed
+def blend(first: Pixels, second: Pixels, ratio: float) -> Pixels:
+    """Return `ratio` of the first image plus the rest of the second."""
+    blended: Pixels = (first * ratio + second * (1 - ratio)).astype(np.uint8)
+    return blended

@@ -16,7 +16,14 @@ BYTES_PER_PIXEL = 3
 
 
 class CachedImages:
-    """An image source that has read all images of another one, in threads, before the first is asked for."""
+    """An image source that has read all images of another one, in threads, before the first is asked for.
+
+    Args:
+        on_progress: called with (images in memory, all images).
+
+    Raises:
+        DataError: an image cannot be read.
+    """
 
     def __init__(
         self,
@@ -24,14 +31,6 @@ class CachedImages:
         num_images: int,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """Initialize the cached images.
-
-        Args:
-            on_progress: called with (images in memory, all images).
-
-        Raises:
-            DataError: an image cannot be read.
-        """
         self._images: list[Pixels] = []
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             for pixels in pool.map(source.read, range(num_images)):

@@ -1,6 +1,6 @@
-"""The dataset YAML: directories or lists of images per split, and the class names.
+"""The dataset YAML: the images of each split and the names of the classes.
 
-Imports neither torch nor OpenCV, so that a login node can check it.
+Needs neither torch nor OpenCV, so that a login node can check it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yo
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Every value as it is written (a class named no is no False), and no key twice."""
+    """Loads every value as it is written (a class named no is not False), and refuses a key that is written twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -37,10 +37,10 @@ class Dataset:
     """A dataset's splits, each one or more directories or lists of images, and the names of its classes.
 
     Attributes:
-        root: where relative paths of splits, and perhaps of lists, begin.
-        num_file_classes: classes in the label files; with `single_cls` they are taken for one.
-        kpt_shape: (keypoints, numbers of each) that follow the box in each row of the label files.
-        messages: what a person should know of the file.
+        root: directory to which paths of splits, and perhaps of lists, are relative.
+        num_file_classes: classes in the label files; with `single_cls` they are merged into one.
+        kpt_shape: (keypoints, numbers of each) that follow the box in each line of the label files.
+        messages: findings to be reported, a sentence each.
     """
 
     source: Path
@@ -56,7 +56,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes that a model learns."""
         return len(self.names)
 
     def split(self, name: str) -> tuple[Path, ...]:
@@ -66,15 +66,15 @@ class Dataset:
 
 
 def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collection[str] = ("train", "val")) -> Dataset:
-    """Read the dataset YAML at `path` and check that the splits which are needed are there.
+    """Read the dataset YAML at `path` and check that the needed splits exist.
 
-    `path:` inside it is relative to the YAML's own directory or, if that is not there, to the working directory;
-    splits are relative to it, and `../` in front of one that is not there is left out, as some exports need. The
-    number of classes is that of the names. `download:` is never run.
+    `path:` inside it is relative to the YAML's own directory or, if there is no such directory, to the working
+    directory; splits are relative to it, and `../` before one that does not exist is left out, as some exports need.
+    The number of classes is that of the names. `download:` is never run.
 
     Args:
-        single_cls: take all classes for one; it is called item, unless there is one name only.
-        needed_splits: those that are going to be read; what is wrong with others is a message.
+        single_cls: merge all classes into one, called item, or by its name if there is only one.
+        needed_splits: those that will be read; problems of others become messages.
 
     Raises:
         DataError: naming file and key.
@@ -100,9 +100,7 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
 
 
 def dataset_content(path: Path) -> dict[str, Any]:
-    """Return what the dataset YAML at `path` says, so that it means the same wherever it is written.
-
-    `path:` and the splits become absolute, the names a list.
+    """Return the content of the dataset YAML at `path`, valid in any directory: absolute paths, names as a list.
 
     Raises:
         DataError: naming file and key.
@@ -151,7 +149,7 @@ def _root(source: Path, written: object) -> Path:
 def _splits(
     source: Path, root: Path, content: dict[str, Any], needed: Collection[str]
 ) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """Return (the sources of each split, what is wrong with splits that are not needed)."""
+    """Return (the sources of each split, messages on splits that are not needed)."""
     splits, messages = {}, []
     for name in SPLITS:
         splits[name] = _split_paths(source, name, root, content.get(name))

@@ -1,4 +1,4 @@
-"""Keys of a dataset YAML that say that its labels are for another task than detection, and what is read of them."""
+"""Keys of a dataset YAML whose labels are for another task than detection, and what of these is used."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ KEYPOINT_KEYS = ("flip_idx", "kpt_names", "keypoints", "skeleton")
 
 
 def read_kpt_shape(source: Path, content: dict[str, Any]) -> tuple[int, int] | None:
-    """Return (keypoints, numbers of each) of the rows of label files, None where they have none.
+    """Return (keypoints, numbers of each) of the lines of label files, None where they have none.
 
     Raises:
-        DataError: `kpt_shape` is no such pair, or it is missing and another key says that there are keypoints.
+        DataError: `kpt_shape` is no such pair, or it is missing although another key is for keypoints.
     """
     written = content.get("kpt_shape")
     if written is None:
@@ -24,7 +24,7 @@ def read_kpt_shape(source: Path, content: dict[str, Any]) -> tuple[int, int] | N
             keys.append("task: pose")
         if keys:
             raise DataError(
-                f"{source}: {keys[0]} is for labels with keypoints, and kpt_shape: is missing; without it their rows "
+                f"{source}: {keys[0]} is for labels with keypoints, and kpt_shape: is missing; without it their lines "
                 "would be read as polygons",
                 hint=KPT_HINT,
             )
@@ -38,7 +38,7 @@ def read_kpt_shape(source: Path, content: dict[str, Any]) -> tuple[int, int] | N
 
 
 def task_messages(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """Return what is learnt from labels that are for another task than detection.
+    """Return messages on what is used of labels that are for another task than detection.
 
     Raises:
         DataError: they have no boxes.
@@ -49,5 +49,5 @@ def task_messages(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
     if task == "obb":
         return (f"{source}: task: obb: the upright box around each oriented box is learnt; angles are not",)
     if "kpt_shape" in content:
-        return (f"{source}: kpt_shape: the class and box of each row are learnt; keypoints are not",)
+        return (f"{source}: kpt_shape: the class and box of each line are learnt; keypoints are not",)
     return ()

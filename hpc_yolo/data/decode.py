@@ -1,7 +1,7 @@
 """Decoding image files.
 
-The content decides the format, not the suffix. A JPEG is checked by what its decoder reads: bytes after the end mark
-are allowed, and so is a missing end mark alone.
+The content decides the format, never the suffix. A JPEG is whole if its decoder finds all pixels: bytes after the end
+mark are no damage, and a missing end mark alone is none either.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FORMATS = (
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "XML"),
 )
-# What is wrong with a file of a format that OpenCV decodes, or decodes in some builds.
+# The likely damage of a file of a format that OpenCV decodes, or decodes in some builds.
 DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cut off") | dict.fromkeys(
     ("GIF", "AVIF", "JPEG 2000", "OpenEXR"), ", damaged, cut off or not supported by this build of OpenCV"
 )
@@ -57,7 +57,7 @@ HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
 def silence_decoder() -> None:
-    """Keep OpenCV from printing what it finds odd in a file or cannot write; what matters is reported by the caller."""
+    """Keep OpenCV from printing warnings on files; the caller reports what matters."""
     if hasattr(cv2, "setLogLevel"):  # of version 4
         cv2.setLogLevel(0)
     else:
@@ -67,7 +67,7 @@ def silence_decoder() -> None:
 def decode_image(content: bytes) -> Pixels | None:
     """Return the pixels, BGR (H, W, 3), or None where nothing can be decoded.
 
-    Of a JPEG that is cut off, the part that is there is returned; see `is_cut_off`.
+    Of a JPEG that is cut off, the existing part is returned; see `is_cut_off`.
     """
     # Without an end mark versions of OpenCV return nothing, or lose the last pixels.
     return _imdecode(content + END_OF_JPEG if lacks_end_mark(content) else content)
@@ -83,14 +83,14 @@ def lacks_end_mark(content: bytes) -> bool:
 def is_cut_off(content: bytes, pixels: Pixels) -> bool:
     """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels`.
 
-    Other bytes in place of the padding change nothing if all image data is there, and are taken for image data if not.
+    Other bytes instead of the padding change nothing if all image data exists, and are decoded as image data if not.
     """
     probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG)
     return probed is None or not np.array_equal(probed, pixels)
 
 
 def describe_content(content: bytes) -> str:
-    """Return what the bytes of a file that cannot be decoded look like, with their number, for messages."""
+    """Return a description of the bytes of a file that cannot be decoded, with their number, for messages."""
     if not content:
         return "an empty file"
     size = f"{len(content)} bytes"
@@ -127,7 +127,7 @@ def _first_scan(jpeg: bytes) -> int:
 
 @functools.cache
 def _probe() -> bytes:
-    """Return bytes that a decoder takes for image data: any but the one that begins a marker."""
+    """Return bytes that a decoder reads as image data: any but the one that begins a marker."""
     return np.random.default_rng(0).integers(0, FILL_BYTE, PROBE_BYTES, dtype=np.uint8).tobytes()
 
 

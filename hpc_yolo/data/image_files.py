@@ -1,4 +1,4 @@
-"""The images of a split: all below its directories, and those that its lists name. Needs neither torch nor OpenCV."""
+"""Image files of a split: all below its directories, and those in its lists. Needs neither torch nor OpenCV."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class FoundImages:
     """Images of a split by path.
 
     Attributes:
-        problems: lines of lists that name no image that is there, a sentence each.
-        notes: what a person should know of how images were found.
+        problems: lines of lists for which no image was found, a sentence each.
+        notes: remarks on how images were found, a sentence each.
     """
 
     paths: tuple[Path, ...]
@@ -63,7 +63,7 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
 
 
 def skipped_message(skipped: Mapping[str, int]) -> str:
-    """Return which image files are skipped and what to do with them."""
+    """Return a message on image files that are skipped, by suffix, with the remedy."""
     suffixes = ", ".join(f"{suffix} ({number})" for suffix, number in sorted(skipped.items()))
     files = counted(sum(skipped.values()), "file")
     return f"{files} skipped, OpenCV does not decode them: {suffixes}; convert them to JPEG or PNG"
@@ -93,5 +93,5 @@ def _files_below(directory: Path) -> Iterator[Path]:
 
 
 def _refuse_directory(error: OSError) -> None:
-    """Images that cannot be listed would be missed by nobody."""
+    """Raise the error of a directory that cannot be listed; `os.walk` would skip it silently."""
     raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error

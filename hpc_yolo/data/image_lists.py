@@ -1,6 +1,6 @@
 """Lists of images as labelling tools write them.
 
-One path per line, often relative to another directory than that of the list, or absolute on another machine.
+They have one path a line, often relative to another directory than that of the list, or absolute on another machine.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ADDRESSES = ("http://", "https://", "s3://", "gs://")
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images that a list names.
+    """The images of a list.
 
     Attributes:
-        problems: why lines name none, a sentence each with the line's number.
-        note: what a person should know of those that were found, "" for nothing.
+        problems: lines for which no image was found, a sentence each with the line's number.
+        note: a remark on how images were found, or "".
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -39,7 +39,7 @@ class ImageList:
 
 
 def read_image_list(source: Path, root: Path | None = None) -> ImageList:
-    """Return the images that the list `source` names, among them those of suffixes that OpenCV cannot decode.
+    """Return the images of the list `source`, including those of suffixes that OpenCV cannot decode.
 
     A path is looked for as it is written, relative to the list's directory, to `root`, to the working directory and
     to directories above the list's; then without its first parts.
@@ -69,10 +69,10 @@ def read_image_list(source: Path, root: Path | None = None) -> ImageList:
 
 
 def list_lines(source: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, path as a person means it) of each line that has one: no quotes, byte order mark or file://.
+    """Yield (number, path) of each line that has one, without quotes, byte order mark and file://.
 
     Raises:
-        DataError: it cannot be read, or is no text.
+        DataError: the list cannot be read, or is no text.
     """
     try:
         content = source.read_bytes()
@@ -88,7 +88,7 @@ def list_lines(source: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(content: bytes) -> str:
-    """Return the text of a list: UTF-16 where it is marked so, else UTF-8 and names in an old code page as they are."""
+    """Return the text of a list: UTF-16 if marked so, otherwise UTF-8, with names of old code pages as surrogates."""
     if content.startswith(UTF_16_MARKS):
         return content.decode("utf-16")
     text = content.decode("utf-8-sig", "surrogateescape")
@@ -106,7 +106,7 @@ def _cleaned(line: str) -> str:
 
 
 class ImageSearch:
-    """Finds the files that a list means. Which directory a directory of the list is, is looked up once."""
+    """Finds the files for the paths of a list. Each directory of the list is looked up once."""
 
     def __init__(self, source: Path, root: Path | None = None) -> None:
         directory = source.absolute().parent
@@ -118,10 +118,10 @@ class ImageSearch:
         self._shortened: dict[Path, Path] = {}
 
     def find(self, line: str, where: str) -> Path | None:
-        """Return the file that `line` means, or None.
+        """Return the file for the path `line`, or None.
 
         Raises:
-            DataError: an earlier line without its first parts is the same file.
+            DataError: an earlier line, without its first directories, led to the same file.
         """
         for written in _readings(line):
             for directory, is_shortened in self._candidates(written.parent):
@@ -138,7 +138,7 @@ class ImageSearch:
         return None
 
     def note(self, source: Path) -> str:
-        """Return how many files were found without their first directories, with one of them; "" if none."""
+        """Return a remark on files that were found without their first directories, with one of them; "" if none."""
         if not self._shortened:
             return ""
         path, written = next(iter(self._shortened.items()))
@@ -146,14 +146,14 @@ class ImageSearch:
         return f"{source}: {num_paths} found without the first directories, such as {written} as {path}"
 
     def describe(self, line: str) -> str:
-        """Return where a line that means no file was looked for."""
+        """Return the paths that were tried for a line without a file."""
         written = _readings(line)[0]
-        places = [written] if written.is_absolute() else [base / written for base in self._bases]
-        shown = ", ".join(map(str, places[:MAX_SHOWN]))
+        tried = [written] if written.is_absolute() else [base / written for base in self._bases]
+        shown = ", ".join(map(str, tried[:MAX_SHOWN]))
         return f"{shown}, and without its first directories" if len(written.parts) > 1 else shown
 
     def _candidates(self, parent: Path) -> list[tuple[Path, bool]]:
-        """Return directories that `parent` may mean, nearest first, and whether first parts were left out for it."""
+        """Return (directory, whether it lacks first parts of `parent`) of all that `parent` may be, nearest first."""
         if parent not in self._directories:
             whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
             parts = parent.parts[parent.is_absolute() :]
@@ -167,7 +167,7 @@ class ImageSearch:
 
 
 def _readings(line: str) -> list[Path]:
-    """Return the paths that `line` may be: as it is, from Windows, and with its letters composed or not."""
+    """Return the paths that `line` may be: as it is, from Windows, and with accents composed or not."""
     forms = [os.path.expanduser(line)]  # noqa: PTH111, an unknown user is no error
     if "\\" in line or line[1:2] == ":":
         windows = PureWindowsPath(line)

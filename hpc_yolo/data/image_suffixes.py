@@ -12,13 +12,13 @@ _OTHERS = frozenset((".apng", ".avif", ".bmp", ".dib", ".hdr", ".pic", ".png", "
 _TIFF = frozenset((".dng", ".tif", ".tiff"))
 
 IMAGE_SUFFIXES = _JPEG | _JPEG_2000 | _NETPBM | _OTHERS | _TIFF
-DATASET_SUFFIXES = IMAGE_SUFFIXES | {".gif"}  # of which a dataset has the first frame, and `predict` all
+DATASET_SUFFIXES = IMAGE_SUFFIXES | {".gif"}  # a dataset uses the first frame, `predict` all
 
 _RAW = frozenset(
     (".3fr", ".arw", ".cr2", ".cr3", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srf")
 )
 _HEIF = frozenset((".heic", ".heif", ".hif"))
-_DRAWN = frozenset((".eps", ".ico", ".psb", ".psd", ".svg", ".svgz", ".wmf", ".xcf"))
+_DRAWING = frozenset((".eps", ".ico", ".psb", ".psd", ".svg", ".svgz", ".wmf", ".xcf"))
 _RARE = frozenset((".dcm", ".dds", ".exr", ".jls", ".jxl", ".jxr", ".pcx", ".pfm", ".sgi", ".tga"))
 
-UNREADABLE_SUFFIXES = _RAW | _HEIF | _DRAWN | _RARE
+UNREADABLE_SUFFIXES = _RAW | _HEIF | _DRAWING | _RARE

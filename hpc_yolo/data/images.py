@@ -1,4 +1,4 @@
-"""Reading, resizing and padding images. Pixels are BGR uint8 (H, W, 3) until a batch turns them."""
+"""Reading, resizing and padding images. Pixels are BGR uint8 (height, width, 3); `to_chw_rgb` converts them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREY = (114, 114, 114)
 
 
 def read_image(path: str) -> Pixels:
-    """Return the pixels of an image; of a JPEG that is cut off, the part that is there.
+    """Return the pixels of an image; of a JPEG that is cut off, the part that exists.
 
     Raises:
         DataError: it cannot be read or decoded.
@@ -31,7 +31,7 @@ def read_image(path: str) -> Pixels:
 
 
 def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
-    """The image with its longer side at `imgsz`, bilinear, or by area where an image shrinks for evaluation."""
+    """Return the image with its longer side at `imgsz`, bilinear, or by area where an image shrinks for evaluation."""
     height, width = pixels.shape[:2]
     ratio = imgsz / max(height, width)
     if ratio == 1:
@@ -44,9 +44,10 @@ def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
 def letterbox(
     pixels: Pixels, shape: tuple[int, int], *, auto: bool = False, scaleup: bool = True, stride: int = 32
 ) -> tuple[Pixels, float, tuple[float, float]]:
-    """(the image in the middle of a grey one of `shape` (height, width), its ratio, (left, top) padding in pixels).
+    """Return (the image in the middle of a grey one of `shape`, its ratio, (left, top) padding in pixels).
 
     Args:
+        shape: height and width.
         auto: pad only to the next multiple of `stride`.
         scaleup: allow an image to grow.
     """
@@ -68,5 +69,5 @@ def letterbox(
 
 
 def to_chw_rgb(pixels: Pixels) -> Pixels:
-    """(H, W, BGR) -> contiguous (RGB, H, W)."""
+    """Return pixels (height, width, BGR) as a contiguous array (RGB, height, width)."""
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[::-1])

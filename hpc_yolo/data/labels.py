@@ -81,7 +81,7 @@ class ImageIndex:
 
     @property
     def num_images(self) -> int:
-        """The number of usable images."""
+        """Number of usable images."""
         return len(self.paths)
 
     @property

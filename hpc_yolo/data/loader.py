@@ -12,11 +12,10 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.data.augment import Rows
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, stack_images, stack_targets
 from hpc_yolo.data.cache import BYTES_PER_PIXEL, CachedImages
 from hpc_yolo.data.images import Pixels
-from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.sampler import (
     Indices,
     epoch_order,
@@ -37,7 +36,16 @@ VALIDATION_PAD = 0.5
 
 
 class TrainingLoader:
-    """The training batches of one rank, epoch after epoch, from any step on. Its workers live as long as it does."""
+    """The training batches of one rank, epoch after epoch, from any step on. Its workers live as long as it does.
+
+    Args:
+        batch: images of a step over all ranks.
+        in_memory: keep the resized images of the whole set in memory.
+        rect: batches of images of similar shapes, in a fixed order, each as small as holds them, in multiples
+            of `stride`; no mosaics.
+        by_weight: draw images by how rare their classes are and how low the mAP of these is.
+        on_progress: called with (images in memory, all images).
+    """
 
     def __init__(
         self,
@@ -56,16 +64,6 @@ class TrainingLoader:
         stride: int = 32,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """Initialize the training loader.
-
-        Args:
-            batch: images of a step over all ranks.
-            in_memory: keep the resized images of the whole set in memory.
-            rect: batches of images of similar shapes, in a fixed order, each as small as holds them, in multiples
-                of `stride`; no mosaics.
-            by_weight: draw images by how rare their classes are and how low the mAP of these is.
-            on_progress: called with (images in memory, all images).
-        """
         self.index = index
         self.num_images = index.num_images
         self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
@@ -112,7 +110,7 @@ class TrainingLoader:
         images = global_batch(self._epoch_order(epoch, class_maps), self._batch, step)
         return [Path(self.index.paths[image]) for image in rank_shard(images, rank, self._world_size).tolist()]
 
-    def samples(self, num_samples: int) -> list[tuple[Pixels, Rows]]:
+    def samples(self, num_samples: int) -> list[tuple[Pixels, Labels]]:
         """Return the first samples of the first epoch, made in this process; see `TrainingSamples.sample`.
 
         Raises:
@@ -139,6 +137,10 @@ class ValidationLoader:
     """This rank's shard of the validation images, each image on one rank, in groups of one shape.
 
     The groups are planned over all ranks, so their shapes do not depend on the number of ranks.
+
+    Args:
+        batch: images of a group over all ranks.
+        square: pad every image to a square of `imgsz`.
     """
 
     def __init__(
@@ -153,12 +155,6 @@ class ValidationLoader:
         workers: int,
         square: bool = False,
     ) -> None:
-        """Initialize the validation loader.
-
-        Args:
-            batch: images of a group over all ranks.
-            square: pad every image to a square of `imgsz`.
-        """
         self.index = index
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
         if square:

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, on its machine and within its job's limit."""
+"""Available memory of this process: of its machine, and within the limits of its control groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
-# Of a control group, by version: its limit, what it holds, and what of that only caches files and yields at once.
+# Of a control group, by version: its limit, its usage, and the usage that only caches files and can be reclaimed.
 CGROUP_FILES = {
     "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
     "v2": ("memory.max", "memory.current", ("active_file", "inactive_file")),
@@ -15,7 +15,7 @@ CGROUP_FILES = {
 
 
 def available_bytes() -> int:
-    """Memory that this process can take without swapping or being killed: the machine's, or what its job may have."""
+    """Return the bytes that this process can allocate without swapping or exceeding the limit of its job."""
     return min([_machine_bytes(), *_cgroup_bytes()])
 
 
@@ -25,7 +25,7 @@ def _machine_bytes() -> int:
 
 
 def _cgroup_bytes() -> list[int]:
-    """Of each control group that holds this process, up to the root; groups without a limit are left out."""
+    """Return the free bytes of each control group of this process, up to the root, that has a limit."""
     found = []
     for line in (PROC / "self" / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -47,6 +47,6 @@ def _free_bytes(directory: Path, limit: str, usage: str, caches: tuple[str, ...]
     try:
         limit_bytes, used_bytes = (int((directory / name).read_text()) for name in (limit, usage))
         stat = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # a group that is not shown here, or the limit "max"
+    except (OSError, ValueError):  # a group that is not visible here, or the limit "max"
         return None
     return max(limit_bytes - used_bytes + sum(int(stat.get(name, 0)) for name in caches), 0)

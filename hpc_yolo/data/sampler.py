@@ -1,7 +1,7 @@
-"""What comes when: pure functions of (seed, epoch, step), so that a position in training is one number.
+"""Orders of images, shards and image sizes: pure functions of (seed, epoch, step).
 
-The order of an epoch is cut into global batches, each of which is split evenly over the ranks. Neither the number of
-ranks nor of workers changes what the model sees.
+A position in training is thus one number. The order of an epoch is cut into global batches, each of which is split
+evenly over the ranks. Neither the number of ranks nor of workers changes what the model sees.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _WORD = 2**64
 
 
 def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
-    """The random numbers that belong to one sample of one epoch, whoever draws them and whenever."""
+    """Return the generator of one sample of one epoch; it is the same in every process at any time."""
     key = np.array([(seed * 2 + stream) % _WORD, (epoch * 2**40 + index) % _WORD], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
 def epoch_order(num_images: int, seed: int, epoch: int, weights: Weights | None = None) -> Indices:
-    """All images once, in the order of `epoch`; with `weights` (num_images,), as many draws by weight."""
+    """Return all images once, in the order of `epoch`; with `weights` (num_images,), as many draws by weight."""
     random = generator(seed, epoch, 0, ORDER_STREAM)
     if weights is None or weights.sum() == 0:
         return random.permutation(num_images)
@@ -34,60 +34,60 @@ def epoch_order(num_images: int, seed: int, epoch: int, weights: Weights | None 
 
 
 def image_weights(labels: Sequence[npt.NDArray[np.float32]], class_maps: Weights) -> Weights:
-    """(images,): the sum over an image's objects of their class's weight, high for the rare and the badly found.
+    """Return (images,): the sum of the weights of an image's objects, high for rare classes and those of a low mAP.
 
     Args:
-        labels: rows of class, cxcywh of each image.
+        labels: (n, 5) class, cxcywh of each image.
         class_maps: (classes,) mAP of each class, in [0, 1].
     """
-    classes = [rows[:, 0].astype(np.int64) for rows in labels]
+    classes = [of_image[:, 0].astype(np.int64) for of_image in labels]
     rarity = 1 / np.bincount(np.concatenate(classes), minlength=len(class_maps)).clip(min=1)
     per_class = rarity / rarity.sum() * (1 - class_maps) ** 2
     return np.array([per_class[members].sum() for members in classes])
 
 
 def scaled_imgsz(seed: int, epoch: int, step: int, imgsz: int, stride: int) -> int:
-    """The longer side in pixels of a global batch in multi-scale training: half to one and a half `imgsz`."""
+    """Return the longer side in pixels of a global batch in multi-scale training: half to one and a half `imgsz`."""
     random = generator(seed, epoch, 1 + step, ORDER_STREAM)
     smallest = max(imgsz // 2, stride)
     return int(random.integers(smallest, imgsz * 3 // 2 + stride)) // stride * stride
 
 
 def largest_imgsz(imgsz: int, stride: int) -> int:
-    """The longest side that `scaled_imgsz` draws."""
+    """Return the longest side that `scaled_imgsz` draws."""
     return (imgsz * 3 // 2 + stride - 1) // stride * stride
 
 
 def steps_per_epoch(num_images: int, batch: int) -> int:
-    """Global batches in an epoch; the last is filled up from the beginning of the order."""
+    """Return the number of global batches in an epoch; the last is filled up from the beginning of the order."""
     return -(-num_images // batch)
 
 
 def global_batch(order: Indices, batch: int, step: int) -> Indices:
-    """The images of one step over all ranks, (batch,)."""
+    """Return the images (batch,) of one step over all ranks."""
     return order.take(np.arange(step * batch, (step + 1) * batch), mode="wrap")
 
 
 def rect_order(order: Indices, batch: int) -> Indices:
-    """The order of `rect_plan` filled up to whole batches from its end, where the images are of a like shape."""
+    """Return the order of `rect_plan` filled up to whole batches from its end, where images have similar shapes."""
     positions = np.arange(steps_per_epoch(len(order), batch) * batch)
     backwards = (2 * len(order) - 1 - positions) % len(order)
     return order[np.where(positions < len(order), positions, backwards)]
 
 
 def rank_shard(images: Indices, rank: int, world_size: int) -> Indices:
-    """This rank's part of a global batch, (batch / world size,)."""
-    share = len(images) // world_size
-    return images[rank * share : (rank + 1) * share]
+    """Return a rank's part (batch / world size,) of a global batch."""
+    size = len(images) // world_size
+    return images[rank * size : (rank + 1) * size]
 
 
 def rect_plan(
     shapes_hw: npt.NDArray[np.int32], *, batch: int, imgsz: int, stride: int, pad: float
 ) -> tuple[Indices, list[tuple[int, int]]]:
-    """Images by aspect ratio in groups of `batch`, each with the least (height, width) that holds its images.
+    """Return (images by aspect ratio, for each group of `batch` the least (height, width) that holds its images).
 
     Args:
-        pad: strides added to each side, as a share.
+        pad: fraction of a stride added to each side.
     """
     aspects = shapes_hw[:, 0] / shapes_hw[:, 1]
     order = aspects.argsort(kind="stable")

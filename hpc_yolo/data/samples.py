@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_yolo.data import augment
-from hpc_yolo.data.augment import Rows
+from hpc_yolo.data.augment import Boxes
 from hpc_yolo.data.batch import ImageShape
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.images import Pixels, letterbox, to_chw_rgb
-from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.source import ImageSource
@@ -19,19 +19,18 @@ MIXED_PARTNER = 2**39  # keys from here on belong to the second mosaic of a blen
 
 
 class TrainingSamples:
-    """Augmented training images, as a function of (epoch, image) alone."""
+    """Augmented training images, as a function of (epoch, image) alone.
+
+    Args:
+        source: the images with their longer side at `imgsz`.
+    """
 
     def __init__(self, index: ImageIndex, source: ImageSource, *, imgsz: int, hyp: Hyperparameters, seed: int) -> None:
-        """Initialize the training samples.
-
-        Args:
-            source: the images with their longer side at `imgsz`.
-        """
         self._index, self._source, self._imgsz, self._hyp, self._seed = index, source, imgsz, hyp, seed
 
     def sample(
         self, epoch: int, image: int, shape: tuple[int, int] | None = None, key: int | None = None
-    ) -> tuple[Pixels, Rows]:
+    ) -> tuple[Pixels, Labels]:
         """Return (image (3, height, width) RGB, labels (n, 5) of class, cxcywh in [0, 1]).
 
         Args:
@@ -45,64 +44,63 @@ class TrainingSamples:
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
         if random.random() < hyp.mosaic:
-            pixels, rows = self._warped_mosaic(random, image)
+            pixels, boxes = self._warped_mosaic(random, image)
             if random.random() < hyp.mixup:
-                pixels, rows = self._blended(pixels, rows, epoch, key)
+                pixels, boxes = self._blended(pixels, boxes, epoch, key)
         else:
-            pixels, rows = self._warped_single(random, image, shape or (self._imgsz, self._imgsz))
-        shares = augment.pixels_to_shares(rows, pixels.shape[1], pixels.shape[0])
+            pixels, boxes = self._warped_single(random, image, shape or (self._imgsz, self._imgsz))
+        labels = augment.boxes_to_labels(boxes, pixels.shape[1], pixels.shape[0])
         if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v:
             pixels = augment.change_colours(pixels, augment.draw_hsv_gains(random, hyp))
         up_down, left_right = random.random(2) < (hyp.flipud, hyp.fliplr)
-        pixels, shares = augment.flip(pixels, shares, up_down=bool(up_down), left_right=bool(left_right))
-        return to_chw_rgb(pixels), shares
+        pixels, labels = augment.flip(pixels, labels, up_down=bool(up_down), left_right=bool(left_right))
+        return to_chw_rgb(pixels), labels
 
-    def _blended(self, pixels: Pixels, rows: Rows, epoch: int, key: int) -> tuple[Pixels, Rows]:
+    def _blended(self, pixels: Pixels, boxes: Boxes, epoch: int, key: int) -> tuple[Pixels, Boxes]:
         """Return a mosaic blended with a second one, with the boxes of both."""
         random = generator(self._seed, epoch, key + MIXED_PARTNER, SAMPLE_STREAM)
-        share = random.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
-        second, more = self._warped_mosaic(random, int(random.integers(self._index.num_images)))
-        return augment.mix(pixels, second, share), np.concatenate([rows, more])
+        ratio = random.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
+        second, its_boxes = self._warped_mosaic(random, int(random.integers(self._index.num_images)))
+        return augment.blend(pixels, second, ratio), np.concatenate([boxes, its_boxes])
 
-    def _warped_mosaic(self, random: np.random.Generator, image: int) -> tuple[Pixels, Rows]:
+    def _warped_mosaic(self, random: np.random.Generator, image: int) -> tuple[Pixels, Boxes]:
         centre = augment.draw_mosaic_centre(random, self._imgsz)
         members = random.permutation(np.append(random.integers(self._index.num_images, size=3), image))
         tiles = [(self._source.read(m), self._index.labels[m], self._index.outlines_of(m)) for m in members.tolist()]
-        pixels, rows, outlines = augment.mosaic(tiles, centre, self._imgsz)
+        pixels, boxes, outlines = augment.mosaic(tiles, centre, self._imgsz)
         if self._hyp.copy_paste and not outlines.is_empty:
             chosen = draw_copied(random, outlines, self._hyp.copy_paste)
-            pixels, rows, outlines = paste_mirrored(pixels, rows, outlines, chosen)
-        return self._warp(random, pixels, rows, outlines, (self._imgsz, self._imgsz))
+            pixels, boxes, outlines = paste_mirrored(pixels, boxes, outlines, chosen)
+        return self._warp(random, pixels, boxes, outlines, (self._imgsz, self._imgsz))
 
-    def _warped_single(self, random: np.random.Generator, image: int, shape: tuple[int, int]) -> tuple[Pixels, Rows]:
+    def _warped_single(self, random: np.random.Generator, image: int, shape: tuple[int, int]) -> tuple[Pixels, Boxes]:
         resized = self._source.read(image)
         height, width = resized.shape[:2]
         pixels, ratio, (left, top) = letterbox(resized, shape)
-        rows = augment.shares_to_pixels(self._index.labels[image], width * ratio, height * ratio, left, top)
+        boxes = augment.labels_to_boxes(self._index.labels[image], width * ratio, height * ratio, left, top)
         outlines = self._index.outlines_of(image).scaled(width * ratio, height * ratio, left, top)
-        return self._warp(random, pixels, rows, outlines, (shape[1], shape[0]))
+        return self._warp(random, pixels, boxes, outlines, (shape[1], shape[0]))
 
     def _warp(
-        self, random: np.random.Generator, pixels: Pixels, rows: Rows, outlines: Outlines, output_wh: tuple[int, int]
-    ) -> tuple[Pixels, Rows]:
+        self, random: np.random.Generator, pixels: Pixels, boxes: Boxes, outlines: Outlines, output_wh: tuple[int, int]
+    ) -> tuple[Pixels, Boxes]:
         warp = augment.draw_warp(random, self._hyp)
         matrix = augment.warp_matrix(warp, (pixels.shape[1], pixels.shape[0]), output_wh)
         warped = augment.warp_image(pixels, matrix, output_wh, has_perspective=self._hyp.perspective > 0)
-        return warped, augment.warp_boxes(rows, matrix, warp.scale, output_wh, outlines)
+        return warped, augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
 
 
 class ValidationSamples:
-    """Validation images, padded to a shape and otherwise unchanged."""
+    """Validation images, padded to a shape and otherwise unchanged.
+
+    Args:
+        source: the images with their longer side at the size of the evaluation.
+    """
 
     def __init__(self, index: ImageIndex, source: ImageSource) -> None:
-        """Initialize the validation samples.
-
-        Args:
-            source: the images with their longer side at the size of the evaluation.
-        """
         self._index, self._source = index, source
 
-    def sample(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Rows, ImageShape]:
+    def sample(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Labels, ImageShape]:
         """Return (image (3, *shape) RGB, labels (n, 5) of class, cxcywh in [0, 1], what leads back to the file).
 
         Raises:
@@ -112,7 +110,7 @@ class ValidationSamples:
         resized = self._source.read(image)
         height, width = resized.shape[:2]
         pixels, ratio, (left, top) = letterbox(resized, shape, scaleup=False)
-        rows = augment.shares_to_pixels(self._index.labels[image], width * ratio, height * ratio, left, top)
+        boxes = augment.labels_to_boxes(self._index.labels[image], width * ratio, height * ratio, left, top)
         ratios = height * ratio / file_hw[0], width * ratio / file_hw[1]
-        shares = augment.pixels_to_shares(rows, shape[1], shape[0])
-        return to_chw_rgb(pixels), shares, (file_hw, (ratios, (left, top)))
+        labels = augment.boxes_to_labels(boxes, shape[1], shape[0])
+        return to_chw_rgb(pixels), labels, (file_hw, (ratios, (left, top)))

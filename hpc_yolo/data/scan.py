@@ -1,6 +1,6 @@
 """Scans: all images and labels of a split are checked once.
 
-An image with a problem is left out and reported with file and line, and the run continues.
+An image with a problem is left out and reported with file and line, and the run goes on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Room in /dev/shm, through which loader workers hand batches over to their rank.
+"""Space in /dev/shm, through which loader workers pass batches to their rank.
 
-Containers often have 64 MB of it. When it is full a worker cannot hand its batch over, and its rank would wait in vain.
+Containers often have 64 MB of it. When it is full a worker cannot pass its batch, and its rank would wait for ever.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 from hpc_yolo.core.errors import LostProcessError, TrainingError
 
 DIRECTORY = Path("/dev/shm")
-PREFETCH = 2  # batches that torch's loader has each worker make ahead
+PREFETCH = 2  # batches that each worker of torch's loader makes ahead
 LABELS_BYTES = 65536  # of a batch, with its indices
-IN_USE = 2  # batches that a rank holds: the one it computes on, and the next
-NEARLY_FULL_SHARE, NEARLY_FULL_BYTES = 0.1, 2**30  # with less than both free, a worker's death is put down to it
+IN_USE = 2  # batches that a rank has: the one it computes on, and the next
+# With less than both free, /dev/shm is the likely cause of a worker's death.
+NEARLY_FULL_FRACTION, NEARLY_FULL_BYTES = 0.1, 2**30
 HINT = (
     "take fewer loader workers (train.workers or --workers; 0: none), a smaller batch, or a container with more of it: "
     "docker and podman run --shm-size=8g or --ipc=host, apptainer --bind /dev/shm; see df -h /dev/shm"
@@ -27,7 +28,7 @@ HINT = (
 
 @dataclass(frozen=True)
 class Room:
-    """The state of /dev/shm as this process sees it. `identity` tells the file systems of a node apart."""
+    """The state of /dev/shm in this process. `identity` distinguishes the file systems of a node."""
 
     free_bytes: int
     total_bytes: int
@@ -35,7 +36,7 @@ class Room:
 
     @property
     def text(self) -> str:
-        """Free and total space as text."""
+        """The state for a message."""
         if not self.total_bytes:
             return "there is no /dev/shm"
         return f"/dev/shm has {size_text(self.free_bytes)} of {size_text(self.total_bytes)} free"
@@ -43,20 +44,20 @@ class Room:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the loader workers of a rank need in /dev/shm at most: `num_batches` at once, each of `batch_bytes`."""
+    """The most space that the loader workers of a rank need: `num_batches` at once, each of `batch_bytes`."""
 
     batch_bytes: int
     num_batches: int
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all batches."""
+        """The bytes of all batches at once."""
         return self.batch_bytes * self.num_batches
 
 
 @dataclass(frozen=True)
 class RankRoom:
-    """One rank's demand and what it sees of /dev/shm."""
+    """The demand of one rank, and the state of its /dev/shm."""
 
     node_rank: int
     host: str
@@ -65,7 +66,7 @@ class RankRoom:
 
 
 def shared_room() -> Room:
-    """Return the state of /dev/shm; no room where there is none."""
+    """Return the state of /dev/shm; no space where it does not exist."""
     try:
         found, stat = os.statvfs(DIRECTORY), DIRECTORY.stat()
     except OSError:
@@ -74,16 +75,16 @@ def shared_room() -> Room:
 
 
 def demand_of(batch_bytes: int, num_batches: int, workers: int) -> Demand:
-    """Return what `workers` need who load `num_batches` batches of at most `batch_bytes` of images in an epoch."""
+    """Return the demand of `workers` that load `num_batches` batches of at most `batch_bytes` of images in an epoch."""
     at_once = min(num_batches, workers * PREFETCH + IN_USE) if workers else 0
     return Demand(batch_bytes + LABELS_BYTES, at_once)
 
 
 def require_room(ranks: Sequence[RankRoom]) -> None:
-    """Refuse loader workers for whose batches some node has no room. Ranks of one node may share one /dev/shm or not.
+    """Refuse loader workers whose batches do not fit into /dev/shm of their node. Ranks of a node may share one or not.
 
     Raises:
-        TrainingError: naming the node, what is needed and what is free.
+        TrainingError: naming the node, the needed and the free bytes.
     """
     shared: dict[tuple[int, int], list[RankRoom]] = {}
     for rank in ranks:
@@ -97,7 +98,7 @@ def require_room(ranks: Sequence[RankRoom]) -> None:
             batches = f"{largest.num_batches} batch{'' if largest.num_batches == 1 else 'es'}"
             each = f" for each of {len(together)} ranks" if len(together) > 1 else ""
             raise TrainingError(
-                f"{together[0].host}: {room.text}, and loader workers hand batches over through it: they need "
+                f"{together[0].host}: {room.text}, and loader workers pass batches through it: they need "
                 f"{size_text(needed_bytes)}, {batches} of {size_text(largest.batch_bytes)}{each}",
                 hint=HINT,
             )
@@ -106,10 +107,10 @@ def require_room(ranks: Sequence[RankRoom]) -> None:
 def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
     """Move a batch into shared memory in place, if this process is a loader worker.
 
-    By itself torch would do so in a thread whose errors reach nobody.
+    torch itself would do so in a thread whose errors are lost.
 
     Raises:
-        LostProcessError: there is no room.
+        LostProcessError: there is no space.
     """
     if torch.utils.data.get_worker_info() is None:
         return
@@ -120,23 +121,23 @@ def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
     except RuntimeError as error:
         needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         raise LostProcessError(
-            f"a loader worker cannot hand over its batch of {size_text(needed_bytes)}: {shared_room().text} "
+            f"a loader worker cannot pass its batch of {size_text(needed_bytes)}: {shared_room().text} "
             f"({str(error).partition('>: ')[2] or error})",
             hint=HINT,
         ) from error
 
 
 def explain_lost_worker(error: Exception) -> str | None:
-    """Return what /dev/shm may have to do with the death of a loader worker that torch reports; None for nothing."""
+    """Return how /dev/shm may have caused the death of a loader worker that torch reports; None if it did not."""
     room = shared_room()
-    is_full = room.free_bytes <= min(room.total_bytes * NEARLY_FULL_SHARE, NEARLY_FULL_BYTES)
+    is_full = room.free_bytes <= min(room.total_bytes * NEARLY_FULL_FRACTION, NEARLY_FULL_BYTES)
     if "Bus error" in str(error) or is_full:
-        return f"through which it hands batches over: {room.text} now"
+        return f"through which it passes batches: {room.text} now"
     return None
 
 
 def size_text(num_bytes: float) -> str:
-    """`num_bytes` for people, such as 353 MiB."""
+    """Return `num_bytes` with a unit, such as 353 MiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if num_bytes < 1024 or unit == "GiB":
             break

@@ -24,15 +24,14 @@ class ImageSource(Protocol):
 
 
 class ImageFiles:
-    """The source that reads, decodes and resizes image files, each time anew."""
+    """The source that reads, decodes and resizes image files, each time anew.
+
+    Args:
+        imgsz: length in pixels of the longer side.
+        augment: resize for training; see `resize_to`.
+    """
 
     def __init__(self, paths: Sequence[str], imgsz: int, *, augment: bool) -> None:
-        """Initialize the image files.
-
-        Args:
-            imgsz: length in pixels of the longer side.
-            augment: resize for training; see `resize_to`.
-        """
         self._paths, self._imgsz, self._augment = paths, imgsz, augment
 
     def read(self, index: int) -> Pixels:

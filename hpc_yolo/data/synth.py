@@ -1,6 +1,6 @@
-"""Drawing a labelled set of shapes, so that a first training and the tests need no download.
+"""A drawn dataset of shapes, so that a first training and the tests need no download.
 
-Every class has a form and colours that lean towards its own hue; backgrounds are textured, shapes may overlap. The same
+Every class has a form and colours around a hue of its own; backgrounds are textured, shapes may overlap. The same
 arguments draw the same bytes.
 """
 
@@ -20,7 +20,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.images import Pixels
 
 CLASSES = ("circle", "square", "triangle", "star")
-HUES = (0, 60, 110, 150)  # of OpenCV's 180, one a class; any shape strays by up to HUE_SPREAD
+HUES = (0, 60, 110, 150)  # of OpenCV's 180, one for each class; a shape deviates by up to HUE_SPREAD
 HUE_SPREAD = 12
 SIDES_PIXELS = (28, 96)
 MAX_SHAPES = 5
@@ -39,23 +39,16 @@ def write_shapes_dataset(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
-    """Draw the set into `directory` and return its dataset.yaml; a directory that holds the same set is left as it is.
+    """Draw the set into `directory` and return its dataset.yaml; a directory with the same set is left unchanged.
 
     Args:
         image_size: width and height in pixels.
-        on_progress: told (images drawn, all images).
+        on_progress: called with (images drawn, all images).
 
     Raises:
-        DataError: the directory holds something else, or cannot be written.
+        DataError: the directory has other content, or cannot be written.
     """
-    if min(num_train, num_val) < 1 or min(image_size) < SIDES_PIXELS[0]:
-        raise DataError(
-            f"{num_train} training and {num_val} validation images of {image_size[0]} x {image_size[1]} pixels: at "
-            f"least 1 and 1 of {SIDES_PIXELS[0]} x {SIDES_PIXELS[0]} are needed",
-            hint="leave the options out: hpc-yolo data synth datasets/shapes",
-        )
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: is a file", hint="give another directory")
+    _require_drawable(directory, num_train, num_val, image_size)
     recipe = {"version": RECIPE_VERSION, "train": num_train, "val": num_val, "size": list(image_size), "seed": seed}
     if directory.exists() and any(directory.iterdir()):
         _require_same_set(directory, recipe)
@@ -73,12 +66,21 @@ def write_shapes_dataset(
             directory.rmdir()
         aside.replace(directory)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="is the disk full?") from error
-    except BaseException:
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
     return directory / "dataset.yaml"
+
+
+def _require_drawable(directory: Path, num_train: int, num_val: int, image_size: tuple[int, int]) -> None:
+    if min(num_train, num_val) < 1 or min(image_size) < SIDES_PIXELS[0]:
+        raise DataError(
+            f"{num_train} training and {num_val} validation images of {image_size[0]} x {image_size[1]} pixels: at "
+            f"least 1 and 1 of {SIDES_PIXELS[0]} x {SIDES_PIXELS[0]} are needed",
+            hint="leave the options out: hpc-yolo data synth datasets/shapes",
+        )
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory}: is a file", hint="give another directory")
 
 
 def _draw_all(
@@ -103,24 +105,24 @@ def _draw_all(
 def draw_image(
     random: np.random.Generator, image_size: tuple[int, int]
 ) -> tuple[Pixels, list[tuple[int, float, float, float, float]]]:
-    """(pixels (H, W, BGR), rows of class, left, top, right, bottom in pixels)."""
+    """Return (pixels (height, width, BGR), boxes of class, left, top, right, bottom in pixels)."""
     width, height = image_size
     pixels = _background(random, width, height)
-    rows: list[tuple[int, float, float, float, float]] = []
+    boxes: list[tuple[int, float, float, float, float]] = []
     for _ in range(int(random.integers(1, MAX_SHAPES + 1))):
         class_index = int(random.integers(len(CLASSES)))
         side = int(random.integers(SIDES_PIXELS[0], min(SIDES_PIXELS[1], width, height) + 1))
         left, top = int(random.integers(width - side + 1)), int(random.integers(height - side + 1))
         box = (class_index, float(left), float(top), float(left + side), float(top + side))
-        if all(_overlap_share(box, row) <= MAX_OVERLAP for row in rows):
+        if all(_overlap_fraction(box, other) <= MAX_OVERLAP for other in boxes):
             _draw_shape(pixels, class_index, left, top, side, _colour(random, class_index))
-            rows.append(box)
+            boxes.append(box)
     grain = random.integers(-8, 9, size=pixels.shape)
-    return (pixels.astype(np.int64) + grain).clip(0, 255).astype(np.uint8), rows
+    return (pixels.astype(np.int64) + grain).clip(0, 255).astype(np.uint8), boxes
 
 
 def _write_image(root: Path, split: str, index: int, image_size: tuple[int, int], random: np.random.Generator) -> None:
-    pixels, rows = draw_image(random, image_size)
+    pixels, boxes = draw_image(random, image_size)
     width, height = image_size
     image = root / "images" / split / f"{index:05d}.jpg"
     if not cv2.imwrite(str(image), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
@@ -128,13 +130,13 @@ def _write_image(root: Path, split: str, index: int, image_size: tuple[int, int]
     lines = [
         f"{class_index} {(left + right) / 2 / width:.6f} {(top + bottom) / 2 / height:.6f} "
         f"{(right - left) / width:.6f} {(bottom - top) / height:.6f}\n"
-        for class_index, left, top, right, bottom in rows
+        for class_index, left, top, right, bottom in boxes
     ]
     (root / "labels" / split / f"{index:05d}.txt").write_text("".join(lines))
 
 
 def _background(random: np.random.Generator, width: int, height: int) -> Pixels:
-    """Soft patches of grey and weak colour."""
+    """Return soft patches of grey and weak colour."""
     coarse = random.integers(70, 150, size=(6, 8, 1)) + random.integers(-15, 16, size=(6, 8, 3))
     return np.asarray(cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC))
 
@@ -147,7 +149,7 @@ def _colour(random: np.random.Generator, class_index: int) -> tuple[int, int, in
 
 
 def _draw_shape(pixels: Pixels, class_index: int, left: int, top: int, side: int, colour: tuple[int, int, int]) -> None:
-    """A shape that touches all four sides of its box."""
+    """Draw a shape that touches all four sides of its box."""
     if CLASSES[class_index] == "circle":
         axes = (side // 2, side // 2)
         cv2.ellipse(pixels, (left + side // 2, top + side // 2), axes, 0, 0, 360, colour, -1, cv2.LINE_AA)
@@ -161,10 +163,10 @@ def _draw_shape(pixels: Pixels, class_index: int, left: int, top: int, side: int
     cv2.fillPoly(pixels, [points.round().astype(np.int32)], colour, cv2.LINE_AA)
 
 
-def _overlap_share(
+def _overlap_fraction(
     first: tuple[int, float, float, float, float], second: tuple[int, float, float, float, float]
 ) -> float:
-    """The overlap as a share of the smaller box."""
+    """Return the overlap as a fraction of the smaller box."""
     width = min(first[3], second[3]) - max(first[1], second[1])
     height = min(first[4], second[4]) - max(first[2], second[2])
     smaller = min((box[3] - box[1]) * (box[4] - box[2]) for box in (first, second))
@@ -175,10 +177,8 @@ def _require_same_set(directory: Path, recipe: dict[str, object]) -> None:
     try:
         drawn = json.loads((directory / RECIPE_FILE).read_text())
     except (OSError, ValueError):
-        raise DataError(
-            f"{directory}: holds something that was not drawn here", hint="give an empty directory"
-        ) from None
+        raise DataError(f"{directory}: has content that was not drawn here", hint="give an empty directory") from None
     if drawn != recipe:
         raise DataError(
-            f"{directory}: holds another drawn set ({json.dumps(drawn)})", hint="remove it, or give another directory"
+            f"{directory}: has another drawn set ({json.dumps(drawn)})", hint="remove it, or give another directory"
         )

@@ -51,7 +51,7 @@ def test_warp_moves_boxes_as_published():
 )
 def test_warped_box_is_the_hull_of_the_warped_object(warp):
     pixels, shares = object_on_black(2 * IMGSZ, 2 * IMGSZ, (104, 96, 168, 144))
-    rows = augment.shares_to_pixels(shares, 2 * IMGSZ, 2 * IMGSZ)
+    rows = augment.labels_to_boxes(shares, 2 * IMGSZ, 2 * IMGSZ)
     matrix = augment.warp_matrix(warp, (2 * IMGSZ, 2 * IMGSZ), (IMGSZ, IMGSZ))
     warped = augment.warp_image(pixels, matrix, (IMGSZ, IMGSZ), has_perspective=warp.perspective_x != 0)
     (row,) = augment.warp_boxes(rows, matrix, warp.scale, (IMGSZ, IMGSZ))
@@ -226,7 +226,7 @@ def test_flip_moves_the_boxes():
 def test_flipped_object_lies_in_its_box(up_down, left_right):
     pixels, shares = object_on_black(60, 40, (5, 10, 25, 18))
     flipped, moved = augment.flip(pixels, shares, up_down=up_down, left_right=left_right)
-    (row,) = augment.shares_to_pixels(moved, 60, 40)
+    (row,) = augment.labels_to_boxes(moved, 60, 40)
     assert row[1:] == pytest.approx(bounds_of_white(flipped))
     assert shares[0, 1] == np.float32(15 / 60), "labels are kept in memory for all epochs and must not be changed"
 
@@ -235,14 +235,14 @@ def test_flipped_object_lies_in_its_box(up_down, left_right):
 def test_letterboxed_object_lies_in_its_box(width, height):
     pixels, shares = object_on_black(width, height, (width // 4, height // 4, width // 2, height * 3 // 4))
     framed, ratio, (left, top) = letterbox(pixels, (IMGSZ, IMGSZ))
-    (row,) = augment.shares_to_pixels(shares, width * ratio, height * ratio, left, top)
+    (row,) = augment.labels_to_boxes(shares, width * ratio, height * ratio, left, top)
     assert row[1:] == pytest.approx(bounds_of_white(framed), abs=1.1)
 
 
 def test_labels_and_boxes_convert_both_ways():
     rows = np.array([[0, 10, 20, 30, 60], [1, -5, 0, 200, 50]], dtype=np.float32)
-    shares = augment.pixels_to_shares(rows, 100, 80)
-    back = augment.shares_to_pixels(shares, 100, 80)
+    shares = augment.boxes_to_labels(rows, 100, 80)
+    back = augment.labels_to_boxes(shares, 100, 80)
     assert back[0] == pytest.approx(rows[0], abs=1e-4)
     assert back[1] == pytest.approx([1, 0, 0, 100, 50], abs=0.01), "cut at the image's edge"
 
@@ -255,7 +255,7 @@ def test_labels_and_boxes_convert_both_ways():
 )
 def test_labels_are_within_the_image_for_any_box(boxes):
     rows = np.array([[0, x, y, x + w, y + h] for x, y, w, h in boxes], dtype=np.float32).reshape(-1, 5)
-    shares = augment.pixels_to_shares(rows, 160, 120)
+    shares = augment.boxes_to_labels(rows, 160, 120)
     assert ((shares[:, 1:] >= 0) & (shares[:, 1:] <= 1)).all()
 
 
@@ -264,8 +264,8 @@ def test_images_without_objects_have_no_boxes(function):
     nothing = np.zeros((0, 5), dtype=np.float32)
     changed = {
         "warp": lambda: augment.warp_boxes(nothing, np.eye(3), 1.0, (IMGSZ, IMGSZ)),
-        "shares": lambda: augment.shares_to_pixels(nothing, IMGSZ, IMGSZ),
-        "pixels": lambda: augment.pixels_to_shares(nothing, IMGSZ, IMGSZ),
+        "shares": lambda: augment.labels_to_boxes(nothing, IMGSZ, IMGSZ),
+        "pixels": lambda: augment.boxes_to_labels(nothing, IMGSZ, IMGSZ),
         "flip": lambda: augment.flip(np.zeros((2, 2, 3), np.uint8), nothing, up_down=True, left_right=True)[1],
     }[function]()
     assert (changed.shape, changed.dtype) == ((0, 5), np.float32)
@@ -273,9 +273,9 @@ def test_images_without_objects_have_no_boxes(function):
 
 def test_blend_takes_its_fraction_of_each():
     first, second = np.full((2, 2, 3), 200, np.uint8), np.full((2, 2, 3), 101, np.uint8)
-    assert augment.mix(first, second, 0.5).ravel().tolist() == [150] * 12, "cut off, not rounded, as published"
-    assert (augment.mix(first, second, 1.0) == first).all()
-    assert (augment.mix(first, second, 0.0) == second).all()
+    assert augment.blend(first, second, 0.5).ravel().tolist() == [150] * 12, "cut off, not rounded, as published"
+    assert (augment.blend(first, second, 1.0) == first).all()
+    assert (augment.blend(first, second, 0.0) == second).all()
 
 
 @QUICK

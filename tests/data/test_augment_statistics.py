@@ -33,7 +33,7 @@ def drawn(draw: Callable[[np.random.Generator], object]) -> np.ndarray:
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     """Check the moments of U(low, high).
 
-    Mean (low + high) / 2, and with d = high - low variance d^2 / 12, fourth central moment d^4 / 80.
+    With d = high - low: mean (low + high) / 2, variance d^2 / 12, fourth central moment d^4 / 80.
     """
     width, count = high - low, len(values)
     assert values.min() >= low and values.max() <= high
@@ -134,7 +134,7 @@ def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_sa
     num_images, num_samples, fraction = 8, 5000, 0.6
     samples, asked = make_samples(flat_index(num_images, 16, []), 16, mixup=fraction)
     ratios: list[float] = []
-    monkeypatch.setattr(augment, "mix", lambda first, _second, ratio: ratios.append(ratio) or first)
+    monkeypatch.setattr(augment, "blend", lambda first, _second, ratio: ratios.append(ratio) or first)
     for epoch in range(num_samples):
         samples.sample(epoch, 0)
     assert_fraction(len(ratios), num_samples, fraction)

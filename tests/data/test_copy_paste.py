@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_sets import TRIANGLE, outlines_of
 
-from hpc_yolo.data.copy_paste import covered_shares, draw_copied, paste_mirrored
+from hpc_yolo.data.copy_paste import covered_fractions, draw_copied, paste_mirrored
 
 S = 128
 
@@ -53,7 +53,7 @@ def test_copy_may_not_hide_an_earlier_copy():
 def test_covered_fraction_is_that_of_the_object():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 100, 100], [50, 50, 60, 60], [3, 3, 3, 9]], dtype=np.float32)
     cover = np.array([5, 0, 15, 10], dtype=np.float32)
-    assert covered_shares(boxes, cover) == pytest.approx([0.5, 0.01, 0, 0])
+    assert covered_fractions(boxes, cover) == pytest.approx([0.5, 0.01, 0, 0])
 
 
 @pytest.mark.parametrize(("fraction", "num_copied"), [(0.0, 0), (0.1, 0), (0.3, 2), (0.5, 2), (1.0, 5)])

@@ -50,8 +50,8 @@ def test_mosaic_has_the_image_in_any_slot_and_partners_from_the_whole_set(train_
 def test_blended_sample_has_the_objects_of_both_images(train_index, monkeypatch):
     """Ratios are Beta(32, 32): mean 1/2, variance 1 / (4 x 65)."""
     alone, blended = (make_samples(train_index, 32, mosaic=1, mixup=mixup, **STILL) for mixup in (0, 1))
-    ratios, real = [], augment.mix
-    monkeypatch.setattr(augment, "mix", lambda *arguments: ratios.append(arguments[2]) or real(*arguments))
+    ratios, real = [], augment.blend
+    monkeypatch.setattr(augment, "blend", lambda *arguments: ratios.append(arguments[2]) or real(*arguments))
     num_more = 0
     for epoch in range(300):
         first, both = alone.sample(epoch, 0)[1], blended.sample(epoch, 0)[1]

@@ -170,9 +170,9 @@ def test_a_small_shared_memory_is_named_instead_of_waiting_for_a_batch_that_neve
     assert "batches 14" in in_small_namespace("3m", "-c", PROGRAM, str(shapes), kind, "3", "0")
     refused = in_small_namespace("3m", "-c", PROGRAM, str(shapes), kind, "10", "0")
     assert refused.startswith("TrainingError here: /dev/shm has ")
-    assert "of 3.0 MiB free, and loader workers hand batches over through it: they need " in refused
+    assert "of 3.0 MiB free, and loader workers pass batches through it: they need " in refused
     # Something else takes the room that was there before the first step.
     later = in_small_namespace("3m", "-c", PROGRAM, str(shapes), kind, "3", str(3 * MIB - 262144))
-    assert later.startswith("LostProcessError a loader worker cannot hand over its batch of ")
+    assert later.startswith("LostProcessError a loader worker cannot pass its batch of ")
     assert "KiB of 3.0 MiB free" in later
     assert "No space left on device" in later

@@ -43,7 +43,7 @@ def test_drawn_boxes_are_inside_and_overlap_little():
         for number, (_, left, top, right, bottom) in enumerate(rows):
             assert 0 <= left < right <= 320 and 0 <= top < bottom <= 240
             for other in rows[:number]:
-                assert synth._overlap_share(rows[number], other) <= synth.MAX_OVERLAP
+                assert synth._overlap_fraction(rows[number], other) <= synth.MAX_OVERLAP
 
 
 def test_shapes_differ_from_their_background():

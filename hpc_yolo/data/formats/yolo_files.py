@@ -23,14 +23,13 @@ def label_path(image: Path) -> Path:
 
 
 class NearMisses:
-    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Each directory is listed once."""
+    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Each directory is listed once.
+
+    Args:
+        labels: all label files that images of the split may have; none of them is a near miss.
+    """
 
     def __init__(self, labels: Iterable[Path]) -> None:
-        """Initialize the near misses.
-
-        Args:
-            labels: all label files that images of the split may have; none of them is a near miss.
-        """
         self._expected = set(labels)
         self._names: dict[Path, dict[str, list[str]]] = {}
 
