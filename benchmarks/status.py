@@ -60,7 +60,7 @@ def write_runs(root: Path, num_runs: int, num_events: int) -> None:
     lines = json.dumps(START | {"time": time.time()}) + "\n" + "".join(map(step_line, range(1, num_events)))
     for number in range(num_runs):
         run = RunDirectory(root / f"run-{number:04}")
-        run.path.mkdir()
+        run.create()
         run.spec.write_text("name: run\n")
         run.journal.write_text(lines)
 
@@ -153,7 +153,7 @@ def measure_queries(root: Path, num_screens: int, seconds: float) -> None:
     command = ["sbatch", "--parsable", "--begin=now+1hour", "--output=/dev/null", "--wrap", "true"]
     for number in range(2):
         run = RunDirectory(root / f"run-{number}")
-        run.path.mkdir()
+        run.create()
         run.spec.write_text("name: run\n")
         job_id = subprocess.check_output(command, text=True).strip()
         size = Submission(

@@ -1,1 +1,1 @@
-"""What runs look like: facts from journals and Slurm (`snapshot`), facts drawn (`view`), a run watched (`follow`)."""
+"""Watching runs: facts from journals and Slurm (`snapshot`), columns and screens (`columns`, `tui`), `follow`."""

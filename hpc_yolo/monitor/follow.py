@@ -36,20 +36,20 @@ INTERRUPTED = 130
 
 
 class FollowedJob(Protocol):
-    """What following needs to know of a job."""
+    """The parts of a job that following needs."""
 
     def is_alive(self) -> bool:
-        """Whether the job is queued or runs."""
+        """Return True if the job is queued or runs."""
 
     def was_cancelled(self) -> bool:
         """Return True if a person has cancelled the job, as far as is known."""
 
     def stop(self) -> bool:
-        """A person wants out: ask the job to save and leave. False: it goes on without us, which is fine."""
+        """Ask the job to save its state and end; return False if it goes on without its followers instead."""
 
 
 def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bool = False) -> int:
-    """Show `run` until `job` ends. The exit code: 0 finished, 130 stopped before its end by a person or a signal.
+    """Show `run` until `job` ends, and return the exit code: 0 finished, 130 stopped before its end.
 
     Args:
         since: events before this time (seconds since 1970) belong to earlier submissions.
@@ -79,7 +79,7 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
                     return 0
                 console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
                 _wait_for_end(job)
-                interrupted = alive = True  # once more round, for its last words
+                interrupted = alive = True  # read once more, for its last events
     ended = None if attempts.newest is None else attempts.newest.ended
     if ended is None and job.was_cancelled():
         console.print(f"{run.name} was cancelled; submit the spec again to go on")
@@ -91,7 +91,7 @@ def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bo
 
 
 def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, console: Console) -> int:
-    """Say how the job ended; the exit code.
+    """Print how the job ended, and return the exit code.
 
     Raises:
         TrainingError: it failed.
@@ -108,12 +108,14 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
     if failure is None and ended is not None:
         raise TrainingError(ended.detail)
     if failure is None:
-        raise TrainingError(f"the job ended without a word to its journal; the end of its output:\n{last_output(run)}")
+        raise TrainingError(
+            f"the job ended without a record in its journal; the end of its output:\n{last_output(run)}"
+        )
     raise _as_error(failure)
 
 
 def last_output(run: RunDirectory) -> str:
-    """The last lines that a task or Slurm printed, and where."""
+    """Return the last lines that a task or Slurm printed, and the path of their file."""
     logs = sorted((*run.jobs.glob("*.log"), *run.jobs.glob("*_log.out")), key=lambda path: path.stat().st_mtime)
     if not logs:
         return f"  (there is none in {run.jobs})"
@@ -122,7 +124,7 @@ def last_output(run: RunDirectory) -> str:
 
 
 def show_results(run: RunDirectory, console: Console) -> None:
-    """The table of the best epoch."""
+    """Print the table of the best epoch."""
     events = read_events(run.journal)
     best = next((event for event in reversed(events) if isinstance(event, Evaluated) and event.is_best), None)
     epoch = next((event for event in reversed(events) if isinstance(event, EpochEnded)), None)
@@ -136,11 +138,11 @@ class RunDisplay:
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
         self._quiet = quiet
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[values]}"))
         self._progress = Progress(
             *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
         )
-        self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, figures="")
+        self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, values="")
         self._epochs: int | None = None
         self._last_evaluation = ""
 
@@ -180,12 +182,12 @@ class RunDisplay:
             self._task,
             completed=event.step,
             description=f"epoch {event.epoch + 1}/{self._epochs}",
-            figures=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
+            values=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
         )
 
 
 def _stop_peers_of_a_failed_rank(run: RunDirectory, job: FollowedJob, since: float) -> None:
-    """Where nobody else ends a job of which one rank has failed, do it after a moment for its own last words."""
+    """Stop a job of which one rank has failed, after some seconds in which it may record its own end."""
     failure = first_failure(run, since)
     if failure is not None and time.time() - failure.time > FAILURE_GRACE_S:
         job.stop()

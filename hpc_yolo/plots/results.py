@@ -1,4 +1,4 @@
-"""What the last evaluation of a training found besides its figures: curves and confusions, as a file and as charts."""
+"""The last evaluation of a training beyond its metrics: curves and confusions, as a file and as charts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CLASS_LINES = 20
 
 
 class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of one class, all in [0, 1] at IoU 0.5.
+    """Curves of one class at IoU 0.5, all values in [0, 1].
 
     Attributes:
         precision, recall: over evenly spaced confidences from 0 to 1.
@@ -39,13 +39,12 @@ class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """The best model on the validation images, after the last step.
+    """Results of the best model on the validation images, after the last step.
 
     Attributes:
         epoch: of the model, from 0.
         step: at which the training ended.
-        confusions: (found, there, how many), by number of the class in `names`, background
-            behind the last.
+        confusions: (predicted class, labelled class, count), as indices into `names`; background follows the last.
     """
 
     format_version: int = FORMAT_VERSION
@@ -59,7 +58,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mean(self) -> ClassResults:
-        """The means over the classes."""
+        """Means over the classes."""
         return ClassResults(
             name="all classes",
             num_labels=sum(row.num_labels for row in self.classes),
@@ -71,7 +70,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def results_charts(runs: Sequence[tuple[str, int, Results]]) -> list[Chart]:
-    """Precision over recall, and F1, precision and recall over confidence.
+    """Return charts of precision over recall, and of F1, precision and recall over confidence.
 
     Args:
         runs: (name, colour, results). With one run its classes are drawn too, thin, if they are not too many.
@@ -86,7 +85,7 @@ def results_charts(runs: Sequence[tuple[str, int, Results]]) -> list[Chart]:
 
 
 def most_confused(results: Results, most: int) -> list[tuple[str, str, int]]:
-    """(found, there, how many) of the most frequent mistakes."""
+    """Return (predicted class, labelled class, count) of the most frequent mistakes."""
     names = [*results.names, "background"]
     mistakes = Counter({(row, column): count for row, column, count in results.confusions if row != column})
     return [(names[row], names[column], count) for (row, column), count in mistakes.most_common(most)]

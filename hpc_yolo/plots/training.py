@@ -13,23 +13,27 @@ Events = Sequence[AnyEvent]
 
 
 def training_charts(runs: Sequence[tuple[str, Events]]) -> list[Chart]:
-    """Loss terms, figures of evaluations, learning rate and speeds over epochs; a line for each of `runs`.
+    """Return charts over epochs: loss terms, metrics, learning rate and speeds, with a line for each of `runs`.
 
-    `runs`: (name, events). Charts without any point are left out. With one run, its later starts are marked.
+    A chart more is one entry here: the run directory's PNG and the report draw what this returns. Charts without a
+    point are left out. With one run, its later attempts are marked.
+
+    Args:
+        runs: (name, events).
     """
     charts = [
         *(_loss_chart(name, runs) for name in loss_names(runs)),
         *(_metric_chart(name, runs) for name in reversed(METRIC_TITLES)),
-        _chart("Learning rate", runs, lambda event: event.lr, y_low=0.0),
-        _chart("Images a second", runs, lambda event: event.images_per_s, y_low=0.0),
-        _chart("Waiting for images, % of a step", runs, wait_percent, y_low=0.0),
-        _chart("Gradient norm", runs, lambda event: event.grad_norm, y_low=0.0),
+        _chart("Learning rate", runs, lambda event: event.lr),
+        _chart("Images a second", runs, lambda event: event.images_per_s),
+        _chart("Waiting for images, % of a step", runs, wait_percent),
+        _chart("Gradient norm", runs, lambda event: event.grad_norm),
     ]
     return [chart for chart in charts if any(line.xs for line in chart.lines)]
 
 
 def wait_percent(event: StepLogged) -> float | None:
-    """What part of a step the rank that waits longest for images does so."""
+    """Return the fraction of a step, in percent, that the slowest rank waits for images; None where it is not known."""
     step_s = max(event.rank_step_s, default=0.0)
     return 100 * max(event.rank_data_wait_s) / step_s if step_s > 0 and event.rank_data_wait_s else None
 
@@ -41,46 +45,39 @@ def loss_names(runs: Sequence[tuple[str, Events]]) -> list[str]:
 
 
 def _loss_chart(name: str, runs: Sequence[tuple[str, Events]]) -> Chart:
-    return _chart(f"{name.capitalize()} loss", runs, lambda event: event.losses.get(name), y_low=0.0)
+    return _chart(f"{name.capitalize()} loss", runs, lambda event: event.losses.get(name))
 
 
 def _metric_chart(name: str, runs: Sequence[tuple[str, Events]]) -> Chart:
     title = METRIC_TITLES[name]
     title = title.capitalize() if title.islower() else title
-    return _evaluation_chart(title, runs, lambda event: getattr(event.metrics, name))
+    return _chart(title, runs, lambda event: getattr(event.metrics, name), Evaluated)
 
 
 def _chart(
-    title: str, runs: Sequence[tuple[str, Events]], figure: Callable[[StepLogged], float | None], *, y_low: float
+    title: str,
+    runs: Sequence[tuple[str, Events]],
+    value_of: Callable[..., float | None],
+    kind: type[StepLogged] | type[Evaluated] = StepLogged,
 ) -> Chart:
     lines = tuple(
-        Line(name, *thinned(*_points(events, StepLogged, figure)), colour=number)
-        for number, (name, events) in enumerate(runs)
-    )
-    return Chart(title, "epoch", lines, y_bounds=(y_low, None), restarts=_restarts(runs))
-
-
-def _evaluation_chart(
-    title: str, runs: Sequence[tuple[str, Events]], figure: Callable[[Evaluated], float | None]
-) -> Chart:
-    lines = tuple(
-        Line(name, *thinned(*_points(events, Evaluated, figure)), colour=number)
+        Line(name, *thinned(*_points(events, kind, value_of)), colour=number)
         for number, (name, events) in enumerate(runs)
     )
     return Chart(title, "epoch", lines, y_bounds=(0.0, None), restarts=_restarts(runs))
 
 
 def _points(
-    events: Events, kind: type[StepLogged] | type[Evaluated], figure: Callable[..., float | None]
+    events: Events, kind: type[StepLogged] | type[Evaluated], value_of: Callable[..., float | None]
 ) -> tuple[list[float], list[float]]:
-    """(epochs done, with fractions; figures). What was done again is taken once, as it was the last time."""
+    """Return (epochs done, with fractions; values). Steps that were repeated count once, as they were last."""
     xs: list[float] = []
     ys: list[float] = []
     steps_per_epoch = 1
     for event in events:
         if isinstance(event, AttemptStarted):
             steps_per_epoch = max(event.steps_per_epoch, 1)
-        elif isinstance(event, kind) and (value := figure(event)) is not None:
+        elif isinstance(event, kind) and (value := value_of(event)) is not None:
             x = event.step / steps_per_epoch
             while xs and xs[-1] >= x:
                 xs.pop()

@@ -69,7 +69,7 @@ def _header(
     if gpus:
         title.append(f"  {counted(gpus, 'GPU')}")
     if snapshot.num_unread:
-        title.append(f"  {snapshot.num_unread} more to read", "yellow")
+        title.append(f"  {snapshot.num_unread} more are being read", "yellow")
     second = Text(time.strftime("%H:%M:%S", time.localtime(snapshot.time)))
     if text := snapshot.slurm_text:
         second.append(f"  {text}", "yellow" if snapshot.slurm_error else "")
