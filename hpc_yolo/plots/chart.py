@@ -1,10 +1,16 @@
-"""A chart as values: lines over one axis. `plots/figures.py` draws it."""
+"""A chart as values: lines over one axis, and the colours of charts. `plots/figures.py` draws it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+COLOURS = (
+    "#2769b0", "#d9583b", "#22863a", "#b08800", "#1aa5c4", "#9c2f78", "#e0812a", "#00897b", "#6d4fc2", "#7c7c2b",
+)  # fmt: skip
+INK, SOFT, EDGE, ACCENT = "#1c2430", "#5b6675", "#dde1e7", COLOURS[0]
+INKS = {"ink": INK, "soft": SOFT, "edge": EDGE}
+MAX_NUMBERED = 30  # classes of a confusion matrix whose cells hold numbers
 MAX_POINTS = 400  # of a line; more cannot be distinguished
 
 

@@ -25,17 +25,12 @@ from matplotlib.offsetbox import AnchoredOffsetbox, DrawingArea, VPacker
 from matplotlib.ticker import MaxNLocator
 
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.plots.chart import Chart, Line
+from hpc_yolo.plots.chart import ACCENT, COLOURS, EDGE, INK, MAX_NUMBERED, SOFT, Chart, Line
 from hpc_yolo.plots.class_name import ClassName, room_for_names
 from hpc_yolo.plots.labels import LabelStatistics
 
 Counts = npt.NDArray[np.int64] | Sequence[Sequence[int]]
 
-COLOURS = (
-    "#2769b0", "#d9583b", "#22863a", "#b08800", "#1aa5c4", "#9c2f78", "#e0812a", "#00897b", "#6d4fc2", "#7c7c2b",
-)  # fmt: skip
-INK, SOFT, EDGE, ACCENT = "#1c2430", "#5b6675", "#dde1e7", COLOURS[0]
-INKS = {"ink": INK, "soft": SOFT, "edge": EDGE}
 STYLE: dict[str, Any] = {
     **{"font.family": "DejaVu Sans", "font.size": 9.0, "axes.titlesize": 11.0, "axes.titlelocation": "left"},
     **{"text.color": INK, "axes.titlecolor": INK, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT},
@@ -64,7 +59,6 @@ LEGEND_ROW, LEGEND_LINE = 11.0, 16.0
 MAX_BARS = 30
 MAX_LETTERS = 18
 CELL, SMALL_CELL = 30.0, 10.0  # of a confusion matrix; small ones hold no number
-MAX_NUMBERED = 30  # classes
 TOOLTIP = "tooltip="
 
 
@@ -293,7 +287,7 @@ def _svg(figure: Figure, title: str) -> str:
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for all of the page
-    text = re.sub(rf'<g id="{TOOLTIP}([^"]*)">', r"<g><title>\1</title>", text)
+    text = re.sub(rf"""<g id=(["']){TOOLTIP}([^>]*?)\1>""", r"<g><title>\2</title>", text)
     # Names of groups would stand several times in a page; its style has the font.
-    text = re.sub(r'(?<=<g) id="[^"]*"|font-family: [^;"]*; | transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r"""(?<=<g) id=("[^"]*"|'[^']*')|font-family: [^;"]*; | transform="rotate\(-0 [^"]*\"""", "", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -1,7 +1,7 @@
 """The page: facts of runs in, one HTML text out that needs no network and no script.
 
-`templates/page.html` is its form; what it shows of a run is made here, as values. Whatever comes from data is escaped
-by Jinja2; only the charts are markup.
+`templates/page.html` is its form; what it shows of a run is made here, as values. Jinja2 escapes whatever comes from
+data; only the charts (`charts.py`) are markup.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from hpc_yolo.core.units import counted, short_time
-from hpc_yolo.plots.chart import Chart
-from hpc_yolo.plots.figures import COLOURS, INKS, MAX_NUMBERED, chart_svg, confusion_svg, heat_map_svg
+from hpc_yolo.plots.chart import COLOURS, INKS, MAX_NUMBERED
 from hpc_yolo.plots.labels import LabelStatistics
-from hpc_yolo.plots.results import Results, most_confused, results_charts
+from hpc_yolo.plots.results import most_confused, results_charts
 from hpc_yolo.plots.training import training_charts
 from hpc_yolo.report.facts import ReportFacts, spec_differences
 from hpc_yolo.runs.event_lines import three_decimals
@@ -27,7 +25,6 @@ from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.time_ledger import KINDS
 
 TEMPLATES = Path(__file__).parent / "templates"
-PALETTE = INKS | {f"c{number}": colour for number, colour in enumerate(COLOURS)}
 KIND_COLOURS = dict(zip(KINDS, (3, 4, 6, 2, 0, 5, 1), strict=True))
 MAX_MISTAKES = 12
 NOTHING = "–"
@@ -47,7 +44,7 @@ def report_page(runs: Sequence[ReportFacts], made: str) -> str:
             training_charts=training_charts([(run.label, run.events) for run in runs]),
             results_charts=results_charts(found) if found else [],
             metric_titles=list(METRIC_TITLES.values()),
-            palette=PALETTE,
+            palette=INKS | {f"c{number}": colour for number, colour in enumerate(COLOURS)},
             num_colours=len(COLOURS),
             kind_colours=KIND_COLOURS,
             max_matrix_classes=MAX_NUMBERED,
@@ -57,6 +54,8 @@ def report_page(runs: Sequence[ReportFacts], made: str) -> str:
 
 
 def _environment() -> Environment:
+    from hpc_yolo.report.charts import chart_markup, confusion_markup, heat_map_markup  # pulls in matplotlib
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -80,25 +79,6 @@ def _environment() -> Environment:
         "warning_lines": warning_lines,
     }
     return environment
-
-
-def chart_markup(chart: Chart) -> Markup:
-    """Return the chart as SVG in the colours of the page."""
-    return _themed(chart_svg(chart))
-
-
-def heat_map_markup(counts: Sequence[Sequence[int]], title: str, is_upwards: bool) -> Markup:
-    """Return a map of counts as SVG in the colours of the page."""
-    return _themed(heat_map_svg(title, counts, is_upwards=is_upwards))
-
-
-def confusion_markup(results: Results) -> Markup:
-    """Return the confusion matrix as SVG in the colours of the page."""
-    size = len(results.names) + 1
-    counts = [[0] * size for _ in range(size)]
-    for predicted, labelled, count in results.confusions:
-        counts[predicted][labelled] = count
-    return _themed(confusion_svg(counts, results.names))
 
 
 def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
@@ -175,10 +155,3 @@ def environment_rows(run: ReportFacts) -> list[Iterable[str]]:
     rows: list[Iterable[str]] = [(str(key), str(value)) for key, value in run.origin.items()]
     rows += [("device", f"{last.device}, {last.precision}, {last.launcher}") for last in run.attempts.starts[-1:]]
     return rows
-
-
-def _themed(svg: str) -> Markup:
-    """Return an SVG whose colours are variables of the page's style, which has others for its dark scheme."""
-    for name, colour in PALETTE.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return Markup(svg)
