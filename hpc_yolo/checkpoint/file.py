@@ -1,7 +1,7 @@
 """One checkpoint file: tensors and a few texts, whole or refused.
 
 The layout is that of safetensors, so that others can read the tensors: 8 bytes with the length of a JSON header, the
-header, then the tensors' bytes end to end. The header holds a CRC-32 of every tensor, and one of all else that it says.
+header, then the tensors' bytes end to end. The header holds a CRC-32 of every tensor, and one of its own contents.
 """
 
 from __future__ import annotations
@@ -44,23 +44,41 @@ def write_file(
     texts: Mapping[str, str],
     before_publish: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write `tensors` (on the CPU) and `texts` as `path` in one atomic step; the file's size in bytes.
+    """Write `tensors` (on the CPU) and `texts` as `path` in one atomic step; return the file's size in bytes.
 
-    No copy of all tensors is made. Writing and summing up let other threads run. Before the file gets its name its
-    header is read back, so that what is published is known to be readable.
+    No copy of all tensors is made. Writing and the checksums let other threads run. Before the file gets its name its
+    header is read back, so that a published file is known to be readable.
 
     Args:
-        before_publish: called when everything is durable and only the rename is left; what it raises stops that.
+        before_publish: called when everything is durable and only the rename is left; an error it raises stops that.
 
     Raises:
-        OSError: the file system refuses, or gives back something else; `path` is as it was.
+        OSError: the file system refuses, or returns other contents; `path` is as it was.
     """
     rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    sums = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in rows.items()}
-    metadata = {"format": FORMAT, **texts, "crc32": json.dumps(sums)}
+    metadata, header, num_bytes = _header_of(rows, texts)
+
+    def require_readable(temporary: Path) -> None:
+        try:
+            is_same = read_texts(temporary) == metadata
+        except CheckpointError as error:
+            raise OSError(errno.EIO, f"the written file cannot be read back: {error.message}") from error
+        if not is_same:
+            raise OSError(errno.EIO, "the written file has other contents when it is read back")
+
+    with atomic_writer(path, check=require_readable, before_publish=before_publish) as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for tensor in rows.values():
+            file.write(_bytes_of(tensor))
+    return 8 + len(header) + num_bytes
+
+
+def _header_of(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> tuple[dict[str, str], bytes, int]:
+    """Return (texts with the checksums, the header that holds them, bytes of all tensors)."""
     table: dict[str, object] = {}
     offset = 0
-    for name, tensor in rows.items():
+    for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()
         table[name] = {
             "dtype": _DTYPE_NAMES[tensor.dtype],
@@ -68,28 +86,15 @@ def write_file(
             "data_offsets": [offset, end],
         }
         offset = end
-    metadata["digest"] = _digest(metadata, rows)
+    sums = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, **texts, "crc32": json.dumps(sums)}
+    metadata["digest"] = _digest(metadata, tensors)
     header = json.dumps({"__metadata__": metadata, **table}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % ALIGNMENT_BYTES)
-
-    def require_readable(temporary: Path) -> None:
-        try:
-            is_same = read_texts(temporary) == metadata
-        except CheckpointError as error:
-            raise OSError(errno.EIO, f"what was written cannot be read back: {error.message}") from error
-        if not is_same:
-            raise OSError(errno.EIO, "what was written is not what is read back")
-
-    with atomic_writer(path, check=require_readable, before_publish=before_publish) as file:
-        file.write(len(header).to_bytes(8, "little"))
-        file.write(header)
-        for tensor in rows.values():
-            file.write(_bytes_of(tensor))
-    return 8 + len(header) + offset
+    return metadata, header + b" " * (-len(header) % ALIGNMENT_BYTES), offset
 
 
 def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(tensors, texts) of `path`, every byte of which was checked.
+    """Return (tensors, texts) of `path` after checking every byte of it.
 
     Raises:
         CheckpointError: the file is missing, torn, altered, or of another format.
@@ -104,15 +109,15 @@ def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         is_whole = texts["digest"] == _digest(texts, tensors)
         altered = [name for name, tensor in tensors.items() if sums.get(name) != zlib.crc32(_bytes_of(tensor))]
     except (KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is damaged: its header does not say how to check it") from error
+        raise CheckpointError(f"{path}: is damaged: its header has no usable checksums") from error
     if altered or not is_whole:
         what = f"tensor {altered[0]}" if altered else "its header"
-        raise CheckpointError(f"{path}: is damaged: {what} is not what was written")
+        raise CheckpointError(f"{path}: is damaged: {what} is not as it was written")
     return tensors, texts
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """The texts in the header of `path`; the tensors are not looked at.
+    """Return the texts in the header of `path`; the tensors are not read.
 
     Raises:
         CheckpointError: the file is missing, torn, or of another format.
@@ -124,7 +129,7 @@ def read_texts(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
     if "format" not in texts or not texts["format"].startswith("hpc-yolo"):
         raise CheckpointError(
-            f"{path}: holds tensors of another program; its header does not say which model they belong to",
+            f"{path}: holds tensors of another program; its header does not describe their model",
             hint="name a .safetensors file that this project wrote, or a .pt file of YOLOv5",
         )
     if texts["format"] != FORMAT:
@@ -137,10 +142,10 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def _digest(texts: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
-    """CRC-32 of all that the header says: the texts, and name, type and shape of each tensor."""
-    said = sorted((name, text) for name, text in texts.items() if name != "digest")
+    """Return the CRC-32 of the header's contents: the texts, and name, type and shape of each tensor."""
+    contents = sorted((name, text) for name, text in texts.items() if name != "digest")
     shapes = sorted((name, str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items())
-    return f"{zlib.crc32(json.dumps([said, shapes]).encode()):08x}"
+    return f"{zlib.crc32(json.dumps([contents, shapes]).encode()):08x}"
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

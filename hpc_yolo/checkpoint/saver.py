@@ -1,7 +1,7 @@
 """Saving beside the training: the state is copied in the shadow of the next step and written by a thread.
 
-One save is under way at a time; whoever brings the next one waits for it, so that memory stays bounded by one copy of
-the state. The thread runs at a low priority: on a machine of few cores it would otherwise take them from the step.
+One save is under way at a time; the next one waits for it, so that memory stays bounded by one copy of the state. The
+thread runs at a low priority: on a machine of few cores it would otherwise take them from the step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SaveRequest:
 
 @dataclass(frozen=True)
 class SaveResult:
-    """What became of a request. `seconds`: from the request to the last durable byte."""
+    """Result of a request. `seconds`: from the request to the last durable byte."""
 
     request: SaveRequest
     seconds: float
@@ -74,7 +74,7 @@ class StateSaver:
         """Initialize the state saver.
 
         Args:
-            before_publish: called when a file is durable and only its rename is left; what it raises stops that.
+            before_publish: called when a file is durable and only its rename is left; an error it raises stops that.
         """
         self._before_publish = before_publish
         self._copies = _Copies()
@@ -96,7 +96,7 @@ class StateSaver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save is under way."""
+        """True while a save is under way."""
         return not self._idle.is_set()
 
     def save(self, request: SaveRequest) -> None:
@@ -112,7 +112,7 @@ class StateSaver:
         self._requests.put((request, started_s, self._device_copy))
 
     def wait_copied(self) -> None:
-        """Before stable tensors change: wait until they are copied. On a GPU its work waits, not this thread."""
+        """Wait until the stable tensors are copied, before they change. On a GPU its work waits, not this thread."""
         self._copied.wait()
         if self._device_copy is not None:
             torch.cuda.current_stream().wait_event(self._device_copy)
@@ -123,7 +123,7 @@ class StateSaver:
         self._idle.wait()
 
     def results(self) -> list[SaveResult]:
-        """What has ended since the last call."""
+        """Return the results of the saves that have ended since the last call."""
         ended = []
         while not self._results.empty():
             ended.append(self._results.get())
@@ -148,7 +148,7 @@ class StateSaver:
             size_bytes, error = 0, None
             try:
                 size_bytes = self._write(request, device_copy)
-            except Exception as caught:  # the training loop decides what it means
+            except Exception as caught:  # handled by the training loop
                 error = caught
             finally:
                 self._copied.set()

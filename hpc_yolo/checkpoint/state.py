@@ -117,7 +117,7 @@ def read_state(path: Path) -> TrainingState:
         parts = msgspec.convert(json.loads(texts["values"]), dict[str, dict[str, Any]])
         position = msgspec.convert(parts["position"], Position)
     except (ValueError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header does not say where training stands: {error}") from error
+        raise CheckpointError(f"{path}: its header holds no position of a training: {error}") from error
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts.setdefault(part, {})[key] = tensor

@@ -1,8 +1,8 @@
 """The training states in a run directory: their names and order, the newest one that is whole, and how many are kept.
 
 A state is named by the attempt that saved it and its step, and never written over. Their order is that of attempts,
-then of steps: clocks of several machines say nothing, and what an orphaned attempt publishes late is older than
-anything of the attempt that followed it. `last.safetensors` is a link for people, which nothing here believes.
+then of steps: clocks of several machines differ, and a state that an orphaned attempt publishes late is older than any
+of the attempt that followed it. `last.safetensors` is a link for people; no code here relies on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = re.compile(r"state-(?P<attempt>\d+)-(?P<step>\d+)\.safetensors")
 
 
 def state_path(run: RunDirectory, attempt: int, step: int) -> Path:
-    """Where `attempt` saves the state after `step` steps."""
+    """Return the path of the state that `attempt` saves after `step` steps."""
     return run.checkpoints / f"state-{attempt:04d}-{step:09d}.safetensors"
 
 
@@ -39,8 +39,8 @@ def saved_states(run: RunDirectory) -> list[Path]:
     return sorted(paths, key=attempt_and_step, reverse=True)
 
 
-def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingState | None:
-    """The newest state that is whole, or None where nothing was saved. Damaged ones are told of and set aside.
+def newest_state(run: RunDirectory, report: Callable[[str], None]) -> TrainingState | None:
+    """Return the newest state that is whole, or None where nothing was saved; report damaged ones and set them aside.
 
     Raises:
         CheckpointError: states were saved, and not one of them is whole.
@@ -54,21 +54,21 @@ def newest_state(run: RunDirectory, tell: Callable[[str], None]) -> TrainingStat
                 raise  # the file system or the version, not damage
             damaged.append((path, error.message))
             continue
-        for spoiled, words in damaged:
+        for spoiled, reason in damaged:
             aside = spoiled.with_name(spoiled.name + DAMAGED_SUFFIX)
             spoiled.rename(aside)
-            tell(f"{words}; set aside as {aside.name}, training goes on from step {state.position.step}")
+            report(f"{reason}; set aside as {aside.name}, training goes on from step {state.position.step}")
         return state
     if damaged:
         raise CheckpointError(
-            f"no checkpoint of this run is whole: {'; '.join(words for _, words in damaged)}",
+            f"no checkpoint of this run is whole: {'; '.join(reason for _, reason in damaged)}",
             hint=f"bring one back into {run.checkpoints}, or begin again under another name",
         )
     return None
 
 
 def published(run: RunDirectory, path: Path, keep_last: int) -> None:
-    """After `path` is durable: point `last` to it, and remove all but the `keep_last` newest states."""
+    """Point `last` to the durable `path`, and remove all but the `keep_last` newest states."""
     link = run.last.with_name(f".{run.last.name}.link")
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)

@@ -52,13 +52,13 @@ def open_journal(
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
         if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
-                f"this run does not go on by itself: {end.reason}", hint="look at why, then submit the spec again"
+                f"this run does not go on by itself: {end.reason}", hint="remove the cause, then submit the spec again"
             )
 
     def on_event(event: AnyEvent) -> None:
         print_line(event)
         if files is not None:
-            files.tell(event)
+            files.add(event)
 
     return JournalWriter(run.journal, lease.attempt, on_event=on_event, before_write=lease.require)
 

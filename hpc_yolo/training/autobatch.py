@@ -24,7 +24,7 @@ from hpc_yolo.training.model import autocast_dtype
 TRIED_BATCHES = (1, 2, 4, 8, 16)
 DEFAULT_BATCH = 16
 MAX_BATCH = 1024
-MEMORY_SHARE = 0.8
+MEMORY_FRACTION = 0.8
 RUNS = 3
 
 
@@ -39,15 +39,15 @@ def find_batch(
         return DEFAULT_BATCH
     batch = largest_batch(model, imgsz, precision, device)
     if batch is None:
-        message = f"train.batch: -1 found no sensible batch for this GPU's memory; {DEFAULT_BATCH} is taken"
+        message = f"train.batch: -1 found no usable batch for this GPU's memory; using {DEFAULT_BATCH}"
         emit(WarningRaised(message=message))
     return batch or DEFAULT_BATCH
 
 
 def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int | None:
-    """The largest batch whose forward and backward pass takes four fifths of the memory of `device`, a GPU.
+    """Return the largest batch whose forward and backward pass takes four fifths of the memory of `device`, a GPU.
 
-    What others hold of that memory does not count as there. None where measuring leads nowhere.
+    Memory that other processes hold counts as taken. None where the measurement gives no result.
     """
     trained = copy.deepcopy(model).train()  # stands for the average, and its statistics may change
     dtype = autocast_dtype(precision, device)
@@ -60,28 +60,28 @@ def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.dev
 
 
 def out_of_memory(error: torch.OutOfMemoryError, context: TrainingContext, world: World) -> TrainingError:
-    """What a person needs to know of `error`, above all the batch that would fit; measured, which takes seconds."""
+    """Return an error that names the batch that would fit; measuring it takes seconds."""
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
     context.updater.optimizer.zero_grad()
-    train, share = context.train, context.schedule.batch // world.size
+    train, shard = context.train, context.schedule.batch // world.size
     imgsz = largest_imgsz(train.imgsz, context.model.image_stride) if train.multi_scale else train.imgsz
     fitting = largest_batch(context.model, imgsz, train.precision, world.device)
     advice = "set train.batch lower"
-    if fitting is not None and fitting < share:
+    if fitting is not None and fitting < shard:
         fit = f"{counted(fitting, 'image')} a rank {'fits' if fitting == 1 else 'fit'}"
         advice = f"set train.batch to {fitting * world.size}, for {fit}, measured just now"
     elif fitting is not None:
         fit = f"{counted(fitting, 'image')} {'fits' if fitting == 1 else 'fit'}"
-        advice = f"{fit}, measured just now: does somebody else use this GPU (nvidia-smi)? Else {advice}"
+        advice = f"{fit}, measured just now: does another process use this GPU (nvidia-smi)? Else {advice}"
     return TrainingError(
         f"the GPU of rank {world.rank} ran out of memory after step {context.position.step}, with "
-        f"{counted(share, 'image')} of {imgsz} pixels",
+        f"{counted(shard, 'image')} of {imgsz} pixels",
         hint=f"{advice}; or take more GPUs, or a lower train.imgsz",
     )
 
 
 def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | None:
-    """The batch that four fifths of `room_bytes` suffice for, by a line through what the tried ones take.
+    """Return the batch that four fifths of `room_bytes` suffice for, by a line through the memory of the tried ones.
 
     Args:
         measure: bytes that this process holds at a batch, None where it does not fit.
@@ -94,7 +94,7 @@ def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | No
     if len(fitting) < 2:
         return max(fitting, default=1)
     slope, start = np.polyfit(list(fitting), list(fitting.values()), deg=1)
-    batch = int((room_bytes * MEMORY_SHARE - start) / slope) if slope > 0 else 0
+    batch = int((room_bytes * MEMORY_FRACTION - start) / slope) if slope > 0 else 0
     too_large = [size for size, bytes_taken in taken.items() if bytes_taken is None]
     if too_large and batch >= too_large[0]:
         return max(fitting)
@@ -104,7 +104,7 @@ def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | No
 def measured_bytes(
     model: Detector, batch: int, imgsz: int, dtype: torch.dtype | None, device: torch.device
 ) -> int | None:
-    """The memory of a forward and backward pass; None where there is too little."""
+    """Return the memory of a forward and backward pass; None where there is too little."""
     try:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -77,7 +77,7 @@ def build(
 def with_found_batch(
     spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
 ) -> Spec:
-    """`spec` with a number of images for `train.batch`: the one that the run's first attempt found, for -1.
+    """Return `spec` with a number of images for `train.batch`: for -1 the one that the first attempt found.
 
     Raises:
         TrainingError: -1 on several ranks.
@@ -195,7 +195,7 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
 
 
 def require_even_split(batch: int, world_size: int) -> None:
-    """The ranks that are there may be others than the spec asked for.
+    """Check that the batch can be divided over the ranks; their number may differ from the spec's.
 
     Raises:
         TrainingError: the batch is no multiple of the world size.

@@ -18,7 +18,7 @@ from hpc_yolo.training.context import TrainingContext
 from hpc_yolo.training.phases import Phases
 from hpc_yolo.training.resume import read_newest_state
 
-MAX_WRITE_SHARE = 0.01  # of the time: a slow disk stretches the interval
+MAX_WRITE_FRACTION = 0.01  # of the time: a slow disk stretches the interval
 TRIES_AT_THE_END = 3
 RETRY_S = 2.0
 
@@ -41,7 +41,7 @@ class Checkpointer:
         """Initialize the checkpointer.
 
         Args:
-            before_publish: called before a finished file gets its name; what it raises ends the attempt.
+            before_publish: called before a finished file gets its name; an error that it raises ends the attempt.
         """
         self._context, self._world, self._run = context, world, run
         self._phases, self._emit = phases, emit
@@ -63,9 +63,9 @@ class Checkpointer:
         """Whether, on rank 0, the spec's steps have passed, or its seconds and no save is under way."""
         if not self._world.is_main:
             return False
-        due, now_s = self._context.checkpoint, time.monotonic()
+        due, passed_s = self._context.checkpoint, time.monotonic() - self._begun_s
         by_steps = due.every_steps is not None and self._context.position.step % due.every_steps == 0
-        by_time = due.every_s is not None and now_s - self._begun_s >= max(due.every_s, self._write_s / MAX_WRITE_SHARE)
+        by_time = due.every_s is not None and passed_s >= max(due.every_s, self._write_s / MAX_WRITE_FRACTION)
         return by_steps or (by_time and not self._saver.is_busy)
 
     def save_state(self) -> None:

@@ -1,6 +1,6 @@
-"""After the last step: the best model on the validation images once more, with everything that a report shows.
+"""The evaluation after the last step: the best model on the validation images, with all that a report shows.
 
-All ranks evaluate their share; rank 0 draws and writes, into `results/` of the run directory. Training is over and
+All ranks evaluate their shard; rank 0 draws and writes, into `results/` of the run directory. Training is over and
 durable by then: a signal or a full disk costs the images, nothing else.
 """
 
@@ -42,35 +42,35 @@ DECIMALS = 4
 MAX_DRAWN_CLASSES = 100  # in a confusion matrix
 
 
-class Looker:
-    """What one rank sees of the images that it evaluates: confusions, and a few images to be shown."""
+class Recorder:
+    """Records of one rank's evaluated images the confusions, and the detections on a few images."""
 
     def __init__(self, num_classes: int, num_images: int) -> None:
         self._confusion = ConfusionMatrix(num_classes)
         self._shown = set(shown_images(num_images))
         self._rows: list[torch.Tensor] = []
 
-    def look(self, result: ImageResult) -> None:
-        """Take in one image."""
+    def record(self, result: ImageResult) -> None:
+        """Record one image."""
         self._confusion.add(result.detections, result.labels)
         if result.index in self._shown:
             sure = result.detections[result.detections[:, 4] > CONF_THRESHOLD]
             self._rows.append(torch.cat((torch.full((len(sure), 1), result.index), sure), dim=1).double())
 
     def arrays(self) -> Arrays:
-        """Counts of confusions, and rows of image, xyxy, score, class."""
+        """Return the counts of confusions, and rows of image, xyxy, score, class."""
         rows = torch.cat([torch.zeros(0, 7, dtype=torch.float64), *self._rows])
         return {"confusions": self._confusion.counts, "rows": rows.numpy()}
 
 
 def shown_images(num_images: int) -> list[int]:
-    """A few images, evenly from all."""
-    return sorted({round(place) for place in np.linspace(0, num_images - 1, min(NUM_PAIRS, num_images))})
+    """Return the indices of a few images, evenly from all."""
+    return sorted({round(position) for position in np.linspace(0, num_images - 1, min(NUM_PAIRS, num_images))})
 
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """What the evaluation after the last step works with.
+    """Inputs of the evaluation after the last step.
 
     Attributes:
         stoppable: yields the batches of a loader, and raises where a signal has come.
@@ -84,32 +84,32 @@ class FinalEvaluation:
     emit: Callable[[AnyEvent], None]
 
 
-def make_results(final: FinalEvaluation) -> None:
+def write_results(final: FinalEvaluation) -> None:
     """Evaluate the best model and write what a report shows; all ranks call this where training is over."""
     context, world, run = final.context, final.world, final.run
     started_s = time.perf_counter()
     model, epoch = best_model(final)
     if model is None:
         return
-    looker = Looker(len(context.names), context.validation.index.num_images)
+    recorder = Recorder(len(context.names), context.validation.index.num_images)
     with context.autocast(world.device):
         result = evaluate(
             model,
             final.stoppable(context.validation.slots()),
             device=world.device,
             gather_arrays=world.gather_arrays,
-            on_image=looker.look,
+            on_image=recorder.record,
         )
-    shares = world.gather_arrays(looker.arrays())
+    shards = world.gather_arrays(recorder.arrays())
     if not world.is_main:
         return
     try:
         make_directory(run.results)
-        confusions = sum((share["confusions"] for share in shares), start=np.zeros_like(shares[0]["confusions"]))
+        confusions = sum((shard["confusions"] for shard in shards), start=np.zeros_like(shards[0]["confusions"]))
         found = results_of(context, result, confusions, epoch)
         draw_training(final)
-        draw_evaluation(final, found, confusions, np.concatenate([share["rows"] for share in shares]))
-        write_struct(run.evaluation, found)  # the last one: who finds it finds all
+        draw_evaluation(final, found, confusions, np.concatenate([shard["rows"] for shard in shards]))
+        write_struct(run.evaluation, found)  # last: where it exists, all exist
     except (OSError, HpcYoloError, cv2.error) as error:
         final.emit(WarningRaised(message=f"{run.results}: plots and images are not complete: {error}"))
         return
@@ -118,9 +118,9 @@ def make_results(final: FinalEvaluation) -> None:
 
 
 def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
-    """(the averaged model of the best evaluation, its epoch); the same on every rank.
+    """Return (the averaged model of the best evaluation, its epoch); the same on every rank.
 
-    No model where its results are there already. Where the file of the best cannot be read, that of the last epoch.
+    No model where its results exist already. Where the file of the best cannot be read, that of the last epoch.
     """
     context, world, run = final.context, final.world, final.run
     last, best = context.position.finished_epochs - 1, context.evaluations.best_epoch
@@ -134,8 +134,8 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
                 tensors, _ = load_model(run.best)
         except (OSError, HpcYoloError) as error:
             final.emit(WarningRaised(message=f"images and curves are those of the last epoch: {error}"))
-    # What rank 0 has found in the file system is what all do.
-    is_done, is_read = (bool(figure) for figure in world.gather_numbers([is_done, bool(tensors)])[0])
+    # All ranks do as rank 0 found in the file system.
+    is_done, is_read = (bool(number) for number in world.gather_numbers([is_done, bool(tensors)])[0])
     if is_done:
         return None, best
     if not is_read:
@@ -151,7 +151,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
 
 
 def results_of(context: TrainingContext, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:
-    """The evaluation as it is kept."""
+    """Return the evaluation as it is kept."""
     metrics, names = result.metrics, context.names
     classes = []
     for number, row in enumerate(metrics.per_class if metrics.curves is not None else ()):
@@ -179,7 +179,7 @@ def results_of(context: TrainingContext, result: EvaluationResult, confusions: n
 
 
 def draw_training(final: FinalEvaluation) -> None:
-    """Curves, label statistics and the first training images."""
+    """Draw curves, label statistics and the first training images."""
     context, run = final.context, final.run
     write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
     indexes = context.training.index, context.validation.index
@@ -196,7 +196,7 @@ def draw_training(final: FinalEvaluation) -> None:
 
 
 def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.ndarray, rows: np.ndarray) -> None:
-    """Curves over recall and confidence, the confusion matrix, and a few images with labels and detections.
+    """Draw curves over recall and confidence, the confusion matrix, and images with labels and detections.
 
     Args:
         rows: (n, 7) image, xyxy in its pixels, score, class.
@@ -218,5 +218,5 @@ def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.nda
 
 
 def labelled_rows(boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Labels in the form of detections, all of them certain."""
+    """Return labels in the form of detections with a score of 1."""
     return np.column_stack([boxes_xyxy, np.ones(len(boxes_xyxy)), classes]).reshape(-1, 6)

@@ -20,14 +20,14 @@ from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
 PROGRESS_S = 5.0
-CACHE_MEMORY_SHARE = 0.8  # workers, batches and the page cache live in memory too
-UNASKED_MEMORY_SHARE = 0.1  # what train.cache: auto may take
+CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache live in memory too
+AUTO_CACHE_MEMORY_FRACTION = 0.1  # what train.cache: auto may take
 
 
 def scan_dataset(
     dataset: Dataset, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
 ) -> tuple[ImageIndex, ImageIndex]:
-    """Labels of the training and validation images. Rank 0 reads them first and leaves a cache to the others."""
+    """Return the labels of the training and validation images; rank 0 reads them first and writes a cache."""
     if not world.is_main:
         world.barrier()
     train, val = (
@@ -56,8 +56,8 @@ def build_loaders(
     *,
     in_memory: bool = False,
 ) -> tuple[TrainingLoader, ValidationLoader]:
-    """The training and validation images of this rank."""
-    places: dict[str, Any] = {
+    """Return the loaders of this rank's training and validation images."""
+    options: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.size,
         "workers": loader_workers(train.workers, world),
@@ -73,9 +73,9 @@ def build_loaders(
         by_weight=train.image_weights,
         stride=stride,
         on_progress=progress_lines("decoding train images", world.is_main),
-        **places,
+        **options,
     )
-    return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **places)
+    return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **options)
 
 
 def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:
@@ -87,28 +87,28 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
     demand = max((training.shared_demand, validation.shared_demand), key=lambda demand: demand.total_bytes)
     room = shared_room()
     own = [demand.batch_bytes, demand.num_batches, room.free_bytes, room.total_bytes, room.identity]
-    ranks = world.gather_numbers([float(figure) for figure in own])
-    if not any(num_batches for _, num_batches, *_ in ranks):
+    rows = world.gather_numbers([float(number) for number in own])
+    if not any(num_batches for _, num_batches, *_ in rows):
         return  # no loader workers
     require_room(
         [
-            RankRoom(place.node_rank, place.host, Demand(*figures[:2]), Room(*figures[2:]))
-            for place, figures in zip(world.ranks, ([int(figure) for figure in rank] for rank in ranks), strict=True)
+            RankRoom(rank.node_rank, rank.host, Demand(*numbers[:2]), Room(*numbers[2:]))
+            for rank, numbers in zip(world.ranks, (list(map(int, row)) for row in rows), strict=True)
         ]
     )
 
 
 def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emit: Callable[[AnyEvent], None]) -> bool:
-    """Whether the decoded images stay in memory: every node must have room for those of all its ranks.
+    """Return whether the decoded images stay in memory: every node must have room for those of all its ranks.
 
-    With `ram` they may take most of what is free, with `auto` so little that nobody misses it.
+    With `ram` they may take most of what is free, with `auto` a small part of it.
     """
     if cache == "none":
         return False
     needed_bytes = cache_bytes(index, imgsz) * world.process.local_world_size
     nodes = world.gather_numbers([needed_bytes, available_bytes()])
     needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
-    fits = needed <= free * (CACHE_MEMORY_SHARE if cache == "ram" else UNASKED_MEMORY_SHARE)
+    fits = needed <= free * (CACHE_MEMORY_FRACTION if cache == "ram" else AUTO_CACHE_MEMORY_FRACTION)
     if not fits and cache == "ram":
         message = (
             f"train.cache: images are read from files: decoded, the {index.num_images} images need "
@@ -119,7 +119,7 @@ def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emi
 
 
 def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:
-    """A callback (done, total) for long work: rank 0 prints a line into its log every few seconds."""
+    """Return a callback (done, total) for long work: rank 0 prints a line into its log every few seconds."""
     printed_s = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
@@ -132,11 +132,11 @@ def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:
 
 
 def cpus_per_rank(world: World) -> int:
-    """Cores that one rank of this node may count on."""
+    """Return the number of cores that each rank of this node may use."""
     return max(len(os.sched_getaffinity(0)) // world.process.local_world_size, 1)
 
 
 def loader_workers(requested: int, world: World) -> int:
-    """Loader processes of this rank: as asked, but no more than its cores, of which a CPU task computes on one."""
+    """Return the loader processes of this rank: as requested, but at most its cores, of which a CPU task uses one."""
     spare = cpus_per_rank(world) - (1 if world.device.type == "cpu" else 0)
     return min(requested, spare)

@@ -1,4 +1,4 @@
-"""Figures of the steps between two log lines and of an epoch, kept on the device until somebody asks."""
+"""Metrics of the steps between two log lines and of an epoch, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hpc_yolo.runs.metrics import Losses
 from hpc_yolo.training.stopwatch import ForwardStopwatch
 
 
-class RankFigures(NamedTuple):
-    """What one rank tells of the steps since the last log line; times are seconds of each step.
+class RankTimes(NamedTuple):
+    """Means of one rank over the steps since the last log line; times are seconds of each step.
 
     Attributes:
-        forward_s: computing before it met the others.
-        device_use: share of the last moments in which its GPU did anything, in [0, 1]; not a number without one.
+        forward_s: computing before it waited for the others.
+        device_use: fraction of the last moments in which its GPU was busy, in [0, 1]; NaN without one.
     """
 
     step_s: float
@@ -86,14 +86,15 @@ class StepMeter:
 
     @property
     def num_steps_here(self) -> int:
-        """Steps of this epoch that this attempt did."""
+        """Number of steps of this epoch that this attempt did."""
         return self._epoch_steps - self._steps_before
 
     def waited_for_data(self, seconds: float) -> None:
+        """Count so many seconds of waiting for a batch."""
         self._data_wait_s += seconds
 
     def add(self, terms: torch.Tensor | None) -> None:
-        """Count one step with this rank's loss `terms`; None for a step that was passed over."""
+        """Count one step with this rank's loss `terms`; None for a step that is left out."""
         if terms is not None:
             self._log_items += terms
             self._epoch_items += terms
@@ -101,15 +102,15 @@ class StepMeter:
         self._timed_steps += 1
         self._epoch_steps += 1
 
-    def read_log(self) -> tuple[Losses, list[RankFigures]]:
-        """(mean loss terms of the global batches since the last log line, figures of every rank); starts anew.
+    def read_log(self) -> tuple[Losses, list[RankTimes]]:
+        """Return (mean loss terms of the global batches since the last log line, times of every rank), and reset both.
 
         Times are of this attempt's steps alone.
         """
         means = self._means(self._log_items, self._log_steps)
         now_s = self._clock()
         num_steps, device = max(self._timed_steps, 1), self._world.device
-        own = RankFigures(
+        own = RankTimes(
             step_s=(now_s - self._log_start_s) / num_steps,
             data_wait_s=self._data_wait_s / num_steps,
             forward_s=self._forward.read() / num_steps,
@@ -118,10 +119,10 @@ class StepMeter:
         )
         self._log_items.zero_()
         self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
-        return means, [RankFigures(*row) for row in self._world.gather_numbers(list(own))]
+        return means, [RankTimes(*row) for row in self._world.gather_numbers(list(own))]
 
     def read_epoch(self) -> tuple[Losses, float]:
-        """(mean loss terms of this epoch's global batches, seconds of this attempt's part of it)."""
+        """Return (mean loss terms of this epoch's global batches, seconds of this attempt's part of it)."""
         return self._means(self._epoch_items, self._epoch_steps), self._clock() - self._epoch_start_s
 
     def _means(self, sums: torch.Tensor, num_steps: int) -> Losses:
@@ -130,16 +131,16 @@ class StepMeter:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory that this task has used: reserved on its GPU, or resident where it has none."""
+    """Return the most memory that this task has used: reserved on its GPU, or resident where it has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def device_use(device: torch.device) -> float:
-    """Share of the last sixth of a second to a second in which the GPU did anything, in [0, 1], as nvidia-smi says.
+    """Return the fraction of the last sixth of a second to a second in which the GPU was busy, as nvidia-smi does.
 
-    Not a number on CPUs, and on a GPU whose driver does not say.
+    NaN on CPUs, and on a GPU whose driver does not report it.
     """
     if device.type != "cuda":
         return math.nan

@@ -1,4 +1,4 @@
-"""The network that a run trains: rows, weights to begin with, anchors that fit the labels, its form for many ranks."""
+"""The model that a run trains: layers, initial weights, anchors that fit the labels, its form for many ranks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from hpc_yolo.spec.freeze import freeze_problem
 from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
 
-FREEZE_HINT = "such as 10, which holds the backbone of the yolov5 family still"
+FREEZE_HINT = "such as 10, which freezes the backbone of the yolov5 family"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run's network begins with: its rows, weights, and whether anything was learned in this run before."""
+    """Origin of a run's model: its layers, its weights, and whether this run has learned anything before."""
 
     config: dict[str, Any]
     weights: ModelFile | None = None
@@ -39,20 +39,20 @@ class Origin:
 
     @property
     def has_placeholder_anchors(self) -> bool:
-        """Whether the rows say only how many anchors there are, and the weights have none to take."""
+        """True if the layers give only the number of anchors, and the weights have none to take."""
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 
 def model_origin(spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None) -> Origin:
-    """The rows that `state` was saved with; at first those of the model, or of the weights without one.
+    """Return the layers that `state` was saved with; at first those of the model, or of the weights without one.
 
     Args:
-        model: the rows of `spec.model`.
+        model: the layers of `spec.model`.
 
     Raises:
         SpecError: there is no such model.
         CheckpointError: the weights cannot be used.
-        TrainingError: anchors are to be found, and nobody looks for them.
+        TrainingError: anchors are to be fitted, and autoanchor is off.
     """
     if state is not None:
         return Origin(state.description.config, is_new=False)
@@ -64,7 +64,7 @@ def model_origin(spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters,
     if origin.has_placeholder_anchors and not spec.train.autoanchor:
         raise TrainingError(
             f"train.autoanchor: is off, and {spec.model or spec.weights} has {config['anchors']} anchors a level "
-            "that are still to be found",
+            "that are still to be fitted",
             hint="set train.autoanchor: true, or list the anchors in the model's YAML",
         )
     return origin
@@ -73,10 +73,10 @@ def model_origin(spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters,
 def build_model(
     spec: Spec, origin: Origin, num_classes: int, device: torch.device, emit: Callable[[AnyEvent], None]
 ) -> Detector:
-    """The network on `device`, from the seed or from weights, with the layers of `freeze` held still.
+    """Return the model on `device`, from the seed or from weights, with the layers of `freeze` frozen.
 
     Raises:
-        TrainingError: `freeze` names layers that are not there, or leaves none that learns.
+        TrainingError: `freeze` names layers that do not exist, or leaves none that learns.
     """
     torch.manual_seed(spec.train.seed)
     model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
@@ -101,7 +101,7 @@ def fit_anchors(
     """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks.
 
     Args:
-        must_change: its own only say how many there are to be.
+        must_change: its own only give their number.
     """
     if world.is_main:
         random = np.random.default_rng(seed)
@@ -128,7 +128,7 @@ def fit_anchors(
 def better_anchors(
     sizes: Sizes, anchors: Sizes, imgsz: int, max_ratio: float, random: np.random.Generator
 ) -> Sizes | None:
-    """Anchors (k, 2) that more of `sizes` fit; None where nearly all fit `anchors`, or the search finds no better."""
+    """Return anchors (k, 2) that fit more of `sizes`; None where nearly all fit, or the search finds no better."""
     recall = anchor_fit(sizes, anchors, max_ratio).best_possible_recall
     if recall > GOOD_RECALL:
         return None
@@ -137,7 +137,7 @@ def better_anchors(
 
 
 def freeze(model: Detector, layers: int | list[int]) -> None:
-    """Hold the first so many layers still, or those with the listed indices; batch norm goes on measuring.
+    """Freeze the first so many layers, or those with the listed indices; batch norm goes on measuring.
 
     Raises:
         TrainingError: there are no such layers, or none is left that learns.
@@ -152,7 +152,7 @@ def freeze(model: Detector, layers: int | list[int]) -> None:
 
 
 def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
-    """`model` wrapped so that backward passes sum its gradients over the ranks; as it is for a single rank.
+    """Return `model` wrapped so that backward passes average its gradients over the ranks; unwrapped for one rank.
 
     With `data_parallel` a single process splits each batch over the GPUs of this machine and gathers the outputs.
     """
@@ -163,7 +163,7 @@ def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
         return model
     if train.sync_bn:
         model = convert_sync_batchnorm(model, world.device)
-    # Buffers, that is running statistics, follow rank 0's at every step: DDP's default under whatever name.
+    # Buffers, that is running statistics, follow rank 0's at every step: the default of DDP.
     return DistributedDataParallel(
         model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
@@ -172,7 +172,7 @@ def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None where there is none. `auto`: bf16 or fp16 on a GPU, fp32 on a CPU."""
+    """Return the type of mixed precision, None for none. `auto`: bf16 or fp16 on a GPU, fp32 on a CPU."""
     if precision == "auto":
         if device.type == "cpu":
             return None

@@ -49,7 +49,8 @@ class NanGuard:
         describe: Callable[[BadStep], str],
         checkpoints: Path,
     ) -> None:
-        """
+        """Initialize the guard.
+
         Args:
             describe: names a bad step and its images.
             checkpoints: the directory that a message names.
@@ -64,7 +65,7 @@ class NanGuard:
 
     @property
     def rolls_back(self) -> bool:
-        """Whether a bad step needs a checkpoint to go back to."""
+        """True if a bad step needs a checkpoint to go back to."""
         return self._policy == "rollback"
 
     def observe(self, step: int, values: torch.Tensor) -> None:
@@ -87,7 +88,7 @@ class NanGuard:
         if sum(bad_step >= epoch_start for bad_step in self.bad_steps) > MAX_BAD_STEPS:
             raise TrainingError(f"{self._describe(bad)}; it is one of more than {MAX_BAD_STEPS} in this epoch")
         if self._statistics is None:
-            remedy = "going back to the last checkpoint, to leave it out"
+            remedy = "rolling back to the last checkpoint, to leave it out"
             self._emit(WarningRaised(message=f"{self._describe(bad)}; {remedy}"))
             raise RolledBack
         self._emit(WarningRaised(message=f"{self._describe(bad)}; its gradients are dropped"))

@@ -20,7 +20,7 @@ MIN_WARMUP_STEPS = 100
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What holds at one step: learning rates of biases and of all other parameters, momentum, batches a step."""
+    """Settings of one step: learning rates of biases and of all other parameters, momentum, batches a step."""
 
     lr_bias: float
     lr: float
@@ -58,14 +58,14 @@ class Schedule:
         return self.hyp.weight_decay * self.batch * self.accumulate / NOMINAL_BATCH
 
     def lr_factor(self, epoch: int) -> float:
-        """lr / lr0 in `epoch` (from 0): linear from 1 to lrf, or half a cosine."""
+        """Return lr / lr0 in `epoch` (from 0): linear from 1 to lrf, or half a cosine."""
         progress = epoch / self.epochs
         if self.cos_lr:
             return (1 - math.cos(math.pi * progress)) / 2 * (self.hyp.lrf - 1) + 1
         return (1 - progress) * (1 - self.hyp.lrf) + self.hyp.lrf
 
     def at(self, step: int) -> StepSettings:
-        """The settings of `step`, counted in global batches from the start of training."""
+        """Return the settings of `step`, counted in global batches from the start of training."""
         epoch = step // self.steps_per_epoch
         if step > self.warmup_steps:
             is_late = self.legacy_lr_schedule and epoch > self.warmup_steps // self.steps_per_epoch
@@ -82,7 +82,7 @@ class Schedule:
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters as (biases, weights that decay, weights of normalisation layers)."""
+    """Return the trainable parameters as (biases, weights that decay, weights of normalisation layers)."""
     biases, decayed, normalisation = [], [], []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -98,7 +98,7 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def build_optimizer(model: nn.Module, kind: str, schedule: Schedule) -> torch.optim.Optimizer:
-    """The optimiser `kind` (SGD with Nesterov momentum, Adam or AdamW) over the three groups, biases first."""
+    """Return the optimiser `kind` (SGD with Nesterov momentum, Adam or AdamW) over the three groups, biases first."""
     biases, decayed, normalisation = parameter_groups(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},

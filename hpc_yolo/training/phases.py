@@ -45,12 +45,12 @@ class Phases:
         self._begin("metrics", SLOW_PHASE_S)
 
     def saving(self) -> None:
-        """A checkpoint is copied, or its file awaited."""
+        """Begin to copy a checkpoint, or to wait for its file."""
         self._begin("saving", SLOW_PHASE_S)
 
     def rolling_back(self) -> None:
-        """The newest checkpoint is read."""
-        self._begin("going back", SLOW_PHASE_S)
+        """Begin to read the newest checkpoint."""
+        self._begin("rolling back", SLOW_PHASE_S)
 
     def _begin(self, phase: str, allowed_s: float = 0.0) -> None:
         self._watchdog.heartbeat(phase, self._position.step, allowed_s)

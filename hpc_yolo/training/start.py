@@ -1,4 +1,4 @@
-"""The start of a task: what it needs is imported, or what is missing is said once on each node."""
+"""The start of a task: imports of packages that may be missing, reported once on each node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start_task(run: RunDirectory, spec: Spec) -> None:
     """Run this process's rank of the next attempt of `run`; see `run_task`.
 
     Raises:
-        SystemExit: besides its reasons, a package cannot be imported on this node.
+        SystemExit: as `run_task`, or a package cannot be imported on this node.
     """
     try:
         from hpc_yolo.training.attempt import run_task  # imports torch and OpenCV
@@ -27,7 +27,7 @@ def start_task(run: RunDirectory, spec: Spec) -> None:
         if explained is None:
             raise
         process = ProcessInfo.from_env(current_environment())
-        if process.local_rank == 0:  # the others of its node would say the same
+        if process.local_rank == 0:  # the others of its node would report the same
             failure = Failure(
                 time=time.time(),
                 rank=process.rank,

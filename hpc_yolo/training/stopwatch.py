@@ -16,9 +16,9 @@ from hpc_yolo.models.sync_batchnorm import GlobalBatchNorm2d
 
 
 class ForwardStopwatch:
-    """Times a network's training passes up to their end, or to its first layer that sums over ranks.
+    """Measures a model's training passes up to their end, or to its first layer that sums over ranks.
 
-    On a GPU marks go into its own queue, and nobody waits for them before `read`.
+    On a GPU the events go into its own queue, and are awaited in `read` only.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -29,11 +29,11 @@ class ForwardStopwatch:
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         model.register_forward_pre_hook(self._start)
         model.register_forward_hook(self._stop)
-        if (first := next(_meeting_layers(model), None)) is not None:
+        if (first := next(_summing_layers(model), None)) is not None:
             first.register_forward_pre_hook(self._stop)
 
     def read(self) -> float:
-        """Seconds since the last call, over all passes."""
+        """Return the seconds of all passes since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         for start, end in self._marks:
             end.synchronize()
@@ -62,5 +62,5 @@ class ForwardStopwatch:
         return mark
 
 
-def _meeting_layers(model: nn.Module) -> Iterator[nn.Module]:
+def _summing_layers(model: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in model.modules() if isinstance(layer, (GlobalBatchNorm2d, nn.SyncBatchNorm)))

@@ -1,4 +1,4 @@
-"""The journal's figures as TensorBoard event files, for those who have a screen for them already."""
+"""The metrics of the journal as TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EventFiles:
-    """Takes events of one attempt and writes their figures, by step; a thread of TensorBoard's does the writing."""
+    """Writes the metrics of one attempt's events, by step, in a thread of TensorBoard's."""
 
     def __init__(self, run: RunDirectory) -> None:
         """Initialize the event files.
@@ -26,7 +26,7 @@ class EventFiles:
             SpecError: TensorBoard is not installed.
         """
         try:
-            # Most runs have no use for it, and few machines have it.
+            # Most runs do not need it, and few machines have it.
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise SpecError(
@@ -37,8 +37,8 @@ class EventFiles:
         self._directory = str(run.tensorboard)
         self._writer: SummaryWriter | None = None
 
-    def tell(self, event: AnyEvent) -> None:
-        """Write the figures of `event`, at its time. Steps that an attempt does again take the place of the old ones.
+    def add(self, event: AnyEvent) -> None:
+        """Write the metrics of `event`, at its time. Steps that an attempt does again replace the old ones.
 
         A disk that refuses them ends the files, not the training.
         """
@@ -46,7 +46,7 @@ class EventFiles:
             if isinstance(event, AttemptStarted):
                 self._writer = self._new_writer(self._directory, purge_step=event.step + 1)
             elif self._writer is not None and isinstance(event, (StepLogged, Evaluated)):
-                for name, value in figures_of(event).items():
+                for name, value in scalars_of(event).items():
                     if value is not None:
                         self._writer.add_scalar(name, value, event.step, walltime=event.time)
         except OSError as error:
@@ -60,8 +60,8 @@ class EventFiles:
                 self._writer.close()
 
 
-def figures_of(event: StepLogged | Evaluated) -> dict[str, float | None]:
-    """The figures of an event under the names that TensorBoard shows; those before a slash share a panel."""
+def scalars_of(event: StepLogged | Evaluated) -> dict[str, float | None]:
+    """Return the metrics of an event under TensorBoard's names, whose part before the slash is the panel."""
     if isinstance(event, Evaluated):
         titles = METRIC_TITLES.values()
         return {f"evaluation/{title}": value for title, value in zip(titles, event.metrics.values(), strict=True)}

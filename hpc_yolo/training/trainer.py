@@ -1,4 +1,4 @@
-"""The training loop. One integer, `context.position.step`, says where training stands; all else follows from it.
+"""The training loop. One integer, `context.position.step`, is the position of training; all else follows from it.
 
 What each step does is in `backward`, `nan_guard` and `updater`; when something is due, in `cadence`; what a checkpoint
 holds, in `context`.
@@ -23,7 +23,7 @@ from hpc_yolo.training.cadence import cadence_of
 from hpc_yolo.training.checkpointer import Checkpointer
 from hpc_yolo.training.context import TrainingContext
 from hpc_yolo.training.evaluation import evaluate_average
-from hpc_yolo.training.final_evaluation import FinalEvaluation, make_results
+from hpc_yolo.training.final_evaluation import FinalEvaluation, write_results
 from hpc_yolo.training.nan_guard import RolledBack
 from hpc_yolo.training.optimizer import apply_settings
 from hpc_yolo.training.phases import Phases
@@ -52,10 +52,11 @@ class Trainer:
         before_publish: Callable[[], None] = lambda: None,
         watchdog: Watchdog | None = None,
     ) -> None:
-        """
+        """Initialize the trainer.
+
         Args:
             journal: rank 0's.
-            before_publish: called before a checkpoint gets its name; what it raises ends the attempt.
+            before_publish: called before a checkpoint gets its name; an error that it raises ends the attempt.
         """
         self.context = context
         self.position = context.position
@@ -76,7 +77,7 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or further ones do not pay."""
+        """True if all epochs are done, or further ones do not improve the model."""
         return self.cadence.is_over(self.epoch, self.context.evaluations.best_epoch)
 
     def run(self) -> Signals | None:
@@ -96,7 +97,7 @@ class Trainer:
                 self.emit(TrainingLeft(epoch=self.epoch, step=self.position.step, signal=stopped_by))
             self.checkpointer.finish()
             if stopped_by is None:
-                self.make_results()
+                self.write_results()
         return stopped_by
 
     def train_epoch(self) -> Signals | None:
@@ -117,7 +118,7 @@ class Trainer:
         return None
 
     def train_step(self, batch: TrainingBatch) -> None:
-        """Forward, loss and backward on this rank's shard of a global batch; every so many batches, the optimiser."""
+        """Run forward, loss and backward on this rank's shard of a batch; every so many batches, step the optimiser."""
         context, guard, updater, step = self.context, self.context.nan_guard, self.context.updater, self.position.step
         if step in guard.bad_steps:
             context.meter.add(None)
@@ -184,10 +185,10 @@ class Trainer:
         seconds = time.perf_counter() - started_s
         self.emit(evaluated(result, context.names, epoch, self.position.step, seconds, is_best=is_best))
 
-    def make_results(self) -> None:
+    def write_results(self) -> None:
         """Draw curves and images of the best model; a signal that comes meanwhile ends only that."""
         with contextlib.suppress(Stopped):
-            make_results(FinalEvaluation(self.context, self.world, self.run_directory, self.stoppable, self.emit))
+            write_results(FinalEvaluation(self.context, self.world, self.run_directory, self.stoppable, self.emit))
         self.agreement.settle()
 
     def stoppable(self, batches: Iterator[ValidationBatch | None]) -> Iterator[ValidationBatch]:

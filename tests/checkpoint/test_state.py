@@ -85,7 +85,7 @@ def test_file_of_weights_is_refused_as_a_state(tmp_path: Path) -> None:
 def test_header_without_a_position_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.safetensors"
     write_file(path, TENSORS, header_texts(DESCRIPTION) | {"values": text})
-    with pytest.raises(CheckpointError, match="does not say where training stands"):
+    with pytest.raises(CheckpointError, match="holds no position of a training"):
         read_state(path)
 
 

@@ -38,7 +38,7 @@ def test_four_fifths_of_the_free_memory_are_filled(free_gib, measure, expected):
     ("fitting", "advice"),
     [
         (3, "set train.batch to 6, for 3 images a rank fit, measured just now; or take more GPUs"),
-        (9, "9 images fit, measured just now: does somebody else use this GPU (nvidia-smi)?"),
+        (9, "9 images fit, measured just now: does another process use this GPU (nvidia-smi)?"),
         (None, "set train.batch lower; or take more GPUs"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
     rows = msgspec.yaml.decode((resource_directory("configs") / "models" / "yolov5n.yaml").read_bytes())
     model = tmp_path / "own.yaml"
     model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
-    with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be found"):
+    with pytest.raises(TrainingError, match=r"own\.yaml has 4 anchors a level that are still to be fitted"):
         built(data, tmp_path, [], model=str(model), autoanchor=False)
 
 

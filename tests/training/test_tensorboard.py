@@ -34,7 +34,7 @@ def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
         EVALUATED,
     ]
     for event in events(tmp_path, *told):
-        files.tell(event)
+        files.add(event)
         if getattr(event, "step", 0) == 20 and event.losses["box"] == 9.0:
             files.close()
     files.close()
@@ -59,6 +59,6 @@ def test_a_disk_that_refuses_ends_the_files_and_not_the_training(tmp_path, capsy
     (tmp_path / "tensorboard").write_text("in the way")
     files = EventFiles(RunDirectory(tmp_path))
     for event in events(tmp_path, START, STEP):
-        files.tell(event)
+        files.add(event)
     files.close()
     assert "no further TensorBoard files" in capsys.readouterr().err

@@ -389,7 +389,7 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
         (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
         (lambda content: b"", "cannot be read as a checkpoint"),
         (lambda content: content.replace(b"hpc-yolo-4", b"hpc-yolo-9"), "its format is 'hpc-yolo-9'"),
-        (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not what was"),
+        (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not as it was"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, copy_of_stopped, damage, words):

@@ -64,7 +64,7 @@ def test_the_list_says_which_are_here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("header", [{"format": FORMAT}, {"format": FORMAT, "description": "{"}])
 def test_a_checkpoint_with_a_damaged_header_is_refused(tmp_path, header):
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors", metadata=header)
-    with pytest.raises(CheckpointError, match="its header does not"):
+    with pytest.raises(CheckpointError, match=r"its header (has no|does not)"):
         read_model_file(tmp_path / "w.safetensors")
 
 

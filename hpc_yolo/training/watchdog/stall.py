@@ -39,7 +39,8 @@ class StallTimer:
     """
 
     def __init__(self, timeout_s: float | None, start_timeout_s: float) -> None:
-        """
+        """Initialize the timer.
+
         Args:
             timeout_s: the limit; None is 45 s, or five times the longest stall so far.
             start_timeout_s: the limit is not below this until the first step is done.

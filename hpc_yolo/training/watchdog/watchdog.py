@@ -52,7 +52,7 @@ class Watchdog:
         timeout_s: float | Literal["auto"] = "auto",
         start_timeout_s: float = 600.0,
     ) -> None:
-        """Every rank must make one at the same point: the number of the attempt is exchanged.
+        """Initialize the watchdog; all ranks at the same point, since they exchange the number of the attempt.
 
         Args:
             attempt: the number of this attempt of the run; rank 0's counts.
@@ -128,9 +128,9 @@ class Watchdog:
         self._gone_before = gone
         if not confirmed:
             return None
-        place = self._world.ranks[confirmed[0]]
-        message = f"rank {place.rank} on {place.host} (process {place.pid}) is gone"
-        return Diagnosis(author=self._world.rank, rank=place.rank, message=message, gone=confirmed)
+        location = self._world.ranks[confirmed[0]]
+        message = f"rank {location.rank} on {location.host} (process {location.pid}) is gone"
+        return Diagnosis(author=self._world.rank, rank=location.rank, message=message, gone=confirmed)
 
     def _diagnose(self) -> Diagnosis | None:
         """Find the rank to blame, once this rank's main thread has used up its time and no other's has any left."""
@@ -167,10 +167,10 @@ class Watchdog:
 
     def _blame_store(self) -> Diagnosis:
         """Blame rank 0: its process serves the store, or torchrun's agent beside it does."""
-        place = self._world.ranks[0]
+        server = self._world.ranks[0]
         message = (
-            f"no progress for {self._stall.stalled_s:.0f} s, and the store on rank 0's machine, {place.host} (process "
-            f"{place.pid}), does not respond: it is stopped, gone, or cut off"
+            f"no progress for {self._stall.stalled_s:.0f} s, and the store on rank 0's machine, {server.host} (process "
+            f"{server.pid}), does not respond: it is stopped, gone, or cut off"
         )
         return Diagnosis(author=self._world.rank, rank=0, message=message, unresponsive=[0])
 
@@ -195,14 +195,14 @@ class Watchdog:
 
     def _write_stacks(self) -> None:
         """Write the stacks of all threads; on the error output where the run directory cannot be written."""
-        place, thread = self._world.ranks[self._world.rank], self._main_thread
+        own, thread = self._world.ranks[self._world.rank], self._main_thread
         title = (
-            f"rank {place.rank} on {place.host} (process {place.pid}): in {thread.phase!r} at step {thread.step}, "
+            f"rank {own.rank} on {own.host} (process {own.pid}): in {thread.phase!r} at step {thread.step}, "
             f"no progress for {self._stall.stalled_s:.0f} s\n"
         )
         try:
             make_directory(self._run.stacks)
-            with self._run.stacks_of(self._attempt, place.rank).open("w") as file:
+            with self._run.stacks_of(self._attempt, own.rank).open("w") as file:
                 os.fchmod(file.fileno(), file_mode(self._run.stacks))
                 file.write(title)
                 file.flush()
@@ -212,13 +212,13 @@ class Watchdog:
             faulthandler.dump_traceback(ERROR_OUTPUT, all_threads=True)
 
     def _write_failure(self, diagnosis: Diagnosis) -> None:
-        place, process = self._world.ranks[diagnosis.rank], self._world.process
+        location, process = self._world.ranks[diagnosis.rank], self._world.process
         hint = f"the stacks of all ranks are in {self._run.stacks}; train.stall_timeout_s is the time without progress"
         error = StallError(diagnosis.message, hint=None if diagnosis.gone else hint)
         failure = Failure(
             time=time.time(),
-            rank=place.rank,
-            host=place.host,
+            rank=location.rank,
+            host=location.host,
             job_id=process.job_id,
             restart=process.attempt,
             kind=type(error).__name__,
