@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo.checkpoint import Position, restore
+from hpc_yolo.checkpoint import restore
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.dataset import Dataset
@@ -19,6 +19,7 @@ from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.run_inputs import keep_inputs, read_inputs
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
+from hpc_yolo.models import Detector
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
@@ -27,7 +28,7 @@ from hpc_yolo.training.autobatch import find_batch
 from hpc_yolo.training.context import TrainingContext, TrainingIdentity
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.evaluation import EvaluationRecord
-from hpc_yolo.training.images import build_loaders, keeps_in_memory, require_shared_room, scan_dataset
+from hpc_yolo.training.images import build_loaders, scan_dataset
 from hpc_yolo.training.meter import StepMeter
 from hpc_yolo.training.model import Origin, autocast_dtype, build_model, distribute, fit_anchors, model_origin
 from hpc_yolo.training.nan_guard import BadStep, NanGuard, Statistics
@@ -67,7 +68,8 @@ def build(
     require_even_split(spec.train.batch, world.size)
     if spec.train.data_parallel:
         emit(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
-    context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit, attempt)
+    context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit)
+    context.attempt = attempt
     settle_gradient_buckets(context, world.device)
     if state is not None:
         restore(context.stateful_parts, state)
@@ -111,41 +113,31 @@ def build_context(
     origin: Origin,
     identity: TrainingIdentity,
     emit: Callable[[AnyEvent], None],
-    attempt: int = 1,
 ) -> TrainingContext:
     """Return model, loss, optimiser and loaders as they are before the first step."""
-    train, num_classes = spec.train, dataset.num_classes
+    train = spec.train
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
-    dtype = torch.float64 if train.precision == "fp64" else torch.float32
-    model = build_model(spec, origin, num_classes, world.device, emit).to(dtype)
-    if train.autoanchor and origin.is_new:  # later attempts find their anchors in the checkpoint
-        must_change = origin.has_placeholder_anchors
-        fit_anchors(model.head, indexes[0], train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
+    model = model_with_anchors(spec, origin, dataset.num_classes, indexes[0], hyp, world, emit)
     loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
     ema = ModelEma(model)  # before the model is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
-    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit)
-    training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, in_memory=in_memory)
-    require_shared_room(training, validation, world)
+    training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, emit)
     evaluations = EvaluationRecord()
     describe = functools.partial(describe_bad_step, training, evaluations, num_steps)
     scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
     return TrainingContext(
-        attempt=attempt,
         train=train,
         checkpoint=spec.checkpoint,
         model_name=spec.model,
         config=origin.config,
         names=list(dataset.names),
         identity=identity,
-        position=Position(),
         model=model,
         trained=distribute(model, train, world),
         ema=ema,
         loss=loss,
         updater=Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler),
-        dtype=dtype,
         autocast_dtype=mixed,
         schedule=schedule,
         training=training,
@@ -154,6 +146,25 @@ def build_context(
         evaluations=evaluations,
         nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, run.checkpoints),
     )
+
+
+def model_with_anchors(
+    spec: Spec,
+    origin: Origin,
+    num_classes: int,
+    index: ImageIndex,
+    hyp: Hyperparameters,
+    world: World,
+    emit: Callable[[AnyEvent], None],
+) -> Detector:
+    """Return the model with which training begins; later attempts find their anchors in the checkpoint."""
+    train = spec.train
+    dtype = torch.float64 if train.precision == "fp64" else torch.float32
+    model = build_model(spec, origin, num_classes, world.device, emit).to(dtype)
+    if train.autoanchor and origin.is_new:
+        must_change = origin.has_placeholder_anchors
+        fit_anchors(model.head, index, train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
+    return model
 
 
 def describe_bad_step(

@@ -82,23 +82,19 @@ class TrainingContext:
         config: the layers of `model`, with the anchors as they were before fitting.
         trained: `model`, or DistributedDataParallel around it.
         loss: shares its anchors with the head of `model`.
-        dtype: of weights, loss and statistics.
     """
 
-    attempt: int
     train: TrainSpec
     checkpoint: CheckpointSpec
     model_name: str
     config: dict[str, Any]
     names: list[str]
     identity: TrainingIdentity
-    position: Position
     model: Detector
     trained: nn.Module
     ema: ModelEma
     loss: Loss
     updater: Updater
-    dtype: torch.dtype
     autocast_dtype: torch.dtype | None
     schedule: Schedule
     training: TrainingLoader
@@ -106,6 +102,13 @@ class TrainingContext:
     meter: StepMeter
     evaluations: EvaluationRecord
     nan_guard: NanGuard
+    position: Position = field(default_factory=Position)
+    attempt: int = 1
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Type of weights, loss and statistics."""
+        return next(self.model.parameters()).dtype
 
     @property
     def stateful_parts(self) -> dict[str, Stateful]:

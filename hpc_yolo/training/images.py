@@ -53,10 +53,13 @@ def build_loaders(
     hyp: Hyperparameters,
     stride: int,
     world: World,
-    *,
-    in_memory: bool = False,
+    emit: Callable[[AnyEvent], None],
 ) -> tuple[TrainingLoader, ValidationLoader]:
-    """Return the loaders of this rank's training and validation images."""
+    """Return the loaders of this rank's training and validation images.
+
+    Raises:
+        TrainingError: their batches do not fit into /dev/shm of some node.
+    """
     options: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.size,
@@ -68,14 +71,16 @@ def build_loaders(
         batch=train.batch,
         hyp=hyp,
         seed=train.seed,
-        in_memory=in_memory,
+        in_memory=keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit),
         rect=train.rect,
         by_weight=train.image_weights,
         stride=stride,
         on_progress=progress_lines("decoding train images", world.is_main),
         **options,
     )
-    return training, ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **options)
+    validation = ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **options)
+    require_shared_room(training, validation, world)
+    return training, validation
 
 
 def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:

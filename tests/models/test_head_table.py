@@ -25,7 +25,7 @@ from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build
-from hpc_yolo.training.tensorboard import figures_of
+from hpc_yolo.training.tensorboard import scalars_of
 from hpc_yolo.training.trainer import Trainer
 
 
@@ -101,7 +101,7 @@ def test_head_of_the_table_trains_under_the_names_of_its_terms(model_yaml, tmp_p
     assert sum(isinstance(event, Evaluated) for event in events) == 2
 
     assert f"heat {epoch.losses['heat']:.3f} extent" in (event_line(epoch) or "")
-    assert {"loss/heat", "loss/extent"} < figures_of(steps[0]).keys()
+    assert {"loss/heat", "loss/extent"} < scalars_of(steps[0]).keys()
     assert [chart.title for chart in training_charts([("toy", events)])][:2] == ["Heat loss", "Extent loss"]
     record = RunRecord()
     record.add(events)
