@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests/helpers python docs/make_images.py screen RUN       # docs/status.svg; root, Debian, a few minutes
     PYTHONPATH=tests/helpers python docs/make_images.py detections RUN   # docs/detections.jpg
+    PYTHONPATH=tests/helpers python docs/make_images.py report RUN       # docs/report.jpg; needs chromium
 
 RUN is a finished run of `make demo`, such as runs/quickstart: its model draws the detections, and the runs of the
 screen begin with its weights.
@@ -147,10 +148,24 @@ def make_detections(run: Path) -> None:
     cv2.imwrite(str(DOCS / "detections.jpg"), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
+def make_report(run: Path) -> None:
+    """Write docs/report.jpg: the head of the report of a run, as chromium draws it."""
+    with tempfile.TemporaryDirectory() as path:
+        page, drawn = Path(path, "report.html"), Path(path, "report.png")
+        hpc_yolo("report", run, "--output", page)
+        options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,900", f"--screenshot={drawn}"]
+        subprocess.run(["chromium", *options, page.as_uri()], check=True, capture_output=True)
+        image = cv2.imread(str(drawn))
+        assert image is not None
+        cv2.imwrite(str(DOCS / "report.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["screen", run_directory]:
             make_screen(Path(run_directory))
+        case ["report", run_directory]:
+            make_report(Path(run_directory))
         case ["detections", run_directory]:
             make_detections(Path(run_directory))
         case _:
