@@ -307,7 +307,7 @@ def test_a_persons_own_defaults_for_sbatch_stay_on_a_login_node() -> None:
     assert clean_environment({"SBATCH_ACCOUNT": "vision"}) == {"SBATCH_ACCOUNT": "vision"}
 
 
-def test_a_job_submitted_by_a_worker_of_torchrun_does_not_meet_at_its_old_place():
+def test_a_job_submitted_by_a_worker_of_torchrun_does_not_meet_at_its_old_address():
     worker = {"RANK": "0", "MASTER_ADDR": "gpu01", "MASTER_PORT": "29500", "ROLE_NAME": "default", "WORLD_SIZE": "4"}
     assert clean_environment(worker | {"TORCHELASTIC_RUN_ID": "1", "HOME": "/root"}) == {"HOME": "/root"}
     own = {"MASTER_PORT": "29500"}

@@ -117,14 +117,14 @@ def test_a_job_that_only_accounting_believes_alive_is_not() -> None:
         (Finished(1, "", ""), ClusterError, "squeue: exit status 1 without a message"),
     ],
 )
-def test_a_refusal_carries_slurms_own_words(answer: Finished, kind: type[ClusterError], words: str) -> None:
+def test_a_refusal_carries_slurms_own_message(answer: Finished, kind: type[ClusterError], words: str) -> None:
     with pytest.raises(ClusterError) as caught:
         scheduler.job_states(["abc"], run=Recorded(squeue=answer))
     assert type(caught.value) is kind
     assert caught.value.message == words
 
 
-def test_a_machine_without_slurm_is_told_from_one_whose_controller_is_silent(
+def test_a_machine_without_slurm_is_distinguished_from_one_whose_controller_is_silent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`auto` must fall back to local processes at once, without an error."""
@@ -193,7 +193,7 @@ def without_accounting(in_slurm: SlurmCluster) -> Iterator[SlurmCluster]:
         yield in_slurm
 
 
-def test_every_rank_of_a_real_step_knows_its_place(in_slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_every_rank_of_a_real_step_knows_its_ranks(in_slurm: SlurmCluster, tmp_path: Path) -> None:
     """Two nodes by two tasks: ranks on their nodes, and an address of rank 0 that resolves on both."""
     ask = f"(env; echo ADDRESS=$(getent hosts gpu01); echo HOST=$(hostname)) > {tmp_path}/$SLURM_PROCID"
     in_slurm.run("srun", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "sh", "-c", ask)
@@ -262,7 +262,7 @@ def test_a_job_that_never_was_is_unknown() -> None:
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_slurm_refuses_in_its_own_words(script: Callable[[str], Path]) -> None:
+def test_slurm_refuses_with_its_own_message(script: Callable[[str], Path]) -> None:
     path = script("true")
     with pytest.raises(ClusterError, match="invalid partition specified: nosuch"):
         scheduler.submit_script(path, ["--partition=nosuch"])

@@ -137,7 +137,7 @@ def test_other_recorded_answers_are_read(version: str) -> None:
     ],
 )
 @pytest.mark.parametrize("version", versions_with("squeue_no_controller.txt"))
-def test_a_recorded_complaint_is_told_in_one_line(version: str, name: str, expected: str) -> None:
+def test_a_recorded_complaint_is_reported_in_one_line(version: str, name: str, expected: str) -> None:
     assert slurm_output.error_text(recorded(version, f"{name}.txt")) == expected
 
 

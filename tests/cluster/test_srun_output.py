@@ -31,7 +31,7 @@ def section(version: str, how: str) -> str:
         ("exit", TaskEnd("gpu01", (1,), "Exited with exit code 3", ExitStatus(3))),
     ],
 )
-def test_the_task_that_ended_first_is_told_from_those_that_srun_ended(version, how, expected):
+def test_the_task_that_ended_first_is_distinguished_from_those_that_srun_ended(version, how, expected):
     """srun's own status was 143 in all of these: that of the tasks which it asked to leave."""
     log = section(version, how)
     assert "srun ended with 143" in log

@@ -98,7 +98,7 @@ def test_a_link_is_replaced_and_what_it_pointed_to_stays(tmp_path):
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "link").is_symlink()
 
 
-def test_a_directory_that_is_not_there_is_told(tmp_path):
+def test_a_directory_that_does_not_exist_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "none" / "file", "text")
     with pytest.raises(FileNotFoundError):
@@ -134,7 +134,7 @@ def test_a_record_that_is_no_json_is_refused_before_the_file_is_touched(tmp_path
     assert not (tmp_path / "journal").exists()
 
 
-def test_a_line_that_did_not_fit_is_told_and_the_next_one_is_whole(tmp_path):
+def test_a_line_that_did_not_fit_is_reported_and_the_next_one_is_whole(tmp_path):
     journal = tmp_path / "journal"
     code = (
         "import pathlib, resource, signal, sys\n"
@@ -179,7 +179,7 @@ def test_foreign_lines_are_passed_over(tmp_path, rubbish):
     assert list(read_json_lines(tmp_path / "journal")) == [{"n": 1}, {"n": 3}]
 
 
-def test_no_journal_holds_no_lines_but_a_directory_is_told(tmp_path):
+def test_no_journal_holds_no_lines_but_a_directory_is_reported(tmp_path):
     assert list(read_json_lines(tmp_path / "none")) == []
     with pytest.raises(IsADirectoryError):
         list(read_json_lines(tmp_path))

@@ -76,7 +76,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("package", "statement", "clause"), BROKEN.values(), ids=BROKEN.keys())
-def test_an_error_of_an_import_is_told_from_errors_of_work(
+def test_an_error_of_an_import_is_distinguished_from_errors_of_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, statement: str, clause: str
 ) -> None:
     directory = tmp_path / "torch" / "cv2"  # directories of a person may be called like packages

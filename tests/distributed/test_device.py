@@ -99,7 +99,7 @@ def test_ranks_with_gpus_of_their_own_may_train(names):
     _require_gpus_of_their_own(check_ins(*names))
 
 
-def test_ranks_that_would_share_a_gpu_are_named():
+def test_ranks_on_the_same_gpu_are_named():
     """One GPU for two tasks looks, to each of them, like a GPU of its own."""
     with pytest.raises(TrainingError, match=r"ranks 1 and 2 on gpu01 would compute on one GPU \(b\)") as caught:
         _require_gpus_of_their_own(check_ins("a", "b", "b"))

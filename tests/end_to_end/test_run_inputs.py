@@ -50,7 +50,7 @@ def type_in(directory: Path, variables: dict[str, str], *words: str) -> subproce
     )
 
 
-def test_a_job_queued_again_goes_on_as_it_was_submitted_and_a_new_one_is_told_what_changed(home: Path) -> None:
+def test_a_job_queued_again_goes_on_as_it_was_submitted_and_a_new_one_reports_what_changed(home: Path) -> None:
     """Its owner prepares the next run: hyperparameters and dataset YAML are half written, the batch is another."""
     before = {name: (home / name).read_text() for name in ("hyp.yaml", "data.yaml", "spec.yaml")}
     try:

@@ -140,7 +140,7 @@ def test_the_nearer_of_two_files_is_the_image_and_the_other_is_none():
         ("bare", ["/d/x.jpg", "/d/y.jpg"], r"has none of the 2 images \(/d/x\.jpg, /d/y\.jpg\)"),
     ],
 )
-def test_images_that_cannot_be_told_apart_are_refused(tmp_path, names, paths, words):
+def test_images_that_cannot_be_distinguished_are_refused(tmp_path, names, paths, words):
     images = [(number, PurePosixPath(name)) for number, name in enumerate(NAMES[names])]
     with pytest.raises(DataError, match=words) as caught:
         match_images(tmp_path / "a.json", images, paths)
@@ -189,7 +189,7 @@ def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp
         ),
     ],
 )
-def test_other_files_are_refused_in_words(tmp_path, whole, words):
+def test_other_files_are_refused(tmp_path, whole, words):
     with pytest.raises(DataError, match=rf"truth\.json: .*{words}|truth\.json: {words}"):
         read(tmp_path, whole)
 

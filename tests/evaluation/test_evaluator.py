@@ -77,7 +77,7 @@ def evaluate_over(shares):
 ONE_RANK = [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]]
 
 
-def test_a_good_detector_gets_figures_between_nothing_and_all():
+def test_a_good_detector_gets_metrics_between_nothing_and_all():
     (result,) = evaluate_over(ONE_RANK)
     assert result.num_images == NUM_IMAGES
     assert 0.1 < result.metrics.mean.map50_95 < result.metrics.mean.map50 < 0.995
@@ -94,7 +94,7 @@ def test_a_good_detector_gets_figures_between_nothing_and_all():
     ],
     ids=["2 ranks", "3 ranks", "a rank for each image", "a rank without images"],
 )
-def test_figures_do_not_depend_on_how_images_are_shared_out(shares):
+def test_metrics_do_not_depend_on_how_images_are_distributed(shares):
     """Bit for bit: a run that comes back on other nodes must choose the same best checkpoint."""
     (expected,) = evaluate_over(ONE_RANK)
     for result in evaluate_over(shares):

@@ -133,7 +133,7 @@ def test_fitness_is_the_published_mix():
     assert metrics.fitness == pytest.approx(example["fitness"])
 
 
-def test_the_curves_are_those_that_the_figures_come_from():
+def test_the_curves_are_those_that_the_metrics_come_from():
     """What a report draws must be the curve whose area and whose best point its numbers are."""
     rng = np.random.default_rng(5)
     scores, classes = rng.random(300), rng.integers(0, 3, 300)

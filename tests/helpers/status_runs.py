@@ -51,7 +51,7 @@ def make_run(
     return run
 
 
-def tell(run: RunDirectory, *events: dict[str, object]) -> None:
+def append_events(run: RunDirectory, *events: dict[str, object]) -> None:
     """Append `events` as rank 0 would, at times 20, 21 … of attempt 1 unless they say otherwise."""
     num_before = len(run.journal.read_text().splitlines()) if run.journal.exists() else 0
     with run.journal.open("a") as file:

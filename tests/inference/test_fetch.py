@@ -109,7 +109,7 @@ def test_an_image_on_a_server_is_one_image(path, stem, site, type_in, tmp_path):
         ("private.jpg", "answers 401"),
     ],
 )
-def test_what_is_no_image_is_said_in_words_and_the_others_go_on(path, said, site, type_in):
+def test_what_is_no_image_is_reported_and_the_others_are_read(path, said, site, type_in):
     result = type_in(f"http://{site}/{path}", f"http://{site}/bus.jpg", "--json")
     assert result.exit_code == 3, (result.output, result.exception)
     assert f"failed: http://{site}/{path}: " in result.stderr and said in result.stderr

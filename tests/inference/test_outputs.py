@@ -250,7 +250,7 @@ def test_a_truncated_jpeg_is_read_and_said(type_in, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0" + b"\x00" * 50, b"\x89PNG\r\n\x1a\n"])
-def test_what_cannot_be_decoded_is_said_in_words_of_this_command(content, type_in, tmp_path):
+def test_what_cannot_be_decoded_is_reported_in_terms_of_this_command(content, type_in, tmp_path):
     (tmp_path / "x.jpg").write_bytes(content)
     result = type_in("x.jpg")
     assert result.exit_code == 3 and "failed: x.jpg: cannot be decoded: " in result.stderr

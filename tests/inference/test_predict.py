@@ -165,7 +165,7 @@ def test_a_image_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, imag
         (("a.png", "--view-img"), "--view-img is not there"),
     ],
 )
-def test_wrong_words_are_said(type_in, images, words, said):
+def test_wrong_arguments_are_reported(type_in, images, words, said):
     result = type_in(*(images / word if word == "a.png" else word for word in words))
     assert result.exit_code == 2 and said in result.output, result.output
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from status_runs import START, make_run, tell
+from status_runs import START, append_events, make_run
 from waiting import PATIENCE_S
 
 from hpc_yolo.cli.main import cli
@@ -141,7 +141,7 @@ def test_resume_uses_the_spec_of_the_run(tmp_path, monkeypatch):
     run = make_run(tmp_path / "runs", "first", executor=None)
     spec = {"name": "first", "model": "yolov5n", "data": f"{tmp_path}/data.yaml", "output": f"{tmp_path}/runs"}
     run.spec.write_text(yaml.safe_dump(spec | {"cluster": {"executor": "local", "gpus_per_node": 0}}))
-    tell(run, START)
+    append_events(run, START)
     plans = []
     monkeypatch.setattr("hpc_yolo.cli.submit.carry_out", lambda plan, **options: plans.append(plan))
     result = run_cli("resume", run.path)

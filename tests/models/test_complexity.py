@@ -39,7 +39,7 @@ def test_a_folded_network_computes_the_same(name):
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "a copy is folded"
 
 
-def test_the_table_has_published_figures_beside_counted_ones(tmp_path):
+def test_the_table_has_published_values_beside_counted_ones(tmp_path):
     own = tmp_path / "own.yaml"
     text = (Path(__file__).parents[2] / "configs" / "models" / "yolov5n.yaml").read_text()
     own.write_text(text.replace("depth_multiple: 0.33", "depth_multiple: 0.67"))
@@ -51,7 +51,7 @@ def test_the_table_has_published_figures_beside_counted_ones(tmp_path):
     assert mine["map50_95"] is None and mine["parameters"] > nano["parameters"]
 
 
-def test_the_table_fits_a_narrow_terminal_and_says_whose_figures_they_are():
+def test_the_table_fits_a_narrow_terminal_and_says_whose_values_they_are():
     """At 80 columns every name and figure must be readable: that is where people choose a network."""
     table = CliRunner(env={"COLUMNS": "80"}).invoke(cli, ["models"], catch_exceptions=False).output
     for name in GOLDEN["models"]:
@@ -63,7 +63,7 @@ def test_the_table_fits_a_narrow_terminal_and_says_whose_figures_they_are():
 
 
 @pytest.mark.parametrize(("name", "figures"), [item for item in GOLDEN["published"].items() if item[0] != "columns"])
-def test_the_file_of_published_figures_is_right(name, figures):
+def test_the_file_of_published_values_is_right(name, figures):
     import yaml
 
     path = Path(__file__).parents[2] / "configs" / "published" / "models.yaml"

@@ -27,7 +27,7 @@ def test_rows_of_all_views_but_what_another_sees_better(name, side, rows):
 
 
 @torch.no_grad()
-def test_places_are_those_of_the_whole_image():
+def test_coordinates_are_those_of_the_whole_image():
     """A network that answers from every cell with its own place: the rows of each view must cover the image."""
     model = build_model("yolov5n", 2).eval()
     fill_by_rule(model)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from status_runs import END, EVALUATED, LEFT, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, LEFT, START, STEP, append_events, make_run
 
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import SLURM_TIME, JobState
@@ -46,18 +46,18 @@ def collector_of(root, answer: Reply | None = None) -> Collector:
 def test_bytes_that_were_read_are_not_read_again(tmp_path):
     """What is already read is spoilt on disk: a collector that looked at it again would lose its figures."""
     run = make_run(tmp_path, "first")
-    tell(run, START, STEP, EVALUATED)
+    append_events(run, START, STEP, EVALUATED)
     collector = collector_of(tmp_path)
     assert collector.refresh().runs[0].metrics.map50 == 0.6
     run.journal.write_bytes(b"x" * run.journal.stat().st_size + b"\n")
-    tell(run, STEP | {"step": 50, "losses": {"box": 1.0, "obj": 0.2, "cls": 0.3}, "time": 50.0})
+    append_events(run, STEP | {"step": 50, "losses": {"box": 1.0, "obj": 0.2, "cls": 0.3}, "time": 50.0})
     facts = collector.refresh().runs[0]
     assert (facts.step, facts.loss, facts.metrics.map50, facts.attempts) == (50, 1.5, 0.6, 1)
 
 
 def test_a_torn_last_line_is_read_when_it_is_whole(tmp_path):
     run = make_run(tmp_path, "first")
-    tell(run, START, STEP)
+    append_events(run, START, STEP)
     whole = run.journal.read_bytes()
     run.journal.write_bytes(whole[:-10])
     collector = collector_of(tmp_path)
@@ -69,16 +69,16 @@ def test_a_torn_last_line_is_read_when_it_is_whole(tmp_path):
 
 def test_a_run_that_was_made_anew_is_read_anew(tmp_path):
     run = make_run(tmp_path, "first")
-    tell(run, START, STEP, EVALUATED)
+    append_events(run, START, STEP, EVALUATED)
     collector = collector_of(tmp_path)
     collector.refresh()
     run.journal.write_text("{}\n")  # the same file, shorter
     assert collector.refresh().runs[0].attempts == 0
-    tell(run, START, STEP)
+    append_events(run, START, STEP)
     assert collector.refresh().runs[0].step == 10
     run.journal.unlink()
     assert collector.refresh().runs[0].attempts == 0
-    tell(run, START)
+    append_events(run, START)
     facts = collector.refresh().runs[0]
     assert (facts.attempts, facts.metrics, facts.step) == (1, None, 0)
 
@@ -92,7 +92,7 @@ def test_a_run_of_which_nothing_is_known_is_not_said_to_run(tmp_path):
 def test_a_run_that_vanishes_is_said_to_be_gone_until_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.monitor.snapshot.FIND_INTERVAL_S", 0.0)
     run = make_run(tmp_path, "first")
-    tell(run, START)
+    append_events(run, START)
     collector = collector_of(tmp_path)
     assert [facts.state for facts in collector.refresh().runs] == ["running"]
     run.path.rename(tmp_path / "elsewhere")
@@ -107,14 +107,14 @@ def test_a_run_that_vanishes_is_said_to_be_gone_until_it_is_back(tmp_path, monke
 
 def test_one_unreadable_run_does_not_hide_the_others(tmp_path):
     make_run(tmp_path, "a-bad").journal.mkdir()
-    tell(make_run(tmp_path, "b-good"), START, STEP)
+    append_events(make_run(tmp_path, "b-good"), START, STEP)
     bad, good = collector_of(tmp_path).refresh().runs
     assert (bad.state, good.state) == ("unreadable", "running")
     assert "directory" in bad.detail
 
 
 def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
-    tell(make_run(tmp_path, "old"), START | {"format_version": 1}, STEP)
+    append_events(make_run(tmp_path, "old"), START | {"format_version": 1}, STEP)
     (old,) = collector_of(tmp_path).refresh().runs
     assert old.state == "unreadable"
     assert "written by an older version of hpc-yolo (journal format 1" in old.detail
@@ -148,15 +148,15 @@ def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
     ],
 )
 def test_the_state_is_what_the_newest_of_slurm_and_journal_says(tmp_path, events, answer, state, detail):
-    tell(make_run(tmp_path, "first"), *events)
+    append_events(make_run(tmp_path, "first"), *events)
     facts = collector_of(tmp_path, answer).refresh().runs[0]
     assert (facts.state, facts.detail) == (state, detail)
 
 
 def test_slurm_is_not_asked_for_runs_that_have_come_to_their_end(tmp_path):
-    tell(make_run(tmp_path, "done", job_id="1"), START, END | {"outcome": "finished", "requeued": False})
-    tell(make_run(tmp_path, "again", job_id="2", time=99.0), START, END | {"requeued": False})
-    tell(make_run(tmp_path, "runs", job_id="3"), START)
+    append_events(make_run(tmp_path, "done", job_id="1"), START, END | {"outcome": "finished", "requeued": False})
+    append_events(make_run(tmp_path, "again", job_id="2", time=99.0), START, END | {"requeued": False})
+    append_events(make_run(tmp_path, "runs", job_id="3"), START)
     make_run(tmp_path, "local", job_id="4", executor="local")
     answers = FixedAnswers()
     snapshot = Collector(lambda: find_runs(tmp_path), answers).refresh()
@@ -166,7 +166,7 @@ def test_slurm_is_not_asked_for_runs_that_have_come_to_their_end(tmp_path):
 
 def test_with_a_budget_the_newest_journals_come_first_and_the_rest_later(tmp_path):
     for name in "abc":
-        tell(make_run(tmp_path, name), START)
+        append_events(make_run(tmp_path, name), START)
     collector = collector_of(tmp_path)
     first = collector.refresh(budget_s=0.0)
     assert (first.runs, first.num_unread) == ([], 3)
@@ -175,10 +175,10 @@ def test_with_a_budget_the_newest_journals_come_first_and_the_rest_later(tmp_pat
 
 def test_a_run_that_was_over_is_looked_at_again(tmp_path, monkeypatch):
     run = make_run(tmp_path, "first")
-    tell(run, START, END | {"requeued": False})
+    append_events(run, START, END | {"requeued": False})
     collector = collector_of(tmp_path)
     assert collector.refresh().runs[0].state == "stopped"
-    tell(run, START | {"attempt": 2}, STEP | {"attempt": 2, "step": 33})
+    append_events(run, START | {"attempt": 2}, STEP | {"attempt": 2, "step": 33})
     monkeypatch.setattr("hpc_yolo.monitor.snapshot.FIND_INTERVAL_S", 0.0)
     facts = collector.refresh().runs[0]
     assert (facts.state, facts.step, facts.attempts) == ("running", 33, 2)
@@ -186,7 +186,7 @@ def test_a_run_that_was_over_is_looked_at_again(tmp_path, monkeypatch):
 
 def test_of_many_steps_a_few_are_read_and_the_last_always(tmp_path):
     run = make_run(tmp_path, "first")
-    tell(run, START, *(STEP | {"step": step} for step in range(1000)), EVALUATED, STEP | {"step": 1001}, END)
+    append_events(run, START, *(STEP | {"step": step} for step in range(1000)), EVALUATED, STEP | {"step": 1001}, END)
     kinds = [type(event).__name__ for event in JournalReader(run.journal).new_events(max_steps=50)]
     assert 45 <= kinds.count("StepLogged") <= 52
     assert kinds[-3:] == ["Evaluated", "StepLogged", "AttemptEnded"]
@@ -266,7 +266,7 @@ def test_what_is_odd_is_said_and_only_that(events, now, problem):
 )
 def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minutes, jobs_needed, words):
     """390 steps of 16 images at 48 a second; the job began when it started to train."""
-    tell(make_run(tmp_path, "first"), START, STEP | {"images_per_s": 48.0})
+    append_events(make_run(tmp_path, "first"), START, STEP | {"images_per_s": 48.0})
     answer = said("RUNNING", 25.0)
     job = replace(answer.jobs["7"].job, start=time.strftime(SLURM_TIME, time.localtime(25.0)), time_left_s=60 * minutes)
     answer.jobs["7"] = msgspec.structs.replace(answer.jobs["7"], job=job)
@@ -278,7 +278,7 @@ def test_the_jobs_time_is_held_against_what_the_run_still_needs(tmp_path, minute
 def test_attempts_are_counted_by_cause(tmp_path):
     preempted = END | {"cause": "preempted"}
     others = [event | {"attempt": n} for n in (2, 3) for event in (START, preempted if n == 2 else END)]
-    tell(make_run(tmp_path, "first"), START, preempted, *others)
+    append_events(make_run(tmp_path, "first"), START, preempted, *others)
     facts = collector_of(tmp_path, None).refresh().runs[0]
     assert facts.causes == {"preempted": 2, "stopped": 1}
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from status_runs import START, STEP, make_run, tell
+from status_runs import START, STEP, append_events, make_run
 from tmux_terminal import Terminal
 
 from hpc_yolo.cluster.scheduler import job_record
@@ -62,7 +62,7 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
         ]
     assert f"cancelled Slurm job {jobs['waits']}" in hpc_yolo("cancel", "waits", "--yes")
     in_slurm.wait_for_state(jobs["waits"], "CANCELLED")
-    tell(make_run(root, "runs", executor=None), START)
+    append_events(make_run(root, "runs", executor=None), START)
     assert "queued again" in hpc_yolo("requeue", "runs", "--yes")
     assert job_record(jobs["runs"]).restarts == 1
 
@@ -98,13 +98,13 @@ def test_a_screen_lives_while_slurm_hangs_and_says_how_old_its_answer_is(in_slur
     job_id = queue(tmp_path, "runs")
     run = make_run(tmp_path / "runs", "first", job_id=job_id, time=time.time())
     in_slurm.wait_for_state(job_id, "RUNNING")
-    tell(run, START | {"job_id": job_id, "time": time.time()})
+    append_events(run, START | {"job_id": job_id, "time": time.time()})
     terminal = Terminal(tmp_path, 120, 24)
     try:
         terminal.run(sys.executable, "-m", "hpc_yolo", "status", "--root", str(tmp_path / "runs"))
         terminal.wait_for("first ", "running", " s ago", without="as of")
         with hanging(in_slurm):
-            tell(run, STEP | {"images_per_s": 77.7, "time": time.time()})
+            append_events(run, STEP | {"images_per_s": 77.7, "time": time.time()})
             terminal.wait_for("77.7")  # journals do not wait for Slurm
             terminal.wait_for("Slurm as of", "running")
             terminal.type("?")

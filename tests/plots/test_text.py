@@ -101,7 +101,7 @@ def test_arabic_is_joined_and_runs_from_right_to_left():
 
 
 @pytest.mark.parametrize("names", ALIKE, ids=ascii)
-def test_names_that_look_alike_are_told_apart(names, environment):
+def test_names_that_look_alike_are_distinguished(names, environment):
     labels = class_labels(names)
     assert len({ink(label) for label in labels}) == len(names), labels
 

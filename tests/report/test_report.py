@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 from click.testing import CliRunner
-from status_runs import END, EVALUATED, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import RunError
@@ -70,8 +70,12 @@ def full_run(tmp_path):
     run = make_run(tmp_path / "runs", "full", time=10.0)
     run.spec.write_text(f"name: full\ntrain: {{epochs: 4}}\nnote: {HOSTILE}\n")
     again = {"attempt": 2, "time": 70.0}
-    tell(run, START, {**STEP, "time": 40.0}, {**EVALUATED, "time": 50.0, "classes": CLASSES}, {**END, "time": 52.0})
-    tell(run, {**START, **again, "step": 20}, {"event": "warning", **again, "message": HOSTILE}, {**STEP, **again})
+    append_events(
+        run, START, {**STEP, "time": 40.0}, {**EVALUATED, "time": 50.0, "classes": CLASSES}, {**END, "time": 52.0}
+    )
+    append_events(
+        run, {**START, **again, "step": 20}, {"event": "warning", **again, "message": HOSTILE}, {**STEP, **again}
+    )
     run.origin.write_text('{"command": "hpc-yolo submit <x>"}')
     run.packages.write_text("torch==2.9\nrich==14\n")
     run.results.mkdir()
@@ -98,7 +102,7 @@ def full_run(tmp_path):
     return run
 
 
-def test_every_section_has_the_figures_of_the_run(tmp_path, full_run):
+def test_every_section_has_the_metrics_of_the_run(tmp_path, full_run):
     sections = make_report(tmp_path, full_run).sections
     for section, words in {
         "summary": ["queued again", "0.400", "0.600", "50.0"],
@@ -120,7 +124,7 @@ def test_every_section_has_the_figures_of_the_run(tmp_path, full_run):
 def test_several_runs_stand_side_by_side(tmp_path, full_run):
     other = make_run(tmp_path / "runs", "other")
     other.spec.write_text("name: other\ntrain: {epochs: 8}\n")
-    tell(other, START, STEP)
+    append_events(other, START, STEP)
     sections = make_report(tmp_path, full_run, other).sections
     assert "train.epochs 4 8" in " ".join(sections["spec-differences"].split())
     assert "full" in sections["curves"] and "other" in sections["curves"]

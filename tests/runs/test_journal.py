@@ -58,7 +58,7 @@ def test_events_come_back_as_they_were_written_with_attempt_and_time(tmp_path):
     assert read[3].requeued is True
 
 
-def test_a_figure_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tmp_path):
+def test_a_value_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tmp_path):
     path = tmp_path / "journal.jsonl"
     JournalWriter(path, attempt=1).write(step_event(losses={"box": math.nan, "obj": 0.2}, grad_norm=math.inf))
     line = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} in the journal"))
@@ -196,7 +196,7 @@ def test_a_job_log_says_who_trains_and_how_well():
     assert event_line(evaluated) == "epoch 2: mAP50 0.625 mAP50-95 0.500 (best)"
 
 
-def test_the_writer_tells_of_each_event_after_it_is_kept(tmp_path):
+def test_the_writer_reports_each_event_after_it_is_kept(tmp_path):
     path = tmp_path / "journal.jsonl"
     told = []
     writer = JournalWriter(path, attempt=1, on_event=lambda event: told.append((event.step, len(read_events(path)))))

@@ -67,7 +67,7 @@ def test_a_long_journal_is_read_from_its_end(tmp_path, monkeypatch):
     assert read_save_times(run) == SaveTimes(0.25, 0.0, 100)
 
 
-def test_no_journal_and_one_that_cannot_be_read_have_no_figures(tmp_path):
+def test_no_journal_and_one_that_cannot_be_read_have_no_values(tmp_path):
     run = RunDirectory(tmp_path)
     assert read_save_times(run) is None
     run.journal.mkdir()

@@ -165,7 +165,7 @@ def test_other_ways_of_a_run(events, submitted, expected):
     assert found == pytest.approx(expected)
 
 
-def test_time_away_and_cpus_are_told_apart():
+def test_time_away_and_cpus_are_distinguished():
     events = [started(10, device="cpu"), ended(20, 10, requeued=False), started(1010, 2, 10), ended(1020, 20, 2)]
     ledger = make_ledger(events, [5.0, 1000.0])
     assert (ledger.away_s, ledger.rank_s) == (980, 40)

@@ -52,7 +52,7 @@ def test_forms_of_a_device(written, device):
 
 
 @pytest.mark.parametrize(("written", "words"), REFUSED)
-def test_a_device_that_is_not_supported_is_refused_in_words(written, words):
+def test_a_device_that_is_not_supported_is_refused(written, words):
     with pytest.raises(ValueError, match=words):
         read_device(written)
     _, problems = check_spec(None, [Override("train.device", f"'{written}'", f"--device {written}")])

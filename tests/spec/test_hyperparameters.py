@@ -15,7 +15,7 @@ PUBLISHED = json.loads((REPOSITORY / "tests/golden/yolov5_golden.json").read_tex
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_set_has_the_published_figures(name):
+def test_a_published_set_has_the_published_values(name):
     hyp = msgspec.to_builtins(load_hyperparameters(TrainSpec(hyp=name.lower())))
     assert {field: hyp[field] for field in PUBLISHED[name]} == PUBLISHED[name]
     assert all(hyp[field] is None for field in hyp.keys() - PUBLISHED[name].keys()), "nothing is added"
@@ -61,7 +61,7 @@ def test_a_file_of_ones_own_needs_only_what_it_changes(spec_file, tmp_path):
         (b"lr0: !!python/name:os.system ''\n", [":1:6: lr0: the tag"]),
     ],
 )
-def test_a_wrong_hyperparameter_file_is_told_with_its_own_place(spec_file, tmp_path, content, messages):
+def test_a_wrong_hyperparameter_file_is_reported_with_its_own_position(spec_file, tmp_path, content, messages):
     mine = tmp_path / "mine.yaml"
     mine.write_bytes(content)
     problems = spec_file.add("train:\n  hyp: mine.yaml\n").problems()
@@ -98,7 +98,7 @@ def test_a_set_that_vanished_since_the_check_is_an_error_of_the_spec(tmp_path):
         ("anchors: 0", "at least 1 or null"),
     ],
 )
-def test_a_single_value_out_of_range_is_refused_at_its_place(spec_file, override, allowed):
+def test_a_single_value_out_of_range_is_refused_at_its_position(spec_file, override, allowed):
     name, value = override.split(": ")
     problem = spec_file.add(f"train:\n  hyp_overrides:\n    {override}\n").only_problem()
     place = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "

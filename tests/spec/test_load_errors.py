@@ -45,7 +45,7 @@ def either_loader(request, monkeypatch):
     monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, request.param))
 
 
-def test_every_mistake_is_told_once_with_its_place_the_line_and_a_caret(spec_file):
+def test_every_mistake_is_reported_once_with_its_position_the_line_and_a_caret(spec_file):
     with pytest.raises(SpecError) as caught:
         spec_file.write(TEN_MISTAKES).load()
     message = str(caught.value)
@@ -203,7 +203,7 @@ def test_a_key_written_twice_names_both_lines(spec_file):
         ('output: "\\q"\n', None),
     ],
 )
-def test_what_is_not_yaml_is_refused_with_its_place(spec_file, added, place, either_loader):
+def test_what_is_not_yaml_is_refused_with_its_position(spec_file, added, place, either_loader):
     problem = spec_file.add(added).only_problem()
     found = re.match(rf"{re.escape(str(spec_file.path))}:(\d+):(\d+): not YAML: \w", problem)
     assert found, problem
@@ -383,14 +383,14 @@ def test_a_folded_block_is_one_line(spec_file):
 
 
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\x0b", "\x0c", "\x1c", "\ufffe"])
-def test_an_unprintable_character_in_the_file_is_refused_with_its_place(spec_file, character, either_loader):
+def test_an_unprintable_character_in_the_file_is_refused_with_its_position(spec_file, character, either_loader):
     problem = spec_file.add(f"# fine\noutput: a{character}b\n").only_problem()
     assert problem.split("\n")[0] == f"{spec_file.path}:5:10: the character {character!a} has no place in YAML"
     assert character not in problem
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\x85", "\r", "\r\n"])
-def test_places_count_the_lines_that_yaml_counts(spec_file, separator, either_loader):
+def test_positions_count_the_lines_that_yaml_counts(spec_file, separator, either_loader):
     problem = spec_file.add(f"# a{separator}# b{separator}trian: 1\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:1: trian: unknown field\n    trian: 1\n    ^")
 

@@ -42,7 +42,7 @@ def test_of_two_options_for_a_field_the_last_counts(spec_file):
     assert spec_file.load("train.epochs=1", "train.epochs=2").train.epochs == 2
 
 
-def test_an_option_takes_the_place_of_a_mistake_in_the_file(spec_file):
+def test_an_option_replaces_a_mistake_in_the_file(spec_file):
     assert spec_file.add("train: {epochs: many}\n").load("train.epochs=2").train.epochs == 2
 
 

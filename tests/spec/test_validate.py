@@ -169,7 +169,7 @@ def test_fields_named_for_sbatch_options_exist():
         ("cluster: {gpus_per_node: 0, tasks_per_node: 3}", 16, "15 or 18"),
     ],
 )
-def test_a_batch_that_ranks_cannot_share_names_the_nearest_that_they_can(spec_file, added, batch, nearest):
+def test_a_batch_that_ranks_cannot_divide_names_the_nearest_that_they_can(spec_file, added, batch, nearest):
     problem = spec_file.add(f"{added}\ntrain:\n  batch: {batch}\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:10: train.batch: {batch} is not a multiple of the world size")
     assert problem.endswith(f"allowed: {nearest}")

@@ -75,7 +75,7 @@ def store(server, tmp_path) -> Store:
     return Store(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "cache" / "weights")
 
 
-def test_a_file_is_fetched_once_and_progress_is_told(server, store):
+def test_a_file_is_fetched_once_and_progress_is_reported(server, store):
     told = []
     path = fetch("yolov5n.pt", store, on_progress=lambda done, total: told.append((done, total)))
     assert path.read_bytes() == CONTENT

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from status_runs import END, EVALUATED, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 from tmux_terminal import Terminal, awaited
 
 BROKEN = """
@@ -40,9 +40,11 @@ def terminal(tmp_path, request) -> Iterator[Terminal]:
 def runs(tmp_path) -> Path:
     root = tmp_path / "runs"
     first = make_run(root, "first")
-    tell(first, START, STEP, EVALUATED)
+    append_events(first, START, STEP, EVALUATED)
     (first.jobs / "7.log").write_text("".join(f"0: line {number}\n" for number in range(100)))
-    tell(make_run(root, "second"), START, END | {"outcome": "failed", "detail": "ValueError: bad", "requeued": False})
+    append_events(
+        make_run(root, "second"), START, END | {"outcome": "failed", "detail": "ValueError: bad", "requeued": False}
+    )
     return root
 
 
@@ -74,7 +76,7 @@ def test_a_person_looks_around_and_leaves(terminal, runs):
     terminal.wait_for("/sec_", without="first ")
     terminal.type("Escape")
     terminal.wait_for("first ")
-    tell(make_run(runs, "first", executor=None), STEP | {"step": 123, "images_per_s": 77.7})
+    append_events(make_run(runs, "first", executor=None), STEP | {"step": 123, "images_per_s": 77.7})
     terminal.wait_for("77.7")  # without a key
     terminal.type("c")
     terminal.wait_for("y / n")

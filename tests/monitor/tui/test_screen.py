@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 from rich.cells import cell_len
-from status_runs import END, EVALUATED, START, STEP, make_run, tell
+from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 
 from hpc_yolo.cluster.job_cache import JobCache
 from hpc_yolo.core.units import short_bytes, short_time
@@ -78,7 +78,7 @@ def test_only_a_run_with_a_problem_has_a_red_mark():
         assert [span.style for span in row.spans if span.start == 0] == ([style] if style else [])
 
 
-def test_the_name_of_a_run_keeps_its_place_in_every_width():
+def test_the_name_of_a_run_keeps_its_column_in_every_width():
     runs = [run_facts("a-name-of-16-let")]
     for width in range(80, 260):
         assert runs[0].name in list_lines(snapshot_of(runs), runs, ScreenState(), width, 24)[3].plain, width
@@ -103,7 +103,7 @@ def test_only_what_can_be_seen_is_drawn():
     assert Watched.touched < 30
 
 
-def test_words_of_others_cannot_steer_the_terminal(tmp_path):
+def test_text_of_others_cannot_steer_the_terminal(tmp_path):
     hostile = run_facts(HOSTILE, state="failed", detail=HOSTILE, problems=[HOSTILE], job_id=HOSTILE)
     state = ScreenState(selected=hostile.path)
     snapshot = snapshot_of([hostile], slurm_error=HOSTILE)
@@ -112,7 +112,9 @@ def test_words_of_others_cannot_steer_the_terminal(tmp_path):
     lines += frame(snapshot, None, [hostile], replace(state, mode="filter", filter_text=HOSTILE), (80, 24))
     run = make_run(tmp_path, "run")
     start = START | {"ranks": [rank | {"host": HOSTILE} for rank in START["ranks"]]}
-    tell(run, start, STEP, {"event": "warning", "message": HOSTILE}, END | {"detail": HOSTILE, "cause": HOSTILE})
+    append_events(
+        run, start, STEP, {"event": "warning", "message": HOSTILE}, END | {"detail": HOSTILE, "cause": HOSTILE}
+    )
     detail = replace(DetailReader(run).read(), path=hostile.path)
     for scroll in (0, 20, 40):
         opened = replace(state, mode="detail", scroll=scroll)
@@ -154,13 +156,15 @@ def test_an_old_answer_of_slurm_says_how_old_it_is():
 def test_a_run_in_detail_has_curves_ranks_attempts_and_what_failed(tmp_path):
     run = make_run(tmp_path, "first")
     late, figures = [0.0, 0.4], {"rank_forward_s": [0.125, 0.25], "rank_device_use": [None, 0.42]}
-    tell(
+    append_events(
         run,
         START,
         *(STEP | {"step": step, "losses": {"box": 1 / step}} for step in range(1, 40)),
         END | {"cause": "preempted"},
     )
-    tell(run, START | {"attempt": 2, "step": 39}, STEP | {"attempt": 2, "step": 40, "rank_data_wait_s": late} | figures)
+    append_events(
+        run, START | {"attempt": 2, "step": 39}, STEP | {"attempt": 2, "step": 40, "rank_data_wait_s": late} | figures
+    )
     detail = DetailReader(run).read()
     page = detail_lines(run_facts("first"), detail, 100.0, 80)
     text = "\n".join(line.plain for line in page)
@@ -185,7 +189,7 @@ def test_a_run_in_detail_has_curves_ranks_attempts_and_what_failed(tmp_path):
 
 def test_a_page_keeps_to_its_end(tmp_path):
     run = make_run(tmp_path, "first")
-    tell(run, START, STEP)
+    append_events(run, START, STEP)
     facts = msgspec.structs.replace(run_facts("first"), path=str(run.path))
     detail = DetailReader(RunDirectory(run.path)).read()
     state = ScreenState(mode="detail", selected=facts.path, scroll=10**9)
@@ -323,7 +327,7 @@ def test_logs_show_their_last_lines_and_say_how_many_are_above():
 def test_where_the_time_went_adds_up(tmp_path):
     """30 s of steps, 10 s in the queue: what a person sees of the ledger."""
     run = make_run(tmp_path, "first", time=10.0)
-    tell(run, START, {**STEP, "time": 50.0}, {**END, "time": 50.0, "outcome": "finished", "requeued": False})
+    append_events(run, START, {**STEP, "time": 50.0}, {**END, "time": 50.0, "outcome": "finished", "requeued": False})
     detail = DetailReader(run).read()
     assert detail.ledger.total_s == pytest.approx(40.0)
     facts = Collector(lambda: [run], JobCache(tmp_path, {})).refresh().runs[0]
