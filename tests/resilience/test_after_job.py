@@ -1,7 +1,8 @@
-"""What the last line of a batch script does about the end of its tasks. Slurm's commands are small programs here."""
+"""The last line of a batch script, after its tasks have ended. Slurm's commands are small programs here."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,14 @@ class Slurm:
     """scontrol, sacct and scancel. `asked`: what scontrol was asked to change."""
 
     def __init__(self, directory: Path) -> None:
-        self.shown, self.told, self.log = directory / "shown", directory / "accounting", directory / "asked"
+        self.shown, self.accounting, self.log = directory / "shown", directory / "accounting", directory / "asked"
         self.refuses = directory / "refuses"
         self.shown.write_text(RUNNING)
-        self.told.touch()
+        self.accounting.touch()
         self.log.touch()
         change = f'[ ! -e {self.refuses} ] || exit 1; echo "$@" >> {self.log}'
         scontrol = f'case "$*" in *show*) cat {self.shown};; *) {change};; esac'
-        programs = {"scontrol": scontrol, "sacct": f"cat {self.told}", "scancel": "true", "squeue": "true"}
+        programs = {"scontrol": scontrol, "sacct": f"cat {self.accounting}", "scancel": "true", "squeue": "true"}
         for name, body in programs.items():
             (directory / name).write_text(f"#!/bin/sh\n{body}\n")
             (directory / name).chmod(0o755)
@@ -77,10 +78,10 @@ def begin(run: RunDirectory, restart: int = 1, step: int | None = 0) -> JournalW
     """Rank 0 takes the lease of its attempt and, unless `step` is None, says that it begins there."""
     journal = JournalWriter(run.journal, take_lease(run, task(restart, "slurm")).attempt)
     if step is not None:
-        place = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
+        rank = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
         sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
-        words = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32"}
-        journal.write(AttemptStarted(epoch=0, step=step, ranks=[place], **sizes, **words))
+        names = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32"}
+        journal.write(AttemptStarted(epoch=0, step=step, ranks=[rank], **sizes, **names))
     return journal
 
 
@@ -106,8 +107,8 @@ def test_killed_tasks_are_queued_again_and_recorded(run, slurm, log):
     assert slurm.asked == [REQUEUE]
 
 
-def test_an_attempt_that_hangs_before_its_first_step_is_not_tried_for_ever(run, slurm):
-    """Its ranks waited for a host that nobody knows until the time limit, twenty times."""
+def test_second_hang_before_the_first_step_ends_the_run(run, slurm):
+    """Its ranks waited for an unknown host until the time limit, twenty times."""
     begin(run)
     conclude(run, 140)
     assert (last_end(run).is_idle, last_end(run).requeued) == (True, True)
@@ -128,23 +129,23 @@ def test_preemptions_that_slurm_confirms_have_no_limit(run, slurm):
         assert (last_end(run).cause, last_end(run).requeued) == (Cause.PREEMPTED, True)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["no time", "no scontrol"])
-def test_what_rank_0_could_not_do_is_done(run, slurm, told):
+@pytest.mark.parametrize("requeued", [True, False], ids=["no time", "no scontrol"])
+def test_requeue_that_rank_0_could_not_do_is_done(run, slurm, requeued):
     """Tasks in a container have no scontrol: the run ended at its first time limit."""
-    stop(begin(run), Cause.TIME_LIMIT, requeued=told)
+    stop(begin(run), Cause.TIME_LIMIT, requeued=requeued)
     conclude(run, 140)
     assert slurm.asked == [REQUEUE]
     assert last_end(run).requeued
 
 
-def test_what_slurm_refuses_is_recorded(run, slurm):
+def test_refused_requeue_is_recorded(run, slurm):
     slurm.refuses.touch()
     stop(begin(run), Cause.TIME_LIMIT, requeued=True)
     conclude(run, 140)
     assert (last_end(run).requeued, "not queued again" in last_end(run).detail) == (False, True)
 
 
-def test_a_job_that_was_cancelled_is_not_queued_again(run, slurm):
+def test_cancelled_job_is_not_queued_again(run, slurm):
     """Rank 0, which could not ask, took it for preempted."""
     slurm.shown.write_text(CANCELLED)
     stop(begin(run), Cause.PREEMPTED, requeued=True)
@@ -153,14 +154,37 @@ def test_a_job_that_was_cancelled_is_not_queued_again(run, slurm):
     assert (last_end(run).cause, last_end(run).requeued) == (Cause.CANCELLED, False)
 
 
+def test_end_recorded_while_slurm_ends_the_job_is_kept(run, slurm):
+    """A successor takes over, if there is one; a requeue would be refused."""
+    slurm.shown.write_text(SHOWN.format("COMPLETING", 0, "None").replace("Reason=None", "Reason=TimeLimit"))
+    stop(begin(run), Cause.TIME_LIMIT, requeued=True)
+    before = run.journal.read_bytes()
+    assert conclude(run, 140) == 140
+    assert (slurm.asked, run.journal.read_bytes()) == ([], before)
+
+
+def test_requeue_by_slurm_itself_is_recorded_and_not_repeated(run, slurm):
+    """Rank 0 was refused, and then Slurm put the preempted job back into the queue."""
+    slurm.shown.write_text(SHOWN.format("COMPLETING", 1, "None"))
+    stop(begin(run), Cause.PREEMPTED, requeued=False)
+    assert conclude(run, 143) == 143
+    assert slurm.asked == []
+    assert last_end(run).requeued and last_end(run).detail.endswith("queued again by Slurm")
+
+
+def test_without_a_job_the_exit_code_is_passed_on(run):
+    process = dataclasses.replace(task(), job_id=None)
+    assert conclude_job(run, ClusterSpec(), process, 7) == 7
+
+
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.CANCELLED])
-def test_an_end_for_good_stays_one(run, slurm, cause):
+def test_final_end_stays_final(run, slurm, cause):
     stop(begin(run), cause, requeued=False)
     conclude(run, 8)
     assert slurm.asked == []
 
 
-def test_a_start_that_is_killed_before_it_takes_the_lease_counts_like_any_other(run, slurm):
+def test_start_killed_before_it_takes_the_lease_counts(run, slurm):
     """It gave the run up for good."""
     begin(run, restart=1)
     for restart in (2, 3):
@@ -175,7 +199,7 @@ def test_a_start_that_is_killed_before_it_takes_the_lease_counts_like_any_other(
 
 
 @pytest.mark.parametrize(("status", "shown"), [(9, RUNNING), (143, CANCELLED), (1, RUNNING)])
-def test_a_job_that_never_held_the_run_writes_nothing_into_it(run, slurm, status, shown):
+def test_job_that_never_held_the_lease_writes_nothing(run, slurm, status, shown):
     """Its tasks lost to another start, were cancelled, or could not begin because of a mistake."""
     slurm.shown.write_text(shown)
     assert conclude(run, status) == status
@@ -184,7 +208,7 @@ def test_a_job_that_never_held_the_run_writes_nothing_into_it(run, slurm, status
 
 
 @pytest.mark.parametrize(("restart", "expected"), [(1, []), (2, [NO_MORE])])
-def test_slurm_may_not_start_a_finished_run_again(run, slurm, restart, expected):
+def test_finished_job_may_not_be_started_again(run, slurm, restart, expected):
     """Since 24.05 it starts a job that it has preempted once more after its end, whatever its exit code."""
     journal = begin(run, restart)
     journal.write(AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=1, step=9, cause=Cause.FINISHED))
@@ -196,9 +220,9 @@ def test_slurm_may_not_start_a_finished_run_again(run, slurm, restart, expected)
     ("cluster", "chosen", "expected"),
     [({"requeue": "expedite"}, "", [NO_MORE]), ({}, "expedite", [NO_MORE]), ({}, "requeue", []), ({}, "", [])],
 )
-def test_an_expedited_job_is_not_held_after_its_last_error(run, slurm, cluster, chosen, expected):
-    place = {"host": "h", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
-    add_submission(run, Submission(time=0.0, executor="slurm", job_id="7", requeue=chosen, **place))
+def test_expedited_job_is_not_held_after_its_last_error(run, slurm, cluster, chosen, expected):
+    size = {"host": "h", "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+    add_submission(run, Submission(time=0.0, executor="slurm", job_id="7", requeue=chosen, **size))
     stop(begin(run), Cause.ERROR, requeued=False)
     conclude(run, 8, **cluster)
     assert slurm.asked == expected
@@ -212,9 +236,9 @@ def test_an_expedited_job_is_not_held_after_its_last_error(run, slurm, cluster, 
         ("", ["srun: error: gpu01: task 1: Out Of Memory"], ""),
     ],
 )
-def test_memory_that_ran_out_ends_the_run_and_names_its_peak(run, slurm, log, monkeypatch, accounting, lines, peak):
+def test_out_of_memory_ends_the_run_and_names_the_peak(run, slurm, log, monkeypatch, accounting, lines, peak):
     monkeypatch.setattr(job_evidence, "job_peak_bytes", lambda: None)
-    slurm.told.write_text(accounting)
+    slurm.accounting.write_text(accounting)
     log += lines
     begin(run)
     conclude(run, 137)
@@ -224,7 +248,7 @@ def test_memory_that_ran_out_ends_the_run_and_names_its_peak(run, slurm, log, mo
     assert slurm.asked == []
 
 
-def test_a_log_is_read_from_this_start_on():
+def test_log_is_read_from_this_start_on():
     """A job that is queued again goes on in the same log, where the deaths of its earlier starts stand."""
     first, second = "0: hpc-yolo: task 0 on a, start 1 of its job", "1: hpc-yolo: task 1 on a, start 2 of its job"
     log = f"{first}\none\n{second}\ntwo\n0: hpc-yolo: task 0 on a, start 2 of its job\n"
@@ -234,7 +258,7 @@ def test_a_log_is_read_from_this_start_on():
     assert since_start("one\n", 1) == "one\n"
 
 
-def test_the_end_of_a_log_is_read_wherever_output_goes(tmp_path):
+def test_end_of_the_log_is_read_through_links(tmp_path):
     (tmp_path / "log").write_text("a\n")
     (tmp_path / "link").symlink_to(tmp_path / "log")
     assert own_log(tmp_path / "link") == "a\n"
@@ -260,7 +284,7 @@ def test_the_end_of_a_log_is_read_wherever_output_goes(tmp_path):
         ("nonsense\n", None),
     ],
 )
-def test_the_peak_of_a_job_is_that_of_its_cgroup(tmp_path, groups, file):
+def test_peak_memory_is_that_of_the_cgroup(tmp_path, groups, file):
     (tmp_path / "own").write_text(groups)
     if file is not None:
         (tmp_path / file).parent.mkdir(parents=True)

@@ -29,18 +29,18 @@ OWN = ["--chdir=/home/me", "--dependency=afternotok:7", "--kill-on-invalid-dep=y
         (("--array=1-9", "-J", "name"), {}, "", ["-J", "name"]),
     ],
 )
-def test_a_successor_asks_for_what_its_predecessor_has(options, settings, script, expected):
+def test_successor_gets_the_options_of_its_predecessor(options, settings, script, expected):
     job = BatchJob(script, (), "/home/me", options, settings)
     assert successor_options(job, "7", []) == [*expected, *OWN]
 
 
-def test_a_successor_avoids_failed_nodes_and_keeps_its_index_in_an_array():
+def test_successor_avoids_failed_nodes_and_keeps_its_array_index():
     job = BatchJob("", (), "/home/me", (), {"exclude": "n1"})
     found = successor_options(job, "7_3", ["n8"])
     assert found == ["--exclude=n1,n8", "--array=3", OWN[0], "--dependency=afternotok:7_3", OWN[2]]
 
 
-def test_arguments_come_from_the_script_itself_with_their_spaces(tmp_path, monkeypatch):
+def test_script_arguments_keep_their_spaces(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     job = BatchJob("#!/bin/bash\n", ("spec.yaml", "a", "b"), "/home/me")
     assert script_arguments(job, run) == ["spec.yaml", "a", "b"], "as far as Slurm knows them"

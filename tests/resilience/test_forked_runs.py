@@ -30,8 +30,8 @@ pytestmark = pytest.mark.kills
 def directory(tmp_path_factory) -> Path:
     """All runs, ended."""
     directory = tmp_path_factory.mktemp("forked")
-    words = [sys.executable, str(PROGRAM), str(directory), str(NUM_KILLS)]
-    subprocess.run(words, check=True, timeout=PATIENCE_S + SECONDS_A_KILL * NUM_KILLS)
+    command = [sys.executable, str(PROGRAM), str(directory), str(NUM_KILLS)]
+    subprocess.run(command, check=True, timeout=PATIENCE_S + SECONDS_A_KILL * NUM_KILLS)
     return directory
 
 
@@ -47,7 +47,7 @@ def killed_runs(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("killed-*"))
 
 
-def test_killed_at_any_moment_it_ends_with_the_weights_of_an_undisturbed_one(directory):
+def test_run_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_one(directory):
     reference = {size: digest(RunDirectory(directory / f"undisturbed-{size}")) for size in (1, 2)}
     done = [attempt["done"] for name in killed_runs(directory) for attempt in attempts(directory, name)]
     assert sum(map(bool, done)) == NUM_KILLS
@@ -58,7 +58,7 @@ def test_killed_at_any_moment_it_ends_with_the_weights_of_an_undisturbed_one(dir
         assert {"kill of rank 0", "kill of rank 1", "kill of a worker of rank 0"} <= set(done)
 
 
-def test_what_is_lost_is_at_most_an_interval_and_the_save_under_way(directory):
+def test_loss_is_at_most_an_interval_and_the_save_in_progress(directory):
     for name in killed_runs(directory):
         reached: dict[int, int] = {}
         for event in events(directory, name, AttemptStarted | StepLogged):
@@ -67,7 +67,7 @@ def test_what_is_lost_is_at_most_an_interval_and_the_save_under_way(directory):
             reached[event.attempt] = event.step
 
 
-def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(directory):
+def test_killed_rank_ends_the_others_and_they_only_echo_it(directory):
     """The next attempt counts it as killed; a mistake of ours would not be tried again."""
     for name in killed_runs(directory):
         for attempt in attempts(directory, name):
@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_others_and_none_of_them_takes_the_blame(director
         assert causes <= {Cause.KILLED, Cause.FINISHED}, name
 
 
-def test_in_a_storm_of_signals_nothing_is_lost_or_done_twice(directory):
+def test_storm_of_signals_loses_and_repeats_no_step(directory):
     *stormed, last = attempts(directory, "storm")
     for attempt in stormed:
         assert int(attempt["done"].split()[0]) > 10, "no storm"
@@ -96,7 +96,7 @@ def test_in_a_storm_of_signals_nothing_is_lost_or_done_twice(directory):
         assert "Traceback" not in path.read_text()
 
 
-def test_another_number_of_ranks_learns_the_same(directory):
+def test_other_number_of_ranks_learns_the_same(directory):
     """1, 2, 4, 2 and 1 ranks, one after the other: same samples at every step, so the same losses but for rounding."""
     assert [event.world_size for event in events(directory, "worlds", AttemptStarted)] == [1, 2, 4, 2, 1]
     expected, changed = (events(directory, name, StepLogged) for name in ("undisturbed-world", "worlds"))

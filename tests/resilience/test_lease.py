@@ -29,7 +29,7 @@ from hpc_yolo.runs.journal import JournalWriter
 
 CLUSTER = "SLURM_CLUSTER_NAME"
 
-# Takes the lease, says so, and then publishes a line whenever it is told to; ends with the exit code of its error.
+# Takes the lease, prints its attempt, and then publishes each line that it reads; ends with the exit code of its error.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -101,9 +101,9 @@ def start(run):
     started = []
 
     def begin(job_id: str = "7", restart: int = 1, watch_s: float = 1.0) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", HOLDER, str(run.path), job_id, str(restart), str(watch_s)]
+        command = [sys.executable, "-c", HOLDER, str(run.path), job_id, str(restart), str(watch_s)]
         pipe, variables = subprocess.PIPE, {**os.environ, CLUSTER: "here"}
-        process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=variables)
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, env=variables)
         started.append(process)
         return process
 
@@ -166,7 +166,7 @@ NEWCOMER = Holder(attempt=0, nonce="n", host="a", job_id="8", cluster="here", re
         ({"job_id": None, "cluster": None}, ("None",), False),
     ],
 )
-def test_who_is_known_to_be_gone_without_watching(holder, over, expected):
+def test_holders_known_to_have_ended_without_watching(holder, over, expected):
     fields = {"attempt": 1, "nonce": "n", "host": "a", "job_id": "7", "cluster": "here", "restart": 1, **ELSEWHERE}
     assert is_gone(Holder(**(fields | holder)), NEWCOMER, over.__contains__) is expected
 
@@ -180,13 +180,13 @@ def test_who_is_known_to_be_gone_without_watching(holder, over, expected):
         (task(None, launcher="single"), None),
     ],
 )
-def test_only_slurms_own_jobs_are_asked_for_by_number(run, process, cluster):
+def test_only_slurm_jobs_record_their_cluster(run, process, cluster):
     take_lease(run, process, job_is_over=lambda _job: False)
     (path,) = run.leases.iterdir()
     assert msgspec.json.decode(path.read_bytes(), type=Holder).cluster == cluster
 
 
-def test_of_many_that_start_at_once_one_trains_and_the_others_leave(start, run):
+def test_of_many_simultaneous_processes_one_gets_the_lease(start, run):
     """A person typed sbatch several times."""
     started = [start(job_id=str(number), watch_s=20) for number in range(20)]
     wait_until(lambda: sum(process.poll() is None for process in started) <= 1, "all but one to leave")
@@ -201,11 +201,11 @@ def test_of_many_that_start_at_once_one_trains_and_the_others_leave(start, run):
     assert (run.checkpoints / "published").read_text() == "mine\n"
 
 
-def test_in_a_storm_of_takeovers_no_attempt_finds_the_word_of_an_earlier_one(run):
+def test_storm_of_takeovers_never_publishes_for_an_earlier_attempt(run):
     """Each takes the run from the one before in the middle of its publishing, some stopped there for a while."""
-    words = [sys.executable, "-c", RAIDER, str(run.path)]
+    command = [sys.executable, "-c", RAIDER, str(run.path)]
     pipe = subprocess.PIPE
-    raiders = [subprocess.Popen([*words, str(number)], stdout=pipe, stderr=pipe, text=True) for number in range(5)]
+    raiders = [subprocess.Popen([*command, str(number)], stdout=pipe, stderr=pipe, text=True) for number in range(5)]
     for raider in itertools.cycle(raiders):
         holder = last_holder(run)
         if (holder is not None and holder.attempt > NUM_TAKEOVERS) or any(one.poll() is not None for one in raiders):
@@ -221,7 +221,7 @@ def test_in_a_storm_of_takeovers_no_attempt_finds_the_word_of_an_earlier_one(run
     assert len(set(attempts)) == len(attempts), "two had the same number"
 
 
-def test_a_stopped_process_is_taken_over_and_publishes_nothing_when_it_wakes(start, run):
+def test_stopped_process_is_taken_over_and_publishes_nothing(start, run):
     orphan = start("7")
     assert orphan.stdout.readline() == "1\n"
     orphan.send_signal(signal.SIGSTOP)
@@ -240,7 +240,7 @@ def test_a_stopped_process_is_taken_over_and_publishes_nothing_when_it_wakes(sta
     assert end(follower) == (0, ""), "the orphan's release was not its own"
 
 
-def test_a_job_that_slurm_starts_again_does_not_wait_for_its_orphan(start, run):
+def test_restarted_job_does_not_wait_for_its_orphan(start, run):
     """The node was lost, its processes live on: nothing shows that they are gone, and they need not be."""
     orphan = start("7")
     assert orphan.stdout.readline() == "1\n"
@@ -256,7 +256,7 @@ def test_a_job_that_slurm_starts_again_does_not_wait_for_its_orphan(start, run):
     assert end(again) == (0, "")
 
 
-def test_what_was_killed_or_has_left_is_followed_at_once(start, run):
+def test_killed_or_released_holder_is_followed_at_once(start, run):
     killed = start("7")
     assert killed.stdout.readline() == "1\n"
     killed.kill()
@@ -266,13 +266,13 @@ def test_what_was_killed_or_has_left_is_followed_at_once(start, run):
     assert take(run, "9", watch_s=1e9).attempt == 3
 
 
-def test_a_job_that_slurm_knows_to_be_over_is_followed_at_once(run):
+def test_holder_whose_job_has_ended_is_followed_at_once(run):
     take(run, "7")
     assert take(run, "8", is_over=True, watch_s=1e9).attempt == 2
 
 
 @pytest.mark.parametrize("event", ["released", "removed"])
-def test_a_holder_that_leaves_while_it_is_watched_is_followed_at_once(run, event):
+def test_holder_that_ends_while_watched_is_followed_at_once(run, event):
     first = take(run, "7")
     leave = threading.Timer(0.3, first.release if event == "released" else next(run.leases.iterdir()).unlink)
     leave.start()
@@ -283,7 +283,7 @@ def test_a_holder_that_leaves_while_it_is_watched_is_followed_at_once(run, event
         first.require()
 
 
-def test_a_lease_that_was_taken_does_not_come_back_by_a_late_beat(run):
+def test_late_heartbeat_does_not_restore_a_removed_lease(run):
     first = take(run, "7")
     second = take(run, "7", 2)
     first.heartbeat()
@@ -294,7 +294,7 @@ def test_a_lease_that_was_taken_does_not_come_back_by_a_late_beat(run):
     assert list(run.checkpoints.iterdir()) == [], "neither the file nor its temporary one"
 
 
-def test_a_beat_does_not_touch_the_lease_of_somebody_else(run):
+def test_heartbeat_does_not_change_the_lease_of_another_attempt(run):
     """Numbers are not given twice; should a file be put in the place of ours, it is another's all the same."""
     first = take(run, "7")
     (path,) = run.leases.iterdir()
@@ -307,7 +307,7 @@ def test_a_beat_does_not_touch_the_lease_of_somebody_else(run):
         first.require()
 
 
-def test_a_process_stopped_between_asking_and_publishing_publishes_nothing(run):
+def test_process_stopped_between_check_and_rename_publishes_nothing(run):
     """SIGSTOP for a minute falls anywhere, also between the last look at the lease and the rename."""
     first = take(run, "7")
 
@@ -320,7 +320,7 @@ def test_a_process_stopped_between_asking_and_publishing_publishes_nothing(run):
     assert list(run.checkpoints.iterdir()) == []
 
 
-def test_a_number_that_was_held_and_removed_is_not_given_again(run):
+def test_number_that_was_held_and_removed_is_not_reused(run):
     """A newcomer that found attempt 1 gone, and was stopped until attempts 2 and 3 had come and 2 was removed."""
     for restart in (1, 2, 3):
         newest = take(run, "7", restart)
@@ -329,13 +329,13 @@ def test_a_number_that_was_held_and_removed_is_not_given_again(run):
     assert [path.stem for path in run.leases.iterdir()] == ["000003"]
 
 
-def test_a_run_that_began_without_leases_goes_on_counting(run):
+def test_run_without_leases_counts_on_from_its_journal(run):
     JournalWriter(run.journal, attempt=6).write(WarningRaised(message="of an earlier version"))
     run.leases.rmdir()
     assert take(run, "7").attempt == 7
 
 
-def test_a_lease_that_a_crash_spoiled_is_watched_and_then_followed(run):
+def test_damaged_lease_is_watched_and_then_followed(run):
     """The server of the files went down: the holder may be alive and puts its own record right with its next beat."""
     first = take(run, "7")
     (path,) = run.leases.iterdir()
@@ -353,7 +353,7 @@ def test_a_lease_that_a_crash_spoiled_is_watched_and_then_followed(run):
 
 
 @pytest.mark.parametrize(("code", "times"), [(errno.EIO, 2), (errno.ESTALE, 2), (errno.EIO, 99)])
-def test_a_file_system_that_does_not_answer_is_no_proof_of_a_loss(run, monkeypatch, code, times):
+def test_file_system_error_is_not_a_lost_lease(run, monkeypatch, code, times):
     """Only a lease that is gone is. A moment's trouble is waited for; more of it stops this publish alone."""
     own, left, read = take(run, "7"), itertools.chain(range(times), itertools.repeat(None)), room._content
 
@@ -371,7 +371,7 @@ def test_a_file_system_that_does_not_answer_is_no_proof_of_a_loss(run, monkeypat
     own.heartbeat()
 
 
-def test_a_beat_on_a_disk_in_trouble_harms_nobody(run, monkeypatch):
+def test_heartbeat_ignores_errors_of_the_disk(run, monkeypatch):
     own = take(run, "7")
 
     def full(*_):
@@ -383,7 +383,7 @@ def test_a_beat_on_a_disk_in_trouble_harms_nobody(run, monkeypatch):
     own.require()
 
 
-def test_where_no_lease_can_be_written_one_sentence_says_so(run):
+def test_unwritable_lease_is_reported_in_one_sentence(run):
     run.leases.rmdir()
     run.leases.write_text("")
     with pytest.raises(RunError, match=r"lease of this run cannot be taken: (File exists|Not a directory)"):

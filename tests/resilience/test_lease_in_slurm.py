@@ -51,7 +51,7 @@ def wait_for_word(run: RunDirectory, word: str, timeout_s: float = 60.0) -> None
     wait_until(lambda: path.exists() and path.read_text() == word, f"{word} to publish", timeout_s)
 
 
-def test_sbatch_typed_twice(in_slurm, run, submit):
+def test_script_submitted_twice_trains_once(in_slurm, run, submit):
     """The second start loses against one that lives, and follows one that Slurm knows to have ended."""
     first = submit("--nodelist=gpu01")
     wait_for_word(run, f"attempt 1, job {first} on gpu01")
@@ -68,7 +68,7 @@ def test_sbatch_typed_twice(in_slurm, run, submit):
     assert not (run.failures / "gpu01").exists(), "nobody but the second was turned away"
 
 
-def test_an_orphan_on_a_lost_node_leaves_when_its_job_has_started_elsewhere(in_slurm, run, submit):
+def test_orphan_on_a_lost_node_ends_when_its_job_has_started_elsewhere(in_slurm, run, submit):
     """Slurm has no fencing: with the node's slurmd gone, the old start trains on beside the new one."""
     job = submit("--nodes=1", "--nodelist=gpu01", "--open-mode=append")
     wait_for_word(run, f"attempt 1, job {job} on gpu01")
@@ -88,7 +88,7 @@ def test_an_orphan_on_a_lost_node_leaves_when_its_job_has_started_elsewhere(in_s
         in_slurm.wait_for_nodes()
 
 
-def test_a_job_says_which_cluster_knows_it(in_slurm):
+def test_lease_records_the_cluster_of_its_job(in_slurm):
     """Job 7 of one cluster says nothing of job 7 of another."""
     job = in_slurm.submit("#!/bin/sh\nsrun env\n")
     in_slurm.wait_for_state(job, "COMPLETED")

@@ -55,7 +55,7 @@ def requests(monkeypatch, refused) -> list[str]:
         ("chain", [], {"ensure_successor"}, ["ensure_successor []"], None),
     ],
 )
-def test_queue_again_asks_slurm_as_the_mode_says(run, requests, refused, mode, exclude, refusals, expected, message):
+def test_queue_again_follows_the_mode(run, requests, refused, mode, exclude, refusals, expected, message):
     refused |= refusals
     cluster = ClusterSpec(requeue=mode)
     if message is None:
@@ -81,7 +81,7 @@ def test_refused_successor_is_a_requeue_where_the_spec_leaves_the_mode_open(run,
         ("expedite", 1, ["cancel_successor 7", "set_requeue 7 False"]),
     ],
 )
-def test_nothing_follows_an_end_for_good(run, requests, mode, start, expected):
+def test_nothing_follows_a_final_end(run, requests, mode, start, expected):
     process = ProcessInfo(0, 0, 0, 1, 1, 1, LOOPBACK, None, "slurm", host="gpu01", job_id="7", attempt=start)
     requeue.end_for_good(run, process, ClusterSpec(requeue=mode))
     assert requests == expected

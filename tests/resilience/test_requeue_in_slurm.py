@@ -46,7 +46,7 @@ def wait_for_steps(events_of, name: str, attempt: int = 1) -> None:
     wait_until(has_steps, f"steps of attempt {attempt}")
 
 
-def test_a_job_whose_memory_runs_out_ends_and_names_its_peak(slurm_with, write_spec, hpc_yolo, events_of, tmp_path):
+def test_job_out_of_memory_ends_and_names_its_peak(slurm_with, write_spec, hpc_yolo, events_of, tmp_path):
     """It was queued again three times unchanged, and memory was never mentioned."""
     cluster = slurm_with(**OVER_MEMORY_KILL)
     spec = write_spec("greedy", cluster={"nodes": 1, "tasks_per_node": 2, "mem": "150M"})
@@ -64,7 +64,7 @@ def test_a_job_whose_memory_runs_out_ends_and_names_its_peak(slurm_with, write_s
     assert (facts["state"], facts["detail"]) == ("failed", end.detail)
 
 
-def test_the_batch_script_queues_again_what_its_tasks_cannot(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+def test_batch_script_requeues_what_its_tasks_cannot(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     """A container has no scontrol: the run ended at its first time limit."""
     spec = write_spec("contained", cluster=TWO_BY_ONE, train=LONG)
     script = hpc_yolo("render", spec).stdout
@@ -82,7 +82,7 @@ def test_the_batch_script_queues_again_what_its_tasks_cannot(in_slurm, write_spe
 
 
 @pytest.mark.parametrize("has_accounting", [True, False])
-def test_a_template_in_chain_mode_hands_on_its_arguments_and_options(
+def test_template_in_chain_mode_passes_on_arguments_and_options(
     in_slurm, write_spec, events_of, tmp_path, monkeypatch, has_accounting
 ):
     """Since 23.02 Slurm does not keep arguments: the successor trained the default spec. Options it never kept."""
@@ -115,7 +115,7 @@ def test_a_template_in_chain_mode_hands_on_its_arguments_and_options(
 
 
 @pytest.mark.parametrize("wait_s", [5, 120])
-def test_a_preempted_run_comes_back_in_the_way_that_is_soonest_here(
+def test_preempted_run_comes_back_by_the_fastest_mode_of_the_site(
     slurm_with, write_spec, hpc_yolo, events_of, tmp_path, wait_s
 ):
     can_expedite = installed_version() >= (25, 11)

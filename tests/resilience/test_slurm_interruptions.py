@@ -157,7 +157,7 @@ INTERRUPTIONS = [
 
 
 @pytest.mark.parametrize(("interrupt", "cause"), INTERRUPTIONS, ids=lambda item: getattr(item, "__name__", item))
-def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
+def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
     submitted, in_slurm, events_of, undisturbed, interrupt, cause
 ):
     name = interrupt.__name__
@@ -187,13 +187,13 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(
             assert end.step - following.step <= CHECKPOINT["every_steps"], "at most one interval is done again"
         else:
             assert end.step == following.step, "no step is lost or done twice"
-    told, submitted_s = read_events(run.journal), all_submissions(run)[0].time
+    events, submitted_s = read_events(run.journal), all_submissions(run)[0].time
     shown = dict(
         word.partition("=")[::2] for word in in_slurm.run("scontrol", "--oneliner", "show", "job", job_id).split()
     )
     assert (shown["JobState"], shown["Restarts"]) == (ended, str(times)), "Slurm starts no finished run again"
-    ledger = make_ledger(told, [submitted_s])
-    assert ledger.total_s == pytest.approx(told[-1].time - submitted_s, rel=0.01), "every wall second is in it"
+    ledger = make_ledger(events, [submitted_s])
+    assert ledger.total_s == pytest.approx(events[-1].time - submitted_s, rel=0.01), "every wall second is in it"
     if interrupt is preempt:
         agrees_with_books(ledger, in_slurm, job_id)
 
@@ -225,8 +225,8 @@ def has_come_to(run: RunDirectory, attempt: int, step: int) -> bool:
 
 def agrees_with_books(ledger: Ledger, cluster, job_id: str) -> None:
     """Slurm's own times of the job's starts and ends, in whole seconds, against those that the run has of itself."""
-    words = ("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}")
-    books = [line.split("|") for line in cluster.run(*words, "--format=Start,End").splitlines()]
+    command = ("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2", f"--jobs={job_id}")
+    books = [line.split("|") for line in cluster.run(*command, "--format=Start,End").splitlines()]
     spans = [[time.mktime(time.strptime(word, SLURM_TIME)) for word in line] for line in books]
     assert len(spans) == len(ledger.attempts)
     for attempt, (start, end) in zip(ledger.attempts, spans, strict=True):
@@ -242,7 +242,7 @@ def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
 
 
 @pytest.mark.slurm_quick("chain")
-def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
+def test_chain_continues_in_the_next_job_and_drops_the_last_one(
     submitted, in_slurm, events_of, undisturbed, hpc_yolo, tmp_path
 ):
     run, job_id = submitted("chain", requeue="chain")
@@ -266,7 +266,7 @@ def test_in_chain_mode_the_next_job_goes_on_and_the_last_one_is_not_needed(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("node", ["gpu01", "gpu02"])
-def test_in_chain_mode_the_next_job_goes_on_after_a_lost_node(submitted, in_slurm, events_of, undisturbed, node):
+def test_chain_continues_after_a_lost_node(submitted, in_slurm, events_of, undisturbed, node):
     run, job_id = submitted(node, requeue="chain")
     wait_until(functools.partial(has_come_to, run, 1, 15), "step 15")
     in_slurm.lose_node(node)
@@ -283,7 +283,7 @@ def test_in_chain_mode_the_next_job_goes_on_after_a_lost_node(submitted, in_slur
 
 
 @pytest.mark.soak
-def test_slurms_late_request_to_end_a_lost_step_costs_no_step(submitted, in_slurm, events_of):
+def test_late_request_to_end_a_lost_step_costs_no_step(submitted, in_slurm, events_of):
     """srun has asked to end the step; Slurm repeats the request to the lost node after a minute.
 
     By then the node is back and the next start of the job trains on it, in a step of the same number.
@@ -313,9 +313,7 @@ def cancel(cluster, _run: RunDirectory, job_id: str, _pids: list[int]) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("end", [kill_rank_too_often, cancel], ids=lambda end: end.__name__)
-def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(
-    submitted, in_slurm, events_of, hpc_yolo, tmp_path, end
-):
+def test_chain_ends_after_a_cancelled_or_failed_job(submitted, in_slurm, events_of, hpc_yolo, tmp_path, end):
     name = f"chain-{end.__name__}"
     run, job_id = submitted(name, requeue="chain")
     wait_until(lambda: events_of(name, StepLogged), "the first steps")
@@ -327,7 +325,7 @@ def test_in_chain_mode_nobody_follows_a_job_that_is_cancelled_or_hopeless(
 
 
 @pytest.mark.soak
-def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, undisturbed):
+def test_killed_slurmstepd_changes_nothing(submitted, in_slurm, events_of, undisturbed):
     """Slurm does not notice, the tasks do not need it, and the job ends well."""
     run, job_id = submitted("stepd")
     wait_until(lambda: events_of("stepd", StepLogged), "the first steps")
@@ -338,7 +336,7 @@ def test_a_killed_slurmstepd_disturbs_nobody(submitted, in_slurm, events_of, und
 
 
 @pytest.mark.soak
-def test_a_run_whose_tasks_are_killed_too_often_ends_and_says_so(submitted, in_slurm, events_of, hpc_yolo, tmp_path):
+def test_run_whose_tasks_are_killed_too_often_ends_with_a_message(submitted, in_slurm, events_of, hpc_yolo, tmp_path):
     run, job_id = submitted("hopeless")
     (run.path / "spec.yaml").write_text(run.spec.read_text().replace("max_crashes: 3", "max_crashes: 0"))
     wait_until(lambda: events_of("hopeless", StepLogged), "the first steps")

@@ -32,9 +32,7 @@ def patient_controller(in_slurm) -> Iterator[None]:
 
 
 @pytest.mark.soak
-def test_while_a_daemon_is_away_training_goes_on_and_commands_answer(
-    in_slurm, write_spec, hpc_yolo, events_of, tmp_path
-):
+def test_training_and_commands_work_while_a_daemon_is_down(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     with patient_controller(in_slurm):
         spec = write_spec("patient", cluster={"time": "00:30:00"}, train={"epochs": 100_000, "val_every": 100_000})
         hpc_yolo("submit", spec)

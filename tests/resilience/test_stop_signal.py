@@ -55,7 +55,7 @@ def started(code: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT], ids=lambda number: number.name)
-def test_in_a_storm_of_signals_none_raises_and_the_first_is_not_lost(first):
+def test_storm_of_signals_keeps_the_first_and_raises_nothing(first):
     """Slurm sends SIGCONT and SIGTERM together, and the warning before a limit may fall into them."""
     process = started(NOTING)
     process.send_signal(first)
@@ -71,7 +71,7 @@ def test_in_a_storm_of_signals_none_raises_and_the_first_is_not_lost(first):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=lambda number: number.name)
-def test_before_the_first_step_a_signal_ends_a_task_at_once(number):
+def test_signal_before_the_first_step_ends_the_task_at_once(number):
     """Nothing can be lost yet; the script that started it sees which signal it was."""
     process = started(STARTING)
     process.send_signal(number)

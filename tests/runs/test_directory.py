@@ -38,13 +38,13 @@ def lay_out(directory, files):
 
 
 @pytest.mark.parametrize(("files", "is_run"), [row[1:] for row in LAYOUTS], ids=[row[0] for row in LAYOUTS])
-def test_a_run_directory_is_recognised_by_what_only_it_has(files, is_run, tmp_path):
+def test_run_directory_is_recognised_by_leases_or_origin(files, is_run, tmp_path):
     directory = lay_out(tmp_path / "found", files)
     assert RunDirectory(directory).exists is is_run
     assert find_runs(tmp_path) == ([RunDirectory(directory)] if is_run else [])
 
 
-def test_a_prepared_run_is_recognised_before_its_first_attempt(tmp_path):
+def test_prepared_run_is_recognised_before_its_first_attempt(tmp_path):
     run = RunDirectory(tmp_path / "run")
     data = tmp_path / "data.yaml"
     data.write_text("train: a\nval: b\nnames: [cat]\n")
@@ -57,7 +57,7 @@ def project(tmp_path):
     return lay_out(tmp_path / "project", {"spec.yaml": SPEC, "checkpoints/last.safetensors": "", "data.yaml": ""})
 
 
-def test_a_project_is_never_removed_or_resumed_as_a_run(project, tmp_path, monkeypatch):
+def test_project_directory_is_never_removed_or_resumed_as_a_run(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for refuse in (
         lambda: remove_run(RunDirectory(project)),
@@ -71,7 +71,7 @@ def test_a_project_is_never_removed_or_resumed_as_a_run(project, tmp_path, monke
     assert isinstance(result.exception, RunError) and (project / "data.yaml").exists()
 
 
-def test_a_run_is_not_written_over_a_persons_own_spec(project):
+def test_spec_of_the_user_is_not_overwritten(project):
     spec = Spec(name="project", model="yolov5n", data="data.yaml")
     with pytest.raises(RunError, match=r"has a spec\.yaml but is not a run directory"):
         require_same_training(RunDirectory(project), spec)
@@ -82,6 +82,6 @@ def test_a_run_is_not_written_over_a_persons_own_spec(project):
     ("path", "expected"),
     [("checkpoints/best.safetensors", True), ("exports/best.safetensors", False), ("best.safetensors", False)],
 )
-def test_only_files_among_its_checkpoints_are_a_runs_own(path, expected, tmp_path):
+def test_only_files_in_its_checkpoints_belong_to_a_run(path, expected, tmp_path):
     run = RunDirectory(lay_out(tmp_path / "run", {"spec.yaml": SPEC, "leases/1": "", path: ""}))
     assert run.holds_checkpoint(run.path / path) is expected

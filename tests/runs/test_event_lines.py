@@ -13,7 +13,7 @@ from hpc_yolo.runs.events import AttemptStarted, RankLocation
         (2, 16, 2, "attempt 1: 2 ranks on n0, n1 (cpu, float32), 16 images, 2 steps of 8 an epoch"),
     ],
 )
-def test_an_attempt_counts_one_and_many(ranks, num_images, steps, line):
+def test_line_of_an_attempt_has_singular_and_plural(ranks, num_images, steps, line):
     started = AttemptStarted(
         attempt=1, job_id=None, launcher="single", device="cpu", precision="float32", world_size=ranks, num_nodes=ranks,
         batch=8, epochs=1, steps_per_epoch=steps, num_images=num_images, epoch=0, step=0,

@@ -26,7 +26,7 @@ from hpc_yolo.runs.metrics import Metrics
 
 
 def step_event(**changes):
-    figures = {
+    values = {
         "epoch": 1,
         "step": 20,
         "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3},
@@ -37,28 +37,28 @@ def step_event(**changes):
         "rank_data_wait_s": [0.0, 0.1],
         "rank_mem_bytes": [1, 2],
     }
-    return StepLogged(**(figures | changes))
+    return StepLogged(**(values | changes))
 
 
-def test_events_come_back_as_they_were_written_with_attempt_and_time(tmp_path):
+def test_events_are_read_as_written_with_attempt_and_time(tmp_path):
     path = tmp_path / "journal.jsonl"
     writer = JournalWriter(path, attempt=3, clock=lambda: 12.5)
-    told = [
+    written = [
         step_event(),
         WarningRaised(message="2 images left out"),
         CheckpointSaved(epoch=1, step=20, path="checkpoints/last.safetensors", size_bytes=7, seconds=0.1),
         AttemptEnded(outcome=AttemptEnded.STOPPED, epoch=1, step=20, detail="SIGTERM", requeued=True),
     ]
-    for event in told:
+    for event in written:
         writer.write(event)
     read = read_events(path)
-    assert [type(event) for event in read] == [type(event) for event in told]
+    assert [type(event) for event in read] == [type(event) for event in written]
     assert {(event.time, event.attempt) for event in read} == {(12.5, 3)}
     assert read[0].rank_step_s == [0.5, 0.6]
     assert read[3].requeued is True
 
 
-def test_a_value_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tmp_path):
+def test_non_finite_value_becomes_null(tmp_path):
     path = tmp_path / "journal.jsonl"
     JournalWriter(path, attempt=1).write(step_event(losses={"box": math.nan, "obj": 0.2}, grad_norm=math.inf))
     line = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} in the journal"))
@@ -76,7 +76,7 @@ def test_a_value_that_is_not_finite_becomes_null_so_that_jq_can_read_the_line(tm
         b'{"no":"event"}\n',
     ],
 )
-def test_rubbish_between_events_is_passed_over(tmp_path, rubbish):
+def test_reader_skips_lines_that_are_no_events(tmp_path, rubbish):
     """A crash may tear the last line, and a newer version may write what this one does not know."""
     path = tmp_path / "journal.jsonl"
     writer = JournalWriter(path, attempt=1)
@@ -87,7 +87,7 @@ def test_rubbish_between_events_is_passed_over(tmp_path, rubbish):
     assert [event.step for event in read_events(path)] == [1, 2]
 
 
-def test_a_reader_gives_each_event_once_and_waits_for_the_end_of_a_line(tmp_path):
+def test_reader_returns_each_event_once_and_only_complete_lines(tmp_path):
     path = tmp_path / "journal.jsonl"
     reader = JournalReader(path)
     assert reader.new_events() == []
@@ -104,7 +104,7 @@ def test_a_reader_gives_each_event_once_and_waits_for_the_end_of_a_line(tmp_path
     assert reader.new_events() == []
 
 
-def test_a_run_directory_is_private_and_named_by_its_directories(tmp_path):
+def test_run_directory_is_private_and_found_by_its_parts(tmp_path):
     run = RunDirectory(tmp_path / "runs" / "first")
     assert not run.exists
     run.create()
@@ -117,13 +117,13 @@ def test_a_run_directory_is_private_and_named_by_its_directories(tmp_path):
     assert run.rendezvous("12_3/evil", 2).parent == run.path / "rendezvous"
 
 
-def test_a_run_directory_under_a_file_is_one_clear_error(tmp_path):
+def test_run_directory_under_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be created.*(\n.*)*--set output="):
         RunDirectory(tmp_path / "file" / "run").create()
 
 
-def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
+def test_first_failure_is_the_cause_and_not_its_echo(tmp_path):
     """When one rank dies the others fail a moment later, or even earlier by their clocks: people want the cause."""
     run = RunDirectory(tmp_path / "run")
     run.create()
@@ -164,11 +164,11 @@ def test_the_first_failure_is_the_cause_and_not_its_echo(tmp_path):
         (step_event(), None),
     ],
 )
-def test_a_job_log_has_the_main_events_as_plain_lines(event, line):
+def test_main_events_have_a_line_in_the_log(event, line):
     assert event_line(event, epochs=9) == line
 
 
-def test_a_job_log_says_who_trains_and_how_well():
+def test_lines_of_attempt_epoch_and_evaluation():
     ranks = [RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(6)]
     started = AttemptStarted(
         attempt=2,
@@ -191,18 +191,18 @@ def test_a_job_log_says_who_trains_and_how_well():
     losses = {"box": 0.1, "obj": None, "cls": 0.03}
     ended = EpochEnded(epoch=1, step=10, losses=losses, lr=0.01, images_per_s=50.0, seconds=3.0)
     assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"
-    figures = {"metrics": Metrics(map50=0.625, map50_95=0.5), "images_per_s": 9.0, "seconds": 1.0}
-    evaluated = Evaluated(epoch=1, step=10, num_images=8, is_best=True, classes=[], **figures)
+    values = {"metrics": Metrics(map50=0.625, map50_95=0.5), "images_per_s": 9.0, "seconds": 1.0}
+    evaluated = Evaluated(epoch=1, step=10, num_images=8, is_best=True, classes=[], **values)
     assert event_line(evaluated) == "epoch 2: mAP50 0.625 mAP50-95 0.500 (best)"
 
 
-def test_the_writer_reports_each_event_after_it_is_kept(tmp_path):
+def test_on_event_is_called_after_the_line_is_written(tmp_path):
     path = tmp_path / "journal.jsonl"
-    told = []
-    writer = JournalWriter(path, attempt=1, on_event=lambda event: told.append((event.step, len(read_events(path)))))
+    written = []
+    writer = JournalWriter(path, attempt=1, on_event=lambda event: written.append((event.step, len(read_events(path)))))
     writer.write(step_event(step=7))
     writer.write(step_event(step=8))
-    assert told == [(7, 1), (8, 2)]
+    assert written == [(7, 1), (8, 2)]
 
 
 OLD_START = b'{"event":"attempt_started","time":1.0,"attempt":1,"format_version":1,"job_id":"7"}\n'
@@ -233,7 +233,7 @@ def test_current_newer_and_unknown_formats_are_read(tmp_path, content):
     assert read_events(path) == []
 
 
-def test_text_that_is_not_utf_8_does_not_spoil_its_line(tmp_path):
+def test_text_that_is_not_utf_8_is_replaced(tmp_path):
     """A file name of another encoding has lone surrogates in Python, which JSON cannot hold."""
     path = tmp_path / "journal.jsonl"
     JournalWriter(path, attempt=1).write(WarningRaised(message=b"caf\xe9.jpg".decode(errors="surrogateescape")))
@@ -241,7 +241,7 @@ def test_text_that_is_not_utf_8_does_not_spoil_its_line(tmp_path):
     assert event.message == "caf?.jpg"
 
 
-def test_writer_encodes_non_ascii_text_as_it_is(tmp_path):
+def test_non_ascii_text_is_written_as_utf_8(tmp_path):
     path = tmp_path / "journal.jsonl"
     JournalWriter(path, attempt=1).write(WarningRaised(message="Übergröße 画像"))
     assert "Übergröße 画像" in path.read_text(encoding="utf-8")

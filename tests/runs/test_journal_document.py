@@ -38,7 +38,7 @@ def test_every_meaning_belongs_to_a_field():
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed here")
-def test_the_examples_for_jq_work_on_a_journal_with_a_torn_line(tmp_path):
+def test_jq_examples_work_on_a_journal_with_a_torn_line(tmp_path):
     values = {"num_images": 8, "images_per_s": 9.0, "seconds": 1.0, "classes": []}
     journal = tmp_path / "journal.jsonl"
     writer = JournalWriter(journal, attempt=1)

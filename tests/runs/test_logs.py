@@ -1,4 +1,4 @@
-"""What all ranks printed, in one stream: which rank, which attempt, each line once and whole."""
+"""Output of all ranks in one stream: with rank and attempt, each line once and complete."""
 
 import pytest
 from click.testing import CliRunner
@@ -22,8 +22,8 @@ def run(tmp_path) -> RunDirectory:
     run.create()
     run.spec.write_text("name: first\n")
     for time, job_id in ((1.0, "9"), (2.0, "7")):
-        place = {"host": "elsewhere", "num_nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}
-        add_submission(run, Submission(time=time, executor="slurm", job_id=job_id, **place))
+        size = {"host": "elsewhere", "num_nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}
+        add_submission(run, Submission(time=time, executor="slurm", job_id=job_id, **size))
     return run
 
 
@@ -32,7 +32,7 @@ def write(run: RunDirectory, name: str, *lines: str) -> None:
         file.write("".join(f"{line}\n" for line in lines))
 
 
-def test_ranks_and_attempts_across_requeues_and_jobs(run):
+def test_lines_have_rank_and_attempt_across_requeues_and_jobs(run):
     write(run, "7.log", f"0: {START}", "0: attempt 4: 2 ranks on a (cpu)", f"1: {START}", "1: four")
     one = ["slurmstepd: launching", f"1: {START}", f"0: {START}", "0: attempt 1: 2 ranks on a (cpu)", "1: one"]
     write(run, "9.log", *one, f" 1: {START}", " 1: two", f" 0: {START}", " 0: two too", " 1:", "no task: a line")
@@ -50,7 +50,7 @@ def test_ranks_and_attempts_across_requeues_and_jobs(run):
     ]
 
 
-def test_each_line_once_and_whole(run):
+def test_each_line_is_returned_once_and_complete(run):
     reader = OutputReader(run)
     (run.jobs / "30_1_log.out").write_bytes(b"one\nhal")
     (run.jobs / "30_submitted.pkl").write_bytes(b"none of ours\n")
@@ -61,14 +61,14 @@ def test_each_line_once_and_whole(run):
     assert [line.text for line in reader.new_lines(also_unfinished=True)] == ["rest"]
 
 
-def call(*words: object) -> str:
-    result = CliRunner().invoke(cli, ["logs", *map(str, words)])
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(cli, ["logs", *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
     return result.output
 
 
-def test_the_command_chooses_ranks_attempts_and_the_end(run):
+def test_command_filters_by_rank_attempt_and_number_of_lines(run):
     write(run, "9.log", f"0: {START}", "0: a", "1: b", f"0: {START}", "0: c", f"1: {START}", "1: d")
     assert call(run.path, "-n", 1).splitlines() == ["1: d"]
     assert call(run.path, "--rank", 0, "--attempt", 2).splitlines() == [f"0: {START}", "0: c"]
@@ -78,17 +78,17 @@ def test_the_command_chooses_ranks_attempts_and_the_end(run):
     assert refusal.value.hint == "there are ranks 0 to 1 and attempts 1 to 2"
 
 
-def test_following_ends_with_the_run_and_has_its_last_words(run):
+def test_follow_ends_with_the_run_and_prints_its_last_lines(run):
     write(run, "9.log", "0: a")
     journal = JournalWriter(run.journal, 1)
     journal.write(AttemptEnded(outcome="finished", epoch=1, step=2, detail=""))
     assert call(run.path, "--follow").splitlines() == ["0: a"]
 
 
-def test_errors_begin_with_the_rank_that_failed_first_though_others_wrote_before(run):
-    words = {"job_id": "9", "kind": "ValueError", "message": "m", "exit_code": 1, "host": "gpu1"}
-    write_failure(run, Failure(time=1.0, rank=0, traceback="lost a peer\n", is_echo=True, **words))
-    write_failure(run, Failure(time=2.0, rank=3, traceback="Traceback\nValueError: m\n", is_echo=False, **words))
+def test_errors_begin_with_the_rank_that_failed_first(run):
+    fields = {"job_id": "9", "kind": "ValueError", "message": "m", "exit_code": 1, "host": "gpu1"}
+    write_failure(run, Failure(time=1.0, rank=0, traceback="lost a peer\n", is_echo=True, **fields))
+    write_failure(run, Failure(time=2.0, rank=3, traceback="Traceback\nValueError: m\n", is_echo=False, **fields))
     printed = call(run.path, "--errors").splitlines()
     assert printed[0] == "rank 3 on gpu1 failed in attempt 1, after step 0:"
     assert printed[2] == "ValueError: m"

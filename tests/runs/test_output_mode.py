@@ -57,7 +57,7 @@ def fill(run: RunDirectory) -> None:
         (True, 0o077, {"d2700", "600"}),
     ],
 )
-def test_everything_in_a_run_directory_has_its_mode(tmp_path, umask, for_group, mask, expected):
+def test_all_files_have_the_mode_of_the_run_directory(tmp_path, umask, for_group, mask, expected):
     umask(mask)
     run = RunDirectory(tmp_path / "run")
     run.create(for_group=for_group)
@@ -70,7 +70,7 @@ def test_everything_in_a_run_directory_has_its_mode(tmp_path, umask, for_group, 
     assert modes(run.path) == expected
 
 
-def test_what_a_run_writes_itself_needs_no_settling(tmp_path, umask):
+def test_files_of_a_run_are_created_with_its_mode(tmp_path, umask):
     umask(0o077)  # of a job, which need not be that of the shell
     run = RunDirectory(tmp_path / "run")
     umask(0o022)
@@ -84,7 +84,7 @@ def test_what_a_run_writes_itself_needs_no_settling(tmp_path, umask):
     assert stat.S_IMODE(run.results.stat().st_mode) == 0o2750
 
 
-def test_a_run_that_is_there_takes_the_mode_of_its_next_submission(tmp_path, umask):
+def test_existing_run_takes_the_mode_of_its_next_submission(tmp_path, umask):
     run = RunDirectory(tmp_path / "run")
     run.create()
     fill(run)
@@ -95,13 +95,13 @@ def test_a_run_that_is_there_takes_the_mode_of_its_next_submission(tmp_path, uma
 
 
 @pytest.mark.parametrize(
-    ("mode", "mask", "words"),
+    ("mode", "mask", "message"),
     [("group", 0o077, "the umask 0077 denies the group access"), ("group", 0o027, ""), ("private", 0o077, "")],
 )
-def test_a_umask_that_keeps_the_group_out_is_said(umask, mode, mask, words):
+def test_umask_that_excludes_the_group_is_warned_about(umask, mode, mask, message):
     umask(mask)
-    assert words in " ".join(mode_warnings(mode))
-    assert bool(mode_warnings(mode)) == bool(words)
+    assert message in " ".join(mode_warnings(mode))
+    assert bool(mode_warnings(mode)) == bool(message)
 
 
 def as_member(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -127,7 +127,7 @@ def open_path():
 
 @needs_root
 @pytest.mark.parametrize("for_group", [True, False])
-def test_a_member_of_the_group_reads_a_run_and_cannot_change_it(open_path, umask, for_group):
+def test_group_member_can_read_a_run_and_not_change_it(open_path, umask, for_group):
     run = RunDirectory(open_path / "runs" / "first")
     run.path.parent.mkdir()
     os.chown(run.path.parent, -1, GROUP_GID)
@@ -143,8 +143,8 @@ def test_a_member_of_the_group_reads_a_run_and_cannot_change_it(open_path, umask
     if as_member([*python, "import hpc_yolo, rich, click, yaml, msgspec"], here).returncode != 0:
         pytest.skip("this Python is closed to other users")
 
-    def hpc_yolo(*words: object) -> subprocess.CompletedProcess[str]:
-        return as_member([sys.executable, "-m", "hpc_yolo", *map(str, words)], here)
+    def hpc_yolo(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return as_member([sys.executable, "-m", "hpc_yolo", *map(str, arguments)], here)
 
     status, listed = hpc_yolo("status", "--root", run.path.parent), hpc_yolo("list", "--root", run.path.parent)
     report = hpc_yolo("report", run.path)
@@ -165,7 +165,7 @@ def test_a_member_of_the_group_reads_a_run_and_cannot_change_it(open_path, umask
 
 
 @needs_root
-def test_another_user_is_refused_before_anything_of_the_run_is_touched(open_path):
+def test_other_user_is_refused_before_anything_changes(open_path):
     run = RunDirectory(open_path / "run")
     run.create(for_group=True)
     code = (

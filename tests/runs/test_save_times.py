@@ -1,4 +1,4 @@
-"""How long a stop takes, from what a run's journal has."""
+"""Times of saves and steps, from the journal of a run."""
 
 import pytest
 
@@ -38,7 +38,7 @@ STARTED = AttemptStarted(
         ([saved(0.2), saved(0.1, size_bytes=200)], SaveTimes(0.2, 0.0, 200)),
     ],
 )
-def test_the_longest_of_the_last_saves_and_the_slowest_step_count(events, expected):
+def test_longest_recent_save_and_slowest_step_count(events, expected):
     assert measured_times(events) == expected
 
 
@@ -51,12 +51,12 @@ def test_the_longest_of_the_last_saves_and_the_slowest_step_count(events, expect
         ([logged(60.0), saved(0.2), logged(1.0)], 60.0, 60.0),  # the end of a long journal
     ],
 )
-def test_the_first_steps_of_an_attempt_count_where_a_run_has_no_others(events, own_step_s, anothers_step_s):
+def test_first_steps_of_an_attempt_count_only_without_others(events, own_step_s, anothers_step_s):
     assert measured_times(events).step_s == own_step_s
     assert measured_times(events, of_another=True).step_s == anothers_step_s
 
 
-def test_a_long_journal_is_read_from_its_end(tmp_path, monkeypatch):
+def test_long_journal_is_read_from_its_end(tmp_path, monkeypatch):
     """A run of weeks has a journal of hundreds of megabytes, and `submit` reads it."""
     run = RunDirectory(tmp_path)
     writer = JournalWriter(run.journal, attempt=1)
@@ -67,7 +67,7 @@ def test_a_long_journal_is_read_from_its_end(tmp_path, monkeypatch):
     assert read_save_times(run) == SaveTimes(0.25, 0.0, 100)
 
 
-def test_no_journal_and_one_that_cannot_be_read_have_no_values(tmp_path):
+def test_missing_or_unreadable_journal_has_no_times(tmp_path):
     run = RunDirectory(tmp_path)
     assert read_save_times(run) is None
     run.journal.mkdir()

@@ -41,20 +41,20 @@ def started(time, attempt=1, step=0, epoch=0, process_started=None, device="H100
 
 
 def steps(time, step, attempt=1, epoch=0, waits=(0.0, 0.0), step_s=1.0):
-    figures = {"losses": {"box": 1.0}, "grad_norm": 1.0, "lr": 0.01, "images_per_s": 8.0}
+    values = {"losses": {"box": 1.0}, "grad_norm": 1.0, "lr": 0.01, "images_per_s": 8.0}
     waited = {"rank_step_s": [step_s, step_s], "rank_data_wait_s": list(waits), "rank_mem_bytes": [1, 1]}
-    return StepLogged(time=time, attempt=attempt, epoch=epoch, step=step, **figures, **waited)
+    return StepLogged(time=time, attempt=attempt, epoch=epoch, step=step, **values, **waited)
 
 
 def epoch_ended(time, step, attempt=1, epoch=0):
-    figures = {"losses": {"box": 1.0}, "lr": 0.01, "images_per_s": 8.0, "seconds": 20.0}
-    return EpochEnded(time=time, attempt=attempt, epoch=epoch, step=step, **figures)
+    values = {"losses": {"box": 1.0}, "lr": 0.01, "images_per_s": 8.0, "seconds": 20.0}
+    return EpochEnded(time=time, attempt=attempt, epoch=epoch, step=step, **values)
 
 
 def evaluated(time, step, attempt=1, epoch=0):
-    figures = {"metrics": Metrics(map50=0.5), "images_per_s": 9.0}
+    values = {"metrics": Metrics(map50=0.5), "images_per_s": 9.0}
     rest = {"num_images": 8, "seconds": 5.0, "is_best": True, "classes": []}
-    return Evaluated(time=time, attempt=attempt, epoch=epoch, step=step, **figures, **rest)
+    return Evaluated(time=time, attempt=attempt, epoch=epoch, step=step, **values, **rest)
 
 
 def saved(time, step, seconds, attempt=1):
@@ -102,7 +102,7 @@ WHOLE = [
 ]
 
 
-def test_every_second_of_an_eventful_run_is_under_its_kind():
+def test_every_second_of_an_eventful_run_has_its_kind():
     ledger = make_ledger(WHOLE, [100.0])
     assert ledger.seconds == pytest.approx(
         {
@@ -121,7 +121,7 @@ def test_every_second_of_an_eventful_run_is_under_its_kind():
 
 
 @pytest.mark.parametrize("cut", range(1, len(WHOLE)))
-def test_it_adds_up_wherever_the_journal_ends(cut):
+def test_ledger_adds_up_wherever_the_journal_ends(cut):
     """A run is looked at while it runs: with whatever events there are, nothing is counted twice or left out."""
     events = WHOLE[:cut]
     now = max(event.time for event in events) + 3
@@ -160,12 +160,12 @@ def test_it_adds_up_wherever_the_journal_ends(cut):
     ],
     ids=["nothing", "by hand", "failed start", "error", "submitted again", "again by hand", "rolled back"],
 )
-def test_other_ways_of_a_run(events, submitted, expected):
+def test_ledger_of_other_journals(events, submitted, expected):
     found = {kind: seconds for kind, seconds in make_ledger(events, submitted).seconds.items() if seconds}
     assert found == pytest.approx(expected)
 
 
-def test_time_away_and_cpus_are_distinguished():
+def test_time_away_and_time_on_cpus_are_separate():
     events = [started(10, device="cpu"), ended(20, 10, requeued=False), started(1010, 2, 10), ended(1020, 20, 2)]
     ledger = make_ledger(events, [5.0, 1000.0])
     assert (ledger.away_s, ledger.rank_s) == (980, 40)
