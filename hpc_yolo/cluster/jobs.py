@@ -233,13 +233,15 @@ def slurm_job_state(address: str) -> JobState | None:
 
 
 class JobWatch:
-    """The current jobs of one run, watched until they end. Slurm is asked every `SLURM_POLL_S` seconds at most."""
+    """The current jobs of one run, watched until they end. Slurm is queried at most every `SLURM_POLL_S` seconds."""
 
     def __init__(self, run: RunDirectory, *, owned: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        """Initialize the job watch.
+        """Watch the current jobs of `run`.
 
         Args:
+            run: the run.
             owned: this process has started the job and may end it.
+            clock: seconds of a monotonic clock.
         """
         self._run = run
         self._owned = owned

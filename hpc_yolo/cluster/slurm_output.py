@@ -76,24 +76,24 @@ class JobState:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the job is in the queue and on no node."""
+        """True while the job is in the queue and on no node."""
         if self.state in WAITING_STATES:
             return True
         return self.is_alive and self.state not in ON_NODES_STATES and not self.nodes
 
     @property
     def is_alive(self) -> bool:
-        """Whether the job waits or runs; an unknown one does not, since squeue lists every job that does."""
+        """True while the job waits or runs; False for an unknown one, since squeue lists every job that is alive."""
         return not self.is_over and self.state != UNKNOWN
 
     @property
     def is_over(self) -> bool:
-        """Whether Slurm knows that the job has ended."""
+        """True where Slurm reports that the job has ended."""
         return self.state in OVER_STATES
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody has cancelled the job."""
+        """True where a user or an administrator has cancelled the job."""
         return self.state == "CANCELLED"
 
 
@@ -113,7 +113,7 @@ class JobRecord:
 
     @property
     def is_running(self) -> bool:
-        """Whether the tasks may continue; False once the job is cancelled or requeued."""
+        """True while the tasks may continue; False once the job is cancelled or requeued."""
         return self.state == "RUNNING"
 
 

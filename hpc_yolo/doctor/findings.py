@@ -35,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> str:
-        """The finding in one line."""
+        """Text of the finding in one line."""
         return "; ".join(part for part in (f"{self.what}: {self.seen}", self.why, self.advice) if part)
 
 

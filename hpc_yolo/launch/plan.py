@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def uses_slurm(self) -> bool:
-        """Whether the run becomes a Slurm job; otherwise it trains on this machine."""
+        """True for a Slurm job, False for a run that trains on this machine."""
         return self.executor == "slurm"
 
     @property
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def script(self) -> str | None:
-        """The sbatch script; None for other executors."""
+        """Text of the sbatch script; None for other executors."""
         if not self.uses_slurm:
             return None
         # Tasks read everything else from the run directory, so that it does not depend on the job id.
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def python(self) -> str:
-        """The interpreter of the tasks."""
+        """Python interpreter of the tasks."""
         return self.spec.cluster.python if self.uses_slurm and self.spec.cluster.python else sys.executable
 
     @property

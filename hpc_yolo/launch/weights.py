@@ -18,10 +18,10 @@ def with_located_weights(spec: Spec) -> Spec:
 
 
 def fetch_weights(weights: str, on_progress: Progress) -> None:
-    """Bring the published file `weights`, unless they are there. Compute nodes may have no internet.
+    """Download the published file `weights`, unless it exists. Compute nodes may have no internet access.
 
     Raises:
-        CheckpointError: they cannot be had; the message says how else.
+        CheckpointError: the download failed; the message has an alternative.
     """
     store = Store.from_env(current_environment())
     path = Path(weights)

@@ -26,7 +26,7 @@ LO, ETH, IB = (
 )
 
 
-def test_the_interfaces_of_this_machine_have_addresses_that_can_be_listened_on() -> None:
+def test_interface_addresses_can_be_listened_on() -> None:
     found = interface_addresses()
     assert InterfaceAddress("lo", "127.0.0.1") in found
     for each in found:
@@ -41,23 +41,23 @@ def test_the_interfaces_of_this_machine_have_addresses_that_can_be_listened_on()
     ("address", "interface"),
     [("127.0.0.1", "lo"), ("127.0.1.1", "lo"), ("127.255.0.9", "lo"), ("192.0.2.77", None), ("0.0.0.0", None)],
 )
-def test_an_interface_is_found_by_its_address(address: str, interface: str | None) -> None:
+def test_interface_of_an_address(address: str, interface: str | None) -> None:
     assert interface_of(address) == interface
     assert is_own(address) == (interface is not None)
 
 
-def test_the_loopback_has_many_addresses() -> None:
+def test_all_addresses_of_the_loopback_network_belong_to_the_loopback() -> None:
     assert is_loopback("127.0.1.1") and is_loopback("::1")
     assert not is_loopback("10.1.0.1") and not is_loopback("fd00::1")
 
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 64, "gpu01:29500", "a b"])
-def test_what_is_no_name_is_an_error_of_the_system(name: str) -> None:
+def test_resolve_of_an_impossible_name_raises_os_error(name: str) -> None:
     with pytest.raises(OSError, match=r"."):
         resolve(name)
 
 
-def test_a_resolver_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_without_an_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With servers that are gone, the system's own limits add up to minutes."""
     answer = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait() and [])
@@ -109,7 +109,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("interfaces", "named", "chosen", "clause"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_host_that_others_cannot_reach_is_named(
+def test_host_without_a_usable_address_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     interfaces: list[InterfaceAddress],
     named: list[str] | None,

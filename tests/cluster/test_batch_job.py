@@ -1,4 +1,4 @@
-"""What a job was submitted with, where nobody kept sbatch's command line: its settings say it."""
+"""Options of a submitted job derived from its settings, where sbatch's command line is not recorded."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ PLAIN = {"tasks": "2", "memory": "Node=0", "more": "", "error": "", "output": "/
         ({"output": ""}, "", {"output": None, "error": None}),
     ],
 )
-def test_a_job_itself_says_how_large_it_is_and_where_it_writes(shown, script, expected):
+def test_job_record_yields_size_and_output_options(shown, script, expected):
     settings = parse_batch_job(script, SHOWN.format(**PLAIN | shown), "").settings
     assert {name: settings.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("version", versions_with("show_job_lines.txt"))
-def test_a_recorded_job_is_read_with_and_without_its_command_line(version):
+def test_recorded_job_is_parsed_with_and_without_its_command_line(version):
     shown = recorded(version, "show_job_lines.txt")
     without = "".join(line for line in shown.splitlines(keepends=True) if "SubmitLine=" not in line)
     settings = parse_batch_job("", without, "").settings

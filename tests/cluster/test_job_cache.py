@@ -143,9 +143,9 @@ print("ready", flush=True)
 sys.stdin.readline()
 assert JobCache(directory, {}, query_jobs=query_jobs).query(["7"]).jobs["7"].job.state == "RUNNING"
 """
-    words = [sys.executable, "-c", program, str(tmp_path)]
+    arguments = [sys.executable, "-c", program, str(tmp_path)]
     pipe = subprocess.PIPE
-    screens = [subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    screens = [subprocess.Popen(arguments, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
     assert [screen.stdout.readline() for screen in screens] == ["ready\n"] * 4
     for screen in screens:
         screen.stdin.write("\n")
@@ -163,9 +163,9 @@ def test_short_timeout_does_not_wait_for_a_screen_that_waits_for_slurm(tmp_path,
         "with exclusive_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     (lock,) = tmp_path.glob("*.lock")
-    words = [sys.executable, "-c", program, str(lock)]
+    arguments = [sys.executable, "-c", program, str(lock)]
     controller.now += INTERVAL_S
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         impatient = JobCache(
             tmp_path, {}, timeout_s=0.1, query_jobs=controller.query_jobs, clock=lambda: controller.now

@@ -37,7 +37,7 @@ def run(tmp_path) -> RunDirectory:
 
 
 class Slurm:
-    """Slurm's answers and what it was asked for."""
+    """Replies of Slurm, and the queries and cancellations."""
 
     def __init__(self):
         self.states: dict[str, str] = {}

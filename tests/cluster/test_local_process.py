@@ -59,8 +59,8 @@ def test_process_that_has_ended_has_no_start_time_even_as_a_zombie() -> None:
 
 def test_machine_id_is_equal_within_a_pid_namespace_only() -> None:
     program = "from hpc_yolo.cluster.local_process import machine_id; print(machine_id())"
-    words = [sys.executable, "-c", program]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == machine_id()
-    apart = subprocess.run(["unshare", "--pid", "--fork", *words], capture_output=True, text=True)
+    arguments = [sys.executable, "-c", program]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip() == machine_id()
+    apart = subprocess.run(["unshare", "--pid", "--fork", *arguments], capture_output=True, text=True)
     if apart.returncode == 0:  # creating a namespace may not be permitted
         assert apart.stdout.strip() != machine_id()

@@ -47,7 +47,7 @@ def but(info: ProcessInfo, **changes: object) -> ProcessInfo:
 
 TABLE = {
     "nothing set": ({}, SINGLE),
-    "an empty shell of a person": ({"HOME": "/root", "MASTER_PORT": "29500"}, SINGLE),
+    "a login shell": ({"HOME": "/root", "MASTER_PORT": "29500"}, SINGLE),
     "salloc's shell as an interactive step on a node": (
         recorded("srun_rank0", SLURM_STEP_ID="4294967290", SLURM_STEPID="4294967290"),
         but(SINGLE, job_id="6"),
@@ -183,23 +183,23 @@ RECORDED = {
 
 @pytest.mark.parametrize("name", RECORDED)
 @pytest.mark.parametrize("version", versions_with("srun_rank0.env"))
-def test_reads_what_every_version_of_slurm_sets(version: str, name: str) -> None:
+def test_environment_of_every_slurm_version_is_parsed(version: str, name: str) -> None:
     assert ProcessInfo.from_env(recorded_environment(version, name)) == RECORDED[name]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_batch_script_is_no_task_whatever_its_version_sets(version: str) -> None:
+def test_batch_script_is_not_a_task_in_any_slurm_version(version: str) -> None:
     environ = recorded_environment(version, "batch_script")
     assert ProcessInfo.from_env(environ) == but(SINGLE, job_id=environ["SLURM_JOB_ID"])
 
 
 @pytest.mark.parametrize(("environ", "expected"), TABLE.values(), ids=TABLE.keys())
-def test_reads_an_environment(environ: dict[str, str], expected: ProcessInfo) -> None:
+def test_process_info_from_environment(environ: dict[str, str], expected: ProcessInfo) -> None:
     assert ProcessInfo.from_env(environ) == expected
 
 
 @pytest.mark.parametrize("leftovers", LEFTOVERS.values(), ids=LEFTOVERS.keys())
-def test_variables_of_a_launcher_win_over_ranks_left_in_the_environment(leftovers: dict[str, str]) -> None:
+def test_variables_of_the_launcher_override_leftover_ranks(leftovers: dict[str, str]) -> None:
     assert ProcessInfo.from_env(recorded("srun_rank3", **leftovers)) == SRUN_3
     assert ProcessInfo.from_env(recorded("submitit_local_rank1", **leftovers)) == LOCAL
     torchrun = {**recorded("srun_rank0"), **leftovers, **recorded("torchrun_rank1")}
@@ -216,7 +216,7 @@ BESIDE_TASKS = {
 
 
 @pytest.mark.parametrize("environ", BESIDE_TASKS.values(), ids=BESIDE_TASKS.keys())
-def test_what_runs_beside_the_tasks_reads_the_job_alone(environ: dict[str, str]) -> None:
+def test_alone_reads_job_and_attempt_only(environ: dict[str, str]) -> None:
     """The last line of a batch script decides whether the run goes on; no leftover variable may end it."""
     assert ProcessInfo.alone(environ) == but(SINGLE, job_id="6")
 
@@ -260,7 +260,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("environ", "variable", "clause"), REFUSED.values(), ids=REFUSED.keys())
-def test_refuses_what_contradicts_itself(environ: dict[str, str], variable: str, clause: str) -> None:
+def test_contradictory_environment_is_refused(environ: dict[str, str], variable: str, clause: str) -> None:
     """Ranks that count differently hang in the first collective; the variable at fault is named instead."""
     with pytest.raises(ClusterError) as caught:
         ProcessInfo.from_env(environ)
@@ -289,7 +289,7 @@ def test_threads_are_those_of_omp_num_threads(value: str | None, launcher: str, 
     assert chosen_threads(environ, launcher) == threads
 
 
-def test_a_new_job_inherits_nothing_of_the_job_around_it() -> None:
+def test_new_job_does_not_inherit_the_surrounding_job() -> None:
     """A leaked SLURM_CPU_BIND once made jobs three times slower."""
     around = recorded("srun_rank3", SLURM_CPU_BIND="quiet,mask_cpu:0x1", PMIX_RANK="0", PMI_FD="3", SBATCH_QOS="low")
     own = {"PATH": "/bin", "HOME": "/root", "CUDA_HOME": "/cuda", "SUBMITIT_PREEMPT_SIGNAL": "USR2"}
@@ -303,18 +303,18 @@ def test_a_new_job_inherits_nothing_of_the_job_around_it() -> None:
     }
 
 
-def test_a_persons_own_defaults_for_sbatch_stay_on_a_login_node() -> None:
+def test_sbatch_defaults_are_kept_on_a_login_node() -> None:
     assert clean_environment({"SBATCH_ACCOUNT": "vision"}) == {"SBATCH_ACCOUNT": "vision"}
 
 
-def test_a_job_submitted_by_a_worker_of_torchrun_does_not_meet_at_its_old_address():
+def test_job_submitted_by_a_torchrun_worker_does_not_inherit_master_addr():
     worker = {"RANK": "0", "MASTER_ADDR": "gpu01", "MASTER_PORT": "29500", "ROLE_NAME": "default", "WORLD_SIZE": "4"}
     assert clean_environment(worker | {"TORCHELASTIC_RUN_ID": "1", "HOME": "/root"}) == {"HOME": "/root"}
     own = {"MASTER_PORT": "29500"}
-    assert clean_environment(own) == own, "a person's own choice"
+    assert clean_environment(own) == own, "set by the user"
 
 
-def test_the_current_environment_is_a_copy() -> None:
+def test_current_environment_is_a_copy() -> None:
     environ = current_environment()
     assert environ == dict(os.environ)
     assert environ is not os.environ

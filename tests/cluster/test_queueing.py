@@ -31,34 +31,34 @@ def script(run) -> Path:
 
 
 class Controller:
-    """A controller that queues what sbatch is given, whatever becomes of the answer."""
+    """A controller that queues the script even if the reply of sbatch is lost."""
 
     def __init__(self, directory: Path) -> None:
         self.queue, self.cancelled, self.is_up = directory / "queue", directory / "cancelled", directory / "up"
         self.queue.write_text("5|other work\n")
         self.is_up.touch()
         self.options: list[str] = []
-        silent = f"[ -e {self.is_up} ] || {{ echo 'error: Unable to contact slurm controller' >&2; exit 1; }}"
-        self._program(directory / "squeue", f"{silent}\ncat {self.queue}")
-        self._program(directory / "scancel", f'{silent}\nshift; echo "$@" >> {self.cancelled}')
+        no_answer = f"[ -e {self.is_up} ] || {{ echo 'error: Unable to contact slurm controller' >&2; exit 1; }}"
+        self._program(directory / "squeue", f"{no_answer}\ncat {self.queue}")
+        self._program(directory / "scancel", f'{no_answer}\nshift; echo "$@" >> {self.cancelled}')
 
     def _program(self, path: Path, body: str) -> None:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def sbatch(self, words: Sequence[str], _timeout_s: float) -> Finished:
-        self.options = [word for word in words if word.startswith("--")]
-        comment = next(word.partition("=")[2] for word in words if word.startswith("--comment="))
+    def sbatch(self, arguments: Sequence[str], _timeout_s: float) -> Finished:
+        self.options = [word for word in arguments if word.startswith("--")]
+        comment = next(word.partition("=")[2] for word in arguments if word.startswith("--comment="))
         with self.queue.open("a") as file:
             file.write(f"7|{comment}\n")
         return Finished(0, "7\n", "")
 
-    def lose_answer(self, words: Sequence[str], timeout_s: float) -> Finished:
-        self.sbatch(words, timeout_s)
+    def lose_reply(self, arguments: Sequence[str], timeout_s: float) -> Finished:
+        self.sbatch(arguments, timeout_s)
         raise SchedulerUnavailable("sbatch gave no answer within 120 s")
 
-    def interrupt(self, words: Sequence[str], timeout_s: float) -> Finished:
-        self.sbatch(words, timeout_s)
+    def interrupt(self, arguments: Sequence[str], timeout_s: float) -> Finished:
+        self.sbatch(arguments, timeout_s)
         raise KeyboardInterrupt
 
 
@@ -82,7 +82,7 @@ def records(run: RunDirectory) -> list[Path]:
 
 
 @pytest.mark.parametrize(("suffix", "expected"), [("", "7"), ("_3", "7_3")])
-def test_a_job_is_recorded_with_a_token_beside_the_comment_of_its_script(run, script, controller, suffix, expected):
+def test_job_is_recorded_with_a_token_appended_to_the_comment(run, script, controller, suffix, expected):
     planned = msgspec.structs.replace(PLANNED, job_id=suffix)
     submission = queue_script(run, script, planned, options=["--hold"], sbatch=controller.sbatch)
     assert (submission.job_id, all_submissions(run)) == (expected, [submission])
@@ -92,24 +92,24 @@ def test_a_job_is_recorded_with_a_token_beside_the_comment_of_its_script(run, sc
     assert records(run) == []
 
 
-def test_a_typed_comment_replaces_that_of_the_script_and_earlier_tokens_go(run, script, controller):
+def test_comment_option_replaces_that_of_the_script_and_earlier_tokens(run, script, controller):
     options = [f"--comment=typed one {TOKEN_PREFIX}0a0a"]
     queue_script(run, script, PLANNED, options=options, sbatch=controller.sbatch)
     (comment,) = controller.options[1:]
     assert re.fullmatch(rf"--comment=typed one {TOKEN_PREFIX}(?!0a0a)[0-9a-f]+", comment)
 
 
-def test_a_job_whose_answer_was_lost_is_found_by_its_token(run, script, controller):
+def test_job_with_a_lost_reply_is_found_by_its_token(run, script, controller):
     """sbatch gave up and the job was queued: a second submission would queue a second job."""
-    submission = queue_script(run, script, PLANNED, sbatch=controller.lose_answer)
+    submission = queue_script(run, script, PLANNED, sbatch=controller.lose_reply)
     assert submission.job_id == "7"
     assert records(run) == []
 
 
-def test_a_job_that_appears_later_is_taken_over_by_the_next_command(run, script, controller):
+def test_job_that_appears_later_is_adopted_by_the_next_command(run, script, controller):
     controller.is_up.unlink()
     with pytest.raises(SchedulerUnavailable, match="may be queued anyway") as caught:
-        queue_script(run, script, PLANNED, sbatch=controller.lose_answer)
+        queue_script(run, script, PLANNED, sbatch=controller.lose_reply)
     assert "submit again" in str(caught.value.hint)
     assert all_submissions(run) == []
     assert adopt_lost_jobs(run) is None, "Slurm does not say yet"
@@ -120,17 +120,17 @@ def test_a_job_that_appears_later_is_taken_over_by_the_next_command(run, script,
     assert adopt_lost_jobs(run) is None, "once is enough"
 
 
-def test_a_lost_job_can_be_cancelled(run, script, controller):
+def test_lost_job_can_be_cancelled(run, script, controller):
     controller.is_up.unlink()
     with pytest.raises(SchedulerUnavailable):
-        queue_script(run, script, PLANNED, sbatch=controller.lose_answer)
+        queue_script(run, script, PLANNED, sbatch=controller.lose_reply)
     controller.is_up.touch()
     controller.queue.write_text(controller.queue.read_text() + "7|RUNNING|None|n1|N/A|1:00|0:0|\n")
     cancel_run(run)
     assert controller.cancelled.read_text() == "7\n"
 
 
-def test_a_request_that_never_arrived_is_forgotten_after_a_while(run, script, controller):
+def test_record_of_a_job_that_never_appears_is_removed(run, script, controller):
     with pytest.raises(SchedulerUnavailable):
         queue_script(run, script, msgspec.structs.replace(PLANNED, time=time.time()), sbatch=never_reached)
     adopt_lost_jobs(run)
@@ -141,7 +141,7 @@ def test_a_request_that_never_arrived_is_forgotten_after_a_while(run, script, co
     assert records(run) == []
 
 
-def test_a_refusal_leaves_nothing_behind(run, script, controller):
+def test_refused_job_leaves_no_record(run, script, controller):
     with pytest.raises(ClusterError, match="Invalid qos specification"):
         queue_script(run, script, PLANNED, sbatch=refuse)
     assert (records(run), all_submissions(run)) == ([], [])
@@ -150,7 +150,7 @@ def test_a_refusal_leaves_nothing_behind(run, script, controller):
 @pytest.mark.parametrize(
     ("is_up", "expected"), [(True, "cancelled job 7, which was already queued"), (False, "the job may be queued")]
 )
-def test_ctrl_c_while_sbatch_waits_takes_the_job_back(run, script, controller, is_up, expected):
+def test_ctrl_c_while_sbatch_waits_cancels_the_job(run, script, controller, is_up, expected):
     if not is_up:
         controller.is_up.unlink()
     with pytest.raises(KeyboardInterrupt, match=expected):

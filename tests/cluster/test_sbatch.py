@@ -1,4 +1,4 @@
-"""The sbatch script of a spec: the flags that a cluster needs, and the templates that people edit."""
+"""The sbatch script of a spec, and the templates in slurm/."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def options_of(**cluster) -> dict:
         ),
     ],
 )
-def test_a_field_becomes_its_flag(cluster, expected):
+def test_field_becomes_its_option(cluster, expected):
     options = options_of(**cluster)
     assert expected.items() <= options.items()
 
@@ -63,7 +63,7 @@ def test_a_field_becomes_its_flag(cluster, expected):
         ({"time": "12:00:00", "signal_before_s": 45}, 90.0, 12.5, 45),
     ],
 )
-def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, save_s, step_s, expected):
+def test_signal_before_the_limit_follows_from_save_times(cluster, save_s, step_s, expected):
     """A slow disk needs an earlier warning; a quick one need not give two minutes of every job away."""
     text = sbatch.script(
         "run", ClusterSpec(**cluster), "true", "true", log="log", save_times=SaveTimes(save_s, step_s, size_bytes=1)
@@ -81,7 +81,7 @@ def test_the_warning_before_the_limit_follows_from_what_was_measured(cluster, sa
         ({"sbatch": {"hold": False}}, {"hold"}),
     ],
 )
-def test_what_is_not_said_is_not_asked_for(cluster, absent):
+def test_unset_fields_yield_no_options(cluster, absent):
     assert not absent & options_of(**cluster).keys()
 
 
@@ -172,7 +172,7 @@ GOOD_SETUPS = {
 
 
 @pytest.mark.parametrize("name", GOOD_SETUPS)
-def test_tasks_and_the_last_line_run_in_what_setup_has_left(run_setup, name):
+def test_tasks_and_last_command_run_in_the_environment_of_setup(run_setup, name):
     output, status, number = run_setup(GOOD_SETUPS[name])
     inside = "went-on" if "fails_inside" in str(GOOD_SETUPS[name]) else ""
     assert f"{TASKS} in /tmp with 1,{inside},it's\n" in output
@@ -227,7 +227,7 @@ BAD_SETUPS = [
 
 
 @pytest.mark.parametrize(("setup", "number", "failure"), BAD_SETUPS, ids=[repr(row[0]) for row in BAD_SETUPS])
-def test_the_first_line_that_fails_ends_the_job_through_the_last_line(run_setup, setup, number, failure):
+def test_first_failing_setup_line_ends_the_job_through_the_last_command(run_setup, setup, number, failure):
     output, status, seen = run_setup(setup)
     assert TASKS not in output and AFTER_TASKS not in output
     found = re.search(rf"{AFTER_SETUP} .*/a b/7\.setup --exit-code (\d+)\n", output)
@@ -236,27 +236,27 @@ def test_the_first_line_that_fails_ends_the_job_through_the_last_line(run_setup,
     assert int(found[1]) == failure if failure is not None else int(found[1]) != 0
 
 
-def test_a_line_that_goes_on_is_found_by_one_of_its_parts(run_setup):
+def test_continued_setup_line_is_found_by_one_of_its_parts(run_setup):
     _, _, seen = run_setup("true\nnope \\\n  a \\\n  b\ntrue")
     assert seen in ("2", "3", "4"), "which one depends on the version of bash"
 
 
 @pytest.mark.parametrize("setup", ["if true", "true\necho 'open", ")", "}", "done", "cat <<EOF >/dev/null && if"])
-def test_a_mistake_in_the_syntax_of_a_setup_ends_the_job_through_the_last_line(run_setup, setup):
+def test_syntax_error_in_setup_ends_the_job_through_the_last_command(run_setup, setup):
     output, _, _ = run_setup(setup)
     assert AFTER_SETUP in output and TASKS not in output
 
 
-def test_without_a_setup_the_script_is_flags_variables_srun_and_the_last_line():
+def test_script_without_setup_is_options_variables_srun_and_last_command():
     text = sbatch.script("run", ClusterSpec(env={"A": "b"}), "task", "after", log="log")
     srun = shlex.join(sbatch.srun_arguments(ClusterSpec()))
     assert text.split("\n\n", 1)[1] == f"export A=b\n\n{srun} task\nexec after --exit-code $?\n"
 
 
-def test_tasks_get_what_the_script_has_and_a_dead_rank_ends_the_job():
+def test_srun_exports_the_environment_and_ends_the_job_with_a_failed_rank():
     """srun of 22.05 inherits no --cpus-per-task, srun of all versions sbatch's --export, and a dead rank is no end."""
-    words = sbatch.srun_arguments(ClusterSpec(cpus_per_task=7))
-    assert {"--cpus-per-task=7", "--export=ALL", "--kill-on-bad-exit=1"} <= set(words)
+    arguments = sbatch.srun_arguments(ClusterSpec(cpus_per_task=7))
+    assert {"--cpus-per-task=7", "--export=ALL", "--kill-on-bad-exit=1"} <= set(arguments)
 
 
 def without_comments(text: str) -> list[str]:
@@ -271,9 +271,9 @@ def template_cluster(cpus_per_task: int, nodes: int) -> ClusterSpec:
     return ClusterSpec(nodes=nodes, gpus_per_node=2, cpus_per_task=cpus_per_task, time="01:00:00")
 
 
-def test_the_srun_template_is_what_render_prints():
-    python, words = "python -u -m hpc_yolo", '"${@:-configs/quickstart.yaml}"'
-    task, afterwards = f"{python} train {words}", f"{python} after-job {words}"
+def test_srun_template_equals_render():
+    python, arguments = "python -u -m hpc_yolo", '"${@:-configs/quickstart.yaml}"'
+    task, afterwards = f"{python} train {arguments}", f"{python} after-job {arguments}"
     rendered = sbatch.script("hpc-yolo", template_cluster(2, nodes=2), task, afterwards, log="%x-%j.log")
     assert without_comments((TEMPLATES / "train.sbatch").read_text()) == without_comments(rendered)
 
@@ -285,7 +285,7 @@ def test_the_srun_template_is_what_render_prints():
         ("array.sbatch", template_cluster(2, nodes=1), "%x-%A_%a.log", {"#SBATCH --array=1-2"}),
     ],
 )
-def test_the_other_templates_have_its_flags_and_its_srun(template, cluster, log, differing):
+def test_other_templates_have_the_options_and_srun_of_render(template, cluster, log, differing):
     lines = without_comments((TEMPLATES / template).read_text())
     flags = {line for line in lines if line.startswith("#SBATCH")}
     assert flags - differing == set(sbatch.flag_lines(sbatch.sbatch_options("hpc-yolo", cluster, log))) - {
@@ -297,5 +297,5 @@ def test_the_other_templates_have_its_flags_and_its_srun(template, cluster, log,
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.sbatch")), ids=lambda path: path.name)
-def test_a_template_is_good_bash(template):
+def test_template_is_valid_bash(template):
     subprocess.run(["bash", "-n", str(template)], check=True)

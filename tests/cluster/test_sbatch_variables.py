@@ -1,4 +1,4 @@
-"""Which SBATCH_ variables of a shell reach sbatch: those that the script leaves open."""
+"""SBATCH_ variables of a shell: those that the script does not override reach sbatch."""
 
 import pytest
 
@@ -26,7 +26,7 @@ from hpc_yolo.cluster.sbatch_variables import split_variables
         *((f"SBATCH_{name}", [], False) for name in ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES")),
     ],
 )
-def test_a_variable_applies_where_the_script_does_not_decide(variable, options, applies):
+def test_variable_applies_where_the_script_has_no_such_option(variable, options, applies):
     """sbatch puts variables above the lines of a script: the script that is shown would not be what counts."""
     environ = {variable: "x", "PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf"}
     kept, ignored = split_variables(environ, options)

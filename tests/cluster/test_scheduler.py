@@ -1,4 +1,4 @@
-"""Slurm's commands and their failures: recorded answers first, then the real cluster."""
+"""Queries and changes of jobs: recorded output first, then the real cluster."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ NO_CONTROLLER = Finished(1, "", "slurm_load_jobs error: Unable to contact slurm 
 
 
 class Recorded:
-    """Answers by command name instead of running it, and remembers what was asked."""
+    """Returns recorded output by command name and keeps the command lines."""
 
     def __init__(self, **answers: Finished) -> None:
         self.answers = answers
-        self.asked: list[Sequence[str]] = []
+        self.commands: list[Sequence[str]] = []
 
-    def __call__(self, words: Sequence[str], _timeout_s: float) -> Finished:
-        self.asked.append(words)
-        if words[0] not in self.answers:
-            raise SchedulerUnavailable(f"Slurm's {words[0]} is not installed here")
-        return self.answers[words[0]]
+    def __call__(self, arguments: Sequence[str], _timeout_s: float) -> Finished:
+        self.commands.append(arguments)
+        if arguments[0] not in self.answers:
+            raise SchedulerUnavailable(f"Slurm's {arguments[0]} is not installed here")
+        return self.answers[arguments[0]]
 
 
-def test_jobs_are_asked_for_in_one_call_each() -> None:
+def test_jobs_are_queried_by_one_call_of_each_command() -> None:
     """Ten thousand calls once brought a controller down."""
     run = Recorded(squeue=Finished(0, SQUEUE, ""), sacct=Finished(0, "88|TIMEOUT|0:0|gpu01|2026-11-23T11:42:20\n", ""))
     jobs = scheduler.job_states(["8", "9", "8", "88", "99"], run=run)
-    assert [words[0] for words in run.asked] == ["squeue", "sacct"]
-    assert "--jobs=8,9,88,99" in run.asked[0]
-    assert "--jobs=88,99" in run.asked[1]
+    assert [arguments[0] for arguments in run.commands] == ["squeue", "sacct"]
+    assert "--jobs=8,9,88,99" in run.commands[0]
+    assert "--jobs=88,99" in run.commands[1]
     assert (jobs["88"].state, jobs["99"].state, jobs["99"].is_stale) == ("TIMEOUT", "UNKNOWN", False)
 
 
-def test_accounting_is_not_asked_about_jobs_that_squeue_knows() -> None:
+def test_sacct_is_not_queried_for_jobs_in_squeue() -> None:
     run = Recorded(squeue=Finished(0, SQUEUE, ""))
     jobs = scheduler.job_states(["8", "10"], run=run)
-    assert [words[0] for words in run.asked] == ["squeue"]
+    assert [arguments[0] for arguments in run.commands] == ["squeue"]
     assert jobs["10_2"].is_waiting
 
 
-def test_each_cluster_is_asked_for_its_own_jobs() -> None:
+def test_each_cluster_is_queried_for_its_own_jobs() -> None:
     """Two clusters of a site number their jobs alike."""
 
-    def run(words: Sequence[str], _timeout_s: float) -> Finished:
-        if "--clusters=gone" in words:
+    def run(arguments: Sequence[str], _timeout_s: float) -> Finished:
+        if "--clusters=gone" in arguments:
             return NO_CONTROLLER
-        state = "RUNNING" if "--clusters=far" in words else "PENDING"
+        state = "RUNNING" if "--clusters=far" in arguments else "PENDING"
         line = f"8|{state}|None||N/A|1:00|0:0|\n"
-        return Finished(0, line if words[0] == "squeue" else "", "")
+        return Finished(0, line if arguments[0] == "squeue" else "", "")
 
     jobs = scheduler.job_states(["8", "8@far", "8@gone"], run=run)
     assert {address: (job.job_id, job.state) for address, job in jobs.items()} == {
@@ -81,7 +81,7 @@ def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
     scheduler.cancel(["7", "8_2@far", "9@far", "7"], run=run)
     scheduler.requeue("9@far", run=run)
     assert scheduler.submit_script(Path("job"), run=slurm_command.on_cluster("far", run)) == "9"
-    assert [" ".join(words) for words in run.asked] == [
+    assert [" ".join(arguments) for arguments in run.commands] == [
         "scancel --quiet 7",
         "scancel --clusters=far --quiet 8_2 9",
         "scontrol --clusters=far requeue 9",
@@ -89,20 +89,20 @@ def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
     ]
 
 
-def test_no_jobs_are_no_question() -> None:
+def test_no_jobs_need_no_query() -> None:
     run = Recorded()
     assert scheduler.job_states([], run=run) == {}
     scheduler.cancel([], run=run)
-    assert run.asked == []
+    assert run.commands == []
 
 
 @pytest.mark.parametrize("sacct", [{}, {"sacct": NO_DATABASE}], ids=["sacct missing", "no database"])
-def test_a_forgotten_job_without_accounting_is_unknown_and_stale(sacct: dict[str, Finished]) -> None:
+def test_forgotten_job_without_accounting_is_unknown_and_stale(sacct: dict[str, Finished]) -> None:
     jobs = scheduler.job_states(["5"], run=Recorded(squeue=FORGOTTEN, **sacct))
     assert jobs == {"5": JobState("5", "UNKNOWN", is_stale=True)}
 
 
-def test_a_job_that_only_accounting_believes_alive_is_not() -> None:
+def test_job_alive_in_accounting_only_is_unknown() -> None:
     """A job lost in a controller's crash stays RUNNING in the database for ever."""
     sacct = Finished(0, "10_2|RUNNING|0:0|gpu01|2026-11-23T11:42:20\n", "")
     jobs = scheduler.job_states(["10_2"], run=Recorded(squeue=FORGOTTEN, sacct=sacct))
@@ -110,21 +110,21 @@ def test_a_job_that_only_accounting_believes_alive_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "words"),
+    ("done", "kind", "message"),
     [
         (NO_CONTROLLER, SchedulerUnavailable, "squeue: Unable to contact slurm controller (connect failure)"),
         (Finished(1, "", "squeue: error: Invalid job id: abc\n"), ClusterError, "squeue: Invalid job id: abc"),
         (Finished(1, "", ""), ClusterError, "squeue: exit status 1 without a message"),
     ],
 )
-def test_a_refusal_carries_slurms_own_message(answer: Finished, kind: type[ClusterError], words: str) -> None:
+def test_error_has_the_message_of_slurm(done: Finished, kind: type[ClusterError], message: str) -> None:
     with pytest.raises(ClusterError) as caught:
-        scheduler.job_states(["abc"], run=Recorded(squeue=answer))
+        scheduler.job_states(["abc"], run=Recorded(squeue=done))
     assert type(caught.value) is kind
-    assert caught.value.message == words
+    assert caught.value.message == message
 
 
-def test_a_machine_without_slurm_is_distinguished_from_one_whose_controller_is_silent(
+def test_machine_without_slurm_differs_from_controller_without_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`auto` must fall back to local processes at once, without an error."""
@@ -135,8 +135,8 @@ def test_a_machine_without_slurm_is_distinguished_from_one_whose_controller_is_s
     assert scheduler.probe(run=Recorded()).available is False
 
 
-def test_a_command_that_hangs_is_ended_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A controller that accepts and never answers must not hang the command line."""
+def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A controller that accepts connections and never answers must not block the command line."""
     for name in ("sbatch", "scontrol"):
         (tmp_path / name).write_text("#!/bin/sh\nexec /bin/sleep 60\n")
         (tmp_path / name).chmod(0o755)
@@ -148,7 +148,7 @@ def test_a_command_that_hangs_is_ended_in_time(monkeypatch: pytest.MonkeyPatch, 
 def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A person's SQUEUE_STATES or a German locale must not change what is read."""
+    """A user's SQUEUE_STATES or a German locale must not change the output."""
     command = tmp_path / "show"
     command.write_text("#!/bin/sh\nexec /usr/bin/env\n")
     command.chmod(0o755)
@@ -182,9 +182,9 @@ def later(job_id: str) -> JobState:
     return scheduler.job_states([job_id], run=forgetful)[job_id]
 
 
-def forgetful(words: Sequence[str], timeout_s: float) -> Finished:
+def forgetful(arguments: Sequence[str], timeout_s: float) -> Finished:
     """The real cluster some minutes later, when squeue has forgotten what is over."""
-    return FORGOTTEN if words[0] == "squeue" else slurm_command.run_command(words, timeout_s)
+    return FORGOTTEN if arguments[0] == "squeue" else slurm_command.run_command(arguments, timeout_s)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def without_accounting(in_slurm: SlurmCluster) -> Iterator[SlurmCluster]:
         yield in_slurm
 
 
-def test_every_rank_of_a_real_step_knows_its_ranks(in_slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_every_rank_of_a_real_step_has_its_position(in_slurm: SlurmCluster, tmp_path: Path) -> None:
     """Two nodes by two tasks: ranks on their nodes, and an address of rank 0 that resolves on both."""
     ask = f"(env; echo ADDRESS=$(getent hosts gpu01); echo HOST=$(hostname)) > {tmp_path}/$SLURM_PROCID"
     in_slurm.run("srun", "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "sh", "-c", ask)
@@ -209,18 +209,18 @@ def test_every_rank_of_a_real_step_knows_its_ranks(in_slurm: SlurmCluster, tmp_p
         assert environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_rank_0_names_its_own_host_when_the_list_begins_with_another(in_slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_rank_0_has_its_own_host_if_the_node_list_begins_with_another(in_slurm: SlurmCluster, tmp_path: Path) -> None:
     """SLURM_HOSTFILE puts rank 0 on the list's second host; the list alone would send everybody to the first."""
     hosts = tmp_path / "hosts"
     hosts.write_text("gpu02\ngpu01\n")
     ask = "[ $SLURM_PROCID = 0 ] && env | grep ^SLURM"
-    words = ["srun", "--ntasks=2", "--distribution=arbitrary", "sh", "-c", f"{ask}; true"]
-    shown = in_slurm.run(*words, env={"SLURM_HOSTFILE": str(hosts)})
+    arguments = ["srun", "--ntasks=2", "--distribution=arbitrary", "sh", "-c", f"{ask}; true"]
+    shown = in_slurm.run(*arguments, env={"SLURM_HOSTFILE": str(hosts)})
     info = ProcessInfo.from_env(dict(line.split("=", 1) for line in shown.splitlines()))
     assert (info.rank, info.master_addr) == (0, "gpu02")
 
 
-def test_a_job_is_followed_from_the_queue_to_its_exit(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+def test_states_of_a_job_from_queue_to_exit(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
     job_id = scheduler.submit_script(script("exit 3"), ["--hold", "--nodes=2"])
     waiting = state_of(job_id)
     assert (waiting.state, waiting.reason, waiting.is_waiting) == ("PENDING", "JobHeldUser", True)
@@ -234,7 +234,7 @@ def test_a_job_is_followed_from_the_queue_to_its_exit(in_slurm: SlurmCluster, sc
     assert (later(job_id).exit_code, later(job_id).exit_signal) == (3, 0)
 
 
-def test_a_running_job_is_requeued_and_cancelled(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+def test_running_job_is_requeued_and_cancelled(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
     job_id = scheduler.submit_script(script("sleep 100"), ["--requeue", "--time=5"])
     in_slurm.wait_for_state(job_id, "RUNNING")
     running = state_of(job_id)
@@ -250,19 +250,19 @@ def test_a_running_job_is_requeued_and_cancelled(in_slurm: SlurmCluster, script:
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_an_arrays_id_brings_all_its_tasks(script: Callable[[str], Path]) -> None:
+def test_array_id_yields_all_tasks(script: Callable[[str], Path]) -> None:
     job_id = scheduler.submit_script(script("sleep 100"), ["--array=3-5", "--hold"])
     assert sorted(scheduler.job_states([job_id])) == [f"{job_id}_{task}" for task in (3, 4, 5)]
     assert list(scheduler.job_states([f"{job_id}_4"])) == [f"{job_id}_4"]
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_a_job_that_never_was_is_unknown() -> None:
+def test_job_that_never_existed_is_unknown() -> None:
     assert state_of("999999") == JobState("999999", "UNKNOWN")
 
 
 @pytest.mark.usefixtures("in_slurm")
-def test_slurm_refuses_with_its_own_message(script: Callable[[str], Path]) -> None:
+def test_refusal_of_slurm_is_reported(script: Callable[[str], Path]) -> None:
     path = script("true")
     with pytest.raises(ClusterError, match="invalid partition specified: nosuch"):
         scheduler.submit_script(path, ["--partition=nosuch"])
@@ -275,15 +275,13 @@ def test_slurm_refuses_with_its_own_message(script: Callable[[str], Path]) -> No
     assert not isinstance(caught.value, SchedulerUnavailable)
 
 
-def test_a_start_is_estimated_and_nothing_queued(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
+def test_estimate_start_queues_nothing(in_slurm: SlurmCluster, script: Callable[[str], Path]) -> None:
     estimate = scheduler.estimate_start(script("true"), ["--nodes=2", "--partition=high"])
     assert estimate == StartEstimate(estimate.start, 2, "gpu[01-02]", "high")
     assert in_slurm.run("squeue", "--noheader") == ""
 
 
-def test_without_its_database_slurm_is_still_read(
-    without_accounting: SlurmCluster, script: Callable[[str], Path]
-) -> None:
+def test_states_without_the_database(without_accounting: SlurmCluster, script: Callable[[str], Path]) -> None:
     """slurmdbd is down more often than slurmctld; runs must be seen all the same."""
     job_id = scheduler.submit_script(script("exit 0"))
     without_accounting.wait_for_state(job_id, "COMPLETED")
@@ -292,10 +290,10 @@ def test_without_its_database_slurm_is_still_read(
     scheduler.require_available()
 
 
-def test_without_a_controller_the_answer_comes_in_time(
+def test_queries_without_a_controller_time_out(
     in_slurm: SlurmCluster, script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slurm's own clients wait up to 18 s; a submission survives the outage and is not told "unknown job"."""
+    """Slurm's own clients wait up to 18 s; a submission survives the outage and does not get "unknown job"."""
     scheduler.require_available()
     monkeypatch.setattr(scheduler, "QUERY_TIMEOUT_S", 0.5)
     monkeypatch.setattr(scheduler, "CHANGE_TIMEOUT_S", 0.5)
@@ -349,36 +347,36 @@ SHOWN_JOB = (
         ("(null)", "sbatch --wrap=a.sh", "", (), ()),
     ],
 )
-def test_what_a_job_was_submitted_with_is_read_from_every_version(command, shown_line, accounting, options, arguments):
+def test_batch_job_of_every_slurm_version(command, shown_line, accounting, options, arguments):
     """Since 23.02 the command has no arguments any more: a successor trained the default spec."""
     shown = SHOWN_JOB.format(command) + (f"   SubmitLine={shown_line}\n" if shown_line else "")
     answers = {"write": Finished(0, "#!/bin/sh\ntrue\n", ""), "show": Finished(0, shown, "")}
     answers["--noheader"] = Finished(0, f"{accounting}\n", "") if accounting else NO_DATABASE
-    job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]])
+    job = scheduler.batch_job("7", run=lambda arguments, _timeout_s: answers[arguments[1]])
     settings = {"account": "vision", "partition": "gpu", "qos": "normal", "time": "01:00:00"}
     assert job == BatchJob("#!/bin/sh\ntrue\n", arguments, "/home/me/my data", options, settings)
 
 
-def test_a_job_of_which_accounting_does_not_know_yet_is_asked_for_again(monkeypatch) -> None:
+def test_batch_job_waits_for_accounting(monkeypatch) -> None:
     """A busy controller tells the database late: the successor got another number of nodes and another log."""
     monkeypatch.setattr(scheduler, "ACCOUNTING_POLL_S", 0)
     answers = {"write": [Finished(0, "", "")], "show": [Finished(0, SHOWN_JOB.format("/home/me/a.sh"), "")]}
     answers["--noheader"] = [Finished(0, "", ""), Finished(0, "", ""), Finished(0, "sbatch -N 4 a.sh\n", "")]
-    job = scheduler.batch_job("7", run=lambda words, _timeout_s: answers[words[1]].pop(0))
+    job = scheduler.batch_job("7", run=lambda arguments, _timeout_s: answers[arguments[1]].pop(0))
     assert job.options == ("-N", "4")
 
 
-def test_earlier_starts_are_none_where_there_is_no_accounting() -> None:
+def test_earlier_attempts_without_accounting_are_empty() -> None:
     assert scheduler.earlier_attempts("3", run=lambda *_: Finished(1, "", "no accounting")) == []
 
 
 @pytest.mark.parametrize("printed", ["sbatch: Job 5 to start at 2026-11-25T18:01:57 a using 2 pro", "new words", ""])
-def test_a_start_is_possible_where_sbatch_says_so_by_its_exit_status(tmp_path: Path, printed: str) -> None:
+def test_estimate_start_depends_on_the_exit_status_only(tmp_path: Path, printed: str) -> None:
     """Since 25.05 the sentence is another one; a good job was called refused."""
     scheduler.estimate_start(tmp_path / "job.sh", run=lambda *_: Finished(0, "", printed))
 
 
-def test_a_requeued_job_keeps_away_from_a_node(in_slurm: SlurmCluster) -> None:
+def test_requeued_job_avoids_an_excluded_node(in_slurm: SlurmCluster) -> None:
     """The order says so right after it was put back, while its tasks are still being ended."""
     job_id = in_slurm.submit("#!/bin/sh\nsleep 60\n", "--nodes=1", "--requeue")
     in_slurm.wait_for_state(job_id, "RUNNING")

@@ -42,7 +42,7 @@ def config_with(**values: str | None) -> str:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_reads_the_recorded_settings(version):
+def test_recorded_settings_are_parsed(version):
     read = site.parse_site_settings(recorded(version, "show_config.txt"))
     assert read == dataclasses.replace(TEST_CLUSTER, version=version)
 
@@ -80,19 +80,19 @@ def test_reads_the_recorded_settings(version):
         ({"SchedulerParameters": "bf_interval=2,max_batch_requeue=2"}, "max_requeues", 2),
     ],
 )
-def test_reads_the_settings_of_other_sites(values, field, expected):
+def test_settings_of_other_sites_are_parsed(values, field, expected):
     assert getattr(site.parse_site_settings(config_with(**values)), field) == expected
 
 
 @pytest.mark.parametrize("text", ["", "Slurmctld(primary) at vm is DOWN\n", config_with(KillWait=None)])
-def test_what_is_no_configuration_is_refused(text):
+def test_output_that_is_not_a_configuration_is_refused(text):
     """Defaults in place of settings that were never read would be promises about nothing."""
     with pytest.raises(ClusterError, match="shows no configuration"):
         site.parse_site_settings(text)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_reads_the_recorded_partitions(version):
+def test_recorded_partitions_are_parsed(version):
     assert site.parse_partitions(recorded(version, "show_partition.txt")) == TEST_PARTITIONS
 
 
@@ -106,7 +106,7 @@ def test_reads_the_recorded_partitions(version):
         ("State=UP", "State=DRAIN", "state", "DRAIN"),
     ],
 )
-def test_reads_the_partitions_of_other_sites(before, after, field, expected):
+def test_partitions_of_other_sites_are_parsed(before, after, field, expected):
     found = site.parse_partitions(PARTITIONS.replace(before, after))
     assert getattr(found["preempt"], field) == expected
 
@@ -127,39 +127,39 @@ def test_reads_the_partitions_of_other_sites(before, after, field, expected):
         ("off", {}, ("off", None, "set by the spec")),
     ],
 )
-def test_a_run_goes_on_by_what_comes_back_soonest(wanted, values, expected):
+def test_choose_requeue(wanted, values, expected):
     """A preempted run waited two minutes where the site would have let it come back in the same second."""
     choice = site.choose_requeue(wanted, site.parse_site_settings(config_with(**values)))
     assert (choice.mode, choice.wait_s) == expected[:2]
     assert expected[2] in choice.why
 
 
-def test_without_settings_auto_is_requeue():
+def test_auto_without_settings_is_requeue():
     assert site.choose_requeue("auto", None).mode == "requeue"
     assert site.choose_requeue("chain", None).mode == "chain"
 
 
 @pytest.mark.parametrize("version", versions_with("show_qos.txt"))
-def test_reads_qualities_of_service(version):
+def test_qualities_of_service_are_parsed(version):
     assert site.parse_qos_limits(recorded(version, "show_qos.txt")) == {
         "normal": QosLimits(0, "CLUSTER"),
         "scavenge": QosLimits(150, "REQUEUE"),
     }
 
 
-def test_a_partition_that_is_not_there_is_named_with_those_that_are():
+def test_unknown_partition_is_refused_with_the_existing_ones():
     assert site.chosen_partition(None, TEST_PARTITIONS) == TEST_PARTITIONS["gpu"]
     assert site.chosen_partition(None, {"high": TEST_PARTITIONS["high"]}) is None
     with pytest.raises(ClusterError, match=r"no partition 'gpus' here; there are gpu, high, preempt"):
         site.chosen_partition("gpus", TEST_PARTITIONS)
 
 
-def test_a_refusal_has_slurms_own_words():
+def test_failed_query_has_the_message_of_slurm():
     with pytest.raises(ClusterError, match="Access/permission denied"):
         site.partitions(run=lambda *_: Finished(1, "", "slurm_load_partitions error: Access/permission denied\n"))
 
 
-def test_the_real_cluster_is_the_recorded_one(in_slurm):
+def test_real_cluster_equals_the_recorded_one(in_slurm):
     settings = site.site_settings()
     assert settings == dataclasses.replace(TEST_CLUSTER, version=settings.version)
     assert tuple(int(part) for part in settings.version.split(".")[:2]) == in_slurm.version

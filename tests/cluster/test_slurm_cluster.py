@@ -1,4 +1,4 @@
-"""The test cluster itself: a test session that dies must not leave daemons on somebody's machine."""
+"""The test cluster itself: a test session that dies must not leave daemons on the machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ input()
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("victim", ["session", "session and supervisor"])
-def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slurm_cluster: rig.SlurmCluster) -> None:
+def test_killed_session_leaves_nothing_of_its_cluster(victim: str, slurm_cluster: rig.SlurmCluster) -> None:
     """Neither daemons nor jobs nor files; even the supervisor's death is made good by the next start."""
     assert slurm_cluster.directory.exists()
     command = [sys.executable, "-c", START_AND_WAIT]
@@ -50,7 +50,7 @@ def test_nothing_is_left_of_a_cluster_whose_session_was_killed(victim: str, slur
     slurm_cluster.wait_for_nodes()
 
 
-def test_a_person_brings_a_cluster_up_and_down(slurm_cluster: rig.SlurmCluster) -> None:
+def test_cluster_is_brought_up_and_down_by_command(slurm_cluster: rig.SlurmCluster) -> None:
     """The printed line is all that sinfo needs."""
     command = [sys.executable, rig.__file__]
     directory = Path(tempfile.gettempdir(), f"my-cluster-{os.getpid()}")  # munge wants a way there that is open to all
@@ -63,7 +63,7 @@ def test_a_person_brings_a_cluster_up_and_down(slurm_cluster: rig.SlurmCluster) 
     assert list(rig.processes_of(directory)) == []
 
 
-def test_the_machines_own_files_stay_as_they_are(slurm_cluster: rig.SlurmCluster) -> None:
+def test_files_of_the_machine_are_unchanged(slurm_cluster: rig.SlurmCluster) -> None:
     """Node names resolve inside jobs only."""
     assert "gpu01" not in Path("/etc/hosts").read_text()
     assert slurm_cluster.run("srun", "getent", "hosts", "gpu02").split() == ["127.0.1.2", "gpu02"]

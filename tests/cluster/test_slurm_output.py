@@ -1,4 +1,4 @@
-"""What Slurm's commands print, read into types: recorded text, and what later versions may print."""
+"""Parsers of the output of Slurm's commands: recorded text, and text that later versions may print."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def facts(jobs: dict[str, JobState]) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("version", versions_with("sinfo.txt"))
-def test_recorded_jobs_are_read(version: str) -> None:
+def test_recorded_squeue_is_parsed(version: str) -> None:
     jobs = slurm_output.parse_squeue(recorded(version, "squeue.txt"))
     assert facts(jobs) == JOBS | ({"4": KILLED_IN_22_05} if version.startswith("22.05") else {})
     assert [job_id for job_id, job in jobs.items() if job.is_waiting] == ["14_3", "14_4", "14_5", "13"]
@@ -58,7 +58,7 @@ def test_recorded_jobs_are_read(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", versions_with("sinfo.txt"))
-def test_recorded_accounts_are_read(version: str) -> None:
+def test_recorded_sacct_is_parsed(version: str) -> None:
     assert facts(slurm_output.parse_sacct(recorded(version, "sacct.txt"))) == ACCOUNTED
     earlier = slurm_output.parse_earlier_attempts(recorded(version, "sacct_duplicates.txt"))
     assert [start.state for start in earlier] == ["PREEMPTED", "REQUEUED", "NODE_FAIL", "CANCELLED"]
@@ -67,7 +67,7 @@ def test_recorded_accounts_are_read(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["25.11.7"])
-def test_a_smaller_recording_is_read(version: str) -> None:
+def test_smaller_recording_is_parsed(version: str) -> None:
     jobs = {
         "29": ("FAILED", "NonZeroExitCode", "gpu01", 3, 0),
         "30": ("CANCELLED", "", "gpu[01-02]", 0, 15),
@@ -83,7 +83,7 @@ def test_a_smaller_recording_is_read(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", versions_with("squeue_expediting.txt"))
-def test_a_job_that_is_expedited_is_alive_and_waits(version: str) -> None:
+def test_expedited_job_is_alive_and_waits(version: str) -> None:
     (job,) = slurm_output.parse_squeue(recorded(version, "squeue_expediting.txt")).values()
     assert (job.state, job.is_alive, job.is_waiting, job.nodes) == ("EXPEDITING", True, True, "")
     record = slurm_output.parse_job_record(recorded(version, "show_job_expediting.txt"))
@@ -91,7 +91,7 @@ def test_a_job_that_is_expedited_is_alive_and_waits(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", versions_with("show_job_running.txt"))
-def test_recorded_jobs_of_the_controller_are_read(version: str) -> None:
+def test_recorded_job_records_are_parsed(version: str) -> None:
     shown = [recorded(version, f"show_job_{name}.txt") for name in ("running", "preempted")]
     assert [slurm_output.parse_job_record(text) for text in shown] == [
         JobRecord("RUNNING", 0, is_being_preempted=False),
@@ -104,14 +104,14 @@ def test_recorded_jobs_of_the_controller_are_read(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_recorded_estimate_is_read(version: str) -> None:
+def test_recorded_estimate_is_parsed(version: str) -> None:
     estimate = slurm_output.parse_test_only(recorded(version, "test_only.txt"))
     assert estimate == StartEstimate(estimate.start, 2, "gpu[01-02]", "gpu")
     assert (estimate.start or "").startswith("2026-11-25T")
 
 
 @pytest.mark.parametrize("version", versions_with("sinfo.txt"))
-def test_other_recorded_answers_are_read(version: str) -> None:
+def test_other_recordings_are_parsed(version: str) -> None:
     assert slurm_output.parse_nodes_down(recorded(version, "sinfo.txt")) == ["gpu02"]
     assert slurm_output.parse_ping(recorded(version, "ping_up.txt"), "").available
     assert slurm_output.parse_ping(recorded(version, "ping_down.txt"), "") == SchedulerProbe(
@@ -137,7 +137,7 @@ def test_other_recorded_answers_are_read(version: str) -> None:
     ],
 )
 @pytest.mark.parametrize("version", versions_with("squeue_no_controller.txt"))
-def test_a_recorded_complaint_is_reported_in_one_line(version: str, name: str, expected: str) -> None:
+def test_recorded_error_becomes_one_line(version: str, name: str, expected: str) -> None:
     assert slurm_output.error_text(recorded(version, f"{name}.txt")) == expected
 
 
@@ -149,7 +149,7 @@ def test_a_recorded_complaint_is_reported_in_one_line(version: str, name: str, e
         (f"12|CANCELLED|None|n1|{STARTED}|UNLIMITED|15|", JobState("12", "CANCELLED", "", "n1", STARTED, None, 0, 15)),
     ],
 )
-def test_a_line_of_squeue_that_is_not_recorded_is_read(line: str, expected: JobState) -> None:
+def test_unusual_line_of_squeue_is_parsed(line: str, expected: JobState) -> None:
     assert slurm_output.parse_squeue(line) == {expected.job_id: expected}
 
 
@@ -168,7 +168,7 @@ def test_a_line_of_squeue_that_is_not_recorded_is_read(line: str, expected: JobS
         ("7||Resources||||", {"state": "?", "is_alive": True, "is_waiting": True}),
     ],
 )
-def test_an_unreadable_column_is_unknown(line: str, expected: dict[str, object]) -> None:
+def test_unreadable_column_is_unknown(line: str, expected: dict[str, object]) -> None:
     """Since 23.02 the exit code is `3:0`; a traceback here ended status, submit, cancel and chain mode."""
     job = slurm_output.parse_squeue(line)["7"]
     assert {name: getattr(job, name) for name in expected} == expected
@@ -181,7 +181,7 @@ def test_an_unreadable_column_is_unknown(line: str, expected: dict[str, object])
         (slurm_output.parse_sacct, "sacct: warning: something new\n\n7|RUNNING|0:0|n1|Unknown\n"),
     ],
 )
-def test_warnings_among_the_lines_are_no_jobs(read, text: str) -> None:
+def test_warnings_between_lines_are_ignored(read, text: str) -> None:
     assert list(read(text)) == ["7"]
 
 
@@ -198,7 +198,7 @@ def test_warnings_among_the_lines_are_no_jobs(read, text: str) -> None:
         *((state, "", False, False) for state in ("REVOKED", "RECONFIG_FAIL", "LAUNCH_FAILED", "UNKNOWN")),
     ],
 )
-def test_a_state_says_whether_the_job_waits_and_lives(state: str, nodes: str, waits: bool, lives: bool) -> None:
+def test_state_determines_is_waiting_and_is_alive(state: str, nodes: str, waits: bool, lives: bool) -> None:
     """A submitter that takes a job for dead because of an unknown state queues a second one into its directory."""
     job = JobState("1", state, nodes=nodes)
     assert (job.is_waiting, job.is_alive) == (waits, lives)
@@ -228,7 +228,7 @@ def test_a_state_says_whether_the_job_waits_and_lives(state: str, nodes: str, wa
         ("", "", SchedulerProbe(False, "no Slurm controller answers (scontrol printed nothing)")),
     ],
 )
-def test_a_ping_is_read(stdout: str, stderr: str, expected: SchedulerProbe) -> None:
+def test_ping_is_parsed(stdout: str, stderr: str, expected: SchedulerProbe) -> None:
     assert slurm_output.parse_ping(stdout, stderr) == expected
 
 
@@ -252,7 +252,7 @@ def test_a_ping_is_read(stdout: str, stderr: str, expected: SchedulerProbe) -> N
         ("", StartEstimate()),
     ],
 )
-def test_the_sentence_of_test_only_is_read(text: str, expected: StartEstimate) -> None:
+def test_sentence_of_test_only_is_parsed(text: str, expected: StartEstimate) -> None:
     assert slurm_output.parse_test_only(text) == expected
 
 
@@ -265,7 +265,7 @@ SHOWN_JOB = (
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("fields", "expected"),
     [
         (("RUNNING", "0", "2026-11-23T20:51:16"), JobRecord("RUNNING", 0, is_being_preempted=True)),
         (("RUNNING", "0", "None"), JobRecord("RUNNING", 0, is_being_preempted=False)),
@@ -274,12 +274,12 @@ SHOWN_JOB = (
         (("", "0", "None"), JobRecord("?", 0, is_being_preempted=False)),
     ],
 )
-def test_what_the_controller_holds_of_a_job_is_read(words: tuple[str, str, str], expected: JobRecord) -> None:
-    """SubmitLine, shown since 25.11, holds text of the person's own and must not count."""
-    assert slurm_output.parse_job_record(SHOWN_JOB.format(*words)) == expected
+def test_job_record_is_parsed(fields: tuple[str, str, str], expected: JobRecord) -> None:
+    """SubmitLine, shown since 25.11, has text of the user and must be ignored."""
+    assert slurm_output.parse_job_record(SHOWN_JOB.format(*fields)) == expected
 
 
-def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None:
+def test_earlier_attempts_exclude_the_current_one() -> None:
     text = (
         "3|PREEMPTED|0:0|gpu[01-02]|2026-11-23T20:51:43\n"
         "3|NODE_FAIL|0:0|gpu[01-02]|2026-11-23T20:56:04\n"
@@ -294,7 +294,7 @@ def test_earlier_starts_of_a_job_are_kept_apart_from_the_one_under_way() -> None
     assert earlier[1].began == earlier[0].began + 261
 
 
-def test_nodes_that_are_down_or_silent_are_named() -> None:
+def test_nodes_that_are_down_or_without_response() -> None:
     shown = "gpu01|idle\ngpu01|idle\ngpu02|down*\ngpu03|mixed*\ngpu04|failing\nsinfo: something new\n"
     assert slurm_output.parse_nodes_down(shown) == ["gpu02", "gpu03", "gpu04"]
 
@@ -333,7 +333,7 @@ ODD_TEXT = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=6), max_size=3
 @pytest.mark.parametrize("name", READERS)
 @settings(deadline=None, database=None, derandomize=True)
 @given(text=ODD_TEXT)
-def test_no_output_of_slurm_raises(name: str, text: str) -> None:
+def test_no_output_raises_an_error(name: str, text: str) -> None:
     """Next year's Slurm prints what nobody has seen; only text without any job or configuration is an error."""
     with contextlib.suppress(ClusterError):
         READERS[name](text)

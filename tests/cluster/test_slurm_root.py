@@ -1,4 +1,4 @@
-"""The runner of `make test-slurm`: what it says where it cannot run, and that it leaves nothing behind."""
+"""The runner of `make test-slurm`: its messages where it cannot run, and its clean-up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sys.exit(slurm_root.in_namespaces("run", "26.05", *sys.argv[1:]))
 
 @pytest.fixture
 def run_in_root(tmp_path) -> list[str]:
-    """Words that run the words after them in a second view of this machine's own root directory."""
+    """Arguments that run a command in a second view of this machine's root directory."""
     try:
         slurm_root.check_machine()
     except slurm_root.SkippedError as reason:
@@ -52,11 +52,11 @@ def other_slurm_installed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "seen"),
+    ("arguments", "seen"),
     [([], "not set"), ([""], "not set"), (["23.02", "true"], "23.02"), (["26.5", "true"], "26.5"), (["x"], "x")],
 )
-def test_an_unknown_version_is_refused_with_those_that_there_are(words, seen, capsys):
-    assert slurm_root.main(words) == 2
+def test_unknown_version_is_refused_with_the_known_ones(arguments, seen, capsys):
+    assert slurm_root.main(arguments) == 2
     assert capsys.readouterr().err == f"SLURM must be one of 22.05, 24.11, 26.05; it is {seen}\n"
 
 
@@ -71,10 +71,10 @@ def test_an_unknown_version_is_refused_with_those_that_there_are(words, seen, ca
             ("sh", "-c", "echo unshare failed: Operation not permitted >&2; exit 1"),
             "no names",
         ),
-        (slurm_root, "output_of", lambda *words: "", "the apt sources of this machine name no Debian mirror"),
+        (slurm_root, "output_of", lambda *arguments: "", "the apt sources of this machine name no Debian mirror"),
     ],
 )
-def test_a_machine_that_cannot_skips_in_one_line(
+def test_unsupported_machine_is_skipped_with_one_line(
     target, name, fake, reason, monkeypatch, capsys, tmp_path, other_slurm_installed
 ):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -95,7 +95,7 @@ def test_a_machine_that_cannot_skips_in_one_line(
         (0, "26.11.1", "has Slurm 26.11.1"),
     ],
 )
-def test_a_root_directory_that_is_not_what_was_wanted_fails_and_is_not_kept(
+def test_wrong_root_directory_fails_and_is_removed(
     built, version, reason, monkeypatch, capsys, tmp_path, other_slurm_installed
 ):
     def build(action, _version, root, mirror, log):
@@ -115,7 +115,7 @@ def test_a_root_directory_that_is_not_what_was_wanted_fails_and_is_not_kept(
     assert not (tmp_path / "26.05").exists()
 
 
-def test_a_root_directory_is_made_once_and_again_when_its_recipe_changes(monkeypatch, tmp_path):
+def test_root_directory_is_built_once_and_again_after_a_change_of_its_recipe(monkeypatch, tmp_path):
     made = []
 
     def build(action, _version, root, mirror, log):
@@ -142,12 +142,12 @@ def test_a_root_directory_is_made_once_and_again_when_its_recipe_changes(monkeyp
         ("http://mirror/security/ trixie-security\nhttps://own.mirror/d/ trixie\n", "https://own.mirror/d/"),
     ],
 )
-def test_the_mirror_is_that_of_a_whole_release(sources, mirror, monkeypatch):
-    monkeypatch.setattr(slurm_root, "output_of", lambda *words: sources)
+def test_mirror_is_that_of_a_complete_release(sources, mirror, monkeypatch):
+    monkeypatch.setattr(slurm_root, "output_of", lambda *arguments: sources)
     assert slurm_root.debian_mirror() == mirror
 
 
-def test_a_command_sees_repository_and_python_and_its_own_directories_for_files(run_in_root, tmp_path):
+def test_command_has_repository_python_and_own_directories(run_in_root, tmp_path):
     program = (
         "import os, pytest; print(os.getcwd(), os.listdir('/dev/shm')); open('/tmp/kept', 'w').close(); os._exit(7)"
     )
@@ -159,7 +159,7 @@ def test_a_command_sees_repository_and_python_and_its_own_directories_for_files(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_nothing_runs_on_when_the_runner_is_ended(number, run_in_root):
+def test_no_process_survives_the_runner(number, run_in_root):
     mark = f"{time.time():.6f}"
     command = ["sh", "-c", f"setsid sleep 1{mark} & sleep 2{mark}"]
     with subprocess.Popen([*run_in_root, *command]) as runner:
@@ -175,7 +175,7 @@ def num_sleeping(mark: str) -> int:
     return int(found.stdout)
 
 
-def test_the_quick_selection_has_every_topic():
+def test_quick_selection_has_every_topic():
     sources = [path.read_text() for path in (slurm_root.REPOSITORY / "tests").rglob("test_*.py")]
     topics = {topic for source in sources for topic in re.findall(r'mark\.slurm_quick\("([^"]+)"\)', source)}
     assert topics == {"submit", "status", "preempt and resume", "cancel", "chain", "doctor"}

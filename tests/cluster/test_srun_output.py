@@ -1,4 +1,4 @@
-"""How tasks ended, read from a job's log as Slurm of three generations writes it."""
+"""Ends of tasks, parsed from logs of jobs of three Slurm versions."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def section(version: str, how: str) -> str:
         ("exit", TaskEnd("gpu01", (1,), "Exited with exit code 3", ExitStatus(3))),
     ],
 )
-def test_the_task_that_ended_first_is_distinguished_from_those_that_srun_ended(version, how, expected):
-    """srun's own status was 143 in all of these: that of the tasks which it asked to leave."""
+def test_first_end_is_the_task_that_ended_the_others(version, how, expected):
+    """The exit status of srun was 143 in all of these: that of the tasks that it ended."""
     log = section(version, how)
     assert "srun ended with 143" in log
     ends = parse_task_ends(log)
@@ -41,7 +41,7 @@ def test_the_task_that_ended_first_is_distinguished_from_those_that_srun_ended(v
     assert first_end(ends, echoes=()) == expected
 
 
-def test_a_rank_that_only_noticed_is_not_the_first():
+def test_rank_that_only_noticed_is_not_the_first():
     """srun may hear of a peer that lost its connection before it hears of the task that was killed."""
     log = "srun: error: n1: tasks 0,2-3: Exited with exit code 1\nsrun: error: n2: task 1: Bus error (core dumped)\n"
     ends = parse_task_ends(log)
@@ -60,7 +60,7 @@ def test_a_rank_that_only_noticed_is_not_the_first():
         ("srun: error: gpu01: task 1: Vanished without trace", None),
     ],
 )
-def test_an_unknown_end_is_shown_and_has_no_status(line, status):
+def test_unknown_end_has_no_status(line, status):
     (end,) = parse_task_ends(f"0: srun: error: not ours\n{line}\n")
     assert end.status == status
     assert end.text == f"task 1 on gpu01: {line.rpartition(': ')[2]}"
@@ -81,5 +81,5 @@ def test_an_unknown_end_is_shown_and_has_no_status(line, status):
         ("", False),
     ],
 )
-def test_memory_that_ran_out_is_recognised(log, expected):
+def test_out_of_memory_is_recognised(log, expected):
     assert is_out_of_memory(log) is expected

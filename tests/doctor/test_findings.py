@@ -148,6 +148,6 @@ def test_losses_are_warnings_without_obstacles():
     assert [line.partition(":")[0] for line in lines] == ["save time"]
 
 
-def test_losses_without_a_partition_use_the_settings_of_the_site():
+def test_run_findings_without_a_partition_have_no_time_limit():
     found = [finding.what for finding in run_findings(SETTINGS, None, None, ClusterSpec(), CheckpointSpec(), None)]
     assert found == ["preemption", "save time"]

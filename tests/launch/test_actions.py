@@ -112,8 +112,8 @@ def test_run_is_found_by_name_or_path_and_a_misspelt_name_gets_a_suggestion(tmp_
         find_run("first", [first, second, twin])
 
 
-def run_cli(*words: object):
-    return CliRunner().invoke(cli, [str(word) for word in words])
+def run_cli(*arguments: object):
+    return CliRunner().invoke(cli, [str(word) for word in arguments])
 
 
 def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
