@@ -1,1 +1,1 @@
-"""How good a detector is: non-maximum suppression, metrics, and a pass over the validation images of all ranks."""
+"""Evaluation of a detector: non-maximum suppression, metrics, and a pass over the validation images of all ranks."""

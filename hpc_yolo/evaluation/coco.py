@@ -1,4 +1,4 @@
-"""Detections as COCO's JSON has them, and the official numbers from COCO's own library."""
+"""Detections in COCO's JSON format, and the official metrics of COCO's own library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class OfficialNumbers(msgspec.Struct, frozen=True):
-    """What COCO's library prints, in its order: average precision (ap) and recall (ar) by IoU, area and detections."""
+    """The metrics that COCO's library prints, in its order: AP and AR by IoU, area and number of detections."""
 
     ap: float
     ap50: float
@@ -53,7 +53,7 @@ class OfficialNumbers(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class CocoKeys:
-    """How a COCO file calls classes, by class index, and images, by their position in the split."""
+    """The ids of a COCO file: of classes, by class index, and of images, by their position in the split."""
 
     category_ids: Sequence[int]
     image_ids: Sequence[ImageId]
@@ -94,7 +94,7 @@ def _own_id(path: Path) -> ImageId:
 
 
 def predictions(detections: torch.Tensor, image_id: ImageId, keys: CocoKeys) -> list[Prediction]:
-    """Detections (n, 6) xyxy, score, class of one image, rounded to thousandths of pixels and 5 digits of score."""
+    """Return detections (n, 6) xyxy, score, class of one image, rounded to 0.001 pixels and 5 digits of the score."""
     return [
         Prediction(
             image_id,
@@ -107,7 +107,7 @@ def predictions(detections: torch.Tensor, image_id: ImageId, keys: CocoKeys) -> 
 
 
 class PredictionsWriter:
-    """A JSON list that grows image by image, so that a large set needs little memory."""
+    """Writer of a JSON list, image by image, so that a large set needs little memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -125,7 +125,7 @@ class PredictionsWriter:
 
 
 def has_library() -> bool:
-    """Whether the official numbers can be computed here."""
+    """Return True if pycocotools is installed."""
     return importlib.util.find_spec("pycocotools") is not None
 
 
@@ -147,7 +147,7 @@ def official_numbers(
         raise HpcYoloError("the official COCO numbers need the package pycocotools", hint=INSTALL) from error
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             truth = _indexed(COCO, dataset)
             rows: list[dict[str, Any]] = json.loads(predictions_file.read_bytes())
             wanted = set(image_ids)
@@ -157,7 +157,7 @@ def official_numbers(
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-    except Exception as error:  # whatever it does not like of what tools write
+    except Exception as error:  # it raises anything for unusual annotations
         raise HpcYoloError(f"pycocotools cannot evaluate the predictions: {type(error).__name__}: {error}") from error
     return OfficialNumbers(*(float(value) for value in evaluation.stats))
 

@@ -22,20 +22,20 @@ from hpc_yolo.evaluation.coco import CocoKeys, ImageId, fallback_ids
 
 FORM_HINT = "images, annotations and categories are needed, as in instances_val2017.json"
 NAMES_HINT = "name the classes in the dataset YAML as the annotations do"
-IMAGES_HINT = "write file_name in the annotations with the directories that tell the images apart"
+IMAGES_HINT = "write file_name in the annotations with the directories that distinguish the images"
 MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a COCO file says of the images of a split.
+    """The content of a COCO file for the images of a split.
 
     Attributes:
         dataset: the file's content as COCO's library needs it.
         keys: ids of all images of the split, also of those that the file does not have.
         known: of those, the ids that the file has.
-        crowds: by image id, (k, 5) class, xyxy in the file's pixels of regions of objects that nobody told apart.
-        messages: what a person should know before the evaluation.
+        crowds: by image id, (k, 5) class, xyxy in the file's pixels: regions of many objects without own boxes.
+        messages: warnings to show before the evaluation.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class Annotations:
 
 
 def read_annotations(path: Path, names: Sequence[str], image_paths: Sequence[str]) -> Annotations:
-    """Return what `path` says of the classes `names` and of the images at `image_paths`.
+    """Return the annotations in `path` for the classes `names` and the images at `image_paths`.
 
     Missing `info`, `area`, `iscrowd`, `bbox` (where there are polygons) and ids of annotations are filled in.
 
     Raises:
-        DataError: it is not of COCO's form, does not know a class, or its images cannot be told apart.
+        DataError: it is not of COCO's form, does not know a class, or its images cannot be distinguished.
     """
     content = _read_json(path)
     images = list(_images(path, content["images"]))

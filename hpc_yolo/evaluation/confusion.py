@@ -1,4 +1,4 @@
-"""Which classes are taken for which, at one confidence and one overlap."""
+"""The confusion matrix of classes, at one confidence and one overlap."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ IOU_THRESHOLD = 0.45
 
 
 class ConfusionMatrix:
-    """`counts` (classes + 1, classes + 1): rows what was detected, columns what is there; the last is background.
+    """`counts` (classes + 1, classes + 1): detected classes as rows, labelled ones as columns; the last is background.
 
-    A detection is paired with the label that it overlaps most, whatever their classes, and a label with the detection
-    that overlaps it most of those that chose it. Labels left over are missed, detections left over are false alarms.
+    A detection is paired with the label that it overlaps most, of any class, and a label with the detection that
+    overlaps it most among those. Labels without a pair are missed, detections without a pair are false alarms.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -41,7 +41,7 @@ class ConfusionMatrix:
 
 
 def best_pairs(overlaps: torch.Tensor) -> dict[int, int]:
-    """Of each paired detection its label, from the IoU of all detections with all labels (n, m)."""
+    """Return the label of each paired detection, from the IoU of all detections with all labels (n, m)."""
     if overlaps.numel() == 0:
         return {}
     best, chosen = overlaps.max(dim=1)

@@ -1,4 +1,4 @@
-"""A pass over the validation images: every rank takes its share, and matches are gathered, not images."""
+"""A pass over the validation images: every rank evaluates its shard, and matches are gathered, not images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How detections are chosen. Thresholds are in [0, 1]; with `single_cls` all classes are taken for the first."""
+    """Parameters of the suppression; thresholds in [0, 1]. `single_cls` treats all classes as the first."""
 
     conf_threshold: float = 0.001
     iou_threshold: float = 0.6
@@ -49,10 +49,12 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found on one image, in its file's pixels.
+    """Detections and labels of one image, in the pixels of its file.
 
-    index: of the image in its `ImageIndex`. detections: (n, 6) xyxy, score, class; surest first. labels: (m, 5)
-    class, xyxy.
+    Attributes:
+        index: of the image in its `ImageIndex`.
+        detections: (n, 6) xyxy, score, class; highest score first.
+        labels: (m, 5) class, xyxy.
     """
 
     index: int
@@ -62,7 +64,7 @@ class ImageResult:
 
 
 class Stopwatch:
-    """Seconds spent in each stage of an evaluation. On a GPU a stage ends when the GPU has done its work."""
+    """Seconds spent in each stage of an evaluation; on a GPU a stage ends with a synchronisation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -93,13 +95,12 @@ def evaluate(
     on_image: Callable[[ImageResult], None] = lambda _result: None,
     stopwatch: Stopwatch | None = None,
 ) -> EvaluationResult:
-    """Metrics of `model` (in evaluation mode) on the `batches` of all ranks; the same on every rank.
+    """Return the metrics of `model` (in evaluation mode) on the `batches` of all ranks; the same on every rank.
 
     Args:
-        gather_arrays: every rank's arrays, by rank.
-        crowds: of images by index, (k, 5) class, xyxy in the file's pixels: regions where detections count neither
-            way.
-        on_image: told of each image of this rank.
+        gather_arrays: returns every rank's arrays, by rank.
+        crowds: by index of an image, (k, 5) class, xyxy in the file's pixels: regions in which detections are ignored.
+        on_image: called with the result of each image of this rank.
         stopwatch: times the stages.
     """
     settings = settings or EvaluationSettings()
@@ -159,7 +160,7 @@ def _arrays(result: ImageResult, crowds: torch.Tensor) -> Arrays:
 
 
 def to_original_pixels(boxes_xyxy: torch.Tensor, shape: ImageShape) -> torch.Tensor:
-    """Boxes (n, 4) from the padded image back to the file's pixels, kept inside it."""
+    """Convert boxes (n, 4) of the padded image to pixels of the file, clipped to it."""
     (height, width), ((ratio_h, ratio_w), (pad_w, pad_h)) = shape
     moved = boxes_xyxy - boxes_xyxy.new_tensor([pad_w, pad_h, pad_w, pad_h])
     moved = moved / moved.new_tensor([ratio_w, ratio_h, ratio_w, ratio_h])
@@ -167,7 +168,7 @@ def to_original_pixels(boxes_xyxy: torch.Tensor, shape: ImageShape) -> torch.Ten
 
 
 def _joined(found: list[Arrays]) -> Arrays:
-    """Arrays of many images, end to end; with the right types where there is no image at all."""
+    """Concatenate the arrays of many images; the types are right without any image too."""
     nothing: Arrays = {
         "correct": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
         "ignored": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
@@ -180,9 +181,9 @@ def _joined(found: list[Arrays]) -> Arrays:
     return {name: np.concatenate([empty, *(one[name] for one in found)]) for name, empty in nothing.items()}
 
 
-def _metrics_of(shares: list[Arrays]) -> EvaluationResult:
-    every = _joined(shares)
-    # By image, so that equal scores stand in the same order for any number of ranks.
+def _metrics_of(shards: list[Arrays]) -> EvaluationResult:
+    every = _joined(shards)
+    # By image, so that equal scores are in the same order for any number of ranks.
     order = np.argsort(every["detection_images"], kind="stable")
     metrics = compute_metrics(
         every["correct"][order],

@@ -1,4 +1,4 @@
-"""From detections and labels to precision, recall and mean average precision."""
+"""Precision, recall and mean average precision of detections against labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpc_yolo.models.boxes import iou_matrix_xyxy, overlap_shares_xyxy
+from hpc_yolo.models.boxes import iou_matrix_xyxy, overlap_fractions_xyxy
 from hpc_yolo.runs.metrics import ClassMetrics, Metrics
 
 Array = npt.NDArray[np.float64]
@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 IOU_THRESHOLDS: Array = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = 101
 CONFIDENCE_POINTS = 1000
-F1_SMOOTHING = 0.1  # width of the box filter over the F1 curve, as a share of its length
+F1_SMOOTHING = 0.1  # width of the box filter over the F1 curve, as a fraction of its length
 TINY = 1e-16
 
 
@@ -32,10 +32,12 @@ class ClassEvaluation:
 
 @dataclass(frozen=True)
 class Curves:
-    """At IoU 0.5, a row for each class that has labels, in the order of `DetectionMetrics.per_class`.
+    """Curves at IoU 0.5, a row for each class that has labels, in the order of `DetectionMetrics.per_class`.
 
-    precision, recall: (classes, 1000) over the confidences from 0 to 1. precision_at_recall: (classes, 101) over the
-    recalls from 0 to 1; the area below a row is the class's AP50.
+    Attributes:
+        precision: (classes, 1000) over the confidences from 0 to 1.
+        recall: likewise.
+        precision_at_recall: (classes, 101) over the recalls from 0 to 1; the area below a row is the class's AP50.
     """
 
     precision: Array
@@ -45,7 +47,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """Means over the classes that have labels, and each class. `curves`: None where nothing right was detected."""
+    """Means over the classes that have labels, and each class; `curves` is None without a correct detection."""
 
     mean: Metrics = field(default_factory=Metrics)
     per_class: tuple[ClassEvaluation, ...] = ()
@@ -67,14 +69,13 @@ class DetectionMetrics:
 
 
 def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDArray[np.bool_]:
-    """(n, 10): whether each detection is right at each IoU threshold.
+    """Return (n, 10): True where a detection is correct at an IoU threshold.
 
-    At each threshold a detection keeps the label that it overlaps most, among those of its class that it overlaps
-    enough; then a label keeps the surest of the detections that chose it. A detection whose label is taken is wrong,
-    even where another label would fit.
+    At each threshold a detection is matched to the label of its class that it overlaps most, if it overlaps it enough;
+    a label keeps the first of the detections matched to it. The others are wrong, even where another label would fit.
 
     Args:
-        detections: (n, 6) xyxy, score, class; surest first.
+        detections: (n, 6) xyxy, score, class; highest score first.
         labels: (m, 5) class, xyxy in the same pixels.
     """
     correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), dtype=bool)
@@ -90,18 +91,18 @@ def match_detections(detections: torch.Tensor, labels: torch.Tensor) -> npt.NDAr
 
 
 def in_crowd(detections: torch.Tensor, crowds: torch.Tensor) -> npt.NDArray[np.bool_]:
-    """(n, 10): whether the share of each detection that lies in a crowd of its class reaches each threshold.
+    """Return (n, 10): True where the fraction of a detection inside a crowd of its class reaches a threshold.
 
-    A crowd is a region of many objects that nobody told apart; COCO lets detections in it count neither way.
+    A crowd is a region of many objects without boxes of their own; COCO ignores detections in it.
 
     Args:
         detections: (n, 6) xyxy, score, class. crowds: (k, 5) class, xyxy in the same pixels.
     """
     if len(detections) == 0 or len(crowds) == 0:
         return np.zeros((len(detections), len(IOU_THRESHOLDS)), dtype=bool)
-    shares = overlap_shares_xyxy(detections[:, :4], crowds[:, 1:])
-    shares = shares.where(detections[:, 5:6] == crowds[None, :, 0], 0.0).amax(dim=1)
-    return shares.cpu().numpy()[:, None] >= IOU_THRESHOLDS
+    inside = overlap_fractions_xyxy(detections[:, :4], crowds[:, 1:])
+    inside = inside.where(detections[:, 5:6] == crowds[None, :, 0], 0.0).amax(dim=1)
+    return inside.cpu().numpy()[:, None] >= IOU_THRESHOLDS
 
 
 def compute_metrics(
@@ -111,12 +112,12 @@ def compute_metrics(
     label_classes: npt.NDArray[np.integer],
     ignored: npt.NDArray[np.bool_] | None = None,
 ) -> DetectionMetrics:
-    """Metrics of all detections of a set.
+    """Return the metrics of all detections of a set.
 
     Args:
-        correct: (N, 10) right or wrong at each threshold. scores, classes: (N,) of the same detections.
+        correct: (N, 10) at each threshold. scores, classes: (N,) of the same detections.
         label_classes: (M,) of all labels.
-        ignored: (N, 10) detections that are not right and shall not count as wrong either.
+        ignored: (N, 10) detections that are not correct and do not count as wrong either.
     """
     counted = np.ones_like(correct) if ignored is None else ~ignored
     present, num_labels = np.unique(label_classes, return_counts=True)
@@ -151,14 +152,14 @@ def _metrics(precision: np.floating, recall: np.floating, ap50: np.floating, ap5
 
 
 def precision_envelope(recall: Array, precision: Array) -> Array:
-    """(101,): the best precision at each recall or a higher one."""
+    """Return (101,) the best precision at each recall or a higher one."""
     recalls = np.concatenate(([0.0], recall, [1.0]))
     envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
     return np.interp(np.linspace(0, 1, RECALL_POINTS), recalls, envelope)
 
 
 def area(heights: Array) -> float:
-    """Area under a curve of evenly spaced points from 0 to 1, by the trapezoid rule."""
+    """Return the area under a curve of evenly spaced points from 0 to 1, by the trapezoid rule."""
     return float(((heights[1:] + heights[:-1]) / 2 * np.diff(np.linspace(0, 1, len(heights)))).sum())
 
 
@@ -189,12 +190,12 @@ def _class_curves(
 
 
 def _corners(right: npt.NDArray[np.integer], num_detections: int, num_labels: int) -> tuple[Array, Array]:
-    """(recall, precision) where the curve turns: at each right detection and at the last wrong one after it.
+    """Return (recall, precision) at each correct detection and at the last wrong one after it.
 
-    Between the two recall stays and precision falls, so that nothing there shapes the envelope.
+    Between the two recall is constant and precision falls, so that no point there changes the envelope.
 
     Args:
-        right: positions of the right ones among a class's detections, surest first.
+        right: positions of the correct ones among a class's detections, highest score first.
     """
     count = np.arange(len(right) + 1)
     ends = np.append(right, num_detections)
@@ -206,7 +207,7 @@ def _corners(right: npt.NDArray[np.integer], num_detections: int, num_labels: in
 
 
 def _smoothed(curve: Array) -> Array:
-    """Box filter with the ends repeated."""
+    """Apply a box filter, with the ends repeated."""
     taps = round(len(curve) * F1_SMOOTHING * 2) // 2 + 1
     padded = np.pad(curve, taps // 2, mode="edge")
     return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")

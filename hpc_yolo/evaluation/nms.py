@@ -1,8 +1,8 @@
-"""Non-maximum suppression: from all decoded rows of an image to its detections, and no clock that ends it.
+"""Non-maximum suppression: from all decoded predictions of an image to its detections, without a time limit.
 
-Greedy: candidates, the surest first, are kept unless they overlap a kept one of their class too much. A candidate's
-fate depends on surer ones only, so that suppression runs on growing beginnings of their order and ends with the first
-that holds all detections wanted.
+Greedy: candidates, highest score first, are kept unless they overlap a kept one of their class too much. A decision
+depends on candidates of higher score only, so that suppression runs on growing prefixes of their order and ends with
+the first that yields all detections wanted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torchvision
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000
-FIRST_PART = 2  # candidates tried at first, as a multiple of the detections wanted
-PART_GROWTH = 4
+FIRST_PREFIX = 2  # candidates in the first prefix, as a multiple of the detections wanted
+PREFIX_GROWTH = 4
 
 
 def non_max_suppression(
@@ -29,19 +29,21 @@ def non_max_suppression(
     agnostic: bool = False,
     classes: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
-    """Detections of each image: (n, 6) xyxy in input pixels, score, class; best first, equal scores by row and class.
+    """Return the detections of each image: (n, 6) xyxy in input pixels, score, class, highest score first.
+
+    Equal scores are ordered by prediction and class.
 
     Args:
-        decoded: (B, rows, 5 + classes) cxcywh, objectness, class scores, as the head decodes them.
-        multi_label: every class of a row that is sure enough becomes a detection, else only its best.
+        decoded: (B, predictions, 5 + classes) cxcywh, objectness, class scores, as the head decodes them.
+        multi_label: every class above the threshold becomes a detection, else only the best of a prediction.
         agnostic: boxes of different classes suppress each other too.
-        classes: look for these only.
+        classes: return only these.
     """
     multi_label = multi_label and decoded.shape[2] > 6
-    able = decoded[..., 4] > conf_threshold
+    above = decoded[..., 4] > conf_threshold
     found = []
-    for image, is_able in zip(decoded, able, strict=True):
-        candidates = _candidates(image[is_able].float(), conf_threshold, multi_label, classes)
+    for image, is_above in zip(decoded, above, strict=True):
+        candidates = _candidates(image[is_above].float(), conf_threshold, multi_label, classes)
         found.append(_suppress(candidates, iou_threshold, max_detections, agnostic))
     return found
 
@@ -49,7 +51,7 @@ def non_max_suppression(
 def _candidates(
     rows: torch.Tensor, conf_threshold: float, multi_label: bool, wanted: Sequence[int] | None
 ) -> torch.Tensor:
-    """(n, 6) xyxy, score, class of the surest candidates, best first."""
+    """Return (n, 6) xyxy, score, class of the candidates with the highest scores, best first."""
     rows = rows[rows[:, 5:].amax(dim=1) * rows[:, 4] > conf_threshold]
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
@@ -62,14 +64,14 @@ def _candidates(
     if wanted is not None:
         is_wanted = torch.isin(classes, classes.new_tensor(wanted))
         row_index, classes, confidences = row_index[is_wanted], classes[is_wanted], confidences[is_wanted]
-    order = _surest(confidences)
+    order = _highest(confidences)
     row_index, classes, confidences = row_index[order], classes[order], confidences[order]
     boxes = cxcywh_to_xyxy(rows[row_index, :4])
     return torch.cat((boxes, confidences[:, None], classes[:, None].to(boxes.dtype)), dim=1)
 
 
-def _surest(confidences: torch.Tensor) -> torch.Tensor:
-    """Positions of the MAX_CANDIDATES largest, in order; equal ones as they stand, also where the cut falls."""
+def _highest(confidences: torch.Tensor) -> torch.Tensor:
+    """Return the indices of the MAX_CANDIDATES largest, in order; equal ones in their given order, at the cut too."""
     if len(confidences) <= MAX_CANDIDATES:
         return confidences.sort(stable=True, descending=True).indices
     least = confidences.topk(MAX_CANDIDATES, sorted=False).values.min()
@@ -82,11 +84,11 @@ def _suppress(candidates: torch.Tensor, iou_threshold: float, max_detections: in
         return candidates
     boxes, scores = candidates[:, :4].double(), candidates[:, 4].double()
     if not agnostic:
-        # Each class has a plane of its own. In double precision moving a box there does not change its IoU.
+        # Boxes of each class are moved to a region of their own; in double precision this does not change their IoU.
         boxes = boxes + candidates[:, 5:].double() * (boxes.max() - boxes.min()).ceil().add(1)
-    part = FIRST_PART * max_detections
+    prefix = FIRST_PREFIX * max_detections
     while True:
-        kept = torchvision.ops.nms(boxes[:part], scores[:part], iou_threshold)
-        if len(kept) >= max_detections or part >= len(boxes):
+        kept = torchvision.ops.nms(boxes[:prefix], scores[:prefix], iou_threshold)
+        if len(kept) >= max_detections or prefix >= len(boxes):
             return candidates[kept[:max_detections]]
-        part *= PART_GROWTH
+        prefix *= PREFIX_GROWTH

@@ -1,4 +1,4 @@
-"""The YOLOv5 family: its blocks (`layers`), its head (`head`) and networks from rows of a config (`family`)."""
+"""The YOLOv5 family: models built from configs (`family`), their blocks (`layers`), heads and losses."""
 
 from hpc_yolo.models.family import Detector, build_from_config, build_model, tensor_shapes
 from hpc_yolo.spec.model_config import load_config

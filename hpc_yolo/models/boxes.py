@@ -10,26 +10,26 @@ EPSILON = 1e-7
 
 
 def cxcywh_to_xyxy(boxes: torch.Tensor) -> torch.Tensor:
-    """Boxes (..., 4) from centre and size to corners."""
+    """Convert boxes (..., 4) from centre and size to corners."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: torch.Tensor) -> torch.Tensor:
-    """Boxes (..., 4) from corners to centre and size."""
+    """Convert boxes (..., 4) from corners to centre and size."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((first + last) / 2, last - first), dim=-1)
 
 
 def iou_matrix_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each box of `first` (N, 4) with each of `second` (M, 4): (N, M) in [0, 1]."""
+    """Return the IoU of each box of `first` (N, 4) with each of `second` (M, 4): (N, M) in [0, 1]."""
     intersection = _intersections_xyxy(first, second)
     areas_first, areas_second = _areas_xyxy(first), _areas_xyxy(second)
     return intersection / (areas_first[:, None] + areas_second[None, :] - intersection + EPSILON)
 
 
-def overlap_shares_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The share of each box of `first` (N, 4) that lies in each of `second` (M, 4): (N, M) in [0, 1]."""
+def overlap_fractions_xyxy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the fraction of each box of `first` (N, 4) that lies in each of `second` (M, 4): (N, M) in [0, 1]."""
     return _intersections_xyxy(first, second) / (_areas_xyxy(first)[:, None] + EPSILON)
 
 
@@ -44,10 +44,12 @@ def _areas_xyxy(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def ciou_cxcywh(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Complete IoU of matching boxes (..., 4): (...), at most 1.
+    """Return the complete IoU of matching boxes (..., 4): (...), at most 1.
 
-    IoU less the squared distance of the centres, as a share of the enclosing diagonal, less a penalty for a different
-    aspect ratio whose weight carries no gradient. Source: Zheng et al., Distance-IoU Loss, AAAI 2020.
+    It is the IoU, less the squared distance of the centres as a fraction of the squared diagonal of the enclosing box,
+    less a penalty for a different aspect ratio whose weight carries no gradient.
+
+    Source: Zheng et al., Distance-IoU Loss, AAAI 2020.
     """
     x1, y1, w1, h1 = predicted.unbind(-1)
     x2, y2, w2, h2 = target.unbind(-1)

@@ -1,4 +1,4 @@
-"""How large a network is and how much it computes."""
+"""The size of a model and the operations of one forward pass."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from hpc_yolo.models.family import build_model
 
 @dataclass(frozen=True)
 class Complexity:
-    """`conv_macs`: multiply-adds of all convolutions for one image."""
+    """Parameters of a model, and `conv_macs`: multiply-adds of all its convolutions for one image."""
 
     num_parameters: int
     conv_macs: int
 
     @property
     def gflops(self) -> float:
-        """Two operations a multiply-add, as the family's published figures count them."""
+        """Billions of operations, two a multiply-add, as the published values of the family count them."""
         return 2 * self.conv_macs / 1e9
 
 
 @torch.no_grad()
 def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexity:
-    """The figures of the network `name` for square images of `imgsz`, or the next multiple of its largest stride.
+    """Return the complexity of the model `name` for square images of `imgsz`, rounded up to its image stride.
 
-    Nothing is computed: shapes alone pass through the network, so that the largest takes no memory.
+    Only shapes pass through the model (meta tensors), so that even the largest takes no memory.
 
     Raises:
         SpecError: no such model, or its config makes no sense.

@@ -1,7 +1,7 @@
-"""What the config of a network may say, checked in words before anything is built of it.
+"""Validation of a model's config before anything is built from it, with messages that name field or layer.
 
-Files of the original's form are read as they are: nn.Upsample with its arguments, a Concat of dimension 1, a Detect
-with nc and anchors, and fields that say what the dataset or the program says here anyway (nc, ch, inplace).
+Files in YOLOv5's form are accepted: nn.Upsample with its arguments, a Concat of dimension 1, a Detect with nc and
+anchors, and fields whose values come from the dataset or the program here (nc, ch, inplace).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpc_yolo.models.heads import HEADS
 
 MAX_WIDTH = 16384  # channels; the widest of the family has 1280
 MAX_MULTIPLE = 100
-MAX_ANCHORS = 100  # a level
+MAX_ANCHORS = 100  # of a level
 IMAGE_CHANNELS = 3
 REQUIRED = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple", "nc", "ch", "inplace")
@@ -33,10 +33,11 @@ ACTIVATION = re.compile(
 
 
 @dataclass(frozen=True)
-class Row:
-    """One block of a network.
+class LayerSpec:
+    """One layer of a config.
 
-    `sources`: the rows that it reads, -1 for the one before (of the first row: the image).
+    Attributes:
+        sources: the layers that it reads, -1 for the one before (of the first layer: the image).
     """
 
     sources: tuple[int, ...]
@@ -45,42 +46,42 @@ class Row:
     arguments: list[Any]
 
 
-def read_rows(config: dict[str, Any]) -> list[Row]:
-    """The rows of backbone and head in their order.
+def read_layers(config: dict[str, Any]) -> list[LayerSpec]:
+    """Return the layers of backbone and head in their order.
 
     Raises:
-        ValueError: says which field or row is wrong, what is there and what may be.
+        ValueError: names the field or layer, its value and the allowed values.
     """
     _check_fields(config)
-    rows: list[Row] = []
-    for part in ("backbone", "head"):
-        for written in config[part]:
+    layers: list[LayerSpec] = []
+    for section in ("backbone", "head"):
+        for written in config[section]:
             try:
-                rows.append(_read_row(written, len(rows), config["anchors"]))
+                layers.append(_read_layer(written, len(layers), config["anchors"]))
             except ValueError as error:
-                raise row_error(len(rows), written, error) from error
-    for number, row in enumerate(rows[:-1]):
-        if row.block in HEADS:
-            raise ValueError(f"row {number} is a {row.block}, which ends a network, and rows follow it")
-    if rows[-1].block not in HEADS:
-        raise ValueError(f"the last row must be a head ({', '.join(HEADS)}), not a {rows[-1].block}")
-    return rows
+                raise layer_error(len(layers), written, error) from error
+    for number, layer in enumerate(layers[:-1]):
+        if layer.block in HEADS:
+            raise ValueError(f"layer {number} is a {layer.block}, a head, which must be the last layer")
+    if layers[-1].block not in HEADS:
+        raise ValueError(f"the last layer must be a head ({', '.join(HEADS)}), not a {layers[-1].block}")
+    return layers
 
 
-def row_error(number: int, written: object, error: Exception) -> ValueError:
-    """`error`, with the row that is to blame."""
-    return ValueError(f"row {number}, {written}: {error}")
+def layer_error(number: int, written: object, error: Exception) -> ValueError:
+    """Return `error` with the layer that caused it."""
+    return ValueError(f"layer {number}, {written}: {error}")
 
 
 def read_activation(written: object) -> tuple[str, float | None]:
-    """(name, slope or None) of SiLU, nn.SiLU(), nn.LeakyReLU(0.1) and the like.
+    """Return (name, slope or None) of SiLU, nn.SiLU(), nn.LeakyReLU(0.1) and the like.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: it has another form.
     """
     found = ACTIVATION.fullmatch(str(written))
     if found is None:
-        raise ValueError(f"activation: {written!r} is no name such as SiLU or LeakyReLU(0.1)")
+        raise ValueError(f"activation: {written!r} is not an activation such as SiLU or LeakyReLU(0.1)")
     return found["name"], None if found["slope"] is None else float(found["slope"])
 
 
@@ -94,14 +95,14 @@ def _check_fields(config: dict[str, Any]) -> None:
         raise ValueError(f"{', '.join(missing)} missing")
     for name in ("depth_multiple", "width_multiple"):
         if type(config[name]) not in (int, float) or not 0 < config[name] <= MAX_MULTIPLE:
-            raise ValueError(f"{name}: {config[name]!r} is no number above 0, to {MAX_MULTIPLE}")
+            raise ValueError(f"{name}: {config[name]!r} is not a number above 0, at most {MAX_MULTIPLE}")
     _check_number("channel_multiple", config.get("channel_multiple", 1), 1, MAX_WIDTH)
     if config.get("ch", IMAGE_CHANNELS) != IMAGE_CHANNELS:
         raise ValueError(f"ch: images have {IMAGE_CHANNELS} channels, not {config['ch']!r}")
     _check_anchors(config["anchors"])
-    for part in ("backbone", "head"):
-        if not isinstance(config[part], list) or not config[part]:
-            raise ValueError(f"{part}: must be a list of rows")
+    for section in ("backbone", "head"):
+        if not isinstance(config[section], list) or not config[section]:
+            raise ValueError(f"{section}: must be a list of layers")
 
 
 def _check_anchors(anchors: object) -> None:
@@ -112,14 +113,14 @@ def _check_anchors(anchors: object) -> None:
         sizes = level if isinstance(level, list) else []
         positive = all(type(size) in (int, float) and 0 < size < math.inf for size in sizes)
         if not positive or not 2 <= len(sizes) <= 2 * MAX_ANCHORS or len(sizes) % 2:
-            raise ValueError(f"anchors: {level!r} are no widths and heights in turn, in pixels above 0")
+            raise ValueError(f"anchors: {level!r} is not a list of widths and heights in turn, in pixels above 0")
     if len({len(level) for level in anchors}) != 1:
-        raise ValueError("anchors: there must be levels, all with as many")
+        raise ValueError("anchors: must be lists of equal length, one a level")
 
 
-def _read_row(written: object, number: int, anchors: object) -> Row:
+def _read_layer(written: object, number: int, anchors: object) -> LayerSpec:
     if not isinstance(written, (list, tuple)) or len(written) != 4:
-        raise ValueError("a row is [from, repeats, block, [arguments]]")
+        raise ValueError("a layer is [from, repeats, block, [arguments]]")
     source, repeats, block, arguments = written
     kind = str(block).removeprefix("nn.")
     if kind not in BLOCKS and kind not in HEADS:
@@ -128,38 +129,38 @@ def _read_row(written: object, number: int, anchors: object) -> Row:
     if repeats != 1 and kind != "C3":
         raise ValueError(f"{kind} is not repeated; C3 is")
     if not isinstance(arguments, list):
-        raise ValueError(f"arguments: {arguments!r} is no list")
+        raise ValueError(f"arguments: {arguments!r} is not a list")
     _check_arguments(kind, arguments, anchors)
     sources = tuple(_source(index, number) for index in (source if isinstance(source, list) else [source]))
     if len(sources) != 1 and kind != "Concat" and kind not in HEADS:
-        raise ValueError(f"{kind} reads one row, not {len(sources)}")
+        raise ValueError(f"{kind} reads one layer, not {len(sources)}")
     if not sources:
-        raise ValueError("from: names no row")
-    return Row(sources, repeats, kind, arguments)
+        raise ValueError("from: must name a layer")
+    return LayerSpec(sources, repeats, kind, arguments)
 
 
 def _source(index: object, number: int) -> int:
-    """The row that `index` in row `number` means: -1 stays, other negative ones count from this row."""
+    """Return the layer that `index` in layer `number` means: -1 stays, others below zero count from this layer."""
     if type(index) is not int:
-        raise ValueError(f"from: {index!r} is no number of a row")
+        raise ValueError(f"from: {index!r} is not the number of a layer")
     if index == -1:
         return index
     found = number + index if index < 0 else index
     if not 0 <= found < number:
-        raise ValueError(f"from: there is no row {index} before this one")
+        raise ValueError(f"from: there is no layer {index} before this one")
     return found
 
 
 def _check_arguments(kind: str, arguments: list[Any], anchors: object) -> None:
     if kind == "Upsample":
         if arguments not in UPSAMPLE_ARGUMENTS:
-            raise ValueError("Upsample doubles by the nearest neighbour; it takes no arguments")
+            raise ValueError("Upsample doubles by the nearest neighbour and takes no arguments")
     elif kind == "Concat":
         if arguments not in CONCAT_ARGUMENTS:
-            raise ValueError("Concat joins channels; it takes no arguments")
+            raise ValueError("Concat joins channels and takes no arguments")
     elif kind in HEADS:
         if len(arguments) > 2 or (len(arguments) == 2 and arguments[1] not in ("anchors", anchors)):
-            raise ValueError(f"{kind} has its classes from the dataset and its anchors from `anchors`; write []")
+            raise ValueError(f"{kind} takes its classes from the dataset and its anchors from `anchors`; write []")
     else:
         _check_sizes(kind, arguments)
 
@@ -167,7 +168,7 @@ def _check_arguments(kind: str, arguments: list[Any], anchors: object) -> None:
 def _check_sizes(kind: str, arguments: list[Any]) -> None:
     names = ARGUMENTS[kind]
     if not 1 <= len(arguments) <= len(names):
-        raise ValueError(f"{kind} takes {', '.join(names)}, of which the first must be given")
+        raise ValueError(f"{kind} takes {', '.join(names)}, of which the first is required")
     for name, value in zip(names, arguments, strict=False):
         if name == "shortcut":
             if not isinstance(value, bool):
@@ -175,9 +176,9 @@ def _check_sizes(kind: str, arguments: list[Any]) -> None:
         elif not (name == "padding" and value is None):
             _check_number(f"{name}:", value, *LIMITS[name])
     if kind == "SPPF" and len(arguments) > 1 and arguments[1] % 2 == 0:
-        raise ValueError(f"kernel: {arguments[1]} is even, and the pools of SPPF would shrink the map")
+        raise ValueError(f"kernel: {arguments[1]} is even; the pools of SPPF need an odd one to keep the size")
 
 
-def _check_number(said: str, value: object, least: int, most: int) -> None:
+def _check_number(name: str, value: object, least: int, most: int) -> None:
     if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{said} {value!r} is no whole number from {least} to {most}")
+        raise ValueError(f"{name} {value!r} is not a whole number from {least} to {most}")

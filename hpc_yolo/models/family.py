@@ -1,7 +1,7 @@
-"""Networks from the rows of a config: the YOLOv5 v6/v7 family in configs/models, or a file of one's own.
+"""Models built from a config: the YOLOv5 v6/v7 family in configs/models, or a file of the user's.
 
-A row is [from, repeats, block, [arguments]]: `from` is -1 for the row before or the number of an earlier row; nominal
-repeats and widths are multiplied by `depth_multiple` and `width_multiple`.
+A layer is [from, repeats, block, [arguments]]: `from` is -1 for the layer before or the number of an earlier layer;
+nominal repeats and widths are multiplied by `depth_multiple` and `width_multiple`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, Row, read_activation, read_rows, row_error
+from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, LayerSpec, layer_error, read_activation, read_layers
 from hpc_yolo.models.heads import HEADS
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.spec.model_config import load_config, not_a_config
 
 PROBE_PIXELS = 256
-LEAST_IMAGE_STRIDE = 32  # also where a network has smaller ones: sizes and paddings are published with it
+LEAST_IMAGE_STRIDE = 32  # also for models of smaller strides: published sizes and paddings depend on it
 CHANNEL_MULTIPLE = 8
 MAX_BLOCKS = 1000  # with all repeats; the largest of the family has 58
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.SiLU, nn.ReLU, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.GELU)}
-# What a config that makes no sense provokes in torch and here.
+# The errors that an invalid config causes in torch and here.
 MISTAKES = (KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError, ArithmeticError)
 
 
 class Detector(nn.Module):
-    """A network of numbered blocks that ends in a `Detect` head. Input: (B, 3, H, W) in [0, 1], sides multiples of
-    `image_stride` pixels, the largest stride of any block and at least 32; output as the head says."""
+    """A model of numbered blocks that ends in a head.
+
+    Input: (B, 3, H, W) in [0, 1], sides multiples of `image_stride` pixels, the largest stride of any block and at
+    least 32. Output: as described by `Head.forward`.
+    """
 
     def __init__(self, config: dict[str, Any], num_classes: int) -> None:
         super().__init__()
@@ -44,6 +47,7 @@ class Detector(nn.Module):
 
     @property
     def head(self) -> Head:
+        """The last block."""
         head = self.model[-1]
         assert isinstance(head, Head)
         return head
@@ -54,6 +58,7 @@ class Detector(nn.Module):
         return self.head.strides
 
     def forward(self, images: torch.Tensor) -> Any:
+        """Return the output of the head."""
         outputs: dict[int, torch.Tensor] = {}
         x: Any = images
         for index, (block, sources) in enumerate(zip(self.model, self._sources, strict=True)):
@@ -69,7 +74,7 @@ class Detector(nn.Module):
         self.train()
         momenta = [(module, module.momentum) for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         for module, _ in momenta:
-            module.momentum = 0.0  # the probe leaves no trace in running statistics
+            module.momentum = 0.0  # the probe must not change running statistics
         levels = self(torch.zeros(1, 3, PROBE_PIXELS, PROBE_PIXELS))
         for module, momentum in momenta:
             module.momentum = momentum
@@ -85,7 +90,7 @@ class Detector(nn.Module):
 
 
 def build_model(model: str | Path, num_classes: int) -> Detector:
-    """The network `model`, a name such as yolov5n or a YAML of rows, for `num_classes` classes.
+    """Return the model `model`, a name such as yolov5n or a YAML of layers, for `num_classes` classes.
 
     Raises:
         SpecError: no such model, or its config makes no sense.
@@ -94,7 +99,7 @@ def build_model(model: str | Path, num_classes: int) -> Detector:
 
 
 def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> Detector:
-    """The network that `config` describes. `source` names the config in errors.
+    """Return the model that `config` describes. `source` names the config in errors.
 
     Raises:
         SpecError: the config makes no sense.
@@ -106,7 +111,7 @@ def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> 
 
 
 def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors of the network that `config` describes, without the memory for them.
+    """Return names and shapes of the tensors of the model that `config` describes, without allocating them.
 
     Raises:
         SpecError: the config makes no sense.
@@ -120,61 +125,61 @@ def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict
 
 
 def scaled_width(nominal: int, multiple: float, divisor: int = CHANNEL_MULTIPLE) -> int:
-    """The nearest multiple of `divisor` at or above `nominal` x `multiple`."""
+    """Return `nominal` x `multiple`, rounded up to a multiple of `divisor`."""
     return math.ceil(nominal * multiple / divisor) * divisor
 
 
 def scaled_repeats(nominal: int, multiple: float) -> int:
-    """At least one; a single block is never multiplied."""
+    """Return `nominal` x `multiple`, rounded, at least one; a single block is not multiplied."""
     return max(round(nominal * multiple), 1) if nominal > 1 else nominal
 
 
 def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]], int]:
-    """The blocks of all rows; for each, the rows that it reads (-1: the one before); the largest stride of any."""
+    """Return the blocks of all layers; for each, the layers that it reads (-1: the one before); the largest stride."""
     blocks: list[nn.Module] = []
-    widths = [IMAGE_CHANNELS]  # then of every row
+    widths = [IMAGE_CHANNELS]  # then of every layer
     scales = [1.0]  # input pixels a cell, likewise
     num_blocks = 0
-    rows = read_rows(config)
-    for number, (row, written) in enumerate(zip(rows, config["backbone"] + config["head"], strict=True)):
-        read = [-1 if index == -1 else index + 1 for index in row.sources]
+    layers = read_layers(config)
+    for number, (layer, written) in enumerate(zip(layers, config["backbone"] + config["head"], strict=True)):
+        read = [-1 if index == -1 else index + 1 for index in layer.sources]
         try:
-            num_blocks += scaled_repeats(row.repeats, config["depth_multiple"])
+            num_blocks += scaled_repeats(layer.repeats, config["depth_multiple"])
             if num_blocks > MAX_BLOCKS:
                 raise ValueError(f"more than {MAX_BLOCKS} blocks")
-            block, c_out = _build_block(row, [widths[index] for index in read], config, num_classes)
+            block, c_out = _build_block(layer, [widths[index] for index in read], config, num_classes)
             scales.append(_scale(block, scales[read[0]]))
         except ValueError as error:
-            raise row_error(number, written, error) from error
+            raise layer_error(number, written, error) from error
         blocks.append(block)
         widths.append(c_out)
-    return nn.Sequential(*blocks), [row.sources for row in rows], math.ceil(max(scales))
+    return nn.Sequential(*blocks), [layer.sources for layer in layers], math.ceil(max(scales))
 
 
-def _build_block(row: Row, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:
-    """(the block of one row, its width)."""
-    if row.block == "Upsample":
+def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:
+    """Return (the block of one layer, its width)."""
+    if layer.block == "Upsample":
         return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
-    if row.block == "Concat":
+    if layer.block == "Concat":
         return Concat(), sum(c_in)
-    if row.block in HEADS:
-        return HEADS[row.block](num_classes, _anchor_rows(config["anchors"], len(c_in)), c_in), 0
-    num_anchors = len(_anchor_rows(config["anchors"], 1)[0]) // 2
+    if layer.block in HEADS:
+        return HEADS[layer.block](num_classes, _level_anchors(config["anchors"], len(c_in)), c_in), 0
+    num_anchors = len(_level_anchors(config["anchors"], 1)[0]) // 2
     num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
-    nominal, *others = row.arguments
-    # A row as wide as the head's output is never scaled: published weights depend on it.
+    nominal, *others = layer.arguments
+    # A layer as wide as the output of the YOLOv5 head is not scaled: published weights depend on it.
     divisor = config.get("channel_multiple", CHANNEL_MULTIPLE)
     c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"], divisor)
     if c_out > MAX_WIDTH:
         raise ValueError(f"a width of {c_out}; at most {MAX_WIDTH} is possible")
-    if row.block == "C3":
-        return C3(c_in[0], c_out, scaled_repeats(row.repeats, config["depth_multiple"]), *others), c_out
-    block = {"Conv": Conv, "SPPF": SPPF}[row.block]
+    if layer.block == "C3":
+        return C3(c_in[0], c_out, scaled_repeats(layer.repeats, config["depth_multiple"]), *others), c_out
+    block = {"Conv": Conv, "SPPF": SPPF}[layer.block]
     return block(c_in[0], c_out, *others), c_out
 
 
 def _scale(block: nn.Module, scale: float) -> float:
-    """Input pixels that a cell of the output of `block` is wide, where a cell of its input is `scale` wide."""
+    """Return the input pixels a cell of the output of `block`, where its input has `scale` of them."""
     if isinstance(block, Conv):
         return scale * block.conv.stride[0]
     if isinstance(block, nn.Upsample):
@@ -184,15 +189,15 @@ def _scale(block: nn.Module, scale: float) -> float:
     return scale
 
 
-def _anchor_rows(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
-    """Pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
+def _level_anchors(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
+    """Return pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
     if isinstance(anchors, int):
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
 
 
 def _replace_activations(model: nn.Module, written: object) -> None:
-    """Every SiLU by another activation."""
+    """Replace every SiLU by another activation."""
     name, slope = read_activation(written)
     if name not in ACTIVATIONS or (slope is not None and name != "LeakyReLU"):
         raise ValueError(f"activation: unknown {written!r}; there are {', '.join(ACTIVATIONS)}")

@@ -1,4 +1,4 @@
-"""A network for inference alone: every batch normalisation folded into its convolution."""
+"""Fusing a model for inference: every batch normalisation is folded into its convolution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_yolo.models.layers import Conv
 
 
 def fused(model: Detector) -> Detector:
-    """A copy of `model` in evaluation mode that computes the same with fewer operations."""
+    """Return a copy of `model` in evaluation mode that computes the same with fewer operations."""
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     for module in copied.modules():
         if isinstance(module, Conv) and isinstance(module.bn, nn.BatchNorm2d):
@@ -22,7 +22,10 @@ def fused(model: Detector) -> Detector:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """W' = W g / sqrt(v + e), b' = b - m g / sqrt(v + e), of batch norm's weight g, bias b, mean m, variance v."""
+    """Return `conv` with W' = W g / sqrt(v + e), b' = b - m g / sqrt(v + e).
+
+    g, b, m, v, e are weight, bias, mean, variance and epsilon of `norm`.
+    """
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     folded = copy.deepcopy(conv)

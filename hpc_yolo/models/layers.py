@@ -1,4 +1,4 @@
-"""The blocks that the rows of a model config name. Shapes are (B, C, H, W)."""
+"""The blocks that the layers of a model config name. Shapes are (B, C, H, W)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    """Half of the width goes through `repeats` bottlenecks, half passes by; a 1x1 joins them."""
+    """Two 1x1 halves, one of them followed by `repeats` bottlenecks, joined by a 1x1."""
 
     def __init__(self, c_in: int, c_out: int, repeats: int = 1, shortcut: bool = True) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class C3(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Max-pools of growing reach side by side: three 5x5 pools in a row see 5x5, 9x9 and 13x13."""
+    """Concatenated max-pools of growing size: three 5x5 pools one after the other cover 5x5, 9x9 and 13x13."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 5) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """Several inputs side by side, along the channels."""
+    """Concatenation of several inputs along the channels."""
 
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Return the output of the layer."""

@@ -14,7 +14,7 @@ from torch import nn
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` with every BatchNorm2d replaced by one that sees the whole global batch; weights and names stay."""
+    """Return `model` with every BatchNorm2d replaced by one over the whole global batch; weights and names stay."""
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
@@ -47,7 +47,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def _sum_over_ranks(images: torch.Tensor) -> torch.Tensor:
-    """(C,) sums of (B, C, H, W) over all ranks, added up in double precision: rounding must not depend on the split."""
+    """Return (C,) sums of (B, C, H, W) over all ranks, in double precision: rounding must not depend on the split."""
     total: torch.Tensor = _SumOverRanks.apply(images.sum(dim=(0, 2, 3), dtype=torch.float64))
     return total.to(images.dtype)
 

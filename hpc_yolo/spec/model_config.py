@@ -1,4 +1,4 @@
-"""Where the config of a model is, and what it says; what its rows mean is in `models/`. Needs no torch."""
+"""Location and content of a model's config; `models/` interprets its layers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc_yolo.core.package_data import resource_directory
 
 
 def load_config(model: str | Path) -> dict[str, Any]:
-    """Return the rows, multiples and anchors of `model`, as its file says them.
+    """Return the layers, multiples and anchors of `model` as in its file.
 
     Raises:
         SpecError: no such model, or not a file of fields.
@@ -53,5 +53,5 @@ def not_a_config(source: str, error: Exception) -> SpecError:
     said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return SpecError(
         f"model: {source} is not a model config: {said}",
-        hint=f"see {resource_directory('configs') / 'models' / 'yolov5n.yaml'} for the form of the rows",
+        hint=f"see {resource_directory('configs') / 'models' / 'yolov5n.yaml'} for the form of the layers",
     )

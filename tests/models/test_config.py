@@ -1,4 +1,4 @@
-"""Networks that users write: files in the original's spelling work, and a mistake is named with its row."""
+"""Models that users write: files in YOLOv5's form work, and a mistake is named with its layer."""
 
 import re
 
@@ -12,7 +12,7 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.models import build_model
 from hpc_yolo.models.layers import Conv
 
-# As people have such files: rows in brackets, None, quotes, nc, a short network of two levels.
+# A file in YOLOv5's form: layers in brackets, None, quotes, nc, a short model of two levels.
 ORIGINAL_FORM = """
 # parameters
 nc: 3  # number of classes
@@ -52,13 +52,13 @@ def forward(model):
 
 
 @torch.no_grad()
-def test_a_file_in_the_originals_spelling_is_a_network_for_the_datasets_classes(tmp_path):
+def test_file_in_yolov5_form_builds_a_model_for_the_datasets_classes(tmp_path):
     model = build_model(write(tmp_path, ORIGINAL_FORM), 7)
     assert (model.num_classes, model.stride.tolist()) == (7, [8, 16])
     assert forward(model).shape == (1, 3 * (8 * 12 + 4 * 6), 12)
 
 
-def test_both_spellings_are_the_same_network(tmp_path):
+def test_both_forms_build_the_same_model(tmp_path):
     ours = ORIGINAL_FORM.replace("nn.Upsample, [None, 2, 'nearest']", "Upsample, []").replace("[nc, anchors]", "[]")
     shapes = []
     for text in (ORIGINAL_FORM, ours.replace("Concat, [1]", "Concat, []").replace("nc: 3", "")):
@@ -67,8 +67,8 @@ def test_both_spellings_are_the_same_network(tmp_path):
     assert shapes[0] == shapes[1]
 
 
-def test_rows_may_be_counted_from_the_row_that_reads_them(tmp_path):
-    """-5 in row 9 is row 4."""
+def test_negative_source_counts_from_the_layer_that_reads_it(tmp_path):
+    """-5 in layer 9 is layer 4."""
     model = build_model(write(tmp_path, ORIGINAL_FORM.replace("[[-1, 4], 1, Concat", "[[-1, -5], 1, Concat")), 3)
     assert model.model[10].cv1.conv.in_channels == 64 + 64
 
@@ -86,7 +86,7 @@ def test_rows_may_be_counted_from_the_row_that_reads_them(tmp_path):
     ],
 )
 @torch.no_grad()
-def test_activations_by_name(written, expected, tmp_path):
+def test_activation_is_found_by_its_name(written, expected, tmp_path):
     model = build_model(write(tmp_path, ORIGINAL_FORM + f"activation: {written}\n"), 3)
     found = {type(module.act) for module in model.modules() if isinstance(module, Conv)}
     assert found == {expected}
@@ -96,7 +96,7 @@ def test_activations_by_name(written, expected, tmp_path):
 
 
 @torch.no_grad()
-def test_a_number_of_anchors_is_a_place_for_so_many_a_level(tmp_path):
+def test_number_of_anchors_reserves_so_many_a_level(tmp_path):
     """They mean nothing until AutoAnchor finds some; the shape of the head must stand before."""
     config = yaml.safe_load(ORIGINAL_FORM) | {"anchors": 5}
     model = build_model(write(tmp_path, yaml.safe_dump(config)), 3)
@@ -105,56 +105,56 @@ def test_a_number_of_anchors_is_a_place_for_so_many_a_level(tmp_path):
     assert forward(model).shape == (1, 5 * (8 * 12 + 4 * 6), 8)
 
 
-def test_another_divisor_of_widths(tmp_path):
+def test_channel_multiple_rounds_widths(tmp_path):
     text = ORIGINAL_FORM.replace("width_multiple: 0.25", "width_multiple: 0.3")
     assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 24
     text += "channel_multiple: 4\n"
     assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 20
 
 
-def test_a_known_network_changed_a_little(tmp_path):
+def test_copy_of_a_known_config_with_a_changed_width_builds(tmp_path):
     text = (resource_directory("configs") / "models" / "yolov5n.yaml").read_text(encoding="utf-8")
     model = build_model(write(tmp_path, text.replace("width_multiple: 0.25", "width_multiple: 0.125")), 3)
     assert (model.model[0].conv.out_channels, model.num_classes) == (8, 3)
 
 
-C3_ROW = "[-1, 3, C3, [128]]"
+C3_LAYER = "[-1, 3, C3, [128]]"
 MISTAKES = [
     # what is written, what is written instead, what is said
-    (C3_ROW, "[-1, 3, C3x, [128]]", r"row 2, .*unknown block 'C3x'; there are Conv, C3"),
-    (C3_ROW, "[-1, 3, nn.Conv2d, [128]]", r"row 2, .*unknown block 'nn.Conv2d'"),
-    (C3_ROW, "[-1, 3, C3]", r"row 2, .*a row is \[from, repeats, block, \[arguments\]\]"),
-    (C3_ROW, "conv", r"row 2, conv: a row is"),
-    (C3_ROW, "[-1, '3', C3, [128]]", r"row 2, .*repeats: '3' is no whole number from 1"),
-    (C3_ROW, "[-1, -3, C3, [128]]", r"row 2, .*repeats: -3"),
-    (C3_ROW, "[-1, 3, Conv, [128]]", r"row 2, .*Conv is not repeated; C3 is"),
-    (C3_ROW, "[-1, 4000, C3, [128]]", r"row 2, .*more than 1000 blocks"),
-    (C3_ROW, "[-1, 3, C3, 128]", r"row 2, .*arguments: 128 is no list"),
-    (C3_ROW, "[-1, 3, C3, []]", r"row 2, .*C3 takes width, shortcut, of which the first must be given"),
-    (C3_ROW, "[-1, 3, C3, [128, 1]]", r"row 2, .*shortcut: 1 is neither true nor false"),
-    (C3_ROW, "[-1, 3, C3, [128, true, 1]]", r"row 2, .*C3 takes width, shortcut"),
-    (C3_ROW, "[9, 3, C3, [128]]", r"row 2, .*there is no row 9 before this one"),
-    (C3_ROW, "[-3, 3, C3, [128]]", r"row 2, .*there is no row -3 before this one"),
-    (C3_ROW, "[a, 3, C3, [128]]", r"row 2, .*'a' is no number of a row"),
-    (C3_ROW, "[[0, 1], 3, C3, [128]]", r"row 2, .*C3 reads one row, not 2"),
-    (C3_ROW, "[-1, 1, Conv, [128, 3, 1, 4]]", r"row 2, .*a padding of 4 around a kernel of 3"),
-    (C3_ROW, "[-1, 1, Conv, [128.5]]", r"row 2, .*width: 128.5 is no whole number"),
-    (C3_ROW, "[-1, 1, Conv, [200000000]]", r"row 2, .*width: 200000000"),
-    (C3_ROW, "[-1, 1, Detect, [nc, anchors]]", r"row 2 is a Detect, which ends a network"),
+    (C3_LAYER, "[-1, 3, C3x, [128]]", r"layer 2, .*unknown block 'C3x'; there are Conv, C3"),
+    (C3_LAYER, "[-1, 3, nn.Conv2d, [128]]", r"layer 2, .*unknown block 'nn.Conv2d'"),
+    (C3_LAYER, "[-1, 3, C3]", r"layer 2, .*a layer is \[from, repeats, block, \[arguments\]\]"),
+    (C3_LAYER, "conv", r"layer 2, conv: a layer is"),
+    (C3_LAYER, "[-1, '3', C3, [128]]", r"layer 2, .*repeats: '3' is not a whole number from 1"),
+    (C3_LAYER, "[-1, -3, C3, [128]]", r"layer 2, .*repeats: -3"),
+    (C3_LAYER, "[-1, 3, Conv, [128]]", r"layer 2, .*Conv is not repeated; C3 is"),
+    (C3_LAYER, "[-1, 4000, C3, [128]]", r"layer 2, .*more than 1000 blocks"),
+    (C3_LAYER, "[-1, 3, C3, 128]", r"layer 2, .*arguments: 128 is not a list"),
+    (C3_LAYER, "[-1, 3, C3, []]", r"layer 2, .*C3 takes width, shortcut, of which the first is required"),
+    (C3_LAYER, "[-1, 3, C3, [128, 1]]", r"layer 2, .*shortcut: 1 is neither true nor false"),
+    (C3_LAYER, "[-1, 3, C3, [128, true, 1]]", r"layer 2, .*C3 takes width, shortcut"),
+    (C3_LAYER, "[9, 3, C3, [128]]", r"layer 2, .*there is no layer 9 before this one"),
+    (C3_LAYER, "[-3, 3, C3, [128]]", r"layer 2, .*there is no layer -3 before this one"),
+    (C3_LAYER, "[a, 3, C3, [128]]", r"layer 2, .*'a' is not the number of a layer"),
+    (C3_LAYER, "[[0, 1], 3, C3, [128]]", r"layer 2, .*C3 reads one layer, not 2"),
+    (C3_LAYER, "[-1, 1, Conv, [128, 3, 1, 4]]", r"layer 2, .*a padding of 4 around a kernel of 3"),
+    (C3_LAYER, "[-1, 1, Conv, [128.5]]", r"layer 2, .*width: 128.5 is not a whole number"),
+    (C3_LAYER, "[-1, 1, Conv, [200000000]]", r"layer 2, .*width: 200000000"),
+    (C3_LAYER, "[-1, 1, Detect, [nc, anchors]]", r"layer 2 is a Detect, a head, which must be the last layer"),
     ("[-1, 1, Conv, [128, 3, 2]]", "[-1, 1, Conv, [128, 3, 3]]", r"256 pixels become .* no whole stride"),
-    ("[512, 5]", "[512, 4]", r"row 6, .*kernel: 4 is even"),
-    ("Concat, [1]", "Concat, [2]", r"row 9, .*Concat joins channels"),
-    ("[[-1, 4], 1, Concat", "[[], 1, Concat", r"row 9, .*names no row"),
+    ("[512, 5]", "[512, 4]", r"layer 6, .*kernel: 4 is even"),
+    ("Concat, [1]", "Concat, [2]", r"layer 9, .*Concat joins channels"),
+    ("[[-1, 4], 1, Concat", "[[], 1, Concat", r"layer 9, .*must name a layer"),
     ("[[-1, 4], 1, Concat", "[[-1, 0], 1, Concat", r"Sizes of tensors must match"),
-    ("[None, 2, 'nearest']", "[None, 4, 'nearest']", r"row 8, .*Upsample doubles by the nearest neighbour"),
-    ("[nc, anchors]", "[nc, [[1, 2]]]", r"row 11, .*its anchors from `anchors`"),
-    ("[[-1, 6], 1, Detect", "[[-1, 6, 5], 1, Detect", r"row 11, .*anchors for 2 levels, and the head has 3"),
-    ("   [[-1, 6], 1, Detect, [nc, anchors]]]", "  ]", r"the last row must be a head \(Detect\), not a C3"),
+    ("[None, 2, 'nearest']", "[None, 4, 'nearest']", r"layer 8, .*Upsample doubles by the nearest neighbour"),
+    ("[nc, anchors]", "[nc, [[1, 2]]]", r"layer 11, .*its anchors from `anchors`"),
+    ("[[-1, 6], 1, Detect", "[[-1, 6, 5], 1, Detect", r"layer 11, .*anchors for 2 levels, and the head has 3"),
+    ("   [[-1, 6], 1, Detect, [nc, anchors]]]", "  ]", r"the last layer must be a head \(Detect\), not a C3"),
     ("depth_multiple: 0.33", "", r"depth_multiple missing"),
-    ("depth_multiple: 0.33", "depth_multiple: .nan", r"depth_multiple: nan is no number above 0"),
-    ("width_multiple: 0.25", "width_multiple: wide", r"width_multiple: 'wide' is no number above 0"),
-    ("width_multiple: 0.25", "width_multiple: -1", r"width_multiple: -1 is no number above 0"),
-    ("width_multiple: 0.25", "width_multiple: 0.25\nchannel_multiple: 0", r"channel_multiple 0 is no whole number"),
+    ("depth_multiple: 0.33", "depth_multiple: .nan", r"depth_multiple: nan is not a number above 0"),
+    ("width_multiple: 0.25", "width_multiple: wide", r"width_multiple: 'wide' is not a number above 0"),
+    ("width_multiple: 0.25", "width_multiple: -1", r"width_multiple: -1 is not a number above 0"),
+    ("width_multiple: 0.25", "width_multiple: 0.25\nchannel_multiple: 0", r"channel_multiple 0 is not a whole number"),
     (
         "width_multiple: 0.25",
         "width_multiple: 0.25\nactivations: ReLU",
@@ -169,14 +169,14 @@ MISTAKES = [
     ("width_multiple: 0.25", "width_multiple: 0.25\nactivation: Sigmoid", r"unknown 'Sigmoid'; there are SiLU, ReLU"),
     ("nc: 3", "ch: 4", r"ch: images have 3 channels, not 4"),
     ("backbone:", "backbones:", r"no field backbones; did you mean backbone"),
-    ("33,23]", "33]", r"anchors: \[10, 13, 16, 30, 33\] are no widths and heights"),
+    ("33,23]", "33]", r"anchors: \[10, 13, 16, 30, 33\] is not a list of widths and heights"),
     ("33,23]", "33,0]", r"anchors: .* in pixels above 0"),
-    ("33,23]", "33,23, 1,2]", r"anchors: there must be levels, all with as many"),
+    ("33,23]", "33,23, 1,2]", r"anchors: must be lists of equal length"),
 ]
 
 
 @pytest.mark.parametrize(("written", "instead", "said"), MISTAKES)
-def test_a_mistake_is_named_with_its_row(written, instead, said, tmp_path):
+def test_mistake_is_named_with_its_layer(written, instead, said, tmp_path):
     assert written in ORIGINAL_FORM
     with pytest.raises(SpecError, match=r"own\.yaml is not a model config: ") as caught:
         build_model(write(tmp_path, ORIGINAL_FORM.replace(written, instead)), 3)
@@ -187,16 +187,16 @@ def test_a_mistake_is_named_with_its_row(written, instead, said, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("anchors", 0, "anchors: .* 0 is no whole number from 1 to 100"),
-        ("anchors", "auto", "anchors: .* 'auto' is no whole number"),
-        ("anchors", [], "there must be levels"),
-        ("anchors", True, "True is no whole number"),
-        ("head", [], "head: must be a list of rows"),
-        ("backbone", {"rows": 1}, "backbone: must be a list of rows"),
+        ("anchors", 0, "anchors: .* 0 is not a whole number from 1 to 100"),
+        ("anchors", "auto", "anchors: .* 'auto' is not a whole number"),
+        ("anchors", [], "must be lists of equal length"),
+        ("anchors", True, "True is not a whole number"),
+        ("head", [], "head: must be a list of layers"),
+        ("backbone", {"layers": 1}, "backbone: must be a list of layers"),
         ("width_multiple", 100, "a width of"),
     ],
 )
-def test_a_field_that_makes_no_sense_is_named(field, value, said, tmp_path):
+def test_invalid_field_is_named(field, value, said, tmp_path):
     config = yaml.safe_load(ORIGINAL_FORM)
     config["backbone"][3][3][0] = 2560
     with pytest.raises(SpecError, match=said):
@@ -204,6 +204,6 @@ def test_a_field_that_makes_no_sense_is_named(field, value, said, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2", "just words", "- a list", "backbone: !!python/object:os.system ls"])
-def test_a_file_that_is_no_config_at_all_is_named_too(text, tmp_path):
+def test_file_that_is_not_a_config_is_named(text, tmp_path):
     with pytest.raises(SpecError, match=r"own\.yaml is not a model config"):
         build_model(write(tmp_path, text), 80)

@@ -30,8 +30,8 @@ class Head(nn.Module):
         self.num_anchors = len(anchors_pixels[0]) // 2
         if len(anchors_pixels) != len(c_in):
             raise ValueError(f"anchors for {len(anchors_pixels)} levels, and the head has {len(c_in)}")
-        # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them. On a CPU, so that they are known
-        # even to a model whose weights have shapes alone.
+        # (levels, anchors, 2) in grid units: pixels until `set_strides` divides them. On a CPU, so that a model on the
+        # meta device has their values too.
         self.register_buffer("anchors", torch.tensor(anchors_pixels, device="cpu").float().view(len(c_in), -1, 2))
         self.register_buffer("strides", torch.ones(len(c_in), device="cpu"), persistent=False)
 

@@ -1,7 +1,7 @@
-"""The detector's loss: which cells answer for which targets, and how wrong they are.
+"""The loss of YOLOv5: assignment of targets to cells, and the terms box, obj and cls.
 
-Every shape depends on the shapes of the inputs alone: all (offset, anchor, target) candidates are carried along with a
-mask, so that nothing waits for the device, and the whole can be compiled. Source of assignment and terms: YOLOv5 v7.0.
+Every shape depends on the shapes of the inputs alone: all (offset, anchor, target) candidates are kept, with a mask, so
+that the host never waits for the device and the whole can be compiled. Source of assignment and terms: YOLOv5 v7.0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpc_yolo.models.boxes import ciou_cxcywh
 from hpc_yolo.models.losses.base import Loss, SumOverRanks
 from hpc_yolo.spec.schema import Hyperparameters
 
-NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre answer too
+NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre are assigned too
 FOCAL_ALPHA = 0.25
 LEVEL_WEIGHTS = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
 THREE_LEVEL_WEIGHTS = (4.0, 1.0, 0.4)
@@ -25,10 +25,14 @@ OFFSETS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
 
 class Candidates(NamedTuple):
-    """All (5 offsets x A anchors x n targets) candidates of a level, flattened to K; `mask` says which are positive.
+    """All (5 offsets x A anchors x n targets) candidates of a level, flattened to K.
 
-    cells: index into the flattened (B, A, H, W). boxes: target cxcywh (K, 4) in grid units, relative to the cell.
-    anchors: (K, 2) in grid units. classes: (K,).
+    Attributes:
+        mask: (K,) True for positives.
+        cells: (K,) index into the flattened (B, A, H, W).
+        boxes: (K, 4) target cxcywh in grid units, relative to the cell.
+        anchors: (K, 2) in grid units.
+        classes: (K,)
     """
 
     mask: torch.Tensor
@@ -87,7 +91,7 @@ class DetectionLoss(Loss):
         return {name: sum((terms[name] for terms in others), first[name]) for name in first}
 
     def candidates(self, level: torch.Tensor, targets: torch.Tensor, index: int) -> Candidates:
-        """Which cells of one level answer for which targets."""
+        """Return the candidate cells of the targets in level `index`."""
         _, num_anchors, height, width, _ = level.shape
         anchors, targets = self.anchors[index].to(level.dtype), targets.to(level.dtype)
         size = torch.stack(
@@ -105,7 +109,7 @@ class DetectionLoss(Loss):
         x, y = cells.long().unbind(-1)  # float32 cannot count the cells of a large batch
         row = targets[:, 0].long() * num_anchors + torch.arange(num_anchors, device=level.device)[:, None]
         flat = ((row[None] * height + y[:, None]) * width + x[:, None]).flatten()
-        # Masked candidates are spread out: thousands of equal indices are slow to write on a GPU.
+        # Masked candidates get different cells: thousands of writes to equal indices are slow on a GPU.
         anywhere = torch.arange(len(flat), device=level.device) % level[..., 0].numel()
         boxes = torch.cat((relative[:, None].expand(*shape, 2), sizes.expand(*shape, 2)), dim=-1).reshape(-1, 4)
         return Candidates(
@@ -120,29 +124,29 @@ class DetectionLoss(Loss):
         self, level: torch.Tensor, found: Candidates, count: torch.Tensor, index: int, world_size: int
     ) -> dict[str, torch.Tensor]:
         """Return the terms of one level; `count`: its positives in the global batch."""
-        answers = level.flatten(0, 3)[found.cells]
-        centres = answers[:, 0:2].sigmoid() * 2 - 0.5
-        sizes = (answers[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
-        sizes = torch.where(found.mask[:, None], sizes, 1)  # 0/0 in a box that nobody asked for has a NaN gradient
+        outputs = level.flatten(0, 3)[found.cells]
+        centres = outputs[:, 0:2].sigmoid() * 2 - 0.5
+        sizes = (outputs[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
+        sizes = torch.where(found.mask[:, None], sizes, 1)  # 0/0 in a masked box has a NaN gradient
         ciou = ciou_cxcywh(torch.cat((centres, sizes), dim=-1), found.boxes)
         box = torch.where(found.mask, 1 - ciou, 0).sum() / count
         objectness = level[..., 4]
         obj_targets = _objectness_targets(ciou.detach().clamp(min=0), found, objectness.numel())
         obj = self.cross_entropy(objectness.flatten(), obj_targets, self.hyp.obj_pw).sum()
         obj = obj * (self.level_weights[index] / (objectness.numel() * world_size))
-        return {"box": box, "obj": obj, "cls": self.class_term(answers, found, count)}
+        return {"box": box, "obj": obj, "cls": self.class_term(outputs, found, count)}
 
-    def class_term(self, answers: torch.Tensor, found: Candidates, count: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy of the positives' classes; nothing to learn where there is one class."""
+    def class_term(self, outputs: torch.Tensor, found: Candidates, count: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross entropy of the classes of the positives; 0 where there is one class only."""
         if self.num_classes == 1:
-            return answers.new_zeros(())
-        is_class = found.classes[:, None] == torch.arange(self.num_classes, device=answers.device)
-        targets = torch.where(is_class, self.class_on, self.class_off).to(answers.dtype)
-        entropy = self.cross_entropy(answers[:, 5:], targets, self.hyp.cls_pw)
+            return outputs.new_zeros(())
+        is_class = found.classes[:, None] == torch.arange(self.num_classes, device=outputs.device)
+        targets = torch.where(is_class, self.class_on, self.class_off).to(outputs.dtype)
+        entropy = self.cross_entropy(outputs[:, 5:], targets, self.hyp.cls_pw)
         return torch.where(found.mask[:, None], entropy, 0).sum() / (count * self.num_classes)
 
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor, positive_weight: float) -> torch.Tensor:
-        """Binary cross entropy of each logit, focal where `fl_gamma` says so (Lin et al., ICCV 2017)."""
+        """Return the binary cross entropy of each logit, focal for `fl_gamma` above 0 (Lin et al., ICCV 2017)."""
         weight = None if positive_weight == 1.0 else logits.new_full((), positive_weight)
         entropy = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         if self.hyp.fl_gamma == 0:
@@ -154,7 +158,7 @@ class DetectionLoss(Loss):
 
 
 def _near_cells(centres: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """(5, n): whether the own cell and each neighbour is near enough to a centre and on the grid."""
+    """Return (5, n) masks: the own cell, and each neighbour that is near enough to a centre and on the grid."""
     from_end = size - centres
     left_or_top = (centres % 1 < NEIGHBOUR_REACH) & (centres > 1)
     right_or_bottom = (from_end % 1 < NEIGHBOUR_REACH) & (from_end > 1)
@@ -163,7 +167,7 @@ def _near_cells(centres: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 
 
 def _objectness_targets(overlap: torch.Tensor, found: Candidates, num_cells: int) -> torch.Tensor:
-    """(cells,): the overlap of each cell's last candidate, 0 where there is none."""
+    """Return (cells,) the overlap of each cell's last candidate, 0 without one."""
     if len(overlap) == 0:
         return overlap.new_zeros(num_cells)
     order = torch.arange(len(overlap), device=overlap.device)
