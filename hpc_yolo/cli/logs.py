@@ -67,7 +67,7 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
     if chosen not in by_attempt:
         of = "" if attempt is None else f" in attempt {attempt}"
         of = of if rank is None else f" of rank {rank}{of}"
-        raise RunError(f"{run.name}: no failure{of} left word", hint=f"hpc-yolo logs {run.name} shows what was printed")
+        raise RunError(f"{run.name}: no failure{of} is recorded", hint=f"hpc-yolo logs {run.name} shows the output")
     click.echo("\n\n".join(by_attempt[chosen]))
 
 
