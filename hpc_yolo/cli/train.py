@@ -50,7 +50,7 @@ def train(
     machine. With SPEC and no launcher it trains alone.
     """
     from hpc_yolo.cluster.process import ProcessInfo, current_environment
-    from hpc_yolo.launch.prepare import goes_on_by_itself, run_of
+    from hpc_yolo.launch.prepare import is_continuation, run_of
     from hpc_yolo.launch.weights import with_located_weights
     from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
     from hpc_yolo.runs.directory import RunDirectory
@@ -62,7 +62,7 @@ def train(
         _train_prepared_run(spec_path, overrides)
         return
     begun = run_of(spec_path, overrides) if spec_path is not None and resume is None else None
-    if begun is not None and goes_on_by_itself(begun, process):
+    if begun is not None and is_continuation(begun, process):
         _train_prepared_run(begun.path, [])
         return
     if resume is not None:
@@ -73,7 +73,7 @@ def train(
         spec = guide_spec(overrides, process, exist_ok=exist_ok)
     spec = with_located_weights(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    if goes_on_by_itself(run, process):
+    if is_continuation(run, process):
         _train_prepared_run(run.path, [])
         return
     if process.launcher == "single" and spec_path is None and not spec.train.data_parallel:

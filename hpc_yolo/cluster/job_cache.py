@@ -25,7 +25,7 @@ INTERVAL_S = 10.0
 MAX_INTERVAL_S = 300.0
 TIMEOUT_S = 20.0  # for a live screen, which waits in a thread of its own
 MAX_LOAD = 0.1  # fraction of the time that Slurm may work on these queries
-WANTED_FOR_S = 600.0  # a job that no screen has asked for since then is not queried any more
+WANTED_FOR_S = 600.0  # time after the last request of a screen, after which a job is not queried
 SETTLES_S = 60.0  # a job that is requeued may look ended for a while
 SETTLED_FOR_S = 300.0  # a job that has ended may still be requeued by hand
 _JOB_ID = re.compile(r"\d+(_\d+)?(@[\w.-]+)?")
@@ -53,7 +53,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         error: why the last query failed; "" where it was answered.
         interval_s: from the last query to the next.
         next_time: of the next query.
-        wanted: job id -> when a screen last asked for it.
+        wanted: job id -> time of the last request of a screen.
     """
 
     jobs: dict[str, CachedJobState] = {}
@@ -103,7 +103,7 @@ class JobCache:
     def query(self, job_ids: Iterable[str]) -> Reply:
         """Return the last reply after a query of Slurm, if one is due.
 
-        A job that nobody asked for before is in the next reply. Texts that are not job ids are ignored.
+        A job without an earlier request is in the next reply. Texts that are not job ids are ignored.
         """
         ids = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
         if not ids:

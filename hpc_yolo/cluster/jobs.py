@@ -262,7 +262,7 @@ class JobWatch:
         return self._was_alive
 
     def was_cancelled(self) -> bool:
-        """Return whether Slurm reports that somebody has cancelled a job."""
+        """Return whether Slurm reports a job as cancelled."""
         try:
             return any(state.is_cancelled for state in job_states(current_jobs(self._run)))
         except ClusterError:

@@ -62,7 +62,7 @@ def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | Non
     return run if spec.name and run.exists else None
 
 
-def goes_on_by_itself(run: RunDirectory, process: ProcessInfo) -> bool:
+def is_continuation(run: RunDirectory, process: ProcessInfo) -> bool:
     """Return whether this job was requeued or follows another one, so that the run was not submitted again.
 
     The run then continues as it was submitted; changes to the spec and its files count at the next submission.
