@@ -11,6 +11,7 @@ import click
 import pytest
 
 from hpc_yolo.cli.main import cli
+from hpc_yolo.spec.load import check_spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -73,3 +74,12 @@ def test_commands_and_options_that_a_page_shows_exist():
                 found = group.get_command(context, word)
                 assert found is not None, f"{page}: {line}: {word}"
                 group = found
+
+
+def test_the_spec_of_the_readme_is_valid(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "spec.yaml").write_text(block)
+    spec, problems = check_spec(tmp_path / "spec.yaml", [])
+    assert problems == []
+    assert spec is not None
+    assert (spec.cluster.nodes, spec.cluster.gpus_per_node, spec.train.batch) == (4, 8, 512)

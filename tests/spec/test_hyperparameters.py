@@ -1,17 +1,17 @@
 """Hyperparameter sets: the published figures, files of one's own with their own places, and single values on top."""
 
-import json
 from pathlib import Path
 
 import msgspec
 import pytest
+from golden import GOLDEN
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.hyperparameters import hyperparameter_names, load_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
-PUBLISHED = json.loads((REPOSITORY / "tests/golden/yolov5_golden.json").read_text())["hyps"]
+PUBLISHED = GOLDEN["hyps"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
