@@ -104,7 +104,7 @@ def show(snapshot: Snapshot, root: Path | None, *, as_json: bool, compact: bool)
 
     # A pipe has no width of its own: print whole lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    console.print(runs_table(snapshot.runs))
+    console.print(runs_table(snapshot.runs, console.width))
     for line in runs_details(snapshot.runs):
         console.print(line)
     if snapshot.slurm_error:

@@ -30,7 +30,7 @@ class Column:
         width: cells in the live list; 0: not in the list.
         text: (a value that is known, the run) -> its text on screens.
         value: the run -> its JSON value; None: the property `name`.
-        min_terminal: width of the narrowest terminal whose list has the column.
+        min_terminal: width of the narrowest terminal whose list has the column; a plain table of 100 has all.
         in_table: the plain table has the column.
         is_number: aligned to the right.
         help: what the help of the live screen says of it.
@@ -78,7 +78,7 @@ COLUMNS = (
     Column("gpus_per_node"),
     Column("epoch", "epoch", 9, lambda epoch, run: f"{epoch + 1}/{run.epochs}", in_table=True),
     Column("epochs"),
-    Column("step", "step", text=lambda step, run: f"{step}/{run.total_steps}", in_table=True),
+    Column("step", "step", min_terminal=100, text=lambda step, run: f"{step}/{run.total_steps}", in_table=True),
     Column("total_steps"),
     Column("fraction_done", "done", 8, _each(lambda fraction: bar(fraction, 8)), min_terminal=210, is_number=False),
     Column("losses"),

@@ -95,7 +95,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _position(self) -> AttemptStarted | StepLogged | EpochEnded | None:
-        """The event that holds the step of now: an attempt begins where its checkpoint was made."""
+        """Event that holds the present step: an attempt begins where its checkpoint was made."""
         if self.progress is not None and (self.started is None or self.progress.time >= self.started.time):
             return self.progress
         return self.started
@@ -132,7 +132,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loss(self) -> float | None:
-        """The sum of the terms of the loss."""
+        """Sum of the terms of the loss."""
         return total_loss(self.losses)
 
     @property
@@ -160,7 +160,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mem_bytes(self) -> int | None:
-        """The most memory that any rank has used."""
+        """Most memory that any rank has used."""
         return None if self.step_logged is None else max(self.step_logged.rank_mem_bytes, default=None)
 
     @property

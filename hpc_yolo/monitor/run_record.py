@@ -52,17 +52,17 @@ class RunRecord:
 
     @property
     def started(self) -> AttemptStarted | None:
-        """The start of the newest attempt whose training began."""
+        """Start of the newest attempt whose training began."""
         return next(reversed(self.attempts.starts), None)
 
     @property
     def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
-        """The newest event that changes the state of the run."""
+        """Newest event that changes the state of the run."""
         return None if self.attempts.newest is None else self.attempts.newest.newest
 
     @property
     def step(self) -> StepLogged | None:
-        """The newest values of the ranks that train now."""
+        """Newest values of the ranks that train now."""
         return self.last_steps[-1] if self.last_steps else None
 
     def add(self, events: Iterable[AnyEvent]) -> None:

@@ -38,7 +38,7 @@ class TrackedRun:
 
     @property
     def record(self) -> RunRecord:
-        """What the journal amounts to."""
+        """Record of the journal."""
         return self.reader.record
 
     def read(self) -> None:

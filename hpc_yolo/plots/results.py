@@ -31,7 +31,7 @@ class ClassResults(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def f1(self) -> list[float]:
-        """The harmonic mean of precision and recall."""
+        """Harmonic mean of precision and recall."""
         pairs = zip(self.precision, self.recall, strict=True)
         return [
             2 * precision * recall / (precision + recall) if precision + recall else 0.0 for precision, recall in pairs

@@ -49,7 +49,7 @@ class ReportFacts:
 
     @cached_property
     def spec(self) -> dict[str, object]:
-        """The fields of the spec under dotted names; none where it is not YAML."""
+        """Fields of the spec under dotted names; none where it is not YAML."""
         try:
             return dict(_flat(yaml.safe_load(self.spec_text), ""))
         except yaml.YAMLError:
@@ -57,7 +57,7 @@ class ReportFacts:
 
     @cached_property
     def attempts(self) -> Attempts:
-        """The attempts of the run."""
+        """Attempts of the run."""
         return Attempts(self.events)
 
     @cached_property
@@ -67,7 +67,7 @@ class ReportFacts:
 
     @property
     def best(self) -> Evaluated | None:
-        """The best evaluation."""
+        """Best evaluation."""
         return next((event for event in reversed(self.evaluations) if event.is_best), None)
 
     @cached_property
@@ -77,7 +77,7 @@ class ReportFacts:
 
     @property
     def last_epoch(self) -> EpochEnded | None:
-        """The last epoch that ended."""
+        """Last epoch that ended."""
         return next((event for event in reversed(self.events) if isinstance(event, EpochEnded)), None)
 
     @cached_property
@@ -87,7 +87,7 @@ class ReportFacts:
 
     @property
     def images_per_s(self) -> float | None:
-        """The median over the log lines."""
+        """Median over the log lines."""
         return median([event.images_per_s for event in self.steps]) if self.steps else None
 
     @property
@@ -97,7 +97,7 @@ class ReportFacts:
 
     @property
     def state(self) -> str:
-        """The state of the run as recorded in its journal."""
+        """State of the run as recorded in its journal."""
         if not self.events:
             return "not started"
         ended = list(self.attempts)[-1].ended

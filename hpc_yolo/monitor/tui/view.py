@@ -16,6 +16,7 @@ from hpc_yolo.runs.event_lines import three_decimals
 from hpc_yolo.runs.events import EpochEnded, Evaluated
 from hpc_yolo.runs.metrics import METRIC_TITLES
 
+FULL_TABLE_WIDTH = 100
 STATE_STYLES = {
     "unstarted": "yellow",
     "queued": "yellow",
@@ -32,16 +33,15 @@ STATE_STYLES = {
 }
 
 
-def runs_table(runs: Iterable[RunFacts]) -> Table:
-    """Return the plain table, a row for each run."""
+def runs_table(runs: Iterable[RunFacts], width: int) -> Table:
+    """Return the plain table, a row for each run; where it would not fit into `width`, with the list's columns only."""
+    columns = [column for column in TABLE_COLUMNS if width >= min(column.min_terminal, FULL_TABLE_WIDTH)]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in TABLE_COLUMNS:
+    for column in columns:
         table.add_column(column.header, justify="right" if column.is_number else "left")
     for run in runs:
         styles = {"state": STATE_STYLES.get(run.state, "")}
-        table.add_row(
-            *(Text(one_line(column.text_of(run)), style=styles.get(column.name, "")) for column in TABLE_COLUMNS)
-        )
+        table.add_row(*(Text(one_line(column.text_of(run)), style=styles.get(column.name, "")) for column in columns))
     return table
 
 
