@@ -88,6 +88,7 @@ COLUMNS = (
     Column("map50", "mAP50", 6, SCORE, _metric("map50"), min_terminal=120, in_table=True),
     Column("map50_95", "mAP", 6, SCORE, _metric("map50_95"), in_table=True),
     Column("best_epoch"),
+    Column("lr", "lr", 8, _each("{:.2e}".format), lambda run: None if run.progress is None else run.progress.lr, 220),
     Column("images_per_s", "img/s", 7, _each("{:.1f}".format), min_terminal=80, in_table=True),
     Column("data_wait_fraction", "wait", 5, PERCENT, min_terminal=130,
            help="fraction of a step spent waiting for data"),
