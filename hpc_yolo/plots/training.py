@@ -27,6 +27,7 @@ def training_charts(runs: Sequence[tuple[str, Events]]) -> list[Chart]:
         _chart("Learning rate", runs, lambda event: event.lr),
         _chart("Images a second", runs, lambda event: event.images_per_s),
         _chart("Waiting for images, % of a step", runs, wait_percent),
+        _chart("GPU use, %", runs, device_use_percent),
         _chart("Gradient norm", runs, lambda event: event.grad_norm),
     ]
     return [chart for chart in charts if any(line.xs for line in chart.lines)]
@@ -36,6 +37,12 @@ def wait_percent(event: StepLogged) -> float | None:
     """Return the fraction of a step, in percent, that the slowest rank waits for images; None where it is not known."""
     step_s = max(event.rank_step_s, default=0.0)
     return 100 * max(event.rank_data_wait_s) / step_s if step_s > 0 and event.rank_data_wait_s else None
+
+
+def device_use_percent(event: StepLogged) -> float | None:
+    """Return how busy the GPUs were in the last moments, in percent, as a mean over those that report it."""
+    uses = [use for use in event.rank_device_use if use is not None]
+    return 100 * sum(uses) / len(uses) if uses else None
 
 
 def loss_names(runs: Sequence[tuple[str, Events]]) -> list[str]:
