@@ -23,12 +23,12 @@ from hpc_yolo.runs.submissions import last_chain
 def queue(directory: Path, name: str, *options: str) -> str:
     script = directory / f"{name}.sbatch"
     script.write_text("#!/bin/sh\nexec sleep 600\n")
-    words = ["sbatch", "--parsable", "--requeue", f"--output={directory}/%j.log", *options, str(script)]
-    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=directory).stdout.strip()
+    command = ["sbatch", "--parsable", "--requeue", f"--output={directory}/%j.log", *options, str(script)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=directory).stdout.strip()
 
 
-def hpc_yolo(*words: object) -> str:
-    command = [sys.executable, "-m", "hpc_yolo", *map(str, words)]
+def hpc_yolo(*arguments: object) -> str:
+    command = [sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -44,7 +44,7 @@ def count_calls(directory: Path, monkeypatch) -> Path:
 
 
 @pytest.mark.slurm_quick("status")
-def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_slurm, tmp_path, monkeypatch):
+def test_screens_share_one_query_and_runs_are_cancelled_and_requeued_by_name(in_slurm, tmp_path, monkeypatch):
     root = tmp_path / "runs"
     jobs = {"waits": queue(tmp_path, "waits", "--begin=now+1hour"), "runs": queue(tmp_path, "runs")}
     for name, job_id in jobs.items():
@@ -67,7 +67,7 @@ def test_screens_ask_slurm_once_and_runs_are_cancelled_and_requeued_by_name(in_s
     assert job_record(jobs["runs"]).restarts == 1
 
 
-def test_a_job_that_is_cancelled_while_it_waits_is_no_failure(in_slurm, tmp_path):
+def test_job_cancelled_while_pending_is_not_a_failure(in_slurm, tmp_path):
     run = make_run(tmp_path / "runs", "waits", job_id=queue(tmp_path, "waits", "--begin=now+1hour"))
     in_slurm.run("scancel", last_chain(run)[0].job_id)
     in_slurm.wait_for_state(last_chain(run)[0].job_id, "CANCELLED")
@@ -94,7 +94,7 @@ def hanging(cluster) -> Iterator[None]:
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-def test_a_screen_lives_while_slurm_hangs_and_says_how_old_its_answer_is(in_slurm, tmp_path):
+def test_screen_updates_while_slurm_hangs_and_shows_age_of_reply(in_slurm, tmp_path):
     job_id = queue(tmp_path, "runs")
     run = make_run(tmp_path / "runs", "first", job_id=job_id, time=time.time())
     in_slurm.wait_for_state(job_id, "RUNNING")

@@ -79,7 +79,7 @@ needs_fonts = pytest.mark.skipif(not text.has_fonts(), reason="OpenCV 4 draws AS
 
 @needs_fonts
 @pytest.mark.parametrize("name", DRAWN.values(), ids=DRAWN)
-def test_a_name_in_a_known_script_is_drawn_whole(name):
+def test_name_in_a_known_script_is_drawn_completely(name):
     (label,) = class_labels((name,))
     assert text.MISSING not in label and "[" not in label and label.count("?") == name.count("?")
     assert image(label).any()
@@ -89,7 +89,7 @@ def test_a_name_in_a_known_script_is_drawn_whole(name):
 
 @needs_fonts
 @pytest.mark.parametrize("name", NOT_DRAWN.values(), ids=NOT_DRAWN)
-def test_a_name_that_no_font_has_is_a_box_with_its_number(name):
+def test_name_without_a_font_is_a_box_with_its_number(name):
     assert class_labels(("x", f"old {name}")) == ("x", f"old {text.MISSING} [1]")
 
 
@@ -101,12 +101,12 @@ def test_arabic_is_joined_and_runs_from_right_to_left():
 
 
 @pytest.mark.parametrize("names", ALIKE, ids=ascii)
-def test_names_that_look_alike_are_distinguished(names, environment):
+def test_names_that_look_alike_get_their_number(names, environment):
     labels = class_labels(names)
     assert len({ink(label) for label in labels}) == len(names), labels
 
 
-def test_no_two_of_many_names_look_alike_also_when_cut(environment):
+def test_cut_names_never_look_alike(environment):
     names = (*DRAWN.values(), *NOT_DRAWN.values(), *(f"a very long name of a class, number {n}" for n in range(9)))
     for letters in (None, 20, 5, 3):
         labels = class_labels(names, letters)
@@ -114,12 +114,12 @@ def test_no_two_of_many_names_look_alike_also_when_cut(environment):
         assert not any("??" in label for label in labels)
 
 
-def test_a_name_that_a_terminal_would_act_on_is_drawn_as_an_escape(environment):
+def test_control_characters_in_a_name_are_drawn_as_escapes(environment):
     assert class_labels(("a\x1b[2J\nb",))[0].startswith("a\\x1b[2J\\nb" if environment != "OpenCV 4" else "a_[2J_b")
 
 
 @pytest.mark.parametrize("room", [20, 60, 120, 400])
-def test_a_label_fits_into_its_room_and_stays_its_own(room, environment):
+def test_label_fits_its_room_and_stays_unique(room, environment):
     names = (*DRAWN.values(), "traffic_light_red_left", "traffic_light_red_right")
     labels = [fitting_label(names, kind, room, 14, " 0.85") for kind in range(len(names))]
     assert all(text_width(label, 14) <= room for label in labels)
@@ -138,7 +138,7 @@ def test_text_stays_within_its_line(name):
     assert columns.min() >= 8 and columns.max() <= 12 + text_width(label, size)
 
 
-def test_text_that_reaches_the_edge_is_cut_off_there_and_not_wrapped():
+def test_text_is_cut_at_the_edge_and_not_wrapped():
     pixels = np.zeros((200, 50, 3), dtype=np.uint8)
     write_text(pixels, "a long line of text", 5, 30, (255, 255, 255), 20)
     assert pixels[:30].any() and not pixels[40:].any()
@@ -149,14 +149,14 @@ def drawn(name, style=None):
     return draw_boxes(pixels, [[20, 60, 150, 110, 0.9, 0.0]], [name, "other"], style or Style())
 
 
-def test_names_on_images_are_seen_and_differ(environment):
+def test_names_on_images_differ(environment):
     names = [*DRAWN.values(), *NOT_DRAWN.values()]
     if environment == "OpenCV 5":
         assert len({drawn(name).tobytes() for name in DRAWN.values()}) == len(DRAWN)
     assert all((drawn(name) != drawn(name, Style(labels=False))).any() for name in names)
 
 
-def test_charts_name_classes_in_their_script(environment, tmp_path):
+def test_charts_show_class_names_in_any_script(environment, tmp_path):
     names = ["猫", "سيارة", "кошка", "ไทย", "cat"]
     written = set()
     for order in (names, names[::-1]):

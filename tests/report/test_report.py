@@ -102,9 +102,9 @@ def full_run(tmp_path):
     return run
 
 
-def test_every_section_has_the_metrics_of_the_run(tmp_path, full_run):
+def test_every_section_has_the_values_of_the_run(tmp_path, full_run):
     sections = make_report(tmp_path, full_run).sections
-    for section, words in {
+    for section, texts in {
         "summary": ["queued again", "0.400", "0.600", "50.0"],
         "curves": ["Box loss", "mAP50-95", "Learning rate", "another attempt"],
         "results": ["Precision over recall", "F1 over confidence", "cat & <b>dog", "0.432"],
@@ -117,11 +117,11 @@ def test_every_section_has_the_metrics_of_the_run(tmp_path, full_run):
         "spec": ["epochs: 4"],
         "environment": ["hpc-yolo submit <x>", "torch==2.9", "2 packages"],
     }.items():
-        for word in words if section != "summary" else words[1:]:
-            assert word in sections[section], section
+        for text in texts if section != "summary" else texts[1:]:
+            assert text in sections[section], section
 
 
-def test_several_runs_stand_side_by_side(tmp_path, full_run):
+def test_several_runs_share_charts_and_list_differences(tmp_path, full_run):
     other = make_run(tmp_path / "runs", "other")
     other.spec.write_text("name: other\ntrain: {epochs: 8}\n")
     append_events(other, START, STEP)
@@ -132,7 +132,7 @@ def test_several_runs_stand_side_by_side(tmp_path, full_run):
 
 
 @pytest.mark.parametrize(
-    ("journal", "spec", "words"),
+    ("journal", "spec", "expected"),
     [
         (b"", b"", "not started"),
         (b"\x00\xff\n{torn", b"\xff{: no yaml", "2 lines of the journal"),
@@ -140,14 +140,14 @@ def test_several_runs_stand_side_by_side(tmp_path, full_run):
     ],
     ids=["nothing yet", "rubbish", "newer"],
 )
-def test_whatever_is_missing_or_broken_the_rest_is_shown(tmp_path, journal, spec, words):
+def test_missing_or_broken_file_leaves_the_rest(tmp_path, journal, spec, expected):
     run = make_run(tmp_path, "first", executor=None)
     run.journal.write_bytes(journal)
     run.spec.write_bytes(spec)
-    assert words in " ".join(make_report(tmp_path, run).sections.values())
+    assert expected in " ".join(make_report(tmp_path, run).sections.values())
 
 
-def test_the_file_lies_in_the_run_directory_and_an_unknown_run_names_the_nearest(tmp_path, full_run, monkeypatch):
+def test_report_is_written_to_the_run_directory_and_unknown_run_names_the_nearest(tmp_path, full_run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(cli, ["report", "full"]).exception is None
     assert full_run.report.read_text().startswith("<!doctype html>")

@@ -48,14 +48,14 @@ def runs(tmp_path) -> Path:
     return root
 
 
-def status_words(runs: Path) -> list[str]:
+def status_command(runs: Path) -> list[str]:
     return [sys.executable, "-m", "hpc_yolo", "status", "--root", str(runs)]
 
 
 @pytest.mark.parametrize("terminal", [(80, 24), (200, 50)], indirect=True, ids=str)
-def test_a_person_looks_around_and_leaves(terminal, runs):
+def test_keys_open_pages_filter_and_quit(terminal, runs):
     before = terminal.modes
-    terminal.run(*status_words(runs))
+    terminal.run(*status_command(runs))
     shown = terminal.wait_for("1 failed", "1 running", "? help")
     assert shown.index("second") < shown.index("first ")  # what failed comes first
     terminal.type("j", "Enter")
@@ -98,13 +98,15 @@ def held_up(terminal: Terminal) -> None:
     terminal.type("C-s", "?")
     pid = terminal.screen_pid()
     awaited(
-        lambda: Path(f"/proc/{pid}/wchan").read_text(), lambda place: "woken" in place or "write" in place, "a write"
+        lambda: Path(f"/proc/{pid}/wchan").read_text(),
+        lambda channel: "woken" in channel or "write" in channel,
+        "a write",
     )
     os.kill(pid, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
-    ("leave", "words"),
+    ("leave", "expected"),
     [
         (lambda terminal: os.kill(terminal.screen_pid(), signal.SIGTERM), "LEFT 143"),
         (lambda terminal: os.kill(terminal.screen_pid(), signal.SIGHUP), "LEFT 129"),
@@ -114,26 +116,26 @@ def held_up(terminal: Terminal) -> None:
     ],
     ids=["SIGTERM", "SIGHUP", "storm", "held up", "Ctrl-C"],
 )
-def test_the_terminal_is_as_before_after_a_signal(terminal, runs, leave, words):
+def test_signal_restores_the_terminal(terminal, runs, leave, expected):
     before = terminal.modes
-    terminal.run(*status_words(runs))
+    terminal.run(*status_command(runs))
     terminal.wait_for("? help")
     assert terminal.modes != before
     leave(terminal)
-    assert "Traceback" not in terminal.wait_for(words)
+    assert "Traceback" not in terminal.wait_for(expected)
     assert terminal.modes == before
 
 
-def test_the_terminal_is_as_before_after_a_mistake_of_our_own(terminal):
+def test_exception_restores_the_terminal(terminal):
     before = terminal.modes
     terminal.run(sys.executable, "-c", BROKEN)
     terminal.wait_for("ValueError: a mistake of our own", "LEFT 1")
     assert terminal.modes == before
 
 
-def test_the_shell_has_its_terminal_while_the_screen_is_stopped(terminal, runs):
+def test_stopped_screen_gives_the_terminal_to_the_shell(terminal, runs):
     before = terminal.modes
-    terminal.type(shlex.join(status_words(runs)), "Enter")
+    terminal.type(shlex.join(status_command(runs)), "Enter")
     terminal.wait_for("? help")
     terminal.type("C-z")
     terminal.wait_for("Stopped")
@@ -145,8 +147,8 @@ def test_the_shell_has_its_terminal_while_the_screen_is_stopped(terminal, runs):
     assert terminal.modes == before
 
 
-def test_a_terminal_that_changes_its_size_is_filled_again(terminal, runs):
-    terminal.run(*status_words(runs))
+def test_resized_terminal_is_redrawn(terminal, runs):
+    terminal.run(*status_command(runs))
     terminal.wait_for("? help", without="mAP trend")
     terminal.tmux("resize-window", "-x", "200", "-y", "40")
     terminal.wait_for("mAP trend", "? help")
@@ -155,8 +157,8 @@ def test_a_terminal_that_changes_its_size_is_filled_again(terminal, runs):
     terminal.wait_for("must be at least")
 
 
-def test_a_screen_whose_terminal_is_gone_ends(terminal, runs):
-    terminal.run(*status_words(runs))
+def test_screen_ends_when_its_terminal_is_gone(terminal, runs):
+    terminal.run(*status_command(runs))
     terminal.wait_for("? help")
     pid = terminal.screen_pid()
     terminal.close()

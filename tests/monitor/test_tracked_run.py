@@ -47,7 +47,7 @@ FINISHED = AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=2, step=10, cause=C
     ],
     ids=["trains", "its turn comes", "starts", "not needed", "taken out of the queue", "Slurm is silent"],
 )
-def test_of_a_chain_the_job_that_trains_is_shown(tmp_path, events, states, expected):
+def test_chain_shows_the_job_that_trains(tmp_path, events, states, expected):
     run = RunDirectory(tmp_path / "run")
     run.create()
     for submission in (FIRST, msgspec.structs.replace(FIRST, job_id="8", after="7")):
@@ -56,8 +56,8 @@ def test_of_a_chain_the_job_that_trains_is_shown(tmp_path, events, states, expec
     for event in events:
         journal.write(event)
     now = time.time()
-    told = {job_id: CachedJobState(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
+    cached = {job_id: CachedJobState(job=JobState(job_id, state), time=now) for job_id, state in states.items()}
     tracked = TrackedRun(run)
     tracked.read()
-    facts = tracked.facts(Reply(jobs=told, time=now), now)
+    facts = tracked.facts(Reply(jobs=cached, time=now), now)
     assert (facts.state, facts.job_id) == expected
