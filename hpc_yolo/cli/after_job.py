@@ -1,4 +1,4 @@
-"""`hpc-yolo after-job`: the last line of a batch script, for tasks that had no time for words."""
+"""`hpc-yolo after-job`: the last command of a batch script, which completes what the tasks could not do."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.launch.failed_setup import conclude_failed_setup
+from hpc_yolo.launch.prepare import run_of
+from hpc_yolo.resilience.after_job import conclude_job
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.journal import require_format
+from hpc_yolo.spec.load import load_resolved_spec, load_spec
 
 
 @click.command(hidden=True)
 @spec_options()
-@click.option("--exit-code", type=int, required=True, help="Of the srun before it: $?")
+@click.option("--exit-code", type=int, required=True, help="Exit code of the srun before it: $?")
 @click.option(
     "--failed-setup",
     "setup_record",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The setup has failed before the tasks; FILE holds the number of its line.",
+    help="The setup failed before the tasks; FILE holds the number of its line.",
 )
 def after_job(
     spec_path: Path,
@@ -27,20 +34,12 @@ def after_job(
     setup_record: Path | None,
     **shortcuts: str | None,
 ) -> None:
-    """Decide what becomes of a Slurm job whose tasks have ended with this exit code.
+    """Decide what follows a Slurm job whose tasks have ended with this exit code.
 
-    SPEC is the spec that the tasks trained, with the same options, or its run directory. Where a task was killed, hung
-    or was stopped before its first step, the journal is told, and the job goes back into the queue if the spec allows.
-    The exit code is that of the tasks, 0 for a run that is finished.
+    SPEC is the spec of the tasks, with the same options, or the run directory. Where a task was killed, stalled or was
+    stopped before its first step, the end is written to the journal and the job is requeued if the spec allows it.
+    The exit code is that of the tasks, 0 for a finished run.
     """
-    from hpc_yolo.cluster.process import ProcessInfo, current_environment
-    from hpc_yolo.launch.failed_setup import conclude_failed_setup
-    from hpc_yolo.launch.prepare import run_of
-    from hpc_yolo.resilience.after_job import conclude_job
-    from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.runs.journal import require_format
-    from hpc_yolo.spec.load import load_resolved_spec, load_spec
-
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and process.attempt == 1 and setup_record is None:
         return
@@ -48,8 +47,8 @@ def after_job(
         run = RunDirectory(spec_path.absolute())
         require_format(run.journal)
         spec = load_resolved_spec(run.spec)
-    elif (begun := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
-        run, spec = begun, load_resolved_spec(begun.spec)
+    elif (existing := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
+        run, spec = existing, load_resolved_spec(existing.spec)
     else:
         spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)

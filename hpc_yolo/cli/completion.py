@@ -1,4 +1,4 @@
-"""`hpc-yolo completion`: the line that teaches a shell to complete our commands."""
+"""`hpc-yolo completion`: print the script with which a shell completes commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for SHELL, which knows the commands, their options and the names of your runs.
+    """Print the completion script for SHELL: commands, options and names of runs.
 
     \b
     bash: add to ~/.bashrc                    eval "$(hpc-yolo completion bash)"

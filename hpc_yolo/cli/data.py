@@ -1,4 +1,4 @@
-"""`hpc-yolo data`: making and looking at datasets."""
+"""`hpc-yolo data`: create datasets."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from pathlib import Path
 
 import click
 
+from hpc_yolo.monitor.progress import counting
+
 
 @click.group()
 def data() -> None:
-    """Make datasets."""
+    """Create datasets."""
 
 
-@data.command(short_help="Draw a labelled set of shapes.")
+@data.command(short_help="Draw a labelled dataset of shapes.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--train", "num_train", default=240, show_default=True, help="Training images.")
-@click.option("--val", "num_val", default=80, show_default=True, help="Validation images.")
+@click.option("--train", "num_train", default=240, show_default=True, help="Number of training images.")
+@click.option("--val", "num_val", default=80, show_default=True, help="Number of validation images.")
 @click.option("--width", default=320, show_default=True, help="Width in pixels.")
 @click.option("--height", default=240, show_default=True, help="Height in pixels.")
 @click.option("--seed", default=0, show_default=True, help="The same seed draws the same images.")
 def synth(directory: Path, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
-    """Draw a labelled set of shapes into DIRECTORY, so that a first training needs no download."""
+    """Draw a labelled dataset of shapes into DIRECTORY, for a first training without a download."""
     from hpc_yolo.data.synth import write_shapes_dataset  # imports OpenCV
-    from hpc_yolo.monitor.progress import counting
 
     with counting("drawing images", num_train + num_val) as on_progress:
         dataset = write_shapes_dataset(

@@ -1,20 +1,20 @@
-"""`hpc-yolo doctor`: what this site does to a job that it interrupts, and whether the run survives that."""
+"""`hpc-yolo doctor`: report what this site does to an interrupted job, and whether the run survives that."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from hpc_yolo.cli.options import read_overrides, spec_options
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from hpc_yolo.doctor import Finding, Report
+from hpc_yolo.doctor import Finding, Report, examine
+from hpc_yolo.spec.load import load_spec
 
 PIPE_COLUMNS = 200
 STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow"}
@@ -24,35 +24,30 @@ STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow"}
 @spec_options(required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, **shortcuts: str | None) -> None:
-    """Read this site's Slurm settings and say what becomes of a job that is interrupted.
+    """Read this site's Slurm settings and report what happens to an interrupted job.
 
-    How many seconds it has from the first signal to SIGKILL, whether saving fits (at most 40 % of them, by what the run
-    of SPEC, or one beside it, has measured), whether and how soon it starts again, and what to change in the spec where
-    work would be lost; whether OpenCV finds its libraries on this machine. Without SPEC: all partitions. Changes
-    nothing, and answers within seconds when Slurm does not.
+    The report says how many seconds the job has from the first signal to SIGKILL, whether a save fits (at most 40 % of
+    them, as measured by the run of SPEC, or by one beside it), whether and how soon the job starts again, what to
+    change in the spec where work would be lost, and whether OpenCV finds its libraries on this machine. Without SPEC it
+    covers all partitions. Nothing is changed, and it takes seconds even if Slurm does not answer.
 
     \b
     ok       as it should be
-    note     worth knowing
-    warning  would lose work, or keep the run from going on
+    note     information
+    warning  work would be lost, or the run could not resume
 
-    Exit code: 0 without warnings, 4 with one, 5 where Slurm does not answer.
+    Exit code: 0 without warnings, 4 with one, 5 if Slurm does not answer.
 
     \b
     hpc-yolo doctor                                   all partitions
     hpc-yolo doctor spec.yaml --partition preempt     would this run survive there?
     hpc-yolo doctor spec.yaml --json | jq '.findings[] | select(.level == "warning")'
     """
-    from hpc_yolo.doctor import examine
-    from hpc_yolo.spec.load import load_spec
-
     overrides = read_overrides(assignments, shortcuts)
     if spec_path is None and overrides:
-        raise click.UsageError("options change a spec, and none was named: hpc-yolo doctor SPEC ...")
+        raise click.UsageError("options change a spec, and there is none: hpc-yolo doctor SPEC ...")
     report = examine(None if spec_path is None else load_spec(spec_path, overrides))
     if as_json:
-        import msgspec
-
         click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
         _print(report)
@@ -61,10 +56,6 @@ def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, 
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     # A pipe has no width of its own: print long lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     console.print(report.slurm, highlight=False, markup=False)
@@ -73,14 +64,12 @@ def _print(report: Report) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in report.findings:
-        table.add_row(Text(finding.level, style=STYLES[finding.level]), finding.what, _words(finding))
+        table.add_row(Text(finding.level, style=STYLES[finding.level]), finding.what, _message(finding))
     console.print(table)
 
 
-def _words(finding: Finding) -> Text:
-    from rich.text import Text
-
-    words = Text("; ".join(part for part in (finding.seen, finding.why) if part))
+def _message(finding: Finding) -> Text:
+    message = Text("; ".join(part for part in (finding.seen, finding.why) if part))
     if finding.advice:
-        words.append(f"\n-> {finding.advice}", style="bold" if finding.level == "warning" else "")
-    return words
+        message.append(f"\n-> {finding.advice}", style="bold" if finding.level == "warning" else "")
+    return message

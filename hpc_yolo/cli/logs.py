@@ -1,39 +1,42 @@
-"""`hpc-yolo logs`: what all ranks printed, in one stream."""
+"""`hpc-yolo logs`: the output of all ranks in one stream."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from hpc_yolo.cli.runs import RUN, named_run
-
-if TYPE_CHECKING:
-    from hpc_yolo.runs.directory import RunDirectory
-    from hpc_yolo.runs.logs import OutputLine
+from hpc_yolo.cli.run_argument import RUN, named_run
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.runs.attempts import Attempts
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.failures import all_failures
+from hpc_yolo.runs.journal import JournalReader, read_events
+from hpc_yolo.runs.logs import OutputLine, OutputReader
 
 LOG_LINES = 40
 POLL_S = 0.3
-LAST_WORDS_S = 1.0  # between the end in the journal and the last line of a task
+LAST_LINES_S = 1.0  # between the end in the journal and the last line of a task
 
 
 @click.command()
 @RUN
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, across requeues, until the run ends.")
-@click.option("--rank", metavar="N", type=click.IntRange(min=0), help="Only what this rank printed.")
-@click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="Only this start of the run.")
-@click.option("--errors", is_flag=True, help="Why it failed: the first failing rank first, then the others.")
-@click.option("-n", "--lines", default=LOG_LINES, show_default=True, type=click.IntRange(min=1), help="The last lines.")
-@click.option("--all", "show_all", is_flag=True, help="Every line, from the first attempt on.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines too, across requeues, until the run ends.")
+@click.option("--rank", metavar="N", type=click.IntRange(min=0), help="Only lines of this rank.")
+@click.option("--attempt", metavar="N", type=click.IntRange(min=1), help="Only this attempt of the run.")
+@click.option("--errors", is_flag=True, help="Print errors: of the rank that failed first, then of the others.")
+@click.option(
+    "-n", "--lines", default=LOG_LINES, show_default=True, type=click.IntRange(min=1), help="Number of last lines."
+)
+@click.option("--all", "show_all", is_flag=True, help="Print every line, from the first attempt on.")
 def logs(
     written: str, follow: bool, rank: int | None, attempt: int | None, errors: bool, lines: int, show_all: bool
 ) -> None:
-    """Print the last lines that Slurm and all ranks of RUN printed, each with its rank; --rank and --attempt choose.
+    """Print the last lines of Slurm and of all ranks of RUN, each with its rank; --rank and --attempt select.
 
-    Ranks of a Slurm job are in the order in which they printed; those of a local run one after the other.
+    Lines of a Slurm job are in the order of printing; those of a local run are grouped by rank.
     """
     run = named_run(written)
     if errors:
@@ -43,25 +46,20 @@ def logs(
 
 
 def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> None:
-    """The failures of the newest attempt that has any, or of `attempt`: who failed first, then who only noticed.
+    """Print the failures of `attempt`, or of the newest attempt that has any: the first cause first.
 
     Raises:
         RunError: there are none.
     """
-    from hpc_yolo.core.errors import RunError
-    from hpc_yolo.runs.attempts import Attempts
-    from hpc_yolo.runs.failures import all_failures
-    from hpc_yolo.runs.journal import read_events
-
     events = read_events(run.journal)
-    begins = [(attempt.training_begin, attempt.number) for attempt in Attempts(events).started]
+    begins = [(started.training_begin, started.number) for started in Attempts(events).started]
     by_attempt: dict[int, list[str]] = {}
     for failure in all_failures(run):
         number = next((number for began, number in reversed(begins) if began <= failure.time), 1)
         if rank in (None, failure.rank):
             step = Attempts(event for event in events if event.time <= failure.time).last_step
-            noticed = "noticed that another had gone" if failure.is_echo else "failed"
-            head = f"rank {failure.rank} on {failure.host} {noticed} in attempt {number}, after step {step}:"
+            how = "lost its connection to another rank" if failure.is_echo else "failed"
+            head = f"rank {failure.rank} on {failure.host} {how} in attempt {number}, after step {step}:"
             by_attempt.setdefault(number, []).append(f"{head}\n{(failure.traceback or failure.message).rstrip()}")
     chosen = attempt if attempt is not None else max(by_attempt, default=0)
     if chosen not in by_attempt:
@@ -72,14 +70,11 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
 
 
 def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines: int | None, *, follow: bool) -> None:
-    """The last `lines` (None: all) of the lines asked for, and with `follow` those that come.
+    """Print the last `lines` (None: all) of `rank` and `attempt`, and with `follow` those that are written later.
 
     Raises:
         RunError: there is no output, or none of that rank or attempt.
     """
-    from hpc_yolo.core.errors import RunError
-    from hpc_yolo.runs.logs import OutputReader
-
     reader = OutputReader(run)
 
     def is_wanted(line: OutputLine) -> bool:
@@ -88,38 +83,35 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
     found = list(reader.new_lines(also_unfinished=not follow))
     shown = deque(filter(is_wanted, found), maxlen=lines)
     if not (shown or follow):
-        if not found:
-            raise RunError(
-                f"{run.path}: no job of it has printed anything yet", hint="hpc-yolo status says how it stands"
-            )
-        ranks = sorted({line.rank for line in found if line.rank is not None})
-        attempts = sorted({line.attempt for line in found})
-        raise RunError(
-            f"{run.name}: none of {len(found)} lines is of that rank and attempt",
-            hint=f"there are ranks {ranks[0]} to {ranks[-1]} and attempts {attempts[0]} to {attempts[-1]}"
-            if ranks
-            else "leave out --rank",
-        )
+        raise _nothing_to_show(run, found)
     for line in shown:
         echo(line)
     if follow:
-        for line in lines_to_come(run, reader.new_lines):
+        for line in later_lines(run, reader.new_lines):
             if is_wanted(line):
                 echo(line)
 
 
-def lines_to_come(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
-    """The lines as they come, until the newest attempt has ended and is not queued again."""
-    from hpc_yolo.runs.attempts import Attempts
-    from hpc_yolo.runs.journal import JournalReader
+def _nothing_to_show(run: RunDirectory, found: Sequence[OutputLine]) -> RunError:
+    if not found:
+        return RunError(f"{run.path}: no job has printed anything yet", hint="hpc-yolo status shows its state")
+    ranks = sorted({line.rank for line in found if line.rank is not None})
+    attempts = sorted({line.attempt for line in found})
+    hint = "leave out --rank"
+    if ranks:
+        hint = f"there are ranks {ranks[0]} to {ranks[-1]} and attempts {attempts[0]} to {attempts[-1]}"
+    return RunError(f"{run.name}: none of {len(found)} lines is of that rank and attempt", hint=hint)
 
+
+def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
+    """Yield lines as they are written, until the newest attempt has ended and is not requeued."""
     journal, attempts = JournalReader(run.journal), Attempts()
     while True:
         for event in journal.new_events(max_steps=1):
             attempts.add(event)
         is_over = attempts.newest is not None and not attempts.newest.goes_on
         if is_over:
-            time.sleep(LAST_WORDS_S)
+            time.sleep(LAST_LINES_S)
         yield from new_lines()
         if is_over:
             return
@@ -127,5 +119,5 @@ def lines_to_come(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine
 
 
 def echo(line: OutputLine) -> None:
-    """Print it behind its rank."""
+    """Print `line` after its rank."""
     click.echo(line.text if line.rank is None else f"{line.rank}: {line.text}")

@@ -1,4 +1,4 @@
-"""`hpc-yolo`: the commands in one group, and the way errors reach a person."""
+"""`hpc-yolo`: the group of commands, and the exit code and message of each error."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ INTERRUPTED = 130
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Begin with: hpc-yolo data synth datasets/shapes && hpc-yolo submit configs/quickstart.yaml",
+    epilog="Start with: hpc-yolo data synth datasets/shapes && hpc-yolo submit configs/quickstart.yaml",
 )
 @click.version_option(hpc_yolo.__version__, prog_name="hpc-yolo")
 def cli() -> None:
-    """One YAML spec goes in; Slurm jobs, or processes on this machine, train a YOLOv5-family detector.
+    """Train a YOLOv5-family detector from one YAML spec, as Slurm jobs or in processes on this machine.
 
-    A run lives in <output>/<name>. Submitting the same spec again goes on where the run stopped.
+    The run directory is <output>/<name>. Submitting the same spec again resumes the run where it stopped.
     """
 
 
 def main() -> None:
-    """Run the command line; every mistake of a user's ends in one message and an exit code, without a traceback."""
+    """Run the command line; errors of the user end in one message and an exit code, without a traceback."""
     try:
         cli(standalone_mode=False)
     except HpcYoloError as error:
@@ -38,11 +38,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        said = (interrupt.__cause__ or interrupt).args  # click raises an Abort of its own from Ctrl-C
-        click.echo(": ".join(["interrupted", *map(str, said)]), err=True)
+        cause = (interrupt.__cause__ or interrupt).args  # click raises an Abort of its own from Ctrl-C
+        click.echo(": ".join(["interrupted", *map(str, cause)]), err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); what it did not read nobody wants.
+        # The reader of standard output has exited (`| head`).
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:

@@ -1,25 +1,23 @@
-"""Figures of an evaluation on the screen: tables for people, JSON for scripts."""
+"""Print the metrics of an evaluation: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from hpc_yolo.inference.validate import ValidationReport
+from hpc_yolo.inference.validate import ValidationReport
 
 FEW_CLASSES = 50
 METRIC_COLUMNS = ("P", "R", "mAP50", "mAP50-95")  # as YOLOv5 heads them
 
 
 def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as_json: bool) -> None:
-    """All classes together and, where they are few or asked for, each; then speeds and official numbers."""
+    """Print the metrics of all classes and, if few or with `verbose`, of each; then speeds and COCO's metrics."""
     if as_json:
         click.echo(json.dumps({"directory": str(directory), **msgspec.to_builtins(report)}))
         return
@@ -42,7 +40,7 @@ def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as
 
 
 def print_study(reports: list[ValidationReport], directory: Path, *, as_json: bool) -> None:
-    """A row for each image size."""
+    """Print a row for each image size."""
     if as_json:
         click.echo(json.dumps({"directory": str(directory), "sizes": msgspec.to_builtins(reports)}))
         return
@@ -56,10 +54,10 @@ def print_study(reports: list[ValidationReport], directory: Path, *, as_json: bo
     console.print(f"results in {directory}", soft_wrap=True)
 
 
-def _print_official(console: Console, numbers: dict[str, float]) -> None:
-    """Precision in one line, recall in the next; the library says -1 of sizes that the set has none of."""
-    console.print("official COCO numbers")
-    shown = [f"{name.replace('_', ' ')} {'-' if value < 0 else _three(value)}" for name, value in numbers.items()]
+def _print_official(console: Console, metrics: dict[str, float]) -> None:
+    """Print precision in one line, recall in the next; the library gives -1 for sizes that the dataset lacks."""
+    console.print("official COCO metrics")
+    shown = [f"{name.replace('_', ' ')} {'-' if value < 0 else _three(value)}" for name, value in metrics.items()]
     for kind in ("ap", "ar"):
         console.print("  " + "   ".join(one for one in shown if one.startswith(kind)), soft_wrap=True)
 
@@ -72,5 +70,5 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _three(figure: float) -> str:
-    return f"{figure:.3f}"
+def _three(value: float) -> str:
+    return f"{value:.3f}"

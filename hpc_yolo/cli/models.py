@@ -1,4 +1,4 @@
-"""`hpc-yolo models`: the networks side by side."""
+"""`hpc-yolo models`: compare the models of the family."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import json
 from typing import Any
 
 import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.spec.validate import model_names
 
 SOURCE = (
     "parameters, and GFLOPs of an image of 640 px: counted here, for {num_classes} classes. The rest is published by "
-    "the YOLOv5 project (README of v7.0), not measured here: px trained at, mAP50-95 and mAP50 on COCO val2017, ms a "
+    "the YOLOv5 project (README of v7.0), not measured here: px trained at, mAP50-95 and mAP50 on COCO val2017, ms an "
     "image on a CPU, on a V100 and on a V100 in batches of 32."
 )
 HEADINGS = {
-    "name": "network",
+    "name": "model",
     "parameters": "params M",
     "gflops_640": "GFLOPs",
     "imgsz": "px",
@@ -28,33 +34,24 @@ HEADINGS = {
 @click.command()
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 @click.option("--classes", "num_classes", type=click.IntRange(min=1), default=80, show_default=True, metavar="N")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def models(names: tuple[str, ...], num_classes: int, as_json: bool) -> None:
-    """Print parameters and FLOPs of the networks, all of them or those named, and what is published of them.
+    """Print parameters, FLOPs and published values of all models, or of those named.
 
-    FILE is a YAML of rows of your own, as a spec's `model` takes it; its `nc` is not used, as the number of classes
-    is the dataset's.
+    FILE is a YAML of layers, as the field `model` of a spec takes it; its `nc` is not used, since the number of classes
+    is that of the dataset.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    from hpc_yolo.spec.validate import model_names
-
     chosen = names or tuple(sorted(model_names(), key=lambda name: (name.endswith("6"), "nsmlx".index(name[6]))))
-    progress = track(chosen, "counting", console=Console(stderr=True), transient=True, disable=as_json)
-    rows = [facts_of(name, num_classes) for name in progress]
+    rows = [describe_model(name, num_classes) for name in chosen]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        _print_table(rows, num_classes)
+        Console().print(_table(rows, num_classes))
 
 
-def facts_of(name: str, num_classes: int) -> dict[str, Any]:
-    """What is counted and published of one network."""
-    import yaml
-
-    from hpc_yolo.core.package_data import resource_directory
-    from hpc_yolo.models.complexity import complexity
+def describe_model(name: str, num_classes: int) -> dict[str, Any]:
+    """Return the counted and published values of one model, by column."""
+    from hpc_yolo.models.complexity import complexity  # imports torch
 
     path = resource_directory("configs") / "published" / "models.yaml"
     published = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,10 +61,7 @@ def facts_of(name: str, num_classes: int) -> dict[str, Any]:
     return row | dict(zip(published["columns"], known, strict=True))
 
 
-def _print_table(rows: list[dict[str, Any]], num_classes: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _table(rows: list[dict[str, Any]], num_classes: int) -> Table:
     table = Table(caption=SOURCE.format(num_classes=num_classes), caption_justify="left")
     for key, heading in HEADINGS.items():
         is_name = key == "name"
@@ -81,4 +75,4 @@ def _print_table(rows: list[dict[str, Any]], num_classes: int) -> None:
     for row in rows:
         shown = row | {"parameters": f"{row['parameters'] / 1e6:.2f}", "gflops_640": f"{row['gflops_640']:.1f}"}
         table.add_row(*("-" if shown[key] is None else str(shown[key]) for key in HEADINGS))
-    Console().print(table)
+    return table

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., object])
 SHORTCUTS = {
     "--name": ("name", "Name of the run."),
     "--nodes": ("cluster.nodes", "Number of nodes."),
-    "--gpus-per-node": ("cluster.gpus_per_node", "GPUs, and so tasks, on each node; 0 trains on CPUs."),
+    "--gpus-per-node": ("cluster.gpus_per_node", "GPUs, and so tasks, of each node; 0 trains on CPUs."),
     "--partition": ("cluster.partition", "Partition of the cluster."),
     "--account": ("cluster.account", "Account to charge."),
     "--qos": ("cluster.qos", "Quality of service."),
@@ -34,7 +34,7 @@ def spec_options(*, required: bool = True) -> Callable[[Command], Command]:
             "assignments",
             metavar="FIELD=VALUE",
             multiple=True,
-            help="Set any field of the spec, such as train.epochs=10. May be given many times.",
+            help="Set any field of the spec, such as train.epochs=10. May be repeated.",
         )(command)
         for name, (field, sentence) in reversed(SHORTCUTS.items()):
             command = click.option(name, metavar="VALUE", help=f"{sentence} [{field}]")(command)
@@ -45,10 +45,10 @@ def spec_options(*, required: bool = True) -> Callable[[Command], Command]:
 
 
 def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | bool | None]) -> list[Override]:
-    """What was typed, as overrides that name themselves in errors.
+    """Return the options of the command line as overrides, with the text that names them in errors.
 
     Raises:
-        SpecError: a --set without a field or an equals sign.
+        SpecError: a --set without a field or without an equals sign.
     """
     overrides = []
     for option, (field, _) in SHORTCUTS.items():
@@ -58,24 +58,26 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
     for assignment in assignments:
         field, equals, value = assignment.partition("=")
         if not equals or not field:
-            raise SpecError(f"--set {assignment}: write FIELD=VALUE", hint="for example --set train.epochs=10")
+            raise SpecError(f"--set {assignment}: write FIELD=VALUE", hint="such as --set train.epochs=10")
         overrides.append(Override(field, value, f"--set {assignment}"))
     return overrides
 
 
 def read_sides(written: str) -> tuple[int, int]:
-    """Height and width in pixels of what --imgsz says: one side, or both with a comma."""
-    words = written.split(",")
-    if len(words) > 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise click.UsageError(f"--imgsz {written}: one side in pixels, or height and width")
-    return int(words[0]), int(words[-1])
+    """Return height and width in pixels from the value of --imgsz: one side, or both with a comma.
+
+    Raises:
+        click.UsageError: it is neither.
+    """
+    sides = written.split(",")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise click.UsageError(f"--imgsz {written}: must be one side in pixels, or height and width")
+    return int(sides[0]), int(sides[-1])
 
 
 def whole_strides(sides: tuple[int, int], stride: int) -> tuple[int, int]:
-    """`sides` up to the next multiples of the network's stride; says so where they change."""
+    """Return `sides` rounded up to multiples of the model's stride; print a message if they change."""
     rounded = (-(-sides[0] // stride) * stride, -(-sides[1] // stride) * stride)
     if rounded != sides:
-        click.echo(
-            f"--imgsz {sides[0]},{sides[1]}: sides are multiples of {stride}; {list(rounded)} are taken", err=True
-        )
+        click.echo(f"--imgsz {sides[0]},{sides[1]}: not multiples of {stride}; using {list(rounded)}", err=True)
     return rounded

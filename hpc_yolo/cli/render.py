@@ -1,4 +1,4 @@
-"""`hpc-yolo render`: the sbatch script of a spec, to hand to sbatch oneself."""
+"""`hpc-yolo render`: print the sbatch script of a spec."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cli.submit import fetch_with_progress
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.data.run_inputs import are_kept
+from hpc_yolo.launch.plan import slurm_plan
+from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.launch.weights import with_located_weights
+from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.shell import require_shell_syntax
 
 
 @click.command()
@@ -16,23 +24,14 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
 
     Use: hpc-yolo render spec.yaml > job.sbatch && sbatch job.sbatch
 
-    It is the script of hpc-yolo submit. The run directory is made too, with the spec and the files that it names as
-    they are now: the job reads them there, and leaves its output there. Slurm is not asked for anything.
+    It is the script that hpc-yolo submit queues. The run directory is created too, with the spec and the files that it
+    names as they are now: the job reads them there and writes its output there. Slurm is not contacted.
     """
-    from hpc_yolo.cli.submit import fetch_with_progress
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.data.run_inputs import are_kept
-    from hpc_yolo.launch.plan import slurm_plan
-    from hpc_yolo.launch.prepare import prepare_run
-    from hpc_yolo.launch.weights import with_located_weights
-    from hpc_yolo.spec.load import load_spec
-    from hpc_yolo.spec.shell import require_shell_syntax
-
     spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
     require_shell_syntax(spec.cluster)
     plan = slurm_plan(spec, "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, spec, needs_data=False)
     if not are_kept(plan.run):
-        click.echo(f"{spec.data} is not there; the job's first start copies what the run learns from", err=True)
+        click.echo(f"{spec.data}: not found; the first attempt of the job copies the run's inputs", err=True)
     click.echo(plan.script, nl=False)

@@ -1,4 +1,4 @@
-"""`hpc-yolo report`: one HTML file about a run, or about several side by side."""
+"""`hpc-yolo report`: write one HTML file about a run, or about several side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.runs import RUNS, named_run
+import hpc_yolo
+from hpc_yolo.cli.run_argument import RUNS, named_run
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.files import write_atomic
+from hpc_yolo.report.facts import read_facts, unique_labels
+from hpc_yolo.report.page import report_page
 
 
 @click.command()
@@ -17,19 +22,15 @@ from hpc_yolo.cli.runs import RUNS, named_run
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file. [default: report.html in the run directory; here for several runs and those of others]",
+    help="Output file. [default: report.html in the run directory; in the working directory for several runs and "
+    "those of others]",
 )
 def report(written: tuple[str, ...], output: Path | None) -> None:
-    """Write curves, figures, confusions, images, labels, attempts, time and spec of each RUN into one HTML file.
+    """Write curves, metrics, confusion matrices, images, labels, attempts, time and spec of each RUN to one HTML file.
 
-    It needs no network and no other file. Several runs share their charts, and what their specs differ in is listed.
+    The file refers to no other file and no network. Several runs share their charts, and the differences between their
+    specs are listed.
     """
-    import hpc_yolo
-    from hpc_yolo.core.errors import RunError
-    from hpc_yolo.core.files import write_atomic
-    from hpc_yolo.report.facts import read_facts, unique_labels
-    from hpc_yolo.report.page import report_page
-
     runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
     facts = [read_facts(run, label) for run, label in zip(runs, unique_labels(runs), strict=True)]
     made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"

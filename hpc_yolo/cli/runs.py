@@ -1,112 +1,73 @@
-"""Commands about runs that are there: `list`, `cancel`, `requeue`, `resume`, `rm`."""
+"""Commands on existing runs: `list`, `cancel`, `requeue`, `rm`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.cli.run_argument import RUNS, known_runs, named_run, user_state_directory
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.index import gone_runs, remove_from_index
 
-DEFAULT_ROOT = Path("runs")
-
-
-def complete_run(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """The names of runs that begin so, for the shell."""
-    return sorted({run.name for run in known_runs() if run.name.startswith(begun)})
-
-
-RUN = click.argument("written", metavar="RUN", shell_complete=complete_run)
-RUNS = click.argument("written", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
-
-
-def known_runs(root: Path | None = None) -> list[RunDirectory]:
-    """The runs in `root`, else those in the person's index and in ./runs, each once."""
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.runs.directory import find_runs
-    from hpc_yolo.runs.index import indexed_runs, state_directory
-
-    if root is not None:
-        return find_runs(root)
-    runs = (*find_runs(DEFAULT_ROOT.absolute()), *indexed_runs(state_directory(current_environment())))
-    return list({run.path.resolve(): run for run in runs}.values())
-
-
-def named_run(written: str) -> RunDirectory:
-    """The run that a person means by a name or a path.
-
-    Raises:
-        RunError: there is none, or several.
-    """
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.runs.index import find_run, gone_runs, state_directory
-
-    return find_run(written, known_runs(), gone_runs(state_directory(current_environment())))
+YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @click.command("list")
 @click.option("--root", type=click.Path(path_type=Path), help="Only the runs in this directory.")
-@click.option("--all", "show_gone", is_flag=True, help="Name those too that have been moved or removed.")
+@click.option("--all", "show_gone", is_flag=True, help="Include runs that have been moved or removed.")
 def list_runs(root: Path | None, show_gone: bool) -> None:
-    """Print the directory of every run of yours, one a line, for scripts; hpc-yolo status says how they stand."""
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.runs.index import gone_runs, state_directory
-
+    """Print the directory of each of your runs, one a line, for scripts. hpc-yolo status shows their state."""
     for run in known_runs(root):
         click.echo(str(run.path))
-    for path in gone_runs(state_directory(current_environment())) if show_gone else ():
+    for path in gone_runs(user_state_directory()) if show_gone else ():
         click.echo(f"{path} (moved or removed)")
 
 
-def agreed(question: str, *, yes: bool) -> None:
-    """Ask, unless `yes` was said already.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask `question` on the terminal unless `yes`.
 
     Raises:
-        click.UsageError: there is nobody to ask.
+        click.UsageError: standard input is not a terminal.
         click.Abort: the answer is no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Nobody is there to ask: say --yes")
+        raise click.UsageError(f"{question} Standard input is not a terminal: confirm with --yes")
     click.confirm(question, abort=True)
 
 
 def for_each(written: tuple[str, ...], action: Callable[[RunDirectory], str], question: str, *, yes: bool) -> None:
-    """Carry out `action` on every run that is named, once all are found and a person agrees; one refusal stops none.
+    """Apply `action` to each named run after confirmation; an error for one run does not stop the others.
 
     Raises:
-        RunError: a name that is no run's, before anything is done.
-        HpcYoloError: the last refusal.
+        RunError: a name matches no run; nothing was done.
+        HpcYoloError: the last of the errors.
     """
-    from hpc_yolo.core.errors import HpcYoloError
-
     runs = {run.path: run for run in map(named_run, written)}.values()
-    agreed(f"{question} {', '.join(run.name for run in runs)}?", yes=yes)
-    refusals: list[HpcYoloError] = []
+    confirm(f"{question} {', '.join(run.name for run in runs)}?", yes=yes)
+    errors: list[HpcYoloError] = []
     for run in runs:
         try:
             click.echo(action(run))
-        except HpcYoloError as refusal:
-            refusals.append(refusal)
-    for other in refusals[:-1]:
+        except HpcYoloError as error:
+            errors.append(error)
+    for other in errors[:-1]:
         click.echo(click.style("error: ", fg="red", bold=True) + str(other), err=True)
-    if refusals:
-        raise refusals[-1]
+    if errors:
+        raise errors[-1]
 
 
 @click.command()
 @RUNS
 @YES
 def cancel(written: tuple[str, ...], yes: bool) -> None:
-    """End the job of each RUN, a name or a run directory. What trains saves first; it does not come back by itself."""
-    from hpc_yolo.launch.actions import cancel_run
-
+    """Cancel the job of each RUN, a name or a run directory. Training saves a checkpoint first and is not requeued."""
     for_each(written, cancel_run, "cancel", yes=yes)
 
 
@@ -114,54 +75,20 @@ def cancel(written: tuple[str, ...], yes: bool) -> None:
 @RUNS
 @YES
 def requeue(written: tuple[str, ...], yes: bool) -> None:
-    """Put the running job of each RUN, a name or a run directory, back into Slurm's queue; it saves first."""
-    from hpc_yolo.launch.actions import requeue_run
-
-    for_each(written, requeue_run, "interrupt and queue again", yes=yes)
-
-
-@click.command()
-@RUNS
-@click.option("--set", "assignments", metavar="PATH=VALUE", multiple=True, help="Change a field that a run may change.")
-@click.option("--follow", is_flag=True, help="Show its progress until it ends. Local runs are always followed.")
-def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool) -> None:
-    """Submit each RUN again, finished, failed or cancelled, in the same directory; it goes on from its last checkpoint.
-
-    Such as: hpc-yolo resume first --set train.epochs=200
-    """
-    from hpc_yolo.cli.options import read_overrides
-    from hpc_yolo.cli.submit import carry_out
-    from hpc_yolo.launch.plan import make_plan
-    from hpc_yolo.launch.preflight import preflight
-    from hpc_yolo.launch.weights import with_located_weights
-    from hpc_yolo.spec.load import load_resolved_spec
-
-    overrides = read_overrides(assignments, {})
-    plans = [
-        make_plan(with_located_weights(load_resolved_spec(run.spec, overrides))) for run in map(named_run, written)
-    ]
-    local = [plan.run.name for plan in plans if not plan.uses_slurm]
-    if len(plans) > 1 and (local or follow):
-        raise click.UsageError(f"{local[0] if local else 'each'} is followed to its end: resume one at a time")
-    for plan in plans:
-        for warning in preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm):
-            click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
-    for plan in plans:
-        carry_out(plan, follow=follow, wait=False)
+    """Requeue the running Slurm job of each RUN, a name or a run directory. Training saves a checkpoint first."""
+    for_each(written, requeue_run, "interrupt and requeue", yes=yes)
 
 
 @click.command()
 @RUNS
 @YES
 def rm(written: tuple[str, ...], yes: bool) -> None:
-    """Remove the directory of each RUN with everything in it. One that is queued or trains is not removed."""
-    from hpc_yolo.cluster.process import current_environment
-    from hpc_yolo.launch.actions import remove_run
-    from hpc_yolo.runs.index import remove_from_index, state_directory
+    """Remove the directory of each RUN and everything in it. A run that is queued or training is not removed."""
+    for_each(written, remove, "remove, with all checkpoints,", yes=yes)
 
-    def removed(run: RunDirectory) -> str:
-        remove_run(run)
-        remove_from_index(state_directory(current_environment()), run)
-        return f"removed {run.path}"
 
-    for_each(written, removed, "remove, with all checkpoints,", yes=yes)
+def remove(run: RunDirectory) -> str:
+    """Remove `run` and its entry in the index; return the message for the terminal."""
+    remove_run(run)
+    remove_from_index(user_state_directory(), run)
+    return f"removed {run.path}"

@@ -1,34 +1,35 @@
-"""`hpc-yolo submit`: the one command that most people need."""
+"""`hpc-yolo submit`: train a spec as a Slurm job or in processes on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
-from hpc_yolo.cli.weights import download_progress
+from hpc_yolo.cluster import scheduler, slurm_command
+from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.launch.partition_checks import estimate_start
+from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
+from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.submit import submit as submit_plan
+from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.spec.load import Override, load_spec
-
-if TYPE_CHECKING:
-    from hpc_yolo.launch.plan import Plan
-
 
 NOTICE_S = 2.0
 
 
 @click.command()
 @spec_options()
-@click.option("--local", is_flag=True, help="Train on this machine even where there is Slurm.")
-@click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; touch nothing.")
-@click.option("--follow", is_flag=True, help="Show the job's progress until it ends. Local runs are always followed.")
-@click.option("--wait", is_flag=True, help="Wait for the job's end in silence; its success is the exit code.")
+@click.option("--local", is_flag=True, help="Train on this machine even where Slurm is installed.")
+@click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; change nothing.")
+@click.option("--follow", is_flag=True, help="Show progress until the job ends. Local runs are always followed.")
+@click.option("--wait", is_flag=True, help="Wait silently until the job ends; the exit code is that of the job.")
 def submit(
     spec_path: Path,
     assignments: tuple[str, ...],
@@ -38,63 +39,55 @@ def submit(
     wait: bool,
     **shortcuts: str | None,
 ) -> None:
-    """Train what SPEC says: as a Slurm job where there is Slurm, else in processes on this machine.
+    """Train SPEC: as a Slurm job where Slurm is installed, otherwise in processes on this machine.
 
-    Submitting a spec again goes on with its run from the last checkpoint.
+    Submitting a spec again resumes its run from the last checkpoint.
     """
-    from hpc_yolo.cluster import scheduler, slurm_command
-    from hpc_yolo.launch.plan import make_plan, plan_at_site
-    from hpc_yolo.launch.preflight import preflight
-    from hpc_yolo.launch.weights import with_located_weights
-
     overrides = read_overrides(assignments, shortcuts)
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
-    uses_slurm = plan.uses_slurm
-    there = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
-    if uses_slurm and not dry_run:
-        scheduler.require_available(run=there)
-    slurm = scheduler.probe(run=there) if uses_slurm and dry_run else None
-    answers = slurm is None or slurm.available
-    if uses_slurm and answers:
+    run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
+    if plan.uses_slurm and not dry_run:
+        scheduler.require_available(run=run)
+    slurm = scheduler.probe(run=run) if plan.uses_slurm and dry_run else None
+    is_available = slurm is None or slurm.available
+    if plan.uses_slurm and is_available:
         plan = plan_at_site(plan)
-    warnings = preflight(plan.spec, plan.run, for_slurm=uses_slurm, slurm_answers=answers)
+    warnings = preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available)
     for what, decision in plan.decisions():
         click.echo(f"{what:14} {decision}")
-    for warning in warnings:
-        click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
+    print_warnings(warnings)
     if not dry_run:
         carry_out(plan, follow=follow, wait=wait)
     elif slurm is not None:
-        start, is_refused = start_of(plan) if answers else (f"not known: {slurm.reason}", False)
+        start, is_refused = start_of(plan) if is_available else (f"not known: {slurm.reason}", False)
         click.echo(f"{'start':14} {start}\n\n{plan.script}", nl=False)
         sys.exit(ClusterError.exit_code if is_refused else 0)
 
 
-def start_of(plan: Plan) -> tuple[str, bool]:
-    """Return (when Slurm would start the job of `plan`, in a few words; whether it would refuse it). Queue nothing."""
-    from hpc_yolo.cluster import slurm_command
-    from hpc_yolo.launch.partition_checks import estimate_start
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print `warnings` to standard error, a line each."""
+    for warning in warnings:
+        click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
 
+
+def start_of(plan: Plan) -> tuple[str, bool]:
+    """Return (when Slurm would start the job of `plan`, whether Slurm would refuse it). Nothing is queued."""
     assert plan.script is not None
     try:
         sbatch = slurm_command.with_sbatch_variables(plan.variables)
         estimate = estimate_start(plan.script, plan.sbatch_options, run=sbatch)
     except SchedulerUnavailable as error:
         return f"not known: {error.message}", False
-    except ClusterError as refusal:
-        return f"refused as it is: {refusal.message}", True
-    where = f" on {estimate.nodes}" if estimate.nodes else ""
-    return f"at {estimate.start or 'a time that is not known'}{where}, says Slurm", False
+    except ClusterError as error:
+        return f"Slurm refuses the job: {error.message}", True
+    nodes = f" on {estimate.nodes}" if estimate.nodes else ""
+    return f"at {estimate.start or 'an unknown time'}{nodes}, as estimated by Slurm", False
 
 
 def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
-    """Hand `plan` over and, for a local run or when asked, follow it to its end, which is then the exit code."""
-    from hpc_yolo.cluster.jobs import JobWatch
-    from hpc_yolo.launch.submit import submit as submit_plan
-    from hpc_yolo.monitor.follow import follow as follow_run
-
+    """Submit `plan`; follow a local run, or any with `follow` or `wait`, and exit with its exit code."""
     fetch_with_progress(plan.spec.weights)
     notice = notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up")
     with notice if plan.uses_slurm else contextlib.nullcontext():
@@ -107,12 +100,15 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
             f"  its output:  tail -F {plan.run.jobs}/{submission.job_id}.log"
         )
         return
+
+    from hpc_yolo.monitor.follow import follow as follow_run  # imports rich
+
     sys.exit(follow_run(plan.run, JobWatch(plan.run, owned=True), since=submission.time, quiet=wait and not follow))
 
 
 @contextlib.contextmanager
 def notice_after(seconds: float, message: str) -> Iterator[None]:
-    """Print `message` to stderr if the block takes longer than `seconds`."""
+    """Print `message` to standard error if the block takes longer than `seconds`."""
     timer = threading.Timer(seconds, click.echo, args=[message], kwargs={"err": True})
     timer.start()
     try:
@@ -123,10 +119,11 @@ def notice_after(seconds: float, message: str) -> Iterator[None]:
 
 
 def fetch_with_progress(weights: str) -> None:
-    """Fetch the published file `weights` with a progress bar, unless it is there."""
-    from hpc_yolo.launch.weights import fetch_weights
-
+    """Download the published file `weights` with a progress bar, unless it is in the cache."""
     if not weights:
-        return  # a bar that never shows up leaves an empty line
-    with download_progress(Path(weights).name) as on_progress:
+        return
+
+    from hpc_yolo.monitor.progress import downloading  # imports rich
+
+    with downloading(Path(weights).name) as on_progress:
         fetch_weights(weights, on_progress)

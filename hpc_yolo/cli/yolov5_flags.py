@@ -1,4 +1,4 @@
-"""The flags of the YOLOv5 guide and the field of the spec that each one sets: one schema, two ways to fill it in."""
+"""The flags of the YOLOv5 guide, and the field of the spec that each one sets."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Flag:
-    """One option. `field` is what it sets; `value` is what a switch, or an option without its value, sets it to.
+    """One option and the field that it sets.
 
-    `says`: its help, where the field's own sentence would mislead.
+    Attributes:
+        value: the value that a switch, or an option without its value, sets.
+        help: its help text, where the description of the field would mislead.
     """
 
     names: tuple[str, ...]
     field: str
     metavar: str | None = None
     value: str | None = None
-    says: str | None = None
+    help: str | None = None
 
     @property
     def parameter(self) -> str:
-        """The name under which click hands the value over."""
+        """The name of the parameter to which click assigns the value."""
         return self.names[0].removeprefix("--").replace("-", "_")
 
 
 VALUES = (
-    Flag(("--weights",), "weights", "FILE", says="yolov5s.pt unless said; a published name, a file, '' from scratch."),
+    Flag(("--weights",), "weights", "FILE", help="A published name, a file, or '' for none. [default: yolov5s.pt]"),
     Flag(("--cfg",), "model", "MODEL"),
     Flag(("--data",), "data", "YAML"),
     Flag(("--hyp",), "train.hyp", "HYP"),
@@ -51,7 +53,7 @@ VALUES = (
     Flag(("--device",), "train.device", "cpu|0|0,1"),
     Flag(("--optimizer",), "train.optimizer", "NAME"),
     Flag(("--workers",), "train.workers", "N"),
-    Flag(("--label-smoothing",), "train.label_smoothing", "SHARE"),
+    Flag(("--label-smoothing",), "train.label_smoothing", "FRACTION"),
     Flag(("--patience",), "train.patience", "EPOCHS"),
     Flag(("--freeze",), "train.freeze", "N or N,N,…"),
     Flag(("--save-period",), "train.save_period", "EPOCHS"),
@@ -67,29 +69,30 @@ SWITCHES = (
     Flag(("--sync-bn",), "train.sync_bn", value="true"),
     Flag(("--cos-lr",), "train.cos_lr", value="true"),
     Flag(("--data-parallel",), "train.data_parallel", value="true"),
-    Flag(("--noval",), "train.val_every", value="0", says="Evaluate after the last epoch only."),
-    Flag(("--nosave",), "checkpoint.every_epochs", value="0", says="Save at a signal and at the end only."),
-    Flag(("--noautoanchor",), "train.autoanchor", value="false", says="Keep the anchors, fit or not."),
+    Flag(("--noval",), "train.val_every", value="0", help="Evaluate after the last epoch only."),
+    Flag(("--nosave",), "checkpoint.every_epochs", value="0", help="Save only at a signal and at the end."),
+    Flag(("--noautoanchor",), "train.autoanchor", value="false", help="Keep the anchors even if they do not fit."),
 )
-# Flags of the original that this one answers with a sentence. Those that change nothing here are only told.
-HARMLESS = {
+# Flags of the guide that are accepted without an effect, and the reason that is printed.
+WITHOUT_EFFECT = {
     "--noplots": "nothing is drawn during training",
     "--bucket": "runs are not uploaded",
     "--entity": "runs are not uploaded",
     "--upload-dataset": "datasets are not uploaded",
     "--bbox-interval": "runs are not uploaded",
     "--artifact-alias": "runs are not uploaded",
-    "--local-rank": "",  # launchers of old pass it; the rank comes from their variables
+    "--local-rank": "",  # older launchers pass it; the rank comes from their variables
 }
+# Flags of the guide that are not supported, and what to do instead.
 REFUSED = {
-    "--evolve": "hyperparameters are not evolved; train several runs with --set train.hyp_overrides.lr0=…",
-    "--quad": "the quad loader is not there; a larger --imgsz does what it was for",
+    "--evolve": "not supported; train several runs with --set train.hyp_overrides.lr0=…",
+    "--quad": "not supported; use a larger --imgsz",
 }
 
 
 def guide_options(command: Command) -> Command:
-    """Give `command` the guide's flags; `read_flags` reads them."""
-    for name in (*REFUSED, *HARMLESS):
+    """Add the guide's flags to `command`; `read_flags` reads them."""
+    for name in (*REFUSED, *WITHOUT_EFFECT):
         command = click.option(name, metavar="VALUE", is_flag=False, flag_value="", hidden=True)(command)
     for flag in reversed(SWITCHES):
         command = click.option(*flag.names, is_flag=True, help=_help(flag))(command)
@@ -100,15 +103,15 @@ def guide_options(command: Command) -> Command:
 
 
 def read_flags(typed: dict[str, str | bool | None]) -> list[Override]:
-    """What was typed, as overrides of the spec's fields.
+    """Return the flags of the command line as overrides of the spec's fields.
 
     Raises:
-        UsageError: a flag that has no meaning here.
+        UsageError: a flag is not supported.
     """
     for name, instead in REFUSED.items():
         if typed[_parameter(name)] is not None:
             raise click.UsageError(f"{name}: {instead}")
-    for name, why in HARMLESS.items():
+    for name, why in WITHOUT_EFFECT.items():
         if typed[_parameter(name)] is not None and why:
             click.echo(f"{name} has no effect: {why}", err=True)
     overrides = []
@@ -127,7 +130,7 @@ def read_flags(typed: dict[str, str | bool | None]) -> list[Override]:
 
 
 def _written(field: str, value: str) -> str:
-    """`value` as the spec's YAML has it, from how the guide has it."""
+    """Return `value`, in the form of the guide, in the form of the spec's YAML."""
     if field == "train.device":
         return json.dumps(value or "auto")
     if field == "train.freeze":
@@ -140,7 +143,7 @@ def _written(field: str, value: str) -> str:
         return json.dumps(name if name in model_names() and not Path(value).is_file() else value)
     if field == "train.imgsz" and value.isdigit() and int(value) % STRIDE:
         above = (int(value) // STRIDE + 1) * STRIDE
-        click.echo(f"--imgsz {value} is no multiple of {STRIDE}; {above} is taken", err=True)
+        click.echo(f"--imgsz {value} is not a multiple of {STRIDE}; using {above}", err=True)
         return str(above)
     return json.dumps(value) if field in ("weights", "data", "output") else value
 
@@ -148,8 +151,8 @@ def _written(field: str, value: str) -> str:
 def _help(flag: Flag) -> str:
     section, _, name = flag.field.rpartition(".")
     kinds = {"": Spec, "train": TrainSpec, "checkpoint": CheckpointSpec}
-    sentence = flag.says or description_of(field_types(kinds[section])[name])
-    return f"{sentence} [{flag.field}{f'={flag.value}' if flag.metavar is None else ''}]"
+    text = flag.help or description_of(field_types(kinds[section])[name])
+    return f"{text} [{flag.field}{f'={flag.value}' if flag.metavar is None else ''}]"
 
 
 def _parameter(name: str) -> str:

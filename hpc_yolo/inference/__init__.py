@@ -1,1 +1,1 @@
-"""What a trained network is for: measured (val), used on images (predict), handed to other programs (export)."""
+"""Use of a trained model: evaluation (val), detection (predict), other programs (export)."""

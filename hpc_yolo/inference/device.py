@@ -10,15 +10,15 @@ from hpc_yolo.spec.device import read_device
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device that `requested` names: `auto` (or nothing) is the first GPU where there is one, else the CPU.
+    """Return the device `requested`: `auto` (or nothing) is the first GPU if there is one, else the CPU.
 
     Raises:
-        SpecError: it is no device, several, or a GPU that is not there.
+        SpecError: it is no device, several devices, or a GPU that does not exist.
     """
     try:
         chosen = read_device(requested)
     except ValueError as error:
-        raise SpecError(f"--device {requested}: {error}", hint="one of auto, cpu, or the number of a GPU") from None
+        raise SpecError(f"--device {requested}: {error}", hint="auto, cpu, or the number of a GPU") from None
     if chosen == "cpu" or (chosen == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if "," in chosen:
@@ -29,9 +29,9 @@ def choose_device(requested: str) -> torch.device:
     index = 0 if chosen == "auto" else int(chosen)
     if index >= torch.cuda.device_count():
         raise SpecError(
-            f"--device {requested}: GPU {index} is not there; this process sees "
+            f"--device {requested}: there is no GPU {index}; this process sees "
             f"{counted(torch.cuda.device_count(), 'GPU')}",
-            hint="take --device cpu, or see nvidia-smi",
+            hint="use --device cpu, or see nvidia-smi",
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -1,4 +1,4 @@
-"""What is evaluated: a network and the images that it is tried on, from what a person names."""
+"""What is evaluated: a model and a split of a dataset."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hpc_yolo.spec.load import load_resolved_spec
 
 
 @dataclass(frozen=True)
-class Named:
-    """What the name of a run or of a file stands for; the run's own data and image size where there is one."""
+class ResolvedWeights:
+    """A file of weights; for a run also its dataset, image size and `single_cls`."""
 
     weights: Path
     data: Path | None = None
@@ -32,8 +32,8 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network in evaluation mode on its device, and a split of a dataset."""
+class EvalTarget:
+    """A model in evaluation mode on its device, and a split of a dataset."""
 
     file: InferenceModel
     model: nn.Module
@@ -45,40 +45,41 @@ class Subject:
 
 
 class Augmented(nn.Module):
-    """A network that sees every image in several views."""
+    """A model with test-time augmentation: it is applied to several views of each image."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the decoded detections of all views; there are no raw levels."""
         return augmented_forward(self.model, images), []
 
 
-def find_named(path: Path) -> Named:
-    """The weights that `path` names: a file, or a run directory, whose best model is taken.
+def resolve_weights(path: Path) -> ResolvedWeights:
+    """Return the weights at `path`: the file itself, or the best model of a run directory.
 
     Raises:
-        CheckpointError: there is nothing, or a run without a checkpoint.
+        CheckpointError: `path` does not exist, or is a run without a checkpoint.
     """
     run = RunDirectory(path if path.is_dir() else path.absolute().parent.parent)
     if path.is_dir() and not run.exists:
-        raise CheckpointError(f"{path}: is no run directory", hint="name a run, or a file of weights")
+        raise CheckpointError(f"{path}: not a run directory", hint="name a run, or a file of weights")
     if not path.exists():
-        raise CheckpointError(f"{path}: is not there", hint="see the runs there are with: hpc-yolo status")
+        raise CheckpointError(f"{path}: not found", hint="hpc-yolo status lists the known runs")
     weights = path
     if path.is_dir():
         found = [checkpoint for checkpoint in (run.best, run.last) if checkpoint.exists()]
         if not found:
-            raise CheckpointError(f"{path}: has no checkpoint yet", hint=f"how it stands: hpc-yolo follow {path}")
+            raise CheckpointError(f"{path}: has no checkpoint yet", hint=f"hpc-yolo follow {path} shows its progress")
         weights = found[0]
     if not run.holds_checkpoint(weights):
-        return Named(weights)
+        return ResolvedWeights(weights)
     spec = load_resolved_spec(run.spec)
-    return Named(weights, dataset_yaml(run, spec.data), spec.train.imgsz, spec.train.single_cls)
+    return ResolvedWeights(weights, dataset_yaml(run, spec.data), spec.train.imgsz, spec.train.single_cls)
 
 
-def prepare_subject(
+def load_eval_target(
     weights: Path,
     data: Path,
     split: str,
@@ -87,47 +88,48 @@ def prepare_subject(
     half: bool,
     augment: bool,
     single_cls: bool,
-    tell: Callable[[str], None],
+    on_message: Callable[[str], None],
     on_progress: Callable[[int, int], None],
     needs_labels: bool = True,
-) -> Subject:
-    """Read the network, folded for inference, and the labels of a split.
+) -> EvalTarget:
+    """Read the model, fused for inference, and the labels of a split.
 
     Args:
-        augment: let it see every image in several views.
-        tell: takes what a person should know.
-        on_progress: told (images read, all images).
-        needs_labels: refuse a split without labels, since all metrics of it are 0.
+        augment: apply the model to several views of each image.
+        on_message: called with messages for the user.
+        on_progress: called with (images read, all images).
+        needs_labels: refuse a split without labels, since all of its metrics are 0.
 
     Raises:
         CheckpointError: the weights cannot be read, or are for another number of classes.
         DataError: the dataset cannot be used.
-        SpecError: the device cannot do what is asked.
+        SpecError: the device does not support an option.
     """
     file = load_inference_model(weights, device=device, half=half, augment=augment)
     dataset = load_dataset(data, single_cls=single_cls, needed_splits=(split,))
-    _require_same_classes(file, dataset, tell)
+    _require_same_classes(file, dataset, on_message)
     index = scan_split(dataset, split, on_progress, needs_labels=needs_labels)
     for message in (*dataset.messages, *index.messages):
-        tell(message)
+        on_message(message)
     if not index.has_labels:
-        tell(f"{split}: no image has labels, so all metrics are 0; detections are written")
-    network = Augmented(file.model) if augment and isinstance(file.model, Detector) else file.model
-    return Subject(file, network.eval(), file.stride, file.device, dataset, split, index)
+        on_message(f"{split}: no image has labels, so all metrics are 0; detections are written")
+    model = Augmented(file.model) if augment and isinstance(file.model, Detector) else file.model
+    return EvalTarget(file, model.eval(), file.stride, file.device, dataset, split, index)
 
 
-def _require_same_classes(file: InferenceModel, dataset: Dataset, tell: Callable[[str], None]) -> None:
+def _require_same_classes(file: InferenceModel, dataset: Dataset, on_message: Callable[[str], None]) -> None:
     if dataset.single_cls:
         return
     if len(file.names) != dataset.num_classes:
         raise CheckpointError(
             f"{file.path}: detects {len(file.names)} classes ({_shown(file.names)}), and {dataset.source} has "
             f"{dataset.num_classes} ({_shown(dataset.names)})",
-            hint="give the dataset that it was trained for with --data, or take all classes for one with --single-cls",
+            hint="name its own dataset with --data, or treat all classes as one with --single-cls",
         )
     for ours, theirs in zip(file.names, dataset.names, strict=True):
         if ours != theirs:
-            tell(f"class {file.names.index(ours)} is called {ours!r} by the weights and {theirs!r} by the dataset")
+            index = file.names.index(ours)
+            on_message(f"class {index} is called {ours!r} by the weights and {theirs!r} by the dataset")
             return
 
 

@@ -1,4 +1,4 @@
-"""Networks for other programs: ONNX and TorchScript, each checked by running what was written."""
+"""Write models as ONNX and TorchScript, and check each by running what was written."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ Runner = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`batch` images of (height, width) pixels; with `dynamic` any number and any multiples of the stride.
+    """Shape of the images that an exported model accepts.
 
-    `trained_imgsz` goes into the file: who runs a dynamic one begins with that size.
+    Attributes:
+        image_hw: height and width in pixels.
+        dynamic: accept any number of images, and sides of any multiples of the stride.
+        trained_imgsz: written to the file, as the default size of a dynamic model.
     """
 
     image_hw: tuple[int, int]
@@ -43,41 +46,48 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked. `difference`: the largest to the network, relative as in `TOLERANCE`."""
+    """A file that was written and checked.
+
+    Attributes:
+        difference: the largest difference to the model, relative as in `TOLERANCE`.
+    """
 
     path: Path
     difference: float
 
 
 class Decoded(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> (B, rows, 5 + classes) cxcywh in pixels, objectness, class scores."""
+    """Map images (B, 3, H, W) in [0, 1] to (B, rows, 5 + classes): cxcywh in pixels, objectness, class scores."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the decoded detections of `images`."""
         decoded: torch.Tensor = self.model(images)[0]
         return decoded
 
 
 def export(model: Detector, names: Sequence[str], form: str, target: Path, options: ExportOptions) -> Exported:
-    """Write `model`, which detects the classes `names`, to `target` as `form` (onnx or torchscript), read it back and
-    compare.
+    """Write `model`, which detects the classes `names`, to `target` as `form`, read it back and compare.
+
+    Args:
+        form: onnx or torchscript.
 
     Raises:
-        CheckpointError: sides are no multiples of the stride, a package is missing, the form has no such operator, or
-            what was written computes something else; then `target` is not there.
+        CheckpointError: sides are not multiples of the stride, a package is missing, the form lacks an operator, or the
+            written model computes something else; then `target` is not created.
     """
     stride = model.image_stride
     if any(side % stride for side in options.image_hw):
         raise CheckpointError(f"sides of {options.image_hw} pixels: they must be multiples of {stride}")
-    network = Decoded(fused(model)).eval()
+    decoded = Decoded(fused(model)).eval()
     write, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[form]
     try:
-        content = write(network, names, options)
+        content = write(decoded, names, options)
         run = load(content)
-        difference = max(_difference(network, run, shape) for shape in _checked_shapes(options, stride))
+        difference = max(_difference(decoded, run, shape) for shape in _checked_shapes(options, stride))
     except HpcYoloError:
         raise
     except Exception as error:  # exporters and runtimes raise classes of their own
@@ -97,14 +107,17 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
-    """Quietly: torch calls its tracer old (the newer ways need packages more, for the same graph of a network without
-    branches), and warns of each number that it takes for a constant (all are compared afterwards)."""
+    """Suppress the tracer's warnings inside the block.
+
+    torch calls its tracer deprecated, but the successors need further packages for the same graph of a model without
+    branches; and it warns of each number that becomes a constant, all of which are compared afterwards.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _onnx(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
+def _onnx(model: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     try:
         import onnx
     except ImportError as error:
@@ -113,7 +126,7 @@ def _onnx(network: Decoded, names: Sequence[str], options: ExportOptions) -> byt
     buffer: Any = io.BytesIO()
     with tracing():
         torch.onnx.export(
-            network,
+            model,
             (torch.zeros(options.batch, 3, *options.image_hw),),
             buffer,
             dynamo=False,
@@ -123,7 +136,7 @@ def _onnx(network: Decoded, names: Sequence[str], options: ExportOptions) -> byt
             dynamic_axes=free if options.dynamic else None,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(graph, _properties(network, names, options))
+    onnx.helper.set_model_props(graph, _properties(model, names, options))
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()
     return content
@@ -133,19 +146,19 @@ def _run_onnx(content: bytes) -> Runner:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CheckpointError("checking an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
+        raise CheckpointError("the check of an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _torchscript(network: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
+def _torchscript(model: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
-    about = {"shape": shape, "stride": network.model.image_stride, "names": dict(enumerate(names))}
+    about = {"shape": shape, "stride": model.model.image_stride, "names": dict(enumerate(names))}
     about |= {"dynamic": True} if options.dynamic else {}
     about |= {"imgsz": options.trained_imgsz} if options.trained_imgsz is not None else {}
     buffer = io.BytesIO()
     with tracing():
-        traced = torch.jit.trace(network, torch.zeros(shape))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(model, torch.zeros(shape))  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer, _extra_files={"config.txt": json.dumps(about)})
     return buffer.getvalue()
 
@@ -162,23 +175,23 @@ def _run_torchscript(content: bytes) -> Runner:
     return run
 
 
-def _properties(network: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
-    """Return what programs that use such files look for in them."""
+def _properties(model: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
+    """Return the metadata that programs read from such files."""
     imgsz = {"imgsz": str(options.trained_imgsz)} if options.trained_imgsz is not None else {}
-    return {"stride": str(network.model.image_stride), "names": str(dict(enumerate(names)))} | imgsz
+    return {"stride": str(model.model.image_stride), "names": str(dict(enumerate(names)))} | imgsz
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
-    """(batch, height, width) to compare on: as exported and, where they are free, others."""
+    """Return the (batch, height, width) to compare: as exported and, for a dynamic model, another."""
     shapes = [(options.batch, *options.image_hw)]
     return [*shapes, (options.batch + 1, 2 * stride, 3 * stride)] if options.dynamic else shapes
 
 
 @torch.no_grad()
-def _difference(network: Decoded, run: Runner, shape: tuple[int, int, int]) -> float:
+def _difference(model: Decoded, run: Runner, shape: tuple[int, int, int]) -> float:
     batch, height, width = shape
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-    expected, found = network(images), run(images)
+    expected, found = model(images), run(images)
     scale = torch.ones(expected.shape[2])
     scale[:4] = max(height, width)
     return float(np.nan_to_num(((expected - found).abs() / scale).max().item(), nan=np.inf))

@@ -1,4 +1,4 @@
-"""A model made ready for val and predict, from weights or from an exported file."""
+"""A model ready for val and predict, from weights or from an exported file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from hpc_yolo.weights.archive import EXPORTED_SUFFIXES
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 from hpc_yolo.weights.torchscript import is_torchscript
 
+DEFAULT_IMGSZ = 640  # pixels, for a model whose file has no size
+
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """A model in evaluation mode on its device, and what its file says of it.
+    """A model in evaluation mode on its device, and the metadata of its file.
 
     Attributes:
-        imgsz: pixels that it was trained at, where the file says so.
-        fixed_hw: the only sides that it takes; None where it takes all multiples of the stride.
+        imgsz: pixels that it was trained at, if the file has that.
+        fixed_hw: the only sides that it accepts; None if it accepts all multiples of the stride.
     """
 
     path: Path
@@ -35,30 +37,30 @@ class InferenceModel:
 
     @property
     def stride(self) -> int:
-        """The number of pixels that sides of images are multiples of."""
+        """The number of pixels of which sides of images are multiples."""
         return self.model.image_stride
 
     def require_size(self, sides: tuple[int, int] | None) -> None:
-        """Refuse sides that an exported file does not take. `sides`: height and width that a person asked for.
+        """Refuse `sides`, the requested height and width, if an exported file does not accept them.
 
         Raises:
-            SpecError: naming both.
+            SpecError: with both sizes.
         """
         if self.fixed_hw is not None and sides not in (None, self.fixed_hw):
             assert sides is not None
-            asked, taken = (f"{height} x {width}" for height, width in (sides, self.fixed_hw))
+            requested, accepted = (f"{height} x {width}" for height, width in (sides, self.fixed_hw))
             raise SpecError(
-                f"--imgsz: {asked} px, and {self.path} was exported for {taken} px (height x width) alone",
+                f"--imgsz: {requested} px, and {self.path} was exported for {accepted} px (height x width) only",
                 hint="leave --imgsz out, or export it again with --dynamic",
             )
 
 
 def load_inference_model(path: Path, *, device: str, half: bool, augment: bool) -> InferenceModel:
-    """Read the model in `path`, folded for inference.
+    """Read the model in `path`, fused for inference.
 
     Raises:
         CheckpointError: the file cannot be used.
-        SpecError: the device, or an exported file, cannot do what is asked.
+        SpecError: the device, or an exported file, does not support an option.
     """
     chosen = choose_device(device)
     if half and chosen.type != "cuda":
@@ -72,12 +74,12 @@ def load_inference_model(path: Path, *, device: str, half: bool, augment: bool) 
 
 
 def _exported(path: Path, device: str, *, half: bool, augment: bool) -> InferenceModel:
-    for name, is_asked, why in (
+    for name, is_requested, why in (
         ("--half", half, "it computes in fp32"),
-        ("--augment", augment, "it gives no raw levels, which the views are joined by"),
-        ("--device", device.strip().lower() not in ("", "auto", "cpu"), "exported files are computed on the CPU here"),
+        ("--augment", augment, "it has no raw levels, from which the views are joined"),
+        ("--device", device.strip().lower() not in ("", "auto", "cpu"), "exported files run on the CPU"),
     ):
-        if is_asked:
+        if is_requested:
             raise SpecError(f"{name}: not supported for {path}: {why}", hint="name the file that it was exported from")
     model = load_exported(path)
     about = model.about

@@ -1,4 +1,4 @@
-"""A model used on images and videos: what it finds, as boxes. `outputs` writes it down."""
+"""Detect objects on frames of images and videos. `outputs` writes the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,16 @@ from hpc_yolo.inference.sources import Frame, Source, frames_of
 from hpc_yolo.models import Detector
 from hpc_yolo.models.tta import augmented_forward
 
-READ_AHEAD = 4  # frames decoded while the network works
+READ_AHEAD = 4  # frames decoded while the model runs
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How images are framed and boxes chosen. Thresholds as in non-maximum suppression.
+    """Size of images and settings of non-maximum suppression.
 
     Attributes:
         imgsz_hw: sides (pixels) that the image is scaled to fit into.
-        exact: pad it to these sides, and not only to the next multiples of the stride.
+        exact: pad it to exactly these sides, not only to the next multiples of the stride.
     """
 
     imgsz_hw: tuple[int, int]
@@ -46,19 +46,19 @@ class PredictSettings:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found on a frame: rows (n, 6) of xyxy in the frame's pixels, score, class, the surest first."""
+    """The detections on a frame: rows (n, 6) of xyxy in the frame's pixels, score, class; highest score first."""
 
     frame: Frame
     detections: list[list[float]]
     seconds: float
 
     def summary(self, names: Sequence[str]) -> str:
-        """Return how many of what, for people."""
+        """Return the number of detections of each class, as text."""
         counts = Counter(int(row[5]) for row in self.detections)
         return ", ".join(f"{number} {printable(names[kind])}" for kind, number in sorted(counts.items())) or "nothing"
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """For JSON."""
+        """Return the detections for JSON."""
         height, width = self.frame.pixels.shape[:2]
         boxes = [
             {
@@ -74,7 +74,7 @@ class Prediction:
 
 
 class Predictor:
-    """A network in evaluation mode on its device, used a frame at a time."""
+    """A model in evaluation mode on its device, applied to one frame at a time."""
 
     def __init__(self, model: Detector | ExportedModel, settings: PredictSettings) -> None:
         self.model, self.settings = model, settings
@@ -84,7 +84,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, frame: Frame) -> Prediction:
-        """What is on `frame`."""
+        """Return the detections on `frame`."""
         started_s = time.perf_counter()
         settings = self.settings
         framed, ratio, (left, top) = letterbox(
@@ -119,11 +119,11 @@ class Unreadable:
     error: DataError
 
 
-def read_frames(sources: Iterable[Source], stride: int) -> Iterator[Frame | Unreadable]:
-    """Yield the frames of all sources, decoded ahead in a thread. A source that cannot be read does not end the others.
+def read_frames(sources: Iterable[Source], stride: int) -> Generator[Frame | Unreadable]:
+    """Yield the frames of all sources, decoded in a thread. A source that cannot be read does not stop the others.
 
     Raises:
-        Exception: whatever else the thread raises, which is a mistake of this program.
+        Exception: any other error in the thread, which is a bug.
     """
     ahead: queue.Queue[Frame | Unreadable | Exception | None] = queue.Queue(READ_AHEAD)
     stopped = threading.Event()
@@ -145,7 +145,7 @@ def read_frames(sources: Iterable[Source], stride: int) -> Iterator[Frame | Unre
                 except DataError as error:
                     put(Unreadable(source, error))
             put(None)
-        except Exception as error:  # without it nobody would end the wait for the next frame
+        except Exception as error:  # otherwise the wait for the next frame would not end
             put(error)
 
     thread = threading.Thread(target=read, daemon=True)

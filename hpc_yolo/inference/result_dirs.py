@@ -1,4 +1,4 @@
-"""Directories for results: new unless asked otherwise, their owner's alone, and marked as results."""
+"""Directories for results: new by default, private to their owner, and marked as results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MARKER = ".hpc-yolo-results"
 
 
 def results_directory(project: Path, name: str, *, exist_ok: bool) -> Path:
-    """Make `project`/`name`; with the first free number behind it, name2, name3 …, unless `exist_ok`.
+    """Create `project`/`name`; if it exists, name2, name3 …, unless `exist_ok`.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: it cannot be created.
     """
     try:
         project.mkdir(parents=True, exist_ok=True)
@@ -32,14 +32,14 @@ def results_directory(project: Path, name: str, *, exist_ok: bool) -> Path:
             return _marked(directory)
     except OSError as error:
         raise RunError(
-            f"{project / name}: cannot be made: {error.strerror}", hint="give another place with --project DIR"
+            f"{project / name}: cannot be created: {error.strerror}", hint="give another directory with --project DIR"
         ) from error
-    raise AssertionError("there is always a next number")
+    raise AssertionError("unreachable: numbers do not end")
 
 
 def holds_results(directory: Path) -> bool:
-    """Return whether images in `directory` are results, of predict, val or a training run, and no sources."""
-    return os.path.exists(directory / MARKER) or RunDirectory(directory).exists  # noqa: PTH110, no error where it is closed
+    """Return True if images in `directory` are results of predict, val or a run, and not sources."""
+    return os.path.exists(directory / MARKER) or RunDirectory(directory).exists  # noqa: PTH110, no error if it is not readable
 
 
 def _marked(directory: Path) -> Path:

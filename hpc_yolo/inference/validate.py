@@ -1,4 +1,4 @@
-"""How good a network is on a split of a dataset: figures, speeds, a confusion matrix, COCO's JSON, label files."""
+"""Evaluate a model on a split of a dataset: metrics, speeds, a confusion matrix, COCO JSON, label files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult, Stopwatch, evaluate
 from hpc_yolo.evaluation.metrics import DetectionMetrics
-from hpc_yolo.inference.eval_target import Subject
+from hpc_yolo.inference.eval_target import EvalTarget
 from hpc_yolo.models.boxes import xyxy_to_cxcywh
 from hpc_yolo.plots.figures import write_confusion_chart
 from hpc_yolo.runs.metrics import ClassMetrics, Metrics
@@ -32,9 +32,16 @@ SPEED_SETTINGS = EvaluationSettings(conf_threshold=0.25, iou_threshold=0.45)
 PREDICTIONS = "predictions.json"
 STUDY_SIZES = range(256, 1536 + 1, 128)
 
+Recorder = Callable[[ImageResult], None]
+
 
 class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All metrics of one pass. `speed_ms`: milliseconds an image in each stage. `coco_error`: why `coco` is missing."""
+    """All metrics of one evaluation.
+
+    Attributes:
+        speed_ms: milliseconds an image of each stage.
+        coco_error: the reason why `coco` is missing.
+    """
 
     weights: str
     data: str
@@ -57,10 +64,13 @@ class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written into `directory` besides the figures.
+    """What is written to `directory` besides the metrics.
 
-    predictions: COCO's JSON. annotations: COCO's file of the truth, for the official numbers. labels: a text file a
-    image, with scores where `scores` says so.
+    Attributes:
+        predictions: write COCO JSON.
+        annotations: COCO's annotations, for the official metrics.
+        labels: write a label file for each image.
+        scores: with a column of scores.
     """
 
     directory: Path
@@ -71,22 +81,22 @@ class Outputs:
 
 
 def round_up(imgsz: int, stride: int) -> int:
-    """The least multiple of `stride` that is not below `imgsz` (pixels)."""
+    """Return the least multiple of `stride` that is not below `imgsz` (pixels)."""
     return -(-imgsz // stride) * stride
 
 
-def find_annotations(subject: Subject) -> Path | None:
-    """COCO's file of a split's truth where COCO keeps it: annotations/instances_<split>.json beside or above it."""
-    sources = subject.dataset.split(subject.split)
+def find_annotations(target: EvalTarget) -> Path | None:
+    """Return annotations/instances_<split>.json beside the split or above it, as COCO has it; None without one."""
+    sources = target.dataset.split(target.split)
     if len(sources) != 1:
         return None
     name = f"instances_{sources[0].stem if sources[0].is_file() else sources[0].name}.json"
-    places = [directory / "annotations" / name for directory in (sources[0].parent, sources[0].parent.parent)]
-    return next((place for place in places if place.is_file()), None)
+    paths = [directory / "annotations" / name for directory in (sources[0].parent, sources[0].parent.parent)]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def validate(
-    subject: Subject,
+    target: EvalTarget,
     *,
     imgsz: int,
     batch: int,
@@ -96,54 +106,52 @@ def validate(
     outputs: Outputs | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ValidationReport:
-    """One pass over the split.
+    """Evaluate `target` and return its metrics.
 
     Args:
-        imgsz: longer side of an image in pixels, a multiple of the network's stride.
+        imgsz: longer side of an image in pixels, a multiple of the model's stride.
         square: pad all images to a square instead of to the shape of their group.
-        outputs: what to write; nothing unless given.
-        on_progress: told (images done, all images).
+        outputs: what to write; None writes nothing.
+        on_progress: called with (images done, all images).
 
     Raises:
         DataError: an image cannot be read any more.
-        TrainingError: loader workers have no room in /dev/shm.
+        TrainingError: /dev/shm is too small for the loader workers.
     """
-    keys = _keys(subject, outputs)
+    keys = _keys(target, outputs)
     images = keys.image_ids
     crowds = outputs.annotations.crowds if outputs is not None and outputs.annotations is not None else {}
-    confusion, stopwatch = ConfusionMatrix(subject.dataset.num_classes), Stopwatch(subject.device)
-    progress = itertools.count(1)
-    _warm_up(subject, imgsz)
-    with _recorders(subject, outputs, keys) as recorders:
+    confusion, stopwatch = ConfusionMatrix(target.dataset.num_classes), Stopwatch(target.device)
+    _warm_up(target, imgsz)
+    with _recorders(target, outputs, keys) as recorders:
+        recorders += [_confusion_recorder(confusion), _progress_recorder(on_progress, len(images))]
 
         def on_image(result: ImageResult) -> None:
-            confusion.add(result.detections, result.labels)
             for record in recorders:
                 record(result)
-            on_progress(next(progress), len(images))
 
         result = evaluate(
-            subject.model,
-            _loader(subject, imgsz, batch, workers, square=square),
-            device=subject.device,
+            target.model,
+            _loader(target, imgsz, batch, workers, square=square),
+            device=target.device,
             gather_arrays=lambda arrays: [arrays],
             settings=settings,
             crowds={number: crowds[image] for number, image in enumerate(images) if image in crowds},
             on_image=on_image,
             stopwatch=stopwatch,
         )
-    report = _report(subject, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
-    return report if outputs is None else _write(report, outputs, confusion, list(subject.dataset.names))
+    report = _report(target, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
+    return report if outputs is None else _write(report, outputs, confusion, list(target.dataset.names))
 
 
-def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
+def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
     # No more loader processes than there are cores, of which a CPU computes on one.
-    spare = len(os.sched_getaffinity(0)) - (subject.device.type == "cpu")
+    spare = len(os.sched_getaffinity(0)) - (target.device.type == "cpu")
     loader = ValidationLoader(
-        subject.index,
+        target.index,
         imgsz=imgsz,
         batch=batch,
-        stride=subject.stride,
+        stride=target.stride,
         square=square,
         rank=0,
         world_size=1,
@@ -153,28 +161,26 @@ def _loader(subject: Subject, imgsz: int, batch: int, workers: int, *, square: b
     return loader
 
 
-def _warm_up(subject: Subject, imgsz: int) -> None:
-    """A GPU's first pass chooses kernels, which belongs to no image."""
-    if subject.device.type == "cuda":
-        dtype = next(subject.model.parameters()).dtype
+def _warm_up(target: EvalTarget, imgsz: int) -> None:
+    """Run a GPU once, so that the choice of kernels does not count for an image."""
+    if target.device.type == "cuda":
+        dtype = next(target.model.parameters()).dtype
         with torch.no_grad():
-            subject.model(torch.zeros(1, 3, imgsz, imgsz, device=subject.device, dtype=dtype))
+            target.model(torch.zeros(1, 3, imgsz, imgsz, device=target.device, dtype=dtype))
 
 
-def _keys(subject: Subject, outputs: Outputs | None) -> coco.CocoKeys:
+def _keys(target: EvalTarget, outputs: Outputs | None) -> coco.CocoKeys:
     if outputs is not None and outputs.annotations is not None:
         return outputs.annotations.keys
-    return coco.keys_of_names(subject.dataset.names, subject.index.paths)
+    return coco.keys_of_names(target.dataset.names, target.index.paths)
 
 
 @contextlib.contextmanager
-def _recorders(
-    subject: Subject, outputs: Outputs | None, keys: coco.CocoKeys
-) -> Iterator[list[Callable[[ImageResult], None]]]:
-    """What writes each image's detections; the JSON is there when the block has ended well."""
-    recorders: list[Callable[[ImageResult], None]] = []
+def _recorders(target: EvalTarget, outputs: Outputs | None, keys: coco.CocoKeys) -> Iterator[list[Recorder]]:
+    """Return functions that write the detections of an image; the JSON is published when the block ends."""
+    recorders: list[Recorder] = []
     if outputs is not None and outputs.labels:
-        recorders.append(_label_writer(outputs.directory / "labels", subject.index.paths, with_scores=outputs.scores))
+        recorders.append(_label_writer(outputs.directory / "labels", target.index.paths, with_scores=outputs.scores))
     if outputs is None or not outputs.predictions:
         yield recorders
         return
@@ -184,12 +190,22 @@ def _recorders(
         def add_predictions(result: ImageResult) -> None:
             writer.add(coco.predictions(result.detections, keys.image_ids[result.index], keys))
 
-        yield [*recorders, add_predictions]
+        recorders.append(add_predictions)
+        yield recorders
         writer.close()
 
 
-def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Callable[[ImageResult], None]:
-    """Return what writes detections into a file named as the image is: class, cxcywh in [0, 1], maybe the score."""
+def _confusion_recorder(confusion: ConfusionMatrix) -> Recorder:
+    return lambda result: confusion.add(result.detections, result.labels)
+
+
+def _progress_recorder(on_progress: Callable[[int, int], None], total: int) -> Recorder:
+    done = itertools.count(1)
+    return lambda _result: on_progress(next(done), total)
+
+
+def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Recorder:
+    """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], maybe the score."""
     directory.mkdir(mode=0o700, exist_ok=True)
     names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")
 
@@ -204,7 +220,7 @@ def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool)
 
 
 def _report(
-    subject: Subject,
+    target: EvalTarget,
     metrics: DetectionMetrics,
     settings: EvaluationSettings,
     stopwatch: Stopwatch,
@@ -212,12 +228,12 @@ def _report(
     imgsz: int,
     batch: int,
 ) -> ValidationReport:
-    num_images = subject.index.num_images
+    num_images = target.index.num_images
     return ValidationReport(
-        weights=str(subject.file.path),
-        data=str(subject.dataset.source),
-        split=subject.split,
-        device=torch.cuda.get_device_name(subject.device) if subject.device.type == "cuda" else "cpu",
+        weights=str(target.file.path),
+        data=str(target.dataset.source),
+        split=target.split,
+        device=torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else "cpu",
         imgsz=imgsz,
         batch=batch,
         conf_threshold=settings.conf_threshold,
@@ -228,7 +244,7 @@ def _report(
         metrics=metrics.mean,
         fitness=metrics.mean.fitness,
         speed_ms={stage: seconds * 1000 / num_images for stage, seconds in stopwatch.seconds.items()},
-        classes=metrics.named(subject.dataset.names),
+        classes=metrics.named(target.dataset.names),
     )
 
 
@@ -238,7 +254,7 @@ def _write(
     confusion: ConfusionMatrix,
     names: list[str],
 ) -> ValidationReport:
-    """Write the report into the directory, with the official numbers or why there are none, and return it."""
+    """Write the report with the official metrics, or the reason why there are none, and return it."""
     if outputs.predictions and (truth := outputs.annotations) is not None:
         predictions = outputs.directory / PREDICTIONS
         try:
@@ -253,7 +269,7 @@ def _write(
 
 
 def write_study(directory: Path, reports: list[ValidationReport]) -> None:
-    """A table of figures and speeds by image size, as CSV and with everything as JSON."""
+    """Write a table of metrics and speeds by image size as CSV, and all metrics as JSON."""
     lines = [",".join(("imgsz", *Metrics.__struct_fields__, *(f"{stage}_ms" for stage in reports[0].speed_ms)))]
     for report in reports:
         values = (report.imgsz, *report.metrics.values(), *report.speed_ms.values())

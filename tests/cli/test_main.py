@@ -73,7 +73,7 @@ def test_check_of_a_good_spec_says_what_it_would_do(spec):
     assert result.exit_code == 0
     assert "7 epochs of batch 16 on 2 nodes x 4 tasks\n" in result.output
     single = ("--nodes", 1, "--gpus-per-node", 1, "--set", "train.epochs=1", "--set", "cluster.python=/my/python")
-    assert "1 epoch of batch 16 on 1 node x 1 task, by /my/python\n" in run_cli("check", spec, *single).output
+    assert "1 epoch of batch 16 on 1 node x 1 task, with /my/python\n" in run_cli("check", spec, *single).output
     with pytest.raises(SpecError, match=r"cluster\.setup: line 1: unexpected EOF"):
         raise run_cli("check", spec, "--set", 'cluster.setup=["echo \'open"]').exception
 
@@ -100,7 +100,7 @@ def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submi
 def test_render_of_a_dataset_that_only_compute_nodes_see_leaves_the_copies_to_the_job(spec):
     result = run_cli("render", spec)
     assert result.exit_code == 0
-    assert "data.yaml is not there; the job's first start copies what the run learns from" in result.stderr
+    assert "data.yaml: not found; the first attempt of the job copies the run's inputs" in result.stderr
     assert not are_kept(RunDirectory(spec.parent / "runs" / "run"))
 
 
@@ -214,7 +214,7 @@ def test_a_run_whose_processes_are_gone_is_lost_and_one_started_by_hand_is_shown
 def test_following_what_was_never_submitted_is_one_message(tmp_path):
     make_run(tmp_path, "by-hand", ended=None, submitted=False)
     result = run_cli("follow", tmp_path / "by-hand")
-    assert "nothing was submitted there" in str(result.exception)
+    assert "has no submitted job" in str(result.exception)
 
 
 def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path):

@@ -121,7 +121,7 @@ def test_forms_as_people_write_them_and_a_size_between_strides(words, weights, t
     result = CliRunner().invoke(cli, ["export", "--include", *words, "--weights", str(path), "--img", "70"])
     assert result.exit_code == 0, result.output
     assert {found.suffix for found in tmp_path.iterdir()} == {".safetensors", ".onnx", ".torchscript"}
-    assert "multiples of 32; [96, 96] are taken" in result.output
+    assert "not multiples of 32; using [96, 96]" in result.output
     (images,) = onnxruntime.InferenceSession(path.with_suffix(".onnx")).get_inputs()
     assert images.shape == [1, 3, 96, 96]
 
@@ -147,11 +147,11 @@ def test_the_command_writes_both_forms_beside_the_weights_and_goes_on_after_a_fa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "name one: a run or checkpoint"),
-        (["x.pt", "--include", "tflite"], "there are onnx, torchscript"),
-        (["x.pt", "--half"], "--half is not there"),
-        (["x.pt", "--simplify"], "--simplify is not there"),
-        (["x.pt", "--include", "onnx", "engine"], "--include engine: there are onnx, torchscript"),
+        ([], "name one model: a run or checkpoint"),
+        (["x.pt", "--include", "tflite"], "must be one of onnx, torchscript"),
+        (["x.pt", "--half"], "--half is not supported"),
+        (["x.pt", "--simplify"], "--simplify is not supported"),
+        (["x.pt", "--include", "onnx", "engine"], "--include engine: must be one of onnx, torchscript"),
         (["x.pt", "--img", "large"], "one side in pixels"),
         (["x.pt", "--img", "64,large"], "one side in pixels"),
         (["x.pt", "--img", "0"], "one side in pixels"),

@@ -156,7 +156,7 @@ def val(name, *words):
         (predict_fixed("--imgsz", "128"), SpecError, "128 x 128 px, and .*fixed.onnx was exported for 96 x 96 px"),
         (predict_fixed("--imgsz", "64", "96"), SpecError, "64 x 96 px, and .* exported for 96 x 96 px"),
         (predict_fixed("--augment"), SpecError, "--augment: not supported for .*fixed.onnx"),
-        (predict_fixed("--device", "0"), SpecError, "exported files are computed on the CPU|GPU 0 is not there"),
+        (predict_fixed("--device", "0"), SpecError, "exported files run on the CPU|there is no GPU 0"),
         (val("fixed.torchscript", "--imgsz", "64"), SpecError, "64 x 64 px, and .* exported for 96 x 96 px"),
         (val("fixed.onnx", "--task", "study"), SpecError, "at many sizes, and .* was exported for one"),
         (val("wide.onnx"), SpecError, "exported for 64 x 96 px .* and val needs a square"),

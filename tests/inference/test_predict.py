@@ -162,7 +162,7 @@ def test_a_image_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, imag
         ((), "name a SOURCE"),
         (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
         (("a.png", "--img", "huge"), "one side in pixels"),
-        (("a.png", "--view-img"), "--view-img is not there"),
+        (("a.png", "--view-img"), "--view-img is not supported"),
     ],
 )
 def test_wrong_arguments_are_reported(type_in, images, words, said):

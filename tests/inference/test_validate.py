@@ -22,7 +22,7 @@ from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.evaluation.coco_truth import read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult
 from hpc_yolo.inference import validate as validate_module
-from hpc_yolo.inference.eval_target import Named, find_named, prepare_subject
+from hpc_yolo.inference.eval_target import ResolvedWeights, load_eval_target, resolve_weights
 from hpc_yolo.inference.result_dirs import results_directory
 from hpc_yolo.inference.validate import Outputs, find_annotations, validate
 from hpc_yolo.models import build_model, load_config
@@ -80,8 +80,8 @@ class Oracle(nn.Module):
 
 @pytest.fixture
 def oracle(weights, data):
-    """A `Subject` whose network is an oracle, for batches of 4 at 64 pixels."""
-    subject = prepare_subject(
+    """A `EvalTarget` whose network is an oracle, for batches of 4 at 64 pixels."""
+    target = load_eval_target(
         weights,
         data,
         "val",
@@ -89,11 +89,11 @@ def oracle(weights, data):
         half=False,
         augment=False,
         single_cls=False,
-        tell=print,
+        on_message=print,
         on_progress=lambda *_: None,
     )
     places = {"rank": 0, "world_size": 1, "workers": 0}
-    return replace(subject, model=Oracle(ValidationLoader(subject.index, imgsz=64, batch=4, stride=32, **places)))
+    return replace(target, model=Oracle(ValidationLoader(target.index, imgsz=64, batch=4, stride=32, **places)))
 
 
 def annotations_of(index, path: Path) -> Path:
@@ -214,7 +214,7 @@ def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(direct
     path = tmp_path / directory / "best.safetensors"
     path.parent.mkdir()
     path.write_bytes(weights.read_bytes())
-    assert find_named(path) == Named(path)
+    assert resolve_weights(path) == ResolvedWeights(path)
     report = json.loads(run_val("--weights", path, "--data", data, "--json", directory=tmp_path).stdout)
     assert report["imgsz"] == 96
     result = run_val("--weights", path, directory=tmp_path)
@@ -223,7 +223,7 @@ def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(direct
 
 def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, data, tmp_path):
     result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", directory=tmp_path)
-    assert "--imgsz 50 is no multiple of 32" in result.stderr
+    assert "--imgsz 50 is not a multiple of 32" in result.stderr
     assert json.loads(result.stdout)["imgsz"] == 64
 
 
@@ -269,7 +269,7 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
         result = run_val("--weights", weights, "--data", data, "--save-json", directory=tmp_path)
     finally:
         truth.unlink()
-    assert "official COCO numbers" in result.stdout
+    assert "official COCO metrics" in result.stdout
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert {row["category_id"] for row in rows} <= {5, 15, 25, 35}
     assert {row["image_id"] for row in rows} <= set(range(700, 700 + NUM_IMAGES))
@@ -333,7 +333,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
     run.create()
     run.spec.write_text("name: run\n")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        find_named(run.path)
+        resolve_weights(run.path)
 
 
 def test_directories_count_up_and_are_their_owners_alone(tmp_path):
@@ -436,8 +436,8 @@ def test_images_of_equal_names_are_refused_before_any_is_evaluated(weights, two_
 def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(weights, two_cameras, tmp_path):
     result = run_val("--weights", weights, "--data", two_cameras, "--save-json", "--json", directory=tmp_path)
     assert result.exit_code == 0
-    assert "no official COCO numbers: " in result.stderr and "are both image 1" in result.stderr
-    assert "14 images of equal names have paths for ids, such as " in result.stderr
+    assert "no official COCO metrics: " in result.stderr and "are both image 1" in result.stderr
+    assert "14 images of equal names have paths as ids, such as " in result.stderr
     report = json.loads(result.stdout)
     assert report["num_images"] == 14 and report["coco"] is None
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
@@ -458,7 +458,7 @@ def test_annotations_without_iscrowd_area_info_and_id_give_official_numbers(weig
     truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
     result = run_val("--weights", weights, "--data", data, "--annotations", truth, directory=tmp_path)
     assert result.exit_code == 0
-    assert "official COCO numbers" in result.stdout
+    assert "official COCO metrics" in result.stdout
 
 
 @pytest.mark.parametrize("is_named", [True, False])
@@ -474,6 +474,6 @@ def test_our_own_metrics_are_printed_where_cocos_library_fails(weights, data, tm
     assert "mAP50-95" in result.stdout
     assert "KeyError: 'x'" in json.loads((tmp_path / "exp" / "metrics.json").read_text())["coco_error"]
     if is_named:
-        assert isinstance(result.exception, DataError) and "no official COCO numbers" in str(result.exception)
+        assert isinstance(result.exception, DataError) and "no official COCO metrics" in str(result.exception)
     else:
-        assert result.exit_code == 0 and "no official COCO numbers" in result.stderr
+        assert result.exit_code == 0 and "no official COCO metrics" in result.stderr

@@ -124,7 +124,7 @@ def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
     (run.jobs / "7.log").write_text("".join(f"line {number}\n" for number in range(100)))
     assert run_cli("logs", "first", "-n", 2).output.splitlines() == ["line 98", "line 99"]
     refused = run_cli("rm", "first")
-    assert "say --yes" in refused.output, "no terminal to ask on"
+    assert "confirm with --yes" in refused.output, "no terminal to ask on"
     assert isinstance(run_cli("rm", "first", "frist", "--yes").exception, RunError)
     assert run.exists, "one unknown name: nothing is removed"
     run.path.rename(tmp_path / "elsewhere")
@@ -143,7 +143,7 @@ def test_resume_uses_the_spec_of_the_run(tmp_path, monkeypatch):
     run.spec.write_text(yaml.safe_dump(spec | {"cluster": {"executor": "local", "gpus_per_node": 0}}))
     append_events(run, START)
     plans = []
-    monkeypatch.setattr("hpc_yolo.cli.submit.carry_out", lambda plan, **options: plans.append(plan))
+    monkeypatch.setattr("hpc_yolo.cli.resume.carry_out", lambda plan, **options: plans.append(plan))
     result = run_cli("resume", run.path)
     assert result.exception is None, result.exception
     assert [(Path(plan.run.path), plan.executor) for plan in plans] == [(run.path, "local")]

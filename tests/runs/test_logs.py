@@ -92,6 +92,6 @@ def test_errors_begin_with_the_rank_that_failed_first(run):
     printed = call(run.path, "--errors").splitlines()
     assert printed[0] == "rank 3 on gpu1 failed in attempt 1, after step 0:"
     assert printed[2] == "ValueError: m"
-    assert printed[4].startswith("rank 0 on gpu1 noticed that another had gone")
+    assert printed[4].startswith("rank 0 on gpu1 lost its connection to another rank")
     with pytest.raises(RunError, match="no failure of rank 2 is recorded"):
         call(run.path, "--errors", "--rank", 2)

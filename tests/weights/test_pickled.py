@@ -46,7 +46,7 @@ def with_another_activation(content, yolo, common):
     "form",
     [
         {},
-        {"network": "Model", "names": ["a", "b", "c"]},
+        {"model": "Model", "names": ["a", "b", "c"]},
         {"names": {0: "a", 1: "b", 2: "c"}},
         {"project": "yolov5.models"},
         {"as_ema": True},

@@ -41,7 +41,7 @@ def test_a_conversion_overwrites_nothing(tmp_path):
     (tmp_path / "w.safetensors").write_text("mine")
     assert isinstance(typed("convert", tmp_path / "w.pt").exception, CheckpointError)
     result = typed("convert", tmp_path / "w.pt", "-o", tmp_path / "out.pt")
-    assert result.exit_code == 2 and "ends with .safetensors" in result.output
+    assert result.exit_code == 2 and "must end with .safetensors" in result.output
     assert (tmp_path / "w.safetensors").read_text() == "mine"
 
 

@@ -1,0 +1,36 @@
+"""`hpc-yolo resume`: submit existing runs again."""
+
+from __future__ import annotations
+
+import click
+
+from hpc_yolo.cli.options import read_overrides
+from hpc_yolo.cli.run_argument import RUNS, named_run
+from hpc_yolo.cli.submit import carry_out, print_warnings
+from hpc_yolo.launch.plan import make_plan
+from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.weights import with_located_weights
+from hpc_yolo.spec.load import load_resolved_spec
+
+
+@click.command()
+@RUNS
+@click.option(
+    "--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Change a field that later attempts may change."
+)
+@click.option("--follow", is_flag=True, help="Show its progress until it ends. Local runs are always followed.")
+def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool) -> None:
+    """Submit each RUN again, finished, failed or cancelled, in the same directory; it resumes from its last checkpoint.
+
+    For example: hpc-yolo resume first --set train.epochs=200
+    """
+    overrides = read_overrides(assignments, {})
+    runs = [named_run(name) for name in written]
+    plans = [make_plan(with_located_weights(load_resolved_spec(run.spec, overrides))) for run in runs]
+    local = [plan.run.name for plan in plans if not plan.uses_slurm]
+    if len(plans) > 1 and (local or follow):
+        raise click.UsageError(f"{local[0] if local else 'each'} is followed until it ends: resume one run at a time")
+    for plan in plans:
+        print_warnings(preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm))
+    for plan in plans:
+        carry_out(plan, follow=follow, wait=False)
