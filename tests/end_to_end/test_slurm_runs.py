@@ -151,7 +151,7 @@ def test_tasks_run_the_python_that_the_spec_names_and_setup_finds(in_slurm, writ
     wrapper.chmod(0o755)
     setup = f"set -u\nexport PATH={wrapper.parent}:$PATH\n"
     spec = write_spec("named", cluster={"python": "my-python", "setup": setup}, train={"epochs": 1})
-    assert "python         my-python (as cluster.python says)" in hpc_yolo("submit", spec, "--wait").stdout
+    assert "python         my-python (set by cluster.python)" in hpc_yolo("submit", spec, "--wait").stdout
     assert events_of("named", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
     assert (tmp_path / "calls").read_text().split("\n") == [
         "hpc_yolo train",
