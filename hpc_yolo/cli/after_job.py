@@ -9,9 +9,9 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.launch.failed_setup import conclude_failed_setup
 from hpc_yolo.launch.prepare import run_of
 from hpc_yolo.resilience.after_job import conclude_job
+from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import require_format
 from hpc_yolo.spec.load import load_resolved_spec, load_spec
