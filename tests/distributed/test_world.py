@@ -1,0 +1,66 @@
+"""The agreement of all ranks on a request to stop or to save, in two real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from waiting import PATIENCE_S
+
+from hpc_yolo.distributed import StepRequest, StopAgreement
+
+Request = tuple[int | None, bool]
+TERM, USR2 = signal.SIGTERM, signal.SIGUSR2
+
+# Each rank makes one request a step and prints what all ranks agreed on.
+PROGRAM = """
+import json, signal, sys
+from types import SimpleNamespace
+import torch.distributed as dist
+from hpc_yolo.distributed import StepRequest, StopAgreement
+
+store, rank, requests = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+agreement = StopAgreement(SimpleNamespace(size=2, control=None))
+agreed = [
+    agreement.ask(StepRequest(signal.Signals(number) if number else None, is_save_due))
+    for number, is_save_due in requests
+]
+agreed.append(agreement.settle())
+print(json.dumps([[item.stop_signal, item.is_save_due] for item in agreed]))
+dist.destroy_process_group()
+"""
+
+
+# (request of rank 0, request of rank 1, what both agree on), step by step
+STEPS: list[tuple[Request, Request, Request]] = [
+    ((None, False), (None, False), (None, False)),
+    ((None, True), (None, False), (None, True)),
+    ((None, False), (TERM, False), (TERM, False)),
+    ((None, True), (TERM, False), (TERM, True)),
+    ((USR2, False), (TERM, False), (TERM, False)),  # the highest
+]
+
+
+def test_ranks_agree_one_step_later(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / "store"), str(rank), json.dumps(requests)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank, requests in enumerate([[step[rank] for step in STEPS] for rank in range(2)])
+    ]
+    agreed = [json.loads(rank.communicate(timeout=PATIENCE_S)[0]) for rank in ranks]
+    expected = [[None, False], *(list(step[2]) for step in STEPS)]
+    assert agreed == [expected] * 2
+
+
+def test_single_rank_agrees_at_once() -> None:
+    agreement = StopAgreement(SimpleNamespace(size=1))
+    assert agreement.ask(StepRequest(TERM, is_save_due=True)) == StepRequest(TERM, is_save_due=True)
+    assert agreement.settle() == StepRequest()
