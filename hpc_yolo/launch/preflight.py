@@ -55,19 +55,10 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     if Path(spec.model).suffix in (".yaml", ".yml"):
         require_valid_layers(model_of(run, spec.model), dataset.num_classes, spec.train.imgsz)
     require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
-    if spec.weights and not Path(spec.weights).is_file() and Path(spec.weights).name not in published_names():
-        names = ", ".join(published_names())
-        raise CheckpointError(
-            f"weights: {spec.weights} is neither a file nor published ({names})",
-            hint="set weights: '' to train from scratch",
-        )
-    if spec.weights and Path(spec.weights).is_file():
-        require_weights(Path(spec.weights))
-    if spec.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise SpecError(
-            "train.tensorboard: needs the package tensorboard, which is not installed here",
-            hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
-        )
+    if spec.weights:
+        require_usable_weights(Path(spec.weights))
+    if spec.train.tensorboard:
+        require_tensorboard()
     if for_slurm:
         require_shell_syntax(spec.cluster)
         require_python(spec.cluster)
@@ -111,6 +102,34 @@ def require_trainable_layers(model: str, freeze: int | list[int]) -> None:
     layers = yaml.safe_load(layers_file.read_text(encoding="utf-8"))
     if problem := freeze_problem(freeze, len(layers["backbone"]) + len(layers["head"])):
         raise SpecError(f"train.freeze: {problem} ({model})", hint="--freeze 10 freezes the backbone of yolov5")
+
+
+def require_usable_weights(weights: Path) -> None:
+    """Check that `weights` is a file with which training can begin, or the name of published weights.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if weights.is_file():
+        require_weights(weights)
+    elif weights.name not in published_names():
+        raise CheckpointError(
+            f"weights: {weights} is neither a file nor published ({', '.join(published_names())})",
+            hint="set weights: '' to train from scratch",
+        )
+
+
+def require_tensorboard() -> None:
+    """Check that TensorBoard is installed.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise SpecError(
+            "train.tensorboard: needs the package tensorboard, which is not installed here",
+            hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
+        )
 
 
 def require_python(cluster: ClusterSpec) -> None:
