@@ -41,7 +41,7 @@ def test_valid_layers_pass(try_network):
 
 
 def test_invalid_layers_are_refused(try_network):
-    with pytest.raises(SpecError, match=r"mine\.yaml is not a model config: row 9, .*unknown block 'SPPG'"):
+    with pytest.raises(SpecError, match=r"mine\.yaml is not a model config: layer 9, .*unknown block 'SPPG'"):
         try_network(SPPF="SPPG")
 
 
