@@ -38,7 +38,7 @@ class Flag:
 
     @property
     def parameter(self) -> str:
-        """The name of the parameter to which click assigns the value."""
+        """Name of the parameter to which click assigns the value."""
         return self.names[0].removeprefix("--").replace("-", "_")
 
 

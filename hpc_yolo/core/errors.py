@@ -8,7 +8,7 @@
     |-- InstallationError       13   a package cannot be imported: it or a library that it needs is missing
     |-- RunError                 6   the run directory or its journal cannot be used
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
-    |   `-- LeaseError           9   another start of the run is training it, or has taken over
+    |   `-- LeaseError           9   another attempt of the run trains it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
         |-- CancelledError      12   a person has cancelled the run before this job's turn
         |-- LostProcessError    11   a process that the rank needs has died, or cannot be reached
@@ -58,7 +58,7 @@ class DataError(HpcYoloError):
 
 
 class ClusterError(HpcYoloError):
-    """Slurm refused a request, or what it told a task makes no sense."""
+    """Slurm refused a request, or the variables of a task are inconsistent."""
 
     exit_code = 4
 
@@ -88,7 +88,7 @@ class CheckpointError(RunError):
 
 
 class LeaseError(RunError):
-    """Another attempt holds the run. This one leaves; what it did not publish, nobody sees."""
+    """Another attempt holds the run. This one exits, and publishes nothing more."""
 
     exit_code = 9
 

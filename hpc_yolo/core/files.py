@@ -114,7 +114,7 @@ def write_struct(path: Path, value: msgspec.Struct) -> None:
 
 
 def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
-    """What `write_struct` wrote; None where there is no such file, or what is in it is not of that kind.
+    """Return what `write_struct` wrote; None if there is no such file, or its content is not of type `kind`.
 
     Raises:
         OSError: it cannot be read.
@@ -158,7 +158,7 @@ def _open_for_appending(path: Path) -> int:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in `path`, oldest first; torn or foreign lines are passed over; no file, no objects."""
+    """Yield the JSON objects in `path`, oldest first; torn or foreign lines are skipped; [] without a file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse_json_lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """The JSON objects in `content`, one a line; torn or foreign lines are passed over."""
+    """Yield the JSON objects in `content`, one a line; torn or foreign lines are skipped."""
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)

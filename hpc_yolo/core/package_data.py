@@ -11,7 +11,7 @@ DATA_PARENTS = (Path(), Path("data"), Path("configs/data"))
 
 
 def resource_directory(name: str) -> Path:
-    """The directory `name`: inside the installed package, or at the top of the repository that it is run from."""
+    """Return the directory `name` in the installed package, or at the top of the repository."""
     package = Path(hpc_yolo.__file__).parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

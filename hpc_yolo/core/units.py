@@ -55,7 +55,7 @@ def parse_limit_s(text: str) -> int | None:
 
 
 def format_time(total_s: int) -> str:
-    """`total_s` seconds the way Slurm prints them: "hh:mm:ss" or "d-hh:mm:ss"."""
+    """Return `total_s` seconds as Slurm prints them: "hh:mm:ss" or "d-hh:mm:ss"."""
     days, rest_s = divmod(total_s, 86400)
     clock = f"{rest_s // 3600:02d}:{rest_s // 60 % 60:02d}:{rest_s % 60:02d}"
     return f"{days}-{clock}" if days else clock

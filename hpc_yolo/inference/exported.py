@@ -57,7 +57,7 @@ class ExportedModel(nn.Module):
 
     @property
     def image_stride(self) -> int:
-        """The number of pixels that sides of images are multiples of."""
+        """Number of pixels of which sides of images are multiples."""
         return self.about.stride
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -37,7 +37,7 @@ class InferenceModel:
 
     @property
     def stride(self) -> int:
-        """The number of pixels of which sides of images are multiples."""
+        """Number of pixels of which sides of images are multiples."""
         return self.model.image_stride
 
     def require_size(self, sides: tuple[int, int] | None) -> None:

@@ -39,7 +39,7 @@ class Outputs:
 
     @property
     def writes(self) -> bool:
-        """Whether anything is written at all."""
+        """True if anything is written."""
         return self.images or self.labels or self.crops
 
     def write(self, prediction: Prediction) -> list[DataError]:

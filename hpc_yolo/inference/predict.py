@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,14 +136,10 @@ def read_frames(sources: Iterable[Source], stride: int) -> Generator[Frame | Unr
 
     def read() -> None:
         try:
-            for source in sources:
-                try:
-                    for frame in frames_of(source, stride=stride):
-                        put(frame)
-                        if stopped.is_set():
-                            return
-                except DataError as error:
-                    put(Unreadable(source, error))
+            for item in _frames_or_errors(sources, stride):
+                put(item)
+                if stopped.is_set():
+                    return
             put(None)
         except Exception as error:  # otherwise the wait for the next frame would not end
             put(error)
@@ -158,3 +154,11 @@ def read_frames(sources: Iterable[Source], stride: int) -> Generator[Frame | Unr
     finally:
         stopped.set()
         thread.join()
+
+
+def _frames_or_errors(sources: Iterable[Source], stride: int) -> Iterator[Frame | Unreadable]:
+    for source in sources:
+        try:
+            yield from frames_of(source, stride=stride)
+        except DataError as error:
+            yield Unreadable(source, error)

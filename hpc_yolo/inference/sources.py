@@ -55,14 +55,14 @@ class Source:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the file, also of one on a server."""
+        """Suffix of the file, also of one on a server."""
         if self.path is not None:
             return self.path.suffix
         return Path(_address_path(self.address)).suffix if isinstance(self.address, str) else ""
 
     @property
     def stem(self) -> str:
-        """What results are called after."""
+        """Name of the results, without a suffix."""
         if self.path is not None:
             stem = self.path.stem
             return shortened_name(stem) if stem.isprintable() else file_name(stem)
@@ -309,7 +309,7 @@ def _video_frames(source: Source, stride: int, reason: str) -> Iterator[Frame]:
 
 @contextlib.contextmanager
 def _opened_name(source: Source) -> Iterator[str | int]:
-    """What OpenCV opens: an absolute path, lest a colon in it is taken for a protocol's, or a link to it.
+    """Yield what OpenCV opens: an absolute path, lest a colon in it is taken for a protocol's, or a link to it.
 
     A path that is no UTF-8 ends the process inside OpenCV 5.0, so that a link with a plain name stands for it.
     """

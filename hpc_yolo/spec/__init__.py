@@ -1,1 +1,1 @@
-"""What a run is: typed sections (`schema`), YAML to spec with a place for every error (`load`), rules across fields."""
+"""The spec of a run: typed sections (`schema`), YAML with a location for every error (`load`), rules across fields."""

@@ -1,7 +1,6 @@
-"""From the untyped tree of a spec to typed sections, as the schema's field types guide.
+"""Convert the untyped tree of a spec to typed sections, by the field types of the schema.
 
-Every value is read as the person meant it or refused with what is allowed; reading goes on after a mistake, so that
-all are told at once.
+A value is read or refused with what is allowed; reading continues after a problem, so that all are reported at once.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 
 from hpc_yolo.spec.fields import alternatives_of, describe, field_extra, field_types, required_fields, unwrapped
-from hpc_yolo.spec.problems import Place, Problem
+from hpc_yolo.spec.problems import Location, Problem
 from hpc_yolo.spec.schema import Section
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
 
 SectionType = TypeVar("SectionType", bound=Section)
 
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-TRUTHS = {form: word == "true" for word in ("true", "false") for form in (word, word.capitalize(), word.upper())}
+TRUTHS = {form: text == "true" for text in ("true", "false") for form in (text, text.capitalize(), text.upper())}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -32,40 +31,40 @@ BASE_60 = re.compile(r"[0-9]+(:[0-9]+)+")
 
 
 class SectionReader:
-    """Reads sections; collects problems and the places of all fields that were written."""
+    """Reader of sections; collects problems and the locations of all fields in the file."""
 
     def __init__(self, known_fields: dict[str, str]) -> None:
         self.problems: list[Problem] = []
-        self.places: dict[str, Place] = {}
+        self.locations: dict[str, Location] = {}
         self.unusable: set[str] = set()
-        self._known_fields = known_fields  # last part of a dotted field -> the whole, to say where a field belongs
+        self._known_fields = known_fields  # last part of a dotted field -> the whole, to name the section of a field
 
-    def read(self, node: Node | None, section: type[SectionType], path: str, root: Place) -> SectionType:
-        """`node` as a `section`. Fields that cannot be read get a stand-in and are named in `unusable`."""
+    def read(self, node: Node | None, section: type[SectionType], path: str, root: Location) -> SectionType:
+        """Return `node` as a `section`. Fields that cannot be read get a stand-in and are named in `unusable`."""
         values: dict[str, Any] = {}
         hints = field_types(section)
         if node is not None and not isinstance(node, Mapping) and not is_null(node):
-            self._problem(node.place, path, "must hold fields", f"{', '.join(hints)}")
+            self._problem(node.location, path, "must hold fields", f"{', '.join(hints)}")
             self.unusable |= {path} if path else set(hints)
             node = None
         if isinstance(node, Mapping):
-            for key, key_place in node.keys.items():
+            for key, key_location in node.keys.items():
                 dotted = f"{path}.{key}" if path else key
                 if key not in hints:
-                    self._unknown(key_place, dotted, key, hints)
+                    self._unknown(key_location, dotted, key, hints)
                     continue
-                self.places[dotted] = node.values[key].place if key in node.values else key_place
+                self.locations[dotted] = node.values[key].location if key in node.values else key_location
                 if key in node.values:
                     self._read_field(values, key, node.values[key], hints[key], dotted)
                 else:
-                    self.unusable.add(dotted)  # said already: a tag, control characters
-        self._fill_missing(values, section, path, node.place if node is not None else root)
+                    self.unusable.add(dotted)  # reported already: a tag, control characters
+        self._fill_missing(values, section, path, node.location if node is not None else root)
         return section(**values)
 
     def _read_field(self, values: dict[str, Any], key: str, node: Node, kind: Any, dotted: str) -> None:
         bare = unwrapped(kind)
         if isinstance(bare, type) and issubclass(bare, Section):
-            values[key] = self.read(node, bare, dotted, node.place)
+            values[key] = self.read(node, bare, dotted, node.location)
             return
         before = len(self.problems)
         value = self.read_value(node, kind, dotted)
@@ -74,23 +73,23 @@ class SectionReader:
         else:
             self.unusable.add(dotted)
 
-    def _fill_missing(self, values: dict[str, Any], section: type[Section], path: str, place: Place) -> None:
+    def _fill_missing(self, values: dict[str, Any], section: type[Section], path: str, location: Location) -> None:
         for name in required_fields(section):
             if name in values:
                 continue
             dotted = f"{path}.{name}" if path else name
-            if dotted not in self.places and dotted not in self.unusable:
-                self._problem(place, dotted, "is missing", describe(field_types(section)[name]))
+            if dotted not in self.locations and dotted not in self.unusable:
+                self._problem(location, dotted, "is missing", describe(field_types(section)[name]))
             self.unusable.add(dotted)
             values[name] = ""
 
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
-        """`node` as a value of type `kind`; None after a problem."""
+        """Return `node` as a value of type `kind`; None after a problem."""
         if (read := field_extra(kind, "read")) is not None and (text := _joined(node)) is not None:
             try:
-                node = Scalar(node.place, read(text), plain=False)
+                node = Scalar(node.location, read(text), plain=False)
             except ValueError as error:
-                return self._problem(node.place, path, str(error), describe(kind))
+                return self._problem(node.location, path, str(error), describe(kind))
         alternatives = alternatives_of(kind)
         if is_null(node) and type(None) not in alternatives and (empty := _empty_container(alternatives)) is not None:
             return empty
@@ -104,14 +103,14 @@ class SectionReader:
                 return {key: self.read_value(item, value_kind, f"{path}.{key}") for key, item in node.values.items()}
         if not isinstance(node, Scalar):
             seen = "a list" if isinstance(node, Sequence) else "a group of fields"
-            return self._problem(node.place, path, f"{seen} is not allowed here", describe(kind))
+            return self._problem(node.location, path, f"{seen} is not allowed here", describe(kind))
         found, value = _scalar_value(node, alternatives)
         if found:
             return value
         seen = "nothing" if is_null(node) else repr(node.text)
-        return self._problem(node.place, path, f"{seen} is not allowed{_trap(node, alternatives)}", describe(kind))
+        return self._problem(node.location, path, f"{seen} is not allowed{_trap(node, alternatives)}", describe(kind))
 
-    def _unknown(self, place: Place, dotted: str, key: str, hints: Iterable[str]) -> None:
+    def _unknown(self, location: Location, dotted: str, key: str, hints: Iterable[str]) -> None:
         near = difflib.get_close_matches(key, list(hints), n=1)
         elsewhere = self._known_fields.get(key)
         if elsewhere is not None:
@@ -121,32 +120,32 @@ class SectionReader:
         else:
             others = difflib.get_close_matches(key, list(self._known_fields), n=1)
             allowed = f"{self._known_fields[others[0]]} is the nearest" if others else ", ".join(hints)
-        self._problem(place, dotted, "unknown field", allowed)
+        self._problem(location, dotted, "unknown field", allowed)
 
-    def _problem(self, place: Place, path: str, message: str, allowed: str) -> None:
-        self.problems.append(Problem(place, path, message, allowed))
+    def _problem(self, location: Location, path: str, message: str, allowed: str) -> None:
+        self.problems.append(Problem(location, path, message, allowed))
 
 
 def _joined(node: Node) -> str | None:
-    """The text of a scalar, or those of a list's items with commas; None for other nodes and for null."""
+    """Return the text of a scalar, or of the items of a list with commas; None for other nodes and for null."""
     if isinstance(node, Sequence) and all(isinstance(item, Scalar) for item in node.items):
         return ",".join(item.text for item in node.items if isinstance(item, Scalar))
     return node.text if isinstance(node, Scalar) and not is_null(node) else None
 
 
 def _empty_container(alternatives: list[Any]) -> list[Any] | dict[str, Any] | None:
-    """What a field of lists or groups holds when nothing is written after its colon."""
+    """Return the value of a field of lists or groups with nothing after its colon."""
     origins = [get_origin(unwrapped(alternative)) for alternative in alternatives]
     return [] if list in origins else {} if dict in origins else None
 
 
 def is_null(node: Node) -> bool:
-    """Whether nothing, ~ or null is written."""
+    """Return True for nothing, ~ or null."""
     return isinstance(node, Scalar) and node.plain and node.text in NULLS
 
 
 def _scalar_value(node: Scalar, alternatives: list[Any]) -> tuple[bool, Any]:
-    """(whether some alternative takes the scalar, its value). Text comes last, since it takes anything."""
+    """Return (True if an alternative accepts the scalar, its value). Text comes last, since it accepts anything."""
     bare_kinds = [unwrapped(alternative) for alternative in alternatives]
     if is_null(node):
         return type(None) in bare_kinds, None
@@ -177,7 +176,7 @@ def _parse_scalar(node: Scalar, bare: Any, *, among_texts: bool) -> Any:
 
 
 def _trap(node: Scalar, alternatives: list[Any]) -> str:
-    """Why a number that looks right to a person is refused."""
+    """Return the reason why what looks like a number is refused."""
     if not {int, float} & set(map(unwrapped, alternatives)):
         return ""
     if OCTAL.fullmatch(node.text):

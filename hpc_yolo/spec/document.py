@@ -1,4 +1,4 @@
-"""docs/spec.md, made from the schema: `python -m hpc_yolo.spec.document > docs/spec.md`."""
+"""Generate docs/spec.md from the schema: `python -m hpc_yolo.spec.document > docs/spec.md`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hpc_yolo.spec.schema import CHANGES, Hyperparameters, Section, Spec
 
 HEAD = """# The spec, field by field
 
-Made from `hpc_yolo/spec/schema.py` by `python -m hpc_yolo.spec.document`; a test holds the two equal.
-Only `name`, `model` and `data` are required. `hpc-yolo check spec.yaml` says all that is wrong with a spec,
+Generated from `hpc_yolo/spec/schema.py` by `python -m hpc_yolo.spec.document`; a test holds the two equal.
+Only `name`, `model` and `data` are required. `hpc-yolo check spec.yaml` prints all problems of a spec,
 `hpc-yolo schema` prints a JSON schema for editors, and `--set FIELD=VALUE` sets any field on the command line.
 
 When a run is submitted again, a *fixed* field must be as it was: it decides what the run learns. One that *may change*,

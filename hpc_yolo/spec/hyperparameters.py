@@ -1,4 +1,4 @@
-"""The recipe's numbers: a file from configs/hyp or one's own, with single values on top."""
+"""Hyperparameters: a set of configs/hyp or a file of the user, with single values on top."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
-from hpc_yolo.spec.problems import Finding, Place, Problem, format_problems
+from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, read_yaml
 
 
 def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
-    """The numbers that `train.hyp` and `train.hyp_overrides` say.
+    """Return the hyperparameters of `train.hyp` and `train.hyp_overrides`.
 
     Raises:
         SpecError: the file is missing or wrong.
@@ -32,21 +32,21 @@ def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
 
 
 def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
-    """(the numbers in a hyperparameter file, what is wrong with it)."""
+    """Return (the hyperparameters in the file `path`, its problems)."""
     reader = SectionReader({})
     tree = read_yaml(path, reader.problems)
-    return reader.read(tree, Hyperparameters, "", Place(str(path), 1, 1)), reader.problems
+    return reader.read(tree, Hyperparameters, "", Location(str(path), 1, 1)), reader.problems
 
 
 def written_hyperparameters(path: Path) -> dict[str, float | None]:
-    """Return the numbers that the file at `path` itself says, by name: not those that it leaves at their defaults.
+    """Return the hyperparameters that the file `path` sets, by name, without those at their defaults.
 
     Raises:
         SpecError: the file is wrong.
     """
     reader = SectionReader({})
     tree = read_yaml(path, reader.problems)
-    hyp = reader.read(tree, Hyperparameters, "", Place(str(path), 1, 1))
+    hyp = reader.read(tree, Hyperparameters, "", Location(str(path), 1, 1))
     if reader.problems:
         raise SpecError(format_problems(reader.problems))
     return {name: getattr(hyp, name) for name in tree.keys} if isinstance(tree, Mapping) else {}
@@ -58,7 +58,7 @@ def own_hyperparameter_file(train: TrainSpec) -> Path | None:
 
 
 def hyperparameter_findings(train: TrainSpec, directory: Path) -> Iterator[Finding]:
-    """Everything wrong with hyp and hyp_overrides."""
+    """Yield the problems of hyp and hyp_overrides."""
     path = hyperparameter_file(train.hyp, directory)
     if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
         yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
@@ -75,12 +75,12 @@ def hyperparameter_findings(train: TrainSpec, directory: Path) -> Iterator[Findi
 
 
 def hyperparameter_names() -> list[str]:
-    """The sets that come with the package."""
+    """Return the names of the sets in the package."""
     return sorted(path.stem for path in (resource_directory("configs") / "hyp").glob("*.yaml"))
 
 
 def hyperparameter_file(name: str, directory: Path) -> Path:
-    """Where the set `name` is: one of the package's, else a file beside the spec or in the working directory."""
+    """Return the path of the set `name`: in the package, beside the spec, or in the working directory."""
     if name in hyperparameter_names():
         return resource_directory("configs") / "hyp" / f"{name}.yaml"
     beside = directory / name

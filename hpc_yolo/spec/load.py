@@ -1,4 +1,4 @@
-"""YAML to `Spec` and back. Everything that is wrong is told at once, with its place."""
+"""Read YAML as a `Spec` and write it. All problems are reported at once, with their locations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpc_yolo.spec import validate
 from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
-from hpc_yolo.spec.problems import Place, Problem, format_problems
+from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
 
@@ -31,13 +31,13 @@ class Override(msgspec.Struct, frozen=True):
 
 
 def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
-    """The spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
+    """Return the spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
 
     A relative path to data, weights, a model or hyperparameters is looked for beside the spec and then in the working
     directory, a dataset then by name among the shipped ones; `output` is relative to the working directory.
 
     Raises:
-        SpecError: with all that is wrong.
+        SpecError: with all problems.
     """
     spec, problems = check_spec(path, overrides)
     if problems:
@@ -51,7 +51,7 @@ def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
     A run has copies of what it learns from, and goes on with them whatever has become of the files.
 
     Raises:
-        SpecError: with all that is wrong.
+        SpecError: with all problems.
     """
     spec, problems = check_spec(path, overrides, reads_files=False)
     if problems:
@@ -62,13 +62,13 @@ def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
 def check_spec(
     path: Path | None, overrides: ListLike[Override] = (), *, reads_files: bool = True
 ) -> tuple[Spec, list[Problem]]:
-    """(the spec, what is wrong with it); with problems the spec has stand-ins and is of no use.
+    """Return (the spec, its problems); with problems the spec has stand-ins and must not be used.
 
     Args:
-        reads_files: look into the file of hyperparameters, too.
+        reads_files: read the file of hyperparameters too.
     """
     reader = SectionReader(known_fields())
-    root = Place("command line") if path is None else Place(str(path), 1, 1)
+    root = Location("command line") if path is None else Location(str(path), 1, 1)
     tree = None if path is None else read_yaml(path, reader.problems)
     directory = Path() if path is None else path.parent
     unreadable = bool(reader.problems) and tree is None
@@ -81,18 +81,18 @@ def check_spec(
     for finding in (*validate.findings(spec), *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
-            place = _place_of(finding.field, tree, reader, root)
-            reader.problems.append(Problem(place, finding.field, finding.message, finding.allowed))
+            location = _location_of(finding.field, tree, reader, root)
+            reader.problems.append(Problem(location, finding.field, finding.message, finding.allowed))
     return _with_absolute_paths(spec, directory), reader.problems
 
 
 def dump_spec(spec: Spec) -> str:
-    """YAML that `load_spec` reads back as the same spec."""
+    """Return YAML that `load_spec` reads as the same spec."""
     return yaml.safe_dump(msgspec.to_builtins(spec), sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def known_fields() -> dict[str, str]:
-    """Last part of every field, or name of a hyperparameter -> its dotted path."""
+    """Return last part of every field, or name of a hyperparameter -> its dotted path."""
     fields = {name: f"train.hyp_overrides.{name}" for name in field_types(Hyperparameters)}
     fields |= {name: name for name in field_types(Spec)}
     for section_name, section in SECTIONS.items():
@@ -101,25 +101,27 @@ def known_fields() -> dict[str, str]:
 
 
 def _with_override(tree: Node | None, override: Override, problems: list[Problem]) -> Node | None:
-    """`tree` with the override's value in its place, as if it had been written there."""
-    place = Place(override.origin)
+    """Return `tree` with the value of `override`, as if it were in the file."""
+    location = Location(override.origin)
     if bad := control_characters(override.path) or control_characters(override.text, allowed=allowed_in(override.path)):
-        problems.append(Problem(Place(ascii(override.origin)), "", f"control characters {bad}", "printable text"))
+        problems.append(Problem(Location(ascii(override.origin)), "", f"control characters {bad}", "printable text"))
         return tree
     before = len(problems)
     value = parse_yaml(override.text or "''", override.origin, problems, is_option=True, path=override.path)
     parts = override.path.split(".")
     if not all(parts):
-        problems.append(Problem(place, override.path, "is not a field", "such as train.epochs"))
+        problems.append(Problem(location, override.path, "is not a field", "such as train.epochs"))
     elif not _may_hold(tree, parts):
-        problems.append(Problem(place, override.path, "is inside a field that holds no fields", "such as train.epochs"))
+        problems.append(
+            Problem(location, override.path, "is inside a field that holds no fields", "such as train.epochs")
+        )
     elif value is None and len(problems) == before:
-        problems.append(Problem(place, override.path, "no value, only a comment", "a value, or quotes around it"))
-    return tree if value is None or len(problems) > before else _placed(tree, parts, value, place)
+        problems.append(Problem(location, override.path, "no value, only a comment", "a value, or quotes around it"))
+    return tree if value is None or len(problems) > before else _with_value_at(tree, parts, value, location)
 
 
 def _may_hold(tree: Node | None, parts: list[str]) -> bool:
-    """Whether nothing but groups of fields is on the way to the last of `parts`."""
+    """Return True if all fields on the way to the last of `parts` are groups of fields."""
     node = tree
     for part in parts:
         if node is None or is_null(node):
@@ -130,29 +132,29 @@ def _may_hold(tree: Node | None, parts: list[str]) -> bool:
     return True
 
 
-def _placed(tree: Node | None, parts: list[str], value: Node, place: Place) -> Node:
+def _with_value_at(tree: Node | None, parts: list[str], value: Node, location: Location) -> Node:
     if not parts:
         return value
-    base = tree if isinstance(tree, Mapping) else Mapping(place)
+    base = tree if isinstance(tree, Mapping) else Mapping(location)
     key, rest = parts[0], parts[1:]
-    keys = {**base.keys, key: place if not rest else base.keys.get(key, place)}
+    keys = {**base.keys, key: location if not rest else base.keys.get(key, location)}
     return msgspec.structs.replace(
-        base, keys=keys, values={**base.values, key: _placed(base.values.get(key), rest, value, place)}
+        base, keys=keys, values={**base.values, key: _with_value_at(base.values.get(key), rest, value, location)}
     )
 
 
-def _place_of(field: str, tree: Node | None, reader: SectionReader, root: Place) -> Place:
-    """Where a finding points: the field's value, the key of a free name, or the nearest section that was written."""
-    node, place = tree, root
+def _location_of(field: str, tree: Node | None, reader: SectionReader, root: Location) -> Location:
+    """Return the location of a finding: the field's value, the key of a free name, or the nearest section."""
+    node, location = tree, root
     rest = field
     while rest and isinstance(node, Mapping):
         part = rest if rest in node.keys else rest.partition(".")[0]  # a free name may have dots in it
         if part not in node.keys:
             break
         inner = node.values.get(part)
-        place = node.keys[part] if inner is None or isinstance(inner, Mapping) else inner.place
+        location = node.keys[part] if inner is None or isinstance(inner, Mapping) else inner.location
         node, rest = inner, rest[len(part) + 1 :]
-    return reader.places.get(field, place)
+    return reader.locations.get(field, location)
 
 
 def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:

@@ -50,8 +50,8 @@ def model_path(model: str | Path) -> Path:
 
 def not_a_config(source: str, error: Exception) -> SpecError:
     """Return the error for a config that makes no sense; `source` names it."""
-    said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return SpecError(
-        f"model: {source} is not a model config: {said}",
+        f"model: {source} is not a model config: {reason}",
         hint=f"see {resource_directory('configs') / 'models' / 'yolov5n.yaml'} for the form of the layers",
     )

@@ -1,12 +1,12 @@
-"""What is wrong with a spec, and where: one `Problem` each, printed as file:line:column with the line and a caret."""
+"""Problems of a spec, printed as file:line:column with the line and a caret."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where something was written: a file with line and column (from 1), or an option of the command line."""
+class Location(msgspec.Struct, frozen=True):
+    """A line and column (from 1) of a file, or an option of the command line."""
 
     source: str
     line: int = 0
@@ -20,33 +20,37 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One mistake. `path` is the dotted field, '' for the whole file."""
+    """One problem.
 
-    place: Place
+    Attributes:
+        path: the dotted field, '' for the whole file.
+    """
+
+    location: Location
     path: str
     message: str
     allowed: str = ""
 
     @property
     def headline(self) -> str:
-        """Place, field and message in one line."""
-        column = "" if self.place.is_option else f":{self.place.line}:{self.place.column}"
+        """Location, field and message in one line."""
+        column = "" if self.location.is_option else f":{self.location.line}:{self.location.column}"
         field = f"{self.path}: " if self.path else ""
-        return f"{self.place.source}{column}: {field}{self.message}"
+        return f"{self.location.source}{column}: {field}{self.message}"
 
     def __str__(self) -> str:
         lines = [self.headline]
-        if not self.place.is_option and self.place.text:
-            before = self.place.text[: self.place.column - 1].ljust(self.place.column - 1)
+        if not self.location.is_option and self.location.text:
+            before = self.location.text[: self.location.column - 1].ljust(self.location.column - 1)
             blank = "".join("\t" if character == "\t" else " " for character in before)
-            lines += [f"    {self.place.text}", f"    {blank}^"]
+            lines += [f"    {self.location.text}", f"    {blank}^"]
         if self.allowed:
             lines.append(f"  allowed: {self.allowed}")
         return "\n".join(lines)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a rule finds wrong with a field, from its value and those of the fields that it `needs`."""
+    """A problem that a rule finds in a field, from its value and the values of the fields that it `needs`."""
 
     field: str
     message: str
@@ -55,7 +59,9 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def format_problems(problems: list[Problem]) -> str:
-    """All problems in the order of the file, those of the command line last."""
-    ordered = sorted(problems, key=lambda problem: (problem.place.is_option, problem.place.line, problem.place.column))
+    """Return the text of all problems in the order of the file, those of the command line last."""
+    ordered = sorted(
+        problems, key=lambda problem: (problem.location.is_option, problem.location.line, problem.location.column)
+    )
     count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
     return "\n".join([f"{count} in the spec", *map(str, ordered)])

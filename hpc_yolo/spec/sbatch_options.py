@@ -1,4 +1,4 @@
-"""What sbatch's options mean in `cluster.sbatch`: which have a field of their own, and which cannot be used."""
+"""The options of sbatch in `cluster.sbatch`: which have a field of their own, and which cannot be used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OWN_SBATCH_OPTIONS = {
 _READ = "changes what sbatch prints, and the job's id is read from that"
 _PRINTS = "prints something instead of queueing the job"
 _USER = "queues the job as another user, who cannot write the run directory"
-_CONTAINER = "containers are not supported yet"
+_CONTAINER = "containers are not supported"
 
 # Options with which a job would not run, or not be found again: why, and what to do instead.
 REFUSED = {

@@ -1,8 +1,8 @@
 """Every field of a spec: a typed line, a sentence with its unit, and the range that is allowed.
 
-Rules that tie fields together are in `rules`; reading and error messages in `load`. docs/spec.md and the JSON schema
-are made from this file. Where a pattern says what is allowed, `extra` says it in words, and `read` brings other forms
-into it. Annotations are no strings here: evaluating those would take a third of reading a spec.
+Rules across fields are in `validate`; reading and error messages in `load`. docs/spec.md and the JSON schema are
+generated from this file. For a pattern, `allowed` in `extra` is its text for people, and `read` converts other forms.
+Annotations are not strings here: evaluating those would take a third of the time of reading a spec.
 """
 
 from typing import Annotated, Literal
@@ -33,22 +33,22 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ClusterSpec(Section, frozen=True, kw_only=True):
-    """Where the run trains and what it asks Slurm for."""
+    """Where the run trains and what it requests from Slurm."""
 
     executor: Annotated[
         Literal["auto", "slurm", "local", "debug"],
-        Meta(description="slurm, processes on this machine (local), one task inside this process (debug), or auto."),
+        Meta(description="slurm, processes on this machine (local), one task in this process (debug), or auto."),
     ] = "auto"
     nodes: Annotated[Positive, Meta(description="Number of nodes (--nodes).")] = 1
     gpus_per_node: Annotated[
         NotNegative, Meta(description="GPUs, and so tasks, on each node; 0 trains on CPUs with tasks_per_node tasks.")
     ] = 1
-    gpu_type: Annotated[str | None, Meta(description="Type of GPU to ask for, such as a100.")] = None
+    gpu_type: Annotated[str | None, Meta(description="Type of GPU to request, such as a100.")] = None
     gpu_request: Annotated[
         Literal["gpus_per_node", "gres"],
-        Meta(description="How to ask for GPUs: --gpus-per-node, or --gres=gpu:N on older sites."),
+        Meta(description="How to request GPUs: --gpus-per-node, or --gres=gpu:N on older sites."),
     ] = "gpus_per_node"
-    tasks_per_node: Annotated[Positive | None, Meta(description="Tasks on each node; one a GPU unless said.")] = None
+    tasks_per_node: Annotated[Positive | None, Meta(description="Tasks on each node. Default: one a GPU.")] = None
     cpus_per_task: Annotated[Positive, Meta(description="CPU cores of each task.")] = 4
     mem: Annotated[
         str | None, Meta(description="Memory of a node, such as 400G; 0: all of it. Excludes the other two.")
@@ -58,8 +58,8 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     time: Annotated[
         str | None,
         Meta(
-            description="Time limit of a job: minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED; the partition's own unless "
-            "said."
+            description="Time limit of a job: minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED; the partition's own by "
+            "default."
         ),
     ] = None
     partition: Annotated[
@@ -75,28 +75,25 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     requeue: Annotated[
         Literal["auto", "expedite", "requeue", "chain", "off"],
         Meta(
-            description="What becomes of a job that Slurm interrupts: queued again (requeue), queued again without "
-            "waiting (expedite, Slurm 25.11 and newer), followed by another job (chain), or ended (off); auto: what "
-            "comes back soonest here."
+            description="What follows when Slurm interrupts a job: requeue, requeue without waiting (expedite, Slurm "
+            "25.11 and newer), another job (chain), or the end (off); auto: whatever resumes soonest at this site."
         ),
     ] = "auto"
-    max_timeouts: Annotated[NotNegative, Meta(description="Starts that may end at the time limit.")] = 20
-    max_node_failures: Annotated[NotNegative, Meta(description="Starts that may end with a failed node.")] = 3
-    max_crashes: Annotated[
-        NotNegative, Meta(description="Starts that may end with a task killed from outside, or hanging.")
-    ] = 3
+    max_timeouts: Annotated[NotNegative, Meta(description="Attempts that may end at the time limit.")] = 20
+    max_node_failures: Annotated[NotNegative, Meta(description="Attempts that may end with a failed node.")] = 3
+    max_crashes: Annotated[NotNegative, Meta(description="Attempts that may end with a killed or stalled task.")] = 3
     signal_before_s: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | Literal["auto"],
         Meta(
-            description="Seconds before the time limit at which Slurm warns the tasks; auto: from the run's measured "
-            "saves and steps, 120 before there are any; at most half the limit."
+            description="Seconds before the time limit at which Slurm signals the tasks; auto: from the measured saves "
+            "and steps of the run, 120 without any; at most half the limit."
         ),
     ] = "auto"
     setup: Annotated[
         list[str] | str,
         Meta(
             description="Shell lines of a Slurm job before its tasks start: modules, variables. The first that fails "
-            "ends the job. They do not choose the tasks' Python: cluster.python does."
+            "ends the job. The Python of the tasks is cluster.python, not that of these lines."
         ),
     ] = field(default_factory=list)
     python: Annotated[
@@ -117,7 +114,7 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
 
     @property
     def num_tasks_per_node(self) -> int:
-        """One task a GPU, or as many as the spec says."""
+        """Tasks of each node: `tasks_per_node`, else one a GPU."""
         return self.tasks_per_node or self.gpus_per_node or 1
 
     @property
@@ -127,13 +124,13 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
 
     @property
     def slurm_cluster(self) -> str | None:
-        """Name of the cluster of the site that gets the job; None for that of the submitting machine."""
+        """Name of the Slurm cluster of the job; None for that of the submitting machine."""
         name = self.sbatch.get("clusters")
         return name if isinstance(name, str) else None
 
     @property
     def partitions(self) -> list[str]:
-        """Names of the partitions that are asked for; [] is the default one."""
+        """Names of the requested partitions; [] is the default one."""
         return split_list(self.partition or [])
 
     @property
@@ -143,7 +140,7 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
 
     @property
     def setup_lines(self) -> list[str]:
-        """The lines of `setup`, whether it is a block or a list with lines or blocks."""
+        """Lines of `setup`, which is a block or a list of lines or blocks."""
         blocks = [self.setup] if isinstance(self.setup, str) else self.setup
         return [line for block in blocks for line in block.removesuffix("\n").split("\n")]
 
@@ -181,18 +178,18 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         bool, Meta(description="Batch normalisation over the batches of all ranks; pays at 8 images a rank or fewer.")
     ] = False
     optimizer: Annotated[Literal["SGD", "Adam", "AdamW"], Meta(description="Optimiser.")] = "SGD"
-    cos_lr: Annotated[bool, Meta(description="Learning rate by half a cosine instead of a line.")] = False
+    cos_lr: Annotated[bool, Meta(description="Cosine learning rate schedule instead of a linear one.")] = False
     legacy_lr_schedule: Annotated[
-        bool, Meta(description="Learning rate one epoch behind its formula after warm-up, as YOLOv5 v7.0 has it.")
+        bool, Meta(description="Learning rate one epoch behind its formula after warm-up, as in YOLOv5 v7.0.")
     ] = False
     hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
-    hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters in place of the file's.")] = (
+    hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters instead of the file's.")] = (
         field(default_factory=dict)
     )
     workers: Annotated[
         NotNegative, WHERE_IT_RUNS, Meta(description="Loader processes of each rank, at most its CPU cores.")
     ] = 8
-    seed: Annotated[NotNegative, Meta(description="Everything random follows from it.")] = 0
+    seed: Annotated[NotNegative, Meta(description="Seed of everything random.")] = 0
     deterministic: Annotated[bool, Meta(description="Only operations that give the same result every time.")] = True
     patience: Annotated[
         NotNegative,
@@ -204,13 +201,13 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     cache: Annotated[
         Literal["auto", "none", "ram", "disk"],
         WHERE_IT_RUNS,
-        Meta(description="Keep decoded images in memory; auto: where they take under a tenth of what is free."),
+        Meta(description="Keep decoded images in memory; auto: if they need less than a tenth of the free memory."),
     ] = "auto"
     freeze: Annotated[
         NotNegative | list[NotNegative],
-        Meta(description="Layers that do not learn: the number of first ones, or a list of their indices."),
+        Meta(description="Layers that are frozen: the number of first ones, or a list of their indices."),
     ] = 0
-    single_cls: Annotated[bool, Meta(description="Take all classes for one.")] = False
+    single_cls: Annotated[bool, Meta(description="Treat all classes as one.")] = False
     image_weights: Annotated[
         bool, Meta(description="Draw images by how badly their classes are detected; one task only.")
     ] = False
@@ -272,12 +269,12 @@ class Spec(Section, frozen=True, kw_only=True):
     ]
     model: Annotated[
         str,
-        Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the network of the weights."),
+        Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the model of the weights."),
     ] = ""
     data: Annotated[str, Meta(description="Dataset YAML (path, train, val, names): a file, or a name in configs/data.")]
     weights: Annotated[
         str,
-        Meta(description="Weights to begin with: a published name such as yolov5s.pt, a file; '' is from scratch."),
+        Meta(description="Initial weights: a published name such as yolov5s.pt, or a file; '' trains from scratch."),
     ] = ""
     output: Annotated[
         str, WHERE_IT_RUNS, Meta(description="Directory of run directories, on a file system that all nodes see.")
@@ -303,7 +300,7 @@ class Spec(Section, frozen=True, kw_only=True):
 
     @property
     def model_source(self) -> str:
-        """Name or path of the model: `model`, or else the weights, which bring theirs."""
+        """Name or path of the model: `model`, else the weights."""
         return self.model or self.weights
 
 
@@ -331,7 +328,7 @@ class Hyperparameters(Section, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=1)], Meta(description="Largest ratio of a box's side to its anchor's.")
     ] = 4.0
     anchors: Annotated[
-        Annotated[float, Meta(ge=1)] | None, Meta(description="Anchors a level, in place of the model's.")
+        Annotated[float, Meta(ge=1)] | None, Meta(description="Anchors a level, instead of the model's.")
     ] = None
     fl_gamma: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gamma of the focal loss; 0: none.")] = 0.0
     hsv_h: Annotated[Fraction, Meta(description="Largest change of hue, as a fraction.")] = 0.015

@@ -1,6 +1,6 @@
 """The shell lines of `cluster.setup`, checked before a job has them.
 
-What bash says of their syntax is asked for at submission only: a task that reads the spec again starts no shell.
+bash checks their syntax at submission only: a task that reads the spec starts no shell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hpc_yolo.spec.schema import ClusterSpec
 
 DIRECTIVE = re.compile(r"\s*#(SBATCH|SLURM|PBS|BSUB)")
 CHECK_TIMEOUT_S = 5.0
-_MESSAGE = re.compile(r"line (?P<number>\d+): (?P<words>.*)")
+_MESSAGE = re.compile(r"line (?P<number>\d+): (?P<message>.*)")
 
 
 def setup_findings(cluster: ClusterSpec) -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def require_shell_syntax(cluster: ClusterSpec) -> None:
     """Refuse a setup that bash cannot read.
 
     Raises:
-        SpecError: with the number of the line and what bash says.
+        SpecError: with the number of the line and the message of bash.
     """
     if problem := syntax_problem(cluster.setup_lines):
         raise SpecError(f"cluster.setup: {problem}", hint="bash -n checks shell lines in a file")
@@ -55,5 +55,5 @@ def syntax_problem(lines: Sequence[str]) -> str | None:
         return None
     found = _MESSAGE.search(checked.stderr)
     if found is not None:
-        return f"line {found['number']}: {found['words']}"
+        return f"line {found['number']}: {found['message']}"
     return None if checked.returncode == 0 else f"not the syntax of bash: {checked.stderr.strip()}"

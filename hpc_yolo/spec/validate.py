@@ -23,7 +23,7 @@ TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number o
 
 
 def findings(spec: Spec) -> Iterator[Finding]:
-    """Everything that the rules find in a spec whose single values are all right."""
+    """Yield the problems of a spec whose single values are valid."""
     yield from _unsupported(spec)
     yield from _formats(spec.cluster)
     yield from _resources(spec.cluster)
@@ -38,7 +38,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
 
 
 def model_names() -> list[str]:
-    """The networks that come with the package."""
+    """Return the names of the models in the package."""
     return sorted(path.stem for path in (resource_directory("configs") / "models").glob("*.yaml"))
 
 

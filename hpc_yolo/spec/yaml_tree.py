@@ -1,4 +1,4 @@
-"""YAML text as a small tree that remembers where every key and value stands, and gives no value a type.
+"""YAML text as a small tree of untyped values with the location of every key and value.
 
 Types come from the schema, so YAML's own guesses (base 60, octal, yes and no, dates) never touch a value.
 """
@@ -14,7 +14,7 @@ import msgspec
 import yaml
 import yaml.reader
 
-from hpc_yolo.spec.problems import Place, Problem
+from hpc_yolo.spec.problems import Location, Problem
 
 MAX_NODES = 10_000  # a spec has a few dozen values; aliases of aliases of aliases have billions
 MAX_DEPTH = 50  # a spec has four levels; the composer is recursive and would run out of stack
@@ -30,7 +30,7 @@ _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Scalar(msgspec.Struct, frozen=True):
     """One value as it was written. `plain`: without quotes."""
 
-    place: Place
+    location: Location
     text: str
     plain: bool
 
@@ -38,15 +38,15 @@ class Scalar(msgspec.Struct, frozen=True):
 class Sequence(msgspec.Struct, frozen=True):
     """A list."""
 
-    place: Place
+    location: Location
     items: list[Node]
 
 
 class Mapping(msgspec.Struct, frozen=True):
-    """Keys with their places, and values."""
+    """Keys with their locations, and values."""
 
-    place: Place
-    keys: dict[str, Place] = msgspec.field(default_factory=dict)
+    location: Location
+    keys: dict[str, Location] = msgspec.field(default_factory=dict)
     values: dict[str, Node] = msgspec.field(default_factory=dict)
 
 
@@ -58,8 +58,8 @@ class _TooLarge(yaml.MarkedYAMLError):
 
 
 def read_yaml(path: Path, problems: list[Problem]) -> Node | None:
-    """The tree of the file `path`; that it cannot be read goes to `problems` too."""
-    whole = Place(str(path))
+    """Return the tree of the file `path`; None after a problem, which is added to `problems`."""
+    whole = Location(str(path))
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -81,15 +81,15 @@ def read_yaml(path: Path, problems: list[Problem]) -> Node | None:
 def parse_yaml(
     text: str, source: str, problems: list[Problem], *, is_option: bool = False, path: str = ""
 ) -> Node | None:
-    """Return the tree of `text`; what is wrong with it goes to `problems`, and the rest is read all the same.
+    """Return the tree of `text` without the values that have problems, which are added to `problems`.
 
     Args:
         path: the dotted field whose value `text` is; '' for a whole file.
     """
     if bad := UNPRINTABLE.search(text):
         before = f"{text[: bad.start()]}{REPLACEMENT}".splitlines()
-        place = Place(source) if is_option else Place(source, len(before), len(before[-1]), before[-1])
-        problems.append(Problem(place, "", f"the character {bad[0]!a} has no place in YAML", "printable text"))
+        location = Location(source) if is_option else Location(source, len(before), len(before[-1]), before[-1])
+        problems.append(Problem(location, "", f"the character {bad[0]!a} is not allowed in YAML", "printable text"))
         return None
     converter = _Converter(source, text.splitlines(), problems, is_option)
     try:
@@ -98,13 +98,13 @@ def parse_yaml(
         return None if node is None else converter.convert(node, path, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(source) if mark is None else converter.place(mark)
-        words = error.problem or error.context or ""
-        if "maximum nesting" in words:  # newer parsers in C give up on their own, at a thousand levels
-            words = f"more than {MAX_DEPTH} levels"
+        location = Location(source) if mark is None else converter.location(mark)
+        message = error.problem or error.context or ""
+        if "maximum nesting" in message:  # newer parsers in C stop by themselves, at a thousand levels
+            message = f"more than {MAX_DEPTH} levels"
         elif not isinstance(error, _TooLarge):
-            words = f"not YAML: {words}"
-        problems.append(Problem(place, "", words))
+            message = f"not YAML: {message}"
+        problems.append(Problem(location, "", message))
         return None
 
 
@@ -127,60 +127,64 @@ class _Converter:
         self._num_nodes = 0
 
     def convert(self, node: yaml.Node, path: str, depth: int) -> Node | None:
-        """`node` and all in it; what has too many values or levels, as aliases make them, is refused as a whole."""
-        place = self.place(node.start_mark)
+        """Return `node` with its content; too many values or levels, as aliases make them, are refused."""
+        location = self.location(node.start_mark)
         self._num_nodes += 1
         if self._num_nodes > MAX_NODES or depth > MAX_DEPTH:
             limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_NODES} values"
             raise _TooLarge(problem=f"more than {limit}; aliases of aliases?", problem_mark=node.start_mark)
-        if not self._tag_is_read(node, place, path):
+        if not self._tag_is_read(node, location, path):
             return None
         if isinstance(node, yaml.ScalarNode):
             if bad := control_characters(node.value, allowed=allowed_in(path)):
-                self._problems.append(Problem(place, path, f"control characters {bad}", "printable text on one line"))
+                self._problems.append(
+                    Problem(location, path, f"control characters {bad}", "printable text on one line")
+                )
                 return None
-            return Scalar(place, node.value, plain=not node.style)
+            return Scalar(location, node.value, plain=not node.style)
         if isinstance(node, yaml.SequenceNode):
             items = [self.convert(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value)]
-            return Sequence(place, [item for item in items if item is not None])
-        return self._convert_mapping(node, path, place, depth)
+            return Sequence(location, [item for item in items if item is not None])
+        return self._convert_mapping(node, path, location, depth)
 
-    def _convert_mapping(self, node: yaml.Node, path: str, place: Place, depth: int) -> Mapping:
-        mapping = Mapping(place)
+    def _convert_mapping(self, node: yaml.Node, path: str, location: Location, depth: int) -> Mapping:
+        mapping = Mapping(location)
         for key_node, value_node in node.value:
-            key_place = self.place(key_node.start_mark)
+            key_location = self.location(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problems.append(Problem(key_place, path, "a key must be plain text"))
+                self._problems.append(Problem(key_location, path, "a key must be plain text"))
                 continue
-            if key_node.tag != MERGE_TAG and not self._tag_is_read(key_node, key_place, path):
+            if key_node.tag != MERGE_TAG and not self._tag_is_read(key_node, key_location, path):
                 continue
             key = key_node.value
             key_path = f"{path}.{key}" if path else key
             if bad := control_characters(key):
-                self._problems.append(Problem(key_place, path, f"control characters {bad} in a key", "printable text"))
+                self._problems.append(
+                    Problem(key_location, path, f"control characters {bad} in a key", "printable text")
+                )
                 continue
             if key in mapping.keys:
                 message = f"written twice; the first is in line {mapping.keys[key].line}"
-                self._problems.append(Problem(key_place, key_path, message, "each key once"))
+                self._problems.append(Problem(key_location, key_path, message, "each key once"))
                 continue
-            mapping.keys[key] = key_place
+            mapping.keys[key] = key_location
             value = self.convert(value_node, key_path, depth + 1)
             if value is not None:
                 mapping.values[key] = value
         return mapping
 
-    def _tag_is_read(self, node: yaml.Node, place: Place, path: str) -> bool:
+    def _tag_is_read(self, node: yaml.Node, location: Location, path: str) -> bool:
         if node.tag in CORE_TAGS:
             return True
-        self._problems.append(Problem(place, path, f"the tag {node.tag!r} is not read", "plain values without tags"))
+        self._problems.append(Problem(location, path, f"the tag {node.tag!r} is not read", "plain values without tags"))
         return False
 
-    def place(self, mark: yaml.Mark) -> Place:
-        """Where `mark` points: a line and a column, or the option as a whole."""
+    def location(self, mark: yaml.Mark) -> Location:
+        """Return the line and column of `mark`, or the option as a whole."""
         if self._is_option:
-            return Place(self._source)
+            return Location(self._source)
         text = self._lines[mark.line] if mark.line < len(self._lines) else ""
-        return Place(self._source, mark.line + 1, mark.column + 1, text)
+        return Location(self._source, mark.line + 1, mark.column + 1, text)
 
 
 def allowed_in(path: str) -> str:
@@ -189,6 +193,6 @@ def allowed_in(path: str) -> str:
 
 
 def control_characters(text: str, *, allowed: str = "") -> str:
-    """The control characters and line separators in `text`, escaped; they would run as shell in a script."""
+    """Return the control characters and line separators in `text`, escaped; they would run as shell in a script."""
     found = {character for character in text if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")}
     return ", ".join(sorted(ascii(character) for character in found - set(allowed)))

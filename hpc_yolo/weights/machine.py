@@ -102,7 +102,7 @@ class Tensor(NamedTuple):
 
 
 def run(program: bytes, source: str) -> Any:
-    """The value that a pickle describes. `source` names the file in errors.
+    """Return the value that a pickle describes. `source` names the file in errors.
 
     Raises:
         CheckpointError: an instruction or a global that no file of torch's or no detector needs. Where classes in it
@@ -142,7 +142,7 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self, count: int) -> list[Any]:
-        """The last `count` values, in the order in which they were pushed."""
+        """Remove and return the last `count` values, in the order in which they were pushed."""
         if count > len(self.stack):
             raise IndexError("its stack is too short")
         return [self.stack.pop() for _ in range(count)][::-1]

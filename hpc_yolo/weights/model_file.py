@@ -43,7 +43,7 @@ class Transfer:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """The network in a checkpoint of ours or in a `.pt` file of YOLOv5; of a training state the averaged model.
+    """Return the model in a checkpoint of ours or a `.pt` file of YOLOv5; of a training state the averaged model.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
@@ -94,7 +94,7 @@ def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
 
 
 def _require_own_tensors(file: ModelFile) -> None:
-    """Whether the description fits the tensors, before memory is taken for whatever it describes."""
+    """Require that the description fits the tensors, before memory is allocated for what it describes."""
     try:
         shapes = tensor_shapes(file.config, len(file.names), "its description")
     except SpecError as error:
@@ -110,7 +110,7 @@ def _require_own_tensors(file: ModelFile) -> None:
 
 
 def build_detector(file: ModelFile) -> Detector:
-    """The network of `file` with its weights, in evaluation mode.
+    """Return the model of `file` with its weights, in evaluation mode.
 
     Raises:
         SpecError: its rows do not fit together.
@@ -121,7 +121,7 @@ def build_detector(file: ModelFile) -> Detector:
 
 
 def description_of(file: ModelFile) -> ModelDescription:
-    """What a checkpoint of ours says of the network of `file`."""
+    """Return the metadata of the model in `file` for a checkpoint of ours."""
     return ModelDescription(
         model=file.model, config=file.config, names=list(file.names), imgsz=file.imgsz or DEFAULT_IMGSZ
     )

@@ -49,7 +49,7 @@ class PickledNetwork:
 
 
 def read_pickled_network(path: Path) -> PickledNetwork:
-    """The network in a `.pt` file; of a training state the averaged one.
+    """Return the model in a `.pt` file; of a training state the averaged one.
 
     Raises:
         CheckpointError: it is no such file, it is damaged, holds something that no such file needs, or a network that
@@ -78,7 +78,7 @@ def _network(found: Record, options: object, archive: TorchArchive) -> PickledNe
 
 
 def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
-    """All modules below `root` by dotted name, itself first, parents before children."""
+    """Return all modules below `root` by dotted name, itself first, parents before children."""
     found: list[tuple[str, Record]] = []
 
     def visit(prefix: str, module: Record, depth: int) -> None:
@@ -137,7 +137,7 @@ def _read_storage(storage: Storage, archive: TorchArchive) -> torch.Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """`value` where it consists of plain data alone, as a file of rows would."""
+    """Return `value` if it consists of plain data only, as in a file of layers."""
     num_values = 0
 
     def copied(item: Any) -> Any:
@@ -169,7 +169,7 @@ def _imgsz(options: object) -> int | None:
 
 
 def _activation(architecture: object) -> str:
-    """The class of the activations of a network with these rows."""
+    """Return the class of the activations of a model with these layers."""
     written = architecture.get("activation") if isinstance(architecture, dict) else None
     name = str(written or "SiLU").removeprefix("torch.").removeprefix("nn.").partition("(")[0]
     return f"torch.nn.modules.activation.{name}"

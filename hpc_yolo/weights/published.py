@@ -18,7 +18,7 @@ from hpc_yolo.weights.store import CACHE_VARIABLE, CHUNK_BYTES, Progress, Store,
 def fetch(
     name: str, store: Store, *, sha256: str | None = None, on_progress: Progress = lambda _done, _all: None
 ) -> Path:
-    """The published file `name`, downloaded unless it is there; goes on with a download that was cut off.
+    """Return the path of the published file `name`; download it unless it is there, or resume the download.
 
     Args:
         sha256: what its digest must be, besides the one that is known.

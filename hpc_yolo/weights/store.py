@@ -27,7 +27,7 @@ class Store:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Store:
-        """The project's address or a mirror, and the user's cache directory."""
+        """Return the store with the project's address or a mirror, and the user's cache directory."""
         home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".cache")
         directory = Path(environ.get(CACHE_VARIABLE) or Path(home) / "hpc-yolo")
         return cls(environ.get(ADDRESS_VARIABLE) or str(_catalogue()["address"]), directory / "weights")
@@ -46,14 +46,14 @@ def _catalogue() -> dict[str, object]:
 
 
 def published_names() -> dict[str, str | None]:
-    """Name of every published file, and its SHA-256 where it is known."""
+    """Return name -> SHA-256 (None if not known) of every published file."""
     files = _catalogue()["files"]
     assert isinstance(files, dict)
     return {str(name): entry["sha256"] for name, entry in files.items()}
 
 
 def locate(weights: str, store: Store) -> str:
-    """The path that `weights` has, or, for a published name that is not there, will have in the cache."""
+    """Return the path of `weights`; for a published name that is not there, its path in the cache."""
     path = Path(weights)
     if not weights or path.exists() or path.name not in published_names():
         return weights

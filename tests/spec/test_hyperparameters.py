@@ -1,4 +1,4 @@
-"""Hyperparameter sets: the published figures, files of one's own with their own places, and single values on top."""
+"""Hyperparameter sets: the published figures, files of one's own with their own locations, and single values on top."""
 
 from pathlib import Path
 
@@ -101,6 +101,6 @@ def test_a_set_that_vanished_since_the_check_is_an_error_of_the_spec(tmp_path):
 def test_a_single_value_out_of_range_is_refused_at_its_position(spec_file, override, allowed):
     name, value = override.split(": ")
     problem = spec_file.add(f"train:\n  hyp_overrides:\n    {override}\n").only_problem()
-    place = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "
-    assert problem.startswith(f"{place}{value} is not allowed")
+    location = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "
+    assert problem.startswith(f"{location}{value} is not allowed")
     assert allowed in problem

@@ -1,4 +1,4 @@
-"""What is wrong with a spec file is told at once, each mistake with its place, the line and a caret under it."""
+"""What is wrong with a spec file is told at once, each mistake with its location, the line and a caret under it."""
 
 import re
 
@@ -190,7 +190,7 @@ def test_a_key_written_twice_names_both_lines(spec_file):
 
 
 @pytest.mark.parametrize(
-    ("added", "place"),
+    ("added", "location"),
     [
         ("train: [1, 2\n", (5, 1)),
         ("train: 'open\n", None),
@@ -203,12 +203,12 @@ def test_a_key_written_twice_names_both_lines(spec_file):
         ('output: "\\q"\n', None),
     ],
 )
-def test_what_is_not_yaml_is_refused_with_its_position(spec_file, added, place, either_loader):
+def test_what_is_not_yaml_is_refused_with_its_position(spec_file, added, location, either_loader):
     problem = spec_file.add(added).only_problem()
     found = re.match(rf"{re.escape(str(spec_file.path))}:(\d+):(\d+): not YAML: \w", problem)
     assert found, problem
-    if place is not None:
-        assert (int(found[1]), int(found[2])) == place
+    if location is not None:
+        assert (int(found[1]), int(found[2])) == location
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(spec_file):
 
 
 @pytest.mark.parametrize(
-    ("added", "place"),
+    ("added", "location"),
     [
         ("output: !!python/object/apply:os.system [touch marker]\n", "4:9: output: "),
         ("output: !!python/name:os.system ''\n", "4:9: output: "),
@@ -263,10 +263,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(spec_file):
         ("output: !a%0Ab%1b x\n", "4:9: output: "),
     ],
 )
-def test_a_tag_is_refused_and_nothing_of_it_runs(spec_file, added, place, monkeypatch, either_loader):
+def test_a_tag_is_refused_and_nothing_of_it_runs(spec_file, added, location, monkeypatch, either_loader):
     monkeypatch.chdir(spec_file.path.parent)
     problem = spec_file.add(added).only_problem()
-    assert f"{place}the tag '" in problem.split("\n")[0] and "is not read" in problem
+    assert f"{location}the tag '" in problem.split("\n")[0] and "is not read" in problem
     assert not (spec_file.path.parent / "marker").exists()
 
 
@@ -385,7 +385,7 @@ def test_a_folded_block_is_one_line(spec_file):
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\x0b", "\x0c", "\x1c", "\ufffe"])
 def test_an_unprintable_character_in_the_file_is_refused_with_its_position(spec_file, character, either_loader):
     problem = spec_file.add(f"# fine\noutput: a{character}b\n").only_problem()
-    assert problem.split("\n")[0] == f"{spec_file.path}:5:10: the character {character!a} has no place in YAML"
+    assert problem.split("\n")[0] == f"{spec_file.path}:5:10: the character {character!a} is not allowed in YAML"
     assert character not in problem
 
 

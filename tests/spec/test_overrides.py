@@ -91,7 +91,7 @@ def test_options_alone_can_make_a_spec(tmp_path, spec_file):
         ("output=a\udcffb", "control characters '\\udcff'"),
         ("out\x1bput=a", "control characters '\\x1b'"),
         ('output="a\\nb"', "control characters '\\n'"),
-        ("output=a\ufffeb", "the character '\\ufffe' has no place in YAML"),
+        ("output=a\ufffeb", "the character '\\ufffe' is not allowed in YAML"),
     ],
 )
 def test_a_wrong_option_is_named_by_what_was_typed(spec_file, assignment, message):
@@ -99,7 +99,7 @@ def test_a_wrong_option_is_named_by_what_was_typed(spec_file, assignment, messag
     problem = spec_file.only_problem(assignment)
     assert message in problem
     assert not set(problem) - {"\n"} & set(map(chr, [*range(32), 127, 0x2028, 0xDCFF])), "safe to print"
-    if assignment != "cluster.nodes=3":  # the batch is to blame as much as the nodes; the file's place is shown
+    if assignment != "cluster.nodes=3":  # the batch is to blame as much as the nodes; the file's location is shown
         typed = f"--set {assignment}"
         assert problem.startswith((typed, ascii(typed)))
         assert str(spec_file.path) not in problem
