@@ -155,11 +155,11 @@ def _splits(
         splits[name] = _split_paths(source, name, root, content.get(name))
         for path in splits[name]:
             if not path.exists() and name in needed:
-                raise DataError(f"{source}: {name}: {path} is not there", hint=_missing_hint(source, root, content))
+                raise DataError(f"{source}: {name}: {path} does not exist", hint=_missing_hint(source, root, content))
         missing = [path for path in splits[name] if not path.exists()]
         if missing:
             splits[name] = ()
-            messages.append(f"{source}: {name}: {missing[0]} is not there; nothing is read from this split now")
+            messages.append(f"{source}: {name}: {missing[0]} does not exist; nothing is read from this split now")
     return splits, messages
 
 

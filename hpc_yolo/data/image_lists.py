@@ -64,7 +64,7 @@ def read_image_list(source: Path, root: Path | None = None) -> ImageList:
         elif (path := search.find(line, where)) is not None:
             found.paths.append(path)
         else:
-            found.problems.append(f"{where}: {line} is not there (looked for {search.describe(line)})")
+            found.problems.append(f"{where}: {line} does not exist (looked for {search.describe(line)})")
     return replace(found, note=search.note(source))
 
 
@@ -130,7 +130,7 @@ class ImageSearch:
                     continue
                 if is_shortened and self._shortened.setdefault(path, written) != written:
                     raise DataError(
-                        f"{where}: {written} and {self._shortened[path]} are not there, and without their first "
+                        f"{where}: {written} and {self._shortened[path]} do not exist, and without their first "
                         f"directories both are {path}",
                         hint="write paths that are absolute or relative to the directory of the list",
                     )

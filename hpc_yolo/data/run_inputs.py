@@ -1,13 +1,13 @@
-"""What a run learns from besides its spec: hyperparameters, the layers of its model, its dataset YAML with class names.
+"""The inputs of a run besides its spec: hyperparameters, the layers of its model, its dataset YAML with class names.
 
-They are kept in the run directory when the run is submitted, and every attempt reads them there: an edited file, or
-another default of a later version, does not change a run that is under way. When the run is submitted again, files of a
-person's own are compared with what was kept; those that come with the package are not.
+They are copied into the run directory when the run is submitted, and every attempt reads the copies: an edited file, or
+another default of a later version, does not change a running training. When the run is submitted again, the user's own
+files are compared with the copies; files of the package are not.
 
     inputs/hyperparameters.yaml      all of them: defaults, the set, hyp_overrides
-    inputs/hyperparameters.own.yaml  the file that train.hyp names, where it is a person's own
-    inputs/model.yaml                the model's rows; not there where the weights bring them
-    inputs/dataset.yaml              with absolute paths; images and labels themselves are not kept
+    inputs/hyperparameters.own.yaml  the file that train.hyp names, if it is the user's own
+    inputs/model.yaml                the model's layers; absent if the weights have them
+    inputs/dataset.yaml              with absolute paths; images and labels themselves are not copied
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ OWN_HYPERPARAMETERS = "hyperparameters.own.yaml"
 MODEL = "model.yaml"
 DATASET = "dataset.yaml"
 COMPARED_IN_DATASET = ("train", "val", "names", "kpt_shape", "task")
-HEADER = "# What this run learns from: kept when it was submitted, and read by every attempt.\n"
+HEADER = "# Inputs of this run: copied when it was submitted, and read by every attempt.\n"
 MAX_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run learns from.
+    """The inputs of a run.
 
     Attributes:
-        model: rows, multiples and anchors; None where the weights bring them.
-        digest: one short word for all of it but paths, for checkpoints.
+        model: layers, multiples and anchors; None if the weights have them.
+        digest: a short hash of all inputs but paths, for checkpoints.
     """
 
     hyperparameters: Hyperparameters
@@ -64,7 +64,7 @@ class RunInputs:
 
 
 def keep_inputs(run: RunDirectory, spec: Spec) -> None:
-    """Copy what `spec` learns from into the directory of `run`, unless copies are there already.
+    """Copy the inputs of `spec` into the directory of `run`, unless it has copies.
 
     Raises:
         SpecError, DataError: a file that the spec names cannot be read.
@@ -74,18 +74,18 @@ def keep_inputs(run: RunDirectory, spec: Spec) -> None:
 
 
 def gather_inputs(run: RunDirectory, spec: Spec) -> dict[str, str]:
-    """Return the text of each file to be kept for `run`, by its name; none where they are kept already.
+    """Return the text of each file to be copied for `run`, by its name; none if it has copies.
 
     Raises:
         SpecError, DataError: a file that the spec names cannot be read.
-        RunError: the run has a directory of that name which holds something else.
+        RunError: the run has a directory of that name with other content.
     """
     if are_kept(run):
         return {}
     if run.inputs.exists():
         raise RunError(
-            f"{run.inputs} is there and was not made for a run",
-            hint="give the run another name with --set name=NAME, or another place with --set output=DIR",
+            f"{run.inputs} exists and was not made for a run",
+            hint="give the run another name with --set name=NAME, or another directory with --set output=DIR",
         )
     hyp = msgspec.to_builtins(load_hyperparameters(spec.train))
     contents = {HYPERPARAMETERS: hyp, DATASET: dataset_content(Path(spec.data))}
@@ -97,10 +97,10 @@ def gather_inputs(run: RunDirectory, spec: Spec) -> dict[str, str]:
 
 
 def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
-    """Write what `gather_inputs` gave, all of it or nothing.
+    """Write the files that `gather_inputs` returned, all or none.
 
     Raises:
-        RunError: the file system refuses.
+        RunError: they cannot be written.
     """
     if not files:
         return
@@ -120,17 +120,17 @@ def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
 
 
 def are_kept(run: RunDirectory) -> bool:
-    """Return whether `run` has its own copies; runs of earlier versions have none."""
+    """Return whether `run` has copies of its inputs."""
     found = [path for path in (run.inputs / HYPERPARAMETERS, run.inputs / DATASET) if path.is_file()]
     return bool(found) and (run.exists or found[0].read_text(errors="replace").startswith(HEADER))
 
 
 def read_inputs(run: RunDirectory, spec: Spec) -> RunInputs:
-    """Return what `keep_inputs` has kept for `run`.
+    """Return the inputs that `keep_inputs` has copied for `run`.
 
     Raises:
-        RunError: a copy is damaged or gone.
-        DataError: the dataset's images are not there.
+        RunError: a copy is damaged or missing.
+        DataError: a directory or list of images does not exist.
     """
     try:
         hyp, problems = read_hyperparameters(run.inputs / HYPERPARAMETERS)
@@ -141,11 +141,11 @@ def read_inputs(run: RunDirectory, spec: Spec) -> RunInputs:
     except (SpecError, OSError, UnicodeError) as error:
         raise RunError(
             f"{run.inputs}: cannot be read: {error}",
-            hint="bring it back; or remove it, and the files that the spec names now are kept in its place",
+            hint="restore it; or remove it, and the files that the spec names now are copied instead",
         ) from error
     dataset = load_dataset(run.inputs / DATASET, single_cls=spec.train.single_cls)
-    said = repr((sorted(values.items()), model, dataset.names, dataset.kpt_shape))
-    digest = hashlib.sha256(said.encode(errors="backslashreplace")).hexdigest()[:16]
+    content = repr((sorted(values.items()), model, dataset.names, dataset.kpt_shape))
+    digest = hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:16]
     return RunInputs(hyp, model, dataset, digest)
 
 
@@ -162,9 +162,9 @@ def model_of(run: RunDirectory, model: str) -> str:
 
 
 def changed_inputs(run: RunDirectory, spec: Spec) -> list[str]:
-    """Return what a person's own files say now that they did not say when `run` was submitted, a phrase each.
+    """Return the changes of the user's own files since `run` was submitted, a phrase each.
 
-    A file that is gone has not changed: the run goes on with its copy.
+    A missing file is no change: the run continues with its copy.
 
     Raises:
         SpecError, DataError: a file cannot be read.
@@ -174,7 +174,7 @@ def changed_inputs(run: RunDirectory, spec: Spec) -> list[str]:
         was, is_now = dict(_flat(kept)), dict(_flat(written))
         for name in [*was, *(name for name in is_now if name not in was)]:
             if was.get(name) != is_now.get(name):
-                before, now = (str(values.get(name, "not there")) for values in (was, is_now))
+                before, now = (str(values.get(name, "not set")) for values in (was, is_now))
                 at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
                 changed.append(f"{label} {name} in {file}: {_shown(before, at)} -> {_shown(now, at)}")
     return changed
@@ -185,24 +185,24 @@ def _yaml(value: Any) -> str:
 
 
 def _compared(run: RunDirectory, spec: Spec) -> Iterator[tuple[str, Path, Any, Any]]:
-    """(what it is, a person's own file, what was kept of it, what it says now) of each file that is still there."""
+    """Yield (kind, the user's own file, the content of its copy, its content now) of each file that exists."""
     kept, own = run.inputs / OWN_HYPERPARAMETERS, own_hyperparameter_file(spec.train)
     if own is not None and own.is_file() and kept.is_file():
         yield "hyperparameter", own, written_hyperparameters(kept), written_hyperparameters(own)
-    kept, rows = run.inputs / MODEL, Path(spec.model)
-    if spec.model and rows.is_file() and kept.is_file():
-        yield "model", rows, load_config(kept), load_config(rows)
+    kept, model = run.inputs / MODEL, Path(spec.model)
+    if spec.model and model.is_file() and kept.is_file():
+        yield "model", model, load_config(kept), load_config(model)
     kept, data = run.inputs / DATASET, Path(spec.data)
     if shipped_dataset(data.name) != data and data.is_file() and kept.is_file():
-        yield "data", data, _learned_from(dataset_content(kept)), _learned_from(dataset_content(data))
+        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(data))
 
 
-def _learned_from(dataset: dict[str, Any]) -> dict[str, Any]:
+def _training_part(dataset: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in dataset.items() if name in COMPARED_IN_DATASET}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything in `values`, the items of its lists with their index."""
+    """Yield (dotted name, value) of everything in `values`, the items of its lists with their index."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):

@@ -168,7 +168,7 @@ def _check(image: Path, reader: SplitReader) -> _CheckedImage:
 def _describe_os_error(path: Path, error: OSError) -> str:
     """Return why `path` cannot be read; of a link without a target the target too."""
     if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return f"{path}: is a link to {path.readlink()}, which is not there"
+        return f"{path}: is a link to {path.readlink()}, which does not exist"
     return f"{path}: cannot be read: {error.strerror}"
 
 

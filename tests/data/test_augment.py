@@ -31,8 +31,8 @@ def test_warp_moves_boxes_as_published():
     output_wh = tuple(golden["dsize_wh"])
     matrix = augment.warp_matrix(warp, tuple(golden["canvas"]), output_wh)
     assert matrix[:2] == pytest.approx(np.array(golden["M_2x3"]), rel=1e-6)
-    rows = augment.warp_boxes(np.array(golden["boxes_in"], dtype=np.float32), matrix, warp.scale, output_wh)
-    assert rows == pytest.approx(np.array(golden["boxes_out"]), rel=1e-5)
+    boxes = augment.warp_boxes(np.array(golden["boxes_in"], dtype=np.float32), matrix, warp.scale, output_wh)
+    assert boxes == pytest.approx(np.array(golden["boxes_out"]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def test_warp_moves_boxes_as_published():
     ids=str,
 )
 def test_warped_box_is_the_hull_of_the_warped_object(warp):
-    pixels, shares = object_on_black(2 * IMGSZ, 2 * IMGSZ, (104, 96, 168, 144))
-    rows = augment.labels_to_boxes(shares, 2 * IMGSZ, 2 * IMGSZ)
+    pixels, labels = object_on_black(2 * IMGSZ, 2 * IMGSZ, (104, 96, 168, 144))
+    boxes = augment.labels_to_boxes(labels, 2 * IMGSZ, 2 * IMGSZ)
     matrix = augment.warp_matrix(warp, (2 * IMGSZ, 2 * IMGSZ), (IMGSZ, IMGSZ))
     warped = augment.warp_image(pixels, matrix, (IMGSZ, IMGSZ), has_perspective=warp.perspective_x != 0)
-    (row,) = augment.warp_boxes(rows, matrix, warp.scale, (IMGSZ, IMGSZ))
-    assert row[0] == 3
-    assert row[1:] == pytest.approx(bounds_of_white(warped), abs=1.6)
+    (box,) = augment.warp_boxes(boxes, matrix, warp.scale, (IMGSZ, IMGSZ))
+    assert box[0] == 3
+    assert box[1:] == pytest.approx(bounds_of_white(warped), abs=1.6)
 
 
 def test_warped_image_is_grey_where_it_is_empty():
@@ -69,12 +69,12 @@ def test_warped_image_is_grey_where_it_is_empty():
 
 
 def test_box_outside_the_image_is_removed_and_half_of_one_is_cut():
-    rows = np.array([[0, 10, 10, 50, 50], [1, 100, 10, 140, 50]], dtype=np.float32)
+    boxes = np.array([[0, 10, 10, 50, 50], [1, 100, 10, 140, 50]], dtype=np.float32)
     matrix = augment.warp_matrix(Warp(translate_x=0.5 - 30 / 128), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
-    kept = augment.warp_boxes(rows, matrix, 1.0, (IMGSZ, IMGSZ))
+    kept = augment.warp_boxes(boxes, matrix, 1.0, (IMGSZ, IMGSZ))
     assert kept == pytest.approx(np.array([[0, 0, 10, 20, 50], [1, 70, 10, 110, 50]]), abs=1e-4)
     away = augment.warp_matrix(Warp(translate_x=0.5 - 60 / 128), (IMGSZ, IMGSZ), (IMGSZ, IMGSZ))
-    assert augment.warp_boxes(rows, away, 1.0, (IMGSZ, IMGSZ))[:, 0].tolist() == [1]
+    assert augment.warp_boxes(boxes, away, 1.0, (IMGSZ, IMGSZ))[:, 0].tolist() == [1]
 
 
 @QUICK
@@ -82,10 +82,10 @@ def test_box_outside_the_image_is_removed_and_half_of_one_is_cut():
 def test_warped_boxes_end_at_the_edge_and_are_large_enough(angle, scale, shift_x, shift_y):
     random = np.random.default_rng(1)
     corners = random.uniform(0, 200, size=(8, 2))
-    rows = np.concatenate([np.arange(8)[:, None], corners, corners + random.uniform(1, 56, (8, 2))], axis=1)
+    boxes = np.concatenate([np.arange(8)[:, None], corners, corners + random.uniform(1, 56, (8, 2))], axis=1)
     warp = Warp(angle=angle, scale=scale, translate_x=shift_x, translate_y=shift_y)
     matrix = augment.warp_matrix(warp, (256, 256), (IMGSZ, IMGSZ))
-    kept = augment.warp_boxes(rows.astype(np.float32), matrix, scale, (IMGSZ, IMGSZ))
+    kept = augment.warp_boxes(boxes.astype(np.float32), matrix, scale, (IMGSZ, IMGSZ))
     assert ((kept[:, 1:] >= 0) & (kept[:, 1:] <= IMGSZ)).all()
     assert (kept[:, 3:] - kept[:, 1:3] > 2).all()
     assert set(kept[:, 0]) <= set(range(8))
@@ -100,12 +100,12 @@ def test_boxes_are_kept_as_published(case):
 def test_whole_box_is_kept_when_the_image_shrinks():
     """What is left is judged against the box as scaled: a fifth of each side is all of it, not a 25th."""
     matrix = augment.warp_matrix(augment.Warp(scale=0.2), (256, 256), (128, 128))
-    rows = np.array([[0, 64, 64, 192, 192]], dtype=np.float32)
-    assert len(augment.warp_boxes(rows, matrix, 0.2, (128, 128))) == 1
+    boxes = np.array([[0, 64, 64, 192, 192]], dtype=np.float32)
+    assert len(augment.warp_boxes(boxes, matrix, 0.2, (128, 128))) == 1
 
 
 def triangle_on_black():
-    """Return (pixels, one row of class 0, xyxy in pixels)."""
+    """Return (pixels, one box of class 0, xyxy in pixels)."""
     pixels = np.zeros((S, S, 3), dtype=np.uint8)
     cv2.fillPoly(pixels, [(TRIANGLE * S).astype(np.int32)], (255, 255, 255))
     return pixels, np.array([[0, *TRIANGLE.min(axis=0) * S, *TRIANGLE.max(axis=0) * S]], dtype=np.float32)
@@ -117,17 +117,17 @@ def test_rotated_polygon_has_a_tighter_box_than_its_rotated_box(angle):
     matrix = augment.warp_matrix(Warp(angle=angle), (S, S), (S, S))
     warped = augment.warp_image(pixels, matrix, (S, S), has_perspective=False)
     outlines = outlines_of(TRIANGLE * S)
-    (row,) = augment.warp_boxes(boxes, matrix, 1.0, (S, S), outlines)
-    assert row[1:] == pytest.approx(bounds_of_white(warped), abs=2)
+    (box,) = augment.warp_boxes(boxes, matrix, 1.0, (S, S), outlines)
+    assert box[1:] == pytest.approx(bounds_of_white(warped), abs=2)
     (loose,) = augment.warp_boxes(boxes, matrix, 1.0, (S, S))
-    assert (row[3:] - row[1:3]).prod() <= (loose[3:] - loose[1:3]).prod()
+    assert (box[3:] - box[1:3]).prod() <= (loose[3:] - loose[1:3]).prod()
 
 
 def test_polygon_is_kept_with_less_left_than_a_box():
     """A strip of a twentieth is left of both objects: enough for an outline (1 %), too little for a box (10 %)."""
     square = [[100, 0], [200, 0], [200, 100], [100, 100]]
-    rows = np.array([[0, 100, 0, 200, 100], [1, 100, 0, 200, 100]], dtype=np.float32)
-    kept = augment.warp_boxes(rows, np.eye(3), 1.0, (105, 105), outlines_of(square, []))
+    boxes = np.array([[0, 100, 0, 200, 100], [1, 100, 0, 200, 100]], dtype=np.float32)
+    kept = augment.warp_boxes(boxes, np.eye(3), 1.0, (105, 105), outlines_of(square, []))
     assert kept.tolist() == [[0, 100, 0, 105, 100]]
 
 
@@ -160,10 +160,10 @@ def test_gain_changes_its_own_channel_only(channel, gain):
 def test_mosaic_tiles_lie_as_published(case):
     for tile in case["tiles"]:
         height, width = tile["hw"]
-        place, source = augment.mosaic_tile(tile["tile"], (width, height), tuple(case["center_xy"]), case["s"])
-        assert list(place) == tile["canvas_x1y1x2y2"]
+        target, source = augment.mosaic_tile(tile["tile"], (width, height), tuple(case["center_xy"]), case["s"])
+        assert list(target) == tile["canvas_x1y1x2y2"]
         assert list(source) == tile["source_x1y1x2y2"]
-        assert [place[0] - source[0], place[1] - source[1]] == tile["pad_xy"]
+        assert [target[0] - source[0], target[1] - source[1]] == tile["pad_xy"]
 
 
 @QUICK
@@ -188,27 +188,27 @@ def test_objects_of_a_mosaic_lie_in_their_boxes(centre):
     sizes_wh = (128, 96), (96, 128), (128, 64), (128, 128)
     tiles = [object_on_black(width, height, (30, 20, 80, 50)) for width, height in sizes_wh]
     labelled = [(pixels, fractions, Outlines.none(1)) for pixels, fractions in tiles]
-    canvas, rows, _ = augment.mosaic(labelled, centre, IMGSZ)
+    canvas, boxes, _ = augment.mosaic(labelled, centre, IMGSZ)
     assert canvas.shape == (256, 256, 3)
-    left_over = canvas.copy()
-    for left, top, right, bottom in rows[:, 1:].round().astype(int):
+    remaining = canvas.copy()
+    for left, top, right, bottom in boxes[:, 1:].round().astype(int):
         assert (canvas[top:bottom, left:right] == 255).all()
-        left_over[top:bottom, left:right] = 0
-    assert not (left_over == 255).any(), "an object without a box"
+        remaining[top:bottom, left:right] = 0
+    assert not (remaining == 255).any(), "an object without a box"
 
 
 @pytest.mark.parametrize("centre", [(128, 128), (70, 180), (185, 66)])
 def test_outlines_of_a_mosaic_lie_on_their_objects_and_end_at_the_canvas(centre):
     pixels, _ = triangle_on_black()
     (left, top), (right, bottom) = TRIANGLE.min(axis=0), TRIANGLE.max(axis=0)
-    shares = np.array([[0, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]], dtype=np.float32)
-    tile = pixels, shares, outlines_of(TRIANGLE)
-    canvas, rows, outlines = augment.mosaic([tile] * 4, centre, S)
+    labels = np.array([[0, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]], dtype=np.float32)
+    tile = pixels, labels, outlines_of(TRIANGLE)
+    canvas, boxes, outlines = augment.mosaic([tile] * 4, centre, S)
     assert outlines.counts.tolist() == [3] * 4
     drawn = np.zeros((2 * S, 2 * S), dtype=np.uint8)
-    for index, row in enumerate(rows):
+    for index, box in enumerate(boxes):
         polygon = outlines.polygon(index)
-        assert [*polygon.min(axis=0), *polygon.max(axis=0)] == pytest.approx(row[1:], abs=1e-3)
+        assert [*polygon.min(axis=0), *polygon.max(axis=0)] == pytest.approx(box[1:], abs=1e-3)
         if (polygon > 0).all() and (polygon < 2 * S).all():
             cv2.fillPoly(drawn, [polygon.astype(np.int32)], 255)
     assert (canvas[..., 0][drawn > 0] == 255).mean() > 0.98, "the edge may differ by a pixel"
@@ -216,34 +216,34 @@ def test_outlines_of_a_mosaic_lie_on_their_objects_and_end_at_the_canvas(centre)
 
 def test_flip_moves_the_boxes():
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    rows = np.array([[1, 0.25, 0.5, 0.1, 0.2]], dtype=np.float32)
-    flipped, moved = augment.flip(pixels, rows, up_down=True, left_right=True)
+    boxes = np.array([[1, 0.25, 0.5, 0.1, 0.2]], dtype=np.float32)
+    flipped, moved = augment.flip(pixels, boxes, up_down=True, left_right=True)
     assert (flipped == pixels[::-1, ::-1]).all()
     assert moved == pytest.approx(np.array([[1, 0.75, 0.5, 0.1, 0.2]]))
 
 
 @pytest.mark.parametrize(("up_down", "left_right"), list(itertools.product((False, True), repeat=2)))
 def test_flipped_object_lies_in_its_box(up_down, left_right):
-    pixels, shares = object_on_black(60, 40, (5, 10, 25, 18))
-    flipped, moved = augment.flip(pixels, shares, up_down=up_down, left_right=left_right)
-    (row,) = augment.labels_to_boxes(moved, 60, 40)
-    assert row[1:] == pytest.approx(bounds_of_white(flipped))
-    assert shares[0, 1] == np.float32(15 / 60), "labels are kept in memory for all epochs and must not be changed"
+    pixels, labels = object_on_black(60, 40, (5, 10, 25, 18))
+    flipped, moved = augment.flip(pixels, labels, up_down=up_down, left_right=left_right)
+    (box,) = augment.labels_to_boxes(moved, 60, 40)
+    assert box[1:] == pytest.approx(bounds_of_white(flipped))
+    assert labels[0, 1] == np.float32(15 / 60), "labels are kept in memory for all epochs and must not be changed"
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 100), (100, 200), (50, 25), (128, 128)])
 def test_letterboxed_object_lies_in_its_box(width, height):
-    pixels, shares = object_on_black(width, height, (width // 4, height // 4, width // 2, height * 3 // 4))
+    pixels, labels = object_on_black(width, height, (width // 4, height // 4, width // 2, height * 3 // 4))
     framed, ratio, (left, top) = letterbox(pixels, (IMGSZ, IMGSZ))
-    (row,) = augment.labels_to_boxes(shares, width * ratio, height * ratio, left, top)
-    assert row[1:] == pytest.approx(bounds_of_white(framed), abs=1.1)
+    (box,) = augment.labels_to_boxes(labels, width * ratio, height * ratio, left, top)
+    assert box[1:] == pytest.approx(bounds_of_white(framed), abs=1.1)
 
 
 def test_labels_and_boxes_convert_both_ways():
-    rows = np.array([[0, 10, 20, 30, 60], [1, -5, 0, 200, 50]], dtype=np.float32)
-    shares = augment.boxes_to_labels(rows, 100, 80)
-    back = augment.labels_to_boxes(shares, 100, 80)
-    assert back[0] == pytest.approx(rows[0], abs=1e-4)
+    boxes = np.array([[0, 10, 20, 30, 60], [1, -5, 0, 200, 50]], dtype=np.float32)
+    labels = augment.boxes_to_labels(boxes, 100, 80)
+    back = augment.labels_to_boxes(labels, 100, 80)
+    assert back[0] == pytest.approx(boxes[0], abs=1e-4)
     assert back[1] == pytest.approx([1, 0, 0, 100, 50], abs=0.01), "cut at the image's edge"
 
 
@@ -254,17 +254,17 @@ def test_labels_and_boxes_convert_both_ways():
     )
 )
 def test_labels_are_within_the_image_for_any_box(boxes):
-    rows = np.array([[0, x, y, x + w, y + h] for x, y, w, h in boxes], dtype=np.float32).reshape(-1, 5)
-    shares = augment.boxes_to_labels(rows, 160, 120)
-    assert ((shares[:, 1:] >= 0) & (shares[:, 1:] <= 1)).all()
+    boxes = np.array([[0, x, y, x + w, y + h] for x, y, w, h in boxes], dtype=np.float32).reshape(-1, 5)
+    labels = augment.boxes_to_labels(boxes, 160, 120)
+    assert ((labels[:, 1:] >= 0) & (labels[:, 1:] <= 1)).all()
 
 
-@pytest.mark.parametrize("function", ["warp", "shares", "pixels", "flip"])
+@pytest.mark.parametrize("function", ["warp", "labels", "pixels", "flip"])
 def test_images_without_objects_have_no_boxes(function):
     nothing = np.zeros((0, 5), dtype=np.float32)
     changed = {
         "warp": lambda: augment.warp_boxes(nothing, np.eye(3), 1.0, (IMGSZ, IMGSZ)),
-        "shares": lambda: augment.labels_to_boxes(nothing, IMGSZ, IMGSZ),
+        "labels": lambda: augment.labels_to_boxes(nothing, IMGSZ, IMGSZ),
         "pixels": lambda: augment.boxes_to_labels(nothing, IMGSZ, IMGSZ),
         "flip": lambda: augment.flip(np.zeros((2, 2, 3), np.uint8), nothing, up_down=True, left_right=True)[1],
     }[function]()

@@ -190,7 +190,7 @@ def test_objects_move_uniformly_within_the_translation_limit(make_samples):
     samples, _ = make_samples(
         flat_index(1, 64, [[0, 0.5, 0.5, 0.1, 0.1]]), 64, mosaic=0, translate=limit, scale=0, fliplr=0
     )
-    rows = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
-    assert len(rows) == NUM_DRAWS
-    for values in rows[:, 1:3].T:
+    labels = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
+    assert len(labels) == NUM_DRAWS
+    for values in labels[:, 1:3].T:
         assert_uniform(values.astype(np.float64), 0.5 - limit - 1e-6, 0.5 + limit + 1e-6)

@@ -15,8 +15,8 @@ def test_copy_is_mirrored_and_lies_in_its_box():
     square = np.array([[10, 20], [30, 20], [30, 50], [10, 50]], dtype=np.float32)
     pixels[20:50, 10:30] += 100
     before = pixels.copy()
-    rows = np.array([[3, 10, 20, 30, 50]], dtype=np.float32)
-    pasted, more, outlines = paste_mirrored(pixels, rows, outlines_of(square), np.array([0]))
+    boxes = np.array([[3, 10, 20, 30, 50]], dtype=np.float32)
+    pasted, more, outlines = paste_mirrored(pixels, boxes, outlines_of(square), np.array([0]))
     assert more.tolist() == [[3, 10, 20, 30, 50], [3, S - 30, 20, S - 10, 50]]
     assert outlines.counts.tolist() == [4, 4]
     assert outlines.polygon(1).tolist() == [[S - x, y] for x, y in square.tolist()]
@@ -37,16 +37,16 @@ def square_at(left: float, top: float, side: float = 20) -> tuple[list[float], l
     ids=["in the middle, on itself", "beside itself", "over 31 %", "over 29 %"],
 )
 def test_copy_may_not_hide_an_object(left, is_pasted):
-    row, square = square_at(left, 20)
-    rows = np.array([row], dtype=np.float32)
-    _, more, _ = paste_mirrored(np.zeros((S, S, 3), np.uint8), rows, outlines_of(square), np.array([0]))
+    box, square = square_at(left, 20)
+    boxes = np.array([box], dtype=np.float32)
+    _, more, _ = paste_mirrored(np.zeros((S, S, 3), np.uint8), boxes, outlines_of(square), np.array([0]))
     assert (len(more) == 2) is is_pasted
 
 
 def test_copy_may_not_hide_an_earlier_copy():
     (first, one), (second, other) = square_at(10, 20), square_at(12, 20)
-    rows = np.array([first, second], dtype=np.float32)
-    arguments = np.zeros((S, S, 3), np.uint8), rows, outlines_of(one, other)
+    boxes = np.array([first, second], dtype=np.float32)
+    arguments = np.zeros((S, S, 3), np.uint8), boxes, outlines_of(one, other)
     assert len(paste_mirrored(*arguments, np.array([0, 1]))[1]) == 3
 
 

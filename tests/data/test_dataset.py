@@ -21,11 +21,11 @@ SPLITS = "train: p\nval: p\n"
 @pytest.mark.parametrize(
     ("text", "needed", "messages"),
     [
-        ("train: p\nval: p\ntest: gone\n", ("train", "val"), ["test: .*gone is not there; nothing is read from"]),
-        ("train: p\nval: p\ntest: [p, gone]\n", ("train", "val"), ["test: .*gone is not there"]),
-        ("train: gone\nval: p\n", ("val",), ["train: .*gone is not there"]),
-        ("train: gone\nval: p\ntest: gone/too\n", ("val",), ["train: .*gone is", "test: .*gone/too is"]),
-        ("train: gone\ntest: p\n", ("test",), ["train: .*gone is not there"]),
+        ("train: p\nval: p\ntest: gone\n", ("train", "val"), ["test: .*gone does not exist; nothing is read from"]),
+        ("train: p\nval: p\ntest: [p, gone]\n", ("train", "val"), ["test: .*gone does not exist"]),
+        ("train: gone\nval: p\n", ("val",), ["train: .*gone does not exist"]),
+        ("train: gone\nval: p\ntest: gone/too\n", ("val",), ["train: .*gone does", "test: .*gone/too does"]),
+        ("train: gone\ntest: p\n", ("test",), ["train: .*gone does not exist"]),
         ("val: p\n", ("val",), []),
         ("test: p\n", ("test",), []),
         ("train: p\n", ("train",), []),
@@ -45,12 +45,12 @@ def test_missing_split_that_is_not_needed_is_a_message(write_yaml, text, needed,
 @pytest.mark.parametrize(
     ("text", "needed", "expected"),
     [
-        ("train: gone\nval: p\n", ("train", "val"), "train: .*gone is not there"),
-        ("train: p\nval: gone\n", ("train", "val"), "val: .*gone is not there"),
-        ("train: p\nval: [p, gone]\n", ("val",), "val: .*gone is not there"),
+        ("train: gone\nval: p\n", ("train", "val"), "train: .*gone does not exist"),
+        ("train: p\nval: gone\n", ("train", "val"), "val: .*gone does not exist"),
+        ("train: p\nval: [p, gone]\n", ("val",), "val: .*gone does not exist"),
         ("train: p\n", ("train", "val"), "val: is missing"),
         ("train: p\nval: p\n", ("test",), "test: is missing; there is no split test"),
-        ("train: p\nval: p\ntest: gone\n", ("test",), "test: .*gone is not there"),
+        ("train: p\nval: p\ntest: gone\n", ("test",), "test: .*gone does not exist"),
         ("train: p\nval: [p, '']\n", ("train", "val"), "val: '' is no path"),
         ("train: p\nval: {a: p}\n", ("train", "val"), "val: {'a': 'p'} is no path"),
         ("train: p\nval: [[p]]\n", ("train", "val"), r"val: \['p'\] is no path"),
@@ -119,7 +119,7 @@ def test_split_written_a_directory_too_high_is_found(tmp_path, is_above, split):
 
 
 def test_split_that_is_nowhere_is_named_as_written(write_yaml):
-    with pytest.raises(DataError, match=r"train: .*\.\./nowhere is not there"):
+    with pytest.raises(DataError, match=r"train: .*\.\./nowhere does not exist"):
         load_dataset(write_yaml("train: ../nowhere\nval: p\nnames: [a]\n"))
 
 

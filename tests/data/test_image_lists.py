@@ -108,21 +108,21 @@ def test_paths_relative_to_the_working_directory_are_found(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
-        ("gone/c.jpg", r"train\.txt:2: gone/c\.jpg is not there \(looked for .*/lists/gone/c\.jpg, .*\)"),
-        ("/gone/c.jpg", r"train\.txt:2: /gone/c\.jpg is not there \(looked for /gone/c\.jpg, and without its first"),
+        ("gone/c.jpg", r"train\.txt:2: gone/c\.jpg does not exist \(looked for .*/lists/gone/c\.jpg, .*\)"),
+        ("/gone/c.jpg", r"train\.txt:2: /gone/c\.jpg does not exist \(looked for /gone/c\.jpg, and without its first"),
         ("https://example.org/c.jpg", r"train\.txt:2: https.* is an address"),
         ("c.jpg 10,20,30,40,0", r"train\.txt:2: 'c\.jpg 10,20,30,40,0' does not end in the suffix of an image"),
         ("images/train", r"train\.txt:2: 'images/train' does not end"),
-        (f"{'x' * 300}.jpg", r"train\.txt:2: x*\.jpg is not there"),
+        (f"{'x' * 300}.jpg", r"train\.txt:2: x*\.jpg does not exist"),
     ],
 )
-def test_line_without_an_image_is_named_with_searched_paths(root, line, words):
+def test_line_without_an_image_is_named_with_searched_paths(root, line, message):
     listed = found(root, f"../images/train/a.jpg\n{line}\n")
     assert len(listed.paths) == 1
     (problem,) = listed.problems
-    assert re.search(words, problem)
+    assert re.search(message, problem)
 
 
 def test_lines_without_an_image_are_left_out_and_counted_by_a_scan(root):
@@ -134,7 +134,7 @@ def test_lines_without_an_image_are_left_out_and_counted_by_a_scan(root):
         index = scan_split(load_dataset(root / "set" / "d.yaml"), "val")
         assert (index.num_images, index.num_corrupt) == (1, 1)
         assert index.messages[0] == "val: 1 image left out:"
-        assert "train.txt:2: ../images/train/gone.jpg is not there" in index.messages[1]
+        assert "train.txt:2: ../images/train/gone.jpg does not exist" in index.messages[1]
 
 
 def test_list_without_any_image_is_an_error_with_its_first_lines(root):
@@ -148,7 +148,7 @@ def test_list_without_any_image_is_an_error_with_its_first_lines(root):
 def test_two_lines_for_one_image_are_refused(root):
     """The cameras' directories are gone, and only one a.jpg is here."""
     (root / "set" / "train").symlink_to("images/train")
-    with pytest.raises(DataError, match=r"txt:2: cam2/train/a\.jpg and cam1/train/a\.jpg are not there, and wi.* both"):
+    with pytest.raises(DataError, match=r"txt:2: cam2/train/a\.jpg and cam1/train/a\.jpg do not exist, and wi.* both"):
         found(root, "cam1/train/a.jpg\ncam2/train/a.jpg\n")
 
 
@@ -167,7 +167,7 @@ def test_name_alone_is_not_searched_in_the_working_directory(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"\xff\xd8\xff\xe0", "is not a list of images"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "is not text"),
@@ -176,8 +176,8 @@ def test_name_alone_is_not_searched_in_the_working_directory(root, monkeypatch):
         (b"\n\n", "no images in"),
     ],
 )
-def test_file_that_is_no_list_is_refused(root, content, words):
-    with pytest.raises(DataError, match=words):
+def test_file_that_is_no_list_is_refused(root, content, message):
+    with pytest.raises(DataError, match=message):
         found(root, content)
 
 

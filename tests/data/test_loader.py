@@ -373,12 +373,12 @@ def test_object_lies_in_its_box_in_a_rectangle(odd_index):
     for step, batch in enumerate(rect_epoch(odd_index)):
         height, width = batch.images.shape[2:]
         for position, image in enumerate(images_of(odd_index, step, **RECT)):
-            (row,) = batch.targets[batch.targets[:, 0] == position].tolist()
+            (target,) = batch.targets[batch.targets[:, 0] == position].tolist()
             file_h, file_w = SHAPES[image]
             ratio = min(height / file_h, width / file_w)
-            assert row[2:4] == pytest.approx([0.5, 0.5], abs=0.02)
-            assert row[4] * width == pytest.approx(0.8 * file_w * ratio, abs=1.5)
-            assert row[5] * height == pytest.approx(0.8 * file_h * ratio, abs=1.5)
+            assert target[2:4] == pytest.approx([0.5, 0.5], abs=0.02)
+            assert target[4] * width == pytest.approx(0.8 * file_w * ratio, abs=1.5)
+            assert target[5] * height == pytest.approx(0.8 * file_h * ratio, abs=1.5)
 
 
 def test_rect_sides_are_multiples_of_the_stride(odd_index):

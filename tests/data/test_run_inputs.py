@@ -1,4 +1,4 @@
-"""What a run learns from is kept when it is submitted: attempts read the copies, and changed files are named."""
+"""The inputs of a run are copied when it is submitted: attempts read the copies, and changed files are named."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "a hyperparameter more": (
         rewrite("hyp.yaml", HYP + "mixup: 0.1\n"),
-        ["hyperparameter mixup in {home}/hyp.yaml: not there -> 0.1"],
+        ["hyperparameter mixup in {home}/hyp.yaml: not set -> 0.1"],
     ),
     "a hyperparameter less": (
         replace("hyp.yaml", "momentum: 0.9\n", ""),
-        ["hyperparameter momentum in {home}/hyp.yaml: 0.9 -> not there"],
+        ["hyperparameter momentum in {home}/hyp.yaml: 0.9 -> not set"],
     ),
     "hyperparameters written otherwise": (rewrite("hyp.yaml", "momentum: 9.0e-1\nlr0: 1e-2 # as before\n"), []),
     "hyperparameters are gone": (remove("hyp.yaml"), []),
@@ -102,7 +102,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a class": (replace("data.yaml", "dog", "fox"), ["data names[1] in {home}/data.yaml: dog -> fox"]),
     "a class more": (
         replace("data.yaml", "[cat, dog]\nnc: 2", "[cat, dog, fox]"),
-        ["data names[2] in {home}/data.yaml: not there -> fox"],
+        ["data names[2] in {home}/data.yaml: not set -> fox"],
     ),
     "classes in another order": (
         replace("data.yaml", "[cat, dog]", "[dog, cat]"),
@@ -115,7 +115,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "validation images": (
         replace("data.yaml", "[b, c]", "[b]"),
-        ["data val[1] in {home}/data.yaml: {home}/set/c -> not there"],
+        ["data val[1] in {home}/data.yaml: {home}/set/c -> not set"],
     ),
     "keypoints": (rewrite("data.yaml", DATA + "kpt_shape: [17, 3]\n"), ["data kpt_shape[0]", "data kpt_shape[1]"]),
     "the dataset lies elsewhere": (move_dataset, ["{home}/set/a -> {home}/elsewhere/a"]),

@@ -223,7 +223,7 @@ def test_missing_image_of_a_list_is_left_out_and_named(directory):
 
 def test_dangling_link_is_named_with_its_target(directory):
     (directory / "images" / "train" / "x.jpg").symlink_to("/nowhere/x.jpg")
-    assert "x.jpg: is a link to /nowhere/x.jpg, which is not there" in scan(directory).messages[1]
+    assert "x.jpg: is a link to /nowhere/x.jpg, which does not exist" in scan(directory).messages[1]
 
 
 def test_messages_name_the_first_wrong_images_and_count_the_others(directory):

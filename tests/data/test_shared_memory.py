@@ -1,4 +1,4 @@
-"""Room for batches in /dev/shm: asked for before the first step, and named where it runs out later."""
+"""Space for batches in /dev/shm: required before the first step, and named where it runs out later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIB = 2**20
     ("num_batches", "workers", "at_once"),
     [(100, 8, 18), (100, 1, 4), (3, 8, 3), (100, 0, 0), (0, 4, 0)],
 )
-def test_workers_load_ahead_and_no_further_than_an_epoch(num_batches: int, workers: int, at_once: int) -> None:
+def test_demand_is_of_batches_ahead_within_an_epoch(num_batches: int, workers: int, at_once: int) -> None:
     assert demand_of(5 * MIB, num_batches, workers) == Demand(5 * MIB + LABELS_BYTES, at_once)
 
 
@@ -61,19 +61,19 @@ DOES_NOT_FIT = {
 
 
 @pytest.mark.parametrize("rows", FITS.values(), ids=FITS.keys())
-def test_ranks_of_a_node_share_its_room(rows: list[tuple[int, int, int, int]]) -> None:
+def test_ranks_of_a_node_share_its_space(rows: list[tuple[int, int, int, int]]) -> None:
     require_room(ranks(*rows))
 
 
 @pytest.mark.parametrize(("rows", "clause"), DOES_NOT_FIT.values(), ids=DOES_NOT_FIT.keys())
-def test_a_node_without_room_is_named(rows: list[tuple[int, int, int, int]], clause: str) -> None:
+def test_node_without_space_is_named(rows: list[tuple[int, int, int, int]], clause: str) -> None:
     with pytest.raises(TrainingError) as caught:
         require_room(ranks(*rows))
     assert clause in caught.value.message
     assert "--shm-size" in str(caught.value.hint) and "train.workers" in str(caught.value.hint)
 
 
-def test_ranks_without_loader_workers_need_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_loader_workers_need_no_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "DIRECTORY", Path("/no/such/directory"))
     assert shared_room().text == "there is no /dev/shm"
     require_room([RankRoom(0, "gpu00", demand_of(MIB, 100, 0), shared_room())])
@@ -81,12 +81,12 @@ def test_ranks_without_loader_workers_need_no_room(monkeypatch: pytest.MonkeyPat
         require_room([RankRoom(0, "gpu00", demand_of(MIB, 100, 1), shared_room())])
 
 
-def test_this_machine_has_a_shared_memory() -> None:
+def test_this_machine_has_shared_memory() -> None:
     room = shared_room()
     assert 0 < room.free_bytes <= room.total_bytes
 
 
-def test_outside_of_a_worker_batches_stay_where_they_are() -> None:
+def test_batches_outside_a_worker_are_not_moved() -> None:
     batch = torch.zeros(3)
     into_shared_memory([batch])
     assert not batch.is_shared()
@@ -102,7 +102,7 @@ def test_outside_of_a_worker_batches_stay_where_they_are() -> None:
         ("DataLoader worker (pid 7) exited unexpectedly", Room(5 * 2**30, 100 * 2**30, 1), False),
     ],
 )
-def test_a_dead_worker_is_put_down_to_it_only_where_it_may_be_the_reason(
+def test_dead_worker_is_explained_by_dev_shm_only_where_it_may_be_the_cause(
     monkeypatch: pytest.MonkeyPatch, error: str, room: Room, is_named: bool
 ) -> None:
     monkeypatch.setattr(shared_memory, "shared_room", lambda: room)
@@ -114,7 +114,7 @@ def test_a_dead_worker_is_put_down_to_it_only_where_it_may_be_the_reason(
 @pytest.mark.parametrize(
     ("num_bytes", "text"), [(0, "0 bytes"), (1023, "1023 bytes"), (4 * MIB, "4.0 MiB"), (2**44, "16384 GiB")]
 )
-def test_sizes_are_for_people(num_bytes: int, text: str) -> None:
+def test_sizes_have_a_unit(num_bytes: int, text: str) -> None:
     assert size_text(num_bytes) == text
 
 
@@ -153,10 +153,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=40, num_val=2).parent
 
 
-def in_small_namespace(size: str, *words: str) -> str:
-    """What a Python program prints whose /dev/shm has so much room; hangs are cut off."""
+def in_small_namespace(size: str, *arguments: str) -> str:
+    """Return the output of a Python program whose /dev/shm has `size` bytes; a hang is ended."""
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec timeout 500 "$@"'
-    command = ["unshare", "--mount", "--", "sh", "-ec", script, "sh", sys.executable, *words]
+    command = ["unshare", "--mount", "--", "sh", "-ec", script, "sh", sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -164,9 +164,7 @@ def in_small_namespace(size: str, *words: str) -> str:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small /dev/shm")
 @pytest.mark.parametrize("kind", ["training", "validation"])
-def test_a_small_shared_memory_is_named_instead_of_waiting_for_a_batch_that_never_comes(
-    shapes: Path, kind: str
-) -> None:
+def test_small_dev_shm_is_an_error_instead_of_a_hang(shapes: Path, kind: str) -> None:
     assert "batches 14" in in_small_namespace("3m", "-c", PROGRAM, str(shapes), kind, "3", "0")
     refused = in_small_namespace("3m", "-c", PROGRAM, str(shapes), kind, "10", "0")
     assert refused.startswith("TrainingError here: /dev/shm has ")

@@ -37,20 +37,20 @@ def test_classes_differ_in_form():
 
 def test_drawn_boxes_are_inside_and_overlap_little():
     for seed in range(40):
-        pixels, rows = synth.draw_image(np.random.default_rng(seed), (320, 240))
+        pixels, boxes = synth.draw_image(np.random.default_rng(seed), (320, 240))
         assert (pixels.shape, pixels.dtype) == ((240, 320, 3), np.uint8)
-        assert 1 <= len(rows) <= synth.MAX_SHAPES
-        for number, (_, left, top, right, bottom) in enumerate(rows):
+        assert 1 <= len(boxes) <= synth.MAX_SHAPES
+        for number, (_, left, top, right, bottom) in enumerate(boxes):
             assert 0 <= left < right <= 320 and 0 <= top < bottom <= 240
-            for other in rows[:number]:
-                assert synth._overlap_fraction(rows[number], other) <= synth.MAX_OVERLAP
+            for other in boxes[:number]:
+                assert synth._overlap_fraction(boxes[number], other) <= synth.MAX_OVERLAP
 
 
 def test_shapes_differ_from_their_background():
     """Every shape must be findable: its middle differs from the image's plain grey in colour."""
     for seed in range(20):
-        pixels, rows = synth.draw_image(np.random.default_rng(seed), (320, 240))
-        _, left, top, right, bottom = rows[-1]
+        pixels, boxes = synth.draw_image(np.random.default_rng(seed), (320, 240))
+        _, left, top, right, bottom = boxes[-1]
         middle = pixels[int(top + bottom) // 2, int(left + right) // 2].astype(int)
         assert middle.max() - middle.min() > 60
 
@@ -61,8 +61,8 @@ def test_classes_are_balanced_and_splits_differ(tmp_path):
     counts = np.bincount(np.concatenate(train.labels)[:, 0].astype(int), minlength=len(CLASSES))
     assert counts.min() > 0.5 * counts.mean()
     assert train.num_corrupt == val.num_corrupt == train.num_backgrounds == 0
-    rows = [{row.tobytes() for labels in index.labels for row in labels} for index in (train, val)]
-    assert not rows[0] & rows[1], "validation must not show training's images"
+    lines = [{line.tobytes() for labels in index.labels for line in labels} for index in (train, val)]
+    assert not lines[0] & lines[1], "validation must not show training's images"
 
 
 def test_set_is_the_same_for_a_seed_and_has_all_classes(tmp_path):
@@ -78,8 +78,8 @@ def test_set_is_the_same_for_a_seed_and_has_all_classes(tmp_path):
 
     assert content("first") == content("again")
     assert content("first") != content("other")
-    rows = np.concatenate(scan_split(load_dataset(tmp_path / "first" / "dataset.yaml"), "train").labels)
-    assert set(rows[:, 0].astype(int)) == set(range(len(CLASSES)))
+    labels = np.concatenate(scan_split(load_dataset(tmp_path / "first" / "dataset.yaml"), "train").labels)
+    assert set(labels[:, 0].astype(int)) == set(range(len(CLASSES)))
 
 
 def test_larger_set_begins_with_the_smaller_one(tmp_path):

@@ -398,7 +398,7 @@ def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weight
     assert [result.stderr.count(f"{name}: {data.parent}/gone") for name in ("train", "test")] == [1, 1]
     result = run_val("--weights", weights, "--data", path, "--task", "test", directory=tmp_path)
     assert isinstance(result.exception, DataError)
-    assert "gone/too is not there" in str(result.exception)
+    assert "gone/too does not exist" in str(result.exception)
 
 
 @pytest.fixture

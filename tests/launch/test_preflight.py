@@ -80,7 +80,7 @@ def test_missing_unused_split_is_a_warning(tmp_path):
     data.write_text(f"{data.read_text()}test: gone\n")
     spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
     (warning,) = preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
-    assert "test: " in warning and "gone is not there" in warning
+    assert "test: " in warning and "gone does not exist" in warning
 
 
 PARTITIONS = {

@@ -208,6 +208,6 @@ def test_what_is_amiss_in_a_dataset_is_said_once_in_a_run(tmp_path):
     emitted: list[AnyEvent] = []
     built(data, tmp_path, emitted, autoanchor=False)
     test, unlabelled, skipped = warnings_of(emitted)
-    assert "test: " in test and "gone is not there" in test
+    assert "test: " in test and "gone does not exist" in test
     assert unlabelled.startswith("train: 1 of 4 images without objects: 1 without a label file (")
     assert skipped.startswith("val: 1 file skipped")

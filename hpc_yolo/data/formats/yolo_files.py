@@ -77,7 +77,7 @@ def _explain_missing_directory(directory: Path) -> str:
     while not missing.parent.is_dir():
         missing = missing.parent
     if missing.is_symlink():
-        return f"{missing} is a link to {missing.readlink()}, which is not there"
+        return f"{missing} is a link to {missing.readlink()}, which does not exist"
     beside = [name for name in _list(missing.parent) if (missing.parent / name).is_dir()]
     meant = [name for name in beside if _is_like(name, missing.name)][:MAX_LISTED]
     return f"there is no directory {missing}" + (f"; beside it is {', '.join(meant)}" if meant else "")

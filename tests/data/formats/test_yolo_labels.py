@@ -30,7 +30,7 @@ def read(tmp_path, text: str | bytes, kpt_shape=None, num_classes: int = 2):
 
 
 @pytest.mark.parametrize(
-    ("text", "rows"),
+    ("text", "expected"),
     [
         ("", []),
         ("\n  \n", []),
@@ -44,8 +44,8 @@ def read(tmp_path, text: str | bytes, kpt_shape=None, num_classes: int = 2):
     ],
     ids=["empty", "blank", "edges", "any number form", "once and in order", "polygon"],
 )
-def test_labels_are_read_in_any_usual_form(tmp_path, text, rows):
-    assert read(tmp_path, text)[0] == pytest.approx(np.array(rows, dtype=np.float32).reshape(-1, 5))
+def test_labels_are_read_in_any_usual_form(tmp_path, text, expected):
+    assert read(tmp_path, text)[0] == pytest.approx(np.array(expected, dtype=np.float32).reshape(-1, 5))
 
 
 def test_label_file_with_a_byte_order_mark_is_read(tmp_path):
@@ -139,8 +139,8 @@ def test_invisible_keypoints_may_be_anywhere(tmp_path):
 @pytest.mark.parametrize(("num_points", "flags"), [(17, (2, 0)), (4, (1,)), (4, ()), (1, ()), (17, ())])
 def test_kpt_shape_reads_the_box_of_a_pose_only(tmp_path, num_points, flags):
     shape = (num_points, 3 if flags else 2)
-    rows, polygons = read(tmp_path, f"{pose(num_points, *flags)}\n1 0.2 0.2 0.1 0.1", shape)
-    assert rows == pytest.approx(np.array([[0, 0.5, 0.5, 0.4, 0.4], [1, 0.2, 0.2, 0.1, 0.1]], dtype=np.float32))
+    labels, polygons = read(tmp_path, f"{pose(num_points, *flags)}\n1 0.2 0.2 0.1 0.1", shape)
+    assert labels == pytest.approx(np.array([[0, 0.5, 0.5, 0.4, 0.4], [1, 0.2, 0.2, 0.1, 0.1]], dtype=np.float32))
     assert [len(polygon) for polygon in polygons] == [0, 0]
 
 
@@ -171,8 +171,8 @@ def poses(tmp_path):
     """A drawn set in whose labels each box is followed by two keypoints of two numbers."""
     path = write_shapes_dataset(tmp_path / "set", num_train=16, num_val=1, image_size=(96, 64))
     for label in (path.parent / "labels" / "train").iterdir():
-        rows = [line.split() for line in label.read_text().splitlines()]
-        label.write_text("".join(f"{' '.join(row)} {row[1]} {row[2]} {row[1]} {row[2]}\n" for row in rows))
+        lines = [line.split() for line in label.read_text().splitlines()]
+        label.write_text("".join(f"{' '.join(line)} {line[1]} {line[2]} {line[1]} {line[2]}\n" for line in lines))
     return path
 
 
