@@ -1,0 +1,63 @@
+"""When a run logs, evaluates, saves and ends."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
+from hpc_yolo.training.cadence import Cadence, cadence_of
+
+NEVER = Cadence(epochs=6, steps_per_epoch=100, val_every=0, patience=0, state_every_epochs=0, model_every_epochs=-1)
+
+
+def with_periods(**periods: int) -> Cadence:
+    return Cadence(**{name: getattr(NEVER, name) for name in Cadence.__dataclass_fields__} | periods)
+
+
+@pytest.mark.parametrize(
+    ("cadence", "evaluated", "saved", "kept"),
+    [
+        (NEVER, [5], [], []),
+        (with_periods(val_every=1, state_every_epochs=1, model_every_epochs=1), *[[0, 1, 2, 3, 4, 5]] * 3),
+        (with_periods(val_every=2, state_every_epochs=4, model_every_epochs=3), [1, 3, 5], [3], [2, 5]),
+        (with_periods(val_every=4), [3, 5], [], []),
+    ],
+    ids=["never but at the end", "every epoch", "several periods", "a period that does not divide the epochs"],
+)
+def test_epochs_of_evaluations_and_files(cadence, evaluated, saved, kept):
+    epochs = range(cadence.epochs)
+    assert [epoch for epoch in epochs if cadence.evaluates_after(epoch)] == evaluated
+    assert [epoch for epoch in epochs if cadence.saves_state_after(epoch)] == saved
+    assert [epoch for epoch in epochs if cadence.saves_model_after(epoch)] == kept
+
+
+@pytest.mark.parametrize(
+    ("periods", "finished_epochs", "best_epoch", "is_over"),
+    [
+        ({}, 5, 0, False),
+        ({}, 6, 5, True),
+        ({"val_every": 1, "patience": 2}, 3, -1, False),
+        ({"val_every": 1, "patience": 2}, 3, 1, False),
+        ({"val_every": 1, "patience": 2}, 3, 0, True),
+        ({"val_every": 2, "patience": 2}, 3, 1, False),
+        ({"val_every": 2, "patience": 2}, 4, 1, True),
+        ({"val_every": 0, "patience": 2}, 5, 0, False),
+        ({"val_every": 1, "patience": 0}, 5, 0, False),
+    ],
+)
+def test_training_is_over_after_the_last_epoch_or_without_patience(periods, finished_epochs, best_epoch, is_over):
+    assert with_periods(**periods).is_over(finished_epochs, best_epoch) is is_over
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "interval"), [(1, 1), (9, 1), (10, 1), (25, 2), (500, 50), (9000, 50)])
+def test_an_epoch_has_ten_log_lines_or_one_every_fifty_steps(steps_per_epoch, interval):
+    cadence = with_periods(steps_per_epoch=steps_per_epoch)
+    assert cadence.log_interval == interval
+    assert [step for step in range(1, 2 * interval + 1) if cadence.logs_after(step)] == [interval, 2 * interval]
+
+
+def test_periods_are_those_of_the_spec():
+    train = TrainSpec(epochs=7, val_every=2, patience=3, save_period=4)
+    cadence = cadence_of(train, msgspec.structs.replace(CheckpointSpec(), every_epochs=5), steps_per_epoch=11)
+    assert cadence == Cadence(7, 11, val_every=2, patience=3, state_every_epochs=5, model_every_epochs=4)
