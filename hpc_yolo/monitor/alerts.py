@@ -151,7 +151,7 @@ def _memory(record: RunRecord) -> list[str]:
 
 
 def _losses(record: RunRecord) -> list[str]:
-    counts = Counter(attempt.cause for attempt in record.attempts.started if attempt.cause in LOSING_CAUSES)
+    counts = Counter({cause: record.causes[cause] for cause in LOSING_CAUSES if cause in record.causes})
     if counts.total() < MANY_LOSSES:
         return []
     return [f"lost {', '.join(f'{number} x {cause}' for cause, number in counts.most_common())}"]

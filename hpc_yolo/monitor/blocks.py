@@ -62,4 +62,4 @@ def _columns(steps: Sequence[int], values: Sequence[float], width: int) -> list[
 
 def one_line(text: str) -> str:
     """Return `text` as one line without control characters, which would steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -33,12 +33,18 @@ class RunRecord:
     """What the events so far amount to.
 
     Attributes:
+        started: the start of the newest attempt whose training began.
+        newest: the newest event that changes the state of the run.
+        causes: number of ended attempts by cause, of those whose training began.
         last_steps: values of the ranks that train now, oldest first.
         save_times: of the last two checkpoints, in seconds since 1970.
     """
 
     num_events: int = 0
     last_time: float = 0.0
+    started: AttemptStarted | None = None
+    newest: AttemptStarted | TrainingLeft | AttemptEnded | None = None
+    causes: Counter[str] = field(default_factory=Counter)
     progress: StepLogged | EpochEnded | None = None
     evaluated: Evaluated | None = None
     best: Evaluated | None = None
@@ -49,16 +55,6 @@ class RunRecord:
     loss: Trend = field(default_factory=Trend)
     map50_95: Trend = field(default_factory=Trend)
     images_per_s: Trend = field(default_factory=Trend)
-
-    @property
-    def started(self) -> AttemptStarted | None:
-        """Start of the newest attempt whose training began."""
-        return next(reversed(self.attempts.starts), None)
-
-    @property
-    def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
-        """Newest event that changes the state of the run."""
-        return None if self.attempts.newest is None else self.attempts.newest.newest
 
     @property
     def step(self) -> StepLogged | None:
@@ -77,12 +73,21 @@ class RunRecord:
                 self.evaluated = event
                 self.best = event if event.is_best else self.best
                 self.map50_95.add(event.step, event.metrics.map50_95)
-            elif isinstance(event, AttemptStarted):
-                self.last_steps.clear()
+            elif isinstance(event, (AttemptStarted, TrainingLeft, AttemptEnded)):
+                self._add_phase(event)
             elif isinstance(event, CheckpointSaved):
                 self.save_times.append(event.time)
             elif isinstance(event, WarningRaised):
                 self.warnings.append(event)
+
+    def _add_phase(self, event: AttemptStarted | TrainingLeft | AttemptEnded) -> None:
+        """Keep what screens ask of the attempts at every refresh; it changes with few events."""
+        if isinstance(event, AttemptStarted):
+            self.last_steps.clear()
+        started = self.attempts.started
+        self.started = started[-1].started if started else None
+        self.newest = None if self.attempts.newest is None else self.attempts.newest.newest
+        self.causes = Counter(attempt.cause for attempt in started if attempt.cause)
 
     def _add_progress(self, event: StepLogged | EpochEnded) -> None:
         self.progress = event

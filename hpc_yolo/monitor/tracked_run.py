@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import msgspec
 
@@ -99,8 +98,6 @@ class TrackedRun:
 
     def _make_facts(self, job: Job | None, state: str, detail: str, now: float, slurm_time: float | None) -> RunFacts:
         record, submission = self.record, None if job is None else job.submission
-        causes = Counter(attempt.cause for attempt in record.attempts.started)
-        without = ("", Cause.FINISHED)
         return RunFacts(
             name=self.run.name,
             path=str(self.run.path),
@@ -112,7 +109,7 @@ class TrackedRun:
             step_logged=record.step,
             best=record.best,
             updated=record.last_time or (None if submission is None else submission.time),
-            causes={cause: number for cause, number in causes.items() if cause not in without},
+            causes={cause: number for cause, number in record.causes.items() if cause != Cause.FINISHED},
             checkpoint_time=record.save_times[-1] if record.save_times else None,
             slurm_time=slurm_time,
             problems=problems_of(record, is_running=state in TRAINING, now=now),
