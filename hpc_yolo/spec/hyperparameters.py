@@ -16,7 +16,9 @@ from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
 from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
-from hpc_yolo.spec.yaml_tree import Mapping, read_yaml
+from hpc_yolo.spec.yaml_tree import Mapping, Node, read_yaml
+
+IGNORED = ("iou_t",)  # in every hyperparameter file of YOLOv5, and used by no term of its loss
 
 
 def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
@@ -34,7 +36,7 @@ def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
 def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
     """Return (the hyperparameters in the file `path`, its problems)."""
     reader = SectionReader({})
-    tree = read_yaml(path, reader.problems)
+    tree = _read_file(path, reader.problems)
     return reader.read(tree, Hyperparameters, "", Location(str(path), 1, 1)), reader.problems
 
 
@@ -45,7 +47,7 @@ def written_hyperparameters(path: Path) -> dict[str, float | None]:
         SpecError: the file is wrong.
     """
     reader = SectionReader({})
-    tree = read_yaml(path, reader.problems)
+    tree = _read_file(path, reader.problems)
     hyp = reader.read(tree, Hyperparameters, "", Location(str(path), 1, 1))
     if reader.problems:
         raise SpecError(format_problems(reader.problems))
@@ -85,6 +87,18 @@ def hyperparameter_file(name: str, directory: Path) -> Path:
         return resource_directory("configs") / "hyp" / f"{name}.yaml"
     beside = directory / name
     return beside if os.path.isfile(beside) else Path(name)  # noqa: PTH113, as above
+
+
+def _read_file(path: Path, problems: list[Problem]) -> Node | None:
+    """Return the tree in `path` without the hyperparameters that have no effect."""
+    tree = read_yaml(path, problems)
+    if not isinstance(tree, Mapping):
+        return tree
+    keys, values = dict(tree.keys), dict(tree.values)
+    for name in IGNORED:
+        keys.pop(name, None)
+        values.pop(name, None)
+    return Mapping(tree.location, keys, values)
 
 
 def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterator[Finding]:

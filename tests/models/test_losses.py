@@ -35,7 +35,7 @@ def grid_anchors(num_levels, dtype=torch.float64):
 
 def loss_of(num_classes=3, num_levels=3, smoothing=0.0, dtype=torch.float64, **changes):
     """A loss with plain gains, as the golden figures were made."""
-    base = {name: value for name, value in GOLDEN["hyp_base"].items() if name != "label_smoothing"}
+    base = {name: value for name, value in GOLDEN["hyp_base"].items() if name not in ("label_smoothing", "iou_t")}
     hyp = Hyperparameters(**{**base, **changes})
     return DetectionLoss(grid_anchors(num_levels, dtype), num_classes, hyp, plain_gains(hyp), smoothing)
 

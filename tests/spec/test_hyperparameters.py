@@ -7,7 +7,7 @@ import pytest
 from golden import GOLDEN
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.spec.hyperparameters import hyperparameter_names, load_hyperparameters
+from hpc_yolo.spec.hyperparameters import IGNORED, hyperparameter_names, load_hyperparameters, written_hyperparameters
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,8 +17,16 @@ PUBLISHED = GOLDEN["hyps"]
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_set_has_the_published_values(name):
     hyp = msgspec.to_builtins(load_hyperparameters(TrainSpec(hyp=name.lower())))
-    assert {field: hyp[field] for field in PUBLISHED[name]} == PUBLISHED[name]
-    assert all(hyp[field] is None for field in hyp.keys() - PUBLISHED[name].keys()), "nothing is added"
+    published = {field: value for field, value in PUBLISHED[name].items() if field not in IGNORED}
+    assert {field: hyp[field] for field in published} == published
+    assert all(hyp[field] is None for field in hyp.keys() - published.keys()), "nothing is added"
+
+
+def test_hyperparameter_without_effect_is_accepted_in_a_file_and_dropped(tmp_path):
+    path = tmp_path / "hyp.yaml"
+    path.write_text("iou_t: 0.2\nlr0: 0.02\n")
+    assert load_hyperparameters(TrainSpec(hyp=str(path))) == Hyperparameters(lr0=0.02)
+    assert written_hyperparameters(path) == {"lr0": 0.02}
 
 
 def test_every_set_of_the_package_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
