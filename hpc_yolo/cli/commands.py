@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "follow": Listed("follow", "follow", "Show a run's progress until its job ends."),
         "logs": Listed("logs", "logs", "Print the output of a run's ranks."),
         "report": Listed("report", "report", "Write one HTML file about runs."),
-        "list": Listed("runs", "list_runs", "Print the directories of your runs."),
+        "list": Listed("list_runs", "list_runs", "Print the directories of your runs."),
         "cancel": Listed("runs", "cancel", "Cancel the jobs of runs; they save first."),
         "requeue": Listed("runs", "requeue", "Requeue the jobs of runs; they save first."),
         "resume": Listed("resume", "resume", "Submit runs again that have ended."),

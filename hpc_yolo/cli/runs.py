@@ -1,31 +1,19 @@
-"""Commands on existing runs: `list`, `cancel`, `requeue`, `rm`."""
+"""Commands that act on existing runs: `cancel`, `requeue`, `rm`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.run_argument import RUNS, known_runs, named_run, user_state_directory
+from hpc_yolo.cli.run_argument import RUNS, named_run, user_state_directory
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.index import gone_runs, remove_from_index
+from hpc_yolo.runs.index import remove_from_index
 
 YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-
-
-@click.command("list")
-@click.option("--root", type=click.Path(path_type=Path), help="Only the runs in this directory.")
-@click.option("--all", "show_gone", is_flag=True, help="Include runs that have been moved or removed.")
-def list_runs(root: Path | None, show_gone: bool) -> None:
-    """Print the directory of each of your runs, one a line, for scripts. hpc-yolo status shows their state."""
-    for run in known_runs(root):
-        click.echo(str(run.path))
-    for path in gone_runs(user_state_directory()) if show_gone else ():
-        click.echo(f"{path} (moved or removed)")
 
 
 def confirm(question: str, *, yes: bool) -> None:

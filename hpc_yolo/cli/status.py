@@ -13,7 +13,6 @@ from hpc_yolo.cli.run_argument import DEFAULT_ROOT, known_runs, user_state_direc
 from hpc_yolo.cluster.job_cache import TIMEOUT_S, JobCache
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.scheduler import PROMPT_TIMEOUT_S
-from hpc_yolo.launch.actions import cancel_run, requeue_run
 from hpc_yolo.monitor.blocks import one_line
 from hpc_yolo.monitor.columns import run_json
 from hpc_yolo.monitor.snapshot import Collector, Snapshot
@@ -51,7 +50,8 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     jobs = JobCache(user_state_directory(), current_environment(), timeout_s=timeout_s)
     collector = Collector(lambda: known_runs(root), jobs)
     if is_live:
-        from hpc_yolo.monitor.tui.app import run_screen  # imports rich
+        from hpc_yolo.launch.actions import cancel_run, requeue_run  # with the screen: 80 ms
+        from hpc_yolo.monitor.tui.app import run_screen
 
         actions = {"cancel": cancel_run, "requeue": requeue_run}
         run_screen(collector, actions, interval_s=interval_s or SCREEN_INTERVAL_S)

@@ -11,7 +11,6 @@ from typing import IO
 
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.files import exclusive_lock, write_atomic
-from hpc_yolo.weights.download import download
 from hpc_yolo.weights.store import CACHE_VARIABLE, CHUNK_BYTES, Progress, Store, published_names
 
 
@@ -37,6 +36,8 @@ def fetch(
         store.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with exclusive_lock(path.with_suffix(".lock")):
             if not path.exists():
+                from hpc_yolo.weights.download import download  # imports urllib and ssl: 30 ms
+
                 download(f"{store.address}/{name}", path, on_progress)
             _check_digest(path, sha256 or published_names()[name])
     except OSError as error:
