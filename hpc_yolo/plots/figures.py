@@ -144,7 +144,8 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
         axes.axvline(x, color=SOFT, linestyle=(0, (3, 4)), linewidth=0.8, gid=f"{TOOLTIP}another attempt")
     for line in chart.lines:
         (drawn,) = axes.plot(line.xs, line.ys, color=colour_of(line), linewidth=1.6 if line.is_main else 0.8)
-        drawn.set(marker="o" if len(line.xs) == 1 else "", markersize=5, gid=f"{TOOLTIP}{line.name}")
+        is_dot = len(line.xs) == 1  # which may be on the edge
+        drawn.set(marker="o" if is_dot else "", markersize=5, clip_on=not is_dot, gid=f"{TOOLTIP}{line.name}")
     axes.set_xlabel(chart.x_label)
     axes.set_xlim(chart.x_bounds or (0.0, max((x for line in chart.lines for x in line.xs), default=0.0) or 1.0))
     axes.set_ylim(*chart.y_bounds)
