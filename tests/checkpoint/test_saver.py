@@ -121,7 +121,7 @@ def after_crash(content: bytes, is_synced: bool, random: random.Random) -> bytes
     return random.choice([b"", content[:cut], content[:cut] + bytes(len(content) - cut), bytes(len(content)), content])
 
 
-def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, tell):
+def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, report):
     """Build and open the states of every moment of every save: yields (the save's number, step found or None)."""
     chance = random.Random(0)
     for crash_at in range(1, ends[-1] + 1):
@@ -132,7 +132,7 @@ def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, tel
             for name, (kind, content) in state.items():
                 path = run.checkpoints / name
                 path.write_bytes(content) if kind == "file" else path.symlink_to(content)
-            opened = newest_state(run, tell)
+            opened = newest_state(run, report)
             if opened is not None:
                 assert all((tensor == opened.position.step).all() for tensor in opened.tensors.values())
             yield save, None if opened is None else opened.position.step
@@ -144,7 +144,7 @@ def test_every_state_that_a_crash_may_leave_opens_as_the_new_checkpoint_or_the_o
     run.create()
     seen: list[int | None] = []
     while len(seen) < NUM_STATES:
-        for save, step in open_every_state(recorder, ends, run, tell=pytest.fail):
+        for save, step in open_every_state(recorder, ends, run, report=pytest.fail):
             assert step in ((None, *SAVED_STEPS)[save], SAVED_STEPS[save])
             seen.append(step)
     assert set(seen) == {None, *SAVED_STEPS}, "states before and after each save were among them"

@@ -42,15 +42,15 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_the_damaged_one_named_
         save_small_state(run, step)
     newest, _ = saved_states(run)
     newest.write_bytes(newest.read_bytes()[:-1])
-    told: list[str] = []
-    state = newest_state(run, told.append)
+    reports: list[str] = []
+    state = newest_state(run, reports.append)
     assert state is not None
     assert state.position.step == 10
-    (words,) = told
-    assert str(newest) in words
-    assert "goes on from step 10" in words
+    (message,) = reports
+    assert str(newest) in message
+    assert "goes on from step 10" in message
     assert newest.with_name(f"{newest.name}.damaged").exists()
-    assert newest_state(run, pytest.fail) is not None, "the next start has nothing to tell"
+    assert newest_state(run, pytest.fail) is not None, "the next start has nothing to report"
 
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_from_scratch_by_itself(run):

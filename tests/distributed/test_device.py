@@ -1,4 +1,4 @@
-"""Which GPU a task takes. No GPU is needed: what torch says of CUDA is replaced."""
+"""Which GPU a task takes. No GPU is needed: torch's view of CUDA is replaced."""
 
 from __future__ import annotations
 

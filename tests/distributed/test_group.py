@@ -19,11 +19,11 @@ from hpc_yolo.runs.events import RankLocation
 pid = os.fork()
 if not pid:
     signal.pause()
-places = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="here", pid=pid) for rank in range(2)]
-with _ends_with_a_neighbour(places, {1: process_start(pid)}):
+locations = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="here", pid=pid) for rank in range(2)]
+with _ends_with_a_neighbour(locations, {1: process_start(pid)}):
     pass
 print("met", flush=True)
-with _ends_with_a_neighbour(places, {1: process_start(pid)}):
+with _ends_with_a_neighbour(locations, {1: process_start(pid)}):
     os.kill(pid, signal.SIGKILL)
     time.sleep(60)
 """

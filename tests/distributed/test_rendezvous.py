@@ -1,4 +1,4 @@
-"""How ranks find each other: on hosts whose names lead nowhere, or to the wrong place, and past stores of others."""
+"""How ranks find each other: on hosts whose names lead nowhere, or to the wrong host, and past stores of others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVER = Path(__file__).parents[1] / "helpers" / "rank_server.py"
 
 
 class RankServer:
-    """Ranks of attempts in hosts of their own, two hosts with one rank each unless said."""
+    """Ranks of attempts in hosts of their own, two hosts with one rank each unless given."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process, self._directory, self._number = process, directory, 0
@@ -83,8 +83,8 @@ def step_variables(rank: int, per_host: int, names: Sequence[str]) -> dict[str, 
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     if reason := network_hosts.unavailable_reason():
         pytest.skip(f"no hosts of their own here: {reason}")
-    words = [sys.executable, str(SERVER)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(SERVER)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == "ready\n"
         yield RankServer(process, tmp_path_factory.mktemp("hosts"))
@@ -138,8 +138,8 @@ def test_ranks_meet_and_gloo_takes_the_interface_that_reaches_them(
     ends = server.run(plans, variables, per_host=2)
     assert [end["code"] for end in ends] == [0] * len(ends), ends
     for end in ends:
-        said = json.loads(end["output"].splitlines()[-1])
-        assert said == {"ranks": list(range(len(ends))), "interface": interface}
+        printed = json.loads(end["output"].splitlines()[-1])
+        assert printed == {"ranks": list(range(len(ends))), "interface": interface}
 
 
 def test_workers_of_torchrun_meet_where_the_name_of_rank_0s_host_is_its_loopback(server: RankServer) -> None:

@@ -22,12 +22,12 @@ def linear(start_gib, slope_gib, limit=10**9):
         (40.5, linear(1, 0.5), 62),  # 0.8 x 40.5 = 32.4 > 1 + 0.5 x 62
         (10.2, linear(2, 0.5), 12),
         (5, linear(1, 0.5, limit=4), 6),  # between four, which fitted, and eight, which did not
-        (100, linear(1, 0.5, limit=8), 8),  # whatever the line says, sixteen did not fit
+        (100, linear(1, 0.5, limit=8), 8),  # whatever the line gives, sixteen did not fit
         (3, linear(1, 1.5, limit=1), 1),
-        (3, linear(1, 1.5, limit=0), 1),  # not even one fits: training says so in its own words
+        (3, linear(1, 1.5, limit=0), 1),  # not even one fits: training fails with its own message
         (1000, linear(1, 0.1), None),  # over a thousand is no sensible batch
         (2, linear(4, 0.5), None),  # all tried ones fitted, so the free memory was not what it seemed
-        (40, lambda batch: 2 * GIB, None),  # a line without a slope says nothing
+        (40, lambda batch: 2 * GIB, None),  # a line without a slope gives no batch
     ],
 )
 def test_four_fifths_of_the_free_memory_are_filled(free_gib, measure, expected):
@@ -67,6 +67,6 @@ def test_a_batch_that_was_too_large_is_answered_with_one_that_fits(monkeypatch, 
     try:
         step()
     except torch.OutOfMemoryError as error:
-        told = out_of_memory(error, context, SimpleNamespace(size=2, rank=1, device=torch.device("cpu")))
-    assert told.message == "the GPU of rank 1 ran out of memory after step 7, with 4 images of 640 pixels"
-    assert advice in told.hint
+        error_of_rank = out_of_memory(error, context, SimpleNamespace(size=2, rank=1, device=torch.device("cpu")))
+    assert error_of_rank.message == "the GPU of rank 1 ran out of memory after step 7, with 4 images of 640 pixels"
+    assert advice in error_of_rank.hint

@@ -1,4 +1,4 @@
-"""A disk that is full or fails: the last good checkpoint stays, training goes on while it can, and says so."""
+"""A disk that is full or fails: the last good checkpoint stays, training goes on while it can, with a warning."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
     assert capsys.readouterr().err.count("its events wait in memory") == 1
     filler.unlink()
     journal.write(WarningRaised(message="after"))
-    told = [event.message[:11] for event in read_events(run.journal)]
-    assert told == ["before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after"]
+    messages = [event.message[:11] for event in read_events(run.journal)]
+    assert messages == ["before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after"]
 
 
 def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):

@@ -85,8 +85,8 @@ def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_pat
     emitted: list[AnyEvent] = []
     training = built(data, tmp_path, emitted, cache="ram").training
     assert len(list(training.epoch(0))) == 3
-    (said,) = warnings_of(emitted)
-    assert said.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
+    (message,) = warnings_of(emitted)
+    assert message.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
 
 
 def test_images_that_fit_are_read_once(data, tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
 
 
 @pytest.mark.parametrize(
-    ("layers", "words"),
+    ("layers", "message"),
     [
         (26, "the first 26 layers are to be frozen, and the model has 25 layers, 0 to 24"),
         (99, "the first 99 layers are to be frozen"),
@@ -179,8 +179,8 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
     ],
     ids=str,
 )
-def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, words):
-    with pytest.raises(TrainingError, match=f"train.freeze: .*{words}"):
+def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, message):
+    with pytest.raises(TrainingError, match=f"train.freeze: .*{message}"):
         built(data, tmp_path, [], freeze=layers)
 
 

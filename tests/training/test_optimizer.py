@@ -1,4 +1,4 @@
-"""The schedule, decay and averaging against figures of the original recipe."""
+"""The schedule, decay and averaging against values of the original recipe."""
 
 import pytest
 import torch

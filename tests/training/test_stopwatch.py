@@ -1,4 +1,4 @@
-"""What a rank computes before it meets the others: the figure that tells which GPU holds up all of them."""
+"""Time that a rank computes before it waits for the others: it shows which GPU holds up all of them."""
 
 import math
 

@@ -12,10 +12,10 @@ from hpc_yolo.runs.journal import read_events
 from hpc_yolo.training.tensorboard import EventFiles
 
 
-def events(tmp_path, *told):
+def events(tmp_path, *logged):
     path = tmp_path / "journal.jsonl"
     path.write_text(
-        "".join(json.dumps({"time": 20.0 + number, "attempt": 1} | event) + "\n" for number, event in enumerate(told))
+        "".join(json.dumps({"time": 20.0 + number, "attempt": 1} | event) + "\n" for number, event in enumerate(logged))
     )
     return read_events(path)
 
@@ -25,7 +25,7 @@ def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     files = EventFiles(RunDirectory(tmp_path))
-    told = [
+    logged = [
         START,
         STEP,
         STEP | {"step": 20, "losses": {"box": 9.0, "obj": 0.2}},
@@ -33,19 +33,19 @@ def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
         STEP | {"step": 20, "losses": {"box": None, "obj": 0.2}},
         EVALUATED,
     ]
-    for event in events(tmp_path, *told):
+    for event in events(tmp_path, *logged):
         files.add(event)
         if getattr(event, "step", 0) == 20 and event.losses["box"] == 9.0:
             files.close()
     files.close()
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    figures = {
+    scalars = {
         tag: [(row.step, row.value, row.wall_time) for row in read.Scalars(tag)] for tag in read.Tags()["scalars"]
     }
-    assert figures["loss/box"] == [(10, pytest.approx(0.1), 21.0)], "null is left out, and step 20 was done again"
-    assert [step for step, *_ in figures["loss/obj"]] == [10, 20]
-    assert figures["evaluation/mAP50-95"] == [(100, pytest.approx(0.4), 25.0)]
+    assert scalars["loss/box"] == [(10, pytest.approx(0.1), 21.0)], "null is left out, and step 20 was done again"
+    assert [step for step, *_ in scalars["loss/obj"]] == [10, 20]
+    assert scalars["evaluation/mAP50-95"] == [(100, pytest.approx(0.4), 25.0)]
 
 
 def test_a_missing_package_is_said_with_what_to_type(tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def stopped_runs(data, tmp_path_factory):
 @pytest.fixture
 def copy_of_stopped(stopped_runs, tmp_path):
     """Return the directory of a run as `stopped_runs` does, for this test alone."""
-    return lambda *words, **fields: shutil.copytree(stopped_runs(*words, **fields), tmp_path / "stopped")
+    return lambda *steps, **fields: shutil.copytree(stopped_runs(*steps, **fields), tmp_path / "stopped")
 
 
 def run_until(started: Trainer, stop_after: int | None) -> signal.Signals | None:
@@ -137,20 +137,20 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def story_of(path: Path) -> list[tuple]:
-    """What the journal says of epochs and evaluations, without times."""
-    told = []
+    """Return the steps, epochs and evaluations of the journal, without times."""
+    found = []
     for event in read_events(path / "journal.jsonl"):
         if isinstance(event, StepLogged):
-            told.append(("step", event.step, event.losses, event.grad_norm, event.lr))
+            found.append(("step", event.step, event.losses, event.grad_norm, event.lr))
         elif isinstance(event, EpochEnded):
-            told.append(("epoch", event.epoch, event.step, event.losses))
+            found.append(("epoch", event.epoch, event.step, event.losses))
         elif isinstance(event, Evaluated):
-            told.append(("evaluated", event.epoch, event.metrics))
-    return told
+            found.append(("evaluated", event.epoch, event.metrics))
+    return found
 
 
 def leaving(path: Path) -> list[tuple[int, int | None]]:
-    """(step, signal) wherever the journal says that training was left."""
+    """Return (step, signal) of every end of training in the journal."""
     events = read_events(path / "journal.jsonl")
     return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
 
@@ -167,8 +167,8 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_st
     whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    expected, told = story_of(undisturbed()), story_of(tmp_path / "stopped")
-    assert told == expected
+    expected, found = story_of(undisturbed()), story_of(tmp_path / "stopped")
+    assert found == expected
 
 
 def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(
@@ -202,7 +202,7 @@ def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_doe
     assert "No space left on device; training goes on; there is no checkpoint yet" in warnings[0]
 
 
-def test_a_run_whose_last_state_cannot_be_saved_ends_in_words_and_keeps_the_one_before(
+def test_a_run_whose_last_state_cannot_be_saved_ends_in_an_error_and_keeps_the_one_before(
     attempt, undisturbed, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("hpc_yolo.training.checkpointer.RETRY_S", 0.0)
@@ -384,7 +384,7 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (lambda content: content[: len(content) // 2], "cannot be read as a checkpoint"),
         (lambda content: b"", "cannot be read as a checkpoint"),
@@ -392,11 +392,11 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
         (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not as it was"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_in_words(attempt, copy_of_stopped, damage, words):
+def test_a_checkpoint_that_does_not_fit_is_refused_with_a_reason(attempt, copy_of_stopped, damage, message):
     (path,) = state_paths(copy_of_stopped(1))
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         attempt("stopped")
     assert path.read_bytes() == damaged, "bad input loses nothing"
 
@@ -410,11 +410,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, 
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    told: list[str] = []
-    monkeypatch.setitem(globals(), "refuse_warnings", lambda event: told.append(getattr(event, "message", "")))
+    found: list[str] = []
+    monkeypatch.setitem(globals(), "refuse_warnings", lambda event: found.append(getattr(event, "message", "")))
     assert attempt("damaged", epochs=4) is None
     assert newest.with_name(newest.name + ".damaged").read_bytes() == content
-    assert any("is damaged: tensor" in words and "goes on from step 9" in words for words in told)
+    assert any("is damaged: tensor" in message and "goes on from step 9" in message for message in found)
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "damaged")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
