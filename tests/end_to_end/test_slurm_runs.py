@@ -339,7 +339,7 @@ def test_a_dry_run_of_what_slurm_would_refuse_shows_the_script_and_ends_with_4(i
     for option in ("cluster.constraint=nope", "cluster.sbatch.reservation=nope", "cluster.sbatch.no-such-option=1"):
         done = hpc_yolo("submit", spec, "--dry-run", "--set", option, check=False)
         assert done.returncode == 4, done.stdout
-        assert "\nstart          refused as it is: " in done.stdout and "#SBATCH --nodes=2\n" in done.stdout
+        assert "\nstart          Slurm refuses the job: " in done.stdout and "#SBATCH --nodes=2\n" in done.stdout
 
 
 def test_what_slurm_accepts_is_never_refused_by_us(in_slurm, idle_nodes, write_spec, hpc_yolo):
