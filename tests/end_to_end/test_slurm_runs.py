@@ -78,7 +78,7 @@ def test_the_script_that_goes_is_the_one_that_dry_run_and_render_show(
     spec = write_spec("shown", cluster=TWO_BY_TWO | cluster)
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
     assert not (tmp_path / "runs").exists(), "a dry run touches nothing"
-    assert "on gpu[01-02], says Slurm" in shown
+    assert "on gpu[01-02], as estimated by Slurm" in shown
     with in_slurm.without("slurmctld"):
         silent = hpc_yolo("submit", spec, "--dry-run").stdout
         rendered = hpc_yolo("render", spec).stdout
