@@ -83,14 +83,14 @@ class Attempt:
             self.ended = event
             return
         self.last_time = event.time
-        if isinstance(event, AttemptStarted):
+        if isinstance(event, (StepLogged, EpochEnded)):  # first: most events are of these
+            self.last_step = event.step
+        elif isinstance(event, AttemptStarted):
             self.started, self.last_step = event, event.step
         elif isinstance(event, TrainingLeft):
             self.left = event
-        elif isinstance(event, (StepLogged, EpochEnded)):
-            self.last_step = event.step
-        if self.started is not None and getattr(event, "step", 0) > self.started.step:
-            self.has_stepped = True
+        if not self.has_stepped and self.started is not None:
+            self.has_stepped = getattr(event, "step", 0) > self.started.step
 
 
 class Attempts:
