@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -130,7 +131,10 @@ def requeue(job_id: str, *, run: Run = run_command) -> None:
         ClusterError: Slurm refuses, for instance because the job was submitted with --no-requeue.
     """
     number, _, cluster = job_id.partition("@")
-    output_of(["scontrol", "requeue", number], CHANGE_TIMEOUT_S, on_cluster(cluster or None, run))
+    done = on_cluster(cluster or None, run)(["scontrol", "requeue", number], CHANGE_TIMEOUT_S)
+    # Slurm ends the tasks of a requeued job at once, and the scontrol of one of them with it.
+    if done.returncode not in (0, -signal.SIGTERM, -signal.SIGKILL):
+        raise command_error("scontrol", done)
 
 
 def set_requeue(job_id: str, *, allowed: bool, run: Run = run_command) -> None:

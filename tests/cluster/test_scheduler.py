@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
         "scontrol --clusters=far requeue 9",
         "sbatch --clusters=far --parsable job",
     ]
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_requeue_succeeds_when_its_scontrol_ends_with_the_job(stop_signal: signal.Signals) -> None:
+    """The requeue ends the job's processes, scontrol among them; the journal said "not queued again"."""
+    scheduler.requeue("7", run=lambda *_: Finished(-stop_signal, "", ""))
+    with pytest.raises(ClusterError, match="Job is not requeueable"):
+        scheduler.requeue("7", run=lambda *_: Finished(1, "", "scontrol: error: Job is not requeueable"))
 
 
 def test_no_jobs_need_no_query() -> None:
