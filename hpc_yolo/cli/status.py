@@ -82,7 +82,7 @@ def print_json(snapshot: Snapshot, *, indent: int | None) -> None:
 
 
 def print_table(snapshot: Snapshot, root: Path | None) -> None:
-    """Print the runs of `snapshot` as a table, and what is to be said of single runs below it."""
+    """Print the runs of `snapshot` as a table, and messages about single runs below it."""
     if closed := unreadable_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
         verb = "is" if len(closed) == 1 else "are"

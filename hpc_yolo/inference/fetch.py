@@ -67,7 +67,7 @@ def fetch_image(address: str, *, must_be_image: bool) -> bytes | None:
 
 @contextlib.contextmanager
 def _opened(address: str) -> Iterator[http.client.HTTPResponse]:
-    """Open the answer of a GET request, errors in words."""
+    """Open the response of a GET request; errors become a `DataError`."""
     try:
         target, password = _without_userinfo(address)
         opener = urllib.request.build_opener(
@@ -83,15 +83,15 @@ def _opened(address: str) -> Iterator[http.client.HTTPResponse]:
         raise DataError(f"no answer within {TIMEOUT_S:.0f} s") from error
     except urllib.error.URLError as error:
         reason = error.reason
-        said = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+        message = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
         if isinstance(reason, TimeoutError):
-            said = f"no answer within {TIMEOUT_S:.0f} s"
+            message = f"no answer within {TIMEOUT_S:.0f} s"
         raise DataError(
-            f"cannot be reached: {said}", hint="is the address right, and may this machine go there?"
+            f"cannot be reached: {message}", hint="is the address right, and may this machine go there?"
         ) from (error)
     except (http.client.HTTPException, OSError) as error:
         raise DataError(f"the connection failed: {type(error).__name__}: {error}") from error
-    except ValueError as error:  # urllib's words for an address that is none
+    except ValueError as error:  # urllib's message for what is not an address
         raise DataError(f"is no address: {error}") from error
 
 

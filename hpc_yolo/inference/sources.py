@@ -1,4 +1,4 @@
-"""Where the images for `predict` come from: files, directories, patterns, lists, videos, cameras, addresses."""
+"""Sources of images for `predict`: files, directories, patterns, lists, videos, cameras, addresses."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to look at: an image, or a video of one kind or other.
+    """An image, or a video of any kind.
 
     Attributes:
-        name: for people.
+        name: shown in messages.
         path: of a file.
         address: of a camera (its number), a stream, or an image on a server.
         problem: why it cannot be read, where that is known before.
@@ -87,7 +87,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Found:
-    """Sources, and what was passed over, for people."""
+    """Sources, and messages about what was skipped."""
 
     sources: list[Source]
     passed_over: tuple[str, ...] = ()
@@ -119,8 +119,8 @@ def find_sources(written: str) -> Found:
             return _of_list(path) if path.suffix.lower() == ".txt" else _usable([path], f"{printable(written)} is")
         return _of_pattern(written)
     except (OSError, ValueError) as error:  # a name that is too long, or with a zero byte in it
-        said = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{printable(written)}: cannot be looked at: {said}") from error
+        message = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{printable(written)}: cannot be read: {message}") from error
 
 
 def _of_directory(directory: Path) -> Found:
@@ -220,7 +220,7 @@ def _usable(paths: list[Path], what: str, results: Sequence[Path] = (), *, allow
     if not sources and not allow_none:
         suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(
-            f"{what} no image and no video{''.join(f'; {words}' for words in passed_over)}",
+            f"{what} no image and no video{''.join(f'; {text}' for text in passed_over)}",
             hint="convert them to JPEG or PNG" if unreadable else f"suffixes that are looked at: {suffixes}",
         )
     return Found(sources, tuple(passed_over))
@@ -286,8 +286,8 @@ def _video_frames(source: Source, stride: int, reason: str) -> Iterator[Frame]:
     try:
         if not capture.isOpened() or capture.getBackendName() == IMAGE_SERIES:
             raise DataError(f"{source.name}: cannot be opened{reason}", hint=_hint(source))
-        told_fps = capture.get(cv2.CAP_PROP_FPS)
-        fps = told_fps if 0 < told_fps < MAX_FPS else FALLBACK_FPS
+        reported_fps = capture.get(cv2.CAP_PROP_FPS)
+        fps = reported_fps if 0 < reported_fps < MAX_FPS else FALLBACK_FPS
         number, num_decoded = -1, 0
         while capture.grab():
             number += 1

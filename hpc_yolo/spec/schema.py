@@ -64,7 +64,9 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = None
     partition: Annotated[
         str | list[str] | None,
-        Meta(description="Partition, or several of which the first that is free counts; the default one unless said."),
+        Meta(
+            description="Partition, or several of which Slurm takes the first that is free. Default: that of the site."
+        ),
     ] = None
     account: Annotated[str | None, Meta(description="Account to charge.")] = None
     qos: Annotated[str | None, Meta(description="Quality of service.")] = None
@@ -100,7 +102,7 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="Python of a Slurm job, with hpc-yolo installed: a path, or a name that is looked up after "
-            "setup; the one that submits unless said."
+            "setup. Default: the one that submits."
         ),
     ] = None
     env: Annotated[

@@ -16,7 +16,7 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.text import printable
 from hpc_yolo.weights.machine import NETWORKS, Record, Tensor, run
 
-MAX_PICKLE_BYTES = 16 * 2**20  # of the largest network it is 256 kB
+MAX_PICKLE_BYTES = 16 * 2**20  # of the largest model it is 256 kB
 MAX_ENTRIES = 100_000
 MAX_MODULE_NAME = 64
 OLD_PICKLE, ZIP_START = b"\x80\x02", b"PK\x03\x04"
@@ -126,8 +126,8 @@ def described_model(archive: TorchArchive) -> tuple[Record, object]:
     found = content.get("ema") or content.get("model") if isinstance(content, dict) else None
     if not isinstance(found, Record):
         raise CheckpointError(
-            f"{path}: holds no network under `model` or `ema`{_holds_instead(content)}",
-            hint="a file of tensors alone does not say which network they belong to; take the one that training wrote",
+            f"{path}: holds no model under `model` or `ema`{_holds_instead(content)}",
+            hint="a file of tensors alone does not describe their model; use the file that training wrote",
         )
     if found.kind not in NETWORKS:
         raise CheckpointError(f"{path}: is a {found.kind}; this version reads detectors")
@@ -139,11 +139,11 @@ def _checked_prefix(archive: zipfile.ZipFile, path: Path) -> str:
     entries = archive.infolist()
     if any("/code/" in entry.filename for entry in entries):
         raise CheckpointError(
-            f"{path}: is a TorchScript file: it has a program in place of layers",
+            f"{path}: is a TorchScript file: it has a program instead of layers",
             hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
         )
     if len(entries) > MAX_ENTRIES:
-        raise CheckpointError(f"{path}: {len(entries)} entries; a network has a few hundred")
+        raise CheckpointError(f"{path}: {len(entries)} entries; a model has a few hundred")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"{path}: {entry.filename} is compressed, which torch never does")
@@ -155,7 +155,7 @@ def _checked_prefix(archive: zipfile.ZipFile, path: Path) -> str:
             f"{path}: {len(pickles)} pickles in the archive; torch writes one", hint="is it a torch file at all?"
         )
     if pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path}: a pickle of {pickles[0].file_size} bytes; a network's has about a million")
+        raise CheckpointError(f"{path}: a pickle of {pickles[0].file_size} bytes; a model's has about a million")
     prefix = pickles[0].filename.removesuffix("/data.pkl")
     if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
         raise CheckpointError(f"{path}: was written on a big-endian machine")
@@ -178,7 +178,7 @@ def _no_archive(path: Path, error: Exception) -> CheckpointError:
 
 
 def _holds_instead(content: object) -> str:
-    """Return what a file holds in place of a model, for the error."""
+    """Return what a file holds instead of a model, for the error."""
     if isinstance(content, Tensor):
         return ", but one tensor"
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""A file by http(s), over a line that breaks: what has come is kept, and the rest is asked for."""
+"""Download a file by http(s); an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.files import sync_directory, write_atomic
 from hpc_yolo.weights.store import ADDRESS_VARIABLE, CHUNK_BYTES, Progress
 
-MIN_BYTES = 100_000  # what is smaller is a page that says that something went wrong
+MIN_BYTES = 100_000  # less is an error page
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
 FIRST_PAUSE_S = 1.0
@@ -35,7 +35,7 @@ def download(url: str, path: Path, on_progress: Progress) -> None:
             break
         except urllib.error.HTTPError as error:
             if error.code < 500:
-                raise CheckpointError(f"{url}: the server says {error.code} {error.reason}") from error
+                raise CheckpointError(f"{url}: the server answers {error.code} {error.reason}") from error
             failure: Exception = error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             failure = error
@@ -48,10 +48,10 @@ def download(url: str, path: Path, on_progress: Progress) -> None:
     size_bytes = part.stat().st_size
     if size_bytes < MIN_BYTES:
         part.unlink()
-        raise CheckpointError(f"{url}: {size_bytes} bytes came, which is no network; is a proxy in between?")
+        raise CheckpointError(f"{url}: {size_bytes} bytes were received, too few for a model; is there a proxy?")
     if not zipfile.is_zipfile(part):  # its index is at its end: a torn file has none
         part.unlink()
-        raise CheckpointError(f"{url}: what came is no torch archive, or a part of one; is a proxy in between?")
+        raise CheckpointError(f"{url}: the download is not a complete torch archive; is there a proxy?")
     part.replace(path)
     sync_directory(path.parent)
 

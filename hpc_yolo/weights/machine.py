@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights.foreign import foreign_file
 
-MAX_INSTRUCTIONS = 1_000_000  # of the largest network it is 110 thousand
+MAX_INSTRUCTIONS = 1_000_000  # of the largest model it is 110 thousand
 MAX_DIMENSIONS = 8
 MAX_ARGUMENTS = 8
 MAX_DIGITS = 9
@@ -34,7 +34,7 @@ ACTIVATIONS = {
     f"torch.nn.modules.activation.{name}"
     for name in ("SiLU", "Hardswish", "LeakyReLU", "ReLU", "Mish", "GELU", "Sigmoid")
 }
-# What this version can read the form of, but not build: said by name, rather than refused as if it were an attack.
+# Classes that are read but not built: reported by name, and not refused as an attack.
 UNBUILDABLE = {
     *(f"{project}.common.{name}" for project in PROJECTS for name in OTHER_BLOCKS),
     *(f"{project}.yolo.{name}" for project in PROJECTS for name in OTHER_HEADS),
@@ -75,7 +75,7 @@ class Global(NamedTuple):
 
 
 class Record:
-    """In place of an object of any class: the class's name and what the pickle says of the object."""
+    """A stand-in for an object of any class: the name of the class and the state in the pickle."""
 
     __slots__ = ("kind", "state")
 
@@ -119,7 +119,7 @@ def _run(program: bytes, source: str) -> Any:
     machine = _Machine(source)
     for number, (instruction, argument, position) in enumerate(pickletools.genops(program)):
         if number >= MAX_INSTRUCTIONS:
-            raise CheckpointError(f"{source}: more than {MAX_INSTRUCTIONS} pickle instructions; a network has fewer")
+            raise CheckpointError(f"{source}: more than {MAX_INSTRUCTIONS} pickle instructions; a model has fewer")
         if instruction.name == "STOP":
             break
         carry_out = INSTRUCTIONS.get(instruction.name)
@@ -130,7 +130,7 @@ def _run(program: bytes, source: str) -> Any:
 
 
 class _Machine:
-    """A stack of values, the places marked on it, and the values that are remembered."""
+    """A stack of values, the positions marked on it, and the memo."""
 
     def __init__(self, source: str) -> None:
         self.source = source

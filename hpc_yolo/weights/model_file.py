@@ -1,4 +1,4 @@
-"""A network on disk, whoever wrote it: its tensors, the rows to build it from, and the names of its classes."""
+"""A model on disk of any program: its tensors, its layers, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANCHORS = "anchors"  # in the name of the head's buffer
 
 @dataclass(frozen=True)
 class ModelFile:
-    """`tensors` are fp32 under the network's own names; `config` as `models.load_config` gives it."""
+    """`tensors` are fp32 under the model's own names; `config` as `models.load_config` gives it."""
 
     path: Path
     model: str
@@ -36,7 +36,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Transfer:
-    """How many of a network's tensors came from a file."""
+    """How many of a model's tensors came from a file."""
 
     num_kept: int
     num_tensors: int
@@ -47,7 +47,7 @@ def read_model_file(path: Path) -> ModelFile:
 
     Raises:
         CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
-            those of the network that it describes.
+            those of the model that it describes.
     """
     if is_pickled(path):
         file = _from_pickled(path, read_pickled_network(path))
@@ -78,7 +78,7 @@ def _from_checkpoint(path: Path) -> ModelFile:
 def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
     missing = [key for key in ARCHITECTURE if key not in found.architecture]
     if missing:
-        raise CheckpointError(f"{path}: does not say which network it holds: no {', '.join(missing)}")
+        raise CheckpointError(f"{path}: does not describe its model: no {', '.join(missing)}")
     num_classes = found.architecture.get("nc", len(found.names))
     if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
         raise CheckpointError(f"{path}: its nc, the number of classes, is {num_classes!r}")
@@ -98,12 +98,12 @@ def _require_own_tensors(file: ModelFile) -> None:
     try:
         shapes = tensor_shapes(file.config, len(file.names), "its description")
     except SpecError as error:
-        raise CheckpointError(f"{file.path}: describes no network that this version builds: {error.message}") from error
+        raise CheckpointError(f"{file.path}: describes no model that this version builds: {error.message}") from error
     missing = [name for name in shapes if name not in file.tensors]
     others = [name for name, tensor in file.tensors.items() if shapes.get(name) != tensor.shape]
     if missing or others:
         raise CheckpointError(
-            f"{file.path}: its tensors are not those of the network that it describes: {len(missing)} are missing, "
+            f"{file.path}: its tensors are not those of the model that it describes: {len(missing)} are missing, "
             f"{len(others)} are others, such as {(missing + others)[0][:MAX_SHOWN]}",
             hint="a file that was exported, fused or edited cannot be begun with; take the one that training wrote",
         )

@@ -1,7 +1,7 @@
 """Networks that torch pickled whole (`.pt` files of YOLOv5), read without running a byte of them.
 
 A pickle is a program; `machine` says what it describes, and `archive` reads the file around it. Here are the numbers of
-the tensors and the network that they belong to. Nothing takes more memory than a few times the file's size. Source of
+the tensors and the model that they belong to. Nothing takes more memory than a few times the file's size. Source of
 the format: files written by YOLOv5 v6 and v7.
 """
 
@@ -40,7 +40,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class PickledNetwork:
-    """What a file says of its network. `tensors` are fp32 under their names, counters int64."""
+    """The content of a file. `tensors` are fp32 under their names, counters int64."""
 
     tensors: dict[str, torch.Tensor]
     architecture: dict[str, Any]
@@ -52,7 +52,7 @@ def read_pickled_network(path: Path) -> PickledNetwork:
     """Return the model in a `.pt` file; of a training state the averaged one.
 
     Raises:
-        CheckpointError: it is no such file, it is damaged, holds something that no such file needs, or a network that
+        CheckpointError: it is no such file, it is damaged, holds something that no such file needs, or a model that
             this version does not build; the message names it.
     """
     with open_archive(path) as archive:
@@ -67,7 +67,7 @@ def _network(found: Record, options: object, archive: TorchArchive) -> PickledNe
     architecture = _plain(state.get("yaml"))
     for module in modules.values():
         if module.kind in UNBUILDABLE or module.kind in ACTIVATIONS - {_activation(architecture)}:
-            raise CheckpointError(f"{path}: its network has a {module.kind}, which this version does not build")
+            raise CheckpointError(f"{path}: its model has a {module.kind}, which this version does not build")
     named = [item for item in _named_tensors(modules) if not item[0].endswith("anchor_grid")]  # of files before v6
     claimed_bytes = sum(math.prod(tensor.size) * 4 for _, tensor in named)
     if claimed_bytes > path.stat().st_size * MAX_EXPANSION:
@@ -144,14 +144,14 @@ def _plain(value: Any) -> Any:
         nonlocal num_values
         num_values += 1
         if num_values > MAX_PLAIN_VALUES:
-            raise ValueError("the description of the network has no end")
+            raise ValueError("the description of the model has no end")
         if isinstance(item, dict):
             return {str(copied(key)): copied(inner) for key, inner in item.items()}
         if isinstance(item, (list, tuple)):
             return [copied(inner) for inner in item]
         if item is None or isinstance(item, (bool, int, float, str)):
             return item
-        raise ValueError(f"the description of the network holds a {type(item).__name__}")
+        raise ValueError(f"the description of the model holds a {type(item).__name__}")
 
     return copied(value)
 

@@ -21,7 +21,7 @@ def fetch(
 
     Args:
         sha256: what its digest must be, besides the one that is known.
-        on_progress: told (bytes done, bytes in all where the server says so).
+        on_progress: called with (bytes done, bytes in all or None).
 
     Raises:
         CheckpointError: there is no such file, nothing is reached, or what came is not the file.

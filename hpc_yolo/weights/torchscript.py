@@ -14,7 +14,7 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.text import printable
 
 METADATA_ENTRY = "config.txt"
-MAX_CODE_BYTES = 16 * 2**20  # of the largest network it is about a megabyte
+MAX_CODE_BYTES = 16 * 2**20  # of the largest model it is about a megabyte
 MAX_METADATA_BYTES = 16 * 2**20
 NATIVE_CLASSES = b"torch.classes"  # C++ classes, whose objects restore themselves in ways of their own
 

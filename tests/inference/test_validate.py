@@ -245,7 +245,7 @@ def test_speed_takes_squares_at_its_own_thresholds(weights, data, tmp_path):
 
 
 def test_a_study_has_a_row_for_each_size(weights, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpc_yolo.inference.validate.STUDY_SIZES", range(64, 128 + 1, 32))
+    monkeypatch.setattr("hpc_yolo.cli.run_val.STUDY_SIZES", range(64, 128 + 1, 32))
     result = run_val("--weights", weights, "--data", data, "--task", "study", directory=tmp_path)
     lines = (tmp_path / "exp" / "study.csv").read_text().splitlines()
     assert lines[0].startswith("imgsz,precision,recall,map50,map50_95,preprocess_ms")
@@ -281,8 +281,8 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
         (["--weights", "{weights}"], SpecError, "--data is missing"),
         (["--weights", "{weights}", "--data", "{data}", "--half"], SpecError, "half precision is for GPUs"),
         (["--weights", "{weights}", "--data", "{data}", "--task", "test"], DataError, "no split test"),
-        (["--weights", "{weights}.gone", "--data", "{data}"], CheckpointError, "is not there"),
-        (["{directory}", "--data", "{data}"], CheckpointError, "is no run directory"),
+        (["--weights", "{weights}.gone", "--data", "{data}"], CheckpointError, "not found"),
+        (["{directory}", "--data", "{data}"], CheckpointError, "not a run directory"),
         (["--weights", "{five}", "--data", "{data}"], CheckpointError, "detects 5 classes.*has 4.*--single-cls"),
         (["--weights", "{weights}", "--data", "{data}", "--ann", "{data}"], DataError, "COCO's form"),
     ],
@@ -468,7 +468,7 @@ def test_our_own_metrics_are_printed_where_cocos_library_fails(weights, data, tm
 
     monkeypatch.setattr("hpc_yolo.evaluation.coco.official_numbers", fail)
     truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
-    monkeypatch.setattr("hpc_yolo.inference.validate.find_annotations", lambda _subject: truth)
+    monkeypatch.setattr("hpc_yolo.cli.run_val.find_annotations", lambda _target: truth)
     options = ["--annotations", truth] if is_named else ["--save-json"]
     result = run_val("--weights", weights, "--data", data, *options, directory=tmp_path)
     assert "mAP50-95" in result.stdout

@@ -113,12 +113,12 @@ WEIGHTS = OrderedDict({"backbone.conv1.weight": torch.ones(2, 2)})
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (WEIGHTS, "holds no network under `model` or `ema`, but backbone.conv1.weight"),
+        (WEIGHTS, "holds no model under `model` or `ema`, but backbone.conv1.weight"),
         ({"state_dict": WEIGHTS, "meta": {"epoch": 1}}, "tensors alone under 'state_dict', such as backbone.conv1"),
         ({"model": WEIGHTS, "start_epoch": 3}, "tensors alone under 'model', such as backbone.conv1.weight"),
         ({"ema": {"module": WEIGHTS}}, "tensors alone under 'ema'"),
         (torch.ones(3), "but one tensor"),
-        ([1, 2], "holds no network"),
+        ([1, 2], "holds no model"),
         ({"\x1b[2J": 1}, r"but \\x1b\[2J"),
     ],
 )

@@ -46,7 +46,7 @@ def with_another_activation(content, yolo, common):
     "form",
     [
         {},
-        {"model": "Model", "names": ["a", "b", "c"]},
+        {"network": "Model", "names": ["a", "b", "c"]},
         {"names": {0: "a", 1: "b", 2: "c"}},
         {"project": "yolov5.models"},
         {"as_ema": True},
@@ -104,7 +104,7 @@ def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content, yolo, common: content.pop("model"), "holds no network"),
+        (lambda content, yolo, common: content.pop("model"), "holds no model"),
         (lambda content, yolo, common: content.update(model=yolo.SegmentationModel()), "SegmentationModel"),
         (
             lambda content, yolo, common: content["model"]._modules["model"]._modules.update({"0": common.Focus()}),
@@ -119,7 +119,7 @@ def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_
             lambda content, yolo, common: content.update(model=nn.Conv2d(1, 1, 1)),
             "Conv2d; this version reads detectors",
         ),
-        (lambda content, yolo, common: content.update(model=OrderedDict(a=torch.ones(1))), "holds no network"),
+        (lambda content, yolo, common: content.update(model=OrderedDict(a=torch.ones(1))), "holds no model"),
     ],
 )
 def test_other_networks_are_refused_by_name(tmp_path, change, words):
@@ -136,17 +136,17 @@ def test_other_networks_are_refused_by_name(tmp_path, change, words):
         ("nc", -1, "the number of classes, is -1"),
         ("nc", 4, "0 are missing, 6 are others, such as model.24.m.0.weight"),
         ("width_multiple", 1.0, "are others, such as model.0.conv.weight"),
-        ("width_multiple", 1e6, "describes no network"),
-        ("width_multiple", float("inf"), "describes no network"),
+        ("width_multiple", 1e6, "describes no model"),
+        ("width_multiple", float("inf"), "describes no model"),
         ("depth_multiple", 1e9, "not a number above 0, at most 100"),
         ("depth_multiple", 100, "more than 1000 blocks"),
         ("depth_multiple", 0.67, "are missing"),
         ("anchors", 10**9, "1000000000 is not a whole number from 1 to 100"),
         ("anchors", 5, "are others, such as model.24.anchors"),
-        ("channel_multiple", 0, "describes no network"),
+        ("channel_multiple", 0, "describes no model"),
         ("backbone", [[-1, 1, "Conv", [64, 6, 2, 10**5]]], "padding: 100000 is not a whole number"),
         ("backbone", [[-1, 1, "nn.Upsample", [None, 2, "nearest"]]] * 40, "larger than the image"),
-        ("backbone", 3, "describes no network"),
+        ("backbone", 3, "describes no model"),
     ],
 )
 def test_a_description_that_does_not_fit_the_tensors_takes_no_memory(tmp_path, field, value, words):
@@ -301,35 +301,35 @@ def test_a_tensor_cannot_leave_its_storage_or_outgrow_the_file(tmp_path, tensor,
 def test_the_hand_made_network_is_read_where_nothing_is_wrong_with_it(tmp_path):
     """Or the table above would prove nothing."""
     path = archive(tmp_path / "w.pt", network_around(tensor_of(0, (2, 2), (2, 1))), NUMBERS)
-    with pytest.raises(CheckpointError, match="does not say which network it holds: no depth_multiple"):
+    with pytest.raises(CheckpointError, match="does not describe its model: no depth_multiple"):
         read_model_file(path)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (pickled({"model": nested(60)}), "holds no network"),
+        (pickled({"model": nested(60)}), "holds no model"),
         (network_around(b"\x80\x02N.").replace(b"yaml}", b"yaml" + pickled(nested(60))[2:-1]), "has no end"),
         (network_around(b"\x80\x02N.").replace(b"](X\x01\x00\x00\x00ae", pickled(nested(60))[2:-1]), "has no end"),
         (b"\x80\x02" + b"]" * 5_000_000 + b".", "more than 1000000 pickle instructions"),
         (b"\x80\x02" + b"}" * 15_000_000 + b".", "more than 1000000 pickle instructions"),
-        (b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".", "holds no network"),
+        (b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".", "holds no model"),
         (b"\x80\x02}" + endless_tuple(60) + b"Ns.", "makes no sense: TypeError: a tuple as a key"),
         (b"\x80\x02}\x8a\x0a" + b"\x7f" * 10 + b"Ns.", "a int as a key"),
-        (many_copies(), "holds no network"),
+        (many_copies(), "holds no model"),
         (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "calls collections.OrderedDict with 1 arguments"),
         (b"\x80\x02ctorch\nHalfStorage\n)R.", "calls torch.HalfStorage"),
         (b"\x80\x02cos\x1b[2J\nx\n.", r"asks for 'os\\x1b\[2J.x'"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "SHORT_BINUNICODE .* is refused"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"(S'true'\nios\nsystem\n.", "STRING|INST"),
-        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "holds no network"),
+        (b"\x80\x02\x8a\xff" + b"\xff" * 255 + b".", "holds no model"),
         (b"\x80\x02\x8b\x00\x00\x00\x7f.", "makes no sense"),
         (b"\x80\x02X\xff\xff\xff\x7f.", "makes no sense"),
         (b"\x80\x02Nq", "makes no sense"),
         (b"", "makes no sense"),
         (b"not a pickle", "makes no sense"),
-        (b"\x80\x02c__builtin__\nset\nNb.", "makes no sense|holds no network"),
+        (b"\x80\x02c__builtin__\nset\nNb.", "makes no sense|holds no model"),
         (b"\x80\x02ctorch._utils\n_rebuild_parameter\n}X\x08\x00\x00\x00__call__Nsb.", "makes no sense"),
         (b"\x80\x02h\x05.", "makes no sense"),
         (b"\x80\x02NQ.", "makes no sense"),

@@ -112,10 +112,10 @@ def test_a_file_that_changed_on_the_server_is_not_pieced_together(server, store)
 @pytest.mark.parametrize(
     ("behaviour", "content", "words"),
     [
-        ([404], CONTENT, "the server says 404"),
-        ([], b"<html>log in first</html>", "25 bytes came, which is no network"),
-        ([], b"<html>" + b"log in first " * 10_000, "what came is no torch archive"),
-        (["tears"], CONTENT, "what came is no torch archive, or a part of one"),
+        ([404], CONTENT, "the server answers 404"),
+        ([], b"<html>log in first</html>", "25 bytes were received, too few for a model"),
+        ([], b"<html>" + b"log in first " * 10_000, "not a complete torch archive"),
+        (["tears"], CONTENT, "not a complete torch archive"),
     ],
 )
 def test_what_is_not_the_file_is_refused_and_leaves_nothing(server, store, behaviour, content, words):
