@@ -138,7 +138,7 @@ def test_weights_of_a_run_begin_another_and_bring_their_network(train, tmp_path)
         (
             ("--data", "DATA", "--sync-bn", *SMALL),
             2,
-            "--sync-bn: batch normalisation over several tasks",
+            "--sync-bn: needs several tasks",
         ),
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "5 is not a multiple of the world size 2"),
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "allowed: 4 or 6"),
