@@ -125,11 +125,6 @@ def validate(
     _warm_up(target, imgsz)
     with _recorders(target, outputs, keys) as recorders:
         recorders += [_confusion_recorder(confusion), _progress_recorder(on_progress, len(images))]
-
-        def on_image(result: ImageResult) -> None:
-            for record in recorders:
-                record(result)
-
         result = evaluate(
             target.model,
             _loader(target, imgsz, batch, workers, square=square),
@@ -137,7 +132,7 @@ def validate(
             gather_arrays=lambda arrays: [arrays],
             settings=settings,
             crowds={number: crowds[image] for number, image in enumerate(images) if image in crowds},
-            on_image=on_image,
+            on_image=_all_of(recorders),
             stopwatch=stopwatch,
         )
     report = _report(target, result.metrics, settings, stopwatch, imgsz=imgsz, batch=batch)
@@ -193,6 +188,14 @@ def _recorders(target: EvalTarget, outputs: Outputs | None, keys: coco.CocoKeys)
         recorders.append(add_predictions)
         yield recorders
         writer.close()
+
+
+def _all_of(recorders: list[Recorder]) -> Recorder:
+    def record_all(result: ImageResult) -> None:
+        for record in recorders:
+            record(result)
+
+    return record_all
 
 
 def _confusion_recorder(confusion: ConfusionMatrix) -> Recorder:
