@@ -16,13 +16,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-for-tests
 	sh tests/helpers/install_packages.sh
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n $(WORKERS) --dist loadscope --cov --cov-report=
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/python tests/helpers/coverage_floors.py
 
 # SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
 test-slurm: $(VENV)/.installed-for-tests
 	@$(BIN)/python tests/helpers/slurm_root.py "$(SLURM)" \
-		$(BIN)/pytest -n $(WORKERS) --dist loadscope -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
+		$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
 
 soak: $(VENV)/.installed-for-tests
 	sh tests/helpers/install_packages.sh
