@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 500
+WORKERS ?= 2
 TESTS ?= tests
 
+# WORKERS: processes that the tests are divided over, each with a Slurm cluster of its own.
 .PHONY: demo test test-slurm soak lint clean
 
 demo: $(VENV)/.installed
@@ -16,13 +18,13 @@ test: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --cov --cov-report=
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --cov --cov-report=
 	$(BIN)/coverage report --fail-under=95 --include='hpc_yolo/spec/*,hpc_yolo/cluster/*,hpc_yolo/runs/*,hpc_yolo/sbatch.py'
 
 # SLURM is 22.05, 24.11 or 26.05; QUICK=1 runs a selection; TESTS names files.
 test-slurm: $(VENV)/.installed-for-tests
 	@$(BIN)/python tests/cluster/slurm_root.py "$(SLURM)" \
-		$(BIN)/pytest -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
+		$(BIN)/pytest -n $(WORKERS) --dist loadscope -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
 
 soak: $(VENV)/.installed-for-tests
 	sh tests/cluster/install_packages.sh

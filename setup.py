@@ -62,6 +62,7 @@ setup(
             "onnxruntime>=1.17",
             "pycocotools>=2.0.7",  # our own metric is held to it
             "pytest>=8.0",
+            "pytest-xdist>=3.5",  # divides the tests over the cores
             "pytest-cov>=5.0",  # the floor of 95 % under spec, cluster, sbatch and runs
             "pillow>=11.3",  # writes image files of kinds that OpenCV does not
             "hypothesis>=6.100",  # specs that nobody would write by hand

@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,13 @@ def changed_inputs(run: RunDirectory, spec: Spec) -> list[str]:
         SpecError, DataError: a file cannot be read.
     """
     changed: list[str] = []
-    for label, file, before, now in _compared(run, spec):
-        was, is_now = dict(_flat(before)), dict(_flat(now))
+    for label, file, kept, written in _compared(run, spec):
+        was, is_now = dict(_flat(kept)), dict(_flat(written))
         for name in [*was, *(name for name in is_now if name not in was)]:
             if was.get(name) != is_now.get(name):
-                changed.append(f"{label} {name} in {file}: {_shown(was, name)} -> {_shown(is_now, name)}")
+                before, now = (str(values.get(name, "not there")) for values in (was, is_now))
+                at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
+                changed.append(f"{label} {name} in {file}: {_shown(before, at)} -> {_shown(now, at)}")
     return changed
 
 
@@ -210,8 +213,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-def _shown(values: dict[str, Any], name: str) -> str:
-    if name not in values:
-        return "not there"
-    text = str(values[name])
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
+def _shown(text: str, at: int) -> str:
+    """Return `text`, or of a long one the part around `at`, where it begins to differ from the other value."""
+    first = max(0, min(at - MAX_SHOWN // 2, len(text) - MAX_SHOWN))
+    last = first + MAX_SHOWN
+    return f"{'… ' if first else ''}{text[first:last]}{' …' if last < len(text) else ''}"

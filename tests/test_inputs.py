@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,8 +125,9 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 
 @pytest.mark.parametrize(("edit", "expected"), EDITS.values(), ids=EDITS.keys())
 def test_an_edit_between_two_submissions_is_named(
-    home: Path, run: RunDirectory, edit: Callable[[Path], None], expected: list[str]
+    home: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], None], expected: list[str]
 ) -> None:
+    monkeypatch.setattr(inputs, "MAX_SHOWN", 1000)  # a directory of a test has a long name
     spec = load_resolved_spec(run.spec)
     before = read_inputs(run, spec)
     edit(home)
@@ -139,6 +141,19 @@ def test_an_edit_between_two_submissions_is_named(
         require_same_training(run, spec)
     if (home / "set").is_dir():
         assert read_inputs(run, spec) == before, "an attempt reads what was kept"
+
+
+def test_two_long_values_are_shown_where_they_differ(home: Path, run: RunDirectory) -> None:
+    """Both began with the same 80 letters of a path, and nothing else was shown of them."""
+    long = "/".join(["a", "directory", "with", "a", "long", "name"] * 8)
+    for end in ("before", "after"):
+        (home / long / end).mkdir(parents=True, exist_ok=True)
+    (home / "data.yaml").write_text(DATA.replace("train: a", f"train: ../{long}/before"))
+    prepare_run(RunDirectory(run.path.with_name("long")), load_spec(home / "spec.yaml"))
+    (home / "data.yaml").write_text(DATA.replace("train: a", f"train: ../{long}/after"))
+    with pytest.raises(RunError) as caught:
+        require_same_training(RunDirectory(run.path.with_name("long")), load_resolved_spec(run.spec))
+    assert re.search(r": … \S{70,76}/before -> … \S{70,76}/after\b", caught.value.message)
 
 
 @pytest.mark.parametrize(

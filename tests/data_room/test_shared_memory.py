@@ -134,13 +134,12 @@ index = scan_split(load_dataset(folder / "dataset.yaml"), "train")
 options = dict(imgsz=160, batch=batch, rank=0, world_size=1, workers=2, stride=32)
 if kind == "training":
     loader = TrainingLoader(index, hyp=Hyperparameters(), seed=0, **options)
-    batches = loader.epoch(0)
 else:
     loader = ValidationLoader(index, **options)
-    batches = iter(loader)
 try:
     require_room([RankRoom(0, "here", loader.shared_demand, shared_room())])
     Path("/dev/shm/other").write_bytes(bytes(fill))
+    batches = loader.epoch(0) if kind == "training" else iter(loader)  # workers take room from here on
     print("batches", sum(1 for _ in batches), flush=True)
 except HpcYoloError as error:
     print(type(error).__name__, error, flush=True)

@@ -338,7 +338,7 @@ def test_control_characters_cannot_reach_a_script(spec_file, where, written, eit
     assert problem.isascii() and not re.search(r"[^\n\x20-\x7e]", problem), "the message itself is safe to print"
 
 
-@pytest.mark.parametrize("written", CONTROL_CHARACTERS.keys() - {"\\n", "\\t"})
+@pytest.mark.parametrize("written", sorted(CONTROL_CHARACTERS.keys() - {"\\n", "\\t"}))
 def test_shell_lines_hold_no_other_control_characters(spec_file, written, either_loader):
     problem = spec_file.add(f'cluster:\n  setup: [x, "a{written}b"]\n').only_problem()
     assert f"cluster.setup[1]: control characters {CONTROL_CHARACTERS[written]}" in problem
