@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ BOX_AND_OBJECTNESS = 5
 HeadOutput = list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """The last layer of a model. A subclass implements `forward` and `loss`.
 
     Args:
@@ -35,17 +37,17 @@ class Head(nn.Module):
         self.register_buffer("anchors", torch.tensor(anchors_pixels, device="cpu").float().view(len(c_in), -1, 2))
         self.register_buffer("strides", torch.ones(len(c_in), device="cpu"), persistent=False)
 
+    @abstractmethod
     def forward(self, levels: list[torch.Tensor]) -> HeadOutput:
         """Return the predictions for `levels`, one (B, C, H, W) a level.
 
         In training: raw tensors (B, A, H, W, outputs), one a level. In evaluation: (decoded, raw tensors), decoded
         (B, predictions, 5 + classes): cxcywh in input pixels, objectness, class scores, by level, anchor, y, x.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, hyp: Hyperparameters, imgsz: int, label_smoothing: float) -> Loss:
         """Return the loss of the raw outputs, which follows later changes of the anchors."""
-        raise NotImplementedError
 
     def anchors_pixels(self) -> torch.Tensor:
         """Return (levels, anchors, 2) width, height in input pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
@@ -15,7 +16,7 @@ def on_this_rank(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """The loss of a head as a dict of named terms. A subclass computes them in `terms`.
 
     The names are those of `gains`: journal, log, screens, charts and TensorBoard show the terms under them, in their
@@ -53,8 +54,8 @@ class Loss(nn.Module):
         terms = self.terms(predictions, targets, sum_over_ranks, world_size)
         return {name: terms[name] * gain for name, gain in self.gains.items()}
 
+    @abstractmethod
     def terms(
         self, predictions: list[torch.Tensor], targets: torch.Tensor, sum_over_ranks: SumOverRanks, world_size: int
     ) -> dict[str, torch.Tensor]:
         """Return this rank's part of each term before its gain; arguments as in `forward`."""
-        raise NotImplementedError
