@@ -41,7 +41,7 @@ def why_no_cluster() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of Slurm, and begin with their modules: they last longest, and two processes share the work."""
+    """Mark the tests of Slurm, and begin with their modules: they last longest, and few processes share the work."""
     slow = set()
     for item in items:
         if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -97,11 +97,17 @@ def slurm_cluster() -> Iterator[rig.SlurmCluster]:
         cluster.stop()
 
 
+def become_client(cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands of this process act on `cluster`. Coverage in them and in jobs would cost a fifth of the suite."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.SlurmCluster]:
     """The private cluster, with this process as its client; jobs that the test leaves are cancelled."""
-    for name, value in slurm_cluster.environment.items():
-        monkeypatch.setenv(name, value)
+    become_client(slurm_cluster, monkeypatch)
     yield slurm_cluster
     slurm_cluster.cancel_all()
 
@@ -121,8 +127,7 @@ def slurm_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., rig.Sl
         placed = {name: value.format(directory=directory) for name, value in settings.items()}
         started.append(rig.SlurmCluster(directory=directory, settings=placed))
         started[-1].start()
-        for name, value in started[-1].environment.items():
-            monkeypatch.setenv(name, value)
+        become_client(started[-1], monkeypatch)
         return started[-1]
 
     yield start
