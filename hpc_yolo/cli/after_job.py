@@ -9,12 +9,11 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.launch.prepare import run_of
+from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.journal import require_format
-from hpc_yolo.spec.load import load_resolved_spec, load_spec
+from hpc_yolo.spec.load import load_spec
 
 
 @click.command(hidden=True)
@@ -45,10 +44,9 @@ def after_job(
         return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
-        require_format(run.journal)
-        spec = load_resolved_spec(run.spec)
+        spec = submitted_spec(run)
     elif (existing := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
-        run, spec = existing, load_resolved_spec(existing.spec)
+        run, spec = existing, submitted_spec(existing)
     else:
         spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)

@@ -9,8 +9,8 @@ from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.cli.submit import carry_out, print_warnings
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.weights import with_located_weights
-from hpc_yolo.spec.load import load_resolved_spec
 
 
 @click.command()
@@ -26,7 +26,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     """
     overrides = read_overrides(assignments, {})
     runs = [named_run(name) for name in written]
-    plans = [make_plan(with_located_weights(load_resolved_spec(run.spec, overrides))) for run in runs]
+    plans = [make_plan(with_located_weights(submitted_spec(run, overrides))) for run in runs]
     local = [plan.run.name for plan in plans if not plan.uses_slurm]
     if len(plans) > 1 and (local or follow):
         raise click.UsageError(f"{local[0] if local else 'each'} is followed until it ends: resume one run at a time")

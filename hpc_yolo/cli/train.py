@@ -14,13 +14,12 @@ from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.launch.preflight import preflight
-from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of
+from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of, submitted_spec
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
 from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.journal import require_format
-from hpc_yolo.spec.load import Override, load_resolved_spec, load_spec
+from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.start import start_task
 
@@ -97,8 +96,7 @@ def _train_prepared_run(path: Path, overrides: list[Override], process: ProcessI
         raise SpecError(
             f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
         )
-    require_format(run.journal)
-    spec = load_resolved_spec(run.spec)
+    spec = submitted_spec(run)
     if not _is_finished(run, process):
         start_task(run, spec)
 

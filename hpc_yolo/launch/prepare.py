@@ -62,6 +62,17 @@ def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | Non
     return run if spec.name and run.exists else None
 
 
+def submitted_spec(run: RunDirectory, overrides: Sequence[Override] = ()) -> Spec:
+    """Return the spec with which `run` was submitted, with `overrides` on top.
+
+    Raises:
+        RunError: an older version of this program has written the run.
+        SpecError: the spec or an override is invalid.
+    """
+    require_format(run.journal)
+    return load_resolved_spec(run.spec, overrides)
+
+
 def is_continuation(run: RunDirectory, process: ProcessInfo) -> bool:
     """Return whether this job was requeued or follows another one, so that the run was not submitted again.
 
@@ -89,8 +100,7 @@ def require_same_training(run: RunDirectory, spec: Spec) -> None:
                 hint="give the run another name with --set name=NAME, or another directory with --set output=DIR",
             )
         return
-    require_format(run.journal)
-    before, now = learned_fields(load_resolved_spec(run.spec)), learned_fields(spec)
+    before, now = learned_fields(submitted_spec(run)), learned_fields(spec)
     changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
     if changed:
         differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)

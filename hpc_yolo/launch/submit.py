@@ -20,10 +20,9 @@ from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
-from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.launch.prepare import prepare_run, submitted_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
-from hpc_yolo.spec.load import load_resolved_spec
 
 LOCAL_LIMIT_MIN = 60 * 24 * 365
 
@@ -39,7 +38,7 @@ class TrainingJob:
         from hpc_yolo.training.start import start_task
 
         run = RunDirectory(Path(self.run_directory))
-        start_task(run, load_resolved_spec(run.spec))
+        start_task(run, submitted_spec(run))
 
 
 def submit(plan: Plan) -> Submission:

@@ -12,13 +12,14 @@ from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.local_gpus import visible_gpus
+from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.run_names import agreed_name
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
-from hpc_yolo.runs.journal import read_events, require_format
+from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.device import read_device
-from hpc_yolo.spec.load import Override, check_spec, load_resolved_spec
+from hpc_yolo.spec.load import Override, check_spec
 from hpc_yolo.spec.problems import format_problems
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
@@ -87,8 +88,7 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
         RunError: there is no such run, or it is finished.
     """
     run = _run_around(Path(where)) if where else newest_run(RUNS_DIRECTORY)
-    require_format(run.journal)
-    spec = load_resolved_spec(run.spec, overrides)
+    spec = submitted_spec(run, overrides)
     end = Attempts(read_events(run.journal)).last_end
     if end is not None and end.outcome == AttemptEnded.FINISHED and end.epoch >= spec.train.epochs:
         raise RunError(

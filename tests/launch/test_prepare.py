@@ -1,0 +1,42 @@
+"""The run directory before a task starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import RunError
+from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.runs.directory import RunDirectory
+
+OLD_JOURNAL = b'{"event":"attempt_started","time":1.0,"attempt":1,"format_version":1,"job_id":"7"}\n'
+
+
+@pytest.fixture
+def old_run(run: RunDirectory) -> RunDirectory:
+    """A run of an older version, whose spec has a field that this version does not know."""
+    run.spec.write_text(f"name: run\nmodel: yolov5n\ndata: d.yaml\nnetwork: old\noutput: {run.path.parent}\n")
+    run.origin.write_text('{"hpc_yolo": "0.0"}\n')
+    run.journal.write_bytes(OLD_JOURNAL)
+    return run
+
+
+def test_run_of_an_older_version_is_refused_before_its_spec_is_read(old_run: RunDirectory) -> None:
+    """The message named the unknown field instead, which the user cannot mend."""
+    with pytest.raises(RunError, match=r"written by an older version of hpc-yolo \(journal format 1"):
+        submitted_spec(old_run)
+
+
+@pytest.mark.parametrize(
+    "command", [("resume",), ("train",), ("train", "--resume"), ("after-job", "--exit-code", "1")], ids=" ".join
+)
+def test_commands_on_a_run_of_an_older_version_end_with_that_message(
+    old_run: RunDirectory, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, [*command, str(old_run.path)])
+    assert isinstance(result.exception, RunError)
+    assert "written by an older version" in str(result.exception)
