@@ -10,7 +10,7 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.data.run_inputs import are_kept
-from hpc_yolo.launch.plan import slurm_plan
+from hpc_yolo.launch.plan import planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.spec.load import load_spec
@@ -29,7 +29,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     """
     spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
     require_shell_syntax(spec.cluster)
-    plan = slurm_plan(spec, "rendered", current_environment())
+    plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, spec, needs_data=False)
     if not are_kept(plan.run):

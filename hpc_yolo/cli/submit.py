@@ -14,7 +14,6 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
-from hpc_yolo.launch.partition_checks import estimate_start
 from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.submit import submit as submit_plan
@@ -77,7 +76,7 @@ def start_of(plan: Plan) -> tuple[str, bool]:
     assert plan.script is not None
     try:
         sbatch = slurm_command.with_sbatch_variables(plan.variables)
-        estimate = estimate_start(plan.script, plan.sbatch_options, run=sbatch)
+        estimate = scheduler.estimate_start(plan.script, plan.sbatch_options, run=sbatch)
     except SchedulerUnavailable as error:
         return f"not known: {error.message}", False
     except ClusterError as error:

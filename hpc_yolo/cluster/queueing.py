@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster import scheduler, slurm_command
+from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.slurm_command import Run, run_command
-from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
@@ -128,3 +129,23 @@ def _with_token(options: Sequence[str], script: Path, token: str) -> list[str]:
     kept = [word for word in " ".join(comments).split(" ") if word and not word.startswith(TOKEN_PREFIX)]
     others = [option for option in options if not option.startswith("--comment=")]
     return [*others, f"--comment={' '.join([*kept, token])}"]
+
+
+def require_not_active(run: RunDirectory, *, slurm_answers: bool) -> None:
+    """Check that no job of `run` is queued or running, as far as that can be determined.
+
+    Raises:
+        RunError: a job is queued or running.
+    """
+    if slurm_answers:
+        adopt_lost_jobs(run)
+    jobs = [job for job in current_jobs(run) if slurm_answers or not job.uses_slurm]
+    try:
+        alive = alive_jobs(jobs, scheduler.PROMPT_TIMEOUT_S)
+    except SchedulerUnavailable:
+        return
+    if alive:
+        raise RunError(
+            f"{run.name} is already queued or running, as {alive[-1].name}",
+            hint=f"watch it with hpc-yolo follow {run.path}, or give the new run another --name",
+        )

@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -98,13 +99,21 @@ def jobs_by_comment(prefix: str, timeout_s: float = QUERY_TIMEOUT_S, *, run: Run
     return parse_comments(output_of(arguments, timeout_s, run), prefix)
 
 
-def estimate_start(path: Path, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
-    """Return when and where the script at `path` would start, by `sbatch --test-only`; nothing is queued.
+def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
+    """Return when and where Slurm would start `script` with the `options` of sbatch; nothing is queued.
+
+    Args:
+        script: the text of a batch script.
+        options: of sbatch's command line.
+        run: runs sbatch.
 
     Raises:
-        ClusterError: the job could never start; the message is Slurm's.
+        ClusterError: the job could never start; the message is Slurm's. Or Slurm does not answer.
     """
-    done = run(["sbatch", "--test-only", *options, str(path)], CHANGE_TIMEOUT_S)
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+        file.write(script)
+        file.flush()
+        done = run(["sbatch", "--test-only", *options, file.name], CHANGE_TIMEOUT_S)
     if done.returncode != 0:
         raise command_error("sbatch", done)
     return parse_test_only(done.stderr)

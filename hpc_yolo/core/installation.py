@@ -6,6 +6,7 @@ machine's C library; two wheels may not fit each other. Each is one sentence her
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import re
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from hpc_yolo.core.errors import InstallationError
+from hpc_yolo.core.errors import InstallationError, SpecError
 
 # Packages whose import may fail for want of something else, and what pip calls them.
 PACKAGES = {"cv2": "opencv-python", "torch": "torch", "torchvision": "torchvision", "numpy": "numpy"}
@@ -121,3 +122,16 @@ def _advice(package: str, library: str) -> str:
 
 def _first_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason is given"])[0]
+
+
+def require_tensorboard() -> None:
+    """Check that TensorBoard is installed.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise SpecError(
+            "train.tensorboard: needs the package tensorboard, which is not installed here",
+            hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
+        )

@@ -150,9 +150,9 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     """
     executor, why = choose_executor(spec.cluster.executor)
     environ = current_environment() if environ is None else environ
-    if executor == "slurm":
-        return slurm_plan(spec, why, environ)
     run = planned_run(spec)
+    if executor == "slurm":
+        return slurm_plan(spec, run, why, environ)
     chosen = chosen_gpus(spec.train.device, visible_gpus(environ))
     tasks, gpus = local_tasks(spec.cluster, spec.train.batch, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":
@@ -175,13 +175,9 @@ def planned_run(spec: Spec) -> RunDirectory:
     return run
 
 
-def slurm_plan(spec: Spec, why: str, environ: Mapping[str, str]) -> Plan:
-    """Return the plan of a Slurm job of `spec`, submitted from a shell with `environ`, without a query of Slurm.
-
-    Raises:
-        RunError: the run directory belongs to a run with different training settings.
-    """
-    run, cluster = planned_run(spec), spec.cluster
+def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, str]) -> Plan:
+    """Return the plan of a Slurm job of `run`, submitted from a shell with `environ`, without a query of Slurm."""
+    cluster = spec.cluster
     save_times = read_save_times(run)
     variables, ignored = split_variables(
         clean_environment(environ), sbatch.sbatch_options(spec.name, cluster, "", save_times)

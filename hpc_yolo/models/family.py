@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpc_yolo.core.errors import SpecError, TrainingError
 from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, LayerSpec, layer_error, read_activation, read_layers
 from hpc_yolo.models.heads import HEADS
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
+from hpc_yolo.spec.freeze import FREEZE_HINT, freeze_problem
 from hpc_yolo.spec.model_config import load_config, not_a_config
 
 PROBE_PIXELS = 256
@@ -204,3 +206,33 @@ def _replace_activations(model: nn.Module, written: object) -> None:
     for module in model.modules():
         if isinstance(module, Conv):
             module.act = ACTIVATIONS[name]() if slope is None else nn.LeakyReLU(slope)
+
+
+def freeze(model: Detector, layers: int | list[int]) -> None:
+    """Freeze the first so many layers, or those with the listed indices; batch norm goes on measuring.
+
+    Raises:
+        TrainingError: there are no such layers, or none is left that learns.
+    """
+    if problem := freeze_problem(layers, len(model.model)):
+        raise TrainingError(f"train.freeze: {problem}", hint=FREEZE_HINT)
+    indices = list(range(layers)) if isinstance(layers, int) else layers
+    for index in indices:
+        model.model[index].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrainingError("train.freeze: no layer is left to learn", hint=FREEZE_HINT)
+
+
+def require_valid_layers(model: str, num_classes: int, imgsz: int) -> None:
+    """Check that the layers in the file `model` are valid and that their largest stride divides `imgsz`.
+
+    Raises:
+        SpecError: they are not, or it does not.
+    """
+    with torch.device("meta"):
+        stride = build_model(model, num_classes).image_stride
+    if imgsz % stride:
+        raise SpecError(
+            f"train.imgsz: {imgsz} is not a multiple of {stride}, the largest stride of {model}",
+            hint=f"for example --set train.imgsz={-(-imgsz // stride) * stride}",
+        )

@@ -295,3 +295,28 @@ def owner_name(path: Path) -> str:
         return path.owner()
     except KeyError:
         return f"user {path.stat().st_uid}"
+
+
+def mode_warnings(output_mode: str) -> list[str]:
+    """Return a warning where the umask removes permissions that `output_mode` gives."""
+    mask = current_umask()
+    if output_mode == "private" or not mask & 0o050:
+        return []
+    return [f"output_mode: group, but the umask {mask:04o} denies the group access to the run directory; use umask 027"]
+
+
+def require_writable(output: Path) -> None:
+    """Check that `output` can be created in the nearest existing directory above it.
+
+    Raises:
+        RunError: that directory is not writable.
+    """
+    directory = output
+    while not directory.exists():
+        directory = directory.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        reason = "is not writable" if directory.is_dir() else "is a file"
+        raise RunError(
+            f"output: {output} cannot be created ({directory} {reason})",
+            hint="choose another directory with --set output=DIR, on a file system shared by all nodes",
+        )

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import yaml
+
+from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.package_data import resource_directory
+
+FREEZE_HINT = "--freeze 10 freezes the backbone of yolov5"
+
 
 def freeze_problem(freeze: int | list[int], num_layers: int) -> str | None:
     """Return what is wrong with `freeze` for a model of `num_layers` layers, or None."""
@@ -14,3 +23,17 @@ def freeze_problem(freeze: int | list[int], num_layers: int) -> str | None:
     if missing:
         return f"there is no layer {', '.join(map(str, missing))}: {has}"
     return f"no layer is left to learn: {has}" if len(set(freeze)) == num_layers else None
+
+
+def require_trainable_layers(model: str, freeze: int | list[int]) -> None:
+    """Check that `model` has the layers of train.freeze, and at least one that is not frozen.
+
+    Raises:
+        SpecError: it does not.
+    """
+    layers_file = Path(model) if Path(model).suffix else resource_directory("configs") / "models" / f"{model}.yaml"
+    if not freeze or not layers_file.is_file():
+        return
+    layers = yaml.safe_load(layers_file.read_text(encoding="utf-8"))
+    if problem := freeze_problem(freeze, len(layers["backbone"]) + len(layers["head"])):
+        raise SpecError(f"train.freeze: {problem} ({model})", hint=FREEZE_HINT)

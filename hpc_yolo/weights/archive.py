@@ -15,6 +15,7 @@ from pathlib import Path
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.text import printable
 from hpc_yolo.weights.machine import NETWORKS, Record, Tensor, run
+from hpc_yolo.weights.store import published_names
 
 MAX_PICKLE_BYTES = 16 * 2**20  # of the largest model it is 256 kB
 MAX_ENTRIES = 100_000
@@ -63,17 +64,23 @@ def is_pickled(path: Path) -> bool:
     return path.suffix.lower() in PICKLED_SUFFIXES or zipfile.is_zipfile(path)
 
 
-def require_weights(path: Path) -> None:
-    """Refuse a file that training cannot begin with, as far as it can be seen without torch.
+def require_usable_weights(weights: Path) -> None:
+    """Check that `weights` is a file with which training can begin, as far as that is seen without torch, or published.
 
     Raises:
-        CheckpointError: it is a model of another form or of another program.
+        CheckpointError: it is neither, or a model of another form or of another program.
     """
-    if not is_pickled(path):
-        refuse_other_forms(path)
-        return
-    with open_archive(path) as archive:
-        described_model(archive)
+    if not weights.is_file():
+        if weights.name not in published_names():
+            raise CheckpointError(
+                f"weights: {weights} is neither a file nor published ({', '.join(published_names())})",
+                hint="set weights: '' to train from scratch",
+            )
+    elif is_pickled(weights):
+        with open_archive(weights) as archive:
+            described_model(archive)
+    else:
+        refuse_other_forms(weights)
 
 
 def refuse_other_forms(path: Path) -> None:

@@ -92,7 +92,7 @@ def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submi
     assert are_kept(run)
     assert f"-m hpc_yolo train {run.path}\n" in output
     overrides = read_overrides(("train.epochs=3", "cluster.setup=[true]"), {"nodes": "4"})
-    assert output == slurm_plan(load_spec(spec, overrides), "", {}).script
+    assert output == slurm_plan(load_spec(spec, overrides), run, "", {}).script
     monkeypatch.setenv("PATH", str(spec.parent))
     assert run_cli("render", spec, *options).stdout == output
 

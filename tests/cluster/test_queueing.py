@@ -10,12 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hpc_yolo.cluster.queueing import KEEP_S, TOKEN_PREFIX, adopt_lost_jobs, queue_script
+from hpc_yolo.cluster.queueing import KEEP_S, TOKEN_PREFIX, adopt_lost_jobs, queue_script, require_not_active
 from hpc_yolo.cluster.slurm_command import Finished
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.launch.actions import cancel_run
-from hpc_yolo.launch.preflight import require_not_active
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, all_submissions
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster import site
 from hpc_yolo.core.errors import ClusterError
-from hpc_yolo.doctor import find_measured
-from hpc_yolo.launch.partition_checks import partition_warnings
+from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
@@ -52,6 +51,11 @@ def report_of(*words):
     return result.exit_code, json.loads(result.stdout)
 
 
+def warnings_for(spec):
+    measured = find_measured(RunDirectory(Path(spec.output) / spec.name), spec.model_source)
+    return partition_warnings(spec.cluster, spec.checkpoint, measured)
+
+
 @pytest.mark.slurm_quick("doctor")
 @pytest.mark.usefixtures("in_slurm")
 def test_seconds_of_a_preempted_job_on_the_real_cluster(spec_path, saved_run):
@@ -59,19 +63,19 @@ def test_seconds_of_a_preempted_job_on_the_real_cluster(spec_path, saved_run):
     assert (code, report["answers"], report["stop_s"]) == (0, True, {"gpu": 5, "preempt": 25, "high": 5})
     code, report = report_of(spec_path)
     assert (code, report["stop_s"], report["save_times"], report["signal_before_s"]) == (0, {"preempt": 25}, None, 120)
-    assert partition_warnings(load_spec(spec_path)) == []
+    assert warnings_for(load_spec(spec_path)) == []
     saved_run("new", 11.0)
     code, report = report_of(spec_path)
     assert (code, report["measured_in"], report["signal_before_s"]) == (4, "new", 63)
     plan = make_plan(load_spec(spec_path))
     for script in (plan.script, CliRunner().invoke(cli, ["render", str(spec_path)]).output):
         assert "#SBATCH --signal=USR2@63\n" in script
-    (warning,) = partition_warnings(load_spec(spec_path))
+    (warning,) = warnings_for(load_spec(spec_path))
     assert warning.startswith("save time: 11.00 s for 22 MB")
     with pytest.raises(ClusterError, match="no partition 'none'"):
         CliRunner().invoke(cli, ["doctor", str(spec_path), "--partition", "none"], catch_exceptions=False)
     with pytest.raises(ClusterError, match="has 2 nodes, the spec requests 4"):
-        partition_warnings(load_spec(spec_path, [Override("cluster.nodes", "4", "--nodes 4")]))
+        warnings_for(load_spec(spec_path, [Override("cluster.nodes", "4", "--nodes 4")]))
 
 
 def test_report_without_slurm_describes_ctrl_c(spec_path, monkeypatch, tmp_path):
@@ -91,7 +95,7 @@ def test_slurm_without_answer_has_an_exit_code_of_its_own(spec_path, monkeypatch
     code, report = report_of(spec_path)
     assert (code, report["answers"]) == (5, False)
     assert "scontrol gave no answer within 0.2 s" in report["slurm"]
-    assert partition_warnings(load_spec(spec_path)) == []
+    assert warnings_for(load_spec(spec_path)) == []
 
 
 def test_save_times_are_those_of_the_run_or_of_the_newest_sibling_with_its_model(spec_path, saved_run):

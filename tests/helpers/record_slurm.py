@@ -181,10 +181,14 @@ def record_settings(recording: Recording) -> None:
     )
     site.qos_limits(run=recording.saved("show_qos"))
     script = recording.scripts / "fails.sh"
-    scheduler.estimate_start(script, ["--nodes=2"], run=recording.saved("test_only"))
+    text = script.read_text()
+    scheduler.estimate_start(text, ["--nodes=2"], run=recording.saved("test_only"))
     refused: list[tuple[str, Callable[[slurm_command.Run], object]]] = [
-        ("test_only_too_large", lambda run: scheduler.estimate_start(script, ["--nodes=3"], run=run)),
-        ("test_only_no_partition", lambda run: scheduler.estimate_start(script, ["--partition=nosuch"], run=run)),
+        ("test_only_too_large", lambda run: scheduler.estimate_start(text, ["--nodes=3"], run=run)),
+        (
+            "test_only_no_partition",
+            lambda run: scheduler.estimate_start(text, ["--partition=nosuch"], run=run),
+        ),
         ("submit_no_partition", lambda run: scheduler.submit_script(script, ["--partition=nosuch"], run=run)),
         ("squeue_unknown_job", lambda run: scheduler.job_states(["999999"], run=run)),
         ("requeue_unknown_job", lambda run: scheduler.requeue("999999", run=run)),

@@ -9,7 +9,7 @@ import pytest
 from hpc_yolo.cluster import site
 from hpc_yolo.core.errors import ClusterError, RunError
 from hpc_yolo.launch.local_gpus import local_tasks, visible_gpus
-from hpc_yolo.launch.plan import choose_executor, make_plan, plan_at_site, slurm_plan
+from hpc_yolo.launch.plan import Plan, choose_executor, make_plan, plan_at_site, planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
@@ -24,6 +24,10 @@ def spec_of(tmp_path, *, train=None, **cluster) -> Spec:
         cluster=ClusterSpec(**({"executor": "local"} | cluster)),
         train=TrainSpec(**(train or {})),
     )
+
+
+def plan_of_job(spec: Spec) -> Plan:
+    return slurm_plan(spec, planned_run(spec), "", {})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_plan_lists_applied_and_ignored_sbatch_variables(tmp_path):
 )
 def test_tasks_and_last_command_use_cluster_python(tmp_path, cluster, tasks_python, sure_python):
     """A bare name needs the PATH that the setup defines, so after a failed setup the submitting Python is used."""
-    plan = slurm_plan(spec_of(tmp_path, **cluster, setup=["true"]), "", {})
+    plan = plan_of_job(spec_of(tmp_path, **cluster, setup=["true"]))
     lines, run = plan.script.splitlines(), tmp_path / "runs" / "run"
     (srun,) = [line for line in lines if line.startswith("srun ")]
     assert srun.endswith(f" {tasks_python} -u -m hpc_yolo train {run}")
@@ -154,7 +158,7 @@ def test_tasks_and_last_command_use_cluster_python(tmp_path, cluster, tasks_pyth
 def test_held_job_is_requeued_instead_of_chained(tmp_path, monkeypatch, options, mode):
     settings = site.parse_site_settings("KillWait = 30 sec\nAuthInfo = (null)\n")
     monkeypatch.setattr(site, "site_settings", lambda **_: settings)
-    plan = plan_at_site(slurm_plan(spec_of(tmp_path, sbatch=options), "", {}))
+    plan = plan_at_site(plan_of_job(spec_of(tmp_path, sbatch=options)))
     assert plan.requeue.mode == mode
 
 
@@ -173,7 +177,7 @@ def test_local_run_uses_the_submitting_python(tmp_path):
     ],
 )
 def test_decisions_use_singular_and_plural(tmp_path, cluster, batch, text):
-    decisions = dict(slurm_plan(spec_of(tmp_path, train={"batch": batch}, **cluster), "", {}).decisions())
+    decisions = dict(plan_of_job(spec_of(tmp_path, train={"batch": batch}, **cluster)).decisions())
     assert decisions["world size"] == text
     assert decisions["batch"].startswith("1 image per step" if batch == 1 else f"{batch} images per step")
 

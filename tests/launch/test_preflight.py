@@ -1,21 +1,15 @@
 """Checks before a submission: invalid specs are refused before anything is queued."""
 
-import re
-import sys
 import zipfile
 
 import pytest
 
-from hpc_yolo.cluster import site
-from hpc_yolo.cluster.site import Partition
-from hpc_yolo.cluster.slurm_output import StartEstimate
-from hpc_yolo.core.errors import CheckpointError, ClusterError, SchedulerUnavailable, SpecError
+from hpc_yolo.core.errors import CheckpointError, SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.launch.partition_checks import obstacle_warnings, partition_warnings
-from hpc_yolo.launch.preflight import preflight, require_python
+from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec, TrainSpec
 
 
 @pytest.fixture
@@ -81,91 +75,6 @@ def test_missing_unused_split_is_a_warning(tmp_path):
     spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
     (warning,) = preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
     assert "test: " in warning and "gone does not exist" in warning
-
-
-PARTITIONS = {
-    "gpu": Partition("gpu", "UP", True, 2, 3600, 600, 0, "OFF"),
-    "short": Partition("short", "UP", False, 8, 60, 60, 0, "OFF"),
-    "endless": Partition("endless", "UP", False, None, None, None, 0, "OFF"),
-}
-OVER_TIME = "cluster.time: 02:00:00 is over the 01:00:00 of partition gpu"
-OVER_NODES = "cluster.nodes: partition gpu has 2 nodes, the spec requests 4"
-
-
-@pytest.mark.parametrize(
-    ("cluster", "obstacle"),
-    [
-        ({}, None),
-        ({"time": "01:00:00", "nodes": 2}, None),
-        ({"time": "02:00:00"}, OVER_TIME),
-        ({"time": "UNLIMITED"}, "cluster.time: UNLIMITED is over the 01:00:00 of partition gpu"),
-        ({"time": "0"}, "cluster.time: 0 is over the 01:00:00 of partition gpu"),
-        ({"time": "UNLIMITED", "partition": "endless"}, None),
-        ({"nodes": 4}, OVER_NODES),
-        ({"time": "02:00:00", "partition": "short,gpu"}, OVER_TIME),
-        ({"time": "02:00:00", "partition": ["gpu", "endless"]}, None),  # the longest limit counts
-        ({"nodes": 4, "time": "00:01:00", "partition": "gpu,short"}, None),
-        ({"nodes": 4, "time": "01:00:00", "partition": "gpu,short"}, OVER_NODES),  # neither takes both
-        ({"partition": "gpu,nope"}, "there is no partition 'nope' here"),
-    ],
-)
-def test_job_over_a_limit_is_refused_if_slurm_refuses_it_and_is_a_warning_otherwise(monkeypatch, cluster, obstacle):
-    spec = Spec(name="run", data="d", cluster=ClusterSpec(gpus_per_node=0, **cluster))
-    monkeypatch.setattr(site, "partitions", lambda **_: PARTITIONS)
-    monkeypatch.setattr(site, "site_settings", lambda **_: None)
-
-    def answer(refusal: ClusterError | None):
-        def estimate_start(_path, _options=(), **_):
-            if refusal is not None:
-                raise refusal
-            return StartEstimate()
-
-        monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", estimate_start)
-
-    answer(ClusterError("sbatch: allocation failure"))
-    if obstacle is None:
-        assert partition_warnings(spec) == [], "what else is wrong, sbatch says itself"
-        return
-    with pytest.raises(ClusterError, match=re.escape(obstacle)):
-        partition_warnings(spec)
-    for accepted in (None, SchedulerUnavailable("no answer")):
-        answer(accepted)
-        warnings = partition_warnings(spec)
-        assert (
-            obstacle.startswith("there is no")
-            or warnings[0].startswith(f"{obstacle}; Slurm accepts")
-            or any(obstacle in warning for warning in warnings)
-        )
-
-
-def test_site_that_enforces_limits_yields_no_warning_for_an_accepted_job(monkeypatch):
-    """A QOS has lifted it."""
-    cluster = ClusterSpec(gpus_per_node=0, time="02:00:00")
-    monkeypatch.setattr("hpc_yolo.cluster.scheduler.estimate_start", lambda *_args, **_: StartEstimate())
-    partitions = [PARTITIONS["gpu"]]
-    assert len(obstacle_warnings(cluster, partitions, is_lifted=False)) == 1
-    assert obstacle_warnings(cluster, partitions, is_lifted=True) == []
-
-
-@pytest.mark.parametrize(
-    ("python", "setup", "message"),
-    [
-        ("/nowhere/bin/python", [], None),  # it may be there on compute nodes
-        ("python3", [], None),
-        (sys.executable, [], None),
-        ("/bin/true", [], None),
-        ("/bin/false", [], "/bin/false cannot import hpc_yolo"),
-        ("/bin/false", ["true"], None),  # setup may change what it finds
-        ("/etc/passwd", [], "/etc/passwd cannot import hpc_yolo: Permission denied"),
-    ],
-)
-def test_python_without_this_package_is_refused_where_it_exists_here(python, setup, message):
-    cluster = ClusterSpec(python=python, setup=setup)
-    if message is None:
-        require_python(cluster)
-    else:
-        with pytest.raises(SpecError, match=message):
-            require_python(cluster)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import pytest
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import append_json_line, make_directory, write_atomic
-from hpc_yolo.launch.preflight import mode_warnings
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.directory import RunDirectory, mode_warnings
 
 STRANGER_UID, GROUP_GID = 54321, 54322  # nobody's
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user can be had by root alone")

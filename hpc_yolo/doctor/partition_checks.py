@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
 from hpc_yolo.cluster.site import Partition, SiteSettings
-from hpc_yolo.cluster.slurm_command import Run, run_command
-from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.units import format_time
-from hpc_yolo.doctor import find_measured, losses, obstacles, startable
-from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.doctor.findings import Measured, losses, obstacles, startable
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
 
 
-def partition_warnings(spec: Spec) -> list[str]:
-    """Return warnings about what keeps a job of `spec` waiting or loses its work when it is interrupted, a line each.
+def partition_warnings(cluster: ClusterSpec, checkpoint: CheckpointSpec, measured: Measured | None) -> list[str]:
+    """Return warnings about what keeps a job waiting or loses its work when it is interrupted, a line each.
+
+    Args:
+        cluster: what the job requests.
+        checkpoint: when it saves.
+        measured: save times of its run or of a similar one.
 
     Raises:
         ClusterError: Slurm would refuse the job because of its partition, number of nodes or time limit.
     """
+    run, settings = slurm_command.on_cluster(cluster.slurm_cluster), None
     try:
-        found = site.partitions(run=slurm_command.on_cluster(spec.cluster.slurm_cluster))
+        found = site.partitions(run=run)
     except ClusterError:
         return []
     try:
-        partitions = site.chosen_partitions(spec.cluster.partitions, found)
+        partitions = site.chosen_partitions(cluster.partitions, found)
     except ClusterError as unknown:
-        require_accepted(spec.cluster, unknown)
+        require_accepted(cluster, unknown)
         return []
-    settings = None
     with contextlib.suppress(ClusterError):
-        settings = site.site_settings(run=slurm_command.on_cluster(spec.cluster.slurm_cluster))
+        settings = site.site_settings(run=run)
     is_lifted = settings is not None and settings.enforces_limits
     return [
-        *obstacle_warnings(spec.cluster, partitions, is_lifted=is_lifted),
-        *(loss_warnings(spec, partitions, settings) if settings is not None else []),
+        *obstacle_warnings(cluster, partitions, is_lifted=is_lifted),
+        *(loss_warnings(settings, partitions, cluster, checkpoint, measured) if settings is not None else []),
     ]
 
 
@@ -76,31 +76,22 @@ def obstacle_warnings(cluster: ClusterSpec, partitions: Sequence[Partition], *, 
 def require_accepted(cluster: ClusterSpec, refusal: ClusterError) -> None:
     """Raise `refusal` if Slurm refuses a job of `cluster` too; return where it accepts the job or does not answer."""
     try:
-        estimate_start(sbatch.script("hpc-yolo", cluster, "true", "true", log="/dev/null"))
+        scheduler.estimate_start(sbatch.script("hpc-yolo", cluster, "true", "true", log="/dev/null"))
     except SchedulerUnavailable:
         return
     except ClusterError:
         raise refusal from None
 
 
-def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
-    """Return when and where Slurm would start `script` with the `options` of sbatch; nothing is queued.
-
-    Raises:
-        ClusterError: Slurm would refuse it, or does not answer.
-    """
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
-        file.write(script)
-        file.flush()
-        return scheduler.estimate_start(Path(file.name), options, run=run)
-
-
-def loss_warnings(spec: Spec, partitions: Sequence[Partition], settings: SiteSettings) -> list[str]:
-    """Return warnings about what loses work when a job of `spec` is interrupted, a line each."""
-    measured = find_measured(RunDirectory(Path(spec.output) / spec.name), spec.model_source)
+def loss_warnings(
+    settings: SiteSettings,
+    partitions: Sequence[Partition],
+    cluster: ClusterSpec,
+    checkpoint: CheckpointSpec,
+    measured: Measured | None,
+) -> list[str]:
+    """Return warnings about what loses work when a job on `partitions` is interrupted, a line each."""
     found: dict[str, None] = {}
-    for partition in startable(partitions, spec.cluster) or (None,):
-        found |= dict.fromkeys(
-            finding.line for finding in losses(settings, partition, spec.cluster, spec.checkpoint, measured)
-        )
+    for partition in startable(partitions, cluster) or (None,):
+        found |= dict.fromkeys(finding.line for finding in losses(settings, partition, cluster, checkpoint, measured))
     return list(found)
