@@ -21,6 +21,7 @@ import torch
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.run_inputs import RunInputs
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import choose_device, connected, make_deterministic
@@ -82,10 +83,9 @@ def make_trainer(
     spec = Spec(name="step", model=model, data=str(path), output=str(directory), train=train)
     run, process = RunDirectory(directory / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
-        origin = Origin(load_config(model))
-        identity = TrainingIdentity(len(indexes[0].paths))
-        hyp = Hyperparameters()
-        context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit=lambda _event: None)
+        inputs = RunInputs(Hyperparameters(), None, dataset, digest="")
+        origin, identity = Origin(model, load_config(model)), TrainingIdentity(indexes[0].num_images)
+        context = build_context(spec, inputs, indexes, origin, identity, world, run.checkpoints, lambda _event: None)
         trainer = Trainer(context, world, run, None, StopRequest())
     trainer.context.trained.train()
     return trainer

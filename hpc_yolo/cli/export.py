@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
-from hpc_yolo.cli.options import read_sides
+from hpc_yolo.cli.options import SIDES, read_sides
 
 FORMS = ("onnx", "torchscript")
 # Forms of the guide that are not supported.
@@ -39,13 +39,7 @@ class ExportCommand(GuideCommand):
     show_default=True,
     help="onnx, torchscript, or both in a row.",
 )
-@click.option(
-    "--imgsz",
-    "--img",
-    "--img-size",
-    metavar="PIXELS",
-    help="Side, or height and width. [default: as trained, else 640]",
-)
+@SIDES
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--dynamic", is_flag=True, help="Accept any number of images of any size.")
 @click.option("--opset", type=click.IntRange(min=12, max=20), default=17, show_default=True, metavar="N")

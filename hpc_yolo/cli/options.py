@@ -63,6 +63,15 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
     return overrides
 
 
+SIDES = click.option(
+    "--imgsz",
+    "--img",
+    "--img-size",
+    metavar="PIXELS",
+    help="Side, or height and width. [default: as trained, else 640]",
+)
+
+
 def read_sides(written: str) -> tuple[int, int]:
     """Return height and width in pixels from the value of --imgsz: one side, or both with a comma.
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
+from hpc_yolo.cli.options import SIDES
 
 FRACTION = click.FloatRange(0, 1)
 POSITIVE = click.IntRange(1)
@@ -26,13 +27,7 @@ class PredictCommand(GuideCommand):
 @click.option(
     "--weights", required=True, metavar="FILE", help="A run, .safetensors, .pt, exported file, published name."
 )
-@click.option(
-    "--imgsz",
-    "--img",
-    "--img-size",
-    metavar="PIXELS",
-    help="Side, or height and width. [default: as trained, else 640]",
-)
+@SIDES
 @click.option("--conf-thres", default=0.25, show_default=True, type=FRACTION, help="Confidence threshold.")
 @click.option("--iou-thres", default=0.45, show_default=True, type=FRACTION, help="IoU threshold of NMS.")
 @click.option("--max-det", default=1000, show_default=True, type=POSITIVE, help="Maximum detections of an image.")

@@ -80,6 +80,17 @@ def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random:
     return by_area
 
 
+def better_anchors(
+    sizes: Sizes, anchors: Sizes, imgsz: int, max_ratio: float, random: np.random.Generator
+) -> Sizes | None:
+    """Return anchors (k, 2) that fit more of `sizes`; None where nearly all fit, or the search finds no better."""
+    recall = anchor_fit(sizes, anchors, max_ratio).best_possible_recall
+    if recall > GOOD_RECALL:
+        return None
+    found = find_anchors(sizes, len(anchors), imgsz, max_ratio, random)
+    return found if anchor_fit(sizes, found, max_ratio).best_possible_recall > recall else None
+
+
 def _agreement(sizes: Sizes, anchors: Sizes) -> Sizes:
     """Return (n, k) in (0, 1]: the lower of both sides' ratios, the smaller length over the larger."""
     widths, heights = sizes.clip(min=TINY).T[:, :, None] / anchors.clip(min=TINY).T[:, None]  # a side of 0 fits nothing

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import event_line, losses_text, metrics_text
+from hpc_yolo.runs.event_lines import EventLines, losses_text, metrics_text
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
@@ -35,20 +35,7 @@ OUTPUT_LINES = 10
 INTERRUPTED = 130
 
 
-class FollowedJob(Protocol):
-    """The parts of a job that following needs."""
-
-    def is_alive(self) -> bool:
-        """Return True if the job is queued or runs."""
-
-    def was_cancelled(self) -> bool:
-        """Return True if a person has cancelled the job, as far as is known."""
-
-    def stop(self) -> bool:
-        """Ask the job to save its state and end; return False if it goes on without its followers instead."""
-
-
-def follow(run: RunDirectory, job: FollowedJob, *, since: float = 0.0, quiet: bool = False) -> int:
+def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool = False) -> int:
     """Show `run` until `job` ends, and return the exit code: 0 finished, 130 stopped before its end.
 
     Args:
@@ -143,7 +130,7 @@ class RunDisplay:
             *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
         )
         self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, values="")
-        self._epochs: int | None = None
+        self._lines = EventLines()
         self._last_evaluation = ""
 
     def __enter__(self) -> RunDisplay:
@@ -160,20 +147,19 @@ class RunDisplay:
         if self._quiet:
             return
         for event in events:
+            line = self._lines.line(event)
             if isinstance(event, AttemptStarted):
                 self._begin(event)
             elif isinstance(event, StepLogged):
                 self._advance(event)
             elif isinstance(event, Evaluated):
                 self._last_evaluation = metrics_text(event)
-            line = event_line(event, self._epochs)
             always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, WarningRaised))
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, WarningRaised) else None
                 self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
 
     def _begin(self, event: AttemptStarted) -> None:
-        self._epochs = event.epochs
         total = event.epochs * event.steps_per_epoch
         self._progress.reset(self._task, total=total, completed=event.step, description=f"epoch 1/{event.epochs}")
 
@@ -181,19 +167,19 @@ class RunDisplay:
         self._progress.update(
             self._task,
             completed=event.step,
-            description=f"epoch {event.epoch + 1}/{self._epochs}",
+            description=f"epoch {event.epoch + 1}/{self._lines.epochs}",
             values=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
         )
 
 
-def _stop_peers_of_a_failed_rank(run: RunDirectory, job: FollowedJob, since: float) -> None:
+def _stop_peers_of_a_failed_rank(run: RunDirectory, job: JobWatch, since: float) -> None:
     """Stop a job of which one rank has failed, after some seconds in which it may record its own end."""
     failure = first_failure(run, since)
     if failure is not None and time.time() - failure.time > FAILURE_GRACE_S:
         job.stop()
 
 
-def _wait_for_end(job: FollowedJob) -> None:
+def _wait_for_end(job: JobWatch) -> None:
     while job.is_alive():
         time.sleep(POLL_S)
 

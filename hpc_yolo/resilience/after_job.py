@@ -16,7 +16,7 @@ from hpc_yolo.core.units import format_mem
 from hpc_yolo.resilience.attempt_end import SUPERSEDED, AttemptEnd, AttemptFacts, FollowUp, StepEnd, attempt_end
 from hpc_yolo.resilience.job_evidence import read_step_end
 from hpc_yolo.resilience.lease import last_holder, take_lease
-from hpc_yolo.resilience.requeue import NOT_QUEUED, carry_out, end_for_good, is_extra_start, job_of
+from hpc_yolo.resilience.requeue import NOT_QUEUED, carry_out, end_for_good, is_extra_start, own_job_record
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
@@ -69,7 +69,7 @@ def read_facts(run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, sta
     )
     if status.code in (0, LeaseError.exit_code) or facts.is_finished:
         return facts
-    job = job_of(process)
+    job = own_job_record(process)
     if facts.recorded is not None:
         return dataclasses.replace(facts, job=job)
     failures = failures_of(run, process.job_id, process.attempt)

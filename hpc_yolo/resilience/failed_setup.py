@@ -12,7 +12,7 @@ from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.lease import take_lease
 from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
-from hpc_yolo.resilience.requeue import carry_out, job_of
+from hpc_yolo.resilience.requeue import carry_out, own_job_record
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
@@ -42,7 +42,7 @@ def conclude_failed_setup(
         limits=cluster,
         attempts=attempts,
         restart=process.attempt,
-        job=job_of(process) if ExitStatus(status).is_signal else None,
+        job=own_job_record(process) if ExitStatus(status).is_signal else None,
         setup_status=ExitStatus(status),
     )
     end = attempt_end(facts)

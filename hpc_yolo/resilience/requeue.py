@@ -33,7 +33,7 @@ def slurm_job_id(process: ProcessInfo) -> str | None:
     return None if process.launcher == "submitit-local" else process.job_id
 
 
-def job_of(process: ProcessInfo) -> JobRecord | None:
+def own_job_record(process: ProcessInfo) -> JobRecord | None:
     """Return the controller's record of this task's job; None outside Slurm, and where it does not answer."""
     job_id = slurm_job_id(process)
     try:

@@ -20,6 +20,23 @@ from hpc_yolo.runs.metrics import METRIC_TITLES
 MAX_HOSTS = 4
 
 
+class EventLines:
+    """Events of a run as lines, in the order of its journal.
+
+    Attributes:
+        epochs: number of epochs of the run; None before the start of an attempt.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: int | None = None
+
+    def line(self, event: AnyEvent) -> str | None:
+        """Return `event_line` of `event`, with the number of epochs from the last start of an attempt."""
+        if isinstance(event, AttemptStarted):
+            self.epochs = event.epochs
+        return event_line(event, self.epochs)
+
+
 def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     """Return `event` as one line; None for those that are too frequent to print.
 

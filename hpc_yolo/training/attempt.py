@@ -26,7 +26,7 @@ from hpc_yolo.resilience.requeue import requeue_mode, slurm_job_id
 from hpc_yolo.resilience.stop_signal import StopRequest, end_at_once_until_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import JournalWriter
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.training.attempt_journal import attempt_started, open_journal, queue_successor, record_end
 from hpc_yolo.training.autobatch import out_of_memory
 from hpc_yolo.training.build import build
@@ -79,7 +79,7 @@ def run_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> Signals 
             lease = take_lease(run, process)
             held.enter_context(Heartbeat(lease))
             held.enter_context(settled_modes(run))
-            held.enter_context(recorded_failure(run, spec, process, lease))
+            held.enter_context(recorded_failure(run, spec.cluster, process, lease))
         device = choose_device(spec.train.device, process)
         journal = None if lease is None else held.enter_context(journal_of(run, spec, process, lease))
         return train(run, spec, process, device, lease, journal)
@@ -96,7 +96,7 @@ def settled_modes(run: RunDirectory) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recorded_failure(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease) -> Iterator[None]:
+def recorded_failure(run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, lease: Lease) -> Iterator[None]:
     """Record an error in the block as the end of this attempt.
 
     Not after the lease was lost, nor where another process has failed first: this one does not know why.
@@ -106,7 +106,7 @@ def recorded_failure(run: RunDirectory, spec: Spec, process: ProcessInfo, lease:
     except Exception as raised:
         error = explained(raised)
         if not isinstance(error, LeaseError) and not is_echo(error):
-            end = attempt_end(AttemptFacts(spec.cluster, failures=[failure_of(process, error)]))
+            end = attempt_end(AttemptFacts(limits, failures=[failure_of(process, error)]))
             detail = error.message if isinstance(error, CancelledError) else f"{type(error).__name__}: {error}"
             JournalWriter(run.journal, lease.attempt, before_write=lease.require).write(end.event(0, detail))
         raise
@@ -117,7 +117,7 @@ def journal_of(run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease
     """Open the journal of this attempt, and TensorBoard's files beside it; in chain mode, queue the next job."""
     with contextlib.ExitStack() as held:
         files = held.enter_context(contextlib.closing(EventFiles(run))) if spec.train.tensorboard else None
-        journal = open_journal(run, spec, process, lease, files)
+        journal = open_journal(run, spec.cluster, process, lease, files)
         job_id = slurm_job_id(process)
         if job_id is not None and requeue_mode(run, process, spec.cluster) == "chain":
             queue_successor(run, process, job_id, journal)
@@ -150,14 +150,14 @@ def train(
         )
         trainer = Trainer(context, world, run, journal, stop, lease.require if lease else lambda: None, watchdog)
         if journal is not None:
-            journal.write(attempt_started(spec, world, trainer))
+            journal.write(attempt_started(world, trainer))
         try:
             stopped_by = trainer.run()
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, context, world) from None
         if journal is not None:
             # The other ranks wait at the block's end: one that left first would end the job before it is queued again.
-            record_end(run, spec, process, journal, trainer, stopped_by)
+            record_end(run, spec.cluster, process, journal, trainer, stopped_by)
     return stopped_by
 
 

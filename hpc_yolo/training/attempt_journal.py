@@ -16,39 +16,44 @@ from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.chain import cancelled_predecessor, ensure_successor, predecessor
 from hpc_yolo.resilience.lease import Lease
 from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
-from hpc_yolo.resilience.requeue import carry_out, job_of, slurm_job_id
+from hpc_yolo.resilience.requeue import carry_out, own_job_record, slurm_job_id
 from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.event_lines import event_line
+from hpc_yolo.runs.event_lines import EventLines
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.training.tensorboard import EventFiles
 from hpc_yolo.training.trainer import Trainer
 
 
 def open_journal(
-    run: RunDirectory, spec: Spec, process: ProcessInfo, lease: Lease, files: EventFiles | None
+    run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, lease: Lease, files: EventFiles | None
 ) -> JournalWriter:
     """Return the journal of this attempt, after recording the end of one before that left no record.
 
     Args:
+        run: the run of this attempt.
+        limits: how often attempts may end by which cause.
+        process: this task, rank 0.
+        lease: on the run.
         files: gets every event of this attempt.
 
     Raises:
-        TrainingError: the attempts before have used up what the spec allows.
+        TrainingError: the attempts before have used up what `limits` allow.
     """
+    lines = EventLines()
 
     def print_line(event: AnyEvent) -> None:
-        line = event_line(event, spec.train.epochs)
+        line = lines.line(event)
         with contextlib.suppress(OSError):  # the reader of the output may be gone
             if line is not None:
                 print(line, flush=True)
 
     attempts = Attempts(read_events(run.journal))
     if (lost := attempts.lost) is not None:
-        end, ended = end_of_lost_attempt(lost, attempts, spec.cluster)
+        end, ended = end_of_lost_attempt(lost, attempts, limits)
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
         if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
@@ -89,7 +94,7 @@ def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journa
 
 def record_end(
     run: RunDirectory,
-    spec: Spec,
+    cluster: ClusterSpec,
     process: ProcessInfo,
     journal: JournalWriter,
     trainer: Trainer,
@@ -99,12 +104,12 @@ def record_end(
     attempts = Attempts(read_events(run.journal))
     end = attempt_end(
         AttemptFacts(
-            limits=spec.cluster,
+            limits=cluster,
             attempts=attempts,
             number=journal.attempt,
             is_in_slurm=slurm_job_id(process) is not None,
             restart=process.attempt,
-            job=None if stopped_by is None else job_of(process),
+            job=None if stopped_by is None else own_job_record(process),
             is_finished=stopped_by is None,
             stop_signal=stopped_by,
         )
@@ -114,10 +119,10 @@ def record_end(
     journal.write(ended)
     if stopped_by is not None and process.job_id is not None:
         # Where Slurm refuses, the last line of the batch script tries it again: it may have what a container has not.
-        carry_out(end, ended, run, process, spec.cluster, attempts=attempts, write=journal.write)
+        carry_out(end, ended, run, process, cluster, attempts=attempts, write=journal.write)
 
 
-def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarted:
+def attempt_started(world: World, trainer: Trainer) -> AttemptStarted:
     """Return the event that opens an attempt."""
     dtype = trainer.context.autocast_dtype
     device = world.device
@@ -129,7 +134,7 @@ def attempt_started(spec: Spec, world: World, trainer: Trainer) -> AttemptStarte
         world_size=world.size,
         num_nodes=world.process.num_nodes,
         batch=trainer.context.schedule.batch,
-        epochs=spec.train.epochs,
+        epochs=trainer.context.train.epochs,
         steps_per_epoch=trainer.cadence.steps_per_epoch,
         num_images=trainer.context.training.num_images,
         epoch=trainer.epoch,

@@ -6,24 +6,23 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_yolo.checkpoint import restore
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader
-from hpc_yolo.data.run_inputs import keep_inputs, read_inputs
+from hpc_yolo.data.run_inputs import RunInputs, keep_inputs, read_inputs
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
-from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec
+from hpc_yolo.spec.schema import MEASURED_BATCH, Hyperparameters, Spec, TrainSpec
 from hpc_yolo.training.autobatch import find_batch
 from hpc_yolo.training.context import TrainingContext, TrainingIdentity
 from hpc_yolo.training.ema import ModelEma
@@ -57,18 +56,21 @@ def build(
         keep_inputs(run, spec)
     world.barrier()
     inputs = read_inputs(run, spec)
-    dataset, hyp = inputs.dataset, inputs.hyperparameters
-    indexes = scan_dataset(dataset, world, run, emit)
-    if hyp.copy_paste and indexes[0].outlines.is_empty:
+    indexes = scan_dataset(inputs.dataset, world, run, emit)
+    if inputs.hyperparameters.copy_paste and indexes[0].outlines.is_empty:
         emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
     state = read_newest_state(run, world, emit)
-    origin = model_origin(spec, inputs.model, hyp, state)
-    identity = TrainingIdentity(indexes[0].num_images, learned_digest(spec), inputs.digest, run.inputs)
-    spec = with_found_batch(spec, origin, dataset.num_classes, world, run, emit)
-    require_even_split(spec.train.batch, world.size)
+    if state is None:
+        origin = model_origin(spec.model, spec.weights, inputs.model, inputs.hyperparameters.anchors)
+    else:
+        origin = Origin(spec.model_source, state.description.config, is_new=False)
+    batch = batch_of(spec.train, origin, inputs.dataset.num_classes, world, run, emit)
+    require_trainable(spec.train, batch, origin, world.size)
     if spec.train.data_parallel:
         emit(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
-    context = build_context(spec, dataset, indexes, hyp, world, run, origin, identity, emit)
+    identity = TrainingIdentity(indexes[0].num_images, learned_digest(spec), inputs.digest, run.inputs)
+    spec = replace(spec, train=replace(spec.train, batch=batch))
+    context = build_context(spec, inputs, indexes, origin, identity, world, run.checkpoints, emit)
     context.attempt = attempt
     settle_gradient_buckets(context, world.device)
     if state is not None:
@@ -76,56 +78,65 @@ def build(
     return context
 
 
-def with_found_batch(
-    spec: Spec, origin: Origin, num_classes: int, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
-) -> Spec:
-    """Return `spec` with a number of images for `train.batch`: for -1 the one that the first attempt found.
+def batch_of(
+    train: TrainSpec,
+    origin: Origin,
+    num_classes: int,
+    world: World,
+    run: RunDirectory,
+    emit: Callable[[AnyEvent], None],
+) -> int:
+    """Return the images of one step over all ranks: for -1 the number that the first attempt found.
 
     Raises:
         TrainingError: -1 on several ranks.
     """
-    if spec.train.batch != MEASURED_BATCH:
-        return spec
+    if train.batch != MEASURED_BATCH:
+        return train.batch
     if world.size > 1:
         raise TrainingError(
             f"train.batch: -1 measures the memory of one rank, and there are {world.size}",
             hint="give a number of images",
         )
     if run.found_batch.exists():
-        batch = int(run.found_batch.read_text())
-    else:
-        model = build_model(spec, origin, num_classes, world.device, emit=lambda _event: None)
-        imgsz = spec.train.imgsz
-        if spec.train.multi_scale:
-            imgsz = largest_imgsz(imgsz, model.image_stride)
-        batch = find_batch(model, imgsz, spec.train.precision, world.device, emit)
-        write_atomic(run.found_batch, f"{batch}\n")
-    return msgspec.structs.replace(spec, train=msgspec.structs.replace(spec.train, batch=batch))
+        return int(run.found_batch.read_text())
+    model = build_model(origin, train, num_classes, world.device, emit=lambda _event: None)
+    imgsz = largest_imgsz(train.imgsz, model.image_stride) if train.multi_scale else train.imgsz
+    batch = find_batch(model, imgsz, train.precision, world.device, emit)
+    write_atomic(run.found_batch, f"{batch}\n")
+    return batch
 
 
 def build_context(
     spec: Spec,
-    dataset: Dataset,
+    inputs: RunInputs,
     indexes: tuple[ImageIndex, ImageIndex],
-    hyp: Hyperparameters,
-    world: World,
-    run: RunDirectory,
     origin: Origin,
     identity: TrainingIdentity,
+    world: World,
+    directory: Path,
     emit: Callable[[AnyEvent], None],
 ) -> TrainingContext:
-    """Return model, loss, optimiser and loaders as they are before the first step."""
+    """Return model, loss, optimiser and loaders as they are before the first step.
+
+    Args:
+        spec: with a number of images as its batch.
+        directory: of checkpoints.
+    """
     train = spec.train
+    hyp, dataset = inputs.hyperparameters, inputs.dataset
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
-    model = model_with_anchors(spec, origin, dataset.num_classes, indexes[0], hyp, world, emit)
-    loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
+    model = model_with_anchors(origin, train, dataset.num_classes, indexes[0], hyp, world, emit)
     ema = ModelEma(model)  # before the model is changed for many ranks: it is evaluated alone
     mixed = autocast_dtype(train.precision, world.device)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
+    updater = Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler)
+    trained = distribute(model, train, world)
     training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, emit)
+    loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
     evaluations = EvaluationRecord()
     describe = functools.partial(describe_bad_step, training, evaluations, num_steps)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
     return TrainingContext(
         train=train,
         checkpoint=spec.checkpoint,
@@ -134,23 +145,23 @@ def build_context(
         names=list(dataset.names),
         identity=identity,
         model=model,
-        trained=distribute(model, train, world),
+        trained=trained,
         ema=ema,
         loss=loss,
-        updater=Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler),
+        updater=updater,
         autocast_dtype=mixed,
         schedule=schedule,
         training=training,
         validation=validation,
         meter=StepMeter(world, model, loss.names),
         evaluations=evaluations,
-        nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, run.checkpoints),
+        nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, directory),
     )
 
 
 def model_with_anchors(
-    spec: Spec,
     origin: Origin,
+    train: TrainSpec,
     num_classes: int,
     index: ImageIndex,
     hyp: Hyperparameters,
@@ -158,9 +169,8 @@ def model_with_anchors(
     emit: Callable[[AnyEvent], None],
 ) -> Detector:
     """Return the model with which training begins; later attempts find their anchors in the checkpoint."""
-    train = spec.train
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
-    model = build_model(spec, origin, num_classes, world.device, emit).to(dtype)
+    model = build_model(origin, train, num_classes, world.device, emit).to(dtype)
     if train.autoanchor and origin.is_new:
         must_change = origin.has_placeholder_anchors
         fit_anchors(model.head, index, train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
@@ -205,12 +215,18 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
     statistics.restore()
 
 
-def require_even_split(batch: int, world_size: int) -> None:
-    """Check that the batch can be divided over the ranks; their number may differ from the spec's.
+def require_trainable(train: TrainSpec, batch: int, origin: Origin, world_size: int) -> None:
+    """Check that the model has anchors, and that `batch` images can be divided over the ranks, which may be others now.
 
     Raises:
-        TrainingError: the batch is no multiple of the world size.
+        TrainingError: anchors are to be fitted and autoanchor is off, or the batch is no multiple of the world size.
     """
+    if origin.is_new and origin.has_placeholder_anchors and not train.autoanchor:
+        raise TrainingError(
+            f"train.autoanchor: is off, and {origin.name} has {origin.config['anchors']} anchors a level "
+            "that are still to be fitted",
+            hint="set train.autoanchor: true, or list the anchors in the model's YAML",
+        )
     if batch % world_size:
         below, above = batch // world_size * world_size, (batch // world_size + 1) * world_size
         nearest = f"{below} or {above}" if below else str(above)

@@ -65,13 +65,14 @@ def build_loaders(
         "world_size": world.size,
         "workers": loader_workers(train.workers, world),
     }
+    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit)
     training = TrainingLoader(
         indexes[0],
         imgsz=train.imgsz,
         batch=train.batch,
         hyp=hyp,
         seed=train.seed,
-        in_memory=keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit),
+        in_memory=in_memory,
         rect=train.rect,
         by_weight=train.image_weights,
         stride=stride,

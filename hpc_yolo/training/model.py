@@ -12,26 +12,22 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpc_yolo.checkpoint import TrainingState
-from hpc_yolo.core.errors import TrainingError
-from hpc_yolo.data.anchors import GOOD_RECALL, Sizes, anchor_fit, find_anchors, label_sizes
+from hpc_yolo.data.anchors import Sizes, anchor_fit, better_anchors, find_anchors, label_sizes
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
-from hpc_yolo.models import Detector, build_from_config, load_config
+from hpc_yolo.models import Detector, build_from_config, freeze, load_config
 from hpc_yolo.models.heads.base import Head
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
-from hpc_yolo.spec.freeze import freeze_problem
-from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
-
-FREEZE_HINT = "such as 10, which freezes the backbone of the yolov5 family"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a run's model: its layers, its weights, and whether this run has learned anything before."""
+    """Origin of a run's model: its name, layers and weights, and whether this run has learned anything before."""
 
+    name: str
     config: dict[str, Any]
     weights: ModelFile | None = None
     takes_anchors: bool = True  # those of the weights
@@ -43,47 +39,40 @@ class Origin:
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 
-def model_origin(spec: Spec, model: dict[str, Any] | None, hyp: Hyperparameters, state: TrainingState | None) -> Origin:
-    """Return the layers that `state` was saved with; at first those of the model, or of the weights without one.
+def model_origin(model: str, weights: str, layers: dict[str, Any] | None, anchors: float | None) -> Origin:
+    """Return the origin of a model that has learned nothing in this run.
 
     Args:
-        model: the layers of `spec.model`.
+        model: its name or file; "" takes the layers of the weights.
+        weights: the file of its initial weights, or "".
+        layers: those of `model`; read unless given.
+        anchors: number of anchors a level, instead of those of the layers or the weights.
 
     Raises:
         SpecError: there is no such model.
         CheckpointError: the weights cannot be used.
-        TrainingError: anchors are to be fitted, and autoanchor is off.
     """
-    if state is not None:
-        return Origin(state.description.config, is_new=False)
-    weights = read_model_file(Path(spec.weights)) if spec.weights else None
-    config = model or (load_config(spec.model) if weights is None else weights.config)
-    if hyp.anchors is not None:
-        config = {**config, "anchors": round(hyp.anchors)}
-    origin = Origin(config, weights, takes_anchors=not spec.model and hyp.anchors is None)
-    if origin.has_placeholder_anchors and not spec.train.autoanchor:
-        raise TrainingError(
-            f"train.autoanchor: is off, and {spec.model or spec.weights} has {config['anchors']} anchors a level "
-            "that are still to be fitted",
-            hint="set train.autoanchor: true, or list the anchors in the model's YAML",
-        )
-    return origin
+    file = read_model_file(Path(weights)) if weights else None
+    config = layers or (load_config(model) if file is None else file.config)
+    if anchors is not None:
+        config = {**config, "anchors": round(anchors)}
+    return Origin(model or weights, config, file, takes_anchors=not model and anchors is None)
 
 
 def build_model(
-    spec: Spec, origin: Origin, num_classes: int, device: torch.device, emit: Callable[[AnyEvent], None]
+    origin: Origin, train: TrainSpec, num_classes: int, device: torch.device, emit: Callable[[AnyEvent], None]
 ) -> Detector:
-    """Return the model on `device`, from the seed or from weights, with the layers of `freeze` frozen.
+    """Return the model on `device`, from the seed or from weights, with the layers of `train.freeze` frozen.
 
     Raises:
-        TrainingError: `freeze` names layers that do not exist, or leaves none that learns.
+        TrainingError: `train.freeze` names layers that do not exist, or leaves none that learns.
     """
-    torch.manual_seed(spec.train.seed)
-    model = build_from_config(origin.config, num_classes, spec.model or spec.weights)
+    torch.manual_seed(train.seed)
+    model = build_from_config(origin.config, num_classes, origin.name)
     if origin.weights is not None:
         done = transfer(origin.weights, model, with_anchors=origin.takes_anchors)
         emit(WeightsLoaded(path=str(origin.weights.path), num_kept=done.num_kept, num_tensors=done.num_tensors))
-    freeze(model, spec.train.freeze)
+    freeze(model, train.freeze)
     return model.to(memory_format=torch.channels_last).to(device)  # faster on CPUs and GPUs alike
 
 
@@ -111,9 +100,9 @@ def fit_anchors(
             after: Sizes | None = find_anchors(sizes, before.size // 2, imgsz, hyp.anchor_t, random)
         else:
             after = better_anchors(sizes, before.reshape(-1, 2), imgsz, hyp.anchor_t, random)
+        fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
         if after is not None:
             head.set_anchors(torch.from_numpy(after.reshape(before.shape)))
-        fit = anchor_fit(sizes, before.reshape(-1, 2) if after is None else after, hyp.anchor_t)
         emit(
             AnchorsChecked(
                 best_possible_recall=fit.best_possible_recall,
@@ -123,32 +112,6 @@ def fit_anchors(
             )
         )
     world.broadcast([head.anchors])
-
-
-def better_anchors(
-    sizes: Sizes, anchors: Sizes, imgsz: int, max_ratio: float, random: np.random.Generator
-) -> Sizes | None:
-    """Return anchors (k, 2) that fit more of `sizes`; None where nearly all fit, or the search finds no better."""
-    recall = anchor_fit(sizes, anchors, max_ratio).best_possible_recall
-    if recall > GOOD_RECALL:
-        return None
-    found = find_anchors(sizes, len(anchors), imgsz, max_ratio, random)
-    return found if anchor_fit(sizes, found, max_ratio).best_possible_recall > recall else None
-
-
-def freeze(model: Detector, layers: int | list[int]) -> None:
-    """Freeze the first so many layers, or those with the listed indices; batch norm goes on measuring.
-
-    Raises:
-        TrainingError: there are no such layers, or none is left that learns.
-    """
-    if problem := freeze_problem(layers, len(model.model)):
-        raise TrainingError(f"train.freeze: {problem}", hint=FREEZE_HINT)
-    indices = list(range(layers)) if isinstance(layers, int) else layers
-    for index in indices:
-        model.model[index].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TrainingError("train.freeze: no layer is left to learn", hint=FREEZE_HINT)
 
 
 def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:

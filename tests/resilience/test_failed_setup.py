@@ -70,7 +70,7 @@ def test_failed_setup_ends_the_attempt_in_the_journal(run, capsys, content, stat
 )
 def test_setup_ended_by_slurm_has_the_cause_of_slurm(run, monkeypatch, status, record, expected):
     requeued: list[str] = []
-    monkeypatch.setattr("hpc_yolo.resilience.failed_setup.job_of", lambda _process: record)
+    monkeypatch.setattr("hpc_yolo.resilience.failed_setup.own_job_record", lambda _process: record)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.requeue", requeued.append)
     assert conclude(run, "1", status) == status
     (ended,) = read_events(run.journal)
@@ -84,7 +84,7 @@ def test_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
         raise ClusterError("refused")
 
     record = JobRecord("RUNNING", 0, is_being_preempted=True)
-    monkeypatch.setattr("hpc_yolo.resilience.failed_setup.job_of", lambda _process: record)
+    monkeypatch.setattr("hpc_yolo.resilience.failed_setup.own_job_record", lambda _process: record)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.requeue", refuse)
     assert conclude(run, "1", 143) == 143
     ended = read_events(run.journal)[-1]

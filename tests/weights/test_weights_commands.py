@@ -95,9 +95,9 @@ def test_a_run_says_how_many_tensors_it_begins_with(tmp_path, model, hyp, kept):
     """Anchors of the weights are taken unless the network or its anchors were named."""
     write_published(tmp_path / "w.pt", names=[str(number) for number in range(80)])
     spec = spec_with(tmp_path / "w.pt", model=model, train={"hyp_overrides": hyp})
-    origin = model_origin(spec, None, load_hyperparameters(spec.train), None)
+    origin = model_origin(spec.model, spec.weights, None, load_hyperparameters(spec.train).anchors)
     told = []
-    network = build_model(spec, origin, 3, torch.device("cpu"), told.append)
+    network = build_model(origin, spec.train, 3, torch.device("cpu"), told.append)
     assert told == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=349)]
     weight = read_model_file(tmp_path / "w.pt").tensors["model.0.conv.weight"]
     assert torch.equal(network.state_dict()["model.0.conv.weight"], weight)
