@@ -223,6 +223,11 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     val_every: Annotated[
         NotNegative, MAY_CHANGE, Meta(description="Epochs from one evaluation to the next; 0: only after the last one.")
     ] = 1
+    log_every_steps: Annotated[
+        Positive | Literal["auto"],
+        MAY_CHANGE,
+        Meta(description="Steps from one log line to the next; auto: a tenth of an epoch, 50 at most."),
+    ] = "auto"
     save_period: Annotated[
         Annotated[int, Meta(ge=-1)],
         MAY_CHANGE,

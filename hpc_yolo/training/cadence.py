@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
 
-MAX_LOG_INTERVAL_STEPS = 50
+MAX_LOG_STEPS = 50
 LOGS_PER_EPOCH = 10
 
 
@@ -25,15 +25,11 @@ class Cadence:
     patience: int
     state_every_epochs: int
     model_every_epochs: int
-
-    @property
-    def log_interval(self) -> int:
-        """Steps between two log lines."""
-        return max(1, min(MAX_LOG_INTERVAL_STEPS, self.steps_per_epoch // LOGS_PER_EPOCH))
+    log_every_steps: int
 
     def logs_after(self, num_steps: int) -> bool:
         """Return whether a log line follows so many steps."""
-        return num_steps % self.log_interval == 0
+        return num_steps % self.log_every_steps == 0
 
     def evaluates_after(self, epoch: int) -> bool:
         """Return whether an evaluation follows `epoch`; one always follows the last."""
@@ -59,6 +55,7 @@ class Cadence:
 
 def cadence_of(train: TrainSpec, checkpoint: CheckpointSpec, steps_per_epoch: int) -> Cadence:
     """Return the periods that a spec asks for."""
+    usual = max(1, min(MAX_LOG_STEPS, steps_per_epoch // LOGS_PER_EPOCH))
     return Cadence(
         epochs=train.epochs,
         steps_per_epoch=steps_per_epoch,
@@ -66,6 +63,7 @@ def cadence_of(train: TrainSpec, checkpoint: CheckpointSpec, steps_per_epoch: in
         patience=train.patience,
         state_every_epochs=checkpoint.every_epochs,
         model_every_epochs=train.save_period,
+        log_every_steps=usual if isinstance(train.log_every_steps, str) else train.log_every_steps,
     )
 
 

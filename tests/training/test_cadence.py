@@ -8,7 +8,15 @@ import pytest
 from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
 from hpc_yolo.training.cadence import Cadence, cadence_of
 
-NEVER = Cadence(epochs=6, steps_per_epoch=100, val_every=0, patience=0, state_every_epochs=0, model_every_epochs=-1)
+NEVER = Cadence(
+    epochs=6,
+    steps_per_epoch=100,
+    val_every=0,
+    patience=0,
+    state_every_epochs=0,
+    model_every_epochs=-1,
+    log_every_steps=10,
+)
 
 
 def with_periods(**periods: int) -> Cadence:
@@ -50,14 +58,28 @@ def test_training_is_over_after_the_last_epoch_or_without_patience(periods, fini
     assert with_periods(**periods).is_over(finished_epochs, best_epoch) is is_over
 
 
-@pytest.mark.parametrize(("steps_per_epoch", "interval"), [(1, 1), (9, 1), (10, 1), (25, 2), (500, 50), (9000, 50)])
-def test_an_epoch_has_ten_log_lines_or_one_every_fifty_steps(steps_per_epoch, interval):
-    cadence = with_periods(steps_per_epoch=steps_per_epoch)
-    assert cadence.log_interval == interval
+@pytest.mark.parametrize(
+    ("log_every_steps", "steps_per_epoch", "interval"),
+    [
+        ("auto", 1, 1),
+        ("auto", 9, 1),
+        ("auto", 10, 1),
+        ("auto", 25, 2),
+        ("auto", 500, 50),
+        ("auto", 9000, 50),
+        (7, 9, 7),
+    ],
+)
+def test_an_epoch_has_ten_log_lines_or_one_every_fifty_steps_unless_the_spec_says_otherwise(
+    log_every_steps, steps_per_epoch, interval
+):
+    cadence = cadence_of(TrainSpec(log_every_steps=log_every_steps), CheckpointSpec(), steps_per_epoch)
     assert [step for step in range(1, 2 * interval + 1) if cadence.logs_after(step)] == [interval, 2 * interval]
 
 
 def test_periods_are_those_of_the_spec():
     train = TrainSpec(epochs=7, val_every=2, patience=3, save_period=4)
     cadence = cadence_of(train, msgspec.structs.replace(CheckpointSpec(), every_epochs=5), steps_per_epoch=11)
-    assert cadence == Cadence(7, 11, val_every=2, patience=3, state_every_epochs=5, model_every_epochs=4)
+    assert cadence == Cadence(
+        7, 11, val_every=2, patience=3, state_every_epochs=5, model_every_epochs=4, log_every_steps=1
+    )
