@@ -1,6 +1,6 @@
 """Train yolov5n from scratch on a small drawn dataset with several seeds; the mAP is compared with reference values.
 
-The dataset is defined by its random draws, so it is the same everywhere: 200 + 60 images of 320 x 240 with filled
+The dataset is defined by its random draws, so it is the same on every machine: 200 + 60 images of 320 x 240 with filled
 rectangles and ellipses of four classes. 60 epochs at 160 px, batch 16, hyperparameters scratch-low.
 
 python benchmarks/learning.py DIRECTORY [--seeds 0 1 2]

@@ -20,7 +20,7 @@ MATCHED_DETECTIONS, MATCHED_LABELS = 300, 8
 
 
 def main() -> None:
-    """Print the shortest time of each."""
+    """Print the shortest time of each operation."""
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     scores = random.random(DETECTIONS, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Training state in and out: files that are whole or refused, the last few kept, written beside the training."""
+"""Checkpoints: written in the background, verified when read, the last few kept."""
 
 from hpc_yolo.checkpoint.state import (
     ModelDescription,

@@ -1,4 +1,4 @@
-"""One checkpoint file: tensors and a few texts, whole or refused.
+"""The checkpoint file: tensors and a few texts, verified when read.
 
 The layout is that of safetensors, so that others can read the tensors: 8 bytes with the length of a JSON header, the
 header, then the tensors' bytes end to end. The header holds a CRC-32 of every tensor, and one of its own contents.
@@ -35,7 +35,7 @@ _DTYPE_NAMES = {
 
 
 class UnknownFormat(Exception):
-    """Cause of the error about a file that another version has written; it may well be whole."""
+    """Cause of the error about a file that another version has written; the file may be intact."""
 
 
 def write_file(
@@ -46,14 +46,14 @@ def write_file(
 ) -> int:
     """Write `tensors` (on the CPU) and `texts` as `path` in one atomic step; return the file's size in bytes.
 
-    No copy of all tensors is made. Writing and the checksums let other threads run. Before the file gets its name its
-    header is read back, so that a published file is known to be readable.
+    No copy of all tensors is made. Writing and checksums release the GIL. Before the file is renamed its header is
+    read back, so that a published file is readable.
 
     Args:
-        before_publish: called when everything is durable and only the rename is left; an error it raises stops that.
+        before_publish: called when everything is durable, before the rename; an error that it raises prevents it.
 
     Raises:
-        OSError: the file system refuses, or returns other contents; `path` is as it was.
+        OSError: the file cannot be written, or has other contents when read back; `path` is unchanged.
     """
     rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata, header, num_bytes = _header_of(rows, texts)
@@ -94,7 +94,7 @@ def _header_of(tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) ->
 
 
 def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return (tensors, texts) of `path` after checking every byte of it.
+    """Return (tensors, texts) of `path`, after checking every byte.
 
     Raises:
         CheckpointError: the file is missing, torn, altered, or of another format.
@@ -136,7 +136,7 @@ def read_texts(path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{path}: was written by another version of hpc-yolo: its format is {texts['format']!r}, this one reads "
             f"{FORMAT!r}",
-            hint="begin again under another name, or go on with the version that wrote it",
+            hint="start again under another name, or continue with the version that wrote it",
         ) from UnknownFormat(texts["format"])
     return texts
 

@@ -1,7 +1,7 @@
-"""Saving beside the training: the state is copied in the shadow of the next step and written by a thread.
+"""Saving in the background: the state is copied during the next step and written by a thread.
 
 One save is under way at a time; the next one waits for it, so that memory stays bounded by one copy of the state. The
-thread runs at a low priority: on a machine of few cores it would otherwise take them from the step.
+thread runs at a low priority: on a machine with few cores it would otherwise slow down the step.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class _Copies:
 
 
 class StateSaver:
-    """Writes checkpoints of one rank. Use as a context manager: leaving it waits for what is under way."""
+    """Writes checkpoints of one rank. A context manager: its exit waits for the save under way."""
 
     def __init__(self, before_publish: Callable[[], None] = lambda: None) -> None:
         """Initialize the state saver.
 
         Args:
-            before_publish: called when a file is durable and only its rename is left; an error it raises stops that.
+            before_publish: called when a file is durable, before its rename; an error that it raises prevents it.
         """
         self._before_publish = before_publish
         self._copies = _Copies()
@@ -100,7 +100,7 @@ class StateSaver:
         return not self._idle.is_set()
 
     def save(self, request: SaveRequest) -> None:
-        """Begin to save, after the save under way has ended."""
+        """Start a save, after the one under way has ended."""
         started_s = time.monotonic()
         self.wait()
         self._idle.clear()
@@ -112,14 +112,14 @@ class StateSaver:
         self._requests.put((request, started_s, self._device_copy))
 
     def wait_copied(self) -> None:
-        """Wait until the stable tensors are copied, before they change. On a GPU its work waits, not this thread."""
+        """Wait until the stable tensors are copied, before they change. On a GPU its stream waits, not this thread."""
         self._copied.wait()
         if self._device_copy is not None:
             torch.cuda.current_stream().wait_event(self._device_copy)
             self._device_copy = None
 
     def wait(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no save is under way."""
         self._idle.wait()
 
     def results(self) -> list[SaveResult]:
@@ -130,7 +130,7 @@ class StateSaver:
         return ended
 
     def _begin_device_copy(self, request: SaveRequest) -> torch.cuda.Event:
-        """Queue the copy off the GPU beside its other work; the next forward pass waits for the volatile part alone."""
+        """Queue the copy from the GPU on a second stream; the next forward pass waits only for the volatile tensors."""
         current = torch.cuda.current_stream()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(current)

@@ -4,7 +4,7 @@ A part's state is a flat dict. Its tensors are stored as `<part>.<name>`; its ot
 the header, as is a `ModelDescription`. A file of weights alone, such as `best`, holds the averaged model under its
 own names.
 
-The JSON is Python's: a number that is not finite is written as NaN, Infinity or -Infinity and read as what it was.
+The JSON is Python's: a number that is not finite is written as NaN, Infinity or -Infinity and read back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Stateful(Protocol):
     """A part of a training that a checkpoint restores."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state; some parts gather it over all ranks, which must all call this."""
+        """Return the state; some objects gather it over all ranks, which must all call this."""
 
     def load_state_dict(self, state_dict: StateDict, /) -> object:
         """Replace the state by `state_dict`."""
@@ -164,7 +164,7 @@ def _description(texts: Mapping[str, str], path: Path) -> ModelDescription:
 
 
 def _to_json(value: object) -> str:
-    """Return `value` as JSON from which `json.loads` makes the same."""
+    """Return `value` as JSON that `json.loads` restores."""
     text = json.dumps(value, separators=(",", ":"))
     assert json.dumps(json.loads(text), separators=(",", ":")) == text
     return text

@@ -1,8 +1,8 @@
-"""The training states in a run directory: their names and order, the newest one that is whole, and how many are kept.
+"""The training states in a run directory: their names and order, the newest intact one, and how many are kept.
 
-A state is named by the attempt that saved it and its step, and never written over. Their order is that of attempts,
+A state is named by the attempt that saved it and its step, and never overwritten. Their order is that of attempts,
 then of steps: clocks of several machines differ, and a state that an orphaned attempt publishes late is older than any
-of the attempt that followed it. `last.safetensors` is a link for people; no code here relies on it.
+of the attempt that followed it. `last.safetensors` is a link for users; no code here relies on it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def saved_states(run: RunDirectory) -> list[Path]:
 
 
 def newest_state(run: RunDirectory, report: Callable[[str], None]) -> TrainingState | None:
-    """Return the newest state that is whole, or None where nothing was saved; report damaged ones and set them aside.
+    """Return the newest intact state, or None if nothing was saved; report damaged ones and rename them.
 
     Raises:
-        CheckpointError: states were saved, and not one of them is whole.
+        CheckpointError: states were saved, and none of them is intact.
     """
     damaged: list[tuple[Path, str]] = []
     for path in saved_states(run):
@@ -51,18 +51,18 @@ def newest_state(run: RunDirectory, report: Callable[[str], None]) -> TrainingSt
             state = read_state(path)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError | UnknownFormat):
-                raise  # the file system or the version, not damage
+                raise  # an error of the file system or the version, not damage
             damaged.append((path, error.message))
             continue
         for spoiled, reason in damaged:
             aside = spoiled.with_name(spoiled.name + DAMAGED_SUFFIX)
             spoiled.rename(aside)
-            report(f"{reason}; set aside as {aside.name}, training goes on from step {state.position.step}")
+            report(f"{reason}; set aside as {aside.name}, training resumes from step {state.position.step}")
         return state
     if damaged:
         raise CheckpointError(
-            f"no checkpoint of this run is whole: {'; '.join(reason for _, reason in damaged)}",
-            hint=f"bring one back into {run.checkpoints}, or begin again under another name",
+            f"no checkpoint of this run is intact: {'; '.join(reason for _, reason in damaged)}",
+            hint=f"bring one back into {run.checkpoints}, or start again under another name",
         )
     return None
 

@@ -1,7 +1,7 @@
-"""Files that are whole or absent, journals that survive a torn last line, and a lock between processes.
+"""Atomic writes of files, JSON lines that survive an incomplete last line, and a lock between processes.
 
 On a shared file system only rename within one directory is atomic, and a file is durable only after fsync of itself and
-of its directory; both are done here and nowhere else.
+of its directory; only this module does both.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ GROUP_DIRECTORY = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
 
 
 def is_group_directory(directory: Path) -> bool:
-    """Return True if `directory` is its group's to read, and so is what is made in it (setgid)."""
+    """Return True if its group can read `directory` and is inherited by files created in it (setgid)."""
     return directory.stat().st_mode & GROUP_DIRECTORY == GROUP_DIRECTORY
 
 
 def file_mode(directory: Path) -> int:
-    """Return the mode of a new file in `directory`: its owner's alone, unless that is a group's to read."""
+    """Return the mode of a new file in `directory`: readable by its owner, and by the group in a group directory."""
     return 0o640 if is_group_directory(directory) else 0o600
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory `path` with the mode that its parent asks for; harmless where it exists.
+    """Create the directory `path` if it is missing; inside a group directory with that one's mode.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: it cannot be created.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -56,14 +56,14 @@ def atomic_writer(
     check: Callable[[Path], None] = lambda _temporary: None,
     before_publish: Callable[[], None] = lambda: None,
 ) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; when the block ends well, sync it and rename it over `path`.
+    """Open a temporary file beside `path`; when the block succeeds, sync it and rename it over `path`.
 
-    If the block raises, `path` is as it was and the temporary file is gone.
+    If the block raises, `path` is unchanged and the temporary file is removed.
 
     Args:
         mode: of the file; by default that of `file_mode`.
-        check: called with the temporary file when its content is durable; may raise to stop what follows.
-        before_publish: called when the content is durable and only the rename is left; may raise to stop that.
+        check: called with the temporary file when its content is durable; may raise to prevent the rename.
+        before_publish: called after `check`, last before the rename; may raise to prevent it.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -84,13 +84,13 @@ def atomic_writer(
 def write_atomic(
     path: Path, content: str | bytes, *, mode: int | None = None, before_publish: Callable[[], None] = lambda: None
 ) -> None:
-    """Replace `path` by `content` (text as UTF-8) in one step that a crash cannot tear; see `atomic_writer`."""
+    """Replace the content of `path` atomically by `content` (text as UTF-8); see `atomic_writer`."""
     with atomic_writer(path, mode=mode, before_publish=before_publish) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def remove_unpublished(directory: Path) -> None:
-    """Remove what `atomic_writer` has not published yet in `directory`; its next rename then fails."""
+    """Remove the temporary files of `atomic_writer` in `directory`; their renames then fail."""
     for path in directory.glob(".*.part"):
         path.unlink(missing_ok=True)
 
@@ -105,10 +105,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_struct(path: Path, value: msgspec.Struct) -> None:
-    """Keep `value` as JSON.
+    """Write `value` to `path` as JSON.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: it cannot be written.
     """
     write_atomic(path, msgspec.json.encode(value) + b"\n")
 
@@ -133,7 +133,7 @@ def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
 def append_line(path: Path, content: bytes) -> None:
     """Append `content` and a newline with a single write, so that a line is complete or torn at the very end.
 
-    A torn end that an earlier crash left is closed with a newline first, so that it cannot spoil this line.
+    If an earlier crash has left an incomplete last line, it is terminated with a newline first.
     """
     line = content + b"\n"
     descriptor = _open_for_appending(path)
@@ -148,7 +148,7 @@ def append_line(path: Path, content: bytes) -> None:
 
 
 def _open_for_appending(path: Path) -> int:
-    """Return a descriptor of `path`; a new file has the mode of `file_mode`, whatever the umask."""
+    """Open `path` and return its descriptor; a new file has the mode of `file_mode`, independent of the umask."""
     try:
         return os.open(path, os.O_RDWR | os.O_APPEND)
     except FileNotFoundError:
@@ -182,8 +182,8 @@ def exclusive_lock(path: Path, timeout_s: float | None = None) -> Iterator[None]
     """Hold the lock file `path` against other processes (on all nodes, where the file system has POSIX locks).
 
     Raises:
-        TimeoutError: somebody else has held it for `timeout_s`.
-        OSError: there can be no such file or lock.
+        TimeoutError: another process has held it for `timeout_s`.
+        OSError: the file or the lock cannot be created.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -202,7 +202,7 @@ def _lock_within(descriptor: int, path: Path, timeout_s: float) -> None:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except (BlockingIOError, PermissionError):  # POSIX lets systems choose between the two
+        except (BlockingIOError, PermissionError):  # POSIX allows either
             if time.monotonic() > deadline_s:
-                raise TimeoutError(errno.ETIMEDOUT, "somebody else holds it", str(path)) from None
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(path)) from None
         time.sleep(LOCK_POLL_S)

@@ -1,7 +1,7 @@
-"""Libraries that a Python package needs and a machine has not: what the import of it says, and what to install.
+"""Explanations of failed imports: the missing or incompatible library, and the command that installs it.
 
-Minimal images and compute nodes lack libraries that OpenCV's wheel expects of a desktop; a wheel may be newer than the
-machine's C library; two wheels may not fit each other. Each is one sentence here instead of a traceback in every rank.
+Minimal images and compute nodes lack desktop libraries that OpenCV's wheel needs; a wheel may be newer than the
+machine's C library; two wheels may be incompatible. Each is reported in one message instead of a traceback per rank.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 
 from hpc_yolo.core.errors import InstallationError, SpecError
 
-# Packages whose import may fail for want of something else, and what pip calls them.
+# Packages whose import may fail because of another library, with their names for pip.
 PACKAGES = {"cv2": "opencv-python", "torch": "torch", "torchvision": "torchvision", "numpy": "numpy"}
 DISTRIBUTIONS = PACKAGES | {
     **{"yaml": "pyyaml", "msgspec": "msgspec", "click": "click", "rich": "rich", "safetensors": "safetensors"},
     **{"submitit": "submitit", "pynvml": "nvidia-ml-py", "PIL": "pillow"},
 }
-# What the systems' package managers call the package that has a library: Debian and Ubuntu, RHEL and its relatives.
+# System packages that contain a library: on Debian and Ubuntu, on RHEL and its relatives.
 SYSTEM_PACKAGES = {
     "libGL.so.1": ("libgl1", "mesa-libGL"),
     "libEGL.so.1": ("libegl1", "mesa-libEGL"),
@@ -39,7 +39,7 @@ SYSTEM_PACKAGES = {
     "libz.so.1": ("zlib1g", "zlib"),
     "libnuma.so.1": ("libnuma1", "numactl-libs"),
 }
-HEADLESS = "pip uninstall opencv-python && pip install opencv-python-headless: it needs no libraries of a desktop"
+HEADLESS = "pip uninstall opencv-python && pip install opencv-python-headless: it needs no desktop libraries"
 NUMPY_ABI = ("_ARRAY_API", "multiarray failed to import", "compiled against ABI", "binary incompatibility", "NumPy 1.x")
 IMPORT_TIMEOUT_S = 10.0
 _LIBRARY = re.compile(r"(?P<library>[\w.+-]+\.so[\w.]*): cannot open shared object file")
@@ -47,10 +47,10 @@ _TOO_OLD = re.compile(r"(?P<library>[\w.+-]+\.so[\w.]*): version [`'](?P<version
 
 
 def explain_import(error: BaseException) -> InstallationError | None:
-    """Return what a failed import means to a person; None where no package of `PACKAGES` is to blame, nor missing."""
+    """Return the error that explains a failed import; None if no known package is missing or failed."""
     if isinstance(error, ModuleNotFoundError) and (name := (error.name or "").partition(".")[0]) in DISTRIBUTIONS:
         return _missing(name)
-    # Frames of modules themselves: the error came while they were imported, not while something was done with them.
+    # Frames at module level only: the error was raised during an import, not by a later call.
     frames = [frame for frame, _line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
     modules = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
     failed = next((module for module in modules if module in PACKAGES), None)
@@ -60,7 +60,7 @@ def explain_import(error: BaseException) -> InstallationError | None:
 def explain(package: str, text: str) -> InstallationError:
     """Return the error for `package`, whose import ended with `text`."""
     if absent := _LIBRARY.search(text):
-        return _error(package, f"the library {absent['library']} is not there", _advice(package, absent["library"]))
+        return _error(package, f"the library {absent['library']} is missing", _advice(package, absent["library"]))
     if too_old := _TOO_OLD.search(text):
         advice = "take a newer system image or container, or conda's packages, which bring their own; or an older wheel"
         reason = f"{too_old['library']} of this machine is too old, {too_old['version']} is needed"
@@ -77,7 +77,7 @@ def explain(package: str, text: str) -> InstallationError:
 def require_import(packages: Sequence[str] = ("cv2",), python: str = sys.executable) -> None:
     """Import `packages` in another process, with the interpreter `python`.
 
-    An interpreter that does not start, or takes too long, says nothing of them.
+    If the interpreter does not start, or takes too long, nothing is raised.
 
     Raises:
         InstallationError: one of them cannot be imported.
@@ -92,7 +92,7 @@ def require_import(packages: Sequence[str] = ("cv2",), python: str = sys.executa
             last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             if f"No module named {package!r}" in last_line:
                 raise _missing(package, python)
-            # With an older NumPy the reason stands above a message that says nothing.
+            # With an older NumPy the reason is above the last line, which does not name it.
             text = next((line for line in done.stderr.splitlines() if any(c in line for c in NUMPY_ABI)), last_line)
             raise explain(package, text.partition("Error: ")[2] or text)
 
@@ -100,7 +100,7 @@ def require_import(packages: Sequence[str] = ("cv2",), python: str = sys.executa
 def _missing(name: str, python: str = sys.executable) -> InstallationError:
     return InstallationError(
         f"the package {DISTRIBUTIONS[name]} is not installed for {python}",
-        hint=f"{python} -m pip install {DISTRIBUTIONS[name]}; or is another interpreter meant? see cluster.python",
+        hint=f"{python} -m pip install {DISTRIBUTIONS[name]}; or set cluster.python to another interpreter",
     )
 
 

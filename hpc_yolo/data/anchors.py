@@ -1,4 +1,4 @@
-"""Anchors: how well given ones fit the boxes of a dataset, and better ones by clustering and evolution.
+"""Anchors: their fit to the boxes of a dataset, and the search for better ones by clustering and evolution.
 
 A box fits an anchor when neither of its sides is more than `max_ratio` times longer or shorter. Source of the constants
 and of the search: YOLOv5 v7.0. Sizes are (n, 2) width, height in pixels of the training image.
@@ -16,7 +16,7 @@ from hpc_yolo.data.labels import ImageIndex
 
 Sizes = npt.NDArray[np.float64]
 
-GOOD_RECALL = 0.98  # anchors that reach this stay
+GOOD_RECALL = 0.98  # anchors with at least this recall are kept
 SIZE_JITTER = 0.1
 MIN_SIDE_PIXELS = 2.0
 TINY = 1e-9

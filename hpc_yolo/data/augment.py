@@ -1,6 +1,6 @@
-"""Changes to images and boxes.
+"""Augmentation of images and boxes.
 
-Functions that change take their numbers as arguments; functions named `draw_…` draw the numbers from a generator.
+Functions that apply a change take its parameters as arguments; functions named `draw_…` draw these from a generator.
 `boxes` are (n, 5) class, xyxy in pixels; `labels` are (n, 5) class, cxcywh in [0, 1].
 """
 
@@ -30,7 +30,7 @@ MIXUP_BETA = 32.0
 
 @dataclass(frozen=True)
 class Warp:
-    """The numbers of a perspective warp: angles in degrees, the shift as fractions of the output's sides."""
+    """The parameters of a perspective warp: angles in degrees, the shift as fractions of the output's sides."""
 
     perspective_x: float = 0.0
     perspective_y: float = 0.0
@@ -83,7 +83,7 @@ def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, ha
 def warp_boxes(
     boxes: Boxes, matrix: Matrix, scale: float, output_wh: tuple[int, int], outlines: Outlines | None = None
 ) -> Boxes:
-    """Return the hulls of the moved boxes inside the output, without those of which too little is left.
+    """Return the hulls of the moved boxes inside the output, without those that are mostly cut off.
 
     Args:
         outlines: of the same objects; the hull of an object with a polygon is that of the polygon.
@@ -111,7 +111,7 @@ def is_worth_keeping(
     after_xyxy: npt.NDArray[np.floating],
     min_area_fraction: float | npt.NDArray[np.float64] = MIN_AREA_FRACTION,
 ) -> npt.NDArray[np.bool_]:
-    """Return a mask (n,) of the boxes of which enough is left, and which are neither tiny nor slivers."""
+    """Return a mask (n,) of the boxes that keep enough area, and are neither tiny nor very narrow."""
     width_before, height_before = (before_xyxy[:, 2:] - before_xyxy[:, :2]).T
     width, height = (after_xyxy[:, 2:] - after_xyxy[:, :2]).T
     aspect = np.maximum(width / (height + 1e-16), height / (width + 1e-16))

@@ -1,4 +1,4 @@
-"""Batches, as the loaders give them to training and evaluation."""
+"""The batches that loaders yield to training and evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ValidationBatch:
     Attributes:
         targets: as in training, relative to the padded image.
         indices: (n,) of the images in the index of the split.
-        shapes: lead from the padded image back to the file.
+        shapes: map the padded image back to the file.
     """
 
     images: torch.Tensor

@@ -1,4 +1,4 @@
-"""Images kept in memory, decoded and resized, and how much memory they take."""
+"""Decoded and resized images kept in memory, and the memory that they need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_PER_PIXEL = 3
 
 
 class CachedImages:
-    """An image source that has read all images of another one, in threads, before the first is asked for.
+    """An image source that reads all images of another one into memory when it is created, in threads.
 
     Args:
         on_progress: called with (images in memory, all images).

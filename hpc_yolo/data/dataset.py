@@ -23,7 +23,7 @@ EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yo
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Loads every value as it is written (a class named no is not False), and refuses a key that is written twice."""
+    """YAML loader that keeps every value as text (a class named no is not False) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -170,7 +170,7 @@ def _split_paths(source: Path, name: str, root: Path, written: object) -> tuple[
 
 def _require_path(source: Path, name: str, entry: object) -> str:
     if not isinstance(entry, str) or entry in ABSENT:
-        raise DataError(f"{source}: {name}: {entry!r} is no path", hint=f"a path, or several: {name}: [a, b]")
+        raise DataError(f"{source}: {name}: {entry!r} is not a path", hint=f"a path, or several: {name}: [a, b]")
     return entry
 
 
@@ -178,13 +178,13 @@ def _missing_hint(source: Path, root: Path, content: dict[str, Any]) -> str:
     if shipped_dataset(source.name) == source and source.stem != "shapes":
         return f"put the dataset at {root}, or copy {source}, set path: in the copy and use the copy"
     if "download" in content:
-        return f"{source} says how its author fetches it (download:), which is never run here; fetch it by hand"
+        return f"{source} has a download: entry, which is never run here; download the dataset yourself"
     return EXAMPLE
 
 
 def _split_path(root: Path, entry: str) -> Path:
     forms = dict.fromkeys([entry, entry.replace("\\", "/")])
-    # Exported YAMLs often lie one directory higher than they say.
+    # Paths in exported YAMLs are often relative to a subdirectory of the YAML's own directory.
     forms |= dict.fromkeys(form.removeprefix("../") for form in tuple(forms))
     paths = [root / _expanded(form) for form in forms]
     return next((path for path in paths if path.exists()), paths[0])
@@ -197,7 +197,7 @@ def _expanded(written: str) -> Path:
 def _contradictions(source: Path, written: object, num_names: int) -> tuple[str, ...]:
     if written is None or str(written) == str(num_names):
         return ()
-    return (f"{source}: nc: {written} is not the number of names, {num_names}; the names count",)
+    return (f"{source}: nc: {written} is not the number of names, {num_names}; the names are used",)
 
 
 def _names(source: Path, written: object) -> tuple[str, ...]:

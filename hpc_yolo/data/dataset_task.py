@@ -1,4 +1,4 @@
-"""Keys of a dataset YAML whose labels are for another task than detection, and what of these is used."""
+"""Keys of a dataset YAML for other tasks than detection, and the part of their labels that is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_kpt_shape(source: Path, content: dict[str, Any]) -> tuple[int, int] | N
     """Return (keypoints, numbers of each) of the lines of label files, None where they have none.
 
     Raises:
-        DataError: `kpt_shape` is no such pair, or it is missing although another key is for keypoints.
+        DataError: `kpt_shape` is not such a pair, or it is missing although another key is for keypoints.
     """
     written = content.get("kpt_shape")
     if written is None:
@@ -38,7 +38,7 @@ def read_kpt_shape(source: Path, content: dict[str, Any]) -> tuple[int, int] | N
 
 
 def task_messages(source: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """Return messages on what is used of labels that are for another task than detection.
+    """Return messages on the part of the labels that is used, if they are for another task than detection.
 
     Raises:
         DataError: they have no boxes.

@@ -1,7 +1,7 @@
 """Decoding image files.
 
-The content decides the format, never the suffix. A JPEG is whole if its decoder finds all pixels: bytes after the end
-mark are no damage, and a missing end mark alone is none either.
+The content determines the format, never the suffix. A JPEG is complete if all its pixels can be decoded: neither bytes
+after the end mark nor a missing end mark alone are damage.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
 def silence_decoder() -> None:
-    """Keep OpenCV from printing warnings on files; the caller reports what matters."""
+    """Suppress OpenCV's warnings about files; the caller reports problems."""
     if hasattr(cv2, "setLogLevel"):  # of version 4
         cv2.setLogLevel(0)
     else:
@@ -69,12 +69,12 @@ def decode_image(content: bytes) -> Pixels | None:
 
     Of a JPEG that is cut off, the existing part is returned; see `is_cut_off`.
     """
-    # Without an end mark versions of OpenCV return nothing, or lose the last pixels.
+    # Without an end mark some versions of OpenCV return nothing, or lose the last pixels.
     return _imdecode(content + END_OF_JPEG if lacks_end_mark(content) else content)
 
 
 def lacks_end_mark(content: bytes) -> bool:
-    """Return whether `content` is a JPEG without an end mark of its own; one of an embedded thumbnail is not."""
+    """Return whether `content` is a JPEG without an end mark; that of an embedded thumbnail does not count."""
     if not content.startswith(START_OF_JPEG) or content.endswith(END_OF_JPEG):
         return False
     return content.find(END_OF_JPEG, _first_scan(content)) < 0
@@ -83,7 +83,7 @@ def lacks_end_mark(content: bytes) -> bool:
 def is_cut_off(content: bytes, pixels: Pixels) -> bool:
     """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels`.
 
-    Other bytes instead of the padding change nothing if all image data exists, and are decoded as image data if not.
+    If all image data exists, other padding bytes do not change the pixels; else they are decoded as image data.
     """
     probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG)
     return probed is None or not np.array_equal(probed, pixels)
@@ -101,13 +101,13 @@ def describe_content(content: bytes) -> str:
     for offset, start, name in FORMATS:
         if content.startswith(start, offset):
             return f"{name}, {size}{DECODED.get(name, '')}"
-    return f"{'text' if _is_text(content) else 'no image format that is known'}, {size}"
+    return f"{'text' if _is_text(content) else 'an unknown format'}, {size}"
 
 
 def _imdecode(content: bytes) -> Pixels | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # nothing in it, or more pixels than OpenCV allows
+    except cv2.error:  # empty content, or more pixels than OpenCV allows
         return None
     if pixels is not None and pixels.ndim == 2:  # a grey float map, in spite of IMREAD_COLOR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
@@ -115,7 +115,7 @@ def _imdecode(content: bytes) -> Pixels | None:
 
 
 def _first_scan(jpeg: bytes) -> int:
-    """Return the offset of the first scan of a JPEG, behind its header segments, or of the first byte that is none."""
+    """Return the offset of the first scan of a JPEG, behind its header segments, or of the first invalid byte."""
     position = len(START_OF_JPEG)
     while position + 4 <= len(jpeg) and jpeg[position] == FILL_BYTE and jpeg[position + 1] != START_OF_SCAN:
         if jpeg[position + 1] == FILL_BYTE:
@@ -127,7 +127,7 @@ def _first_scan(jpeg: bytes) -> int:
 
 @functools.cache
 def _probe() -> bytes:
-    """Return bytes that a decoder reads as image data: any but the one that begins a marker."""
+    """Return bytes that a decoder reads as image data: any except the first byte of a marker."""
     return np.random.default_rng(0).integers(0, FILL_BYTE, PROBE_BYTES, dtype=np.uint8).tobytes()
 
 

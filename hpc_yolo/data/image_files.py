@@ -32,7 +32,7 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
     """Return the images in the directories and lists `split`, each once.
 
     Args:
-        root: a directory in which paths of lists may begin, besides those of the list itself.
+        root: a further directory to which paths in lists may be relative.
 
     Raises:
         DataError: there is none, a directory or list cannot be read, or lines of a list are ambiguous.
@@ -82,7 +82,7 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
 
 
 def _files_below(directory: Path) -> Iterator[Path]:
-    """Yield all files below `directory`, also where directories are links, each directory once."""
+    """Yield all files below `directory`, following links, each directory once."""
     seen = set()
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
         if (real := os.path.realpath(parent)) in seen:

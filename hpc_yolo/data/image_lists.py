@@ -17,7 +17,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
-MAX_PARENTS = 3  # directories above that of the list in which its paths may begin
+MAX_PARENTS = 3  # directories above that of the list to which its paths may be relative
 MAX_SHOWN = 3
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 COMMENT = "#"
@@ -41,8 +41,8 @@ class ImageList:
 def read_image_list(source: Path, root: Path | None = None) -> ImageList:
     """Return the images of the list `source`, including those of suffixes that OpenCV cannot decode.
 
-    A path is looked for as it is written, relative to the list's directory, to `root`, to the working directory and
-    to directories above the list's; then without its first parts.
+    A path is tried as it is written, relative to the list's directory, to `root`, to the working directory and to
+    directories above the list's; then without its first directories.
 
     Raises:
         DataError: the list cannot be read, is no list, or two lines would be the same image.
@@ -72,7 +72,7 @@ def list_lines(source: Path) -> Iterator[tuple[int, str]]:
     """Yield (number, path) of each line that has one, without quotes, byte order mark and file://.
 
     Raises:
-        DataError: the list cannot be read, or is no text.
+        DataError: the list cannot be read, or is not text.
     """
     try:
         content = source.read_bytes()
@@ -88,7 +88,7 @@ def list_lines(source: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(content: bytes) -> str:
-    """Return the text of a list: UTF-16 if marked so, otherwise UTF-8, with names of old code pages as surrogates."""
+    """Return the text of a list: UTF-16 if marked so, otherwise UTF-8, with bytes of old code pages as surrogates."""
     if content.startswith(UTF_16_MARKS):
         return content.decode("utf-16")
     text = content.decode("utf-8-sig", "surrogateescape")
@@ -121,12 +121,12 @@ class ImageSearch:
         """Return the file for the path `line`, or None.
 
         Raises:
-            DataError: an earlier line, without its first directories, led to the same file.
+            DataError: an earlier line, without its first directories, matched the same file.
         """
         for written in _readings(line):
             for directory, is_shortened in self._candidates(written.parent):
                 path = directory / written.name
-                if not os.path.exists(path):  # noqa: PTH110, a name that is too long is no error
+                if not os.path.exists(path):  # noqa: PTH110, a name that is too long is not an error
                     continue
                 if is_shortened and self._shortened.setdefault(path, written) != written:
                     raise DataError(
@@ -153,7 +153,7 @@ class ImageSearch:
         return f"{shown}, and without its first directories" if len(written.parts) > 1 else shown
 
     def _candidates(self, parent: Path) -> list[tuple[Path, bool]]:
-        """Return (directory, whether it lacks first parts of `parent`) of all that `parent` may be, nearest first."""
+        """Return (directory, whether first parts were dropped) of all that `parent` may mean, nearest first."""
         if parent not in self._directories:
             whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
             parts = parent.parts[parent.is_absolute() :]
@@ -167,7 +167,7 @@ class ImageSearch:
 
 
 def _readings(line: str) -> list[Path]:
-    """Return the paths that `line` may be: as it is, from Windows, and with accents composed or not."""
+    """Return the possible paths of `line`: as it is, as a Windows path, and with accents composed or decomposed."""
     forms = [os.path.expanduser(line)]  # noqa: PTH111, an unknown user is no error
     if "\\" in line or line[1:2] == ":":
         windows = PureWindowsPath(line)

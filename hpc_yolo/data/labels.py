@@ -19,7 +19,7 @@ MAX_NAMED = 3
 
 
 class Examples(NamedTuple):
-    """A number of findings of one kind, and the first of them."""
+    """The number of findings of one kind, and the first of them."""
 
     total: int = 0
     first: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Findings:
     no_end_mark: Examples = Examples()  # noqa: RUF009
 
     def as_json(self) -> dict[str, Examples]:
-        """Return the findings by name, as JSON can hold them."""
+        """Return the findings by name, in types that JSON supports."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @staticmethod
@@ -62,7 +62,7 @@ class ImageIndex:
     """The usable images of a split.
 
     Attributes:
-        shapes_hw: (N, 2) height and width in pixels, as turned by EXIF.
+        shapes_hw: (N, 2) height and width in pixels, after EXIF rotation.
         labels: (n, 5) for each image: class, cxcywh in [0, 1].
         num_backgrounds: images without objects.
         num_corrupt: images that are left out.

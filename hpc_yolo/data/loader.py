@@ -1,4 +1,4 @@
-"""Loaders: the batches of one rank, whose images are read, changed and stacked in worker processes."""
+"""Loaders of the batches of one rank; worker processes read, augment and stack the images."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ VALIDATION_PAD = 0.5
 
 
 class TrainingLoader:
-    """The training batches of one rank, epoch after epoch, from any step on. Its workers live as long as it does.
+    """Loader of one rank's training batches, from any step of any epoch. Its workers live as long as the loader.
 
     Args:
         batch: images of a step over all ranks.
         in_memory: keep the resized images of the whole set in memory.
-        rect: batches of images of similar shapes, in a fixed order, each as small as holds them, in multiples
-            of `stride`; no mosaics.
-        by_weight: draw images by how rare their classes are and how low the mAP of these is.
+        rect: batches of images of similar shapes, in a fixed order, padded to the smallest multiples of `stride`
+            that hold them; no mosaics.
+        by_weight: draw images with rare classes, or classes with a low mAP, more often.
         on_progress: called with (images in memory, all images).
     """
 
@@ -97,7 +97,7 @@ class TrainingLoader:
             LostProcessError: a worker has no shared memory for a batch.
         """
         order = self._epoch_order(epoch, class_maps)
-        # An image that is drawn twice in an epoch is changed in two ways.
+        # An image that is drawn twice in an epoch gets two different augmentations.
         keys = order if self._labels is None else np.arange(len(order))
         self._shards.shards = [
             _Shard(epoch, self._own(order, step), self._own(keys, step), self._plan[1][step] if self._plan else None)
@@ -134,7 +134,7 @@ class TrainingLoader:
 
 
 class ValidationLoader:
-    """This rank's shard of the validation images, each image on one rank, in groups of one shape.
+    """Loader of this rank's shard of the validation images, each image on one rank, in groups of one shape.
 
     The groups are planned over all ranks, so their shapes do not depend on the number of ranks.
 
@@ -173,7 +173,7 @@ class ValidationLoader:
         self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
 
     def slots(self) -> Iterator[ValidationBatch | None]:
-        """Yield for each group this rank's batch, or None where only other ranks have one: as many on every rank."""
+        """Yield for each group this rank's batch, or None if only other ranks have one; equally many on every rank."""
         batches = iter(self)
         for is_mine in self._is_mine:
             yield next(batches) if is_mine else None
@@ -183,7 +183,7 @@ class ValidationLoader:
 
 
 class _Shard(NamedTuple):
-    """This rank's part of a global batch: its images, their keys (see `sample`) and, for rectangles, their shape."""
+    """This rank's shard of a global batch: its images, their keys (see `sample`) and, for rectangles, their shape."""
 
     epoch: int
     images: Indices
@@ -192,7 +192,7 @@ class _Shard(NamedTuple):
 
 
 class _Shards(Sampler[_Shard]):
-    """The shards still to come; read anew at the start of every epoch."""
+    """The remaining shards, which are replaced for every epoch."""
 
     def __init__(self) -> None:
         self.shards: list[_Shard] = []

@@ -214,7 +214,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _shown(text: str, at: int) -> str:
-    """Return `text`, or of a long one the part around `at`, where it begins to differ from the other value."""
+    """Return `text`, or the part of a long one around `at`, where the other value first differs."""
     first = max(0, min(at - MAX_SHOWN // 2, len(text) - MAX_SHOWN))
     last = first + MAX_SHOWN
     return f"{'… ' if first else ''}{text[first:last]}{' …' if last < len(text) else ''}"

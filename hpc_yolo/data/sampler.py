@@ -76,7 +76,7 @@ def rect_order(order: Indices, batch: int) -> Indices:
 
 
 def rank_shard(images: Indices, rank: int, world_size: int) -> Indices:
-    """Return a rank's part (batch / world size,) of a global batch."""
+    """Return a rank's shard (batch / world size,) of a global batch."""
     size = len(images) // world_size
     return images[rank * size : (rank + 1) * size]
 

@@ -1,4 +1,4 @@
-"""Samples: one image after all changes, with its labels. `loader` makes batches of them."""
+"""Samples: one image after augmentation, with its labels. `loader` makes batches of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainingSamples:
 
         Args:
             shape: height and width of an image that is no mosaic; by default, and for mosaics, a square of imgsz.
-            key: what its changes follow from besides the epoch; by default `image`.
+            key: seed of its augmentation, besides the epoch; by default `image`.
 
         Raises:
             DataError: an image cannot be read any more.
@@ -101,7 +101,7 @@ class ValidationSamples:
         self._index, self._source = index, source
 
     def sample(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Labels, ImageShape]:
-        """Return (image (3, *shape) RGB, labels (n, 5) of class, cxcywh in [0, 1], what leads back to the file).
+        """Return (image (3, *shape) RGB, labels (n, 5) of class, cxcywh in [0, 1], its mapping back to the file).
 
         Raises:
             DataError: the image cannot be read any more.

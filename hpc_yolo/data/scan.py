@@ -1,6 +1,6 @@
-"""Scans: all images and labels of a split are checked once.
+"""Scans: a single check of all images and labels of a split.
 
-An image with a problem is left out and reported with file and line, and the run goes on.
+An image with a problem is left out and reported with file and line; the run continues.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def scan_split(
 
 
 def _with_problems(index: ImageIndex, problems: tuple[str, ...]) -> ImageIndex:
-    """Return `index` with problems of lists, which no cache has, before those of files."""
+    """Return `index` with problems of lists, which are not cached, before those of files."""
     if not problems:
         return index
     own = index.findings.problems

@@ -72,5 +72,5 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
                 outlines=Outlines(arrays["points"], arrays["point_counts"]),
                 findings=Findings.from_json(header["findings"]),
             )
-    except Exception:  # zip, zlib, numpy and json each have their own; whatever is wrong, a scan makes a new one
+    except Exception:  # zip, zlib, numpy and json have different ones; after any error a scan replaces the cache
         return None

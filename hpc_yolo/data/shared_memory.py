@@ -81,7 +81,7 @@ def demand_of(batch_bytes: int, num_batches: int, workers: int) -> Demand:
 
 
 def require_room(ranks: Sequence[RankRoom]) -> None:
-    """Refuse loader workers whose batches do not fit into /dev/shm of their node. Ranks of a node may share one or not.
+    """Refuse loader workers whose batches do not fit into /dev/shm of their node, which its ranks may share.
 
     Raises:
         TrainingError: naming the node, the needed and the free bytes.
@@ -116,7 +116,7 @@ def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
         return
     try:
         for tensor in tensors:
-            if tensor.numel():  # what is empty needs no memory
+            if tensor.numel():  # an empty tensor needs no memory
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -128,7 +128,7 @@ def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def explain_lost_worker(error: Exception) -> str | None:
-    """Return how /dev/shm may have caused the death of a loader worker that torch reports; None if it did not."""
+    """Return an explanation if /dev/shm may have caused the death of a loader worker that torch reports, else None."""
     room = shared_room()
     is_full = room.free_bytes <= min(room.total_bytes * NEARLY_FULL_FRACTION, NEARLY_FULL_BYTES)
     if "Bus error" in str(error) or is_full:

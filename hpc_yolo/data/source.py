@@ -1,6 +1,6 @@
-"""Image sources: where the pixels of a split's images come from. Loaders know the interface only.
+"""Image sources: the interface by which loaders read the pixels of a split's images.
 
-Here are the interface and the source that reads image files; a source that keeps images in memory is in `cache`.
+The source here reads image files; one that keeps images in memory is in `cache`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ class ImageSource(Protocol):
     """The images of a split with their longer side at one size, by their position in the split's `ImageIndex`."""
 
     def read(self, index: int) -> Pixels:
-        """Return the pixels of an image, BGR (height, width, 3); the caller does not write into them.
+        """Return the pixels of an image, BGR (height, width, 3); the caller must not change them.
 
         Raises:
-            DataError: naming the image, which cannot be read or decoded.
+            DataError: the image, which the message names, cannot be read or decoded.
         """
         ...
 
 
 class ImageFiles:
-    """The source that reads, decodes and resizes image files, each time anew.
+    """A source that reads, decodes and resizes an image file on every call.
 
     Args:
         imgsz: length in pixels of the longer side.

@@ -1,7 +1,7 @@
-"""A drawn dataset of shapes, so that a first training and the tests need no download.
+"""A drawn dataset of shapes, for a first training and the tests without a download.
 
 Every class has a form and colours around a hue of its own; backgrounds are textured, shapes may overlap. The same
-arguments draw the same bytes.
+arguments give the same bytes.
 """
 
 from __future__ import annotations

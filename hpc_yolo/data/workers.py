@@ -1,4 +1,4 @@
-"""Loader worker processes: how they start, and how their errors reach the task."""
+"""Loader worker processes: their setup, and the transfer of their errors to the task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def worker_loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader
     """Return torch's loader of whole batches, in `order`, from `workers` processes that live as long as it does.
 
     Args:
-        batches: gives a batch, or an error as a value, by an element of `order`.
+        batches: maps an element of `order` to a batch, or to an error as a value.
         workers: 0 to load in this process.
     """
     return DataLoader(
@@ -39,7 +39,7 @@ def worker_loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader
 def raise_errors(batches: Iterator[Batch | HpcYoloError]) -> Iterator[Batch]:
     """Yield batches and raise the errors among them.
 
-    A worker passes an error as a value, because torch would bury it in a traceback.
+    A worker passes an error as a value, because torch would hide it in a traceback.
     """
     for batch in batches:
         if isinstance(batch, HpcYoloError):
@@ -51,7 +51,7 @@ def raise_errors(batches: Iterator[Batch | HpcYoloError]) -> Iterator[Batch]:
 
 
 def _start_worker(_worker: int) -> None:
-    """Set up a worker process: it ends with its task, whose signals are not for it, and computes in one thread."""
+    """Set up a worker process: SIGTERM ends it, other signals of its task are ignored, and it uses one thread."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for ignored in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)

@@ -60,7 +60,7 @@ class CocoKeys:
 
 
 def keys_of_names(names: Sequence[str], image_paths: Sequence[str]) -> CocoKeys:
-    """Return COCO's own numbers for its 80 classes, and numbers from 0 for others; images are called by their files."""
+    """Return COCO's ids for its 80 classes, and ids from 0 for others; image ids come from file names."""
     content = yaml.safe_load((resource_directory("configs") / "data" / "coco.yaml").read_text(encoding="utf-8"))
     is_coco = list(names) == list(content["names"].values())
     image_ids = fallback_ids(image_paths, [None] * len(image_paths), taken=set())
@@ -70,7 +70,7 @@ def keys_of_names(names: Sequence[str], image_paths: Sequence[str]) -> CocoKeys:
 def fallback_ids(
     image_paths: Sequence[str], known: Sequence[ImageId | None], *, taken: Collection[ImageId]
 ) -> list[ImageId]:
-    """Return `known` ids with others for None: the name without suffix, as a number if it is one, as COCO has it.
+    """Return `known` ids with others for None: the name without suffix, as a number if it is one, as in COCO.
 
     Where that is `taken` or that of several images, the path is the id.
     """
@@ -83,7 +83,7 @@ def fallback_ids(
 
 
 def named_alike(image_paths: Sequence[str]) -> list[str]:
-    """Return the images whose names without suffix are those of others too."""
+    """Return the images whose names without suffix are not unique."""
     own = [_own_id(Path(path)) for path in image_paths]
     counts = Counter(own)
     return [path for path, short in zip(image_paths, own, strict=True) if counts[short] > 1]
@@ -132,10 +132,10 @@ def has_library() -> bool:
 def official_numbers(
     dataset: dict[str, Any], predictions_file: Path, image_ids: Sequence[ImageId], category_ids: Sequence[int]
 ) -> OfficialNumbers:
-    """Return COCO's numbers of the predictions, over these images and classes alone.
+    """Return COCO's metrics of the predictions, over these images and classes only.
 
     Args:
-        dataset: COCO's file of the truth, with every field that its library reads.
+        dataset: COCO's annotations, with every field that its library reads.
 
     Raises:
         HpcYoloError: the library is not installed, or fails.
@@ -144,7 +144,7 @@ def official_numbers(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise HpcYoloError("the official COCO numbers need the package pycocotools", hint=INSTALL) from error
+        raise HpcYoloError("the official COCO metrics need the package pycocotools", hint=INSTALL) from error
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -157,7 +157,7 @@ def official_numbers(
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-    except Exception as error:  # it raises anything for unusual annotations
+    except Exception as error:  # it raises arbitrary errors for unusual annotations
         raise HpcYoloError(f"pycocotools cannot evaluate the predictions: {type(error).__name__}: {error}") from error
     return OfficialNumbers(*(float(value) for value in evaluation.stats))
 
@@ -170,5 +170,5 @@ def _indexed(kind: type[Any], dataset: dict[str, Any]) -> Any:
 
 
 def _loaded(truth: Any, rows: list[dict[str, Any]]) -> Any:
-    """Return the library's object of the predictions; its own loader cannot read a detector that found nothing."""
+    """Return the library's object of the predictions; its own loader fails without detections."""
     return truth.loadRes(rows) if rows else _indexed(type(truth), {**truth.dataset, "annotations": []})

@@ -1,6 +1,6 @@
-"""COCO's annotation file, read whole before an evaluation.
+"""COCO's annotation file, read and checked before an evaluation.
 
-Missing fields are filled in and images matched to files. An unusable file is an error then, not after hours.
+Missing fields are filled in and images matched to files. An unusable file is an error at once, not after hours.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def read_annotations(path: Path, names: Sequence[str], image_paths: Sequence[str
     Missing `info`, `area`, `iscrowd`, `bbox` (where there are polygons) and ids of annotations are filled in.
 
     Raises:
-        DataError: it is not of COCO's form, does not know a class, or its images cannot be distinguished.
+        DataError: it is not in COCO's format, lacks a class, or its images cannot be distinguished.
     """
     content = _read_json(path)
     images = list(_images(path, content["images"]))
     categories = _categories(path, content["categories"])
     objects = [_object(f"{path}: annotations[{index}]", one) for index, one in enumerate(content["annotations"])]
-    # COCO's library takes id 0 for no match at all, and equal ids for one object.
+    # COCO's library treats id 0 as no match, and equal ids as one object.
     objects = [{**one, "id": number} for number, one in enumerate(objects, 1)]
     used = {one["category_id"] for one in objects}
     category_ids = [_category_id(path, name, categories, used) for name in names]
@@ -77,13 +77,13 @@ def read_annotations(path: Path, names: Sequence[str], image_paths: Sequence[str
 def match_images(
     path: Path, images: Sequence[tuple[ImageId, PurePosixPath]], image_paths: Sequence[str]
 ) -> list[ImageId | None]:
-    """Return the id of each image at `image_paths` among `images` (id, file name), None for one that is not there.
+    """Return the id of each image at `image_paths` among `images` (id, file name), None for one that is missing.
 
     An image is the one of the same name with which it has most directories in common; where no name is the same, of
     the same name without its suffix, since sets are converted.
 
     Raises:
-        DataError: several are equally near, two files are the same image, or none is there.
+        DataError: several match equally well, two files match the same image, or none matches.
     """
     by_name: dict[str, list[tuple[ImageId, PurePosixPath]]] = defaultdict(list)
     by_stem: dict[str, list[tuple[ImageId, PurePosixPath]]] = defaultdict(list)
@@ -105,7 +105,7 @@ def match_images(
     if not nearest:
         raise DataError(
             f"{path}: has none of the {counted(len(image_paths), 'image')} ({_some(image_paths)})",
-            hint="give the annotations of this very split with --annotations FILE",
+            hint="give the annotations of this split with --annotations FILE",
         )
     found: list[ImageId | None] = [None] * len(image_paths)
     for image_id, (_, position) in nearest.items():
@@ -142,7 +142,7 @@ def _left_out(path: Path, image_paths: Sequence[str], found: Sequence[ImageId | 
     if not missing:
         return ()
     known = f"{len(found) - len(missing)} of {counted(len(found), 'image')}"
-    return (f"official COCO numbers are over {known}: {path} has no others, such as {_some(missing)}",)
+    return (f"official COCO metrics are over {known}: {path} has no others, such as {_some(missing)}",)
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -155,17 +155,17 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint="--annotations takes COCO's JSON") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not of COCO's form, nor JSON: {error}", hint=FORM_HINT) from error
+        raise DataError(f"{path}: is not in COCO's format, nor JSON: {error}", hint=FORM_HINT) from error
     if isinstance(content, list):
-        raise DataError(f"{path}: is not of COCO's form: a list, as predictions are", hint=FORM_HINT)
+        raise DataError(f"{path}: is not in COCO's format: a list, as predictions are", hint=FORM_HINT)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: is not of COCO's form: it has no list {key!r}", hint=FORM_HINT)
+            raise DataError(f"{path}: is not in COCO's format: it has no list {key!r}", hint=FORM_HINT)
     return dict(content)
 
 
 def _images(path: Path, images: list[Any]) -> Iterator[tuple[ImageId, PurePosixPath]]:
-    """Yield (id, file name) of each image. One without a name has its id for a name."""
+    """Yield (id, file name) of each image. The name of one without a name is its id."""
     seen: dict[ImageId, object] = {}
     for index, image in enumerate(images):
         where = f"{path}: images[{index}]"
@@ -178,7 +178,7 @@ def _images(path: Path, images: list[Any]) -> Iterator[tuple[ImageId, PurePosixP
 
 
 def _categories(path: Path, categories: list[Any]) -> dict[str, list[int]]:
-    """Return the ids of each name; some exports give a name twice, once for the group of all."""
+    """Return the ids of each name; some exports list a name twice, once as the parent category."""
     ids: dict[str, list[int]] = defaultdict(list)
     for index, category in enumerate(categories):
         where = f"{path}: categories[{index}]"
@@ -199,7 +199,7 @@ def _category_id(path: Path, name: str, categories: dict[str, list[int]], used: 
 
 
 def _object(where: str, one: Any) -> dict[str, Any]:
-    """Return an annotation with all that COCO's library reads of a box."""
+    """Return an annotation with all fields that COCO's library needs."""
     box = _box(where, one)
     area = one.get("area")
     return {
@@ -214,7 +214,7 @@ def _object(where: str, one: Any) -> dict[str, Any]:
 def _box(where: str, one: Any) -> list[float]:
     """Return left, top, width, height: of `bbox`, or around the polygons of `segmentation`."""
     if not isinstance(one, dict):
-        raise DataError(f"{where}: {one!r} is no object with fields", hint=FORM_HINT)
+        raise DataError(f"{where}: {one!r} is not a JSON object", hint=FORM_HINT)
     try:
         if one.get("bbox"):
             left, top, width, height = map(float, one["bbox"])

@@ -168,7 +168,7 @@ def to_original_pixels(boxes_xyxy: torch.Tensor, shape: ImageShape) -> torch.Ten
 
 
 def _joined(found: list[Arrays]) -> Arrays:
-    """Concatenate the arrays of many images; the types are right without any image too."""
+    """Concatenate the arrays of many images; without an image, return empty arrays of the same types."""
     nothing: Arrays = {
         "correct": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),
         "ignored": np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool),

@@ -1,1 +1,1 @@
-"""Use of a trained model: evaluation (val), detection (predict), other programs (export)."""
+"""Inference with trained models: evaluation (val), detection (predict), export to other formats (export)."""

@@ -1,4 +1,4 @@
-"""The one device that val, predict and export compute on."""
+"""The device on which val, predict and export compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def choose_device(requested: str) -> torch.device:
     """Return the device `requested`: `auto` (or nothing) is the first GPU if there is one, else the CPU.
 
     Raises:
-        SpecError: it is no device, several devices, or a GPU that does not exist.
+        SpecError: `requested` is not a device, names several, or names a GPU that does not exist.
     """
     try:
         chosen = read_device(requested)
@@ -24,7 +24,7 @@ def choose_device(requested: str) -> torch.device:
     if "," in chosen:
         raise SpecError(
             f"--device {requested}: one device is needed: auto, cpu, or the number of a GPU",
-            hint="for several GPUs start several commands",
+            hint="to use several GPUs, run several commands",
         )
     index = 0 if chosen == "auto" else int(chosen)
     if index >= torch.cuda.device_count():

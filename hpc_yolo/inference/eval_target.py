@@ -1,4 +1,4 @@
-"""What is evaluated: a model and a split of a dataset."""
+"""The target of an evaluation: a model and a split of a dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpc_yolo.spec.load import load_resolved_spec
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """A file of weights; for a run also its dataset, image size and `single_cls`."""
+    """A weights file; for that of a run also its dataset, image size and `single_cls`."""
 
     weights: Path
     data: Path | None = None
@@ -45,14 +45,14 @@ class EvalTarget:
 
 
 class Augmented(nn.Module):
-    """A model with test-time augmentation: it is applied to several views of each image."""
+    """Test-time augmentation: the model is applied to several views of each image."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the decoded detections of all views; there are no raw levels."""
+        """Return the decoded detections of all views and no raw outputs."""
         return augmented_forward(self.model, images), []
 
 
@@ -64,7 +64,7 @@ def resolve_weights(path: Path) -> ResolvedWeights:
     """
     run = RunDirectory(path if path.is_dir() else path.absolute().parent.parent)
     if path.is_dir() and not run.exists:
-        raise CheckpointError(f"{path}: not a run directory", hint="name a run, or a file of weights")
+        raise CheckpointError(f"{path}: not a run directory", hint="name a run directory or a weights file")
     if not path.exists():
         raise CheckpointError(f"{path}: not found", hint="hpc-yolo status lists the known runs")
     weights = path
@@ -92,7 +92,7 @@ def load_eval_target(
     on_progress: Callable[[int, int], None],
     needs_labels: bool = True,
 ) -> EvalTarget:
-    """Read the model, fused for inference, and the labels of a split.
+    """Load the model, fused for inference, and the labels of a split.
 
     Args:
         augment: apply the model to several views of each image.
@@ -101,7 +101,7 @@ def load_eval_target(
         needs_labels: refuse a split without labels, since all of its metrics are 0.
 
     Raises:
-        CheckpointError: the weights cannot be read, or are for another number of classes.
+        CheckpointError: the weights cannot be read, or have another number of classes.
         DataError: the dataset cannot be used.
         SpecError: the device does not support an option.
     """

@@ -1,4 +1,4 @@
-"""Write models as ONNX and TorchScript, and check each by running what was written."""
+"""Export of models to ONNX and TorchScript; each exported model is run and compared with the original."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
-TOLERANCE = 1e-4  # relative to what a number means: boxes to the image's side, scores to 1
+TOLERANCE = 1e-4  # relative to the scale of a value: the image side for boxes, 1 for scores
 PACKAGES_HINT = "pip install 'hpc-yolo[export]'"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -49,7 +49,7 @@ class Exported:
     """A file that was written and checked.
 
     Attributes:
-        difference: the largest difference to the model, relative as in `TOLERANCE`.
+        difference: largest difference from the output of the original, relative as in `TOLERANCE`.
     """
 
     path: Path
@@ -70,14 +70,14 @@ class Decoded(nn.Module):
 
 
 def export(model: Detector, names: Sequence[str], form: str, target: Path, options: ExportOptions) -> Exported:
-    """Write `model`, which detects the classes `names`, to `target` as `form`, read it back and compare.
+    """Export `model` with the class names `names` to `target`, after loading the result and comparing outputs.
 
     Args:
-        form: onnx or torchscript.
+        form: the format, onnx or torchscript.
 
     Raises:
-        CheckpointError: sides are not multiples of the stride, a package is missing, the form lacks an operator, or the
-            written model computes something else; then `target` is not created.
+        CheckpointError: sides are not multiples of the stride, a package is missing, the format lacks an operator, or
+            outputs differ; `target` is then not created.
     """
     stride = model.image_stride
     if any(side % stride for side in options.image_hw):
@@ -90,13 +90,13 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
         difference = max(_difference(decoded, run, shape) for shape in _checked_shapes(options, stride))
     except HpcYoloError:
         raise
-    except Exception as error:  # exporters and runtimes raise classes of their own
+    except Exception as error:  # exporters and runtimes have their own exception classes
         raise CheckpointError(
             f"{target}: {form} cannot be written: {type(error).__name__}: {error}", hint="try another --opset"
         ) from error
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"{target}: {form} computes something else: {difference:.1e} apart, {TOLERANCE:.0e} is allowed; not written"
+            f"{target}: output of {form} differs by {difference:.1e}, at most {TOLERANCE:.0e} is allowed; not written"
         )
     try:
         write_atomic(target, content, mode=0o644)
@@ -109,8 +109,8 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
 def tracing() -> Iterator[None]:
     """Suppress the tracer's warnings inside the block.
 
-    torch calls its tracer deprecated, but the successors need further packages for the same graph of a model without
-    branches; and it warns of each number that becomes a constant, all of which are compared afterwards.
+    The tracer is deprecated, but its successors need further packages to produce the same graph of a model without
+    branches. It also warns about every value that becomes a constant; the outputs are compared afterwards.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,7 +146,7 @@ def _run_onnx(content: bytes) -> Runner:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CheckpointError("the check of an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
+        raise CheckpointError("checking an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
@@ -176,13 +176,13 @@ def _run_torchscript(content: bytes) -> Runner:
 
 
 def _properties(model: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
-    """Return the metadata that programs read from such files."""
+    """Return the metadata that other programs read from ONNX files."""
     imgsz = {"imgsz": str(options.trained_imgsz)} if options.trained_imgsz is not None else {}
     return {"stride": str(model.model.image_stride), "names": str(dict(enumerate(names)))} | imgsz
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
-    """Return the (batch, height, width) to compare: as exported and, for a dynamic model, another."""
+    """Return the (batch, height, width) to compare: the exported shape and, for a dynamic model, a second one."""
     shapes = [(options.batch, *options.image_hw)]
     return [*shapes, (options.batch + 1, 2 * stride, 3 * stride)] if options.dynamic else shapes
 

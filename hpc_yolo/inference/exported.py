@@ -1,4 +1,4 @@
-"""Exported models, ONNX and TorchScript, run as the models that they came from. They compute on the CPU, in fp32."""
+"""Exported models (ONNX, TorchScript) with the interface of a `Detector`. They run on the CPU in fp32."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
-        batch: images of a pass; None where any number goes.
-        image_hw: sides in pixels; None where all multiples of `stride` go.
-        imgsz: pixels that the model was trained at, where the file says so.
+        batch: images of a forward pass; None if any number is accepted.
+        image_hw: sides in pixels; None if all multiples of `stride` are accepted.
+        imgsz: image size in training, in pixels; None if the file does not have it.
     """
 
     names: tuple[str, ...]
@@ -47,12 +47,12 @@ class About:
 
 
 class ExportedModel(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> (decoded rows (B, rows, 5 + classes), no raw levels), as of a `Detector`."""
+    """Images (B, 3, H, W) in [0, 1] -> (decoded rows (B, rows, 5 + classes), no raw outputs), like a `Detector`."""
 
     def __init__(self, path: Path, about: About, run: Run) -> None:
         super().__init__()
         self.path, self.about, self._run = path, about, run
-        # Says on which device and in which type images are wanted, as the parameters of a `Detector` do.
+        # Gives device and dtype of the input, as the parameters of a `Detector` do.
         self.placeholder = nn.Parameter(torch.zeros(0), requires_grad=False)
 
     @property
@@ -73,7 +73,7 @@ class ExportedModel(nn.Module):
         return torch.cat(parts), []
 
     def _framed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return `images` with grey to the right and below, up to the size that the file takes."""
+        """Return `images`, padded with grey on the right and below to the size that the file accepts."""
         if self.about.image_hw is None:
             return images
         (height, width), (found_height, found_width) = self.about.image_hw, images.shape[2:]
@@ -95,8 +95,8 @@ def load_exported(path: Path) -> ExportedModel:
     """Return the model in an ONNX or TorchScript file.
 
     Raises:
-        CheckpointError: the file is damaged, does not say what it is, or detects in another form than YOLOv5's; or the
-            package that runs it is missing.
+        CheckpointError: the file is damaged, lacks metadata, or has another output than YOLOv5; or the package that
+            runs it is missing.
     """
     about, run = _load_onnx(path) if path.suffix.lower() == ".onnx" else _load_torchscript(path)
     return ExportedModel(path, about, run).eval()
@@ -110,14 +110,14 @@ def _load_onnx(path: Path) -> tuple[About, Run]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        content = path.read_bytes()  # from memory, so that it can name no other file to read
+        content = path.read_bytes()  # from memory, so that it cannot refer to other files
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         properties = session.get_modelmeta().custom_metadata_map
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # the runtime has a dozen classes of its own
+    except Exception as error:  # the runtime has a dozen exception classes
         raise CheckpointError(
-            f"{path}: is no ONNX file that onnxruntime {onnxruntime.__version__} runs: {_line(error)}"
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {_line(error)}"
         ) from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in INPUT_TYPES:
@@ -174,20 +174,20 @@ def _load_torchscript(path: Path) -> tuple[About, Run]:
 
 
 def _torchscript_size(path: Path, properties: dict[str, Any]) -> tuple[int | None, tuple[int, int] | None]:
-    """Return (batch, (height, width)) that the file takes, None where they are free."""
+    """Return (batch, (height, width)) that the file accepts; None for those that are dynamic."""
     if properties.get("dynamic") is True:
         return None, None
     shape = properties.get("shape")
     if not isinstance(shape, list) or len(shape) != 4 or not all(map(_is_side, shape)):
-        raise CheckpointError(f"{path}: does not say for which size it was exported", hint=EXPORT_HINT)
+        raise CheckpointError(f"{path}: its metadata lacks the image size", hint=EXPORT_HINT)
     return shape[0], (shape[2], shape[3])
 
 
 def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[int, int] | None) -> About:
-    """Return what `properties` say: names of classes as {index: name} in Python or JSON, the stride as a number.
+    """Return the metadata in `properties`: class names as {index: name} in Python or JSON, the stride as a number.
 
     Raises:
-        CheckpointError: they say nothing of that, or nothing that makes sense.
+        CheckpointError: class names or stride are missing or invalid.
     """
     names, stride = _value(properties.get("names")), _value(properties.get("stride"))
     if names is None or stride is None:
@@ -196,7 +196,7 @@ def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[
         names = {str(index): name for index, name in names.items()}
         names = [names.get(str(number)) for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path}: its names of classes are not numbered 0, 1, 2 …", hint=EXPORT_HINT)
+        raise CheckpointError(f"{path}: its class names are not numbered 0, 1, 2 …", hint=EXPORT_HINT)
     stride = int(stride) if isinstance(stride, float) and stride.is_integer() else stride
     if not _is_side(stride) or stride > MAX_STRIDE:
         raise CheckpointError(f"{path}: its stride is {str(stride)[:20]}", hint=EXPORT_HINT)
@@ -205,7 +205,7 @@ def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[
 
 
 def _value(written: object) -> Any:
-    """Return what a property says, which ONNX keeps as text; None where it makes no sense."""
+    """Return the value of a property, which ONNX stores as text; None if it is invalid."""
     if not isinstance(written, str):
         return written
     if len(written) > MAX_METADATA_LETTERS:
@@ -224,9 +224,9 @@ def _is_side(value: object) -> bool:
 
 def _other_output(path: Path, shape: object, num_classes: int) -> CheckpointError:
     return CheckpointError(
-        f"{path}: its output is {shape}, and of YOLOv5 it is batch x rows x {BOX_AND_OBJECTNESS + num_classes}: box, "
+        f"{path}: its output is {shape}; that of YOLOv5 is batch x rows x {BOX_AND_OBJECTNESS + num_classes}: box, "
         f"objectness, {num_classes} classes",
-        hint="a model of another family is run by the program that wrote it",
+        hint="run a model of another family with the program that wrote it",
     )
 
 

@@ -1,4 +1,4 @@
-"""Images by http(s): one file an address, with limits on time and size."""
+"""Download of images by http(s): one file per address, with limits on time and size."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.text import printable
 
 WEB_PREFIXES = ("http://", "https://")
-TIMEOUT_S = 10.0  # for the server to begin its answer, and between two parts of it
+TIMEOUT_S = 10.0  # for the first byte of the response, and between two reads
 TOTAL_S = 60.0
 MAX_BYTES = 256 * 2**20
 CHUNK_BYTES = 2**16
 MAX_REDIRECTS = 5
-# Types of answers that go on for ever or are played: those are for the video decoder.
+# Content types of streams and videos, which the video decoder opens.
 STREAM_TYPES = ("multipart/", "video/", "audio/", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 UNKNOWN_TYPES = ("", "application/octet-stream", "binary/octet-stream")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to other http(s) addresses only."""
+    """Redirect handler that follows http(s) addresses only."""
 
     max_redirections = MAX_REDIRECTS
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.lower().startswith(WEB_PREFIXES):
-            raise DataError(f"the server redirects to {printable(newurl)}, which is no http address")
+            raise DataError(f"the server redirects to {printable(newurl)}, which is not an http address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -40,10 +40,10 @@ def fetch_image(address: str, *, must_be_image: bool) -> bytes | None:
     """Return the bytes of the image at `address`, or None where a stream or video is served.
 
     Args:
-        must_be_image: True where the address ends as an image file; else only what is served as an image is one.
+        must_be_image: the address has an image suffix; otherwise the content type decides.
 
     Raises:
-        DataError: the server is not reached or refuses, answers something else, or sends too much or too slowly.
+        DataError: the server cannot be reached, refuses, sends another type, or sends too much or too slowly.
     """
     deadline_s = time.monotonic() + TOTAL_S
     with _opened(address) as response:
@@ -51,7 +51,7 @@ def fetch_image(address: str, *, must_be_image: bool) -> bytes | None:
         if kind.startswith(STREAM_TYPES) or not (must_be_image or kind.startswith("image/")):
             return None
         if not kind.startswith("image/") and kind not in UNKNOWN_TYPES:
-            raise DataError(f"the server answers with {printable(kind)}, which is no image", hint=_hint(kind))
+            raise DataError(f"the server sends {printable(kind)}, which is not an image", hint=_hint(kind))
         content = bytearray()
         while chunk := response.read(CHUNK_BYTES):
             content += chunk
@@ -67,7 +67,7 @@ def fetch_image(address: str, *, must_be_image: bool) -> bytes | None:
 
 @contextlib.contextmanager
 def _opened(address: str) -> Iterator[http.client.HTTPResponse]:
-    """Open the response of a GET request; errors become a `DataError`."""
+    """Send a GET request and return the open response; errors become a `DataError`."""
     try:
         target, password = _without_userinfo(address)
         opener = urllib.request.build_opener(
@@ -87,19 +87,19 @@ def _opened(address: str) -> Iterator[http.client.HTTPResponse]:
         if isinstance(reason, TimeoutError):
             message = f"no answer within {TIMEOUT_S:.0f} s"
         raise DataError(
-            f"cannot be reached: {message}", hint="is the address right, and may this machine go there?"
+            f"cannot be reached: {message}", hint="check the address, and whether this machine may connect to it"
         ) from (error)
     except (http.client.HTTPException, OSError) as error:
         raise DataError(f"the connection failed: {type(error).__name__}: {error}") from error
-    except ValueError as error:  # urllib's message for what is not an address
-        raise DataError(f"is no address: {error}") from error
+    except ValueError as error:  # raised by urllib for an invalid address
+        raise DataError(f"is not an address: {error}") from error
 
 
 def _without_userinfo(address: str) -> tuple[str, urllib.request.HTTPPasswordMgr]:
-    """Return (the address in ASCII without user and password, what answers when the server asks for them)."""
+    """Return (the address in ASCII without user and password, the manager that sends them on request)."""
     parts = urllib.parse.urlsplit(address)
     if not parts.hostname:
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
     port = f":{parts.port}" if parts.port is not None else ""
     path, query = (urllib.parse.quote(part, safe="/%:@!$&'()*+,;=~?") for part in (parts.path, parts.query))
@@ -112,4 +112,4 @@ def _without_userinfo(address: str) -> tuple[str, urllib.request.HTTPPasswordMgr
 
 
 def _hint(kind: str) -> str | None:
-    return "a page about the image, perhaps, or a log-in; give the address of the file" if "html" in kind else None
+    return "perhaps a page about the image, or a log-in; give the address of the file" if "html" in kind else None

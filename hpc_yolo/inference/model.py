@@ -24,7 +24,7 @@ class InferenceModel:
     """A model in evaluation mode on its device, and the metadata of its file.
 
     Attributes:
-        imgsz: pixels that it was trained at, if the file has that.
+        imgsz: image size in training, in pixels, if the file has it.
         fixed_hw: the only sides that it accepts; None if it accepts all multiples of the stride.
     """
 
@@ -44,7 +44,7 @@ class InferenceModel:
         """Refuse `sides`, the requested height and width, if an exported file does not accept them.
 
         Raises:
-            SpecError: with both sizes.
+            SpecError: naming both sizes.
         """
         if self.fixed_hw is not None and sides not in (None, self.fixed_hw):
             assert sides is not None
@@ -56,7 +56,7 @@ class InferenceModel:
 
 
 def load_inference_model(path: Path, *, device: str, half: bool, augment: bool) -> InferenceModel:
-    """Read the model in `path`, fused for inference.
+    """Load the model in `path`, fused for inference.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -76,7 +76,7 @@ def load_inference_model(path: Path, *, device: str, half: bool, augment: bool) 
 def _exported(path: Path, device: str, *, half: bool, augment: bool) -> InferenceModel:
     for name, is_requested, why in (
         ("--half", half, "it computes in fp32"),
-        ("--augment", augment, "it has no raw levels, from which the views are joined"),
+        ("--augment", augment, "it has no raw outputs, which are needed to join the views"),
         ("--device", device.strip().lower() not in ("", "auto", "cpu"), "exported files run on the CPU"),
     ):
         if is_requested:

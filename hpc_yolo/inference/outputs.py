@@ -1,4 +1,4 @@
-"""What `predict` writes of each image: boxes drawn, label files, crops. Names from data are escaped in file names."""
+"""Results that `predict` writes: drawn boxes, label files, crops. Names from data are escaped in file names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hpc_yolo.inference.sources import Source
 from hpc_yolo.inference.video import VideoFile
 from hpc_yolo.plots.draw import Style, crop, draw_boxes
 
-ANY_SUFFIX = ".png"  # for what the source's own form cannot hold, or OpenCV does not write
+ANY_SUFFIX = ".png"  # if the source's format cannot hold the pixels, or OpenCV cannot write it
 
 
 @dataclass
 class Outputs:
-    """What is written into `directory` of each prediction. `close` is called after the last frame of each source."""
+    """Writer of predictions into `directory`. Call `close` after the last frame of each source."""
 
     directory: Path
     names: Sequence[str]
@@ -43,7 +43,7 @@ class Outputs:
         return self.images or self.labels or self.crops
 
     def write(self, prediction: Prediction) -> list[DataError]:
-        """Draw, list and cut out what was found; return what could not be written of it."""
+        """Write drawn boxes, label file and crops of a frame; return the errors."""
         frame = prediction.frame
         errors: list[DataError] = []
         stem = self._stems.stem_of(frame.source, is_video=frame.number is not None)
@@ -57,7 +57,7 @@ class Outputs:
         return errors
 
     def close(self) -> list[DataError]:
-        """Finish the video that is being written, which is playable then; return what went wrong."""
+        """Finish the open video, which is then playable; return the errors."""
         video, self._video, self._video_failed = self._video, None, False
         return _attempt(video.close) if video is not None else []
 
@@ -71,7 +71,7 @@ class Outputs:
         if frame.number is None:
             _write_image(self.directory, stem, frame.source.suffix, drawn)
         elif not self._video_failed:
-            self._video_failed = True  # unless all goes well: one message a video is enough
+            self._video_failed = True  # until the write succeeds: one message per video is enough
             if self._video is None:
                 self._video = VideoFile(self.directory, stem, frame.fps, drawn)
             self._video.write(drawn)
@@ -98,19 +98,19 @@ class Outputs:
 
 
 class Stems:
-    """Gives each source a name for its results that no other has, also with the number of a frame behind it."""
+    """Assigns each source a unique name for its results, also unique with a frame number appended."""
 
     def __init__(self) -> None:
         self._stems: dict[Source, str] = {}
         self._taken: set[str] = set()
-        self._videos: set[str] = set()  # those that numbers are put behind
-        self._beginnings: set[str] = set()  # of stems that end in a number, without it
+        self._videos: set[str] = set()  # names to which frame numbers are appended
+        self._beginnings: set[str] = set()  # stems that end in a number, without the number
 
     def stem_of(self, source: Source, *, is_video: bool) -> str:
-        """Return the name; the same whenever the same source is asked for."""
+        """Return the name; always the same for the same source."""
         if source not in self._stems:
             stem, number = source.stem, 1
-            between = "-" if stem in self._videos else "_"  # a video's stem with _2 behind it is its second frame
+            between = "-" if stem in self._videos else "_"  # a video's stem followed by _2 is its second frame
             while not self._is_free(stem, is_video):
                 number += 1
                 stem = f"{source.stem}{between}{number}"
@@ -158,7 +158,7 @@ def _attempt(write: Callable[[], None]) -> list[DataError]:
 
 
 def _write_image(directory: Path, stem: str, suffix: str, pixels: Pixels) -> None:
-    """Write `stem` with `suffix` where its form can hold the pixels, else as a PNG."""
+    """Write `stem` with `suffix` if that format can hold the pixels, else as a PNG."""
     for form in dict.fromkeys((suffix or ".jpg", ANY_SUFFIX)):
         content = _encoded(form, pixels)
         if content is not None:
@@ -172,13 +172,13 @@ def _encoded(suffix: str, pixels: Pixels) -> bytes | None:
         if not cv2.haveImageWriter(f"image{suffix}"):
             return None
         done, content = cv2.imencode(suffix, pixels)
-    except cv2.error:  # more pixels than the form can hold, for one
+    except cv2.error:  # for example, more pixels than the format can hold
         return None
     return np.asarray(content).tobytes() if done else None
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    """Write `content`; what cannot be written whole is not there."""
+    """Write `content`; on an error remove the file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Detect objects on frames of images and videos. `outputs` writes the results."""
+"""Detection of objects on frames of images and videos. `outputs` writes the results."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ READ_AHEAD = 4  # frames decoded while the model runs
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """Size of images and settings of non-maximum suppression.
+    """Image size and settings of non-maximum suppression.
 
     Attributes:
-        imgsz_hw: sides (pixels) that the image is scaled to fit into.
+        imgsz_hw: sides in pixels into which the image is scaled to fit.
         exact: pad it to exactly these sides, not only to the next multiples of the stride.
     """
 
@@ -113,7 +113,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A source that cannot be read, or not to its end."""
+    """A source that cannot be read, or not completely."""
 
     source: Source
     error: DataError
@@ -141,7 +141,7 @@ def read_frames(sources: Iterable[Source], stride: int) -> Generator[Frame | Unr
                 if stopped.is_set():
                     return
             put(None)
-        except Exception as error:  # otherwise the wait for the next frame would not end
+        except Exception as error:  # else the consumer would wait for the next frame for ever
             put(error)
 
     thread = threading.Thread(target=read, daemon=True)

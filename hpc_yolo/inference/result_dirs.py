@@ -34,7 +34,7 @@ def results_directory(project: Path, name: str, *, exist_ok: bool) -> Path:
         raise RunError(
             f"{project / name}: cannot be created: {error.strerror}", hint="give another directory with --project DIR"
         ) from error
-    raise AssertionError("unreachable: numbers do not end")
+    raise AssertionError("unreachable: the numbers are unbounded")
 
 
 def holds_results(directory: Path) -> bool:

@@ -30,11 +30,11 @@ VIDEO_SUFFIXES = frozenset(
 PLAYLIST_SUFFIXES = frozenset((".m3u8", ".mpd"))
 STREAM_PREFIXES = (*WEB_PREFIXES, "rtsp://", "rtmp://", "tcp://", "udp://")
 FALLBACK_FPS = 25.0
-MAX_FPS = 1000.0  # more is a camera that does not know
-# Containers whose header counts the frames; others only estimate.
+MAX_FPS = 1000.0  # a camera that reports more does not know its rate
+# Containers whose header has the exact number of frames; others have an estimate.
 COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
 MAX_NAMED = 3  # directories in a message
-MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no player shows
+MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no decoder returns
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Source:
         name: shown in messages.
         path: of a file.
         address: of a camera (its number), a stream, or an image on a server.
-        problem: why it cannot be read, where that is known before.
+        problem: why it cannot be read, if that is known in advance.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Source:
 class Frame:
     """Pixels of a source; `number` counts a video's frames from 0 and is None for an image. `fps` is the video's.
 
-    `remark` is what a person should know of the image.
+    `remark` is a message about the image for the user.
     """
 
     source: Source
@@ -94,13 +94,13 @@ class Found:
 
 
 def find_sources(written: str) -> Found:
-    """Return all sources that `written` stands for: a file, directory, pattern, list (.txt), camera number or address.
+    """Return all sources that `written` names: a file, directory, pattern, list (.txt), camera number or address.
 
-    Results of earlier commands below a directory or pattern are passed over. A line of a list that stands for nothing
-    is a source with a problem.
+    Results of earlier commands below a directory or pattern are skipped. A line of a list that names nothing
+    becomes a source with a problem.
 
     Raises:
-        DataError: nothing is there, or nothing of it is an image or a video.
+        DataError: nothing exists there, or none of it is an image or a video.
     """
     path = Path(written)
     if written.isdecimal() and not os.path.lexists(path):
@@ -109,7 +109,7 @@ def find_sources(written: str) -> Found:
         return Found([Source(_without_password(written), address=written)])
     if "://" in written:
         raise DataError(
-            f"{_without_password(written)}: addresses of this kind are not read",
+            f"{_without_password(written)}: addresses of this kind are not supported",
             hint=f"addresses begin with {', '.join(STREAM_PREFIXES)}",
         )
     try:
@@ -134,7 +134,7 @@ def _of_directory(directory: Path) -> Found:
     seen: set[str] = set()
     results: list[Path] = []
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=refuse):
-        if (real := os.path.realpath(parent)) in seen:  # links may lead in circles
+        if (real := os.path.realpath(parent)) in seen:  # links may form a cycle
             directories.clear()
             continue
         seen.add(real)
@@ -155,7 +155,7 @@ def _of_pattern(pattern: str) -> Found:
             f"{printable(pattern)}: there is no such file or directory, and nothing matches it",
             hint="give an image, a video, a directory, a pattern in quotes, a camera's number or an address",
         )
-    named = Path(*_fixed_parts(pattern))  # what a person names is looked at, results or not
+    named = Path(*_fixed_parts(pattern))  # a directory that the user names is read even if it holds results
     below = {parent for file in files for parent in file.parents} - {named, *named.parents}
     results = {directory for directory in below if holds_results(directory)}
     sources = [file for file in files if not results & set(file.parents)]
@@ -172,7 +172,7 @@ def _fixed_parts(pattern: str) -> list[str]:
 
 
 def _of_list(path: Path) -> Found:
-    """Return what the lines of a list stand for, read as the lists of a dataset are."""
+    """Return the sources that the lines of a list name, read like the lists of a dataset."""
     search = ImageSearch(path)
     sources: list[Source] = []
     passed_over: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ def _of_list(path: Path) -> Found:
         where = f"{printable(str(path))}:{number}"
         try:
             if written.lower().endswith(".txt"):
-                raise DataError(f"{printable(written)}: a list inside a list is not read")
+                raise DataError(f"{printable(written)}: a list inside a list is not supported")
             found = find_sources(_meant_by_line(search, written, where))
             sources += found.sources
             passed_over += found.passed_over
@@ -193,19 +193,19 @@ def _of_list(path: Path) -> Found:
 
 
 def _meant_by_line(search: ImageSearch, written: str, where: str) -> str:
-    """Return the file that a line means: relative to the working directory or to the list, or what is written."""
+    """Return the file that a line names, relative to the working directory or to the list; else the line itself."""
     if os.path.lexists(written) or written.lower().startswith(STREAM_PREFIXES):
         return written
     return str(search.find(written, where) or written)
 
 
 def _usable(paths: list[Path], what: str, results: Sequence[Path] = (), *, allow_none: bool = False) -> Found:
-    """Return those of `paths` that are looked at.
+    """Return the images and videos among `paths`.
 
     Args:
-        what: begins the error; "images/ holds", say.
-        results: directories that were not looked into, since results of earlier commands are there.
-        allow_none: let there be no source, since there is a problem that is reported.
+        what: first words of the error message, such as "images/ holds".
+        results: directories that were skipped, since they hold results of earlier commands.
+        allow_none: accept no source, because a problem is reported.
     """
     sources = [Source(printable(str(path)), path) for path in paths if _is_known(path)]
     unreadable = [suffix for path in paths if (suffix := path.suffix.lower()) in UNREADABLE_SUFFIXES]
@@ -213,15 +213,15 @@ def _usable(paths: list[Path], what: str, results: Sequence[Path] = (), *, allow
     if results:
         more = f" and {len(results) - MAX_NAMED} more" if len(results) > MAX_NAMED else ""
         where = ", ".join(printable(str(directory)) for directory in results[:MAX_NAMED])
-        passed_over.append(f"results of earlier commands in {where}{more}; name such a directory to look at them")
+        passed_over.append(f"results of earlier commands in {where}{more}; name such a directory to use them")
     if unreadable:
         kinds = ", ".join(sorted(set(unreadable)))
-        passed_over.append(f"{counted(len(unreadable), 'file')} of kinds that are not decoded here: {kinds}")
+        passed_over.append(f"{counted(len(unreadable), 'file')} of formats that are not supported: {kinds}")
     if not sources and not allow_none:
         suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(
             f"{what} no image and no video{''.join(f'; {text}' for text in passed_over)}",
-            hint="convert them to JPEG or PNG" if unreadable else f"suffixes that are looked at: {suffixes}",
+            hint="convert them to JPEG or PNG" if unreadable else f"supported suffixes: {suffixes}",
         )
     return Found(sources, tuple(passed_over))
 
@@ -238,7 +238,7 @@ def frames_of(source: Source, *, stride: int = 1) -> Iterator[Frame]:
     """Yield the image, or every `stride`-th frame of a video or stream.
 
     Raises:
-        DataError: it cannot be opened or decoded, or a video ends before its end; its frames come before that.
+        DataError: it cannot be opened or decoded, or a video is incomplete; its frames are yielded before.
     """
     if source.problem is not None:
         raise source.problem
@@ -269,7 +269,7 @@ def _image(source: Source, content: bytes) -> Frame:
     if pixels is None:
         raise DataError(f"{source.name}: cannot be decoded: {describe_content(content)}")
     is_part = lacks_end_mark(content) and is_cut_off(content, pixels)
-    return Frame(source, pixels, remark="the JPEG is cut off; the part that is there is used" if is_part else "")
+    return Frame(source, pixels, remark="the JPEG is cut off; the existing part is used" if is_part else "")
 
 
 def _may_serve_image(source: Source) -> bool:
@@ -280,7 +280,7 @@ def _may_serve_image(source: Source) -> bool:
 
 
 def _video_frames(source: Source, stride: int, reason: str) -> Iterator[Frame]:
-    """Yield frames of a video file, camera or stream. `reason`: why its server could not be asked, for the error."""
+    """Yield frames of a video file, camera or stream. `reason`: of a failed request to its server, for the error."""
     with _opened_name(source) as name:
         capture = cv2.VideoCapture(name)
     try:
@@ -309,9 +309,9 @@ def _video_frames(source: Source, stride: int, reason: str) -> Iterator[Frame]:
 
 @contextlib.contextmanager
 def _opened_name(source: Source) -> Iterator[str | int]:
-    """Yield what OpenCV opens: an absolute path, lest a colon in it is taken for a protocol's, or a link to it.
+    """Yield a name for OpenCV: an absolute path, so that a colon in it does not make it a URL, or a link to it.
 
-    A path that is no UTF-8 ends the process inside OpenCV 5.0, so that a link with a plain name stands for it.
+    OpenCV 5.0 aborts the process on a path that is not UTF-8; a temporary link with a plain name replaces it.
     """
     if source.path is None:
         yield source.address if source.address is not None else ""
@@ -335,19 +335,19 @@ def _bgr(pixels: object) -> Pixels:
 
 def _hint(source: Source) -> str | None:
     if isinstance(source.address, int):
-        return "see the cameras there are with: ls /dev/video*"
-    return None if source.address is None else "is the address right, and does the stream run?"
+        return "list the cameras with: ls /dev/video*"
+    return None if source.address is None else "check the address, and that the stream is running"
 
 
 def _address_path(address: str) -> str:
     try:
         return urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-    except ValueError:  # brackets that hold no host; whoever opens it says so
+    except ValueError:  # invalid brackets around a host; opening it raises the error
         return ""
 
 
 def _without_password(address: str) -> str:
-    """Return `address` as it may be printed."""
+    """Return `address` without its password, for messages."""
     before, scheme, rest = address.partition("://")
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")

@@ -1,4 +1,4 @@
-"""Evaluate a model on a split of a dataset: metrics, speeds, a confusion matrix, COCO JSON, label files."""
+"""Evaluation of a model on a split of a dataset: metrics, speeds, confusion matrix, COCO JSON, label files."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written to `directory` besides the metrics.
+    """Files to write to `directory` besides the metrics.
 
     Attributes:
         predictions: write COCO JSON.
         annotations: COCO's annotations, for the official metrics.
         labels: write a label file for each image.
-        scores: with a column of scores.
+        scores: add a column of scores to the label files.
     """
 
     directory: Path
@@ -86,7 +86,7 @@ def round_up(imgsz: int, stride: int) -> int:
 
 
 def find_annotations(target: EvalTarget) -> Path | None:
-    """Return annotations/instances_<split>.json beside the split or above it, as COCO has it; None without one."""
+    """Return annotations/instances_<split>.json beside the split or above it, as in COCO; None if there is none."""
     sources = target.dataset.split(target.split)
     if len(sources) != 1:
         return None
@@ -140,7 +140,7 @@ def validate(
 
 
 def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
-    # No more loader processes than there are cores, of which a CPU computes on one.
+    # At most one loader process per core; on a CPU, one core is left to the model.
     spare = len(os.sched_getaffinity(0)) - (target.device.type == "cpu")
     loader = ValidationLoader(
         target.index,
@@ -157,7 +157,7 @@ def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square:
 
 
 def _warm_up(target: EvalTarget, imgsz: int) -> None:
-    """Run a GPU once, so that the choice of kernels does not count for an image."""
+    """Run the model once on a GPU, so that the selection of kernels is not timed."""
     if target.device.type == "cuda":
         dtype = next(target.model.parameters()).dtype
         with torch.no_grad():
@@ -208,7 +208,7 @@ def _progress_recorder(on_progress: Callable[[int, int], None], total: int) -> R
 
 
 def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Recorder:
-    """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], maybe the score."""
+    """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], score if asked."""
     directory.mkdir(mode=0o700, exist_ok=True)
     names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")
 

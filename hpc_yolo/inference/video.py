@@ -1,4 +1,4 @@
-"""A video file that is written, and known to be whole when it is closed."""
+"""Writing of a video file, whose number of frames is checked when it is closed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import Pixels
 
-# (suffix, codec) in the order in which they are tried: MPEG-4 takes sides below 8192 pixels, Motion JPEG larger ones.
+# (suffix, codec) in the order of the attempts: MPEG-4 supports sides below 8192 pixels, Motion JPEG larger ones.
 FORMS = ((".mp4", "mp4v"), (".avi", "MJPG"))
-IMAGE_SERIES = "CV_IMAGES"  # OpenCV's last resort: files numbered at some digit of the path
-MAX_TIMEBASE = 65535  # of MPEG-4: frames a second are a fraction whose denominator may be no larger
+IMAGE_SERIES = "CV_IMAGES"  # OpenCV's fallback, which writes numbered image files
+MAX_TIMEBASE = 65535  # of MPEG-4: the largest denominator of the frame rate
 MIN_FPS = 0.1
 
 
@@ -28,16 +28,16 @@ def writable_fps(fps: float) -> float:
 
 
 class VideoFile:
-    """A video that `write` adds frames to. Frames of other sizes are scaled to the first one's.
+    """Writer of a video. Frames of other sizes are scaled to the size of the first.
 
     Raises:
-        DataError: no encoder takes such frames, or the file cannot be made there.
+        DataError: no encoder supports such frames, or the file cannot be created.
     """
 
     def __init__(self, directory: Path, stem: str, fps: float, frame: Pixels) -> None:
         try:
             os.fspath(directory / stem).encode()
-        except UnicodeEncodeError:  # which would end the process inside OpenCV 5.0
+        except UnicodeEncodeError:  # OpenCV 5.0 would abort the process
             raise DataError(f"{printable(str(directory / stem))}: a video needs a path in UTF-8") from None
         height, width = (side + side % 2 for side in frame.shape[:2])  # encoders drop the last row of odd sides
         self._size_hw = height, width
@@ -62,10 +62,10 @@ class VideoFile:
         self._num_frames += 1
 
     def close(self) -> None:
-        """Finish the file and read it back as far as its header.
+        """Finish the file and check the number of frames in its header.
 
         Raises:
-            DataError: frames are missing from it: the encoder does not report that the disk is full.
+            DataError: frames are missing; the encoder does not report a full disk.
         """
         self._writer.release()
         capture = cv2.VideoCapture(str(self.path))
@@ -74,5 +74,5 @@ class VideoFile:
         if num_written < self._num_frames:
             raise DataError(
                 f"{self.path}: {max(num_written, 0)} of {self._num_frames} frames are in the file",
-                hint="is the disk full, or a quota reached?",
+                hint="check the free space and the quota",
             )

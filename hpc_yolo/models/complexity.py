@@ -33,7 +33,7 @@ def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexi
     Only shapes pass through the model (meta tensors), so that even the largest takes no memory.
 
     Raises:
-        SpecError: no such model, or its config makes no sense.
+        SpecError: there is no such model, or its config is invalid.
     """
     macs = 0
 

@@ -95,7 +95,7 @@ def build_model(model: str | Path, num_classes: int) -> Detector:
     """Return the model `model`, a name such as yolov5n or a YAML of layers, for `num_classes` classes.
 
     Raises:
-        SpecError: no such model, or its config makes no sense.
+        SpecError: there is no such model, or its config is invalid.
     """
     return build_from_config(load_config(model), num_classes, str(model))
 
@@ -104,7 +104,7 @@ def build_from_config(config: dict[str, Any], num_classes: int, source: str) -> 
     """Return the model that `config` describes. `source` names the config in errors.
 
     Raises:
-        SpecError: the config makes no sense.
+        SpecError: the config is invalid.
     """
     try:
         return Detector(config, num_classes)
@@ -116,7 +116,7 @@ def tensor_shapes(config: dict[str, Any], num_classes: int, source: str) -> dict
     """Return names and shapes of the tensors of the model that `config` describes, without allocating them.
 
     Raises:
-        SpecError: the config makes no sense.
+        SpecError: the config is invalid.
     """
     try:
         with torch.device("meta"):
@@ -192,7 +192,7 @@ def _scale(block: nn.Module, scale: float) -> float:
 
 
 def _level_anchors(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:
-    """Return pixels (width, height, width, …) of each level; a number stands for so many a level, still to be found."""
+    """Return pixels (width, height, width, …) of each level; for a number, that many placeholders a level."""
     if isinstance(anchors, int):
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
@@ -209,10 +209,10 @@ def _replace_activations(model: nn.Module, written: object) -> None:
 
 
 def freeze(model: Detector, layers: int | list[int]) -> None:
-    """Freeze the first so many layers, or those with the listed indices; batch norm goes on measuring.
+    """Freeze the first layers, or those with the listed indices; batch norm still updates its statistics.
 
     Raises:
-        TrainingError: there are no such layers, or none is left that learns.
+        TrainingError: there are no such layers, or no trainable one is left.
     """
     if problem := freeze_problem(layers, len(model.model)):
         raise TrainingError(f"train.freeze: {problem}", hint=FREEZE_HINT)
@@ -220,14 +220,14 @@ def freeze(model: Detector, layers: int | list[int]) -> None:
     for index in indices:
         model.model[index].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TrainingError("train.freeze: no layer is left to learn", hint=FREEZE_HINT)
+        raise TrainingError("train.freeze: no trainable layer is left", hint=FREEZE_HINT)
 
 
 def require_valid_layers(model: str, num_classes: int, imgsz: int) -> None:
     """Check that the layers in the file `model` are valid and that their largest stride divides `imgsz`.
 
     Raises:
-        SpecError: they are not, or it does not.
+        SpecError: a layer is invalid, or `imgsz` is not a multiple of the stride.
     """
     with torch.device("meta"):
         stride = build_model(model, num_classes).image_stride

@@ -1,7 +1,7 @@
 """Batch normalisation over the batches of all ranks.
 
-On GPUs torch's own SyncBatchNorm is used. It refuses CPU tensors, so under gloo `GlobalBatchNorm2d` does the same
-arithmetic with a differentiable all-reduce.
+On GPUs torch's own SyncBatchNorm is used. It does not support CPU tensors, so under gloo `GlobalBatchNorm2d` does the
+same arithmetic with a differentiable all-reduce.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Charts and images of what training and evaluation found, as files."""
+"""Charts and images of training and evaluation, as files."""

@@ -1,4 +1,4 @@
-"""A chart as values: lines over one axis, and the colours of charts. `plots/figures.py` draws it."""
+"""The values of a chart: lines over one axis, and the colours of charts. `plots/figures.py` draws it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class ClassName(Text):
     """The name of a class, centred vertically on its position; `rotation` is 0 or 90.
 
     matplotlib's own font lacks Chinese, Japanese and Korean, so a raster gets the pixels of `class_labels`, which
-    never look the same for two classes.
+    differ for any two classes.
     """
 
     def __init__(self, x: float, y: float, names: tuple[str, ...], kind: int, max_letters: int, **style: Any) -> None:

@@ -1,4 +1,4 @@
-"""Boxes with names on images, readable on any ground."""
+"""Boxes with names on images, readable on any background."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Style:
 
 
 def draw_boxes(pixels: Pixels, detections: Sequence[Sequence[float]], names: Sequence[str], style: Style) -> Pixels:
-    """Return a copy of `pixels` (BGR) with `detections`, rows of xyxy in pixels, score and class; the surest on top."""
+    """Return a copy of `pixels` (BGR) with `detections`, rows of xyxy in pixels, score, class; highest score on top."""
     drawn: Pixels = pixels.copy()
     thickness = style.thickness or max(1, round(max(pixels.shape[:2]) / PIXELS_A_LINE) + 1)
     all_names = tuple(names)
@@ -56,7 +56,7 @@ def colour_of(kind: int) -> tuple[int, int, int]:
 def _draw_label(
     pixels: Pixels, text: str, corner: tuple[int, int], colour: tuple[int, int, int], thickness: int, size: int
 ) -> None:
-    """Draw the text on a ground of the box's colour: above the box, or inside where there is no room; all on the image.
+    """Draw the text on the box's colour: above the box, or inside if there is no space; always inside the image.
 
     `corner`: left and top of the box. `size`: of the text, in pixels.
     """

@@ -62,7 +62,7 @@ CELL, SMALL_CELL = 30.0, 10.0  # of a confusion matrix; small ones hold no numbe
 TOOLTIP = "tooltip="
 
 
-# matplotlib's own defaults and `STYLE`, whatever the person's matplotlibrc says.
+# matplotlib's own defaults and `STYLE`, independent of the user's matplotlibrc.
 styled = matplotlib.style.context(["default", STYLE])
 
 
@@ -85,7 +85,7 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> None:
 
 @styled
 def write_label_charts(path: Path, statistics: LabelStatistics) -> None:
-    """Draw how many objects of which class the training set has, where they are and how large, as one PNG.
+    """Draw the objects of the training set by class, position and size, as one PNG.
 
     Raises:
         OSError: the file system refuses.
@@ -154,7 +154,7 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
 
 
 def draw_legend(axes: Axes, lines: Sequence[Line]) -> None:
-    """Name the lines where the fewest of their points are; one line needs no legend."""
+    """Draw the legend in the corner with the fewest points; one line needs no legend."""
     if len(lines) < 2:
         return
     named = sorted(lines, key=lambda line: not line.is_main)[:MAX_LEGEND_NAMES]
@@ -173,7 +173,7 @@ def draw_legend(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def draw_bars(figure: Figure, title: str, names: Sequence[str], counts: Sequence[int]) -> None:
-    """Draw the largest classes into the first tile of `figure`, a bar each."""
+    """Draw a bar for each of the largest classes into the first tile of `figure`."""
     shown = sorted(range(len(names)), key=lambda kind: -counts[kind])[:MAX_BARS]
     size = min(NAME_SIZE, (TILE[1] - 40) / max(len(shown), 1))
     room = room_for_names(tuple(names), MAX_LETTERS, size)
@@ -188,7 +188,7 @@ def draw_bars(figure: Figure, title: str, names: Sequence[str], counts: Sequence
 
 
 def draw_heat_map(axes: Axes, counts: Counts, *, is_upwards: bool) -> None:
-    """Draw a map of counts, the more the denser; its first row at the top, or with `is_upwards` at the bottom."""
+    """Draw a heat map of counts; its first row at the top, or with `is_upwards` at the bottom."""
     cells = np.asarray(counts, dtype=np.float64)
     _draw_cells(axes, np.sqrt(cells / max(cells.max(initial=0.0), 1.0)), is_upwards=is_upwards)
 
@@ -280,15 +280,15 @@ def _write_png(path: Path, figure: Figure) -> None:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Return `figure` as an element of a page: what names a line or a count becomes a tooltip."""
+    """Return `figure` as an element of a page, with names of lines and counts as tooltips."""
     buffer = BytesIO()
     figure.savefig(
         buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
     )
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for all of the page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would apply to the whole page
     text = re.sub(rf"""<g id=(["']){TOOLTIP}([^>]*?)\1>""", r"<g><title>\2</title>", text)
-    # Names of groups would stand several times in a page; its style has the font.
+    # Ids of groups would not be unique in a page; its style has the font.
     text = re.sub(r"""(?<=<g) id=("[^"]*"|'[^']*')|font-family: [^;"]*; | transform="rotate\(-0 [^"]*\"""", "", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

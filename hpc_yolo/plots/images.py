@@ -1,4 +1,4 @@
-"""Images with their boxes on one sheet: inputs of the training, and detections of the model."""
+"""Images with their boxes on one sheet: training inputs, and detections of the model."""
 
 from __future__ import annotations
 

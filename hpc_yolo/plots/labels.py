@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CELLS = 24  # along each side of a map
 MAX_COUNTED = 20  # objects on an image; more are counted together
-SMALL_PIXELS, LARGE_PIXELS = 32, 96  # sides of squares, as COCO has it
+SMALL_PIXELS, LARGE_PIXELS = 32, 96  # sides of squares, as in COCO
 
 
 class SplitStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
-"""Text on images, in the scripts of the world, and labels of classes that never look the same.
+"""Text on images in many scripts, and class labels that always look different.
 
 OpenCV 5 draws with any TrueType font and falls back on one of its own for Chinese, Japanese and Korean. The font here
 is DejaVu Sans, as matplotlib ships it: Latin, Cyrillic, Greek, Arabic, Hebrew, Armenian, Georgian and many signs.
-Arabic is joined, and what runs from right to left is put into its order, before it is drawn. A letter that neither font
-has becomes a box, and the number of the class is added, as it is where names look alike. OpenCV 4 draws ASCII alone.
+Arabic letters are joined, and text that runs from right to left is reordered, before drawing. A letter that neither
+font has becomes a box, and the number of the class is added, as for names that look alike. OpenCV 4 draws only ASCII.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from hpc_yolo.core.text import printable
 from hpc_yolo.data.images import Pixels
 
 FONT_FILE = Path("mpl-data", "fonts", "ttf", "DejaVuSans.ttf")  # in matplotlib, which is not imported
-LINE_HEIGHT = 1.25  # over the size of the text, and how much of that lies below the line that letters stand on
+LINE_HEIGHT = 1.25  # over the size of the text, and the part of it below the baseline
 BELOW = 0.27
 CAP_HEIGHT = 0.73
 NO_WRAP = 1 << 20
 MISSING, CUT = "□", "…"
 RIGHT_TO_LEFT = {"R", "AL", "AN"}  # classes of the bidirectional algorithm
-JOINERS = "\u200c\u200d"  # say how neighbours are joined, and are not seen
+JOINERS = "\u200c\u200d"  # invisible; they control how neighbours are joined
 LOOK_SIZE = 24
 # Of OpenCV 4: its capitals are 22 pixels high at scale 1.
 HERSHEY = cv2.FONT_HERSHEY_SIMPLEX
@@ -38,26 +38,26 @@ PLAIN_MISSING, PLAIN_CUT = "_", ".."
 
 
 def has_fonts() -> bool:
-    """Return whether this OpenCV draws with fonts: version 5 does."""
+    """Return whether this OpenCV draws with fonts, as version 5 does."""
     return hasattr(cv2, "FontFace")
 
 
 def text_width(text: str, size: int) -> int:
-    """Return the width in pixels of `text`, which is in the order of a label, at a size in pixels."""
+    """Return the width in pixels of `text`, which is in visual order, at a size in pixels."""
     if not has_fonts():
         return int(cv2.getTextSize(text, HERSHEY, size * HERSHEY_SCALE, 1)[0][0])
     return int(cv2.getTextSize((0, 0), text, (0, 0), _face(), size, 0)[2])
 
 
 def line_height(size: int) -> int:
-    """Return the height in pixels of a line of text, with what reaches below it."""
+    """Return the height in pixels of a line of text, with its part below the baseline."""
     return round(size * LINE_HEIGHT)
 
 
 def write_text(
     pixels: Pixels, text: str, left: int, baseline: int, colour: tuple[int, int, int], size: int, *, bold: bool = False
 ) -> None:
-    """Draw `text`, from left to right as in a label, beginning at `left` and standing on `baseline`."""
+    """Draw `text`, which is in visual order, from `left` on `baseline`."""
     if not has_fonts():
         scale, weight = size * HERSHEY_SCALE, 2 if bold else 1
         cv2.putText(pixels, text, (left, baseline), HERSHEY, scale, colour, weight, cv2.LINE_AA)
@@ -68,7 +68,7 @@ def write_text(
 
 
 def text_ink(text: str, size: int) -> npt.NDArray[np.uint8]:
-    """Return how much of each pixel `text` covers, (height, width) of 0 to 255; its capitals are in the middle."""
+    """Return the coverage of each pixel by `text`, (height, width) of 0 to 255; its capitals are in the middle."""
     height, width = 2 * line_height(size), max(text_width(text, size), 1)
     canvas: Pixels = np.zeros((height, width, 3), dtype=np.uint8)
     write_text(canvas, text, 0, round((height + CAP_HEIGHT * size) / 2), (255, 255, 255), size)
@@ -80,7 +80,7 @@ def class_labels(names: tuple[str, ...], max_letters: int | None = None) -> tupl
     """Return the label under which each class is drawn; no two look the same.
 
     Args:
-        max_letters: names are cut to so many.
+        max_letters: longer names are cut.
     """
     shown = [_visible(_cut(name, max_letters)) for name in names]
     numbered = {number for number, (_, is_whole) in enumerate(shown) if not is_whole}
@@ -113,7 +113,7 @@ def _cut(name: str, max_letters: int | None) -> str:
 
 
 def _visible(text: str) -> tuple[str, bool]:
-    """Return (what can be drawn, from left to right, whether nothing is lost); lost letters in a row are one box."""
+    """Return (drawable text in visual order, whether it is complete); adjacent missing letters become one box."""
     if not has_fonts():
         return _in_ascii(text)
     text = unicodedata.normalize("NFC", text)
@@ -138,7 +138,7 @@ def _may_be_drawn(letter: str) -> bool:
 
 
 def _from_left_to_right(text: str) -> str:
-    """Return `text` with Arabic letters in the forms that join, in the order in which they stand beside each other."""
+    """Return `text` in visual order, from left to right, with Arabic letters in their joined forms."""
     import arabic_reshaper
     from bidi import get_display
 
@@ -169,7 +169,7 @@ def _face() -> Any:
 
 @lru_cache(maxsize=65536)
 def _is_drawn(letter: str) -> bool:
-    """Return whether a font has `letter`: OpenCV draws a question mark for those that it has not."""
+    """Return whether a font has `letter`: OpenCV draws a question mark for missing ones."""
     return letter == "?" or _ink(letter) != _ink("?")
 
 
@@ -179,7 +179,7 @@ def _look(text: str) -> bytes:
 
 
 def _ink(text: str) -> bytes:
-    """Return the pixels of `text`, without what is empty around them."""
+    """Return the pixels of `text`, without the empty ones around it."""
     width = text_width(text, LOOK_SIZE)
     canvas: Pixels = np.zeros((3 * LOOK_SIZE, width + 2 * LOOK_SIZE, 3), dtype=np.uint8)
     write_text(canvas, text, LOOK_SIZE, 2 * LOOK_SIZE, (255, 255, 255), LOOK_SIZE)

@@ -15,7 +15,7 @@ Events = Sequence[AnyEvent]
 def training_charts(runs: Sequence[tuple[str, Events]]) -> list[Chart]:
     """Return charts over epochs: loss terms, metrics, learning rate and speeds, with a line for each of `runs`.
 
-    A chart more is one entry here: the run directory's PNG and the report draw what this returns. Charts without a
+    A new chart is one entry here: the run directory's PNG and the report draw what this returns. Charts without a
     point are left out. With one run, its later attempts are marked.
 
     Args:
@@ -77,7 +77,7 @@ def _chart(
 def _points(
     events: Events, kind: type[StepLogged] | type[Evaluated], value_of: Callable[..., float | None]
 ) -> tuple[list[float], list[float]]:
-    """Return (epochs done, with fractions; values). Steps that were repeated count once, as they were last."""
+    """Return (epochs done, with fractions; values). A repeated step counts once, with its last value."""
     xs: list[float] = []
     ys: list[float] = []
     steps_per_epoch = 1

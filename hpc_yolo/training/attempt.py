@@ -1,7 +1,7 @@
 """The body of one task: take the lease, open the journal, enter the process group, build, train, record the end.
 
 An error on any rank is written to the run directory with rank, host and traceback, printed, and ends this process
-without a collective: its peers notice, and the launcher ends the job.
+without a collective: its peers detect it, and the launcher ends the job.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_task(run: RunDirectory, spec: Spec) -> None:
 
 
 def announce(process: ProcessInfo) -> None:
-    """Print the line that separates the starts of a task in its log (`runs.logs`)."""
+    """Print the line that separates the attempts of a job in the log of a task (`runs.logs`)."""
     if process.launcher != "submitit-local":  # which prints one of its own
         host = process.host or socket.gethostname()
         print(f"hpc-yolo: task {process.rank} on {host}, start {process.attempt} of its job", flush=True)
@@ -99,7 +99,7 @@ def settled_modes(run: RunDirectory) -> Iterator[None]:
 def recorded_failure(run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, lease: Lease) -> Iterator[None]:
     """Record an error in the block as the end of this attempt.
 
-    Not after the lease was lost, nor where another process has failed first: this one does not know why.
+    Nothing is recorded after the lease was lost, or if another process failed first, which has the cause.
     """
     try:
         yield
@@ -156,7 +156,7 @@ def train(
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, context, world) from None
         if journal is not None:
-            # The other ranks wait at the block's end: one that left first would end the job before it is queued again.
+            # The other ranks wait at the block's end: the first exit would end the job before it is queued again.
             record_end(run, spec.cluster, process, journal, trainer, stopped_by)
     return stopped_by
 

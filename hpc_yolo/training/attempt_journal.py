@@ -1,4 +1,4 @@
-"""The journal of an attempt: opened by rank 0 with the end of an attempt that left none, closed with its own end."""
+"""The journal of an attempt, opened by rank 0: it gets the missing end of an earlier attempt, and at last its own."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from hpc_yolo.training.trainer import Trainer
 def open_journal(
     run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, lease: Lease, files: EventFiles | None
 ) -> JournalWriter:
-    """Return the journal of this attempt, after recording the end of one before that left no record.
+    """Return the journal of this attempt, after recording the end of an earlier attempt if that is missing.
 
     Args:
         run: the run of this attempt.
         limits: how often attempts may end by which cause.
         process: this task, rank 0.
         lease: on the run.
-        files: gets every event of this attempt.
+        files: receives every event of this attempt.
 
     Raises:
-        TrainingError: the attempts before have used up what `limits` allow.
+        TrainingError: the earlier attempts have used up the limits.
     """
     lines = EventLines()
 
     def print_line(event: AnyEvent) -> None:
         line = lines.line(event)
-        with contextlib.suppress(OSError):  # the reader of the output may be gone
+        with contextlib.suppress(OSError):  # the output may be closed
             if line is not None:
                 print(line, flush=True)
 
@@ -57,7 +57,7 @@ def open_journal(
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
         if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
-                f"this run does not go on by itself: {end.reason}", hint="remove the cause, then submit the spec again"
+                f"this run is not requeued: {end.reason}", hint="remove the cause, then submit the spec again"
             )
 
     def on_event(event: AnyEvent) -> None:
@@ -69,13 +69,13 @@ def open_journal(
 
 
 def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
-    """Return job `job_id` and the one it follows: since them no person has submitted the run again."""
+    """Return job `job_id` and the one it follows: the jobs since the run was last submitted by a person."""
     before = predecessor(run, job_id)
     return (job_id,) if before is None else (job_id, before)
 
 
 def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journal: JournalWriter) -> None:
-    """Submit the job that follows this one in chain mode, at once: a job that dies can submit nothing.
+    """Submit the job that follows this one in chain mode, at once: a job that is killed cannot submit it.
 
     Raises:
         CancelledError: this job follows one that was cancelled.
@@ -83,12 +83,12 @@ def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journa
     if (cancelled := cancelled_predecessor(run, job_id)) is not None:
         raise CancelledError(
             f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
-            hint="submit the spec again to go on",
+            hint="submit the spec again to continue",
         )
     try:
         ensure_successor(run, process)
     except ClusterError as refusal:
-        message = f"no job waits to follow this one: {refusal.message}; it is tried again at this one's end"
+        message = f"the next job cannot be queued: {refusal.message}; this is retried at the end of this job"
         journal.write(WarningRaised(message=message))
 
 
@@ -100,7 +100,7 @@ def record_end(
     trainer: Trainer,
     stopped_by: signal.Signals | None,
 ) -> None:
-    """Record the end of this attempt, after the last byte is durable, and queue the run again where it goes on."""
+    """Record the end of this attempt, after all its files are durable, and queue the run again if it continues."""
     attempts = Attempts(read_events(run.journal))
     end = attempt_end(
         AttemptFacts(
@@ -118,7 +118,7 @@ def record_end(
     ended = end.event(trainer.position.step, detail, epoch=trainer.epoch)
     journal.write(ended)
     if stopped_by is not None and process.job_id is not None:
-        # Where Slurm refuses, the last line of the batch script tries it again: it may have what a container has not.
+        # If Slurm refuses, the last line of the batch script retries: it may have commands that a container lacks.
         carry_out(end, ended, run, process, cluster, attempts=attempts, write=journal.write)
 
 

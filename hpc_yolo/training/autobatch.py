@@ -1,4 +1,4 @@
-"""The batch that fills a GPU, from the memory that a few small ones take.
+"""The largest batch for a GPU, estimated from the memory of a few small ones.
 
 For `train.batch: -1` (source: YOLOv5 v7.0), and for the message after a batch was too large.
 """
@@ -33,7 +33,7 @@ def find_batch(
 ) -> int:
     """Return the largest batch that `device` can train on.
 
-    16 without a GPU, and with a warning where the measurement gives no result.
+    Without a GPU it is 16; also, with a warning, if the measurement gives no result.
     """
     if device.type != "cuda":
         return DEFAULT_BATCH
@@ -47,9 +47,9 @@ def find_batch(
 def largest_batch(model: Detector, imgsz: int, precision: str, device: torch.device) -> int | None:
     """Return the largest batch whose forward and backward pass takes four fifths of the memory of `device`, a GPU.
 
-    Memory that other processes hold counts as taken. None where the measurement gives no result.
+    Memory that other processes hold counts as taken. None if the measurement gives no result.
     """
-    trained = copy.deepcopy(model).train()  # stands for the average, and its statistics may change
+    trained = copy.deepcopy(model).train()  # in place of the average; its statistics may change
     dtype = autocast_dtype(precision, device)
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -81,13 +81,13 @@ def out_of_memory(error: torch.OutOfMemoryError, context: TrainingContext, world
 
 
 def batch_for(room_bytes: int, measure: Callable[[int], int | None]) -> int | None:
-    """Return the batch that four fifths of `room_bytes` suffice for, by a line through the memory of the tried ones.
+    """Return the batch that fits into four fifths of `room_bytes`, by a line through the memory of the tried ones.
 
     Args:
-        measure: bytes that this process holds at a batch, None where it does not fit.
+        measure: bytes that this process holds at a batch, None if it does not fit.
 
     Returns:
-        None where the line leads to no image or to over a thousand.
+        None if the line gives less than one image, or over a thousand.
     """
     taken = {batch: measure(batch) for batch in TRIED_BATCHES}
     fitting = {batch: size for batch, size in taken.items() if size is not None}

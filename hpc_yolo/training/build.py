@@ -1,4 +1,4 @@
-"""Build the context of one rank: data, model, loss, optimiser, and the state from which training goes on."""
+"""Building of the context of one rank: data, model, loss, optimiser, and the state from which training resumes."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ MAX_NAMED_IMAGES = 8
 def build(
     spec: Spec, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None], attempt: int = 1
 ) -> TrainingContext:
-    """Return everything that this rank's `Trainer` needs, with the newest state where something was saved.
+    """Return the context of this rank's `Trainer`, with the newest state loaded if there is one.
 
     Args:
-        emit: takes events for the journal; those of other ranks than the first go nowhere.
+        emit: writes events to the journal; events of other ranks than the first are discarded.
 
     Raises:
         DataError: the dataset cannot be used.
         CheckpointError: the saved states or the weights cannot be used.
-        RunError: the copies of what the run learns from cannot be used.
+        RunError: the run's copies of its inputs cannot be used.
         TrainingError: the global batch cannot be split over the ranks.
     """
     if world.is_main:
@@ -86,7 +86,7 @@ def batch_of(
     run: RunDirectory,
     emit: Callable[[AnyEvent], None],
 ) -> int:
-    """Return the images of one step over all ranks: for -1 the number that the first attempt found.
+    """Return the number of images of one step over all ranks: for -1 that found by the first attempt.
 
     Raises:
         TrainingError: -1 on several ranks.
@@ -128,7 +128,7 @@ def build_context(
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
     model = model_with_anchors(origin, train, dataset.num_classes, indexes[0], hyp, world, emit)
-    ema = ModelEma(model)  # before the model is changed for many ranks: it is evaluated alone
+    ema = ModelEma(model)  # before the model is wrapped for many ranks: evaluation needs no wrapper
     mixed = autocast_dtype(train.precision, world.device)
     scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
     updater = Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler)
@@ -168,7 +168,7 @@ def model_with_anchors(
     world: World,
     emit: Callable[[AnyEvent], None],
 ) -> Detector:
-    """Return the model with which training begins; later attempts find their anchors in the checkpoint."""
+    """Return the initial model; later attempts load their anchors from the checkpoint."""
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
     model = build_model(origin, train, num_classes, world.device, emit).to(dtype)
     if train.autoanchor and origin.is_new:
@@ -197,10 +197,10 @@ def listed_images(paths: Sequence[Path]) -> str:
 
 
 def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> None:
-    """Let DistributedDataParallel order its buckets before the first step, by a backward pass that leaves no trace.
+    """Let DistributedDataParallel order its buckets before the first step, by a backward pass without effect.
 
     It orders them once, after its first backward pass, and sums of floats depend on the order: without this the first
-    step of a resumed attempt would round otherwise than the same step of an uninterrupted one.
+    step of a resumed attempt would round differently from the same step of an uninterrupted one.
     """
     if not isinstance(context.trained, DistributedDataParallel):
         return
@@ -216,7 +216,7 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
 
 
 def require_trainable(train: TrainSpec, batch: int, origin: Origin, world_size: int) -> None:
-    """Check that the model has anchors, and that `batch` images can be divided over the ranks, which may be others now.
+    """Check that the model has anchors, and that `batch` images can be divided over the ranks, whose number may change.
 
     Raises:
         TrainingError: anchors are to be fitted and autoanchor is off, or the batch is no multiple of the world size.

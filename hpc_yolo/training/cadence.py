@@ -1,4 +1,4 @@
-"""When a run logs, evaluates, saves and ends: functions of the position, the same on all ranks."""
+"""The steps at which a run logs, evaluates, saves and ends: functions of the position, the same on all ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cadence:
     log_every_steps: int
 
     def logs_after(self, num_steps: int) -> bool:
-        """Return whether a log line follows so many steps."""
+        """Return whether a log line follows after `num_steps` steps."""
         return num_steps % self.log_every_steps == 0
 
     def evaluates_after(self, epoch: int) -> bool:
@@ -36,11 +36,11 @@ class Cadence:
         return ends_period(epoch, self.val_every) or epoch + 1 == self.epochs
 
     def saves_state_after(self, epoch: int) -> bool:
-        """Return whether a checkpoint follows `epoch` by its number; one always follows the end of training."""
+        """Return whether `epoch` ends a period of checkpoints; one always follows the end of training."""
         return ends_period(epoch, self.state_every_epochs)
 
     def saves_model_after(self, epoch: int) -> bool:
-        """Return whether the averaged model is kept as it is after `epoch`."""
+        """Return whether the averaged model is kept in a file after `epoch`."""
         return ends_period(epoch, self.model_every_epochs)
 
     def is_over(self, finished_epochs: int, best_epoch: int) -> bool:
@@ -68,5 +68,5 @@ def cadence_of(train: TrainSpec, checkpoint: CheckpointSpec, steps_per_epoch: in
 
 
 def ends_period(epoch: int, period: int) -> bool:
-    """Return whether `epoch`, from 0, ends a period of so many epochs; never for 0 and less."""
+    """Return whether `epoch`, from 0, ends a period of `period` epochs; a period of 0 or less never ends."""
     return period > 0 and (epoch + 1) % period == 0

@@ -1,4 +1,4 @@
-"""Checkpoints of an attempt: when one is due by step or clock, and how a disk that refuses one is handled."""
+"""Checkpoints of an attempt: when one is due by step or clock, and the handling of write errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hpc_yolo.training.context import TrainingContext
 from hpc_yolo.training.phases import Phases
 from hpc_yolo.training.resume import read_newest_state
 
-MAX_WRITE_FRACTION = 0.01  # of the time: a slow disk stretches the interval
+MAX_WRITE_FRACTION = 0.01  # of the time: a slow disk lengthens the interval
 TRIES_AT_THE_END = 3
 RETRY_S = 2.0
 
 
 class Checkpointer:
-    """Saves the state of all ranks; rank 0 writes. A context manager: leaving it waits for what is being written.
+    """Saves the state of all ranks; rank 0 writes. A context manager: its exit waits for pending writes.
 
     All ranks must call `save_state`, `save_model`, `read_newest` and `finish` alike.
     """
@@ -48,7 +48,7 @@ class Checkpointer:
         self._saver = StateSaver(before_publish)
         self._begun_s = time.monotonic()
         self._write_s = 0.0
-        self._unsaved: SaveResult | None = None  # the newest state, where the disk refused it
+        self._unsaved: SaveResult | None = None  # the newest state, if it could not be written
         self.wait_copied = self._saver.wait_copied
 
     def __enter__(self) -> Checkpointer:
@@ -60,7 +60,7 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        """Whether, on rank 0, the spec's steps have passed, or its seconds and no save is under way."""
+        """True on rank 0 if the spec's steps have passed, or its seconds and no save is under way."""
         if not self._world.is_main:
             return False
         due, passed_s = self._context.checkpoint, time.monotonic() - self._begun_s
@@ -69,7 +69,7 @@ class Checkpointer:
         return by_steps or (by_time and not self._saver.is_busy)
 
     def save_state(self) -> None:
-        """Begin to save the state as it is now, after the same step on all ranks.
+        """Start saving the current state, after the same step on all ranks.
 
         Raises:
             TrainingError: a number that is not finite would reach the checkpoint.
@@ -97,7 +97,7 @@ class Checkpointer:
         )
 
     def save_model(self, path: Path, epoch: int) -> None:
-        """Begin to save the averaged model alone."""
+        """Start saving the averaged model alone."""
         self._phases.saving()
         if self._world.is_main:
             weights = self._context.ema.model.state_dict()
@@ -105,7 +105,7 @@ class Checkpointer:
             self._save(SaveRequest(path, {}, weights, texts, epoch, self._context.position.step))
 
     def read_newest(self) -> TrainingState:
-        """Return the newest state, once what is being written is durable; there must be one."""
+        """Return the newest state, after pending writes are durable; there must be one."""
         self._phases.rolling_back()
         self.wait()
         state = read_newest_state(self._run, self._world, self._emit)
@@ -113,7 +113,7 @@ class Checkpointer:
         return state
 
     def report(self) -> None:
-        """Emit what has been saved since the last call, and what the disk refused: training goes on without it.
+        """Emit the saves and write errors since the last call; training continues after a write error.
 
         Raises:
             LeaseError: another attempt has taken over.
@@ -127,15 +127,15 @@ class Checkpointer:
                 self._saved(result)
 
     def wait(self) -> None:
-        """Wait for what is being written, and report it."""
+        """Wait for pending writes, and report them."""
         self._saver.wait()
         self.report()
 
     def finish(self) -> None:
-        """Wait until the newest state, which is that of now, is durable.
+        """Wait until the newest state, that of the current step, is durable.
 
         Raises:
-            RunError: the disk refuses it, several times.
+            RunError: it cannot be written, after several tries.
         """
         self._phases.saving()
         for _ in range(TRIES_AT_THE_END):
@@ -149,7 +149,7 @@ class Checkpointer:
             raise RunError(
                 f"the state after step {self._unsaved.request.step} cannot be saved: {self._unsaved.error}; "
                 f"{self._last_good()}",
-                hint=f"make room below {self._run.path}, then submit the spec again: it goes on from that checkpoint",
+                hint=f"free space for {self._run.path}, then submit the spec again: it resumes from that checkpoint",
             )
 
     def _save(self, request: SaveRequest) -> None:
@@ -174,7 +174,7 @@ class Checkpointer:
         if result.request.volatile:
             self._unsaved = result
         name = result.request.path.name
-        message = f"{name} cannot be saved: {error.strerror or error}; training goes on; {self._last_good()}"
+        message = f"{name} cannot be saved: {error.strerror or error}; training continues; {self._last_good()}"
         self._emit(WarningRaised(message=message))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             for old in saved_states(self._run)[1:]:

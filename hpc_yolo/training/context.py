@@ -1,4 +1,4 @@
-"""The objects that one rank of one attempt trains with, and those of them whose state a checkpoint holds."""
+"""The objects with which one rank of one attempt trains, and those whose state is in a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hpc_yolo.training.updater import PendingGradients, Updater
 
 @dataclass(frozen=True)
 class TrainingIdentity:
-    """The inputs that must not change while a run goes on.
+    """The inputs that must not change during a run.
 
     Attributes:
         num_images: of the training set; epochs have no meaning with another number.
@@ -44,7 +44,7 @@ class TrainingIdentity:
     inputs: Path = field(default=Path("inputs"), compare=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later attempt must have too."""
+        """Return the values that later attempts must match."""
         return {
             "num_images": self.num_images,
             "spec_digest": self.spec_digest,
@@ -55,7 +55,7 @@ class TrainingIdentity:
         """Compare the identity that a state was saved with.
 
         Raises:
-            CheckpointError: it is another.
+            CheckpointError: it differs.
         """
         if state_dict["num_images"] != self.num_images:
             raise CheckpointError(
@@ -64,13 +64,13 @@ class TrainingIdentity:
             )
         if state_dict["spec_digest"] != self.spec_digest:
             raise CheckpointError(
-                "was saved by a run that learns something else",
-                hint="to begin with its weights, name the file under weights: in a new run",
+                "was saved by a run with another training spec",
+                hint="to start from its weights, name the file under weights: in a new run",
             )
         if state_dict["inputs_digest"] != self.inputs_digest:
             raise CheckpointError(
                 f"was saved with other hyperparameters, another model or other classes than those in {self.inputs}",
-                hint="bring the files there back; to begin with its weights, name the file under weights: in a new run",
+                hint="bring the files there back; to start from its weights, name the file under weights: in a new run",
             )
 
 
@@ -133,7 +133,7 @@ class TrainingContext:
 
     @property
     def description(self) -> ModelDescription:
-        """The model for readers of a checkpoint; the anchors are those that it learns with."""
+        """The model for readers of a checkpoint; the anchors are those used in training."""
         anchors = self.model.head.anchors_pixels().flatten(1).tolist()
         return ModelDescription(
             model=self.model_name,
@@ -143,6 +143,6 @@ class TrainingContext:
         )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return a block of mixed precision where the device has it."""
+        """Return a context manager for mixed precision, without effect if the device lacks it."""
         dtype = self.autocast_dtype
         return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -16,9 +16,9 @@ RAMP_UPDATES = 2000
 
 
 class ModelEma:
-    """A copy of `model` that trails it: after update u, v <- d v + (1 - d) m with d = 0.9999 (1 - exp(-u / 2000)).
+    """A copy of `model` with averaged weights: update u is v <- d v + (1 - d) m with d = 0.9999 (1 - exp(-u / 2000)).
 
-    All floating tensors follow, batch-norm statistics among them; counters do not.
+    All floating-point tensors are averaged, including batch-norm statistics; counters are not.
     """
 
     def __init__(self, model: nn.Module, updates: int = 0) -> None:
@@ -28,7 +28,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move towards `model`, one fused operation over all tensors."""
+        """Update the averages from `model`, in one fused operation over all tensors."""
         self.updates += 1
         torch._foreach_lerp_(self._averages, _floating_tensors(model), 1.0 - decay_at(self.updates))
 

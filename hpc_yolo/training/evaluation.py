@@ -21,7 +21,7 @@ NO_FITNESS = -1.0
 
 @dataclass
 class EvaluationRecord:
-    """The best evaluation so far, and what the last one found.
+    """The best evaluation so far, and results of the last one.
 
     Attributes:
         best_epoch: from 0; -1 before the first evaluation.

@@ -1,4 +1,4 @@
-"""The failure of a rank: its record for other processes, and the message for a person."""
+"""The failure of a rank: its record for other processes, and the message for the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)
 
 
 def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) -> None:
-    """Write the failure of this rank into the run directory and, with several ranks, on the error output.
+    """Write the failure of this rank into the run directory and, with several ranks, to stderr.
 
     A rank without the lease does not write into the run directory: another attempt uses it.
     """
@@ -33,7 +33,7 @@ def report_failure(run: RunDirectory, process: ProcessInfo, error: Exception) ->
             print(failure.text, file=sys.stderr, flush=True)
     if isinstance(error, LeaseError):
         return
-    with contextlib.suppress(OSError):  # the directory may be what failed; the error output has it
+    with contextlib.suppress(OSError):  # the directory may have failed; stderr has the message
         write_failure(run, failure)
 
 
@@ -59,16 +59,16 @@ def exit_code(error: Exception) -> int:
 
 
 def explained(error: Exception) -> Exception:
-    """Return `error`, or what it means to a person: torch raises anywhere when a loader's process has died."""
+    """Return `error`, or its cause if a loader process has died, which torch raises anywhere."""
     worker = LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
     if worker is None and not was_handing_over(error):
         return error
     process = "a loader worker" if worker is None else f"a loader worker (process {worker['pids']})"
     if (shared_memory := explain_lost_worker(error)) is not None:
-        return LostProcessError(f"{process} has died, perhaps for lack of room in /dev/shm, {shared_memory}", hint=HINT)
+        return LostProcessError(f"{process} has died, perhaps because of a full /dev/shm, {shared_memory}", hint=HINT)
     return LostProcessError(
-        f"{process} has died: killed from outside, perhaps for lack of memory",
-        hint="look for memory in the kernel's log; ask for more cluster.mem or fewer train.workers",
+        f"{process} has died: killed from outside, perhaps because memory ran out",
+        hint="search the kernel's log for out of memory; set a larger cluster.mem or fewer train.workers",
     )
 
 
@@ -81,7 +81,7 @@ def was_handing_over(error: Exception) -> bool:
 
 
 def is_echo(error: Exception) -> bool:
-    """Return whether this rank only noticed that another process had gone."""
+    """Return whether `error` is only the effect of another process that exited."""
     return isinstance(error, (torch.distributed.DistError, LostProcessError)) or (
         isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
     )

@@ -1,7 +1,7 @@
-"""The evaluation after the last step: the best model on the validation images, with all that a report shows.
+"""The evaluation after the last step: the best model on the validation images, with the files for the report.
 
-All ranks evaluate their shard; rank 0 draws and writes, into `results/` of the run directory. Training is over and
-durable by then: a signal or a full disk costs the images, nothing else.
+All ranks evaluate their shard; rank 0 draws and writes, into `results/` of the run directory. Training is finished
+and saved by then: a signal or a full disk affects only these files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_DRAWN_CLASSES = 100  # in a confusion matrix
 
 
 class Recorder:
-    """Records of one rank's evaluated images the confusions, and the detections on a few images."""
+    """Recorder of the confusions of one rank's images, and of the detections on a few of them."""
 
     def __init__(self, num_classes: int, num_images: int) -> None:
         self._confusion = ConfusionMatrix(num_classes)
@@ -73,7 +73,7 @@ class FinalEvaluation:
     """Inputs of the evaluation after the last step.
 
     Attributes:
-        stoppable: yields the batches of a loader, and raises where a signal has come.
+        stoppable: yields the batches of a loader, and raises if a signal was received.
         emit: writes an event to the journal.
     """
 
@@ -85,7 +85,7 @@ class FinalEvaluation:
 
 
 def write_results(final: FinalEvaluation) -> None:
-    """Evaluate the best model and write what a report shows; all ranks call this where training is over."""
+    """Evaluate the best model and write the files for the report; all ranks call this after training."""
     context, world, run = final.context, final.world, final.run
     started_s = time.perf_counter()
     model, epoch = best_model(final)
@@ -120,7 +120,7 @@ def write_results(final: FinalEvaluation) -> None:
 def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
     """Return (the averaged model of the best evaluation, its epoch); the same on every rank.
 
-    No model where its results exist already. Where the file of the best cannot be read, that of the last epoch.
+    None if its results exist already. If the file of the best cannot be read, the model of the last epoch.
     """
     context, world, run = final.context, final.world, final.run
     last, best = context.position.finished_epochs - 1, context.evaluations.best_epoch
@@ -134,7 +134,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
                 tensors, _ = load_model(run.best)
         except (OSError, HpcYoloError) as error:
             final.emit(WarningRaised(message=f"images and curves are those of the last epoch: {error}"))
-    # All ranks do as rank 0 found in the file system.
+    # All ranks follow what rank 0 found in the file system.
     is_done, is_read = (bool(number) for number in world.gather_numbers([is_done, bool(tensors)])[0])
     if is_done:
         return None, best
@@ -151,7 +151,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
 
 
 def results_of(context: TrainingContext, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:
-    """Return the evaluation as it is kept."""
+    """Return the evaluation in the form of its file."""
     metrics, names = result.metrics, context.names
     classes = []
     for number, row in enumerate(metrics.per_class if metrics.curves is not None else ()):

@@ -20,8 +20,8 @@ from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
 
 PROGRESS_S = 5.0
-CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache live in memory too
-AUTO_CACHE_MEMORY_FRACTION = 0.1  # what train.cache: auto may take
+CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache need memory too
+AUTO_CACHE_MEMORY_FRACTION = 0.1  # limit of train.cache: auto
 
 
 def scan_dataset(
@@ -85,7 +85,7 @@ def build_loaders(
 
 
 def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:
-    """Refuse loaders whose batches do not fit into /dev/shm of some node; they do not load at the same time.
+    """Refuse loaders whose batches do not fit into /dev/shm of some node; the two are never active at the same time.
 
     Raises:
         TrainingError: naming the node; the same on all ranks.
@@ -107,7 +107,7 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
 def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emit: Callable[[AnyEvent], None]) -> bool:
     """Return whether the decoded images stay in memory: every node must have room for those of all its ranks.
 
-    With `ram` they may take most of what is free, with `auto` a small part of it.
+    With `ram` they may use most of the free memory, with `auto` a small part of it.
     """
     if cache == "none":
         return False

@@ -54,13 +54,13 @@ class StepMeter:
         self._epoch_start_s = self._log_start_s = clock()
 
     def start_clock(self) -> None:
-        """Leave out of the times all that was before now."""
+        """Start to measure times; what was before does not count."""
         self._epoch_start_s = self._log_start_s = self._clock()
         self._timed_steps, self._data_wait_s = 0, 0.0
         self._forward.read()
 
     def start_epoch(self) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         self._epoch_items.zero_()
         self._log_items.zero_()
         self._epoch_steps = self._steps_before = self._log_steps = 0
@@ -72,7 +72,7 @@ class StepMeter:
         return {"rank_sums": sums, "epoch_steps": self._epoch_steps, "log_steps": self._log_steps}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Go on with an epoch. With another number of ranks each takes an equal part of the sums."""
+        """Continue an epoch. With another number of ranks each gets an equal part of the sums."""
         rank_sums = torch.tensor(state_dict["rank_sums"], dtype=torch.float64)
         if len(rank_sums) == self._world.size:
             sums = rank_sums[self._world.rank]
@@ -86,11 +86,11 @@ class StepMeter:
 
     @property
     def num_steps_here(self) -> int:
-        """Number of steps of this epoch that this attempt did."""
+        """Number of steps of this epoch in this attempt."""
         return self._epoch_steps - self._steps_before
 
     def waited_for_data(self, seconds: float) -> None:
-        """Count so many seconds of waiting for a batch."""
+        """Add `seconds` of waiting for a batch."""
         self._data_wait_s += seconds
 
     def add(self, terms: torch.Tensor | None) -> None:
@@ -138,7 +138,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def device_use(device: torch.device) -> float:
-    """Return the fraction of the last sixth of a second to a second in which the GPU was busy, as nvidia-smi does.
+    """Return the fraction of the last sixth of a second to a second in which the GPU was busy, as nvidia-smi shows.
 
     NaN on CPUs, and on a GPU whose driver does not report it.
     """

@@ -1,4 +1,4 @@
-"""The model that a run trains: layers, initial weights, anchors that fit the labels, its form for many ranks."""
+"""The model that a run trains: layers, initial weights, anchors that fit the labels, wrapper for many ranks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def build_model(
     """Return the model on `device`, from the seed or from weights, with the layers of `train.freeze` frozen.
 
     Raises:
-        TrainingError: `train.freeze` names layers that do not exist, or leaves none that learns.
+        TrainingError: `train.freeze` names layers that do not exist, or leaves none trainable.
     """
     torch.manual_seed(train.seed)
     model = build_from_config(origin.config, num_classes, origin.name)
@@ -87,10 +87,10 @@ def fit_anchors(
     *,
     must_change: bool = False,
 ) -> None:
-    """Give `head` better anchors where its own fit the labels of `index` badly; the same on all ranks.
+    """Replace the anchors of `head` if they fit the labels of `index` badly; the same on all ranks.
 
     Args:
-        must_change: its own only give their number.
+        must_change: replace them in any case: they are placeholders.
     """
     if world.is_main:
         random = np.random.default_rng(seed)
@@ -126,7 +126,7 @@ def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
         return model
     if train.sync_bn:
         model = convert_sync_batchnorm(model, world.device)
-    # Buffers, that is running statistics, follow rank 0's at every step: the default of DDP.
+    # Buffers, that is running statistics, are copied from rank 0 at every step: the default of DDP.
     return DistributedDataParallel(
         model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,

@@ -1,4 +1,4 @@
-"""Loss and gradients that are not finite: found without waiting for the device, and kept out of the weights."""
+"""Loss and gradients that are not finite: detected without waiting for the device, and kept out of the weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class BadStep(NamedTuple):
 
 
 class RolledBack(Exception):
-    """All ranks go back to the newest checkpoint, and will leave out the step that they are at."""
+    """Raised on all ranks to return to the newest checkpoint and leave out the current step."""
 
 
 class NanGuard:
-    """Applies `train.on_nonfinite`; all ranks call its methods alike, and all come to the same result.
+    """Applies `train.on_nonfinite`; all ranks call its methods alike and get the same result.
 
     stop: training ends before a checkpoint or a log line holds such a number. skip: the gradients of the step are
     dropped. rollback: training goes back to the newest checkpoint, and leaves out the step.
@@ -69,7 +69,7 @@ class NanGuard:
         return self._policy == "rollback"
 
     def observe(self, step: int, values: torch.Tensor) -> None:
-        """Note on the device whether `values` of `step`, of any shape, are the first that are not finite."""
+        """Record on the device whether `values` of `step`, of any shape, are the first that are not finite."""
         is_bad = ~torch.isfinite(values).all() & (self._first_bad == NONE_YET)
         self._first_bad = torch.where(is_bad, step, self._first_bad)
 
@@ -127,7 +127,7 @@ class NanGuard:
         return {**statistics, "bad_steps": list(self.bad_steps)}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Take over the bad steps, besides those found since, and the statistics; load the model before."""
+        """Add the saved bad steps to those found since, and load the statistics; load the model before."""
         self.bad_steps = sorted({*self.bad_steps, *state_dict["bad_steps"]})
         self._forget()
         if self._statistics is not None:
@@ -151,18 +151,18 @@ class Statistics:
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:
-        """Copy them as they are now."""
+        """Copy the current statistics."""
         torch._foreach_copy_(self._kept, self._buffers)
 
     def restore(self) -> None:
-        """Set them to what was kept."""
+        """Set the statistics to the copy."""
         torch._foreach_copy_(self._buffers, self._kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was kept."""
+        """Return the copy."""
         return {f"statistics.{number}": kept for number, kept in enumerate(self._kept)}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Replace what was kept; by the model's own where the attempt that saved the state kept none."""
+        """Replace the copy; by the model's own statistics if the state has none."""
         for number, (kept, buffer) in enumerate(zip(self._kept, self._buffers, strict=True)):
             kept.copy_(state_dict.get(f"statistics.{number}", buffer))

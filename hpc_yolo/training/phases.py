@@ -1,4 +1,4 @@
-"""The phases of the training loop that the watchdog sees, and how long the slow ones may take."""
+"""The phases of the training loop for the watchdog, and the time limit of the slow ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.training.watchdog import Watchdog
 
 Item = TypeVar("Item")
-SLOW_PHASE_S = 600.0  # for what one rank does while the others wait, and for a disk that is slow now and then
+SLOW_PHASE_S = 600.0  # for work of one rank while the others wait, and for a disk that is slow at times
 
 
 class Phases:
@@ -45,11 +45,11 @@ class Phases:
         self._begin("metrics", SLOW_PHASE_S)
 
     def saving(self) -> None:
-        """Begin to copy a checkpoint, or to wait for its file."""
+        """Start the phase that copies a checkpoint, or waits for its file."""
         self._begin("saving", SLOW_PHASE_S)
 
     def rolling_back(self) -> None:
-        """Begin to read the newest checkpoint."""
+        """Start the phase that reads the newest checkpoint."""
         self._begin("rolling back", SLOW_PHASE_S)
 
     def _begin(self, phase: str, allowed_s: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""The state from which all ranks go on: the newest one that rank 0 finds whole."""
+"""The state from which all ranks resume: the newest complete one that rank 0 finds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NOTHING_SAVED = (-1, -1)
 
 
 def read_newest_state(run: RunDirectory, world: World, emit: Callable[[AnyEvent], None]) -> TrainingState | None:
-    """Return the newest whole state of `run`, the same on every rank; None where nothing was saved.
+    """Return the newest complete state of `run`, the same on every rank; None if nothing was saved.
 
     Raises:
-        CheckpointError: states were saved and none is whole.
+        CheckpointError: states were saved and none is complete.
     """
     state = newest_state(run, lambda message: emit(WarningRaised(message=message))) if world.is_main else None
     found = NOTHING_SAVED if state is None else attempt_and_step(state.path)

@@ -18,7 +18,7 @@ from hpc_yolo.models.sync_batchnorm import GlobalBatchNorm2d
 class ForwardStopwatch:
     """Measures a model's training passes up to their end, or to its first layer that sums over ranks.
 
-    On a GPU the events go into its own queue, and are awaited in `read` only.
+    On a GPU the events go into its own queue; only `read` waits for them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:

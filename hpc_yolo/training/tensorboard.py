@@ -38,9 +38,9 @@ class EventFiles:
         self._writer: SummaryWriter | None = None
 
     def add(self, event: AnyEvent) -> None:
-        """Write the metrics of `event`, at its time. Steps that an attempt does again replace the old ones.
+        """Write the metrics of `event`, at its time. Steps that an attempt repeats replace the old ones.
 
-        A disk that refuses them ends the files, not the training.
+        After a write error no further files are written; training continues.
         """
         try:
             if isinstance(event, AttemptStarted):
@@ -54,7 +54,7 @@ class EventFiles:
             print(f"{self._directory}: no further TensorBoard files: {error.strerror or error}", file=sys.stderr)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events and close the files."""
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()

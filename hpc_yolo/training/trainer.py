@@ -1,4 +1,4 @@
-"""The training loop. One integer, `context.position.step`, is the position of training; all else follows from it.
+"""The training loop. One integer, `context.position.step`, is the position of training; the rest follows from it.
 
 What each step does is in `backward`, `nan_guard` and `updater`; when something is due, in `cadence`; what a checkpoint
 holds, in `context`.
@@ -32,7 +32,7 @@ from hpc_yolo.training.watchdog import Watchdog
 
 
 class Stopped(Exception):
-    """All ranks leave an evaluation at the same batch, because of this signal."""
+    """Raised on all ranks to leave an evaluation at the same batch, because of this signal."""
 
     def __init__(self, stop_signal: Signals) -> None:
         super().__init__(stop_signal)
@@ -130,7 +130,7 @@ class Trainer:
         updates = step - updater.last_step >= settings.accumulate
         if updates:
             grad_norm = updater.clip()
-            if not updater.scaler.is_enabled():  # else it may be infinite: the scaler then takes a smaller scale
+            if not updater.scaler.is_enabled():  # else it may be infinite: the scaler then lowers its scale
                 guard.observe(step, grad_norm)
         is_rejected = guard.rejects(step)
         if is_rejected:
@@ -142,9 +142,9 @@ class Trainer:
         context.meter.add(None if is_rejected else items)
 
     def finish_epoch(self) -> Signals | None:
-        """Log, evaluate and save after the last step; return the signal that came meanwhile, if any.
+        """Log, evaluate and save after the last step; return the signal that was received meanwhile, if any.
 
-        The next attempt then begins here.
+        The next attempt then resumes here.
         """
         epoch, meter = self.epoch, self.context.meter
         if meter.num_steps_here:  # else the attempt that did the last step has logged it
@@ -174,7 +174,7 @@ class Trainer:
         """Evaluate the averaged model, and keep it if it is the best so far.
 
         Raises:
-            Stopped: a signal came meanwhile, on whatever rank. Nothing has changed then.
+            Stopped: any rank received a signal; nothing has changed then.
         """
         context, epoch, started_s = self.context, self.epoch, time.perf_counter()
         batches = self.stoppable(context.validation.slots())
@@ -186,7 +186,7 @@ class Trainer:
         self.emit(evaluated(result, context.names, epoch, self.position.step, seconds, is_best=is_best))
 
     def write_results(self) -> None:
-        """Draw curves and images of the best model; a signal that comes meanwhile ends only that."""
+        """Draw curves and images of the best model; a signal stops only that."""
         with contextlib.suppress(Stopped):
             write_results(FinalEvaluation(self.context, self.world, self.run_directory, self.stoppable, self.emit))
         self.agreement.settle()
@@ -195,7 +195,7 @@ class Trainer:
         """Yield `batches` without the empty slots, of which all ranks have equally many.
 
         Raises:
-            Stopped: a signal came on any rank.
+            Stopped: any rank received a signal.
         """
         for batch in self.phases.evaluation(batches):
             agreed = self.agreement.ask(StepRequest(self.stop.stop_signal))

@@ -1,4 +1,4 @@
-"""From gradients to weights: unscale and clip them, step the optimiser, move the averaged model."""
+"""The update of weights from gradients: unscale, clip, optimiser step, update of the averaged model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Updater:
         self._ema = ema
 
     def clip(self) -> torch.Tensor:
-        """Limit the norm of the gradients and return what it was."""
+        """Clip the norm of the gradients and return the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         self.grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
         return self.grad_norm
 
     def update(self, step: int) -> None:
-        """Step the optimiser with the gradients gathered until `step`, then move the averaged model."""
+        """Step the optimiser with the gradients gathered until `step`, then update the averaged model."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

@@ -1,1 +1,1 @@
-"""Networks on disk: our own files and published ones, read without running a byte of them."""
+"""Model files: those of this project and published ones, read without executing their content."""

@@ -1,7 +1,7 @@
-"""Which form a file of weights has, and what the pickle of a torch archive describes.
+"""Formats of weights files, and the content of the pickle in a torch archive.
 
-A pickle is a program; `machine` says what it describes, without running any of it. Nothing here imports torch, so that
-a login node can look before it submits.
+A pickle is a program; `machine` interprets it without executing it. Nothing here imports torch, so that weights can be
+checked on a login node before a submission.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hpc_yolo.core.text import printable
 from hpc_yolo.weights.machine import NETWORKS, Record, Tensor, run
 from hpc_yolo.weights.store import published_names
 
-MAX_PICKLE_BYTES = 16 * 2**20  # of the largest model it is 256 kB
+MAX_PICKLE_BYTES = 16 * 2**20  # the largest model has 256 kB
 MAX_ENTRIES = 100_000
 MAX_MODULE_NAME = 64
 OLD_PICKLE, ZIP_START = b"\x80\x02", b"PK\x03\x04"
@@ -48,7 +48,7 @@ READ_FORMS = (
 
 @dataclass(frozen=True)
 class TorchArchive:
-    """An open file of torch, whose entries are all in the directory `prefix`."""
+    """An open torch archive, whose entries are all in the directory `prefix`."""
 
     path: Path
     file: zipfile.ZipFile
@@ -60,15 +60,15 @@ class TorchArchive:
 
 
 def is_pickled(path: Path) -> bool:
-    """Return whether `path` is a torch archive, by its content, or says so by its name."""
+    """Return whether `path` is a torch archive by its content or its suffix."""
     return path.suffix.lower() in PICKLED_SUFFIXES or zipfile.is_zipfile(path)
 
 
 def require_usable_weights(weights: Path) -> None:
-    """Check that `weights` is a file with which training can begin, as far as that is seen without torch, or published.
+    """Check that training can begin with `weights`: a published name, or a usable file as far as seen without torch.
 
     Raises:
-        CheckpointError: it is neither, or a model of another form or of another program.
+        CheckpointError: it is neither, or a model of another format or program.
     """
     if not weights.is_file():
         if weights.name not in published_names():
@@ -84,15 +84,15 @@ def require_usable_weights(weights: Path) -> None:
 
 
 def refuse_other_forms(path: Path) -> None:
-    """Refuse files whose names say that they are of another form, lest they are called damaged checkpoints.
+    """Refuse files with a suffix of another format, which would otherwise be reported as damaged checkpoints.
 
     Raises:
-        CheckpointError: `path` is a model of another form.
+        CheckpointError: `path` is a model of another format.
     """
     suffix = path.suffix.lower()
     if suffix in EXPORTED_SUFFIXES:
         raise CheckpointError(
-            f"{path}: is an exported model, which has no layers to go on with",
+            f"{path}: is an exported model, which has no layers to build on",
             hint="val and predict run it; everything else needs the .safetensors or .pt file that it was made of",
         )
     if suffix in OTHER_FORMS:
@@ -101,10 +101,10 @@ def refuse_other_forms(path: Path) -> None:
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[TorchArchive]:
-    """Open the torch archive at `path`, and say what is wrong with it if anything is.
+    """Open the torch archive at `path`, and check its entries.
 
     Raises:
-        CheckpointError: it is no such file, or damaged; whatever its pickle provokes in the block.
+        CheckpointError: it is not such a file, or damaged; also replaces any error that its pickle causes in the block.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -115,16 +115,16 @@ def open_archive(path: Path) -> Iterator[TorchArchive]:
         raise _no_archive(path, error) from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever a made-up pickle provokes; none of it has run anything
-        raise CheckpointError(f"{path}: its pickle makes no sense: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a crafted pickle can cause any error; none of it was executed
+        raise CheckpointError(f"{path}: its pickle is invalid: {type(error).__name__}: {error}") from error
 
 
 def described_model(archive: TorchArchive) -> tuple[Record, object]:
-    """Return (what the pickle says of the model, of a training state the averaged one; the options of its training).
+    """Return (the record of the model, of a training state the averaged one; the options of its training).
 
     Raises:
-        CheckpointError: it holds something that no such file needs, or no detector; the message names it.
-        Exception: it makes no sense.
+        CheckpointError: it holds an object that such files do not need, or no detector; the message names it.
+        Exception: the pickle is invalid.
     """
     path = archive.path
     content = run(archive.read("data.pkl"), str(path))
@@ -134,15 +134,15 @@ def described_model(archive: TorchArchive) -> tuple[Record, object]:
     if not isinstance(found, Record):
         raise CheckpointError(
             f"{path}: holds no model under `model` or `ema`{_holds_instead(content)}",
-            hint="a file of tensors alone does not describe their model; use the file that training wrote",
+            hint="tensors alone do not describe their model; use the file that training wrote",
         )
     if found.kind not in NETWORKS:
-        raise CheckpointError(f"{path}: is a {found.kind}; this version reads detectors")
+        raise CheckpointError(f"{path}: is a {found.kind}; only detectors are supported")
     return found, content.get("opt")
 
 
 def _checked_prefix(archive: zipfile.ZipFile, path: Path) -> str:
-    """Return the directory that all entries are in. Nothing may be larger inside than outside."""
+    """Return the directory of all entries; refuse compressed entries and those that claim more bytes than the file."""
     entries = archive.infolist()
     if any("/code/" in entry.filename for entry in entries):
         raise CheckpointError(
@@ -153,13 +153,13 @@ def _checked_prefix(archive: zipfile.ZipFile, path: Path) -> str:
         raise CheckpointError(f"{path}: {len(entries)} entries; a model has a few hundred")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{path}: {entry.filename} is compressed, which torch never does")
+            raise CheckpointError(f"{path}: {entry.filename} is compressed, torch never compresses")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(f"{path}: its entries claim more bytes than the file has")
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(
-            f"{path}: {len(pickles)} pickles in the archive; torch writes one", hint="is it a torch file at all?"
+            f"{path}: {len(pickles)} pickles in the archive; torch writes one", hint="check that it is a torch file"
         )
     if pickles[0].file_size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"{path}: a pickle of {pickles[0].file_size} bytes; a model's has about a million")
@@ -177,11 +177,11 @@ def _no_archive(path: Path, error: Exception) -> CheckpointError:
     if content.startswith(OLD_PICKLE):
         return CheckpointError(
             f"{path}: is not a torch archive, but a pickle, as torch wrote before 1.6",
-            hint="have it saved again with a newer torch by somebody who trusts it",
+            hint="if you trust it, load it and save it again with a newer torch",
         )
     is_part = content.startswith(ZIP_START)
-    looks = "the beginning of one" if is_part else f"it begins as {describe_content(content)}"
-    return CheckpointError(f"{path}: is not a torch archive: {error}; {looks}", hint="fetch it again")
+    looks = "it is incomplete" if is_part else f"its content is {describe_content(content)}"
+    return CheckpointError(f"{path}: is not a torch archive: {error}; {looks}", hint="download it again")
 
 
 def _holds_instead(content: object) -> str:

@@ -1,4 +1,4 @@
-"""Download a file by http(s); an interrupted download is resumed."""
+"""Download of a file by http(s); an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FIRST_PAUSE_S = 1.0
 
 
 def download(url: str, path: Path, on_progress: Progress) -> None:
-    """Fetch the torch archive at `url` to `path`; goes on with one that was cut off, and tries several times.
+    """Download the torch archive at `url` to `path`; resume a partial download, and retry several times.
 
     Raises:
-        CheckpointError: nothing is reached, or what came is no whole archive.
+        CheckpointError: the server cannot be reached, or the file is not a complete archive.
     """
     part = path.with_suffix(".part")
     for attempt in range(ATTEMPTS):
@@ -42,14 +42,14 @@ def download(url: str, path: Path, on_progress: Progress) -> None:
         if attempt == ATTEMPTS - 1:
             raise CheckpointError(
                 f"{url}: cannot be fetched: {getattr(failure, 'reason', failure)}",
-                hint=f"fetch it where there is internet and put it at {path}, or set {ADDRESS_VARIABLE} to a mirror",
+                hint=f"copy it to {path} from a machine with internet, or set {ADDRESS_VARIABLE} to a mirror",
             ) from failure
         time.sleep(FIRST_PAUSE_S * 2**attempt)
     size_bytes = part.stat().st_size
     if size_bytes < MIN_BYTES:
         part.unlink()
         raise CheckpointError(f"{url}: {size_bytes} bytes were received, too few for a model; is there a proxy?")
-    if not zipfile.is_zipfile(part):  # its index is at its end: a torn file has none
+    if not zipfile.is_zipfile(part):  # the index is at the end: an incomplete file has none
         part.unlink()
         raise CheckpointError(f"{url}: the download is not a complete torch archive; is there a proxy?")
     part.replace(path)
@@ -57,7 +57,7 @@ def download(url: str, path: Path, on_progress: Progress) -> None:
 
 
 def _continue_download(url: str, part: Path, on_progress: Progress) -> None:
-    """Append what is missing of `part`; begin anew where the server does not go on or the file has changed there."""
+    """Append the missing bytes of `part`; start over if the server cannot resume or its file has changed."""
     tag = part.with_suffix(".etag")
     known = tag.read_text() if tag.exists() else ""
     done = part.stat().st_size if part.exists() and known else 0
@@ -66,13 +66,13 @@ def _continue_download(url: str, part: Path, on_progress: Progress) -> None:
         request.add_header("Range", f"bytes={done}-")
         request.add_header("If-Range", known)
     with _opened(request, part) as response:
-        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        is_resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         write_atomic(tag, response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
-        if not goes_on:
+        if not is_resumed:
             done = 0
         length = response.headers.get("Content-Length")
         expected = done + int(length) if length is not None else None
-        with part.open("ab" if goes_on else "wb") as file:
+        with part.open("ab" if is_resumed else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 done += len(chunk)
@@ -89,8 +89,8 @@ def _opened(request: urllib.request.Request, part: Path) -> contextlib.AbstractC
         return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)  # more is here than there: begin anew
-            raise ConnectionError("the server has less than was fetched before") from error
+            part.unlink(missing_ok=True)  # the server's file is shorter: start over
+            raise ConnectionError("the file on the server is shorter than the downloaded part") from error
         raise
 
 

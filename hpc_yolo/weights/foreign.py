@@ -1,4 +1,4 @@
-"""Weights of other programs, recognised by the classes that they name. Nothing is looked up and nothing is run."""
+"""Weights of other programs, recognised by the class names in them. Nothing is imported or executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpc_yolo.core.text import printable
 MAX_SCANNED = 1_000_000  # instructions
 MAX_NAME = 200
 
-# Top-level modules, and who writes files with classes of theirs.
+# Top-level modules, and the programs that write files with their classes.
 PROGRAMS = {
     "ultralytics": "the package ultralytics (YOLOv8 and newer, or a YOLOv5u)",
     "yolov6": "YOLOv6",
@@ -31,11 +31,11 @@ PROGRAMS = {
 }
 # Modules of repositories that people run inside a clone: YOLOv3, v5, v7, v9 and others use the same names.
 CLONE_MODULES = ("models", "utils", "nets", "yolo")
-# Plain values of the standard library that other programs' files hold.
+# Plain values of the standard library in files of other programs.
 PLAIN = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|collections\.\w+|datetime\.\w+|decimal\.Decimal|uuid\.UUID"
 )
-# Protocol 2 writes the modules of Python 2.
+# Protocol 2 writes module names of Python 2.
 PYTHONS_OWN = (
     sys.stdlib_module_names | {name.partition(".")[0] for name in _compat_pickle.IMPORT_MAPPING} | {"exceptions"}
 )
@@ -44,10 +44,10 @@ ONLY_DETECTORS = "YOLOv5 detectors (yolov5n.pt to yolov5x6.pt, and those trained
 
 
 def foreign_file(program: bytes, source: str, allowed: set[str]) -> CheckpointError | None:
-    """Return an error that says which program wrote the pickle `program`; None where no class of it says so.
+    """Return an error that names the program that wrote the pickle `program`; None if no class in it identifies one.
 
     Args:
-        source: names the file.
+        source: name of the file for the error.
         allowed: globals that files of YOLOv5 hold.
     """
     others = list(dict.fromkeys(name for name in _globals(program) if name not in allowed))
@@ -58,7 +58,7 @@ def foreign_file(program: bytes, source: str, allowed: set[str]) -> CheckpointEr
     suspicious = [name for name in others if name not in classes and not PLAIN.fullmatch(name)]
     message = f"{source}: {_program(named)}: it holds a {_shown(named)}; nothing of it was run"
     if suspicious:
-        message += f". It also asks for {_shown(suspicious[0])}, which no model needs to be read"
+        message += f". It also asks for {_shown(suspicious[0])}, which reading a model does not need"
         return CheckpointError(message, hint="do not load it with anything unless you know who made it")
     return CheckpointError(message, hint=f"only {ONLY_DETECTORS}; use this file with the program that wrote it")
 
@@ -70,12 +70,12 @@ def _program(name: str) -> str:
     if top in CLONE_MODULES:
         return "was written by another YOLO program (YOLOv3, YOLOv7, YOLOv9 …) or a changed YOLOv5"
     if top == "torch":
-        return "holds a model that is no YOLOv5 detector"
+        return "holds a model that is not a YOLOv5 detector"
     return f"was written by the package {printable(top)[:MAX_NAME]}, not by YOLOv5"
 
 
 def _is_foreign_class(name: str) -> bool:
-    """Return whether `name` is that of a class, and not one of Python's own library, whose classes can do anything."""
+    """Return whether `name` is a class outside Python's standard library, whose classes may be an attack."""
     return CLASS.fullmatch(name) is not None and name.partition(".")[0] not in PYTHONS_OWN
 
 
@@ -84,8 +84,8 @@ def _shown(name: str) -> str:
 
 
 def _globals(program: bytes) -> Iterator[str]:
-    """Yield the names of all globals in a pickle, up to where it makes no sense."""
-    texts = ["", ""]  # the last two that were pushed, which a STACK_GLOBAL takes
+    """Yield the names of all globals in a pickle, up to the first invalid instruction."""
+    texts = ["", ""]  # the last two pushed strings, the operands of STACK_GLOBAL
     memo: dict[object, str | None] = {}
     pushed: str | None = None
     try:
@@ -104,5 +104,5 @@ def _globals(program: bytes) -> Iterator[str]:
                 pushed = memo.get(argument) if instruction.name.endswith("GET") else argument
                 pushed = pushed if isinstance(pushed, str) else None
                 texts = texts if pushed is None else [texts[1], pushed]
-    except Exception:  # a pickle that breaks off; whoever reads it says so
+    except Exception:  # an incomplete pickle; reading it raises the error
         return

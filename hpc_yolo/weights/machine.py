@@ -1,8 +1,8 @@
-"""The machine that a pickle is a program for, cut down to the instructions of torch's files and to plain values.
+"""An interpreter of pickles, limited to the instructions in torch's files and to plain values.
 
-No function or class is ever looked up: what a pickle would call becomes a `Record`, a `Tensor` that is a description of
-one, or a refusal. What an instruction can cost in time and memory is bounded, so the number of them bounds the whole.
-Instructions as Python's `pickletools` decodes them; globals as files written by YOLOv5 v6 and v7 have them.
+No function or class is ever imported: a call in a pickle becomes a `Record`, a `Tensor` (a description of one) or an
+error. Time and memory of each instruction are bounded, so their number bounds the total. Python's `pickletools` decodes
+the instructions; the known globals are those in files written by YOLOv5 v6 and v7.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.weights.foreign import foreign_file
 
-MAX_INSTRUCTIONS = 1_000_000  # of the largest model it is 110 thousand
+MAX_INSTRUCTIONS = 1_000_000  # the largest model has 110 thousand
 MAX_DIMENSIONS = 8
 MAX_ARGUMENTS = 8
 MAX_DIGITS = 9
@@ -69,7 +69,7 @@ ALLOWED_GLOBALS = {*RECORDS, *STORAGES, TENSOR, PARAMETER, MAPPING}
 
 
 class Global(NamedTuple):
-    """A name that a pickle asks for: module and name with a dot between them."""
+    """A global that a pickle imports, as module.name."""
 
     name: str
 
@@ -85,7 +85,7 @@ class Record:
 
 
 class Storage(NamedTuple):
-    """The numbers of tensors: `kind` such as torch.HalfStorage, in the archive's entry data/`key`."""
+    """The data of tensors: `kind` such as torch.HalfStorage, in the archive's entry data/`key`."""
 
     kind: str
     key: str
@@ -93,7 +93,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor that is not made before its numbers are known to lie inside its storage."""
+    """The description of a tensor, which is created only after a check that it lies inside its storage."""
 
     storage: Storage
     offset: int
@@ -105,9 +105,9 @@ def run(program: bytes, source: str) -> Any:
     """Return the value that a pickle describes. `source` names the file in errors.
 
     Raises:
-        CheckpointError: an instruction or a global that no file of torch's or no detector needs. Where classes in it
-            say which other program wrote the file, that is the message.
-        ValueError, TypeError, KeyError, IndexError: the program makes no sense.
+        CheckpointError: an instruction or global that neither torch's files nor detectors need. If classes in it
+            identify another program, the message names it.
+        ValueError, TypeError, KeyError, IndexError: the pickle is invalid.
     """
     try:
         return _run(program, source)
@@ -155,15 +155,15 @@ class _Machine:
 
     def append(self, values: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise TypeError("it appends to what is no list")
+            raise TypeError("it appends to a value that is not a list")
         self.stack[-1].extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(values) % 2:
-            raise TypeError("it sets items of what is no mapping")
+            raise TypeError("it sets items of a value that is not a mapping")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # A nested key would be hashed all through, for ever if it is made of itself twice over many times.
+            # Hashing a nested key takes exponential time if each level holds the next one twice.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_KEY):
                 raise TypeError(f"a {type(key).__name__} as a key")
             target[key] = value
@@ -181,7 +181,7 @@ class _Machine:
     def call(self, _argument: object) -> None:
         function, arguments = self.pop(2)
         if not isinstance(function, Global) or type(arguments) is not tuple:
-            raise TypeError("it calls what is no function")
+            raise TypeError("it calls a value that is not a function")
         if function.name == TENSOR and len(arguments) <= MAX_ARGUMENTS:
             self.push(_described_tensor(*arguments))
         elif function.name == PARAMETER:
@@ -199,7 +199,7 @@ class _Machine:
         if isinstance(target, Record):
             target.state = state if isinstance(state, dict) else {}
         elif not isinstance(target, dict):  # the attributes of a mapping have no meaning here
-            raise TypeError("it sets attributes of what has none")
+            raise TypeError("it sets attributes of a value that has none")
 
     def find_storage(self, _argument: object) -> None:
         (identity,) = self.pop(1)
@@ -221,7 +221,7 @@ def _described_tensor(storage: object, offset: object, size: object, stride: obj
     return Tensor(storage, offset, size, stride)  # type: ignore[arg-type]
 
 
-# Those of protocol 2 that torch's files consist of. Later protocols' and the registry's are not among them.
+# Those of protocol 2 that occur in torch's files; none of later protocols or of the extension registry.
 INSTRUCTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": lambda _machine, _: None,
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),

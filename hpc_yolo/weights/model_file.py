@@ -1,4 +1,4 @@
-"""A model on disk of any program: its tensors, its layers, and the names of its classes."""
+"""The content of a model file of this project or of YOLOv5: tensors, layers and class names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head
 OPTIONAL = ("activation", "channel_multiple")
 DEFAULT_IMGSZ = 640
 MAX_CLASSES = 100_000
-MAX_SHOWN = 80  # letters of a name
+MAX_SHOWN = 80  # characters of a name
 ANCHORS = "anchors"  # in the name of the head's buffer
 
 
@@ -31,22 +31,22 @@ class ModelFile:
     config: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     names: tuple[str, ...]
-    imgsz: int | None  # pixels that it was trained at, where the file says so
+    imgsz: int | None  # image size in training, in pixels, if the file has it
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """How many of a model's tensors came from a file."""
+    """The number of a model's tensors that were loaded from a file."""
 
     num_kept: int
     num_tensors: int
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """Return the model in a checkpoint of ours or a `.pt` file of YOLOv5; of a training state the averaged model.
+    """Return the model in a checkpoint of this project or a `.pt` file of YOLOv5; of a training state the averaged one.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format, not to be trusted, or its tensors are not
+        CheckpointError: the file is missing, damaged, unsafe, of another format, or its tensors are not
             those of the model that it describes.
     """
     if is_pickled(path):
@@ -64,7 +64,7 @@ def _from_checkpoint(path: Path) -> ModelFile:
     except CheckpointError as error:
         if path.suffix.lower() == CHECKPOINT_SUFFIX or not path.is_file():
             raise
-        raise CheckpointError(f"{path}: is no file of weights", hint=READ_FORMS) from error
+        raise CheckpointError(f"{path}: is not a weights file", hint=READ_FORMS) from error
     return ModelFile(
         path=path,
         model=description.model,
@@ -94,18 +94,18 @@ def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
 
 
 def _require_own_tensors(file: ModelFile) -> None:
-    """Require that the description fits the tensors, before memory is allocated for what it describes."""
+    """Check that the description fits the tensors, before memory is allocated for its model."""
     try:
         shapes = tensor_shapes(file.config, len(file.names), "its description")
     except SpecError as error:
-        raise CheckpointError(f"{file.path}: describes no model that this version builds: {error.message}") from error
+        raise CheckpointError(f"{file.path}: describes a model that cannot be built: {error.message}") from error
     missing = [name for name in shapes if name not in file.tensors]
     others = [name for name, tensor in file.tensors.items() if shapes.get(name) != tensor.shape]
     if missing or others:
         raise CheckpointError(
             f"{file.path}: its tensors are not those of the model that it describes: {len(missing)} are missing, "
             f"{len(others)} are others, such as {(missing + others)[0][:MAX_SHOWN]}",
-            hint="a file that was exported, fused or edited cannot be begun with; take the one that training wrote",
+            hint="an exported, fused or edited file cannot be used; use the one that training wrote",
         )
 
 
@@ -113,7 +113,7 @@ def build_detector(file: ModelFile) -> Detector:
     """Return the model of `file` with its weights, in evaluation mode.
 
     Raises:
-        SpecError: its rows do not fit together.
+        SpecError: its layers do not fit together.
     """
     model = build_from_config(file.config, len(file.names), str(file.path))
     model.load_state_dict(file.tensors)
@@ -121,7 +121,7 @@ def build_detector(file: ModelFile) -> Detector:
 
 
 def description_of(file: ModelFile) -> ModelDescription:
-    """Return the metadata of the model in `file` for a checkpoint of ours."""
+    """Return the metadata of the model in `file` for a checkpoint of this project."""
     return ModelDescription(
         model=file.model, config=file.config, names=list(file.names), imgsz=file.imgsz or DEFAULT_IMGSZ
     )

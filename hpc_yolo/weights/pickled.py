@@ -1,8 +1,8 @@
-"""Networks that torch pickled whole (`.pt` files of YOLOv5), read without running a byte of them.
+"""Whole models pickled by torch (`.pt` files of YOLOv5), read without executing their content.
 
-A pickle is a program; `machine` says what it describes, and `archive` reads the file around it. Here are the numbers of
-the tensors and the model that they belong to. Nothing takes more memory than a few times the file's size. Source of
-the format: files written by YOLOv5 v6 and v7.
+A pickle is a program; `machine` interprets it, and `archive` reads the file around it. This module reads the tensors
+and the architecture. Memory stays within a few times the file's size. Source of the format: files written by YOLOv5 v6
+and v7.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def read_pickled_network(path: Path) -> PickledNetwork:
     """Return the model in a `.pt` file; of a training state the averaged one.
 
     Raises:
-        CheckpointError: it is no such file, it is damaged, holds something that no such file needs, or a model that
-            this version does not build; the message names it.
+        CheckpointError: it is not such a file, is damaged, holds an object that such files do not need, or a model that
+            this version cannot build; the message names it.
     """
     with open_archive(path) as archive:
         found, options = described_model(archive)
@@ -68,7 +68,7 @@ def _network(found: Record, options: object, archive: TorchArchive) -> PickledNe
     for module in modules.values():
         if module.kind in UNBUILDABLE or module.kind in ACTIVATIONS - {_activation(architecture)}:
             raise CheckpointError(f"{path}: its model has a {module.kind}, which this version does not build")
-    named = [item for item in _named_tensors(modules) if not item[0].endswith("anchor_grid")]  # of files before v6
+    named = [item for item in _named_tensors(modules) if not item[0].endswith("anchor_grid")]  # in files before v6
     claimed_bytes = sum(math.prod(tensor.size) * 4 for _, tensor in named)
     if claimed_bytes > path.stat().st_size * MAX_EXPANSION:
         raise CheckpointError(f"{path}: its tensors claim {claimed_bytes} bytes, many times the file's")
@@ -83,7 +83,7 @@ def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:
 
     def visit(prefix: str, module: Record, depth: int) -> None:
         if depth > MAX_DEPTH or len(found) > MAX_MODULES:
-            raise CheckpointError(f"{path}: its modules are nested without an end")
+            raise CheckpointError(f"{path}: its modules are nested too deeply, or too many")
         found.append((prefix, module))
         for name, child in _section(module, "_modules"):
             if isinstance(child, Record):
@@ -108,7 +108,7 @@ def _section(module: Record, name: str) -> list[tuple[str, Any]]:
     if not isinstance(section, dict):
         return []
     if any(len(str(key)) > MAX_MODULE_NAME for key in section):
-        raise ValueError(f"a name of more than {MAX_MODULE_NAME} letters in {name}")
+        raise ValueError(f"a name of more than {MAX_MODULE_NAME} characters in {name}")
     return [(str(key), value) for key, value in section.items()]
 
 
@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
         nonlocal num_values
         num_values += 1
         if num_values > MAX_PLAIN_VALUES:
-            raise ValueError("the description of the model has no end")
+            raise ValueError("the description of the model has too many values")
         if isinstance(item, dict):
             return {str(copied(key)): copied(inner) for key, inner in item.items()}
         if isinstance(item, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Fetch published weights by name, whole and checked.
+"""Download of published weights by name, checked by their digest.
 
-Imports nothing heavy: a login node fetches, since compute nodes often reach no internet.
+No heavy imports: login nodes download, since compute nodes often have no internet access.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from hpc_yolo.weights.store import CACHE_VARIABLE, CHUNK_BYTES, Progress, Store,
 def fetch(
     name: str, store: Store, *, sha256: str | None = None, on_progress: Progress = lambda _done, _all: None
 ) -> Path:
-    """Return the path of the published file `name`; download it unless it is there, or resume the download.
+    """Return the path of the published file `name`; download it if it is missing, or resume the download.
 
     Args:
-        sha256: what its digest must be, besides the one that is known.
+        sha256: required digest, in addition to the known one.
         on_progress: called with (bytes done, bytes in all or None).
 
     Raises:
-        CheckpointError: there is no such file, nothing is reached, or what came is not the file.
+        CheckpointError: there is no such file, the server cannot be reached, or the digest differs.
     """
     if name not in published_names():
         raise CheckpointError(
-            f"there are no published weights {name!r} of a detector; there are {', '.join(published_names())}",
+            f"there are no published weights {name!r} of a detector; available: {', '.join(published_names())}",
             hint="give the path of a file of your own",
         )
     path = store.path(name)
@@ -59,7 +59,7 @@ def _check_digest(path: Path, expected: str | None) -> None:
         path.replace(aside)
         raise CheckpointError(
             f"{path}: its SHA-256 is {found}, and {expected} is expected; it was set aside as {aside.name}",
-            hint=f"fetch it again: hpc-yolo weights fetch {path.name} (if another file is meant to be there, delete "
+            hint=f"fetch it again: hpc-yolo weights fetch {path.name} (if the file was replaced on purpose, delete "
             f"{kept} first)",
         )
     write_atomic(kept, f"{found}  {path.name}\n")

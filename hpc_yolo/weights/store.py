@@ -1,4 +1,4 @@
-"""The catalogue of published weights, and where they are kept on this machine."""
+"""The catalogue of published weights, and their directory on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Store:
-    """Where published weights come from (`address`, a URL) and where they are kept (`directory`)."""
+    """The source (`address`, a URL) and the local `directory` of published weights."""
 
     address: str
     directory: Path
@@ -53,7 +53,7 @@ def published_names() -> dict[str, str | None]:
 
 
 def locate(weights: str, store: Store) -> str:
-    """Return the path of `weights`; for a published name that is not there, its path in the cache."""
+    """Return the path of `weights`; for a published name without such a file, its path in the cache."""
     path = Path(weights)
     if not weights or path.exists() or path.name not in published_names():
         return weights

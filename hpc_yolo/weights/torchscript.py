@@ -1,7 +1,7 @@
-"""TorchScript archives before they are loaded: what they say of themselves, and which operations their program calls.
+"""Checks of TorchScript archives before they are loaded: their metadata, and the operations that their program calls.
 
-A TorchScript file is a program that `torch.jit.load` runs without Python. It computes, and torch has a few operations
-that read or write files. Those that detectors consist of are listed here; a file that calls anything else is refused.
+A TorchScript file is a program that `torch.jit.load` runs without Python, and a few of torch's operations read or write
+files. The operations of detectors are listed here; a file that calls any other is refused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.text import printable
 
 METADATA_ENTRY = "config.txt"
-MAX_CODE_BYTES = 16 * 2**20  # of the largest model it is about a megabyte
+MAX_CODE_BYTES = 16 * 2**20  # the largest model has about a megabyte
 MAX_METADATA_BYTES = 16 * 2**20
-NATIVE_CLASSES = b"torch.classes"  # C++ classes, whose objects restore themselves in ways of their own
+NATIVE_CLASSES = b"torch.classes"  # C++ classes, whose objects run their own code when they are loaded
 
 CALL = re.compile(r"([A-Za-z_][\w.]*)\s*\(")
 METHOD = re.compile(r"\bdef\s+(\w+)")
-MENTION = re.compile(r"(?<![\w.])(?:torch|ops)\b[\w.]*")  # an operation need not be called where it is named
+MENTION = re.compile(r"(?<![\w.])(?:torch|ops)\b[\w.]*")  # an operation may be called elsewhere than where it is named
 TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 CLASS_LINE = re.compile(r"^class .*$", re.MULTILINE)
 
@@ -47,17 +47,17 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript_metadata(path: Path) -> str:
-    """Return the text that says what the file is, after its program was looked through.
+    """Return the metadata of the file, after checking the operations of its program.
 
     Raises:
-        CheckpointError: it is no TorchScript archive, says nothing, or calls what no detector calls.
+        CheckpointError: it is not a TorchScript archive, has no metadata, or calls an operation that no detector needs.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
             code = [entry for name, entry in entries.items() if name.startswith("code/") and name.endswith(".py")]
             if not code:
-                raise CheckpointError(f"{path}: is no TorchScript file: it has no program")
+                raise CheckpointError(f"{path}: is not a TorchScript file: it has no program")
             if sum(entry.file_size for entry in code) > MAX_CODE_BYTES:
                 raise CheckpointError(f"{path}: its program is larger than {MAX_CODE_BYTES >> 20} MiB")
             _require_known_calls(path, "\n".join(archive.read(entry).decode() for entry in code))
@@ -68,20 +68,20 @@ def read_torchscript_metadata(path: Path) -> str:
                 raise CheckpointError(f"{path}: {NO_METADATA}", hint=EXPORT_HINT)
             return archive.read(metadata).decode()
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path}: is no TorchScript file, or a part of one: {error}") from error
+        raise CheckpointError(f"{path}: is not a complete TorchScript file: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: its program is not text: {error}") from error
 
 
-NO_METADATA = "does not say what it detects: names of classes and stride are not in it"
-EXPORT_HINT = "export it anew from its .safetensors or .pt file: hpc-yolo export FILE --include onnx torchscript"
+NO_METADATA = "has no usable metadata: class names or stride are missing"
+EXPORT_HINT = "export it again from its .safetensors or .pt file: hpc-yolo export FILE --include onnx torchscript"
 
 
 def _require_known_calls(path: Path, code: str) -> None:
     plain = CLASS_LINE.sub("", TEXT.sub('""', code))
-    own = {name for name in METHOD.findall(plain) if not name.startswith("__")}  # those are run in loading
+    own = {name for name in METHOD.findall(plain) if not name.startswith("__")}  # these run during loading
     for name in (*MENTION.findall(plain), *CALL.findall(plain)):
         if name.startswith(("torch", "ops")):
             known = name.removeprefix("torch.") in OPERATIONS or name in BUILT_IN

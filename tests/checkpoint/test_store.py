@@ -48,7 +48,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_the_damaged_one_named_
     assert state.position.step == 10
     (message,) = reports
     assert str(newest) in message
-    assert "goes on from step 10" in message
+    assert "resumes from step 10" in message
     assert newest.with_name(f"{newest.name}.damaged").exists()
     assert newest_state(run, pytest.fail) is not None, "the next start has nothing to report"
 
@@ -59,7 +59,7 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_from_scratch_by_itself
     for path in saved_states(run):
         path.write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(CheckpointError, match="no checkpoint of this run is whole"):
+        with pytest.raises(CheckpointError, match="no checkpoint of this run is intact"):
             newest_state(run, pytest.fail)
 
 

@@ -30,7 +30,7 @@ NO_NMS = "operator torchvision::nms does not exist"
 
 EXPLAINED = {
     # package, what its import says: clauses of message and hint
-    "libGL": ("cv2", NO_GL, ["libGL.so.1 is not there", "libgl1", "mesa-libGL", "opencv-python-headless"]),
+    "libGL": ("cv2", NO_GL, ["libGL.so.1 is missing", "libgl1", "mesa-libGL", "opencv-python-headless"]),
     "glib": ("cv2", NO_GLIB, ["libgthread-2.0.so.0", "libglib2.0-0", "dnf install glib2"]),
     "xcb": ("cv2", NO_XCB, ["libxcb.so.1", "libxcb1", "dnf install libxcb"]),
     "a library that is not listed": ("cv2", NO_QT, ["libQt5Test.so.5", "apt-file search", "dnf provides"]),
@@ -114,7 +114,7 @@ def test_this_installation_is_whole() -> None:
 
 def test_another_process_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", spoiled(tmp_path, "cv2", f"raise ImportError({NO_XCB!r})")["PYTHONPATH"])
-    with pytest.raises(InstallationError, match=r"the library libxcb\.so\.1 is not there"):
+    with pytest.raises(InstallationError, match=r"the library libxcb\.so\.1 is missing"):
         require_import()
 
 
@@ -157,7 +157,7 @@ def test_commands_say_what_is_missing_and_start_no_tasks(tmp_path: Path, spec_pa
     for words in (["submit", spec_path], ["predict", "--weights", "x.pt", "--source", "x.jpg"]):
         done = type_in(environ, *words)
         assert done.returncode == InstallationError.exit_code, done.stderr
-        assert done.stderr.splitlines()[0].endswith("the library libGL.so.1 is not there")
+        assert done.stderr.splitlines()[0].endswith("the library libGL.so.1 is missing")
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -167,7 +167,7 @@ def test_doctor_looks_at_packages_too(tmp_path: Path, spec_path: Path) -> None:
     done = type_in(environ, "doctor", spec_path, "--json")
     assert done.returncode == 4, done.stderr
     (found,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["level"] == "warning"]
-    assert "libgthread-2.0.so.0 is not there" in found["seen"]
+    assert "libgthread-2.0.so.0 is missing" in found["seen"]
     assert "libglib2.0-0" in found["advice"]
     healthy = type_in(dict(os.environ), "doctor", spec_path, "--json")
     assert healthy.returncode == 0, healthy.stdout

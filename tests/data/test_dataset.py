@@ -51,9 +51,9 @@ def test_missing_split_that_is_not_needed_is_a_message(write_yaml, text, needed,
         ("train: p\n", ("train", "val"), "val: is missing"),
         ("train: p\nval: p\n", ("test",), "test: is missing; there is no split test"),
         ("train: p\nval: p\ntest: gone\n", ("test",), "test: .*gone does not exist"),
-        ("train: p\nval: [p, '']\n", ("train", "val"), "val: '' is no path"),
-        ("train: p\nval: {a: p}\n", ("train", "val"), "val: {'a': 'p'} is no path"),
-        ("train: p\nval: [[p]]\n", ("train", "val"), r"val: \['p'\] is no path"),
+        ("train: p\nval: [p, '']\n", ("train", "val"), "val: '' is not a path"),
+        ("train: p\nval: {a: p}\n", ("train", "val"), "val: {'a': 'p'} is not a path"),
+        ("train: p\nval: [[p]]\n", ("train", "val"), r"val: \['p'\] is not a path"),
     ],
 )
 def test_missing_split_that_is_needed_is_an_error(write_yaml, text, needed, expected):
@@ -184,7 +184,7 @@ def test_single_cls_is_called_item_unless_there_is_one_name(write_yaml, names, e
 def test_nc_that_contradicts_the_names_is_a_message(write_yaml, tmp_path, more, is_message):
     dataset = load_dataset(write_yaml(f"{SPLITS}names: [cat, dog]\n{more}"))
     assert dataset.num_classes == 2
-    message = f"{tmp_path}/d.yaml: nc: 3 is not the number of names, 2; the names count"
+    message = f"{tmp_path}/d.yaml: nc: 3 is not the number of names, 2; the names are used"
     assert dataset.messages == ((message,) if is_message else ())
 
 

@@ -211,7 +211,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         (["--set", "model=yolov9"], 2, "there is no model 'yolov9'"),
         (["--set", "train.epochs"], 2, "write FIELD=VALUE"),
         (["--nodes", "two"], 2, "--nodes two: cluster.nodes: 'two' is not allowed"),
-        (["--set", "weights={file}"], 7, "is no file of weights"),
+        (["--set", "weights={file}"], 7, "is not a weights file"),
         (["--colour"], 2, "No such option"),
     ],
 )

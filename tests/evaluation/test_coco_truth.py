@@ -152,13 +152,13 @@ def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp
     truth = read(tmp_path, content(), paths=("d/a.jpg", "d/7.jpg", "d/9.jpg"))
     assert (truth.keys.image_ids, truth.known) == ([7, "d/7.jpg", 9], (7,))
     (message,) = truth.messages
-    assert "official COCO numbers are over 1 of 3 images" in message and "d/7.jpg, d/9.jpg" in message
+    assert "official COCO metrics are over 1 of 3 images" in message and "d/7.jpg, d/9.jpg" in message
 
 
 @pytest.mark.parametrize(
     ("whole", "words"),
     [
-        ("{", "is not of COCO's form, nor JSON"),
+        ("{", "is not in COCO's format, nor JSON"),
         ("[]", "a list, as predictions are"),
         ('"x"', "has no list 'images'"),
         (content(images=None), "has no list 'images'"),
@@ -179,7 +179,7 @@ def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp
         (content(annotations=without("bbox")), r"annotations\[0\]: bbox None is not left, top"),
         (content(annotations=without("bbox", bbox=[1, 2, 3])), r"annotations\[0\]: bbox \[1, 2, 3\] is not left"),
         (content(annotations=without("bbox", bbox=[1, 2, -3, 4])), "finite and not negative"),
-        (content(annotations=[[1, 2]]), r"annotations\[0\]: \[1, 2\] is no object"),
+        (content(annotations=[[1, 2]]), r"annotations\[0\]: \[1, 2\] is not a JSON object"),
         (
             content(
                 categories=[{"id": 3, "name": "cat"}, {"id": 4, "name": "cat"}, {"id": 5, "name": "dog"}],

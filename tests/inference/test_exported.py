@@ -194,9 +194,9 @@ OURS = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
 @pytest.mark.parametrize(
     ("shape", "options", "said"),
     [
-        ([1, 252, 7], {}, "names of classes and stride are not in it"),
-        ([1, 252, 7], {"properties": {"stride": "32"}}, "names of classes and stride are not in it"),
-        ([1, 252, 7], {"properties": {"stride": "32", "names": "open('x')"}}, "names of classes and stride are not"),
+        ([1, 252, 7], {}, "class names or stride are missing"),
+        ([1, 252, 7], {"properties": {"stride": "32"}}, "class names or stride are missing"),
+        ([1, 252, 7], {"properties": {"stride": "32", "names": "open('x')"}}, "class names or stride are missing"),
         ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": OURS | {"stride": "-8"}}, "its stride is -8"),
@@ -229,7 +229,7 @@ def test_an_onnx_file_cannot_name_other_files(tmp_path):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=str(secret))
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match="is no ONNX file that onnxruntime"):
+    with pytest.raises(CheckpointError, match="cannot load it"):
         load_exported(tmp_path / "x.onnx")
 
 
@@ -251,11 +251,11 @@ def call(line):
 @pytest.mark.parametrize(
     ("entry", "content", "said"),
     [
-        ("config.txt", None, "names of classes and stride are not in it"),
-        ("config.txt", lambda _: b"not JSON", "names of classes and stride are not in it"),
-        ("config.txt", lambda _: b"[" * 100_000, "names of classes and stride are not in it"),
-        ("config.txt", lambda _: b'{"names": {"0": "a"}, "stride": 32}', "for which size it was exported"),
-        ("config.txt", lambda _: b'{"names": ["a"], "stride": 32, "shape": [1, 3, 0, 64]}', "for which size"),
+        ("config.txt", None, "class names or stride are missing"),
+        ("config.txt", lambda _: b"not JSON", "class names or stride are missing"),
+        ("config.txt", lambda _: b"[" * 100_000, "class names or stride are missing"),
+        ("config.txt", lambda _: b'{"names": {"0": "a"}, "stride": 32}', "lacks the image size"),
+        ("config.txt", lambda _: b'{"names": ["a"], "stride": 32, "shape": [1, 3, 0, 64]}', "lacks the image size"),
         (".py", call(b'x = torch.from_file("/etc/passwd", True, 10)'), r"calls torch\.from_file, .*; it was not run"),
         (".py", call(b'ops.aten.save([1], "x")'), r"calls ops\.aten\.save, "),
         (".py", call(b'torch.warn("x")'), r"calls torch\.warn, "),
@@ -280,7 +280,7 @@ def test_a_torchscript_file_that_is_no_detector_is_not_run(entry, content, said,
 def test_a_damaged_file_is_said(suffix, content, directory, tmp_path):
     whole = (directory / f"fixed{suffix}").read_bytes()
     (tmp_path / f"x{suffix}").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(CheckpointError, match=r"is no ONNX file|is no TorchScript file"):
+    with pytest.raises(CheckpointError, match=r"cannot load it|is not a complete TorchScript file"):
         load_exported(tmp_path / f"x{suffix}")
 
 

@@ -100,7 +100,7 @@ def test_an_image_on_a_server_is_one_image(path, stem, site, type_in, tmp_path):
     [
         ("missing.jpg", "answers 404"),
         ("failing.jpg", "answers 503"),
-        ("page.jpg", "answers with text/html, which is no image"),
+        ("page.jpg", "sends text/html, which is not an image"),
         ("text.jpg", "cannot be decoded: text, 12 bytes"),
         ("cut.jpg", f"ended after {SIZE_TEXT} of 99999 bytes"),
         ("loop.jpg", "answers 302"),
@@ -142,7 +142,7 @@ def test_a_server_that_is_not_there_is_said():
 def test_an_address_that_is_none_is_said(address):
     (source,) = find_sources(address).sources
     assert source.stem
-    with pytest.raises(DataError, match="is no address"):
+    with pytest.raises(DataError, match="is not an address"):
         fetch_image(address, must_be_image=True)
 
 

@@ -244,7 +244,7 @@ def test_a_truncated_jpeg_is_read_and_said(type_in, tmp_path):
     result = type_in(path)
     assert result.exit_code == 0, (result.output, result.exception)
     assert "cut.jpg: 320x240" in result.stdout
-    assert "cut.jpg: the JPEG is cut off; the part that is there is used" in result.stderr
+    assert "cut.jpg: the JPEG is cut off; the existing part is used" in result.stderr
     path.write_bytes(content + b"\x00" * 100)
     assert "cut off" not in type_in(path).stderr
 
@@ -285,8 +285,8 @@ def test_kinds_that_are_not_decoded_are_said(type_in, images):
     for name in ("phone.heic", "camera.CR2", "scan.exr"):
         (images / name).touch()
     result = type_in(images, "--nosave")
-    assert result.exit_code == 0 and "3 files of kinds that are not decoded here: .cr2, .exr, .heic" in result.stderr
-    with pytest.raises(DataError, match=r"phone\.heic is no image and no video; 1 file of kinds .*\.heic"):
+    assert result.exit_code == 0 and "3 files of formats that are not supported: .cr2, .exr, .heic" in result.stderr
+    with pytest.raises(DataError, match=r"phone\.heic is no image and no video; 1 file of formats .*\.heic"):
         find_sources(str(images / "phone.heic"))
 
 

@@ -284,7 +284,7 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
         (["--weights", "{weights}.gone", "--data", "{data}"], CheckpointError, "not found"),
         (["{directory}", "--data", "{data}"], CheckpointError, "not a run directory"),
         (["--weights", "{five}", "--data", "{data}"], CheckpointError, "detects 5 classes.*has 4.*--single-cls"),
-        (["--weights", "{weights}", "--data", "{data}", "--ann", "{data}"], DataError, "COCO's form"),
+        (["--weights", "{weights}", "--data", "{data}", "--ann", "{data}"], DataError, "COCO's format"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -199,7 +199,7 @@ def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_doe
     assert [path.name for path in state_paths(tmp_path / "refused")] == ["state-0001-000000006.safetensors"]
     warnings = [event.message for event in read_events(tmp_path / "refused/journal.jsonl") if is_warning(event)]
     assert len(warnings) == 1
-    assert "No space left on device; training goes on; there is no checkpoint yet" in warnings[0]
+    assert "No space left on device; training continues; there is no checkpoint yet" in warnings[0]
 
 
 def test_a_run_whose_last_state_cannot_be_saved_ends_in_an_error_and_keeps_the_one_before(
@@ -414,7 +414,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, 
     monkeypatch.setitem(globals(), "refuse_warnings", lambda event: found.append(getattr(event, "message", "")))
     assert attempt("damaged", epochs=4) is None
     assert newest.with_name(newest.name + ".damaged").read_bytes() == content
-    assert any("is damaged: tensor" in message and "goes on from step 9" in message for message in found)
+    assert any("is damaged: tensor" in message and "resumes from step 9" in message for message in found)
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "damaged")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
@@ -424,7 +424,7 @@ def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
     attempt("own", stop_after=1)
     (stranger,), (own,) = state_paths(tmp_path / "other"), state_paths(tmp_path / "own")
     own.write_bytes(stranger.read_bytes())
-    with pytest.raises(CheckpointError, match="saved by a run that learns something else"):
+    with pytest.raises(CheckpointError, match="saved by a run with another training spec"):
         attempt("own")
 
 

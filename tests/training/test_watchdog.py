@@ -183,7 +183,7 @@ def test_ranks_that_hold_up_the_others_are_found(later, stalled):
     [
         (StalledRanks([1], True), 3, "rank 1 on n1 (process 101) does not respond: it is stopped"),
         (StalledRanks([1, 2], True), 3, "last seen in 'step' at step 5; nor rank 2"),
-        (StalledRanks([2], True), 2, "it has not begun to train"),
+        (StalledRanks([2], True), 2, "it has not started training"),
         (StalledRanks([0], False), 3, "rank 0 on n0 (process 100) holds up the others in 'step' at step 5"),
         (StalledRanks([0, 1], False), 3, "holds up the others in 'step' at step 5; so does rank 1"),
         (StalledRanks([0, 1, 2], False), 3, "all 3 ranks are at the same point in 'step' at step 5; rank 0 on n0"),

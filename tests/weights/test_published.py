@@ -133,7 +133,7 @@ def test_without_a_line_the_message_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError) as caught:
         fetch("yolov5n.pt", store)
     assert "http://127.0.0.1:9/yolov5n.pt: cannot be fetched" in str(caught.value)
-    assert f"put it at {tmp_path / 'yolov5n.pt'}" in str(caught.value)
+    assert f"copy it to {tmp_path / 'yolov5n.pt'}" in str(caught.value)
 
 
 def test_a_digest_is_checked_at_first_if_said_and_always_afterwards(server, store):

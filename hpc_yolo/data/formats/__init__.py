@@ -1,7 +1,7 @@
-"""Dataset formats: how the files of a split become images with labels. `scan` knows the interface only.
+"""Dataset formats: how the files of a split become images with labels. `scan` uses only the interface.
 
 `split` is the interface. `yolo` is the only format: directories or lists of images, with a text file of labels for each
-image. A further format is a module here and a case in `open_split`.
+image. A further format needs a module here and a case in `open_split`.
 """
 
 from __future__ import annotations

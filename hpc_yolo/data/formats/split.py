@@ -45,7 +45,7 @@ class SplitReader(Protocol):
 
         Raises:
             OSError: its labels cannot be read.
-            ValueError: they are wrong; the message has the file, the line, what was seen and what is allowed.
+            ValueError: they are invalid; the message has the file, the line, the value and the allowed values.
         """
         ...
 
@@ -58,7 +58,7 @@ class SplitReader(Protocol):
         ...
 
     def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:
-        """Return why `image` may have no labels; "" where nothing is known.
+        """Return why `image` may have no labels; "" if unknown.
 
         Args:
             are_all_missing: no image of the split has labels.
@@ -66,7 +66,7 @@ class SplitReader(Protocol):
         ...
 
     def warnings(self, index: ImageIndex) -> list[str]:
-        """Return what is suspicious about the labels of the whole split, a sentence each."""
+        """Return warnings about the labels of the whole split, a sentence each."""
         ...
 
 

@@ -47,7 +47,7 @@ class YoloSplit:
         return Annotations(is_missing=True)
 
     def state(self, image: Path) -> bytes:
-        """Return bytes that change when the label file of `image` does, or a file that may be meant as it."""
+        """Return bytes that change when the label file of `image` does, or a file that is probably meant as it."""
         label = label_path(image)
         return file_state(label) or os.fsencode(f"\n{label} none {self._near_misses.find(image, label)}")
 
@@ -56,7 +56,7 @@ class YoloSplit:
         return label_path(image)
 
     def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:
-        """Return why `image` may have no label file; "" where nothing is known."""
+        """Return why `image` may have no label file; "" if unknown."""
         return explain_missing(image, are_all_missing=are_all_missing)
 
     def warnings(self, index: ImageIndex) -> list[str]:

@@ -1,4 +1,4 @@
-"""The label files of the YOLO layout: their names, and what is found instead of a missing one."""
+"""The label files of the YOLO layout: their names, and explanations of missing ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def label_path(image: Path) -> Path:
 
 
 class NearMisses:
-    """Files that were meant as label files and have another name: a.TXT, a.jpg.txt. Each directory is listed once.
+    """Finds files that were meant as label files but have another name: a.TXT, a.jpg.txt. Lists each directory once.
 
     Args:
         labels: all label files that images of the split may have; none of them is a near miss.
@@ -50,7 +50,7 @@ class NearMisses:
 
 
 def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
-    """Return why `image` may have no label file: what its directories have instead; "" where nothing is known.
+    """Return why `image` may have no label file: what its directories have instead; "" if unknown.
 
     Args:
         are_all_missing: no image of the split has a label file, so that the files there belong to no image.
@@ -58,7 +58,7 @@ def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
     label = label_path(image)
     beside = image.with_suffix(LABEL_SUFFIX)
     if beside != label and beside.exists():
-        return f"{beside} is there: labels beside images are read only where no directory above is called {IMAGES}"
+        return f"{beside} exists, but labels beside images are read only if no directory above is called {IMAGES}"
     if not label.parent.is_dir():
         return _explain_missing_directory(label.parent)
     names = _list(label.parent)
@@ -89,7 +89,7 @@ def _is_like(name: str, wanted: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    """Return `name` without differences of case and of how accents are composed."""
+    """Return `name` for comparisons: case-folded, accents composed."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

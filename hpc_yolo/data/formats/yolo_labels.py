@@ -97,7 +97,7 @@ def _require_form(where: str, numbers: list[float], kpt_shape: tuple[int, int] |
         )
     if len(numbers) < 6 or len(numbers) % 2:
         needed_columns = "5 are needed (class, cx, cy, w, h), or a class and a polygon of three points or more"
-        hint = "; a confidence, as --save-conf writes it, is no label" if len(numbers) == 5 else ""
+        hint = "; a label has no confidence, which --save-conf writes" if len(numbers) == 5 else ""
         raise ValueError(f"{columns}; {needed_columns}{hint}")
     return numbers
 
@@ -119,8 +119,8 @@ def _is_pose(numbers: list[float]) -> bool:
 def keypoints_in_polygons(outlines: Outlines) -> int:
     """Return how many keypoints of two numbers all polygons of a split seem to be, 0 where they are polygons.
 
-    A single line may be either. They are keypoints if all have equally many points, of which the first two are in each
-    the centre and the size of a box around all others.
+    A single line is ambiguous. They are keypoints if all have equally many points, and in each the first two are the
+    centre and the size of a box around all others.
     """
     counts = outlines.counts[outlines.counts > 0]
     if not len(counts) or counts.min() != counts.max():

@@ -1,4 +1,4 @@
-"""The head of YOLOv5: one 1x1 convolution a level, and what its outputs mean."""
+"""The head of YOLOv5: one 1x1 convolution per level, and the decoding of its outputs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Detect(Head):
         """Decode raw (B, A, H, W, outputs) of one level into (B, A * H * W, outputs)."""
         batch, _, height, width, _ = raw.shape
         if raw.dtype in (torch.bfloat16, torch.float16):
-            raw = raw.float()  # 8 bits know every fourth pixel only
+            raw = raw.float()  # 8 bits of precision would round to every fourth pixel
         stride = self.strides[level]
         rows = torch.arange(height, device=raw.device, dtype=raw.dtype)
         columns = torch.arange(width, device=raw.device, dtype=raw.dtype)

@@ -1,4 +1,4 @@
-"""The interface of a loss: named terms, and what a rank needs so that they are means over a global batch."""
+"""The interface of a loss: named terms that are means over a global batch, computed in parts by all ranks."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class DetectionLoss(Loss):
         cells = torch.minimum(cells.clamp(min=0), size - 1)
         relative = centres[None] - cells
         shape = (len(OFFSETS), num_anchors, len(targets))
-        x, y = cells.long().unbind(-1)  # float32 cannot count the cells of a large batch
+        x, y = cells.long().unbind(-1)  # float32 cannot represent all indices of a large batch
         row = targets[:, 0].long() * num_anchors + torch.arange(num_anchors, device=level.device)[:, None]
         flat = ((row[None] * height + y[:, None]) * width + x[:, None]).flatten()
         # Masked candidates get different cells: thousands of writes to equal indices are slow on a GPU.

@@ -1,4 +1,4 @@
-"""Which rank holds up the others when nothing moves: pure functions of all ranks' heartbeats."""
+"""The ranks that hold up the others when no rank makes progress: pure functions of all ranks' heartbeats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
         ticks: grows while the rank's watchdog itself runs.
         step, num_phases: how far its main thread has come; phases count from 0 within the step.
         remaining_s: how long the main thread may stay there; none remains when 0 or less.
-        has_left: it has come to the end of its training loop.
+        has_left: it has reached the end of its training loop.
     """
 
     ticks: int
@@ -82,17 +82,17 @@ def describe_stalled(
     ranks: Sequence[RankLocation],
     condition: str = "it is stopped, gone, or blocked outside of Python",
 ) -> str:
-    """Return a message: the first of the stalled ranks with host, process and position, and which else.
+    """Return a message: the first stalled rank with host, process and position, and the numbers of the others.
 
     Args:
-        condition: what is known of the first one's process, where it does not respond.
+        condition: of the first one's process, for the message if it does not respond.
     """
     first, *others = stalled.ranks
     heartbeat = heartbeats.get(first)
     name = f"rank {first} on {ranks[first].host} (process {ranks[first].pid})"
     position = "" if heartbeat is None else f"in {heartbeat.phase!r} at step {heartbeat.step}"
     if stalled.are_unresponsive:
-        seen = f"last seen {position}" if position else "it has not begun to train"
+        seen = f"last seen {position}" if position else "it has not started training"
         also = f"; nor {_listed(others)}" if others else ""
         return f"{name} does not respond: {condition}; {seen}{also}"
     where = f" {position}" if position else ""

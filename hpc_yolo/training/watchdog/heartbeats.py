@@ -1,6 +1,6 @@
 """The exchange between the watchdogs of all ranks, over the attempt's store.
 
-Every watchdog publishes its rank's heartbeat about once a second. An operation on a store may take for ever (its
+Every watchdog publishes its rank's heartbeat about once a second. An operation on a store may block for ever (its
 server, rank 0 or torchrun's agent, may be stopped), so each has a limit here.
 """
 
@@ -28,10 +28,10 @@ class StoreUnavailable(Exception):
 
 
 class HeartbeatStore:
-    """A store whose every operation ends in time: they run in a thread of their own, one after the other.
+    """A store whose operations have a time limit; they run in a separate thread, one after the other.
 
-    Each method raises StoreUnavailable when its operation took longer, or failed. While one hangs the next ones are not
-    even tried, nor after one failed: the connection is gone.
+    Each method raises StoreUnavailable if its operation exceeds the limit or fails. While one hangs, and after one has
+    failed (the connection is lost), no further ones are tried.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
@@ -68,7 +68,7 @@ class HeartbeatStore:
         return self._run(operation)
 
     def give_up(self, diagnosis: Diagnosis) -> Diagnosis:
-        """Give up the attempt; return the diagnosis that was the first of all ranks."""
+        """Give up the attempt; return the first diagnosis of all ranks."""
 
         def operation(store: Store) -> Diagnosis:
             first = store.compare_set("diagnosis", "", msgspec.json.encode(diagnosis).decode())

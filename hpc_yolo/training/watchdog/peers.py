@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hpc_yolo.cluster.local_process import is_stopped, process_start
 from hpc_yolo.distributed import World
 
-STACKS_SIGNAL = signal.SIGUSR1  # a rank that gets it writes its stacks on its error output, whatever Python does
+STACKS_SIGNAL = signal.SIGUSR1  # a rank that gets it writes its stacks to stderr, even if Python is blocked
 
 
 class Peer(NamedTuple):
@@ -26,22 +26,22 @@ class Peer(NamedTuple):
 
     @property
     def condition(self) -> str:
-        """Its condition as seen from outside, while its watchdog does not respond."""
+        """Its state as seen from outside, while its watchdog does not respond."""
         if self.is_gone:
             return "it is gone"
         return "a signal has stopped it" if is_stopped(self.pid) else "it is blocked outside of Python"
 
     def resume(self) -> None:
-        """Let it go on if a signal has stopped it."""
+        """Resume it if a signal has stopped it."""
         if is_stopped(self.pid):
             self._signal(signal.SIGCONT)
 
     def request_stacks(self) -> None:
-        """Have it write its stacks on its error output, even where it is blocked outside of Python."""
+        """Make it write its stacks to stderr, even if it is blocked outside of Python."""
         self._signal(STACKS_SIGNAL)
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:

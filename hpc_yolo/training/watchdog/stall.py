@@ -1,4 +1,4 @@
-"""How long a rank's main thread may stay where it is: arithmetic only, for the watchdog's thread."""
+"""The time limit of a rank's main thread at its position: arithmetic only, for the watchdog's thread."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ MIN_LIMIT_S, LIMIT_PER_LONGEST = 45.0, 5.0
 
 
 class MainThread(NamedTuple):
-    """Where a main thread is.
+    """The position of a main thread.
 
     Attributes:
-        num_heartbeats: since the watchdog began.
+        num_heartbeats: since the watchdog started.
         num_phases: since its step changed.
         allowed_s: how long the phase may take, if longer than the limit.
     """
@@ -23,7 +23,7 @@ class MainThread(NamedTuple):
     allowed_s: float
 
     def next(self, phase: str, step: int, allowed_s: float) -> MainThread:
-        """Return where it is after one more heartbeat."""
+        """Return the position after one more heartbeat."""
         num_phases = self.num_phases + 1 if step == self.step else 0
         return MainThread(self.num_heartbeats + 1, step, num_phases, phase, allowed_s)
 
@@ -32,7 +32,7 @@ BEFORE_TRAINING = MainThread(0, -1, 0, "the start", 0.0)
 
 
 class StallTimer:
-    """Measures how long a main thread has not moved, and how long it may.
+    """Measures the time of a main thread without a heartbeat, and its limit.
 
     Attributes:
         stalled_s: since its last heartbeat.
@@ -53,7 +53,7 @@ class StallTimer:
         self.stalled_s = 0.0
 
     def observe(self, thread: MainThread, elapsed_s: float) -> None:
-        """Take in where the main thread is now, `elapsed_s` after the last observation."""
+        """Record the position of the main thread, `elapsed_s` after the last observation."""
         if self._seen is not None and thread.num_heartbeats == self._seen.num_heartbeats:
             self.stalled_s += elapsed_s
             return
@@ -65,7 +65,7 @@ class StallTimer:
 
     @property
     def limit_s(self) -> float:
-        """Seconds that the main thread may stay where it is now."""
+        """Seconds that the main thread may stay at its position."""
         usual_s = self._timeout_s
         if usual_s is None:
             usual_s = max(MIN_LIMIT_S, LIMIT_PER_LONGEST * self._longest_s)

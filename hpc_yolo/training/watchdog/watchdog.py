@@ -1,8 +1,8 @@
-"""A rank that hangs or dies ends the attempt, instead of letting the others wait until the job's time is over.
+"""The watchdog: ends the attempt if a rank hangs or dies; else the others would wait until the job's time limit.
 
 The training loop sends heartbeats (`Watchdog.heartbeat`); a thread of every rank checks for them about once a second
-and publishes them to the other ranks. Once no rank has moved for the limit, all ranks write the stacks of their threads
-into the run directory, the first diagnosis names the rank that is to blame, and all leave without a collective.
+and publishes them to the other ranks. If no rank makes progress within the limit, all ranks write the stacks of their
+threads into the run directory, the first diagnosis names the rank at fault, and all exit without a collective.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hpc_yolo.training.watchdog.peers import STACKS_SIGNAL, find_peers
 from hpc_yolo.training.watchdog.stall import BEFORE_TRAINING, StallTimer
 
 TICK_S = 0.7
-MAX_TICK_S = 5.0  # a longer one means that this process was stopped itself: that time is not the main thread's
-COMPARE_S = 3.0  # between two readings of all heartbeats: long enough for a rank that runs to show it
+MAX_TICK_S = 5.0  # after a longer one this process itself was stopped: that time does not count
+COMPARE_S = 3.0  # between two readings of all heartbeats: long enough to recognise a rank that runs
 STACKS_S = 4.0  # how long to wait for the others' stacks; the launcher kills them once one has left
 DUMP_S = 0.5
-STORE_OUTLIVES_S = 0.5  # rank 0 serves the store: the others, if they lost it, would print torch's own stacks
-LEAVE_S = 12.0  # whatever hangs meanwhile, the process is gone after this
-# Where Python itself is blocked in a single rank, no other process is there to see it. Long, because the time in which
+STORE_OUTLIVES_S = 0.5  # rank 0 serves the store: without it the others would print torch's own stacks
+LEAVE_S = 12.0  # the process exits after this, even if something hangs
+# For a single rank in which Python itself is blocked: no other process can detect it. Long, because the time for which
 # Slurm has suspended a job counts here.
 LAST_RESORT_S = 600.0
 ERROR_OUTPUT = 2
 
 
 class Watchdog:
-    """Ends this process, with exit code 10, when the attempt makes no progress; runs while its block does.
+    """Ends this process, with exit code 10, when the attempt makes no progress; active inside its block.
 
-    Ranks must call `heartbeat` at the same points of the loop: how far each has come is compared.
+    Ranks must call `heartbeat` at the same points of the loop: their positions are compared.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Watchdog:
 
         Args:
             attempt: the number of this attempt of the run; rank 0's counts.
-            timeout_s: how long the main thread may not move; "auto" is 45 s, or five times the longest so far.
-            start_timeout_s: as long as that at least until the first step is done.
+            timeout_s: limit without progress; "auto" is 45 s, or five times the longest so far.
+            start_timeout_s: the limit is not below this until the first step is done.
         """
         self._world = world
         self._run = run
@@ -74,7 +74,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def heartbeat(self, phase: str, step: int, allowed_s: float = 0.0) -> None:
-        """Note that the main thread begins `phase` of `step`, which may take `allowed_s`, or the limit if longer."""
+        """Record the start of `phase` of `step`, which may take `allowed_s`, or the limit if longer."""
         self._main_thread = self._main_thread.next(phase, step, allowed_s)
 
     def __enter__(self) -> Watchdog:
@@ -98,7 +98,7 @@ class Watchdog:
             self._store.close()
 
     def _watch(self) -> None:
-        """Check the main thread, the store and the other processes here, again and again; runs in the thread."""
+        """Check the main thread, the store and the other processes here periodically; runs in the thread."""
         checked_s = time.monotonic()
         while not self._ended.wait(TICK_S):
             now_s = time.monotonic()
@@ -122,7 +122,7 @@ class Watchdog:
         return diagnosis
 
     def _find_gone(self) -> Diagnosis | None:
-        """Find ranks of this machine that have died. The main thread has had a tick to notice by itself."""
+        """Find ranks of this machine that have died. The main thread has had a tick to detect it first."""
         gone = {rank for rank, peer in self._peers.items() if peer.is_gone}
         confirmed = sorted(gone & self._gone_before)
         self._gone_before = gone
@@ -133,7 +133,7 @@ class Watchdog:
         return Diagnosis(author=self._world.rank, rank=location.rank, message=message, gone=confirmed)
 
     def _diagnose(self) -> Diagnosis | None:
-        """Find the rank to blame, once this rank's main thread has used up its time and no other's has any left."""
+        """Find the rank at fault, once no main thread of any rank has time remaining."""
         if self._stall.remaining_s > 0:
             self._first_reading = None
             return None
@@ -166,7 +166,7 @@ class Watchdog:
         )
 
     def _blame_store(self) -> Diagnosis:
-        """Blame rank 0: its process serves the store, or torchrun's agent beside it does."""
+        """Return rank 0 as the rank at fault: its process, or torchrun's agent beside it, serves the store."""
         server = self._world.ranks[0]
         message = (
             f"no progress for {self._stall.stalled_s:.0f} s, and the store on rank 0's machine, {server.host} (process "
@@ -175,7 +175,7 @@ class Watchdog:
         return Diagnosis(author=self._world.rank, rank=0, message=message, unresponsive=[0])
 
     def _leave(self, diagnosis: Diagnosis) -> None:
-        """Record why, write this rank's stacks, wait a moment for those of the others, and end this process."""
+        """Record the diagnosis, write this rank's stacks, wait briefly for those of the others, and exit."""
         end = threading.Timer(LEAVE_S, os._exit, [StallError.exit_code])
         end.daemon = True
         end.start()
@@ -194,7 +194,7 @@ class Watchdog:
         os._exit(StallError.exit_code)
 
     def _write_stacks(self) -> None:
-        """Write the stacks of all threads; on the error output where the run directory cannot be written."""
+        """Write the stacks of all threads; to stderr if the run directory cannot be written."""
         own, thread = self._world.ranks[self._world.rank], self._main_thread
         title = (
             f"rank {own.rank} on {own.host} (process {own.pid}): in {thread.phase!r} at step {thread.step}, "
@@ -225,14 +225,14 @@ class Watchdog:
             message=str(error),
             traceback="",
             exit_code=error.exit_code,
-            is_echo=bool(diagnosis.gone),  # a process that died had its own reasons
+            is_echo=bool(diagnosis.gone),  # the cause is in the process that died
         )
         print_error(f"{failure.text}\n")
         with contextlib.suppress(OSError):
             write_failure(self._run, failure)
 
     def _wait_for_stacks(self, diagnosis: Diagnosis) -> bool:
-        """Wait a moment until all ranks that live have written theirs; return False where some have not."""
+        """Wait briefly for the stacks of all living ranks; return False if some are missing."""
         if self._store is None:
             return True
         ranks = [rank for rank in range(self._world.size) if rank not in diagnosis.gone]
@@ -248,12 +248,12 @@ class Watchdog:
         return are_written
 
     def _is_first_here(self, diagnosis: Diagnosis) -> bool:
-        """Return whether this is the lowest rank on its machine that is not to blame."""
+        """Return whether this is the lowest rank on its machine that is not at fault."""
         to_blame = {rank for rank in self._peers if rank in diagnosis.unresponsive or rank in diagnosis.gone}
         return self._world.rank == min({self._world.rank, *self._peers} - to_blame)
 
     def _end_unresponsive(self, diagnosis: Diagnosis) -> None:
-        """Have the stacks written of ranks here that cannot do it, and end them: not every launcher does."""
+        """Request the stacks of unresponsive ranks on this machine, and kill them: not every launcher does."""
         if not self._is_first_here(diagnosis):
             return
         unresponsive = [peer for rank, peer in self._peers.items() if rank in diagnosis.unresponsive]
@@ -276,6 +276,6 @@ class Watchdog:
 
 
 def print_error(text: str) -> None:
-    """Write `text` on the error output past Python's buffers: a thread that hangs may hold their locks."""
+    """Write `text` to stderr, bypassing Python's buffers: a thread that hangs may hold their locks."""
     with contextlib.suppress(OSError):
         os.write(ERROR_OUTPUT, text.encode())

@@ -92,7 +92,7 @@ def test_coordinate_just_outside_is_refused(tmp_path, number):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (f"{BOX} 0.93", "6 columns; 5 are needed.*a confidence, as --save-conf writes it, is no label"),
+        (f"{BOX} 0.93", "6 columns; 5 are needed.*a label has no confidence, which --save-conf writes"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.9", "8 columns; 5 are needed.*or a class and a polygon of three points or more"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4 0.4 0.9", "10 columns"),
         ("0", "1 columns"),
