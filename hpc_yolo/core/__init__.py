@@ -1,1 +1,1 @@
-"""Errors, files, units and text for people: what every other package uses."""
+"""Errors, files, units and text, used by every other package."""

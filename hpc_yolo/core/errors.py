@@ -1,9 +1,9 @@
-"""Every error that a user may meet, and the exit code that a script sees.
+"""The errors for users, and their exit codes for scripts.
 
     HpcYoloError                 1
     |-- SpecError                2   the spec, a command-line override or an option is wrong
     |-- DataError                3   dataset, labels, images; also some of the sources of predict
-    |-- ClusterError             4   Slurm refuses, or a node list or environment makes no sense
+    |-- ClusterError             4   Slurm refuses, or a node list or environment is invalid
     |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
     |-- InstallationError       13   a package cannot be imported: it or a library that it needs is missing
     |-- RunError                 6   the run directory or its journal cannot be used
@@ -14,15 +14,15 @@
         |-- LostProcessError    11   a process that the rank needs has died, or cannot be reached
         `-- StallError          10   a rank makes no progress, or is gone; the watchdog has ended the attempt
 
-Ctrl-C ends with 130, as shells expect. These exceptions are for users' mistakes and a cluster's troubles: the command
-line prints message and hint without a traceback. A mistake of our own stays a plain exception with its traceback.
+Ctrl-C ends with 130, as shells expect. These exceptions are for errors of users and clusters: the command line prints
+message and hint without a traceback. A bug is a plain exception with its traceback.
 """
 
 from __future__ import annotations
 
 
 class HpcYoloError(Exception):
-    """What is wrong, what was seen and what is allowed (`message`), and the next thing to type (`hint`)."""
+    """The problem, the value and the allowed values (`message`), and the next command or setting (`hint`)."""
 
     exit_code = 1
 
@@ -100,18 +100,18 @@ class TrainingError(HpcYoloError):
 
 
 class CancelledError(TrainingError):
-    """A person has cancelled the job that this one follows, and meant both."""
+    """The job that this one follows was cancelled; that applies to both."""
 
     exit_code = 12
 
 
 class LostProcessError(TrainingError):
-    """A process that a rank needs has died or cannot be reached: it counts as killed, not as a mistake."""
+    """A process that a rank needs has died or cannot be reached: it counts as killed, not as an error."""
 
     exit_code = 11
 
 
 class StallError(TrainingError):
-    """A rank makes no progress or is gone. The message names it, and where it was seen last."""
+    """A rank makes no progress or is gone. The message names it and its last position."""
 
     exit_code = 10

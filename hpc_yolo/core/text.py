@@ -1,4 +1,4 @@
-"""Text that comes from data: names of classes and files, as they may be printed and as names of files."""
+"""Text that comes from data: names of classes and files, for printing and as names of files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is for numbers and suffixes
 DIGEST_LETTERS = 10
-# Reserved by Windows, whatever the suffix: directories of results are copied there.
+# Reserved by Windows, with any suffix: directories of results are copied there.
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?=\.|$)")
 UNSAFE = frozenset('%/\\<>:"|?*')
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything that a terminal would act on, and bytes that are no text, as escapes."""
+    """Return `text` with control characters and bytes that are not text as escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
@@ -24,8 +24,8 @@ def printable(text: str) -> str:
 def file_name(text: str) -> str:
     """Return a name for a file or directory that stands for `text`: different texts have different names.
 
-    Letters that a file system may refuse or take for a path are percent-encoded, as in addresses. What would be too
-    long is cut and ends in a digest of the whole.
+    Letters that a file system may refuse or treat as a path are percent-encoded, as in addresses. A name that would be
+    too long is cut and ends in a digest of the whole.
     """
     name = "".join(_percent(letter) if _is_unsafe(letter) else letter for letter in text)
     if name[:1] in (".", " ") or RESERVED.match(name):
@@ -36,7 +36,7 @@ def file_name(text: str) -> str:
 
 
 def shortened_name(name: str) -> str:
-    """Return `name` where it is short enough for suffixes to be added to it, else its beginning with a digest of it."""
+    """Return `name` if it is short enough for added suffixes, else its beginning with a digest of it."""
     if len(content := name.encode(errors="surrogateescape")) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(content).hexdigest()[:DIGEST_LETTERS]
@@ -47,8 +47,8 @@ def distinct(names: Iterable[str], *, mark: str = "_", ignore_case: bool = False
     """Return `names`, the later ones of equal names with `mark` and a number at their ends.
 
     Args:
-        ignore_case: take names for equal that some file systems take for equal: they ignore case, and how an accent
-            is written.
+        ignore_case: treat names as equal that some file systems treat as equal: they ignore case and the composition
+            of accents.
     """
     taken: set[str] = set()
     found = []
@@ -71,6 +71,6 @@ def _is_unsafe(letter: str) -> bool:
 
 
 def _percent(letter: str) -> str:
-    is_byte = "\udc80" <= letter <= "\udcff"  # of a file's name that is no UTF-8
+    is_byte = "\udc80" <= letter <= "\udcff"  # of a file's name that is not UTF-8
     content = letter.encode(errors="surrogateescape" if is_byte else "surrogatepass")
     return "".join(f"%{byte:02X}" for byte in content)

@@ -1,4 +1,4 @@
-"""Times and amounts of memory as people write them, to seconds and bytes, and back; numbers with their nouns.
+"""Conversion of times and amounts of memory as text to seconds and bytes, and back; numbers with their nouns.
 
 Times follow sbatch: "90" is minutes, "mm:ss", "hh:mm:ss", "d-hh", "d-hh:mm", "d-hh:mm:ss". Memory follows sbatch too: a
 number with K, M, G or T (powers of 1024), M when no unit is given.
@@ -22,7 +22,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def parse_time_s(text: str) -> int:
-    """Seconds in a Slurm time, at least 1.
+    """Return the seconds in a Slurm time, at least 1.
 
     Raises:
         ValueError: `text` is not such a time, or is zero.
@@ -43,10 +43,10 @@ def parse_time_s(text: str) -> int:
 
 
 def parse_limit_s(text: str) -> int | None:
-    """Return the seconds of a job's time limit; None for what sbatch takes for no limit: UNLIMITED, INFINITE, -1 or 0.
+    """Return the seconds of a job's time limit; None for what sbatch reads as no limit: UNLIMITED, INFINITE, -1 or 0.
 
     Raises:
-        ValueError: `text` is no such limit.
+        ValueError: `text` is not such a limit.
     """
     limit = text.strip()
     if limit.lower() in ("unlimited", "infinite", "-1") or (_TIME.fullmatch(limit) and not re.search("[1-9]", limit)):
@@ -62,7 +62,7 @@ def format_time(total_s: int) -> str:
 
 
 def parse_mem_bytes(text: str) -> int:
-    """Bytes in an amount of memory such as "400G", "512M" or "4000" (megabytes, as sbatch reads it).
+    """Return the bytes in an amount of memory such as "400G", "512M" or "4000" (megabytes, as sbatch reads it).
 
     Raises:
         ValueError: `text` is not an amount of memory, or is zero.
@@ -74,13 +74,13 @@ def parse_mem_bytes(text: str) -> int:
 
 
 def is_whole_memory(text: str) -> bool:
-    """Return True for a memory of zero, by which sbatch means all that a node has."""
+    """Return True for a memory of zero, which sbatch reads as all memory of a node."""
     match = _MEMORY.fullmatch(text.strip())
     return match is not None and int(match["number"]) == 0
 
 
 def format_mem(mem_bytes: int) -> str:
-    """Bytes in the largest unit that holds them exactly, as sbatch reads them: 429496729600 -> "400G"."""
+    """Return bytes in the largest unit that holds them exactly, as sbatch reads them: 429496729600 -> "400G"."""
     for unit in ("T", "G", "M"):
         if mem_bytes % _MEMORY_BYTES[unit] == 0:
             return f"{mem_bytes // _MEMORY_BYTES[unit]}{unit}"

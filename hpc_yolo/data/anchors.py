@@ -65,8 +65,8 @@ def search_fitness(sizes: Sizes, anchors: Sizes, max_ratio: float) -> float:
 def find_anchors(sizes: Sizes, count: int, imgsz: int, max_ratio: float, random: np.random.Generator) -> Sizes:
     """Return anchors (count, 2) in pixels for `sizes`, the smallest first.
 
-    The search begins with clusters of the sizes, or at random with fewer boxes than anchors. Boxes with no side of at
-    least two pixels are ignored.
+    The search starts from clusters of the sizes, or from random sizes with fewer boxes than anchors. Boxes with no side
+    of at least two pixels are ignored.
     """
     large = sizes[(sizes >= MIN_SIDE_PIXELS).any(axis=1)]
     if len(large) > MAX_EVOLVED_SIZES:
@@ -109,7 +109,7 @@ def _clusters(sizes: Sizes, count: int, random: np.random.Generator) -> Sizes:
 
 
 def _evolve(anchors: Sizes, sizes: Sizes, max_ratio: float, random: np.random.Generator) -> Sizes:
-    """Return the anchors after many small random changes, of which those that fit better are kept."""
+    """Return the anchors after many small random changes, of which improvements are kept."""
     fitness = search_fitness(sizes, anchors, max_ratio) if len(sizes) else 0.0
     for _ in range(GENERATIONS if len(sizes) else 0):
         factors = np.ones(anchors.shape)

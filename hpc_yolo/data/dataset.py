@@ -191,7 +191,7 @@ def _split_path(root: Path, entry: str) -> Path:
 
 
 def _expanded(written: str) -> Path:
-    return Path(os.path.expanduser(written))  # noqa: PTH111, an unknown user is no error
+    return Path(os.path.expanduser(written))  # noqa: PTH111, an unknown user is not an error
 
 
 def _contradictions(source: Path, written: object, num_names: int) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def read_image_list(source: Path, root: Path | None = None) -> ImageList:
     directories above the list's; then without its first directories.
 
     Raises:
-        DataError: the list cannot be read, is no list, or two lines would be the same image.
+        DataError: the list cannot be read, is not a list, or two lines name the same image.
     """
     lines = list(list_lines(source))
     if lines and not any(Path(line).suffix.lower() in DATASET_SUFFIXES | UNREADABLE_SUFFIXES for _, line in lines):
@@ -168,7 +168,7 @@ class ImageSearch:
 
 def _readings(line: str) -> list[Path]:
     """Return the possible paths of `line`: as it is, as a Windows path, and with accents composed or decomposed."""
-    forms = [os.path.expanduser(line)]  # noqa: PTH111, an unknown user is no error
+    forms = [os.path.expanduser(line)]  # noqa: PTH111, an unknown user is not an error
     if "\\" in line or line[1:2] == ":":
         windows = PureWindowsPath(line)
         forms.append(windows.as_posix().removeprefix(windows.drive))

@@ -34,7 +34,7 @@ class TrainingSamples:
         """Return (image (3, height, width) RGB, labels (n, 5) of class, cxcywh in [0, 1]).
 
         Args:
-            shape: height and width of an image that is no mosaic; by default, and for mosaics, a square of imgsz.
+            shape: height and width of an image that is not a mosaic; by default, and for mosaics, a square of imgsz.
             key: seed of its augmentation, besides the epoch; by default `image`.
 
         Raises:

@@ -173,11 +173,11 @@ def _describe_os_error(path: Path, error: OSError) -> str:
 
 
 def _image_shape(image: Path) -> tuple[tuple[int, int], bool]:
-    """Return ((height, width), whether it is a JPEG without an end mark) of an image that can be decoded whole.
+    """Return ((height, width), whether it is a JPEG without an end mark) of an image that can be decoded completely.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it cannot be decoded whole, or is too small.
+        ValueError: it cannot be decoded completely, or is too small.
     """
     content = image.read_bytes()
     pixels = decode_image(content)

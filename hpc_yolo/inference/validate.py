@@ -208,7 +208,7 @@ def _progress_recorder(on_progress: Callable[[int, int], None], total: int) -> R
 
 
 def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Recorder:
-    """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], score if asked."""
+    """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], optional score."""
     directory.mkdir(mode=0o700, exist_ok=True)
     names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")
 

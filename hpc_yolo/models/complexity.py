@@ -30,7 +30,7 @@ class Complexity:
 def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexity:
     """Return the complexity of the model `name` for square images of `imgsz`, rounded up to its image stride.
 
-    Only shapes pass through the model (meta tensors), so that even the largest takes no memory.
+    Only shapes pass through the model (meta tensors), so that even the largest model needs no memory.
 
     Raises:
         SpecError: there is no such model, or its config is invalid.
@@ -43,7 +43,7 @@ def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexi
 
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
-        model.head.train()  # decoding is no convolution
+        model.head.train()  # decoding is not a convolution
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count)

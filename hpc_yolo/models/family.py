@@ -86,7 +86,7 @@ class Detector(nn.Module):
         sides = [level.shape[2] for level in levels]
         if any(PROBE_PIXELS % side for side in sides):
             raise ValueError(
-                f"{PROBE_PIXELS} pixels become {sides} cells a side in the levels, which is no whole stride"
+                f"{PROBE_PIXELS} pixels become {sides} cells a side in the levels, which is not a whole stride"
             )
         return torch.tensor([PROBE_PIXELS / side for side in sides], device="cpu")
 

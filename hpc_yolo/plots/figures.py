@@ -71,7 +71,7 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> None:
     """Draw `charts` as one PNG, two or three side by side.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     columns = min(2 if len(charts) == 4 else COLUMNS, len(charts))
     figure = _figure(columns, -(-len(charts) // columns))
@@ -88,7 +88,7 @@ def write_label_charts(path: Path, statistics: LabelStatistics) -> None:
     """Draw the objects of the training set by class, position and size, as one PNG.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     train = statistics.train
     figure = _figure(COLUMNS, 1)
@@ -111,7 +111,7 @@ def write_confusion_chart(path: Path, counts: Counts, names: Sequence[str]) -> N
     """Draw a confusion matrix (classes + 1, classes + 1) as a PNG.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     _write_png(path, confusion_figure(counts, names))
 

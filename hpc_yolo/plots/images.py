@@ -38,7 +38,7 @@ def write_mosaics(path: Path, images: Sequence[LabelledImage], names: Sequence[s
     """Draw training images as they enter the model.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     tiles = [_tile(image, names, Style(thickness=1, scores=False)) for image in images]
     write_sheet(path, tiles, MOSAIC_COLUMNS)
@@ -48,7 +48,7 @@ def write_pairs(path: Path, pairs: Sequence[tuple[LabelledImage, LabelledImage]]
     """Draw images twice side by side: with their labels, and with the detections.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     tiles = []
     for labelled, found in pairs:
@@ -61,7 +61,7 @@ def write_sheet(path: Path, tiles: Sequence[Pixels], columns: int) -> None:
     """Write `tiles` of one size side by side and below each other; the suffix of `path` chooses the format.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     columns = min(columns, len(tiles))
     height, width = tiles[0].shape[:2]

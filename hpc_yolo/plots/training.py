@@ -46,7 +46,7 @@ def device_use_percent(event: StepLogged) -> float | None:
 
 
 def loss_names(runs: Sequence[tuple[str, Events]]) -> list[str]:
-    """Return the names of all terms of the losses of `runs`, in the order in which they come."""
+    """Return the names of all terms of the losses of `runs`, in the order of their first occurrence."""
     logged = (event for _, events in runs for event in events if isinstance(event, StepLogged))
     return list(dict.fromkeys(name for event in logged for name in event.losses))
 

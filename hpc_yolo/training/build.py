@@ -219,7 +219,7 @@ def require_trainable(train: TrainSpec, batch: int, origin: Origin, world_size: 
     """Check that the model has anchors, and that `batch` images can be divided over the ranks, whose number may change.
 
     Raises:
-        TrainingError: anchors are to be fitted and autoanchor is off, or the batch is no multiple of the world size.
+        TrainingError: anchors are to be fitted and autoanchor is off, or the batch is not a multiple of the world size.
     """
     if origin.is_new and origin.has_placeholder_anchors and not train.autoanchor:
         raise TrainingError(

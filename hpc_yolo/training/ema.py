@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, which is evaluated and kept as best."""
+"""The exponential moving average of a model's weights, which is evaluated and saved as best."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def has_placeholder_anchors(self) -> bool:
-        """True if the layers give only the number of anchors, and the weights have none to take."""
+        """True if the layers give only the number of anchors, and the weights have none."""
         return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
 
 

@@ -59,7 +59,7 @@ class Updater:
         return {**buffers, "scaler": scaler, "grad_norm": float(self.grad_norm), "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Replace the state. A loss scale that is not finite would spoil every gradient and is left out."""
+        """Replace the state. A loss scale that is not finite would make every gradient non-finite and is left out."""
         self._load_optimizer({name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)})
         scaler = state_dict["scaler"]  # empty where the attempt that saved it needed none
         if scaler and all(map(math.isfinite, scaler.values())):

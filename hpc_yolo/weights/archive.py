@@ -65,7 +65,7 @@ def is_pickled(path: Path) -> bool:
 
 
 def require_usable_weights(weights: Path) -> None:
-    """Check that training can begin with `weights`: a published name, or a usable file as far as seen without torch.
+    """Check that training can begin with `weights`: a published name, or a file that passes the checks without torch.
 
     Raises:
         CheckpointError: it is neither, or a model of another format or program.

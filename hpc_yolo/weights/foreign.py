@@ -59,7 +59,7 @@ def foreign_file(program: bytes, source: str, allowed: set[str]) -> CheckpointEr
     message = f"{source}: {_program(named)}: it holds a {_shown(named)}; nothing of it was run"
     if suspicious:
         message += f". It also asks for {_shown(suspicious[0])}, which reading a model does not need"
-        return CheckpointError(message, hint="do not load it with anything unless you know who made it")
+        return CheckpointError(message, hint="do not load it with any program unless you trust its author")
     return CheckpointError(message, hint=f"only {ONLY_DETECTORS}; use this file with the program that wrote it")
 
 

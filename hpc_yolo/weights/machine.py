@@ -163,7 +163,7 @@ class _Machine:
         if not isinstance(target, dict) or len(values) % 2:
             raise TypeError("it sets items of a value that is not a mapping")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # Hashing a nested key takes exponential time if each level holds the next one twice.
+            # Hashing a nested key takes exponential time if each level contains the next one twice.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < MAX_KEY):
                 raise TypeError(f"a {type(key).__name__} as a key")
             target[key] = value
@@ -174,7 +174,7 @@ class _Machine:
             shown = name[:MAX_NAME] if name.isprintable() else ascii(name[:MAX_NAME])
             raise CheckpointError(
                 f"{self.source}: asks for {shown}, which no YOLOv5 detector needs; nothing of it was run",
-                hint="do not load this file with anything else either, unless you know who made it",
+                hint="do not load this file with another program unless you trust its author",
             )
         self.push(Global(name))
 

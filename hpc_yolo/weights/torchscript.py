@@ -38,7 +38,7 @@ OPERATIONS = frozenset(_OPERATIONS.split())
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return whether `path` is a TorchScript archive, whatever its name."""
+    """Return whether `path` is a TorchScript archive, independent of its name."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())

@@ -141,7 +141,7 @@ MISTAKES = [
     (C3_LAYER, "[-1, 1, Conv, [128.5]]", r"layer 2, .*width: 128.5 is not a whole number"),
     (C3_LAYER, "[-1, 1, Conv, [200000000]]", r"layer 2, .*width: 200000000"),
     (C3_LAYER, "[-1, 1, Detect, [nc, anchors]]", r"layer 2 is a Detect, a head, which must be the last layer"),
-    ("[-1, 1, Conv, [128, 3, 2]]", "[-1, 1, Conv, [128, 3, 3]]", r"256 pixels become .* no whole stride"),
+    ("[-1, 1, Conv, [128, 3, 2]]", "[-1, 1, Conv, [128, 3, 3]]", r"256 pixels become .* not a whole stride"),
     ("[512, 5]", "[512, 4]", r"layer 6, .*kernel: 4 is even"),
     ("Concat, [1]", "Concat, [2]", r"layer 9, .*Concat joins channels"),
     ("[[-1, 4], 1, Concat", "[[], 1, Concat", r"layer 9, .*must name a layer"),

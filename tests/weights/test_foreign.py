@@ -95,7 +95,7 @@ def test_a_foreign_model_that_asks_for_more_is_named_and_not_trusted(function, t
         torch.save(content, tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=rf"ultralytics .* also asks for \w+\.{function.__name__}") as caught:
         read_model_file(tmp_path / "best.pt")
-    assert "unless you know who made it" in caught.value.hint and not marker.exists()
+    assert "unless you trust its author" in caught.value.hint and not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen", "ctypes.CDLL", "pathlib.Path"])

@@ -29,7 +29,7 @@ def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None 
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: naming file, line, what was seen and what is allowed.
+        ValueError: naming file, line, the value and the allowed values.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,7 +1,7 @@
 """The loss of YOLOv5: assignment of targets to cells, and the terms box, obj and cls.
 
 Every shape depends on the shapes of the inputs alone: all (offset, anchor, target) candidates are kept, with a mask, so
-that the host never waits for the device and the whole can be compiled. Source of assignment and terms: YOLOv5 v7.0.
+that the host never waits for the device and the loss can be compiled. Source of assignment and terms: YOLOv5 v7.0.
 """
 
 from __future__ import annotations

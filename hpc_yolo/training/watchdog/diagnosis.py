@@ -17,7 +17,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ticks: grows while the rank's watchdog itself runs.
-        step, num_phases: how far its main thread has come; phases count from 0 within the step.
+        step, num_phases: position of its main thread; phases count from 0 within the step.
         remaining_s: how long the main thread may stay there; none remains when 0 or less.
         has_left: it has reached the end of its training loop.
     """

@@ -94,7 +94,7 @@ class Watchdog:
             with contextlib.suppress(StoreUnavailable):
                 diagnosis = self._store.publish(self._own_heartbeat(has_left=True))
                 if diagnosis is not None:
-                    self._leave(diagnosis)  # the others have gone, or are about to
+                    self._leave(diagnosis)  # the others have exited, or are about to
             self._store.close()
 
     def _watch(self) -> None:
