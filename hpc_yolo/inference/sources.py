@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = frozenset(
 PLAYLIST_SUFFIXES = frozenset((".m3u8", ".mpd"))
 STREAM_PREFIXES = (*WEB_PREFIXES, "rtsp://", "rtmp://", "tcp://", "udp://")
 FALLBACK_FPS = 25.0
-MAX_FPS = 1000.0  # a camera that reports more does not know its rate
+MAX_FPS = 1000.0  # a higher value is not the rate of a camera
 # Containers whose header has the exact number of frames; others have an estimate.
 COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
 MAX_NAMED = 3  # directories in a message

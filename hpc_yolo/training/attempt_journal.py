@@ -57,7 +57,7 @@ def open_journal(
         JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
         if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
             raise TrainingError(
-                f"this run is not requeued: {end.reason}", hint="remove the cause, then submit the spec again"
+                f"this run is not resumed: {end.reason}", hint="remove the cause, then submit the spec again"
             )
 
     def on_event(event: AnyEvent) -> None:

@@ -118,7 +118,7 @@ class Trainer:
         return None
 
     def train_step(self, batch: TrainingBatch) -> None:
-        """Run forward, loss and backward on this rank's shard of a batch; after each accumulation, step the optimiser."""
+        """Run forward, loss and backward on this rank's shard of a batch; after accumulation, step the optimiser."""
         context, guard, updater, step = self.context, self.context.nan_guard, self.context.updater, self.position.step
         if step in guard.bad_steps:
             context.meter.add(None)

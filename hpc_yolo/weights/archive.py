@@ -153,7 +153,7 @@ def _checked_prefix(archive: zipfile.ZipFile, path: Path) -> str:
         raise CheckpointError(f"{path}: {len(entries)} entries; a model has a few hundred")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{path}: {entry.filename} is compressed, torch never compresses")
+            raise CheckpointError(f"{path}: {entry.filename} is compressed; torch does not compress")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(f"{path}: its entries claim more bytes than the file has")
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]

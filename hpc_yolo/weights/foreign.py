@@ -58,7 +58,7 @@ def foreign_file(program: bytes, source: str, allowed: set[str]) -> CheckpointEr
     suspicious = [name for name in others if name not in classes and not PLAIN.fullmatch(name)]
     message = f"{source}: {_program(named)}: it holds a {_shown(named)}; nothing of it was run"
     if suspicious:
-        message += f". It also asks for {_shown(suspicious[0])}, which reading a model does not need"
+        message += f". It also imports {_shown(suspicious[0])}, which reading a model does not need"
         return CheckpointError(message, hint="do not load it with any program unless you trust its author")
     return CheckpointError(message, hint=f"only {ONLY_DETECTORS}; use this file with the program that wrote it")
 

@@ -173,7 +173,7 @@ class _Machine:
         if name not in ALLOWED_GLOBALS:
             shown = name[:MAX_NAME] if name.isprintable() else ascii(name[:MAX_NAME])
             raise CheckpointError(
-                f"{self.source}: asks for {shown}, which no YOLOv5 detector needs; nothing of it was run",
+                f"{self.source}: imports {shown}, which no YOLOv5 detector needs; nothing of it was run",
                 hint="do not load this file with another program unless you trust its author",
             )
         self.push(Global(name))

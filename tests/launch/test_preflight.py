@@ -85,7 +85,7 @@ def test_missing_unused_split_is_a_warning(tmp_path):
         ("yolov3.weights", b"", "is a Darknet file"),
         ("page.pt", b"<!DOCTYPE html>", "begins as an HTML page"),
         ("yolov8n.pt", b"\x80\x02cultralytics.nn.tasks\nDetectionModel\n)\x81.", "package ultralytics"),
-        ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"asks for posix\.system"),
+        ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"imports posix\.system"),
     ],
 )
 def test_unsupported_weights_are_refused(name, content, message, tmp_path):

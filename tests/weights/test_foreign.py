@@ -93,7 +93,7 @@ def test_a_foreign_model_that_asks_for_more_is_named_and_not_trusted(function, t
     with stand_ins("ultralytics.nn.tasks.DetectionModel") as (model_class,):
         content = {"model": model_class(), "more": Called(function, f"touch {marker}", "x")}
         torch.save(content, tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=rf"ultralytics .* also asks for \w+\.{function.__name__}") as caught:
+    with pytest.raises(CheckpointError, match=rf"ultralytics .* also imports \w+\.{function.__name__}") as caught:
         read_model_file(tmp_path / "best.pt")
     assert "unless you trust its author" in caught.value.hint and not marker.exists()
 
@@ -103,7 +103,7 @@ def test_a_class_of_pythons_own_library_is_no_model(name, tmp_path):
     module, _, kind = name.rpartition(".")
     found = getattr(__import__(module), kind)
     torch.save({"model": Called(found, "x")}, tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"asks for .*, which no YOLOv5 detector needs"):
+    with pytest.raises(CheckpointError, match=r"imports .*, which no YOLOv5 detector needs"):
         read_model_file(tmp_path / "best.pt")
 
 
