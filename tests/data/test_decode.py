@@ -99,7 +99,7 @@ def test_grey_float_maps_have_three_channels():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b"PK\x03\x04" + b"\x01" * 30, "a ZIP archive"),
         (b"no image", "text, 8 bytes"),
-        (b"\x01\x02\xfe\x80", "no image format that is known, 4 bytes"),
+        (b"\x01\x02\xfe\x80", "an unknown format, 4 bytes"),
         (JPEGS["baseline"][:20], "JPEG, 20 bytes, damaged or cut off"),
         (written("PNG")[:100], "PNG, 100 bytes, damaged or cut off"),
         (b"GIF89a" + b"\x01" * 9, "GIF, 15 bytes, damaged, cut off or not supported by this build of OpenCV"),

@@ -85,7 +85,7 @@ def test_a_video_that_the_disk_has_no_room_for_is_said(tmp_path, file_limit):
         for prediction in predictions(Source("clip.mp4", Path("clip.mp4")), noise(480, 640), count=20):
             assert outputs.write(prediction) == []
         (error,) = outputs.close()
-    assert "of 20 frames are in the file" in error.message and "disk full" in error.hint
+    assert "of 20 frames are in the file" in error.message and "free space" in error.hint
 
 
 def test_a_video_that_cannot_be_made_is_said_once_and_labels_are_written(tmp_path):

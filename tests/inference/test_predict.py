@@ -63,7 +63,7 @@ def test_sources_of_all_kinds(images, video, tmp_path):
         ("nothing", "there is no such file or directory, and nothing matches it"),
         ("empty", "holds no image and no video"),
         ("notes.md", "is no image and no video"),
-        ("ftp://me:secret@host/a.jpg", r"ftp://me:\*\*\*@host/a\.jpg: addresses of this kind are not read"),
+        ("ftp://me:secret@host/a.jpg", r"ftp://me:\*\*\*@host/a\.jpg: addresses of this kind are not supported"),
     ],
 )
 def test_what_is_no_source_is_said(tmp_path, monkeypatch, written, words):

@@ -83,7 +83,7 @@ def test_missing_unused_split_is_a_warning(tmp_path):
         ("best.onnx", b"\x08\x07", "is an exported model"),
         ("best.torchscript", b"", "is an exported model"),
         ("yolov3.weights", b"", "is a Darknet file"),
-        ("page.pt", b"<!DOCTYPE html>", "begins as an HTML page"),
+        ("page.pt", b"<!DOCTYPE html>", "its content is an HTML page"),
         ("yolov8n.pt", b"\x80\x02cultralytics.nn.tasks\nDetectionModel\n)\x81.", "package ultralytics"),
         ("evil.pt", b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", r"imports posix\.system"),
     ],

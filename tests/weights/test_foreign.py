@@ -69,7 +69,7 @@ class Called:
         ("mmdet.models.detectors.YOLOX", "mmdet.models.CSPDarknet", "was written by MMDetection"),
         ("torchvision.models.resnet.ResNet", "torchvision.models.resnet.BasicBlock", "the package torchvision"),
         ("acme_vision.net.Net", "acme_vision.net.Block", "the package acme_vision"),
-        ("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Linear", "no YOLOv5 detector"),
+        ("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Linear", "not a YOLOv5 detector"),
     ],
 )
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -140,7 +140,7 @@ def write_torchscript(path):
     [
         ("scripted.pt", write_torchscript, "is a TorchScript file"),
         ("old.pt", lambda path: torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False), "before 1.6"),
-        ("page.pt", lambda path: path.write_text("<!DOCTYPE html><html>404</html>"), "begins as an HTML page"),
+        ("page.pt", lambda path: path.write_text("<!DOCTYPE html><html>404</html>"), "its content is an HTML page"),
         ("lfs.pt", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         ("empty.pt", lambda path: path.touch(), "an empty file"),
         ("foreign.safetensors", lambda path: safetensors.torch.save_file(dict(WEIGHTS), path), "of another program"),

@@ -178,5 +178,5 @@ def test_addresses_and_directories_come_from_the_environment():
 
 @pytest.mark.parametrize("name", ["yolov5z.pt", "../yolov5s.pt", "yolov5s-seg.pt"])
 def test_other_names_are_refused_with_those_there_are(store, name):
-    with pytest.raises(CheckpointError, match=r"there are yolov5n\.pt, yolov5s\.pt"):
+    with pytest.raises(CheckpointError, match=r"available: yolov5n\.pt, yolov5s\.pt"):
         fetch(name, store)
