@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
+from journal_events import started
 
 from hpc_yolo.cli.commands import COMMANDS
 from hpc_yolo.cli.main import cli
@@ -18,7 +19,7 @@ from hpc_yolo.core.errors import HpcYoloError, SpecError
 from hpc_yolo.data.run_inputs import are_kept
 from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, EpochEnded, Evaluated, RankLocation
+from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, RankLocation
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.metrics import Metrics
@@ -138,12 +139,8 @@ def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True
         add_submission(run, submission)
     journal = JournalWriter(run.journal, attempt=1, clock=lambda: 20.0)
     ranks = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="h", pid=1) for rank in range(2)]
-    journal.write(
-        AttemptStarted(
-            job_id="1", launcher="submitit-local", device="cpu", precision="float32", world_size=2, num_nodes=1,
-            batch=16, epochs=4, steps_per_epoch=5, num_images=80, epoch=0, step=0, ranks=ranks,
-        )
-    )  # fmt: skip
+    sizes = {"world_size": 2, "batch": 16, "epochs": 4, "num_images": 80}
+    journal.write(started(job_id="1", launcher="submitit-local", ranks=ranks, **sizes))
     losses = {"box": 0.1, "obj": 0.02, "cls": 0.03}
     journal.write(EpochEnded(epoch=1, step=10, losses=losses, lr=0.01, images_per_s=50.0, seconds=3.0))
     journal.write(

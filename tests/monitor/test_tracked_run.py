@@ -4,31 +4,18 @@ import time
 
 import msgspec
 import pytest
+from journal_events import started
 
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 FIRST = Submission(time=0.0, executor="slurm", job_id="7", host="login", num_nodes=1, tasks_per_node=1, gpus_per_node=0)
-STARTED = AttemptStarted(
-    job_id="7",
-    launcher="slurm",
-    device="cpu",
-    precision="float32",
-    world_size=1,
-    num_nodes=1,
-    batch=8,
-    epochs=2,
-    steps_per_epoch=5,
-    num_images=40,
-    epoch=0,
-    step=0,
-    ranks=[],
-)
+STARTED = started()
 STOPPED = AttemptEnded(
     outcome=AttemptEnded.STOPPED, epoch=0, step=3, detail="preempted", cause=Cause.PREEMPTED, requeued=True
 )

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from journal_events import ranks_on, started
 
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.resilience import job_evidence
@@ -13,7 +14,7 @@ from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.job_evidence import job_peak_bytes, own_log, since_start
 from hpc_yolo.resilience.lease import take_lease
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, RankLocation
+from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.schema import ClusterSpec
@@ -78,10 +79,7 @@ def begin(run: RunDirectory, restart: int = 1, step: int | None = 0) -> JournalW
     """Rank 0 takes the lease of its attempt and, unless `step` is None, says that it begins there."""
     journal = JournalWriter(run.journal, take_lease(run, task(restart, "slurm")).attempt)
     if step is not None:
-        rank = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu01", pid=1)
-        sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
-        names = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32"}
-        journal.write(AttemptStarted(epoch=0, step=step, ranks=[rank], **sizes, **names))
+        journal.write(started(step=step, ranks=ranks_on("gpu01"), batch=1, epochs=1, steps_per_epoch=1, num_images=1))
     return journal
 
 

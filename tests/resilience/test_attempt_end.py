@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from journal_events import ranks_on, started, stepped
 
 from hpc_yolo.cluster.slurm_output import JobAttempt, JobRecord
 from hpc_yolo.cluster.srun_output import TaskEnd
@@ -22,7 +23,7 @@ from hpc_yolo.resilience.attempt_end import (
 )
 from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
 from hpc_yolo.runs.attempts import Attempts
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, EpochEnded, RankLocation, StepLogged
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, Cause, EpochEnded
 from hpc_yolo.runs.failures import Failure
 from hpc_yolo.spec.schema import ClusterSpec
 
@@ -41,21 +42,9 @@ TERM, USR2, INT = signal.SIGTERM, signal.SIGUSR2, signal.SIGINT
 REQUEUE, BY_SLURM, BY_SUCCESSOR, NOTHING = FollowUp
 STOPPED, FAILED, FINISHED = AttemptEnded.STOPPED, AttemptEnded.FAILED, AttemptEnded.FINISHED
 
-NO_VALUES: dict[str, Any] = {
-    **{"losses": {}, "grad_norm": None},
-    **{"lr": 0.1, "images_per_s": 1.0, "rank_step_s": [], "rank_data_wait_s": [], "rank_mem_bytes": []},
-}
 
-
-def started(attempt: int = 1, job_id: str | None = "7", launcher: str = "slurm") -> AttemptStarted:
-    rank = RankLocation(rank=0, local_rank=0, node_rank=0, host="gpu02", pid=1)
-    sizes = {"world_size": 1, "num_nodes": 1, "batch": 1, "epochs": 1, "steps_per_epoch": 1, "num_images": 1}
-    names = {"job_id": job_id, "launcher": launcher, "device": "cpu", "precision": "float32"}
-    return AttemptStarted(attempt=attempt, epoch=0, step=0, ranks=[rank], **names, **sizes)
-
-
-def stepped(attempt: int = 1, step: int = 5) -> StepLogged:
-    return StepLogged(attempt=attempt, step=step, epoch=0, **NO_VALUES)
+def start(attempt: int = 1, job_id: str | None = "7", launcher: str = "slurm") -> AttemptStarted:
+    return started(attempt=attempt, job_id=job_id, launcher=launcher, ranks=ranks_on("gpu02"))
 
 
 def ended(attempt: int, cause: str, **fields: Any) -> AttemptEnded:
@@ -68,7 +57,7 @@ def failure(*, is_echo: bool = False, exit_code: int = 1) -> Failure:
 
 
 ECHO = failure(is_echo=True)
-WORKED = (started(), stepped())  # the journal of an attempt that has done steps
+WORKED = (start(), stepped())  # the journal of an attempt that has done steps
 
 
 def facts(events: Sequence[AnyEvent] = WORKED, limits: dict[str, Any] | None = None, **known: Any) -> AttemptFacts:
@@ -254,18 +243,18 @@ def test_last_record_of_an_attempt_is_the_one_that_counts() -> None:
 @pytest.mark.parametrize(
     ("events", "known", "expected"),
     [
-        ([started()], {"stop_signal": USR2, "job": RUNNING}, True),
+        ([start()], {"stop_signal": USR2, "job": RUNNING}, True),
         (WORKED, {"stop_signal": USR2, "job": RUNNING}, False),
-        ([started()], {"stop_signal": TERM, "job": RUNNING}, True),  # sent by anybody
-        ([started()], {"stop_signal": TERM}, True),
-        ([started()], {"stop_signal": TERM, "job": PREEMPTED}, False),  # Slurm confirms it: without a limit
-        ([started()], {"stop_signal": TERM, "job": BACK_IN_QUEUE}, False),
-        ([started()], {"step": tasks(137), "job": RUNNING}, False),  # has a limit of its own
+        ([start()], {"stop_signal": TERM, "job": RUNNING}, True),  # sent by anybody
+        ([start()], {"stop_signal": TERM}, True),
+        ([start()], {"stop_signal": TERM, "job": PREEMPTED}, False),  # Slurm confirms it: without a limit
+        ([start()], {"stop_signal": TERM, "job": BACK_IN_QUEUE}, False),
+        ([start()], {"step": tasks(137), "job": RUNNING}, False),  # has a limit of its own
         ([], {"number": None, "step": tasks(140), "job": RUNNING}, True),
-        ([started()], {"lost_state": "TIMEOUT"}, True),
+        ([start()], {"lost_state": "TIMEOUT"}, True),
         (WORKED, {"lost_state": "TIMEOUT"}, False),
-        ([started()], {"lost_state": "PREEMPTED"}, False),
-        ([*WORKED, started(2)], {"number": 2, "stop_signal": USR2}, True),  # the steps are those of another attempt
+        ([start()], {"lost_state": "PREEMPTED"}, False),
+        ([*WORKED, start(2)], {"number": 2, "stop_signal": USR2}, True),  # the steps are those of another attempt
         (recorded(Cause.TIME_LIMIT, is_idle=True), {"step": tasks(140)}, True),
     ],
 )
@@ -292,7 +281,7 @@ def test_two_idle_attempts_in_a_row_end_the_run(
     """An attempt that needs longer to begin than the time limit was queued again twenty times without one step."""
     cause, number = (Cause.TIME_LIMIT if stop_signal == USR2 else Cause.PREEMPTED), len(before) + 1
     events: list[AnyEvent] = [ended(attempt, cause, is_idle=is_idle) for attempt, is_idle in enumerate(before, 1)]
-    events += [started(number), stepped(number)] if has_stepped else [started(number)]
+    events += [start(number), stepped(attempt=number)] if has_stepped else [start(number)]
     end = end_of(events, number=number, stop_signal=stop_signal)
     assert end.goes_on is expected
     assert expected or "for the second time in a row before the first step" in end.reason
@@ -314,8 +303,8 @@ def test_end_of_a_lost_attempt_comes_from_accounting(
     starts = [JobAttempt(state, None) for state in states]
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.earlier_attempts", lambda _job: starts)
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.nodes_down", sorted)
-    events: list[AnyEvent] = [started(1), ended(1, Cause.PREEMPTED), started(2)]
-    attempts = Attempts([*events, stepped(2)])
+    events: list[AnyEvent] = [start(1), ended(1, Cause.PREEMPTED), start(2)]
+    attempts = Attempts([*events, stepped(attempt=2)])
     lost = attempts.lost
     assert lost is not None and lost.attempt == 2
     _, event = end_of_lost_attempt(lost, attempts, ClusterSpec())
@@ -329,8 +318,8 @@ def test_end_of_a_lost_attempt_comes_from_accounting(
 def test_steps_are_counted_by_any_event_of_the_attempt() -> None:
     terms = {"losses": {"box": 1.0}, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
     epoch = EpochEnded(attempt=1, epoch=0, step=9, **terms)
-    assert facts([started(1), epoch]).has_stepped
-    assert not facts([started(1), epoch, started(2)], number=2).has_stepped
+    assert facts([start(1), epoch]).has_stepped
+    assert not facts([start(1), epoch, start(2)], number=2).has_stepped
     assert not facts([]).has_stepped
 
 

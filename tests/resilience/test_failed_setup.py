@@ -1,12 +1,13 @@
 """A setup that fails before the tasks: reported, ends the attempt, is not requeued."""
 
 import pytest
+from journal_events import started
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import JobRecord
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup, describe_failure
-from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause
+from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec
 
@@ -93,18 +94,7 @@ def test_refused_requeue_after_a_setup_is_recorded(run, monkeypatch, capsys):
 
 
 def test_earlier_attempt_without_an_end_is_ended_first(run):
-    started = AttemptStarted(
-        **{
-            "job_id": None,
-            "launcher": "single",
-            "device": "cpu",
-            "precision": "float32",
-            "world_size": 1,
-            "num_nodes": 1,
-        },
-        **{"batch": 8, "epochs": 2, "steps_per_epoch": 5, "num_images": 40, "epoch": 0, "step": 4, "ranks": []},
-    )
-    JournalWriter(run.journal, attempt=1).write(started)
+    JournalWriter(run.journal, attempt=1).write(started(job_id=None, launcher="single", step=4))
     conclude(run, "1", 1)
     ends = [event for event in read_events(run.journal) if isinstance(event, AttemptEnded)]
     assert [(event.attempt, event.cause) for event in ends] == [(1, Cause.KILLED), (2, Cause.ERROR)]

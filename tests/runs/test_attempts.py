@@ -6,31 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from journal_events import started, stepped
 
 from hpc_yolo.runs.attempts import Attempts, count_causes
 from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
-    AttemptStarted,
     CheckpointSaved,
-    StepLogged,
     TrainingLeft,
     WarningRaised,
 )
-
-SIZES = {"world_size": 2, "num_nodes": 1, "batch": 8, "epochs": 4, "steps_per_epoch": 20, "num_images": 160}
-
-
-def started(time: float, attempt: int = 1, step: int = 0, process_started: float | None = None) -> AttemptStarted:
-    names: dict[str, Any] = {"job_id": "7", "launcher": "slurm", "device": "cpu", "precision": "float32", "ranks": []}
-    position = {"time": time, "attempt": attempt, "epoch": 0, "step": step, "process_started": process_started}
-    return AttemptStarted(**position, **names, **SIZES)
-
-
-def stepped(time: float, step: int, attempt: int = 1) -> StepLogged:
-    ranks: dict[str, Any] = {"rank_step_s": [], "rank_data_wait_s": [], "rank_mem_bytes": []}
-    values: dict[str, Any] = {"losses": {}, "grad_norm": None, "lr": 0.1, "images_per_s": 1.0}
-    return StepLogged(time=time, attempt=attempt, epoch=0, step=step, **values, **ranks)
 
 
 def saved(time: float, step: int, attempt: int = 1) -> CheckpointSaved:

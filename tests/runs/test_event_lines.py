@@ -1,9 +1,9 @@
 """Events as lines: what a person reads in a log and in a followed run."""
 
 import pytest
+from journal_events import ranks_on, started
 
 from hpc_yolo.runs.event_lines import event_line
-from hpc_yolo.runs.events import AttemptStarted, RankLocation
 
 
 @pytest.mark.parametrize(
@@ -14,9 +14,6 @@ from hpc_yolo.runs.events import AttemptStarted, RankLocation
     ],
 )
 def test_line_of_an_attempt_has_singular_and_plural(ranks, num_images, steps, line):
-    started = AttemptStarted(
-        attempt=1, job_id=None, launcher="single", device="cpu", precision="float32", world_size=ranks, num_nodes=ranks,
-        batch=8, epochs=1, steps_per_epoch=steps, num_images=num_images, epoch=0, step=0,
-        ranks=[RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(ranks)],
-    )  # fmt: skip
-    assert event_line(started) == line
+    sizes = {"world_size": ranks, "num_nodes": ranks, "epochs": 1, "steps_per_epoch": steps, "num_images": num_images}
+    start = started(attempt=1, ranks=ranks_on(*(f"n{rank}" for rank in range(ranks))), **sizes)
+    assert event_line(start) == line

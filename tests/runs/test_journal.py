@@ -6,17 +6,16 @@ import re
 import stat
 
 import pytest
+from journal_events import ranks_on, started
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.event_lines import event_line
 from hpc_yolo.runs.events import (
     AttemptEnded,
-    AttemptStarted,
     CheckpointSaved,
     EpochEnded,
     Evaluated,
-    RankLocation,
     StepLogged,
     WarningRaised,
 )
@@ -169,25 +168,11 @@ def test_main_events_have_a_line_in_the_log(event, line):
 
 
 def test_lines_of_attempt_epoch_and_evaluation():
-    ranks = [RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"n{rank}", pid=1) for rank in range(6)]
-    started = AttemptStarted(
-        attempt=2,
-        job_id="7",
-        launcher="slurm",
-        device="cpu",
-        precision="float32",
-        world_size=6,
-        num_nodes=6,
-        batch=12,
-        epochs=9,
-        steps_per_epoch=5,
-        num_images=60,
-        epoch=1,
-        step=7,
-        ranks=ranks,
-    )
+    ranks = ranks_on(*(f"n{rank}" for rank in range(6)))
+    sizes = {"world_size": 6, "num_nodes": 6, "batch": 12, "epochs": 9, "num_images": 60}
+    start = started(attempt=2, epoch=1, step=7, ranks=ranks, **sizes)
     expected = "attempt 2: 6 ranks on n0, n1, n2, n3 … (cpu, float32), 60 images, 5 steps of 12 an epoch, from step 7"
-    assert event_line(started) == expected
+    assert event_line(start) == expected
     losses = {"box": 0.1, "obj": None, "cls": 0.03}
     ended = EpochEnded(epoch=1, step=10, losses=losses, lr=0.01, images_per_s=50.0, seconds=3.0)
     assert event_line(ended, epochs=9) == "epoch 2/9: box 0.100 obj - cls 0.030, 50.0 img/s, 3.0 s"

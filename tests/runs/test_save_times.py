@@ -1,10 +1,11 @@
 """Times of saves and steps, from the journal of a run."""
 
 import pytest
+from journal_events import started, stepped
 
 from hpc_yolo.runs import save_times
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptStarted, CheckpointSaved, StepLogged
+from hpc_yolo.runs.events import CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.save_times import SaveTimes, measured_times, read_save_times
 
@@ -14,16 +15,7 @@ def saved(seconds: float, name: str = "state-0001-000000008.safetensors", size_b
 
 
 def logged(*rank_step_s: float) -> StepLogged:
-    return StepLogged(
-        epoch=0, step=8, losses={}, grad_norm=None, lr=0.1, images_per_s=1.0,
-        rank_step_s=list(rank_step_s), rank_data_wait_s=[], rank_mem_bytes=[],
-    )  # fmt: skip
-
-
-STARTED = AttemptStarted(
-    job_id=None, launcher="single", device="cpu", precision="float32", world_size=2, num_nodes=1, batch=8, epochs=2,
-    steps_per_epoch=5, num_images=40, epoch=0, step=0, ranks=[],
-)  # fmt: skip
+    return stepped(rank_step_s=list(rank_step_s))
 
 
 @pytest.mark.parametrize(
@@ -45,9 +37,9 @@ def test_longest_recent_save_and_slowest_step_count(events, expected):
 @pytest.mark.parametrize(
     ("events", "own_step_s", "anothers_step_s"),
     [
-        ([STARTED, logged(60.0), logged(1.0, 2.0), saved(0.2)], 2.0, 2.0),
-        ([STARTED, logged(60.0), logged(1.0), STARTED, logged(1.5, 90.0), saved(0.2)], 1.0, 1.0),
-        ([STARTED, logged(60.0), saved(0.2)], 60.0, 0.0),
+        ([started(), logged(60.0), logged(1.0, 2.0), saved(0.2)], 2.0, 2.0),
+        ([started(), logged(60.0), logged(1.0), started(), logged(1.5, 90.0), saved(0.2)], 1.0, 1.0),
+        ([started(), logged(60.0), saved(0.2)], 60.0, 0.0),
         ([logged(60.0), saved(0.2), logged(1.0)], 60.0, 60.0),  # the end of a long journal
     ],
 )

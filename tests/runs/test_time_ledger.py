@@ -1,15 +1,14 @@
 """Where the seconds of a run went: each is counted once, under the kind that it deserves."""
 
 import pytest
+from journal_events import started, stepped
 
 from hpc_yolo.runs.events import (
     AttemptEnded,
-    AttemptStarted,
     CheckpointSaved,
     EpochEnded,
     Evaluated,
     RankLocation,
-    StepLogged,
     TrainingLeft,
     WarningRaised,
 )
@@ -19,31 +18,14 @@ from hpc_yolo.runs.time_ledger import KINDS, make_ledger
 RANKS = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="n1", pid=1) for rank in range(2)]
 
 
-def started(time, attempt=1, step=0, epoch=0, process_started=None, device="H100"):
-    return AttemptStarted(
-        time=time,
-        attempt=attempt,
-        job_id="7",
-        launcher="slurm",
-        device=device,
-        precision="float32",
-        world_size=2,
-        num_nodes=1,
-        batch=8,
-        epochs=4,
-        steps_per_epoch=20,
-        num_images=160,
-        epoch=epoch,
-        step=step,
-        process_started=process_started,
-        ranks=RANKS,
-    )
+def begun(time, attempt=1, step=0, device="H100", **fields):
+    sizes = {"world_size": 2, "epochs": 4, "steps_per_epoch": 20, "num_images": 160}
+    return started(time, attempt, step, device=device, ranks=RANKS, **sizes, **fields)
 
 
 def steps(time, step, attempt=1, epoch=0, waits=(0.0, 0.0), step_s=1.0):
-    values = {"losses": {"box": 1.0}, "grad_norm": 1.0, "lr": 0.01, "images_per_s": 8.0}
     waited = {"rank_step_s": [step_s, step_s], "rank_data_wait_s": list(waits), "rank_mem_bytes": [1, 1]}
-    return StepLogged(time=time, attempt=attempt, epoch=epoch, step=step, **values, **waited)
+    return stepped(time, step, attempt, epoch=epoch, losses={"box": 1.0}, **waited)
 
 
 def epoch_ended(time, step, attempt=1, epoch=0):
@@ -71,7 +53,7 @@ def ended(time, step, attempt=1, outcome="stopped", requeued=True, epoch=0):
 
 # A run whose every second is known: submitted at 100, two preemptions, one of them in an evaluation, and a lost node.
 WHOLE = [
-    started(140, process_started=130),
+    begun(140, process_started=130),
     steps(150, 10, waits=(0.1, 0.2)),
     saved(151, 10, 0.5),
     steps(160, 20),
@@ -81,17 +63,17 @@ WHOLE = [
     left(180, 35, epoch=1),
     saved(182, 35, 2.0),
     ended(182, 35, epoch=1),
-    started(205, 2, 35, 1, process_started=200),
+    begun(205, 2, 35, 1, process_started=200),
     steps(210, 40, 2, 1),
     epoch_ended(210, 40, 2, 1),
     left(213, 40, 2, 1),
     saved(214, 40, 1.0, 2),
     ended(214, 40, 2, epoch=1),
-    started(245, 3, 40, 1, process_started=240),
+    begun(245, 3, 40, 1, process_started=240),
     evaluated(250, 40, 3, 1),
     steps(260, 50, 3, 2),
     steps(270, 60, 3, 2),
-    started(330, 4, 45, 2, process_started=320),
+    begun(330, 4, 45, 2, process_started=320),
     ended(330, 60, 3),  # said on its behalf by the next attempt, which cannot know when that was
     steps(345, 60, 4, 2),
     epoch_ended(345, 60, 4, 2),
@@ -138,7 +120,7 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
     [
         ([], [5.0], {}),
         # On CPUs, started by hand, by a version that did not say when its processes began.
-        ([started(10, device="cpu"), steps(20, 10)], [], {"step": 10}),
+        ([begun(10, device="cpu"), steps(20, 10)], [], {"step": 10}),
         # A start that failed before its first step.
         (
             [WarningRaised(time=15, attempt=1, message="x"), ended(18, 0, outcome="failed")],
@@ -146,17 +128,17 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
             {"queue": 5, "lost": 3},
         ),
         # An error: what had been trained counts as trained until it is done again, the rest is lost.
-        ([started(10), steps(20, 10), ended(24, 0, outcome="failed", requeued=False)], [], {"step": 10, "lost": 4}),
+        ([begun(10), steps(20, 10), ended(24, 0, outcome="failed", requeued=False)], [], {"step": 10, "lost": 4}),
         # Ended for good at 20, submitted again at 1000: nobody waited in between.
         (
-            [started(10), ended(20, 10, requeued=False), started(1010, 2, 10), ended(1020, 20, 2, "finished")],
+            [begun(10), ended(20, 10, requeued=False), begun(1010, 2, 10), ended(1020, 20, 2, "finished")],
             [5.0, 1000.0],
             {"queue": 5 + 10, "step": 20},
         ),
         # The same by hand: no queue anywhere.
-        ([started(10), ended(20, 10, requeued=False), started(1010, 2, 10), ended(1020, 20, 2)], [], {"step": 20}),
+        ([begun(10), ended(20, 10, requeued=False), begun(1010, 2, 10), ended(1020, 20, 2)], [], {"step": 20}),
         # Numbers went bad at step 14, and all ranks went back to step 10.
-        ([started(10), steps(20, 10), steps(24, 14), steps(31, 12)], [], {"step": 10 + 1 + 7, "lost": 3}),
+        ([begun(10), steps(20, 10), steps(24, 14), steps(31, 12)], [], {"step": 10 + 1 + 7, "lost": 3}),
     ],
     ids=["nothing", "by hand", "failed start", "error", "submitted again", "again by hand", "rolled back"],
 )
@@ -166,7 +148,7 @@ def test_ledger_of_other_journals(events, submitted, expected):
 
 
 def test_time_away_and_time_on_cpus_are_separate():
-    events = [started(10, device="cpu"), ended(20, 10, requeued=False), started(1010, 2, 10), ended(1020, 20, 2)]
+    events = [begun(10, device="cpu"), ended(20, 10, requeued=False), begun(1010, 2, 10), ended(1020, 20, 2)]
     ledger = make_ledger(events, [5.0, 1000.0])
     assert (ledger.away_s, ledger.rank_s) == (980, 40)
     assert ledger.gpu_s == pytest.approx(2 * 10)  # only the second start was on GPUs
