@@ -55,8 +55,8 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     if for_slurm:
         require_shell_syntax(spec.cluster)
         require_python(spec.cluster)
-    require_not_active(run, slurm_answers=slurm_answers)
     require_writable(Path(spec.output).absolute())
+    require_not_active(run, slurm_answers=slurm_answers)
     warnings = [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source))

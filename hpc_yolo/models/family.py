@@ -141,14 +141,12 @@ def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequenti
     blocks: list[nn.Module] = []
     widths = [IMAGE_CHANNELS]  # then of every layer
     scales = [1.0]  # input pixels a cell, likewise
-    num_blocks = 0
     layers = read_layers(config)
-    for number, (layer, written) in enumerate(zip(layers, config["backbone"] + config["head"], strict=True)):
+    numbered = [*enumerate(zip(layers, config["backbone"] + config["head"], strict=True))]
+    _require_possible_sizes(numbered, config, num_classes)
+    for number, (layer, written) in numbered:
         read = [-1 if index == -1 else index + 1 for index in layer.sources]
         try:
-            num_blocks += scaled_repeats(layer.repeats, config["depth_multiple"])
-            if num_blocks > MAX_BLOCKS:
-                raise ValueError(f"more than {MAX_BLOCKS} blocks")
             block, c_out = _build_block(layer, [widths[index] for index in read], config, num_classes)
             scales.append(_scale(block, scales[read[0]]))
         except ValueError as error:
@@ -156,6 +154,36 @@ def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequenti
         blocks.append(block)
         widths.append(c_out)
     return nn.Sequential(*blocks), [layer.sources for layer in layers], math.ceil(max(scales))
+
+
+def _require_possible_sizes(
+    numbered: list[tuple[int, tuple[LayerSpec, Any]]], config: dict[str, Any], num_classes: int
+) -> None:
+    """Check the number of blocks and the widths of all layers before memory is allocated for the first.
+
+    Raises:
+        SpecError: there are too many blocks, or a layer is too wide.
+    """
+    num_blocks = 0
+    for number, (layer, written) in numbered:
+        num_blocks += scaled_repeats(layer.repeats, config["depth_multiple"])
+        width = _own_width(layer, config, num_classes)
+        if num_blocks > MAX_BLOCKS:
+            raise layer_error(number, written, ValueError(f"more than {MAX_BLOCKS} blocks"))
+        if width > MAX_WIDTH:
+            raise layer_error(number, written, ValueError(f"a width of {width}; at most {MAX_WIDTH} is possible"))
+
+
+def _own_width(layer: LayerSpec, config: dict[str, Any], num_classes: int) -> int:
+    """Return the output channels that `layer` asks for; 0 for one whose inputs or classes decide."""
+    if layer.block in ("Upsample", "Concat", *HEADS):
+        return 0
+    num_anchors = len(_level_anchors(config["anchors"], 1)[0]) // 2
+    nominal = int(layer.arguments[0])
+    # A layer as wide as the output of the YOLOv5 head is not scaled: published weights depend on it.
+    if nominal == num_anchors * (num_classes + BOX_AND_OBJECTNESS):
+        return nominal
+    return scaled_width(nominal, config["width_multiple"], config.get("channel_multiple", CHANNEL_MULTIPLE))
 
 
 def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:
@@ -166,14 +194,7 @@ def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_
         return Concat(), sum(c_in)
     if layer.block in HEADS:
         return HEADS[layer.block](num_classes, _level_anchors(config["anchors"], len(c_in)), c_in), 0
-    num_anchors = len(_level_anchors(config["anchors"], 1)[0]) // 2
-    num_outputs = num_anchors * (num_classes + BOX_AND_OBJECTNESS)
-    nominal, *others = layer.arguments
-    # A layer as wide as the output of the YOLOv5 head is not scaled: published weights depend on it.
-    divisor = config.get("channel_multiple", CHANNEL_MULTIPLE)
-    c_out = nominal if nominal == num_outputs else scaled_width(nominal, config["width_multiple"], divisor)
-    if c_out > MAX_WIDTH:
-        raise ValueError(f"a width of {c_out}; at most {MAX_WIDTH} is possible")
+    c_out, others = _own_width(layer, config, num_classes), layer.arguments[1:]
     if layer.block == "C3":
         return C3(c_in[0], c_out, scaled_repeats(layer.repeats, config["depth_multiple"]), *others), c_out
     block = {"Conv": Conv, "SPPF": SPPF}[layer.block]
