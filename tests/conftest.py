@@ -31,6 +31,8 @@ GRACE_S = 30.0  # only a leak waits for so long
 CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm", "slurm_with"}
 # Helpers that a library starts once and keeps for the life of the process.
 KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", rig.SUPERVISOR.name.encode())
+# With this variable, coverage measures every Python process that is started; its value between tests.
+COVERAGE_SETTINGS, STASHED_SETTINGS = "COVERAGE_PROCESS_CONFIG", pytest.StashKey[str]()
 # Set by libraries when they are imported, not by a test.
 KEPT_VARIABLES = ("PYTEST_", "COV_", "QT_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "CUDA_MODULE_LOADING")
 
@@ -48,6 +50,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slurm")
             slow.add(item.path)
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Measure the processes of tests marked `measured` alone: coverage in all of them costs a fifth of the suite."""
+    settings = os.environ.pop(COVERAGE_SETTINGS, None) or item.config.stash.get(STASHED_SETTINGS, None)
+    if settings is not None:
+        item.config.stash[STASHED_SETTINGS] = settings
+        if item.get_closest_marker("measured"):
+            os.environ[COVERAGE_SETTINGS] = settings
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,17 +109,11 @@ def slurm_cluster() -> Iterator[rig.SlurmCluster]:
         cluster.stop()
 
 
-def become_client(cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands of this process act on `cluster`. Coverage in them and in jobs would cost a fifth of the suite."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-    for name, value in cluster.environment.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.fixture
 def in_slurm(slurm_cluster: rig.SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[rig.SlurmCluster]:
     """The private cluster, with this process as its client; jobs that the test leaves are cancelled."""
-    become_client(slurm_cluster, monkeypatch)
+    for name, value in slurm_cluster.environment.items():
+        monkeypatch.setenv(name, value)
     yield slurm_cluster
     slurm_cluster.cancel_all()
 
@@ -127,7 +133,8 @@ def slurm_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., rig.Sl
         placed = {name: value.format(directory=directory) for name, value in settings.items()}
         started.append(rig.SlurmCluster(directory=directory, settings=placed))
         started[-1].start()
-        become_client(started[-1], monkeypatch)
+        for name, value in started[-1].environment.items():
+            monkeypatch.setenv(name, value)
         return started[-1]
 
     yield start

@@ -16,6 +16,7 @@ from hpc_yolo.checkpoint import load_model
 from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
 
+pytestmark = pytest.mark.measured
 ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 

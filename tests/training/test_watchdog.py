@@ -28,6 +28,7 @@ from hpc_yolo.training.watchdog import Watchdog
 from hpc_yolo.training.watchdog.diagnosis import Heartbeat, StalledRanks, describe_stalled, find_stalled
 from hpc_yolo.training.watchdog.stall import MainThread, StallTimer
 
+pytestmark = pytest.mark.measured
 PROGRAM = Path(__file__).parents[1] / "helpers" / "stalls.py"
 STALL = StallError.exit_code
 LOCATIONS = [
