@@ -162,7 +162,7 @@ def stop() -> None:
     """Print the seconds from SIGTERM to the last synced byte, and the median step."""
     for model in ("yolov5n", "yolov5s"):
         with tempfile.TemporaryDirectory(dir=".") as directory:
-            runs, taken, steps = TwoRanks(Path(directory), model), [], []
+            runs, taken, steps = TwoRanks(Path(directory).resolve(), model), [], []
             for attempt in range(1, TRIES + 1):
                 ranks = runs.start()
                 logged = runs.wait_for_steps(attempt, STEPS_BEFORE_STOP)
@@ -176,7 +176,7 @@ def stop() -> None:
 def start() -> None:
     """Print the seconds from the start of two processes to the first step of a resumed attempt, by phase."""
     with tempfile.TemporaryDirectory(dir=".") as directory:
-        runs = TwoRanks(Path(directory), "yolov5n")
+        runs = TwoRanks(Path(directory).resolve(), "yolov5n")
         for attempt in range(1, TRIES + 1):
             began_s = time.time()
             ranks = runs.start()
@@ -194,7 +194,7 @@ def start() -> None:
 def overhead() -> None:
     """Print the microseconds per step of stop agreement, journal and watchdog, with both ranks running."""
     with tempfile.TemporaryDirectory(dir=".") as directory:
-        runs = TwoRanks(Path(directory), "yolov5n")
+        runs = TwoRanks(Path(directory).resolve(), "yolov5n")
         program = "import sys; sys.argv[0] = 'x'\nfrom survival import overhead_of_rank\noverhead_of_rank(sys.argv[1])"
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)
         for rank in runs.start(program):
