@@ -114,15 +114,10 @@ def build_context(
     origin: Origin,
     identity: TrainingIdentity,
     world: World,
-    directory: Path,
+    checkpoints: Path,
     emit: Callable[[AnyEvent], None],
 ) -> TrainingContext:
-    """Return model, loss, optimiser and loaders as they are before the first step.
-
-    Args:
-        spec: with a number of images as its batch.
-        directory: of checkpoints.
-    """
+    """Return model, loss, optimiser and loaders as they are before the first step; the batch of `spec` is no -1."""
     train = spec.train
     hyp, dataset = inputs.hyperparameters, inputs.dataset
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
@@ -155,7 +150,7 @@ def build_context(
         validation=validation,
         meter=StepMeter(world, model, loss.names),
         evaluations=evaluations,
-        nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, directory),
+        nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, checkpoints),
     )
 
 
