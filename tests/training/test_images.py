@@ -173,9 +173,9 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
         (99, "the first 99 layers are to be frozen"),
         ([3, 40], "there is no layer 40: the model has 25 layers, 0 to 24"),
         ([25, 30], "there is no layer 25, 30"),
-        (25, "no layer is left to learn"),
-        (list(range(25)), "no layer is left to learn"),
-        ([index for index in range(25) if index not in (11, 12)], "no layer is left to learn"),
+        (25, "no trainable layer is left"),
+        (list(range(25)), "no trainable layer is left"),
+        ([index for index in range(25) if index not in (11, 12)], "no trainable layer is left"),
     ],
     ids=str,
 )
