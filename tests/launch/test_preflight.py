@@ -49,7 +49,7 @@ def test_image_size_that_is_not_a_multiple_of_the_stride_is_refused_with_the_nex
     ("changes", "message"),
     [
         ({"model": "yolov5n", "freeze": 99}, r"the first 99 layers are to be frozen, and the model has 25 layers"),
-        ({"model": "yolov5s6", "freeze": 34}, r"no layer is left to learn: the model has 34 layers, 0 to 33"),
+        ({"model": "yolov5s6", "freeze": 34}, r"no trainable layer is left: the model has 34 layers, 0 to 33"),
         ({"model": "yolov5n", "freeze": [0, 25]}, r"there is no layer 25: .*\(yolov5n\)"),
         ({"weights": "yolov5s.pt", "freeze": 99}, r"the first 99 layers"),
         ({"model": "yolov5n6", "freeze": 33}, None),
