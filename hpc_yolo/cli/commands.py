@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "completion": Listed("completion", "completion", "Print the completion script for a shell."),
     },
 }
-# For batch scripts, not for people.
+# For batch scripts, not for users.
 UNLISTED = {"after-job": Listed("after_job", "after_job", "The last command of a batch script.")}
 COMMANDS = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
 

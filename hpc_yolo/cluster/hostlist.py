@@ -38,7 +38,7 @@ def first_host(text: str) -> str:
 
 
 def _first_value(group: str, text: str) -> str:
-    """Return the first text that one group of an item stands for: the group itself, or the first number in brackets."""
+    """Return the first text that one group of an item expands to: the group itself, or the first number in brackets."""
     if group[0] != "[":
         if _LITERAL.fullmatch(group) is None:
             _refuse(text, group, "host names have letters, digits, - . _ and :")

@@ -91,7 +91,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class QosLimits:
-    """Preemption settings of a quality of service. `preempt_mode` CLUSTER stands for that of the site."""
+    """Preemption settings of a quality of service. `preempt_mode` CLUSTER means that of the site."""
 
     grace_s: int
     preempt_mode: str

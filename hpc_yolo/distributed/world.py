@@ -113,7 +113,7 @@ class StepRequest(NamedTuple):
 class StopAgreement:
     """Agrees on the requests of all ranks, so that all of them stop or save after the same step.
 
-    The reduction begun at one step is read at the next: by then it is over, and no rank waited for it.
+    The reduction started at one step is read at the next: by then it is complete, and no rank has waited for it.
     """
 
     def __init__(self, world: World) -> None:

@@ -1,7 +1,7 @@
 """Checks before a submission, so that a job does not fail on a node a minute later.
 
 Dataset, layers of the model, weights, packages, run directory, partitions, and that the run is not already queued or
-running. Each check stands in the package that knows its subject; `preflight` is their order.
+running. Each check is in the package of its subject; `preflight` defines their order.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Column:
         min_terminal: width of the narrowest terminal whose list has the column; a plain table of 100 has all.
         in_table: the plain table has the column.
         is_number: aligned to the right.
-        help: what the help of the live screen says of it.
+        help: its text in the help of the live screen.
     """
 
     name: str

@@ -62,14 +62,14 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
                 time.sleep(POLL_S if alive else 0)
             except KeyboardInterrupt:
                 if not job.stop():
-                    console.print("no longer following; the job goes on")
+                    console.print("no longer following; the job continues")
                     return 0
                 console.print("stopping after this step, the state is being saved; Ctrl-C again leaves at once")
                 _wait_for_end(job)
                 interrupted = alive = True  # read once more, for its last events
     ended = None if attempts.newest is None else attempts.newest.ended
     if ended is None and job.was_cancelled():
-        console.print(f"{run.name} was cancelled; submit the spec again to go on")
+        console.print(f"{run.name} was cancelled; submit the spec again to continue")
         return INTERRUPTED
     if ended is None and interrupted:
         console.print("stopped before the first step; submit the spec again to begin")
@@ -87,7 +87,7 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
         show_results(run, console)
         return 0
     if ended is not None and ended.outcome == AttemptEnded.STOPPED:
-        console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to go on from there")
+        console.print(f"stopped by {ended.detail} at step {ended.step}; submit the spec again to continue from there")
         return INTERRUPTED
     if ended is not None and ended.cause not in ("", Cause.ERROR, Cause.STALLED):
         raise TrainingError(ended.detail)

@@ -1,4 +1,4 @@
-"""One run as it stands: a value that columns, the list and the page of a run are drawn from.
+"""The current facts of one run: a value that columns, the list and the page of a run are drawn from.
 
 It holds the newest events of each kind as they are; what follows from them is a property. A fact that an event holds
 needs no field here: a column of `columns.py` takes it from the event.
@@ -200,7 +200,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
-        """True where nothing more comes unless somebody submits it again."""
+        """True if nothing more happens unless it is submitted again."""
         return self.state in OVER
 
     @property

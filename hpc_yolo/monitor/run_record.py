@@ -99,7 +99,7 @@ class RunRecord:
 
 
 class RecordReader:
-    """Keeps the record of one run up to date. A journal that was replaced is read anew."""
+    """Keeps the record of one run up to date. A journal that was replaced is read again."""
 
     def __init__(self, run: RunDirectory, *, max_steps: int | None = STEPS_A_READ) -> None:
         self.run = run

@@ -71,7 +71,7 @@ class Collector:
         """Read what is new and return the runs as they stand now.
 
         Args:
-            budget_s: begin no further journal after so many seconds; the rest follow at the next call.
+            budget_s: seconds after which no further journal is started; the rest follow at the next call.
             query_slurm: query Slurm if that is due, which may take seconds; False: use its last reply.
         """
         deadline_s = time.monotonic() + budget_s

@@ -57,7 +57,7 @@ class TrackedRun:
 
     @property
     def is_over(self) -> bool:
-        """True where the newest facts say that nothing more comes."""
+        """True if nothing more happens, by the newest facts."""
         return self._last is not None and self._last[1].is_over
 
     def _read_submissions(self) -> bool:

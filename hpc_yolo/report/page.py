@@ -82,7 +82,7 @@ def _environment() -> Environment:
 
 
 def summary_of(run: ReportFacts) -> list[tuple[str, str]]:
-    """Return (name, value) of what people look at first, the same names for every run."""
+    """Return (name, value) of the main facts, the same names for every run."""
     best, epoch, ledger = run.best, run.last_epoch, run.ledger
     return [
         ("state", run.state),

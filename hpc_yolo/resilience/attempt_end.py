@@ -58,7 +58,7 @@ class AttemptFacts:
     """The known facts about the end of an attempt; each caller fills in what it has.
 
     Attributes:
-        limits: how often the run goes on after each cause.
+        limits: how often the run continues after each cause.
         attempts: the journal.
         number: of the attempt; None where the job's tasks ended before they had one.
         is_in_slurm: False for a run on this machine.
@@ -243,7 +243,7 @@ def _is_idle(facts: AttemptFacts, cause: str) -> bool:
 
 
 def _within_limits(facts: AttemptFacts, cause: str, *, is_idle: bool) -> tuple[bool, str]:
-    """Return (True if the run may go on after an attempt that ends by `cause`, the count and limit that decide)."""
+    """Return (True if the run may continue after an attempt that ends by `cause`, the count and limit that decide)."""
     limits, others = facts.limits, facts.attempts.without(facts.number)
     counts = count_causes(others)
     number = counts[cause] + 1

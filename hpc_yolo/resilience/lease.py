@@ -168,7 +168,7 @@ def take_lease(
         job_is_over: returns True for a job that has ended; asks Slurm unless given.
 
     Raises:
-        LeaseError: another attempt holds it and lives, or Slurm has started this job anew since.
+        LeaseError: another attempt holds it and lives, or Slurm has started this job again since.
         RunError: the run directory cannot be read or written.
     """
     newcomer = _newcomer(process)

@@ -19,7 +19,7 @@ def end_of_lost_attempt(
 ) -> tuple[AttemptEnd, AttemptEnded]:
     """Return the end of the attempt that `started`, and its event for the journal, from Slurm's accounting.
 
-    The event says that the run goes on, since it is written by the attempt that follows.
+    The event records that the run continues, since it is written by the attempt that follows.
     """
     state, nodes = "", list[str]()
     if started.job_id is not None and started.launcher == "slurm":

@@ -43,7 +43,7 @@ def own_job_record(process: ProcessInfo) -> JobRecord | None:
 
 
 def requeue_mode(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec) -> str:
-    """Return how the run of this task's job goes on after an interruption: requeue, expedite, chain or off.
+    """Return how the run of this task's job continues after an interruption: requeue, expedite, chain or off.
 
     Where the spec leaves it open, `submit` has chosen; a job that was submitted otherwise is requeued.
     """
@@ -122,7 +122,7 @@ def queue_again(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, e
             return f"job {successor} follows"
     scheduler.requeue(process.job_id)
     if exclude:
-        with contextlib.suppress(ClusterError):  # the run goes on all the same
+        with contextlib.suppress(ClusterError):  # the run continues all the same
             scheduler.exclude_nodes(process.job_id, exclude)
     return "queued again"
 

@@ -1,6 +1,6 @@
 """The attempts of a run: the one fold of its events, which everything that asks about attempts reads.
 
-The fold keeps a few values for each attempt, whatever the length of the journal, and can grow with it.
+The fold keeps a few values for each attempt, independent of the length of the journal, and can grow with it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Attempt:
 
     @property
     def goes_on(self) -> bool:
-        """True while it runs and where another attempt follows by itself; also after an end without a record."""
+        """True while it runs, or if another attempt follows automatically; also after an end without a record."""
         return self.ended is None or self.ended.requeued
 
     @property
@@ -122,7 +122,7 @@ class Attempts:
 
     @property
     def newest(self) -> Attempt | None:
-        """The newest attempt that has begun to train or has ended."""
+        """The newest attempt that has started training or has ended."""
         begun = (attempt for attempt in self._by_number.values() if attempt.newest is not None)
         return max(begun, key=lambda attempt: attempt.number, default=None)
 

@@ -223,7 +223,7 @@ class RunDirectory:
         """Set the mode of everything in the directory to that of the directory: Slurm and libraries use the umask.
 
         Raises:
-            OSError: the file system refuses.
+            OSError: a mode cannot be set.
         """
         directory_mode = stat.S_IMODE(self.path.stat().st_mode)
         own_file_mode = file_mode(self.path)

@@ -88,7 +88,7 @@ MEANINGS = {
     "detail": "text",
     "cause": "finished, preempted, time limit, node failure, killed, out of memory, stalled, error, cancelled or "
     "interrupted",
-    "requeued": "true if the run goes on by itself",
+    "requeued": "true if the run continues automatically",
     "is_idle": "true if it was stopped before its first step, and not by a preemption that Slurm confirms",
     "failed_nodes": "nodes that failed",
 }

@@ -1,7 +1,7 @@
 """The events of a run: one typed event is one line of the journal.
 
 A line is a JSON object: `event` (the kind), `time` (seconds since 1970), `attempt`, and the fields below. Kinds and
-fields may be added; readers skip what they do not know. Losses are the terms of a global batch with their gains;
+fields may be added; readers skip unknown ones. Losses are the terms of a global batch with their gains;
 `images_per_s` counts images over all ranks.
 """
 
@@ -34,7 +34,7 @@ class RankLocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
-    """All ranks are connected; training begins or goes on at `epoch`, `step`.
+    """All ranks are connected; training starts or resumes at `epoch`, `step`.
 
     `device_mem_bytes`: of rank 0's GPU. `process_started`: when rank 0's process began, in seconds since 1970.
     """

@@ -39,7 +39,7 @@ def write_failure(run: RunDirectory, failure: Failure) -> None:
     """Write `failure` into the run directory.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: it cannot be written.
     """
     path = run.failures / f"{failure.time:.6f}-rank{failure.rank}.json"
     write_atomic(path, msgspec.json.encode(failure))

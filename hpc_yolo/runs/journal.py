@@ -33,7 +33,7 @@ class _Format(msgspec.Struct):
 class JournalWriter:
     """Appends the events of one attempt, and passes each to `on_event`. Only rank 0 has one.
 
-    A full or failing disk does not end the training: events that it refuses are kept, and written before the next one.
+    A full or failing disk does not end the training: events that cannot be written are kept, and written later.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class JournalReader:
         """Return the events of the complete lines added since the last call; none where there is no journal yet.
 
         Args:
-            max_steps: of the events of single steps, return only about so many, evenly spaced, and the last one. A
+            max_steps: of the events of single steps, return only about this number, evenly spaced, and the last one. A
                 screen of many runs needs no more, and reading a journal takes a fraction of the time.
 
         Raises:
@@ -107,7 +107,7 @@ class JournalReader:
 
 
 def read_events(path: Path) -> list[AnyEvent]:
-    """Return the events in a journal, oldest first; lines that this version does not know are skipped.
+    """Return the events in a journal, oldest first; lines of unknown events are skipped.
 
     Raises:
         RunError: the journal has an older format.
@@ -138,7 +138,7 @@ def _require_format(path: Path, start_line: bytes) -> None:
             raise RunError(
                 f"{path.parent}: written by an older version of hpc-yolo (journal format {version}, "
                 f"this version reads {FORMAT_VERSION})",
-                hint="go on with the version that wrote it, or train under another name",
+                hint="continue with the version that wrote it, or train under another name",
             )
 
 

@@ -19,7 +19,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         after: the job that it follows, should that not finish; None for one that a user submitted.
         variables: SBATCH_ variables of the user's shell that sbatch read.
         cluster: Slurm's name of the cluster that has the job; None for that of `host`.
-        requeue: how the run goes on after an interruption, where the spec leaves it open; else "".
+        requeue: how the run continues after an interruption, if the spec does not set it; else "".
     """
 
     time: float
@@ -44,7 +44,7 @@ def add_submission(run: RunDirectory, submission: Submission) -> None:
     """Append `submission`.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: it cannot be written.
     """
     append_json_line(run.submissions, msgspec.to_builtins(submission))
 

@@ -225,7 +225,7 @@ class _Divider:
         if event.step > self._step:
             self._add_steps(event.time, self._epoch, event.step)
         elif self._epoch_is_over and event.signal:
-            self._add("lost", event.time)  # an evaluation that begins anew
+            self._add("lost", event.time)  # an evaluation that starts again
         self._has_left = True
 
     def _add_end(self, event: AttemptEnded) -> None:

@@ -17,7 +17,7 @@ def read_device(written: str) -> str:
     Numbers may have spaces, brackets, `cuda:` or `gpu:` around them; `cuda` and `gpu` alone are the first GPU.
 
     Raises:
-        ValueError: it is none of these; says why and what to write instead.
+        ValueError: it is none of these; the message has the reason and the allowed values.
     """
     text = written.strip().strip("[]()").lower()
     if text in ("", "auto", "all"):

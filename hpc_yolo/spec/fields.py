@@ -1,4 +1,4 @@
-"""The schema's fields as data: types, metadata and limits, and the text that says what each may hold."""
+"""The schema's fields as data: types, metadata and limits, and the text of their allowed values."""
 
 from __future__ import annotations
 

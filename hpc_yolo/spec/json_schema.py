@@ -13,7 +13,7 @@ def json_schema() -> dict[str, Any]:
     """Draft 2020-12: every field with its sentence, range and default; unknown fields are refused."""
     schema = msgspec.json.schema(Spec)
     definitions = schema.pop("$defs")
-    # Defaults of whole sections say nothing that their fields do not.
+    # Defaults of whole sections only repeat those of their fields.
     for name in ("cluster", "train", "checkpoint"):
         definitions["Spec"]["properties"][name].pop("default", None)
     return {

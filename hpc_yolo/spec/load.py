@@ -33,7 +33,7 @@ class Override(msgspec.Struct, frozen=True):
 def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
     """Return the spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
 
-    A relative path to data, weights, a model or hyperparameters is looked for beside the spec and then in the working
+    A relative path to data, weights, a model or hyperparameters is searched beside the spec and then in the working
     directory, a dataset then by name among the shipped ones; `output` is relative to the working directory.
 
     Raises:
@@ -48,7 +48,7 @@ def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
 def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
     """Return the spec that `dump_spec` wrote to `path`, with `overrides` on top; files that it names are not read.
 
-    A run has copies of what it learns from, and goes on with them whatever has become of the files.
+    A run has copies of its inputs, and continues with them even if the files have changed.
 
     Raises:
         SpecError: with all problems.

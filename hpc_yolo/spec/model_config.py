@@ -49,7 +49,7 @@ def model_path(model: str | Path) -> Path:
 
 
 def not_a_config(source: str, error: Exception) -> SpecError:
-    """Return the error for a config that makes no sense; `source` names it."""
+    """Return the error for an invalid config; `source` names it."""
     reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return SpecError(
         f"model: {source} is not a model config: {reason}",

@@ -1,7 +1,7 @@
 """Every field of a spec: a typed line, a sentence with its unit, and the range that is allowed.
 
 Rules across fields are in `validate`; reading and error messages in `load`. docs/spec.md and the JSON schema are
-generated from this file. For a pattern, `allowed` in `extra` is its text for people, and `read` converts other forms.
+generated from this file. For a pattern, `allowed` in `extra` is its text for users, and `read` converts other forms.
 Annotations are not strings here: evaluating those would take a third of the time of reading a spec.
 """
 
@@ -25,7 +25,7 @@ MEASURED_BATCH = -1  # train.batch: as many images as fit
 # Marks of fields that may differ between the attempts of a run; all others decide what it learns and are fixed.
 CHANGES = "changes"
 WHERE_IT_RUNS = Meta(extra={CHANGES: "where it runs"})  # nothing that is learned depends on it
-MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the run goes on with the new value
+MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the run continues with the new value
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,7 +231,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     save_period: Annotated[
         Annotated[int, Meta(ge=-1)],
         MAY_CHANGE,
-        Meta(description="Keep the model of every so many epochs; -1: only best and last."),
+        Meta(description="Keep the model after every N epochs; -1: only best and last."),
     ] = -1
     on_nonfinite: Annotated[
         Literal["stop", "skip", "rollback"],

@@ -76,7 +76,7 @@ def test_job_cancelled_while_pending_is_not_a_failure(in_slurm, tmp_path):
     command = [sys.executable, "-m", "hpc_yolo", "follow", str(run.path)]
     followed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (followed.returncode, followed.stderr) == (130, "")
-    assert "waits was cancelled; submit the spec again to go on" in followed.stdout
+    assert "waits was cancelled; submit the spec again to continue" in followed.stdout
 
 
 @contextlib.contextmanager

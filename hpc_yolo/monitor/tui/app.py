@@ -26,9 +26,9 @@ from hpc_yolo.runs.logs import OutputReader
 
 FIRST_BUDGET_S = 0.2  # of reading, before something is shown
 BUDGET_S = 0.5
-IDLE_RATIO = 40.0  # a login node is shared: the pause is at least so many times as long as reading took
-REDRAW_S = 5.0  # without anything new: durations go on
-OUTPUT_LINES = 2000  # of a run, the last so many are kept
+IDLE_RATIO = 40.0  # a login node is shared: least ratio of the pause to the time of reading
+REDRAW_S = 5.0  # without news: durations change
+OUTPUT_LINES = 2000  # of a run: number of last lines that are kept
 JOIN_S = 0.5  # for the reader to end
 
 
