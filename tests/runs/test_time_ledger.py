@@ -18,9 +18,9 @@ from hpc_yolo.runs.time_ledger import KINDS, make_ledger
 RANKS = [RankLocation(rank=rank, local_rank=rank, node_rank=0, host="n1", pid=1) for rank in range(2)]
 
 
-def begun(time, attempt=1, step=0, device="H100", **fields):
+def begun(time, attempt=1, step=0, epoch=0, device="H100", **fields):
     sizes = {"world_size": 2, "epochs": 4, "steps_per_epoch": 20, "num_images": 160}
-    return started(time, attempt, step, device=device, ranks=RANKS, **sizes, **fields)
+    return started(time, attempt, step, epoch=epoch, device=device, ranks=RANKS, **sizes, **fields)
 
 
 def steps(time, step, attempt=1, epoch=0, waits=(0.0, 0.0), step_s=1.0):
