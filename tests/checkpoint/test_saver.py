@@ -1,8 +1,8 @@
-"""After a power cut at any moment of a save, the run opens with the new checkpoint or with the one before it.
+"""After a power failure at any moment of a save, the new or the previous checkpoint is readable.
 
-The method is that of ALICE (OSDI '14): record what a save does to the file system, build the states that a crash may
+The method is that of ALICE (OSDI '14): record the file operations of a save, build the states that a crash may
 leave (names whose directory was not synced may be missing, in any combination; contents that were not synced may be
-empty, cut off, full of zeros, or whole), and open every one.
+empty, truncated, full of zeros, or complete), and open every one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ DIRECTORY_SYNCED = ("directory synced", "", "")
 
 @dataclass
 class Recorder:
-    """What happens in one directory, in order. Contents are kept by file, names by operation."""
+    """File operations in one directory, in order, and the contents of its files."""
 
     directory: Path
-    operations: list[tuple[str, str, str]] = field(default_factory=list)  # (what, name, other name)
+    operations: list[tuple[str, str, str]] = field(default_factory=list)  # (operation, name, other name)
     contents: dict[str, bytes] = field(default_factory=dict)  # of each file by the name it was created under
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ class Recorder:
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch) -> tuple[Recorder, list[int]]:
-    """The operations of three saves, and how many of them there were after each."""
+    """Return the recorder of three saves, and the number of operations after each."""
     run = RunDirectory(tmp_path / "recorded")
     run.create()
     recorder = Recorder(run.checkpoints)
@@ -82,29 +82,32 @@ def recorded(tmp_path, monkeypatch) -> tuple[Recorder, list[int]]:
         for step in SAVED_STEPS:
             save_small_state(run, step)
             ends.append(len(recorder.operations))
-    assert {what for what, _, _ in recorder.operations} == {
+    assert {operation for operation, _, _ in recorder.operations} == {
         *("created", "content synced", "directory synced", "replace", "rename", "unlink", "symlink")
-    }, "everything that a save does is seen"
+    }, "all operations of a save are recorded"
     return recorder, ends
 
 
 def crash_states(recorder: Recorder, crash_at: int, random: random.Random):
-    """States after the first `crash_at` operations: {name: ("file", content) or ("link", target)}."""
+    """Yield states after the first `crash_at` operations: {name: ("file", content) or ("link", target)}."""
     done = recorder.operations[:crash_at]
-    last_sync = max((number for number, what in enumerate(done) if what == DIRECTORY_SYNCED), default=-1)
-    certain, doubtful = done[: last_sync + 1], [item for item in done[last_sync + 1 :] if item[0] != "content synced"]
-    synced = {name for what, name, _ in done if what == "content synced"}
-    for kept in itertools.product((True, False), repeat=len(doubtful)):
-        survivors = [operation for operation, is_kept in zip(doubtful, kept, strict=True) if is_kept]
+    last_sync = max((number for number, operation in enumerate(done) if operation == DIRECTORY_SYNCED), default=-1)
+    synced_operations, unsynced = (
+        done[: last_sync + 1],
+        [item for item in done[last_sync + 1 :] if item[0] != "content synced"],
+    )
+    synced = {name for operation, name, _ in done if operation == "content synced"}
+    for kept in itertools.product((True, False), repeat=len(unsynced)):
+        survivors = [operation for operation, is_kept in zip(unsynced, kept, strict=True) if is_kept]
         names: dict[str, tuple[str, str]] = {}
-        for what, name, other in (*certain, *survivors):
-            if what == "created":
+        for operation, name, other in (*synced_operations, *survivors):
+            if operation == "created":
                 names[name] = ("file", name)
-            elif what == "symlink":
+            elif operation == "symlink":
                 names[name] = ("link", other)
-            elif what == "unlink":
+            elif operation == "unlink":
                 names.pop(name, None)
-            elif what in ("replace", "rename"):
+            elif operation in ("replace", "rename"):
                 moved = names.pop(name, None) or (("file", name) if name in recorder.contents else None)
                 if moved is not None:
                     names[other] = moved
@@ -122,7 +125,7 @@ def after_crash(content: bytes, is_synced: bool, random: random.Random) -> bytes
 
 
 def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, report):
-    """Build and open the states of every moment of every save: yields (the save's number, step found or None)."""
+    """Open the states of every moment of every save: yield (number of the save, step found or None)."""
     chance = random.Random(0)
     for crash_at in range(1, ends[-1] + 1):
         save = next(number for number, end in enumerate(ends) if crash_at <= end)
@@ -138,26 +141,26 @@ def open_every_state(recorder: Recorder, ends: list[int], run: RunDirectory, rep
             yield save, None if opened is None else opened.position.step
 
 
-def test_every_state_that_a_crash_may_leave_opens_as_the_new_checkpoint_or_the_one_before(recorded, tmp_path):
+def test_every_state_after_crash_has_new_or_previous_checkpoint(recorded, tmp_path):
     recorder, ends = recorded
     run = RunDirectory(tmp_path / "crashed")
     run.create()
-    seen: list[int | None] = []
-    while len(seen) < NUM_STATES:
+    steps: list[int | None] = []
+    while len(steps) < NUM_STATES:
         for save, step in open_every_state(recorder, ends, run, report=pytest.fail):
             assert step in ((None, *SAVED_STEPS)[save], SAVED_STEPS[save])
-            seen.append(step)
-    assert set(seen) == {None, *SAVED_STEPS}, "states before and after each save were among them"
+            steps.append(step)
+    assert set(steps) == {None, *SAVED_STEPS}, "the states include those before and after each save"
 
 
-def test_a_save_that_did_not_sync_its_file_would_be_found_out(recorded, tmp_path):
-    """The method can fail."""
+def test_save_without_sync_of_file_has_unreadable_state(recorded, tmp_path):
+    """Shows that the test above detects a missing sync."""
     recorder, ends = recorded
     recorder.operations = [item if item[0] != "content synced" else ("nothing", "", "") for item in recorder.operations]
     run = RunDirectory(tmp_path / "crashed")
     run.create()
     damaged: list[str] = []
-    with contextlib.suppress(CheckpointError):  # where the first state is the damaged one
+    with contextlib.suppress(CheckpointError):  # if the first state is the damaged one
         for _ in open_every_state(recorder, ends, run, damaged.append):
             pass
         pytest.fail("every state opened")

@@ -1,4 +1,4 @@
-"""A checkpoint is read back as it was, whatever the numbers are, or refused."""
+"""Checkpoints with any numbers are read unchanged, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ def write_parts(path: Path, parts: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("value", [*NOT_FINITE, 0.1 + 0.2, 2e-17, [[1 / 3, math.nan], [5e300]], {"a": None}], ids=str)
-def test_state_is_read_back_as_it_was(tmp_path: Path, value: Any) -> None:
+def test_state_round_trips(tmp_path: Path, value: Any) -> None:
     path, parts = tmp_path / "state.safetensors", parts_with(value)
     write_parts(path, parts)
     state = read_state(path)
-    assert repr(state.parts) == repr({**parts, **state.parts})  # a NaN equals nothing
-    assert state.parts.keys() == parts.keys(), "a part without anything to save is there too"
+    assert repr(state.parts) == repr({**parts, **state.parts})  # NaN is not equal to itself
+    assert state.parts.keys() == parts.keys(), "a part without values is included"
     assert (state.position, state.description) == (Position(7, 1), DESCRIPTION)
     assert sorted(state.tensors) == ["model.layer.weight", "optimizer.0.momentum_buffer"]
 
 
 @pytest.mark.parametrize("number", NOT_FINITE, ids=str)
-def test_config_with_a_number_that_is_not_finite_keeps_the_weights_readable(tmp_path: Path, number: float) -> None:
+def test_weights_with_nonfinite_number_in_config_are_readable(tmp_path: Path, number: float) -> None:
     description = msgspec.structs.replace(DESCRIPTION, config={"anchors": [[number]], "slope": number})
     path = tmp_path / "best.safetensors"
     write_file(path, TENSORS, header_texts(description))
     assert repr(load_model(path)[1]) == repr(description)
 
 
-def test_weights_of_a_training_state_are_those_of_the_averaged_model(tmp_path: Path) -> None:
+def test_weights_of_training_state_are_those_of_ema(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     write_parts(path, {**parts_with(), "ema": {"layer.weight": torch.tensor([3.0]), "updates": 4}})
     assert load_model(path)[0] == {"layer.weight": torch.tensor([3.0])}
 
 
-def test_file_of_weights_is_refused_as_a_state(tmp_path: Path) -> None:
+def test_file_of_weights_is_refused_as_state(tmp_path: Path) -> None:
     write_file(tmp_path / "best.safetensors", TENSORS, header_texts(DESCRIPTION))
     with pytest.raises(CheckpointError, match="holds weights only"):
         read_state(tmp_path / "best.safetensors")
@@ -82,15 +82,15 @@ def test_file_of_weights_is_refused_as_a_state(tmp_path: Path) -> None:
         "[" * 100_000,
     ],
 )
-def test_header_without_a_position_is_refused(tmp_path: Path, text: str) -> None:
+def test_header_without_position_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.safetensors"
     write_file(path, TENSORS, header_texts(DESCRIPTION) | {"values": text})
     with pytest.raises(CheckpointError, match="holds no position of a training"):
         read_state(path)
 
 
-def test_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not damaged, and must neither be set aside nor passed over for an older one."""
+def test_state_of_another_version_is_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not damaged, and must neither be set aside nor be replaced by an older one."""
     run = RunDirectory(tmp_path / "run")
     run.create()
     path = state_path(run, attempt=1, step=7)
@@ -107,8 +107,8 @@ def test_state_of_another_version_is_refused_in_one_sentence(tmp_path: Path, mon
     assert path.exists()
 
 
-def test_file_that_cannot_be_read_back_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that loses bytes in silence costs this save, and not the state that was saved before."""
+def test_unreadable_file_does_not_replace_previous_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that loses bytes without an error must not damage the previous state."""
     path = tmp_path / "state.safetensors"
     write_parts(path, parts_with(step=1))
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was written is never loaded."""
+"""Damaged checkpoints are detected and not loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_DAMAGES = 1000
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """One bit turned, or the end cut off; half of the bits in the header, which is the smaller part."""
+    """Flip one bit or truncate the content; half of the flipped bits are in the header."""
     header_bytes = 8 + int.from_bytes(content[:8], "little")
     if chance.random() < 0.2:
         return content[: chance.randrange(len(content))]
@@ -26,7 +26,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_a_thousand_bit_flips_and_cuts_are_all_noticed(run):
+def test_bit_flips_and_truncations_are_detected(run):
     save_small_state(run, 10, num_values=2000)
     (path,) = saved_states(run)
     content, chance = path.read_bytes(), random.Random(0)
@@ -37,7 +37,7 @@ def test_a_thousand_bit_flips_and_cuts_are_all_noticed(run):
             read_state(path)
 
 
-def test_the_checkpoint_before_a_damaged_one_is_taken_and_the_damaged_one_named_and_kept(run):
+def test_damaged_checkpoint_is_reported_and_previous_is_loaded(run):
     for step in (10, 20):
         save_small_state(run, step)
     newest, _ = saved_states(run)
@@ -50,10 +50,10 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_the_damaged_one_named_
     assert str(newest) in message
     assert "resumes from step 10" in message
     assert newest.with_name(f"{newest.name}.damaged").exists()
-    assert newest_state(run, pytest.fail) is not None, "the next start has nothing to report"
+    assert newest_state(run, pytest.fail) is not None, "the next attempt reports nothing"
 
 
-def test_where_every_checkpoint_is_damaged_nothing_begins_from_scratch_by_itself(run):
+def test_run_with_damaged_checkpoints_only_is_refused(run):
     for step in (10, 20):
         save_small_state(run, step)
     for path in saved_states(run):
@@ -63,8 +63,8 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_from_scratch_by_itself
             newest_state(run, pytest.fail)
 
 
-def test_a_disk_that_cannot_be_read_is_not_taken_for_a_damaged_file(run, monkeypatch):
-    """After a moment's trouble of a file system the newest checkpoint must still be there."""
+def test_read_error_does_not_set_checkpoint_aside(run, monkeypatch):
+    """After a temporary failure of the file system the newest checkpoint must be loaded."""
     for step in (10, 20):
         save_small_state(run, step)
 
@@ -79,7 +79,7 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_a_damaged_file(run, monkeyp
 
 
 def test_states_are_ordered_by_attempt_before_step(run):
-    """An orphan on a lost node may publish late; what followed it is newer, whatever its step and its clock."""
+    """A process on a lost node may write a state late; states of later attempts are newer, whatever their step."""
     save_small_state(run, 20, attempt=2, keep=9)
     save_small_state(run, 30, attempt=1, keep=9)
     assert newest_state(run, pytest.fail).position.step == 20

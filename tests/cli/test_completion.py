@@ -1,4 +1,4 @@
-"""Names of commands and of runs, completed by real shells at a real prompt."""
+"""Completion of commands and run names in real shells."""
 
 import os
 import shlex
@@ -21,13 +21,15 @@ SHELLS = {
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_completes_commands_and_the_names_of_runs(shell, tmp_path):
+def test_shell_completes_commands_and_run_names(shell, tmp_path):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     for name in ("a-night-of-training", "another"):
         add_to_index(state_directory(os.environ), make_run(tmp_path / "runs", name, executor=None))
     command, first_line = SHELLS[shell]
-    assert (Path(sys.executable).parent / "hpc-yolo").exists(), "the tests' own environment has the command"
+    assert (Path(sys.executable).parent / "hpc-yolo").exists(), (
+        "the command is installed in the environment of the tests"
+    )
     terminal = Terminal(tmp_path, 100, 20, command)
     try:
         terminal.type(f"{first_line}; echo rea{shlex.quote('d')}y", "Enter")

@@ -1,4 +1,4 @@
-"""What people type and read: help, checks, rendering, status, completion."""
+"""The command line: help, check, render, status, completion."""
 
 import json
 import os
@@ -29,8 +29,8 @@ from hpc_yolo.spec.load import load_spec
 ROOT = Path(__file__).parents[2]
 
 
-def run_cli(*words: object):
-    result = CliRunner().invoke(cli, [str(word) for word in words])
+def run_cli(*arguments: object):
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, (HpcYoloError, SystemExit)):
         raise result.exception
     return result
@@ -44,8 +44,8 @@ def spec(tmp_path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=lambda words: " ".join(words) or "top")
-def test_help_says_what_a_command_is_for(command):
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=lambda names: " ".join(names) or "top")
+def test_help_describes_command_without_truncation(command):
     result = run_cli(*command, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
@@ -54,22 +54,22 @@ def test_help_says_what_a_command_is_for(command):
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("statu", "status"), ("cancle", "cancel"), ("sumbit", "submit")])
-def test_a_mistyped_command_names_the_nearest(typed, meant):
+def test_unknown_command_error_suggests_nearest(typed, meant):
     result = run_cli(typed)
     assert result.exit_code == 2
     assert f"Did you mean '{meant}'?" in result.output
 
 
-def test_check_prints_all_mistakes_at_once(spec):
+def test_check_reports_all_mistakes(spec):
     spec.write_text("name: run\nmodel: yolov5n\ndata: x\ntrain: {epochs: ten, batch: 7}\nclustre: {}\n")
     result = run_cli("check", spec, "--gpus-per-node", "4")
     assert isinstance(result.exception, SpecError)
     text = str(result.exception)
-    for words in ("3 mistakes", "spec.yaml:4:17: train.epochs", "4 or 8", "clustre: unknown field"):
-        assert words in text
+    for message in ("3 mistakes", "spec.yaml:4:17: train.epochs", "4 or 8", "clustre: unknown field"):
+        assert message in text
 
 
-def test_check_of_a_good_spec_says_what_it_would_do(spec):
+def test_check_of_valid_spec_prints_summary(spec):
     result = run_cli("check", spec, "--set", "train.epochs=7")
     assert result.exit_code == 0
     assert "7 epochs of batch 16 on 2 nodes x 4 tasks\n" in result.output
@@ -79,11 +79,11 @@ def test_check_of_a_good_spec_says_what_it_would_do(spec):
         raise run_cli("check", spec, "--set", 'cluster.setup=["echo \'open"]').exception
 
 
-def test_the_printed_schema_is_json():
+def test_schema_is_json():
     assert json.loads(run_cli("schema").output)["title"] == "hpc-yolo spec"
 
 
-def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submit(spec, monkeypatch):
+def test_render_writes_spec_with_options_and_prints_script_of_submit(spec, monkeypatch):
     (spec.parent / "data.yaml").write_text("train: a\nval: b\nnames: [cat]\n")
     options = ("--nodes", "4", "--set", "train.epochs=3", "--set", "cluster.setup=[true]")
     output = run_cli("render", spec, *options).stdout
@@ -98,14 +98,14 @@ def test_render_freezes_the_spec_with_its_options_and_prints_the_script_of_submi
     assert run_cli("render", spec, *options).stdout == output
 
 
-def test_render_of_a_dataset_that_only_compute_nodes_see_leaves_the_copies_to_the_job(spec):
+def test_render_without_readable_dataset_leaves_copies_to_job(spec):
     result = run_cli("render", spec)
     assert result.exit_code == 0
     assert "data.yaml: not found; the first attempt of the job copies the run's inputs" in result.stderr
     assert not are_kept(RunDirectory(spec.parent / "runs" / "run"))
 
 
-def test_render_refuses_what_bash_cannot_read(spec):
+def test_render_refuses_invalid_shell_syntax(spec):
     result = run_cli("render", spec, "--set", "cluster.setup=['if true; then', 'fi', 'fi']")
     assert isinstance(result.exception, SpecError)
     assert "cluster.setup: line 2: syntax error" in str(result.exception)
@@ -113,22 +113,22 @@ def test_render_refuses_what_bash_cannot_read(spec):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_comes_for_every_shell(shell):
+def test_completion_exists_for_shell(shell):
     assert "_HPC_YOLO_COMPLETE" in run_cli("completion", shell).output
 
 
-def test_bash_accepts_its_completion_script():
+def test_bash_completion_script_is_valid():
     script = run_cli("completion", "bash").output
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_without_runs_status_says_what_to_type(tmp_path):
+def test_status_without_runs_suggests_submit(tmp_path):
     assert "hpc-yolo submit" in run_cli("status", "--root", tmp_path).output
     assert json.loads(run_cli("status", "--root", tmp_path, "--json").output) == []
 
 
 def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True) -> RunDirectory:
-    """A run of two ranks as its files tell it."""
+    """Create the files of a run of two ranks."""
     run = RunDirectory(root / name)
     run.create()
     run.spec.write_text("name: run\n")
@@ -158,32 +158,32 @@ def make_run(root: Path, name: str, *, ended: str | None, submitted: bool = True
     ("ended", "state"),
     [("finished", "done"), ("failed", "failed"), ("stopped", "stopped"), (None, "running")],
 )
-def test_status_tells_the_state_and_the_figures_of_a_run(tmp_path, ended, state):
+def test_status_shows_state_and_metrics_of_run(tmp_path, ended, state):
     make_run(tmp_path, "first", ended=ended)
-    (facts,) = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
-    assert facts["state"] == state
+    (row,) = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
+    assert row["state"] == state
     expected = {"job_id": "1", "num_nodes": 1, "tasks_per_node": 2, "epoch": 1, "epochs": 4, "step": 10, "attempts": 1}
-    assert expected.items() <= facts.items()
-    assert (facts["map50"], facts["images_per_s"], facts["total_steps"]) == (0.625, 50.0, 20)
+    assert expected.items() <= row.items()
+    assert (row["map50"], row["images_per_s"], row["total_steps"]) == (0.625, 50.0, 20)
     table = run_cli("status", "--root", tmp_path).output
-    for words in ("first", state, "1 x 2", "2/4", "10/20", "0.150", "0.625", "0.500", "50.0"):
-        assert words in table
+    for cell in ("first", state, "1 x 2", "2/4", "10/20", "0.150", "0.625", "0.500", "50.0"):
+        assert cell in table
 
 
-def test_a_pipe_that_watches_gets_a_line_of_json_each_time(tmp_path):
+def test_watch_prints_line_of_json_per_refresh(tmp_path):
     make_run(tmp_path, "first", ended=None)
-    words = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(tmp_path), "--json", "--watch", "1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
-        assert json.loads(watching.stdout.readline())[0]["step"] == 10
+    command = [sys.executable, "-m", "hpc_yolo", "status", "--root", str(tmp_path), "--json", "--watch", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())[0]["step"] == 10
         JournalWriter(tmp_path / "first" / "journal.jsonl", attempt=1).write(
             EpochEnded(epoch=2, step=15, losses={"box": 0.15}, lr=0.01, images_per_s=50.0, seconds=3.0)
         )
-        assert json.loads(watching.stdout.readline())[0]["step"] == 15
-        watching.terminate()
+        assert json.loads(process.stdout.readline())[0]["step"] == 15
+        process.terminate()
     assert run_cli("status", "--once", "--watch", "1").exit_code == 2
 
 
-def test_status_names_the_cause_and_not_its_echo(tmp_path):
+def test_status_shows_cause_and_not_its_echo(tmp_path):
     run = make_run(tmp_path, "broken", ended="failed")
     cause = Failure(
         time=15.0, rank=3, host="gpu02", job_id="1", kind="ValueError", message="bad", exit_code=1, is_echo=False,
@@ -194,7 +194,7 @@ def test_status_names_the_cause_and_not_its_echo(tmp_path):
     assert "broken: failed: ValueError: bad" in run_cli("status", "--root", tmp_path).output
 
 
-def test_a_run_whose_processes_are_gone_is_lost_and_one_started_by_hand_is_shown(tmp_path):
+def test_run_without_processes_is_lost_and_unsubmitted_run_is_shown(tmp_path):
     run = make_run(tmp_path, "vanished", ended=None)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -204,30 +204,32 @@ def test_a_run_whose_processes_are_gone_is_lost_and_one_started_by_hand_is_shown
     )  # fmt: skip
     add_submission(run, submission)
     make_run(tmp_path, "by-hand", ended=None, submitted=False)
-    facts = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
-    assert [(row["name"], row["state"]) for row in facts] == [("by-hand", "running"), ("vanished", "lost")]
+    rows = json.loads(run_cli("status", "--root", tmp_path, "--json").output)
+    assert [(row["name"], row["state"]) for row in rows] == [("by-hand", "running"), ("vanished", "lost")]
 
 
-def test_following_what_was_never_submitted_is_one_message(tmp_path):
+def test_follow_of_unsubmitted_run_is_refused(tmp_path):
     make_run(tmp_path, "by-hand", ended=None, submitted=False)
     result = run_cli("follow", tmp_path / "by-hand")
     assert "has no submitted job" in str(result.exception)
 
 
-def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path):
-    """Groups keep their runs in one directory, and a run is its owner's alone. Root has to keep to the rules too."""
+def test_unreadable_run_is_reported_and_others_are_shown(tmp_path):
+    """A group keeps its runs in one directory, and a run is private to its owner. Root drops its capabilities here."""
     for name in ("mine", "theirs"):
         make_run(tmp_path, name, ended="finished")
     (tmp_path / "theirs").chmod(0)
-    obedient = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
-    def run(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [*obedient, sys.executable, "-m", "hpc_yolo", *map(str, words)]
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*unprivileged, sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     try:
         listed = run("status", "--root", tmp_path)
-        refused = [run(*words, tmp_path / "theirs") for words in (["logs"], ["report"], ["follow"], ["rm", "--yes"])]
+        refused = [
+            run(*command, tmp_path / "theirs") for command in (["logs"], ["report"], ["follow"], ["rm", "--yes"])
+        ]
     finally:
         (tmp_path / "theirs").chmod(0o700)
     assert "mine " in listed.stdout and "theirs" not in listed.stdout
@@ -236,7 +238,7 @@ def test_a_run_of_somebody_else_hides_no_other_and_is_said_to_be_closed(tmp_path
     assert all("is not readable" in done.stderr for done in refused)
 
 
-def test_a_pipe_that_closes_early_is_no_error():
+def test_closed_pipe_is_no_error():
     script = f"{sys.executable} -m hpc_yolo schema | head -n 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False

@@ -1,4 +1,4 @@
-"""The tree of errors is the one that its docstring draws, with the exit codes that scripts rely on."""
+"""The tree of errors is that of the docstring, with the documented exit codes."""
 
 import ast
 import copy
@@ -16,8 +16,8 @@ PACKAGE = Path(hpc_yolo.__file__).parent
 LINE = re.compile(r"^    (?P<indent>[| `-]*)(?P<name>[A-Z]\w+) +(?P<code>\d+)\b", re.MULTILINE)
 
 
-def drawn_tree():
-    """Name -> (name of the parent, exit code), as the docstring draws them."""
+def documented_tree():
+    """Return {name: (name of the parent, exit code)} from the docstring."""
     tree, above = {}, []
     for match in LINE.finditer(errors.__doc__):
         depth = len(match["indent"]) // 4
@@ -26,51 +26,53 @@ def drawn_tree():
     return tree
 
 
-def all_kinds(kind=HpcYoloError):
-    return [kind, *(lower for below in kind.__subclasses__() for lower in all_kinds(below))]
+def all_classes(error_class=HpcYoloError):
+    return [error_class, *(lower for below in error_class.__subclasses__() for lower in all_classes(below))]
 
 
-def test_the_tree_in_the_docstring_is_the_tree_of_classes():
-    assert drawn_tree() == {kind.__name__: (kind.__base__.__name__, kind.exit_code) for kind in all_kinds()}
+def test_tree_in_docstring_is_tree_of_classes():
+    assert documented_tree() == {
+        error_class.__name__: (error_class.__base__.__name__, error_class.exit_code) for error_class in all_classes()
+    }
 
 
-def test_no_other_module_adds_a_kind_of_error():
+def test_no_other_module_defines_errors():
     sources = [path for path in PACKAGE.rglob("*.py") if path != Path(errors.__file__)]
     assert len(sources) > 20
     classes = [
         node for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
     ]
     bases = {ast.unparse(base).rpartition(".")[2]: node.name for node in classes for base in node.bases}
-    assert {name: base for base, name in bases.items() if base in drawn_tree()} == {}
+    assert {name: base for base, name in bases.items() if base in documented_tree()} == {}
 
 
-def test_every_kind_of_error_has_an_exit_code_of_its_own():
-    codes = [kind.exit_code for kind in all_kinds()]
+def test_exit_codes_of_errors_are_unique():
+    codes = [error_class.exit_code for error_class in all_classes()]
     assert len(set(codes)) == len(codes)
-    assert not {0, 2 + 128, 15 + 128} & set(codes), "taken by success and by signals"
+    assert not {0, 2 + 128, 15 + 128} & set(codes), "used by success and by signals"
 
 
-def test_the_documentation_lists_each_exit_code():
+def test_documentation_lists_every_exit_code():
     page = (PACKAGE.parent / "docs" / "commands.md").read_text()
     section = page.partition("## Exit codes\n")[2].partition("\n## ")[0]
-    said = {int(code) for code in re.findall(r"(?:^|·\s+)(\d+) ", section)}
-    assert said == {0, 130} | {kind.exit_code for kind in all_kinds()}
+    documented = {int(code) for code in re.findall(r"(?:^|·\s+)(\d+) ", section)}
+    assert documented == {0, 130} | {error_class.exit_code for error_class in all_classes()}
 
 
-@pytest.mark.parametrize("kind", all_kinds(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("error_class", all_classes(), ids=lambda error_class: error_class.__name__)
 @pytest.mark.parametrize("hint", [None, "type this"])
-def test_an_error_crosses_a_process_boundary_with_its_hint(kind, hint):
-    error = kind("what is wrong", hint=hint)
-    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
-        assert type(again) is kind
-        assert (again.message, again.hint, str(again), again.args) == (error.message, hint, str(error), error.args)
+def test_pickled_and_copied_error_keeps_hint(error_class, hint):
+    error = error_class("what is wrong", hint=hint)
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(copied) is error_class
+        assert (copied.message, copied.hint, str(copied), copied.args) == (error.message, hint, str(error), error.args)
 
 
-def test_the_hint_is_on_a_line_of_its_own():
+def test_hint_is_on_separate_line():
     assert str(HpcYoloError("wrong")) == "wrong"
     assert str(HpcYoloError("wrong", hint="do this")) == "wrong\n  hint: do this"
 
 
-def test_a_hint_must_be_named():
+def test_hint_is_keyword_only():
     with pytest.raises(TypeError):
         HpcYoloError("wrong", "do this")  # type: ignore[call-arg]

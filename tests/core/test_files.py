@@ -1,4 +1,4 @@
-"""Files are whole or as they were, journals survive torn lines, and the lock holds between processes."""
+"""Atomic writes, journals with torn lines, and locks between processes."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def write_half(path, kind):
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, kind, before):
+def test_failed_write_keeps_old_file_and_no_other(tmp_path, kind, before):
     path = tmp_path / "state"
     if before is not None:
         path.write_bytes(before)
@@ -48,7 +48,7 @@ def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, kind
     assert before is None or path.read_bytes() == before
 
 
-def test_readers_see_the_old_file_until_the_block_ends(tmp_path):
+def test_old_file_is_readable_until_block_ends(tmp_path):
     path = tmp_path / "state"
     path.write_bytes(b"old")
     with atomic_writer(path) as file:
@@ -59,7 +59,7 @@ def test_readers_see_the_old_file_until_the_block_ends(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_process_killed_in_the_middle_leaves_the_old_file(tmp_path):
+def test_process_killed_while_writing_keeps_old_file(tmp_path):
     path = tmp_path / "state"
     path.write_bytes(b"old")
     code = (
@@ -74,7 +74,7 @@ def test_a_process_killed_in_the_middle_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 0o600), ({"mode": 0o644}, 0o644), ({"mode": 0o755}, 0o755)])
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0])
-def test_a_new_file_has_the_mode_asked_for_and_is_private_unless_asked(tmp_path, given, expected, umask):
+def test_new_file_is_private_unless_mode_is_given(tmp_path, given, expected, umask):
     path = tmp_path / "state"
     path.touch(mode=0o666)
     before = os.umask(umask)
@@ -86,19 +86,19 @@ def test_a_new_file_has_the_mode_asked_for_and_is_private_unless_asked(tmp_path,
 
 
 @pytest.mark.parametrize(("content", "expected"), [("é\n", "é\n".encode()), (b"\xff\0", b"\xff\0"), ("", b"")])
-def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path, content, expected):
+def test_text_is_written_as_utf8_and_bytes_unchanged(tmp_path, content, expected):
     write_atomic(tmp_path / "file", content)
     assert (tmp_path / "file").read_bytes() == expected
 
 
-def test_a_link_is_replaced_and_what_it_pointed_to_stays(tmp_path):
+def test_link_is_replaced_and_its_target_stays(tmp_path):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
     write_atomic(tmp_path / "link", "new")
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "link").is_symlink()
 
 
-def test_a_directory_that_does_not_exist_is_reported(tmp_path):
+def test_missing_directory_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "none" / "file", "text")
     with pytest.raises(FileNotFoundError):
@@ -108,7 +108,7 @@ def test_a_directory_that_does_not_exist_is_reported(tmp_path):
         sync_directory(tmp_path / "file")
 
 
-def test_lines_come_back_oldest_first(tmp_path):
+def test_lines_are_read_oldest_first(tmp_path):
     records = [{"n": 1}, {"text": "é\u2028\n"}, {"deep": {"a": [1, None, True, 0.1]}}]
     for record in records:
         append_json_line(tmp_path / "journal", record)
@@ -117,24 +117,24 @@ def test_lines_come_back_oldest_first(tmp_path):
     assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_torn_end_spoils_no_later_line(tmp_path):
+def test_torn_last_line_keeps_later_lines_readable(tmp_path):
     journal = tmp_path / "journal"
     append_json_line(journal, {"n": 1})
     journal.write_bytes(journal.read_bytes() + b'{"n": 2, "te')
     append_json_line(journal, {"n": 3})
     append_json_line(journal, {"n": 4})
     assert [record["n"] for record in read_json_lines(journal)] == [1, 3, 4]
-    assert journal.read_bytes().splitlines()[1] == b'{"n": 2, "te', "what was torn is kept to look at"
+    assert journal.read_bytes().splitlines()[1] == b'{"n": 2, "te', "the torn line is kept"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_a_record_that_is_no_json_is_refused_before_the_file_is_touched(tmp_path, value):
+def test_record_that_is_no_json_is_refused_before_writing(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         append_json_line(tmp_path / "journal", {"value": value})
     assert not (tmp_path / "journal").exists()
 
 
-def test_a_line_that_did_not_fit_is_reported_and_the_next_one_is_whole(tmp_path):
+def test_partly_written_line_is_reported_and_next_line_is_readable(tmp_path):
     journal = tmp_path / "journal"
     code = (
         "import pathlib, resource, signal, sys\n"
@@ -152,7 +152,7 @@ def test_a_line_that_did_not_fit_is_reported_and_the_next_one_is_whole(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "line",
     [
         *(
             b"",
@@ -170,16 +170,16 @@ def test_a_line_that_did_not_fit_is_reported_and_the_next_one_is_whole(tmp_path)
         b"[" * 100_000,
         b'{"n": ' + b"9" * 5000 + b"}",
     ],
-    ids=lambda rubbish: ascii(rubbish[:12]),
+    ids=lambda line: ascii(line[:12]),
 )
-def test_foreign_lines_are_passed_over(tmp_path, rubbish):
-    content = b'{"n":1}\n' + rubbish + b'\n\r\n{"n":3}\r\n'
+def test_invalid_lines_are_skipped(tmp_path, line):
+    content = b'{"n":1}\n' + line + b'\n\r\n{"n":3}\r\n'
     assert list(parse_json_lines(content)) == [{"n": 1}, {"n": 3}]
     (tmp_path / "journal").write_bytes(content)
     assert list(read_json_lines(tmp_path / "journal")) == [{"n": 1}, {"n": 3}]
 
 
-def test_no_journal_holds_no_lines_but_a_directory_is_reported(tmp_path):
+def test_missing_journal_has_no_lines_and_directory_is_reported(tmp_path):
     assert list(read_json_lines(tmp_path / "none")) == []
     with pytest.raises(IsADirectoryError):
         list(read_json_lines(tmp_path))
@@ -195,18 +195,18 @@ TRY_LOCK = (
 )
 
 
-@pytest.mark.parametrize("ending", [None, RuntimeError])
-def test_the_lock_excludes_another_process_until_its_block_ends(tmp_path, ending):
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_lock_excludes_other_process_until_block_ends(tmp_path, error):
     lock = tmp_path / "lock"
-    expected = pytest.raises(ending) if ending else contextlib.nullcontext()
+    expected = pytest.raises(error) if error else contextlib.nullcontext()
     with expected, exclusive_lock(lock):
         assert run_python(TRY_LOCK, lock).returncode == 7
-        if ending:
-            raise ending
+        if error:
+            raise error
     assert run_python(TRY_LOCK, lock).returncode == 0
 
 
-def test_a_process_that_dies_gives_the_lock_back(tmp_path):
+def test_killed_process_releases_lock(tmp_path):
     lock = tmp_path / "lock"
     code = (
         "import os, pathlib, signal, sys\n"
@@ -219,7 +219,7 @@ def test_a_process_that_dies_gives_the_lock_back(tmp_path):
         pass
 
 
-def test_processes_that_take_turns_lose_no_update(tmp_path):
+def test_locked_updates_of_processes_are_not_lost(tmp_path):
     counter = tmp_path / "counter"
     counter.write_text("0")
     code = (
@@ -235,7 +235,7 @@ def test_processes_that_take_turns_lose_no_update(tmp_path):
     assert counter.read_text() == "600"
 
 
-def test_no_descriptor_is_left_open(tmp_path):
+def test_file_descriptors_are_closed(tmp_path):
     before = len(list(Path("/proc/self/fd").iterdir()))
     with exclusive_lock(tmp_path / "lock"):
         append_json_line(tmp_path / "journal", {"n": 1})
@@ -246,21 +246,21 @@ def test_no_descriptor_is_left_open(tmp_path):
 
 
 @pytest.mark.parametrize(("directory", "file"), [("configs", "quickstart.yaml"), ("slurm", "array.sbatch")])
-def test_the_files_of_the_package_are_found_from_anywhere(tmp_path, monkeypatch, directory, file):
+def test_files_of_package_are_found_from_any_directory(tmp_path, monkeypatch, directory, file):
     monkeypatch.chdir(tmp_path)
     assert (Path(resource_directory(directory)) / file).is_file()
 
 
-class Kept(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True):
     number: int
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b"[]", b'{"number":"one"}', b'{"number":1'])
-def test_a_value_is_read_as_it_was_kept_and_what_is_none_is_nothing(tmp_path, content):
-    path = tmp_path / "kept.json"
-    write_struct(path, Kept(1))
-    assert read_struct(path, Kept) == Kept(1)
+def test_struct_round_trips_and_invalid_file_is_none(tmp_path, content):
+    path = tmp_path / "record.json"
+    write_struct(path, Record(1))
+    assert read_struct(path, Record) == Record(1)
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert read_struct(path, Kept) is None
+    assert read_struct(path, Record) is None

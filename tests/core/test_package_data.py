@@ -1,4 +1,4 @@
-"""Shipped files found by name: dataset YAMLs of specs, of the guide's flags and of `val --data`."""
+"""Shipped dataset YAMLs, found by name in specs, in the flags of `train` and in `val --data`."""
 
 from pathlib import Path
 
@@ -32,14 +32,12 @@ SHIPPED = resource_directory("configs") / "data"
         ("coco\0.yaml", None),
     ],
 )
-def test_only_a_bare_name_or_the_guides_path_stands_for_a_shipped_dataset(written, expected):
+def test_shipped_dataset_is_found_by_name_or_path_of_guide(written, expected):
     assert shipped_dataset(written) == (expected and SHIPPED / expected)
 
 
 @pytest.mark.parametrize("written", ["coco.yaml", "coco", "data/coco.yaml"])
-def test_a_spec_takes_a_file_beside_it_then_one_in_the_working_directory_then_the_shipped_one(
-    written, tmp_path, monkeypatch
-):
+def test_dataset_is_searched_beside_spec_then_in_working_directory_then_shipped(written, tmp_path, monkeypatch):
     beside, working = tmp_path / "specs", tmp_path / "work"
     for directory in (beside / "data", working / "data"):
         directory.mkdir(parents=True)
@@ -52,21 +50,21 @@ def test_a_spec_takes_a_file_beside_it_then_one_in_the_working_directory_then_th
         assert load_spec(spec).data == str(directory / written)
 
 
-def test_a_directory_of_that_name_does_not_hide_the_shipped_dataset(tmp_path, monkeypatch):
+def test_directory_with_name_of_shipped_dataset_is_ignored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "coco").mkdir()
     overrides = [Override(field, value, value) for field, value in (("name", "x"), ("model", "yolov5n"))]
     assert load_spec(None, [*overrides, Override("data", "coco", "--data coco")]).data == str(SHIPPED / "coco.yaml")
 
 
-def test_a_dataset_that_is_not_there_lists_the_shipped_names(tmp_path):
+def test_missing_dataset_error_lists_shipped_names(tmp_path):
     with pytest.raises(DataError, match=r"no dataset .*coco128\.yaml.*shipped: coco, shapes") as caught:
         load_dataset(tmp_path / "coco128.yaml")
     assert dataset_names() == ["coco", "shapes"] and caught.value.hint
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["train", "--data", "coco.yaml", "--weights", "", "--cfg", "yolov5n", "--device", "cpu"],
         ["train", "--data", "data/coco.yaml", "--weights", "", "--cfg", "yolov5n", "--device", "cpu"],
@@ -74,9 +72,9 @@ def test_a_dataset_that_is_not_there_lists_the_shipped_names(tmp_path):
         ["val", "--weights", "{weights}", "--data", "data/coco.yaml"],
     ],
 )
-def test_commands_find_the_shipped_dataset_and_say_where_its_images_belong(words, tmp_path, monkeypatch, coco_weights):
+def test_missing_images_of_shipped_dataset_error_has_their_location(arguments, tmp_path, monkeypatch, coco_weights):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(cli, [word.format(weights=coco_weights) for word in words])
+    result = CliRunner().invoke(cli, [argument.format(weights=coco_weights) for argument in arguments])
     error = result.exception
     assert isinstance(error, DataError), result.output
     assert str(tmp_path / "datasets/coco/images/train2017") in error.message.replace("val2017", "train2017")

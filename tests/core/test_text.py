@@ -1,4 +1,4 @@
-"""Names from data as names of files: safe, short and distinct, whatever they are."""
+"""Names of files made from any names in data: safe, short and distinct."""
 
 import itertools
 import os
@@ -8,8 +8,8 @@ import pytest
 
 from hpc_yolo.core.text import MAX_NAME_BYTES, distinct, file_name, printable, shortened_name
 
-HARMLESS = ["cat", "traffic light", "猫", "Café", "a-b_c.d", "x" * MAX_NAME_BYTES, "console", "com10"]
-HOSTILE = [
+SAFE = ["cat", "traffic light", "猫", "Café", "a-b_c.d", "x" * MAX_NAME_BYTES, "console", "com10"]
+UNSAFE = [
     "",
     ".",
     "..",
@@ -39,13 +39,13 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HARMLESS)
-def test_a_harmless_name_stays_as_it_is(name):
+@pytest.mark.parametrize("name", SAFE)
+def test_safe_name_is_unchanged(name):
     assert file_name(name) == name
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_any_name_makes_one_file_below_its_directory_and_none_beside_it(name, tmp_path):
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_name_makes_file_inside_directory(name, tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
     safe = file_name(name)
@@ -55,8 +55,8 @@ def test_any_name_makes_one_file_below_its_directory_and_none_beside_it(name, tm
     assert safe.strip(" .") == safe and "\\" not in safe and safe.isprintable()
 
 
-def test_different_names_stay_different():
-    names = HARMLESS + HOSTILE
+def test_different_names_have_different_file_names():
+    names = SAFE + UNSAFE
     assert len({file_name(name) for name in names}) == len(names)
 
 
@@ -70,17 +70,17 @@ def test_different_names_stay_different():
         (["é", "e\u0301"], ["é", "e\u0301_2"]),
     ],
 )
-def test_names_that_a_file_system_takes_for_one_get_numbers(names, expected):
+def test_names_equal_for_file_system_are_numbered(names, expected):
     assert distinct(names, ignore_case=True) == expected
     folded = [unicodedata.normalize("NFC", name).casefold() for name in expected]
     assert all(one != other for one, other in itertools.combinations(folded, 2))
 
 
-def test_names_that_differ_in_case_stay_as_they_are_unless_asked_otherwise():
+def test_names_that_differ_in_case_are_distinct_by_default():
     assert distinct(["Cat", "cat", "Cat", "Cat-2"], mark="-") == ["Cat", "cat", "Cat-2", "Cat-2-2"]
 
 
-def test_a_name_of_a_file_that_is_no_text_is_shortened_too():
+def test_undecodable_file_name_is_shortened():
     name = os.fsdecode(b"\xff" * 250)
     assert len(os.fsencode(shortened_name(name))) <= MAX_NAME_BYTES
 
@@ -95,6 +95,6 @@ def test_a_name_of_a_file_that_is_no_text_is_shortened_too():
         (os.fsdecode(b"a\xff"), "a\\udcff"),
     ],
 )
-def test_what_a_terminal_would_act_on_is_printed_as_an_escape(text, expected):
+def test_control_characters_are_printed_as_escapes(text, expected):
     assert printable(text) == expected
     printable(text).encode()

@@ -1,4 +1,4 @@
-"""Times and memory are read as sbatch reads them, or refused; what is printed is read back as the same."""
+"""Times and memory are parsed as by sbatch, and formatted values parse to the same value."""
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
         (" 90 ", 5_400),
     ],
 )
-def test_a_time_is_read_as_sbatch_reads_it(text, seconds):
+def test_time_is_parsed_as_by_sbatch(text, seconds):
     assert parse_time_s(text) == seconds
 
 
@@ -41,7 +41,7 @@ def test_a_time_is_read_as_sbatch_reads_it(text, seconds):
         *((text, "is no time at all") for text in ("0", "00:00:00", "0-0")),
     ],
 )
-def test_what_is_no_time_is_refused(text, message):
+def test_invalid_time_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_time_s(text)
 
@@ -50,13 +50,13 @@ def test_what_is_no_time_is_refused(text, message):
     ("seconds", "text"),
     [(1, "00:00:01"), (5_400, "01:30:00"), (86_399, "23:59:59"), (86_400, "1-00:00:00"), (900_061, "10-10:01:01")],
 )
-def test_a_time_is_printed_as_slurm_prints_it(seconds, text):
+def test_time_is_formatted_as_by_slurm(seconds, text):
     assert format_time(seconds) == text
 
 
 @QUICK
 @given(seconds=st.integers(1, 10**10))
-def test_a_printed_time_is_read_back_as_the_same(seconds):
+def test_formatted_time_parses_to_same_value(seconds):
     assert parse_time_s(format_time(seconds)) == seconds
 
 
@@ -74,7 +74,7 @@ def test_a_printed_time_is_read_back_as_the_same(seconds):
         (" 1G ", GIB),
     ],
 )
-def test_memory_is_read_as_sbatch_reads_it(text, size):
+def test_memory_is_parsed_as_by_sbatch(text, size):
     assert parse_mem_bytes(text) == size
 
 
@@ -82,10 +82,10 @@ def test_memory_is_read_as_sbatch_reads_it(text, size):
     "text",
     [
         *("", "much", "G", "0", "0G", "-1G", "1.5G", "4 G", "4GiB", "1P", "1e3", "٤G", "4\u212a", "9" * 5000),
-        "400B",  # bytes to a person, megabytes to sbatch
+        "400B",  # reads as bytes, but is megabytes for sbatch
     ],
 )
-def test_what_is_no_memory_is_refused(text):
+def test_invalid_memory_is_refused(text):
     with pytest.raises(ValueError, match="is not an amount of memory"):
         parse_mem_bytes(text)
 
@@ -94,16 +94,16 @@ def test_what_is_no_memory_is_refused(text):
     ("size", "text"),
     [(400 * GIB, "400G"), (TIB, "1T"), (1536 * MIB, "1536M"), (5 * 1024, "5K"), (MIB + 1, "1025K"), (1, "1K")],
 )
-def test_memory_is_printed_in_the_largest_whole_unit_and_never_less(size, text):
+def test_memory_is_formatted_in_largest_whole_unit_rounded_up(size, text):
     assert format_mem(size) == text
 
 
 @QUICK
 @given(size=st.integers(1, 10**14).map(lambda size: size * 1024))
-def test_printed_memory_is_read_back_as_the_same(size):
+def test_formatted_memory_parses_to_same_value(size):
     assert parse_mem_bytes(format_mem(size)) == size
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1200, "1200 images")])
-def test_a_number_stands_with_the_right_form_of_its_noun(number, text):
+def test_counted_noun_is_singular_or_plural(number, text):
     assert counted(number, "image") == text

@@ -1,4 +1,4 @@
-"""How ranks find each other: on hosts whose names lead nowhere, or to the wrong host, and past stores of others."""
+"""Rendezvous of ranks on hosts with unresolvable or wrong names, and with stores of other attempts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVER = Path(__file__).parents[1] / "helpers" / "rank_server.py"
 
 
 class RankServer:
-    """Ranks of attempts in hosts of their own, two hosts with one rank each unless given."""
+    """Server that starts the ranks of attempts on emulated hosts."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process, self._directory, self._number = process, directory, 0
@@ -39,7 +39,7 @@ class RankServer:
     def run(
         self, plans: Sequence[HostPlan], variables: Mapping[str, str], per_host: int = 1, unreachable_s: float = 60
     ) -> list[dict[str, Any]]:
-        """`code` and `output` of every rank of a Slurm step on such hosts."""
+        """Return the `code` and `output` of every rank of a Slurm step on these hosts."""
         self._number += 1
         run = self._directory / str(self._number)
         (run / "rendezvous").mkdir(parents=True)
@@ -54,12 +54,12 @@ class RankServer:
                 json.dumps({"run": str(run), "ranks": ranks, "unreachable_s": unreachable_s}), file=self._process.stdin
             )
             self._process.stdin.flush()
-            answer: list[dict[str, Any]] = json.loads(self._process.stdout.readline())
-        return answer
+            reply: list[dict[str, Any]] = json.loads(self._process.stdout.readline())
+        return reply
 
 
 def step_variables(rank: int, per_host: int, names: Sequence[str]) -> dict[str, str]:
-    """What srun sets for a task, and RANK and its like, which count only outside of a step."""
+    """Return the variables that srun sets for a task, and RANK etc., which are ignored in a step."""
     node_rank, local_rank = divmod(rank, per_host)
     return {
         "PATH": os.environ["PATH"],
@@ -82,7 +82,7 @@ def step_variables(rank: int, per_host: int, names: Sequence[str]) -> dict[str, 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     if reason := network_hosts.unavailable_reason():
-        pytest.skip(f"no hosts of their own here: {reason}")
+        pytest.skip(f"hosts cannot be emulated: {reason}")
     command = [sys.executable, str(SERVER)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdin is not None
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
 
 
 def pair(hosts: str = LOCALHOST, prepare: Sequence[str] = (), **interfaces: str) -> list[HostPlan]:
-    """Two hosts; `{}` stands for the host's number, `{other}` for the other's."""
+    """Return two hosts; `{}` is replaced by the number of the host, `{other}` by that of the other."""
     return [
         HostPlan(
             f"gpu0{number}",
@@ -108,31 +108,31 @@ DEBIAN = LOCALHOST + "127.0.1.1 gpu0{}\n10.1.0.{other} gpu0{other}\n"
 STALE = LOCALHOST + "10.9.0.1 gpu01\n10.9.0.2 gpu02\n"
 ETHERNET = {"eth0": "10.1.0.{}/24"}
 BOTH = {"eth0": "10.1.0.{}/24", "ib0": "10.2.0.{}/24"}
-# A bridge of the host alone, with the same address on every host.
+# A local bridge with the same address on every host.
 DOCKER = ["ip link add docker0 type bridge && ip address add 172.17.0.1/16 dev docker0 && ip link set docker0 up"]
-# Rank 0's name leads to a network that the other host has not.
+# The name of rank 0 resolves to a network that the other host does not have.
 CUT_OFF = [
     HostPlan("gpu01", {"eth0": ["10.1.0.1/24"], "ib0": ["10.2.0.1/24"]}, hosts=LOCALHOST + "10.1.0.1 gpu01\n"),
     HostPlan("gpu02", {"ib0": ["10.2.0.2/24"]}),
 ]
 
-MEET: dict[str, tuple[list[HostPlan], dict[str, str], str]] = {
+CONNECTED: dict[str, tuple[list[HostPlan], dict[str, str], str]] = {
     "no name resolves": (pair(**ETHERNET), {}, "eth0"),
-    "a host's own name is 127.0.1.1": (pair(DEBIAN, **ETHERNET), {}, "eth0"),
-    "names lead to hosts that are no more": (pair(STALE, **ETHERNET), {}, "eth0"),
-    "only IPv6": (pair(eth0="fd00:1::{}/64"), {}, "eth0"),
-    "a network of the host alone comes first": (pair(DEBIAN, DOCKER, **ETHERNET), {}, "eth0"),
-    "rank 0's name leads to a network of few": (CUT_OFF, {}, "ib0"),
-    "MASTER_ADDR is the loopback": (pair(**ETHERNET), {"MASTER_ADDR": "localhost"}, "eth0"),
-    "MASTER_ADDR is rank 0's own name at 127.0.1.1": (pair(DEBIAN, **ETHERNET), {"MASTER_ADDR": "gpu01"}, "eth0"),
-    "MASTER_ADDR chooses a network": (pair(**BOTH), {"MASTER_ADDR": "10.2.0.1"}, "ib0"),
-    "GLOO_SOCKET_IFNAME is chosen": (pair(**BOTH), {"GLOO_SOCKET_IFNAME": "ib0"}, "ib0"),
-    "one node without a network": ([HostPlan("gpu01")], {"MASTER_ADDR": "no-such-host"}, "lo"),
+    "own name resolves to 127.0.1.1": (pair(DEBIAN, **ETHERNET), {}, "eth0"),
+    "stale names": (pair(STALE, **ETHERNET), {}, "eth0"),
+    "IPv6 only": (pair(eth0="fd00:1::{}/64"), {}, "eth0"),
+    "local network comes first": (pair(DEBIAN, DOCKER, **ETHERNET), {}, "eth0"),
+    "name of rank 0 resolves to unreachable network": (CUT_OFF, {}, "ib0"),
+    "MASTER_ADDR is loopback": (pair(**ETHERNET), {"MASTER_ADDR": "localhost"}, "eth0"),
+    "MASTER_ADDR resolves to 127.0.1.1 on rank 0": (pair(DEBIAN, **ETHERNET), {"MASTER_ADDR": "gpu01"}, "eth0"),
+    "MASTER_ADDR selects network": (pair(**BOTH), {"MASTER_ADDR": "10.2.0.1"}, "ib0"),
+    "GLOO_SOCKET_IFNAME selects network": (pair(**BOTH), {"GLOO_SOCKET_IFNAME": "ib0"}, "ib0"),
+    "one node without network": ([HostPlan("gpu01")], {"MASTER_ADDR": "no-such-host"}, "lo"),
 }
 
 
-@pytest.mark.parametrize(("plans", "variables", "interface"), MEET.values(), ids=MEET.keys())
-def test_ranks_meet_and_gloo_takes_the_interface_that_reaches_them(
+@pytest.mark.parametrize(("plans", "variables", "interface"), CONNECTED.values(), ids=CONNECTED.keys())
+def test_ranks_connect_and_gloo_uses_reachable_interface(
     server: RankServer, plans: list[HostPlan], variables: dict[str, str], interface: str
 ) -> None:
     ends = server.run(plans, variables, per_host=2)
@@ -142,7 +142,7 @@ def test_ranks_meet_and_gloo_takes_the_interface_that_reaches_them(
         assert printed == {"ranks": list(range(len(ends))), "interface": interface}
 
 
-def test_workers_of_torchrun_meet_where_the_name_of_rank_0s_host_is_its_loopback(server: RankServer) -> None:
+def test_torchrun_workers_connect_if_name_of_rank_0_is_loopback(server: RankServer) -> None:
     variables = {"MASTER_ADDR": "gpu01", "MASTER_PORT": "29511", "SLURM_STEP_ID": ""}
     ends = server.run(pair(DEBIAN, **ETHERNET), variables, per_host=2)
     assert [end["code"] for end in ends] == [0] * 4, ends
@@ -156,23 +156,23 @@ UNREACHABLE = [
 WITHOUT_LINK = [HostPlan("gpu01", {"eth0": ["10.1.0.1/24"]}), HostPlan("gpu02")]
 TORCHRUN = {"SLURM_STEP_ID": "", "MASTER_PORT": "29512"}
 
-# The rank that fails, None for any of them, and what it prints.
+# The rank that fails, or None for any rank, and its output.
 REFUSED: dict[str, tuple[list[HostPlan], dict[str, str], int | None, list[str]]] = {
-    "MASTER_ADDR is no name": (
+    "MASTER_ADDR does not resolve": (
         pair(**ETHERNET),
         {"MASTER_ADDR": "nonsense"},
         0,
         ["MASTER_ADDR is 'nonsense', which does not resolve on gpu01", "unset MASTER_ADDR", "10.1.0.1 (eth0)"],
     ),
-    "MASTER_ADDR has a port": (pair(**ETHERNET), {"MASTER_ADDR": "gpu01:29500"}, 0, ["does not resolve on gpu01"]),
-    "MASTER_ADDR is another host": (
+    "MASTER_ADDR has port": (pair(**ETHERNET), {"MASTER_ADDR": "gpu01:29500"}, 0, ["does not resolve on gpu01"]),
+    "MASTER_ADDR is other host": (
         pair(DEBIAN, **ETHERNET),
         {"MASTER_ADDR": "gpu02"},
         0,
         ["MASTER_ADDR is 'gpu02', which is not an address of gpu01, where rank 0 runs: 10.1.0.2"],
     ),
     "MASTER_ADDR is any address": (pair(**ETHERNET), {"MASTER_ADDR": "0.0.0.0"}, 0, ["is not an address of gpu01"]),
-    "rank 0's host has no network": (
+    "host of rank 0 without network": (
         pair(),
         {},
         0,
@@ -184,20 +184,20 @@ REFUSED: dict[str, tuple[list[HostPlan], dict[str, str], int | None, list[str]]]
         1,
         ["rank 1 on gpu02 cannot connect to rank 0 (gpu01): 10.1.0.1 port ", "No route to host (error 113)"],
     ),
-    "a host without a network": (WITHOUT_LINK, {}, 1, ["rank 1 on gpu02", "Network is unreachable (error 101)"]),
+    "host without network": (WITHOUT_LINK, {}, 1, ["rank 1 on gpu02", "Network is unreachable (error 101)"]),
     "GLOO_SOCKET_IFNAME is no interface": (
         pair(**ETHERNET),
         {"GLOO_SOCKET_IFNAME": "ib9"},
         None,
         ["GLOO_SOCKET_IFNAME is 'ib9'", "that could are eth0", "unset GLOO_SOCKET_IFNAME"],
     ),
-    "GLOO_SOCKET_IFNAME is the loopback": (
+    "GLOO_SOCKET_IFNAME is loopback": (
         pair(**ETHERNET),
         {"GLOO_SOCKET_IFNAME": "lo"},
         None,
         ["leads to no other node", "that could are eth0"],
     ),
-    "torchrun's address does not resolve": (
+    "address of torchrun does not resolve": (
         pair(**ETHERNET),
         TORCHRUN | {"MASTER_ADDR": "gpu01"},
         None,
@@ -207,10 +207,10 @@ REFUSED: dict[str, tuple[list[HostPlan], dict[str, str], int | None, list[str]]]
 
 
 @pytest.mark.parametrize(("plans", "variables", "rank", "clauses"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_network_that_cannot_work_is_named_at_once(
+def test_unusable_network_is_reported_before_start_timeout(
     server: RankServer, plans: list[HostPlan], variables: dict[str, str], rank: int | None, clauses: list[str]
 ) -> None:
-    """Within a second or so, and not after the ten minutes that ranks wait for each other."""
+    """Within about a second, and not after the ten minutes that ranks wait for each other."""
     ends = server.run(plans, variables, unreachable_s=0.5)
     codes = (ClusterError.exit_code, LostProcessError.exit_code)
     failed = {number: end["output"] for number, end in enumerate(ends) if end["code"] in codes}
@@ -235,24 +235,24 @@ def serve(address: str, port: int, token: str) -> TCPStore:
     return store
 
 
-def test_a_rank_passes_by_what_is_not_its_own_store(tmp_path: Path) -> None:
-    """Other programs may listen on a published port: a store of another attempt, or something else altogether."""
+def test_rank_ignores_stores_of_other_attempts(tmp_path: Path) -> None:
+    """Other programs may listen on a published port, such as a store of another attempt."""
     run = RunDirectory(tmp_path)
     published = run.rendezvous("7", 1)
     published.parent.mkdir()
     ours = serve("127.0.0.1", 0, "ours")
     other = serve("127.0.0.2", ours.port, "other")
-    addresses = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]  # nobody, another attempt, rank 0
+    addresses = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]  # no store, another attempt, rank 0
     write_struct(published, PublishedStore(addresses, ours.port, "ours"))
     link = open_store(worker(), run, 20)
     assert link.reached == "127.0.0.1"
-    link.store.set("met", "yes")
-    assert ours.get("met") == b"yes"
-    assert not other.check(["met"])
+    link.store.set("connected", "yes")
+    assert ours.get("connected") == b"yes"
+    assert not other.check(["connected"])
 
 
-def test_a_file_of_an_earlier_step_is_passed_by(tmp_path: Path) -> None:
-    """In an allocation a person may train in one step after another: same job, same attempt."""
+def test_file_of_earlier_step_is_ignored(tmp_path: Path) -> None:
+    """Several steps of an allocation may train one after another, with the same job and the same attempt."""
     run = RunDirectory(tmp_path)
     run.rendezvous("7", 1).parent.mkdir()
     earlier = serve("127.0.0.1", 0, "earlier")
@@ -262,21 +262,19 @@ def test_a_file_of_an_earlier_step_is_passed_by(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"master_addr": "gpu01", "master_port": 1}', "[]"])
-def test_a_published_file_that_is_not_readable_is_read_again(tmp_path: Path, content: str) -> None:
+def test_invalid_rendezvous_file_is_read_again(tmp_path: Path, content: str) -> None:
     run = RunDirectory(tmp_path)
     run.rendezvous("7", 1).parent.mkdir()
     run.rendezvous("7", 1).write_text(content)
     ours = serve("127.0.0.1", 0, "ours")
-    meeting = PublishedStore(["127.0.0.1"], ours.port, "ours")
-    late = threading.Timer(0.2, write_struct, (run.rendezvous("7", 1), meeting))
+    store = PublishedStore(["127.0.0.1"], ours.port, "ours")
+    late = threading.Timer(0.2, write_struct, (run.rendezvous("7", 1), store))
     late.start()
     assert open_store(worker(), run, 20).reached == "127.0.0.1"
     late.join()
 
 
-def test_a_store_that_is_gone_is_named_with_every_address_that_was_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_store_error_lists_tried_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "UNREACHABLE_S", 0.1)
     run = RunDirectory(tmp_path)
     run.rendezvous("7", 1).parent.mkdir()
@@ -291,28 +289,28 @@ def test_a_store_that_is_gone_is_named_with_every_address_that_was_tried(
 
 
 OWN = "203.0.113.1"
-THERE, BRIDGE = "203.0.113.2", "172.17.0.1"
+OTHER, BRIDGE = "203.0.113.2", "172.17.0.1"
 Ends = tuple[str | None, str | None]
-# (own address, reached address) of this rank and of others, and what is right for this one.
+# (own address, reached address) of this rank and of others, and the expected address.
 ADDRESSES: dict[str, tuple[Ends, list[Ends], str | None]] = {
-    "a rank on another host than the store": ((OWN, THERE), [(THERE, THERE)], OWN),
-    "on the store's host: the address that other hosts reached": ((BRIDGE, BRIDGE), [(THERE, OWN)], OWN),
-    "the store's host has a name for itself alone": (("127.0.0.1", "127.0.1.1"), [(THERE, OWN)], OWN),
-    "a bridge that every host has": ((OWN, THERE), [(BRIDGE, BRIDGE)], OWN),
-    "all on this machine": (("127.0.0.1", "127.0.1.1"), [("127.0.0.1", "127.0.1.1")], "127.0.0.1"),
-    "nothing is known": ((None, None), [(None, None)], None),
+    "other host than store": ((OWN, OTHER), [(OTHER, OTHER)], OWN),
+    "host of store: address reached by other hosts": ((BRIDGE, BRIDGE), [(OTHER, OWN)], OWN),
+    "host of store with loopback name": (("127.0.0.1", "127.0.1.1"), [(OTHER, OWN)], OWN),
+    "bridge on every host": ((OWN, OTHER), [(BRIDGE, BRIDGE)], OWN),
+    "one host": (("127.0.0.1", "127.0.1.1"), [("127.0.0.1", "127.0.1.1")], "127.0.0.1"),
+    "no addresses": ((None, None), [(None, None)], None),
 }
 
 
 @pytest.mark.parametrize(("mine", "others", "expected"), ADDRESSES.values(), ids=ADDRESSES.keys())
-def test_the_address_of_a_rank_is_one_at_which_others_reach_its_host(
+def test_address_of_rank_is_reachable_from_other_hosts(
     monkeypatch: pytest.MonkeyPatch,
     mine: Ends,
     others: list[Ends],
     expected: str | None,
 ) -> None:
     monkeypatch.setattr(rendezvous, "is_own", lambda address: address in (OWN, BRIDGE))
-    everyone = [
+    check_ins = [
         CheckIn(
             location=RankLocation(rank=rank, local_rank=0, node_rank=rank, host=f"gpu{rank}", pid=1),
             machine=str(rank),
@@ -322,4 +320,4 @@ def test_the_address_of_a_rank_is_one_at_which_others_reach_its_host(
         )
         for rank, (own, other_end) in enumerate([mine, *others])
     ]
-    assert address_for_ranks(0, everyone) == expected
+    assert address_for_ranks(0, check_ins) == expected

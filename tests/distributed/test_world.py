@@ -1,4 +1,4 @@
-"""The agreement of all ranks on a request to stop or to save, in two real processes."""
+"""The agreement of all ranks on requests to stop or to save, in two processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpc_yolo.distributed import StepRequest, StopAgreement
 Request = tuple[int | None, bool]
 TERM, USR2 = signal.SIGTERM, signal.SIGUSR2
 
-# Each rank makes one request a step and prints what all ranks agreed on.
+# Each rank makes one request per step and prints the agreed requests.
 PROGRAM = """
 import json, signal, sys
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ dist.destroy_process_group()
 """
 
 
-# (request of rank 0, request of rank 1, what both agree on), step by step
+# (request of rank 0, request of rank 1, agreed request) of each step
 STEPS: list[tuple[Request, Request, Request]] = [
     ((None, False), (None, False), (None, False)),
     ((None, True), (None, False), (None, True)),

@@ -1,4 +1,4 @@
-"""Runs in processes of this machine, as on a laptop: what a person sees, and what is left when something goes wrong."""
+"""Runs in processes of this machine, as on a laptop: output, resume and failures."""
 
 import json
 import os
@@ -23,11 +23,11 @@ LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command line in a process group of its own, as a terminal does; whatever is left is killed."""
+    """Start commands in their own process groups, as a terminal does, and kill them after the test."""
     started = []
 
-    def run(*words: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hpc_yolo", *map(str, words)]
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, start_new_session=True)
         started.append(process)
@@ -40,8 +40,8 @@ def start(tmp_path):
         process.communicate()
 
 
-def test_one_rank_and_two_ranks_learn_the_same(write_spec, hpc_yolo, events_of):
-    """The global batch is the contract. In double precision, since an untrained network doubles rounding every step."""
+def test_one_rank_and_two_ranks_have_equal_losses(write_spec, hpc_yolo, events_of):
+    """In double precision, since an untrained model doubles rounding errors at every step."""
     train = {"epochs": 4, "batch": 8, "sync_bn": True, "precision": "fp64", "val_every": 4}
     steps = []
     for num_tasks in (1, 2):
@@ -51,17 +51,17 @@ def test_one_rank_and_two_ranks_learn_the_same(write_spec, hpc_yolo, events_of):
         assert events_of(name, AttemptStarted)[0].world_size == num_tasks
         steps.append([[*event.losses.values(), event.grad_norm] for event in events_of(name, StepLogged)])
     assert len(steps[0]) == 20
-    for alone, together in zip(*steps, strict=True):
-        assert together == pytest.approx(alone, rel=1e-6)
+    for one_rank, two_ranks in zip(*steps, strict=True):
+        assert two_ranks == pytest.approx(one_rank, rel=1e-6)
 
 
-def test_a_run_ends_with_its_table_and_submitting_again_goes_on(write_spec, hpc_yolo, events_of, tmp_path):
+def test_run_prints_metrics_and_second_submit_resumes(write_spec, hpc_yolo, events_of, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     spec = write_spec("twice", cluster=LOCAL_PAIR | {"env": {"MASTER_PORT": str(port)}})
     done = hpc_yolo("submit", spec)
-    for words in ("epoch 2/2", "mAP50-95", "circle", "img/s", "best.safetensors", "last.safetensors"):
-        assert words in done.stdout
+    for text in ("epoch 2/2", "mAP50-95", "circle", "img/s", "best.safetensors", "last.safetensors"):
+        assert text in done.stdout
     (rendezvous,) = (tmp_path / "runs" / "twice" / "rendezvous").iterdir()
     assert json.loads(rendezvous.read_text())["master_port"] == port, "a set MASTER_PORT wins"
     hpc_yolo("submit", spec, "--set", "train.epochs=3")
@@ -76,7 +76,7 @@ def test_a_run_ends_with_its_table_and_submitting_again_goes_on(write_spec, hpc_
     assert "train.batch: 8 -> 4" in other.stderr
 
 
-def test_a_checkpoint_of_ours_is_where_another_run_may_begin(write_spec, hpc_yolo, events_of, tmp_path):
+def test_run_with_weights_of_another_run_finishes(write_spec, hpc_yolo, events_of, tmp_path):
     hpc_yolo("submit", write_spec("first", cluster={"executor": "local"}, train={"epochs": 1}))
     weights = tmp_path / "runs" / "first" / "checkpoints" / "best.safetensors"
     train = {"epochs": 1, "freeze": 10, "cache": "ram", "save_period": 1, "optimizer": "AdamW"}
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_ours_is_where_another_run_may_begin(write_spec, hpc_yol
     }
 
 
-def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yolo, events_of, tmp_path):
+def test_resume_after_ctrl_c_starts_at_saved_step(write_spec, start, hpc_yolo, events_of, tmp_path):
     spec = write_spec("stopped", cluster=LOCAL_PAIR, train={"epochs": 300, "val_every": 300})
     process = start("submit", spec)
     wait_until(lambda: len(events_of("stopped", StepLogged)) > 3, "some steps")
@@ -110,26 +110,24 @@ def test_ctrl_c_saves_and_the_run_goes_on_at_that_step(write_spec, start, hpc_yo
     assert events_of("stopped", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
 
 
-def test_tasks_on_this_machine_see_the_gpus_that_the_user_was_given(write_spec, start, events_of, monkeypatch):
+def test_local_tasks_have_cuda_visible_devices_of_user(write_spec, start, events_of, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     spec = write_spec("visible", cluster=LOCAL_PAIR | {"gpus_per_node": 2}, train={"epochs": 300})
     process = start("submit", spec)
     wait_until(lambda: events_of("visible", StepLogged), "the first step")
-    for place in events_of("visible", AttemptStarted)[0].ranks:
-        assert b"\0CUDA_VISIBLE_DEVICES=4,5\0" in Path(f"/proc/{place.pid}/environ").read_bytes()
+    for location in events_of("visible", AttemptStarted)[0].ranks:
+        assert b"\0CUDA_VISIBLE_DEVICES=4,5\0" in Path(f"/proc/{location.pid}/environ").read_bytes()
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=PATIENCE_S)
 
 
-def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_the_run(
-    write_spec, start, events_of, tmp_path
-):
-    # A mistake in code that rank 0 alone runs into, after a few log lines: it asks for its memory there.
+def test_error_on_one_rank_is_printed_with_traceback_and_ends_run(write_spec, start, events_of, tmp_path):
+    # An error of rank 0 only, after a few log lines, which read the memory in use.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, resource\n"
-        "ask, left = resource.getrusage, [0] * 4\n"
+        "original, calls = resource.getrusage, [0] * 4\n"
         "if os.environ.get('SUBMITIT_LOCAL_GLOBALID') == '0':\n"
-        "    resource.getrusage = lambda who: (left.pop(), ask(who))[1]\n"
+        "    resource.getrusage = lambda who: (calls.pop(), original(who))[1]\n"
     )
     cluster = LOCAL_PAIR | {"env": {"PYTHONPATH": str(tmp_path)}}
     spec = write_spec("broken", cluster=cluster, train={"epochs": 300, "val_every": 300})
@@ -143,7 +141,7 @@ def test_an_error_on_one_rank_reaches_the_terminal_with_its_traceback_and_ends_t
     wait_until(lambda: process_start(int(job_id)) is None, "all processes to end")
 
 
-def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):
+def test_user_error_on_rank_is_printed_once_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):
     dataset = tmp_path / "few.yaml"
     dataset.write_text(f"path: {shapes.parent}\ntrain: images/train\nval: labels\nnames: [a, b, c, d]\n")
     done = hpc_yolo("submit", write_spec("mistaken", cluster=LOCAL_PAIR, data=str(dataset)), check=False)
@@ -152,23 +150,21 @@ def test_a_user_mistake_on_a_rank_is_one_message_without_traceback(write_spec, h
     assert "Traceback" not in done.stderr
 
 
-def test_images_and_labels_that_cannot_be_used_are_a_warning_and_the_run_goes_on(
-    write_spec, hpc_yolo, events_of, shapes, tmp_path
-):
-    spoiled = tmp_path / "spoiled"
-    shutil.copytree(shapes.parent, spoiled, ignore=shutil.ignore_patterns(".*"))
-    (spoiled / "labels" / "train" / "00000.txt").write_text("80 0.5 0.5 0.1 0.1\n")
-    image = spoiled / "images" / "train" / "00001.jpg"
+def test_unusable_images_and_labels_are_reported_and_run_finishes(write_spec, hpc_yolo, events_of, shapes, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shapes.parent, damaged, ignore=shutil.ignore_patterns(".*"))
+    (damaged / "labels" / "train" / "00000.txt").write_text("80 0.5 0.5 0.1 0.1\n")
+    image = damaged / "images" / "train" / "00001.jpg"
     image.write_bytes(image.read_bytes()[:2000])
-    spec = write_spec("spoiled", cluster=LOCAL_PAIR, train={"epochs": 1}, data=str(spoiled / "dataset.yaml"))
+    spec = write_spec("damaged", cluster=LOCAL_PAIR, train={"epochs": 1}, data=str(damaged / "dataset.yaml"))
     done = hpc_yolo("submit", spec)
-    for words in ("2 images left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
-        assert words in done.stdout
-    assert events_of("spoiled", AttemptStarted)[0].num_images == 38
-    assert events_of("spoiled", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
+    for message in ("2 images left out", "00000.txt:1: class 80; the 4 classes are 0 to 3", "the JPEG is cut off"):
+        assert message in done.stdout
+    assert events_of("damaged", AttemptStarted)[0].num_images == 38
+    assert events_of("damaged", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
 
 
-def test_a_rank_that_does_not_come_is_named(write_spec):
+def test_missing_rank_is_reported_after_start_timeout(write_spec):
     spec = write_spec("waiting", train={"start_timeout_s": 1})
     variables = {"JOB_ID": "99", "NTASKS": "3", "JOB_NUM_NODES": "1", "NODEID": "0", "GLOBALID": "0", "LOCALID": "0"}
     done = subprocess.run(
@@ -184,9 +180,9 @@ def test_a_rank_that_does_not_come_is_named(write_spec):
     assert "train.start_timeout_s" in done.stderr
 
 
-def test_torchrun_starts_the_tasks_too(write_spec, events_of):
+def test_torchrun_starts_tasks(write_spec, events_of):
     spec = write_spec("torchrun", train={"epochs": 1})
-    words = [
+    arguments = [
         "-m",
         "torch.distributed.run",
         "--nproc-per-node=2",
@@ -196,7 +192,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         "train",
         str(spec),
     ]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     (started,) = events_of("torchrun", AttemptStarted)
     assert (started.launcher, started.world_size) == ("torchrun", 2)
@@ -204,7 +200,7 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
 
 
 @pytest.mark.parametrize(
-    ("options", "exit_code", "words"),
+    ("options", "exit_code", "message"),
     [
         (["--set", "data=nowhere.yaml"], 3, "there is no dataset"),
         (["--set", "output={file}"], 6, "cannot be created"),
@@ -216,17 +212,17 @@ def test_torchrun_starts_the_tasks_too(write_spec, events_of):
         (["--colour"], 2, "No such option"),
     ],
 )
-def test_a_mistake_is_one_message_and_an_exit_code(write_spec, hpc_yolo, tmp_path, options, exit_code, words):
+def test_user_error_has_one_message_and_exit_code(write_spec, hpc_yolo, tmp_path, options, exit_code, message):
     file = tmp_path / "file"
     file.write_text("not a directory")
     spec = write_spec("wrong", cluster=LOCAL_PAIR)
     done = hpc_yolo("submit", spec, *(option.format(file=file) for option in options), check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
-    assert words in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_task_refuses_is_printed_once(write_spec, hpc_yolo):
+def test_error_of_task_is_printed_once(write_spec, hpc_yolo):
     spec = write_spec("alone", cluster={"tasks_per_node": 1})
     done = hpc_yolo("train", spec, "--set", "data=nowhere.yaml", check=False)
     assert (done.returncode, done.stderr.count("there is no dataset")) == (3, 1), done.stderr

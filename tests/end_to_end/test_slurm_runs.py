@@ -1,4 +1,4 @@
-"""Runs on a real Slurm: two nodes with two tasks each, by every way that leads there."""
+"""Runs on a real Slurm cluster of two nodes with two tasks each."""
 
 import json
 import os
@@ -19,39 +19,37 @@ from hpc_yolo.spec.schema import ClusterSpec
 
 ROOT = Path(__file__).parents[2]
 TWO_BY_TWO = {"nodes": 2, "tasks_per_node": 2}
-PLACES = [(0, 0, 0, "gpu01"), (1, 1, 0, "gpu01"), (2, 0, 1, "gpu02"), (3, 1, 1, "gpu02")]
+LOCATIONS = [(0, 0, 0, "gpu01"), (1, 1, 0, "gpu01"), (2, 0, 1, "gpu02"), (3, 1, 1, "gpu02")]
 
 
 @pytest.fixture
 def on_path(monkeypatch):
-    """`python` in a job's script is the one that runs the tests."""
+    """Make `python` in the script of a job the interpreter of the tests."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture
 def idle_nodes(in_slurm):
-    """After a restart of the controller its nodes are unknown for a moment, and no job can be planned on them."""
+    """Wait until all nodes are idle, which takes a moment after a restart of the controller."""
     wait_until(
         lambda: set(in_slurm.run("sinfo", "--noheader", "-o", "%T").split()) == {"idle"}, "all nodes are idle", 60
     )
 
 
-def places(started: AttemptStarted) -> list[tuple[int, int, int, str]]:
-    return [(place.rank, place.local_rank, place.node_rank, place.host) for place in started.ranks]
+def locations(started: AttemptStarted) -> list[tuple[int, int, int, str]]:
+    return [(rank.rank, rank.local_rank, rank.node_rank, rank.host) for rank in started.ranks]
 
 
 def assert_finished_on_both_nodes(events) -> None:
     (started,) = [event for event in events if isinstance(event, AttemptStarted)]
     (ended,) = [event for event in events if isinstance(event, AttemptEnded)]
-    assert places(started) == PLACES
+    assert locations(started) == LOCATIONS
     assert ended.outcome == AttemptEnded.FINISHED
     assert any(isinstance(event, Evaluated) for event in events)
 
 
 @pytest.mark.slurm_quick("submit")
-def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
-    in_slurm, write_spec, hpc_yolo, events_of, tmp_path
-):
+def test_submit_trains_on_all_ranks_in_private_run_directory(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("submitted", cluster=TWO_BY_TWO, train={"sync_bn": True})
     done = hpc_yolo("submit", spec, "--follow")
     assert "mAP50" in done.stdout
@@ -68,36 +66,36 @@ def test_submit_trains_on_all_ranks_and_leaves_one_private_run_directory(
     assert [(row["name"], row["state"], row["num_nodes"], row["tasks_per_node"]) for row in status] == [
         ("submitted", "done", 2, 2)
     ]
-    assert hpc_yolo("list").stdout.split() == [str(run)]  # without being told where it is
+    assert hpc_yolo("list").stdout.split() == [str(run)]  # without a directory
 
 
-def test_the_script_that_goes_is_the_one_that_dry_run_and_render_show(
-    in_slurm, idle_nodes, write_spec, hpc_yolo, tmp_path
-):
+def test_submitted_script_equals_output_of_dry_run_and_render(in_slurm, idle_nodes, write_spec, hpc_yolo, tmp_path):
     cluster = {"gpus_per_node": 2, "sbatch": {"hold": True}, "setup": "true\n", "env": {"A": "it's"}}
     spec = write_spec("shown", cluster=TWO_BY_TWO | cluster)
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
-    assert not (tmp_path / "runs").exists(), "a dry run touches nothing"
+    assert not (tmp_path / "runs").exists(), "a dry run creates no files"
     assert "on gpu[01-02], as estimated by Slurm" in shown
     with in_slurm.without("slurmctld"):
-        silent = hpc_yolo("submit", spec, "--dry-run").stdout
+        without_controller = hpc_yolo("submit", spec, "--dry-run").stdout
         rendered = hpc_yolo("render", spec).stdout
-    assert "start          not known: " in silent
+    assert "start          not known: " in without_controller
     queued = hpc_yolo("submit", spec).stdout
     run = tmp_path / "runs" / "shown"
     assert "hpc-yolo follow" in queued
-    sent = (run / "job.sbatch").read_text()
-    assert sent.startswith("#!/bin/bash\n")
-    assert shown.endswith(f"\n\n{sent}") and silent.endswith(f"\n\n{sent}") and rendered == sent
+    submitted = (run / "job.sbatch").read_text()
+    assert submitted.startswith("#!/bin/bash\n")
+    assert (
+        shown.endswith(f"\n\n{submitted}") and without_controller.endswith(f"\n\n{submitted}") and rendered == submitted
+    )
     job_id = json.loads((run / "submissions.jsonl").read_text())["job_id"]
-    assert in_slurm.run("scontrol", "write", "batch_script", job_id, "-").strip() == sent.strip()
+    assert in_slurm.run("scontrol", "write", "batch_script", job_id, "-").strip() == submitted.strip()
     again = hpc_yolo("submit", spec, check=False)
     assert again.returncode == 6
     assert "already queued" in again.stderr
 
 
-def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
-    """In a job without the variables and the PATH of whoever hands it to sbatch, from wherever that is done."""
+def test_rendered_script_trains_rendered_spec(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    """In a job without the variables and the PATH of the submitting user, submitted from another directory."""
     cluster = TWO_BY_TWO | {"sbatch": {"export": "NONE"}, "setup": ["set -euo pipefail", "export A=1", "cd /"]}
     spec = write_spec("rendered", cluster=cluster)
     script = tmp_path / "job.sbatch"
@@ -124,27 +122,27 @@ def test_a_rendered_script_trains_what_was_rendered(in_slurm, write_spec, hpc_yo
     ],
     ids=str,
 )
-def test_tasks_have_the_variables_of_the_script_whatever_sbatch_exports(in_slurm, tmp_path, variables, options):
+def test_tasks_have_variables_of_script_with_any_sbatch_export(in_slurm, tmp_path, variables, options):
     (tmp_path / "variables").write_bytes(b"FROM_FILE=1\0")
     options = {
         name: value.format(directory=tmp_path) if isinstance(value, str) else value for name, value in options.items()
     }
-    cluster = ClusterSpec(gpus_per_node=0, cpus_per_task=1, env={"OURS": "it's"}, setup="export SET=up", sbatch=options)
-    words = "['task', e['SET'], e['OURS'], str(bool(e.get('PATH')))]"
-    command = f"import os; e = os.environ; os.write(1, (' '.join({words}) + chr(10)).encode())"
+    cluster = ClusterSpec(gpus_per_node=0, cpus_per_task=1, env={"OWN": "it's"}, setup="export SET=up", sbatch=options)
+    values = "['task', e['SET'], e['OWN'], str(bool(e.get('PATH')))]"
+    command = f"import os; e = os.environ; os.write(1, (' '.join({values}) + chr(10)).encode())"
     script = tmp_path / "job.sbatch"
     task = shlex.join([sys.executable, "-c", command])
     text = sbatch.script("exports", cluster, task, "echo ended", log=f"{tmp_path}/%j.log")
     script.write_text(text)
-    sent = in_slurm.run("sbatch", str(script), env=variables)
-    job_id = sent.split()[-1]
+    submitted = in_slurm.run("sbatch", str(script), env=variables)
+    job_id = submitted.split()[-1]
     in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"})
     log = (tmp_path / f"{job_id}.log").read_text()
     assert "0: task up it's True\n" in log and "ended --exit-code 0" in log, log
 
 
-def test_tasks_run_the_python_that_the_spec_names_and_setup_finds(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
-    """Activating an environment in setup alone leaves the tasks with the interpreter that submits."""
+def test_tasks_run_python_of_spec_from_path_of_setup(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    """An environment activated in setup does not change the interpreter of the tasks, unless the spec has a python."""
     wrapper = tmp_path / "bin" / "my-python"
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\necho "$3 $4" >> {tmp_path}/calls\nexec {sys.executable} "$@"\n')
@@ -161,7 +159,7 @@ def test_tasks_run_the_python_that_the_spec_names_and_setup_finds(in_slurm, writ
 
 
 @pytest.mark.parametrize(
-    ("setup", "status", "words"),
+    ("setup", "status", "message"),
     [
         (["true", "module load nope/1.2"], 127, "line 2 failed with exit status 127: module load nope/1.2"),
         ("set -e\nfalse\n", 1, "line 2 failed with exit status 1: false"),
@@ -170,25 +168,25 @@ def test_tasks_run_the_python_that_the_spec_names_and_setup_finds(in_slurm, writ
     ],
     ids=str,
 )
-def test_a_failed_setup_ends_the_run_and_says_which_line(
-    in_slurm, write_spec, hpc_yolo, events_of, tmp_path, setup, status, words
+def test_failed_setup_fails_run_and_error_names_line(
+    in_slurm, write_spec, hpc_yolo, events_of, tmp_path, setup, status, message
 ):
     spec = write_spec("setup", cluster={"setup": setup})
     done = hpc_yolo("submit", spec, "--follow", check=False)
     assert done.returncode == 8
-    assert f"error: cluster.setup: {words}" in done.stderr and "Traceback" not in done.stderr
+    assert f"error: cluster.setup: {message}" in done.stderr and "Traceback" not in done.stderr
     job_id = json.loads((tmp_path / "runs" / "setup" / "submissions.jsonl").read_text())["job_id"]
     assert in_slurm.wait_for_state(job_id, {"FAILED", "COMPLETED"}) == "FAILED"
     assert f"ExitCode={status}:0" in in_slurm.run("scontrol", "show", "job", job_id)
     (ended,) = events_of("setup")
     assert (ended.outcome, ended.cause, ended.requeued) == (AttemptEnded.FAILED, Cause.ERROR, False)
-    (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
-    assert (facts["state"], facts["detail"]) == ("failed", f"cluster.setup: {words}")
-    assert words in hpc_yolo("logs", tmp_path / "runs" / "setup").stdout
+    (row,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
+    assert (row["state"], row["detail"]) == ("failed", f"cluster.setup: {message}")
+    assert message in hpc_yolo("logs", tmp_path / "runs" / "setup").stdout
 
 
 @pytest.mark.parametrize("template", ["train.sbatch", "train_torchrun.sbatch"])
-def test_a_template_trains_as_it_stands(in_slurm, on_path, write_spec, events_of, tmp_path, template):
+def test_template_trains(in_slurm, on_path, write_spec, events_of, tmp_path, template):
     name = template.removesuffix(".sbatch")
     spec = write_spec(name, train={"epochs": 1})
     log = tmp_path / "job.log"
@@ -199,11 +197,11 @@ def test_a_template_trains_as_it_stands(in_slurm, on_path, write_spec, events_of
     assert ended == "COMPLETED", log.read_text() if log.exists() else ""
     events = events_of(name)
     (started,) = [event for event in events if isinstance(event, AttemptStarted)]
-    assert [place[:3] for place in places(started)] == [place[:3] for place in PLACES]
+    assert [location[:3] for location in locations(started)] == [location[:3] for location in LOCATIONS]
     assert events[-1].outcome == AttemptEnded.FINISHED
 
 
-def test_an_array_trains_one_run_a_line(in_slurm, on_path, write_spec, events_of, tmp_path):
+def test_array_trains_one_run_per_line(in_slurm, on_path, write_spec, events_of, tmp_path):
     spec = write_spec("array", train={"epochs": 1})
     runs = tmp_path / "runs.txt"
     runs.write_text(f"{spec} --name first --set train.seed=1\n{spec} --name second --set train.seed=2\n")
@@ -220,7 +218,7 @@ def signal_every_task(cluster, job_id: str) -> None:
     cluster.run("scancel", "--signal=TERM", job_id)
 
 
-def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+def test_refused_requeue_is_recorded_in_journal(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("forbidden", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "forbidden" / "submissions.jsonl").read_text())["job_id"]
@@ -231,12 +229,12 @@ def test_where_slurm_forbids_requeueing_the_journal_says_so(in_slurm, write_spec
     last = events_of("forbidden", AttemptEnded)[-1]
     assert not last.requeued
     assert "not queued again" in last.detail
-    (facts,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
-    assert (facts["state"], facts["step"]) == ("stopped", last.step)
+    (row,) = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
+    assert (row["state"], row["step"]) == ("stopped", last.step)
 
 
 @pytest.mark.slurm_quick("cancel")
-def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+def test_cancelled_job_is_not_requeued(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     spec = write_spec("cancelled", cluster=TWO_BY_TWO, train={"epochs": 400, "val_every": 400})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "cancelled" / "submissions.jsonl").read_text())["job_id"]
@@ -245,10 +243,10 @@ def test_a_cancelled_job_does_not_rise_again(in_slurm, write_spec, hpc_yolo, eve
     wait_until(lambda: not in_slurm.run("squeue", "--noheader", f"--jobs={job_id}", check=False).strip(), "its end")
     assert in_slurm.job_state(job_id) == "CANCELLED"
     ended = events_of("cancelled", AttemptEnded)
-    assert [event.requeued for event in ended] in ([], [False]), "it may have had no time to say so"
+    assert [event.requeued for event in ended] in ([], [False]), "the job may be killed before it writes the event"
 
 
-def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_yolo):
+def test_job_that_slurm_refuses_is_reported(in_slurm, write_spec, hpc_yolo):
     spec = write_spec("refused", cluster=TWO_BY_TWO)
     table = [
         (("--partition", "nope"), "there is no partition 'nope' here; there are gpu, high, preempt"),
@@ -256,15 +254,15 @@ def test_what_slurm_would_refuse_is_refused_in_words(in_slurm, write_spec, hpc_y
         (("--nodes", "8", "--set", "train.batch=16"), "partition gpu has 2 nodes, the spec requests 8"),
         (("--set", "cluster.constraint=nope"), "Slurm refuses the job: sbatch: Batch job submission failed"),
     ]
-    for options, words in table:
+    for options, message in table:
         done = hpc_yolo("submit", spec, *options, check=False)
         assert done.returncode == 4, done.stderr
-        assert words in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
-        assert done.stderr.count(words) == 1
+        assert done.stderr.count(message) == 1
 
 
-def test_without_its_controller_nothing_is_trained_on_the_login_node(in_slurm, write_spec, hpc_yolo, tmp_path):
+def test_submit_without_controller_does_not_train_on_login_node(in_slurm, write_spec, hpc_yolo, tmp_path):
     with in_slurm.without("slurmctld"):
         for executor in ("auto", "slurm"):
             spec = write_spec(executor, cluster={"tasks_per_node": 2, "executor": executor})
@@ -279,8 +277,8 @@ def test_without_its_controller_nothing_is_trained_on_the_login_node(in_slurm, w
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_spec_wins_over_variables_of_the_shell(in_slurm, write_spec, hpc_yolo, monkeypatch, tmp_path):
-    """sbatch puts them above a script's lines; what applies is said before anything is queued."""
+def test_spec_has_priority_over_sbatch_variables(in_slurm, write_spec, hpc_yolo, monkeypatch, tmp_path):
+    """sbatch gives them priority over the script; variables that apply are reported before the job is queued."""
     for name, value in {"PARTITION": "high", "TIMELIMIT": "1", "NO_REQUEUE": "1", "OUTPUT": "/nowhere/%j"}.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
     monkeypatch.setenv("SBATCH_RESERVATION", "")
@@ -291,19 +289,17 @@ def test_the_spec_wins_over_variables_of_the_shell(in_slurm, write_spec, hpc_yol
     assert "SBATCH_EXCLUSIVE=user applies" in done.stdout
     job_id = json.loads((tmp_path / "runs" / "shell" / "submissions.jsonl").read_text())["job_id"]
     shown = in_slurm.run("scontrol", "--oneliner", "show", "job", job_id)
-    for words in (
+    for setting in (
         "Partition=gpu",
         "TimeLimit=00:05:00",
         "Requeue=1",
         f"StdOut={tmp_path}/runs/shell/jobs/{job_id}.log",
     ):
-        assert words in shown
-    assert re.search("(OverSubscribe|Exclusive)=USER", shown), "26.05 shows it under a name of its own"
+        assert setting in shown
+    assert re.search("(OverSubscribe|Exclusive)=USER", shown), "26.05 has another name for it"
 
 
-def test_a_run_on_a_named_cluster_is_looked_for_there_by_every_command(
-    in_slurm, write_spec, hpc_yolo, tmp_path, monkeypatch
-):
+def test_commands_query_cluster_of_run(in_slurm, write_spec, hpc_yolo, tmp_path, monkeypatch):
     (name,) = re.findall(r"ClusterName *= (\S+)", in_slurm.run("scontrol", "show", "config"))
     spec = write_spec("far", cluster={"sbatch": {"clusters": name, "hold": True}})
     wrappers, log = tmp_path / "bin", tmp_path / "calls"
@@ -320,7 +316,7 @@ def test_a_run_on_a_named_cluster_is_looked_for_there_by_every_command(
     assert "already queued" in hpc_yolo("submit", spec, check=False).stderr
 
     def state() -> str:
-        monkeypatch.setenv("XDG_STATE_HOME", tempfile.mkdtemp(dir=tmp_path))  # where Slurm's last answer is kept
+        monkeypatch.setenv("XDG_STATE_HOME", tempfile.mkdtemp(dir=tmp_path))  # the cache of the last reply of Slurm
         return json.loads(hpc_yolo("status", "--root", run.parent, "--json").stdout)[0]["state"]
 
     assert state() == "queued"
@@ -334,7 +330,7 @@ def test_a_run_on_a_named_cluster_is_looked_for_there_by_every_command(
     assert {call.split()[0] for call in calls} >= {"squeue", "scancel", "scontrol"}
 
 
-def test_a_dry_run_of_what_slurm_would_refuse_shows_the_script_and_ends_with_4(idle_nodes, write_spec, hpc_yolo):
+def test_dry_run_of_refused_job_prints_script_and_exits_with_4(idle_nodes, write_spec, hpc_yolo):
     spec = write_spec("refused", cluster=TWO_BY_TWO)
     for option in ("cluster.constraint=nope", "cluster.sbatch.reservation=nope", "cluster.sbatch.no-such-option=1"):
         done = hpc_yolo("submit", spec, "--dry-run", "--set", option, check=False)
@@ -342,8 +338,8 @@ def test_a_dry_run_of_what_slurm_would_refuse_shows_the_script_and_ends_with_4(i
         assert "\nstart          Slurm refuses the job: " in done.stdout and "#SBATCH --nodes=2\n" in done.stdout
 
 
-def test_what_slurm_accepts_is_never_refused_by_us(in_slurm, idle_nodes, write_spec, hpc_yolo):
-    """Several partitions, the whole memory, no limit. What is over the limit of a partition may wait for a QOS."""
+def test_job_that_slurm_accepts_is_not_refused(in_slurm, idle_nodes, write_spec, hpc_yolo):
+    """Several partitions, all memory, no limit. A job over the limit of a partition may be allowed by a QOS."""
     spec = write_spec("accepted", cluster=TWO_BY_TWO)
     in_slurm.run("scontrol", "create", "PartitionName=short", "Nodes=ALL", "MaxTime=2")
     table = [

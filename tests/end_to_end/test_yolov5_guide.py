@@ -1,4 +1,4 @@
-"""Each line of the YOLOv5 multi-GPU guide, typed as people know it, on CPUs: what trains is what the line says."""
+"""The commands of the YOLOv5 multi-GPU guide, on CPUs."""
 
 import os
 import socket
@@ -32,11 +32,11 @@ def environ(tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def type_in(tmp_path, environ, data):
-    """Run a command line in an empty directory, `DATA` standing for the dataset."""
+def run_command(tmp_path, environ, data):
+    """Run commands in an empty directory; `DATA` is replaced by the dataset."""
 
-    def run(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [str(data) if word == "DATA" else str(word) for word in words]
+    def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [str(data) if argument == "DATA" else str(argument) for argument in arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=environ, check=False
         )
@@ -47,8 +47,8 @@ def type_in(tmp_path, environ, data):
 
 
 @pytest.fixture
-def train(type_in):
-    return lambda *words, **options: type_in(sys.executable, "-m", "hpc_yolo", "train", *words, **options)
+def train(run_command):
+    return lambda *arguments, **options: run_command(sys.executable, "-m", "hpc_yolo", "train", *arguments, **options)
 
 
 def only_attempt(run: Path) -> AttemptStarted:
@@ -62,7 +62,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_one_device_and_names_that_count_up(train, tmp_path):
+def test_runs_on_one_device_have_numbered_names(train, tmp_path):
     first = train("--data", "DATA", "--batch", 4, *SMALL)
     assert "epoch 1/1" in first.stdout and "run directory" in first.stdout
     train("--data", "DATA", "--batch-size", 4, "--multi-scale", "--cos-lr", "--noautoanchor", "--noval", *SMALL)
@@ -78,23 +78,23 @@ def test_one_device_and_names_that_count_up(train, tmp_path):
 @pytest.mark.parametrize(
     "launcher", [(str(Path(sys.executable).with_name("torchrun")),), TORCHRUN], ids=["program", "module"]
 )
-def test_torchrun_makes_every_process_a_task_of_one_run(type_in, tmp_path, launcher):
-    words = ("--data", "DATA", "--batch", 4, "--sync-bn", "--name", "pair", *SMALL)
-    type_in(*launcher, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *words)
+def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path, launcher):
+    arguments = ("--data", "DATA", "--batch", 4, "--sync-bn", "--name", "pair", *SMALL)
+    run_command(*launcher, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *arguments)
     runs = tmp_path / "runs" / "train"
     assert [path.name for path in runs.iterdir()] == ["pair"]
     started = only_attempt(runs / "pair")
     assert (started.world_size, started.num_nodes, started.launcher) == (2, 1, "torchrun")
 
 
-def test_several_machines_are_one_run(environ, data, tmp_path):
-    """Two launchers, as on two machines, that share a file system."""
+def test_torchrun_on_several_nodes_starts_one_run(environ, data, tmp_path):
+    """Two launchers, as on two nodes with a common file system."""
     port = free_port()
     launchers = []
     for node in (0, 1):
-        place = ("--nnodes", 2, "--node_rank", node, "--nproc_per_node", 1)
+        node_options = ("--nnodes", 2, "--node_rank", node, "--nproc_per_node", 1)
         address = ("--master_addr", "127.0.0.1", "--master_port", port)
-        command = [*TORCHRUN, *place, *address, *TASK, "--data", data, "--batch", 4, *SMALL]
+        command = [*TORCHRUN, *node_options, *address, *TASK, "--data", data, "--batch", 4, *SMALL]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         launchers.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=environ, **pipes))
     outputs = [launcher.communicate(timeout=PATIENCE_S)[0] for launcher in launchers]
@@ -103,24 +103,24 @@ def test_several_machines_are_one_run(environ, data, tmp_path):
     assert (started.world_size, started.num_nodes) == (2, 2)
 
 
-def test_data_parallel_trains_in_one_process_with_the_guides_warning(train, tmp_path):
+def test_data_parallel_trains_in_one_process_with_warning(train, tmp_path):
     train("--data", "DATA", "--batch", 4, "--data-parallel", *SMALL)
     events = read_events(RunDirectory(tmp_path / "runs" / "train" / "exp").journal)
     assert any(isinstance(event, WarningRaised) and "one task a GPU" in event.message for event in events)
 
 
-def test_a_run_goes_on_with_resume_and_longer_with_epochs(train, tmp_path):
+def test_resume_of_finished_run_needs_more_epochs(train, tmp_path):
     train("--data", "DATA", "--batch", 4, "--project", "runs/mine", "--name", "first", *SMALL)
-    nothing = train("--resume", check=False)
-    assert nothing.returncode == 6
-    assert "is finished: 1 epoch;" in nothing.stderr and "--epochs 2" in nothing.stderr
+    refused = train("--resume", check=False)
+    assert refused.returncode == 6
+    assert "is finished: 1 epoch;" in refused.stderr and "--epochs 2" in refused.stderr
     train("--resume", "runs/mine/first", "--epochs", 2)
     run = RunDirectory(tmp_path / "runs" / "mine" / "first")
-    starts = [event.epoch for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
-    assert starts == [0, 1]
+    first_epochs = [event.epoch for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+    assert first_epochs == [0, 1]
 
 
-def test_weights_of_a_run_begin_another_and_bring_their_network(train, tmp_path):
+def test_run_with_weights_of_another_run_has_their_model(train, tmp_path):
     train("--data", "DATA", "--batch", 4, "--name", "first", *SMALL)
     best = tmp_path / "runs" / "train" / "first" / "checkpoints" / "best.safetensors"
     train(
@@ -132,7 +132,7 @@ def test_weights_of_a_run_begin_another_and_bring_their_network(train, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("words", "exit_code", "said"),
+    ("arguments", "exit_code", "message"),
     [
         (("--batch", 4, *SMALL), 2, "--data is missing"),
         (
@@ -151,15 +151,15 @@ def test_weights_of_a_run_begin_another_and_bring_their_network(train, tmp_path)
         (("--resume", "elsewhere"), 6, "is not a run directory"),
     ],
 )
-def test_what_cannot_be_is_said_in_the_flags_own_words(train, words, exit_code, said):
-    done = train(*words, check=False)
-    assert said in done.stderr + done.stdout
+def test_invalid_flag_error_quotes_flag(train, arguments, exit_code, message):
+    done = train(*arguments, check=False)
+    assert message in done.stderr + done.stdout
     assert done.returncode == exit_code, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_batch_that_does_not_fit_under_torchrun_is_refused_with_the_two_nearest(type_in):
-    words = ("--data", "DATA", "--batch", 5, *SMALL)
-    done = type_in(*TORCHRUN, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *words, check=False)
+def test_indivisible_batch_under_torchrun_error_suggests_multiples(run_command):
+    arguments = ("--data", "DATA", "--batch", 5, *SMALL)
+    done = run_command(*TORCHRUN, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *arguments, check=False)
     assert done.returncode != 0
     assert "5 is not a multiple of the world size 2" in done.stderr and "4 or 6" in done.stderr

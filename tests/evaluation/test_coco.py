@@ -1,4 +1,4 @@
-"""COCO's JSON and its official numbers, and how far our own mean average precision is from them."""
+"""COCO's JSON, its official metrics, and their difference to the computed mean average precision."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ WIDTH, HEIGHT = 640, 480
 NUM_CLASSES = 20
 
 
-def test_the_eighty_classes_have_their_published_numbers():
+def test_coco_classes_have_published_ids():
     assert list(coco.keys_of_names(GOLDEN["coco80_names"], []).category_ids) == GOLDEN["coco80_to_coco91"]
 
 
-def test_other_classes_are_numbered_from_0():
+def test_other_classes_have_ids_from_0():
     assert list(coco.keys_of_names(["person", "forklift"], []).category_ids) == [0, 1]
 
 
@@ -34,14 +34,14 @@ def test_other_classes_are_numbered_from_0():
         (["a/1.jpg", "a/001.jpg", "a/2.jpg"], ["a/1.jpg", "a/001.jpg", 2]),
         (["a/x.jpg", "a/x.png"], ["a/x.jpg", "a/x.png"]),
     ],
-    ids=["names", "two cameras", "the same number", "two suffixes"],
+    ids=["names", "two cameras", "same number", "two suffixes"],
 )
-def test_without_annotations_no_two_images_have_the_same_id(paths, ids):
+def test_image_ids_without_annotations_are_unique(paths, ids):
     assert list(coco.keys_of_names(["a"], paths).image_ids) == ids
     assert coco.named_alike(paths) == [path for path, image_id in zip(paths, ids, strict=True) if image_id == path]
 
 
-def test_a_detection_is_rounded_as_coco_wants_it():
+def test_detection_is_rounded_for_coco():
     row = torch.tensor([[1.00049, 2.0, 11.5, 22.25, 0.1234567, 2]])
     keys = coco.keys_of_names(GOLDEN["coco80_names"], [])
     (found,) = coco.predictions(row, 139, keys)
@@ -51,8 +51,8 @@ def test_a_detection_is_rounded_as_coco_wants_it():
 class Scenes:
     """Random images like COCO's and detections like those of a trained model.
 
-    About seven objects an image, some beside one of their class, a few empty images, one object in eighty a crowd; 300
-    detections an image, down to the lowest confidence.
+    About seven objects per image, some next to one of their class, a few empty images, one crowd in eighty objects;
+    300 detections per image, down to the lowest confidence.
     """
 
     def __init__(self, seed: int, num_images: int) -> None:
@@ -80,14 +80,17 @@ class Scenes:
         for kind, left, top, width, height, is_crowd in objects:
             for number in range(random.integers(3, 12) if is_crowd else random.integers(0, 4)):
                 if is_crowd:
-                    share_w, share_h = random.uniform(0.15, 0.5), random.uniform(0.3, 1)
-                    box = [left + width * random.uniform(0, 1 - share_w), top + height * random.uniform(0, 1 - share_h)]
-                    box, score = [*box, width * share_w, height * share_h], random.beta(2, 2)
+                    fraction_w, fraction_h = random.uniform(0.15, 0.5), random.uniform(0.3, 1)
+                    box = [
+                        left + width * random.uniform(0, 1 - fraction_w),
+                        top + height * random.uniform(0, 1 - fraction_h),
+                    ]
+                    box, score = [*box, width * fraction_w, height * fraction_h], random.beta(2, 2)
                 else:
-                    slip = random.exponential(0.06 * (1 + 2 * number))
-                    moved, grown = random.normal(0, slip, 2), np.exp(random.normal(0, slip, 2))
+                    shift = random.exponential(0.06 * (1 + 2 * number))
+                    moved, grown = random.normal(0, shift, 2), np.exp(random.normal(0, shift, 2))
                     box = [left + moved[0] * width, top + moved[1] * height, width * grown[0], height * grown[1]]
-                    score = random.beta(3, 2) * np.exp(-3 * slip) * (0.3 if number else 1)
+                    score = random.beta(3, 2) * np.exp(-3 * shift) * (0.3 if number else 1)
                 rows.append([*box, score, kind if random.random() < 0.93 else random.integers(NUM_CLASSES)])
         for _ in range(300):
             size = np.exp(random.uniform(np.log(12), np.log(300), 2))
@@ -117,7 +120,7 @@ class Scenes:
         }
 
 
-def official_and_own(scenes: Scenes, directory: Path):
+def official_and_computed(scenes: Scenes, directory: Path):
     truth, found = directory / "annotations.json", directory / "predictions.json"
     truth.write_text(json.dumps(scenes.annotations()))
     paths = [f"images/{image}.jpg" for image in range(len(scenes.objects))]
@@ -140,17 +143,17 @@ def official_and_own(scenes: Scenes, directory: Path):
     return official, compute_metrics(*map(np.concatenate, columns))
 
 
-def test_our_own_mean_average_precision_is_near_the_official_one(tmp_path):
+def test_computed_map_is_close_to_official_map(tmp_path):
     scenes = Scenes(seed=0, num_images=500)
     assert sum(not objects for objects in scenes.objects) > 10
     assert sum(one[-1] for objects in scenes.objects for one in objects) > 20
-    official, own = official_and_own(scenes, tmp_path)
+    official, own = official_and_computed(scenes, tmp_path)
     assert 0.3 < official.ap < 0.7
     assert own.mean.map50_95 == pytest.approx(official.ap, abs=0.002)
 
 
-def test_without_its_crowds_the_same_set_scores_worse():
-    """Else the test above would show nothing about crowds."""
+def test_detections_in_crowds_lower_map_unless_ignored():
+    """Shows that crowds matter in the test above."""
     detections = torch.tensor([[10.0, 10, 50, 50, 0.9, 0], [60.0, 10, 100, 50, 0.8, 0]])
     crowd = torch.tensor([[0.0, 0, 0, 55, 60]])
     labels = torch.tensor([[0.0, 60, 10, 100, 50]])
@@ -162,25 +165,25 @@ def test_without_its_crowds_the_same_set_scores_worse():
     assert compute_metrics(*arrays).mean.map50 < 0.6
 
 
-def test_a_crowd_of_another_class_excuses_nothing():
+def test_crowd_of_another_class_is_not_ignored():
     detections = torch.tensor([[10.0, 10, 50, 50, 0.9, 1]])
     assert not in_crowd(detections, torch.tensor([[0.0, 0, 0, 100, 100]])).any()
 
 
-def test_a_detector_that_finds_nothing_has_official_numbers_too(tmp_path):
+def test_no_detections_give_official_metrics_of_zero(tmp_path):
     scenes = Scenes(seed=1, num_images=5)
     scenes.detections = [torch.zeros(0, 6)] * 5
-    official, own = official_and_own(scenes, tmp_path)
+    official, own = official_and_computed(scenes, tmp_path)
     assert (official.ap, official.ar100, own.mean.map50_95) == (0, 0, 0)
 
 
-def test_without_the_library_a_person_learns_how_to_get_it(tmp_path, monkeypatch):
+def test_missing_pycocotools_error_has_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(HpcYoloError, match="pip install 'hpc-yolo\\[coco\\]'"):
         coco.official_numbers({}, tmp_path / "p.json", [1], [1])
 
 
-def test_a_failure_of_the_library_is_no_traceback(tmp_path):
+def test_pycocotools_failure_is_reported_as_error(tmp_path):
     (tmp_path / "p.json").write_text("[]")
     with pytest.raises(HpcYoloError, match="pycocotools cannot evaluate the predictions: KeyError: 'id'"):
         coco.official_numbers({"images": [{}], "annotations": [], "categories": []}, tmp_path / "p.json", [1], [1])

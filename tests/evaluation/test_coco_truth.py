@@ -1,4 +1,4 @@
-"""COCO's annotations as tools write them: images matched to files, gaps filled in, and errors before any evaluation."""
+"""COCO's annotations as other tools write them: matched images, completed fields, and errors before evaluation."""
 
 import json
 import unicodedata
@@ -15,7 +15,7 @@ BOXES = [[10.0, 10, 40, 30], [60.0, 20, 20, 20]]
 
 
 def content(**changes):
-    """A file with two images, two classes and an object on each image; `changes` replace lists."""
+    """Return annotations of two images with one object each and two classes; `changes` replace lists."""
     whole = {
         "info": {},
         "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
@@ -29,7 +29,7 @@ def content(**changes):
 
 
 def without(*fields, **added):
-    """The annotations less `fields`, with those `added`."""
+    """Return the annotations without `fields` and with those `added`."""
     return [{**{k: v for k, v in one.items() if k not in fields}, **added} for one in content()["annotations"]]
 
 
@@ -40,7 +40,7 @@ def read(tmp_path, whole, names=("cat", "dog"), paths=("images/a.jpg", "images/b
 
 
 def official(tmp_path, whole, paths=("images/a.jpg", "images/b.jpg")):
-    """The official numbers of a detector that finds each object where it is."""
+    """Return the official metrics of exact detections."""
     truth = read(tmp_path, whole, paths=paths)
     with (tmp_path / "found.json").open("wb") as file:
         writer = coco.PredictionsWriter(file)
@@ -79,16 +79,16 @@ def official(tmp_path, whole, paths=("images/a.jpg", "images/b.jpg")):
         },
     ],
     ids=[
-        *("whole", "no info", "no iscrowd", "no area", "no id", "id 0", "one id", "none of them", "area null"),
-        *("text 0", "polygons", "a name twice", "other separators", "other suffixes", "text ids"),
+        *("whole", "no info", "no iscrowd", "no area", "no id", "id 0", "one id", "no optional field", "area null"),
+        *("text 0", "polygons", "duplicate name", "other separators", "other suffixes", "text ids"),
     ],
 )
-def test_what_tools_leave_out_is_filled_in_and_the_numbers_are_right(tmp_path, changes):
-    """With id 0 COCO's own library counts a match as none."""
+def test_missing_optional_fields_keep_official_metrics(tmp_path, changes):
+    """pycocotools counts a match with id 0 as no match."""
     assert official(tmp_path, content(**changes)).ap == pytest.approx(1)
 
 
-def test_images_without_a_name_are_called_by_their_ids(tmp_path):
+def test_images_without_name_are_matched_by_id(tmp_path):
     whole = content(images=[{"id": 7}, {"id": 8}])
     assert official(tmp_path, whole, paths=("images/7.jpg", "images/8.jpg")).ap == pytest.approx(1)
 
@@ -114,24 +114,24 @@ NAMES = {
         ("bare", ["/d/a.jpg", "/d/c.jpg"], [0, None]),
     ],
 )
-def test_an_image_is_the_one_with_the_longest_path_in_common(tmp_path, names, paths, expected):
+def test_image_is_matched_by_longest_common_path(tmp_path, names, paths, expected):
     images = [(number, PurePosixPath(name)) for number, name in enumerate(NAMES[names])]
     assert match_images(tmp_path / "a.json", images, paths) == expected
 
 
-def test_letters_with_accents_are_equal_however_they_are_composed():
+def test_names_are_matched_in_any_unicode_normalization():
     name = unicodedata.normalize("NFD", "é.jpg")
     assert match_images(None, [(7, PurePosixPath(name))], [f"/d/{unicodedata.normalize('NFC', name)}"]) == [7]
 
 
-def test_the_nearer_of_two_files_is_the_image_and_the_other_is_none():
+def test_image_is_matched_to_nearer_of_two_files():
     images = [(7, PurePosixPath("cam1/a.jpg"))]
     for paths in (["/d/cam1/a.jpg", "/d/cam3/a.jpg"], ["/d/cam3/a.jpg", "/d/cam1/a.jpg"]):
         assert match_images(None, images, paths) == [7 if "cam1" in path else None for path in paths]
 
 
 @pytest.mark.parametrize(
-    ("names", "paths", "words"),
+    ("names", "paths", "message"),
     [
         ("cameras", ["/d/a.jpg"], r"/d/a\.jpg may be any of 2 images: cam1/a\.jpg \(id 0\), cam2/a\.jpg"),
         ("cameras", ["/d/cam3/a.jpg"], r"may be any of 2 images"),
@@ -140,15 +140,15 @@ def test_the_nearer_of_two_files_is_the_image_and_the_other_is_none():
         ("bare", ["/d/x.jpg", "/d/y.jpg"], r"has none of the 2 images \(/d/x\.jpg, /d/y\.jpg\)"),
     ],
 )
-def test_images_that_cannot_be_distinguished_are_refused(tmp_path, names, paths, words):
+def test_ambiguous_images_are_refused(tmp_path, names, paths, message):
     images = [(number, PurePosixPath(name)) for number, name in enumerate(NAMES[names])]
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         match_images(tmp_path / "a.json", images, paths)
     assert caught.value.hint
 
 
-def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp_path):
-    """7.jpg is not the image of id 7."""
+def test_images_missing_in_annotations_get_unused_ids_and_are_reported(tmp_path):
+    """7.jpg must not get the id 7, which another image has."""
     truth = read(tmp_path, content(), paths=("d/a.jpg", "d/7.jpg", "d/9.jpg"))
     assert (truth.keys.image_ids, truth.known) == ([7, "d/7.jpg", 9], (7,))
     (message,) = truth.messages
@@ -156,7 +156,7 @@ def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp
 
 
 @pytest.mark.parametrize(
-    ("whole", "words"),
+    ("whole", "message"),
     [
         ("{", "is not in COCO's format, nor JSON"),
         ("[]", "a list, as predictions are"),
@@ -189,17 +189,17 @@ def test_images_that_the_file_does_not_have_get_no_id_of_others_and_are_said(tmp
         ),
     ],
 )
-def test_other_files_are_refused(tmp_path, whole, words):
-    with pytest.raises(DataError, match=rf"truth\.json: .*{words}|truth\.json: {words}"):
+def test_invalid_annotations_are_refused(tmp_path, whole, message):
+    with pytest.raises(DataError, match=rf"truth\.json: .*{message}|truth\.json: {message}"):
         read(tmp_path, whole)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_missing_file_error_names_file(tmp_path):
     with pytest.raises(DataError, match=r"gone\.json: cannot be read: No such file"):
         read_annotations(tmp_path / "gone.json", ["cat"], ["a.jpg"])
 
 
 @pytest.mark.parametrize("flag", [1, True, "1"])
-def test_crowds_are_known_by_image(tmp_path, flag):
+def test_crowds_are_listed_by_image(tmp_path, flag):
     truth = read(tmp_path, content(annotations=without("iscrowd", iscrowd=flag)))
     assert truth.crowds[7].tolist() == [[0, 10, 10, 50, 40]]

@@ -1,4 +1,4 @@
-"""Evaluation over ranks: the figures belong to the images, whoever looked at them and in whatever order."""
+"""Evaluation over ranks: metrics are independent of the rank and of the order of images."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ NUM_IMAGES = 10
 
 
 def labels_of(image):
-    """(m, 5) class, cxcywh in [0, 1] of an image; every fifth has none."""
+    """Return (m, 5) class, cxcywh in [0, 1] of an image; every fifth has none."""
     draw = torch.rand(image % 5, 5, generator=torch.Generator().manual_seed(image))
     return draw * torch.tensor([NUM_CLASSES, 0.5, 0.5, 0.3, 0.3]) + torch.tensor([0, 0.25, 0.25, 0.1, 0.1])
 
 
 class NoisyOracle(nn.Module):
-    """A detector that reads an image's number from its pixels and knows its labels, but roughly; scores often tie."""
+    """Detector that reads an image's number from its pixels and returns its labels with noise; scores often tie."""
 
     def __init__(self):
         super().__init__()
@@ -56,28 +56,28 @@ def batch_of(numbers):
     return ValidationBatch(images, torch.cat(rows), torch.tensor(numbers), [shape] * len(numbers))
 
 
-def evaluate_over(shares):
-    """The result on each of as many ranks as there are shares; a share is a list of batches of image numbers."""
-    model, noted = NoisyOracle().eval(), []
+def evaluate_over(shards):
+    """Return the result of each rank; a shard is the list of batches of image numbers of one rank."""
+    model, recorded = NoisyOracle().eval(), []
 
     def run(batches, gather_arrays):
         return evaluate(
             model, [batch_of(batch) for batch in batches], device=torch.device("cpu"), gather_arrays=gather_arrays
         )
 
-    def note(arrays):
-        noted.append(arrays)
+    def record(arrays):
+        recorded.append(arrays)
         return [arrays]
 
-    for share in shares:
-        run(share, note)
-    return [run(share, lambda _: list(noted)) for share in shares]
+    for shard in shards:
+        run(shard, record)
+    return [run(shard, lambda _: list(recorded)) for shard in shards]
 
 
 ONE_RANK = [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]]
 
 
-def test_a_good_detector_gets_metrics_between_nothing_and_all():
+def test_noisy_detector_has_metrics_between_0_and_1():
     (result,) = evaluate_over(ONE_RANK)
     assert result.num_images == NUM_IMAGES
     assert 0.1 < result.metrics.mean.map50_95 < result.metrics.mean.map50 < 0.995
@@ -85,37 +85,37 @@ def test_a_good_detector_gets_metrics_between_nothing_and_all():
 
 
 @pytest.mark.parametrize(
-    "shares",
+    "shards",
     [
         [[[0, 4, 8], [2, 6]], [[1, 5, 9], [3, 7]]],
         [[[9, 8, 7]], [[6, 5, 4]], [[3, 2], [1, 0]]],
         [[[i]] for i in range(NUM_IMAGES)],
         [[[3, 1, 0, 2, 9, 8, 5, 4, 7, 6]], []],
     ],
-    ids=["2 ranks", "3 ranks", "a rank for each image", "a rank without images"],
+    ids=["2 ranks", "3 ranks", "rank per image", "rank without images"],
 )
-def test_metrics_do_not_depend_on_how_images_are_distributed(shares):
-    """Bit for bit: a run that comes back on other nodes must choose the same best checkpoint."""
+def test_metrics_are_independent_of_sharding(shards):
+    """Bit for bit: a run that resumes on other nodes must choose the same best checkpoint."""
     (expected,) = evaluate_over(ONE_RANK)
-    for result in evaluate_over(shares):
+    for result in evaluate_over(shards):
         assert result == expected
 
 
-def test_boxes_come_back_to_the_pixels_of_the_file():
-    """A file of 200x100 (h x w), halved, in the middle of an image of 64x112 with 7 and 6 pixels of padding."""
+def test_boxes_are_mapped_to_original_pixels():
+    """A file of 200x100 (h x w) at half size, centred in 64x112 with 7 and 6 pixels of padding."""
     shape = ((200, 100), ((0.5, 0.5), (7.0, 6.0)))
     boxes = torch.tensor([[17.0, 16.0, 27.0, 36.0], [0.0, 0.0, 64.0, 112.0]])
     assert to_original_pixels(boxes, shape).tolist() == [[20, 20, 40, 60], [0, 0, 100, 200]]
 
 
-def test_ratios_of_height_and_width_may_differ():
-    """Resized sides are whole pixels, so the two ratios of a narrow image are not the same."""
+def test_boxes_are_mapped_with_separate_ratios_of_height_and_width():
+    """Resized sides are whole pixels, so that the two ratios of a narrow image differ."""
     shape = ((100, 50), ((0.5, 0.4), (0.0, 0.0)))
     assert to_original_pixels(torch.tensor([[4.0, 5.0, 8.0, 10.0]]), shape).tolist() == [[10, 10, 20, 20]]
 
 
-class Echo(nn.Module):
-    """A detector that finds one given box (cxcywh in the padded image), whatever it sees."""
+class ConstantDetector(nn.Module):
+    """Detector that returns one given box (cxcywh in the padded image) for every image."""
 
     def __init__(self, box_cxcywh):
         super().__init__()
@@ -126,8 +126,8 @@ class Echo(nn.Module):
         return self.row.expand(len(images), 1, 7), []
 
 
-def test_detections_and_labels_meet_in_the_files_pixels():
-    """Both are mapped back with the image's own ratio and padding; a slip in one lowers every IoU."""
+def test_detections_and_labels_match_in_original_pixels():
+    """Both are mapped with the image's own ratio and padding; an error in one lowers every IoU."""
     box_xyxy = torch.tensor([[20.0, 16.0, 40.0, 36.0]])
     target = torch.tensor([[0, 0, *(xyxy_to_cxcywh(box_xyxy)[0] / SIZE).tolist()]])
     shape = ((100, 80), ((0.5, 0.5), (12.0, 7.0)))
@@ -138,7 +138,9 @@ def test_detections_and_labels_meet_in_the_files_pixels():
         gathered.append(arrays)
         return [arrays]
 
-    evaluate(Echo(xyxy_to_cxcywh(box_xyxy)[0].tolist()), [batch], device=torch.device("cpu"), gather_arrays=keep)
+    evaluate(
+        ConstantDetector(xyxy_to_cxcywh(box_xyxy)[0].tolist()), [batch], device=torch.device("cpu"), gather_arrays=keep
+    )
     assert gathered[0]["correct"].all()
     np.testing.assert_array_equal(gathered[0]["images"], [0])
     assert cxcywh_to_xyxy(target[:, 2:] * SIZE).tolist() == box_xyxy.tolist()

@@ -1,4 +1,4 @@
-"""Matching and average precision: the published figures, and the rules that decide in a crowd."""
+"""Matching and average precision: published values and special cases."""
 
 import numpy as np
 import pytest
@@ -18,37 +18,37 @@ AP = GOLDEN["ap_golden"]
 
 
 @pytest.mark.parametrize("case", GOLDEN["match_golden"]["cases"], ids=lambda case: case["case"])
-def test_published_matches(case):
+def test_matches_equal_published_ones(case):
     detections = torch.tensor(case["detections_x1y1x2y2_conf_cls"])
     labels = torch.tensor(case["labels_cls_x1y1x2y2"], dtype=torch.float32)
     assert match_detections(detections, labels).astype(int).tolist() == case["correct_detections_by_threshold"]
 
 
-def test_thresholds_are_the_ten_of_coco():
+def test_thresholds_equal_those_of_coco():
     assert IOU_THRESHOLDS.tolist() == pytest.approx(GOLDEN["match_golden"]["thresholds"])
 
 
 @pytest.mark.parametrize(("num_detections", "num_labels"), [(0, 2), (2, 0), (0, 0)])
-def test_nothing_matches_nothing(num_detections, num_labels):
+def test_no_detections_or_no_labels_give_no_matches(num_detections, num_labels):
     correct = match_detections(torch.zeros(num_detections, 6), torch.zeros(num_labels, 5))
     assert correct.shape == (num_detections, 10)
     assert not correct.any()
 
 
-def test_boxes_without_overlap_are_wrong_at_every_threshold():
-    """Same class, IoU 0: an implementation that matches by order alone would call them right."""
+def test_boxes_without_overlap_do_not_match():
+    """Same class, IoU 0: matching by order alone would accept them."""
     detections = torch.tensor([[0.0, 0, 10, 10, 0.9, 0], [20.0, 20, 30, 30, 0.8, 0]])
     assert not match_detections(detections, torch.tensor([[0.0, 50, 50, 60, 60]])).any()
 
 
 def golden_set():
-    """(correct, scores, classes, label classes) by the formula of the golden figures."""
+    """Return (correct, scores, classes, label classes) by the formula of the golden values."""
     i, j = np.arange(120), np.arange(10)
     correct = np.sin(2.3 * i)[:, None] > -0.2 + 0.12 * j
     return correct, 0.5 + 0.5 * np.sin(1.1 * i + 0.2), 7 * i % 4, 5 * np.arange(90) % 4
 
 
-def test_published_metrics():
+def test_metrics_equal_published_values():
     metrics = compute_metrics(*golden_set())
     assert metrics.mean.map50 == pytest.approx(AP["map50"], abs=1e-7)
     assert metrics.mean.map50_95 == pytest.approx(AP["map"], abs=1e-7)
@@ -60,7 +60,7 @@ def test_published_metrics():
     assert sum(row.num_labels for row in metrics.per_class) == 90
 
 
-def test_order_of_detections_does_not_matter():
+def test_metrics_are_independent_of_detection_order():
     correct, scores, classes, labels = golden_set()
     shuffled = np.random.default_rng(0).permutation(len(scores))
     assert compute_metrics(correct[shuffled], scores[shuffled], classes[shuffled], labels[::-1]) == compute_metrics(
@@ -68,42 +68,42 @@ def test_order_of_detections_does_not_matter():
     )
 
 
-def test_published_average_precision():
+def test_average_precision_equals_published_value():
     example = AP["compute_ap_example"]
     found = area(precision_envelope(np.array(example["recall"]), np.array(example["precision"])))
     assert found == pytest.approx(example["ap"], abs=1e-7)
 
 
-@pytest.mark.parametrize("share_right", [0.0, 0.02, 0.5, 1.0])
-def test_corners_of_the_curve_give_the_area_of_all_its_points(share_right):
-    """The fast way leaves out points that shape nothing; the golden sets are too small to show a slip in it."""
+@pytest.mark.parametrize("fraction_correct", [0.0, 0.02, 0.5, 1.0])
+def test_area_from_curve_corners_equals_area_from_all_points(fraction_correct):
+    """The fast path skips points inside the envelope; the golden sets are too small to detect an error in it."""
     random = np.random.default_rng(7)
-    right = random.random((400, 10)) < share_right
-    right[0] = True
+    correct = random.random((400, 10)) < fraction_correct
+    correct[0] = True
     scores = random.permutation(400) / 400
-    metrics = compute_metrics(right, scores, np.zeros(400, np.int64), np.zeros(500, np.int64))
-    right = right[np.argsort(-scores)]
-    cumulated = right.cumsum(axis=0)
+    metrics = compute_metrics(correct, scores, np.zeros(400, np.int64), np.zeros(500, np.int64))
+    correct = correct[np.argsort(-scores)]
+    cumulated = correct.cumsum(axis=0)
     every_point = [area(precision_envelope(column / 500, column / np.arange(1, 401))) for column in cumulated.T]
     assert metrics.mean.map50 == pytest.approx(every_point[0], abs=1e-12)
     assert metrics.mean.map50_95 == pytest.approx(np.mean(every_point), abs=1e-12)
 
 
-def test_a_perfect_detector_is_perfect():
+def test_perfect_detections_have_metrics_of_1():
     metrics = compute_metrics(np.ones((6, 10), bool), np.linspace(0.9, 0.4, 6), np.arange(6) % 2, np.arange(6) % 2)
     assert (metrics.mean.map50, metrics.mean.map50_95) == pytest.approx((1, 1), abs=0.01)
     assert (metrics.mean.precision, metrics.mean.recall) == pytest.approx((1, 1), abs=0.01)
 
 
-def test_a_class_with_labels_and_no_detection_pulls_the_mean_down():
-    """Else a detector could improve by never trying its hardest class."""
+def test_class_with_labels_and_no_detection_lowers_mean():
+    """Otherwise a detector improves by not predicting its hardest class."""
     correct, scores, classes, labels = golden_set()
     metrics = compute_metrics(correct, scores, classes, np.concatenate((labels, [4] * 5)))
     assert metrics.mean.map50 == pytest.approx(AP["map50"] * 4 / 5, abs=1e-7)
     assert metrics.per_class[4].metrics.map50 == 0
 
 
-def test_a_class_without_labels_counts_for_nothing():
+def test_class_without_labels_is_ignored():
     correct, scores, classes, labels = golden_set()
     more = compute_metrics(
         np.concatenate((correct, np.zeros((3, 10), bool))),
@@ -115,8 +115,8 @@ def test_a_class_without_labels_counts_for_nothing():
 
 
 @pytest.mark.parametrize(("num_detections", "labels"), [(0, []), (0, [1, 1]), (3, []), (3, [1, 1])])
-def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
-    """The first epochs of every training, and a data set of empty images."""
+def test_no_correct_detection_gives_metrics_of_0(num_detections, labels):
+    """Occurs in the first epochs of every training, and with a dataset of empty images."""
     metrics = compute_metrics(
         np.zeros((num_detections, 10), bool),
         np.full(num_detections, 0.5),
@@ -127,14 +127,14 @@ def test_nothing_right_is_zero_and_not_an_error(num_detections, labels):
     assert [row.num_labels for row in metrics.per_class] == ([2] if labels else [])
 
 
-def test_fitness_is_the_published_mix():
+def test_fitness_equals_published_value():
     example = GOLDEN["fitness_example"]
     metrics = Metrics(**dict(zip(METRIC_TITLES, example["P,R,mAP50,mAP"], strict=True)))
     assert metrics.fitness == pytest.approx(example["fitness"])
 
 
-def test_the_curves_are_those_that_the_metrics_come_from():
-    """What a report draws must be the curve whose area and whose best point its numbers are."""
+def test_curves_agree_with_metrics():
+    """The area and the best point of a drawn curve must equal the reported values."""
     rng = np.random.default_rng(5)
     scores, classes = rng.random(300), rng.integers(0, 3, 300)
     correct = np.repeat(rng.random((300, 1)) < scores[:, None], len(IOU_THRESHOLDS), axis=1)
@@ -147,4 +147,4 @@ def test_the_curves_are_those_that_the_metrics_come_from():
     for row, found in enumerate(metrics.per_class):
         at = np.flatnonzero((precision[row] == found.metrics.precision) & (recall[row] == found.metrics.recall))
         assert len(at) > 0
-    assert (np.diff(recall, axis=1) <= 1e-12).all(), "who asks for more confidence finds less"
+    assert (np.diff(recall, axis=1) <= 1e-12).all(), "recall falls with the confidence threshold"

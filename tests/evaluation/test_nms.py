@@ -1,4 +1,4 @@
-"""Non-maximum suppression: published counts, and no image that pays for another."""
+"""Non-maximum suppression: published counts, agreement with its definition, and limits."""
 
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ ARGUMENTS = {"conf_thres": "conf_threshold", "iou_thres": "iou_threshold", "max_
 
 
 def waves(num_rows, num_classes):
-    """One image's decoded rows by the formula of the golden figures."""
+    """Return the decoded rows of one image by the formula of the golden values."""
     i = torch.arange(num_rows, dtype=torch.float64)[:, None]
     boxes = (
         100 + 80 * torch.sin(0.9 * i),
@@ -27,7 +27,7 @@ def waves(num_rows, num_classes):
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: str(case["args"]))
-def test_published_detections(case):
+def test_detections_equal_published_ones(case):
     arguments = {"multi_label": False, **{ARGUMENTS.get(key, key): value for key, value in case["args"].items()}}
     (found,) = non_max_suppression(waves(case["n"], case["nc"]), **arguments)
     assert len(found) == case["count"]
@@ -36,7 +36,7 @@ def test_published_detections(case):
 
 
 def greedy(rows, conf_threshold, iou_threshold, max_detections, multi_label, agnostic, classes):
-    """Suppression as it is defined, one candidate after the other, in exact arithmetic on the same float32 scores."""
+    """Suppress by the definition, one candidate after the other, in exact arithmetic on the same float32 scores."""
     candidates = []
     for row in rows:
         scores = (row[5:] * row[4]).tolist()
@@ -72,8 +72,8 @@ def overlap(first, second):
     ],
     ids=["labels", "agnostic labels", "best class", "some classes", "one class"],
 )
-def test_detections_are_those_of_the_definition(options, max_detections):
-    """Whole coordinates and few scores, so that scores and overlaps often tie and land on the threshold itself."""
+def test_detections_equal_greedy_suppression(options, max_detections):
+    """Whole coordinates and few scores, so that scores and overlaps often tie or equal the threshold."""
     for seed in range(4):
         random = torch.Generator().manual_seed(seed)
         rows = torch.zeros(90, 5 + 4)
@@ -85,8 +85,8 @@ def test_detections_are_those_of_the_definition(options, max_detections):
         assert found.tolist() == greedy(rows, **arguments)
 
 
-def test_equal_scores_stand_in_the_order_of_rows_where_the_cut_falls():
-    """Else two machines would find different boxes in an image with more equal scores than candidates."""
+def test_equal_scores_are_cut_in_row_order():
+    """Otherwise results differ between machines for an image with more equal scores than candidates."""
     num = MAX_CANDIDATES + 100
     rows = torch.zeros(1, num, 6)
     rows[0, :, 0] = torch.arange(num) * 3.0
@@ -96,13 +96,13 @@ def test_equal_scores_stand_in_the_order_of_rows_where_the_cut_falls():
     assert found[:, 0].tolist() == (rows[0, :MAX_CANDIDATES, 0] - 0.5).tolist()
 
 
-def test_every_image_is_searched_however_long_the_ones_before_took():
-    """The original stops the clock and returns nothing for later images, which quietly lowers mAP."""
+def test_all_images_of_batch_have_detections():
+    """The original has a time limit after which later images get no detections, which lowers mAP."""
     images = waves(200, 3).expand(6, -1, -1)
     assert [len(found) for found in non_max_suppression(images)] == [300] * 6
 
 
-def test_a_image_without_a_sure_box_has_no_detections():
+def test_image_without_objectness_has_no_detections():
     images = torch.cat((waves(50, 2), waves(50, 2)))
     images[0, :, 4] = 0
     first, second = non_max_suppression(images)
@@ -110,12 +110,12 @@ def test_a_image_without_a_sure_box_has_no_detections():
     assert len(second) > 0
 
 
-def test_no_rows_at_all():
+def test_images_without_rows_have_no_detections():
     assert [tuple(found.shape) for found in non_max_suppression(torch.zeros(2, 0, 7))] == [(0, 6)] * 2
 
 
-def test_only_the_surest_candidates_are_compared():
-    """Suppression takes quadratic time: a fresh network's hundred thousands of boxes must not stop a training."""
+def test_candidates_are_limited_to_highest_scores():
+    """Suppression takes quadratic time: the many boxes of an untrained model must not stall training."""
     num = MAX_CANDIDATES + 500
     rows = torch.zeros(1, num, 6)
     rows[0, :, 0] = torch.arange(num) * 3.0
@@ -128,10 +128,10 @@ def test_only_the_surest_candidates_are_compared():
     assert found[-1, 4].item() == pytest.approx(rows[0, 500, 4].item())
 
 
-def test_classes_suppress_each_other_only_where_asked():
+def test_agnostic_suppresses_across_classes():
     rows = torch.tensor([[[50, 50, 20, 20, 0.9, 1.0, 0.0], [50, 50, 20, 20, 0.8, 0.0, 1.0]]])
-    (apart,) = non_max_suppression(rows)
+    (per_class,) = non_max_suppression(rows)
     (together,) = non_max_suppression(rows, agnostic=True)
-    assert apart[:, 5].tolist() == [0, 1]
+    assert per_class[:, 5].tolist() == [0, 1]
     assert together[:, 5].tolist() == [0]
-    assert apart[0, :4].tolist() == [40, 40, 60, 60]
+    assert per_class[0, :4].tolist() == [40, 40, 60, 60]

@@ -19,10 +19,10 @@ BLOCKS = {"Conv": "Conv", "C3": "C3", "Bottleneck": "Bottleneck", "SPPF": "SPPF"
 
 
 @contextlib.contextmanager
-def project_classes(project: str, network: str) -> Iterator[tuple[ModuleType, ModuleType]]:
+def project_classes(project: str, model_class: str) -> Iterator[tuple[ModuleType, ModuleType]]:
     """Define modules named as the project's, with classes whose objects hold only what is assigned to them."""
     yolo, common = ModuleType(f"{project}.yolo"), ModuleType(f"{project}.common")
-    for module, names in ((yolo, (network, "Detect", "SegmentationModel")), (common, (*BLOCKS, "Focus"))):
+    for module, names in ((yolo, (model_class, "Detect", "SegmentationModel")), (common, (*BLOCKS, "Focus"))):
         for name in names:
             setattr(module, name, type(name, (nn.Module,), {"__module__": module.__name__}))
     packages = {name: ModuleType(name) for name in (project, project.partition(".")[0])}
@@ -74,7 +74,7 @@ def write_published(
     *,
     model: str = "yolov5n",
     names: Any = None,
-    network: str = "DetectionModel",
+    model_class: str = "DetectionModel",
     project: str = "models",
     as_ema: bool = False,
     half: bool = True,
@@ -91,15 +91,15 @@ def write_published(
     if half:
         detector.half()
     tensors = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    with project_classes(project, network) as (yolo, common):
-        pickled = yolo.__dict__[network]()
+    with project_classes(project, model_class) as (yolo, common):
+        pickled = yolo.__dict__[model_class]()
         pickled._modules["model"] = as_project_module(detector.model, common, yolo)
         pickled.names = names
         pickled.yaml = official_architecture(model, len(names))
         pickled.stride = torch.tensor([8.0, 16.0, 32.0])
         content = {"epoch": -1, "best_fitness": None, "model": pickled, "ema": None, "opt": {"imgsz": 320}, "git": {}}
         if as_ema:
-            content |= {"ema": pickled, "model": yolo.__dict__[network]()}
+            content |= {"ema": pickled, "model": yolo.__dict__[model_class]()}
         change(content, yolo, common)
         torch.save(content, path)
     return tensors

@@ -1,4 +1,4 @@
-"""A model that is certain of one thing, images and a video, and `predict` as it is typed."""
+"""Fixtures: a model with constant output, images, a video, and the `predict` command."""
 
 import contextlib
 import resource
@@ -19,8 +19,8 @@ SIZE = 128
 
 
 @pytest.fixture(scope="session")
-def network():
-    """Certain of one thing: a dog of one size in every cell of the coarsest level, surest in the middle of none."""
+def model():
+    """Return a model that predicts a dog of one size with one score in every cell of the coarsest level."""
     model = build_model("yolov5n", len(NAMES)).eval()
     with torch.no_grad():
         for level, convolution in enumerate(model.head.m):
@@ -33,9 +33,9 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def weights(network, tmp_path_factory) -> Path:
+def weights(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "best.safetensors"
-    save_model(path, network, ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=NAMES, imgsz=SIZE))
+    save_model(path, model, ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=NAMES, imgsz=SIZE))
     return path
 
 
@@ -61,18 +61,18 @@ def video(tmp_path) -> Path:
 
 
 @pytest.fixture
-def type_in(weights, tmp_path, monkeypatch):
+def run_predict(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object):
-        return CliRunner().invoke(cli, ["predict", *map(str, words), "--weights", str(weights)])
+    def run(*arguments: object):
+        return CliRunner().invoke(cli, ["predict", *map(str, arguments), "--weights", str(weights)])
 
     return run
 
 
 @pytest.fixture
 def file_limit():
-    """Let writes beyond some bytes of any file fail, as on a full disk: `with file_limit(size_bytes): …`."""
+    """Make writes beyond `size_bytes` of any file fail, as on a full disk: `with file_limit(size_bytes): …`."""
 
     @contextlib.contextmanager
     def limited(size_bytes):

@@ -1,4 +1,4 @@
-"""Files for other programs: run by those programs, they must find what the network finds."""
+"""Exported files, run by ONNX Runtime and TorchScript, return the output of the model."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ def expected(file, images):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_an_onnx_file_finds_what_the_network_finds(file, tmp_path, dynamic):
+def test_onnx_file_returns_output_of_model(file, tmp_path, dynamic):
     done = export(
         build_detector(file), file.names, "onnx", tmp_path / "n.onnx", ExportOptions((64, 96), batch=2, dynamic=dynamic)
     )
@@ -57,7 +57,7 @@ def test_an_onnx_file_finds_what_the_network_finds(file, tmp_path, dynamic):
     assert properties == {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
 
 
-def test_a_torchscript_file_finds_what_the_network_finds_and_says_what_it_is(file, tmp_path):
+def test_torchscript_file_returns_output_of_model_and_has_metadata(file, tmp_path):
     done = export(
         build_detector(file),
         file.names,
@@ -77,20 +77,20 @@ def test_a_torchscript_file_finds_what_the_network_finds_and_says_what_it_is(fil
     }
 
 
-def test_a_file_that_computes_something_else_gets_no_name(file, tmp_path, monkeypatch):
+def test_export_with_different_output_is_not_written(file, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_run_torchscript", lambda content: lambda images: torch.full((1, 252, 7), 0.5))
     with pytest.raises(CheckpointError, match="output of torchscript differs by"):
         export(build_detector(file), file.names, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sides_that_are_no_strides_are_refused(file, tmp_path):
+def test_sides_that_are_no_multiple_of_stride_are_refused(file, tmp_path):
     with pytest.raises(CheckpointError, match="multiples of 32"):
         export(build_detector(file), file.names, "onnx", tmp_path / "n.onnx", ExportOptions((64, 70)))
 
 
-def test_an_operator_that_the_form_does_not_have_is_said_and_nothing_is_written(file, tmp_path):
-    """Exporters raise classes of their own; the other forms are still to be written after them."""
+def test_unsupported_operator_is_reported_and_nothing_is_written(file, tmp_path):
+    """Exporters raise their own classes of errors; the other formats must still be written."""
     model = build_detector(file)
     model.model[1].act = Fourier()
     with pytest.raises(CheckpointError, match=r"onnx cannot be written.*fft") as caught:
@@ -106,19 +106,21 @@ class Fourier(torch.nn.Module):
 
 @pytest.mark.parametrize("activation", ["ReLU", "LeakyReLU(0.1)", "Hardswish", "Mish", "GELU"])
 @pytest.mark.parametrize("opset", [12, 17, 20])
-def test_every_activation_that_a_network_may_have_is_exported(activation, opset, tmp_path):
+def test_all_activations_are_exported(activation, opset, tmp_path):
     config = load_config("yolov5n") | {"activation": activation, "width_multiple": 0.05}
     model = build_from_config(config, 2, "own").eval()
     done = export(model, ["cat", "dog"], "onnx", tmp_path / "n.onnx", ExportOptions((64, 64), opset=opset))
     assert done.difference < 1e-4
 
 
-@pytest.mark.parametrize("words", [["onnx", "torchscript"], ["onnx,torchscript"], ["onnx", "--format", "torchscript"]])
-def test_forms_as_people_write_them_and_a_size_between_strides(words, weights, tmp_path):
-    """The guide writes them with a space; a size that the network cannot see is rounded up and said."""
+@pytest.mark.parametrize(
+    "formats", [["onnx", "torchscript"], ["onnx,torchscript"], ["onnx", "--format", "torchscript"]]
+)
+def test_include_accepts_lists_and_size_is_rounded_up_to_stride(formats, weights, tmp_path):
+    """Formats may be separated by a space or a comma; a size between strides is rounded up with a warning."""
     path = tmp_path / "mine.safetensors"
     path.write_bytes(weights.read_bytes())
-    result = CliRunner().invoke(cli, ["export", "--include", *words, "--weights", str(path), "--img", "70"])
+    result = CliRunner().invoke(cli, ["export", "--include", *formats, "--weights", str(path), "--img", "70"])
     assert result.exit_code == 0, result.output
     assert {found.suffix for found in tmp_path.iterdir()} == {".safetensors", ".onnx", ".torchscript"}
     assert "not multiples of 32; using [96, 96]" in result.output
@@ -126,26 +128,26 @@ def test_forms_as_people_write_them_and_a_size_between_strides(words, weights, t
     assert images.shape == [1, 3, 96, 96]
 
 
-def test_a_missing_package_is_named_with_the_command_that_brings_it(file, tmp_path, monkeypatch):
+def test_missing_package_error_has_install_command(file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(CheckpointError, match=r"pip install 'hpc-yolo\[export\]'"):
         export(build_detector(file), file.names, "onnx", tmp_path / "n.onnx", ExportOptions((64, 64)))
 
 
-def test_the_command_writes_both_forms_beside_the_weights_and_goes_on_after_a_failure(weights, monkeypatch):
-    words = ["export", "--weights", str(weights), "--include", "onnx,torchscript", "--img", "64", "96", "--dynamic"]
-    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+def test_export_command_writes_both_formats_and_continues_after_failure(weights, monkeypatch):
+    arguments = ["export", "--weights", str(weights), "--include", "onnx,torchscript", "--img", "64", "96", "--dynamic"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert result.output.count("largest difference") == 2
     assert {path.suffix for path in weights.parent.iterdir()} == {".safetensors", ".onnx", ".torchscript"}
     monkeypatch.setitem(sys.modules, "onnx", None)
-    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 7
     assert "onnx: ONNX needs" in result.output and result.output.count("largest difference") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ([], "name one model: a run or checkpoint"),
         (["x.pt", "--include", "tflite"], "must be one of onnx, torchscript"),
@@ -158,6 +160,6 @@ def test_the_command_writes_both_forms_beside_the_weights_and_goes_on_after_a_fa
         (["x.pt", "--img", "64", "64", "64"], "one side in pixels"),
     ],
 )
-def test_wrong_words_are_said(words, said):
-    result = CliRunner().invoke(cli, ["export", *words], standalone_mode=True)
-    assert result.exit_code == 2 and said in result.output
+def test_invalid_arguments_are_reported(arguments, message):
+    result = CliRunner().invoke(cli, ["export", *arguments], standalone_mode=True)
+    assert result.exit_code == 2 and message in result.output

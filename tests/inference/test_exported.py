@@ -1,4 +1,4 @@
-"""Exported files run by val and predict: the same boxes as the model that they came from, and refusals in words."""
+"""Exported files in val and predict: the same boxes as the exported model, and errors for what is not supported."""
 
 import json
 import sys
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 NAMES = ["cat", "traffic light"]
 SIZE = 96
-FORMS = [("onnx", False), ("onnx", True), ("torchscript", False), ("torchscript", True)]
+FORMATS = [("onnx", False), ("onnx", True), ("torchscript", False), ("torchscript", True)]
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Weights of a small model with random layers that finds much everywhere, and its exports."""
+    """Return the directory of a small random model with many detections, and of its exports."""
     path = tmp_path_factory.mktemp("exported") / "best.safetensors"
     torch.manual_seed(0)
     config = load_config("yolov5n") | {"width_multiple": 0.1}
@@ -43,15 +43,15 @@ def directory(tmp_path_factory):
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight)
         _, levels = model(torch.rand(1, 3, SIZE, SIZE))
-        for convolution, level in zip(model.head.m, levels, strict=True):  # scores all over the range
+        for convolution, level in zip(model.head.m, levels, strict=True):  # scores from 0 to 1
             convolution.weight.mul_(1.5 / level.std())
             convolution.bias.zero_()
     save_model(path, model, ModelDescription(model="small", config=config, names=NAMES, imgsz=SIZE))
     file = read_model_file(path)
-    for form, dynamic in FORMS:
-        target = path.with_name(f"{'any' if dynamic else 'fixed'}.{form}")
+    for file_format, dynamic in FORMATS:
+        target = path.with_name(f"{'any' if dynamic else 'fixed'}.{file_format}")
         options = ExportOptions((SIZE, SIZE), batch=1 if dynamic else 3, dynamic=dynamic, trained_imgsz=SIZE)
-        export(build_detector(file), file.names, form, target, options)
+        export(build_detector(file), file.names, file_format, target, options)
     (path.parent / "scripted.pt").write_bytes((path.parent / "any.torchscript").read_bytes())
     return path.parent
 
@@ -70,25 +70,25 @@ def data(tmp_path_factory):
     return path
 
 
-def run(*words, directory):
-    result = CliRunner().invoke(cli, [*map(str, words), "--project", str(directory), "--name", "exp"])
+def run(*arguments, directory):
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--project", str(directory), "--name", "exp"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def detections(weights, image, directory, *words):
+def detections(weights, image, directory, *options):
     (line,) = run(
-        "predict", image, "--weights", weights, "--json", "--nosave", *words, directory=directory
+        "predict", image, "--weights", weights, "--json", "--nosave", *options, directory=directory
     ).splitlines()
     found = json.loads(line)["detections"]
     return [item["name"] for item in found], np.array([[*item["xyxy"], 100 * item["confidence"]] for item in found])
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript", "scripted.pt"])
-def test_predict_finds_what_the_model_finds_that_the_file_came_from(name, directory, data, tmp_path):
-    """At the size that it was trained at, without being told."""
+def test_predict_with_exported_file_finds_boxes_of_model(name, directory, data, tmp_path):
+    """The image size defaults to the size of training."""
     image = data.parent / "images" / "0.png"
     expected_names, expected = detections(directory / "best.safetensors", image, tmp_path)
     names, found = detections(directory / name, image, tmp_path)
@@ -97,16 +97,16 @@ def test_predict_finds_what_the_model_finds_that_the_file_came_from(name, direct
 
 
 @pytest.mark.parametrize("name", ["any.onnx", "any.torchscript"])
-def test_a_dynamic_file_takes_any_size(name, directory, data, tmp_path):
+def test_dynamic_file_accepts_any_size(name, directory, data, tmp_path):
     image = data.parent / "images" / "3.png"
-    for words in ((), ("--imgsz", "128"), ("--imgsz", "64", "96")):
-        expected_names, expected = detections(directory / "best.safetensors", image, tmp_path, *words)
-        names, found = detections(directory / name, image, tmp_path, *words)
+    for options in ((), ("--imgsz", "128"), ("--imgsz", "64", "96")):
+        expected_names, expected = detections(directory / "best.safetensors", image, tmp_path, *options)
+        names, found = detections(directory / name, image, tmp_path, *options)
         assert names == expected_names and np.abs(found - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "fixed.torchscript"])
-def test_a_file_of_one_size_pads_every_image_to_it(name, directory):
+def test_fixed_size_file_pads_images_to_its_size(name, directory):
     pixels = np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)
     settings = PredictSettings((SIZE, SIZE), exact=True)
     expected, found = (
@@ -120,11 +120,11 @@ def test_a_file_of_one_size_pads_every_image_to_it(name, directory):
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "any.onnx", "fixed.torchscript", "any.torchscript"])
-def test_val_measures_what_it_measures_of_the_model(name, directory, data, tmp_path):
-    """In squares, which all of them take; four images in passes of three."""
-    words = ("--data", data, "--task", "speed", "--conf", "0.01", "--workers", "0", "--batch", "4", "--json")
+def test_val_of_exported_file_has_metrics_of_model(name, directory, data, tmp_path):
+    """With square images, which all files accept; four images in batches of three."""
+    options = ("--data", data, "--task", "speed", "--conf", "0.01", "--workers", "0", "--batch", "4", "--json")
     expected, found = (
-        json.loads(run("val", "--weights", directory / file, *words, directory=tmp_path))
+        json.loads(run("val", "--weights", directory / file, *options, directory=tmp_path))
         for file in ("best.safetensors", name)
     )
     assert expected["imgsz"] == SIZE and expected["metrics"]["recall"] > 0
@@ -132,26 +132,26 @@ def test_val_measures_what_it_measures_of_the_model(name, directory, data, tmp_p
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-3)
 
 
-def test_val_of_a_dynamic_file_groups_shapes_as_it_does_for_the_model(directory, data, tmp_path):
-    words = ("--data", data, "--save-json", "--workers", "0", "--imgsz", "64")
+def test_val_of_dynamic_file_groups_shapes_as_for_model(directory, data, tmp_path):
+    options = ("--data", data, "--save-json", "--workers", "0", "--imgsz", "64")
     for file in ("best.safetensors", "any.onnx"):
-        run("val", "--weights", directory / file, *words, directory=tmp_path)
+        run("val", "--weights", directory / file, *options, directory=tmp_path)
     expected, found = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
     assert len(found) == len(expected) > 100
     scores = [np.sort([item["score"] for item in items]) for items in (expected, found)]
     assert np.abs(scores[0] - scores[1]).max() < 1e-3
 
 
-def predict_fixed(*words):
-    return lambda directory, data: ["predict", data.parent / "images", "--weights", directory / "fixed.onnx", *words]
+def predict_fixed(*options):
+    return lambda directory, data: ["predict", data.parent / "images", "--weights", directory / "fixed.onnx", *options]
 
 
-def val(name, *words):
-    return lambda directory, data: ["val", "--weights", directory / name, "--data", data, *words]
+def val(name, *options):
+    return lambda directory, data: ["val", "--weights", directory / name, "--data", data, *options]
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "said"),
+    ("arguments", "kind", "message"),
     [
         (predict_fixed("--imgsz", "128"), SpecError, "128 x 128 px, and .*fixed.onnx was exported for 96 x 96 px"),
         (predict_fixed("--imgsz", "64", "96"), SpecError, "64 x 96 px, and .* exported for 96 x 96 px"),
@@ -162,22 +162,22 @@ def val(name, *words):
         (val("wide.onnx"), SpecError, "exported for 64 x 96 px .* and val needs a square"),
     ],
 )
-def test_what_an_exported_file_cannot_do_is_said(words, kind, said, directory, data, tmp_path):
+def test_unsupported_option_of_exported_file_is_reported(arguments, kind, message, directory, data, tmp_path):
     if not (wide := directory / "wide.onnx").exists():
         file = read_model_file(directory / "best.safetensors")
         export(build_detector(file), file.names, "onnx", wide, ExportOptions((64, 96)))
-    with pytest.raises(kind, match=said):
-        run(*words(directory, data), directory=tmp_path)
+    with pytest.raises(kind, match=message):
+        run(*arguments(directory, data), directory=tmp_path)
 
 
-def test_a_missing_runtime_is_named_with_the_command_that_brings_it(directory, monkeypatch):
+def test_missing_onnxruntime_error_has_install_command(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CheckpointError, match=r"onnxruntime\n.*pip install 'hpc-yolo\[export\]'"):
         load_exported(directory / "any.onnx")
 
 
 def write_onnx(path, output_shape, *, properties=None, inputs=1, kind=TensorProto.FLOAT):
-    """A model of another program: a constant, whatever the images."""
+    """Write an ONNX model with constant output."""
     values = [helper.make_tensor_value_info(f"in{number}", kind, [1, 3, 64, 64]) for number in range(inputs)]
     constant = helper.make_tensor("c", TensorProto.FLOAT, output_shape, np.zeros(output_shape).ravel())
     node = helper.make_node("Constant", [], ["out"], value=constant)
@@ -188,41 +188,41 @@ def write_onnx(path, output_shape, *, properties=None, inputs=1, kind=TensorProt
     path.write_bytes(model.SerializeToString())
 
 
-OURS = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
+VALID_PROPERTIES = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "said"),
+    ("shape", "options", "message"),
     [
         ([1, 252, 7], {}, "class names or stride are missing"),
         ([1, 252, 7], {"properties": {"stride": "32"}}, "class names or stride are missing"),
         ([1, 252, 7], {"properties": {"stride": "32", "names": "open('x')"}}, "class names or stride are missing"),
-        ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
-        ([1, 252, 7], {"properties": OURS | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
-        ([1, 252, 7], {"properties": OURS | {"stride": "-8"}}, "its stride is -8"),
-        ([1, 84, 8400], {"properties": OURS}, "batch x rows x 7: box, objectness, 2 classes"),
-        ([1, 252], {"properties": OURS}, "batch x rows x 7"),
-        ([1, 252, 7], {"properties": OURS, "inputs": 2}, "one input of images is needed"),
-        ([1, 252, 7], {"properties": OURS, "kind": TensorProto.UINT8}, "one input of images is needed"),
+        ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
+        ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
+        ([1, 252, 7], {"properties": VALID_PROPERTIES | {"stride": "-8"}}, "its stride is -8"),
+        ([1, 84, 8400], {"properties": VALID_PROPERTIES}, "batch x rows x 7: box, objectness, 2 classes"),
+        ([1, 252], {"properties": VALID_PROPERTIES}, "batch x rows x 7"),
+        ([1, 252, 7], {"properties": VALID_PROPERTIES, "inputs": 2}, "one input of images is needed"),
+        ([1, 252, 7], {"properties": VALID_PROPERTIES, "kind": TensorProto.UINT8}, "one input of images is needed"),
     ],
 )
-def test_an_onnx_file_of_another_program_is_said_to_be_that(shape, options, said, tmp_path):
+def test_onnx_file_of_another_program_is_refused(shape, options, message, tmp_path):
     write_onnx(tmp_path / "x.onnx", shape, **options)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_exported(tmp_path / "x.onnx")
     assert caught.value.hint
 
 
-def test_an_onnx_file_of_yolov5s_form_runs(tmp_path):
-    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=OURS)
+def test_onnx_file_with_yolov5_properties_runs(tmp_path):
+    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=VALID_PROPERTIES)
     model = load_exported(tmp_path / "x.onnx")
     assert model.about.names == ("cat", "dog") and model(torch.zeros(2, 3, 64, 64))[0].shape == (2, 252, 7)
 
 
-def test_an_onnx_file_cannot_name_other_files(tmp_path):
+def test_onnx_file_with_external_data_is_refused(tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(np.ones(4 * 252 * 7, dtype=np.float32).tobytes())
-    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=OURS)
+    write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=VALID_PROPERTIES)
     model = onnx.load(tmp_path / "x.onnx")
     tensor = model.graph.node[0].attribute[0].t
     tensor.ClearField("float_data")
@@ -233,8 +233,8 @@ def test_an_onnx_file_cannot_name_other_files(tmp_path):
         load_exported(tmp_path / "x.onnx")
 
 
-def spoiled_torchscript(path, source, entry, content):
-    """`source` with another `content` of one entry; None leaves it out."""
+def write_modified_torchscript(path, source, entry, content):
+    """Write `source` with changed `content` of one entry; None removes the entry."""
     with zipfile.ZipFile(source) as before, zipfile.ZipFile(path, "w") as after:
         for item in before.infolist():
             if not item.filename.endswith(entry):
@@ -243,41 +243,45 @@ def spoiled_torchscript(path, source, entry, content):
                 after.writestr(item, content(before.read(item)))
 
 
-def call(line):
-    """Put a call into the program, wherever a layer begins to compute."""
+def insert_call(line):
+    """Return a function that inserts a call at the start of each layer's `forward`."""
     return lambda code: code.replace(b"Tensor:\n", b"Tensor:\n    " + line + b"\n")
 
 
 @pytest.mark.parametrize(
-    ("entry", "content", "said"),
+    ("entry", "content", "message"),
     [
         ("config.txt", None, "class names or stride are missing"),
         ("config.txt", lambda _: b"not JSON", "class names or stride are missing"),
         ("config.txt", lambda _: b"[" * 100_000, "class names or stride are missing"),
         ("config.txt", lambda _: b'{"names": {"0": "a"}, "stride": 32}', "lacks the image size"),
         ("config.txt", lambda _: b'{"names": ["a"], "stride": 32, "shape": [1, 3, 0, 64]}', "lacks the image size"),
-        (".py", call(b'x = torch.from_file("/etc/passwd", True, 10)'), r"calls torch\.from_file, .*; it was not run"),
-        (".py", call(b'ops.aten.save([1], "x")'), r"calls ops\.aten\.save, "),
-        (".py", call(b'torch.warn("x")'), r"calls torch\.warn, "),
-        (".py", call(b"raise_error()"), "calls raise_error, "),
-        (".py", call(b"(torch.from_file)()"), r"calls torch\.from_file, "),
-        (".py", call(b"f = torch.save"), r"calls torch\.save, "),
-        (".py", call(b'getattr(torch, "save")()'), "calls torch, "),
+        (
+            ".py",
+            insert_call(b'x = torch.from_file("/etc/passwd", True, 10)'),
+            r"calls torch\.from_file, .*; it was not run",
+        ),
+        (".py", insert_call(b'ops.aten.save([1], "x")'), r"calls ops\.aten\.save, "),
+        (".py", insert_call(b'torch.warn("x")'), r"calls torch\.warn, "),
+        (".py", insert_call(b"raise_error()"), "calls raise_error, "),
+        (".py", insert_call(b"(torch.from_file)()"), r"calls torch\.from_file, "),
+        (".py", insert_call(b"f = torch.save"), r"calls torch\.save, "),
+        (".py", insert_call(b'getattr(torch, "save")()'), "calls torch, "),
         (".py", lambda code: code + b"  def __setstate__(self, state: int) -> None:\n", "calls __setstate__, "),
         (".py", lambda _: b"\xff\xfe", "its program is not text"),
         ("data.pkl", lambda code: code + b"torch.classes.x.Y", r"C\+\+ classes"),
         ("version", lambda _: b"99999", "torch .* cannot load it"),
     ],
 )
-def test_a_torchscript_file_that_is_no_detector_is_not_run(entry, content, said, directory, tmp_path):
-    spoiled_torchscript(tmp_path / "x.torchscript", directory / "fixed.torchscript", entry, content)
-    with pytest.raises(CheckpointError, match=said):
+def test_invalid_torchscript_file_is_refused_without_running_it(entry, content, message, directory, tmp_path):
+    write_modified_torchscript(tmp_path / "x.torchscript", directory / "fixed.torchscript", entry, content)
+    with pytest.raises(CheckpointError, match=message):
         load_exported(tmp_path / "x.torchscript")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".torchscript"])
-@pytest.mark.parametrize("content", [b"", b"nothing of the kind", None])
-def test_a_damaged_file_is_said(suffix, content, directory, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"not a model", None])
+def test_damaged_file_is_refused(suffix, content, directory, tmp_path):
     whole = (directory / f"fixed{suffix}").read_bytes()
     (tmp_path / f"x{suffix}").write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(CheckpointError, match=r"cannot load it|is not a complete TorchScript file"):
@@ -285,21 +289,21 @@ def test_a_damaged_file_is_said(suffix, content, directory, tmp_path):
 
 
 @pytest.mark.parametrize("activation", ["SiLU", "ReLU", "LeakyReLU(0.1)", "Hardswish", "Mish", "GELU"])
-def test_every_activation_passes_the_list_of_operations(activation, tmp_path):
+def test_all_activations_are_in_list_of_allowed_operations(activation, tmp_path):
     config = load_config("yolov5n") | {"activation": activation, "width_multiple": 0.05}
     model = build_from_config(config, 2, "own").eval()
     export(model, NAMES, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64)))
     assert load_exported(tmp_path / "n.torchscript").about.names == tuple(NAMES)
 
 
-def test_a_file_that_gives_other_rows_than_it_says_is_refused(directory, monkeypatch):
+def test_output_shape_other_than_described_is_refused(directory, monkeypatch):
     model = load_exported(directory / "any.torchscript")
     monkeypatch.setattr(model, "about", exported.About(("only",), 32))
     with pytest.raises(CheckpointError, match="batch x rows x 6"):
         model(torch.zeros(1, 3, 64, 64))
 
 
-def test_the_export_command_takes_the_trained_size_and_a_refused_write_is_said(directory, tmp_path):
+def test_export_command_uses_trained_size_and_reports_failed_write(directory, tmp_path):
     path = tmp_path / "best.safetensors"
     path.write_bytes((directory / "best.safetensors").read_bytes())
     result = CliRunner().invoke(cli, ["export", str(path), "--include", "onnx"])

@@ -1,4 +1,4 @@
-"""Images on servers: one image each, whatever the address looks like, and failures in words."""
+"""Images on servers: addresses of all forms, and errors of servers."""
 
 import base64
 import http.server
@@ -18,13 +18,13 @@ from hpc_yolo.inference.sources import find_sources
 
 JPEG = cv2.imencode(".jpg", np.full((64, 96, 3), 120, dtype=np.uint8))[1].tobytes()
 SIZE_TEXT = str(len(JPEG))
-LET_GO = threading.Event()
+RELEASED = threading.Event()
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """Answers by path; `answers` has (status, headers, body)."""
+    """HTTP handler that replies by path; `replies` has (status, headers, body)."""
 
-    answers: ClassVar = {
+    replies: ClassVar = {
         "/bus.jpg": (200, {"Content-Type": "image/jpeg", "Content-Length": SIZE_TEXT}, JPEG),
         "/bus.JPG?token=a.b/c": (200, {"Content-Type": "image/jpeg"}, JPEG),
         "/%E7%8C%AB.jpg": (200, {"Content-Type": "image/jpeg"}, JPEG),
@@ -47,10 +47,10 @@ class Site(http.server.BaseHTTPRequestHandler):
             allowed = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"me:p@ss").decode()
             status, headers, body = (200, {}, JPEG) if allowed else (401, {"WWW-Authenticate": 'Basic realm="x"'}, b"")
         elif self.path == "/slow.jpg":
-            LET_GO.wait(30)
+            RELEASED.wait(30)
             return
         else:
-            status, headers, body = self.answers.get(self.path, (404, {}, b""))
+            status, headers, body = self.replies.get(self.path, (404, {}, b""))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -64,11 +64,11 @@ class Site(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def site():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    LET_GO.clear()
+    RELEASED.clear()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"127.0.0.1:{server.server_address[1]}"
-    LET_GO.set()
+    RELEASED.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -86,8 +86,8 @@ def site():
         ("moved.jpg", "moved"),
     ],
 )
-def test_an_image_on_a_server_is_one_image(path, stem, site, type_in, tmp_path):
-    result = type_in(f"http://{site}/{path}", "--json")
+def test_address_of_image_is_one_image(path, stem, site, run_predict, tmp_path):
+    result = run_predict(f"http://{site}/{path}", "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     (line,) = map(json.loads, result.stdout.splitlines())
     assert (line["frame"], line["width"], line["height"]) == (None, 96, 64)
@@ -96,7 +96,7 @@ def test_an_image_on_a_server_is_one_image(path, stem, site, type_in, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("missing.jpg", "answers 404"),
         ("failing.jpg", "answers 503"),
@@ -109,20 +109,20 @@ def test_an_image_on_a_server_is_one_image(path, stem, site, type_in, tmp_path):
         ("private.jpg", "answers 401"),
     ],
 )
-def test_what_is_no_image_is_reported_and_the_others_are_read(path, said, site, type_in):
-    result = type_in(f"http://{site}/{path}", f"http://{site}/bus.jpg", "--json")
+def test_failed_address_is_reported_and_others_are_read(path, message, site, run_predict):
+    result = run_predict(f"http://{site}/{path}", f"http://{site}/bus.jpg", "--json")
     assert result.exit_code == 3, (result.output, result.exception)
-    assert f"failed: http://{site}/{path}: " in result.stderr and said in result.stderr
+    assert f"failed: http://{site}/{path}: " in result.stderr and message in result.stderr
     assert len(result.stdout.splitlines()) == 1 and "1 of 2 sources failed" in result.stderr
 
 
-def test_a_password_in_an_address_is_used_and_never_printed(site, type_in):
-    result = type_in(f"http://me:p%40ss@{site}/private.jpg")
+def test_password_in_address_is_used_and_not_printed(site, run_predict):
+    result = run_predict(f"http://me:p%40ss@{site}/private.jpg")
     assert result.exit_code == 0, (result.output, result.exception)
     assert f"http://me:***@{site}/private.jpg" in result.output and "p%40ss" not in result.output
 
 
-def test_time_and_size_have_limits(site, monkeypatch):
+def test_slow_and_large_replies_are_refused(site, monkeypatch):
     monkeypatch.setattr(fetch, "MAX_BYTES", 2**16)
     with pytest.raises(DataError, match="more than 0 MiB"):
         fetch_image(f"http://{site}/big.jpg", must_be_image=True)
@@ -131,7 +131,7 @@ def test_time_and_size_have_limits(site, monkeypatch):
         fetch_image(f"http://{site}/slow.jpg", must_be_image=True)
 
 
-def test_a_server_that_is_not_there_is_said():
+def test_unreachable_server_is_reported():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(DataError, match="cannot be reached: Connection refused"):
@@ -139,16 +139,16 @@ def test_a_server_that_is_not_there_is_said():
 
 
 @pytest.mark.parametrize("address", ["http:///bus.jpg", "http://[::1/bus.jpg", "http://host:port/bus.jpg"])
-def test_an_address_that_is_none_is_said(address):
+def test_malformed_address_is_reported(address):
     (source,) = find_sources(address).sources
     assert source.stem
     with pytest.raises(DataError, match="is not an address"):
         fetch_image(address, must_be_image=True)
 
 
-def test_a_stream_is_left_to_the_video_decoder(site, monkeypatch):
+def test_stream_is_not_fetched_as_image(site, monkeypatch):
     kinds = {"/live.jpg": "multipart/x-mixed-replace; boundary=frame", "/live": "application/octet-stream"}
-    answers = {path: (200, {"Content-Type": kind}, b"") for path, kind in kinds.items()}
-    monkeypatch.setattr(Site, "answers", answers)
+    replies = {path: (200, {"Content-Type": kind}, b"") for path, kind in kinds.items()}
+    monkeypatch.setattr(Site, "replies", replies)
     assert fetch_image(f"http://{site}/live.jpg", must_be_image=True) is None
     assert fetch_image(f"http://{site}/live", must_be_image=False) is None

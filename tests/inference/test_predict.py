@@ -1,4 +1,4 @@
-"""A network used: every source that people have, boxes where things are, and nothing of theirs touched."""
+"""Prediction: kinds of sources, coordinates of boxes, and drawn labels."""
 
 import http.server
 import json
@@ -18,12 +18,12 @@ from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
 from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes
 
 
-def test_boxes_lie_where_the_network_saw_them(network):
-    """An image of 160 x 96 that is letterboxed into 128: every box must come back by its ratio."""
+def test_boxes_are_mapped_to_original_image(model):
+    """An image of 160 x 96 letterboxed to 128: every box must be scaled by the ratio."""
     frame = Frame(Source("x"), np.zeros((96, 160, 3), dtype=np.uint8))
     settings = PredictSettings((128, 128), iou_threshold=1.0)
-    found = np.array(Predictor(network, settings)(frame).detections)
-    framed_height = 96  # 128 x 76.8 px, filled up to whole strides
+    found = np.array(Predictor(model, settings)(frame).detections)
+    framed_height = 96  # 128 x 76.8 px, padded to whole strides
     assert len(found) == (128 // 32) * (framed_height // 32)
     assert set(found[:, 5]) == {1}
     centres = (found[:, 0] + found[:, 2]) / 2
@@ -34,14 +34,14 @@ def test_boxes_lie_where_the_network_saw_them(network):
     assert found[:, [0, 1]].min() >= 0 and found[:, 2].max() <= 160 and found[:, 3].max() <= 96
 
 
-def test_classes_confidence_and_augmentation_are_heeded(network):
+def test_classes_confidence_and_augmentation_are_applied(model):
     frame = Frame(Source("x"), np.zeros((128, 128, 3), dtype=np.uint8))
     for changes, expected in (({"classes": (0,)}, False), ({"classes": (1,)}, True), ({"conf_threshold": 0.99}, False)):
-        assert bool(Predictor(network, PredictSettings((128, 128), **changes))(frame).detections) is expected
-    assert Predictor(network, PredictSettings((128, 128), augment=True))(frame).detections
+        assert bool(Predictor(model, PredictSettings((128, 128), **changes))(frame).detections) is expected
+    assert Predictor(model, PredictSettings((128, 128), augment=True))(frame).detections
 
 
-def test_sources_of_all_kinds(images, video, tmp_path):
+def test_sources_of_all_kinds_are_found(images, video, tmp_path):
     names = lambda written: [Path(source.name).name for source in find_sources(str(written)).sources]  # noqa: E731
     assert names(images) == ["a.png", "b.JPG", "a.png"]
     assert names(images / "a.png") == ["a.png"]
@@ -58,7 +58,7 @@ def test_sources_of_all_kinds(images, video, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("written", "message"),
     [
         ("nothing", "there is no such file or directory, and nothing matches it"),
         ("empty", "holds no image and no video"),
@@ -66,15 +66,15 @@ def test_sources_of_all_kinds(images, video, tmp_path):
         ("ftp://me:secret@host/a.jpg", r"ftp://me:\*\*\*@host/a\.jpg: addresses of this kind are not supported"),
     ],
 )
-def test_what_is_no_source_is_said(tmp_path, monkeypatch, written, words):
+def test_invalid_source_is_refused(tmp_path, monkeypatch, written, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.md").touch()
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         find_sources(written)
 
 
-def test_frames_of_a_video_are_counted_and_skipped(video):
+def test_frame_stride_skips_frames_of_video(video):
     (source,) = find_sources(str(video)).sources
     frames = list(frames_of(source, stride=2))
     assert [frame.number for frame in frames] == [0, 2, 4]
@@ -82,13 +82,13 @@ def test_frames_of_a_video_are_counted_and_skipped(video):
     assert frames[2].pixels.mean() == pytest.approx(160, abs=3)
 
 
-def test_a_camera_that_is_not_there_says_where_to_look():
+def test_missing_camera_error_lists_devices():
     with pytest.raises(DataError, match=r"camera 77: cannot be opened\n.*ls /dev/video"):
         list(frames_of(Source("camera 77", address=77)))
 
 
 class Stream(http.server.BaseHTTPRequestHandler):
-    """A camera in the network: one JPEG after another in an answer that does not end."""
+    """HTTP handler of a network camera: a multipart reply with several JPEGs."""
 
     def do_GET(self):
         self.send_response(200)
@@ -103,12 +103,12 @@ class Stream(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_stream_from_a_local_address(type_in):
+def test_stream_of_http_camera_is_read(run_predict):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stream)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        result = type_in(f"http://127.0.0.1:{server.server_address[1]}/live.mjpg", "--nosave", "--json")
+        result = run_predict(f"http://127.0.0.1:{server.server_address[1]}/live.mjpg", "--nosave", "--json")
     finally:
         server.shutdown()
         thread.join()
@@ -118,9 +118,9 @@ def test_a_stream_from_a_local_address(type_in):
     assert {(frame["width"], frame["height"]) for frame in frames} == {(96, 64)}
 
 
-def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, video, tmp_path):
+def test_all_outputs_are_written_and_sources_stay_unchanged(run_predict, images, video, tmp_path):
     before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
-    result = type_in(images, video, "--save-txt", "--save-conf", "--save-crop")
+    result = run_predict(images, video, "--save-txt", "--save-conf", "--save-crop")
     assert result.exit_code == 0, result.output
     directory = tmp_path / "runs" / "detect" / "exp"
     assert f"results in {Path('runs/detect/exp')}" in result.output
@@ -143,21 +143,21 @@ def test_everything_is_written_and_sources_stay_as_they_are(type_in, images, vid
     assert list((directory / "crops" / "dog").glob("a_0.jpg"))
     assert "dog" in result.output and "160x96" in result.output
     assert {path: path.read_bytes() for path in before} == before
-    again = type_in(images / "a.png", "--nosave")
+    again = run_predict(images / "a.png", "--nosave")
     assert again.exit_code == 0 and not (tmp_path / "runs" / "detect" / "exp2").exists()
     assert "results in" not in again.output
 
 
-def test_a_image_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, images, tmp_path):
+def test_unreadable_image_is_reported_and_others_are_processed(run_predict, images, tmp_path):
     (images / "b.JPG").write_bytes(b"not an image")
-    result = type_in(images)
+    result = run_predict(images)
     assert result.exit_code == 3
     assert "failed:" in result.output and "b.JPG" in result.output
     assert (tmp_path / "runs" / "detect" / "exp" / "a_2.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ((), "name a SOURCE"),
         (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
@@ -165,19 +165,19 @@ def test_a_image_that_cannot_be_read_is_named_and_the_rest_goes_on(type_in, imag
         (("a.png", "--view-img"), "--view-img is not supported"),
     ],
 )
-def test_wrong_arguments_are_reported(type_in, images, words, said):
-    result = type_in(*(images / word if word == "a.png" else word for word in words))
-    assert result.exit_code == 2 and said in result.output, result.output
+def test_invalid_arguments_are_reported(run_predict, images, arguments, message):
+    result = run_predict(*(images / argument if argument == "a.png" else argument for argument in arguments))
+    assert result.exit_code == 2 and message in result.output, result.output
 
 
-def test_half_precision_is_for_gpus(type_in, images):
+def test_half_precision_without_gpu_is_refused(run_predict, images):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    result = type_in(images / "a.png", "--half")
+    result = run_predict(images / "a.png", "--half")
     assert isinstance(result.exception, HpcYoloError) and "half precision is for GPUs" in str(result.exception)
 
 
-def test_a_reader_that_nobody_reads_on_ends(images):
+def test_reader_thread_ends_when_frames_are_closed(images):
     frames: Any = read_frames(find_sources(str(images)).sources * 10, 1)
     next(frames)
     frames.close()
@@ -187,18 +187,18 @@ def test_a_reader_that_nobody_reads_on_ends(images):
 @pytest.mark.parametrize(
     "box", [(0, 0, 10, 10), (-5, -5, 20, 20), (60, 90, 64, 96), (63, 0, 200, 50), (5.2, 5.2, 5.4, 5.4), (0, 0, 64, 96)]
 )
-@pytest.mark.parametrize("name", ["x", "a class with a very long name indeed", "Café 猫"])
-def test_a_label_stays_on_the_image_whatever_the_box(box, name):
-    """OpenCV cuts off silently what lies outside: the ground of the label must be seen whole."""
+@pytest.mark.parametrize("name", ["x", "a class with a very long name of many characters", "Café 猫"])
+def test_label_stays_inside_image(box, name):
+    """OpenCV clips without an error: the background of the label must be visible."""
     pixels = np.full((96, 64, 3), 90, dtype=np.uint8)
     drawn = draw_boxes(pixels, [[*box, 0.9, 0.0]], [name], Style())
     assert drawn.shape == pixels.shape and (pixels == 90).all()
-    ground = (drawn == np.array(PALETTE[0][::-1], dtype=np.uint8)).all(axis=2)
-    assert ground.sum() > 20
+    background = (drawn == np.array(PALETTE[0][::-1], dtype=np.uint8)).all(axis=2)
+    assert background.sum() > 20
     assert crop(pixels, box).size > 0
 
 
-def test_text_stands_out_from_its_ground():
+def test_text_contrasts_with_its_background():
     for kind in range(len(PALETTE)):
         drawn = draw_boxes(
             np.zeros((200, 400, 3), dtype=np.uint8), [[50, 60, 300, 150, 0.9, kind]], ["M"] * 12, Style()
@@ -206,7 +206,7 @@ def test_text_stands_out_from_its_ground():
         label = drawn[20:60, 45:150].reshape(-1, 3).astype(int)
         luminance = label @ [0.114, 0.587, 0.299]
         red, green, blue = PALETTE[kind]
-        ground = 0.299 * red + 0.587 * green + 0.114 * blue
-        text = (DARK if ground > 140 else LIGHT)[0]
-        assert abs(luminance - text).min() < 12, "the text's colour is there"
-        assert abs(ground - text) > 80, kind
+        background = 0.299 * red + 0.587 * green + 0.114 * blue
+        text = (DARK if background > 140 else LIGHT)[0]
+        assert abs(luminance - text).min() < 12, "the colour of the text"
+        assert abs(background - text) > 80, kind

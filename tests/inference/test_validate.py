@@ -1,4 +1,4 @@
-"""Evaluation from the command line to the files that are left."""
+"""The `val` command, from its options to the files that it writes."""
 
 import json
 import re
@@ -41,18 +41,18 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "network.safetensors"
-    save_network(path, list(CLASSES))
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_random_model(path, list(CLASSES))
     return path
 
 
-def save_network(path: Path, names: list[str]) -> None:
+def save_random_model(path: Path, names: list[str]) -> None:
     description = ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=names, imgsz=96)
     save_model(path, build_model("yolov5n", len(names)), description)
 
 
-def run_val(*words: object, directory: Path):
-    command = ["val", *map(str, words), "--project", str(directory), "--workers", "0", "--device", "cpu"]
+def run_val(*options: object, directory: Path):
+    command = ["val", *map(str, options), "--project", str(directory), "--workers", "0", "--device", "cpu"]
     result = CliRunner().invoke(cli, command)
     if result.exception is not None and not isinstance(result.exception, (HpcYoloError, SystemExit)):
         raise result.exception
@@ -60,7 +60,7 @@ def run_val(*words: object, directory: Path):
 
 
 class Oracle(nn.Module):
-    """A detector that is told the labels of the batches to come and finds them all, and nothing else."""
+    """Detector that returns the labels of the batches of `loader`, in their order."""
 
     def __init__(self, loader) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Oracle(nn.Module):
 
 @pytest.fixture
 def oracle(weights, data):
-    """A `EvalTarget` whose network is an oracle, for batches of 4 at 64 pixels."""
+    """Return an `EvalTarget` whose model is an oracle, for batches of 4 at 64 pixels."""
     target = load_eval_target(
         weights,
         data,
@@ -92,12 +92,12 @@ def oracle(weights, data):
         on_message=print,
         on_progress=lambda *_: None,
     )
-    places = {"rank": 0, "world_size": 1, "workers": 0}
-    return replace(target, model=Oracle(ValidationLoader(target.index, imgsz=64, batch=4, stride=32, **places)))
+    options = {"rank": 0, "world_size": 1, "workers": 0}
+    return replace(target, model=Oracle(ValidationLoader(target.index, imgsz=64, batch=4, stride=32, **options)))
 
 
 def annotations_of(index, path: Path) -> Path:
-    """The labels of an index as COCO has them, with ids and category numbers of its own."""
+    """Write the labels of an index as COCO annotations, with other ids and category numbers."""
     rows = []
     for image, labels in enumerate(index.labels):
         for kind, x, y, w, h in labels.tolist():
@@ -114,8 +114,8 @@ def annotations_of(index, path: Path) -> Path:
     return path
 
 
-def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
-    """Figures, official numbers, confusion matrix, JSON and label files of one pass, against the labels themselves."""
+def test_exact_detections_have_perfect_metrics_and_files(oracle, tmp_path):
+    """Compares metrics, official metrics, confusion matrix, JSON and label files of one pass with the labels."""
     annotations = read_annotations(annotations_of(oracle.index, tmp_path / "truth.json"), CLASSES, oracle.index.paths)
     outputs = Outputs(tmp_path, predictions=True, annotations=annotations, labels=True, scores=True)
     done = []
@@ -144,14 +144,14 @@ def test_who_finds_everything_has_full_marks_everywhere(oracle, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["coco"]["ap50"] == pytest.approx(1)
     for path, labels in zip(oracle.index.paths, oracle.index.labels, strict=True):
         written = (tmp_path / "labels" / f"{Path(path).stem}.txt").read_text().split()
-        rows = torch.tensor([float(word) for word in written]).reshape(-1, 6)
+        rows = torch.tensor([float(value) for value in written]).reshape(-1, 6)
         torch.testing.assert_close(
             rows[:, :5].sort(dim=0).values, torch.tensor(labels).sort(dim=0).values, atol=1e-4, rtol=0
         )
         assert (rows[:, 5] > 0.9).all()
 
 
-def test_images_of_one_name_in_two_directories_keep_two_label_files(oracle, tmp_path):
+def test_images_with_equal_names_have_separate_label_files(oracle, tmp_path):
     names = ["a/x.jpg", "b/x.jpg", *(f"a/{number}.jpg" for number in range(NUM_IMAGES - 2))]
     directories = [str(Path(path).parent) for path in oracle.index.paths]
     for name, path in zip(names, oracle.index.paths, strict=True):
@@ -164,7 +164,7 @@ def test_images_of_one_name_in_two_directories_keep_two_label_files(oracle, tmp_
     assert {path.name for path in (tmp_path / "labels").iterdir()} >= {"x.txt", "x-2.txt"}
 
 
-def test_names_with_a_number_at_the_end_keep_files_of_their_own(tmp_path):
+def test_names_that_end_with_number_have_separate_label_files(tmp_path):
     paths = ("a/x.jpg", "a/x-2.jpg", "b/x.jpg", "c/x.jpg", f"d/{'y' * 250}.jpg")
     write = validate_module._label_writer(tmp_path / "labels", paths, with_scores=False)
     for number in range(len(paths)):
@@ -174,14 +174,14 @@ def test_names_with_a_number_at_the_end_keep_files_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--save-json", "--save-txt"])
-def test_results_that_cannot_be_written_are_said(option, weights, data, tmp_path, file_limit):
+def test_failed_write_of_results_is_reported(option, weights, data, tmp_path, file_limit):
     with file_limit(10):
         result = run_val("--weights", weights, "--data", data, option, directory=tmp_path)
     assert isinstance(result.exception, RunError), result.output
     assert "cannot be written: File too large" in str(result.exception)
 
 
-def test_the_command_prints_and_leaves_the_same_figures(weights, data, tmp_path):
+def test_printed_metrics_equal_those_in_metrics_json(weights, data, tmp_path):
     result = run_val("--weights", weights, "--data", data, "--batch", 4, "--json", directory=tmp_path)
     printed = json.loads(result.stdout)
     assert Path(printed.pop("directory")) == tmp_path / "exp"
@@ -190,12 +190,12 @@ def test_the_command_prints_and_leaves_the_same_figures(weights, data, tmp_path)
     assert (tmp_path / "exp").stat().st_mode & 0o777 == 0o700
 
 
-def test_the_table_has_a_row_for_each_class(weights, data, tmp_path):
+def test_table_has_row_per_class(weights, data, tmp_path):
     text = run_val("--weights", weights, "--data", data, "--conf", 0.5, directory=tmp_path).stdout
     assert [name for name in ("all", *CLASSES, "mAP50-95", "speed") if name not in text] == []
 
 
-def test_a_run_is_evaluated_on_its_own_data_with_its_own_size(weights, data, tmp_path):
+def test_run_is_evaluated_with_its_own_data_and_size(weights, data, tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.create()
     spec = {"name": "run", "model": "yolov5n", "data": str(data), "train": {"imgsz": 64}}
@@ -208,8 +208,8 @@ def test_a_run_is_evaluated_on_its_own_data_with_its_own_size(weights, data, tmp
 
 
 @pytest.mark.parametrize("directory", ["weights", "checkpoints"])
-def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(directory, weights, data, tmp_path):
-    """A spec.yaml above the weights makes no run: it may describe anything."""
+def test_weights_beside_unrelated_spec_are_evaluated_at_own_size(directory, weights, data, tmp_path):
+    """A directory with a spec.yaml is not necessarily a run."""
     (tmp_path / "spec.yaml").write_text(f"name: x\nmodel: yolov5n\ndata: {data}\ntrain: {{imgsz: 640}}\n")
     path = tmp_path / directory / "best.safetensors"
     path.parent.mkdir()
@@ -221,30 +221,32 @@ def test_weights_in_a_project_with_a_spec_are_evaluated_at_their_own_size(direct
     assert "--data is missing" in str(result.exception)
 
 
-def test_a_size_that_does_not_fit_the_network_is_rounded_up_in_words(weights, data, tmp_path):
+def test_size_between_strides_is_rounded_up_with_warning(weights, data, tmp_path):
     result = run_val("--weights", weights, "--data", data, "--imgsz", 50, "--json", directory=tmp_path)
     assert "--imgsz 50 is not a multiple of 32" in result.stderr
     assert json.loads(result.stdout)["imgsz"] == 64
 
 
-def test_augmentation_changes_figures_and_time(weights, data, tmp_path):
-    """Three views instead of one: the option reaches the network."""
-    words = ["--weights", weights, "--data", data, "--json", "--save-json"]
-    plain = json.loads(run_val(*words, directory=tmp_path).stdout)
-    seen = json.loads(run_val(*words, "--augment", directory=tmp_path).stdout)
-    assert seen["num_images"] == plain["num_images"]
-    plain_rows, seen_rows = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2"))
-    assert plain_rows != seen_rows
+def test_augmentation_changes_predictions(weights, data, tmp_path):
+    """The option makes the model predict from three views instead of one."""
+    options = ["--weights", weights, "--data", data, "--json", "--save-json"]
+    plain = json.loads(run_val(*options, directory=tmp_path).stdout)
+    augmented = json.loads(run_val(*options, "--augment", directory=tmp_path).stdout)
+    assert augmented["num_images"] == plain["num_images"]
+    plain_rows, augmented_rows = (
+        json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exp", "exp2")
+    )
+    assert plain_rows != augmented_rows
 
 
-def test_speed_takes_squares_at_its_own_thresholds(weights, data, tmp_path):
+def test_speed_task_has_own_thresholds(weights, data, tmp_path):
     report = json.loads(
         run_val("--weights", weights, "--data", data, "--task", "speed", "--json", directory=tmp_path).stdout
     )
     assert (report["conf_threshold"], report["iou_threshold"], report["split"]) == (0.25, 0.45, "val")
 
 
-def test_a_study_has_a_row_for_each_size(weights, data, tmp_path, monkeypatch):
+def test_study_has_row_per_size(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.cli.run_val.STUDY_SIZES", range(64, 128 + 1, 32))
     result = run_val("--weights", weights, "--data", data, "--task", "study", directory=tmp_path)
     lines = (tmp_path / "exp" / "study.csv").read_text().splitlines()
@@ -253,16 +255,16 @@ def test_a_study_has_a_row_for_each_size(weights, data, tmp_path, monkeypatch):
     assert "mAP50-95" in result.stdout
 
 
-def test_all_classes_taken_for_one(weights, data, tmp_path):
-    """80 classes of the weights against any number of the dataset; nothing is refused."""
-    save_network(tmp_path / "seven.safetensors", [f"kind {number}" for number in range(7)])
+def test_single_cls_accepts_weights_with_other_class_count(weights, data, tmp_path):
+    """The weights and the dataset may have different numbers of classes."""
+    save_random_model(tmp_path / "seven.safetensors", [f"kind {number}" for number in range(7)])
     result = run_val(
         "--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--json", directory=tmp_path
     )
     assert [row["name"] for row in json.loads(result.stdout)["classes"]] == ["item"]
 
 
-def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, weights, data, tmp_path):
+def test_annotations_in_coco_layout_give_official_metrics(oracle, weights, data, tmp_path):
     truth = annotations_of(oracle.index, data.parent / "annotations" / "instances_val.json")
     try:
         assert find_annotations(oracle) == truth
@@ -276,7 +278,7 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "sentence"),
+    ("options", "kind", "message"),
     [
         (["--weights", "{weights}"], SpecError, "--data is missing"),
         (["--weights", "{weights}", "--data", "{data}", "--half"], SpecError, "half precision is for GPUs"),
@@ -288,17 +290,17 @@ def test_official_numbers_are_found_where_coco_keeps_its_annotations(oracle, wei
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes_are_answered_in_words_before_any_image_is_looked_at(words, kind, sentence, weights, data, tmp_path):
-    save_network(tmp_path / "five.safetensors", list("abcde"))
-    places = {"weights": weights, "data": data, "directory": tmp_path, "five": tmp_path / "five.safetensors"}
-    result = run_val(*(word.format(**places) for word in words), directory=tmp_path / "results")
+def test_invalid_inputs_are_reported_before_evaluation(options, kind, message, weights, data, tmp_path):
+    save_random_model(tmp_path / "five.safetensors", list("abcde"))
+    paths = {"weights": weights, "data": data, "directory": tmp_path, "five": tmp_path / "five.safetensors"}
+    result = run_val(*(option.format(**paths) for option in options), directory=tmp_path / "results")
     assert isinstance(result.exception, kind)
-    assert re.search(sentence, str(result.exception), flags=re.DOTALL)
+    assert re.search(message, str(result.exception), flags=re.DOTALL)
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("options", "message"),
     [
         ([], "name one"),
         (["run", "--weights", "x.pt"], "name one"),
@@ -308,27 +310,27 @@ def test_mistakes_are_answered_in_words_before_any_image_is_looked_at(words, kin
         (["run", "--task", "vla"], "'vla'"),
     ],
 )
-def test_options_that_make_no_sense(words, sentence, tmp_path):
-    result = run_val(*words, directory=tmp_path)
+def test_invalid_options_are_refused(options, message, tmp_path):
+    result = run_val(*options, directory=tmp_path)
     assert result.exit_code == 2
-    assert sentence in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("device", ["gpu", "0,1", "7", "cuda:7"])
-def test_devices_that_are_not_there(device, weights, data, tmp_path):
+def test_missing_device_is_refused(device, weights, data, tmp_path):
     result = CliRunner().invoke(cli, ["val", str(weights), "--data", str(data), "--device", device])
     assert isinstance(result.exception, SpecError)
     assert f"--device {device}" in str(result.exception)
 
 
-def test_other_names_for_the_same_number_of_classes_are_told(data, tmp_path):
-    """The classes of two datasets in another order give figures near zero, and nobody knows why."""
-    save_network(tmp_path / "turned.safetensors", list(reversed(CLASSES)))
-    result = run_val("--weights", tmp_path / "turned.safetensors", "--data", data, directory=tmp_path)
+def test_different_class_names_give_warning(data, tmp_path):
+    """Classes in another order give metrics near zero without an error."""
+    save_random_model(tmp_path / "reversed.safetensors", list(reversed(CLASSES)))
+    result = run_val("--weights", tmp_path / "reversed.safetensors", "--data", data, directory=tmp_path)
     assert "class 0 is called 'star' by the weights and 'circle' by the dataset" in result.stderr
 
 
-def test_a_run_without_a_checkpoint_says_so(tmp_path):
+def test_run_without_checkpoint_is_refused(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.create()
     run.spec.write_text("name: run\n")
@@ -336,7 +338,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
         resolve_weights(run.path)
 
 
-def test_directories_count_up_and_are_their_owners_alone(tmp_path):
+def test_results_directories_are_numbered_and_private(tmp_path):
     names = [results_directory(tmp_path / "val", "exp", exist_ok=False).name for _ in range(3)]
     assert names == ["exp", "exp2", "exp3"]
     assert results_directory(tmp_path / "val", "exp", exist_ok=True).name == "exp"
@@ -344,8 +346,8 @@ def test_directories_count_up_and_are_their_owners_alone(tmp_path):
 
 
 @pytest.mark.parametrize("num_classes", [1, 30, 80])
-def test_charts_of_few_and_many_classes(tmp_path, num_classes):
-    """Names may have any letters and any length."""
+def test_confusion_chart_has_room_for_all_classes(tmp_path, num_classes):
+    """Names may have any characters and any length."""
     counts = torch.eye(num_classes + 1, dtype=torch.int64).numpy() * 3
     write_confusion_chart(tmp_path / "c.png", counts, ["ein sehr langer Straßenname 道路"] * num_classes)
     chart = cv2.imread(str(tmp_path / "c.png"))
@@ -354,7 +356,7 @@ def test_charts_of_few_and_many_classes(tmp_path, num_classes):
     assert dark.any(axis=0).sum() >= 14 * num_classes  # the diagonal crosses every column
 
 
-def test_label_files_can_be_read_again(oracle, tmp_path):
+def test_label_files_are_valid_labels(oracle, tmp_path):
     validate(
         oracle, imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=Outputs(tmp_path, labels=True)
     )
@@ -365,13 +367,13 @@ def test_label_files_can_be_read_again(oracle, tmp_path):
 
 @pytest.fixture
 def unlabelled(tmp_path) -> Path:
-    """The dataset YAML of a validation split without label files."""
+    """Return the YAML of a dataset whose validation split has no label files."""
     path = write_shapes_dataset(tmp_path / "unlabelled", num_train=1, num_val=2, image_size=SIZE)
     shutil.rmtree(path.parent / "labels" / "val")
     return path
 
 
-def test_a_split_without_labels_is_an_error_and_not_a_row_of_zeros(weights, unlabelled, tmp_path):
+def test_split_without_labels_is_refused(weights, unlabelled, tmp_path):
     result = run_val("--weights", weights, "--data", unlabelled, directory=tmp_path / "results")
     assert isinstance(result.exception, DataError)
     assert "val: none of its 2 images has labels; 2 without a label file" in str(result.exception)
@@ -380,9 +382,7 @@ def test_a_split_without_labels_is_an_error_and_not_a_row_of_zeros(weights, unla
 
 
 @pytest.mark.parametrize("option", ["--save-json", "--save-txt"])
-def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasured(
-    weights, unlabelled, tmp_path, option
-):
+def test_detections_on_split_without_labels_are_written_with_warning(weights, unlabelled, tmp_path, option):
     """COCO's test-dev has no labels; its predictions are measured elsewhere."""
     result = run_val("--weights", weights, "--data", unlabelled, option, directory=tmp_path)
     assert result.exit_code == 0
@@ -390,7 +390,7 @@ def test_detections_on_a_split_without_labels_are_written_and_said_to_be_unmeasu
     assert (tmp_path / "exp" / {"--save-json": "predictions.json", "--save-txt": "labels"}[option]).exists()
 
 
-def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weights, data, tmp_path):
+def test_val_reads_one_split_and_warns_about_missing_others(weights, data, tmp_path):
     path = tmp_path / "d.yaml"
     path.write_text(f"path: {data.parent}\ntrain: gone\nval: images/val\ntest: gone/too\nnames: {list(CLASSES)}\n")
     result = run_val("--weights", weights, "--data", path, directory=tmp_path)
@@ -403,7 +403,7 @@ def test_val_reads_its_own_split_and_only_mentions_what_else_is_not_there(weight
 
 @pytest.fixture
 def two_cameras(data, tmp_path) -> Path:
-    """The dataset YAML of images of equal names in two directories, with annotations that name no directories."""
+    """Return the YAML of images with equal names in two directories; the annotations have no directories."""
     root = tmp_path / "cameras"
     for kind in ("images", "labels"):
         for camera in ("cam1", "cam2"):
@@ -424,16 +424,16 @@ def write_truth(root: Path, names: list[str], **changes) -> Path:
     return truth
 
 
-def test_images_of_equal_names_are_refused_before_any_is_evaluated(weights, two_cameras, tmp_path):
+def test_ambiguous_images_are_refused_before_evaluation(weights, two_cameras, tmp_path):
     truth = two_cameras.parent / "annotations" / "instances_val.json"
-    words = ["--weights", weights, "--data", two_cameras, "--annotations", truth]
-    result = run_val(*words, directory=tmp_path / "results")
+    options = ["--weights", weights, "--data", two_cameras, "--annotations", truth]
+    result = run_val(*options, directory=tmp_path / "results")
     assert isinstance(result.exception, DataError)
     assert re.search(r"cam1/00000\.jpg and .*cam2/00000\.jpg are both image 1", str(result.exception))
     assert not (tmp_path / "results").exists()
 
 
-def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(weights, two_cameras, tmp_path):
+def test_unusable_default_annotations_keep_computed_metrics(weights, two_cameras, tmp_path):
     result = run_val("--weights", weights, "--data", two_cameras, "--save-json", "--json", directory=tmp_path)
     assert result.exit_code == 0
     assert "no official COCO metrics: " in result.stderr and "are both image 1" in result.stderr
@@ -444,17 +444,17 @@ def test_annotations_that_nobody_named_and_cannot_be_used_leave_our_own_metrics(
     assert {"cam1", "cam2"} == {Path(row["image_id"]).parent.name for row in rows}
 
 
-def test_equal_names_are_told_apart_by_the_directories_in_the_annotations(weights, two_cameras, tmp_path):
+def test_equal_names_are_matched_by_directories_in_annotations(weights, two_cameras, tmp_path):
     names = [f"{camera}/{number:05}.jpg" for camera in ("cam1", "cam2") for number in range(NUM_IMAGES)]
     truth = write_truth(two_cameras.parent, names)
-    words = ["--weights", weights, "--data", two_cameras, "--annotations", truth, "--json"]
-    report = json.loads(run_val(*words, directory=tmp_path).stdout)
+    options = ["--weights", weights, "--data", two_cameras, "--annotations", truth, "--json"]
+    report = json.loads(run_val(*options, directory=tmp_path).stdout)
     assert report["coco"] is not None and report["coco_error"] is None
     rows = json.loads((tmp_path / "exp" / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == set(range(1, 15))
 
 
-def test_annotations_without_iscrowd_area_info_and_id_give_official_numbers(weights, data, tmp_path):
+def test_annotations_without_optional_fields_give_official_metrics(weights, data, tmp_path):
     truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
     result = run_val("--weights", weights, "--data", data, "--annotations", truth, directory=tmp_path)
     assert result.exit_code == 0
@@ -462,7 +462,7 @@ def test_annotations_without_iscrowd_area_info_and_id_give_official_numbers(weig
 
 
 @pytest.mark.parametrize("is_named", [True, False])
-def test_our_own_metrics_are_printed_where_cocos_library_fails(weights, data, tmp_path, monkeypatch, is_named):
+def test_computed_metrics_are_printed_if_pycocotools_fails(weights, data, tmp_path, monkeypatch, is_named):
     def fail(*_):
         raise HpcYoloError("pycocotools cannot evaluate the predictions: KeyError: 'x'")
 

@@ -1,4 +1,4 @@
-"""Box formats and overlaps: everything from the loss to mAP stands on these four functions."""
+"""Box conversions, IoU and CIoU, from which the loss and mAP are computed."""
 
 import pytest
 import torch
@@ -13,18 +13,18 @@ def random_boxes_cxcywh(num, seed):
     return values * torch.tensor([100.0, 100.0, 60.0, 60.0]) + torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
-def test_formats_agree_on_a_box_that_one_can_check_by_hand():
+def test_conversion_of_known_box_is_exact():
     corners, centre = torch.tensor([[10.0, 20.0, 14.0, 28.0]]), torch.tensor([[12.0, 24.0, 4.0, 8.0]])
     assert torch.equal(cxcywh_to_xyxy(centre), corners)
     assert torch.equal(xyxy_to_cxcywh(corners), centre)
 
 
-def test_formats_are_inverse_in_any_shape():
+def test_conversions_are_inverse_for_any_shape():
     boxes = random_boxes_cxcywh(24, seed=0).view(2, 3, 4, 4)
     torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes)
 
 
-def test_iou_matrix_is_torchvisions():
+def test_iou_matrix_equals_torchvision():
     first, second = (cxcywh_to_xyxy(random_boxes_cxcywh(num, seed=num)) for num in (31, 17))
     torch.testing.assert_close(
         iou_matrix_xyxy(first, second), torchvision.ops.box_iou(first, second), rtol=0, atol=1e-7
@@ -32,20 +32,20 @@ def test_iou_matrix_is_torchvisions():
 
 
 @pytest.mark.parametrize(("num_first", "num_second"), [(0, 3), (3, 0), (0, 0)])
-def test_iou_matrix_of_nothing_is_empty(num_first, num_second):
+def test_iou_matrix_without_boxes_is_empty(num_first, num_second):
     assert iou_matrix_xyxy(torch.zeros(num_first, 4), torch.zeros(num_second, 4)).shape == (num_first, num_second)
 
 
 @pytest.mark.parametrize("row", GOLDEN["ciou_golden"])
-def test_ciou_has_the_published_values(row):
+def test_ciou_equals_published_values(row):
     predicted, target = (torch.tensor(row[key], dtype=torch.float64) for key in ("pred_xywh", "true_xywh"))
     assert ciou_cxcywh(predicted, target).item() == pytest.approx(row["ciou"], rel=1e-9, abs=1e-9)
     overlap = iou_matrix_xyxy(cxcywh_to_xyxy(predicted)[None], cxcywh_to_xyxy(target)[None])
     assert overlap.item() == pytest.approx(row["iou"], rel=1e-9, abs=1e-9)
 
 
-def test_ciou_gradient_treats_the_weight_of_the_aspect_penalty_as_a_constant():
-    """With a gradient through that weight the boxes' shapes learn something else than in the paper."""
+def test_ciou_gradient_treats_aspect_penalty_weight_as_constant():
+    """A gradient through that weight changes the gradient of the box sides, unlike in the paper."""
     predicted = torch.tensor([0.4, 0.6, 1.3, 2.2], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0.5, 0.5, 1.1, 3.0], dtype=torch.float64)
     (gradient,) = torch.autograd.grad(ciou_cxcywh(predicted, target), predicted)

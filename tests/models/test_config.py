@@ -1,4 +1,4 @@
-"""Models that users write: files in YOLOv5's form work, and a mistake is named with its layer."""
+"""Model configs written by users: files in YOLOv5's format build, and errors name the layer."""
 
 import re
 
@@ -12,8 +12,8 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.models import build_model
 from hpc_yolo.models.layers import Conv
 
-# A file in YOLOv5's form: layers in brackets, None, quotes, nc, a short model of two levels.
-ORIGINAL_FORM = """
+# A file in YOLOv5's format: layers in brackets, None, quotes, nc, a short model of two levels.
+ORIGINAL_FORMAT = """
 # parameters
 nc: 3  # number of classes
 depth_multiple: 0.33
@@ -52,24 +52,24 @@ def forward(model):
 
 
 @torch.no_grad()
-def test_file_in_yolov5_form_builds_a_model_for_the_datasets_classes(tmp_path):
-    model = build_model(write(tmp_path, ORIGINAL_FORM), 7)
+def test_yolov5_format_builds_model_with_classes_of_dataset(tmp_path):
+    model = build_model(write(tmp_path, ORIGINAL_FORMAT), 7)
     assert (model.num_classes, model.stride.tolist()) == (7, [8, 16])
     assert forward(model).shape == (1, 3 * (8 * 12 + 4 * 6), 12)
 
 
-def test_both_forms_build_the_same_model(tmp_path):
-    ours = ORIGINAL_FORM.replace("nn.Upsample, [None, 2, 'nearest']", "Upsample, []").replace("[nc, anchors]", "[]")
+def test_both_formats_build_same_model(tmp_path):
+    ours = ORIGINAL_FORMAT.replace("nn.Upsample, [None, 2, 'nearest']", "Upsample, []").replace("[nc, anchors]", "[]")
     shapes = []
-    for text in (ORIGINAL_FORM, ours.replace("Concat, [1]", "Concat, []").replace("nc: 3", "")):
+    for text in (ORIGINAL_FORMAT, ours.replace("Concat, [1]", "Concat, []").replace("nc: 3", "")):
         model = build_model(write(tmp_path, text), 3)
         shapes.append({name: tensor.shape for name, tensor in model.state_dict().items()})
     assert shapes[0] == shapes[1]
 
 
-def test_negative_source_counts_from_the_layer_that_reads_it(tmp_path):
+def test_negative_source_is_relative_to_its_layer(tmp_path):
     """-5 in layer 9 is layer 4."""
-    model = build_model(write(tmp_path, ORIGINAL_FORM.replace("[[-1, 4], 1, Concat", "[[-1, -5], 1, Concat")), 3)
+    model = build_model(write(tmp_path, ORIGINAL_FORMAT.replace("[[-1, 4], 1, Concat", "[[-1, -5], 1, Concat")), 3)
     assert model.model[10].cv1.conv.in_channels == 64 + 64
 
 
@@ -86,8 +86,8 @@ def test_negative_source_counts_from_the_layer_that_reads_it(tmp_path):
     ],
 )
 @torch.no_grad()
-def test_activation_is_found_by_its_name(written, expected, tmp_path):
-    model = build_model(write(tmp_path, ORIGINAL_FORM + f"activation: {written}\n"), 3)
+def test_activation_name_selects_module(written, expected, tmp_path):
+    model = build_model(write(tmp_path, ORIGINAL_FORMAT + f"activation: {written}\n"), 3)
     found = {type(module.act) for module in model.modules() if isinstance(module, Conv)}
     assert found == {expected}
     if expected is nn.LeakyReLU:
@@ -96,9 +96,9 @@ def test_activation_is_found_by_its_name(written, expected, tmp_path):
 
 
 @torch.no_grad()
-def test_number_of_anchors_reserves_so_many_a_level(tmp_path):
-    """They mean nothing until AutoAnchor finds some; the shape of the head must stand before."""
-    config = yaml.safe_load(ORIGINAL_FORM) | {"anchors": 5}
+def test_anchor_count_sets_anchors_per_level(tmp_path):
+    """AutoAnchor sets their values later; the shape of the head must be known before."""
+    config = yaml.safe_load(ORIGINAL_FORMAT) | {"anchors": 5}
     model = build_model(write(tmp_path, yaml.safe_dump(config)), 3)
     assert model.head.anchors_pixels().shape == (2, 5, 2)
     assert model.head.anchors_pixels()[1].flatten().tolist() == list(range(10))
@@ -106,21 +106,21 @@ def test_number_of_anchors_reserves_so_many_a_level(tmp_path):
 
 
 def test_channel_multiple_rounds_widths(tmp_path):
-    text = ORIGINAL_FORM.replace("width_multiple: 0.25", "width_multiple: 0.3")
+    text = ORIGINAL_FORMAT.replace("width_multiple: 0.25", "width_multiple: 0.3")
     assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 24
     text += "channel_multiple: 4\n"
     assert build_model(write(tmp_path, text), 3).model[0].conv.out_channels == 20
 
 
-def test_copy_of_a_known_config_with_a_changed_width_builds(tmp_path):
+def test_copied_config_with_changed_width_builds(tmp_path):
     text = (resource_directory("configs") / "models" / "yolov5n.yaml").read_text(encoding="utf-8")
     model = build_model(write(tmp_path, text.replace("width_multiple: 0.25", "width_multiple: 0.125")), 3)
     assert (model.model[0].conv.out_channels, model.num_classes) == (8, 3)
 
 
 C3_LAYER = "[-1, 3, C3, [128]]"
-MISTAKES = [
-    # what is written, what is written instead, what is said
+INVALID_CONFIGS = [
+    # text, replacement, message
     (C3_LAYER, "[-1, 3, C3x, [128]]", r"layer 2, .*unknown block 'C3x'; there are Conv, C3"),
     (C3_LAYER, "[-1, 3, nn.Conv2d, [128]]", r"layer 2, .*unknown block 'nn.Conv2d'"),
     (C3_LAYER, "[-1, 3, C3]", r"layer 2, .*a layer is \[from, repeats, block, \[arguments\]\]"),
@@ -175,17 +175,17 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("written", "instead", "said"), MISTAKES)
-def test_mistake_is_named_with_its_layer(written, instead, said, tmp_path):
-    assert written in ORIGINAL_FORM
+@pytest.mark.parametrize(("written", "replacement", "message"), INVALID_CONFIGS)
+def test_invalid_config_error_names_layer(written, replacement, message, tmp_path):
+    assert written in ORIGINAL_FORMAT
     with pytest.raises(SpecError, match=r"own\.yaml is not a model config: ") as caught:
-        build_model(write(tmp_path, ORIGINAL_FORM.replace(written, instead)), 3)
-    assert re.search(said, caught.value.message), caught.value.message
+        build_model(write(tmp_path, ORIGINAL_FORMAT.replace(written, replacement)), 3)
+    assert re.search(message, caught.value.message), caught.value.message
     assert "yolov5n.yaml" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("anchors", 0, "anchors: .* 0 is not a whole number from 1 to 100"),
         ("anchors", "auto", "anchors: .* 'auto' is not a whole number"),
@@ -196,14 +196,14 @@ def test_mistake_is_named_with_its_layer(written, instead, said, tmp_path):
         ("width_multiple", 100, "a width of"),
     ],
 )
-def test_invalid_field_is_named(field, value, said, tmp_path):
-    config = yaml.safe_load(ORIGINAL_FORM)
+def test_invalid_field_error_names_field(field, value, message, tmp_path):
+    config = yaml.safe_load(ORIGINAL_FORMAT)
     config["backbone"][3][3][0] = 2560
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=message):
         build_model(write(tmp_path, yaml.safe_dump(config | {field: value})), 3)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2", "just words", "- a list", "backbone: !!python/object:os.system ls"])
-def test_file_that_is_not_a_config_is_named(text, tmp_path):
+@pytest.mark.parametrize("text", ["", "[1, 2", "plain text", "- a list", "backbone: !!python/object:os.system ls"])
+def test_file_that_is_no_config_is_refused(text, tmp_path):
     with pytest.raises(SpecError, match=r"own\.yaml is not a model config"):
         build_model(write(tmp_path, text), 80)

@@ -1,4 +1,4 @@
-"""The ten networks of the family: a wrong width, name or order here makes published weights unusable."""
+"""The ten models of the family: a wrong width, name or order makes published weights unusable."""
 
 import functools
 
@@ -18,8 +18,8 @@ CASES = GOLDEN["forward_golden"]["cases"]
 
 
 @pytest.fixture
-def build_hollow():
-    """build_model whose weights have shapes and no values: even the largest network takes no time and no memory."""
+def build_on_meta():
+    """Return `build_model` on the meta device, which needs little time and memory even for the largest model."""
 
     def build(name, num_classes=80):
         with torch.device("meta"):
@@ -39,8 +39,8 @@ def num_parameters(module):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameter_counts_of_every_layer(name, build_hollow):
-    model = build_hollow(name)
+def test_parameter_counts_of_layers_equal_published_values(name, build_on_meta):
+    model = build_on_meta(name)
     assert num_parameters(model) == MODELS[name]["params"]
     assert [num_parameters(layer) for layer in model.model] == MODELS[name]["layer_params"]
     assert len(model.state_dict()) == MODELS[name]["state_dict_tensors"]
@@ -48,20 +48,20 @@ def test_parameter_counts_of_every_layer(name, build_hollow):
 
 @pytest.mark.parametrize("num_classes", [1, 2, 20, 365])
 @pytest.mark.parametrize("name", MODELS)
-def test_parameter_counts_for_other_numbers_of_classes(name, num_classes, build_hollow):
-    assert num_parameters(build_hollow(name, num_classes)) == MODELS[name][f"params_nc{num_classes}"]
+def test_parameter_counts_for_other_class_counts_equal_published_values(name, num_classes, build_on_meta):
+    assert num_parameters(build_on_meta(name, num_classes)) == MODELS[name][f"params_nc{num_classes}"]
 
 
-def test_rows_as_wide_as_the_heads_output_are_not_scaled(build_hollow):
-    """A quirk of the family: at 251 classes the 768-wide rows of the six family keep their nominal width."""
-    usual, quirky = build_hollow("yolov5n6", 250), build_hollow("yolov5n6", 251)
+def test_layers_as_wide_as_head_output_are_not_scaled(build_on_meta):
+    """At 251 classes the 768-wide layers of the P6 models keep their nominal width, as in YOLOv5."""
+    usual, quirky = build_on_meta("yolov5n6", 250), build_on_meta("yolov5n6", 251)
     assert (usual.model[7].conv.out_channels, quirky.model[7].conv.out_channels) == (192, 768)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_multiplications_and_prediction_rows_at_640(name, build_hollow):
-    """A stride, kernel or padding at the wrong place leaves the parameters as they are, but not this count."""
-    model = build_hollow(name).eval()
+def test_macs_and_prediction_rows_at_640_equal_published_values(name, build_on_meta):
+    """A wrong stride, kernel or padding changes this count but may not change the parameters."""
+    model = build_on_meta(name).eval()
     assert model.stride.tolist() == MODELS[name]["strides"]
     model.to("meta")
     macs = []
@@ -79,16 +79,16 @@ def test_multiplications_and_prediction_rows_at_640(name, build_hollow):
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5s"])
-def test_state_dict_has_the_published_names_shapes_and_order(name, build_hollow):
-    state = build_hollow(name).state_dict()
+def test_state_dict_has_published_names_shapes_and_order(name, build_on_meta):
+    state = build_on_meta(name).state_dict()
     golden = GOLDEN["state_dict_keys"]
     assert sorted([key, list(tensor.shape)] for key, tensor in state.items()) == golden[name]
     assert list(state)[:12] == golden[f"{name}_native_order_first12"]
     assert list(state)[-8:] == golden[f"{name}_native_order_last8"]
 
 
-def test_state_dict_of_a_four_level_head(build_hollow):
-    state = build_hollow("yolov5n6").state_dict()
+def test_state_dict_of_four_level_head_equals_published_one(build_on_meta):
+    state = build_on_meta("yolov5n6").state_dict()
     head = sorted([key, list(tensor.shape)] for key, tensor in state.items() if key.startswith("model.33."))
     assert head == GOLDEN["state_dict_keys"]["yolov5n6_detect"]
 
@@ -96,7 +96,7 @@ def test_state_dict_of_a_four_level_head(build_hollow):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=["fp64", "fp32"])
 @torch.no_grad()
-def test_outputs_of_known_weights(name, dtype, tolerance):
+def test_outputs_of_known_weights_equal_published_values(name, dtype, tolerance):
     case = CASES[name]
     # Of the outputs' scale, units and more: single scores are near 0, and their last bits depend on the threads.
     close = functools.partial(pytest.approx, rel=tolerance, abs=tolerance)
@@ -115,8 +115,8 @@ def test_outputs_of_known_weights(name, dtype, tolerance):
         assert decoded[0, row, :6].tolist() == close(case[key])
 
 
-def test_a_new_network_bears_no_trace_of_the_stride_probe(nano):
-    """Statistics of an all-zero image in a fresh network would start every run, and every average, from a lie."""
+def test_stride_probe_leaves_batchnorm_statistics_unchanged(nano):
+    """Statistics of the all-zero probe image would otherwise enter every run and every average."""
     for module in nano.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.eps, module.momentum) == (1e-3, 0.03)
@@ -127,7 +127,7 @@ def test_a_new_network_bears_no_trace_of_the_stride_probe(nano):
     assert nano.stride.tolist() == [8, 16, 32]
 
 
-def test_training_mode_gives_raw_levels_and_every_parameter_a_gradient(nano):
+def test_training_mode_returns_raw_levels_and_all_parameters_get_gradients(nano):
     levels = nano.train()(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
     assert [tuple(level.shape) for level in levels] == [(2, 3, 8, 12, 85), (2, 3, 4, 6, 85), (2, 3, 2, 3, 85)]
     sum(level.square().mean() for level in levels).backward()
@@ -137,7 +137,7 @@ def test_training_mode_gives_raw_levels_and_every_parameter_a_gradient(nano):
 
 
 @torch.no_grad()
-def test_memory_format_changes_nothing_but_speed(nano):
+def test_channels_last_keeps_output(nano):
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected, _ = nano.eval()(images)
     model = build_model("yolov5n", 80).eval()
@@ -146,7 +146,7 @@ def test_memory_format_changes_nothing_but_speed(nano):
     torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_own_file_of_rows_is_a_model(tmp_path):
+def test_config_file_of_user_builds_model(tmp_path):
     config = yaml.safe_load((resource_directory("configs") / "models" / "yolov5n.yaml").read_text())
     config["width_multiple"] = 0.125
     path = tmp_path / "tiny.yaml"
@@ -156,7 +156,7 @@ def test_an_own_file_of_rows_is_a_model(tmp_path):
     assert model.num_classes == 3
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_unknown_name_error_suggests_nearest():
     with pytest.raises(SpecError, match=r"no model 'yolo5n'.*yolov5x6") as caught:
         build_model("yolo5n", 80)
     assert "yolov5n" in caught.value.hint

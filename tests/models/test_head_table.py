@@ -1,4 +1,4 @@
-"""A head with a loss of its own is one entry of the table; everything that shows losses takes their names from it."""
+"""A head and its loss are one entry of the table, from which log, journal and charts take the names of the terms."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from hpc_yolo.training.trainer import Trainer
 
 
 class PointLoss(Loss):
-    """Where objects are (heat), and how large they are (extent)."""
+    """Loss of the positions (heat) and of the sizes (extent) of objects."""
 
     def terms(self, predictions, targets, sum_over_ranks, world_size):
         heat, extent = predictions[0].new_zeros(()), predictions[0].new_zeros(())
@@ -38,15 +38,15 @@ class PointLoss(Loss):
             height, width = level.shape[2:4]
             x, y = (targets[:, 2] * width).long().clamp(max=width - 1), (targets[:, 3] * height).long()
             cells = targets[:, 0].long(), 0, y.clamp(max=height - 1), x
-            wanted = torch.zeros_like(level[..., 4])
-            wanted[cells] = (targets[:, 0] >= 0).to(wanted.dtype)
-            entropy = functional.binary_cross_entropy_with_logits(level[..., 4], wanted)
+            target = torch.zeros_like(level[..., 4])
+            target[cells] = (targets[:, 0] >= 0).to(target.dtype)
+            entropy = functional.binary_cross_entropy_with_logits(level[..., 4], target)
             heat, extent = heat + entropy, extent + (level[cells][:, 2:4].sigmoid() - targets[:, 4:6]).abs().mean()
         return {"heat": heat / world_size, "extent": extent / world_size}
 
 
 class PointHead(Head):
-    """One box a cell, around its middle."""
+    """Head that predicts one box per cell, around the centre of the cell."""
 
     def __init__(self, num_classes, anchors_pixels, c_in):
         super().__init__(num_classes, anchors_pixels, c_in)
@@ -73,7 +73,7 @@ def model_yaml(tmp_path, monkeypatch) -> Path:
     return path
 
 
-def attempt(model: Path, directory: Path) -> Trainer:
+def trainer_of(model: Path, directory: Path) -> Trainer:
     data = directory / "data"
     if not data.exists():
         write_shapes_dataset(data, num_train=6, num_val=2)
@@ -88,8 +88,8 @@ def attempt(model: Path, directory: Path) -> Trainer:
     return Trainer(context, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
 
 
-def test_head_of_the_table_trains_under_the_names_of_its_terms(model_yaml, tmp_path):
-    trainer = attempt(model_yaml, tmp_path)
+def test_head_in_table_trains_with_its_own_loss_names(model_yaml, tmp_path):
+    trainer = trainer_of(model_yaml, tmp_path)
     assert trainer.run() is None
     events = read_events(tmp_path / "toy" / "journal.jsonl")
     steps = [event for event in events if isinstance(event, StepLogged)]
@@ -109,17 +109,17 @@ def test_head_of_the_table_trains_under_the_names_of_its_terms(model_yaml, tmp_p
 
 
 def events_losses(events) -> list[float | None]:
-    """Return the losses of the last event that has some."""
+    """Return the losses of the last event with losses."""
     return list([event for event in events if isinstance(event, (StepLogged, EpochEnded))][-1].losses.values())
 
 
-def test_unknown_head_is_named_with_those_that_exist(model_yaml):
+def test_unknown_head_error_lists_known_heads(model_yaml):
     model_yaml.write_text(model_yaml.read_text().replace("Point", "Points"))
     with pytest.raises(SpecError, match=r"unknown block 'Points'.*Detect, Point"):
         build_model(model_yaml, 2)
 
 
-def test_loss_follows_anchors_that_are_found_or_restored_later():
+def test_loss_uses_anchors_that_are_set_later():
     from hpc_yolo.spec.schema import Hyperparameters
 
     head = build_model("yolov5n", 2).head

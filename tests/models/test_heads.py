@@ -1,4 +1,4 @@
-"""The head: where biases start, which anchors go to which level, and decoding in every arithmetic."""
+"""The head: initial biases, anchors per level, and decoding in every precision."""
 
 import math
 
@@ -18,8 +18,8 @@ STRIDES = torch.tensor([8.0, 16.0, 32.0, 64.0])
 
 
 @pytest.mark.parametrize("num_classes", [int(key) for key in GOLDEN["bias_init"]["cls_add"]])
-def test_biases_start_at_the_published_priors(num_classes):
-    """Without them thousands of confident wrong boxes drown the first steps; one class starts at certainty."""
+def test_initial_biases_equal_published_priors(num_classes):
+    """Without them thousands of wrong boxes with a high score dominate the first steps."""
     head = Detect(num_classes, ANCHORS, [4, 4, 4, 4])
     before = [conv.bias.detach().clone().view(3, -1) for conv in head.m]
     head.set_strides(STRIDES)
@@ -32,20 +32,20 @@ def test_biases_start_at_the_published_priors(num_classes):
 
 
 @pytest.mark.parametrize("rows", [ANCHORS, ANCHORS[::-1]], ids=["ascending", "descending"])
-def test_the_smallest_anchors_go_to_the_finest_level_in_grid_units(rows):
+def test_smallest_anchors_are_assigned_to_finest_level_in_grid_units(rows):
     head = Detect(2, rows, [4, 4, 4, 4])
     head.set_strides(STRIDES)
     expected = torch.tensor(ANCHORS).view(4, 3, 2) / STRIDES.view(-1, 1, 1)
     torch.testing.assert_close(head.anchors, expected)
 
 
-def test_strides_stay_out_of_the_state_dict():
-    """Published state dicts have the anchors alone."""
+def test_state_dict_excludes_strides():
+    """Published state dicts contain the anchors only."""
     assert [key for key in Detect(2, ANCHORS, [4] * 4).state_dict() if not key.startswith("m.")] == ["anchors"]
 
 
-def head_of_constants(num_classes=2):
-    """A head whose raw outputs are its biases."""
+def constant_head(num_classes=2):
+    """Return a head whose raw outputs are its biases."""
     head = Detect(num_classes, [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]], [1, 1]).eval()
     head.set_strides(torch.tensor([8.0, 16.0]))
     for conv in head.m:
@@ -55,8 +55,8 @@ def head_of_constants(num_classes=2):
 
 
 @torch.no_grad()
-def test_zero_outputs_decode_to_the_anchors_in_the_middle_of_their_cells():
-    decoded, _ = head_of_constants()([torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)])
+def test_zero_outputs_decode_to_anchors_at_cell_centres():
+    decoded, _ = constant_head()([torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)])
     assert decoded.shape == (1, 3 * 4 * 6 + 3 * 2 * 3, 7)
     # Rows by level, anchor, y, x: the second anchor's cell x=5, y=2 of the first level, then the last row of all.
     assert decoded[0, 24 + 2 * 6 + 5].tolist() == pytest.approx([5.5 * 8, 2.5 * 8, 16, 30, 0.5, 0.5, 0.5])
@@ -65,9 +65,9 @@ def test_zero_outputs_decode_to_the_anchors_in_the_middle_of_their_cells():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_mixed_precision_does_not_round_boxes_to_a_grid_of_pixels(dtype):
-    """bf16 has 8 bits: between 512 and 1024 it knows every fourth pixel only, and mAP at strict IoUs would fall."""
-    head = head_of_constants()
+def test_mixed_precision_does_not_round_boxes_to_pixels(dtype):
+    """bf16 has 8 bits: between 512 and 1024 it has every fourth pixel only, which lowers mAP at high IoU thresholds."""
+    head = constant_head()
     for conv in head.m:
         torch.nn.init.constant_(conv.bias, 0.296875)  # exact in either type, so that only decoding can round
     levels = [torch.zeros(1, 1, 4, 100), torch.zeros(1, 1, 2, 50)]
@@ -77,7 +77,7 @@ def test_mixed_precision_does_not_round_boxes_to_a_grid_of_pixels(dtype):
     torch.testing.assert_close(decoded[..., :4].float(), expected[..., :4], rtol=0, atol=0.01)
 
 
-def test_one_class_needs_no_division_by_zero():
+def test_head_with_one_class_has_finite_biases():
     head = Detect(1, ANCHORS, [4] * 4)
     head.set_strides(STRIDES)
     assert all(math.isfinite(value) for conv in head.m for value in conv.bias.tolist())

@@ -1,6 +1,7 @@
-"""The loss: published figures, an independent count of who answers for whom, and its promises to a cluster.
+"""The loss: published values, an independent assignment of targets to cells, and its guarantees for many GPUs.
 
-The promises: the parts of any split of a global batch sum to the whole, nothing waits for the device, padding is free.
+Guarantees: the shards of a global batch sum to the whole, no operation synchronises with the device, and padding
+has no effect.
 """
 
 import math
@@ -34,7 +35,7 @@ def grid_anchors(num_levels, dtype=torch.float64):
 
 
 def loss_of(num_classes=3, num_levels=3, smoothing=0.0, dtype=torch.float64, **changes):
-    """A loss with plain gains, as the golden figures were made."""
+    """Return a loss with unscaled gains, as used for the golden values."""
     base = {name: value for name, value in GOLDEN["hyp_base"].items() if name not in ("label_smoothing", "iou_t")}
     hyp = Hyperparameters(**{**base, **changes})
     return DetectionLoss(grid_anchors(num_levels, dtype), num_classes, hyp, plain_gains(hyp), smoothing)
@@ -45,17 +46,17 @@ def plain_gains(hyp):
 
 
 def stacked(terms):
-    """(3,) box, obj, cls."""
+    """Return the terms as (3,) box, obj, cls."""
     return torch.stack([terms["box"], terms["obj"], terms["cls"]])
 
 
 def total(terms, batch=2):
-    """What training minimises, for `batch` images over all ranks."""
+    """Return the value that training minimises, for `batch` images over all ranks."""
     return stacked(terms).sum() * batch
 
 
 def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2):
-    """Raw predictions by the formula of the golden figures."""
+    """Return raw predictions by the formula of the golden values."""
     levels = []
     for index in range(num_levels):
         stride = 8 * 2**index
@@ -66,7 +67,7 @@ def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2):
 
 
 def random_targets(num, batch, num_classes, seed=0):
-    """Many targets, so that some share a cell, and some sit at the very edge or on a cell's border."""
+    """Return many targets, of which some are in one cell and some at the edge of the image or of a cell."""
     draw = torch.rand(num, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     targets = draw * torch.tensor([batch, num_classes, 1, 1, 0.5, 0.5]) + torch.tensor([0, 0, 0, 0, 0.01, 0.01])
     targets[:, :2] = targets[:, :2].floor()
@@ -75,7 +76,7 @@ def random_targets(num, batch, num_classes, seed=0):
 
 
 def golden_case(name):
-    """(loss, predictions, targets, golden figures) of a case."""
+    """Return (loss, predictions, targets, golden values) of a case."""
     case = GOLDEN["cases"][name]
     changes = dict(case["hyp_changes"])
     smoothing = changes.pop("label_smoothing", 0.0)
@@ -89,7 +90,7 @@ def golden_case(name):
 
 
 @pytest.mark.parametrize("name", GOLDEN["cases"])
-def test_published_loss_items_and_gradients(name):
+def test_loss_items_and_gradients_equal_published_values(name):
     loss, predictions, targets, case = golden_case(name)
     terms = loss(predictions, targets)
     assert total(terms).item() == pytest.approx(case["loss"], rel=1e-6)
@@ -100,15 +101,15 @@ def test_published_loss_items_and_gradients(name):
 
 
 def assignments(loss, predictions, targets, index):
-    """Rows of image, anchor, y, x, class, box of the positives of one level."""
+    """Return rows of image, anchor, y, x, class, box of the positives of one level."""
     found = loss.candidates(predictions[index], targets, index)
-    place = torch.stack(torch.unravel_index(found.cells[found.mask], predictions[index].shape[:4]), dim=1)
-    columns = (place.double(), found.classes[found.mask, None].double(), found.boxes[found.mask])
+    indices = torch.stack(torch.unravel_index(found.cells[found.mask], predictions[index].shape[:4]), dim=1)
+    columns = (indices.double(), found.classes[found.mask, None].double(), found.boxes[found.mask])
     return torch.cat(columns, dim=1).tolist()
 
 
 @pytest.mark.parametrize("name", GOLDEN["cases"])
-def test_published_cells_answer_for_the_targets(name):
+def test_targets_are_assigned_to_published_cells(name):
     loss, predictions, targets, case = golden_case(name)
     for index, num_positives in enumerate(case["positives_per_level"]):
         rows = assignments(loss, predictions, targets, index)
@@ -120,7 +121,7 @@ def test_published_cells_answer_for_the_targets(name):
 
 
 def neighbours(x, y, width, height):
-    """Cells that answer for a centre: its own, then left, top, right, bottom where near enough and on the grid."""
+    """Yield the cells of a centre: its own, then left, top, right, bottom where near enough and on the grid."""
     yield x, y
     if x % 1 < 0.5 and x > 1:
         yield x - 0.5, y
@@ -133,7 +134,7 @@ def neighbours(x, y, width, height):
 
 
 def loss_by_loops(predictions, targets, anchors, num_classes, hyp):
-    """(box, obj, cls) the slow way: one target, one anchor, one cell at a time, later writers winning."""
+    """Return (box, obj, cls) by loops over targets, anchors and cells; the last of several positives is used."""
     terms = torch.zeros(3, dtype=torch.float64)
     for index, level in enumerate(predictions):
         _, _, height, width, _ = level.shape
@@ -143,10 +144,10 @@ def loss_by_loops(predictions, targets, anchors, num_classes, hyp):
                 rw, rh = w * width / aw, h * height / ah
                 if max(rw, 1 / rw, rh, 1 / rh) >= hyp.anchor_t:
                     continue
-                spots = list(neighbours(cx * width, cy * height, width, height))
+                cells = list(neighbours(cx * width, cy * height, width, height))
                 own = (cx * width, cy * height)
                 names = [(0, 0), (-0.5, 0), (0, -0.5), (0.5, 0), (0, 0.5)]
-                for x, y in spots:
+                for x, y in cells:
                     offset = names.index((round(x - own[0], 3), round(y - own[1], 3)))
                     column, row = min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1)
                     box = [own[0] - column, own[1] - row, w * width, h * height]
@@ -154,70 +155,70 @@ def loss_by_loops(predictions, targets, anchors, num_classes, hyp):
         positives.sort(key=lambda positive: positive[:3])
         objectness = torch.zeros(level.shape[:4], dtype=torch.float64)
         for _, anchor, _, image, row, column, kind, box in positives:
-            answer = level[image, anchor, row, column]
-            size = (2 * answer[2:4].sigmoid()) ** 2 * anchors[index, anchor]
-            centre = 2 * answer[:2].sigmoid() - 0.5
+            logits = level[image, anchor, row, column]
+            size = (2 * logits[2:4].sigmoid()) ** 2 * anchors[index, anchor]
+            centre = 2 * logits[:2].sigmoid() - 0.5
             overlap = ciou_cxcywh(torch.cat((centre, size)), torch.tensor(box, dtype=torch.float64))
             objectness[image, anchor, row, column] = overlap.detach().clamp(min=0)
-            wanted = functional.one_hot(torch.tensor(kind), num_classes).double()
+            one_hot = functional.one_hot(torch.tensor(kind), num_classes).double()
             terms[0] += ((1 - overlap) / len(positives)).detach()
-            terms[2] += (functional.binary_cross_entropy_with_logits(answer[5:], wanted) / len(positives)).detach()
+            terms[2] += (functional.binary_cross_entropy_with_logits(logits[5:], one_hot) / len(positives)).detach()
         weight = (4.0, 1.0, 0.4)[index]
         terms[1] += weight * functional.binary_cross_entropy_with_logits(level[..., 4], objectness).detach()
     return terms * terms.new_tensor([hyp.box, hyp.obj, hyp.cls])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_crowded_batches_agree_with_a_count_by_loops(seed):
-    """Several targets in one cell, on borders and on edges: the last in order must win, as everywhere in the family."""
+def test_crowded_batches_equal_loss_by_loops(seed):
+    """Of several targets in one cell, on borders and on edges, the last is used, as in YOLOv5."""
     loss, predictions = loss_of(), waves()
     targets = random_targets(80, 2, 3, seed)
     expected = loss_by_loops(predictions, targets, loss.anchors, 3, loss.hyp)
     torch.testing.assert_close(stacked(loss(predictions, targets)), expected, rtol=1e-9, atol=1e-12)
 
 
-def split(loss, predictions, targets, shares):
-    """Terms of each rank, which holds the images of its share; counts are summed as a process group would."""
+def split(loss, predictions, targets, shards):
+    """Return the terms of each rank, which holds the images of its shard; counts are summed as by a process group."""
     counts = []
 
-    def own_part(images, sum_over_ranks):
+    def terms_of(images, sum_over_ranks):
         images = torch.tensor(images)
         rows = targets[torch.isin(targets[:, 0], images.double())].clone()
         rows[:, 0] = torch.searchsorted(images, rows[:, 0].long()).double()
-        return loss([level[images] for level in predictions], rows, sum_over_ranks, len(shares))
+        return loss([level[images] for level in predictions], rows, sum_over_ranks, len(shards))
 
-    def note(tensor):
+    def record(tensor):
         counts.append(tensor.clone())
         return tensor
 
-    for images in shares:
-        own_part(images, note)
-    together = torch.stack(counts).sum(dim=0)
-    return [own_part(images, lambda _: together) for images in shares]
+    for images in shards:
+        terms_of(images, record)
+    summed = torch.stack(counts).sum(dim=0)
+    return [terms_of(images, lambda _: summed) for images in shards]
 
 
-@pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[0], [1], [2], [3]]])
-def test_parts_of_a_global_batch_sum_to_the_whole(shares):
-    """The number of GPUs must not change what is learned, even where all targets fall to one rank."""
+@pytest.mark.parametrize("shards", [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[0], [1], [2], [3]]])
+def test_shards_of_global_batch_sum_to_whole(shards):
+    """The number of GPUs must not change the gradients, even if one rank has all targets."""
     loss, targets = loss_of(), random_targets(30, 4, 3)
     targets = targets[targets[:, 0] != 2]  # one rank, or an image, without any target
-    whole, parts = waves(batch=4), waves(batch=4)
+    whole, split_predictions = waves(batch=4), waves(batch=4)
     expected = loss(whole, targets)
     total(expected, 4).backward()
-    terms = split(loss, parts, targets, shares)
+    terms = split(loss, split_predictions, targets, shards)
     torch.stack([total(part, 4) for part in terms]).sum().backward()
     torch.testing.assert_close(torch.stack([stacked(part) for part in terms]).sum(dim=0), stacked(expected))
     torch.testing.assert_close(sum(total(part, 4) for part in terms), total(expected, 4))
-    for level, other in zip(parts, whole, strict=True):
+    for level, other in zip(split_predictions, whole, strict=True):
         torch.testing.assert_close(level.grad, other.grad, rtol=1e-6, atol=1e-12)
 
 
-def test_padding_rows_change_nothing():
+def test_padding_rows_keep_loss_and_gradients():
     """Targets are padded to a fixed number of rows, so that shapes stay the same from step to step."""
     loss, plain, padded = loss_of(), waves(), waves()
     padding = torch.zeros(9, 6, dtype=torch.float64)
     padding[:, 0] = -1
-    padding[5:, 1:] = torch.tensor([1, 0.3, 0.4, 0.2, 0.35])  # not even where it looks like a target
+    padding[5:, 1:] = torch.tensor([1, 0.3, 0.4, 0.2, 0.35])  # with the values of a valid target
     first, second = loss(plain, TARGETS), loss(padded, torch.cat((padding[:4], TARGETS, padding[4:])))
     total(first).backward()
     total(second).backward()
@@ -227,7 +228,7 @@ def test_padding_rows_change_nothing():
 
 
 @pytest.mark.parametrize("num_padding", [0, 3])
-def test_a_batch_without_targets_has_a_finite_loss_and_gradient(num_padding):
+def test_batch_without_targets_has_finite_loss_and_gradient(num_padding):
     loss, predictions = loss_of(), waves()
     terms = loss(predictions, torch.full((num_padding, 6), -1.0, dtype=torch.float64))
     total(terms).backward()
@@ -235,8 +236,8 @@ def test_a_batch_without_targets_has_a_finite_loss_and_gradient(num_padding):
     assert all(torch.isfinite(level.grad).all() for level in predictions)
 
 
-def test_candidates_that_are_not_positive_never_poison_the_gradient():
-    """Masked rows read the first cell; where that cell holds a vanishing box, 0/0 must not reach the others."""
+def test_masked_candidates_keep_gradient_finite():
+    """Masked rows read the first cell; 0/0 from a box of no size there must not reach the others."""
     loss = loss_of(dtype=torch.float32)
     predictions = [level.detach().float() for level in waves()]
     predictions[0][0, 0, 0, 0, 2:4] = -200
@@ -246,21 +247,21 @@ def test_candidates_that_are_not_positive_never_poison_the_gradient():
     assert all(torch.isfinite(level.grad).all() for level in predictions)
 
 
-def test_cells_are_exact_in_batches_larger_than_float32_can_count():
+def test_cell_indices_beyond_float32_precision_are_exact():
     """256 images at 1280 px have 19.7 million cells on the first level; float32 counts to 16.7 million."""
     loss = loss_of(dtype=torch.float32)
-    level = torch.zeros(1).expand(256, 3, 160, 160, 8)  # no memory behind it
+    level = torch.zeros(1).expand(256, 3, 160, 160, 8)  # takes no memory
     target = torch.tensor([[255, 0, 157.6 / 160, 157.6 / 160, 0.02, 0.02]])
     found = loss.candidates(level, target, 0)
     own = torch.unravel_index(found.cells[:3], level.shape[:4])
     assert found.mask[:3].all()
-    assert [place.tolist() for place in own] == [[255] * 3, [0, 1, 2], [157] * 3, [157] * 3]
+    assert [indices.tolist() for indices in own] == [[255] * 3, [0, 1, 2], [157] * 3, [157] * 3]
 
 
-class Synchronisations(TorchDispatchMode):
-    """Names of operations that would make a GPU's host wait, or whose output shape depends on values.
+class RecordSynchronisations(TorchDispatchMode):
+    """Record operations that synchronise the host with the device, or whose output shape depends on values.
 
-    `lift_fresh` is how `torch.tensor` and `new_tensor` bring numbers of Python's in: a copy that waits for the device.
+    `lift_fresh` is emitted by `torch.tensor` and `new_tensor` of Python numbers: a copy that waits for the device.
     """
 
     FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "lift_fresh")
@@ -273,38 +274,38 @@ class Synchronisations(TorchDispatchMode):
         name = func.overloadpacket.__name__
         indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
         by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-        if name.lstrip("_") in {word.lstrip("_") for word in self.FORBIDDEN} or by_mask:
+        if name.lstrip("_") in {forbidden.lstrip("_") for forbidden in self.FORBIDDEN} or by_mask:
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ["base", "pw_focal", "nc1", "empty"])
-def test_nothing_waits_for_the_device(name):
-    """One hidden .item() a step costs a GPU more than the whole loss."""
+def test_loss_does_not_synchronise_with_device(name):
+    """One hidden .item() per step takes longer than the whole loss on a GPU."""
     loss, predictions, targets, _ = golden_case(name)
-    with Synchronisations() as mode:
+    with RecordSynchronisations() as mode:
         total(loss(predictions, targets)).backward()
     assert mode.found == []
 
 
-def test_the_watch_for_synchronisations_sees_them():
+def test_synchronisations_are_recorded():
     values = torch.arange(3.0)
-    with Synchronisations() as mode:
+    with RecordSynchronisations() as mode:
         values[values > 1].sum().item()
         values.new_tensor([1.0])
     assert {"_local_scalar_dense", "lift_fresh"} < set(mode.found)
 
 
 @pytest.mark.parametrize("name", ["base", "pw_focal", "nc1"])
-def test_the_whole_loss_is_one_graph(name):
-    """What breaks a graph would break a compiled or captured step too; no compiler is needed to see it."""
+def test_loss_compiles_to_one_graph(name):
+    """A graph break would break a compiled or captured step too; the eager backend detects it without a compiler."""
     loss, predictions, targets, case = golden_case(name)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     assert total(compiled(predictions, targets)).item() == pytest.approx(case["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["base", "pw_focal"])
-def test_the_order_of_targets_in_different_cells_does_not_matter(name):
+def test_loss_is_independent_of_target_order(name):
     loss, predictions, targets, case = golden_case(name)
     assert total(loss(predictions, targets.flip(0))).item() == pytest.approx(case["loss"], rel=1e-9)
 
@@ -317,7 +318,7 @@ def test_the_order_of_targets_in_different_cells_does_not_matter(name):
         (3, 20, 320, (0.05, 1.0, 0.5), (0.05, 0.25, 0.125)),
     ],
 )
-def test_gains_follow_levels_classes_and_image_size(levels, num_classes, imgsz, hyp, expected):
+def test_gains_scale_with_levels_classes_and_image_size(levels, num_classes, imgsz, hyp, expected):
     box, obj, cls = hyp
     gains = scaled_gains(
         Hyperparameters(box=box, obj=obj, cls=cls), num_levels=levels, num_classes=num_classes, imgsz=imgsz
@@ -326,8 +327,8 @@ def test_gains_follow_levels_classes_and_image_size(levels, num_classes, imgsz, 
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 5])
-def test_networks_of_ones_own_may_have_any_number_of_levels(num_levels):
-    """A file of rows may name two levels or five: the weights of P3 to P7 go on from where the family stops."""
+def test_level_weights_cover_any_number_of_levels(num_levels):
+    """A model config may have two levels or five: the weights cover P3 to P7."""
     hyp = Hyperparameters()
     loss = DetectionLoss(torch.ones(num_levels, 3, 2), 3, hyp, plain_gains(hyp))
     assert tuple(loss.level_weights) == (4.0, 1.0, 0.25, 0.06, 0.02)[:num_levels]

@@ -1,4 +1,4 @@
-"""Synchronised batch normalisation on CPUs: the statistics of two ranks are those of their batches put together."""
+"""Synchronised batch normalisation on CPUs: two ranks have the statistics of their concatenated batches."""
 
 import subprocess
 import sys
@@ -17,21 +17,21 @@ from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 
 rank, directory = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
+dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
 images, gradient = torch.load(f"{directory}/input.pt")
 model = nn.Sequential(nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)).double()
 model.load_state_dict(torch.load(f"{directory}/weights.pt"))
 model = convert_sync_batchnorm(model, torch.device("cpu"))
-share = images.chunk(2)[rank].requires_grad_()
-output = model(share)
+shard = images.chunk(2)[rank].requires_grad_()
+output = model(shard)
 output.backward(gradient.chunk(2)[rank])
 weights = {name: parameter.grad for name, parameter in model.named_parameters()}
-torch.save((output.detach(), share.grad, weights, model.state_dict()), f"{directory}/{rank}.pt")
+torch.save((output.detach(), shard.grad, weights, model.state_dict()), f"{directory}/{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def test_two_ranks_normalise_as_one_process_with_both_batches(tmp_path):
+def test_two_ranks_equal_one_process_with_both_batches(tmp_path):
     generator = torch.Generator().manual_seed(0)
     images, gradient = (torch.randn(4, 3, 5, 6, generator=generator, dtype=torch.float64) * 3 + 1 for _ in range(2))
     model = nn.Sequential(nn.BatchNorm2d(3, eps=1e-3, momentum=0.03)).double()
@@ -54,7 +54,7 @@ def test_two_ranks_normalise_as_one_process_with_both_batches(tmp_path):
         torch.testing.assert_close(state, model.state_dict())
 
 
-def test_conversion_keeps_weights_names_and_evaluation():
+def test_conversion_keeps_weights_names_and_eval_output():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.SiLU())
     names = list(model.state_dict())
     images = torch.rand(2, 3, 4, 4)

@@ -1,4 +1,4 @@
-"""Three views of an image: every row must lead back to the place in the image that it saw."""
+"""Test-time augmentation: the boxes of three views, in the coordinates of the image."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from hpc_yolo.models.tta import augmented_forward
     ],
 )
 @torch.no_grad()
-def test_rows_of_all_views_but_what_another_sees_better(name, side, rows):
+def test_augmented_output_has_rows_of_three_views(name, side, rows):
     model = build_model(name, 2).eval()
     found = augmented_forward(model, torch.rand(1, 3, side, side))
     assert found.shape[2] == 7 and found.isfinite().all()
@@ -27,8 +27,8 @@ def test_rows_of_all_views_but_what_another_sees_better(name, side, rows):
 
 
 @torch.no_grad()
-def test_coordinates_are_those_of_the_whole_image():
-    """A network that answers from every cell with its own place: the rows of each view must cover the image."""
+def test_boxes_of_each_view_cover_whole_image():
+    """The model returns one box at the centre of every cell: the rows of each view must cover the image."""
     model = build_model("yolov5n", 2).eval()
     fill_by_rule(model)
     for convolution in model.head.m:
@@ -45,8 +45,8 @@ def test_coordinates_are_those_of_the_whole_image():
 
 
 @torch.no_grad()
-def test_whole_levels_are_left_out_also_where_a_network_leaves_out_a_stride():
-    """A head at strides 8 and 32: a share of the rows that fits the family's strides would cut through a level."""
+def test_model_without_middle_stride_drops_whole_levels():
+    """A fraction of the rows computed from the family's strides would cut through a level of strides 8 and 32."""
     config = load_config("yolov5n")
     config["anchors"] = [config["anchors"][0], config["anchors"][2]]
     config["head"][-1][0] = [17, 23]
@@ -57,8 +57,8 @@ def test_whole_levels_are_left_out_also_where_a_network_leaves_out_a_stride():
 
 
 @torch.no_grad()
-def test_a_network_of_one_level_keeps_all_views():
-    """Its head is at stride 8, but its rows go through 32, of which sides must be multiples."""
+def test_model_of_one_level_keeps_all_views():
+    """Its head has stride 8, but its layers reach stride 32, so that sides are multiples of 32."""
     config = load_config("yolov5n")
     config["anchors"] = config["anchors"][:1]
     config["head"][-1][0] = 17

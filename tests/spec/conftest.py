@@ -1,4 +1,4 @@
-"""A small valid spec that tests of the spec room add lines to, and all mistakes in one as text."""
+"""A small valid spec to which tests add lines, and the mistakes found in it as text."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SMALL = "name: small\nmodel: yolov5n\ndata: shapes.yaml\n"
 
 
 class SpecFile:
-    """`small` plus `added` text in a real file, read with `--set` options."""
+    """A spec file that is read with `--set` options."""
 
     def __init__(self, path):
         self.path = path
@@ -25,7 +25,7 @@ class SpecFile:
         return load_spec(self.path, self.overrides(assignments))
 
     def problems(self, *assignments):
-        """Each mistake in the file's order, as it is printed."""
+        """Return each mistake in the order of the file, as printed."""
         return [str(problem) for problem in check_spec(self.path, self.overrides(assignments))[1]]
 
     def only_problem(self, *assignments):

@@ -1,4 +1,4 @@
-"""Devices as other programs call them, in specs, on the command line, and in words where they are not supported."""
+"""Names of devices in specs and on the command line, and errors for those that are not supported."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from hpc_yolo.launch.yolov5_flags import guide_spec
 from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.load import Override, check_spec
 
-FORMS = [
+NAMES = [
     ("auto", "auto"),
     ("", "auto"),
     ("ALL", "auto"),
@@ -46,27 +46,27 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("written", "device"), FORMS)
-def test_forms_of_a_device(written, device):
+@pytest.mark.parametrize(("written", "device"), NAMES)
+def test_device_name_is_normalised(written, device):
     assert read_device(written) == device
 
 
-@pytest.mark.parametrize(("written", "words"), REFUSED)
-def test_a_device_that_is_not_supported_is_refused(written, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize(("written", "message"), REFUSED)
+def test_unsupported_device_is_refused(written, message):
+    with pytest.raises(ValueError, match=message):
         read_device(written)
     _, problems = check_spec(None, [Override("train.device", f"'{written}'", f"--device {written}")])
     (problem,) = (problem for problem in problems if problem.path == "train.device")
-    assert words in str(problem)
+    assert message in str(problem)
     assert "allowed: auto, cpu, or numbers of GPUs such as 0,1" in str(problem)
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(SpecError, match=message):
         choose_device(written)
 
 
 @pytest.mark.parametrize(
     ("written", "device"), [("cuda:0", "0"), ("[0, 1]", "0,1"), ("['cuda:0', 1]", "0,1"), ("0", "0"), ("", "auto")]
 )
-def test_a_device_in_a_spec_may_be_a_list(tmp_path, written, device):
+def test_device_in_spec_may_be_list(tmp_path, written, device):
     path = tmp_path / "spec.yaml"
     path.write_text(
         "name: a\nmodel: yolov5n\ndata: d.yaml\ntrain: {device: " + (written or "''") + "}\n"
@@ -78,7 +78,7 @@ def test_a_device_in_a_spec_may_be_a_list(tmp_path, written, device):
 
 
 @pytest.mark.parametrize(("written", "tasks"), [("cuda:0", 1), ("cuda:0,1", 2), ("0, 1", 2), ("0 1 2 3", 4)])
-def test_the_flag_gives_a_task_for_each_gpu(tmp_path, written, tasks):
+def test_device_flag_sets_one_task_per_gpu(tmp_path, written, tasks):
     overrides = [
         Override("data", str(tmp_path / "d.yaml"), "--data"),
         Override("weights", "''", "--weights"),

@@ -1,4 +1,4 @@
-"""What is made from the schema: the JSON schema for editors, and docs/spec.md."""
+"""Documents generated from the schema: the JSON schema for editors, and docs/spec.md."""
 
 import subprocess
 import sys
@@ -27,18 +27,18 @@ def validator():
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_the_json_schema_says_which_draft_it_is():
+def test_json_schema_names_its_draft():
     assert json_schema()["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_json_schema_takes_the_specs_of_the_package(validator, path):
+def test_json_schema_accepts_specs_of_package(validator, path):
     validator.validate(yaml.safe_load(path.read_text()))
     validator.validate(msgspec.to_builtins(load_spec(path)))
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changes",
     [
         {"colour": "red"},
         {"train": {"epohcs": 3}},
@@ -56,17 +56,17 @@ def test_the_json_schema_takes_the_specs_of_the_package(validator, path):
     ],
     ids=str,
 )
-def test_the_json_schema_refuses_what_reading_refuses(validator, wrong):
+def test_json_schema_refuses_invalid_spec(validator, changes):
     validator.validate(SMALL)
-    assert not validator.is_valid(SMALL | wrong)
+    assert not validator.is_valid(SMALL | changes)
 
 
 @pytest.mark.parametrize("missing", ["name", "data"])
-def test_the_json_schema_asks_for_what_is_required(validator, missing):
+def test_json_schema_requires_required_fields(validator, missing):
     assert not validator.is_valid({name: value for name, value in SMALL.items() if name != missing})
 
 
-def test_the_json_schema_has_a_sentence_for_every_field():
+def test_json_schema_describes_every_field():
     schema = json_schema()
     definitions = [schema, *schema["$defs"].values()]
     fields = [(name, field) for definition in definitions for name, field in definition["properties"].items()]
@@ -75,17 +75,17 @@ def test_the_json_schema_has_a_sentence_for_every_field():
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, Hyperparameters])
-def test_every_field_has_a_sentence_in_the_document(section):
+def test_document_describes_every_field(section):
     rows = [line for line in document().splitlines() if line.startswith("| `")]
     for name in field_types(section):
         (row, *_) = [row for row in rows if row.startswith(f"| `{name}` | ")]
         assert row.endswith(". |") and row.replace("\\|", "").count("|") == 6, row
 
 
-def test_the_document_in_the_repository_is_the_one_that_the_schema_makes():
+def test_document_in_repository_is_current():
     assert (REPOSITORY / "docs/spec.md").read_text() == document(), "python -m hpc_yolo.spec.document > docs/spec.md"
 
 
-def test_the_document_is_printed_by_the_command_that_it_names():
+def test_module_prints_document():
     printed = subprocess.run([sys.executable, "-m", "hpc_yolo.spec.document"], capture_output=True, check=True)
     assert printed.stdout.decode() == document()

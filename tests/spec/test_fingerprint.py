@@ -1,4 +1,4 @@
-"""What a run learns, as the schema's marks say it: changed fields that are fixed change the digest, others do not."""
+"""The digest of a spec: fixed fields change it, fields marked as changeable do not."""
 
 import msgspec
 import pytest
@@ -33,18 +33,18 @@ FREE_CHANGES = [
 
 
 @pytest.mark.parametrize("changes", FIXED_CHANGES, ids=str)
-def test_a_fixed_field_changes_the_digest(changes):
+def test_fixed_field_changes_digest(changes):
     assert learned_digest(msgspec.structs.replace(SPEC, **changes)) != learned_digest(SPEC)
 
 
 @pytest.mark.parametrize("changes", FREE_CHANGES, ids=str)
-def test_a_marked_field_leaves_the_digest(changes):
+def test_changeable_field_keeps_digest(changes):
     changed = msgspec.structs.replace(SPEC, **changes)
     assert changed != SPEC
     assert (learned_fields(changed), learned_digest(changed)) == (learned_fields(SPEC), learned_digest(SPEC))
 
 
-def test_every_field_is_either_marked_or_compared():
+def test_every_field_is_changeable_or_in_digest():
     top = {
         name for name, kind in field_types(Spec).items() if not field_extra(kind, CHANGES) and not section_type(kind)
     }
@@ -52,6 +52,6 @@ def test_every_field_is_either_marked_or_compared():
     assert learned_fields(SPEC).keys() == top | train
 
 
-def test_the_digest_is_stable_over_versions():
-    """Checkpoints hold it: one that changes by itself would make every run look like another."""
+def test_digest_is_stable_over_versions():
+    """Checkpoints contain the digest: a change would make every saved run look like another."""
     assert learned_digest(SPEC) == "cd2495221540f724"

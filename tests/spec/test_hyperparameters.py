@@ -1,4 +1,4 @@
-"""Hyperparameter sets: the published figures, files of one's own with their own locations, and single values on top."""
+"""Hyperparameter sets: published values, files of users with their own locations, and overrides."""
 
 from pathlib import Path
 
@@ -15,21 +15,21 @@ PUBLISHED = GOLDEN["hyps"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_set_has_the_published_values(name):
+def test_published_set_has_published_values(name):
     hyp = msgspec.to_builtins(load_hyperparameters(TrainSpec(hyp=name.lower())))
     published = {field: value for field, value in PUBLISHED[name].items() if field not in IGNORED}
     assert {field: hyp[field] for field in published} == published
-    assert all(hyp[field] is None for field in hyp.keys() - published.keys()), "nothing is added"
+    assert all(hyp[field] is None for field in hyp.keys() - published.keys()), "no other value is set"
 
 
-def test_hyperparameter_without_effect_is_accepted_in_a_file_and_dropped(tmp_path):
+def test_hyperparameter_without_effect_is_accepted_and_dropped(tmp_path):
     path = tmp_path / "hyp.yaml"
     path.write_text("iou_t: 0.2\nlr0: 0.02\n")
     assert load_hyperparameters(TrainSpec(hyp=str(path))) == Hyperparameters(lr0=0.02)
     assert written_hyperparameters(path) == {"lr0": 0.02}
 
 
-def test_every_set_of_the_package_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+def test_sets_of_package_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_directory = sorted(path.stem for path in (REPOSITORY / "configs/hyp").glob("*.yaml"))
     assert hyperparameter_names() == in_directory
@@ -38,19 +38,19 @@ def test_every_set_of_the_package_is_found_by_name_from_anywhere(tmp_path, monke
         load_hyperparameters(TrainSpec(hyp=name))
 
 
-def test_without_augmentation_no_image_is_changed():
+def test_no_augmentation_set_disables_augmentation():
     hyp = load_hyperparameters(TrainSpec(hyp="no-augmentation"))
     changes = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective")
     chances = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
     assert [getattr(hyp, name) for name in (*changes, *chances)] == [0.0] * 13
 
 
-def test_single_values_lie_on_top_of_the_file():
+def test_overrides_replace_values_of_file():
     hyp = load_hyperparameters(TrainSpec(hyp="voc", hyp_overrides={"lr0": 0.5}))
     assert hyp == msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.5)
 
 
-def test_a_file_of_ones_own_needs_only_what_it_changes(spec_file, tmp_path):
+def test_file_of_user_may_have_changed_values_only(spec_file, tmp_path):
     (tmp_path / "mine.yaml").write_text("lr0: 1e-3\nanchors: ~\n")
     spec = spec_file.add("train: {hyp: mine.yaml}\n").load()
     assert load_hyperparameters(spec.train) == Hyperparameters(lr0=0.001)
@@ -69,26 +69,26 @@ def test_a_file_of_ones_own_needs_only_what_it_changes(spec_file, tmp_path):
         (b"lr0: !!python/name:os.system ''\n", [":1:6: lr0: the tag"]),
     ],
 )
-def test_a_wrong_hyperparameter_file_is_reported_with_its_own_position(spec_file, tmp_path, content, messages):
+def test_invalid_hyperparameter_file_error_has_position_in_file(spec_file, tmp_path, content, messages):
     mine = tmp_path / "mine.yaml"
     mine.write_bytes(content)
     problems = spec_file.add("train:\n  hyp: mine.yaml\n").problems()
-    told = "\n".join(problems)
+    text = "\n".join(problems)
     assert all(problem.startswith(f"{spec_file.path}:5:8: train.hyp: {mine}") for problem in problems)
-    assert all((f"{mine}{message}" if message.startswith(":") else message) in told for message in messages)
-    with pytest.raises(SpecError) as caught:  # and so is a file that was changed after the check
+    assert all((f"{mine}{message}" if message.startswith(":") else message) in text for message in messages)
+    with pytest.raises(SpecError) as caught:  # also for a file that was changed after the check
         load_hyperparameters(TrainSpec(hyp=str(mine)))
     assert str(mine) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "scratch", "SCRATCH-LOW", "''", ".", "/", "../hyp", "x" * 300])
-def test_an_unknown_set_names_those_that_are_there(spec_file, name):
+def test_unknown_set_error_lists_known_sets(spec_file, name):
     problem = spec_file.add(f"train: {{hyp: {name}}}\n").only_problem()
     assert f"{spec_file.path}:4:14: train.hyp: there is no " in problem
     assert "allowed: no-augmentation, objects365, scratch-high, scratch-low, scratch-med, voc, or a file" in problem
 
 
-def test_a_set_that_vanished_since_the_check_is_an_error_of_the_spec(tmp_path):
+def test_missing_set_raises_spec_error(tmp_path):
     with pytest.raises(SpecError, match=r"gone\.yaml: there is no such file"):
         load_hyperparameters(TrainSpec(hyp=str(tmp_path / "gone.yaml")))
 
@@ -106,7 +106,7 @@ def test_a_set_that_vanished_since_the_check_is_an_error_of_the_spec(tmp_path):
         ("anchors: 0", "at least 1 or null"),
     ],
 )
-def test_a_single_value_out_of_range_is_refused_at_its_position(spec_file, override, allowed):
+def test_override_out_of_range_error_has_position(spec_file, override, allowed):
     name, value = override.split(": ")
     problem = spec_file.add(f"train:\n  hyp_overrides:\n    {override}\n").only_problem()
     location = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "

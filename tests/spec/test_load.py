@@ -1,4 +1,4 @@
-"""A spec that was read is complete and absolute, and survives being written down and read again."""
+"""Loaded specs have all fields and absolute paths, and stay equal when written and loaded again."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 QUICK = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-# What YAML 1.1 takes for something else than text, and what trips up whoever quotes by hand.
+# Texts that YAML 1.1 reads as other types, or that are easily quoted wrongly.
 TRAPS = [
     *("no", "on", "Yes", "y", "true", "TRUE", "tRue", "~", "null", "Null", "nUll", "", " ", "  a ", "1e3", "1.0", ".5"),
     *("0x10", "010", "1_000", "12:30:00", "24:00:00", "2024-01-01", ".inf", ".nan", "=", "<<", "-", "- a", "?", "a: b"),
@@ -29,7 +29,7 @@ TRAPS = [
 
 @pytest.fixture
 def layout(tmp_path, monkeypatch):
-    """A spec in one directory and the working directory in another."""
+    """Return a directory with the directory `specs` and the working directory `here`."""
     for directory in ("specs", "here"):
         (tmp_path / directory).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -46,9 +46,9 @@ def load_text(directory, text, *overrides):
 @pytest.mark.parametrize(
     ("present", "expected"),
     [(("specs", "here"), "specs"), (("specs",), "specs"), (("here",), "here")],
-    ids=["beside the spec before here", "beside the spec", "here"],
+    ids=["beside spec first", "beside spec", "working directory"],
 )
-def test_a_relative_path_is_looked_for_beside_the_spec_then_here(layout, field, present, expected):
+def test_relative_path_is_resolved_beside_spec_then_in_working_directory(layout, field, present, expected):
     for directory in present:
         (layout / directory / "file.yaml").touch()
     spec = load_text(
@@ -60,48 +60,48 @@ def test_a_relative_path_is_looked_for_beside_the_spec_then_here(layout, field, 
     assert found == str(layout / expected / "file.yaml")
 
 
-def test_the_spec_may_be_named_by_a_relative_path(layout):
+def test_spec_path_may_be_relative(layout):
     (layout / "specs" / "d.yaml").touch()
     (layout / "specs" / "spec.yaml").write_text("name: a\nmodel: yolov5n\ndata: d.yaml\n")
     data = Path(load_spec(Path("../specs/spec.yaml")).data)
     assert data.is_absolute() and data.samefile(layout / "specs" / "d.yaml")
 
 
-def test_paths_that_are_nowhere_count_from_the_working_directory(layout):
+def test_missing_paths_are_resolved_from_working_directory(layout):
     spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\noutput: out\n")
     assert (spec.data, spec.output) == (str(layout / "here/d.yaml"), str(layout / "here/out"))
 
 
-def test_output_is_never_beside_the_spec(layout):
+def test_output_is_resolved_from_working_directory(layout):
     (layout / "specs" / "out").mkdir()
     spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\noutput: out\n")
     assert spec.output == str(layout / "here/out")
 
 
-def test_names_of_models_and_hyperparameters_are_no_paths(layout):
+def test_names_of_models_and_hyperparameters_are_not_resolved_as_paths(layout):
     for name in ("yolov5n", "scratch-med"):
         (layout / "specs" / name).touch()
     spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\ntrain: {hyp: scratch-med}\n")
     assert (spec.model, spec.train.hyp, spec.weights) == ("yolov5n", "scratch-med", "")
 
 
-def test_hyperparameters_in_a_file_without_a_suffix_are_found_later_from_anywhere(layout):
+def test_hyperparameter_file_without_suffix_has_absolute_path(layout):
     (layout / "specs" / "mine").write_text("lr0: 0.5\n")
     spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\ntrain: {hyp: mine}\n")
     assert spec.train.hyp == str(layout / "specs/mine")
 
 
 @pytest.mark.parametrize("field", ["data", "output", "weights"])
-def test_a_path_too_long_for_the_file_system_is_no_crash(spec_file, field):
+def test_path_too_long_for_file_system_is_accepted(spec_file, field):
     assert getattr(spec_file.load(f"{field}={'x' * 300}"), field).endswith("x" * 300)
 
 
-def test_the_quickstart_survives_being_written_and_read(layout):
+def test_quickstart_spec_round_trips(layout):
     spec = load_spec(REPOSITORY / "configs/quickstart.yaml")
     assert load_text(layout / "here", dump_spec(spec)) == spec
 
 
-def test_what_is_written_holds_every_field(layout):
+def test_dumped_spec_has_every_field(layout):
     spec = load_text(layout / "here", "name: a\nmodel: yolov5n\ndata: d.yaml\n")
     written = yaml.safe_load(dump_spec(spec))
     assert list(written) == list(Spec.__struct_fields__)
@@ -115,7 +115,7 @@ MEMORY = st.none() | st.sampled_from(["400G", "4000", "1t", "64GB"])
 
 @st.composite
 def valid_specs(draw):
-    """Specs as `load_spec` gives them: every field valid, paths absolute."""
+    """Draw specs as `load_spec` returns them: every field valid, paths absolute."""
     nodes, gpus = draw(st.integers(1, 4)), draw(st.integers(1, 8))
     cluster = {
         "executor": draw(st.sampled_from(["auto", "slurm", "local", "debug"])),
@@ -158,14 +158,14 @@ def valid_specs(draw):
 @pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
 @settings(QUICK, max_examples=80)
 @given(spec=valid_specs())
-def test_any_spec_survives_being_written_and_read(layout, monkeypatch, loader, spec):
+def test_any_spec_round_trips(layout, monkeypatch, loader, spec):
     monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, loader))
     assert load_text(layout, dump_spec(spec)) == spec
 
 
 @pytest.mark.parametrize("text", TRAPS)
 @pytest.mark.parametrize("field", ["cluster.partition", "cluster.env.A", "cluster.sbatch.comment", "cluster.exclude"])
-def test_a_text_that_yaml_would_take_for_something_else_stays_text(layout, field, text):
+def test_text_that_looks_like_another_yaml_type_round_trips(layout, field, text):
     plain = load_text(layout, "name: a\nmodel: yolov5n\ndata: d.yaml\n")
     tree = msgspec.to_builtins(plain)
     tree["cluster"] |= {
@@ -191,7 +191,7 @@ YAML_LIKE = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12)
 @pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
 @settings(QUICK, max_examples=200)
 @given(text=YAML_LIKE)
-def test_no_text_whatever_raises_anything_but_an_error_of_the_spec(layout, monkeypatch, loader, text):
+def test_any_text_gives_problems_of_spec_only(layout, monkeypatch, loader, text):
     monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, loader))
     path = layout / "spec.yaml"
     path.write_bytes(text.encode("utf-8", "replace"))
@@ -201,7 +201,7 @@ def test_no_text_whatever_raises_anything_but_an_error_of_the_spec(layout, monke
 
 @settings(QUICK, max_examples=200)
 @given(content=st.binary(max_size=40))
-def test_no_bytes_whatever_raise_anything_but_an_error_of_the_spec(layout, content):
+def test_any_bytes_raise_spec_error_only(layout, content):
     path = layout / "spec.yaml"
     path.write_bytes(content)
     with pytest.raises(SpecError):
@@ -213,7 +213,7 @@ def test_no_bytes_whatever_raise_anything_but_an_error_of_the_spec(layout, conte
     path=st.sampled_from(["train", "train.epochs", "cluster.env.A", "name", "train.hyp", "data"]) | st.text(max_size=9),
     text=YAML_LIKE,
 )
-def test_no_option_whatever_raises_anything_but_an_error_of_the_spec(layout, path, text):
+def test_any_override_gives_problems_of_spec_only(layout, path, text):
     file = layout / "spec.yaml"
     file.write_text("name: a\nmodel: yolov5n\ndata: d.yaml\n")
     _, problems = check_spec(file, [Override(path, text, f"--set {path}={text}")])

@@ -1,4 +1,4 @@
-"""What is wrong with a spec file is told at once, each mistake with its location, the line and a caret under it."""
+"""All mistakes of a spec file are reported at once, each with its location, the line and a caret."""
 
 import re
 
@@ -24,8 +24,8 @@ train:
   imgsz:\t100
   hyp_overrides: {box: 0.05, lr00: 1}
 """
-# (line, what the caret stands under, a part of the message)
-TEN_PLACES = [
+# (line, text above the caret, part of the message)
+TEN_LOCATIONS = [
     (1, "bad name!", "name: 'bad name!' is not allowed"),
     (2, "yolov5q", "model: there is no model 'yolov5q'"),
     (4, "colour", "colour: unknown field"),
@@ -41,20 +41,20 @@ TEN_PLACES = [
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"])
 def either_loader(request, monkeypatch):
-    """libyaml, and the parser in Python that stands in where PyYAML was built without it."""
+    """Select libyaml, or the Python parser that replaces it if PyYAML was built without it."""
     monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, request.param))
 
 
-def test_every_mistake_is_reported_once_with_its_position_the_line_and_a_caret(spec_file):
+def test_every_mistake_is_reported_once_with_position_line_and_caret(spec_file):
     with pytest.raises(SpecError) as caught:
         spec_file.write(TEN_MISTAKES).load()
     message = str(caught.value)
-    assert message.startswith(f"{len(TEN_PLACES)} mistakes in the spec\n")
-    assert message.count(f"{spec_file.path}:") == len(TEN_PLACES)
+    assert message.startswith(f"{len(TEN_LOCATIONS)} mistakes in the spec\n")
+    assert message.count(f"{spec_file.path}:") == len(TEN_LOCATIONS)
     printed = message.splitlines()
     lines = TEN_MISTAKES.splitlines()
     heads = [index for index, line in enumerate(printed) if line.startswith(f"{spec_file.path}:")]
-    for head, (line, under, text) in zip(heads, TEN_PLACES, strict=True):
+    for head, (line, under, text) in zip(heads, TEN_LOCATIONS, strict=True):
         column = lines[line - 1].rindex(under) + 1
         assert printed[head].startswith(f"{spec_file.path}:{line}:{column}: {text}")
         assert printed[head + 1] == f"    {lines[line - 1]}"
@@ -63,7 +63,7 @@ def test_every_mistake_is_reported_once_with_its_position_the_line_and_a_caret(s
         assert caret[4:-1] == re.sub(r"[^\t]", " ", lines[line - 1][: column - 1]), "a tab keeps its width"
 
 
-def test_one_mistake_is_not_called_mistakes(spec_file):
+def test_one_mistake_has_singular_title(spec_file):
     with pytest.raises(SpecError, match=r"^1 mistake in the spec\n"):
         spec_file.add("colour: red\n").load()
 
@@ -83,7 +83,7 @@ def test_one_mistake_is_not_called_mistakes(spec_file):
         ("cluster: &c {nodes: 1}\ntrain: {<<: *c}", "train.<<: unknown field", "epochs, batch"),
     ],
 )
-def test_an_unknown_field_is_refused_with_the_one_that_was_meant(spec_file, added, message, allowed):
+def test_unknown_field_error_suggests_field(spec_file, added, message, allowed):
     problem = spec_file.add(added + "\n").only_problem()
     assert message in problem
     assert f"allowed: {allowed}" in problem
@@ -129,7 +129,7 @@ def test_an_unknown_field_is_refused_with_the_one_that_was_meant(spec_file, adde
         ("output: null", "output: nothing is not allowed", "text"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(spec_file, added, message, allowed):
+def test_value_of_wrong_type_error_lists_allowed_values(spec_file, added, message, allowed):
     problem = spec_file.add(added + "\n").only_problem()
     assert message in problem
     assert allowed in problem.partition("allowed: ")[2]
@@ -173,18 +173,18 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(spec_file, ad
         ("checkpoint: {every_s: null}", "checkpoint.every_s", None),
     ],
 )
-def test_a_value_means_what_its_field_says_not_what_yaml_guesses(spec_file, added, field, value, either_loader):
+def test_value_is_read_with_type_of_field(spec_file, added, field, value, either_loader):
     found = spec_file.add(added + "\n").load()
     for part in field.split("."):
         found = getattr(found, part)
     assert found == value and type(found) is type(value)
 
 
-def test_a_name_of_digits_is_text(spec_file):
+def test_name_of_digits_is_text(spec_file):
     assert spec_file.write("name: 123\nmodel: yolov5n\ndata: d.yaml\n").load().name == "123"
 
 
-def test_a_key_written_twice_names_both_lines(spec_file):
+def test_duplicate_key_error_names_both_lines(spec_file):
     problem = spec_file.add("train:\n  epochs: 1\n  epochs: 2\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:3: train.epochs: written twice; the first is in line 5\n")
 
@@ -203,7 +203,7 @@ def test_a_key_written_twice_names_both_lines(spec_file):
         ('output: "\\q"\n', None),
     ],
 )
-def test_what_is_not_yaml_is_refused_with_its_position(spec_file, added, location, either_loader):
+def test_invalid_yaml_error_has_position(spec_file, added, location, either_loader):
     problem = spec_file.add(added).only_problem()
     found = re.match(rf"{re.escape(str(spec_file.path))}:(\d+):(\d+): not YAML: \w", problem)
     assert found, problem
@@ -216,23 +216,23 @@ def test_what_is_not_yaml_is_refused_with_its_position(spec_file, added, locatio
     [
         (b"name: caf\xe9\n", "is not UTF-8 text (byte 9)"),
         ("name: a\n".encode("utf-16"), "is not UTF-8 text (byte 0)"),
-        (b"just words\n", "1:1: must hold fields"),
+        (b"plain text\n", "1:1: must hold fields"),
         (b"- a\n- list\n", "1:1: must hold fields"),
         (b"name: a\nmodel: yolov5n\n# no data\n", "1:1: data: is missing"),
     ],
 )
-def test_a_file_that_holds_no_spec_is_one_mistake(spec_file, content, message):
+def test_file_without_spec_is_one_mistake(spec_file, content, message):
     assert message in spec_file.write(content).only_problem()
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "# nothing\n", "---\n", "~\n", "{}\n"])
-def test_an_empty_file_misses_what_is_required(spec_file, content):
+def test_empty_file_error_lists_required_fields(spec_file, content):
     problems = spec_file.write(content).problems()
     assert [problem.split("\n")[0].split(": ")[1] for problem in problems] == ["name", "data", "model"]
     assert all(re.match(rf"{spec_file.path}:[12]:1: ", problem) for problem in problems)
 
 
-def test_a_missing_file_names_the_specs_that_are_there(tmp_path):
+def test_missing_file_error_lists_specs_in_directory(tmp_path):
     (tmp_path / "other.yaml").touch()
     with pytest.raises(SpecError, match=r"there is no such file\n  allowed: .*other\.yaml"):
         load_spec(tmp_path / "spec.yaml")
@@ -242,13 +242,13 @@ def test_a_missing_file_names_the_specs_that_are_there(tmp_path):
     ("name", "message"),
     [("", "is a directory"), ("f" * 300, "cannot be read: File name too long"), ("file/spec.yaml", "cannot be read")],
 )
-def test_a_path_that_cannot_be_read_is_an_error_of_the_spec(tmp_path, name, message):
+def test_unreadable_path_raises_spec_error(tmp_path, name, message):
     (tmp_path / "file").touch()
     with pytest.raises(SpecError, match=message):
         load_spec(tmp_path / name)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(spec_file):
+def test_byte_order_mark_is_ignored(spec_file):
     assert spec_file.write("\ufeffname: small\nmodel: yolov5n\ndata: d.yaml\n").load().name == "small"
 
 
@@ -263,14 +263,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(spec_file):
         ("output: !a%0Ab%1b x\n", "4:9: output: "),
     ],
 )
-def test_a_tag_is_refused_and_nothing_of_it_runs(spec_file, added, location, monkeypatch, either_loader):
+def test_tag_is_refused_without_running_it(spec_file, added, location, monkeypatch, either_loader):
     monkeypatch.chdir(spec_file.path.parent)
     problem = spec_file.add(added).only_problem()
     assert f"{location}the tag '" in problem.split("\n")[0] and "is not read" in problem
     assert not (spec_file.path.parent / "marker").exists()
 
 
-def test_a_tag_at_the_top_is_one_mistake(spec_file):
+def test_tag_at_top_is_one_mistake(spec_file):
     assert "the tag" in spec_file.write("!!python/object/apply:os.system [ls]\n").only_problem()
 
 
@@ -297,9 +297,9 @@ def bomb(levels, open_, close):
             "more than 50 levels",
         ),
     ],
-    ids=["lists", "groups", "itself", "group in itself", "nested lists", "nested groups", "endless", "in keys"],
+    ids=["lists", "groups", "list in itself", "group in itself", "nested lists", "nested groups", "endless", "in keys"],
 )
-def test_yaml_that_would_take_all_memory_or_stack_is_refused(spec_file, text, message, either_loader):
+def test_yaml_that_exhausts_memory_or_stack_is_refused(spec_file, text, message, either_loader):
     problem = spec_file.add(text).problems()[-1]
     assert re.match(rf"{re.escape(str(spec_file.path))}:\d+:\d+: {message}", problem)
 
@@ -315,8 +315,8 @@ CONTROL_CHARACTERS = {
     "\\u2028": r"'\u2028'",
     "\\P": r"'\u2029'",
 }
-# Where a text may stand, and what its error begins with.
-TEXT_PLACES = {
+# Templates with a location of text, and the start of its error.
+TEXT_LOCATIONS = {
     "output: {}": "4:9: output: control characters ",
     "{}: 1": "4:1: control characters ",
     "train:\n  {}: 1": "5:3: train: control characters ",
@@ -331,21 +331,21 @@ TEXT_PLACES = {
 
 
 @pytest.mark.parametrize("written", CONTROL_CHARACTERS)
-@pytest.mark.parametrize("where", TEXT_PLACES)
-def test_control_characters_cannot_reach_a_script(spec_file, where, written, either_loader):
-    problem = spec_file.add(where.format(f'"a{written}b"') + "\n").only_problem()
-    assert problem.startswith(f"{spec_file.path}:{TEXT_PLACES[where]}{CONTROL_CHARACTERS[written]}")
+@pytest.mark.parametrize("template", TEXT_LOCATIONS)
+def test_control_characters_are_refused_and_escaped_in_error(spec_file, template, written, either_loader):
+    problem = spec_file.add(template.format(f'"a{written}b"') + "\n").only_problem()
+    assert problem.startswith(f"{spec_file.path}:{TEXT_LOCATIONS[template]}{CONTROL_CHARACTERS[written]}")
     assert problem.isascii() and not re.search(r"[^\n\x20-\x7e]", problem), "the message itself is safe to print"
 
 
 @pytest.mark.parametrize("written", sorted(CONTROL_CHARACTERS.keys() - {"\\n", "\\t"}))
-def test_shell_lines_hold_no_other_control_characters(spec_file, written, either_loader):
+def test_control_characters_in_shell_lines_are_refused(spec_file, written, either_loader):
     problem = spec_file.add(f'cluster:\n  setup: [x, "a{written}b"]\n').only_problem()
     assert f"cluster.setup[1]: control characters {CONTROL_CHARACTERS[written]}" in problem
 
 
 @pytest.mark.parametrize("field", ["name", "model", "data"])
-def test_control_characters_in_a_required_field_are_one_mistake(spec_file, field):
+def test_control_characters_in_required_field_are_one_mistake(spec_file, field):
     fields = {"name": "small", "model": "yolov5n", "data": "d.yaml"} | {field: '"a\\nrm -rf"'}
     text = "".join(f"{key}: {value}\n" for key, value in fields.items())
     assert f"{field}: control characters '\\n'" in spec_file.write(text).only_problem()
@@ -366,36 +366,36 @@ def test_control_characters_in_a_required_field_are_one_mistake(spec_file, field
         ("setup:", []),
     ],
 )
-def test_setup_is_a_list_or_a_block(spec_file, setup, lines, either_loader):
+def test_setup_may_be_list_or_block(spec_file, setup, lines, either_loader):
     spec = spec_file.add(f"cluster:\n  {setup}\n").load()
     assert spec.cluster.setup_lines == lines
     assert spec_file.write(dump_spec(spec)).load() == spec
 
 
-def test_setup_on_the_command_line_may_have_several_lines(spec_file):
+def test_setup_override_may_have_several_lines(spec_file):
     assert spec_file.load("cluster.setup=|\n  a\n  b").cluster.setup_lines == ["a", "b"]
     assert "control characters" in spec_file.only_problem("cluster.account=|\n  a\n  b")
 
 
-def test_a_folded_block_is_one_line(spec_file):
+def test_folded_block_is_one_line(spec_file):
     spec = spec_file.add("cluster:\n  setup:\n    - >-\n      module load\n      x\n").load()
     assert spec.cluster.setup == ["module load x"]
 
 
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\x0b", "\x0c", "\x1c", "\ufffe"])
-def test_an_unprintable_character_in_the_file_is_refused_with_its_position(spec_file, character, either_loader):
+def test_unprintable_character_error_has_position(spec_file, character, either_loader):
     problem = spec_file.add(f"# fine\noutput: a{character}b\n").only_problem()
     assert problem.split("\n")[0] == f"{spec_file.path}:5:10: the character {character!a} is not allowed in YAML"
     assert character not in problem
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\x85", "\r", "\r\n"])
-def test_positions_count_the_lines_that_yaml_counts(spec_file, separator, either_loader):
+def test_positions_count_line_separators_of_yaml(spec_file, separator, either_loader):
     problem = spec_file.add(f"# a{separator}# b{separator}trian: 1\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:1: trian: unknown field\n    trian: 1\n    ^")
 
 
-def test_half_a_character_is_refused(spec_file, either_loader):
+def test_lone_surrogate_is_refused(spec_file, either_loader):
     assert f"{spec_file.path}:4:" in spec_file.add('output: "\\ud800"\n').only_problem()
 
 
@@ -406,11 +406,11 @@ def test_half_a_character_is_refused(spec_file, either_loader):
         ("cluster:\n  ? {a: b}\n  : 1\n", "5:5: cluster: a key must be plain text"),
     ],
 )
-def test_a_key_that_is_no_text_is_refused(spec_file, added, message):
+def test_key_other_than_text_is_refused(spec_file, added, message):
     assert message in spec_file.add(added).only_problem()
 
 
-def test_a_mistake_in_one_field_does_not_look_like_one_in_another(spec_file):
+def test_mistake_in_field_causes_no_mistake_in_others(spec_file):
     added = "cluster: {nodes: two, gpus_per_node: 04, tasks_per_node: 4}\ntrain: {batch: 15, device: '0,1'}\n"
     problems = spec_file.add(added).problems()
     assert [problem.split(": ")[1] for problem in problems] == ["cluster.nodes", "cluster.gpus_per_node"]

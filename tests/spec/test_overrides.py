@@ -1,4 +1,4 @@
-"""Options of the command line set fields: they pass the same checks, and their errors name them."""
+"""Options of the command line set fields, pass the same checks, and are named in errors."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from hpc_yolo.spec.load import load_spec
         ("cluster.account='# 1'", "cluster.account", "# 1"),
     ],
 )
-def test_an_option_sets_its_field_and_no_other(spec_file, assignment, field, value):
+def test_option_sets_its_field_only(spec_file, assignment, field, value):
     spec_file.add("train: {epochs: 3, hyp_overrides: {box: 0.1}}\ncluster: {time: 1:00:00, env: {A: 1}}\n")
     changed, plain = spec_file.load(assignment), spec_file.load()
     found = changed
@@ -38,19 +38,19 @@ def test_an_option_sets_its_field_and_no_other(spec_file, assignment, field, val
     assert changed.cluster.env == plain.cluster.env or field == "cluster.env"
 
 
-def test_of_two_options_for_a_field_the_last_counts(spec_file):
+def test_last_of_two_options_for_field_is_used(spec_file):
     assert spec_file.load("train.epochs=1", "train.epochs=2").train.epochs == 2
 
 
-def test_an_option_replaces_a_mistake_in_the_file(spec_file):
+def test_option_replaces_mistake_in_file(spec_file):
     assert spec_file.add("train: {epochs: many}\n").load("train.epochs=2").train.epochs == 2
 
 
-def test_an_option_fills_a_section_that_was_left_empty(spec_file):
+def test_option_sets_field_in_empty_section(spec_file):
     assert spec_file.add("train:\n").load("train.epochs=2").train.epochs == 2
 
 
-def test_options_alone_can_make_a_spec(tmp_path, spec_file):
+def test_options_alone_make_valid_spec(tmp_path, spec_file):
     empty = tmp_path / "empty.yaml"
     empty.touch()
     spec = load_spec(empty, spec_file.overrides(["name=a", "model=yolov5n", "data=d.yaml"]))
@@ -94,18 +94,18 @@ def test_options_alone_can_make_a_spec(tmp_path, spec_file):
         ("output=a\ufffeb", "the character '\\ufffe' is not allowed in YAML"),
     ],
 )
-def test_a_wrong_option_is_named_by_what_was_typed(spec_file, assignment, message):
+def test_invalid_option_error_quotes_option(spec_file, assignment, message):
     spec_file.add("cluster: {gpus_per_node: 2}\ntrain: {epochs: 3}\n")
     problem = spec_file.only_problem(assignment)
     assert message in problem
     assert not set(problem) - {"\n"} & set(map(chr, [*range(32), 127, 0x2028, 0xDCFF])), "safe to print"
-    if assignment != "cluster.nodes=3":  # the batch is to blame as much as the nodes; the file's location is shown
+    if assignment != "cluster.nodes=3":  # the batch is as wrong as the nodes; the location in the file is shown
         typed = f"--set {assignment}"
         assert problem.startswith((typed, ascii(typed)))
         assert str(spec_file.path) not in problem
 
 
-def test_mistakes_in_the_file_come_first_and_those_of_options_after(spec_file):
+def test_mistakes_in_file_precede_those_in_options(spec_file):
     with pytest.raises(SpecError) as caught:
         spec_file.add("colour: red\n").load("train.epochs=many", "trian.epochs=1")
     lines = [line for line in str(caught.value).splitlines() if not line.startswith("  ")]
@@ -114,16 +114,16 @@ def test_mistakes_in_the_file_come_first_and_those_of_options_after(spec_file):
     assert [line.split(":")[0] for line in lines[2:]] == ["--set train.epochs=many", "--set trian.epochs=1"]
 
 
-def test_an_option_does_not_hide_that_the_file_holds_no_spec(spec_file):
-    problems = spec_file.write("just words\n").problems("name=a", "model=yolov5n", "data=d.yaml")
+def test_option_keeps_error_of_file_without_spec(spec_file):
+    problems = spec_file.write("plain text\n").problems("name=a", "model=yolov5n", "data=d.yaml")
     assert any(f"{spec_file.path}:1:1: must hold fields" in problem for problem in problems)
 
 
-def test_an_option_does_not_hide_a_section_that_holds_no_fields(spec_file):
+def test_option_keeps_error_of_section_without_fields(spec_file):
     problems = spec_file.add("train: 5\n").problems("train.epochs=1")
     assert any(f"{spec_file.path}:4:8: train: must hold fields" in problem for problem in problems)
 
 
-def test_options_do_not_make_up_for_a_file_that_is_missing(tmp_path, spec_file):
+def test_options_keep_error_of_missing_file(tmp_path, spec_file):
     with pytest.raises(SpecError, match="there is no such file"):
         load_spec(tmp_path / "none.yaml", spec_file.overrides(["name=a", "model=yolov5n", "data=d.yaml"]))

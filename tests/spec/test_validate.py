@@ -1,4 +1,4 @@
-"""Rules across fields: what one field's type cannot say is refused in words, at the value that is to blame."""
+"""Rules across fields: errors have the location of the wrong value."""
 
 import pytest
 
@@ -66,7 +66,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("cluster", "message", "allowed"), [*GPU_RULES, *FORMATS, *NAMES])
-def test_what_slurm_would_refuse_hours_later_is_refused_now(spec_file, cluster, message, allowed):
+def test_cluster_value_that_slurm_refuses_is_refused(spec_file, cluster, message, allowed):
     problem = spec_file.add(f"cluster: {cluster}\n").only_problem()
     assert message in problem
     assert allowed in problem.partition("allowed: ")[2]
@@ -89,12 +89,12 @@ def test_what_slurm_would_refuse_hours_later_is_refused_now(spec_file, cluster, 
         "{sbatch: {an-option-of-2030: x}}",
     ],
 )
-def test_what_sbatch_takes_is_taken(spec_file, cluster):
+def test_cluster_value_that_sbatch_accepts_is_accepted(spec_file, cluster):
     spec_file.add(f"cluster: {cluster}\n").load()
 
 
 @pytest.mark.parametrize(("option", "field"), OWN_SBATCH_OPTIONS.items())
-def test_an_sbatch_option_that_has_a_field_names_that_field(spec_file, option, field):
+def test_sbatch_option_with_own_field_is_refused(spec_file, option, field):
     problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: x\n").only_problem()
     assert problem.startswith(
         f"{spec_file.path}:6:{len(option) + 7}: cluster.sbatch.{option}: has a field of its own\n"
@@ -103,11 +103,11 @@ def test_an_sbatch_option_that_has_a_field_names_that_field(spec_file, option, f
 
 
 @pytest.mark.parametrize("option", REFUSED)
-def test_an_sbatch_option_that_would_lose_the_job_is_refused_with_the_reason(spec_file, option):
-    reason, instead = REFUSED[option]
+def test_unsafe_sbatch_option_error_has_reason(spec_file, option):
+    reason, alternative = REFUSED[option]
     problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: true\n").only_problem()
     assert f"cluster.sbatch.{option}: {reason}\n" in problem
-    assert problem.endswith(f"allowed: {instead}")
+    assert problem.endswith(f"allowed: {alternative}")
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_an_sbatch_option_that_would_lose_the_job_is_refused_with_the_reason(spe
         ("comment", "[a, b]", "a list is not allowed here", "text"),
     ],
 )
-def test_an_sbatch_option_is_written_with_its_whole_name_and_one_meaning(spec_file, option, value, message, allowed):
+def test_abbreviated_or_ambiguous_sbatch_option_is_refused(spec_file, option, value, message, allowed):
     problem = spec_file.add(f"cluster:\n  sbatch:\n    {option}: {value}\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:{len(option) + 7}: cluster.sbatch.{option}: {message}\n")
     assert problem.partition("allowed: ")[2].startswith(allowed)
 
 
-def test_a_held_job_starts_no_chain(spec_file):
+def test_hold_with_chain_is_refused(spec_file):
     problem = spec_file.add("cluster:\n  requeue: chain\n  sbatch: {hold: true}\n").only_problem()
     assert "cluster.sbatch.hold: holds every job of the chain" in problem
 
@@ -140,20 +140,20 @@ def test_a_held_job_starts_no_chain(spec_file):
 @pytest.mark.parametrize(
     "line", ["#SBATCH --mem=0", "  #SBATCH --array=1-4", "#SBATCH", "#PBS -l nodes=2", "#BSUB -n 4"]
 )
-@pytest.mark.parametrize("form", ["setup: ['true', '{}']", "setup: |\n    true\n    {}\n    true", "setup: '{}'"])
-def test_options_of_sbatch_are_no_shell_lines(spec_file, form, line):
-    problem = spec_file.add(f"cluster:\n  {form.format(line)}\n").only_problem()
-    number = 1 if form == "setup: '{}'" else 2
+@pytest.mark.parametrize("template", ["setup: ['true', '{}']", "setup: |\n    true\n    {}\n    true", "setup: '{}'"])
+def test_sbatch_directives_in_setup_are_refused(spec_file, template, line):
+    problem = spec_file.add(f"cluster:\n  {template.format(line)}\n").only_problem()
+    number = 1 if template == "setup: '{}'" else 2
     assert f"cluster.setup: line {number} is an option of sbatch, not a shell line: {line.strip()}" in problem
 
 
 @pytest.mark.parametrize("line", ["# SBATCH is a program", "echo '#SBATCH'", "##SBATCH --mem=0"])
-def test_comments_are_shell_lines(spec_file, line):
+def test_comments_in_setup_are_accepted(spec_file, line):
     assert spec_file.add(f"cluster:\n  setup: |\n    {line}\n").load().cluster.setup_lines == [line]
 
 
 @pytest.mark.parametrize("python", ["''", "$HOME/venv/bin/python", "python -u", "' '"])
-def test_a_python_is_a_path_or_a_name(spec_file, python):
+def test_python_other_than_path_or_name_is_refused(spec_file, python):
     assert "cluster.python: " in spec_file.add(f"cluster: {{python: {python}}}\n").only_problem()
 
 
@@ -169,22 +169,22 @@ def test_fields_named_for_sbatch_options_exist():
         ("cluster: {gpus_per_node: 0, tasks_per_node: 3}", 16, "15 or 18"),
     ],
 )
-def test_a_batch_that_ranks_cannot_divide_names_the_nearest_that_they_can(spec_file, added, batch, nearest):
+def test_indivisible_batch_error_suggests_nearest_multiples(spec_file, added, batch, nearest):
     problem = spec_file.add(f"{added}\ntrain:\n  batch: {batch}\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:6:10: train.batch: {batch} is not a multiple of the world size")
     assert problem.endswith(f"allowed: {nearest}")
-    for right in nearest.split(" or "):
-        assert spec_file.add(f"{added}\ntrain:\n  batch: {right}\n").load().train.batch == int(right)
+    for multiple in nearest.split(" or "):
+        assert spec_file.add(f"{added}\ntrain:\n  batch: {multiple}\n").load().train.batch == int(multiple)
 
 
-def test_a_finding_about_a_default_points_at_what_was_written(spec_file):
+def test_error_about_default_has_position_of_related_section(spec_file):
     problem = spec_file.add("cluster: {gpus_per_node: 3}\ntrain:\n  epochs: 1\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:5:1: train.batch: 16 is not a multiple of the world size 3")
     problem = spec_file.add("cluster: {gpus_per_node: 3}\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:1:1: train.batch: 16 is not a multiple of the world size 3")
 
 
-def test_a_batch_of_nothing_is_refused(spec_file):
+def test_batch_of_0_is_refused(spec_file):
     assert "train.batch: a batch of no images" in spec_file.add("train: {batch: 0}\n").only_problem()
 
 
@@ -196,7 +196,7 @@ def test_a_batch_of_nothing_is_refused(spec_file):
         ("cluster: {gpus_per_node: 2}\ntrain: {image_weights: true}\n", "train.image_weights: needs one task"),
     ],
 )
-def test_what_only_one_task_or_gpu_can_do_is_refused_for_more(spec_file, added, message):
+def test_option_for_one_task_or_gpu_is_refused_for_more(spec_file, added, message):
     assert message in spec_file.add(added).only_problem()
 
 
@@ -208,13 +208,13 @@ def test_what_only_one_task_or_gpu_can_do_is_refused_for_more(spec_file, added, 
         ("{nodes: 2, gpus_per_node: 2}", "'0,1'", "names GPUs of one machine, and there are 2 nodes"),
     ],
 )
-def test_a_device_list_fits_the_tasks_of_one_machine(spec_file, cluster, device, message):
+def test_device_list_that_does_not_match_tasks_is_refused(spec_file, cluster, device, message):
     problem = spec_file.add(f"cluster: {cluster}\ntrain: {{device: {device}}}\n").only_problem()
     assert f"train.device: {message}" in problem
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "'0,1'"])
-def test_a_device_that_fits_is_taken(spec_file, device):
+def test_device_that_matches_tasks_is_accepted(spec_file, device):
     assert spec_file.add(f"cluster: {{gpus_per_node: 2}}\ntrain: {{device: {device}}}\n").load().train.device in device
 
 
@@ -222,7 +222,7 @@ def test_a_device_that_fits_is_taken(spec_file, device):
     ("model", "imgsz", "allowed"),
     [("yolov5n", 100, "multiple of 32"), ("yolov5n6", 672, "such as 704"), ("yolov5s6", 32, "such as 64")],
 )
-def test_a_image_side_fits_the_strides_of_the_model(spec_file, model, imgsz, allowed):
+def test_image_size_between_strides_is_refused(spec_file, model, imgsz, allowed):
     text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
     problem = spec_file.write(text).only_problem()
     assert f"{spec_file.path}:4:16: train.imgsz: " in problem
@@ -230,7 +230,7 @@ def test_a_image_side_fits_the_strides_of_the_model(spec_file, model, imgsz, all
 
 
 @pytest.mark.parametrize(("model", "imgsz"), [("yolov5n", 672), ("yolov5n6", 1280)])
-def test_a_image_side_of_whole_strides_is_taken(spec_file, model, imgsz):
+def test_image_size_of_whole_strides_is_accepted(spec_file, model, imgsz):
     text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
     assert spec_file.write(text).load().train.imgsz == imgsz
 
@@ -239,30 +239,30 @@ def test_a_image_side_of_whole_strides_is_taken(spec_file, model, imgsz):
     ("model", "nearest"),
     [("yolov5", "is the nearest"), ("yolov5nn", "yolov5n is the nearest"), ("resnet", "a YAML of layers")],
 )
-def test_an_unknown_model_names_those_that_are_there(spec_file, model, nearest):
+def test_unknown_model_error_lists_known_models(spec_file, model, nearest):
     problem = spec_file.write(f"name: a\nmodel: {model}\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:2:8: model: there is no model" in problem
     assert "yolov5n, yolov5n6, yolov5s" in problem and nearest in problem
 
 
-def test_a_spec_without_a_model_needs_weights_to_take_it_from(spec_file):
+def test_spec_without_model_requires_weights(spec_file):
     assert spec_file.write("name: a\ndata: d.yaml\nweights: yolov5s.pt\n").load().model == ""
     problem = spec_file.write("name: a\nmodel: ''\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:2:8: model: is missing, and there are no weights" in problem
 
 
 @pytest.mark.parametrize("name", validate.model_names())
-def test_every_model_of_the_package_may_be_named(spec_file, name):
+def test_models_of_package_are_accepted(spec_file, name):
     assert spec_file.write(f"name: a\nmodel: {name}\ndata: d.yaml\n").load().model == name
 
 
 @pytest.mark.parametrize("name", ["-rf", ".hidden", "a/b", "..", "a b", "", "é", "a" * 101, "$(id)"])
-def test_a_run_name_is_safe_as_a_directory_and_in_a_script(spec_file, name):
+def test_unsafe_run_name_is_refused(spec_file, name):
     problem = spec_file.write(f"name: '{name}'\nmodel: yolov5n\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
 
 
-def test_an_unsupported_value_is_refused(spec_file):
+def test_unsupported_value_is_refused(spec_file):
     problem = spec_file.add("train:\n  cache: disk\n").only_problem()
     assert problem.startswith(f"{spec_file.path}:5:10: train.cache: disk is not supported")
     assert problem.endswith("allowed: none or ram")
@@ -275,11 +275,11 @@ def test_an_unsupported_value_is_refused(spec_file):
         ("cluster: {container: {image: a.sif}}", "cluster.container: not supported"),
     ],
 )
-def test_an_unsupported_section_is_refused(spec_file, added, message):
+def test_unsupported_section_is_refused(spec_file, added, message):
     assert message in spec_file.add(added + "\n").only_problem()
 
 
-def test_the_world_is_nodes_times_tasks(spec_file):
+def test_world_size_is_nodes_times_tasks(spec_file):
     assert spec_file.load().cluster.world_size == 1
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 4}\n").load().cluster.world_size == 8
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 0, tasks_per_node: 4}\n").load().cluster.world_size == 8

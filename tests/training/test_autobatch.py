@@ -1,4 +1,4 @@
-"""The batch that fills a GPU: a line through what small batches take. No GPU is needed to get a line wrong."""
+"""The batch that fills a GPU, from a linear fit of the memory of small batches."""
 
 import weakref
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ GIB = 2**30
 
 
 def linear(start_gib, slope_gib, limit=10**9):
-    """A network that takes so much for itself and for each image, and fails above `limit` images."""
+    """Return a linear function of the batch for used memory, which fails above `limit` images."""
     return lambda batch: None if batch > limit else int((start_gib + slope_gib * batch) * GIB)
 
 
@@ -22,15 +22,15 @@ def linear(start_gib, slope_gib, limit=10**9):
         (40.5, linear(1, 0.5), 62),  # 0.8 x 40.5 = 32.4 > 1 + 0.5 x 62
         (10.2, linear(2, 0.5), 12),
         (5, linear(1, 0.5, limit=4), 6),  # between four, which fitted, and eight, which did not
-        (100, linear(1, 0.5, limit=8), 8),  # whatever the line gives, sixteen did not fit
+        (100, linear(1, 0.5, limit=8), 8),  # sixteen did not fit, whatever the fit gives
         (3, linear(1, 1.5, limit=1), 1),
         (3, linear(1, 1.5, limit=0), 1),  # not even one fits: training fails with its own message
         (1000, linear(1, 0.1), None),  # over a thousand is no sensible batch
-        (2, linear(4, 0.5), None),  # all tried ones fitted, so the free memory was not what it seemed
-        (40, lambda batch: 2 * GIB, None),  # a line without a slope gives no batch
+        (2, linear(4, 0.5), None),  # all tried batches fitted, so that the free memory was reported wrongly
+        (40, lambda batch: 2 * GIB, None),  # a fit without a slope gives no batch
     ],
 )
-def test_four_fifths_of_the_free_memory_are_filled(free_gib, measure, expected):
+def test_batch_fills_80_percent_of_free_memory(free_gib, measure, expected):
     assert batch_for(int(free_gib * GIB), measure) == expected
 
 
@@ -42,8 +42,8 @@ def test_four_fifths_of_the_free_memory_are_filled(free_gib, measure, expected):
         (None, "set train.batch lower; or take more GPUs"),
     ],
 )
-def test_a_batch_that_was_too_large_is_answered_with_one_that_fits(monkeypatch, fitting, advice):
-    """Two ranks with four images each; the tensors of the step are let go before anything is measured."""
+def test_out_of_memory_error_suggests_batch_that_fits(monkeypatch, fitting, advice):
+    """Two ranks with four images each; the tensors of the step are freed before the measurement."""
     held: list[weakref.ref] = []
 
     def measure(*_: object) -> int | None:

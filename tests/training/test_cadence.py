@@ -1,4 +1,4 @@
-"""When a run logs, evaluates, saves and ends."""
+"""The steps and epochs after which a run logs, evaluates, saves and ends."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def with_periods(**periods: int) -> Cadence:
         (with_periods(val_every=2, state_every_epochs=4, model_every_epochs=3), [1, 3, 5], [3], [2, 5]),
         (with_periods(val_every=4), [3, 5], [], []),
     ],
-    ids=["never but at the end", "every epoch", "several periods", "a period that does not divide the epochs"],
+    ids=["last epoch only", "every epoch", "several periods", "period that does not divide epochs"],
 )
-def test_epochs_of_evaluations_and_files(cadence, evaluated, saved, kept):
+def test_evaluations_and_saves_follow_their_periods(cadence, evaluated, saved, kept):
     epochs = range(cadence.epochs)
     assert [epoch for epoch in epochs if cadence.evaluates_after(epoch)] == evaluated
     assert [epoch for epoch in epochs if cadence.saves_state_after(epoch)] == saved
@@ -54,7 +54,7 @@ def test_epochs_of_evaluations_and_files(cadence, evaluated, saved, kept):
         ({"val_every": 1, "patience": 0}, 5, 0, False),
     ],
 )
-def test_training_is_over_after_the_last_epoch_or_without_patience(periods, finished_epochs, best_epoch, is_over):
+def test_training_is_over_after_last_epoch_or_patience(periods, finished_epochs, best_epoch, is_over):
     assert with_periods(**periods).is_over(finished_epochs, best_epoch) is is_over
 
 
@@ -70,14 +70,12 @@ def test_training_is_over_after_the_last_epoch_or_without_patience(periods, fini
         (7, 9, 7),
     ],
 )
-def test_an_epoch_has_ten_log_lines_or_one_every_fifty_steps_unless_the_spec_says_otherwise(
-    log_every_steps, steps_per_epoch, interval
-):
+def test_log_interval_is_a_tenth_of_epoch_up_to_50_steps_or_as_in_spec(log_every_steps, steps_per_epoch, interval):
     cadence = cadence_of(TrainSpec(log_every_steps=log_every_steps), CheckpointSpec(), steps_per_epoch)
     assert [step for step in range(1, 2 * interval + 1) if cadence.logs_after(step)] == [interval, 2 * interval]
 
 
-def test_periods_are_those_of_the_spec():
+def test_cadence_has_periods_of_spec():
     train = TrainSpec(epochs=7, val_every=2, patience=3, save_period=4)
     cadence = cadence_of(train, msgspec.structs.replace(CheckpointSpec(), every_epochs=5), steps_per_epoch=11)
     assert cadence == Cadence(

@@ -1,4 +1,4 @@
-"""A disk that is full or fails: the last good checkpoint stays, training goes on while it can, with a warning."""
+"""A full or failing disk: the last good checkpoint stays, and training continues with a warning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hpc_yolo.runs.journal import JournalWriter, read_events
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 8 MB."""
+    """Mount a file system of 8 MB and return its directory."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     directory = tmp_path / "disk"
@@ -37,13 +37,13 @@ def small_disk(tmp_path):
 
 
 def fill(path: Path) -> None:
-    """Write until there is no room."""
+    """Write until the disk is full."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while file.write(bytes(2**12)):
             pass
 
 
-def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goes_on_later(small_disk, capsys):
+def test_full_disk_keeps_last_checkpoint_and_journal_continues_later(small_disk, capsys):
     run = RunDirectory(small_disk / "run")
     run.create()
     save_small_state(run, 10)
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
     state = newest_state(run, pytest.fail)
     assert state is not None
     assert state.position.step == 10
-    assert not list(run.checkpoints.glob(".*.part")), "what could not be written takes no room"
+    assert not list(run.checkpoints.glob(".*.part")), "no partial file is left"
     for number in range(3):
         journal.write(WarningRaised(message=f"meanwhile {number}" + "x" * 5000))
     assert capsys.readouterr().err.count("its events wait in memory") == 1
@@ -66,8 +66,8 @@ def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_journal_goe
     assert messages == ["before", "meanwhile 0", "meanwhile 1", "meanwhile 2", "after"]
 
 
-def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
-    """Full for a while: warned, and finished. Full to the end: one sentence, and the checkpoint before it loads."""
+def test_run_on_full_disk_finishes_or_fails_with_one_message(small_disk):
+    """Full for a while: a warning, and the run finishes. Full to the end: one message, and the checkpoint loads."""
     program = Path(__file__).parents[1] / "helpers" / "forked_runs.py"
     subprocess.run([sys.executable, str(program), str(small_disk), "disk"], check=True, timeout=PATIENCE_S)
     ends = {
@@ -82,14 +82,14 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_and_ends_cleanly(small_disk):
     assert left is not None
     assert left.position.step == EVERY_STEPS
     output = (small_disk.parent / "full" / "output-0").read_text()
-    (sentence,) = [line for line in output.splitlines() if "the state after step" in line]
-    assert f"the last good checkpoint is state-0001-{EVERY_STEPS:09}.safetensors" in sentence
+    (message,) = [line for line in output.splitlines() if "the state after step" in line]
+    assert f"the last good checkpoint is state-0001-{EVERY_STEPS:09}.safetensors" in message
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE])
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_whatever_the_file_system_refuses_the_checkpoint_before_stays(tmp_path, monkeypatch, number, operation):
+def test_failed_write_keeps_previous_checkpoint(tmp_path, monkeypatch, number, operation):
     run = RunDirectory(tmp_path / "run")
     run.create()
     save_small_state(run, 10)

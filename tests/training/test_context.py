@@ -1,4 +1,4 @@
-"""Every stateful part of a training is in its checkpoint, and comes back from it."""
+"""Every stateful object of the training context is saved in the checkpoint and restored from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = ["identity", "position", "model", "gradients", "ema", "optimizer", "mete
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Iterator[Trainer]:
-    """A trainer after three steps, of which the last one left its gradients to the next optimiser step."""
+    """Return a trainer after three steps, with accumulated gradients for the next optimiser step."""
     directory = tmp_path_factory.mktemp("run")
     spec = Spec(
         name="parts",
@@ -56,7 +56,7 @@ def trained(tmp_path_factory) -> Iterator[Trainer]:
 
 @pytest.fixture
 def context(trained: Trainer) -> Iterator[TrainingContext]:
-    """The context after these steps; put back afterwards."""
+    """Return the context after these steps; its state is restored after the test."""
     before = snapshot(trained.context)
     yield trained.context
     for name, part in trained.context.stateful_parts.items():
@@ -68,7 +68,7 @@ def snapshot(context: TrainingContext) -> dict[str, dict[str, Any]]:
 
 
 def saved(trainer: Trainer) -> Path:
-    """Save the state; the file's path."""
+    """Save the state and return the path of the file."""
     trainer.checkpointer.save_state()
     trainer.checkpointer.finish()
     return saved_states(trainer.run_directory)[0]
@@ -94,8 +94,8 @@ def is_equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_every_object_with_a_state_is_a_part_of_the_checkpoint(context) -> None:
-    """Others follow from it: the wrapped model is the model, and the loss shares its anchors with the head."""
+def test_every_stateful_object_is_in_checkpoint(context) -> None:
+    """The wrapped model is the model, and the loss uses the anchors of the head."""
     stateful = {
         field.name for field in dataclasses.fields(context) if hasattr(getattr(context, field.name), "load_state_dict")
     }
@@ -106,10 +106,10 @@ def test_every_object_with_a_state_is_a_part_of_the_checkpoint(context) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "identity"])
-def test_changed_part_is_a_changed_checkpoint_and_a_restored_one_is_equal(trained, context, name) -> None:
+def test_changed_state_changes_checkpoint_and_is_restored(trained, context, name) -> None:
     part: Stateful = context.stateful_parts[name]
     state = copy.deepcopy(part.state_dict())
-    assert state, "a part with nothing in it proves nothing"
+    assert state, "an empty state tests nothing"
     path = saved(trained)
     content, before = path.read_bytes(), read_state(path)
     tensors = [key for key, value in state.items() if isinstance(value, torch.Tensor)]
@@ -119,19 +119,19 @@ def test_changed_part_is_a_changed_checkpoint_and_a_restored_one_is_equal(traine
         if key != "step":  # which names the file
             assert saved(trained).read_bytes() != content, f"{key} is not in the checkpoint"
         if name == "nan_guard":
-            context.nan_guard.bad_steps = []  # those found since stay in a restored one
+            context.nan_guard.bad_steps = []  # steps found later stay after a restore
         restore(context.stateful_parts, before)
         assert is_equal(snapshot(context), {**snapshot(context), name: state}), f"{key} is not restored"
 
 
 @pytest.mark.parametrize("key", ["num_images", "spec_digest", "inputs_digest"])
-def test_state_of_another_identity_is_refused(trained, context, key) -> None:
+def test_state_of_another_run_is_refused(trained, context, key) -> None:
     state = read_state(saved(trained))
     state.parts["identity"][key] = changed(state.parts["identity"][key])
     before = snapshot(context)
     with pytest.raises(CheckpointError, match=f"{state.path}: was "):
         restore(context.stateful_parts, state)
-    assert is_equal(snapshot(context), before), "nothing was loaded"
+    assert is_equal(snapshot(context), before), "the context is unchanged"
 
 
 def test_state_of_another_model_is_refused(trained, context) -> None:

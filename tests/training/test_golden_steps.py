@@ -12,15 +12,15 @@ from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer
 from hpc_yolo.training.updater import MAX_GRAD_NORM
 
-STEPS_PER_EPOCH = 1000  # so that all five are in the first, whose learning rate is lr0
-BATCH = 64  # the nominal one: every batch ends in a step, and decay is not scaled
+STEPS_PER_EPOCH = 1000  # all five steps are in the first epoch, whose learning rate is lr0
+BATCH = 64  # the nominal batch: no accumulation, and decay is not scaled
 
 
 def absolute_sum(tensors):
     return sum(tensor.abs().sum().item() for tensor in tensors if tensor.is_floating_point())
 
 
-def test_five_steps_are_the_published_ones():
+def test_five_steps_equal_published_values():
     model = build_model("yolov5n", 3).double()
     fill_by_rule(model)
     hyp = Hyperparameters(lrf=1.0, warmup_epochs=0.1)  # a warm-up of a hundred steps

@@ -1,4 +1,4 @@
-"""What a run makes of its images before the first step: kept in memory or not, what has no effect, what is emitted."""
+"""Preparation of images, classes, anchors and frozen layers before the first step."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def built(data: Path, tmp_path: Path, emitted: list[AnyEvent], model: str = "yol
     return build(spec, one_rank(), run, emit=emitted.append)
 
 
-def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
+def test_cache_size_is_computed_without_reading_images(index):
     assert cache_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
 
 
@@ -70,17 +70,17 @@ def test_what_memory_is_needed_is_known_before_a_image_is_read(index):
         ("none", 1000, 1, False),
     ],
 )
-def test_images_of_all_ranks_of_a_node_leave_memory_to_others(index, monkeypatch, cache, times, num_ranks, fits):
-    """Each rank keeps all images; what one of eight takes must not be what all eight find free."""
+def test_cache_decision_counts_all_ranks_of_node(index, monkeypatch, cache, times, num_ranks, fits):
+    """Each rank keeps all images, so that eight ranks need eight times the memory."""
     emitted: list[AnyEvent] = []
     free_bytes = int(cache_bytes(index, IMGSZ) * times)
     monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
     assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), emitted.append) is fits
-    assert bool(emitted) is (cache == "ram" and not fits), "only a user who asked gets a warning"
+    assert bool(emitted) is (cache == "ram" and not fits), "a warning for an explicit cache only"
 
 
-def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_path, monkeypatch):
-    """A night's run that ends because a node has less memory than the last one is worse than a slower one."""
+def test_insufficient_memory_makes_training_read_from_files(data, tmp_path, monkeypatch):
+    """A run must not fail because a node has less memory than the previous one."""
     monkeypatch.setattr(images, "available_bytes", lambda: 1000)
     emitted: list[AnyEvent] = []
     training = built(data, tmp_path, emitted, cache="ram").training
@@ -89,13 +89,13 @@ def test_where_memory_does_not_suffice_training_goes_on_from_files(data, tmp_pat
     assert message.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
 
 
-def test_images_that_fit_are_read_once(data, tmp_path, monkeypatch):
+def test_cached_images_are_read_once(data, tmp_path, monkeypatch):
     training = built(data, tmp_path, [], cache="ram").training
     monkeypatch.setattr("hpc_yolo.data.source.read_image", lambda path: pytest.fail(f"{path} was read again"))
     assert len(list(training.epoch(0))) == len(training)
 
 
-def test_one_class_makes_a_network_of_one_class(data, tmp_path):
+def test_single_cls_builds_model_with_one_class(data, tmp_path):
     made = built(data, tmp_path, [], single_cls=True)
     assert made.description.names == ["item"]
     assert made.model.head.num_classes == 1
@@ -105,12 +105,12 @@ def test_one_class_makes_a_network_of_one_class(data, tmp_path):
     assert len(CLASSES) > 1
 
 
-def test_rectangles_come_from_the_spec(data, tmp_path):
+def test_rect_makes_rectangular_batches(data, tmp_path):
     training = built(data, tmp_path, [], rect=True, imgsz=96).training
     assert {tuple(batch.images.shape[2:]) for batch in training.epoch(0)} == {(64, 96)}
 
 
-def test_copy_paste_on_boxes_alone_is_told(data, index, tmp_path):
+def test_copy_paste_without_polygons_has_warning(data, index, tmp_path):
     emitted: list[AnyEvent] = []
     built(data, tmp_path, emitted, hyp_overrides={"copy_paste": 0.5})
     assert warnings_of(emitted) == ["hyperparameter copy_paste has no effect: no label is a polygon"]
@@ -124,7 +124,7 @@ def test_copy_paste_on_boxes_alone_is_told(data, index, tmp_path):
     assert warnings_of(emitted) == []
 
 
-def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp_path):
+def test_unsuitable_anchors_are_replaced_in_model_and_description(data, tmp_path):
     emitted: list[AnyEvent] = []
     made = built(data, tmp_path, emitted, hyp_overrides={"anchors": 2.0})
     (checked,) = [event for event in emitted if isinstance(event, AnchorsChecked)]
@@ -135,8 +135,8 @@ def test_anchors_that_fit_no_box_are_replaced_and_a_checkpoint_says_so(data, tmp
         assert torch.equal(holder.anchors, made.model.head.anchors)
 
 
-def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
-    """0 to 9 pixels at every level fit each small box, and are nobody's anchors."""
+def test_placeholder_anchors_are_always_replaced(data, tmp_path):
+    """The placeholders of 0 to 9 pixels at every level would fit each small box."""
     emitted: list[AnyEvent] = []
     built(data, tmp_path, emitted, hyp_overrides={"anchors": 5.0})
     (checked,) = [event for event in emitted if isinstance(event, AnchorsChecked)]
@@ -144,8 +144,8 @@ def test_placeholders_never_stay_though_boxes_fit_them(data, tmp_path):
     assert checked.are_new and areas[0] > 1 and (areas.diff() >= 0).all()
 
 
-def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
-    """In a YAML of one's own, too, where the rules of a spec do not look."""
+def test_anchor_count_without_autoanchor_is_refused(data, tmp_path):
+    """Also in a model config, which the rules of the spec do not check."""
     rows = msgspec.yaml.decode((resource_directory("configs") / "models" / "yolov5n.yaml").read_bytes())
     model = tmp_path / "own.yaml"
     model.write_bytes(msgspec.yaml.encode({**rows, "anchors": 4}))
@@ -156,11 +156,11 @@ def test_a_number_of_anchors_without_a_search_is_refused(data, tmp_path):
 @pytest.mark.parametrize(
     ("layers", "frozen"), [(0, set()), (3, {0, 1, 2}), ([9, 24], {9, 24}), (24, set(range(24)))], ids=str
 )
-def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, frozen):
+def test_frozen_layers_have_no_gradients_and_update_statistics(data, tmp_path, layers, frozen):
     model = built(data, tmp_path, [], freeze=layers).model
     with_weights = [(index, list(layer.parameters())) for index, layer in enumerate(model.model)]
-    still = {index for index, weights in with_weights if weights and not any(w.requires_grad for w in weights)}
-    assert still == {index for index in frozen if with_weights[index][1]}
+    frozen_layers = {index for index, weights in with_weights if weights and not any(w.requires_grad for w in weights)}
+    assert frozen_layers == {index for index in frozen if with_weights[index][1]}
     before = model.model[0].bn.running_mean.clone()
     model.train()(torch.rand(1, 3, IMGSZ, IMGSZ))
     assert not torch.equal(model.model[0].bn.running_mean, before)
@@ -179,20 +179,20 @@ def test_frozen_layers_hold_still_and_go_on_measuring(data, tmp_path, layers, fr
     ],
     ids=str,
 )
-def test_layers_that_are_not_there_cannot_be_frozen(data, tmp_path, layers, message):
+def test_freeze_of_missing_or_all_layers_is_refused(data, tmp_path, layers, message):
     with pytest.raises(TrainingError, match=f"train.freeze: .*{message}"):
         built(data, tmp_path, [], freeze=layers)
 
 
-def test_anchors_stay_where_nobody_wants_them_checked(data, tmp_path):
+def test_disabled_autoanchor_keeps_anchors(data, tmp_path):
     emitted: list[AnyEvent] = []
     made = built(data, tmp_path, emitted, autoanchor=False)
     assert emitted == []
     assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
 
 
-def test_a_run_without_validation_labels_does_not_start(tmp_path):
-    """All metrics would be 0, and the first epoch the best for ever."""
+def test_run_without_validation_labels_is_refused(tmp_path):
+    """All metrics would be 0, and the first epoch would stay the best."""
     data = write_shapes_dataset(tmp_path / "shapes", num_train=2, num_val=2, image_size=(96, 64))
     shutil.rmtree(data.parent / "labels" / "val")
     with pytest.raises(DataError, match=r"val: none of its 2 images has labels; 2 without a label file") as caught:
@@ -200,7 +200,7 @@ def test_a_run_without_validation_labels_does_not_start(tmp_path):
     assert "there is no directory" in caught.value.hint
 
 
-def test_what_is_amiss_in_a_dataset_is_said_once_in_a_run(tmp_path):
+def test_dataset_warnings_are_emitted_once_per_run(tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=2, image_size=(96, 64))
     data.write_text(f"{data.read_text()}test: gone\n")
     (data.parent / "labels" / "train" / "00001.txt").unlink()

@@ -1,4 +1,4 @@
-"""The schedule, decay and averaging against values of the original recipe."""
+"""The schedule, weight decay and moving average, compared with published values."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def schedule_of(case):
 
 
 @pytest.mark.parametrize("name", GOLDEN["schedule_golden"])
-def test_learning_rates_momentum_and_accumulation_follow_the_published_schedule(name):
+def test_lr_momentum_and_accumulation_equal_published_schedule(name):
     case = GOLDEN["schedule_golden"][name]
     schedule = schedule_of(case)
     for step, epoch, lr_bias, lr, momentum, accumulate in case["rows_ni_epoch_lrbias_lrother_momentum_accumulate"]:
@@ -28,8 +28,8 @@ def test_learning_rates_momentum_and_accumulation_follow_the_published_schedule(
 
 
 @pytest.mark.parametrize("cos_lr", [False, True])
-def test_every_epoch_after_warm_up_has_the_rate_of_its_own_formula(cos_lr):
-    """The published schedule is one epoch late, so that its last epoch never gets the last rate."""
+def test_epochs_after_warmup_have_lr_of_their_formula(cos_lr):
+    """The published schedule is one epoch late, so that its last epoch does not have the last rate."""
     hyp = Hyperparameters(lr0=0.01, lrf=0.1)
     schedule, late = (Schedule(hyp, 40, 50, 64, cos_lr, legacy_lr_schedule) for legacy_lr_schedule in (False, True))
     for epoch in range(4, 40):
@@ -39,7 +39,7 @@ def test_every_epoch_after_warm_up_has_the_rate_of_its_own_formula(cos_lr):
 
 
 @pytest.mark.parametrize("name", GOLDEN["schedule_golden"])
-def test_the_optimiser_steps_at_the_published_iterations(name):
+def test_optimizer_steps_at_published_iterations(name):
     case = GOLDEN["schedule_golden"][name]
     schedule = schedule_of(case)
     steps, last = [], -1
@@ -52,24 +52,24 @@ def test_the_optimiser_steps_at_the_published_iterations(name):
 
 
 @pytest.mark.parametrize(("batch", "expected"), GOLDEN["weight_decay_scaling"].items())
-def test_weight_decay_grows_with_the_images_of_an_optimiser_step(batch, expected):
+def test_weight_decay_scales_with_images_per_optimizer_step(batch, expected):
     schedule = Schedule(Hyperparameters(), 10, 50, int(batch))
     assert schedule.accumulate == expected["accumulate"]
     assert schedule.weight_decay == pytest.approx(expected["scaled_wd"], rel=1e-9)
 
 
 @pytest.mark.parametrize(("updates", "expected"), GOLDEN["ema_decay"].items())
-def test_the_average_trails_by_the_published_ramp(updates, expected):
+def test_ema_decay_equals_published_ramp(updates, expected):
     assert decay_at(int(updates)) == pytest.approx(expected, rel=1e-6)
 
 
-def small_network():
+def small_model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
 
 
-def test_the_average_follows_weights_and_running_statistics_but_not_counters():
-    model = small_network()
+def test_ema_updates_weights_and_statistics_but_not_counters():
+    model = small_model()
     ema = ModelEma(model)
     before = {key: value.clone() for key, value in ema.model.state_dict().items()}
     with torch.no_grad():
@@ -83,15 +83,15 @@ def test_the_average_follows_weights_and_running_statistics_but_not_counters():
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5m", "yolov5n6"])
-def test_groups_of_whole_networks_have_the_published_sizes(name):
+def test_parameter_groups_have_published_sizes(name):
     groups = parameter_groups(build_model(name, num_classes=80))
     assert [len(group) for group in groups] == GOLDEN["models"][name]["opt_groups_bias_decay_bnw"]
 
 
 @pytest.mark.parametrize(("kind", "momentum_key"), [("SGD", True), ("Adam", False), ("AdamW", False)])
-def test_biases_and_normalisation_never_decay(kind, momentum_key):
+def test_biases_and_normalisation_have_no_weight_decay(kind, momentum_key):
     schedule = Schedule(Hyperparameters(), 10, 50, 16)
-    optimizer = build_optimizer(small_network(), kind, schedule)
+    optimizer = build_optimizer(small_model(), kind, schedule)
     assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2, 1]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, schedule.weight_decay, 0.0]
     apply_settings(optimizer, schedule.at(0))

@@ -1,4 +1,4 @@
-"""Time that a rank computes before it waits for the others: it shows which GPU holds up all of them."""
+"""The time that a rank computes before it waits for the others, which shows a slow GPU."""
 
 import math
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Slow(nn.Module):
-    """A layer that takes its seconds on the clock."""
+    """Layer that advances the clock by `seconds`."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__()
@@ -36,38 +36,38 @@ class Slow(nn.Module):
     [(nn.BatchNorm2d(1), 3.0), (GlobalBatchNorm2d(1).eval(), 1.0), (nn.SyncBatchNorm(1).eval(), 1.0)],
     ids=["plain", "global batch norm", "sync batch norm"],
 )
-def test_it_stops_where_ranks_first_meet(middle, expected_s):
-    """From there on the fast ranks wait for the slow one, and all take equally long."""
+def test_stopwatch_stops_at_first_synchronisation(middle, expected_s):
+    """From there on the fast ranks wait for the slow one, and all have the same time."""
     clock = Clock()
-    network = nn.Sequential(Slow(clock, 1.0), middle, Slow(clock, 2.0))
-    watch = ForwardStopwatch(network, torch.device("cpu"), clock)
+    model = nn.Sequential(Slow(clock, 1.0), middle, Slow(clock, 2.0))
+    stopwatch = ForwardStopwatch(model, torch.device("cpu"), clock)
     for _ in range(2):
-        network(torch.zeros(1, 1, 2, 2))
+        model(torch.zeros(1, 1, 2, 2))
         clock.now_s += 10.0  # the loss, the backward pass
-    assert watch.read() == pytest.approx(2 * expected_s)
-    assert watch.read() == 0.0
+    assert stopwatch.read() == pytest.approx(2 * expected_s)
+    assert stopwatch.read() == 0.0
 
 
-def test_a_pass_that_trains_nothing_is_not_counted():
+def test_eval_pass_is_not_measured():
     clock = Clock()
-    network = nn.Sequential(Slow(clock, 1.0)).eval()
-    watch = ForwardStopwatch(network, torch.device("cpu"), clock)
-    network(torch.zeros(1))
-    assert watch.read() == 0.0
+    model = nn.Sequential(Slow(clock, 1.0)).eval()
+    stopwatch = ForwardStopwatch(model, torch.device("cpu"), clock)
+    model(torch.zeros(1))
+    assert stopwatch.read() == 0.0
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [(42, 0.42), (pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED), None)]
+    ("utilization", "expected"), [(42, 0.42), (pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED), None)]
 )
-def test_how_busy_a_gpu_is_may_be_unknown(monkeypatch, answer, expected):
-    """On a slice of a GPU the driver does not say; that must not end a run."""
+def test_unsupported_gpu_utilization_is_nan(monkeypatch, utilization, expected):
+    """The driver does not report it for a slice of a GPU; that must not fail the run."""
 
-    def utilization(_device):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def read(_device):
+        if isinstance(utilization, Exception):
+            raise utilization
+        return utilization
 
-    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    monkeypatch.setattr(torch.cuda, "utilization", read)
     found = device_use(torch.device("cuda", 0))
     assert math.isnan(found) if expected is None else found == expected
     assert math.isnan(device_use(torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""TensorBoard's own reader must find in the event files what the journal has."""
+"""TensorBoard event files have the values of the journal, as read by TensorBoard."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def events(tmp_path, *logged):
     return read_events(path)
 
 
-def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
+def test_event_files_have_journal_values_and_repeated_steps_once(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -43,20 +43,20 @@ def test_figures_come_back_and_steps_done_again_count_once(tmp_path):
     scalars = {
         tag: [(row.step, row.value, row.wall_time) for row in read.Scalars(tag)] for tag in read.Tags()["scalars"]
     }
-    assert scalars["loss/box"] == [(10, pytest.approx(0.1), 21.0)], "null is left out, and step 20 was done again"
+    assert scalars["loss/box"] == [(10, pytest.approx(0.1), 21.0)], "null is skipped, and step 20 was repeated"
     assert [step for step, *_ in scalars["loss/obj"]] == [10, 20]
     assert scalars["evaluation/mAP50-95"] == [(100, pytest.approx(0.4), 25.0)]
 
 
-def test_a_missing_package_is_said_with_what_to_type(tmp_path, monkeypatch):
+def test_missing_package_error_has_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(SpecError, match=r"package tensorboard cannot be used on .*\n.*pip install"):
         EventFiles(RunDirectory(tmp_path))
 
 
-def test_a_disk_that_refuses_ends_the_files_and_not_the_training(tmp_path, capsys):
+def test_failed_write_stops_event_files_and_not_training(tmp_path, capsys):
     pytest.importorskip("tensorboard")
-    (tmp_path / "tensorboard").write_text("in the way")
+    (tmp_path / "tensorboard").write_text("not a directory")
     files = EventFiles(RunDirectory(tmp_path))
     for event in events(tmp_path, START, STEP):
         files.add(event)

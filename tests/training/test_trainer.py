@@ -1,4 +1,4 @@
-"""The loop, in this process with one rank: stopped anywhere and started again, it ends as if nothing had happened."""
+"""The training loop in this process with one rank: a stopped and resumed run ends like an uninterrupted one."""
 
 import errno
 import functools
@@ -45,7 +45,7 @@ def one_thread():
 
 
 def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
-    """Return one more attempt of the run in `directory`, about to begin."""
+    """Return the trainer of the next attempt of the run in `directory`."""
     fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
     spec = Spec(
         name=name,
@@ -65,17 +65,17 @@ def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, 
 
 @pytest.fixture
 def trainer(data, tmp_path):
-    """One attempt of a run, about to begin."""
+    """Return a function that creates the trainer of an attempt."""
     return functools.partial(next_attempt, data, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):
-    """Return the directory of a run with these options that nothing stops; trained once for all tests."""
+def uninterrupted(data, tmp_path_factory):
+    """Return the directory of an uninterrupted run with these options; trained once for all tests."""
 
     @functools.cache
     def trained(**fields: object) -> Path:
-        directory = tmp_path_factory.mktemp("undisturbed")
+        directory = tmp_path_factory.mktemp("uninterrupted")
         assert next_attempt(data, directory, "whole", **fields).run() is None
         return directory / "whole"
 
@@ -94,7 +94,7 @@ def attempt(trainer):
 
 @pytest.fixture(scope="module")
 def stopped_runs(data, tmp_path_factory):
-    """Return the directory of a run that was stopped after so many steps; trained once for all tests."""
+    """Return the directory of a run that was stopped after `stop_after` steps; trained once for all tests."""
 
     @functools.cache
     def stopped(stop_after: int, **fields: object) -> Path:
@@ -107,21 +107,21 @@ def stopped_runs(data, tmp_path_factory):
 
 @pytest.fixture
 def copy_of_stopped(stopped_runs, tmp_path):
-    """Return the directory of a run as `stopped_runs` does, for this test alone."""
+    """Return a copy of the directory that `stopped_runs` returns, for one test."""
     return lambda *steps, **fields: shutil.copytree(stopped_runs(*steps, **fields), tmp_path / "stopped")
 
 
-def run_until(started: Trainer, stop_after: int | None) -> signal.Signals | None:
+def run_until(trainer: Trainer, stop_after: int | None) -> signal.Signals | None:
     """Run an attempt with a signal after `stop_after` steps."""
-    train_step = started.train_step
+    train_step = trainer.train_step
 
     def step_and_signal(batch):
         train_step(batch)
-        if started.position.step + 1 == stop_after:
-            started.stop.stop_signal = signal.SIGTERM
+        if trainer.position.step + 1 == stop_after:
+            trainer.stop.stop_signal = signal.SIGTERM
 
-    started.train_step = step_and_signal
-    return started.run()
+    trainer.train_step = step_and_signal
+    return trainer.run()
 
 
 def refuse_warnings(event):
@@ -136,7 +136,7 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(path / "checkpoints" / "last.safetensors")
 
 
-def story_of(path: Path) -> list[tuple]:
+def training_events(path: Path) -> list[tuple]:
     """Return the steps, epochs and evaluations of the journal, without times."""
     found = []
     for event in read_events(path / "journal.jsonl"):
@@ -156,44 +156,40 @@ def leaving(path: Path) -> list[tuple[int, int | None]]:
 
 
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
-def test_a_run_stopped_after_any_step_ends_with_the_same_weights_and_the_same_story(
-    attempt, undisturbed, tmp_path, stop_after
-):
-    """At the end of an epoch, too: its evaluation must neither be lost nor done twice."""
+def test_resume_after_any_step_keeps_weights_and_events(attempt, uninterrupted, tmp_path, stop_after):
+    """Also at the end of an epoch: its evaluation must neither be lost nor repeated."""
     assert attempt("stopped", stop_after) == signal.SIGTERM
     assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
     assert attempt("stopped") is None
     assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, None)]
-    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(uninterrupted()), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    expected, found = story_of(undisturbed()), story_of(tmp_path / "stopped")
+    expected, found = training_events(uninterrupted()), training_events(tmp_path / "stopped")
     assert found == expected
 
 
-def test_a_run_stopped_in_an_evaluation_evaluates_again_and_ends_with_the_same_story(
-    attempt, undisturbed, trainer, tmp_path
-):
-    """It takes minutes on a large set, and a preempted job has seconds."""
+def test_resume_after_stop_in_evaluation_evaluates_again(attempt, uninterrupted, trainer, tmp_path):
+    """An evaluation takes minutes on a large dataset, and a preempted job has seconds."""
     stopped = trainer("stopped")
     slots = stopped.context.validation.slots
 
-    def signal_at_the_second_batch():
+    def signal_at_second_batch():
         for batch in slots():
             yield batch
             stopped.stop.stop_signal = signal.SIGTERM
             yield batch
 
-    stopped.context.validation.slots = signal_at_the_second_batch
+    stopped.context.validation.slots = signal_at_second_batch
     assert stopped.run() == signal.SIGTERM
-    assert [item[0] for item in story_of(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
+    assert [item[0] for item in training_events(tmp_path / "stopped")] == ["step"] * 3 + ["epoch"], "not evaluated yet"
     assert attempt("stopped") is None
-    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(uninterrupted()), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    assert story_of(tmp_path / "stopped") == story_of(undisturbed())
+    assert training_events(tmp_path / "stopped") == training_events(uninterrupted())
 
 
-def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_does(attempt, tmp_path, monkeypatch):
+def test_training_continues_after_failed_save_and_saves_later(attempt, tmp_path, monkeypatch):
     refuse_to_write(monkeypatch, steps=(3,))
     assert attempt("refused") is None
     assert [path.name for path in state_paths(tmp_path / "refused")] == ["state-0001-000000006.safetensors"]
@@ -202,9 +198,7 @@ def test_training_goes_on_while_the_disk_refuses_and_saves_when_it_no_longer_doe
     assert "No space left on device; training continues; there is no checkpoint yet" in warnings[0]
 
 
-def test_a_run_whose_last_state_cannot_be_saved_ends_in_an_error_and_keeps_the_one_before(
-    attempt, undisturbed, tmp_path, monkeypatch
-):
+def test_failed_save_of_last_state_fails_run_and_keeps_previous_state(attempt, uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.training.checkpointer.RETRY_S", 0.0)
     refuse_to_write(monkeypatch, steps=(6,))
     with pytest.raises(
@@ -213,12 +207,12 @@ def test_a_run_whose_last_state_cannot_be_saved_ends_in_an_error_and_keeps_the_o
         attempt("full")
     monkeypatch.undo()
     assert attempt("full") is None
-    whole, resumed = state_of(undisturbed()), state_of(tmp_path / "full")
+    whole, resumed = state_of(uninterrupted()), state_of(tmp_path / "full")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
 
 def refuse_to_write(monkeypatch, steps: tuple[int, ...]) -> None:
-    """The disk is full whenever the state after one of `steps` is written."""
+    """Make the write of the state after each of `steps` fail, as on a full disk."""
 
     def full(path, *rest):
         if any(path.name.endswith(f"-{step:09d}.safetensors") for step in steps):
@@ -235,17 +229,17 @@ def is_warning(event: object) -> bool:
 @pytest.mark.parametrize(
     "option", [{"multi_scale": True}, {"image_weights": True}, {"rect": True}, {"precision": "fp16"}], ids=str
 )
-def test_options_of_the_recipe_survive_a_stop_in_the_second_epoch(attempt, undisturbed, tmp_path, option):
-    """What they draw follows from the position and the checkpoint, not from what a process remembers."""
+def test_resume_in_second_epoch_with_option_keeps_weights(attempt, uninterrupted, tmp_path, option):
+    """Their random numbers depend on the position and the checkpoint, not on the state of a process."""
     assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
     assert attempt("stopped", **option) is None
-    runs = (undisturbed(**option), tmp_path / "stopped", undisturbed())
+    runs = (uninterrupted(**option), tmp_path / "stopped", uninterrupted())
     whole, resumed, plain = (state_of(path) for path in runs)
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "it does something"
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "the option has an effect"
 
 
-def test_images_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
+def test_multi_scale_varies_image_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
     sizes = []
     forward = Detector.forward
     monkeypatch.setattr(Detector, "forward", lambda self, x: (sizes.append(x.shape[2:]), forward(self, x))[1])
@@ -256,86 +250,86 @@ def test_images_of_a_step_vary_in_size_from_half_to_one_and_a_half(attempt, tmp_
 
 
 @pytest.mark.parametrize(("val_every", "expected"), [(0, [4]), (1, [0, 1, 2, 3, 4]), (2, [1, 3, 4])])
-def test_an_evaluation_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, val_every, expected):
+def test_evaluation_follows_val_every_and_last_epoch(attempt, tmp_path, val_every, expected):
     attempt("evaluated", epochs=5, val_every=val_every)
     events = read_events(tmp_path / "evaluated" / "journal.jsonl")
     assert [event.epoch for event in events if isinstance(event, Evaluated)] == expected
 
 
 @pytest.mark.parametrize(("every_epochs", "expected"), [(0, [5]), (2, [2, 4, 5])])
-def test_a_checkpoint_follows_every_so_many_epochs_and_always_the_last(attempt, tmp_path, every_epochs, expected):
+def test_checkpoint_follows_every_epochs_and_last_epoch(attempt, tmp_path, every_epochs, expected):
     attempt("saved", epochs=5, every_epochs=every_epochs)
     events = read_events(tmp_path / "saved" / "journal.jsonl")
     saved = [event for event in events if isinstance(event, CheckpointSaved) and "state" in event.path]
     assert [event.epoch for event in saved] == expected
 
 
-def test_a_step_whose_gradients_overflow_changes_no_weight_and_the_next_one_does(trainer):
-    """Half precision has to find out how large a scale its gradients bear; what it tries must not reach the weights."""
-    half = trainer("half", precision="fp16", hyp_overrides={"warmup_bias_lr": 0.1})
-    context, updater = half.context, half.context.updater
+def test_step_with_gradient_overflow_changes_no_weight(trainer):
+    """The loss scaler lowers its scale after an overflow; the overflowing step must not change the weights."""
+    fp16 = trainer("fp16", precision="fp16", hyp_overrides={"warmup_bias_lr": 0.1})
+    context, updater = fp16.context, fp16.context.updater
     context.trained.train()
     before = {name: weights.clone() for name, weights in context.model.named_parameters()}
     (batch, *_) = context.training.epoch(0)
     changed = []
     for scale in (2.0**60, 1.0):
         updater.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        half.train_step(batch)
-        half.position.step += 1
+        fp16.train_step(batch)
+        fp16.position.step += 1
         changed.append(
             any(not torch.equal(weights, before[name]) for name, weights in context.model.named_parameters())
         )
         assert all(torch.isfinite(tensor).all() for tensor in context.ema.model.state_dict().values())
-        assert updater.last_step == half.position.step - 1, "its batch is not gone through again"
+        assert updater.last_step == fp16.position.step - 1, "its batch is not repeated"
     assert changed == [False, True]
 
 
-def test_a_measured_batch_is_found_once_and_kept(attempt, tmp_path, monkeypatch):
+def test_measured_batch_is_measured_once_and_kept(attempt, tmp_path, monkeypatch):
     assert attempt("measured", batch=-1, stop_after=1) == signal.SIGTERM
-    assert (tmp_path / "measured" / "batch").read_text() == "16\n", "without a GPU the usual batch"
+    assert (tmp_path / "measured" / "batch").read_text() == "16\n", "the default batch without a GPU"
     monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda *_: pytest.fail("measured again"))
     assert attempt("measured", batch=-1) is None
 
 
 @pytest.mark.parametrize(("multi_scale", "expected"), [(False, 64), (True, 96)])
-def test_a_batch_is_measured_with_the_largest_images_that_will_come(attempt, monkeypatch, multi_scale, expected):
+def test_batch_is_measured_with_largest_images(attempt, monkeypatch, multi_scale, expected):
     measured = []
     monkeypatch.setattr("hpc_yolo.training.build.find_batch", lambda _, imgsz, *__: measured.append(imgsz) or 3)
     attempt("measured", batch=-1, multi_scale=multi_scale, stop_after=1)
     assert measured == [expected]
 
 
-def test_a_finished_run_started_again_does_nothing(attempt, tmp_path):
+def test_finished_run_is_not_trained_again(attempt, tmp_path):
     attempt("done")
     before = (tmp_path / "done" / "journal.jsonl").read_bytes()
     assert attempt("done") is None
     assert (tmp_path / "done" / "journal.jsonl").read_bytes() == before
 
 
-def test_training_ends_when_it_no_longer_gets_better(attempt, tmp_path):
+def test_training_without_improvement_ends_after_patience(attempt, tmp_path):
     assert attempt("patient", epochs=30, patience=2, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0}) is None
-    assert len([item for item in story_of(tmp_path / "patient") if item[0] == "epoch"]) == 3
+    assert len([item for item in training_events(tmp_path / "patient") if item[0] == "epoch"]) == 3
 
 
-def test_patience_ends_with_an_evaluation_that_was_no_better(attempt, tmp_path):
-    """Between evaluations nothing can get better, and nothing shows that it does not."""
+def test_patience_ends_after_evaluation(attempt, tmp_path):
+    """Epochs without an evaluation neither improve nor use up patience."""
     attempt("rare", epochs=30, patience=2, val_every=5, hyp_overrides={"lr0": 1e-9, "warmup_bias_lr": 0.0})
-    story = [item[:2] for item in story_of(tmp_path / "rare")]
-    assert story[-2:] == [("epoch", 9), ("evaluated", 9)]
+    events = [item[:2] for item in training_events(tmp_path / "rare")]
+    assert events[-2:] == [("epoch", 9), ("evaluated", 9)]
 
 
-def spoil(monkeypatch, step: int) -> None:
-    """Images of `step` come with numbers that are not finite, whoever does that step and whenever."""
+def make_nonfinite(monkeypatch, step: int) -> None:
+    """Make the images of `step` not finite, in every attempt."""
     scaled_images = backward.scaled_images
 
-    def spoiled(context, images, at_step):
+    def nonfinite_images(context, images, at_step):
         return scaled_images(context, images, at_step) * (math.nan if at_step == step else 1.0)
 
-    monkeypatch.setattr(backward, "scaled_images", spoiled)
+    monkeypatch.setattr(backward, "scaled_images", nonfinite_images)
 
 
-def test_numbers_gone_bad_end_the_run_are_named_and_never_reach_a_checkpoint(attempt, tmp_path, monkeypatch):
-    spoil(monkeypatch, 4)
+def test_nonfinite_loss_fails_run_and_is_not_saved(attempt, tmp_path, monkeypatch):
+    make_nonfinite(monkeypatch, 4)
     with pytest.raises(
         TrainingError, match=r"not finite at step 4 \(epoch 2\), first on rank 0 with .*\.jpg, .*\.jpg;"
     ):
@@ -349,10 +343,8 @@ def test_numbers_gone_bad_end_the_run_are_named_and_never_reach_a_checkpoint(att
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 @pytest.mark.parametrize("stop_after", [3, 5])
-def test_a_bad_batch_is_passed_over_and_an_interrupted_run_passes_over_it_too(
-    attempt, tmp_path, monkeypatch, policy, stop_after
-):
-    spoil(monkeypatch, 4)
+def test_nonfinite_batch_is_skipped_also_after_resume(attempt, tmp_path, monkeypatch, policy, stop_after):
+    make_nonfinite(monkeypatch, 4)
     assert attempt("whole", on_nonfinite=policy) is None
     assert attempt("stopped", stop_after=stop_after, on_nonfinite=policy) == signal.SIGTERM
     assert attempt("stopped", on_nonfinite=policy) is None
@@ -364,23 +356,23 @@ def test_a_bad_batch_is_passed_over_and_an_interrupted_run_passes_over_it_too(
     assert "step 4 (epoch 2), first on rank 0 with" in warning.message
 
 
-def test_bad_batch_right_after_a_resume_between_two_optimizer_steps_is_skipped_alike(attempt, tmp_path, monkeypatch):
-    """The running statistics go back to those after the last optimiser step, which the process before has seen."""
-    spoil(monkeypatch, 3)
+def test_nonfinite_batch_after_resume_between_optimizer_steps_keeps_weights(attempt, tmp_path, monkeypatch):
+    """The running statistics are reset to those after the last optimiser step, which was in the previous process."""
+    make_nonfinite(monkeypatch, 3)
     assert attempt("whole", on_nonfinite="skip") is None
     assert attempt("stopped", stop_after=3, on_nonfinite="skip") == signal.SIGTERM
     state = read_state(state_paths(tmp_path / "stopped")[0])
-    assert state.parts["optimizer"]["last_step"] < 2, "no gradients wait for an optimiser step: the test proves nothing"
+    assert state.parts["optimizer"]["last_step"] < 2, "no accumulated gradients: nothing is tested"
     assert attempt("stopped", on_nonfinite="skip") is None
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
 
-def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
+def test_run_with_too_many_nonfinite_steps_fails(attempt, monkeypatch):
     monkeypatch.setattr(backward, "scaled_images", lambda _context, images, _step: images.float() * math.nan)
     monkeypatch.setattr("hpc_yolo.training.nan_guard.MAX_BAD_STEPS", 2)
     with pytest.raises(TrainingError, match="one of more than 2 in this epoch"):
-        attempt("hopeless", on_nonfinite="skip")
+        attempt("nonfinite", on_nonfinite="skip")
 
 
 @pytest.mark.parametrize(
@@ -392,17 +384,17 @@ def test_a_run_whose_numbers_stay_bad_ends(attempt, monkeypatch):
         (lambda content: content.replace(b'\\"num_images\\":6', b'\\"num_images\\":7'), "its header is not as it was"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_with_a_reason(attempt, copy_of_stopped, damage, message):
+def test_unusable_checkpoint_error_has_reason(attempt, copy_of_stopped, damage, message):
     (path,) = state_paths(copy_of_stopped(1))
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=message):
         attempt("stopped")
-    assert path.read_bytes() == damaged, "bad input loses nothing"
+    assert path.read_bytes() == damaged, "the file is kept"
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, tmp_path, monkeypatch):
-    """The last two epochs are done again, and end as they did."""
+def test_damaged_checkpoint_is_set_aside_and_previous_is_loaded(attempt, tmp_path, monkeypatch):
+    """The last two epochs are repeated with the same result."""
     assert attempt("whole", epochs=4) is None
     assert attempt("damaged", epochs=4, stop_after=11) == signal.SIGTERM
     newest, *older = state_paths(tmp_path / "damaged")
@@ -419,18 +411,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(attempt, 
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
 
 
-def test_a_run_goes_on_with_its_own_states_only(attempt, tmp_path):
+def test_state_of_another_run_is_refused(attempt, tmp_path):
     attempt("other", stop_after=1, cos_lr=True)
     attempt("own", stop_after=1)
-    (stranger,), (own,) = state_paths(tmp_path / "other"), state_paths(tmp_path / "own")
-    own.write_bytes(stranger.read_bytes())
+    (other,), (own,) = state_paths(tmp_path / "other"), state_paths(tmp_path / "own")
+    own.write_bytes(other.read_bytes())
     with pytest.raises(CheckpointError, match="saved by a run with another training spec"):
         attempt("own")
 
 
 @pytest.fixture(scope="module")
 def overflowed(data, tmp_path_factory):
-    """The directory of a run whose scale of half precision is too large at first, undisturbed."""
+    """Return the directory of an uninterrupted run whose initial loss scale is too large."""
     directory = tmp_path_factory.mktemp("overflowed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
@@ -440,16 +432,16 @@ def overflowed(data, tmp_path_factory):
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resume_after_fp16_overflow_keeps_grad_norm(attempt, overflowed, tmp_path, monkeypatch, stop_after):
-    """The scaler tries a scale that is too large, so the norm of the gradients is infinite: its state must be read."""
+    """The first loss scale is too large, so that the gradient norm is infinite: the state must be readable."""
     monkeypatch.setattr("hpc_yolo.training.build.torch.amp.GradScaler", overflowing_scaler)
     assert attempt("stopped", stop_after=stop_after, precision="fp16") == signal.SIGTERM
     state = read_state(state_paths(tmp_path / "stopped")[0])
-    assert not math.isfinite(state.parts["optimizer"]["grad_norm"]), "no overflow: the test proves nothing"
+    assert not math.isfinite(state.parts["optimizer"]["grad_norm"]), "no overflow: nothing is tested"
     assert attempt("stopped", precision="fp16") is None
     whole, resumed = state_of(overflowed), state_of(tmp_path / "stopped")
-    # Gradients that wait for the next optimiser step may be no numbers, which equal nothing.
+    # Accumulated gradients may be NaN, which is not equal to itself.
     assert [name for name in whole if bits(whole[name]) != bits(resumed[name])] == []
-    assert story_of(tmp_path / "stopped") == story_of(overflowed)
+    assert training_events(tmp_path / "stopped") == training_events(overflowed)
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -463,8 +455,8 @@ def overflowing_scaler(device: str, enabled: bool) -> torch.amp.GradScaler:
 ORIGINAL_SCALER = torch.amp.GradScaler
 
 
-def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_path):
-    """A file that was edited between two attempts of a run, or is gone, does not change what it learns."""
+def test_resume_uses_hyperparameters_of_first_attempt(attempt, tmp_path):
+    """A file that was edited or removed between two attempts does not change the result."""
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("lr0: 0.01\nwarmup_epochs: 0\n")
     assert attempt("whole", hyp=str(hyp)) is None
@@ -475,16 +467,16 @@ def test_a_run_goes_on_with_the_hyperparameters_that_it_began_with(attempt, tmp_
     assert attempt("stopped", hyp=str(hyp)) is None
     whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    assert story_of(tmp_path / "stopped") == story_of(tmp_path / "whole")
+    assert training_events(tmp_path / "stopped") == training_events(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("spoil_copies", ["edited", "removed"])
-def test_a_state_does_not_go_on_with_other_copies_of_what_it_learned_from(attempt, tmp_path, spoil_copies):
+@pytest.mark.parametrize("change_of_copies", ["edited", "removed"])
+def test_state_with_changed_copies_of_inputs_is_refused(attempt, tmp_path, change_of_copies):
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("lr0: 0.01\n")
     assert attempt("stopped", stop_after=2, hyp=str(hyp)) == signal.SIGTERM
     inputs = tmp_path / "stopped" / "inputs"
-    if spoil_copies == "edited":
+    if change_of_copies == "edited":
         copy = inputs / "hyperparameters.yaml"
         copy.write_text(copy.read_text().replace("lr0: 0.01", "lr0: 0.5"))
     else:

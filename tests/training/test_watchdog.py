@@ -1,6 +1,6 @@
-"""An attempt without progress ends by itself and names the rank to blame; one that is merely slow goes on.
+"""An attempt without progress ends and reports the stalled rank; a slow attempt continues.
 
-The attempts are those of `stalls.py`: real processes, real signals, all at the same time, since they mostly wait.
+The attempts of `stalls.py` are real processes with real signals, which run at the same time, since they mostly wait.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCATIONS = [
 
 
 class Attempts:
-    """What the program has left of each attempt."""
+    """Files that the program has written for each attempt."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -46,29 +46,29 @@ class Attempts:
         return RunDirectory(self._directory / case.replace(" ", "-"))
 
     def ends(self, case: str) -> dict[int, int]:
-        """How each rank has ended, once all have."""
+        """Wait for all ranks to end and return their exit codes."""
         path = self.run(case).path / "ends.json"
         wait_until(path.exists, f"all ranks of {case} to end")
         return {int(rank): code for rank, code in json.loads(path.read_text()).items()}
 
     def failure(self, case: str) -> Failure:
-        """The one failure: the first diagnosis stands for all."""
+        """Return the one failure, from the first diagnosis."""
         (failure,) = failures_of(self.run(case), case, 1)
         return failure
 
     def stacks(self, case: str) -> dict[int, list[str]]:
-        """Lines of each rank's file of stacks."""
+        """Return the lines of the stacks file of each rank."""
         paths = self.run(case).stacks.glob("attempt7-rank*.txt")
         return {int(path.stem.rpartition("rank")[2]): path.read_text().splitlines() for path in paths}
 
     def errors(self, case: str, rank: int) -> str:
-        """What a rank has written on its error output."""
+        """Return the error output of a rank."""
         return (self.run(case).path / f"stderr-{rank}").read_text()
 
 
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory) -> Iterator[Attempts]:
-    """All attempts, under way."""
+    """Start all attempts."""
     directory = tmp_path_factory.mktemp("stalls")
     command = [sys.executable, str(PROGRAM), str(directory)]
     with subprocess.Popen(command, start_new_session=True) as program:
@@ -78,20 +78,20 @@ def attempts(tmp_path_factory) -> Iterator[Attempts]:
 
 
 @pytest.mark.parametrize(
-    ("case", "culprit", "message"),
+    ("case", "stalled_rank", "message"),
     [
         ("stopped", 1, "does not respond: a signal has stopped it"),
         ("store stopped", 0, "does not respond: it is stopped, gone, or cut off"),
         ("loader", 2, "holds up the others in 'waiting for data' at step 30"),
     ],
 )
-def test_a_rank_that_hangs_ends_all_is_named_and_leaves_its_stacks(attempts, case, culprit, message):
+def test_stalled_rank_ends_attempt_and_is_reported_with_stacks(attempts, case, stalled_rank, message):
     assert attempts.ends(case) == {0: STALL, 1: STALL, 2: STALL}
     failure = attempts.failure(case)
-    assert (failure.rank, failure.exit_code, failure.is_echo) == (culprit, STALL, False)
+    assert (failure.rank, failure.exit_code, failure.is_echo) == (stalled_rank, STALL, False)
     assert message in failure.message and "no progress for" in failure.message
     stacks = attempts.stacks(case)
-    assert sorted(stacks) == [0, 1, 2], "of the stopped rank too: it is woken for it"
+    assert sorted(stacks) == [0, 1, 2], "also of the stopped rank, which is continued for it"
     for rank, lines in stacks.items():
         assert re.match(
             rf"rank {rank} on \S+ \(process \d+\): in '[a-z ]+' at step \d+, no progress for \d+ s$", lines[0]
@@ -99,7 +99,7 @@ def test_a_rank_that_hangs_ends_all_is_named_and_leaves_its_stacks(attempts, cas
         assert any("stalls.py" in line and line.endswith("in train") for line in lines)
 
 
-def test_a_rank_that_python_has_lost_leaves_its_stacks_on_its_output_and_is_killed(attempts):
+def test_rank_blocked_outside_python_prints_stacks_and_is_killed(attempts):
     assert attempts.ends("python held up") == {0: STALL, 1: -signal.SIGKILL}
     assert "does not respond: it is blocked outside of Python" in attempts.failure("python held up").message
     assert sorted(attempts.stacks("python held up")) == [0]
@@ -107,23 +107,23 @@ def test_a_rank_that_python_has_lost_leaves_its_stacks_on_its_output_and_is_kill
 
 
 @pytest.mark.parametrize(("case", "victim"), [("killed", 1), ("store killed", 0)])
-def test_a_killed_rank_is_noticed_long_before_anybody_is_out_of_patience(attempts, case, victim):
-    """The others wait for a device, as it were, and see no connection close; the limit of this attempt is 600 s."""
+def test_killed_rank_is_detected_before_stall_timeout(attempts, case, victim):
+    """The others do not detect the closed connection, as if they waited for a device; the stall timeout is 600 s."""
     others = {0, 1, 2} - {victim}
     assert attempts.ends(case) == {victim: -signal.SIGKILL} | dict.fromkeys(others, STALL)
     failure = attempts.failure(case)
     assert failure.rank == victim and failure.message.endswith("is gone")
-    assert failure.is_echo, "it is counted as killed, not as a hang"
+    assert failure.is_echo, "it is counted as killed, not as a stall"
     assert set(attempts.stacks(case)) == others
 
 
-def test_a_rank_alone_watches_itself(attempts):
+def test_single_rank_detects_own_stall(attempts):
     assert attempts.ends("alone") == {0: STALL}
     assert "rank 0" in attempts.failure("alone").message
     assert "makes no progress in 'waiting for data' at step 30" in attempts.failure("alone").message
 
 
-def test_without_a_disk_everything_is_on_the_output(attempts):
+def test_stall_without_disk_is_reported_on_error_output(attempts):
     assert attempts.ends("disk gone") == {0: STALL}
     errors = attempts.errors("disk gone", 0)
     assert "makes no progress in 'waiting for data' at step 30" in errors
@@ -131,56 +131,61 @@ def test_without_a_disk_everything_is_on_the_output(attempts):
 
 
 @pytest.mark.parametrize("case", ["patient", "suspended"])
-def test_no_alarm_for_what_is_only_slow(attempts, case):
+def test_slow_or_suspended_attempt_is_not_stalled(attempts, case):
     """A first step and an allowed phase of twice the limit, while a rank waits; a job that Slurm has suspended."""
     assert attempts.ends(case) == {0: 0, 1: 0}
     assert attempts.errors(case, 0) + attempts.errors(case, 1) == ""
 
 
-def beat(ticks: int, step: int = 5, num_phases: int = 1, remaining_s: float = 0.0, has_left: bool = False) -> Heartbeat:
+def heartbeat(
+    ticks: int, step: int = 5, num_phases: int = 1, remaining_s: float = 0.0, has_left: bool = False
+) -> Heartbeat:
     return Heartbeat(
         ticks=ticks, step=step, num_phases=num_phases, phase="step", remaining_s=remaining_s, has_left=has_left
     )
 
 
-STILL, MOVED = [beat(1), beat(1), beat(1)], [beat(4), beat(4), beat(4)]
+BEFORE, MOVED = [heartbeat(1), heartbeat(1), heartbeat(1)], [heartbeat(4), heartbeat(4), heartbeat(4)]
 
 
 @pytest.mark.parametrize(
     ("later", "stalled"),
     [
-        ([beat(4), beat(4), beat(4)], StalledRanks([0, 1, 2], are_unresponsive=False)),
-        ([beat(4), beat(1), beat(4)], StalledRanks([1], are_unresponsive=True)),
-        ([beat(4), beat(1, step=9), beat(1)], StalledRanks([1, 2], are_unresponsive=True)),
-        ([beat(4), beat(4)], StalledRanks([2], are_unresponsive=True)),
-        ([beat(4), beat(4, num_phases=0), beat(4)], StalledRanks([1], are_unresponsive=False)),
-        ([beat(4), beat(4), beat(4, step=4, num_phases=7)], StalledRanks([2], are_unresponsive=False)),
-        ([beat(4, step=4), beat(4, step=4), beat(1)], StalledRanks([2], are_unresponsive=True)),
-        ([beat(1, has_left=True), beat(4), beat(4, num_phases=3)], StalledRanks([1], are_unresponsive=False)),
-        ([beat(4), beat(4), beat(4, remaining_s=1)], None),
-        ([beat(4), beat(1), beat(4, remaining_s=500)], None),
-        ([beat(4), beat(1, remaining_s=500), beat(4)], StalledRanks([1], are_unresponsive=True)),
+        ([heartbeat(4), heartbeat(4), heartbeat(4)], StalledRanks([0, 1, 2], are_unresponsive=False)),
+        ([heartbeat(4), heartbeat(1), heartbeat(4)], StalledRanks([1], are_unresponsive=True)),
+        ([heartbeat(4), heartbeat(1, step=9), heartbeat(1)], StalledRanks([1, 2], are_unresponsive=True)),
+        ([heartbeat(4), heartbeat(4)], StalledRanks([2], are_unresponsive=True)),
+        ([heartbeat(4), heartbeat(4, num_phases=0), heartbeat(4)], StalledRanks([1], are_unresponsive=False)),
+        ([heartbeat(4), heartbeat(4), heartbeat(4, step=4, num_phases=7)], StalledRanks([2], are_unresponsive=False)),
+        ([heartbeat(4, step=4), heartbeat(4, step=4), heartbeat(1)], StalledRanks([2], are_unresponsive=True)),
+        (
+            [heartbeat(1, has_left=True), heartbeat(4), heartbeat(4, num_phases=3)],
+            StalledRanks([1], are_unresponsive=False),
+        ),
+        ([heartbeat(4), heartbeat(4), heartbeat(4, remaining_s=1)], None),
+        ([heartbeat(4), heartbeat(1), heartbeat(4, remaining_s=500)], None),
+        ([heartbeat(4), heartbeat(1, remaining_s=500), heartbeat(4)], StalledRanks([1], are_unresponsive=True)),
     ],
     ids=[
         "all at the same point",
-        "one unresponsive",
-        "unresponsive before behind, and how far does not count",
+        "one unresponsive rank",
+        "unresponsive before behind at any step",
         "one without a heartbeat",
         "one behind within the step",
         "one behind by a step",
-        "unresponsive ones come before those behind",
-        "a rank that has left is not waited for",
-        "one still has time",
-        "one still has time, and one waits for it",
-        "time does not count for an unresponsive rank",
+        "unresponsive before behind",
+        "others wait for rank that has left",
+        "one within its limit",
+        "one within its limit and one unresponsive",
+        "unresponsive within its limit",
     ],
 )
-def test_ranks_that_hold_up_the_others_are_found(later, stalled):
-    assert find_stalled(dict(enumerate(STILL)), dict(enumerate(later)), world_size=3) == stalled
+def test_stalled_ranks_are_found(later, stalled):
+    assert find_stalled(dict(enumerate(BEFORE)), dict(enumerate(later)), world_size=3) == stalled
 
 
 @pytest.mark.parametrize(
-    ("stalled", "num_beats", "message"),
+    ("stalled", "num_heartbeats", "message"),
     [
         (StalledRanks([1], True), 3, "rank 1 on n1 (process 101) does not respond: it is stopped"),
         (StalledRanks([1, 2], True), 3, "last seen in 'step' at step 5; nor rank 2"),
@@ -191,8 +196,8 @@ def test_ranks_that_hold_up_the_others_are_found(later, stalled):
         (StalledRanks([0], False), 1, "rank 0 on n0 (process 100) makes no progress in 'step' at step 5"),
     ],
 )
-def test_message_names_the_stalled_ranks(stalled, num_beats, message):
-    assert message in describe_stalled(stalled, dict(list(enumerate(MOVED))[:num_beats]), LOCATIONS)
+def test_message_names_the_stalled_ranks(stalled, num_heartbeats, message):
+    assert message in describe_stalled(stalled, dict(list(enumerate(MOVED))[:num_heartbeats]), LOCATIONS)
 
 
 def limits(timeout_s: float | None, observations: list[tuple[int, float, float]]) -> list[float]:
@@ -218,21 +223,21 @@ def limits(timeout_s: float | None, observations: list[tuple[int, float, float]]
         (30, [(8, 0, 1), (9, 0, 1), (4, 0, 1), (9, 0, 1)], [600, 30, 600, 30]),
     ],
     ids=[
-        "the first step neither alarms nor counts",
-        "five times the slowest",
-        "what was allowed does not count",
-        "a fixed limit gives way to what is allowed, if that is longer",
-        "the first step has no less than any other",
-        "a step is done when the next begins, not with the first heartbeat",
-        "a run rolled back begins anew",
+        "first step has start timeout and is not measured",
+        "five times the slowest step",
+        "allowed phase is not measured",
+        "longer allowed phase extends fixed limit",
+        "first step has at least stall timeout",
+        "step ends with start of next step",
+        "rollback restarts limit",
     ],
 )
-def test_limit_of_a_stall(timeout_s, observations, expected):
+def test_stall_limit_follows_observed_steps(timeout_s, observations, expected):
     assert limits(timeout_s, observations) == expected
 
 
-def test_a_watchdog_goes_when_it_is_not_needed_any_more(tmp_path):
-    """Threads, signals and timers are put back each time (the leak watch counts threads that are not daemons only)."""
+def test_closed_watchdog_restores_threads_and_signals(tmp_path):
+    """Threads, signals and timers are restored each time (the leak check of the tests ignores daemon threads)."""
     process = ProcessInfo(0, 0, 0, 1, 1, 1, LOOPBACK, None, "single")
     world = World(process, torch.device("cpu"), (LOCATIONS[0],))
     before = signal.getsignal(signal.SIGUSR1)

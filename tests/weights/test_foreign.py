@@ -1,4 +1,4 @@
-"""Weights of other programs: named for what they are, with what to do, and nothing of them run."""
+"""Weights of other programs: errors name the program and the remedy, and no code of the file runs."""
 
 import argparse
 import contextlib
@@ -22,8 +22,8 @@ from hpc_yolo.weights.model_file import read_model_file
 
 
 @contextlib.contextmanager
-def stand_ins(*names):
-    """Classes under names of other packages, which are not installed, for the time of the block."""
+def stub_classes(*names):
+    """Create classes with names of packages that are not installed, for the time of the block."""
     made: list[str] = []
     classes = []
     for name in names:
@@ -47,7 +47,7 @@ def stand_ins(*names):
 
 
 class Called:
-    """Pickles as a call."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -57,7 +57,7 @@ class Called:
 
 
 @pytest.mark.parametrize(
-    ("root", "layer", "said"),
+    ("root", "layer", "message"),
     [
         ("ultralytics.nn.tasks.DetectionModel", "ultralytics.nn.modules.block.C2f", "ultralytics (YOLOv8 and newer"),
         ("models.yolo.Model", "models.common.RepConv", "another YOLO program (YOLOv3, YOLOv7, YOLOv9"),
@@ -73,24 +73,24 @@ class Called:
     ],
 )
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_model_of_another_program_is_named_with_what_to_do(root, layer, said, protocol, tmp_path):
+def test_model_of_another_program_error_has_program_and_remedy(root, layer, message, protocol, tmp_path):
     path = tmp_path / "best.pt"
-    with stand_ins(root, layer) as (model_class, layer_class):
+    with stub_classes(root, layer) as (model_class, layer_class):
         model = model_class()
         model.layer = layer_class(1, 1) if layer_class is nn.Linear else layer_class()
         options = argparse.Namespace(imgsz=640)
         torch.save({"epoch": -1, "model": model, "train_args": options}, path, pickle_protocol=protocol)
     with pytest.raises(CheckpointError) as caught:
         read_model_file(path)
-    assert said in caught.value.message and "nothing of it was run" in caught.value.message
+    assert message in caught.value.message and "nothing of it was run" in caught.value.message
     assert "YOLOv5 detectors" in caught.value.hint and "do not load" not in str(caught.value)
 
 
 @pytest.mark.parametrize("function", [os.system, getattr, eval])
-def test_a_foreign_model_that_asks_for_more_is_named_and_not_trusted(function, tmp_path):
-    """A class of a known package in front must not hide what follows."""
+def test_model_of_another_program_with_dangerous_call_has_warning(function, tmp_path):
+    """A class of a known package must not hide a dangerous call after it."""
     marker = tmp_path / "it ran"
-    with stand_ins("ultralytics.nn.tasks.DetectionModel") as (model_class,):
+    with stub_classes("ultralytics.nn.tasks.DetectionModel") as (model_class,):
         content = {"model": model_class(), "more": Called(function, f"touch {marker}", "x")}
         torch.save(content, tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=rf"ultralytics .* also imports \w+\.{function.__name__}") as caught:
@@ -99,7 +99,7 @@ def test_a_foreign_model_that_asks_for_more_is_named_and_not_trusted(function, t
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen", "ctypes.CDLL", "pathlib.Path"])
-def test_a_class_of_pythons_own_library_is_no_model(name, tmp_path):
+def test_class_of_standard_library_is_refused(name, tmp_path):
     module, _, kind = name.rpartition(".")
     found = getattr(__import__(module), kind)
     torch.save({"model": Called(found, "x")}, tmp_path / "best.pt")
@@ -111,7 +111,7 @@ WEIGHTS = OrderedDict({"backbone.conv1.weight": torch.ones(2, 2)})
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (WEIGHTS, "holds no model under `model` or `ema`, but backbone.conv1.weight"),
         ({"state_dict": WEIGHTS, "meta": {"epoch": 1}}, "tensors alone under 'state_dict', such as backbone.conv1"),
@@ -122,9 +122,9 @@ WEIGHTS = OrderedDict({"backbone.conv1.weight": torch.ones(2, 2)})
         ({"\x1b[2J": 1}, r"but \\x1b\[2J"),
     ],
 )
-def test_tensors_alone_are_said_to_be_that(content, said, tmp_path):
+def test_file_of_tensors_without_model_is_refused(content, message, tmp_path):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(tmp_path / "w.pth")
 
 
@@ -136,7 +136,7 @@ def write_torchscript(path):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write", "message"),
     [
         ("scripted.pt", write_torchscript, "is a TorchScript file"),
         ("old.pt", lambda path: torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False), "before 1.6"),
@@ -154,26 +154,26 @@ def write_torchscript(path):
         ("missing", lambda path: None, "No such file"),
     ],
 )
-def test_a_file_that_holds_no_model_says_what_it_is(name, write, said, tmp_path):
+def test_file_without_model_error_has_file_type(name, write, message, tmp_path):
     write(tmp_path / name)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(tmp_path / name)
 
 
-def test_the_content_decides_whatever_the_name(tmp_path):
+def test_file_type_follows_content_not_name(tmp_path):
     write_published(tmp_path / "w.pt")
     for name in ("w.PT", "w.bin", "w", "w.ckpt"):
         (tmp_path / name).write_bytes((tmp_path / "w.pt").read_bytes())
         assert read_model_file(tmp_path / name).names == ("a", "b", "c")
 
 
-def test_commands_say_what_a_foreign_file_is(tmp_path):
-    with stand_ins("ultralytics.nn.tasks.DetectionModel") as (model_class,):
+def test_commands_report_weights_of_another_program(tmp_path):
+    with stub_classes("ultralytics.nn.tasks.DetectionModel") as (model_class,):
         torch.save({"model": model_class()}, tmp_path / "yolov8n.pt")
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 8, 3), dtype=np.uint8))
     data = tmp_path / "data.yaml"
     data.write_text(f"val: {tmp_path}\nnames: [a]\n")
-    before = (["weights", "show"], ["export"], ["predict", str(tmp_path / "x.png"), "--weights"])
-    for words in (*before, ["val", "--data", str(data), "--weights"]):
-        error = CliRunner().invoke(cli, [*words, str(tmp_path / "yolov8n.pt")]).exception
-        assert isinstance(error, CheckpointError) and "the package ultralytics" in error.message, words
+    commands = (["weights", "show"], ["export"], ["predict", str(tmp_path / "x.png"), "--weights"])
+    for arguments in (*commands, ["val", "--data", str(data), "--weights"]):
+        error = CliRunner().invoke(cli, [*arguments, str(tmp_path / "yolov8n.pt")]).exception
+        assert isinstance(error, CheckpointError) and "the package ultralytics" in error.message, arguments

@@ -1,4 +1,4 @@
-"""Files that people have must load, and a file that somebody made to be loaded must not run."""
+"""Published pickled weights load; malicious pickles are refused without running code."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ from hpc_yolo.weights.model_file import build_detector, read_model_file, transfe
 
 
 def optimizer_state(content, yolo, common):
-    """What a file has while training goes on."""
+    """Add the state that a file has during training."""
     content |= {"best_fitness": np.array([0.5]), "updates": 7, "date": "2022-11-22", "epoch": 3}
     content["optimizer"] = {
         "state": {0: {"momentum_buffer": torch.ones(3)}},
@@ -31,8 +31,8 @@ def optimizer_state(content, yolo, common):
 
 
 def with_sync_bn(content, yolo, common):
-    network = content["model"]
-    content["model"] = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    model = content["model"]
+    content["model"] = nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def with_another_activation(content, yolo, common):
@@ -43,10 +43,10 @@ def with_another_activation(content, yolo, common):
 
 
 @pytest.mark.parametrize(
-    "form",
+    "variant",
     [
         {},
-        {"network": "Model", "names": ["a", "b", "c"]},
+        {"model_class": "Model", "names": ["a", "b", "c"]},
         {"names": {0: "a", 1: "b", 2: "c"}},
         {"project": "yolov5.models"},
         {"as_ema": True},
@@ -60,10 +60,10 @@ def with_another_activation(content, yolo, common):
     ids=[
         "v7",
         "v6.0",
-        "named by number",
+        "names by number",
         "pip",
-        "averaged",
-        "while training",
+        "ema",
+        "with optimizer",
         "sync-bn",
         "fp32",
         "P6",
@@ -71,15 +71,15 @@ def with_another_activation(content, yolo, common):
         "ReLU",
     ],
 )
-def test_every_form_of_the_file_gives_its_network(tmp_path, form):
+def test_all_variants_of_file_load(tmp_path, variant):
     path = tmp_path / "yolov5n.pt"
-    expected = write_published(path, **form)
+    expected = write_published(path, **variant)
     file = read_model_file(path)
     assert file.tensors.keys() == expected.keys()
     for name, tensor in file.tensors.items():
         assert torch.equal(tensor, expected[name].float() if tensor.is_floating_point() else expected[name]), name
         assert tensor.dtype in (torch.float32, torch.int64)
-    assert (file.imgsz, file.names) == (320, ("only",) if form.get("names") == ["only"] else ("a", "b", "c"))
+    assert (file.imgsz, file.names) == (320, ("only",) if variant.get("names") == ["only"] else ("a", "b", "c"))
     detector = build_detector(file)
     assert not detector.training
     assert torch.equal(detector.head.anchors, expected[f"model.{len(detector.model) - 1}.anchors"].float())
@@ -95,14 +95,14 @@ def test_every_form_of_the_file_gives_its_network(tmp_path, form):
         ("yolov5n6", 20, False, 450, 459),
     ],
 )
-def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_anchors, kept, total):
+def test_transfer_to_other_classes_keeps_all_but_head(tmp_path, model, num_classes, with_anchors, kept, total):
     write_published(tmp_path / "w.pt", model=model, names=[f"class {number}" for number in range(80)])
     done = transfer(read_model_file(tmp_path / "w.pt"), build_model(model, num_classes), with_anchors=with_anchors)
     assert (done.num_kept, done.num_tensors) == (kept, total)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda content, yolo, common: content.pop("model"), "holds no model"),
         (lambda content, yolo, common: content.update(model=yolo.SegmentationModel()), "SegmentationModel"),
@@ -122,14 +122,14 @@ def test_other_classes_keep_all_but_the_head(tmp_path, model, num_classes, with_
         (lambda content, yolo, common: content.update(model=OrderedDict(a=torch.ones(1))), "holds no model"),
     ],
 )
-def test_other_networks_are_refused_by_name(tmp_path, change, words):
+def test_unsupported_models_are_refused(tmp_path, change, message):
     write_published(tmp_path / "w.pt", change=change)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("field", "value", "message"),
     [
         ("nc", 10**9, "the number of classes, is 1000000000"),
         ("nc", "80", "the number of classes, is '80'"),
@@ -149,17 +149,17 @@ def test_other_networks_are_refused_by_name(tmp_path, change, words):
         ("backbone", 3, "describes a model that cannot be built"),
     ],
 )
-def test_a_description_that_does_not_fit_the_tensors_takes_no_memory(tmp_path, field, value, words):
-    """Or a file of a few kilobytes could make a network of any size."""
+def test_description_that_does_not_match_tensors_allocates_no_memory(tmp_path, field, value, message):
+    """Otherwise a file of a few kilobytes could allocate a model of any size."""
     write_published(tmp_path / "w.pt", change=lambda content, *_: content["model"].yaml.update({field: value}))
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(tmp_path / "w.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100_000
 
 
 def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **options: Any) -> Path:
-    """A torch archive around any pickle."""
+    """Write a torch archive with any pickle."""
     with zipfile.ZipFile(path, "w", **options) as file:
         file.writestr("w/data.pkl", content)
         file.writestr("w/byteorder", "little")
@@ -169,7 +169,7 @@ def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None
 
 
 class Reduced:
-    """Pickles as a call."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -183,7 +183,7 @@ def pickled(value) -> bytes:
 
 
 def global_call(name: str, argument: str) -> bytes:
-    """A pickle that calls a global of any name, whether it exists here or not."""
+    """Return a pickle that calls a global of any name, which need not exist."""
     module, _, function = name.rpartition(".")
     return (
         b"\x80\x02c"
@@ -195,13 +195,13 @@ def global_call(name: str, argument: str) -> bytes:
     )
 
 
-def endless_tuple(depth: int) -> bytes:
-    """Instructions for a tuple of 2**depth empty ones; a few bytes each time around."""
+def exponential_tuple(depth: int) -> bytes:
+    """Return instructions that build nested tuples of 2**depth items from a few bytes per level."""
     return b")" + b"".join(b"q" + bytes([number]) + b"h" + bytes([number]) + b"\x86" for number in range(depth))
 
 
 def many_copies() -> bytes:
-    """A list of 100 thousand numbers, made into a set 10 thousand times."""
+    """Return a pickle of 100 thousand numbers that are converted to a set 10 thousand times."""
     numbers = b"".join(b"J" + struct.pack("<i", number) for number in range(100_000))
     return b"\x80\x02]q\x00(" + numbers + b"ec__builtin__\nset\nq\x01(" + b"h\x01h\x00\x85R" * 10_000 + b"t."
 
@@ -238,7 +238,7 @@ MARKER = "touch {marker}"
         "webbrowser.open",
     ],
 )
-def test_a_global_that_no_detector_needs_is_refused_before_anything_runs(tmp_path, name):
+def test_unneeded_global_is_refused_without_running_it(tmp_path, name):
     marker = tmp_path / "it ran"
     path = archive(tmp_path / "w.pt", global_call(name, MARKER.format(marker=marker)))
     with pytest.raises(CheckpointError, match=f"imports {name}, which no YOLOv5 detector needs"):
@@ -254,15 +254,15 @@ def nested(depth: int, innermost=()):
 
 
 def tensor_of(offset, size, stride, num_elements=4, key="0") -> bytes:
-    """A pickle of {"model": a tensor} with any numbers in it, by hand."""
+    """Return a handwritten pickle of a tensor with any offset, size and stride."""
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + b"X" + struct.pack("<I", len(key)) + key.encode()
     storage += b"X\x03\x00\x00\x00cpu" + pickle.dumps(num_elements, 2)[2:-1] + b"tQ"
     parts = b"".join(pickle.dumps(value, 2)[2:-1] for value in (offset, size, stride, False, OrderedDict()))
     return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + parts + b"tR."
 
 
-def network_around(tensor: bytes) -> bytes:
-    """A pickle of a network that has this tensor."""
+def model_with(tensor: bytes) -> bytes:
+    """Return a pickle of a model with this tensor."""
     record = b"cmodels.yolo\nDetectionModel\n)\x81"
     state = b"}(X\x0b\x00\x00\x00_parameters}X\x01\x00\x00\x00w" + tensor[2:-1] + b"s"
     state += b"X\x05\x00\x00\x00names](X\x01\x00\x00\x00ae" + b"X\x04\x00\x00\x00yaml}u"
@@ -273,7 +273,7 @@ NUMBERS = {"0": struct.pack("<4f", 1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize(
-    ("tensor", "words"),
+    ("tensor", "message"),
     [
         (tensor_of(0, (5,), (1,)), "reaches beyond"),
         (tensor_of(3, (2,), (1,)), "reaches beyond"),
@@ -290,31 +290,31 @@ NUMBERS = {"0": struct.pack("<4f", 1, 2, 3, 4)}
         (tensor_of(0, (4,), (1,), key="../0"), "without a number"),
     ],
 )
-def test_a_tensor_cannot_leave_its_storage_or_outgrow_the_file(tmp_path, tensor, words):
-    path = archive(tmp_path / "w.pt", network_around(tensor), NUMBERS)
+def test_tensor_beyond_its_storage_or_file_is_refused(tmp_path, tensor, message):
+    path = archive(tmp_path / "w.pt", model_with(tensor), NUMBERS)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200_000
 
 
-def test_the_hand_made_network_is_read_where_nothing_is_wrong_with_it(tmp_path):
-    """Or the table above would prove nothing."""
-    path = archive(tmp_path / "w.pt", network_around(tensor_of(0, (2, 2), (2, 1))), NUMBERS)
+def test_handwritten_model_with_valid_tensor_is_read(tmp_path):
+    """Shows that the table above fails for its tensors only."""
+    path = archive(tmp_path / "w.pt", model_with(tensor_of(0, (2, 2), (2, 1))), NUMBERS)
     with pytest.raises(CheckpointError, match="does not describe its model: no depth_multiple"):
         read_model_file(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (pickled({"model": nested(60)}), "holds no model"),
-        (network_around(b"\x80\x02N.").replace(b"yaml}", b"yaml" + pickled(nested(60))[2:-1]), "too many values"),
-        (network_around(b"\x80\x02N.").replace(b"](X\x01\x00\x00\x00ae", pickled(nested(60))[2:-1]), "too many values"),
+        (model_with(b"\x80\x02N.").replace(b"yaml}", b"yaml" + pickled(nested(60))[2:-1]), "too many values"),
+        (model_with(b"\x80\x02N.").replace(b"](X\x01\x00\x00\x00ae", pickled(nested(60))[2:-1]), "too many values"),
         (b"\x80\x02" + b"]" * 5_000_000 + b".", "more than 1000000 pickle instructions"),
         (b"\x80\x02" + b"}" * 15_000_000 + b".", "more than 1000000 pickle instructions"),
         (b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".", "holds no model"),
-        (b"\x80\x02}" + endless_tuple(60) + b"Ns.", "is invalid: TypeError: a tuple as a key"),
+        (b"\x80\x02}" + exponential_tuple(60) + b"Ns.", "is invalid: TypeError: a tuple as a key"),
         (b"\x80\x02}\x8a\x0a" + b"\x7f" * 10 + b"Ns.", "a int as a key"),
         (many_copies(), "holds no model"),
         (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "calls collections.OrderedDict with 1 arguments"),
@@ -335,16 +335,16 @@ def test_the_hand_made_network_is_read_where_nothing_is_wrong_with_it(tmp_path):
         (b"\x80\x02NQ.", "is invalid"),
     ],
 )
-def test_made_up_pickles_are_refused_in_little_time_and_memory(tmp_path, content, words):
+def test_malicious_pickles_are_refused_with_little_memory(tmp_path, content, message):
     path = archive(tmp_path / "w.pt", content, NUMBERS)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 500_000
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a torch archive"),
         (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "not a torch archive"),
@@ -355,11 +355,11 @@ def test_made_up_pickles_are_refused_in_little_time_and_memory(tmp_path, content
         (lambda path: flip_a_byte(path), "Bad CRC|is invalid|not a torch archive"),
     ],
 )
-def test_spoiled_archives_are_refused(tmp_path, spoil, words):
+def test_damaged_archives_are_refused(tmp_path, damage, message):
     path = tmp_path / "w.pt"
     write_published(path)
-    spoil(path)
-    with pytest.raises(CheckpointError, match=words):
+    damage(path)
+    with pytest.raises(CheckpointError, match=message):
         read_model_file(path)
 
 
@@ -369,8 +369,8 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_call_that_python_can_really_make_is_not_made(tmp_path):
-    """The classic: an object that reduces to a call, in torch's own archive."""
+def test_reduced_call_is_not_executed(tmp_path):
+    """An object that reduces to a call, in an archive written by torch."""
     marker = tmp_path / "it ran"
     torch.save({"model": Reduced(os.system, MARKER.format(marker=marker))}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=r"imports posix\.system"):

@@ -1,4 +1,4 @@
-"""Weights over a bad line: whole or not there, from a real server that drops, lies and changes its mind."""
+"""Downloads of published weights from a real server that drops connections and changes its content."""
 
 import hashlib
 import http.server
@@ -20,7 +20,7 @@ from hpc_yolo.weights.store import Store, locate
 
 
 def torch_archive(size_bytes: int) -> bytes:
-    """Random bytes in a zip archive, as torch writes them."""
+    """Return random bytes in a zip archive, as torch writes them."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as file:
         file.writestr("w/data/0", os.urandom(size_bytes))
@@ -33,12 +33,12 @@ THREE_QUARTERS = HALF + (len(CONTENT) - HALF) // 2
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `CONTENT`; `behaviour` says what goes wrong, and `requests` what was asked for."""
+    """HTTP handler that serves `content`; `behaviour` lists the failures, `requests` the requested ranges."""
 
     def do_GET(self):
         server: Any = self.server
         server.requests.append(self.headers.get("Range"))
-        behaviour = server.behaviour.pop(0) if server.behaviour else "well"
+        behaviour = server.behaviour.pop(0) if server.behaviour else "ok"
         if isinstance(behaviour, int):
             self.send_error(behaviour)
             return
@@ -47,11 +47,11 @@ class Server(http.server.BaseHTTPRequestHandler):
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
         self.send_header("ETag", server.tag)
-        if behaviour != "tears":
+        if behaviour != "truncates":
             self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
         body = server.content[start:]
-        self.wfile.write(body[: len(body) // 2] if behaviour in ("drops", "tears") else body)
+        self.wfile.write(body[: len(body) // 2] if behaviour in ("drops", "truncates") else body)
 
     def log_message(self, *_arguments):
         pass
@@ -75,11 +75,11 @@ def store(server, tmp_path) -> Store:
     return Store(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "cache" / "weights")
 
 
-def test_a_file_is_fetched_once_and_progress_is_reported(server, store):
-    told = []
-    path = fetch("yolov5n.pt", store, on_progress=lambda done, total: told.append((done, total)))
+def test_file_is_fetched_once_and_progress_is_reported(server, store):
+    progress = []
+    path = fetch("yolov5n.pt", store, on_progress=lambda done, total: progress.append((done, total)))
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
     assert fetch("yolov5n.pt", store) == path
     assert server.requests == [None]
     assert sorted(item.name for item in path.parent.iterdir()) == ["yolov5n.lock", "yolov5n.pt", "yolov5n.pt.sha256"]
@@ -95,13 +95,13 @@ def test_a_file_is_fetched_once_and_progress_is_reported(server, store):
         (["drops", 416], [None, f"bytes={HALF}-", None]),
     ],
 )
-def test_a_download_that_breaks_goes_on_where_it_can(server, store, behaviour, requests):
+def test_interrupted_download_resumes_from_received_bytes(server, store, behaviour, requests):
     server.behaviour = behaviour
     assert fetch("yolov5n.pt", store).read_bytes() == CONTENT
     assert server.requests == requests
 
 
-def test_a_file_that_changed_on_the_server_is_not_pieced_together(server, store):
+def test_file_changed_on_server_is_fetched_from_start(server, store):
     server.behaviour = ["drops"] * 4
     with pytest.raises(CheckpointError, match="cannot be fetched: the connection ended after"):
         fetch("yolov5n.pt", store)
@@ -110,24 +110,24 @@ def test_a_file_that_changed_on_the_server_is_not_pieced_together(server, store)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "content", "words"),
+    ("behaviour", "content", "message"),
     [
         ([404], CONTENT, "the server answers 404"),
         ([], b"<html>log in first</html>", "25 bytes were received, too few for a model"),
         ([], b"<html>" + b"log in first " * 10_000, "not a complete torch archive"),
-        (["tears"], CONTENT, "not a complete torch archive"),
+        (["truncates"], CONTENT, "not a complete torch archive"),
     ],
 )
-def test_what_is_not_the_file_is_refused_and_leaves_nothing(server, store, behaviour, content, words):
+def test_invalid_download_is_refused_and_not_stored(server, store, behaviour, content, message):
     server.behaviour, server.content = behaviour, content
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=message):
         fetch("yolov5n.pt", store)
     assert not store.path("yolov5n.pt").exists()
     server.behaviour, server.content = [], CONTENT
     assert fetch("yolov5n.pt", store).read_bytes() == CONTENT
 
 
-def test_without_a_line_the_message_says_what_to_do(tmp_path, monkeypatch):
+def test_unreachable_server_error_has_path_for_manual_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "FIRST_PAUSE_S", 0.01)
     store = Store("http://127.0.0.1:9", tmp_path)
     with pytest.raises(CheckpointError) as caught:
@@ -136,7 +136,7 @@ def test_without_a_line_the_message_says_what_to_do(tmp_path, monkeypatch):
     assert f"copy it to {tmp_path / 'yolov5n.pt'}" in str(caught.value)
 
 
-def test_a_digest_is_checked_at_first_if_said_and_always_afterwards(server, store):
+def test_digest_is_checked_at_download_if_given_and_later_always(server, store):
     digest = hashlib.sha256(CONTENT).hexdigest()
     with pytest.raises(CheckpointError, match=f"its SHA-256 is {digest}, and 00 is expected"):
         fetch("yolov5n.pt", store, sha256="00")
@@ -148,8 +148,8 @@ def test_a_digest_is_checked_at_first_if_said_and_always_afterwards(server, stor
     assert fetch("yolov5n.pt", store).read_bytes() == CONTENT
 
 
-def test_two_that_fetch_at_once_download_once(server, store):
-    """Two submits of one user share the cache."""
+def test_concurrent_fetches_download_once(server, store):
+    """Two submissions of one user use the same cache."""
     command = [sys.executable, "-m", "hpc_yolo", "weights", "fetch", "yolov5s.pt", "--from", store.address]
     environ = {**os.environ, "HPC_YOLO_CACHE": str(store.directory.parent)}
     both = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -158,7 +158,7 @@ def test_two_that_fetch_at_once_download_once(server, store):
     assert server.requests == [None]
 
 
-def test_names_are_looked_up_here_before_anywhere_else(tmp_path):
+def test_local_file_has_priority_over_published_weights(tmp_path):
     store = Store("http://example", tmp_path / "cache")
     here = tmp_path / "yolov5s.pt"
     assert locate(str(here), store) == str(tmp_path / "cache" / "yolov5s.pt")
@@ -168,7 +168,7 @@ def test_names_are_looked_up_here_before_anywhere_else(tmp_path):
     assert locate(str(here), store) == str(here)
 
 
-def test_addresses_and_directories_come_from_the_environment():
+def test_store_is_read_from_environment():
     assert Store.from_env({"HOME": "/h"}).directory == Path("/h/.cache/hpc-yolo/weights")
     assert Store.from_env({"HOME": "/h", "XDG_CACHE_HOME": "/x"}).directory == Path("/x/hpc-yolo/weights")
     mirror = Store.from_env({"HPC_YOLO_CACHE": "/c", "HPC_YOLO_WEIGHTS_URL": "http://mirror"})
@@ -177,6 +177,6 @@ def test_addresses_and_directories_come_from_the_environment():
 
 
 @pytest.mark.parametrize("name", ["yolov5z.pt", "../yolov5s.pt", "yolov5s-seg.pt"])
-def test_other_names_are_refused_with_those_there_are(store, name):
+def test_unknown_name_error_lists_published_weights(store, name):
     with pytest.raises(CheckpointError, match=r"available: yolov5n\.pt, yolov5s\.pt"):
         fetch(name, store)
