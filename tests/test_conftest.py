@@ -21,13 +21,13 @@ if unavailable_reason() is None:
     GUILTY["no test of it may be skipped"] = "pytest.skip('too lazy')"
 
 
-def test_the_guilty_test_fails_and_the_next_does_not(tmp_path: Path) -> None:
-    """All leaks in one session, for the sake of time; an innocent test follows each."""
+def test_leaking_test_fails_and_next_test_passes(tmp_path: Path) -> None:
+    """Run all leaks in one session, to save time, each followed by a test without a leak."""
     lines = ["import os, socket, subprocess, threading, pytest, conftest"]
     lines += ["KEPT, END, conftest.GRACE_S = [], threading.Event(), 0.2"]
     for number, action in enumerate(GUILTY.values()):
-        lines += ["@pytest.mark.slurm", f"def test_guilty_{number}():", f"    {action}"]
-        lines += [f"def test_innocent_{number}():", "    pass"]
+        lines += ["@pytest.mark.slurm", f"def test_leaking_{number}():", f"    {action}"]
+        lines += [f"def test_clean_{number}():", "    pass"]
     lines += ["def test_end():", "    END.set()", "    KEPT[0].kill()"]
     (tmp_path / "test_leaky.py").write_text("\n".join(lines))
     command = [sys.executable, "-m", "pytest", "-c", str(TESTS.parent / "pyproject.toml"), "-p", "conftest", "-rEf"]
@@ -36,6 +36,6 @@ def test_the_guilty_test_fails_and_the_next_does_not(tmp_path: Path) -> None:
     done = subprocess.run([*command, *options], env=environ, capture_output=True, text=True, check=False)
     summary = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     assert len(summary) == len(GUILTY), done.stdout
-    assert all("test_guilty" in line for line in summary)
+    assert all("test_leaking" in line for line in summary)
     for complaint in GUILTY:
         assert complaint in done.stdout

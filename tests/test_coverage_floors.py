@@ -26,5 +26,5 @@ FILES = {
     ],
     ids=str,
 )
-def test_a_floor_counts_the_files_below_its_path(floor, is_reached):
+def test_floor_counts_files_below_its_path(floor, is_reached):
     assert (below(FILES, [floor]) == []) is is_reached

@@ -1,4 +1,4 @@
-"""The pages name files, tests, commands and options that exist."""
+"""Files, tests, commands and options in the documentation exist."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MADE = {"docs/spec.md", "docs/journal.md"}  # generated, and compared with their
 
 
 def texts(page: Path) -> Iterator[str]:
-    """Yield what stands between backticks, and the targets of links, of a page."""
+    """Yield the texts between backticks and the targets of links of a page."""
     text = page.read_text()
     yield from re.findall(r"`([^`\n]+)`", text)
     yield from (str((page.parent / target).resolve().relative_to(ROOT)) for target in re.findall(r"\]\(([^)#]+)", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_files_that_a_page_names_exist(page):
+def test_files_in_page_exist(page):
     for text in texts(page):
         for path in re.findall(r"[\w./*-]+", text):
             is_module = path.partition("/")[0] in PACKAGES and path.endswith(".py")
@@ -39,7 +39,7 @@ def test_files_that_a_page_names_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_tests_that_a_page_names_exist(page):
+def test_tests_in_page_exist(page):
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     for text in texts(page):
@@ -60,7 +60,7 @@ def commands() -> Iterator[tuple[str, str]]:
                     yield page.name, part.strip().rstrip("…").strip()
 
 
-def test_commands_and_options_that_a_page_shows_exist():
+def test_commands_and_options_in_pages_exist():
     shown = list(commands())
     assert len(shown) > 30
     context = click.Context(cli)
@@ -76,7 +76,7 @@ def test_commands_and_options_that_a_page_shows_exist():
                 group = found
 
 
-def test_the_spec_of_the_readme_is_valid(tmp_path):
+def test_spec_in_readme_is_valid(tmp_path):
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "spec.yaml").write_text(block)
     spec, problems = check_spec(tmp_path / "spec.yaml", [])

@@ -1,4 +1,4 @@
-"""The rules of the layout, read from the source: which package may import which, and which must stay light."""
+"""Rules of imports between packages, checked in the source."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def imports(module: Path, *, top_level_only: bool = False) -> set[str]:
     return found
 
 
-def test_every_module_is_in_a_package_and_every_package_has_a_level():
+def test_modules_are_in_packages_with_levels():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} == set(LEVEL_OF)
 
@@ -59,7 +59,7 @@ def test_every_module_is_in_a_package_and_every_package_has_a_level():
 @pytest.mark.parametrize(
     "module", [path for path in MODULES if path.parent != PACKAGE], ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_a_package_imports_packages_below_it_only(module):
+def test_package_imports_lower_levels_only(module):
     package = package_of(module)
     for name in imports(module):
         top, _, rest = name.partition(".")
@@ -68,7 +68,7 @@ def test_a_package_imports_packages_below_it_only(module):
             assert LEVEL_OF[other] < LEVEL_OF[package], f"{package} imports {name}"
 
 
-def test_no_modules_import_each_other():
+def test_imports_have_no_cycles():
     graph = {dotted(path): imports(path) & {dotted(other) for other in MODULES} - {dotted(path)} for path in MODULES}
 
     def cycles(name: str, trail: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -84,8 +84,8 @@ def test_no_modules_import_each_other():
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_environment_is_read_in_one_place(module):
-    """It is written where a job is submitted without its surroundings and where CUDA is prepared; nowhere else."""
+def test_environment_is_read_in_one_module(module):
+    """Other modules write it only to submit a job without the variables of the current one, and to prepare CUDA."""
     allowed = {
         PACKAGE / "cluster" / "process.py",
         PACKAGE / "launch" / "submit.py",
@@ -94,7 +94,7 @@ def test_the_environment_is_read_in_one_place(module):
     assert module in allowed or "os.environ" not in module.read_text()
 
 
-def test_packages_of_the_login_node_import_nothing_heavy():
+def test_packages_of_login_node_import_no_heavy_packages():
     """`import torch` takes seconds and thousands of file look-ups on a busy login node."""
     for module in set(MODULES) - IMPORTED_WHEN_NEEDED:
         if package_of(module) in WITHOUT_TORCH:
@@ -112,7 +112,7 @@ def test_packages_of_the_login_node_import_nothing_heavy():
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_a_command_on_a_login_node_does_not_import_torch(arguments, tmp_path):
+def test_command_on_login_node_does_not_import_torch(arguments, tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
     data = tmp_path / "dataset.yaml"

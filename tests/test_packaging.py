@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel built from a copy of the tracked and new files; the checkout stays unchanged."""
+    """Build a wheel from a copy of the tracked and new files; the checkout stays unchanged."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
-def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
+def test_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         names = archive.namelist()
@@ -61,7 +61,7 @@ def test_an_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
     assert num_models == "10"
 
 
-def test_the_wheel_has_the_version_of_the_package_and_no_unknown_address(wheel):
+def test_wheel_has_version_of_package_and_known_addresses_only(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
@@ -70,7 +70,7 @@ def test_the_wheel_has_the_version_of_the_package_and_no_unknown_address(wheel):
     assert metadata.get_all("Project-URL") is None, "the project has no public address yet"
 
 
-def test_every_dependency_has_a_lower_bound_and_a_reason():
+def test_dependencies_have_lower_bounds_and_reasons():
     lines = (ROOT / "setup.py").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if "install_requires" in line)
     end = next(number for number, line in enumerate(lines) if number > start and line.strip() == "],")
@@ -80,7 +80,7 @@ def test_every_dependency_has_a_lower_bound_and_a_reason():
         assert len(reason.split()) >= 3, line
 
 
-def test_continuous_integration_runs_the_test_commands_of_the_readme():
+def test_continuous_integration_runs_test_commands_of_readme():
     readme = (ROOT / "README.md").read_text().partition("## Test it")[2].partition("```sh\n")[2].partition("```")[0]
     commands = [line.partition("#")[0].strip() for line in readme.splitlines()]
     script = (ROOT / ".ci" / "run").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The inputs of a run are copied when it is submitted: attempts read the copies, and changed files are named."""
+"""Copies of the inputs of a run, made at submission: attempts read them, and changed inputs are reported."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ MODELS = resource_directory("configs") / "models"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A person's directory with a spec, hyperparameters, rows of a network and a dataset."""
+    """Return a directory of a user with a spec, hyperparameters, a model config and a dataset."""
     directory = tmp_path / "home"
     for split in "abct":
         (directory / "set" / split).mkdir(parents=True)
-    spec = {"name": "run", "model": "rows.yaml", "data": "data.yaml", "train": {"hyp": "hyp.yaml", "epochs": 1}}
+    spec = {"name": "run", "model": "layers.yaml", "data": "data.yaml", "train": {"hyp": "hyp.yaml", "epochs": 1}}
     (directory / "spec.yaml").write_text(yaml.safe_dump(spec | {"output": str(tmp_path / "runs")}))
     (directory / "hyp.yaml").write_text(HYP)
     (directory / "data.yaml").write_text(DATA)
-    (directory / "rows.yaml").write_text((MODELS / "yolov5n.yaml").read_text())
+    (directory / "layers.yaml").write_text((MODELS / "yolov5n.yaml").read_text())
     monkeypatch.chdir(directory)
     return directory
 
 
 @pytest.fixture
 def run(home: Path, tmp_path: Path) -> RunDirectory:
-    """The run of that spec, submitted."""
+    """Return the run of that spec, after its submission."""
     run = RunDirectory(tmp_path / "runs" / "run")
     prepare_run(run, load_spec(home / "spec.yaml"))
     return run
@@ -73,42 +73,42 @@ def move_dataset(home: Path) -> None:
     replace("data.yaml", "path: set", "path: elsewhere")(home)
 
 
-# An edit between two submissions, and what is said of it; nothing where it changes nothing that is learned.
+# An edit between two submissions and its messages; none if it has no effect on training.
 EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "a hyperparameter": (
+    "hyperparameter changed": (
         replace("hyp.yaml", "lr0: 0.01", "lr0: 0.5"),
         ["hyperparameter lr0 in {home}/hyp.yaml: 0.01 -> 0.5"],
     ),
-    "a hyperparameter more": (
+    "hyperparameter added": (
         rewrite("hyp.yaml", HYP + "mixup: 0.1\n"),
         ["hyperparameter mixup in {home}/hyp.yaml: not set -> 0.1"],
     ),
-    "a hyperparameter less": (
+    "hyperparameter removed": (
         replace("hyp.yaml", "momentum: 0.9\n", ""),
         ["hyperparameter momentum in {home}/hyp.yaml: 0.9 -> not set"],
     ),
-    "hyperparameters written otherwise": (rewrite("hyp.yaml", "momentum: 9.0e-1\nlr0: 1e-2 # as before\n"), []),
-    "hyperparameters are gone": (remove("hyp.yaml"), []),
-    "a row of the network": (
-        replace("rows.yaml", "[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPPF, [1024, 7]]"),
-        ["model backbone[9] in {home}/rows.yaml: [-1, 1, 'SPPF', [1024, 5]] -> [-1, 1, 'SPPF', [1024, 7]]"],
+    "hyperparameters in other notation": (rewrite("hyp.yaml", "momentum: 9.0e-1\nlr0: 1e-2 # as before\n"), []),
+    "hyperparameters file removed": (remove("hyp.yaml"), []),
+    "layer of model": (
+        replace("layers.yaml", "[-1, 1, SPPF, [1024, 5]]", "[-1, 1, SPPF, [1024, 7]]"),
+        ["model backbone[9] in {home}/layers.yaml: [-1, 1, 'SPPF', [1024, 5]] -> [-1, 1, 'SPPF', [1024, 7]]"],
     ),
-    "a multiple of the network": (
-        replace("rows.yaml", "depth_multiple: 0.33", "depth_multiple: 0.67"),
-        ["model depth_multiple in {home}/rows.yaml: 0.33 -> 0.67"],
+    "multiple of model": (
+        replace("layers.yaml", "depth_multiple: 0.33", "depth_multiple: 0.67"),
+        ["model depth_multiple in {home}/layers.yaml: 0.33 -> 0.67"],
     ),
-    "a comment in the network": (lambda home: replace("rows.yaml", "backbone:", "backbone:  # mine")(home), []),
-    "the network is gone": (remove("rows.yaml"), []),
-    "a class": (replace("data.yaml", "dog", "fox"), ["data names[1] in {home}/data.yaml: dog -> fox"]),
-    "a class more": (
+    "comment in model config": (lambda home: replace("layers.yaml", "backbone:", "backbone:  # mine")(home), []),
+    "model config removed": (remove("layers.yaml"), []),
+    "class renamed": (replace("data.yaml", "dog", "fox"), ["data names[1] in {home}/data.yaml: dog -> fox"]),
+    "class added": (
         replace("data.yaml", "[cat, dog]\nnc: 2", "[cat, dog, fox]"),
         ["data names[2] in {home}/data.yaml: not set -> fox"],
     ),
-    "classes in another order": (
+    "classes reordered": (
         replace("data.yaml", "[cat, dog]", "[dog, cat]"),
         ["data names[0] in {home}/data.yaml: cat -> dog", "data names[1] in {home}/data.yaml: dog -> cat"],
     ),
-    "classes written otherwise": (replace("data.yaml", "[cat, dog]", "{{0: 'cat', 1: dog}}".format()), []),
+    "classes in other notation": (replace("data.yaml", "[cat, dog]", "{{0: 'cat', 1: dog}}".format()), []),
     "training images": (
         replace("data.yaml", "train: a", "train: c"),
         ["data train[0] in {home}/data.yaml: {home}/set/a -> {home}/set/c"],
@@ -118,19 +118,19 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["data val[1] in {home}/data.yaml: {home}/set/c -> not set"],
     ),
     "keypoints": (rewrite("data.yaml", DATA + "kpt_shape: [17, 3]\n"), ["data kpt_shape[0]", "data kpt_shape[1]"]),
-    "the dataset lies elsewhere": (move_dataset, ["{home}/set/a -> {home}/elsewhere/a"]),
-    "images of the test split": (replace("data.yaml", "test: t", "test: a"), []),
-    "what is not read": (rewrite("data.yaml", DATA + "download: https://example.org\nauthor: me\n"), []),
-    "the same paths written otherwise": (replace("data.yaml", "train: a", "train: ./a/"), []),
-    "the dataset YAML is gone": (remove("data.yaml"), []),
+    "dataset moved": (move_dataset, ["{home}/set/a -> {home}/elsewhere/a"]),
+    "test images": (replace("data.yaml", "test: t", "test: a"), []),
+    "unused fields": (rewrite("data.yaml", DATA + "download: https://example.org\nauthor: me\n"), []),
+    "paths in other notation": (replace("data.yaml", "train: a", "train: ./a/"), []),
+    "dataset YAML removed": (remove("data.yaml"), []),
 }
 
 
 @pytest.mark.parametrize(("edit", "expected"), EDITS.values(), ids=EDITS.keys())
-def test_an_edit_between_two_submissions_is_named(
+def test_edited_input_is_reported_at_next_submission(
     home: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], None], expected: list[str]
 ) -> None:
-    monkeypatch.setattr(run_inputs, "MAX_SHOWN", 1000)  # a directory of a test has a long name
+    monkeypatch.setattr(run_inputs, "MAX_SHOWN", 1000)  # directories of tests have long names
     spec = load_resolved_spec(run.spec)
     before = read_inputs(run, spec)
     edit(home)
@@ -143,11 +143,11 @@ def test_an_edit_between_two_submissions_is_named(
     else:
         require_same_training(run, spec)
     if (home / "set").is_dir():
-        assert read_inputs(run, spec) == before, "an attempt reads what was kept"
+        assert read_inputs(run, spec) == before, "an attempt reads the copies"
 
 
-def test_two_long_values_are_shown_where_they_differ(home: Path, run: RunDirectory) -> None:
-    """Both began with the same 80 letters of a path, and nothing else was shown of them."""
+def test_long_values_are_shown_at_first_difference(home: Path, run: RunDirectory) -> None:
+    """Both values have the same first 80 characters of a path."""
     long = "/".join(["a", "directory", "with", "a", "long", "name"] * 8)
     for end in ("before", "after"):
         (home / long / end).mkdir(parents=True, exist_ok=True)
@@ -161,9 +161,9 @@ def test_two_long_values_are_shown_where_they_differ(home: Path, run: RunDirecto
 
 @pytest.mark.parametrize(
     ("name", "text", "kind"),
-    [("hyp.yaml", "lr0: much\n", SpecError), ("rows.yaml", "[", SpecError), ("data.yaml", "names: [", DataError)],
+    [("hyp.yaml", "lr0: much\n", SpecError), ("layers.yaml", "[", SpecError), ("data.yaml", "names: [", DataError)],
 )
-def test_attempts_do_not_read_a_file_that_was_spoiled(
+def test_attempts_do_not_read_damaged_file(
     home: Path, run: RunDirectory, name: str, text: str, kind: type[Exception]
 ) -> None:
     before = read_inputs(run, load_resolved_spec(run.spec))
@@ -174,13 +174,13 @@ def test_attempts_do_not_read_a_file_that_was_spoiled(
         require_same_training(run, spec)
 
 
-def test_many_changes_are_not_all_listed(home: Path, run: RunDirectory) -> None:
+def test_list_of_many_changes_is_shortened(home: Path, run: RunDirectory) -> None:
     (home / "hyp.yaml").write_text("".join(f"{name}: 0.5\n" for name in ("lrf", "box", "cls", "obj", "mixup", "shear")))
     with pytest.raises(RunError, match=r"; and 3 more\)"):
         require_same_training(run, load_resolved_spec(run.spec))
 
 
-def test_copies_hold_defaults_and_overrides(home: Path, tmp_path: Path) -> None:
+def test_copies_have_defaults_and_overrides(home: Path, tmp_path: Path) -> None:
     spec = load_spec(home / "spec.yaml")
     train = msgspec.structs.replace(spec.train, hyp_overrides={"mixup": 0.25, "lr0": 1e-5})
     spec = msgspec.structs.replace(spec, train=train)
@@ -192,7 +192,7 @@ def test_copies_hold_defaults_and_overrides(home: Path, tmp_path: Path) -> None:
     }
 
 
-def test_relative_paths_mean_what_they_meant(
+def test_relative_paths_are_resolved_as_at_submission(
     home: Path, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -209,10 +209,10 @@ def shipped_spec(home: Path) -> Spec:
     return load_spec(path)
 
 
-def test_another_default_of_a_later_version_does_not_change_a_run(
+def test_changed_default_of_later_version_does_not_change_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the sets and rows that come with the package, nor what a file leaves out; a run goes on as it began."""
+    """Neither shipped sets and model configs, nor fields missing in a file: a run continues with its first values."""
     specs = {"own": load_spec(home / "spec.yaml"), "shipped": shipped_spec(home)}
     runs = {name: RunDirectory(tmp_path / "runs" / name) for name in specs}
     for name, spec in specs.items():
@@ -234,8 +234,8 @@ def test_another_default_of_a_later_version_does_not_change_a_run(
         assert (now.model, now.digest) == (before[name].model, before[name].digest)
 
 
-def test_a_hyperparameter_of_a_later_version_is_at_its_default(home: Path, run: RunDirectory) -> None:
-    """The copy of an old run has not heard of it; that must not make its checkpoints unfit."""
+def test_hyperparameter_of_later_version_has_default(home: Path, run: RunDirectory) -> None:
+    """The copy of an old run does not have the field; its checkpoints must still load."""
     spec = load_resolved_spec(run.spec)
     before = read_inputs(run, spec)
     path = run.inputs / "hyperparameters.yaml"
@@ -245,7 +245,7 @@ def test_a_hyperparameter_of_a_later_version_is_at_its_default(home: Path, run: 
     assert now.digest != before.digest, "the copy itself was edited"
 
 
-def test_a_run_of_an_earlier_version_gets_its_copies_when_it_goes_on(home: Path, run: RunDirectory) -> None:
+def test_resume_of_run_without_copies_creates_them(home: Path, run: RunDirectory) -> None:
     for path in run.inputs.iterdir():
         path.unlink()
     run.inputs.rmdir()
@@ -264,7 +264,7 @@ def test_copies_are_written_once(home: Path, run: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", ["hyperparameters.yaml", "model.yaml", "dataset.yaml"])
 @pytest.mark.parametrize("text", [None, "[", "\x00"])
-def test_a_copy_that_is_damaged_is_named(run: RunDirectory, name: str, text: str | None) -> None:
+def test_damaged_copy_error_has_its_directory(run: RunDirectory, name: str, text: str | None) -> None:
     path = run.inputs / name
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises((RunError, DataError)) as caught:
@@ -272,7 +272,7 @@ def test_a_copy_that_is_damaged_is_named(run: RunDirectory, name: str, text: str
     assert str(run.inputs) in str(caught.value)
 
 
-def test_another_copy_has_another_digest(run: RunDirectory) -> None:
+def test_changed_copy_changes_digest(run: RunDirectory) -> None:
     spec = load_resolved_spec(run.spec)
     digests = {read_inputs(run, spec).digest}
     for name, before, after in (
@@ -288,7 +288,7 @@ def test_another_copy_has_another_digest(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("name", ["dataset.yaml", "notes.txt"])
-def test_a_directory_of_a_person_is_never_taken_for_copies(home: Path, tmp_path: Path, name: str) -> None:
+def test_inputs_directory_of_user_is_refused(home: Path, tmp_path: Path, name: str) -> None:
     run = RunDirectory(tmp_path / "runs" / "run")
     run.inputs.mkdir(parents=True)
     (run.inputs / name).write_text(DATA)
@@ -298,7 +298,7 @@ def test_a_directory_of_a_person_is_never_taken_for_copies(home: Path, tmp_path:
     assert not run.exists
 
 
-def test_a_file_that_cannot_be_read_leaves_no_run_behind(home: Path, tmp_path: Path) -> None:
+def test_unreadable_file_creates_no_run(home: Path, tmp_path: Path) -> None:
     spec = load_spec(home / "spec.yaml")
     (home / "data.yaml").unlink()
     run = RunDirectory(tmp_path / "runs" / "run")
@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_read_leaves_no_run_behind(home: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["no", "0x10", "~", "a: b", "'", "Ä", "猫", "\ud800", " "])
-def test_class_names_are_kept_as_they_are(home: Path, tmp_path: Path, name: str) -> None:
+def test_class_names_are_kept_unchanged(home: Path, tmp_path: Path, name: str) -> None:
     (home / "data.yaml").write_text(yaml.safe_dump({"path": "set", "train": "a", "val": "b", "names": [name, "x"]}))
     spec = load_spec(home / "spec.yaml")
     run = RunDirectory(tmp_path / "runs" / "run")

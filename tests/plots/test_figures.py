@@ -10,7 +10,7 @@ import pytest
 from hpc_yolo.plots.chart import COLOURS, MAX_POINTS, Chart, Line, thinned
 from hpc_yolo.plots.figures import chart_svg, confusion_svg, heat_map_svg, write_charts
 
-HOSTILE = '"><script>alert(1)</script> $\\frac{x}$ _&'
+UNSAFE = '"><script>alert(1)</script> $\\frac{x}$ _&'
 WAVE = tuple(number / 10 for number in range(50))
 
 
@@ -25,18 +25,18 @@ def line(name: str = "run", colour: int = 0, ys: tuple[float, ...] = WAVE) -> Li
 @pytest.mark.parametrize(
     ("drawn", "expected"),
     [
-        (chart(line(HOSTILE)), ["&lt;script", COLOURS[0], ">epoch</text>"]),
-        (chart(line(f"it's {HOSTILE}")), ["<title>it", "&lt;script"]),
+        (chart(line(UNSAFE)), ["&lt;script", COLOURS[0], ">epoch</text>"]),
+        (chart(line(f"it's {UNSAFE}")), ["<title>it", "&lt;script"]),
         (chart(line(colour=11)), [COLOURS[1]]),
         (chart(line(), restarts=(2.0,)), ["<title>another attempt</title>", "stroke-dasharray"]),
         (chart(line(ys=(0.5,))), ["<use "]),
         (chart(line(ys=(0.0,) * 50), y_bounds=(0.0, None)), [">0.00</text>"]),
         (chart(line(), x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0)), [">1.0</text>"]),
         (chart(), [">epoch</text>"]),
-        (chart(line(HOSTILE, ys=()), line()), ["<title>run</title>"]),
+        (chart(line(UNSAFE, ys=()), line()), ["<title>run</title>"]),
     ],
     ids=[
-        "hostile name",
+        "unsafe name",
         "both quotes",
         "colours repeat",
         "restart",
@@ -47,28 +47,28 @@ def line(name: str = "run", colour: int = 0, ys: tuple[float, ...] = WAVE) -> Li
         "empty line",
     ],
 )
-def test_a_chart_as_svg_has_its_lines_and_nothing_to_run(drawn, expected):
+def test_svg_of_chart_has_its_lines_and_no_scripts(drawn, expected):
     svg = chart_svg(drawn)
     assert all(text in svg for text in expected), svg
     assert svg.startswith('<svg role="img" aria-label="Box loss"')
     assert not any(text in svg for text in ("<script", "<style", "<g id=", "font-family", "<metadata"))
     ElementTree.fromstring(svg)
-    assert svg == chart_svg(drawn), "the same chart gives the same text"
+    assert svg == chart_svg(drawn), "equal charts have equal text"
 
 
-def test_names_and_counts_of_a_confusion_matrix_are_text_in_its_svg():
-    names = ["猫", "سيارة", HOSTILE, "a" * 40]
+def test_svg_of_confusion_matrix_has_names_and_counts_as_text():
+    names = ["猫", "سيارة", UNSAFE, "a" * 40]
     svg = confusion_svg(np.diag([3, 1, 4, 1, 5]), names)
     assert all(text in svg for text in (">猫<", ">سيارة<", ">background<", "… [3]<", "<title>4</title>", ">1.00<"))
     assert "<script" not in svg
 
 
-def test_a_map_of_counts_is_an_image_in_its_svg():
+def test_svg_of_heat_map_has_image():
     assert "data:image/png;base64," in heat_map_svg("centres", [[0, 1], [2, 3]])
     assert "data:image/png;base64," in heat_map_svg("centres", [[0, 0], [0, 0]])
 
 
-def test_the_settings_of_a_user_do_not_change_a_chart():
+def test_matplotlib_settings_of_user_do_not_change_chart():
     before = chart_svg(chart(line()))
     with matplotlib.rc_context({"text.usetex": True, "svg.fonttype": "path", "axes.facecolor": "black"}):
         assert chart_svg(chart(line())) == before
@@ -76,14 +76,14 @@ def test_the_settings_of_a_user_do_not_change_a_chart():
 
 
 @pytest.mark.parametrize("num_charts", [1, 4, 5])
-def test_charts_share_one_png(tmp_path, num_charts):
+def test_charts_are_arranged_in_one_png(tmp_path, num_charts):
     write_charts(tmp_path / "c.png", [chart(line("first"), line("second", 1))] * num_charts)
     height, width = cv2.imread(str(tmp_path / "c.png")).shape[:2]
     columns, rows = {1: (1, 1), 4: (2, 2), 5: (3, 2)}[num_charts]
     assert width / columns == pytest.approx(504, abs=2) and height / rows == pytest.approx(336, abs=2)
 
 
-def test_a_legend_names_each_line_in_its_colour(tmp_path):
+def test_legend_has_name_and_colour_of_each_line(tmp_path):
     lines = [line("down", 1, WAVE[::-1]), line("up", 2)]
     write_charts(tmp_path / "two.png", [chart(*lines)])
     write_charts(tmp_path / "renamed.png", [chart(lines[0], line("猫", 2))])
