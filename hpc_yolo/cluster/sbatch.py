@@ -46,13 +46,14 @@ def script(
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
-    body = [*exports, *([""] if exports else []), f"{shlex.join(srun_arguments(cluster))} {task}"]
+    body = [*exports, *([""] if exports else []), f"{shlex.join([*srun_arguments(cluster), *cluster.prefix])} {task}"]
     if cluster.setup_lines:
         last = after_failed_setup or afterwards
         body = _after_setup(cluster.setup_lines, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
     else:
         body.append(f"exec {afterwards} --exit-code $?")
-    return "\n".join(["#!/bin/bash", *flags, "", *body, ""])
+    shell = "#!/bin/bash -l" if cluster.login_shell else "#!/bin/bash"
+    return "\n".join([shell, *flags, "", *body, ""])
 
 
 def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_failed_setup: str) -> list[str]:
@@ -96,7 +97,7 @@ def sbatch_options(
     name: str, cluster: ClusterSpec, log: str, save_times: SaveTimes | None = None
 ) -> dict[str, str | bool]:
     """Return long sbatch options and their values, in the order of the script; True is a flag without a value."""
-    options: dict[str, str | bool | None] = {
+    options: dict[str, str | bool | list[str] | None] = {
         "job-name": name,
         "nodes": str(cluster.nodes),
         "ntasks-per-node": str(cluster.num_tasks_per_node),
@@ -116,9 +117,13 @@ def sbatch_options(
         "signal": f"{USER_SIGNAL}@{signal_before_s(cluster, save_times)}",
         "output": log,
     }
-    for option, value in cluster.sbatch.items():
-        options[option] = ",".join(value) if isinstance(value, list) else value
-    return {option: value for option, value in options.items() if value is not None and value is not False}
+    return written_options(options | cluster.sbatch)
+
+
+def written_options(options: Mapping[str, str | bool | list[str] | None]) -> dict[str, str | bool]:
+    """Return the options that have a value, lists with commas; True is a flag without a value."""
+    joined = {name: ",".join(value) if isinstance(value, list) else value for name, value in options.items()}
+    return {name: value for name, value in joined.items() if value is not None and value is not False}
 
 
 def requeue_options(mode: str) -> dict[str, str | bool | None]:
@@ -129,14 +134,18 @@ def requeue_options(mode: str) -> dict[str, str | bool | None]:
 
 
 def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
-    """Return the option for the GPUs of a node. Every task sees all of them, so that NCCL finds its peers."""
-    if cluster.gpus_per_node == 0:
-        return {}
-    gpus = str(cluster.gpus_per_node)
-    typed = f"{cluster.gpu_type}:{gpus}" if cluster.gpu_type else gpus
-    if cluster.gpu_request == "gres":
-        return {"gres": f"gpu:{typed}"}
-    return {"gpus-per-node": typed}
+    """Return the options for the GPUs and other generic resources of a node.
+
+    Every task sees all GPUs, so that NCCL finds its peers.
+    """
+    gres, options = list(cluster.other_gres), dict[str, str | bool | None]()
+    if cluster.gpus_per_node and cluster.gpu_request != "none":
+        typed = ":".join(filter(None, (cluster.gpu_type, str(cluster.gpus_per_node))))
+        if cluster.gpu_request == "gres":
+            gres.insert(0, f"gpu:{typed}")
+        else:
+            options["gpus-per-node"] = typed
+    return {**options, "gres": ",".join(gres) or None}
 
 
 def signal_before_s(cluster: ClusterSpec, save_times: SaveTimes | None) -> int:
@@ -164,6 +173,7 @@ def srun_arguments(cluster: ClusterSpec) -> list[str]:
         f"--wait={SRUN_WAIT_S}",
         f"--cpus-per-task={cluster.cpus_per_task}",  # not inherited from sbatch from Slurm 22.05 to 23.02
         "--export=ALL",  # srun inherits sbatch's --export: with NONE its tasks would have no PATH
+        *option_arguments(written_options(cluster.srun)),
     ]
 
 

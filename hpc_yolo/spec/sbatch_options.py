@@ -22,7 +22,7 @@ OWN_SBATCH_OPTIONS = {
     "gpus-per-task": "cluster.gpus_per_node",
     "gpus-per-socket": "cluster.gpus_per_node",
     "tres-per-task": "cluster.cpus_per_task",
-    "gres": "cluster.gpu_request",
+    "gres": "cluster.gres",
     "cpus-per-task": "cluster.cpus_per_task",
     "cpus-per-gpu": "cluster.cpus_per_task",
     "mem": "cluster.mem",
@@ -98,6 +98,22 @@ LISTS = frozenset(
         *("reservation", "tres-bind"),
     )
 )
+# The form of values, of each part between commas, that sbatch would otherwise refuse or ignore; and what is allowed.
+FORMS = {
+    "exclusive": (re.compile(r"user|mcs|topo"), "true, user, mcs or topo"),
+    "hint": (
+        re.compile(r"compute_bound|memory_bound|(no)?multithread"),
+        "compute_bound, memory_bound, multithread or nomultithread",
+    ),
+    "mail-type": (
+        re.compile(
+            r"none|begin|end|fail|requeue|invalid_depend|stage_out|time_limit(_[589]0)?|array_tasks|all", re.IGNORECASE
+        ),
+        "BEGIN, END, FAIL, REQUEUE, TIME_LIMIT, TIME_LIMIT_90, ALL or NONE, or a list of them",
+    ),
+    "switches": (re.compile(r"[0-9]+(@[0-9:-]+)?"), "a number of switches, such as 1 or 1@01:00:00"),
+    "tmp": (re.compile(r"[0-9]+[KMGT]?", re.IGNORECASE), "a whole number with K, M, G or T"),
+}
 KNOWN = PASSED_ON | OWN_SBATCH_OPTIONS.keys() | REFUSED.keys()
 
 
@@ -131,6 +147,11 @@ def _value_problem(name: str, value: object, cluster: ClusterSpec) -> tuple[str,
         return REFUSED[name]
     if isinstance(value, list) and name in KNOWN - LISTS:
         return "a list is not allowed here", "text or true or false or null"
+    if name in FORMS and (value is not True or name != "exclusive"):
+        pattern, allowed = FORMS[name]
+        parts = value if isinstance(value, list) else str(value).split(",")
+        if wrong := [part for part in parts if not pattern.fullmatch(part.strip())]:
+            return f"has no value {wrong[0]!r}", allowed
     if name == "clusters" and (not isinstance(value, str) or value == "all" or "," in value):
         return "a run has its jobs on one cluster", "the name of one cluster"
     if name == "hold" and cluster.requeue == "chain":

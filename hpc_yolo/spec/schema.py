@@ -45,9 +45,16 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     ] = 1
     gpu_type: Annotated[str | None, Meta(description="Type of GPU to request, such as a100.")] = None
     gpu_request: Annotated[
-        Literal["gpus_per_node", "gres"],
-        Meta(description="How to request GPUs: --gpus-per-node, or --gres=gpu:N on older sites."),
+        Literal["gpus_per_node", "gres", "none"],
+        Meta(
+            description="How to request GPUs: --gpus-per-node, --gres=gpu:N on older sites, or not at all (none) where "
+            "a job gets whole nodes with their GPUs."
+        ),
     ] = "gpus_per_node"
+    gres: Annotated[
+        list[str] | str,
+        Meta(description="Other generic resources of each node, such as nvme:50; GPUs are gpus_per_node."),
+    ] = field(default_factory=list)
     tasks_per_node: Annotated[Positive | None, Meta(description="Tasks on each node. Default: one a GPU.")] = None
     cpus_per_task: Annotated[Positive, Meta(description="CPU cores of each task.")] = 4
     mem: Annotated[
@@ -113,6 +120,19 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         dict[str, str | bool | list[str] | None],
         Meta(description="Any further sbatch option by its long name; true for one without a value."),
     ] = field(default_factory=dict)
+    srun: Annotated[
+        dict[str, str | bool | list[str] | None],
+        Meta(description="Further options of the srun that starts the tasks, such as cpu-bind or mpi."),
+    ] = field(default_factory=dict)
+    prefix: Annotated[
+        list[str],
+        Meta(
+            description="Command that starts the Python of each task of a Slurm job, such as [numactl, --localalloc]."
+        ),
+    ] = field(default_factory=list)
+    login_shell: Annotated[
+        bool, Meta(description="Run the script of a Slurm job in a login shell, which reads /etc/profile first.")
+    ] = False
 
     @property
     def num_tasks_per_node(self) -> int:
@@ -134,6 +154,11 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     def partitions(self) -> list[str]:
         """Names of the requested partitions; [] is the default one."""
         return split_list(self.partition or [])
+
+    @property
+    def other_gres(self) -> list[str]:
+        """Generic resources of each node besides GPUs."""
+        return split_list(self.gres)
 
     @property
     def excluded(self) -> str:

@@ -16,7 +16,9 @@ from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.sbatch_options import option_findings
 from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
+from hpc_yolo.spec.srun_options import srun_findings
 
+GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
@@ -27,7 +29,9 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _unsupported(spec)
     yield from _formats(spec.cluster)
     yield from _resources(spec.cluster)
+    yield from _gres(spec.cluster)
     yield from option_findings(spec.cluster)
+    yield from srun_findings(spec.cluster)
     yield from setup_findings(spec.cluster)
     yield from _names(spec.cluster)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
@@ -83,6 +87,18 @@ def _resources(cluster: ClusterSpec) -> Iterator[Finding]:
         tasks, gpus = counted(cluster.tasks_per_node or 0, "task"), counted(cluster.gpus_per_node, "GPU")
         message = f"{tasks} on {gpus}; a task has one GPU"
         yield Finding("cluster.tasks_per_node", message, f"{cluster.gpus_per_node}, or leave it out", TASKS)
+
+
+def _gres(cluster: ClusterSpec) -> Iterator[Finding]:
+    for resource in cluster.other_gres:
+        if not GRES.fullmatch(resource):
+            yield Finding("cluster.gres", f"{resource!r} is not a generic resource", "such as nvme:50")
+        elif resource.partition(":")[0] == "gpu":
+            yield Finding("cluster.gres", "GPUs have fields of their own", "cluster.gpus_per_node and cluster.gpu_type")
+    for field in ("gpu_type", "mem_per_gpu"):
+        if cluster.gpu_request == "none" and cluster.gpus_per_node and getattr(cluster, field) is not None:
+            message = "needs a request of GPUs, and gpu_request is none"
+            yield Finding(f"cluster.{field}", message, "null, or another gpu_request", ("cluster.gpu_request",))
 
 
 def _names(cluster: ClusterSpec) -> Iterator[Finding]:

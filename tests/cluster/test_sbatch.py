@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.cluster import sbatch
+from hpc_yolo.cluster import sbatch, scheduler
+from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.resilience.chain import ARGUMENTS_VARIABLE
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec
@@ -26,6 +27,9 @@ def options_of(**cluster) -> dict:
         ({"nodes": 4, "gpus_per_node": 8}, {"nodes": "4", "ntasks-per-node": "8", "gpus-per-node": "8"}),
         ({"gpus_per_node": 8, "gpu_type": "a100"}, {"gpus-per-node": "a100:8"}),
         ({"gpus_per_node": 8, "gpu_type": "a100", "gpu_request": "gres"}, {"gres": "gpu:a100:8"}),
+        ({"gres": "nvme:50"}, {"gpus-per-node": "1", "gres": "nvme:50"}),
+        ({"gpus_per_node": 4, "gpu_request": "gres", "gres": ["nvme:50", "a, b:2"]}, {"gres": "gpu:4,nvme:50,a,b:2"}),
+        ({"gpus_per_node": 4, "gpu_request": "none", "gres": ["nvme:50"]}, {"ntasks-per-node": "4", "gres": "nvme:50"}),
         ({"gpus_per_node": 0, "tasks_per_node": 3}, {"ntasks-per-node": "3"}),
         ({"mem": "400G"}, {"mem": "400G"}),
         ({"mem_per_gpu": "60G"}, {"mem-per-gpu": "60G"}),
@@ -76,6 +80,7 @@ def test_signal_before_the_limit_follows_from_save_times(cluster, save_s, step_s
     [
         ({"gpus_per_node": 0}, {"gpus-per-node", "gres"}),
         ({"gpu_request": "gres"}, {"gpus-per-node"}),
+        ({"gpu_request": "none", "gpus_per_node": 4}, {"gpus-per-node", "gres"}),
         ({}, {"time", "mem", "partition", "account", "exclude", "no-requeue"}),
         ({"requeue": "off"}, {"requeue"}),
         ({"sbatch": {"hold": False}}, {"hold"}),
@@ -257,6 +262,54 @@ def test_srun_exports_the_environment_and_ends_the_job_with_a_failed_rank():
     """srun of 22.05 inherits no --cpus-per-task, srun of all versions sbatch's --export, and a dead rank is no end."""
     arguments = sbatch.srun_arguments(ClusterSpec(cpus_per_task=7))
     assert {"--cpus-per-task=7", "--export=ALL", "--kill-on-bad-exit=1"} <= set(arguments)
+
+
+def test_srun_options_and_prefix_stand_before_the_task():
+    cluster = ClusterSpec(
+        srun={"cpu-bind": ["mask_cpu:0xff", "0xff00"], "mpi": "pmi2", "overlap": True, "mem-bind": False},
+        prefix=["numactl", "--membind=$(touch owned)"],
+        login_shell=True,
+    )
+    text = sbatch.script("run", cluster, "task", "after", log="log")
+    assert text.startswith("#!/bin/bash -l\n")
+    assert (
+        " --export=ALL --cpu-bind=mask_cpu:0xff,0xff00 --mpi=pmi2 --overlap numactl '--membind=$(touch owned)' task\n"
+        in text
+    )
+
+
+def test_real_sbatch_takes_every_request_form(in_slurm):
+    """--test-only is what Slurm itself says of them; licences and reservations depend on the site."""
+    forms = [
+        {"gpu_request": "none", "gpus_per_node": 2},
+        {"gpu_request": "gres", "gpus_per_node": 2},
+        {"gpus_per_node": 2},
+        {"mem": "0", "gpus_per_node": 0},
+        {"gpus_per_node": 0, "sbatch": {"nodelist": ["gpu01"], "exclusive": True, "hint": "nomultithread"}},
+        {"gpus_per_node": 0, "sbatch": {"exclusive": "user", "switches": "1@00:10:00", "mail-type": "END,FAIL"}},
+    ]
+    for form in forms:
+        text = sbatch.script("run", ClusterSpec(cpus_per_task=1, **form), "true", "true", log="/dev/null")
+        assert scheduler.estimate_start(text).nodes, form
+    unknown = sbatch.script("run", ClusterSpec(gpus_per_node=0, gres="nvme:50"), "true", "true", log="/dev/null")
+    with pytest.raises(ClusterError, match=r"(?i)generic resource|gres"):
+        scheduler.estimate_start(unknown)
+
+
+def test_tasks_of_a_real_job_start_through_prefix_with_srun_options_in_a_login_shell(in_slurm):
+    cluster = ClusterSpec(
+        gpus_per_node=0,
+        tasks_per_node=2,
+        cpus_per_task=1,
+        srun={"cpu-bind": "none", "distribution": "block"},
+        prefix=["env", "MARK=it's here"],
+        login_shell=True,
+        setup=["shopt -q login_shell && echo in a login shell"],
+    )
+    job_id = in_slurm.submit(sbatch.script("run", cluster, "sh -c 'echo $SLURM_PROCID $MARK'", "echo after", log="x"))
+    in_slurm.wait_for_state(job_id, "COMPLETED")
+    lines = in_slurm.output(job_id).splitlines()
+    assert {"0: 0 it's here", "1: 1 it's here", "in a login shell"} <= set(lines)
 
 
 def without_comments(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_yolo.spec import validate
+from hpc_yolo.spec import srun_options, validate
 from hpc_yolo.spec.load import known_fields
 from hpc_yolo.spec.sbatch_options import OWN_SBATCH_OPTIONS, REFUSED
 
@@ -12,6 +12,14 @@ GPU_RULES = [
     ("{mem: 1G, mem_per_cpu: 1G, mem_per_gpu: 1G}", "mem_per_cpu: excludes mem and mem_per_gpu", "one of the three"),
     ("{gpus_per_node: 0, mem_per_gpu: 1G}", "cluster.mem_per_gpu: needs GPUs", "mem or mem_per_cpu"),
     ("{gpus_per_node: 0, gpu_type: a100}", "cluster.gpu_type: needs GPUs", "null, or gpus_per_node of at least 1"),
+    ("{gpu_request: none, gpu_type: a100}", "gpu_type: needs a request of GPUs", "null, or another gpu_request"),
+    ("{gpu_request: none, mem_per_gpu: 1G}", "mem_per_gpu: needs a request of GPUs", "null, or another gpu_request"),
+    ("{gres: 'gpu:4'}", "cluster.gres: GPUs have fields of their own", "cluster.gpus_per_node and cluster.gpu_type"),
+    ("{gres: [nvme:50, gpu]}", "cluster.gres: GPUs have fields of their own", "cluster.gpus_per_node"),
+    ("{prefix: [--pty, bash]}", "cluster.prefix: '--pty' is not a command", "options of srun are cluster.srun"),
+    ("{prefix: ['']}", "cluster.prefix: '' is not a command", "such as [numactl, --localalloc]"),
+    ("{gres: 'nvme 50'}", "cluster.gres: 'nvme 50' is not a generic resource", "such as nvme:50"),
+    ("{gres: [--wrap=x]}", "cluster.gres: '--wrap=x' is not a generic resource", "such as nvme:50"),
     ("{gpus_per_node: 4, tasks_per_node: 2}", "tasks_per_node: 2 tasks on 4 GPUs", "4, or leave it out"),
     ("{tasks_per_node: 4, gpus_per_node: 1}", "tasks_per_node: 4 tasks on 1 GPU;", "1, or leave it out"),
     (
@@ -87,6 +95,11 @@ def test_cluster_value_that_slurm_refuses_is_refused(spec_file, cluster, message
         "{sbatch: {parsable: false, wait: null}}",
         "{sbatch: {clusters: far}}",
         "{sbatch: {an-option-of-2030: x}}",
+        "{sbatch: {mail-type: 'END,time_limit_90', hint: nomultithread, switches: 1@01:00:00, tmp: 50G}}",
+        *(f"{{sbatch: {{exclusive: {value}}}}}" for value in ("true", "user", "mcs", "false")),
+        "{gpu_request: none, gres: 'nvme:50, craynetwork:0'}",
+        "{srun: {cpu-bind: 'mask_cpu:0xff,0xff00', mpi: pmi2, gres-flags: allow-task-sharing, slurmd-debug: null}}",
+        "{prefix: [numactl, --localalloc], login_shell: true}",
     ],
 )
 def test_cluster_value_that_sbatch_accepts_is_accepted(spec_file, cluster):
@@ -124,6 +137,13 @@ def test_unsafe_sbatch_option_error_has_reason(spec_file, option):
         ("clusters", "all", "a run has its jobs on one cluster", "the name of one cluster"),
         ("clusters", "true", "a run has its jobs on one cluster", "the name of one cluster"),
         ("comment", "[a, b]", "a list is not allowed here", "text"),
+        ("mail-type", "ENDED", "has no value 'ENDED'", "BEGIN, END, FAIL"),
+        ("mail-type", "[END, FALI]", "has no value 'FALI'", "BEGIN, END, FAIL"),
+        ("mail-type", "true", "has no value 'True'", "BEGIN, END, FAIL"),
+        ("exclusive", "gpu", "has no value 'gpu'", "true, user, mcs or topo"),
+        ("hint", "hyperthread", "has no value 'hyperthread'", "compute_bound"),
+        ("switches", "one", "has no value 'one'", "a number of switches"),
+        ("tmp", "50 GB", "has no value '50 GB'", "a whole number with K, M, G or T"),
     ],
 )
 def test_abbreviated_or_ambiguous_sbatch_option_is_refused(spec_file, option, value, message, allowed):
@@ -283,3 +303,23 @@ def test_world_size_is_nodes_times_tasks(spec_file):
     assert spec_file.load().cluster.world_size == 1
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 4}\n").load().cluster.world_size == 8
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 0, tasks_per_node: 4}\n").load().cluster.world_size == 8
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "allowed"),
+    [
+        *((name, "is set by the script of the job", instead) for name, instead in srun_options.SET_BY_SCRIPT.items()),
+        ("ntasks", "tasks would not be the ranks of the job", "cluster.nodes, cluster.gpus_per_node"),
+        ("multi-prog", "tasks would not be the ranks of the job", "cluster.tasks_per_node"),
+        ("output", "the output of all tasks is read from the log of the job", "leave it out"),
+        ("test-only", "srun would not start the tasks", "leave it out"),
+        ("n", "not the long name of an srun option", "such as cpu-bind or mpi"),
+        ("--mpi", "not the long name of an srun option", "such as cpu-bind or mpi"),
+        ("cpu_bind", "not the long name of an srun option", "such as cpu-bind or mpi"),
+        ("mpi=x --pty", "not the long name of an srun option", "such as cpu-bind or mpi"),
+    ],
+)
+def test_srun_option_that_changes_which_tasks_run_is_refused(spec_file, option, message, allowed):
+    problem = spec_file.add(f"cluster:\n  srun:\n    {option}: x\n").only_problem()
+    assert f"cluster.srun.{option}: {message}\n" in problem
+    assert allowed in problem.partition("allowed: ")[2]
