@@ -9,6 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
+from hpc_yolo.cluster.env_values import shell_text
 from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec
@@ -45,7 +46,7 @@ def script(
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
-    exports += [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
+    exports += [f"export {name}={shell_text(name, value)}" for name, value in cluster.env.items()]
     body = [*exports, *([""] if exports else []), f"{shlex.join([*srun_arguments(cluster), *cluster.prefix])} {task}"]
     if cluster.setup_lines:
         last = after_failed_setup or afterwards

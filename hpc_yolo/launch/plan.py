@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
+from hpc_yolo.cluster.env_values import variables_in
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
@@ -117,6 +118,11 @@ class Plan:
             ("MASTER_ADDR", "addresses of rank 0's host, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is in use"),
             *self._requeue_decision(),
+            *(
+                ("environment", f"{name}={value} is expanded where the tasks run")
+                for name, value in self.spec.cluster.env.items()
+                if variables_in(value)
+            ),
             *(("environment", f"{name}={value} applies to the job") for name, value in self.variables.items()),
             *(
                 ("environment", f"{name}={value} is ignored: overridden by the spec")

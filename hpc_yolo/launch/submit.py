@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster import slurm_command
+from hpc_yolo.cluster.env_values import expanded
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.queueing import queue_script
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
@@ -108,7 +109,7 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
         )
         # AutoExecutor does not pass this parameter on; without it submitit exposes the first GPUs to the tasks.
         executor._executor.parameters["visible_gpus"] = plan.local_gpus
-    with _job_environment(plan.spec.cluster.env), _sigint_ignored():
+    with job_environment(plan.spec.cluster.env), _sigint_ignored():
         job = executor.submit(TrainingJob(str(plan.run.path)))
     submission = msgspec.structs.replace(planned, job_id=job.job_id)
     add_submission(plan.run, submission)
@@ -118,10 +119,11 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
 
 
 @contextlib.contextmanager
-def _job_environment(added: dict[str, str]) -> Iterator[None]:
+def job_environment(added: dict[str, str]) -> Iterator[None]:
     """Remove the variables of a surrounding allocation and add `added`, inside the block."""
     before = current_environment()
-    _replace_environment(clean_environment(before) | added)
+    environ = clean_environment(before)
+    _replace_environment(environ | {name: expanded(name, value, environ) for name, value in added.items()})
     try:
         yield
     finally:

@@ -113,7 +113,11 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         ),
     ] = None
     env: Annotated[
-        dict[str, str], Meta(description="Environment variables of the tasks, such as NCCL_SOCKET_IFNAME.")
+        dict[str, str],
+        Meta(
+            description="Environment variables of the tasks, such as NCCL_SOCKET_IFNAME. $NAME, ${NAME} and ~ in front "
+            "are expanded where the tasks run; $$ is a dollar sign."
+        ),
     ] = field(default_factory=dict)
     container: Annotated[dict[str, str] | None, Meta(description="Container to run in.")] = None
     sbatch: Annotated[

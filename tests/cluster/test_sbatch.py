@@ -304,12 +304,16 @@ def test_tasks_of_a_real_job_start_through_prefix_with_srun_options_in_a_login_s
         srun={"cpu-bind": "none", "distribution": "block"},
         prefix=["env", "MARK=it's here"],
         login_shell=True,
-        setup=["shopt -q login_shell && echo in a login shell"],
+        env={"CACHE": "/tmp/$USER_OF_SETUP/$SLURM_JOB_ID", "PRICE": "5$"},
+        setup=["export USER_OF_SETUP=me", "shopt -q login_shell && echo in a login shell"],
     )
-    job_id = in_slurm.submit(sbatch.script("run", cluster, "sh -c 'echo $SLURM_PROCID $MARK'", "echo after", log="x"))
+    job_id = in_slurm.submit(
+        sbatch.script("run", cluster, "sh -c 'echo $SLURM_PROCID $MARK $CACHE $PRICE'", "echo after", log="x")
+    )
     in_slurm.wait_for_state(job_id, "COMPLETED")
     lines = in_slurm.output(job_id).splitlines()
-    assert {"0: 0 it's here", "1: 1 it's here", "in a login shell"} <= set(lines)
+    printed = f"it's here /tmp/me/{job_id} 5$"
+    assert {f"0: 0 {printed}", f"1: 1 {printed}", "in a login shell"} <= set(lines)
 
 
 def without_comments(text: str) -> list[str]:

@@ -13,7 +13,9 @@ import yaml
 from waiting import PATIENCE_S
 
 from hpc_yolo.cli.submit import notice_after
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.submit import job_environment
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
 
@@ -101,3 +103,15 @@ def test_sbatch_without_an_answer_reports_that_the_job_may_be_queued(slurm, spec
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 5
     assert "the job may be queued anyway" in errors
+
+
+def test_tasks_on_this_machine_get_expanded_variables(monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    with job_environment({"CACHE": "$SCRATCH/torch"}):
+        assert os.environ["CACHE"] == "/scratch/me/torch"
+    assert "CACHE" not in os.environ
+    with (
+        pytest.raises(SpecError, match=r"cluster\.env\.CACHE: the variable NOPE is not set"),
+        job_environment({"CACHE": "$NOPE"}),
+    ):
+        pass
