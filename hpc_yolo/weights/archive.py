@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.core.text import printable
-from hpc_yolo.weights.machine import NETWORKS, Record, Tensor, run
+from hpc_yolo.weights.machine import MODEL_CLASSES, Record, Tensor, run
 from hpc_yolo.weights.store import published_names
 
 MAX_PICKLE_BYTES = 16 * 2**20  # the largest model has 256 kB
@@ -136,7 +136,7 @@ def described_model(archive: TorchArchive) -> tuple[Record, object]:
             f"{path}: holds no model under `model` or `ema`{_holds_instead(content)}",
             hint="tensors alone do not describe their model; use the file that training wrote",
         )
-    if found.kind not in NETWORKS:
+    if found.kind not in MODEL_CLASSES:
         raise CheckpointError(f"{path}: is a {found.kind}; only detectors are supported")
     return found, content.get("opt")
 

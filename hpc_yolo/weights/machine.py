@@ -26,7 +26,7 @@ STORAGES = {
     for name in ("Half", "BFloat16", "Float", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 }
 PROJECTS = ("models", "yolov5.models")
-NETWORKS = {f"{project}.yolo.{name}" for project in PROJECTS for name in ("Model", "DetectionModel")}
+MODEL_CLASSES = {f"{project}.yolo.{name}" for project in PROJECTS for name in ("Model", "DetectionModel")}
 BLOCKS = ("Conv", "C3", "Bottleneck", "SPPF", "Concat")
 OTHER_BLOCKS = ("Focus", "SPP", "Proto", "BottleneckCSP", "DWConv", "GhostConv", "C3Ghost", "GhostBottleneck", "C3TR")
 OTHER_HEADS = ("SegmentationModel", "ClassificationModel", "Segment", "Classify")
@@ -43,7 +43,7 @@ TENSOR = "torch._utils._rebuild_tensor_v2"
 PARAMETER = "torch._utils._rebuild_parameter"
 MAPPING = "collections.OrderedDict"
 RECORDS = {
-    *NETWORKS,
+    *MODEL_CLASSES,
     *UNBUILDABLE,
     *ACTIVATIONS,
     *(f"{project}.yolo.Detect" for project in PROJECTS),

@@ -12,7 +12,7 @@ from hpc_yolo.checkpoint import ModelDescription, load_model
 from hpc_yolo.core.errors import CheckpointError, SpecError
 from hpc_yolo.models import Detector, build_from_config, tensor_shapes
 from hpc_yolo.weights.archive import CHECKPOINT_SUFFIX, READ_FORMS, is_pickled, refuse_other_forms
-from hpc_yolo.weights.pickled import PickledNetwork, read_pickled_network
+from hpc_yolo.weights.pickled import PickledModel, read_pickled_model
 
 ARCHITECTURE = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL = ("activation", "channel_multiple")
@@ -50,7 +50,7 @@ def read_model_file(path: Path) -> ModelFile:
             those of the model that it describes.
     """
     if is_pickled(path):
-        file = _from_pickled(path, read_pickled_network(path))
+        file = _from_pickled(path, read_pickled_model(path))
     else:
         refuse_other_forms(path)
         file = _from_checkpoint(path)
@@ -75,7 +75,7 @@ def _from_checkpoint(path: Path) -> ModelFile:
     )
 
 
-def _from_pickled(path: Path, found: PickledNetwork) -> ModelFile:
+def _from_pickled(path: Path, found: PickledModel) -> ModelFile:
     missing = [key for key in ARCHITECTURE if key not in found.architecture]
     if missing:
         raise CheckpointError(f"{path}: does not describe its model: no {', '.join(missing)}")

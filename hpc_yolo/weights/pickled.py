@@ -39,7 +39,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class PickledNetwork:
+class PickledModel:
     """The content of a file. `tensors` are fp32 under their names, counters int64."""
 
     tensors: dict[str, torch.Tensor]
@@ -48,7 +48,7 @@ class PickledNetwork:
     imgsz: int | None
 
 
-def read_pickled_network(path: Path) -> PickledNetwork:
+def read_pickled_model(path: Path) -> PickledModel:
     """Return the model in a `.pt` file; of a training state the averaged one.
 
     Raises:
@@ -57,10 +57,10 @@ def read_pickled_network(path: Path) -> PickledNetwork:
     """
     with open_archive(path) as archive:
         found, options = described_model(archive)
-        return _network(found, options, archive)
+        return _model(found, options, archive)
 
 
-def _network(found: Record, options: object, archive: TorchArchive) -> PickledNetwork:
+def _model(found: Record, options: object, archive: TorchArchive) -> PickledModel:
     path = archive.path
     state = found.state
     modules = dict(_modules(found, path))
@@ -74,7 +74,7 @@ def _network(found: Record, options: object, archive: TorchArchive) -> PickledNe
         raise CheckpointError(f"{path}: its tensors claim {claimed_bytes} bytes, many times the file's")
     storages: dict[Storage, torch.Tensor] = {}
     tensors = {name: _tensor(value, storages, archive) for name, value in named}
-    return PickledNetwork(tensors, architecture, _class_names(state), _imgsz(options))
+    return PickledModel(tensors, architecture, _class_names(state), _imgsz(options))
 
 
 def _modules(root: Record, path: Path) -> list[tuple[str, Record]]:

@@ -13,8 +13,8 @@ from hpc_yolo.spec.schema import Spec, TrainSpec
 
 
 @pytest.fixture
-def try_network(tmp_path):
-    """Check a spec whose network is a file with the rows of `like`, after replacements."""
+def check_model(tmp_path):
+    """Check a spec whose model is a file with the layers of `like`, after replacements."""
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
 
     def check(like="yolov5n", imgsz=640, **changes):
@@ -30,18 +30,18 @@ def try_network(tmp_path):
     return check
 
 
-def test_valid_layers_pass(try_network):
-    try_network()
+def test_valid_layers_pass(check_model):
+    check_model()
 
 
-def test_invalid_layers_are_refused(try_network):
+def test_invalid_layers_are_refused(check_model):
     with pytest.raises(SpecError, match=r"mine\.yaml is not a model config: layer 9, .*unknown block 'SPPG'"):
-        try_network(SPPF="SPPG")
+        check_model(SPPF="SPPG")
 
 
-def test_image_size_that_is_not_a_multiple_of_the_stride_is_refused_with_the_next_one(try_network):
+def test_image_size_that_is_not_a_multiple_of_the_stride_is_refused_with_the_next_one(check_model):
     with pytest.raises(SpecError, match=r"train\.imgsz: 96 is not a multiple of 64") as caught:
-        try_network(like="yolov5n6", imgsz=96)
+        check_model(like="yolov5n6", imgsz=96)
     assert "train.imgsz=128" in caught.value.hint
 
 
