@@ -48,7 +48,8 @@ def submit(
     plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
     run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
     if plan.uses_slurm and not dry_run:
-        scheduler.require_available(run=run)
+        with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
+            scheduler.require_available(run=run)
     slurm = scheduler.probe(run=run) if plan.uses_slurm and dry_run else None
     is_available = slurm is None or slurm.available
     if plan.uses_slurm and is_available:

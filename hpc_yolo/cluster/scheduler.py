@@ -63,7 +63,7 @@ def is_installed() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def require_available(timeout_s: float = 3.0, *, run: Run = run_command) -> None:
+def require_available(timeout_s: float = QUERY_TIMEOUT_S, *, run: Run = run_command) -> None:
     """Check that jobs can be queued here.
 
     Raises:

@@ -154,6 +154,18 @@ def test_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert probe == SchedulerProbe(False, "no Slurm controller answers (scontrol gave no answer within 0.2 s)")
 
 
+def test_submission_waits_for_a_ping_as_long_as_for_a_query() -> None:
+    """After 3 s, submit called Slurm unavailable on a login node with a load of ten."""
+    waited_s: list[float] = []
+
+    def run(_arguments: Sequence[str], timeout_s: float) -> Finished:
+        waited_s.append(timeout_s)
+        return Finished(0, "Slurmctld(primary) at head is UP\n", "")
+
+    scheduler.require_available(run=run)
+    assert waited_s == [scheduler.QUERY_TIMEOUT_S]
+
+
 def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
