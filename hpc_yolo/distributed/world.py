@@ -11,6 +11,7 @@ import io
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed's
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.runs.events import RankLocation
+
+RECONNECT_S = 20.0  # to a server that has responded before
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,20 @@ class World:
         """Return the store of this attempt over a new connection, its keys under `prefix`; None for a single rank.
 
         An operation on a store blocks all others over the same connection.
+
+        Raises:
+            torch.distributed.DistError: its server is gone.
         """
-        return None if self.store is None else PrefixStore(prefix, self.store.clone())
+        if self.store is None:
+            return None
+        timeout = self.store.timeout  # type: ignore[attr-defined]  # not in the stubs of torch
+        self.store.set_timeout(timedelta(seconds=RECONNECT_S))  # which `clone` takes as the limit of its retries
+        try:
+            second = self.store.clone()
+        finally:
+            self.store.set_timeout(timeout)
+        second.set_timeout(timeout)
+        return PrefixStore(prefix, second)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

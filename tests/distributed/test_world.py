@@ -6,12 +6,19 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 from waiting import PATIENCE_S
 
-from hpc_yolo.distributed import StepRequest, StopAgreement
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
+from hpc_yolo.distributed import StepRequest, StopAgreement, World, world
 
 Request = tuple[int | None, bool]
 TERM, USR2 = signal.SIGTERM, signal.SIGUSR2
@@ -20,6 +27,7 @@ TERM, USR2 = signal.SIGTERM, signal.SIGUSR2
 PROGRAM = """
 import json, signal, sys
 from types import SimpleNamespace
+from typing import Any
 import torch.distributed as dist
 from hpc_yolo.distributed import StepRequest, StopAgreement
 
@@ -64,3 +72,22 @@ def test_single_rank_agrees_at_once() -> None:
     agreement = StopAgreement(SimpleNamespace(size=1))
     assert agreement.ask(StepRequest(TERM, is_save_due=True)) == StepRequest(TERM, is_save_due=True)
     assert agreement.settle() == StepRequest()
+
+
+def test_second_store_ends_soon_after_the_server_and_keeps_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank whose rank 0 was killed before the watchdog had connected tried again for the ten minutes of a start."""
+    monkeypatch.setattr(world, "RECONNECT_S", 0.5)
+    patience = timedelta(seconds=600)
+    server: Any = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
+    client: Any = TCPStore(LOOPBACK, server.port, is_master=False, timeout=patience)
+    process = ProcessInfo(1, 1, 0, 2, 2, 1, LOOPBACK, None, "single")
+    rank = World(process, torch.device("cpu"), (), store=client)
+    second: Any = rank.second_store("watchdog")
+    assert second is not None
+    second.set("key", "value")
+    assert client.get("watchdog/key") == b"value"
+    assert client.timeout == second.timeout == patience
+    del server
+    with pytest.raises(dist.DistError):
+        rank.second_store("watchdog")
+    assert client.timeout == patience
