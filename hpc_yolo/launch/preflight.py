@@ -44,11 +44,10 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     if spec.weights:
         require_usable_weights(Path(spec.weights))
     dataset = load_dataset(dataset_yaml(run, spec.data))
-    model = model_of(run, spec.model)
     if Path(spec.model).suffix in (".yaml", ".yml"):
         from hpc_yolo.models.family import require_valid_layers  # imports torch
 
-        require_valid_layers(model, dataset.num_classes, spec.train.imgsz)
+        require_valid_layers(model_of(run, spec.model), dataset.num_classes, spec.train.imgsz)
     require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
     if spec.train.tensorboard:
         require_tensorboard()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.sbatch_options import NAME
 from hpc_yolo.spec.schema import ClusterSpec
 
-NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 SET_BY_SCRIPT = {
     "cpus-per-task": "cluster.cpus_per_task",
     "export": "cluster.env; tasks get all variables of the job",
@@ -44,3 +43,6 @@ def srun_findings(cluster: ClusterSpec) -> Iterator[Finding]:
         elif name in REFUSED:
             allowed = FIELDS_OF_RANKS if REFUSED[name] == _RANKS else "leave it out"
             yield Finding(f"cluster.srun.{name}", REFUSED[name], allowed)
+        elif begun := sorted(known for known in (*SET_BY_SCRIPT, *REFUSED) if known.startswith(name)):
+            # srun takes the beginning of a name for the whole.
+            yield Finding(f"cluster.srun.{name}", f"short for {begun[0]}, which cannot be given", "leave it out")

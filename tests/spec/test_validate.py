@@ -313,6 +313,8 @@ def test_world_size_is_nodes_times_tasks(spec_file):
         ("multi-prog", "tasks would not be the ranks of the job", "cluster.tasks_per_node"),
         ("output", "the output of all tasks is read from the log of the job", "leave it out"),
         ("test-only", "srun would not start the tasks", "leave it out"),
+        ("outpu", "short for output, which cannot be given", "leave it out"),
+        ("unbuf", "short for unbuffered, which cannot be given", "leave it out"),
         ("n", "not the long name of an srun option", "such as cpu-bind or mpi"),
         ("--mpi", "not the long name of an srun option", "such as cpu-bind or mpi"),
         ("cpu_bind", "not the long name of an srun option", "such as cpu-bind or mpi"),
