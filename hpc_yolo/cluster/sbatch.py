@@ -9,7 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
-from hpc_yolo.cluster.env_values import shell_text
+from hpc_yolo.cluster.env_values import shell_text, variables_in
 from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec
@@ -45,16 +45,27 @@ def script(
         after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
+    guarded = [*cluster.setup_lines, *dependent_exports(cluster)]
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
-    exports += [f"export {name}={shell_text(name, value)}" for name, value in cluster.env.items()]
+    exports += [] if dependent_exports(cluster) else _exports(cluster)
     body = [*exports, *([""] if exports else []), f"{shlex.join([*srun_arguments(cluster), *cluster.prefix])} {task}"]
-    if cluster.setup_lines:
+    if guarded:
         last = after_failed_setup or afterwards
-        body = _after_setup(cluster.setup_lines, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
+        body = _after_setup(guarded, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
     else:
         body.append(f"exec {afterwards} --exit-code $?")
     shell = "#!/bin/bash -l" if cluster.login_shell else "#!/bin/bash"
     return "\n".join([shell, *flags, "", *body, ""])
+
+
+def dependent_exports(cluster: ClusterSpec) -> list[str]:
+    """Return the lines that set `cluster.env` if a value depends on a variable; they fail like lines of the setup."""
+    depends = any(variables_in(value) for value in cluster.env.values())
+    return "\n".join(_exports(cluster)).split("\n") if depends else []
+
+
+def _exports(cluster: ClusterSpec) -> list[str]:
+    return [f"export {name}={shell_text(name, value)}" for name, value in cluster.env.items()]
 
 
 def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_failed_setup: str) -> list[str]:
@@ -102,7 +113,7 @@ def sbatch_options(
         "job-name": name,
         "nodes": str(cluster.nodes),
         "ntasks-per-node": str(cluster.num_tasks_per_node),
-        **gpu_options(cluster),
+        **resource_options(cluster),
         "cpus-per-task": str(cluster.cpus_per_task),
         "mem": cluster.mem,
         "mem-per-cpu": cluster.mem_per_cpu,
@@ -134,7 +145,7 @@ def requeue_options(mode: str) -> dict[str, str | bool | None]:
     return {"requeue" if mode in ("auto", "requeue") else "no-requeue": True}
 
 
-def gpu_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
+def resource_options(cluster: ClusterSpec) -> dict[str, str | bool | None]:
     """Return the options for the GPUs and other generic resources of a node.
 
     Every task sees all GPUs, so that NCCL finds its peers.

@@ -123,7 +123,9 @@ def job_environment(added: dict[str, str]) -> Iterator[None]:
     """Remove the variables of a surrounding allocation and add `added`, inside the block."""
     before = current_environment()
     environ = clean_environment(before)
-    _replace_environment(environ | {name: expanded(name, value, environ) for name, value in added.items()})
+    for name, value in added.items():
+        environ[name] = expanded(name, value, environ)  # which may refer to one before it, as in a job
+    _replace_environment(environ)
     try:
         yield
     finally:

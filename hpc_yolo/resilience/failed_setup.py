@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_yolo.cluster.process import ProcessInfo
+from hpc_yolo.cluster.sbatch import dependent_exports
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
@@ -33,7 +34,7 @@ def conclude_failed_setup(
     Args:
         record: file with the number of the setup line that ran; it is removed.
     """
-    detail = describe_failure(cluster.setup_lines, _read_number(record), status)
+    detail = describe_failure(cluster.setup_lines, _read_number(record), status, dependent_exports(cluster))
     record.unlink(missing_ok=True)
     attempts = Attempts()
     with contextlib.suppress(OSError, RunError):
@@ -61,16 +62,21 @@ def conclude_failed_setup(
     return status or 1
 
 
-def describe_failure(setup: Sequence[str], number: int | None, status: int) -> str:
+def describe_failure(setup: Sequence[str], number: int | None, status: int, exports: Sequence[str] = ()) -> str:
     """Return a message with number, text and exit status of the setup line that ended the job.
 
     Args:
+        setup: the lines of `cluster.setup`.
         number: of the line, from 1; None where it is unknown.
+        status: exit status of the setup.
+        exports: lines that follow those of the setup, and set `cluster.env`.
     """
-    if number is None or not 1 <= number <= len(setup):
+    if number is None or not 1 <= number <= len(setup) + len(exports):
         return f"cluster.setup ended the job with exit status {status}"
-    first, text = whole_line(setup, number)
     how = f"failed with exit status {status}" if status else "ended the job before its tasks"
+    if number > len(setup):
+        return f"cluster.env {how}: {exports[number - len(setup) - 1]}"
+    first, text = whole_line(setup, number)
     return f"cluster.setup: line {first} {how}: {text}"
 
 

@@ -112,10 +112,10 @@ def run_setup(tmp_path):
     record = tmp_path / "a b" / "7.setup"
     record.parent.mkdir()
 
-    def run(setup: str | list[str], **cluster):
+    def run(setup: str | list[str], *, env: dict[str, str] | None = None, **cluster):
         text = sbatch.script(
             "run",
-            ClusterSpec(setup=setup, env={"FROM_ENV": "it's"}, **cluster),
+            ClusterSpec(setup=setup, env=env or {"FROM_ENV": "it's"}, **cluster),
             "",
             "echo after tasks",
             log="log",
@@ -250,6 +250,22 @@ def test_continued_setup_line_is_found_by_one_of_its_parts(run_setup):
 def test_syntax_error_in_setup_ends_the_job_through_the_last_command(run_setup, setup):
     output, _, _ = run_setup(setup)
     assert AFTER_SETUP in output and TASKS not in output
+
+
+@pytest.mark.parametrize("setup", [[], ["X=1", "export Y=here"]])
+def test_variable_that_is_not_set_ends_the_job_through_the_last_command(run_setup, setup):
+    """The script ended at that line, and the journal had no end."""
+    output, status, number = run_setup(setup, env={"A": "a", "B": "$A/$NOPE"})
+    assert AFTER_SETUP in output and TASKS not in output
+    assert status == 0  # of the last command
+    assert number == str(len(setup) + 2)
+
+
+def test_values_may_refer_to_the_setup_and_to_earlier_values(run_setup):
+    env = {"Z": "two\nSETUP\nlines", "INSIDE": "$Y/b", "FROM_ENV": "$INSIDE/c"}
+    output, status, number = run_setup(["export Y=a"], env=env)
+    assert f"{TASKS} in" in output and ",a/b,a/b/c" in output and AFTER_TASKS in output
+    assert (status, number) == (0, None)
 
 
 def test_script_without_setup_is_options_variables_srun_and_last_command():

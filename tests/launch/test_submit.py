@@ -107,8 +107,8 @@ def test_sbatch_without_an_answer_reports_that_the_job_may_be_queued(slurm, spec
 
 def test_tasks_on_this_machine_get_expanded_variables(monkeypatch):
     monkeypatch.setenv("SCRATCH", "/scratch/me")
-    with job_environment({"CACHE": "$SCRATCH/torch"}):
-        assert os.environ["CACHE"] == "/scratch/me/torch"
+    with job_environment({"CACHE": "$SCRATCH/torch", "HUB": "$CACHE/hub"}):
+        assert (os.environ["CACHE"], os.environ["HUB"]) == ("/scratch/me/torch", "/scratch/me/torch/hub")
     assert "CACHE" not in os.environ
     with (
         pytest.raises(SpecError, match=r"cluster\.env\.CACHE: the variable NOPE is not set"),

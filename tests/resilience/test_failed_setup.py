@@ -31,6 +31,13 @@ def test_failed_setup_is_described_by_number_text_and_status(number, status, mes
     assert describe_failure(SETUP, number, status) == message
 
 
+def test_export_that_failed_is_named_after_its_field():
+    exports = ["export A=a", "export B=$NOPE"]
+    message = "cluster.env failed with exit status 127: export B=$NOPE"
+    assert describe_failure(SETUP, len(SETUP) + 2, 127, exports) == message
+    assert describe_failure(SETUP, len(SETUP) + 3, 1, exports) == "cluster.setup ended the job with exit status 1"
+
+
 def conclude(run, content, status):
     record = run.jobs / "7.setup"
     record.write_text(content)
