@@ -128,7 +128,7 @@ def valid_specs(draw):
         "exclude": draw(st.lists(TEXTS, max_size=3)),
         "setup": draw(st.lists(TEXTS.filter(lambda line: not DIRECTIVE.match(line)), max_size=3)),
         "signal_before_s": draw(st.just("auto") | st.integers(1, 29)),
-        "srun": draw(st.dictionaries(st.sampled_from(["mpi", "no", "on"]), OPTIONAL | st.booleans(), max_size=3)),
+        "srun": draw(st.dictionaries(st.sampled_from(["mpi", "off", "on"]), OPTIONAL | st.booleans(), max_size=3)),
         "prefix": draw(st.just([]) | st.lists(TEXTS, max_size=2).map(lambda words: ["env", *words])),
         "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), TEXTS, max_size=3)),
         "sbatch": draw(
