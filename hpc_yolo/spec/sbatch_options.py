@@ -9,6 +9,7 @@ from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import ClusterSpec
 
 NAME = re.compile(r"[a-z][a-z0-9-]*")
+_WRITTEN = re.compile(rf"\s*(--(?P<long>{NAME.pattern})(=|\s|$)|-(?P<short>[A-Za-z]))")
 
 # Options that have a field of their own, and that field.
 OWN_SBATCH_OPTIONS = {
@@ -159,6 +160,15 @@ def _value_problem(name: str, value: object, cluster: ClusterSpec) -> tuple[str,
             "leave it out, or cluster.requeue: requeue"
         )
     return None
+
+
+def replacement_of(written: str) -> str | None:
+    """Return what to write in a spec for `--name=value` or `-n value`, as scripts have it; None for other text."""
+    found = _WRITTEN.match(written)
+    name = None if found is None else found["long"] or SHORT.get(found["short"])
+    if name is None:
+        return None
+    return REFUSED[name][1] if name in REFUSED else _long_form(name)
 
 
 def _long_form(name: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.sbatch_options import replacement_of
 from hpc_yolo.spec.schema import ClusterSpec
 
 DIRECTIVE = re.compile(r"\s*#(SBATCH|SLURM|PBS|BSUB)")
@@ -22,9 +23,10 @@ _MESSAGE = re.compile(r"line (?P<number>\d+): (?P<message>.*)")
 def setup_findings(cluster: ClusterSpec) -> Iterator[Finding]:
     """Yield what is wrong with the lines of `cluster.setup`."""
     for number, line in enumerate(cluster.setup_lines, 1):
-        if DIRECTIVE.match(line):
+        if directive := DIRECTIVE.match(line):
             message = f"line {number} is an option of sbatch, not a shell line: {line.strip()}"
-            yield Finding("cluster.setup", message, "the field of that option, or cluster.sbatch")
+            allowed = replacement_of(line[directive.end() :]) if directive[1] == "SBATCH" else None
+            yield Finding("cluster.setup", message, allowed or "the field of that option, or cluster.sbatch")
 
 
 def require_shell_syntax(cluster: ClusterSpec) -> None:

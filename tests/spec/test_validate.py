@@ -167,6 +167,25 @@ def test_sbatch_directives_in_setup_are_refused(spec_file, template, line):
     assert f"cluster.setup: line {number} is an option of sbatch, not a shell line: {line.strip()}" in problem
 
 
+@pytest.mark.parametrize(
+    ("directive", "allowed"),
+    [
+        ("#SBATCH --mem=0", "cluster.mem"),
+        ("#SBATCH   -p gpu", "cluster.partition"),
+        ("#SBATCH -t2:00:00", "cluster.time"),
+        ("#SBATCH --cpus-per-gpu 8", "cluster.cpus_per_task"),
+        ("#SBATCH --mail-type=END", "cluster.sbatch.mail-type"),
+        ("#SBATCH --exclusive", "cluster.sbatch.exclusive"),
+        ("#SBATCH --wait", "hpc-yolo submit --wait"),
+        ("#SBATCH", "the field of that option, or cluster.sbatch"),
+        ("#PBS -p 5", "the field of that option, or cluster.sbatch"),
+    ],
+)
+def test_message_for_a_directive_in_setup_names_the_field_of_its_option(spec_file, directive, allowed):
+    problem = spec_file.add(f"cluster: {{setup: ['{directive}']}}\n").only_problem()
+    assert problem.endswith(f"allowed: {allowed}")
+
+
 @pytest.mark.parametrize("line", ["# SBATCH is a program", "echo '#SBATCH'", "##SBATCH --mem=0"])
 def test_comments_in_setup_are_accepted(spec_file, line):
     assert spec_file.add(f"cluster:\n  setup: |\n    {line}\n").load().cluster.setup_lines == [line]
