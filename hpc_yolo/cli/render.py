@@ -33,5 +33,5 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, spec, needs_data=False)
     if not are_kept(plan.run):
-        click.echo(f"{spec.data}: not found; the first attempt of the job copies the run's inputs", err=True)
+        click.echo(f"{spec.data}: not found here; the first attempt of the job copies the run's inputs", err=True)
     click.echo(plan.script, nl=False)

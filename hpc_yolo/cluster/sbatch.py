@@ -9,8 +9,9 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
-from hpc_yolo.cluster.env_values import shell_text, variables_in
+from hpc_yolo.cluster.env_values import shell_text
 from hpc_yolo.core.units import parse_limit_s
+from hpc_yolo.core.variables import variables_in
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.schema import ClusterSpec
 

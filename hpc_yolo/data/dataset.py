@@ -5,7 +5,6 @@ Needs neither torch nor OpenCV, so that a login node can check it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import dataset_names, shipped_dataset
+from hpc_yolo.data.dataset_paths import copied_root, differs_between_nodes, entries_of, path_here
 from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
 
 SPLITS = ("train", "val", "test")
@@ -41,6 +41,7 @@ class Dataset:
         num_file_classes: classes in the label files; with `single_cls` they are merged into one.
         kpt_shape: (keypoints, numbers of each) that follow the box in each line of the label files.
         messages: findings to be reported, a sentence each.
+        is_on_nodes: each node may have a copy of its own.
     """
 
     source: Path
@@ -53,6 +54,7 @@ class Dataset:
     single_cls: bool = False
     kpt_shape: tuple[int, int] | None = None
     messages: tuple[str, ...] = ()
+    is_on_nodes: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -70,7 +72,8 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
 
     `path:` inside it is relative to the YAML's own directory or, if there is no such directory, to the working
     directory; splits are relative to it, and `../` before one that does not exist is left out, as some exports need.
-    The number of classes is that of the names. `download:` is never run.
+    Variables in paths, `path` itself included, have their values on this machine. The number of classes is that of the
+    names. `download:` is never run.
 
     Args:
         single_cls: merge all classes into one, called item, or by its name if there is only one.
@@ -79,6 +82,7 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     Raises:
         DataError: naming file and key.
     """
+    written, path = path, path_here(path)
     content = _read_yaml(path)
     _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
@@ -96,21 +100,47 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
         single_cls=single_cls,
         kpt_shape=kpt_shape,
         messages=(*_contradictions(path, content.get("nc"), len(names)), *task_messages(path, content), *messages),
+        is_on_nodes=any(map(differs_between_nodes, (written, *paths_in(content)))),
     )
 
 
-def dataset_content(path: Path) -> dict[str, Any]:
-    """Return the content of the dataset YAML at `path`, valid in any directory: absolute paths, names as a list.
+def dataset_content(written: Path) -> dict[str, Any]:
+    """Return the content of the dataset YAML `written`, valid in any directory: absolute paths, names as a list.
+
+    Paths that may differ between nodes are kept as they are written, and so are splits that are relative to one.
 
     Raises:
         DataError: naming file and key.
     """
+    path = path_here(written)
     content = _read_yaml(path)
     _require_keys(path, content, ())
-    root = _root(path, content.get("path"))
-    splits = {name: _split_paths(path, name, root, content.get(name)) for name in SPLITS if content.get(name)}
-    absolute = {name: [str(source) for source in sources] for name, sources in splits.items()}
-    return {**content, "path": str(root), **absolute, "names": list(_names(path, content["names"]))}
+    splits = {name: [_require_path(path, name, entry) for entry in entries_of(content.get(name))] for name in SPLITS}
+    if differs_between_nodes(content.get("path", "")):
+        root = str(content["path"])
+    else:
+        here = _root(path, content.get("path"))
+        root = copied_root(written, path, here)
+        splits = {
+            name: [_copied_entry(here, entry, is_relative=root != str(here)) for entry in entries]
+            for name, entries in splits.items()
+        }
+    kept = {name: entries for name, entries in splits.items() if entries}
+    return {**content, "path": root, **kept, "names": list(_names(path, content["names"]))}
+
+
+def _copied_entry(root: Path, entry: str, *, is_relative: bool) -> str:
+    """Return the path `entry` of a split below `root`: absolute, or relative to `root` where it is below that."""
+    if differs_between_nodes(entry):
+        return entry
+    path = _split_path(root, entry)
+    return str(path.relative_to(root) if is_relative and path.is_relative_to(root) else path)
+
+
+def paths_in(content: dict[str, Any]) -> list[str]:
+    """Return the paths in the content of a dataset YAML, as they are written: its root and those of the splits."""
+    entries = [entry for name in SPLITS for entry in entries_of(content.get(name))]
+    return [str(path) for path in (content.get("path"), *entries) if path]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -141,7 +171,7 @@ def _require_keys(source: Path, content: dict[str, Any], needed_splits: Collecti
 def _root(source: Path, written: object) -> Path:
     if not written:
         return source.parent
-    root = _expanded(str(written))
+    root = path_here(str(written))
     beside = source.parent / root
     return beside if beside.exists() else root.absolute()
 
@@ -164,8 +194,7 @@ def _splits(
 
 
 def _split_paths(source: Path, name: str, root: Path, written: object) -> tuple[Path, ...]:
-    entries = written if isinstance(written, list) else [written] if written else []
-    return tuple(_split_path(root, _require_path(source, name, entry)) for entry in entries)
+    return tuple(_split_path(root, _require_path(source, name, entry)) for entry in entries_of(written))
 
 
 def _require_path(source: Path, name: str, entry: object) -> str:
@@ -186,12 +215,8 @@ def _split_path(root: Path, entry: str) -> Path:
     forms = dict.fromkeys([entry, entry.replace("\\", "/")])
     # Paths in exported YAMLs are often relative to a subdirectory of the YAML's own directory.
     forms |= dict.fromkeys(form.removeprefix("../") for form in tuple(forms))
-    paths = [root / _expanded(form) for form in forms]
-    return next((path for path in paths if path.exists()), paths[0])
-
-
-def _expanded(written: str) -> Path:
-    return Path(os.path.expanduser(written))  # noqa: PTH111, an unknown user is not an error
+    found = next((path for path in (root / form for form in forms) if path.exists()), None)
+    return root / path_here(entry) if found is None else found
 
 
 def _contradictions(source: Path, written: object, num_names: int) -> tuple[str, ...]:

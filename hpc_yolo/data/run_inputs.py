@@ -7,12 +7,14 @@ files are compared with the copies; files of the package are not.
     inputs/hyperparameters.yaml      all of them: defaults, the set, hyp_overrides
     inputs/hyperparameters.own.yaml  the file that train.hyp names, if it is the user's own
     inputs/model.yaml                the model's layers; absent if the weights have them
-    inputs/dataset.yaml              with absolute paths; images and labels themselves are not copied
+    inputs/dataset.yaml              with absolute paths, or variables where nodes have copies of the dataset; images
+                                     and labels themselves are not copied
 """
 
 from __future__ import annotations
 
 import hashlib
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -24,10 +26,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from hpc_yolo.core.errors import RunError, SpecError
+from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
+from hpc_yolo.data.dataset_paths import differs_between_nodes, path_here
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import (
     load_hyperparameters,
@@ -45,6 +48,7 @@ MODEL = "model.yaml"
 DATASET = "dataset.yaml"
 COMPARED_IN_DATASET = ("train", "val", "names", "kpt_shape", "task")
 HEADER = "# Inputs of this run: copied when it was submitted, and read by every attempt.\n"
+STAGING = "copy it in cluster.setup, which runs on the first node; srun --ntasks-per-node=1 COMMAND runs on every node"
 MAX_SHOWN = 80  # characters of a value in a message
 
 
@@ -155,6 +159,48 @@ def dataset_yaml(run: RunDirectory, data: str) -> Path:
     return kept if kept.is_file() else Path(data)
 
 
+def readable_dataset(data: str) -> Path | None:
+    """Return the dataset YAML `data` on this machine; None where it does not exist, or a variable is not set."""
+    try:
+        path = path_here(data)
+    except DataError:
+        return None
+    return path if path.is_file() else None
+
+
+def require_dataset_of_node(run: RunDirectory, spec: Spec) -> None:
+    """Check that the dataset of `run` exists on this node, which may have a copy of its own.
+
+    Raises:
+        DataError: it does not; the message names the node.
+    """
+    try:
+        if differs_between_nodes(spec.data):
+            load_dataset(Path(spec.data))
+        load_dataset(dataset_yaml(run, spec.data))
+    except DataError as error:
+        node = platform.node()
+        message = error.message if node in error.message else f"{error.message} on {node}"
+        raise DataError(message, hint=STAGING if differs_between_nodes(spec.data) else error.hint) from None
+
+
+def require_same_dataset(run: RunDirectory, spec: Spec) -> None:
+    """Check that the dataset YAML of this node, if it has one of its own, is the one that `run` has a copy of.
+
+    Raises:
+        DataError: it differs; the message names the node.
+    """
+    if not differs_between_nodes(spec.data):
+        return
+    changes = [change for change in changed_inputs(run, spec) if change.startswith("data ")]
+    if changes:
+        more = f"; and {len(changes) - 1} more" if len(changes) > 1 else ""
+        raise DataError(
+            f"the dataset on {platform.node()} is not that of the run ({changes[0]}{more})",
+            hint=f"the run continues with the copy in {run.inputs}: stage the same dataset on every node",
+        )
+
+
 def model_of(run: RunDirectory, model: str) -> str:
     """Return the model of a run for `load_config`: the copy in its directory, or `model`."""
     kept = run.inputs / MODEL
@@ -192,9 +238,9 @@ def _compared(run: RunDirectory, spec: Spec) -> Iterator[tuple[str, Path, Any, A
     kept, model = run.inputs / MODEL, Path(spec.model)
     if spec.model and model.is_file() and kept.is_file():
         yield "model", model, load_config(kept), load_config(model)
-    kept, data = run.inputs / DATASET, Path(spec.data)
-    if shipped_dataset(data.name) != data and data.is_file() and kept.is_file():
-        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(data))
+    kept, data = run.inputs / DATASET, readable_dataset(spec.data)
+    if data is not None and shipped_dataset(data.name) != data and kept.is_file():
+        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(Path(spec.data)))
 
 
 def _training_part(dataset: dict[str, Any]) -> dict[str, Any]:

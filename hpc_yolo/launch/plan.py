@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
-from hpc_yolo.cluster.env_values import variables_in
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import counted
+from hpc_yolo.core.variables import variables_in
 from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
+from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
+from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
 
 LAST_CHECKPOINT = "continues from its last checkpoint"
@@ -39,6 +41,7 @@ class Plan:
         variables: SBATCH_ variables of the shell that apply to the job.
         ignored_variables: those that the spec overrides.
         requeue: how a Slurm job continues after an interruption; None where Slurm was not queried.
+        has_data_on_nodes: the dataset YAML exists on the nodes only.
     """
 
     spec: Spec
@@ -54,6 +57,7 @@ class Plan:
     variables: Mapping[str, str] = field(default_factory=dict)
     ignored_variables: Mapping[str, str] = field(default_factory=dict)
     requeue: RequeueChoice | None = None
+    has_data_on_nodes: bool = False
 
     @property
     def uses_slurm(self) -> bool:
@@ -118,6 +122,7 @@ class Plan:
             ("MASTER_ADDR", "addresses of rank 0's host, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is in use"),
             *self._requeue_decision(),
+            *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
                 for name, value in self.spec.cluster.env.items()
@@ -166,7 +171,18 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     if tasks != spec.cluster.world_size:
         fit = "1 task fits" if tasks == 1 else f"{tasks} tasks fit"
         why += f"; {fit} this machine, the spec requests {spec.cluster.world_size} (the batch is unchanged)"
-    return Plan(spec, run, executor, why, 1, tasks, gpus, continues=run.exists, local_gpus=chosen[:gpus])
+    return Plan(
+        spec,
+        run,
+        executor,
+        why,
+        1,
+        tasks,
+        gpus,
+        continues=run.exists,
+        local_gpus=chosen[:gpus],
+        has_data_on_nodes=names_file_of_nodes(spec, environ, for_slurm=False),
+    )
 
 
 def planned_run(spec: Spec) -> RunDirectory:
@@ -200,6 +216,7 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
         save_times=save_times,
         variables=variables,
         ignored_variables=ignored,
+        has_data_on_nodes=names_file_of_nodes(spec, environ, for_slurm=True),
     )
 
 

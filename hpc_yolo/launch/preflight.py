@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpc_yolo.cluster.interpreter import require_python
+from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import require_not_active
 from hpc_yolo.core.installation import require_tensorboard
-from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.run_inputs import dataset_yaml, model_of
+from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
+from hpc_yolo.launch.node_data import check_dataset
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
@@ -43,11 +44,11 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     """
     if spec.weights:
         require_usable_weights(Path(spec.weights))
-    dataset = load_dataset(dataset_yaml(run, spec.data))
+    dataset = check_dataset(run, spec, current_environment(), for_slurm=for_slurm)
     if Path(spec.model).suffix in (".yaml", ".yml"):
         from hpc_yolo.models.family import require_valid_layers  # imports torch
 
-        require_valid_layers(model_of(run, spec.model), dataset.num_classes, spec.train.imgsz)
+        require_valid_layers(model_of(run, spec.model), dataset.num_classes or 1, spec.train.imgsz)
     require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
     if spec.train.tensorboard:
         require_tensorboard()

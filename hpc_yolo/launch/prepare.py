@@ -35,13 +35,13 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
 
     Args:
         spec: one that `require_same_training` has accepted.
-        needs_data: the dataset YAML must exist; otherwise, if it does not, the first attempt copies the inputs.
+        needs_data: the dataset YAML must exist here; otherwise, unless it does, the first attempt copies the inputs.
 
     Raises:
         RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
-    inputs = gather_inputs(run, spec) if needs_data or Path(spec.data).is_file() else {}
+    inputs = gather_inputs(run, spec) if needs_data or Path(spec.data).is_file() else {}  # no path with variables
     run.create(for_group=spec.output_mode == "group")
     try:
         write_atomic(run.spec, dump_spec(spec))

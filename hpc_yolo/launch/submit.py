@@ -53,7 +53,7 @@ def submit(plan: Plan) -> Submission:
     """
     if plan.script is None:
         require_import()
-    prepare_run(plan.run, plan.spec)
+    prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes)
     planned = Submission(
         time=time.time(),
         executor=plan.executor,

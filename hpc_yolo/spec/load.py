@@ -15,6 +15,7 @@ from hpc_yolo.spec import validate
 from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
+from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
@@ -76,9 +77,9 @@ def check_spec(
         tree = _with_override(tree, override, reader.problems)
     if unreadable:
         return Spec(name="", model="", data=""), reader.problems
-    spec = reader.read(tree, Spec, "", root)
+    spec, in_paths = with_expanded_paths(reader.read(tree, Spec, "", root))
     in_files = hyperparameter_findings(spec.train, directory) if reads_files else ()
-    for finding in (*validate.findings(spec), *in_files):
+    for finding in (*validate.findings(spec), *in_paths, *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             location = _location_of(finding.field, tree, reader, root)
@@ -180,7 +181,12 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
 
 
 def _dataset_path(written: str, directory: Path) -> str:
-    """Return the absolute path of a dataset YAML: beside the spec, in the working directory, or a shipped one."""
+    """Return the absolute path of a dataset YAML: beside the spec, in the working directory, or a shipped one.
+
+    A path with variables is returned as it is: each node expands it.
+    """
+    if has_variables(written):
+        return written
     path = _absolute(written, directory)
     shipped = None if os.path.isfile(path) else shipped_dataset(written)  # noqa: PTH113, it takes any text
     return path if shipped is None else str(shipped)

@@ -307,13 +307,24 @@ class Spec(Section, frozen=True, kw_only=True):
         str,
         Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the model of the weights."),
     ] = ""
-    data: Annotated[str, Meta(description="Dataset YAML (path, train, val, names): a file, or a name in configs/data.")]
+    data: Annotated[
+        str,
+        Meta(
+            description="Dataset YAML (path, train, val, names): a file, or a name in configs/data. $NAME, ${NAME} and "
+            "~ in front, here and in its paths, are expanded on each node."
+        ),
+    ]
     weights: Annotated[
         str,
         Meta(description="Initial weights: a published name such as yolov5s.pt, or a file; '' trains from scratch."),
     ] = ""
     output: Annotated[
-        str, WHERE_IT_RUNS, Meta(description="Directory of run directories, on a file system that all nodes see.")
+        str,
+        WHERE_IT_RUNS,
+        Meta(
+            description="Directory of run directories, on a file system that all nodes see. $NAME, ${NAME} and ~ in "
+            "front are expanded at submission."
+        ),
     ] = "runs"
     output_mode: Annotated[
         Literal["private", "group"],

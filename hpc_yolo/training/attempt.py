@@ -19,6 +19,7 @@ import torch
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
 from hpc_yolo.core.errors import CancelledError, LeaseError
 from hpc_yolo.core.exit_status import ExitStatus
+from hpc_yolo.data.run_inputs import require_dataset_of_node
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.lease import Heartbeat, Lease, take_lease
@@ -80,6 +81,8 @@ def run_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> Signals 
             held.enter_context(Heartbeat(lease))
             held.enter_context(settled_modes(run))
             held.enter_context(recorded_failure(run, spec.cluster, process, lease))
+        if process.local_rank == 0:  # one rank of each node, before they wait for each other
+            require_dataset_of_node(run, spec)
         device = choose_device(spec.train.device, process)
         journal = None if lease is None else held.enter_context(journal_of(run, spec, process, lease))
         return train(run, spec, process, device, lease, journal)

@@ -15,7 +15,7 @@ from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader
-from hpc_yolo.data.run_inputs import RunInputs, keep_inputs, read_inputs
+from hpc_yolo.data.run_inputs import RunInputs, keep_inputs, read_inputs, require_same_dataset
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
@@ -55,6 +55,8 @@ def build(
     if world.is_main:
         keep_inputs(run, spec)
     world.barrier()
+    if world.process.local_rank == 0:
+        require_same_dataset(run, spec)
     inputs = read_inputs(run, spec)
     indexes = scan_dataset(inputs.dataset, world, run, emit)
     if inputs.hyperparameters.copy_paste and indexes[0].outlines.is_empty:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
@@ -27,8 +31,15 @@ AUTO_CACHE_MEMORY_FRACTION = 0.1  # limit of train.cache: auto
 def scan_dataset(
     dataset: Dataset, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None]
 ) -> tuple[ImageIndex, ImageIndex]:
-    """Return the labels of the training and validation images; rank 0 reads them first and writes a cache."""
-    if not world.is_main:
+    """Return the labels of the training and validation images; rank 0 reads them first and writes a cache.
+
+    Where each node has a copy of the dataset, one rank of each does.
+
+    Raises:
+        DataError: the dataset cannot be used, or the copies of two nodes differ.
+    """
+    is_first = world.process.local_rank == 0 if dataset.is_on_nodes else world.is_main
+    if not is_first:
         world.barrier()
     train, val = (
         scan_split(
@@ -42,9 +53,39 @@ def scan_dataset(
     indexes = train, val
     for message in (*dataset.messages, *train.messages, *val.messages):
         emit(WarningRaised(message=message))
-    if world.is_main:
+    if is_first:
         world.barrier()
+    if dataset.is_on_nodes:
+        require_same_images(dataset, indexes, world)
     return indexes
+
+
+def require_same_images(dataset: Dataset, indexes: tuple[ImageIndex, ImageIndex], world: World) -> None:
+    """Check that all ranks have the same images and labels, each from the copy on its node.
+
+    Raises:
+        DataError: they differ; the message names two nodes. The same on all ranks.
+    """
+    rows = world.gather_numbers([number for index in indexes for number in (index.num_images, _digest(index, dataset))])
+    other = next((rank for rank, row in enumerate(rows) if row != rows[0]), None)
+    if other is None:
+        return
+    hosts = [world.ranks[rank].host for rank in (0, other)]
+    counts = [f"{train:.0f} training and {val:.0f} validation images" for train, _, val, _ in (rows[0], rows[other])]
+    raise DataError(
+        f"the dataset on {hosts[1]} is not that on {hosts[0]}: {counts[1]}, and {counts[0]} there"
+        + ("; names, sizes or labels differ" if counts[0] == counts[1] else ""),
+        hint="stage the same files on every node; a copy that was cut off has fewer images",
+    )
+
+
+def _digest(index: ImageIndex, dataset: Dataset) -> int:
+    """Return a checksum of the images of `index`, relative to the dataset, and of their sizes and labels."""
+    names = "\n".join(path.removeprefix(str(dataset.root)) for path in index.paths)
+    checksum = zlib.crc32(np.ascontiguousarray(index.shapes_hw).tobytes(), zlib.crc32(os.fsencode(names)))
+    for labels in index.labels:
+        checksum = zlib.crc32(np.ascontiguousarray(labels).tobytes(), checksum)
+    return checksum
 
 
 def build_loaders(

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_yolo.cluster.env_values import expanded, shell_text, variables_in
+from hpc_yolo.cluster.env_values import expanded, shell_text
 from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.variables import variables_in
 
 ENVIRON = {"HOME": "/home/me", "USER": "me", "SCRATCH": "/scr atch/$USER", "_X1": "", "GLOB": "*"}
 

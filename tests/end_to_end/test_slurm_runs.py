@@ -185,6 +185,33 @@ def test_failed_setup_fails_run_and_error_names_line(
     assert message in hpc_yolo("logs", tmp_path / "runs" / "setup").stdout
 
 
+def test_dataset_of_nodes_is_read_and_checked_on_each(in_slurm, write_spec, hpc_yolo, events_of, shapes, tmp_path):
+    """Each node has a copy, in a directory that only its own variables lead to."""
+    disks, run = tmp_path / "disks", tmp_path / "runs" / "staged"
+    for node in ("gpu01", "gpu02"):
+        shutil.copytree(shapes.parent, disks / node / "shapes", ignore=shutil.ignore_patterns("*.npz", "*.lock"))
+    data = f"{disks}/$SLURMD_NODENAME/shapes/{shapes.name}"
+    spec = write_spec("staged", cluster={"nodes": 2}, train={"epochs": 1}, data=data)
+    shown = hpc_yolo("submit", spec, "--dry-run")
+    assert f"data           {data} is expanded where the tasks run\n" in shown.stdout
+    assert "is not checked here, since SLURMD_NODENAME is set in the job" in shown.stderr
+    hpc_yolo("submit", spec, "--wait")
+    assert events_of("staged", AttemptEnded)[-1].outcome == AttemptEnded.FINISHED
+    assert f"path: {disks}/$SLURMD_NODENAME/shapes\n" in (run / "inputs" / "dataset.yaml").read_text()
+    assert not list(run.glob("labels-*.npz")), "each node has the cache beside its labels"
+    (disks / "gpu02" / "shapes" / "images" / "train" / "00003.jpg").unlink()
+    (disks / "gpu02").rename(disks / "unmounted")
+    for message in (
+        f"data: there is no dataset {disks}/gpu02/shapes/dataset.yaml",
+        "the dataset on gpu02 is not that on gpu01",
+    ):
+        done = hpc_yolo("submit", spec, "--wait", "--set", "train.epochs=2", check=False)
+        assert done.returncode == 3, done.stdout
+        assert f"error: rank 1 on gpu02 failed: {message}" in done.stderr and "Traceback" not in done.stderr
+        if not (disks / "gpu02").exists():
+            (disks / "unmounted").rename(disks / "gpu02")
+
+
 @pytest.mark.parametrize("template", ["train.sbatch", "train_torchrun.sbatch"])
 def test_template_trains(in_slurm, on_path, write_spec, events_of, tmp_path, template):
     name = template.removesuffix(".sbatch")

@@ -3,13 +3,15 @@
 import zipfile
 
 import pytest
+import yaml
 
-from hpc_yolo.core.errors import CheckpointError, SpecError
+from hpc_yolo.core.errors import CheckpointError, DataError, SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 
 
 @pytest.fixture
@@ -99,3 +101,42 @@ def test_unsupported_weights_are_refused(name, content, message, tmp_path):
     spec = Spec(name="run", model="yolov5n", weights=str(path), data=str(data), output=str(tmp_path / "runs"))
     with pytest.raises(CheckpointError, match=message):
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "cluster", "note"),
+    [
+        ("$SLURM_TMPDIR/d.yaml", None, {}, "data: $SLURM_TMPDIR/d.yaml is not checked here, since SLURM_TMPDIR is set"),
+        ("$HERE/d.yaml", None, {"env": {"HERE": "/disk"}}, "data: $HERE/d.yaml is not checked here, since HERE"),
+        ("$HERE/d.yaml", None, {"setup": ["export HERE=/disk"]}, "data: $HERE/d.yaml is not checked here"),
+        ("{directory}/d.yaml", "$TMPDIR/shapes", {}, "data: $TMPDIR/shapes in {directory}/d.yaml is not checked here"),
+        ("$HERE/d.yaml", None, {}, None),
+        ("{directory}/d.yaml", "$HERE", {}, None),
+    ],
+)
+def test_dataset_of_nodes_is_left_to_them(tmp_path, monkeypatch, data, path, cluster, note):
+    source = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    content = yaml.safe_load(source.read_text())
+    (source.parent / "d.yaml").write_text(yaml.safe_dump(content | ({} if path is None else {"path": path})))
+    monkeypatch.setenv("HERE", str(source.parent))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # has another value in a job, although the dataset exists below it
+    data = data.format(directory=source.parent)
+    request = ClusterSpec(gpus_per_node=0, **cluster)
+    spec = Spec(name="run", model="yolov5n", data=data, output=str(tmp_path / "runs"), cluster=request)
+    run = RunDirectory(tmp_path / "runs" / "run")
+    found = preflight(spec, run, for_slurm=True, slurm_answers=False)
+    assert [text for text in found if "checked" in text] == found
+    assert bool(found) == (note is not None)
+    if note is not None:
+        assert found[0].startswith(note.format(directory=source.parent))
+    planned = slurm_plan(spec, run, "", {"HERE": str(source.parent), "TMPDIR": "/tmp"})
+    shown = [decision for subject, decision in planned.decisions() if subject == "data"]
+    assert shown == ([f"{data} is expanded where the tasks run"] if "$" in data else [])
+    assert planned.has_data_on_nodes == ("$" in data and note is not None)
+
+
+def test_missing_dataset_behind_variable_of_this_machine_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HERE", str(tmp_path))
+    spec = Spec(name="run", model="yolov5n", data="$HERE/gone.yaml", output=str(tmp_path / "runs"))
+    with pytest.raises(DataError, match=rf"there is no dataset {tmp_path}/gone.yaml"):
+        preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=True, slurm_answers=False)

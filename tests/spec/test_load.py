@@ -153,7 +153,7 @@ def valid_specs(draw):
         | st.from_regex("[A-Za-z0-9_]{1,9}", fullmatch=True)
     )
     data = "/datasets/x" + draw(TEXTS).replace("/", "")
-    fields = {"name": name, "model": "yolov5n", "data": data, "output": data + "/runs"}
+    fields = {"name": name, "model": "yolov5n", "data": data, "output": data.replace("$", "") + "/runs"}
     return msgspec.convert(fields | {"cluster": cluster, "train": train, "checkpoint": checkpoint}, Spec)
 
 

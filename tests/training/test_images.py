@@ -1,5 +1,6 @@
 """Preparation of images, classes, anchors and frozen layers before the first step."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, RankLocation, WarningRaised
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training import images
 from hpc_yolo.training.build import build
@@ -211,3 +212,44 @@ def test_dataset_warnings_are_emitted_once_per_run(tmp_path):
     assert "test: " in test and "gone does not exist" in test
     assert unlabelled.startswith("train: 1 of 4 images without objects: 1 without a label file (")
     assert skipped.startswith("val: 1 file skipped")
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondNode(World):
+    """Rank 1 on a second node; the numbers of rank 0 are known."""
+
+    first: list[float] = dataclasses.field(default_factory=list)
+
+    def gather_numbers(self, numbers):
+        return [self.first or list(numbers), list(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        (None, None),
+        ("images/train/00000.jpg", "the dataset on b is not that on a: 4 training and 2 .*, and 5 .* images there$"),
+        ("labels/train/00000.txt", "on a: 5 training and 2 .*, and 5 .* images there; names, sizes or labels differ$"),
+    ],
+)
+def test_copies_on_nodes_must_have_same_images(data, tmp_path, removed, message):
+    indexes, datasets = [], []
+    for node in ("one", "two"):
+        copy = tmp_path / node / "shapes"
+        shutil.copytree(data.parent, copy, ignore=shutil.ignore_patterns("*.npz", "*.lock"))
+        if node == "two" and removed is not None:
+            (copy / removed).unlink()
+        datasets.append(load_dataset(copy / data.name))
+        indexes.append(tuple(scan_split(datasets[-1], split) for split in ("train", "val")))
+    process = ProcessInfo(1, 0, 1, 2, 1, 2, "127.0.0.1", None, "single")
+    hosts = [RankLocation(rank=rank, local_rank=0, node_rank=rank, host=host, pid=1) for rank, host in enumerate("ab")]
+    first = SecondNode(process, torch.device("cpu"), tuple(hosts))
+    numbers = [n for index in indexes[0] for n in (index.num_images, images._digest(index, datasets[0]))]
+    world = dataclasses.replace(first, first=numbers)
+    if message is None:
+        images.require_same_images(datasets[1], indexes[1], world)
+        return
+    with pytest.raises(DataError) as caught:
+        images.require_same_images(datasets[1], indexes[1], world)
+    with pytest.raises(DataError, match=message):
+        raise DataError(caught.value.message)

@@ -1,0 +1,109 @@
+"""Datasets whose paths have variables: read with the values of this machine, and kept as written in the run's copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.dataset import dataset_content, load_dataset
+from hpc_yolo.data.run_inputs import (
+    changed_inputs,
+    dataset_yaml,
+    keep_inputs,
+    readable_dataset,
+    require_dataset_of_node,
+    require_same_dataset,
+)
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.schema import Spec
+
+NAMES = {"names": ["cat", "dog"]}
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the local disk $DISK of a node, with a dataset without its YAML in set/."""
+    directory = tmp_path / "disk"
+    for split in ("a", "b", "../beside/c"):
+        (directory / "set" / split).mkdir(parents=True)
+    monkeypatch.setenv("DISK", str(directory))
+    monkeypatch.delenv("NOPE", raising=False)
+    return directory
+
+
+def write(file: Path, **content: Any) -> Path:
+    file.write_text(yaml.safe_dump(NAMES | {"train": "a", "val": "b"} | content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("data", "content", "root", "train"),
+    [
+        ("$DISK/set/data.yaml", {}, "$DISK/set", ["a"]),
+        ("$DISK/set/data.yaml", {"path": "."}, "$DISK/set", ["a"]),
+        ("$DISK/data.yaml", {"path": "{disk}/set"}, "$DISK/set", ["a"]),
+        ("$DISK/set/data.yaml", {"train": "{disk}/set/a"}, "$DISK/set", ["a"]),
+        ("{disk}/data.yaml", {"path": "$DISK/set"}, "$DISK/set", ["a"]),
+        ("{disk}/data.yaml", {"path": "$NOPE/set", "train": ["a", "../images"]}, "$NOPE/set", ["a", "../images"]),
+        ("{disk}/set/data.yaml", {"train": ["a", "$DISK/beside/c"]}, "{disk}/set", ["{disk}/set/a", "$DISK/beside/c"]),
+        ("{disk}/set/data.yaml", {}, "{disk}/set", ["{disk}/set/a"]),
+    ],
+)
+def test_copy_of_dataset_yaml_keeps_variables(
+    disk: Path, data: str, content: dict[str, Any], root: str, train: list[str]
+) -> None:
+    def here(value: Any) -> Any:
+        return [here(item) for item in value] if isinstance(value, list) else value.format(disk=disk)
+
+    written = here(data)
+    file = write(Path(written.replace("$DISK", str(disk))), **{key: here(value) for key, value in content.items()})
+    copied = dataset_content(Path(written))
+    assert (copied["path"], copied["train"]) == (here(root), here(train))
+    copy = write(disk / "copy.yaml", **copied)
+    assert dataset_content(copy) == copied, "a copy of the copy is the same"
+    if "$NOPE" not in root:
+        loaded = load_dataset(copy)
+        assert loaded.is_on_nodes == ("$" in written or any("$" in str(value) for value in content.values()))
+        assert (loaded.root, loaded.train) == (load_dataset(file).root, load_dataset(file).train)
+        assert all(path.is_dir() for path in loaded.train)
+
+
+def test_copy_leads_to_disk_of_each_job(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(disk / "set" / "data.yaml")
+    run, spec = RunDirectory(tmp_path / "run"), Spec(name="run", model="yolov5n", data="$DISK/set/data.yaml")
+    run.create()
+    keep_inputs(run, spec)
+    disk.rename(tmp_path / "disk.2")
+    monkeypatch.setenv("DISK", str(tmp_path / "disk.2"))
+    require_dataset_of_node(run, spec)
+    require_same_dataset(run, spec)
+    assert load_dataset(dataset_yaml(run, spec.data)).train == (tmp_path / "disk.2" / "set" / "a",)
+    write(tmp_path / "disk.2" / "set" / "data.yaml", names=["cat", "fox"])
+    with pytest.raises(DataError, match=r"the dataset on \S+ is not that of the run \(data names\[1\] .*dog -> fox\)"):
+        require_same_dataset(run, spec)
+    monkeypatch.delenv("DISK")
+    assert readable_dataset(spec.data) is None
+    assert changed_inputs(run, spec) == [], "where nothing can be compared, as at the next submission"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("$NOPE/data.yaml", r"data: \$NOPE/data.yaml: the variable NOPE is not set on \S+$"),
+        ("$DISK/data.yaml", r"there is no dataset \S+/disk/data.yaml, .* on \S+$"),
+        ("$DISK/set/data.yaml", r"val: \S+/disk/set/gone does not exist on \S+$"),
+        ("{disk}/set/data.yaml", r"val: \S+/disk/set/gone does not exist on \S+$"),
+    ],
+)
+def test_missing_dataset_of_node_is_one_sentence(disk: Path, tmp_path: Path, data: str, message: str) -> None:
+    write(disk / "set" / "data.yaml", val="gone")
+    spec = Spec(name="run", model="yolov5n", data=data.format(disk=disk))
+    with pytest.raises(DataError) as caught:
+        require_dataset_of_node(RunDirectory(tmp_path / "run"), spec)
+    assert len(caught.value.message.splitlines()) == 1
+    with pytest.raises(DataError, match=message):
+        raise DataError(caught.value.message)
