@@ -12,6 +12,7 @@ from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.data.run_inputs import are_kept
 from hpc_yolo.launch.plan import planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.shell import require_shell_syntax
@@ -27,11 +28,12 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     It is the script that hpc-yolo submit queues. The run directory is created too, with the spec and the files that it
     names as they are now: the job reads them there and writes its output there. Slurm is not contacted.
     """
-    spec = with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts)))
+    spec = with_filled_name(with_located_weights(load_spec(spec_path, read_overrides(assignments, shortcuts))))
     require_shell_syntax(spec.cluster)
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, spec, needs_data=False)
     if not are_kept(plan.run):
         click.echo(f"{spec.data}: not found here; the first attempt of the job copies the run's inputs", err=True)
+    click.echo(f"run directory {plan.run.path}", err=True)
     click.echo(plan.script, nl=False)

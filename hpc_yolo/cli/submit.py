@@ -16,6 +16,7 @@ from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
 from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.spec.load import Override, load_spec
@@ -40,12 +41,13 @@ def submit(
 ) -> None:
     """Train SPEC: as a Slurm job where Slurm is installed, otherwise in processes on this machine.
 
-    Submitting a spec again resumes its run from the last checkpoint.
+    Submitting a spec again resumes its run from the last checkpoint. With a pattern in its name, such as run-{n}, each
+    submission is a new run; hpc-yolo resume continues one.
     """
     overrides = read_overrides(assignments, shortcuts)
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
-    plan = make_plan(with_located_weights(load_spec(spec_path, overrides)))
+    plan = make_plan(with_filled_name(with_located_weights(load_spec(spec_path, overrides))))
     run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
     if plan.uses_slurm and not dry_run:
         with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy

@@ -15,6 +15,7 @@ from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of, submitted_spec
+from hpc_yolo.launch.run_names import require_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
 from hpc_yolo.resilience.requeue import is_extra_start
@@ -67,6 +68,7 @@ def train(
         _train_prepared_run(existing.path, [], process)
         return
     spec = with_located_weights(_read_spec(spec_path, overrides, resume, process, exist_ok=exist_ok))
+    require_filled_name(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     if is_continuation(run, process):
         _train_prepared_run(run.path, [], process)

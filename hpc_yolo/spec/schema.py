@@ -15,8 +15,8 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 
-NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
-NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front"
+NAME_PATTERN = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,99}$"
+NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front, and patterns such as {n}"
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
 DEVICE_ALLOWED = "auto, cpu, or numbers of GPUs such as 0,1"
 MEASURED_BATCH = -1  # train.batch: as many images as fit
@@ -301,7 +301,10 @@ class Spec(Section, frozen=True, kw_only=True):
 
     name: Annotated[
         Annotated[str, Meta(pattern=NAME_PATTERN, extra={"allowed": NAME_ALLOWED})],
-        Meta(description="Name of the run: letters, digits, - _ . ; the run directory is <output>/<name>."),
+        Meta(
+            description="Name of the run: letters, digits, - _ . ; the run directory is <output>/<name>. {model}, "
+            "{date}, {time}, {user} and {n}, the next free number, are filled in at submission."
+        ),
     ]
     model: Annotated[
         str,

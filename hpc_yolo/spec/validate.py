@@ -13,6 +13,7 @@ from pathlib import Path
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.spec.problems import Finding
+from hpc_yolo.spec.run_name import name_findings
 from hpc_yolo.spec.sbatch_options import option_findings
 from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
@@ -27,6 +28,7 @@ TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number o
 def findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec whose single values are valid."""
     yield from _unsupported(spec)
+    yield from name_findings(spec.name)
     yield from _formats(spec.cluster)
     yield from _resources(spec.cluster)
     yield from _gres(spec.cluster)

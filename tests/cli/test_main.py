@@ -101,7 +101,7 @@ def test_render_writes_spec_with_options_and_prints_script_of_submit(spec, monke
 def test_render_without_readable_dataset_leaves_copies_to_job(spec):
     result = run_cli("render", spec)
     assert result.exit_code == 0
-    assert "data.yaml: not found; the first attempt of the job copies the run's inputs" in result.stderr
+    assert "data.yaml: not found here; the first attempt of the job copies the run's inputs" in result.stderr
     assert not are_kept(RunDirectory(spec.parent / "runs" / "run"))
 
 
