@@ -84,8 +84,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def own_state(no_leaks: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a test its own state directory: no runs of other tests, and no wait until Slurm may be queried again."""
+    """Give a test its own state directory: no runs of other tests, and no wait until Slurm may be queried again.
+
+    Nor does it see site profiles of the user who runs it.
+    """
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
+    for name in ("HPC_YOLO_SITE", "HPC_YOLO_SITES"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

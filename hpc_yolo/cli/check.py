@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.units import counted
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
@@ -19,7 +20,7 @@ from hpc_yolo.spec.shell import require_shell_syntax
 @spec_options()
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print every problem with file, line and column."""
-    spec = load_spec(spec_path, read_overrides(assignments, shortcuts))
+    spec = load_spec(spec_path, read_overrides(assignments, shortcuts), site_lookup(for_slurm=True))
     cluster, train = spec.cluster, spec.train
     require_shell_syntax(cluster)
     batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"

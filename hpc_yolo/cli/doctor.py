@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.doctor import Finding, Report, examine
 from hpc_yolo.spec.load import load_spec
 
@@ -46,7 +47,7 @@ def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, 
     overrides = read_overrides(assignments, shortcuts)
     if spec_path is None and overrides:
         raise click.UsageError("options change a spec, and there is none: hpc-yolo doctor SPEC ...")
-    report = examine(None if spec_path is None else load_spec(spec_path, overrides))
+    report = examine(None if spec_path is None else load_spec(spec_path, overrides, site_lookup(for_slurm=True)))
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:

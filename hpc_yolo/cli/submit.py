@@ -13,15 +13,19 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.jobs import JobWatch
+from hpc_yolo.cluster.script_origins import line_origins
+from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
-from hpc_yolo.spec.load import Override, load_spec
+from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
+from hpc_yolo.spec.schema import ClusterSpec
 
 NOTICE_S = 2.0
+ORIGIN_WIDTH = 72
 
 
 @click.command()
@@ -47,7 +51,8 @@ def submit(
     overrides = read_overrides(assignments, shortcuts)
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
-    plan = make_plan(with_filled_name(with_located_weights(load_spec(spec_path, overrides))))
+    loaded = load_with_origins(spec_path, overrides, site_lookup())
+    plan = make_plan(with_filled_name(with_located_weights(loaded.spec)))
     run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
     if plan.uses_slurm and not dry_run:
         with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
@@ -57,15 +62,31 @@ def submit(
     if plan.uses_slurm and is_available:
         plan = plan_at_site(plan)
     warnings = preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available)
-    for what, decision in plan.decisions():
+    for what, decision in [*site_decision(loaded), *plan.decisions()]:
         click.echo(f"{what:14} {decision}")
     print_warnings(warnings)
     if not dry_run:
         carry_out(plan, follow=follow, wait=wait)
     elif slurm is not None:
         start, is_refused = start_of(plan) if is_available else (f"not known: {slurm.reason}", False)
-        click.echo(f"{'start':14} {start}\n\n{plan.script}", nl=False)
+        assert plan.script is not None
+        table = origin_table(plan.script, plan.spec.cluster, loaded)
+        click.echo(f"{'start':14} {start}\n\n{table}\n\n{plan.script}", nl=False)
         sys.exit(ClusterError.exit_code if is_refused else 0)
+
+
+def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
+    """Return the line of a dry run about the site profile; none where no profile applies."""
+    site = loaded.site
+    return [] if site is None else [("site", f"{site.name}: {site.why}, {site.path}")]
+
+
+def origin_table(script: str, cluster: ClusterSpec, loaded: LoadedSpec) -> str:
+    """Return the origin of each line of `script`: a line of the spec or of the site profile, an option, a default."""
+    rows = line_origins(script, cluster, loaded.origins)
+    width = min(max(len(line) for line, _ in rows), ORIGIN_WIDTH)
+    shown = (line if len(line) <= width else f"{line[: width - 1]}…" for line, _ in rows)
+    return "\n".join(f"{line:{width}}  <- {origin}" for line, (_, origin) in zip(shown, rows, strict=True))
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

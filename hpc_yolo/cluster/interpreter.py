@@ -19,7 +19,7 @@ def require_python(cluster: ClusterSpec) -> None:
     Raises:
         SpecError: it exists here and cannot import hpc_yolo.
     """
-    if cluster.python is None or cluster.setup_lines or cluster.env:
+    if cluster.python is None or cluster.modules or cluster.setup_lines or cluster.env:
         return
     python = Path(cluster.python)
     if not python.is_absolute() or not python.exists():

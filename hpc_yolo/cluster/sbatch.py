@@ -46,7 +46,7 @@ def script(
         after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
-    guarded = [*cluster.setup_lines, *dependent_exports(cluster)]
+    guarded = [*cluster.module_lines, *cluster.setup_lines, *dependent_exports(cluster)]
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [] if dependent_exports(cluster) else _exports(cluster)
     body = [*exports, *([""] if exports else []), f"{shlex.join([*srun_arguments(cluster), *cluster.prefix])} {task}"]

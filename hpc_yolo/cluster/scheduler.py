@@ -266,6 +266,26 @@ def show_qos(timeout_s: float, *, run: Run = run_command) -> str:
     return output_of([*arguments, "format=Name,GraceTime,PreemptMode"], timeout_s, run)
 
 
+def show_accounts(user: str, timeout_s: float, *, run: Run = run_command) -> list[str]:
+    """Return the accounts that `user` may charge, each once.
+
+    Raises:
+        ClusterError: no accounting, or no answer within `timeout_s`.
+    """
+    arguments = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "associations", f"user={user}"]
+    lines = output_of([*arguments, "format=Account"], timeout_s, run).splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def show_node_types(timeout_s: float, *, run: Run = run_command) -> str:
+    """Return a line for each kind of node in each partition; `node_types.parse_node_types` parses them.
+
+    Raises:
+        SchedulerUnavailable: no answer within `timeout_s`.
+    """
+    return output_of(["sinfo", "--noheader", "--format=%R|%G|%c|%m|%l|%f"], timeout_s, run)
+
+
 def _update(job_id: str, setting: str, run: Run) -> None:
     output_of(["scontrol", "update", f"JobId={job_id}", setting], CHANGE_TIMEOUT_S, run)
 

@@ -34,7 +34,7 @@ def conclude_failed_setup(
     Args:
         record: file with the number of the setup line that ran; it is removed.
     """
-    detail = describe_failure(cluster.setup_lines, _read_number(record), status, dependent_exports(cluster))
+    detail = describe_failure(cluster, _read_number(record), status)
     record.unlink(missing_ok=True)
     attempts = Attempts()
     with contextlib.suppress(OSError, RunError):
@@ -62,18 +62,21 @@ def conclude_failed_setup(
     return status or 1
 
 
-def describe_failure(setup: Sequence[str], number: int | None, status: int, exports: Sequence[str] = ()) -> str:
-    """Return a message with number, text and exit status of the setup line that ended the job.
+def describe_failure(cluster: ClusterSpec, number: int | None, status: int) -> str:
+    """Return a message with number, text and exit status of the line that ended the job before its tasks.
 
     Args:
-        setup: the lines of `cluster.setup`.
+        cluster: its modules, setup and environment are the lines.
         number: of the line, from 1; None where it is unknown.
-        status: exit status of the setup.
-        exports: lines that follow those of the setup, and set `cluster.env`.
+        status: exit status of the lines.
     """
-    if number is None or not 1 <= number <= len(setup) + len(exports):
+    modules, setup, exports = cluster.module_lines, cluster.setup_lines, dependent_exports(cluster)
+    if number is None or not 1 <= number <= len(modules) + len(setup) + len(exports):
         return f"cluster.setup ended the job with exit status {status}"
     how = f"failed with exit status {status}" if status else "ended the job before its tasks"
+    if number <= len(modules):
+        return f"cluster.modules {how}: {modules[number - 1]}"
+    number -= len(modules)
     if number > len(setup):
         return f"cluster.env {how}: {exports[number - len(setup) - 1]}"
     first, text = whole_line(setup, number)

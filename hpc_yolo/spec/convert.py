@@ -13,14 +13,21 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from hpc_yolo.spec.fields import alternatives_of, describe, field_extra, field_types, required_fields, unwrapped
+from hpc_yolo.spec.fields import (
+    alternatives_of,
+    describe,
+    field_extra,
+    field_types,
+    required_fields,
+    section_type,
+    unwrapped,
+)
 from hpc_yolo.spec.problems import Location, Problem
 from hpc_yolo.spec.schema import Section
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
 
 SectionType = TypeVar("SectionType", bound=Section)
 
-NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 TRUTHS = {form: text == "true" for text in ("true", "false") for form in (text, text.capitalize(), text.upper())}
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
@@ -68,7 +75,7 @@ class SectionReader:
             return
         before = len(self.problems)
         value = self.read_value(node, kind, dotted)
-        if len(self.problems) == before:
+        if len(self.problems) == before or _holds_sections(value):
             values[key] = value
         else:
             self.unusable.add(dotted)
@@ -95,6 +102,8 @@ class SectionReader:
             return empty
         for alternative in alternatives:
             bare = unwrapped(alternative)
+            if isinstance(node, Mapping) and (section := section_type(bare)) is not None:
+                return self.read(node, section, path, node.location)
             if get_origin(bare) is list and isinstance(node, Sequence):
                 (item_kind,) = get_args(bare)
                 return [self.read_value(item, item_kind, f"{path}[{index}]") for index, item in enumerate(node.items)]
@@ -126,6 +135,12 @@ class SectionReader:
         self.problems.append(Problem(location, path, message, allowed))
 
 
+def _holds_sections(value: Any) -> bool:
+    """Return True for a list or group of sections."""
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return bool(items) and all(isinstance(item, Section) for item in items)
+
+
 def _joined(node: Node) -> str | None:
     """Return the text of a scalar, or of the items of a list with commas; None for other nodes and for null."""
     if isinstance(node, Sequence) and all(isinstance(item, Scalar) for item in node.items):
@@ -141,7 +156,7 @@ def _empty_container(alternatives: list[Any]) -> list[Any] | dict[str, Any] | No
 
 def is_null(node: Node) -> bool:
     """Return True for nothing, ~ or null."""
-    return isinstance(node, Scalar) and node.plain and node.text in NULLS
+    return isinstance(node, Scalar) and node.is_null
 
 
 def _scalar_value(node: Scalar, alternatives: list[Any]) -> tuple[bool, Any]:

@@ -18,8 +18,11 @@ from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparamete
 from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.site_files import SiteLookup
+from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.yaml_tree import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
 
+RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
 SECTIONS = {"cluster": ClusterSpec, "train": TrainSpec, "checkpoint": CheckpointSpec}
 
 
@@ -31,19 +34,43 @@ class Override(msgspec.Struct, frozen=True):
     origin: str
 
 
-def load_spec(path: Path | None, overrides: ListLike[Override] = ()) -> Spec:
+class LoadedSpec(msgspec.Struct, frozen=True):
+    """A spec, the location of each of its values by dotted field, and the site profile that completes it."""
+
+    spec: Spec
+    origins: dict[str, Location]
+    site: AppliedSite | None
+
+
+def load_spec(path: Path | None, overrides: ListLike[Override] = (), sites: SiteLookup | None = None) -> Spec:
     """Return the spec in `path`, or of overrides alone, with `overrides` on top. Paths in it become absolute.
 
     A relative path to data, weights, a model or hyperparameters is searched beside the spec and then in the working
     directory, a dataset then by name among the shipped ones; `output` is relative to the working directory.
 
+    Args:
+        path: of the spec.
+        overrides: of the command line.
+        sites: finds the site profile that completes the spec of a Slurm job; None for a task, which needs none.
+
     Raises:
         SpecError: with all problems.
     """
-    spec, problems = check_spec(path, overrides)
+    return load_with_origins(path, overrides, sites).spec
+
+
+def load_with_origins(path: Path | None, overrides: ListLike[Override], sites: SiteLookup | None) -> LoadedSpec:
+    """Return the spec as `load_spec` does, and where its values come from.
+
+    Raises:
+        SpecError: with all problems.
+    """
+    loaded, problems = _check(path, overrides, sites=sites)
     if problems:
-        raise SpecError(format_problems(problems))
-    return spec
+        in_files = {problem.location.source for problem in problems if not problem.location.is_option}
+        what = "the spec" if in_files <= {str(path)} else "the spec and its site profile"
+        raise SpecError(format_problems(problems, what))
+    return loaded
 
 
 def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
@@ -52,9 +79,14 @@ def load_resolved_spec(path: Path, overrides: ListLike[Override] = ()) -> Spec:
     A run has copies of its inputs, and continues with them even if the files have changed.
 
     Raises:
-        SpecError: with all problems.
+        SpecError: with all problems; also for an override of a field that a site profile has resolved.
     """
     spec, problems = check_spec(path, overrides, reads_files=False)
+    problems += [
+        Problem(Location(override.origin), override.path, "is resolved at submission", "submit the spec again")
+        for override in overrides
+        if override.path in RESOLVED_FIELDS
+    ]
     if problems:
         raise SpecError(format_problems(problems))
     return spec
@@ -68,6 +100,17 @@ def check_spec(
     Args:
         reads_files: read the file of hyperparameters too.
     """
+    loaded, problems = _check(path, overrides, reads_files=reads_files)
+    return loaded.spec, problems
+
+
+def _check(
+    path: Path | None,
+    overrides: ListLike[Override],
+    *,
+    reads_files: bool = True,
+    sites: SiteLookup | None = None,
+) -> tuple[LoadedSpec, list[Problem]]:
     reader = SectionReader(known_fields())
     root = Location("command line") if path is None else Location(str(path), 1, 1)
     tree = None if path is None else read_yaml(path, reader.problems)
@@ -76,7 +119,11 @@ def check_spec(
     for override in overrides:
         tree = _with_override(tree, override, reader.problems)
     if unreadable:
-        return Spec(name="", model="", data=""), reader.problems
+        return LoadedSpec(Spec(name="", model="", data=""), {}, None), reader.problems
+    values = SiteValues(tree, None, {}) if sites is None else with_site_values(tree, sites, reader.problems)
+    tree = values.tree
+    if values.site is None and not reader.problems:
+        refuse_site_paths(tree, reader.problems)
     spec, in_paths = with_expanded_paths(reader.read(tree, Spec, "", root))
     in_files = hyperparameter_findings(spec.train, directory) if reads_files else ()
     for finding in (*validate.findings(spec), *in_paths, *in_files):
@@ -84,7 +131,7 @@ def check_spec(
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             location = _location_of(finding.field, tree, reader, root)
             reader.problems.append(Problem(location, finding.field, finding.message, finding.allowed))
-    return _with_absolute_paths(spec, directory), reader.problems
+    return LoadedSpec(_with_absolute_paths(spec, directory), value_origins(values), values.site), reader.problems
 
 
 def dump_spec(spec: Spec) -> str:

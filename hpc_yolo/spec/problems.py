@@ -58,10 +58,15 @@ class Finding(msgspec.Struct, frozen=True):
     needs: tuple[str, ...] = ()
 
 
-def format_problems(problems: list[Problem]) -> str:
-    """Return the text of all problems in the order of the file, those of the command line last."""
-    ordered = sorted(
-        problems, key=lambda problem: (problem.location.is_option, problem.location.line, problem.location.column)
-    )
+def format_problems(problems: list[Problem], what: str = "the spec") -> str:
+    """Return the text of all problems in the order of their files, those of the command line last."""
+    sources = list(dict.fromkeys(problem.location.source for problem in problems))
+
+    def order(problem: Problem) -> tuple[bool, int, int, int]:
+        location = problem.location
+        in_files = 0 if location.is_option else sources.index(location.source)
+        return location.is_option, in_files, location.line, location.column
+
+    ordered = sorted(problems, key=order)
     count = "1 mistake" if len(ordered) == 1 else f"{len(ordered)} mistakes"
-    return "\n".join([f"{count} in the spec", *map(str, ordered)])
+    return "\n".join([f"{count} in {what}", *map(str, ordered)])

@@ -5,6 +5,7 @@ generated from this file. For a pattern, `allowed` in `extra` is its text for us
 Annotations are not strings here: evaluating those would take a third of the time of reading a spec.
 """
 
+import shlex
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -39,6 +40,10 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         Literal["auto", "slurm", "local", "debug"],
         Meta(description="slurm, processes on this machine (local), one task in this process (debug), or auto."),
     ] = "auto"
+    gpu: Annotated[
+        str | None,
+        Meta(description="Row of the GPU table of the site profile, such as h100: what that type of GPU needs."),
+    ] = None
     nodes: Annotated[Positive, Meta(description="Number of nodes (--nodes).")] = 1
     gpus_per_node: Annotated[
         NotNegative, Meta(description="GPUs, and so tasks, on each node; 0 trains on CPUs with tasks_per_node tasks.")
@@ -98,6 +103,13 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
             "and steps of the run, 120 without any; at most half the limit."
         ),
     ] = "auto"
+    modules: Annotated[
+        list[str],
+        Meta(
+            description="Modules that a Slurm job loads before setup, added to those of the site; /a/directory is "
+            "added to the search path, purge unloads all."
+        ),
+    ] = field(default_factory=list)
     setup: Annotated[
         list[str] | str,
         Meta(
@@ -128,6 +140,13 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
         dict[str, str | bool | list[str] | None],
         Meta(description="Further options of the srun that starts the tasks, such as cpu-bind or mpi."),
     ] = field(default_factory=dict)
+    cpu_bind: Annotated[
+        Literal["auto"] | None,
+        Meta(
+            description="auto: bind each task to the CPU cores nearest to its GPU (--cpu-bind of srun); needs all GPUs "
+            "of a node, and gpu_cpus in a site profile."
+        ),
+    ] = None
     prefix: Annotated[
         list[str],
         Meta(
@@ -168,6 +187,19 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     def excluded(self) -> str:
         """Node list of `exclude`, as sbatch takes it."""
         return self.exclude if isinstance(self.exclude, str) else ",".join(self.exclude)
+
+    @property
+    def module_lines(self) -> list[str]:
+        """Shell lines for `modules`; one line for those that are loaded together."""
+        lines: list[str] = []
+        for module in self.modules:
+            if module == "purge" or module.startswith("/"):
+                lines.append("module purge" if module == "purge" else f"module use {shlex.quote(module)}")
+            elif lines and lines[-1].startswith("module load "):
+                lines[-1] += f" {shlex.quote(module)}"
+            else:
+                lines.append(f"module load {shlex.quote(module)}")
+        return lines
 
     @property
     def setup_lines(self) -> list[str]:
@@ -329,6 +361,14 @@ class Spec(Section, frozen=True, kw_only=True):
             "front are expanded at submission."
         ),
     ] = "runs"
+    site: Annotated[
+        str | None,
+        WHERE_IT_RUNS,
+        Meta(
+            description="Site profile with defaults for cluster. Default: HPC_YOLO_SITE, or the profile for this host "
+            "or cluster; none: no profile."
+        ),
+    ] = None
     output_mode: Annotated[
         Literal["private", "group"],
         WHERE_IT_RUNS,

@@ -20,6 +20,7 @@ from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
+MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
@@ -29,18 +30,23 @@ def findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec whose single values are valid."""
     yield from _unsupported(spec)
     yield from name_findings(spec.name)
-    yield from _formats(spec.cluster)
-    yield from _resources(spec.cluster)
-    yield from _gres(spec.cluster)
-    yield from option_findings(spec.cluster)
-    yield from srun_findings(spec.cluster)
-    yield from setup_findings(spec.cluster)
-    yield from _names(spec.cluster)
+    yield from cluster_findings(spec.cluster)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)
     yield from _data_parallel(spec.train, spec.cluster)
     yield from _device(spec.train, spec.cluster)
+
+
+def cluster_findings(cluster: ClusterSpec) -> Iterator[Finding]:
+    """Yield the problems of what a job requests, by itself."""
+    yield from _formats(cluster)
+    yield from _resources(cluster)
+    yield from _gres(cluster)
+    yield from option_findings(cluster)
+    yield from srun_findings(cluster)
+    yield from setup_findings(cluster)
+    yield from _names(cluster)
 
 
 def model_names() -> list[str]:
@@ -107,6 +113,9 @@ def _names(cluster: ClusterSpec) -> Iterator[Finding]:
     for name in cluster.env:
         if not VARIABLE_NAME.fullmatch(name):
             yield Finding(f"cluster.env.{name}", "not the name of a variable", "letters, digits and _")
+    for module in cluster.modules:
+        if not MODULE.fullmatch(module):
+            yield Finding("cluster.modules", f"{module!r} is not a module", "such as cuda/12.4, a list item each")
     if cluster.python is not None and (not cluster.python or re.search(r"[\s$]", cluster.python)):
         message = f"{cluster.python!r} is not a path; variables are not expanded, and arguments not passed on"
         yield Finding("cluster.python", message, "such as /home/me/venv/bin/python, ~/venv/bin/python or python3")

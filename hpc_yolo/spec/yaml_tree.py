@@ -23,6 +23,7 @@ CORE_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "value")
 )
 MERGE_TAG = "tag:yaml.org,2002:merge"  # what << is; as a key it is just one that no section knows
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 REPLACEMENT = "\ufffd"
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -33,6 +34,11 @@ class Scalar(msgspec.Struct, frozen=True):
     location: Location
     text: str
     plain: bool
+
+    @property
+    def is_null(self) -> bool:
+        """True for nothing, ~ or null."""
+        return self.plain and self.text in NULLS
 
 
 class Sequence(msgspec.Struct, frozen=True):

@@ -28,14 +28,16 @@ JOB = ProcessInfo.from_env({"SLURM_JOB_ID": "7"})
     ],
 )
 def test_failed_setup_is_described_by_number_text_and_status(number, status, message):
-    assert describe_failure(SETUP, number, status) == message
+    assert describe_failure(ClusterSpec(setup=SETUP), number, status) == message
 
 
-def test_export_that_failed_is_named_after_its_field():
-    exports = ["export A=a", "export B=$NOPE"]
-    message = "cluster.env failed with exit status 127: export B=$NOPE"
-    assert describe_failure(SETUP, len(SETUP) + 2, 127, exports) == message
-    assert describe_failure(SETUP, len(SETUP) + 3, 1, exports) == "cluster.setup ended the job with exit status 1"
+def test_lines_around_the_setup_are_named_after_their_fields():
+    cluster = ClusterSpec(modules=["cuda", "gcc"], setup=SETUP, env={"A": "a", "B": "$NOPE"})
+    assert describe_failure(cluster, 1, 1) == "cluster.modules failed with exit status 1: module load cuda gcc"
+    assert describe_failure(cluster, 2, 1) == "cluster.setup: line 1 failed with exit status 1: module load cuda"
+    message = describe_failure(cluster, len(SETUP) + 3, 127)
+    assert message.startswith("cluster.env failed with exit status 127: export B=")
+    assert describe_failure(cluster, len(SETUP) + 4, 1) == "cluster.setup ended the job with exit status 1"
 
 
 def conclude(run, content, status):

@@ -115,7 +115,7 @@ def test_unknown_field_error_suggests_field(spec_file, added, message, allowed):
         ("train: {device: gpuX}", "train.device: 'gpuX' is not a device", "numbers of GPUs such as 0,1"),
         ("train: {imgsz: 16416}", "train.imgsz", "at least 32, at most 8192, multiple of 32"),
         ("train: 5", "train: must hold fields", "epochs, batch"),
-        ("cluster: [nodes, 2]", "cluster: must hold fields", "executor, nodes"),
+        ("cluster: [nodes, 2]", "cluster: must hold fields", "executor, gpu, nodes"),
         ("cluster: {exclude: {a: b}}", "cluster.exclude: a group of fields", "a list of texts or text"),
         ("cluster: {partition: {a: b}}", "cluster.partition: a group of fields", "text or a list of texts or null"),
         ("cluster: {exclude: [~]}", "cluster.exclude[0]: nothing is not allowed", "text"),
