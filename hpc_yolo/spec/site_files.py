@@ -9,9 +9,10 @@ import difflib
 import re
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+import msgspec
 
 from hpc_yolo.core.package_data import YAML_SUFFIXES
 from hpc_yolo.spec.convert import SectionReader
@@ -28,8 +29,7 @@ _HEAD_KEYS = "hosts|cluster_names|base|description"
 _HEAD = re.compile(rf"^[\"']?({_HEAD_KEYS})[\"']?[ \t]*:.*(?:\n(?:[ \t#-].*)?(?=\n|\Z))*", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class SiteLookup:
+class SiteLookup(msgspec.Struct, frozen=True):
     """What decides about the profile.
 
     Attributes:
@@ -53,8 +53,7 @@ class SiteLookup:
         return self.directories[1:-1]
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The part of a profile that decides where it is used, read without the rest of its file."""
 
     path: Path
@@ -64,8 +63,7 @@ class Head:
     description: str
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The name of a profile, and why it applies."""
 
     name: str

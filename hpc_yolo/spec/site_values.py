@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hpc_yolo.core.units import format_time, parse_limit_s
 from hpc_yolo.spec.cpu_masks import mask_option
@@ -29,8 +30,7 @@ SUFFIX_ORIGIN = "account_suffix"  # among the origins: no field of a spec
 _PATH = re.compile(r"\$\{site\.([^}]*)\}")
 
 
-@dataclass(frozen=True)
-class AppliedSite:
+class AppliedSite(msgspec.Struct, frozen=True):
     """The profile whose values are in a spec, and why it applies."""
 
     name: str
@@ -38,8 +38,7 @@ class AppliedSite:
     why: str
 
 
-@dataclass
-class SiteValues:
+class SiteValues(msgspec.Struct):
     """A spec with the values of its profile. `origins`: where a value is from that has no location of its own."""
 
     tree: Node | None
