@@ -102,6 +102,19 @@ def test_packages_of_login_node_import_no_heavy_packages():
             assert not roots & HEAVY, module
 
 
+def test_task_imports_no_matplotlib_before_its_training():
+    """Every rank would load it at every start, and one rank draws, at the end."""
+    by_name = {dotted(path): path for path in MODULES}
+    to_visit, visited = ["hpc_yolo.training.attempt"], set()
+    while to_visit:
+        module = to_visit.pop()
+        visited.add(module)
+        found = imports(by_name[module], top_level_only=True)
+        assert not {name for name in found if name.split(".")[0] == "matplotlib"}, module
+        to_visit += found & by_name.keys() - visited
+    assert "hpc_yolo.training.trainer" in visited
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

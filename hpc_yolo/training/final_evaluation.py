@@ -20,26 +20,17 @@ from hpc_yolo.checkpoint import load_model
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import make_directory, read_struct, write_struct
 from hpc_yolo.data.batch import ValidationBatch
-from hpc_yolo.data.images import read_image
 from hpc_yolo.distributed.world import World
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, ImageResult, evaluate
-from hpc_yolo.models.boxes import cxcywh_to_xyxy
-from hpc_yolo.plots.figures import write_charts, write_confusion_chart, write_label_charts
-from hpc_yolo.plots.images import LabelledImage, write_mosaics, write_pairs
-from hpc_yolo.plots.labels import label_statistics
-from hpc_yolo.plots.results import ClassResults, Results, results_charts
-from hpc_yolo.plots.training import training_charts
+from hpc_yolo.plots.results import ClassResults, Results
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, ResultsWritten, WarningRaised
-from hpc_yolo.runs.journal import read_events
 from hpc_yolo.training.context import TrainingContext
 
-NUM_MOSAICS = 8
 NUM_PAIRS = 8
 CONFIDENCE_STRIDE = 9  # of 1000 confidences 112 are kept, the first and the last among them
 DECIMALS = 4
-MAX_DRAWN_CLASSES = 100  # in a confusion matrix
 
 
 class Recorder:
@@ -103,12 +94,16 @@ def write_results(final: FinalEvaluation) -> None:
     shards = world.gather_arrays(recorder.arrays())
     if not world.is_main:
         return
+
+    from hpc_yolo.training.final_plots import draw_evaluation, draw_training  # imports matplotlib: 0.3 s
+
     try:
         make_directory(run.results)
         confusions = sum((shard["confusions"] for shard in shards), start=np.zeros_like(shards[0]["confusions"]))
         found = results_of(context, result, confusions, epoch)
-        draw_training(final)
-        draw_evaluation(final, found, confusions, np.concatenate([shard["rows"] for shard in shards]))
+        draw_training(context, run)
+        rows = np.concatenate([shard["rows"] for shard in shards])
+        draw_evaluation(context, run, found, confusions, rows, shown_images(context.validation.index.num_images))
         write_struct(run.evaluation, found)  # last: where it exists, all exist
     except (OSError, HpcYoloError, cv2.error) as error:
         final.emit(WarningRaised(message=f"{run.results}: plots and images are not complete: {error}"))
@@ -176,47 +171,3 @@ def results_of(context: TrainingContext, result: EvaluationResult, confusions: n
         classes=classes,
         confusions=[(int(row), int(column), int(confusions[row, column])) for row, column in pairs],
     )
-
-
-def draw_training(final: FinalEvaluation) -> None:
-    """Draw curves, label statistics and the first training images."""
-    context, run = final.context, final.run
-    write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
-    indexes = context.training.index, context.validation.index
-    statistics = label_statistics(context.names, context.train.imgsz, *indexes)
-    write_struct(run.labels, statistics)
-    write_label_charts(run.results / "labels.png", statistics)
-    mosaics = []
-    for pixels, rows in context.training.samples(NUM_MOSAICS):
-        height, width = pixels.shape[1:]
-        boxes = cxcywh_to_xyxy(torch.from_numpy(rows[:, 1:] * np.array([width, height, width, height]))).numpy()
-        image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))
-        mosaics.append(LabelledImage(image, labelled_rows(boxes, rows[:, 0])))
-    write_mosaics(run.mosaics, mosaics, context.names)
-
-
-def draw_evaluation(final: FinalEvaluation, results: Results, confusions: np.ndarray, rows: np.ndarray) -> None:
-    """Draw curves over recall and confidence, the confusion matrix, and images with labels and detections.
-
-    Args:
-        rows: (n, 7) image, xyxy in its pixels, score, class.
-    """
-    context, run = final.context, final.run
-    if results.classes:
-        write_charts(run.results / "evaluation.png", results_charts([(run.name, 0, results)]))
-    if len(context.names) <= MAX_DRAWN_CLASSES:
-        write_confusion_chart(run.results / "confusion_matrix.png", confusions, context.names)
-    index, pairs = context.validation.index, []
-    for image in shown_images(index.num_images):
-        pixels = read_image(index.paths[image])
-        height, width = pixels.shape[:2]
-        labels = index.labels[image]
-        boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:] * np.array([width, height, width, height]))).numpy()
-        found = rows[rows[:, 0] == image][:, 1:]
-        pairs.append((LabelledImage(pixels, labelled_rows(boxes, labels[:, 0])), LabelledImage(pixels, found)))
-    write_pairs(run.pairs, pairs, context.names)
-
-
-def labelled_rows(boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return labels in the form of detections with a score of 1."""
-    return np.column_stack([boxes_xyxy, np.ones(len(boxes_xyxy)), classes]).reshape(-1, 6)
