@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hpc_yolo.models.family import build_model
+from hpc_yolo.models.layers import Conv
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ def complexity(name: str | Path, num_classes: int, imgsz: int = 640) -> Complexi
         macs += conv.weight.numel() * output.shape[2] * output.shape[3]
 
     with torch.device("meta"):
-        model = build_model(name, num_classes).eval()
-        model.head.train()  # decoding is not a convolution
+        model = build_model(name, num_classes)  # in training mode: decoding is not a convolution
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
         for module in model.modules():
+            if isinstance(module, Conv):  # its other layers keep the shape, and take most of the time
+                module.bn = module.act = nn.Identity()
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(count)
         stride = model.image_stride
         side = math.ceil(imgsz / stride) * stride
         model(torch.zeros(1, 3, side, side))
-    return Complexity(sum(parameter.numel() for parameter in model.parameters()), macs)
+    return Complexity(num_parameters, macs)

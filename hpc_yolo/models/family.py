@@ -40,12 +40,12 @@ class Detector(nn.Module):
     def __init__(self, config: dict[str, Any], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.model, self._sources, largest_stride = _build_blocks(config, num_classes)
-        self.image_stride = max(largest_stride, LEAST_IMAGE_STRIDE)
+        self.model, self._sources, sides = _build_blocks(config, num_classes)
+        self.image_stride = max(math.ceil(PROBE_PIXELS / min(sides)), LEAST_IMAGE_STRIDE)
         if "activation" in config:
             _replace_activations(self, config["activation"])
         self._kept = {index for sources in self._sources for index in sources if index >= 0}
-        self.head.set_strides(self._measure_strides())
+        self.head.set_strides(_strides([sides[source] for source in self._sources[-1]]))
 
     @property
     def head(self) -> Head:
@@ -69,26 +69,6 @@ class Detector(nn.Module):
             if index in self._kept:
                 outputs[index] = x
         return x
-
-    @torch.no_grad()
-    def _measure_strides(self) -> torch.Tensor:
-        was_training = self.training
-        self.train()
-        momenta = [(module, module.momentum) for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        for module, _ in momenta:
-            module.momentum = 0.0  # the probe must not change running statistics
-        levels = self(torch.zeros(1, 3, PROBE_PIXELS, PROBE_PIXELS))
-        for module, momentum in momenta:
-            module.momentum = momentum
-            assert module.num_batches_tracked is not None
-            module.num_batches_tracked.zero_()
-        self.train(was_training)
-        sides = [level.shape[2] for level in levels]
-        if any(PROBE_PIXELS % side for side in sides):
-            raise ValueError(
-                f"{PROBE_PIXELS} pixels become {sides} cells a side in the levels, which is not a whole stride"
-            )
-        return torch.tensor([PROBE_PIXELS / side for side in sides], device="cpu")
 
 
 def build_model(model: str | Path, num_classes: int) -> Detector:
@@ -136,11 +116,14 @@ def scaled_repeats(nominal: int, multiple: float) -> int:
     return max(round(nominal * multiple), 1) if nominal > 1 else nominal
 
 
-def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]], int]:
-    """Return the blocks of all layers; for each, the layers that it reads (-1: the one before); the largest stride."""
+def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequential, list[tuple[int, ...]], list[int]]:
+    """Return the blocks of all layers; for each, the layers that it reads (-1: the one before), and its output's side.
+
+    Sides are cells of the output for an image of `PROBE_PIXELS`.
+    """
     blocks: list[nn.Module] = []
     widths = [IMAGE_CHANNELS]  # then of every layer
-    scales = [1.0]  # input pixels a cell, likewise
+    sides = [PROBE_PIXELS]  # likewise
     layers = read_layers(config)
     numbered = [*enumerate(zip(layers, config["backbone"] + config["head"], strict=True))]
     _require_possible_sizes(numbered, config, num_classes)
@@ -148,12 +131,12 @@ def _build_blocks(config: dict[str, Any], num_classes: int) -> tuple[nn.Sequenti
         read = [-1 if index == -1 else index + 1 for index in layer.sources]
         try:
             block, c_out = _build_block(layer, [widths[index] for index in read], config, num_classes)
-            scales.append(_scale(block, scales[read[0]]))
+            sides.append(_output_side(block, [sides[index] for index in read]))
         except ValueError as error:
             raise layer_error(number, written, error) from error
         blocks.append(block)
         widths.append(c_out)
-    return nn.Sequential(*blocks), [layer.sources for layer in layers], math.ceil(max(scales))
+    return nn.Sequential(*blocks), [layer.sources for layer in layers], sides[1:]
 
 
 def _require_possible_sizes(
@@ -201,15 +184,30 @@ def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_
     return block(c_in[0], c_out, *others), c_out
 
 
-def _scale(block: nn.Module, scale: float) -> float:
-    """Return the input pixels a cell of the output of `block`, where its input has `scale` of them."""
+def _output_side(block: nn.Module, sides: list[int]) -> int:
+    """Return the cells a side of the output of `block`, whose inputs have `sides`."""
+    side = sides[0]
     if isinstance(block, Conv):
-        return scale * block.conv.stride[0]
-    if isinstance(block, nn.Upsample):
-        if scale < 2:
-            raise ValueError("its output is larger than the image")
-        return scale / 2
-    return scale
+        kernel, stride, padding = block.conv.kernel_size[0], block.conv.stride[0], int(block.conv.padding[0])
+        side = (side + 2 * padding - kernel) // stride + 1
+    elif isinstance(block, nn.Upsample):
+        side *= 2
+    elif isinstance(block, Concat) and len(set(sides)) > 1:
+        raise ValueError(f"its inputs have {sides} cells a side for an image of {PROBE_PIXELS} pixels")
+    if side > PROBE_PIXELS:
+        raise ValueError("its output is larger than the image")
+    if side < 1:
+        raise ValueError(f"nothing is left of an image of {PROBE_PIXELS} pixels")
+    return side
+
+
+def _strides(sides: list[int]) -> torch.Tensor:
+    """Return the input pixels a cell of each level, whose inputs have `sides`."""
+    if any(PROBE_PIXELS % side for side in sides):
+        raise ValueError(
+            f"{PROBE_PIXELS} pixels become {sides} cells a side in the levels, which is not a whole stride"
+        )
+    return torch.tensor([PROBE_PIXELS / side for side in sides], device="cpu")
 
 
 def _level_anchors(anchors: int | list[list[float]], num_levels: int) -> list[list[float]]:

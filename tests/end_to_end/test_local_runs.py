@@ -42,7 +42,7 @@ def start(tmp_path):
 
 def test_one_rank_and_two_ranks_have_equal_losses(write_spec, hpc_yolo, events_of):
     """In double precision, since an untrained model doubles rounding errors at every step."""
-    train = {"epochs": 4, "batch": 8, "sync_bn": True, "precision": "fp64", "val_every": 4}
+    train = {"epochs": 2, "batch": 4, "sync_bn": True, "precision": "fp64", "val_every": 2}
     steps = []
     for num_tasks in (1, 2):
         name = f"ranks{num_tasks}"

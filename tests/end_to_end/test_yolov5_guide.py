@@ -63,24 +63,28 @@ def free_port() -> int:
 
 
 def test_runs_on_one_device_have_numbered_names(train, tmp_path):
+    """The second begins with the weights of the first, and so with its model."""
     first = train("--data", "DATA", "--batch", 4, *SMALL)
     assert "epoch 1/1" in first.stdout and "run directory" in first.stdout
-    train("--data", "DATA", "--batch-size", 4, "--multi-scale", "--cos-lr", "--noautoanchor", "--noval", *SMALL)
+    best = tmp_path / "runs" / "train" / "exp" / "checkpoints" / "best.safetensors"
+    small = ("--img", 64, "--epochs", 1, "--workers", 0, "--device", "cpu", "--weights", best)
+    train("--data", "DATA", "--batch-size", 4, "--multi-scale", "--cos-lr", "--noautoanchor", "--noval", *small)
     runs = tmp_path / "runs" / "train"
     assert sorted(path.name for path in runs.iterdir()) == ["exp", "exp2"]
     assert only_attempt(runs / "exp").world_size == 1
     spec = load_spec(runs / "exp2" / "spec.yaml")
-    assert (spec.model, spec.train.imgsz, spec.train.batch, spec.train.val_every) == ("yolov5n", 64, 4, 0)
+    assert (spec.weights, spec.train.imgsz, spec.train.batch, spec.train.val_every) == (str(best), 64, 4, 0)
     assert spec.train.multi_scale and spec.train.cos_lr and not spec.train.autoanchor
-    assert [event for event in read_events(RunDirectory(runs / "exp2").journal) if isinstance(event, Evaluated)]
+    events = read_events(RunDirectory(runs / "exp2").journal)
+    assert [event for event in events if isinstance(event, Evaluated)]
+    (loaded,) = [event for event in events if isinstance(event, WeightsLoaded)]
+    assert (loaded.num_kept, loaded.num_tensors) == (349, 349)
 
 
-@pytest.mark.parametrize(
-    "launcher", [(str(Path(sys.executable).with_name("torchrun")),), TORCHRUN], ids=["program", "module"]
-)
-def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path, launcher):
+def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path):
+    launcher = Path(sys.executable).with_name("torchrun")
     arguments = ("--data", "DATA", "--batch", 4, "--sync-bn", "--name", "pair", *SMALL)
-    run_command(*launcher, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *arguments)
+    run_command(launcher, "--nproc_per_node", 2, "--master_port", free_port(), *TASK, *arguments)
     runs = tmp_path / "runs" / "train"
     assert [path.name for path in runs.iterdir()] == ["pair"]
     started = only_attempt(runs / "pair")
@@ -118,17 +122,6 @@ def test_resume_of_finished_run_needs_more_epochs(train, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "mine" / "first")
     first_epochs = [event.epoch for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
     assert first_epochs == [0, 1]
-
-
-def test_run_with_weights_of_another_run_has_their_model(train, tmp_path):
-    train("--data", "DATA", "--batch", 4, "--name", "first", *SMALL)
-    best = tmp_path / "runs" / "train" / "first" / "checkpoints" / "best.safetensors"
-    train(
-        "--data", "DATA", "--batch", 4, "--img", 64, "--epochs", 1, "--workers", 0, "--device", "cpu", "--weights", best
-    )
-    events = read_events(RunDirectory(tmp_path / "runs" / "train" / "exp").journal)
-    (loaded,) = [event for event in events if isinstance(event, WeightsLoaded)]
-    assert (loaded.num_kept, loaded.num_tensors) == (349, 349)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_job_out_of_memory_ends_and_names_its_peak(slurm_with, write_spec, hpc_y
 
 def test_batch_script_requeues_what_its_tasks_cannot(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
     """A container has no scontrol: the run ended at its first time limit."""
-    spec = write_spec("contained", cluster=TWO_BY_ONE, train=LONG)
+    spec = write_spec("contained", train=LONG)
     script = hpc_yolo("render", spec).stdout
     python = shlex.quote(sys.executable)
     srun = next(line for line in script.splitlines() if line.startswith("srun "))
@@ -81,7 +81,7 @@ def test_batch_script_requeues_what_its_tasks_cannot(in_slurm, write_spec, hpc_y
     assert (ends[-1].requeued, ends[-1].detail.rpartition("; ")[2]) == (True, "queued again by the batch script")
 
 
-@pytest.mark.parametrize("has_accounting", [True, False])
+@pytest.mark.parametrize("has_accounting", [pytest.param(True, marks=pytest.mark.soak), False])
 def test_template_in_chain_mode_passes_on_arguments_and_options(
     in_slurm, write_spec, events_of, tmp_path, monkeypatch, has_accounting
 ):
@@ -114,7 +114,7 @@ def test_template_in_chain_mode_passes_on_arguments_and_options(
     in_slurm.run("scancel", second.job_id, *in_slurm.run("squeue", "--noheader", "--format=%A").split())
 
 
-@pytest.mark.parametrize("wait_s", [5, 120])
+@pytest.mark.parametrize("wait_s", [pytest.param(5, marks=pytest.mark.soak), 120])
 def test_preempted_run_comes_back_by_the_fastest_mode_of_the_site(
     slurm_with, write_spec, hpc_yolo, events_of, tmp_path, wait_s
 ):

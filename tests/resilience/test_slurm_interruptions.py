@@ -1,4 +1,4 @@
-"""However Slurm or a failure interrupts a run of two nodes with two tasks each, it ends with the very same weights."""
+"""However Slurm or a failure interrupts a run on two nodes, it ends with the very same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.runs.time_ledger import Ledger, make_ledger
 
 SLURM_TIME = "%Y-%m-%dT%H:%M:%S"
-CLUSTER = {"nodes": 2, "tasks_per_node": 2, "partition": "preempt"}
+CLUSTER = {"nodes": 2, "tasks_per_node": 1, "partition": "preempt"}
 # Warm-up without steps, so that a few steps change the weights; enough steps for something to come in between.
 EPOCHS = 16
 TRAIN: dict[str, object] = {
