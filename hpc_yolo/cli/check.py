@@ -11,7 +11,8 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.units import counted
 from hpc_yolo.spec.json_schema import json_schema
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import load_with_origins
+from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.schema import MEASURED_BATCH
 from hpc_yolo.spec.shell import require_shell_syntax
 
@@ -20,23 +21,27 @@ from hpc_yolo.spec.shell import require_shell_syntax
 @spec_options()
 def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
     """Read SPEC and print every problem with file, line and column."""
-    spec = load_spec(spec_path, read_overrides(assignments, shortcuts), site_lookup(for_slurm=True))
+    loaded = load_with_origins(spec_path, read_overrides(assignments, shortcuts), site_lookup(for_slurm=True))
+    spec = loaded.spec
     cluster, train = spec.cluster, spec.train
     require_shell_syntax(cluster)
     batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"
     tasks = f"{counted(cluster.nodes, 'node')} x {counted(cluster.num_tasks_per_node, 'task')}"
     python = "" if cluster.python is None else f", with {cluster.python}"
+    site = "" if loaded.site is None else f", site {loaded.site.name} ({loaded.site.why})"
     click.echo(
         f"{spec_path}: valid. {spec.model_source} on {spec.data}, {counted(train.epochs, 'epoch')} of {batch} "
-        f"on {tasks}{python}"
+        f"on {tasks}{python}{site}"
     )
 
 
 @click.command()
-def schema() -> None:
+@click.option("--site", "of_site", is_flag=True, help="The schema of a site profile instead.")
+def schema(of_site: bool) -> None:
     """Print the JSON schema of a spec, with which editors complete and check it.
 
     In an editor with the YAML language server, name the printed file in the first line of a spec:
     # yaml-language-server: $schema=hpc-yolo.schema.json
     """
-    click.echo(json.dumps(json_schema(), indent=2))
+    found = json_schema(Profile, "hpc-yolo site profile") if of_site else json_schema()
+    click.echo(json.dumps(found, indent=2))

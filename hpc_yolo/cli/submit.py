@@ -23,6 +23,7 @@ from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
 from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.site_files import NO_SITE
 
 NOTICE_S = 2.0
 ORIGIN_WIDTH = 72
@@ -77,8 +78,10 @@ def submit(
 
 def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
     """Return the line of a dry run about the site profile; none where no profile applies."""
-    site = loaded.site
-    return [] if site is None else [("site", f"{site.name}: {site.why}, {site.path}")]
+    site, named = loaded.site, loaded.spec.site
+    if site is not None:
+        return [("site", f"{site.name}: {site.why}, {site.path}")]
+    return [] if named in (None, NO_SITE) else [("site", f"{named}: not used, as this is no Slurm job")]
 
 
 def origin_table(script: str, cluster: ClusterSpec, loaded: LoadedSpec) -> str:

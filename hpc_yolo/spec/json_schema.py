@@ -6,19 +6,24 @@ from typing import Any
 
 import msgspec
 
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import Section, Spec
 
 
-def json_schema() -> dict[str, Any]:
-    """Draft 2020-12: every field with its sentence, range and default; unknown fields are refused."""
-    schema = msgspec.json.schema(Spec)
+def json_schema(kind: type[Section] = Spec, title: str = "hpc-yolo spec") -> dict[str, Any]:
+    """Draft 2020-12: every field with its sentence, range and default; unknown fields are refused.
+
+    Args:
+        kind: Spec, or Profile for a site profile.
+        title: of the schema.
+    """
+    schema = msgspec.json.schema(kind)
     definitions = schema.pop("$defs")
     # Defaults of whole sections only repeat those of their fields.
     for name in ("cluster", "train", "checkpoint"):
-        definitions["Spec"]["properties"][name].pop("default", None)
+        definitions[kind.__name__]["properties"].get(name, {}).pop("default", None)
     return {
-        **definitions.pop("Spec"),
+        **definitions.pop(kind.__name__),
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "hpc-yolo spec",
+        "title": title,
         "$defs": definitions,
     }

@@ -52,6 +52,8 @@ def with_site_values(tree: Node | None, lookup: SiteLookup, problems: list[Probl
     A run that is no Slurm job gets no values. Problems of the profile and of its use are added to `problems`.
     """
     unchanged = SiteValues(tree, None, {})
+    if not _may_hold_fields(tree) or not _may_hold_fields(at(tree, "cluster")):
+        return unchanged  # reported with the type of the field
     if not _becomes_slurm_job(tree, lookup):
         return unchanged
     before = len(problems)
@@ -214,6 +216,10 @@ class _Merger:
 def value_origins(values: SiteValues) -> dict[str, Location]:
     """Return the location of every value of a spec by its dotted field."""
     return dict(leaves(values.tree)) | values.origins
+
+
+def _may_hold_fields(node: Node | None) -> bool:
+    return node is None or isinstance(node, Mapping) or (isinstance(node, Scalar) and node.is_null)
 
 
 def _becomes_slurm_job(tree: Node | None, lookup: SiteLookup) -> bool:

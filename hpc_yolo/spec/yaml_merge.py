@@ -9,12 +9,13 @@ from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
 
 # Fields of which a job has one: a later one replaces all of them.
 EXCLUSIVE = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})
+ADDED = ("modules", "setup")  # what a site needs comes before what a run needs
 
 
 def overlay(below: Node | None, above: Node | None) -> Node | None:
     """Return `above` on top of `below`: mappings are merged key by key, anything else is replaced.
 
-    Modules are added to those below, unless the first of them is purge.
+    Modules and setup lines are added to those below, unless the first module is purge.
     """
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return below if above is None else above
@@ -28,7 +29,7 @@ def overlay(below: Node | None, above: Node | None) -> Node | None:
     for key, location in above.keys.items():
         merged.keys[key] = location
         value = overlay(below.values.get(key), above.values.get(key))
-        if key == "modules":
+        if key in ADDED:
             value = _added(below.values.get(key), value)
         if value is not None:
             merged.values[key] = value
@@ -36,11 +37,18 @@ def overlay(below: Node | None, above: Node | None) -> Node | None:
 
 
 def _added(below: Node | None, above: Node | None) -> Node | None:
-    if not isinstance(below, Sequence) or not isinstance(above, Sequence):
+    first, last = _items(below), _items(above)
+    if above is None or first is None or last is None:
         return above
-    first = above.items[0] if above.items else None
-    is_complete = isinstance(first, Scalar) and first.text == "purge"
-    return above if is_complete else Sequence(above.location, [*below.items, *above.items])
+    is_complete = bool(last) and isinstance(last[0], Scalar) and last[0].text == "purge"
+    return above if is_complete else Sequence(above.location, [*first, *last])
+
+
+def _items(node: Node | None) -> list[Node] | None:
+    """Return the items of a list or of one text; None for nothing, null and mappings."""
+    if isinstance(node, Sequence):
+        return node.items
+    return [node] if isinstance(node, Scalar) and not node.is_null else None
 
 
 def only(node: Node | None, wanted: Callable[[str], bool]) -> Mapping | None:

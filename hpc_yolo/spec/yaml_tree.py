@@ -194,8 +194,11 @@ class _Converter:
 
 
 def allowed_in(path: str) -> str:
-    """Return the control characters that a value of the dotted field `path` may hold: shell lines may be a block."""
-    return "\n\t" if re.fullmatch(r"cluster\.setup(\[\d+\])?", path) else ""
+    """Return the control characters that a value of the dotted field `path` may hold: shell lines may be a block.
+
+    They are in the cluster of a spec, and in the rows of a site profile.
+    """
+    return "\n\t" if re.fullmatch(r"(cluster|gpus\..+)\.setup(\[\d+\])?", path) else ""
 
 
 def control_characters(text: str, *, allowed: str = "") -> str:

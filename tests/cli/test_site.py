@@ -95,7 +95,8 @@ def test_dry_run_shows_profile_and_origin_of_each_line(sites, tmp_path):
     assert shown.endswith(f"\n\n{rendered.stdout}")
     assert "module load cuda" in rendered.stderr
     local = run("submit", spec, "--dry-run", "--local").output
-    assert "ours" not in local
+    assert "site           ours: not used, as this is no Slurm job" in local
+    assert ", site ours (named by the spec)" in run("check", spec).output
 
 
 def test_new_and_check_ask_the_slurm_of_this_machine(in_slurm, hpc_yolo, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from hpc_yolo.spec.document import document
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,6 +30,17 @@ def validator():
 
 def test_json_schema_names_its_draft():
     assert json_schema()["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/sites").glob("*.yaml")), ids=lambda path: path.stem)
+def test_json_schema_of_profiles_accepts_those_of_package(path):
+    schema = json_schema(Profile, "profile")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    profile = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # as texts: YAML reads dates and times as it likes
+    for row in [profile.get("cluster", {}), *profile["gpus"].values()]:
+        for name in ("gpus_per_node", "cpus_per_task"):
+            row |= {name: int(row[name])} if name in row else {}
+    jsonschema.Draft202012Validator(schema).validate(profile)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)

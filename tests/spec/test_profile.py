@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 import pytest
 
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.cpu_masks import mask_option, parse_cores
+from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.problems import format_problems
+from hpc_yolo.spec.profile import GpuRow, Profile, TimeBand
+from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.spec.site_files import check_profile, profile_paths, read_head
 
 SHIPPED = sorted((resource_directory("configs") / "sites").glob("*.yaml"))
@@ -136,6 +140,13 @@ def test_head_of_a_profile_is_read_without_its_tables(tmp_path, text, hosts):
     path.write_text(text)
     assert read_head(path).hosts == hosts
     assert read_head(tmp_path / "missing.yaml") is None
+
+
+def test_page_explains_every_field_of_a_profile():
+    page = (resource_directory("docs") / "sites.md").read_text()
+    rows = set(field_types(GpuRow)) - set(field_types(ClusterSpec))
+    for name in (*field_types(Profile), *rows, *field_types(TimeBand).keys() - field_types(ClusterSpec).keys()):
+        assert re.search(rf"`{name}[`:]|\[{{{name}: ", page), name
 
 
 def test_masks_of_cores_are_those_of_the_guide():

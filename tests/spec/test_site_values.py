@@ -23,11 +23,18 @@ cluster:
   sbatch: {comment: profile, hint: nomultithread}
   modules: [site]
   container: {runtime: apptainer}
+  setup: |
+    first
+    second
 gpus:
   v100:
     cpus_per_task: 10
     account_suffix: "@v100"
     mem_per_gpu: 40G
+    setup:
+    - |
+      row
+      block
     by_time: [{up_to: "20:00:00", qos: t3}, {up_to: "100:00:00", qos: t4, partition: long}]
   a100:
     cpus_per_task: 8
@@ -101,6 +108,11 @@ def sites(tmp_path):
         ("{gpu: a100, time: 2-00:00:00, sbatch: {reservation: r}}", [], {"time": "2-00:00:00"}),
         ("{gpu: a100, modules: [x]}", [], {"modules": ["site", "arch/a100", "x"]}),
         ("{gpu: a100, modules: [purge, x]}", [], {"modules": ["purge", "x"]}),
+        ("{gpu: a100, modules: null}", [], {"modules": []}),
+        ("setup: own", [], {"setup": ["first\nsecond\n", "own"]}),
+        ("{setup: [own, more]}", [], {"setup": ["first\nsecond\n", "own", "more"]}),
+        ("{setup: null}", [], {"setup": []}),
+        ("{gpu: v100}", [], {"setup": ["first\nsecond\n", "row\nblock\n"]}),
         ("{gpu: a100, gpus_per_node: 2, cpu_bind: auto}", [], {"srun": {"cpu-bind": "mask_cpu:0xff,0xff00"}}),
         ("{gpu: a100, cpu_bind: auto, srun: {cpu-bind: none}}", [], {"srun": {"cpu-bind": "none"}}),
         ("{sbatch: {comment: own}}", [], {"sbatch": {"comment": "own", "hint": "nomultithread"}}),
@@ -116,7 +128,7 @@ def test_value_of_spec_wins_over_row_and_row_over_profile(sites, cluster, assign
 
 
 def test_environment_is_merged_by_name_and_paths_are_replaced(sites):
-    loaded = sites.load('env: {B: own, TORCH_HOME: "${site.scratch}/torch"}\nsetup: ["cd ${site.scratch}"]')
+    loaded = sites.load('env: {B: own, TORCH_HOME: "${site.scratch}/torch"}\nprefix: ["${site.scratch}/run"]')
     assert loaded.spec.cluster.env == {
         "NCCL_SOCKET_IFNAME": "ib0",
         "GLOO_SOCKET_IFNAME": "ib0",
@@ -127,7 +139,7 @@ def test_environment_is_merged_by_name_and_paths_are_replaced(sites):
         "B": "own",
         "TORCH_HOME": "/scratch/$USER/torch",
     }
-    assert loaded.spec.cluster.setup == ["cd /scratch/$USER"]
+    assert loaded.spec.cluster.prefix == ["/scratch/$USER/run"]
     origins = {name: (Path(place.source).stem, place.line) for name, place in loaded.origins.items()}
     assert origins["cluster.env.A"] == ("big", 9)
     assert origins["cluster.env.B"] == ("spec", 6)
@@ -214,6 +226,24 @@ def test_profile_that_cannot_be_chosen_is_reported_in_one_message(sites, cluster
     problem = sites.problem(cluster, top=top, **lookup)
     assert problem.startswith("1 mistake in ")
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "must hold fields"),
+        ("site: big\nname: a\nmodel: yolov5n\ndata: d\ncluster: [gpu]\n", "cluster: must hold fields"),
+        ("site: big\nname: a\nmodel: yolov5n\ndata: d\ncluster: {gpu: [a100]}\n", "cluster.gpu: a list is not allowed"),
+        ("site: [big]\nname: a\nmodel: yolov5n\ndata: d\n", "site: a list is not allowed"),
+        ("site: big\nname: a\nmodel: yolov5n\ndata: d\ncluster: {env: [A]}\n", "cluster.env: a list is not allowed"),
+    ],
+)
+def test_mistake_of_the_spec_is_not_hidden_by_the_profile(sites, text, message):
+    sites.spec.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_with_origins(sites.spec, [], sites.lookup(named="big"))
+    assert message in caught.value.message
+    assert caught.value.message.startswith("1 mistake in the spec\n")
 
 
 def test_profile_that_adds_to_another_one_is_preferred_to_it(sites):
