@@ -69,7 +69,8 @@ def with_site_values(tree: Node | None, lookup: SiteLookup, problems: list[Probl
     if read is None:
         return unchanged
     values = _Merger(*read, choice.name, problems).merge(tree)
-    values.tree = with_value(values.tree, Scalar(_location(tree, "site", path), choice.name, plain=False), "site")
+    if written is None or (isinstance(written, Scalar) and written.is_null):
+        values.tree = with_value(values.tree, Scalar(Location(str(path), 1, 1), choice.name, plain=False), "site")
     values.site = AppliedSite(choice.name, path, choice.why)
     return values
 
@@ -236,14 +237,10 @@ def _refuse_without_profile(tree: Node | None, problems: list[Problem]) -> None:
             problems.append(Problem(_location(tree, "cluster", field), f"cluster.{field}", message, allowed))
 
 
-def _location(tree: Node | None, *keys: str | Path) -> Location:
-    """Return the location of the value under `keys`; a path as the last one is the file that is named instead."""
-    names = [key for key in keys if isinstance(key, str)]
-    found = at(tree, *names)
-    if found is not None:
-        return found.location
-    files = [key for key in keys if isinstance(key, Path)]
-    return Location(str(files[0]), 1, 1) if files else Location("command line") if tree is None else tree.location
+def _location(tree: Node | None, *keys: str) -> Location:
+    """Return the location of the value under `keys`, else that of `tree`."""
+    found = at(tree, *keys) or tree
+    return Location("command line") if found is None else found.location
 
 
 def _seconds(limit: str) -> float:

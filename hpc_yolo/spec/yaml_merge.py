@@ -40,8 +40,14 @@ def _added(below: Node | None, above: Node | None) -> Node | None:
     first, last = _items(below), _items(above)
     if above is None or first is None or last is None:
         return above
-    is_complete = bool(last) and isinstance(last[0], Scalar) and last[0].text == "purge"
-    return above if is_complete else Sequence(above.location, [*first, *last])
+    lower, upper = _texts(first), _texts(last)
+    if upper[:1] == ["purge"] or upper[: len(lower)] == lower:  # the latter in the spec of a run, which has all values
+        return above
+    return Sequence(above.location, [*first, *last])
+
+
+def _texts(items: list[Node]) -> list[str]:
+    return [item.text if isinstance(item, Scalar) else "" for item in items]
 
 
 def _items(node: Node | None) -> list[Node] | None:

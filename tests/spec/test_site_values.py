@@ -265,10 +265,11 @@ def test_local_run_ignores_the_profile(sites):
 
 
 def test_resolved_spec_needs_no_profile_and_refuses_another_row(sites, tmp_path):
-    spec = sites.load("{gpu: a100, account: abc, gpus_per_node: 2, cpu_bind: auto}\n").spec
+    spec = sites.load("{gpu: a100, account: abc, gpus_per_node: 2, cpu_bind: auto, modules: [x], setup: [a]}\n").spec
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(dump_spec(spec))
     assert load_resolved_spec(resolved) == spec
     assert load_spec(resolved).cluster == spec.cluster
+    assert load_spec(resolved, (), sites.lookup()).cluster == spec.cluster, "submitted again with its profile"
     with pytest.raises(SpecError, match=r"cluster\.gpu: is resolved at submission"):
         load_resolved_spec(resolved, overrides("cluster.gpu=v100"))
