@@ -52,7 +52,10 @@ SECTIONS: dict[str, dict[str, Listed]] = {
     },
 }
 # For batch scripts, not for users.
-UNLISTED = {"after-job": Listed("after_job", "after_job", "The last command of a batch script.")}
+UNLISTED = {
+    "before-job": Listed("before_job", "before_job", "The first command of a batch script with a container."),
+    "after-job": Listed("after_job", "after_job", "The last command of a batch script."),
+}
 COMMANDS = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
 
 

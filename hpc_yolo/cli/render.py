@@ -35,7 +35,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     require_shell_syntax(spec.cluster)
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
-    prepare_run(plan.run, spec, needs_data=False)
+    prepare_run(plan.run, plan.spec, needs_data=False)
     if not are_kept(plan.run):
         click.echo(f"{spec.data}: not found here; the first attempt of the job copies the run's inputs", err=True)
     assert plan.script is not None

@@ -22,7 +22,7 @@ from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.training.start import start_task
+from hpc_yolo.training.start import require_submitted_version, start_task
 
 
 class TrainCommand(GuideCommand):
@@ -98,6 +98,7 @@ def _train_prepared_run(path: Path, overrides: list[Override], process: ProcessI
         raise SpecError(
             f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
         )
+    require_submitted_version(run)  # first: another version may not read the spec
     spec = submitted_spec(run)
     if not _is_finished(run, process):
         start_task(run, spec)

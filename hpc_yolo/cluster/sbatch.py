@@ -9,6 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
+from hpc_yolo.cluster.container import ContainerCommand
 from hpc_yolo.cluster.env_values import shell_text
 from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.core.variables import variables_in
@@ -33,6 +34,8 @@ def script(
     save_times: SaveTimes | None = None,
     setup_record: str = DEFAULT_SETUP_RECORD,
     after_failed_setup: str | None = None,
+    container: ContainerCommand | None = None,
+    before: str | None = None,
 ) -> str:
     """Return the whole script: options, setup lines, environment, one srun with one task per GPU, and the last command.
 
@@ -44,12 +47,15 @@ def script(
         save_times: measured in the run so far; see `signal_before_s`.
         setup_record: file that holds the number of the current setup line, as shell text.
         after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
+        container: of the tasks; `task` then begins with its Python.
+        before: command that runs before the tasks, as shell text; where it fails they do not start.
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
     guarded = [*cluster.module_lines, *cluster.setup_lines, *dependent_exports(cluster)]
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [] if dependent_exports(cluster) else _exports(cluster)
-    body = [*exports, *([""] if exports else []), f"{shlex.join([*srun_arguments(cluster), *cluster.prefix])} {task}"]
+    body = [*exports, *([""] if exports else []), *([f"{before} &&"] if before else [])]
+    body.append(" ".join([*srun_command(cluster, container), task]))
     if guarded:
         last = after_failed_setup or afterwards
         body = _after_setup(guarded, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
@@ -66,7 +72,7 @@ def dependent_exports(cluster: ClusterSpec) -> list[str]:
 
 
 def _exports(cluster: ClusterSpec) -> list[str]:
-    return [f"export {name}={shell_text(name, value)}" for name, value in cluster.env.items()]
+    return [f"export {name}={shell_text(f'cluster.env.{name}', value)}" for name, value in cluster.env.items()]
 
 
 def _after_setup(setup: Sequence[str], body: Sequence[str], record: str, after_failed_setup: str) -> list[str]:
@@ -188,6 +194,13 @@ def srun_arguments(cluster: ClusterSpec) -> list[str]:
         "--export=ALL",  # srun inherits sbatch's --export: with NONE its tasks would have no PATH
         *option_arguments(written_options(cluster.srun)),
     ]
+
+
+def srun_command(cluster: ClusterSpec, container: ContainerCommand | None) -> list[str]:
+    """Return the shell words before a task: srun with its options, the spec's prefix, and the container's runtime."""
+    container = container or ContainerCommand()
+    words = [*map(shlex.quote, srun_arguments(cluster)), *container.srun_options]
+    return [*words, *map(shlex.quote, cluster.prefix), *container.launcher]
 
 
 def flag_lines(options: Mapping[str, str | bool | None]) -> list[str]:

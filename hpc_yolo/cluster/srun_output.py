@@ -20,6 +20,10 @@ _OUT_OF_MEMORY = re.compile(
     r"|^srun: error: \S+: tasks? [\d,-]+: Out Of Memory",
     re.IGNORECASE | re.MULTILINE,
 )
+# srun puts the rank before each line of a task.
+_MESSAGE = re.compile(
+    r"^(?: *(?P<rank>\d+): (?!slurmstepd)|slurmstepd\S*: error: (?=execve|pyxis: ))(?P<text>\s*\S.*)$", re.MULTILINE
+)
 _SIGNAL_NAMES = {
     text.lower(): number for number in signal.valid_signals() if (text := signal.strsignal(number)) is not None
 }
@@ -65,6 +69,17 @@ def first_end(ends: Sequence[TaskEnd], echoes: Collection[int]) -> TaskEnd | Non
     """
     causes = [end for end in ends if not set(end.ranks) <= set(echoes)]
     return next(iter(causes or ends), None)
+
+
+def last_message(log: str, rank: int | None) -> str:
+    """Return the last line of a task in `log`, or why it could not be started; "" where there is none.
+
+    Args:
+        log: of the job.
+        rank: of the task; None is any.
+    """
+    found = [match for match in _MESSAGE.finditer(log) if match["rank"] in (None, f"{rank}") or rank is None]
+    return found[-1]["text"].strip() if found else ""
 
 
 def is_out_of_memory(log: str) -> bool:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
+from hpc_yolo.cluster.container_checks import require_no_container
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import counted
 from hpc_yolo.core.variables import variables_in
+from hpc_yolo.launch.container_job import command_of, container_decisions, with_runtime
 from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
 from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
@@ -75,24 +77,28 @@ class Plan:
         if not self.uses_slurm:
             return None
         # Tasks read everything else from the run directory, so that it does not depend on the job id.
-        task = [self.python, "-u", "-m", "hpc_yolo", "train", str(self.run.path)]
+        task = ["-u", "-m", "hpc_yolo", "train", str(self.run.path)]
+        before_job = ["-m", "hpc_yolo", "before-job", str(self.run.path)]
         after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
+        container = command_of(self.spec, self.run)
         # A bare name is resolved in the PATH that setup defines, which is not known after a failed setup.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
             self.spec.name,
             self.spec.cluster,
-            shlex.join(task),
+            shlex.join([self.python, *task]) if container is None else " ".join([*container.python, shlex.join(task)]),
             shlex.join([self.python, *after_job]),
             log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
             save_times=self.save_times,
             setup_record=self.run.setup_record,
             after_failed_setup=shlex.join([sure_python, *after_job]),
+            container=container,
+            before=None if container is None else shlex.join([self.python, *before_job]),
         )
 
     @property
     def python(self) -> str:
-        """Python interpreter of the tasks."""
+        """Python interpreter of the tasks, or of the batch script where the tasks run in a container."""
         return self.spec.cluster.python if self.uses_slurm and self.spec.cluster.python else sys.executable
 
     @property
@@ -121,6 +127,7 @@ class Plan:
             ("batch", batch if train.batch > 0 else "as many images as fit into memory, measured at the start"),
             ("MASTER_ADDR", "addresses of rank 0's host, unless it is set" if self.num_nodes > 1 else "127.0.0.1"),
             ("MASTER_PORT", f"{port}; the next free one if it is in use"),
+            *(container_decisions(self.spec, self.run) if self.uses_slurm else ()),
             *self._requeue_decision(),
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
             *(
@@ -156,7 +163,8 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     """Return the plan of a submission of `spec` from this machine.
 
     Raises:
-        ClusterError: a GPU of train.device does not exist.
+        ClusterError: a GPU of train.device does not exist, or tasks on this machine would need a container.
+        SpecError: the runtime of the container is open.
         RunError: the run directory belongs to a run with different training settings.
     """
     executor, why = choose_executor(spec.cluster.executor)
@@ -164,6 +172,7 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     run = planned_run(spec)
     if executor == "slurm":
         return slurm_plan(spec, run, why, environ)
+    require_no_container(spec.cluster)
     chosen = chosen_gpus(spec.train.device, visible_gpus(environ))
     tasks, gpus = local_tasks(spec.cluster, spec.train.batch, len(chosen), len(os.sched_getaffinity(0)))
     if executor == "debug":
@@ -198,7 +207,12 @@ def planned_run(spec: Spec) -> RunDirectory:
 
 
 def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, str]) -> Plan:
-    """Return the plan of a Slurm job of `run`, submitted from a shell with `environ`, without a query of Slurm."""
+    """Return the plan of a Slurm job of `run`, submitted from a shell with `environ`, without a query of Slurm.
+
+    Raises:
+        SpecError: the runtime of the container is open.
+    """
+    spec = with_runtime(spec)
     cluster = spec.cluster
     save_times = read_save_times(run)
     variables, ignored = split_variables(

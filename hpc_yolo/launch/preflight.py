@@ -1,13 +1,14 @@
 """Checks before a submission, so that a job does not fail on a node a minute later.
 
-Dataset, layers of the model, weights, packages, run directory, partitions, and that the run is not already queued or
-running. Each check is in the package of its subject; `preflight` defines their order.
+Dataset, layers of the model, weights, packages, container, run directory, partitions, and that the run is not already
+queued or running. Each check is in the package of its subject; `preflight` defines their order.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from hpc_yolo.cluster.container_checks import require_container
 from hpc_yolo.cluster.interpreter import require_python
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import require_not_active
@@ -32,16 +33,17 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         slurm_answers: False where Slurm was found not to answer.
 
     Returns:
-        Warnings about the dataset, and about losing work when the job is interrupted, a line each.
+        Warnings about the container, the dataset, and about losing work when the job is interrupted, a line each.
 
     Raises:
         SpecError: the layers of the model are invalid, do not fit train.imgsz, or lack those of train.freeze;
-            TensorBoard or cluster.python cannot be imported.
+            TensorBoard or cluster.python cannot be imported; the container's image or a mounted path does not exist.
         DataError: the dataset or one of its splits does not exist.
         CheckpointError: the weights do not exist, or training cannot begin with them.
         RunError: the directory of runs is not writable, or the run is already queued or running.
         ClusterError: the partition does not exist or would never start the job.
     """
+    warnings: list[str] = []
     if spec.weights:
         require_usable_weights(Path(spec.weights))
     dataset = check_dataset(run, spec, current_environment(), for_slurm=for_slurm)
@@ -55,9 +57,10 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     if for_slurm:
         require_shell_syntax(spec.cluster)
         require_python(spec.cluster)
+        warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
     require_not_active(run, slurm_answers=slurm_answers)
-    warnings = [*dataset.messages, *mode_warnings(spec.output_mode)]
+    warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source))
     return warnings

@@ -124,7 +124,7 @@ def job_environment(added: dict[str, str]) -> Iterator[None]:
     before = current_environment()
     environ = clean_environment(before)
     for name, value in added.items():
-        environ[name] = expanded(name, value, environ)  # which may refer to one before it, as in a job
+        environ[name] = expanded(f"cluster.env.{name}", value, environ)  # which may refer to one before it, as in a job
     _replace_environment(environ)
     try:
         yield

@@ -101,6 +101,8 @@ def _new_event(facts: AttemptFacts, end: AttemptEnd) -> AttemptEnded:
     """Return the event of an end that the tasks could not record."""
     assert facts.step is not None
     detail = f"{describe_end(facts.step, facts.failures, end.cause)}: {end.reason or end.cause}"
+    if facts.number is None and end.cause == Cause.ERROR and not facts.failures and facts.step.last_message:
+        detail += f" ({facts.step.last_message})"  # of a runtime of containers, or of a Python that does not start
     ended = end.event(facts.attempts.last_step, detail)
     return msgspec.structs.replace(ended, attempt=facts.number or 0)
 

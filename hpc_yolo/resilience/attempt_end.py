@@ -45,12 +45,14 @@ class StepEnd:
         ends: of single tasks, in the order in which srun reports them; empty where its log cannot be read.
         is_out_of_memory: Slurm reports that a process was killed because the job's memory ran out.
         peak_bytes: peak memory of the job on one node, or of its largest task; None where nothing measures it.
+        last_message: the last line of a task in the job's log, or why it could not be started.
     """
 
     status: ExitStatus
     ends: Sequence[TaskEnd] = ()
     is_out_of_memory: bool = False
     peak_bytes: int | None = None
+    last_message: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hpc_yolo.cluster.batch_job import BatchJob
 from hpc_yolo.cluster.jobs import slurm_job_state
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs, queue_script
-from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.core.errors import CancelledError, ClusterError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, all_submissions
 
@@ -63,8 +63,8 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
         executor="slurm",
         job_id=f"_{array_task}" if array_task else "",
         host=process.host or socket.gethostname(),
-        num_nodes=process.num_nodes,
-        tasks_per_node=process.local_world_size,
+        num_nodes=process.num_nodes if own is None else own.num_nodes,
+        tasks_per_node=process.local_world_size if own is None else own.tasks_per_node,
         gpus_per_node=0 if own is None else own.gpus_per_node,
         after=process.job_id,
         variables={} if own is None else own.variables,
@@ -113,6 +113,19 @@ def cancel_successor(run: RunDirectory, job_id: str) -> None:
     """Cancel the job that would follow job `job_id`; where Slurm does not answer, that job ends by itself."""
     with contextlib.suppress(ClusterError):
         scheduler.cancel(submission.job_id for submission in all_submissions(run) if submission.after == job_id)
+
+
+def require_predecessor_not_cancelled(run: RunDirectory, job_id: str) -> None:
+    """Return if no user has cancelled the job that job `job_id` follows.
+
+    Raises:
+        CancelledError: a user has; that is meant for both.
+    """
+    if (cancelled := cancelled_predecessor(run, job_id)) is not None:
+        raise CancelledError(
+            f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
+            hint="submit the spec again to continue",
+        )
 
 
 def cancelled_predecessor(run: RunDirectory, job_id: str) -> str | None:

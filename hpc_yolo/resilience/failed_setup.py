@@ -49,7 +49,7 @@ def conclude_failed_setup(
     end = attempt_end(facts)
     print(f"hpc-yolo: {detail}; {REMEDY if end.cause == Cause.ERROR else end.cause}", flush=True)
     ended = end.event(attempts.last_step, detail)
-    number = _write_end(run, process, cluster, ended)
+    number = write_end(run, process, cluster, ended)
 
     def write(refused: AttemptEnded) -> None:
         if number is not None:
@@ -99,8 +99,8 @@ def _read_number(record: Path) -> int | None:
     return None
 
 
-def _write_end(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, ended: AttemptEnded) -> int | None:
-    """Write the end of this attempt, its only event, and that of an earlier attempt without one.
+def write_end(run: RunDirectory, process: ProcessInfo, cluster: ClusterSpec, ended: AttemptEnded) -> int | None:
+    """Write the end of an attempt whose tasks do not start, its only event, and that of an earlier one without one.
 
     Return the number of this attempt; None where the journal is not writable, or another attempt trains the run.
     """

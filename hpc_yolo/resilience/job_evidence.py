@@ -10,7 +10,7 @@ from pathlib import Path
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import StepUsage
-from hpc_yolo.cluster.srun_output import is_out_of_memory, parse_task_ends
+from hpc_yolo.cluster.srun_output import first_end, is_out_of_memory, last_message, parse_task_ends
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.resilience.attempt_end import StepEnd
@@ -28,11 +28,14 @@ def read_step_end(process: ProcessInfo, status: ExitStatus) -> StepEnd:
     if process.job_id is not None:
         with contextlib.suppress(ClusterError):
             usage = scheduler.step_usage(process.job_id)
+    ends = parse_task_ends(log)
+    first = first_end(ends, ())
     return StepEnd(
         status=status,
-        ends=parse_task_ends(log),
+        ends=ends,
         is_out_of_memory=is_out_of_memory(log) or usage.is_out_of_memory,
         peak_bytes=job_peak_bytes() or usage.peak_bytes,
+        last_message=last_message(log, None if first is None else first.ranks[0]),
     )
 
 

@@ -18,12 +18,13 @@ from hpc_yolo.spec.fields import (
     describe,
     field_extra,
     field_types,
+    is_optional,
     required_fields,
     section_type,
     unwrapped,
 )
 from hpc_yolo.spec.problems import Location, Problem
-from hpc_yolo.spec.schema import Section
+from hpc_yolo.spec.section import Section
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -69,9 +70,9 @@ class SectionReader:
         return section(**values)
 
     def _read_field(self, values: dict[str, Any], key: str, node: Node, kind: Any, dotted: str) -> None:
-        bare = unwrapped(kind)
-        if isinstance(bare, type) and issubclass(bare, Section):
-            values[key] = self.read(node, bare, dotted, node.location)
+        section = section_type(kind)
+        if section is not None and not (is_null(node) and is_optional(kind)):
+            values[key] = self.read(node, section, dotted, node.location)
             return
         before = len(self.problems)
         value = self.read_value(node, kind, dotted)
@@ -85,7 +86,7 @@ class SectionReader:
             if name in values:
                 continue
             dotted = f"{path}.{name}" if path else name
-            if dotted not in self.locations and dotted not in self.unusable:
+            if dotted not in self.locations and not {dotted, path} & self.unusable:
                 self._problem(location, dotted, "is missing", describe(field_types(section)[name]))
             self.unusable.add(dotted)
             values[name] = ""

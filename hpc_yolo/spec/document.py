@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from hpc_yolo.spec.fields import describe, description_of, field_extra, field_infos, section_type
-from hpc_yolo.spec.schema import CHANGES, Hyperparameters, Section, Spec
+from hpc_yolo.spec.schema import CHANGES, Hyperparameters, Spec
+from hpc_yolo.spec.section import Section
 
 HEAD = """# The spec, field by field
 
@@ -20,12 +23,18 @@ or that says only *where it runs*, may have another value in later attempts.
 
 def document() -> str:
     """Return the whole page as Markdown."""
-    tables = [_table("The run", Spec, None)]
-    for field in field_infos(Spec):
-        if (section := section_type(field.type)) is not None:
-            tables.append(_table(field.name, section, field_extra(field.type, CHANGES)))
+    tables = [_table("The run", Spec, None), *_inner_tables(Spec, "", None)]
     tables.append(_table("Hyperparameters (`train.hyp`, `train.hyp_overrides`)", Hyperparameters, None))
     return "\n".join([HEAD, *tables])
+
+
+def _inner_tables(section: type[Section], prefix: str, changes: str | None) -> Iterator[str]:
+    """Yield the tables of the sections in `section`, each followed by those of its own."""
+    for field in field_infos(section):
+        if (inner := section_type(field.type)) is not None:
+            title, inner_changes = f"{prefix}{field.name}", changes or field_extra(field.type, CHANGES)
+            yield _table(title, inner, inner_changes)
+            yield from _inner_tables(inner, f"{title}.", inner_changes)
 
 
 def _table(title: str, section: type[Section], changes: str | None) -> str:

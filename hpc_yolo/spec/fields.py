@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from hpc_yolo.spec.schema import Section
+from hpc_yolo.spec.section import Section
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 PLURALS = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
@@ -41,9 +41,14 @@ def unwrapped(kind: Any) -> Any:
 
 
 def section_type(kind: Any) -> type[Section] | None:
-    """Return the section that `kind` is; None for a plain value."""
-    bare = unwrapped(kind)
-    return bare if isinstance(bare, type) and issubclass(bare, Section) else None
+    """Return the section that `kind` is or, where it may be null too, contains; None for a plain value."""
+    kinds = [bare for alternative in alternatives_of(kind) if (bare := unwrapped(alternative)) is not type(None)]
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Section) else None
+
+
+def is_optional(kind: Any) -> bool:
+    """Return True if a field of this type may be null."""
+    return type(None) in map(unwrapped, alternatives_of(kind))
 
 
 def alternatives_of(kind: Any) -> list[Any]:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
-from hpc_yolo.spec.schema import CHANGES, Section, Spec
+from hpc_yolo.spec.schema import CHANGES, Spec
+from hpc_yolo.spec.section import Section
 
 
 def learned_fields(spec: Spec) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _fixed_fields(values: dict[str, Any], section: type[Section], prefix: str) -
     for name, kind in field_types(section).items():
         if field_extra(kind, CHANGES) is not None:
             continue
-        if (inner := section_type(kind)) is not None:
+        if (inner := section_type(kind)) is not None and values[name] is not None:
             yield from _fixed_fields(values[name], inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", values[name]

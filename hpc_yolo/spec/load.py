@@ -12,6 +12,7 @@ import yaml
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.spec import validate
+from hpc_yolo.spec.container import ContainerSpec, image_form
 from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
@@ -20,10 +21,16 @@ from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
-from hpc_yolo.spec.yaml_tree import Mapping, Node, allowed_in, control_characters, parse_yaml, read_yaml
+from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
 
 RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
-SECTIONS = {"cluster": ClusterSpec, "train": TrainSpec, "checkpoint": CheckpointSpec}
+# A name in several sections is suggested in the last one.
+SECTIONS = {
+    "cluster.container": ContainerSpec,
+    "cluster": ClusterSpec,
+    "train": TrainSpec,
+    "checkpoint": CheckpointSpec,
+}
 
 
 class Override(msgspec.Struct, frozen=True):
@@ -197,6 +204,8 @@ def _location_of(field: str, tree: Node | None, reader: SectionReader, root: Loc
     rest = field
     while rest and isinstance(node, Mapping):
         part = rest if rest in node.keys else rest.partition(".")[0]  # a free name may have dots in it
+        if (item := _item_of(node, part)) is not None:
+            return item.location
         if part not in node.keys:
             break
         inner = node.values.get(part)
@@ -205,11 +214,23 @@ def _location_of(field: str, tree: Node | None, reader: SectionReader, root: Loc
     return reader.locations.get(field, location)
 
 
+def _item_of(node: Mapping, part: str) -> Node | None:
+    """Return the item of a list in `node` that `part` names, such as mounts[0]; None for another name."""
+    name, bracket, index = part.rstrip("]").partition("[")
+    items = node.values.get(name)
+    is_item = bracket and isinstance(items, Sequence) and index.isdecimal() and int(index) < len(items.items)
+    return items.items[int(index)] if is_item and isinstance(items, Sequence) else None
+
+
 def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
     train, model, weights, cluster = spec.train, spec.model, spec.weights, spec.cluster
     if cluster.python is not None and "/" in cluster.python:
         python = _absolute(os.path.expanduser(cluster.python), directory)  # noqa: PTH111, it takes any text
         cluster = msgspec.structs.replace(cluster, python=python)
+    container = cluster.container
+    if container is not None and _is_relative_image(container.image, directory):
+        container = msgspec.structs.replace(container, image=_absolute(container.image, directory))
+        cluster = msgspec.structs.replace(cluster, container=container)
     if train.hyp not in hyperparameter_names():
         train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, directory))
     if Path(model).suffix in (".yaml", ".yml"):
@@ -225,6 +246,14 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
         data=_dataset_path(spec.data, directory),
         output=str(Path(spec.output).absolute()),
     )
+
+
+def _is_relative_image(image: str, directory: Path) -> bool:
+    """Return True for a relative path; False for docker://… and a name that a container runtime looks up."""
+    form = image_form(image)
+    if form == "name":
+        return image != "" and any(os.path.exists(base / image) for base in (directory, Path()))  # noqa: PTH110
+    return form != "address" and not image.startswith(("/", "$", "~"))
 
 
 def _dataset_path(written: str, directory: Path) -> str:

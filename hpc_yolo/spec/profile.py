@@ -18,7 +18,8 @@ from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.spec.cpu_masks import parse_cores
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.problems import Finding
-from hpc_yolo.spec.schema import ClusterSpec, Section
+from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.section import Section
 from hpc_yolo.spec.validate import cluster_findings
 
 PATH_NAME = re.compile(r"[a-z][a-z0-9_]*")

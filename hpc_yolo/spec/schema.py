@@ -8,9 +8,11 @@ Annotations are not strings here: evaluating those would take a third of the tim
 import shlex
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
+from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.device import read_device
+from hpc_yolo.spec.section import Section
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -27,10 +29,6 @@ MEASURED_BATCH = -1  # train.batch: as many images as fit
 CHANGES = "changes"
 WHERE_IT_RUNS = Meta(extra={CHANGES: "where it runs"})  # nothing that is learned depends on it
 MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the run continues with the new value
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: immutable, named fields only."""
 
 
 class ClusterSpec(Section, frozen=True, kw_only=True):
@@ -131,7 +129,9 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
             "are expanded where the tasks run; $$ is a dollar sign."
         ),
     ] = field(default_factory=dict)
-    container: Annotated[dict[str, str] | None, Meta(description="Container to run in.")] = None
+    container: Annotated[ContainerSpec | None, Meta(description="Container in which the tasks of a Slurm job run.")] = (
+        None
+    )
     sbatch: Annotated[
         dict[str, str | bool | list[str] | None],
         Meta(description="Any further sbatch option by its long name; true for one without a value."),
@@ -156,6 +156,11 @@ class ClusterSpec(Section, frozen=True, kw_only=True):
     login_shell: Annotated[
         bool, Meta(description="Run the script of a Slurm job in a login shell, which reads /etc/profile first.")
     ] = False
+
+    @property
+    def used_container(self) -> ContainerSpec | None:
+        """The container of the tasks; None without one, also where its runtime is none."""
+        return None if self.container is None or self.container.runtime == "none" else self.container
 
     @property
     def num_tasks_per_node(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
+from hpc_yolo.spec.container_rules import VARIABLE_NAME, container_findings, missing_image
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.run_name import name_findings
 from hpc_yolo.spec.sbatch_options import option_findings
@@ -21,7 +22,6 @@ from hpc_yolo.spec.srun_options import srun_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
-VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number of tasks on a node follows from
 
@@ -31,6 +31,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _unsupported(spec)
     yield from name_findings(spec.name)
     yield from cluster_findings(spec.cluster)
+    yield from missing_image(spec.cluster)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)
@@ -46,6 +47,7 @@ def cluster_findings(cluster: ClusterSpec) -> Iterator[Finding]:
     yield from option_findings(cluster)
     yield from srun_findings(cluster)
     yield from setup_findings(cluster)
+    yield from container_findings(cluster)
     yield from _names(cluster)
 
 
@@ -59,8 +61,6 @@ def _unsupported(spec: Spec) -> Iterator[Finding]:
         yield Finding("train.cache", "disk is not supported", "none or ram")
     if spec.sweep:
         yield Finding("sweep", "not supported", "one spec a run, or slurm/array.sbatch")
-    if spec.cluster.container is not None:
-        yield Finding("cluster.container", "not supported", "null; cluster.setup prepares a task")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:

@@ -10,18 +10,18 @@ import torch
 
 from hpc_yolo.cluster.local_process import process_start_time
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.core.errors import CancelledError, ClusterError, TrainingError
+from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.distributed import World
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
-from hpc_yolo.resilience.chain import cancelled_predecessor, ensure_successor, predecessor
+from hpc_yolo.resilience.chain import ensure_successor, require_predecessor_not_cancelled
 from hpc_yolo.resilience.lease import Lease
-from hpc_yolo.resilience.lost_attempt import end_of_lost_attempt
+from hpc_yolo.resilience.lost_attempt import record_lost_attempt
 from hpc_yolo.resilience.requeue import carry_out, own_job_record, slurm_job_id
 from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import EventLines
-from hpc_yolo.runs.events import AnyEvent, AttemptStarted, WarningRaised
+from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.training.tensorboard import EventFiles
@@ -51,14 +51,10 @@ def open_journal(
             if line is not None:
                 print(line, flush=True)
 
-    attempts = Attempts(read_events(run.journal))
-    if (lost := attempts.lost) is not None:
-        end, ended = end_of_lost_attempt(lost, attempts, limits)
-        JournalWriter(run.journal, lost.attempt, on_event=print_line, before_write=lease.require).write(ended)
-        if process.job_id is not None and not end.goes_on and lost.job_id in own_jobs(run, process.job_id):
-            raise TrainingError(
-                f"this run is not resumed: {end.reason}", hint="remove the cause, then submit the spec again"
-            )
+    def write_lost(attempt: int, ended: AttemptEnded) -> None:
+        JournalWriter(run.journal, attempt, on_event=print_line, before_write=lease.require).write(ended)
+
+    record_lost_attempt(run, limits, process, Attempts(read_events(run.journal)), write_lost)
 
     def on_event(event: AnyEvent) -> None:
         print_line(event)
@@ -68,23 +64,13 @@ def open_journal(
     return JournalWriter(run.journal, lease.attempt, on_event=on_event, before_write=lease.require)
 
 
-def own_jobs(run: RunDirectory, job_id: str) -> tuple[str | None, ...]:
-    """Return job `job_id` and the one it follows: the jobs since the run was last submitted by a person."""
-    before = predecessor(run, job_id)
-    return (job_id,) if before is None else (job_id, before)
-
-
 def queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str, journal: JournalWriter) -> None:
     """Submit the job that follows this one in chain mode, at once: a job that is killed cannot submit it.
 
     Raises:
         CancelledError: this job follows one that was cancelled.
     """
-    if (cancelled := cancelled_predecessor(run, job_id)) is not None:
-        raise CancelledError(
-            f"job {cancelled}, which this one follows, was cancelled, so this one ends too",
-            hint="submit the spec again to continue",
-        )
+    require_predecessor_not_cancelled(run, job_id)
     try:
         ensure_successor(run, process)
     except ClusterError as refusal:

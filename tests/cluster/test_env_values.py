@@ -12,12 +12,13 @@ from hpc_yolo.cluster.env_values import expanded, shell_text
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.variables import variables_in
 
+FIELD = "cluster.env.A"
 ENVIRON = {"HOME": "/home/me", "USER": "me", "SCRATCH": "/scr atch/$USER", "_X1": "", "GLOB": "*"}
 
 
 def by_bash(value: str, environ: dict[str, str] = ENVIRON) -> subprocess.CompletedProcess[str]:
     """Run bash with the value as the script of a job has it."""
-    script = f'export A={shell_text("A", value)}\nprintf %s. "$A"\n'
+    script = f'export A={shell_text(FIELD, value)}\nprintf %s. "$A"\n'
     return subprocess.run(["bash"], input=script, env=environ, capture_output=True, text=True, check=False)
 
 
@@ -41,7 +42,7 @@ def by_bash(value: str, environ: dict[str, str] = ENVIRON) -> subprocess.Complet
     ],
 )
 def test_variables_and_home_are_expanded_and_nothing_else(value: str, result: str) -> None:
-    assert expanded("A", value, ENVIRON) == result
+    assert expanded(FIELD, value, ENVIRON) == result
     assert by_bash(value).stdout == f"{result}."
 
 
@@ -53,7 +54,7 @@ PIECES = [*"${}~/'\"\\`() \n?xé", "USER", "HOME"]
 def test_bash_and_python_expand_alike(value: str) -> None:
     done = by_bash(value)
     if set(variables_in(value)) <= ENVIRON.keys():
-        assert done.stdout == f"{expanded('A', value, ENVIRON)}."
+        assert done.stdout == f"{expanded(FIELD, value, ENVIRON)}."
     else:
         assert done.returncode != 0
 
@@ -61,7 +62,7 @@ def test_bash_and_python_expand_alike(value: str) -> None:
 def test_unset_variable_is_named_and_ends_the_script() -> None:
     message = "cluster.env.A: the variable NOPE is not set on this machine"
     with pytest.raises(SpecError, match=message):
-        expanded("A", "$USER/$NOPE", ENVIRON)
+        expanded(FIELD, "$USER/$NOPE", ENVIRON)
     done = by_bash("$USER/$NOPE")
     assert done.returncode != 0
     assert done.stdout == ""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import yaml
 
+from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.document import document
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.json_schema import json_schema
@@ -17,7 +18,7 @@ from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
-SECTIONS = (Spec, ClusterSpec, TrainSpec, CheckpointSpec)
+SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 
 

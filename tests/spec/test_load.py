@@ -117,8 +117,9 @@ MEMORY = st.none() | st.sampled_from(["400G", "4000", "1t", "64GB"])
 def valid_specs(draw):
     """Draw specs as `load_spec` returns them: every field valid, paths absolute."""
     nodes, gpus = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    executor = draw(st.sampled_from(["auto", "slurm", "local", "debug"]))
     cluster = {
-        "executor": draw(st.sampled_from(["auto", "slurm", "local", "debug"])),
+        "executor": executor,
         "nodes": nodes,
         "gpus_per_node": gpus,
         "gpu_type": draw(OPTIONAL),
@@ -131,6 +132,21 @@ def valid_specs(draw):
         "srun": draw(st.dictionaries(st.sampled_from(["mpi", "off", "on"]), OPTIONAL | st.booleans(), max_size=3)),
         "prefix": draw(st.just([]) | st.lists(TEXTS, max_size=2).map(lambda words: ["env", *words])),
         "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), TEXTS, max_size=3)),
+        "container": draw(
+            st.none()
+            | st.fixed_dictionaries(
+                {
+                    "image": TEXTS.filter(str.strip).map(lambda text: f"/images/{text.strip()}"),
+                    "mounts": st.lists(st.sampled_from(["/a", "/a:/b", "$A/x:/c:ro", "~:/d"]), unique=True, max_size=2),
+                    "workdir": st.none() | st.just("/work"),
+                    "env": st.dictionaries(st.sampled_from(["no", "A"]), TEXTS, max_size=2),
+                    "options": st.lists(TEXTS.filter(lambda word: not word.startswith("-")), max_size=2),
+                    "code": st.sampled_from(["image", "mounted"]),
+                }
+            )
+        )
+        if executor in ("auto", "slurm")
+        else None,
         "sbatch": draw(
             st.dictionaries(
                 st.sampled_from(["comment", "no", "on", "y", "null", "wckey"]), OPTIONAL | st.booleans(), max_size=3

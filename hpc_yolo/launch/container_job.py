@@ -1,0 +1,155 @@
+"""The container of a job: its runtime, what its tasks need inside, and the command that starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+import hpc_yolo
+from hpc_yolo.cluster.container import (
+    PACKAGE_DIRECTORY,
+    ContainerCommand,
+    JobFacts,
+    all_mounts,
+    choose_runtime,
+    container_command,
+)
+from hpc_yolo.cluster.container_checks import expanded_values, is_installed
+from hpc_yolo.cluster.env_values import literal
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.core.variables import variables_in
+from hpc_yolo.data.dataset import SPLITS, dataset_content
+from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.container import Mount
+from hpc_yolo.spec.paths import has_variables
+from hpc_yolo.spec.schema import Spec
+
+
+def with_runtime(spec: Spec) -> Spec:
+    """Return `spec` with the container runtime that it leaves open.
+
+    Raises:
+        SpecError: none is installed here, and the image does not show which is meant.
+    """
+    container = spec.cluster.used_container
+    if container is None or container.runtime != "auto":
+        return spec
+    chosen = msgspec.structs.replace(container, runtime=choose_runtime(container, is_installed))
+    return msgspec.structs.replace(spec, cluster=msgspec.structs.replace(spec.cluster, container=chosen))
+
+
+def command_of(spec: Spec, run: RunDirectory) -> ContainerCommand | None:
+    """Return how a task of `run` starts in its container; None without one.
+
+    Raises:
+        SpecError: runtimes cannot mount a path of the run.
+    """
+    container = spec.cluster.used_container
+    return None if container is None else container_command(container, spec.cluster, job_facts(spec, run))
+
+
+def container_mounts(spec: Spec, run: RunDirectory) -> list[Mount]:
+    """Return the mounts of a task of `run`; [] without a container.
+
+    Raises:
+        SpecError: runtimes cannot mount a path of the run.
+    """
+    container = spec.cluster.used_container
+    return [] if container is None else all_mounts(container, job_facts(spec, run))
+
+
+def container_decisions(spec: Spec, run: RunDirectory) -> list[tuple[str, str]]:
+    """Return the lines of a dry run about the container."""
+    container = spec.cluster.used_container
+    if container is None:
+        return []
+    mounts = [
+        (mount.host if mount.host == mount.inside else f"{mount.host} at {mount.inside}")
+        + (", read only" if mount.is_read_only else "")
+        for mount in container_mounts(spec, run)
+    ]
+    package = "this package, mounted" if container.code == "mounted" else "the package in the image"
+    return [
+        ("container", f"{container.runtime} with {container.image}; {container.python} runs {package}"),
+        *(("mount", text) for text in mounts),
+        *(
+            ("container", f"{field}: {value} is expanded where the tasks run")
+            for field, value in expanded_values(container)
+        ),
+    ]
+
+
+def job_facts(spec: Spec, run: RunDirectory) -> JobFacts:
+    """Return what the container of `spec` must make usable inside."""
+    container = spec.cluster.used_container
+    data = list(data_paths(spec, run))
+    return JobFacts(
+        run_directory=str(run.path),
+        version=hpc_yolo.__version__,
+        paths=list(dict.fromkeys([*data, *map(literal, weight_paths(spec))])),
+        variables=sorted({name for path in data for name in variables_in(path)} - {"HOME"}),
+        code=code_mount() if container is not None and container.code == "mounted" else None,
+    )
+
+
+def data_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
+    """Yield the directories of the dataset, also where links lead; that of its YAML where it cannot be read here.
+
+    Paths that differ between nodes have variables in them, as they are written.
+    """
+    try:
+        content = dataset_content(dataset_yaml(run, spec.data))
+    except DataError:
+        yield _value(str(Path(spec.data).parent))
+        return
+    root = content["path"]
+    yield from _with_target(root)
+    for name in SPLITS:
+        for entry in content.get(name, []):
+            yield from _split_directories(entry if entry.startswith(("/", "$", "~")) else f"{root}/{entry}")
+
+
+def _split_directories(split: str) -> Iterator[str]:
+    """Yield the directory of the images and labels of a split, and where links in it lead."""
+    # Labels are beside the images: data/images/train has its labels in data/labels/train.
+    head, images, tail = split.rpartition("/images/")
+    yield from _with_target(head if images else str(Path(split).parent))
+    for directory in [split, f"{head}/labels/{tail}"] if images else [split]:
+        if not has_variables(directory) and os.path.realpath(directory) != directory:
+            yield literal(os.path.realpath(directory))
+
+
+def weight_paths(spec: Spec) -> Iterator[str]:
+    """Yield the directory of the weights, also where links lead."""
+    if spec.weights:
+        yield str(Path(spec.weights).parent)
+        yield str(Path(os.path.realpath(spec.weights)).parent)
+
+
+def code_mount() -> tuple[Mount, str]:
+    """Return the mount of this package and the directory inside that Python has to search.
+
+    A checkout is mounted as it is. Of an installed package only its own directory is: other packages beside it must not
+    replace those of the image.
+    """
+    package = Path(hpc_yolo.__file__).absolute().parent
+    if resource_directory("configs").parent == package:
+        return Mount(literal(str(package)), f"{PACKAGE_DIRECTORY}/{package.name}"), PACKAGE_DIRECTORY
+    checkout = str(package.parent)
+    return Mount(literal(checkout), literal(checkout)), checkout
+
+
+def _with_target(directory: str) -> Iterator[str]:
+    yield _value(directory)
+    if not has_variables(directory) and (real := os.path.realpath(directory)) != directory:
+        yield literal(real)
+
+
+def _value(path: str) -> str:
+    """Return `path` as a value in which variables are expanded, which a dollar sign in an existing path is not."""
+    return path if has_variables(path) else literal(path)
