@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from hpc_yolo.spec.schema import Section, Spec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.section import Section
 
 
 def json_schema(kind: type[Section] = Spec, title: str = "hpc-yolo spec") -> dict[str, Any]:
