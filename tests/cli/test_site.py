@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def test_dry_run_shows_profile_and_origin_of_each_line(sites, tmp_path):
     local = run("submit", spec, "--dry-run", "--local").output
     assert "site           ours: not used, as this is no Slurm job" in local
     assert ", site ours (named by the spec)" in run("check", spec).output
+
+
+def test_example_of_the_page_has_the_origins_that_it_shows(sites, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "sites.md").read_text()
+    (tmp_path / "spec.yaml").write_text(re.findall(r"```yaml\n(name: .*?)```", page, re.DOTALL)[0])
+    shown = run("render", tmp_path / "spec.yaml", "--set", f"output={tmp_path}/runs").stderr
+    rows = {
+        tuple(line.split("<-")[0].split()): line.split("<-")[1].strip() for line in shown.splitlines() if "<-" in line
+    }
+    expected = re.findall(r"```text\n(#SBATCH.*?)```", page, re.DOTALL)[0].splitlines()
+    assert len(expected) > 5
+    for line in expected:
+        text, origin = line.split("<-")
+        assert rows[tuple(text.split())] == origin.strip()
 
 
 def test_new_and_check_ask_the_slurm_of_this_machine(in_slurm, hpc_yolo, tmp_path, monkeypatch):
