@@ -24,9 +24,7 @@ from hpc_yolo.spec.yaml_merge import at, overlay, text_at
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence, parse_yaml, read_yaml
 
 NO_SITE = "none"
-# The value of a key on the first level: the rest of its line, and the lines below it that are indented, items or empty.
-_HEAD_KEYS = "hosts|cluster_names|base|description"
-_HEAD = re.compile(rf"^[\"']?({_HEAD_KEYS})[\"']?[ \t]*:.*(?:\n(?:[ \t#-].*)?(?=\n|\Z))*", re.MULTILINE)
+HEAD_KEYS = ("hosts", "cluster_names", "base", "description")
 
 
 class SiteLookup(msgspec.Struct, frozen=True):
@@ -95,8 +93,8 @@ def read_head(path: Path, earlier: ListLike[Path] = (), paths: dict[str, list[Pa
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return None
-    head = "".join(found[0] + "\n" for found in _HEAD.finditer(text))
-    if not head and any(key in text for key in _HEAD_KEYS.split("|")):
+    head = _head_lines(text)
+    if not head and any(key in text for key in HEAD_KEYS):
         head = text  # written in another style, such as {hosts: [a]}
     tree = parse_yaml(head, str(path), []) if head else None
     base = text_at(tree, "base")
@@ -241,6 +239,18 @@ def location_in(tree: Node | None, path: str) -> Location | None:
         if isinstance(tree, Scalar | Sequence):
             location = tree.location
     return location
+
+
+def _head_lines(text: str) -> str:
+    """Return the lines of `HEAD_KEYS` on the first level: those of a key, and the items and indented lines below."""
+    kept: list[str] = []
+    is_wanted = False
+    for line in text.splitlines():
+        if line[:1] not in ("", " ", "\t", "#", "-"):
+            is_wanted = line.lstrip("\"'").startswith(HEAD_KEYS)
+        if is_wanted:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _known_fields() -> dict[str, str]:
