@@ -208,7 +208,8 @@ def _gpu_options(runtime: Runtime, container: ContainerSpec, cluster: ClusterSpe
     """Return the options for the GPUs of the job, by their type; none where the spec has such options itself."""
     if cluster.gpus_per_node == 0 or set(container.options) & {*runtime.nvidia, *runtime.amd}:
         return ()
-    return runtime.amd if AMD_GPU.match(cluster.gpu_type or "") else runtime.nvidia
+    gpu = cluster.gpu_type or cluster.gpu or ""  # a type, or the row of a site where jobs name none
+    return runtime.amd if AMD_GPU.match(gpu) else runtime.nvidia
 
 
 def _mount_text(mount: Mount) -> str:

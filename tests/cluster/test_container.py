@@ -76,6 +76,7 @@ def test_every_runtime_has_a_command_and_forms_of_images():
         ({}, {"gpus_per_node": 4, "gpu_type": "a100"}, "apptainer exec --nv --bind"),
         ({}, {"gpus_per_node": 8, "gpu_type": "mi250"}, "apptainer exec --rocm --bind"),
         ({}, {"gpus_per_node": 8, "gpu_type": "AMD-MI300X"}, "apptainer exec --rocm --bind"),
+        ({}, {"gpus_per_node": 8, "gpu": "mi250x-small"}, "apptainer exec --rocm --bind"),
         ({}, {"gpus_per_node": 8, "gpu_request": "none"}, "apptainer exec --nv --bind"),
         ({"options": ["--rocm"]}, {"gpus_per_node": 8}, "apptainer exec --bind"),
         ({"options": ["--nv"]}, {"gpus_per_node": 8}, "apptainer exec --bind"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.core.errors import SpecError
+from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.load import Override, dump_spec, load_resolved_spec, load_spec, load_with_origins
 from hpc_yolo.spec.site_files import SiteLookup
 
@@ -118,6 +119,9 @@ def sites(tmp_path):
         ("{sbatch: {comment: own}}", [], {"sbatch": {"comment": "own", "hint": "nomultithread"}}),
         ("nodes: 1", [], {"container": None}),
         ("", [], {"qos": "normal"}),
+        ("{container: {image: /x.sif}}", [], {"container": ContainerSpec(image="/x.sif", runtime="apptainer")}),
+        ("{container: {image: a, runtime: pyxis}}", [], {"container": ContainerSpec(image="a", runtime="pyxis")}),
+        ("{container: null}", [], {"container": None}),
     ],
 )
 def test_value_of_spec_wins_over_row_and_row_over_profile(sites, cluster, assignments, expected):
