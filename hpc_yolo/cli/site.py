@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -22,9 +23,11 @@ from hpc_yolo.cluster.scheduler import is_installed
 from hpc_yolo.cluster.this_site import site_lookup, user_directory
 from hpc_yolo.core.errors import ClusterError, SpecError
 from hpc_yolo.core.package_data import YAML_SUFFIXES
+from hpc_yolo.spec.fields import field_infos
 from hpc_yolo.spec.problems import Location, Problem, format_problems
-from hpc_yolo.spec.profile import GpuRow, Profile
-from hpc_yolo.spec.schema import NAME_ALLOWED, NAME_PATTERN, ClusterSpec
+from hpc_yolo.spec.profile import Profile
+from hpc_yolo.spec.schema import NAME_ALLOWED, NAME_PATTERN
+from hpc_yolo.spec.section import Section
 from hpc_yolo.spec.site_files import (
     SiteLookup,
     check_profile,
@@ -93,10 +96,10 @@ def show(name: str, as_json: bool) -> None:
         raise SpecError(format_problems(problems, f"the profile {name}"))
     profile = read[1]
     if as_json:
-        click.echo(json.dumps(_written(profile), indent=2))
+        click.echo(json.dumps(_changed(profile), indent=2))
         return
     click.echo(f"{name}: {profile.description}\n{path}\nfacts of {profile.date or '?'}: {profile.source or '-'}")
-    written = _written(profile)
+    written = _changed(profile)
     rest = {key: written[key] for key in written if key not in ("description", "source", "date", "gpus")}
     if rest:
         click.echo("\n" + yaml.safe_dump(rest, sort_keys=False, allow_unicode=True), nl=False)
@@ -173,29 +176,27 @@ def _path_of(name: str, lookup: SiteLookup) -> Path:
     return paths[name][-1]
 
 
-def _written(profile: Profile) -> dict[str, object]:
-    """Return the fields of `profile` that differ from their defaults."""
-    rows = {name: _changed(row, GpuRow()) for name, row in profile.gpus.items()}
-    fields = _changed(profile, Profile())
-    cluster = _changed(profile.cluster, ClusterSpec())
-    return fields | ({"cluster": cluster} if cluster else {}) | ({"gpus": rows} if rows else {})
+def _changed(value: object) -> Any:
+    """Return `value` with sections as the fields that differ from their defaults."""
+    if isinstance(value, dict):
+        return {name: _changed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_changed(item) for item in value]
+    if not isinstance(value, Section):
+        return value
+    fields = {field.name: field for field in field_infos(type(value))}
+    shown = {name: getattr(value, name) for name, field in fields.items() if field.required}
+    shown |= {name: getattr(value, name) for name, field in fields.items() if getattr(value, name) != _default(field)}
+    return {name: _changed(item) for name, item in shown.items()}
 
 
-def _changed(section: msgspec.Struct, default: msgspec.Struct) -> dict[str, object]:
-    values, defaults = msgspec.to_builtins(section), msgspec.to_builtins(default)
-    changed = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
-    if "by_time" in changed and isinstance(section, GpuRow):
-        blank = msgspec.to_builtins(ClusterSpec())
-        changed["by_time"] = [
-            {name: value for name, value in band.items() if name not in blank or value != blank[name]}
-            for band in values["by_time"]
-        ]
-    return changed
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _print_gpus(profile: Profile) -> None:
     """Print the table of GPU types: a column for each field that a row has."""
-    rows = {name: _changed(row, GpuRow()) for name, row in profile.gpus.items()}
+    rows = _changed(profile.gpus)
     columns = sorted({name for row in rows.values() for name in row}, key=_order)
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -55,7 +55,7 @@ def test_show_prints_the_table_of_gpu_types(sites):
     assert "qos: normal" in shown
     header, row = shown.splitlines()[-2:]
     assert header.split() == ["gpu", "partition", "max_time", "by_time", "modules"]
-    assert row.split() == ["a100", "gpu", "1-00:00:00", "qos=short", "≤1:00:00", "cuda"]
+    assert row.split() == ["a100", "gpu", "1-00:00:00", "≤1:00:00", "qos=short", "cuda"]
     assert json.loads(run("site", "show", "ours", "--json").output)["gpus"]["a100"]["modules"] == ["cuda"]
     assert "lumi is the nearest" in str(run("site", "show", "luni").exception)
 

@@ -13,7 +13,7 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import format_mem, parse_mem_bytes, parse_time_s
 from hpc_yolo.launch.plan import planned_run, slurm_plan
 from hpc_yolo.spec.load import load_with_origins
-from hpc_yolo.spec.site_files import SiteLookup
+from hpc_yolo.spec.site_files import SiteLookup, profile_paths, read_profile
 
 SCRIPTS = yaml.safe_load((Path(__file__).parent / "public_scripts.yaml").read_text())
 SITES = SiteLookup((resource_directory("configs") / "sites",), None, (), lambda: None)
@@ -54,6 +54,26 @@ def test_spec_with_profile_makes_the_request_and_steps_of_the_script(facts, tmp_
     assert request == {name: value for name, value in facts["request"].items() if name != "time"}
     for step in facts["steps"]:
         assert step in script, step
+
+
+@pytest.mark.parametrize("site", sorted(profile_paths(SITES.directories)))
+def test_each_row_of_a_shipped_profile_makes_a_script(site, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = read_profile(site, SITES, [])
+    assert read is not None
+    for name, row in read[1].gpus.items():
+        cluster: dict[str, Any] = {"gpu": name, "account": "a", "time": "5"}
+        if row.gpu_cpus:
+            cluster |= {"gpus_per_node": len(row.gpu_cpus), "cpu_bind": "auto"}
+        text = {"name": "a", "model": "yolov5n", "data": "coco", "site": site, "cluster": cluster}
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(text))
+        spec = load_with_origins(tmp_path / "spec.yaml", [], SITES).spec
+        script = slurm_plan(spec, planned_run(spec), "", {}).script
+        assert script is not None
+        assert f"#SBATCH --account=a{row.account_suffix}\n" in script
+        assert ("--cpu-bind=mask_cpu:" in script) == bool(row.gpu_cpus)
+        for field in ("partition", "constraint", "qos"):
+            assert getattr(row, field) is None or f"#SBATCH --{field}=" in script
 
 
 def test_specs_have_at_most_two_fifths_of_the_lines_of_their_scripts():
