@@ -9,6 +9,7 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
@@ -40,6 +41,8 @@ def after_job(
     The exit code is that of the tasks, 0 for a finished run.
     """
     process = ProcessInfo.alone(current_environment())
+    if exit_code == 0 and spec_path.is_dir():
+        cancel_evaluation(RunDirectory(spec_path.absolute()))
     if exit_code == 0 and process.attempt == 1 and setup_record is None:
         return
     if spec_path.is_dir():

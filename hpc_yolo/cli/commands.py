@@ -55,6 +55,8 @@ SECTIONS: dict[str, dict[str, Listed]] = {
 UNLISTED = {
     "before-job": Listed("before_job", "before_job", "The first command of a batch script with a container."),
     "after-job": Listed("after_job", "after_job", "The last command of a batch script."),
+    "queue-evaluations": Listed("evaluations", "queue", "Queue jobs that evaluate models, beside the tasks."),
+    "evaluate-waiting": Listed("evaluations", "evaluate", "The task of a job that evaluates models."),
 }
 COMMANDS = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
 

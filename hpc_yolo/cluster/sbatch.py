@@ -36,6 +36,7 @@ def script(
     after_failed_setup: str | None = None,
     container: ContainerCommand | None = None,
     before: str | None = None,
+    beside: str | None = None,
 ) -> str:
     """Return the whole script: options, setup lines, environment, one srun with one task per GPU, and the last command.
 
@@ -49,13 +50,14 @@ def script(
         after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
         container: of the tasks; `task` then begins with its Python.
         before: command that runs before the tasks, as shell text; where it fails they do not start.
+        beside: command that runs on the first node while the tasks run, as shell text.
     """
     flags = flag_lines(sbatch_options(name, cluster, log, save_times))
     guarded = [*cluster.module_lines, *cluster.setup_lines, *dependent_exports(cluster)]
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [] if dependent_exports(cluster) else _exports(cluster)
-    body = [*exports, *([""] if exports else []), *([f"{before} &&"] if before else [])]
-    body.append(" ".join([*srun_command(cluster, container), task]))
+    body = [*exports, *([""] if exports else []), *([f"{beside} &"] if beside else [])]
+    body += [*([f"{before} &&"] if before else []), " ".join([*srun_command(cluster, container), task])]
     if guarded:
         last = after_failed_setup or afterwards
         body = _after_setup(guarded, [*body, f"{afterwards} --exit-code $?"], setup_record, last)

@@ -10,6 +10,7 @@ from hpc_yolo.cluster.jobs import Job, alive_jobs, current_jobs, slurm_job_state
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.core.errors import RunError
+from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.resilience.lease import Holder, last_holder
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import address_of
@@ -26,6 +27,7 @@ def cancel_run(run: RunDirectory) -> str:
     """
     alive = _alive_jobs(run)
     stop_jobs(alive)
+    cancel_evaluation(run)
     return f"{run.name}: cancelled {', '.join(job.name for job in alive)}; training saves its state before it ends"
 
 

@@ -81,6 +81,7 @@ class Plan:
         before_job = ["-m", "hpc_yolo", "before-job", str(self.run.path)]
         after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
         container = command_of(self.spec, self.run)
+        queue = ["-m", "hpc_yolo", "queue-evaluations", str(self.run.path)]
         # A bare name is resolved in the PATH that setup defines, which is not known after a failed setup.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
@@ -94,6 +95,7 @@ class Plan:
             after_failed_setup=shlex.join([sure_python, *after_job]),
             container=container,
             before=None if container is None else shlex.join([self.python, *before_job]),
+            beside=shlex.join([self.python, *queue]) if self.spec.validate == "aside" else None,
         )
 
     @property
@@ -129,6 +131,7 @@ class Plan:
             ("MASTER_PORT", f"{port}; the next free one if it is in use"),
             *(container_decisions(self.spec, self.run) if self.uses_slurm else ()),
             *self._requeue_decision(),
+            *self._validation_decision(),
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
@@ -141,6 +144,12 @@ class Plan:
                 for name, value in self.ignored_variables.items()
             ),
         ]
+
+    def _validation_decision(self) -> list[tuple[str, str]]:
+        if self.spec.validate == "in_job":
+            return []
+        aside = "aside: jobs of one task evaluate the models, at most one waits; the last epoch is evaluated here"
+        return [("validation", aside if self.uses_slurm else "in the tasks: aside needs Slurm jobs")]
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
         if not self.uses_slurm:

@@ -15,10 +15,13 @@
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
+|-- evaluations.jsonl         validate: aside, the job that evaluates: results, which rank 0 takes into the journal
+|-- evaluation.sbatch         validate: aside, beside the tasks: the script of that job, in evaluation.json its id
 |-- tensorboard/              rank 0: event files, where the spec requests them
 |-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
-`-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link
+`-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link;
+                              models that wait for an evaluation aside
 """
 
 from __future__ import annotations
@@ -166,6 +169,29 @@ class RunDirectory:
     def report(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"
+
+    @property
+    def evaluations(self) -> Path:
+        """The results of evaluations by a job of its own."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def evaluation_script(self) -> Path:
+        """The script of the job that evaluates."""
+        return self.path / "evaluation.sbatch"
+
+    @property
+    def evaluation_job(self) -> Path:
+        """The record of the last job that was queued to evaluate."""
+        return self.path / "evaluation.json"
+
+    def evaluation_queue(self, job_id: str) -> Path:
+        """Return the file that exists while a process of job `job_id` queues jobs that evaluate."""
+        return self.jobs / f"{job_id}.evaluations"
+
+    def waiting_model(self, epoch: int | str) -> Path:
+        """Return the file of the model of `epoch`, from 0, that waits for its evaluation."""
+        return self.checkpoints / f"waiting-{epoch}.safetensors"
 
     def label_cache(self, split: str) -> Path:
         """Return the file for the labels of a split whose dataset directory is not writable."""

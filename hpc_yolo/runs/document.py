@@ -77,6 +77,7 @@ MEANINGS = {
     "map50": "mean average precision at IoU 0.5, 0 to 1",
     "map50_95": "mean over the IoU thresholds 0.5, 0.55 … 0.95, 0 to 1",
     "is_best": "true for the best evaluation of the run so far",
+    "is_aside": "true for an evaluation by a job of its own (`validate: aside`)",
     "metrics": "means over the classes, or of one class",
     "classes": "metrics of each class that has labels",
     "name": "of the class",

@@ -55,7 +55,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         speed = f"{event.images_per_s:.1f} img/s, {event.seconds:.1f} s"
         return f"epoch {event.epoch + 1}{of}: {losses_text(event)}, {speed}"
     if isinstance(event, Evaluated):
-        return f"epoch {event.epoch + 1}: {metrics_text(event)}{' (best)' if event.is_best else ''}"
+        aside = ", by a job of its own" if event.is_aside else ""
+        return f"epoch {event.epoch + 1}: {metrics_text(event)}{' (best)' if event.is_best else ''}{aside}"
     if isinstance(event, ResultsWritten):
         return f"plots and images of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
     if isinstance(event, WarningRaised):

@@ -106,7 +106,10 @@ class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):
 
 
 class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
-    """Evaluation of the EMA model on the validation images, over all ranks."""
+    """Evaluation of the EMA model on the validation images, over all ranks.
+
+    `is_aside`: by a job of its own, which took the seconds; the event is written when the training has its result.
+    """
 
     epoch: int
     step: int
@@ -116,6 +119,7 @@ class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
     seconds: float
     is_best: bool
     classes: list[ClassMetrics]
+    is_aside: bool = False
 
 
 class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):

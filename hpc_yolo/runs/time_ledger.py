@@ -202,7 +202,8 @@ class _Divider:
                 self._add_steps(event.time, event.epoch, event.step)
                 self._epoch_is_over = True
             elif isinstance(event, Evaluated):
-                self._add("validation", event.time)
+                if not event.is_aside:
+                    self._add("validation", event.time)
                 self._epoch_is_over = False
             elif isinstance(event, ResultsWritten):
                 self._add("save", event.time - event.seconds)

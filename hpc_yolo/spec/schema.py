@@ -389,6 +389,14 @@ class Spec(Section, frozen=True, kw_only=True):
     checkpoint: Annotated[CheckpointSpec, MAY_CHANGE, Meta(description="When it saves.")] = field(
         default_factory=CheckpointSpec
     )
+    validate: Annotated[
+        Literal["in_job", "aside"],
+        MAY_CHANGE,
+        Meta(
+            description="Who evaluates the model during training: the tasks, which train no further meanwhile, or "
+            "small Slurm jobs beside them (aside). The last epoch is evaluated by the tasks."
+        ),
+    ] = "in_job"
     sweep: Annotated[
         dict[str, list[str]], Meta(description="A list for each dotted field; one run for each combination.")
     ] = field(default_factory=dict)

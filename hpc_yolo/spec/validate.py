@@ -35,6 +35,8 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)
+    if spec.validate == "aside" and spec.train.image_weights:
+        yield Finding("validate", "image_weights draws images by the last evaluation, so it must be known", "in_job")
     yield from _data_parallel(spec.train, spec.cluster)
     yield from _device(spec.train, spec.cluster)
 

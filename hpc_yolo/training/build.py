@@ -153,6 +153,7 @@ def build_context(
         meter=StepMeter(world, model, loss.names),
         evaluations=evaluations,
         nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, checkpoints),
+        evaluates_aside=spec.validate == "aside",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
@@ -43,12 +44,19 @@ class Cadence:
         """Return whether the averaged model is kept in a file after `epoch`."""
         return ends_period(epoch, self.model_every_epochs)
 
-    def is_over(self, finished_epochs: int, best_epoch: int) -> bool:
-        """Return whether all epochs are done, or the last evaluation is `patience` epochs behind the best one."""
+    def is_over(self, finished_epochs: int, best_epoch: int, waiting: Sequence[int] = ()) -> bool:
+        """Return whether all epochs are done, or the last evaluation is `patience` epochs behind the best one.
+
+        Args:
+            finished_epochs: number of epochs that are done.
+            best_epoch: of the best evaluation; -1 before the first one.
+            waiting: epochs whose results are not known yet; only those before the first of them count.
+        """
         if finished_epochs >= self.epochs:
             return True
         if self.patience == 0 or self.val_every == 0 or best_epoch < 0:
             return False
+        finished_epochs = min((finished_epochs, *waiting))
         last_evaluated = finished_epochs // self.val_every * self.val_every - 1
         return last_evaluated - best_epoch >= self.patience
 

@@ -82,6 +82,7 @@ class TrainingContext:
         config: the layers of `model`, with the anchors as they were before fitting.
         trained: `model`, or DistributedDataParallel around it.
         loss: shares its anchors with the head of `model`.
+        evaluates_aside: the spec requests that another job evaluates.
     """
 
     train: TrainSpec
@@ -104,6 +105,7 @@ class TrainingContext:
     nan_guard: NanGuard
     position: Position = field(default_factory=Position)
     attempt: int = 1
+    evaluates_aside: bool = False
 
     @cached_property
     def dtype(self) -> torch.dtype:

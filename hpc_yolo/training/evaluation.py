@@ -25,19 +25,25 @@ class EvaluationRecord:
 
     Attributes:
         best_epoch: from 0; -1 before the first evaluation.
+        waiting: epochs whose models another job evaluates and whose results are not known yet, in their order.
         class_maps: mAP50-95 of each class at the last evaluation.
     """
 
     best_fitness: float = NO_FITNESS
     best_epoch: int = -1
     class_maps: list[float] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
 
     def add(self, metrics: DetectionMetrics, epoch: int, num_classes: int) -> bool:
         """Record an evaluation and return whether it is the best so far."""
         self.class_maps = metrics.class_maps(num_classes)
-        is_best = metrics.mean.fitness > self.best_fitness
+        return self.add_fitness(metrics.mean.fitness, epoch)
+
+    def add_fitness(self, fitness: float, epoch: int) -> bool:
+        """Record the fitness of an evaluation and return whether it is the best so far."""
+        is_best = fitness > self.best_fitness
         if is_best:
-            self.best_fitness, self.best_epoch = metrics.mean.fitness, epoch
+            self.best_fitness, self.best_epoch = fitness, epoch
         return is_best
 
     def state_dict(self) -> dict[str, Any]:

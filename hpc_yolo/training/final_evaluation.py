@@ -6,7 +6,6 @@ and saved by then: a signal or a full disk affects only these files.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, ImageResult,
 from hpc_yolo.plots.results import ClassResults, Results
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, ResultsWritten, WarningRaised
+from hpc_yolo.training.aside import with_weights
 from hpc_yolo.training.context import TrainingContext
 
 NUM_PAIRS = 8
@@ -135,14 +135,7 @@ def best_model(final: FinalEvaluation) -> tuple[nn.Module | None, int]:
         return None, best
     if not is_read:
         return context.ema.model, last
-    model = copy.deepcopy(context.ema.model)
-    if world.is_main:
-        model.load_state_dict(tensors)
-    for tensor in model.state_dict().values():
-        whole = tensor.contiguous()
-        world.broadcast([whole])
-        tensor.copy_(whole)
-    return model, best
+    return with_weights(context.ema.model, tensors, world), best
 
 
 def results_of(context: TrainingContext, result: EvaluationResult, confusions: np.ndarray, epoch: int) -> Results:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from signal import Signals
 
+from torch import nn
+
 from hpc_yolo.checkpoint import restore
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch
 from hpc_yolo.distributed import StepRequest, StopAgreement, World
@@ -18,6 +20,7 @@ from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, TrainingLeft
 from hpc_yolo.runs.journal import JournalWriter
+from hpc_yolo.training.aside import AsideEvaluations
 from hpc_yolo.training.backward import add_gradients
 from hpc_yolo.training.cadence import cadence_of
 from hpc_yolo.training.checkpointer import Checkpointer
@@ -68,6 +71,7 @@ class Trainer:
         self.cadence = cadence_of(context.train, context.checkpoint, context.schedule.steps_per_epoch)
         self.phases = Phases(self.watchdog, self.position)
         self.checkpointer = Checkpointer(context, world, run, self.phases, self.emit, before_publish)
+        self.aside = AsideEvaluations(context, world, run, self.checkpointer, self.emit, before_publish)
         self.agreement = StopAgreement(world)
 
     @property
@@ -78,7 +82,8 @@ class Trainer:
     @property
     def is_over(self) -> bool:
         """True if all epochs are done, or further ones do not improve the model."""
-        return self.cadence.is_over(self.epoch, self.context.evaluations.best_epoch)
+        evaluations = self.context.evaluations
+        return self.cadence.is_over(self.epoch, evaluations.best_epoch, evaluations.waiting)
 
     def run(self) -> Signals | None:
         """Train; return None when finished, else the signal after which all ranks stopped at the same step."""
@@ -92,6 +97,7 @@ class Trainer:
                     stopped_by = self.train_epoch() or self.finish_epoch()
                 except RolledBack:
                     restore(self.context.stateful_parts, self.checkpointer.read_newest())
+            stopped_by = stopped_by or self.evaluate_rest()
             self.agreement.settle()
             if has_begun:
                 self.emit(TrainingLeft(epoch=self.epoch, step=self.position.step, signal=stopped_by))
@@ -149,9 +155,11 @@ class Trainer:
         epoch, meter = self.epoch, self.context.meter
         if meter.num_steps_here:  # else the attempt that did the last step has logged it
             self.log_epoch()
-        if self.cadence.evaluates_after(epoch):
+        self.aside.take_in()
+        if self.cadence.evaluates_after(epoch) and not self.aside.hands_over(epoch):
             try:
-                self.evaluate()
+                self.evaluate_waiting()
+                self.evaluate(self.context.ema.model, epoch)
             except Stopped as stopped:
                 self.checkpointer.save_state()
                 return stopped.stop_signal
@@ -170,20 +178,44 @@ class Trainer:
         batches = context.training.epoch(self.epoch, first_step, context.evaluations.class_maps)
         return self.phases.training(batches, on_wait=context.meter.waited_for_data)
 
-    def evaluate(self) -> None:
-        """Evaluate the averaged model, and keep it if it is the best so far.
+    def evaluate(self, model: nn.Module, epoch: int) -> None:
+        """Evaluate the averaged `model` of `epoch`, and keep it if it is the best so far.
 
         Raises:
             Stopped: any rank received a signal; nothing has changed then.
         """
-        context, epoch, started_s = self.context, self.epoch, time.perf_counter()
+        context, started_s = self.context, time.perf_counter()
         batches = self.stoppable(context.validation.slots())
-        result = evaluate_average(context.ema.model, batches, context.autocast(self.world.device), self.world)
+        result = evaluate_average(model, batches, context.autocast(self.world.device), self.world)
         is_best = context.evaluations.add(result.metrics, epoch, len(context.names))
-        if is_best:
+        if epoch in self.aside.waiting:
+            self.aside.settle(epoch, is_best=is_best)
+        elif is_best:
             self.checkpointer.save_model(self.run_directory.best, epoch)
-        seconds = time.perf_counter() - started_s
-        self.emit(evaluated(result, context.names, epoch, self.position.step, seconds, is_best=is_best))
+        seconds, step = time.perf_counter() - started_s, (epoch + 1) * self.cadence.steps_per_epoch
+        self.emit(evaluated(result, context.names, epoch, step, seconds, is_best=is_best))
+
+    def evaluate_waiting(self) -> None:
+        """Evaluate the models that wait for another job.
+
+        Raises:
+            Stopped: any rank received a signal; the models that are not evaluated still wait.
+        """
+        for epoch, model in self.aside.models():
+            self.evaluate(model, epoch)
+
+    def evaluate_rest(self) -> Signals | None:
+        """After training, evaluate what still waits; return the signal that was received meanwhile, if any."""
+        self.aside.take_in()
+        if self.aside.waiting:
+            try:
+                self.evaluate_waiting()
+            except Stopped as stopped:
+                return stopped.stop_signal
+            finally:
+                self.checkpointer.save_state()
+        self.aside.remove_models()
+        return None
 
     def write_results(self) -> None:
         """Draw curves and images of the best model; a signal stops only that."""

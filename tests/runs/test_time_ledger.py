@@ -1,5 +1,6 @@
 """Where the seconds of a run went: each is counted once, under the kind that it deserves."""
 
+import msgspec
 import pytest
 from journal_events import started, stepped
 
@@ -31,6 +32,10 @@ def steps(time, step, attempt=1, epoch=0, waits=(0.0, 0.0), step_s=1.0):
 def epoch_ended(time, step, attempt=1, epoch=0):
     values = {"losses": {"box": 1.0}, "lr": 0.01, "images_per_s": 8.0, "seconds": 20.0}
     return EpochEnded(time=time, attempt=attempt, epoch=epoch, step=step, **values)
+
+
+def aside(time, step):
+    return msgspec.structs.replace(evaluated(time, step), is_aside=True)
 
 
 def evaluated(time, step, attempt=1, epoch=0):
@@ -137,10 +142,12 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
         ),
         # The same by hand: no queue anywhere.
         ([begun(10), ended(20, 10, requeued=False), begun(1010, 2, 10), ended(1020, 20, 2)], [], {"step": 20}),
+        # Another job evaluated the first epoch meanwhile.
+        ([begun(10), epoch_ended(20, 10), aside(30, 10), steps(31, 20, epoch=1)], [], {"step": 21}),
         # Numbers went bad at step 14, and all ranks went back to step 10.
         ([begun(10), steps(20, 10), steps(24, 14), steps(31, 12)], [], {"step": 10 + 1 + 7, "lost": 3}),
     ],
-    ids=["nothing", "by hand", "failed start", "error", "submitted again", "again by hand", "rolled back"],
+    ids=["nothing", "by hand", "failed start", "error", "submitted again", "again by hand", "aside", "rolled back"],
 )
 def test_ledger_of_other_journals(events, submitted, expected):
     found = {kind: seconds for kind, seconds in make_ledger(events, submitted).seconds.items() if seconds}

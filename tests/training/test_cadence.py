@@ -59,6 +59,26 @@ def test_training_is_over_after_last_epoch_or_patience(periods, finished_epochs,
 
 
 @pytest.mark.parametrize(
+    ("periods", "waiting", "is_over"),
+    [
+        ({"val_every": 1, "patience": 2}, [], True),
+        ({"val_every": 1, "patience": 2}, [3], True),
+        ({"val_every": 1, "patience": 2}, [2, 3], False),
+        ({"val_every": 1, "patience": 2}, [3, 4], True),
+        ({"val_every": 2, "patience": 2}, [3], False),
+        ({"val_every": 1, "patience": 9}, [3], False),
+    ],
+)
+def test_patience_counts_known_evaluations_only(periods, waiting, is_over):
+    """Five of six epochs are done, the first evaluation is the best known one."""
+    assert with_periods(**periods).is_over(5, 0, waiting) is is_over
+
+
+def test_run_is_over_after_last_epoch_although_results_are_missing():
+    assert with_periods(val_every=1, patience=2).is_over(6, 0, [1, 2])
+
+
+@pytest.mark.parametrize(
     ("log_every_steps", "steps_per_epoch", "interval"),
     [
         ("auto", 1, 1),

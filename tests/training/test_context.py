@@ -49,6 +49,7 @@ def trained(tmp_path_factory) -> Iterator[Trainer]:
         trainer.train_step(batch)
         context.position.step += 1
     context.evaluations.class_maps = [0.25, 0.5]
+    context.evaluations.waiting = [0]
     context.nan_guard.bad_steps.append(1)
     with trainer.checkpointer:
         yield trainer
