@@ -62,7 +62,7 @@ def cluster_name(environ: Mapping[str, str], run: Run | None) -> str | None:
     """
     if name := environ.get("SLURM_CLUSTER_NAME"):
         return name
-    for path in filter(None, (environ.get("SLURM_CONF"), *CONFIGURATIONS)):
+    for path in [environ["SLURM_CONF"]] if environ.get("SLURM_CONF") else CONFIGURATIONS:
         try:
             text = Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -27,8 +27,11 @@ class Slurm:
 
 
 @pytest.fixture(autouse=True)
-def no_configuration(monkeypatch):
-    monkeypatch.setattr(this_site, "CONFIGURATIONS", ())
+def usual_configuration(monkeypatch, tmp_path_factory):
+    """Make the usual configuration that of another cluster."""
+    path = tmp_path_factory.mktemp("etc") / "slurm.conf"
+    path.write_text("ClusterName=usual\n")
+    monkeypatch.setattr(this_site, "CONFIGURATIONS", ("/missing", str(path)))
 
 
 @pytest.mark.parametrize(
@@ -49,13 +52,15 @@ def test_cluster_name_is_read_before_slurm_is_asked(tmp_path, environ, configura
     slurm = Slurm(answer)
     assert cluster_name(environ | {"SLURM_CONF": str(path)}, slurm) == name
     assert slurm.calls == calls
-    assert cluster_name({}, None) is None, "where Slurm is not installed nothing is asked"
+    assert cluster_name({}, slurm) == "usual"
+    assert cluster_name({"SLURM_CONF": "/missing"}, None) is None, "where Slurm is not installed nothing is asked"
+    assert slurm.calls == calls
 
 
 def test_slurm_is_asked_for_its_name_once(monkeypatch):
     monkeypatch.setattr("hpc_yolo.cluster.scheduler.is_installed", lambda: True)
     slurm = Slurm("ClusterName = big")
-    lookup = site_lookup({"HPC_YOLO_SITE": "x"}, run=slurm)
+    lookup = site_lookup({"HPC_YOLO_SITE": "x", "SLURM_CONF": "/missing"}, run=slurm)
     assert (lookup.wanted, lookup.has_slurm, slurm.calls) == ("x", True, 0)
     assert [lookup.cluster_name(), lookup.cluster_name()] == ["big", "big"]
     assert slurm.calls == 1
