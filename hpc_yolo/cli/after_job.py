@@ -9,12 +9,17 @@ import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.launch.prepare import run_of, submitted_spec
+from hpc_yolo.launch.run_stages import run_job_stages
+from hpc_yolo.launch.stages import queue_missing_stages
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
+from hpc_yolo.resilience.run_over import end_in_job
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.schema import Spec
 
 
 @click.command(hidden=True)
@@ -43,8 +48,6 @@ def after_job(
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and spec_path.is_dir():
         cancel_evaluation(RunDirectory(spec_path.absolute()))
-    if exit_code == 0 and process.attempt == 1 and setup_record is None:
-        return
     if spec_path.is_dir():
         run = RunDirectory(spec_path.absolute())
         spec = submitted_spec(run)
@@ -53,6 +56,32 @@ def after_job(
     else:
         spec = load_spec(spec_path, overrides)
         run = RunDirectory(Path(spec.output).absolute() / spec.name)
+    if exit_code == 0 and process.attempt == 1 and setup_record is None and not spec.then:
+        return
+    status, cause = exit_code, None
     if setup_record is not None:
-        sys.exit(conclude_failed_setup(run, spec.cluster, process, setup_record, exit_code))
-    sys.exit(conclude_job(run, spec.cluster, process, exit_code))
+        status = conclude_failed_setup(run, spec.cluster, process, setup_record, exit_code)
+    else:
+        status, cause = conclude_job(run, spec.cluster, process, exit_code)
+    if spec.then:
+        run_stages_of_job(run, spec, process, cause, has_environment=setup_record is None)
+    sys.exit(status)
+
+
+def run_stages_of_job(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, cause: str | None, *, has_environment: bool
+) -> None:
+    """Run the stages inside the job that has ended the run, and queue those that still have no job of their own.
+
+    What goes wrong here changes nothing about the run: a message is printed.
+
+    Args:
+        cause: of the run's end; None where it goes on.
+        has_environment: the setup has succeeded.
+    """
+    try:
+        if (end := end_in_job(run, process, cause)) is not None:
+            queue_missing_stages(run, spec, process, end)
+            run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
+    except (HpcYoloError, OSError) as error:
+        print(f"hpc-yolo: stages: {error}", flush=True)

@@ -15,6 +15,7 @@ from hpc_yolo.spec.load import load_with_origins
 from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.schema import MEASURED_BATCH
 from hpc_yolo.spec.shell import require_shell_syntax
+from hpc_yolo.spec.stage_rules import require_shell_stages
 
 
 @click.command()
@@ -25,6 +26,7 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     spec = loaded.spec
     cluster, train = spec.cluster, spec.train
     require_shell_syntax(cluster)
+    require_shell_stages(spec.then)
     batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"
     tasks = f"{counted(cluster.nodes, 'node')} x {counted(cluster.num_tasks_per_node, 'task')}"
     python = "" if cluster.python is None else f", with {cluster.python}"

@@ -57,6 +57,7 @@ UNLISTED = {
     "after-job": Listed("after_job", "after_job", "The last command of a batch script."),
     "queue-evaluations": Listed("evaluations", "queue", "Queue jobs that evaluate models, beside the tasks."),
     "evaluate-waiting": Listed("evaluations", "evaluate", "The task of a job that evaluates models."),
+    "run-stage": Listed("run_stage", "run_stage", "Run a stage after the training in its own job."),
 }
 COMMANDS = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
 

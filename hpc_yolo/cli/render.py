@@ -17,6 +17,7 @@ from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.spec.load import load_with_origins
 from hpc_yolo.spec.shell import require_shell_syntax
+from hpc_yolo.spec.stage_rules import require_shell_stages
 
 
 @click.command()
@@ -33,6 +34,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     loaded = load_with_origins(spec_path, read_overrides(assignments, shortcuts), site_lookup(for_slurm=True))
     spec = with_filled_name(with_located_weights(loaded.spec))
     require_shell_syntax(spec.cluster)
+    require_shell_stages(spec.then)
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, plan.spec, needs_data=False)

@@ -6,10 +6,11 @@ import click
 
 from hpc_yolo.cli.options import read_overrides
 from hpc_yolo.cli.run_argument import RUNS, named_run
-from hpc_yolo.cli.submit import carry_out, print_warnings
+from hpc_yolo.cli.submit import carry_out, print_warnings, submit_alone
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.launch.stages_alone import stages_to_submit
 from hpc_yolo.launch.weights import with_located_weights
 
 
@@ -30,7 +31,12 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     local = [plan.run.name for plan in plans if not plan.uses_slurm]
     if len(plans) > 1 and (local or follow):
         raise click.UsageError(f"{local[0] if local else 'each'} is followed until it ends: resume one run at a time")
-    for plan in plans:
-        print_warnings(preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm))
-    for plan in plans:
-        carry_out(plan, follow=follow, wait=False)
+    stages = [stages_to_submit(plan.run, plan.spec) for plan in plans]
+    for plan, alone in zip(plans, stages, strict=True):
+        if not alone:
+            print_warnings(preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm))
+    for plan, alone in zip(plans, stages, strict=True):
+        if alone:
+            submit_alone(plan, alone, dry_run=False)
+        else:
+            carry_out(plan, follow=follow, wait=False)

@@ -21,7 +21,7 @@ from hpc_yolo.cluster.local_process import process_arguments
 from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission, last_chain
+from hpc_yolo.runs.submissions import Submission, last_chain, stage_submissions
 
 SLURM_POLL_S = 5.0
 STATE_TIMEOUT_S = 2 * scheduler.QUERY_TIMEOUT_S
@@ -180,6 +180,12 @@ def current_jobs(run: RunDirectory) -> list[Job]:
     In a chain these are the last two: all before them have ended.
     """
     return [job_of(run, submission) for submission in last_chain(run)[-2:]]
+
+
+def stage_jobs(run: RunDirectory) -> list[Job]:
+    """Return the newest job of each stage of `run` that had one, in the order of their submission."""
+    newest = {submission.stage: submission for submission in stage_submissions(run)}
+    return [job_of(run, submission) for submission in sorted(newest.values(), key=lambda one: one.time)]
 
 
 def job_states(jobs: Sequence[Job], timeout_s: float = STATE_TIMEOUT_S) -> list[JobState]:

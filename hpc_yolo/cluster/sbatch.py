@@ -52,19 +52,44 @@ def script(
         before: command that runs before the tasks, as shell text; where it fails they do not start.
         beside: command that runs on the first node while the tasks run, as shell text.
     """
-    flags = flag_lines(sbatch_options(name, cluster, log, save_times))
+    first = [*([f"{beside} &"] if beside else []), *([f"{before} &&"] if before else [])]
+    tasks = " ".join([*srun_command(cluster, container), task])
+    return batch_script(
+        sbatch_options(name, cluster, log, save_times),
+        cluster,
+        [*first, tasks, f"{afterwards} --exit-code $?"],
+        setup_record=setup_record,
+        after_failed_setup=after_failed_setup or afterwards,
+    )
+
+
+def batch_script(
+    options: Mapping[str, str | bool | None],
+    cluster: ClusterSpec,
+    commands: Sequence[str],
+    *,
+    setup_record: str,
+    after_failed_setup: str,
+) -> str:
+    """Return a script with `options` that runs `commands`, as shell text, after the setup and with the environment.
+
+    Args:
+        options: of sbatch.
+        cluster: has setup, environment and shell.
+        commands: the last of them is the last command of the script.
+        setup_record, after_failed_setup: see `script`.
+    """
     guarded = [*cluster.module_lines, *cluster.setup_lines, *dependent_exports(cluster)]
     exports = ["export PATH"] if "export-file" in cluster.sbatch else []  # bash sets one that the file may not have
     exports += [] if dependent_exports(cluster) else _exports(cluster)
-    body = [*exports, *([""] if exports else []), *([f"{beside} &"] if beside else [])]
-    body += [*([f"{before} &&"] if before else []), " ".join([*srun_command(cluster, container), task])]
+    *first, last = commands
+    body = [*exports, *([""] if exports else []), *first]
     if guarded:
-        last = after_failed_setup or afterwards
-        body = _after_setup(guarded, [*body, f"{afterwards} --exit-code $?"], setup_record, last)
+        body = _after_setup(guarded, [*body, last], setup_record, after_failed_setup)
     else:
-        body.append(f"exec {afterwards} --exit-code $?")
+        body.append(f"exec {last}")
     shell = "#!/bin/bash -l" if cluster.login_shell else "#!/bin/bash"
-    return "\n".join([shell, *flags, "", *body, ""])
+    return "\n".join([shell, *flag_lines(options), "", *body, ""])
 
 
 def dependent_exports(cluster: ClusterSpec) -> list[str]:

@@ -119,14 +119,18 @@ def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_c
     return parse_test_only(done.stderr)
 
 
-def cancel(job_ids: Iterable[str], *, run: Run = run_command) -> None:
+def cancel(job_ids: Iterable[str], *, only_waiting: bool = False, run: Run = run_command) -> None:
     """Cancel the jobs; `7@far` is job 7 of the cluster far. A job that has ended is not an error.
+
+    Args:
+        only_waiting: leave those that have started.
 
     Raises:
         ClusterError: Slurm refuses, for instance because the job belongs to another user.
     """
+    selection = ["--state=PENDING"] if only_waiting else []
     for cluster, ids in _by_cluster(job_ids).items():
-        output_of(["scancel", "--quiet", *ids], CHANGE_TIMEOUT_S, on_cluster(cluster, run))
+        output_of(["scancel", "--quiet", *selection, *ids], CHANGE_TIMEOUT_S, on_cluster(cluster, run))
 
 
 def requeue(job_id: str, *, run: Run = run_command) -> None:
@@ -162,6 +166,16 @@ def exclude_nodes(job_id: str, nodes: Sequence[str], *, run: Run = run_command) 
         ClusterError: Slurm refuses.
     """
     _update(job_id, f"ExcNodeList={','.join(nodes)}", run)
+
+
+def set_dependency(job_id: str, dependency: str, *, run: Run = run_command) -> None:
+    """Replace what a job that waits in the queue depends on, such as afterany:7:8.
+
+    Raises:
+        ClusterError: Slurm refuses, for instance because the job has started.
+    """
+    number, _, cluster = job_id.partition("@")
+    _update(number, f"Dependency={dependency}", on_cluster(cluster or None, run))
 
 
 def step_usage(job_id: str, *, run: Run = run_command) -> StepUsage:

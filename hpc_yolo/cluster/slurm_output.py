@@ -104,12 +104,14 @@ class JobRecord:
     Attributes:
         restarts: how often the job was requeued.
         is_at_limit: Slurm ends the job because of its time limit.
+        end: when its time limit, or its preemption, ends it, in seconds since 1970; None without a limit.
     """
 
     state: str
     restarts: int
     is_being_preempted: bool
     is_at_limit: bool = False
+    end: float | None = None
 
     @property
     def is_running(self) -> bool:
@@ -196,6 +198,7 @@ def parse_job_record(text: str) -> JobRecord:
         restarts=int(restarts) if restarts.isdecimal() else 0,
         is_being_preempted=fields.get("PreemptTime", "")[:1].isdigit(),
         is_at_limit=fields.get("Reason") == "TimeLimit",
+        end=None if fields.get("TimeLimit") == "UNLIMITED" else parse_slurm_clock(fields.get("EndTime", "")),
     )
 
 

@@ -113,6 +113,30 @@ def write_struct(path: Path, value: msgspec.Struct) -> None:
     write_atomic(path, msgspec.json.encode(value) + b"\n")
 
 
+def create_struct(path: Path, value: msgspec.Struct) -> bool:
+    """Write `value` to the new file `path` as JSON; return False, and change nothing, where that file exists.
+
+    Of several processes, on any nodes, one creates it: a hard link is atomic on shared file systems too.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), file_mode(path.parent))
+            file.write(msgspec.json.encode(value) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    sync_directory(path.parent)
+    return True
+
+
 def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
     """Return what `write_struct` wrote; None if there is no such file, or its content is not of type `kind`.
 

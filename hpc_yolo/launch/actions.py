@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 
-from hpc_yolo.cluster.jobs import Job, alive_jobs, current_jobs, slurm_job_state, stop_jobs
+from hpc_yolo.cluster.jobs import Job, alive_jobs, current_jobs, slurm_job_state, stage_jobs, stop_jobs
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.core.errors import RunError
@@ -25,7 +26,7 @@ def cancel_run(run: RunDirectory) -> str:
         RunError: no job waits or runs, or it cannot be ended from this machine.
         ClusterError: Slurm refuses.
     """
-    alive = _alive_jobs(run)
+    alive = _alive_jobs(run, also=stage_jobs(run))
     stop_jobs(alive)
     cancel_evaluation(run)
     return f"{run.name}: cancelled {', '.join(job.name for job in alive)}; training saves its state before it ends"
@@ -57,7 +58,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
         raise RunError(f"{run.path} is not a run directory", hint="hpc-yolo list shows all runs")
     run.require_own()
     adopt_lost_jobs(run)
-    if alive := alive_jobs(current_jobs(run)):
+    if alive := alive_jobs([*current_jobs(run), *stage_jobs(run)]):
         raise RunError(
             f"{run.name}: {alive[0].name} is queued or running", hint=f"cancel it first: hpc-yolo cancel {run.path}"
         )
@@ -72,8 +73,8 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
         raise RunError(f"{error.filename}: cannot be removed: {error.strerror}") from error
 
 
-def _alive_jobs(run: RunDirectory) -> list[Job]:
-    """Return the jobs of the user's own `run` that wait or run, the first to run first; at least one.
+def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
+    """Return the jobs of the user's own `run`, and of `also`, that wait or run, the first to run first; at least one.
 
     Raises:
         RunError: there is none, or the run belongs to another user.
@@ -84,7 +85,7 @@ def _alive_jobs(run: RunDirectory) -> list[Job]:
     jobs = current_jobs(run)
     if not jobs:
         raise RunError(f"{run.path}: no job was submitted", hint="hpc-yolo list shows all runs")
-    alive = alive_jobs(jobs)
+    alive = alive_jobs([*jobs, *also])
     if not alive:
         ended = f"{run.name}: {jobs[-1].name} has already ended"
         raise RunError(ended, hint=f"continue the run with: hpc-yolo resume {run.path}")

@@ -22,6 +22,7 @@ from hpc_yolo.launch.container_job import command_of, container_decisions, with_
 from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
 from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
+from hpc_yolo.launch.stages import stage_decisions
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.paths import has_variables
@@ -133,6 +134,7 @@ class Plan:
             *self._requeue_decision(),
             *self._validation_decision(),
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
+            *stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
                 for name, value in self.spec.cluster.env.items()

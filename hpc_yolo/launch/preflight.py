@@ -16,6 +16,7 @@ from hpc_yolo.core.installation import require_tensorboard
 from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.node_data import check_dataset
+from hpc_yolo.launch.stage_checks import require_usable_stages
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
@@ -37,11 +38,12 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
 
     Raises:
         SpecError: the layers of the model are invalid, do not fit train.imgsz, or lack those of train.freeze;
-            TensorBoard or cluster.python cannot be imported; the container's image or a mounted path does not exist.
+            TensorBoard or cluster.python cannot be imported; the container's image or a mounted path does not exist;
+            a stage names something that does not exist.
         DataError: the dataset or one of its splits does not exist.
         CheckpointError: the weights do not exist, or training cannot begin with them.
         RunError: the directory of runs is not writable, or the run is already queued or running.
-        ClusterError: the partition does not exist or would never start the job.
+        ClusterError: the partition does not exist or would never start the job; Slurm refuses the job of a stage.
     """
     warnings: list[str] = []
     if spec.weights:
@@ -59,6 +61,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         require_python(spec.cluster)
         warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
+    require_usable_stages(spec, run, in_slurm=for_slurm and slurm_answers)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:

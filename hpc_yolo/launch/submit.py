@@ -8,13 +8,14 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster import slurm_command
+from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.env_values import expanded
+from hpc_yolo.cluster.jobs import Job, stage_jobs
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.queueing import queue_script
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
@@ -22,6 +23,7 @@ from hpc_yolo.core.files import write_atomic
 from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.launch.prepare import prepare_run, submitted_spec
+from hpc_yolo.launch.stages import own_stage_jobs, queue_stages
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -47,7 +49,7 @@ def submit(plan: Plan) -> Submission:
 
     Raises:
         RunError: the run directory is not writable.
-        ClusterError: Slurm refuses; the message is Slurm's.
+        ClusterError: Slurm refuses the job of the run or of a stage; the message is Slurm's.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
         InstallationError: a package that tasks on this machine need cannot be imported.
     """
@@ -69,7 +71,10 @@ def submit(plan: Plan) -> Submission:
     if plan.script is None:
         return _start_local(plan, planned)
     write_atomic(plan.run.script, plan.script)
-    return _queue(plan, planned)
+    earlier = stage_jobs(plan.run)
+    submission = _queue(plan, planned)
+    _queue_stages(plan, submission, earlier)
+    return submission
 
 
 def _queue(plan: Plan, planned: Submission) -> Submission:
@@ -93,6 +98,24 @@ def _queue(plan: Plan, planned: Submission) -> Submission:
         raise ClusterError(f"Slurm refuses the job: {error.message}", hint=hint) from error
     assert executor.submission is not None
     return executor.submission
+
+
+def _queue_stages(plan: Plan, submission: Submission, earlier: Sequence[Job]) -> None:
+    """Queue the stages that are jobs of their own behind the job of the run, in place of `earlier` ones that wait.
+
+    If Slurm does not answer, the job of the run queues them when the run ends.
+
+    Raises:
+        ClusterError: Slurm refuses one; nothing stays queued.
+    """
+    try:
+        scheduler.cancel([job.address for job in earlier], only_waiting=True)
+        queue_stages(plan.run, own_stage_jobs(plan.run, plan.spec), [submission.job_id])
+    except SchedulerUnavailable:
+        return
+    except ClusterError:
+        scheduler.cancel([submission.address, *(job.address for job in stage_jobs(plan.run))])
+        raise
 
 
 def _start_local(plan: Plan, planned: Submission) -> Submission:

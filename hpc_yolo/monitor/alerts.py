@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hpc_yolo.core.units import short_bytes, short_time
 from hpc_yolo.monitor.run_record import LAST_STEPS, RunRecord
 from hpc_yolo.monitor.trend import median
+from hpc_yolo.resilience.stage_state import StageStatus
 from hpc_yolo.runs.events import FORMAT_VERSION, Cause, StepLogged
 
 STALL_S = 300.0
@@ -39,6 +40,11 @@ def problems_of(record: RunRecord, *, is_running: bool, now: float) -> list[str]
         if record.step is not None:
             found += rank_problems(record.last_steps) + _memory(record)
     return found + _losses(record)
+
+
+def stage_problems(stages: Iterable[StageStatus]) -> list[str]:
+    """Return a problem for each stage that has ended without success."""
+    return [f"stage {one.name} {one.state}: {one.detail}" for one in stages if one.is_open]
 
 
 def rank_problems(last_steps: Sequence[StepLogged]) -> list[str]:

@@ -106,6 +106,7 @@ COLUMNS = (
     Column("jobs_needed"),
     Column("slurm_time"),
     Column("problems"),
+    Column("stages"),
     Column("loss_trend", "loss trend", 10, _each(trend_line), min_terminal=170, is_number=False,
            help="from the first step to now, lowest to highest"),
     Column("map_trend", "mAP trend", 10, _each(trend_line), min_terminal=180, is_number=False),

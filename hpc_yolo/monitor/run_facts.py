@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from hpc_yolo.core.units import counted, short_time
+from hpc_yolo.resilience.stage_state import StageStatus
 from hpc_yolo.runs.events import AttemptStarted, EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.metrics import Losses, Metrics, total_loss
 from hpc_yolo.runs.submissions import Submission
@@ -36,6 +37,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         job_time_left_s: until the time limit of the job that runs.
         slurm_time: time of Slurm's reply that the state follows from; None where none does.
         problems: what needs attention, the worst first.
+        stages: what runs after the training, in its order.
         loss_trend, map_trend: a few values from the first to the last.
     """
 
@@ -55,6 +57,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     jobs_needed: int | None = None
     slurm_time: float | None = None
     problems: list[str] = []
+    stages: list[StageStatus] = []
     loss_trend: list[float] = []
     map_trend: list[float] = []
 
@@ -201,7 +204,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_over(self) -> bool:
         """True if nothing more happens unless it is submitted again."""
-        return self.state in OVER
+        return self.state in OVER and not any(stage.is_under_way for stage in self.stages)
 
     @property
     def needs_attention(self) -> bool:

@@ -10,10 +10,12 @@ from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.core.errors import RunError
-from hpc_yolo.monitor.alerts import problems_of
+from hpc_yolo.monitor.alerts import problems_of, stage_problems
 from hpc_yolo.monitor.run_facts import TRAINING, RunFacts
 from hpc_yolo.monitor.run_record import RecordReader, RunRecord
+from hpc_yolo.monitor.tracked_stages import TrackedStages
 from hpc_yolo.monitor.trend import resampled
+from hpc_yolo.resilience.stage_state import StageStatus
 from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause, TrainingLeft
@@ -29,6 +31,7 @@ class TrackedRun:
         self.run = run
         self.reader = RecordReader(run)
         self.is_read = False
+        self._stages = TrackedStages(run)
         self._error = ""
         self._submissions: tuple[float, int] | None = None
         self._jobs: list[Job] = []
@@ -44,6 +47,7 @@ class TrackedRun:
         """Read what is new in the run's files."""
         try:
             is_changed = self._read_submissions()
+            is_changed |= self._stages.read()
             if not self.is_read or self.reader.has_news():
                 self.reader.read()
                 is_changed = True
@@ -69,11 +73,15 @@ class TrackedRun:
         if (stat.st_mtime, stat.st_size) == self._submissions:
             return False
         self._jobs = current_jobs(self.run)
+        self._stages.read_submissions()
         self._submissions = (stat.st_mtime, stat.st_size)
         return True
 
     def slurm_job_ids(self) -> list[str]:
-        """Return the jobs to query Slurm about; none for a run that is over."""
+        """Return the jobs to query Slurm about; of a run that is over only those of its stages."""
+        return [*self._run_job_ids(), *self._stages.slurm_addresses()]
+
+    def _run_job_ids(self) -> list[str]:
         newest = self.record.newest
         jobs = [job for job in self._jobs if job.uses_slurm]
         has_ended = isinstance(newest, AttemptEnded) and not newest.requeued
@@ -91,6 +99,7 @@ class TrackedRun:
             return self._last[1]
         state, detail = self._state(job, None if cached is None else cached.job)
         facts = self._make_facts(job, state, detail, now, None if cached is None else cached.time)
+        facts = with_stages(facts, self._stages.statuses(state, self.record.attempts, _slurm_address(job), reply))
         if state == "running" and job is not None:
             facts = with_job_time(facts, reply.jobs.get(job.address), now)
         self._last = cached, facts
@@ -186,6 +195,17 @@ class TrackedRun:
             failure = first_failure(self.run, since)
             self._causes = {key: "" if failure is None else failure.text.splitlines()[-1]}
         return self._causes[key]
+
+
+def with_stages(facts: RunFacts, stages: list[StageStatus]) -> RunFacts:
+    """Return `facts` with the state of the stages, and their problems after those of the training."""
+    if not stages:
+        return facts
+    return msgspec.structs.replace(facts, stages=stages, problems=[*facts.problems, *stage_problems(stages)])
+
+
+def _slurm_address(job: Job | None) -> str | None:
+    return job.address if job is not None and job.uses_slurm else None
 
 
 def with_job_time(facts: RunFacts, cached: CachedJobState | None, now: float) -> RunFacts:

@@ -25,15 +25,19 @@ from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import ClusterSpec
 
 
-def conclude_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, status: int) -> int:
-    """Do what follows the end of a job's tasks with exit code `status`; return the job's exit code."""
+def conclude_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, status: int) -> tuple[int, str | None]:
+    """Do what follows the end of a job's tasks with exit code `status`.
+
+    Returns:
+        The job's exit code, and the cause with which the run has ended for good; None where it goes on.
+    """
     if process.job_id is None:
-        return status
+        return status, None
     facts = read_facts(run, cluster, process, ExitStatus(status))
     end = attempt_end(facts)
     if end.cause in (Cause.FINISHED, SUPERSEDED):
         end_for_good(run, process, cluster)
-        return 0 if end.cause == Cause.FINISHED else status
+        return (0, end.cause) if end.cause == Cause.FINISHED else (status, None)
     ended = _recorded(facts.recorded, end) if facts.recorded is not None else _new_event(facts, end)
     if facts.recorded is None:
         print(f"hpc-yolo: {ended.detail}", flush=True)
@@ -52,7 +56,7 @@ def conclude_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, 
     )
     if done:
         print(f"hpc-yolo: {done}", flush=True)
-    return status
+    return status, None if end.goes_on else end.cause
 
 
 def read_facts(run: RunDirectory, limits: ClusterSpec, process: ProcessInfo, status: ExitStatus) -> AttemptFacts:

@@ -24,6 +24,7 @@ from hpc_yolo.cluster.jobs import slurm_job_state
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs, queue_script
 from hpc_yolo.core.errors import CancelledError, ClusterError, SchedulerUnavailable
+from hpc_yolo.resilience.run_over import move_stages_behind
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, all_submissions
 
@@ -82,6 +83,7 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
             arguments=script_arguments(job, run),
             sbatch=slurm_command.with_sbatch_variables(planned.variables),
         )
+    move_stages_behind(run, process.job_id, submission.job_id)
     return submission.job_id
 
 

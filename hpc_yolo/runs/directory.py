@@ -17,6 +17,8 @@
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
 |-- evaluations.jsonl         validate: aside, the job that evaluates: results, which rank 0 takes into the journal
 |-- evaluation.sbatch         validate: aside, beside the tasks: the script of that job, in evaluation.json its id
+|-- stages/                   what ran after the training: records, one file a try, written by the process that runs
+|                             it; submit: scripts of jobs; the stages' output
 |-- tensorboard/              rank 0: event files, where the spec requests them
 |-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
@@ -159,6 +161,19 @@ class RunDirectory:
     def pairs(self) -> Path:
         """Validation images with labels and detections."""
         return self.results / "val_images.jpg"
+
+    @property
+    def stages(self) -> Path:
+        """Records, scripts and output of the stages after the training."""
+        return self.path / "stages"
+
+    def stage_script(self, stage: str) -> Path:
+        """Return the file for the script of a stage that is a job of its own."""
+        return self.stages / f"{stage}.sbatch"
+
+    def stage_log(self, stage: str, job_id: str) -> Path:
+        """Return the file for the output of a stage in a job; `%j` is the job id in a script."""
+        return self.stages / f"{stage}-{job_id}.log"
 
     @property
     def tensorboard(self) -> Path:

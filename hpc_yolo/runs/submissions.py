@@ -1,4 +1,7 @@
-"""The submissions of a run: one line each, written by the command that submits, or by rank 0 in chain mode."""
+"""The jobs of a run: one line each, written by the command that submits, or by rank 0 in chain mode.
+
+Jobs that train are `all_submissions`; a stage after the training may have a job of its own (`stage_submissions`).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         variables: SBATCH_ variables of the user's shell that sbatch read.
         cluster: Slurm's name of the cluster that has the job; None for that of `host`.
         requeue: how the run continues after an interruption, if the spec does not set it; else "".
+        stage: name of the stage that the job runs; "" for a job that trains.
+        stage_number: how often that stage was submitted after one end of the run, this time included.
     """
 
     time: float
@@ -33,6 +38,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str] = {}
     requeue: str = ""
     cluster: str | None = None
+    stage: str = ""
+    stage_number: int = 1
 
     @property
     def address(self) -> str:
@@ -50,7 +57,23 @@ def add_submission(run: RunDirectory, submission: Submission) -> None:
 
 
 def all_submissions(run: RunDirectory) -> list[Submission]:
-    """Return all submissions, oldest first; lines of another version are skipped."""
+    """Return all jobs that train, oldest first."""
+    return [submission for submission in _read(run) if not submission.stage]
+
+
+def stage_submissions(run: RunDirectory) -> list[Submission]:
+    """Return the jobs of stages since a user last submitted the training, oldest first."""
+    found: list[Submission] = []
+    for submission in _read(run):
+        if submission.stage:
+            found.append(submission)
+        elif submission.after is None:
+            found.clear()
+    return found
+
+
+def _read(run: RunDirectory) -> list[Submission]:
+    """Return the jobs of `run`, oldest first; lines of another version are skipped."""
     found = []
     for record in read_json_lines(run.submissions):
         with contextlib.suppress(msgspec.ValidationError):
@@ -60,7 +83,7 @@ def all_submissions(run: RunDirectory) -> list[Submission]:
 
 def address_of(run: RunDirectory, job_id: str) -> str:
     """Return the address of job `job_id` of `run`; the id itself where it was submitted otherwise."""
-    found = [submission.address for submission in all_submissions(run) if submission.job_id == job_id]
+    found = [submission.address for submission in _read(run) if submission.job_id == job_id]
     return found[-1] if found else job_id
 
 

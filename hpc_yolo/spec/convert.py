@@ -19,6 +19,8 @@ from hpc_yolo.spec.fields import (
     field_extra,
     field_types,
     is_optional,
+    item_section,
+    made,
     required_fields,
     section_type,
     unwrapped,
@@ -67,12 +69,15 @@ class SectionReader:
                 else:
                     self.unusable.add(dotted)  # reported already: a tag, control characters
         self._fill_missing(values, section, path, node.location if node is not None else root)
-        return section(**values)
+        return made(section, values)
 
     def _read_field(self, values: dict[str, Any], key: str, node: Node, kind: Any, dotted: str) -> None:
         section = section_type(kind)
         if section is not None and not (is_null(node) and is_optional(kind)):
             values[key] = self.read(node, section, dotted, node.location)
+            return
+        if (section := item_section(kind)) is not None and isinstance(node, Sequence):
+            values[key] = self._read_items(node, section, dotted)
             return
         before = len(self.problems)
         value = self.read_value(node, kind, dotted)
@@ -80,6 +85,17 @@ class SectionReader:
             values[key] = value
         else:
             self.unusable.add(dotted)
+
+    def _read_items(self, node: Sequence, section: type[SectionType], path: str) -> list[SectionType]:
+        items = []
+        for index, item in enumerate(node.items):
+            dotted = f"{path}[{index}]"
+            self.locations[dotted] = item.location
+            before = len(self.problems) + len(self.unusable)
+            items.append(self.read(item, section, dotted, item.location))
+            if len(self.problems) + len(self.unusable) > before:
+                self.unusable.add(f"{dotted}.*")  # some field of it, for rules that need all of them
+        return items
 
     def _fill_missing(self, values: dict[str, Any], section: type[Section], path: str, location: Location) -> None:
         for name in required_fields(section):

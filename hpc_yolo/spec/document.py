@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
-from hpc_yolo.spec.fields import describe, description_of, field_extra, field_infos, section_type
-from hpc_yolo.spec.schema import CHANGES, Hyperparameters, Spec
-from hpc_yolo.spec.section import Section
+from hpc_yolo.spec.fields import (
+    describe,
+    description_of,
+    field_extra,
+    field_infos,
+    field_types,
+    item_section,
+    section_type,
+)
+from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.section import CHANGES, Section
 
 HEAD = """# The spec, field by field
 
@@ -28,13 +34,17 @@ def document() -> str:
     return "\n".join([HEAD, *tables])
 
 
-def _inner_tables(section: type[Section], prefix: str, changes: str | None) -> Iterator[str]:
-    """Yield the tables of the sections in `section`, each followed by those of its own."""
+def _inner_tables(section: type[Section], prefix: str, changes: str | None) -> list[str]:
+    """Return a table for each section inside `section`, and for those inside of them."""
+    tables = []
     for field in field_infos(section):
-        if (inner := section_type(field.type)) is not None:
-            title, inner_changes = f"{prefix}{field.name}", changes or field_extra(field.type, CHANGES)
-            yield _table(title, inner, inner_changes)
-            yield from _inner_tables(inner, f"{title}.", inner_changes)
+        items = item_section(field.type)
+        inner = section_type(field.type) or items
+        if inner is not None and field_types(inner):
+            title = f"{prefix}{field.encode_name}{'[…]' if items else ''}"
+            mark = changes or field_extra(field.type, CHANGES)
+            tables += [_table(title, inner, mark), *_inner_tables(inner, f"{title}.", mark)]
+    return tables
 
 
 def _table(title: str, section: type[Section], changes: str | None) -> str:
@@ -47,7 +57,9 @@ def _table(title: str, section: type[Section], changes: str | None) -> str:
     for field in field_infos(section):
         allowed = describe(field.type).replace("|", "\\|")
         mark = changes or field_extra(field.type, CHANGES) or ("see below" if section_type(field.type) else "fixed")
-        rows.append(f"| `{field.name}` | {_default(field)} | {allowed} | {mark} | {description_of(field.type)} |")
+        rows.append(
+            f"| `{field.encode_name}` | {_default(field)} | {allowed} | {mark} | {description_of(field.type)} |"
+        )
     return "\n".join(rows) + "\n"
 
 

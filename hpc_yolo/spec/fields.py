@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from hpc_yolo.spec.section import Section
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 PLURALS = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
@@ -24,13 +26,19 @@ def field_infos(section: type[Section]) -> tuple[msgspec.structs.FieldInfo, ...]
 
 @cache
 def field_types(section: type[Section]) -> dict[str, Any]:
-    """Return field name -> annotated type."""
-    return {field.name: field.type for field in field_infos(section)}
+    """Return name of each field as it is written -> annotated type."""
+    return {field.encode_name: field.type for field in field_infos(section)}
 
 
 def required_fields(section: type[Section]) -> list[str]:
     """Return the names of the fields without a default."""
-    return [field.name for field in field_infos(section) if field.required]
+    return [field.encode_name for field in field_infos(section) if field.required]
+
+
+def made(section: type[SectionType], values: Mapping[str, Any]) -> SectionType:
+    """Return the section with `values`, by the names of fields as they are written: `in` is no name in Python."""
+    names = {field.encode_name: field.name for field in field_infos(section)}
+    return section(**{names[written]: value for written, value in values.items()})
 
 
 def unwrapped(kind: Any) -> Any:
@@ -41,14 +49,20 @@ def unwrapped(kind: Any) -> Any:
 
 
 def section_type(kind: Any) -> type[Section] | None:
-    """Return the section that `kind` is or, where it may be null too, contains; None for a plain value."""
-    kinds = [bare for alternative in alternatives_of(kind) if (bare := unwrapped(alternative)) is not type(None)]
-    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Section) else None
+    """Return the section that `kind` is, perhaps among other values such as null; None for a plain value."""
+    kinds = (unwrapped(alternative) for alternative in alternatives_of(kind))
+    return next((bare for bare in kinds if isinstance(bare, type) and issubclass(bare, Section)), None)
 
 
 def is_optional(kind: Any) -> bool:
     """Return True if a field of this type may be null."""
     return type(None) in map(unwrapped, alternatives_of(kind))
+
+
+def item_section(kind: Any) -> type[Section] | None:
+    """Return the section of which `kind` is a list; None for other values."""
+    bare = unwrapped(kind)
+    return section_type(get_args(bare)[0]) if get_origin(bare) is list else None
 
 
 def alternatives_of(kind: Any) -> list[Any]:
@@ -89,16 +103,20 @@ def _describe_one(kind: Any) -> str:
     origin, arguments = get_origin(bare), get_args(bare)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
+    if (section := item_section(bare)) is not None:
+        return f"a list of sections with {', '.join(field_types(section))}"
     if origin is list:
         return f"a list of {_plural(arguments[0])}"
     if origin is dict:
         return f"a group of names with {_plural(arguments[1])}"
     if (section := section_type(bare)) is not None:
-        return f"a section with {', '.join(field_types(section))}"
+        return f"a section with {', '.join(field_types(section)) or 'no fields'}"
     return " ".join([TYPE_NAMES[bare], *_limits(kind)])
 
 
 def _plural(kind: Any) -> str:
+    if get_origin(unwrapped(kind)) is Literal:
+        return f"{' and '.join(map(str, get_args(unwrapped(kind))))}"
     return PLURALS.get(unwrapped(kind), "texts, lists of texts, true or null")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
-from hpc_yolo.spec.schema import CHANGES, Spec
-from hpc_yolo.spec.section import Section
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.section import CHANGES, Section
 
 
 def learned_fields(spec: Spec) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
+from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
 
 RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
@@ -205,7 +206,8 @@ def _location_of(field: str, tree: Node | None, reader: SectionReader, root: Loc
     while rest and isinstance(node, Mapping):
         part = rest if rest in node.keys else rest.partition(".")[0]  # a free name may have dots in it
         if (item := _item_of(node, part)) is not None:
-            return item.location
+            node, location, rest = item, item.location, rest[len(part) + 1 :]
+            continue
         if part not in node.keys:
             break
         inner = node.values.get(part)
@@ -239,6 +241,7 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
         weights = _absolute(weights, directory)
     return msgspec.structs.replace(
         spec,
+        then=[_with_absolute_step(stage, directory) for stage in spec.then],
         model=model,
         weights=weights,
         cluster=cluster,
@@ -254,6 +257,23 @@ def _is_relative_image(image: str, directory: Path) -> bool:
     if form == "name":
         return image != "" and any(os.path.exists(base / image) for base in (directory, Path()))  # noqa: PTH110
     return form != "address" and not image.startswith(("/", "$", "~"))
+
+
+def _with_absolute_step(stage: Stage, directory: Path) -> Stage:
+    """Return `stage` with absolute paths of weights that are files, and of sources that exist."""
+    for kind in stage.kinds:
+        step = getattr(stage, kind)
+        if getattr(step, "weights", BEST) not in ("", BEST, LAST):
+            step = msgspec.structs.replace(step, weights=_absolute(step.weights, directory))
+        if isinstance(step, PredictStage):
+            step = msgspec.structs.replace(step, source=[source_path(one, directory) for one in step.sources])
+        stage = msgspec.structs.replace(stage, **{kind: step})
+    return stage
+
+
+def source_path(written: str, directory: Path) -> str:
+    """Return a source of predict with an absolute path; an address, the number of a camera, and "" are kept."""
+    return written if not written or "://" in written or written.isdecimal() else _absolute(written, directory)
 
 
 def _dataset_path(written: str, directory: Path) -> str:

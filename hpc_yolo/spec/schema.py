@@ -12,23 +12,14 @@ from msgspec import Meta, field
 
 from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.device import read_device
-from hpc_yolo.spec.section import Section
-
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section
+from hpc_yolo.spec.stages import Stage
 
 NAME_PATTERN = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,99}$"
 NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front, and patterns such as {n}"
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
 DEVICE_ALLOWED = "auto, cpu, or numbers of GPUs such as 0,1"
 MEASURED_BATCH = -1  # train.batch: as many images as fit
-
-
-# Marks of fields that may differ between the attempts of a run; all others decide what it learns and are fixed.
-CHANGES = "changes"
-WHERE_IT_RUNS = Meta(extra={CHANGES: "where it runs"})  # nothing that is learned depends on it
-MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the run continues with the new value
 
 
 class ClusterSpec(Section, frozen=True, kw_only=True):
@@ -397,6 +388,11 @@ class Spec(Section, frozen=True, kw_only=True):
             "small Slurm jobs beside them (aside). The last epoch is evaluated by the tasks."
         ),
     ] = "in_job"
+    then: Annotated[
+        list[Stage],
+        MAY_CHANGE,
+        Meta(description="Stages after the training, in this order: val, predict, export, report or shell lines."),
+    ] = field(default_factory=list)
     sweep: Annotated[
         dict[str, list[str]], Meta(description="A list for each dotted field; one run for each combination.")
     ] = field(default_factory=dict)

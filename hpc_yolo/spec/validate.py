@@ -19,6 +19,7 @@ from hpc_yolo.spec.sbatch_options import option_findings
 from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
+from hpc_yolo.spec.stage_rules import stage_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
@@ -32,6 +33,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from name_findings(spec.name)
     yield from cluster_findings(spec.cluster)
     yield from missing_image(spec.cluster)
+    yield from stage_findings(spec.then)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)

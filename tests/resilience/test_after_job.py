@@ -88,7 +88,7 @@ def stop(journal: JournalWriter, cause: str, *, requeued: bool, step: int = 5) -
 
 
 def conclude(run: RunDirectory, status: int, restart: int = 1, **cluster: object) -> int:
-    return conclude_job(run, ClusterSpec(**cluster), task(restart), status)
+    return conclude_job(run, ClusterSpec(**cluster), task(restart), status)[0]
 
 
 def last_end(run: RunDirectory) -> AttemptEnded:
@@ -172,7 +172,7 @@ def test_requeue_by_slurm_itself_is_recorded_and_not_repeated(run, slurm):
 
 def test_without_a_job_the_exit_code_is_passed_on(run):
     process = dataclasses.replace(task(), job_id=None)
-    assert conclude_job(run, ClusterSpec(), process, 7) == 7
+    assert conclude_job(run, ClusterSpec(), process, 7) == (7, None)
 
 
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.CANCELLED])

@@ -16,9 +16,11 @@ from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
 
 REPOSITORY = Path(__file__).parents[2]
-SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec)
+STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)
+SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, *STAGE_SECTIONS)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 
 
@@ -66,6 +68,9 @@ def test_json_schema_accepts_specs_of_package(validator, path):
         {"cluster": {"signal_before_s": "soon"}},
         {"name": "bad name"},
         {"name": None},
+        {"then": [{"val": {"split": "tset"}}]},
+        {"then": [{"export": {}, "when": "never"}]},
+        {"then": {"export": {}}},
     ],
     ids=str,
 )

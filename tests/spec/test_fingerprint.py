@@ -5,7 +5,8 @@ import pytest
 
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
 from hpc_yolo.spec.fingerprint import learned_digest, learned_fields
-from hpc_yolo.spec.schema import CHANGES, CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.section import CHANGES
 
 SPEC = Spec(name="run", model="yolov5n", data="/data.yaml")
 FIXED_CHANGES = [

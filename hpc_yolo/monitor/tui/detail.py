@@ -17,6 +17,7 @@ from hpc_yolo.monitor.blocks import bar, plot
 from hpc_yolo.monitor.run_facts import TRAINING, RunFacts
 from hpc_yolo.monitor.run_record import RecordReader
 from hpc_yolo.monitor.trend import Trend, median
+from hpc_yolo.monitor.tui.stages import stage_lines
 from hpc_yolo.monitor.tui.view import STATE_STYLES
 from hpc_yolo.runs.attempts import Attempt
 from hpc_yolo.runs.directory import RunDirectory
@@ -118,7 +119,7 @@ class DetailReader:
 
 def detail_lines(run: RunFacts, detail: Detail | None, now: float, width: int) -> list[Text]:
     """Return the page of `run` in lines of `width` letters. `detail`: None while it is being read."""
-    lines = _summary(run, now, width)
+    lines = [*_summary(run, now, width), *stage_lines(run.stages, now, width)]
     if detail is None:
         return [*lines, Text(""), Text("reading its journal", style="dim")]
     if detail.error:

@@ -1,0 +1,191 @@
+"""Run stages after the training: in the job of the run, in a job of their own, or on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from hpc_yolo.cluster.local_process import machine_id, process_start
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.exit_status import ExitStatus
+from hpc_yolo.core.files import file_mode, make_directory
+from hpc_yolo.core.units import short_time
+from hpc_yolo.launch.stage_commands import shell_variables, stage_command
+from hpc_yolo.resilience.requeue import own_job_record, slurm_job_id
+from hpc_yolo.resilience.stage_state import is_due
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.run_end import RunEnd
+from hpc_yolo.runs.stages import DONE, FAILED, NOT_RUN, RUNNING, StageRecord, claim_stage, write_stage
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.stages import named_stages
+
+MIN_LEFT_S = 60.0  # less of the job's time than this is no time to begin a stage
+END_MARGIN_S = 20.0  # before the time limit, in which a stage is ended and its record is written
+STOP_S = 10.0  # from SIGTERM to SIGKILL
+END_TIME_VARIABLE = "SLURM_JOB_END_TIME"
+
+
+def run_job_stages(run: RunDirectory, spec: Spec, process: ProcessInfo, end: RunEnd, *, refusal: str = "") -> None:
+    """Run the stages of `in: job` that follow `end`, in their order, while the time of the job suffices.
+
+    Args:
+        process: the batch script's last command, on the first node of the job.
+        refusal: why none can run; they are recorded as not run.
+    """
+    deadline = job_end(process)
+    for name, stage in named_stages(spec.then).items():
+        if stage.has_own_job or not is_due(stage, end):
+            continue
+        left_s = None if deadline is None else deadline - time.time()
+        why_not = refusal
+        if not why_not and left_s is not None and left_s < MIN_LEFT_S:
+            why_not = f"only {short_time(max(left_s, 0))} are left of the time of job {process.job_id}"
+        log = run.stage_log(name, process.job_id or "local")
+        run_stage(run, spec, name, end, process, log=log, deadline=deadline, refusal=why_not)
+
+
+def run_local_stages(run: RunDirectory, spec: Spec, end: RunEnd, numbers: Mapping[str, int]) -> bool:
+    """Run stages of a run that has trained on this machine, one after the other; return True if all are done.
+
+    Args:
+        numbers: of the try of each stage, by name.
+    """
+    process = ProcessInfo.alone({})
+    records = [
+        run_stage(run, spec, name, end, process, number=number, log=run.stage_log(name, "local"))
+        for name, number in numbers.items()
+    ]
+    return all(record is not None and record.state == DONE for record in records)
+
+
+def run_stage(
+    run: RunDirectory,
+    spec: Spec,
+    name: str,
+    end: RunEnd,
+    process: ProcessInfo,
+    *,
+    log: Path,
+    number: int = 1,
+    deadline: float | None = None,
+    refusal: str = "",
+) -> StageRecord | None:
+    """Run the stage `name` unless this try of it is taken; print and return its record, None if it is taken.
+
+    Args:
+        end: of the run, which the stage follows.
+        number: of the try.
+        log: file for its output.
+        deadline: when the stage is ended, in seconds since 1970, with a margin.
+        refusal: why it cannot run.
+    """
+    stage = named_stages(spec.then)[name]
+    job_id = slurm_job_id(process)
+    record = StageRecord(
+        stage=name,
+        end=end.attempt,
+        number=number,
+        state=RUNNING,
+        began=time.time(),
+        job_id=job_id,
+        restart=process.attempt,
+        machine=machine_id(),
+        host=platform.node(),
+        pid=os.getpid(),
+        pid_start=process_start(os.getpid()),
+        log=str(log.relative_to(run.path)),
+        step=stage.step,
+    )
+    if not claim_stage(run, record):
+        print(f"hpc-yolo: stage {name}: another process has run it, or is running it", flush=True)
+        return None
+    if refusal:
+        record = _ended(record, NOT_RUN, refusal)
+    else:
+        added = {} if stage.shell is None else shell_variables(run, name, end)
+        record = _with_result(record, stage_command(run, spec, name, stage), log, deadline, added)
+    write_stage(run, record)
+    with contextlib.suppress(OSError):
+        run.settle_modes()
+    print(f"hpc-yolo: stage {name}: {record.state}{f', {record.detail}' if record.detail else ''}", flush=True)
+    return record
+
+
+def job_end(process: ProcessInfo) -> float | None:
+    """Return when Slurm ends the job of this process, in seconds since 1970; None without a limit or outside Slurm."""
+    if slurm_job_id(process) is None:
+        return None
+    if (job := own_job_record(process)) is not None:
+        return job.end
+    with contextlib.suppress(ValueError):
+        return float(current_environment().get(END_TIME_VARIABLE, ""))
+    return None
+
+
+def _with_result(
+    record: StageRecord, command: list[str], log: Path, deadline: float | None, variables: Mapping[str, str]
+) -> StageRecord:
+    """Run `command` and return `record` with its result; Ctrl-C ends the command, and is raised."""
+    environ = {**current_environment(), **variables}
+    limit_s = None if deadline is None else max(deadline - END_MARGIN_S - time.time(), 0.0)
+    try:
+        with _opened(log) as output:
+            print(f"hpc-yolo: stage {record.stage}, try {record.number}", file=output, flush=True)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ
+            )
+            try:
+                status = _wait(child, limit_s)
+            finally:
+                _stop(child)
+    except OSError as error:
+        return _ended(record, FAILED, f"{error.filename or command[0]}: {error.strerror}")
+    if status is None:
+        return _ended(record, FAILED, f"ended shortly before the time limit of job {record.job_id}")
+    record = msgspec.structs.replace(record, exit_code=status.code)
+    if status.code == 0:
+        return _ended(record, DONE, f"in {short_time(time.time() - record.began)}")
+    how = f"killed by {status.signal.name}" if status.signal is not None else f"exit code {status.code}"
+    return _ended(record, FAILED, f"{how}; its output is in {record.log}")
+
+
+def _wait(child: subprocess.Popen[bytes], limit_s: float | None) -> ExitStatus | None:
+    """Wait for `child` and return its exit status; None where it has not ended within `limit_s`."""
+    try:
+        code = child.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+    return ExitStatus(code) if code >= 0 else ExitStatus.of_signal(-code)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End `child`, if it still runs."""
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _ended(record: StageRecord, state: str, detail: str) -> StageRecord:
+    return msgspec.structs.replace(record, state=state, detail=detail, ended=time.time())
+
+
+@contextlib.contextmanager
+def _opened(log: Path) -> Iterator[IO[str]]:
+    """Open `log` for appending, with the mode of its directory."""
+    make_directory(log.parent)
+    with log.open("a") as file:
+        os.fchmod(file.fileno(), file_mode(log.parent))
+        yield file
