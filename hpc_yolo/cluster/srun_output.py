@@ -22,7 +22,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 # srun puts the rank before each line of a task.
 _MESSAGE = re.compile(
-    r"^(?: *(?P<rank>\d+): (?!slurmstepd)|slurmstepd\S*: error: (?=execve|pyxis: ))(?P<text>\s*\S.*)$", re.MULTILINE
+    r"^(?: *(?P<rank>\d+): (?!slurmstepd)|slurmstepd\S*: error: (?=execve|pyxis: ))(?P<text>[ \t]*\S.*)$", re.MULTILINE
 )
 _SIGNAL_NAMES = {
     text.lower(): number for number in signal.valid_signals() if (text := signal.strsignal(number)) is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -43,14 +44,25 @@ def with_runtime(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, cluster=msgspec.structs.replace(spec.cluster, container=chosen))
 
 
-def command_of(spec: Spec, run: RunDirectory) -> ContainerCommand | None:
-    """Return how a task of `run` starts in its container; None without one.
+def task_command(
+    spec: Spec, run: RunDirectory, python: str, arguments: Sequence[str]
+) -> tuple[str, ContainerCommand | None]:
+    """Return (shell text of the Python of a task with `arguments`, how it starts in the container of `spec`).
+
+    Args:
+        spec: of the run.
+        run: the run.
+        python: interpreter without a container.
+        arguments: of the interpreter.
 
     Raises:
         SpecError: runtimes cannot mount a path of the run.
     """
     container = spec.cluster.used_container
-    return None if container is None else container_command(container, spec.cluster, job_facts(spec, run))
+    if container is None:
+        return shlex.join([python, *arguments]), None
+    command = container_command(container, spec.cluster, job_facts(spec, run))
+    return " ".join([*command.python, shlex.join(arguments)]), command
 
 
 def container_mounts(spec: Spec, run: RunDirectory) -> list[Mount]:

@@ -18,7 +18,7 @@ from hpc_yolo.cluster.site import RequeueChoice
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import counted
 from hpc_yolo.core.variables import variables_in
-from hpc_yolo.launch.container_job import command_of, container_decisions, with_runtime
+from hpc_yolo.launch.container_job import container_decisions, task_command, with_runtime
 from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
 from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
@@ -81,14 +81,14 @@ class Plan:
         task = ["-u", "-m", "hpc_yolo", "train", str(self.run.path)]
         before_job = ["-m", "hpc_yolo", "before-job", str(self.run.path)]
         after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
-        container = command_of(self.spec, self.run)
         queue = ["-m", "hpc_yolo", "queue-evaluations", str(self.run.path)]
+        command, container = task_command(self.spec, self.run, self.python, task)
         # A bare name is resolved in the PATH that setup defines, which is not known after a failed setup.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
             self.spec.name,
             self.spec.cluster,
-            shlex.join([self.python, *task]) if container is None else " ".join([*container.python, shlex.join(task)]),
+            command,
             shlex.join([self.python, *after_job]),
             log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
             save_times=self.save_times,
@@ -121,6 +121,8 @@ class Plan:
         chosen = "the submitting interpreter" if self.python == sys.executable else "set by cluster.python"
         if not self.uses_slurm and self.spec.cluster.python is not None:
             chosen += "; cluster.python is for Slurm jobs"
+        if self.uses_slurm and self.spec.cluster.used_container is not None:
+            chosen += "; runs the batch script, outside of the container"
         state = "has no checkpoint yet" if self.continues else "new"
         return [
             ("run directory", f"{self.run.path} ({LAST_CHECKPOINT if self.run.last.exists() else state})"),

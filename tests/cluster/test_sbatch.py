@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpc_yolo.cluster import sbatch, scheduler
+from hpc_yolo.cluster.container import ContainerCommand
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.resilience.chain import ARGUMENTS_VARIABLE
 from hpc_yolo.runs.save_times import SaveTimes
@@ -276,6 +277,23 @@ def test_command_beside_the_tasks_delays_neither_them_nor_the_end(tmp_path, setu
     script = text.replace(shlex.join(sbatch.srun_arguments(cluster)), tasks)
     done = subprocess.run(["bash"], input=script, capture_output=True, text=True, timeout=30, check=False)
     assert "TASKS" in done.stdout and "after --exit-code 0" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("setup", ["", "true"])
+@pytest.mark.parametrize(("status", "starts"), [(0, True), (6, False)])
+def test_tasks_start_only_after_a_first_command_that_succeeds(tmp_path, setup, status, starts):
+    container = ContainerCommand(srun_options=["--container-image=x"], launcher=["apptainer", "exec", "i"])
+    cluster = ClusterSpec(setup=setup, prefix=["numactl"])
+    text = sbatch.script(
+        "run", cluster, "python x", "echo after", log="log", container=container, before=f"(exit {status})"
+    )
+    srun = shlex.join(sbatch.srun_arguments(cluster))
+    line = f"{srun} --container-image=x numactl apptainer exec i python x\n"
+    assert f"(exit {status}) &&\n{line}" in text
+    script = text.replace(line, "bash -c 'echo TASKS; exit 5'\n")
+    done = subprocess.run(["bash"], input=script, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ("TASKS" in done.stdout) == starts
+    assert f"after --exit-code {5 if starts else status}\n" in done.stdout
 
 
 def test_script_without_setup_is_options_variables_srun_and_last_command():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_yolo.cluster.srun_output import TaskEnd, first_end, is_out_of_memory, parse_task_ends
+from hpc_yolo.cluster.srun_output import TaskEnd, first_end, is_out_of_memory, last_message, parse_task_ends
 from hpc_yolo.core.exit_status import ExitStatus
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -83,3 +83,25 @@ def test_unknown_end_has_no_status(line, status):
 )
 def test_out_of_memory_is_recognised(log, expected):
     assert is_out_of_memory(log) is expected
+
+
+@pytest.mark.parametrize(
+    ("log", "rank", "expected"),
+    [
+        (
+            "1: FATAL:   could not open image /a.sif\nsrun: error: gpu01: task 1: Exited\n",
+            1,
+            "FATAL:   could not open image /a.sif",
+        ),
+        (" 3: one\n 3: two\n 3: \n10: three\n", 3, "two"),
+        (" 3: one\n10: three\n", 10, "three"),
+        (" 3: one\n10: three\n", None, "three"),
+        ("0: slurmstepd-gpu01: error: *** STEP 2.0 ON gpu01 CANCELLED ***\n", 0, ""),
+        ("slurmstepd-gpu01: error: execve(): x: No such file\n", 0, "execve(): x: No such file"),
+        ("slurmstepd: error: pyxis: failed to import docker image\n", 0, "pyxis: failed to import docker image"),
+        ("hpc-yolo: something\n", 0, ""),
+        ("", None, ""),
+    ],
+)
+def test_last_message_is_that_of_the_task(log, rank, expected):
+    assert last_message(log, rank) == expected

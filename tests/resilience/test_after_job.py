@@ -170,6 +170,20 @@ def test_requeue_by_slurm_itself_is_recorded_and_not_repeated(run, slurm):
     assert last_end(run).requeued and last_end(run).detail.endswith("queued again by Slurm")
 
 
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        ("0: /bin/python: No module named hpc_yolo", "/bin/python: No module named hpc_yolo"),
+        ("slurmstepd: error: execve(): x: No such file", "execve(): x: No such file"),
+    ],
+)
+def test_program_that_does_not_start_is_quoted(run, log, capsys, line, quoted):
+    """A runtime of containers, or the Python in the image: the journal has no attempt, and the log of a job is long."""
+    log += [line, "srun: error: gpu01: task 0: Exited with exit code 1"]
+    assert conclude(run, 1) == 1
+    assert f"task 0 on gpu01: Exited with exit code 1: error ({quoted})" in capsys.readouterr().out
+
+
 def test_without_a_job_the_exit_code_is_passed_on(run):
     process = dataclasses.replace(task(), job_id=None)
     assert conclude_job(run, ClusterSpec(), process, 7) == (7, None)
