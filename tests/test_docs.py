@@ -16,7 +16,7 @@ from hpc_yolo.spec.load import check_spec
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = {path.name for path in (ROOT / "hpc_yolo").iterdir() if path.is_dir()}
-TOP = ("tests/", "docs/", "benchmarks/", "configs/", "slurm/", "hpc_yolo/")
+TOP = ("tests/", "docs/", "benchmarks/", "configs/", "slurm/", "containers/", "hpc_yolo/")
 MADE = {"docs/spec.md", "docs/journal.md"}  # generated, and compared with their source
 
 

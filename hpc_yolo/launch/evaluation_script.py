@@ -9,7 +9,7 @@ import msgspec
 
 from hpc_yolo.cluster import sbatch
 from hpc_yolo.core.units import is_whole_memory, parse_limit_s, parse_mem_bytes
-from hpc_yolo.launch.container_job import command_of, with_runtime
+from hpc_yolo.launch.container_job import task_command, with_runtime
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
@@ -27,15 +27,14 @@ def evaluation_script(run: RunDirectory, spec: Spec) -> str:
         SpecError: the runtime of its container is open, or cannot mount a path of the run.
     """
     spec = with_runtime(msgspec.structs.replace(spec, cluster=one_task(spec.cluster)))
-    container = command_of(spec, run)
     python = spec.cluster.python or sys.executable
     sure_python = python if "/" in python else sys.executable  # see `Plan.script`
     command = ["-m", "hpc_yolo", "evaluate-waiting", str(run.path)]
-    task = shlex.join(["-u", *command])
+    task, container = task_command(spec, run, python, ["-u", *command])
     return sbatch.script(
         f"{spec.name}-val",
         spec.cluster,
-        " ".join([*([shlex.quote(python)] if container is None else container.python), task]),
+        task,
         shlex.join([python, *command]),
         log=f"{str(run.jobs).replace('%', '%%')}/evaluation-%j.log",
         setup_record=run.setup_record,
