@@ -89,7 +89,9 @@ def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
     """Return the line of a dry run about the site profile; none where no profile applies."""
     site, named = loaded.site, loaded.spec.site
     if site is not None:
-        return [("site", f"{site.name}: {site.why}, {site.path}")]
+        is_open = loaded.spec.cluster.gpu is None and loaded.spec.cluster.gpus_per_node > 0 and site.gpus
+        rows = f"; cluster.gpu is not set, there are {', '.join(site.gpus)}" if is_open else ""
+        return [("site", f"{site.name}: {site.why}, {site.path}{rows}")]
     return [] if named in (None, NO_SITE) else [("site", f"{named}: not used, as this is no Slurm job")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.core.units import format_time
 
 Answer = TypeVar("Answer")
-MEMORY_STEP_MB = 1024
+LEAST_IN_GB_MB = 16 * 1024
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
 @dataclass
@@ -101,14 +103,15 @@ def _gpu_lines(node_types: Sequence[NodeType]) -> list[str]:
 
 def _row_lines(name: str, nodes: NodeType) -> list[str]:
     cpus = max(nodes.num_cpus // nodes.num_gpus, 1)
-    mem_gb = nodes.mem_mb // nodes.num_gpus // MEMORY_STEP_MB
+    mem_mb = nodes.mem_mb // nodes.num_gpus
+    mem = f"{mem_mb // 1024}G" if mem_mb >= LEAST_IN_GB_MB else f"{mem_mb}M"
     features = f"; constraint: one of {nodes.features}" if nodes.features else ""
     return [
         f"  {_quoted(name)}:  # {nodes.num_gpus} GPUs, {nodes.num_cpus} CPUs, {nodes.mem_mb} MB a node{features}",
         f"    partition: {_quoted(nodes.partition)}",
         *([f"    gpu_type: {_quoted(nodes.gpu_type)}"] if nodes.gpu_type else []),
         f"    cpus_per_task: {cpus}",
-        f"    {'' if mem_gb else '# '}mem_per_gpu: {mem_gb}G",
+        f"    {'' if mem_mb else '# '}mem_per_gpu: {mem}",
         *([f'    max_time: "{format_time(nodes.max_time_s)}"'] if nodes.max_time_s else []),
         "    # qos, constraint, account_suffix, modules, by_time, gpu_cpus: docs/sites.md",
     ]
@@ -123,5 +126,7 @@ def _numbered(base: str) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return `text` as YAML text in any case."""
+    """Return `text` as YAML text, without quotes where it is a plain name."""
+    if _PLAIN.fullmatch(text) and text.lower() != "null":
+        return text
     return "'" + text.replace("'", "''") + "'"

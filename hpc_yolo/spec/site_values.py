@@ -31,11 +31,12 @@ _PATH = re.compile(r"\$\{site\.([^}]*)\}")
 
 
 class AppliedSite(msgspec.Struct, frozen=True):
-    """The profile whose values are in a spec, and why it applies."""
+    """The profile whose values are in a spec, why it applies, and the names of its GPU types."""
 
     name: str
     path: Path
     why: str
+    gpus: tuple[str, ...] = ()
 
 
 class SiteValues(msgspec.Struct):
@@ -71,7 +72,7 @@ def with_site_values(tree: Node | None, lookup: SiteLookup, problems: list[Probl
     values = _Merger(*read, choice.name, problems).merge(tree)
     if written is None or (isinstance(written, Scalar) and written.is_null):
         values.tree = with_value(values.tree, Scalar(Location(str(path), 1, 1), choice.name, plain=False), "site")
-    values.site = AppliedSite(choice.name, path, choice.why)
+    values.site = AppliedSite(choice.name, path, choice.why, tuple(read[1].gpus))
     return values
 
 

@@ -95,6 +95,8 @@ def test_dry_run_shows_profile_and_origin_of_each_line(sites, tmp_path):
     rendered = run("render", spec, "--time", "30")
     assert shown.endswith(f"\n\n{rendered.stdout}")
     assert "module load cuda" in rendered.stderr
+    options = ("--set", "cluster.executor=slurm", "--set", "cluster.gpu=null")
+    assert "ours.yaml; cluster.gpu is not set, there are a100\n" in run("submit", spec, "--dry-run", *options).output
     local = run("submit", spec, "--dry-run", "--local").output
     assert "site           ours: not used, as this is no Slurm job" in local
     assert ", site ours (named by the spec)" in run("check", spec).output
@@ -120,7 +122,7 @@ def test_new_and_check_ask_the_slurm_of_this_machine(in_slurm, hpc_yolo, tmp_pat
     text = (tmp_path / "hpc-yolo" / "sites" / "here.yaml").read_text()
     assert "not answered" not in text, text
     assert "cluster_names: [" in text
-    assert "partition: 'gpu'" in text
+    assert "partition: gpu\n    cpus_per_task: " in text
     assert "valid" in hpc_yolo("site", "check", "here").stdout
     assert "* here" in hpc_yolo("site", "list").stdout
     (tmp_path / "hpc-yolo" / "sites" / "here.yaml").write_text("cluster: {partition: gpux, qos: no, account: no}\n")

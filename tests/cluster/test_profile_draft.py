@@ -57,6 +57,9 @@ def test_draft_has_a_row_for_each_type_and_is_a_valid_profile(tmp_path):
         *("gpu", "a100", 16, "125G", "2-00:00:00"),
     )
     assert profile.gpus["gpu"].mem_per_gpu is None
+    small = draft("here", "login1", SiteFacts(None, [NodeType("null", "yes", 4, 2, 8001, None, "")]))
+    row = profile_of(tmp_path, small).gpus["yes"]
+    assert (row.partition, row.cpus_per_task, row.mem_per_gpu, row.max_time) == ("null", 1, "2000M", None)
     assert "  # account: 'project: 1'\n" in text and "  # qos: normal, long\n" in text
     assert "constraint: one of ib,a100" in text
 
