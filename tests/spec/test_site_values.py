@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.load import Override, dump_spec, load_resolved_spec, load_spec, load_with_origins
+from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.spec.site_files import SiteLookup
 
 PROFILE = """\
@@ -129,6 +133,38 @@ def test_value_of_spec_wins_over_row_and_row_over_profile(sites, cluster, assign
     found = loaded.spec.cluster
     assert {name: getattr(found, name) for name in expected} == expected
     assert loaded.spec.site == "big"
+
+
+LAYER_FIELDS = ("qos", "partition", "nodes", "exclude", "env", "sbatch", "mem", "login_shell")
+NAMES = st.sampled_from(["a", "b", "c"])
+LAYER = st.fixed_dictionaries(
+    {},
+    optional={
+        "qos": st.none() | NAMES,
+        "partition": NAMES,
+        "nodes": st.sampled_from([1, 2, 4]),
+        "exclude": st.lists(NAMES, max_size=2),
+        "env": st.dictionaries(st.sampled_from(["A", "B", "C"]), NAMES),
+        "sbatch": st.dictionaries(st.sampled_from(["comment", "wckey"]), NAMES),
+        "mem": st.just("1G"),
+        "login_shell": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layers=st.tuples(LAYER, LAYER, LAYER, LAYER))
+def test_last_layer_that_has_a_value_wins(sites, layers):
+    defaults, row, band, spec = layers
+    profile = {"cluster": defaults, "gpus": {"x": row | {"by_time": [band | {"up_to": "10"}]}}}
+    sites.write("big", yaml.safe_dump(profile))
+    found = sites.load(yaml.safe_dump(spec | {"gpu": "x"}, sort_keys=False)).spec.cluster
+    for name in LAYER_FIELDS:
+        written = [layer[name] for layer in layers if name in layer]
+        expected = getattr(ClusterSpec(), name) if not written else written[-1]
+        if name in ("env", "sbatch"):
+            expected = {key: value for mapping in written for key, value in mapping.items()}
+        assert getattr(found, name) == expected, name
 
 
 def test_environment_is_merged_by_name_and_paths_are_replaced(sites):
