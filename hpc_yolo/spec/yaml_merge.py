@@ -15,7 +15,7 @@ ADDED = ("modules", "setup")  # what a site needs comes before what a run needs
 def overlay(below: Node | None, above: Node | None) -> Node | None:
     """Return `above` on top of `below`: mappings are merged key by key, anything else is replaced.
 
-    Modules and setup lines are added to those below, unless the first module is purge.
+    Modules and setup lines are added to those below; a purge in front stays in front.
     """
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return below if above is None else above
@@ -41,9 +41,10 @@ def _added(below: Node | None, above: Node | None) -> Node | None:
     if above is None or first is None or last is None:
         return above
     lower, upper = _texts(first), _texts(last)
-    if upper[:1] == ["purge"] or upper[: len(lower)] == lower:  # the latter in the spec of a run, which has all values
+    num_purges = int(upper[:1] == ["purge"])  # unloads what the login shell has, not what the site needs
+    if upper[num_purges : num_purges + len(lower)] == lower:  # in the spec of a run, which has all values
         return above
-    return Sequence(above.location, [*first, *last])
+    return Sequence(above.location, [*last[:num_purges], *first, *last[num_purges:]])
 
 
 def _texts(items: list[Node]) -> list[str]:

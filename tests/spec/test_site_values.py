@@ -112,7 +112,7 @@ def sites(tmp_path):
         ("{gpu: a100, time: 2-00:00:00, partition: own}", [], {"time": "2-00:00:00"}),
         ("{gpu: a100, time: 2-00:00:00, sbatch: {reservation: r}}", [], {"time": "2-00:00:00"}),
         ("{gpu: a100, modules: [x]}", [], {"modules": ["site", "arch/a100", "x"]}),
-        ("{gpu: a100, modules: [purge, x]}", [], {"modules": ["purge", "x"]}),
+        ("{gpu: a100, modules: [purge, x]}", [], {"modules": ["purge", "site", "arch/a100", "x"]}),
         ("{gpu: a100, modules: null}", [], {"modules": []}),
         ("setup: own", [], {"setup": ["first\nsecond\n", "own"]}),
         ("{setup: [own, more]}", [], {"setup": ["first\nsecond\n", "own", "more"]}),
@@ -305,7 +305,9 @@ def test_local_run_ignores_the_profile(sites):
 
 
 def test_resolved_spec_needs_no_profile_and_refuses_another_row(sites, tmp_path):
-    spec = sites.load("{gpu: a100, account: abc, gpus_per_node: 2, cpu_bind: auto, modules: [x], setup: [a]}\n").spec
+    spec = sites.load(
+        "{gpu: a100, account: abc, gpus_per_node: 2, cpu_bind: auto, modules: [purge, x], setup: [a]}\n"
+    ).spec
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(dump_spec(spec))
     assert load_resolved_spec(resolved) == spec
