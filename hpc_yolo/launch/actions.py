@@ -65,6 +65,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     holder = last_holder(run)
     if holder is not None and _may_live(run, holder, watch_s):
         raise RunError(f"{run.name}: {holder.name} is training it", hint="stop it first")
+    cancel_evaluation(run)
     doomed = run.path.with_name(f".{run.path.name}.removed-{os.getpid()}")
     try:
         run.path.rename(doomed)  # in one step, so that no other process finds half of it

@@ -16,7 +16,7 @@ import msgspec
 from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
-from hpc_yolo.core.files import read_struct, write_atomic, write_struct
+from hpc_yolo.core.files import make_directory, read_struct, write_atomic, write_struct
 from hpc_yolo.launch.evaluation_script import evaluation_script
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.evaluations import results_by_epoch, waiting_epochs
@@ -52,6 +52,7 @@ def queue_evaluations(run: RunDirectory, spec: Spec, *, is_needed: Callable[[], 
     process = ProcessInfo.alone(current_environment())
     if process.job_id is None:
         raise RunError("queue-evaluations runs beside the tasks of a Slurm job", hint=f"hpc-yolo resume {run.path}")
+    make_directory(run.evaluations)
     mark = run.evaluation_queue(process.job_id)
     write_atomic(mark, f"{socket.gethostname()} {os.getpid()}\n")
     queue = EvaluationQueue(run, spec, process.job_id)
@@ -90,7 +91,7 @@ class EvaluationQueue:
             if job is None:
                 return
             if job.num_useless >= MAX_USELESS_JOBS:
-                self._give_up(f"job {job.job_id} has ended without a result, see {self._run.jobs}")
+                self._give_up(f"job {job.job_id} has ended without a result, see {self._run.evaluations}")
                 return
             self._queue(job)
         except SchedulerUnavailable:

@@ -36,7 +36,7 @@ def evaluation_script(run: RunDirectory, spec: Spec) -> str:
         spec.cluster,
         task,
         shlex.join([python, *command]),
-        log=f"{str(run.jobs).replace('%', '%%')}/evaluation-%j.log",
+        log=f"{str(run.evaluations).replace('%', '%%')}/%j.log",
         setup_record=run.setup_record,
         after_failed_setup=shlex.join([sure_python, *command]),
         container=container,

@@ -15,10 +15,10 @@
 |-- failures/                 a failing rank: its traceback, one file
 |-- batch                      rank 0: the number of images that train.batch: -1 found
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
-|-- evaluations.jsonl         validate: aside, the job that evaluates: results, which rank 0 takes into the journal
-|-- evaluation.sbatch         validate: aside, beside the tasks: the script of that job, in evaluation.json its id
 |-- stages/                   what ran after the training: records, one file a try, written by the process that runs
 |                             it; submit: scripts of jobs; the stages' output
+|-- evaluations/              validate: aside; the job that evaluates: results.jsonl, from which rank 0 takes them;
+|                             the process that queues it: script and id; Slurm: its output
 |-- tensorboard/              rank 0: event files, where the spec requests them
 |-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
@@ -187,22 +187,27 @@ class RunDirectory:
 
     @property
     def evaluations(self) -> Path:
+        """Results, scripts and output of jobs that evaluate beside the training."""
+        return self.path / "evaluations"
+
+    @property
+    def evaluation_results(self) -> Path:
         """The results of evaluations by a job of its own."""
-        return self.path / "evaluations.jsonl"
+        return self.evaluations / "results.jsonl"
 
     @property
     def evaluation_script(self) -> Path:
         """The script of the job that evaluates."""
-        return self.path / "evaluation.sbatch"
+        return self.evaluations / "job.sbatch"
 
     @property
     def evaluation_job(self) -> Path:
         """The record of the last job that was queued to evaluate."""
-        return self.path / "evaluation.json"
+        return self.evaluations / "job.json"
 
     def evaluation_queue(self, job_id: str) -> Path:
         """Return the file that exists while a process of job `job_id` queues jobs that evaluate."""
-        return self.jobs / f"{job_id}.evaluations"
+        return self.evaluations / f"{job_id}.queue"
 
     def waiting_model(self, epoch: int | str) -> Path:
         """Return the file of the model of `epoch`, from 0, that waits for its evaluation."""

@@ -25,4 +25,4 @@ def waiting_epochs(run: RunDirectory) -> list[int]:
 
 def results_by_epoch(run: RunDirectory) -> dict[int, Evaluated]:
     """Return the newest result of each epoch."""
-    return {event.epoch: event for event in read_events(run.evaluations) if isinstance(event, Evaluated)}
+    return {event.epoch: event for event in read_events(run.evaluation_results) if isinstance(event, Evaluated)}

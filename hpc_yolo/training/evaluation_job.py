@@ -47,7 +47,7 @@ def evaluate_waiting_models(run: RunDirectory, spec: Spec) -> None:
         RunError: the run's copies of its inputs cannot be used.
     """
     try:
-        with exclusive_lock(run.evaluations.with_suffix(".lock"), LOCK_TIMEOUT_S):
+        with exclusive_lock(run.evaluation_results.with_suffix(".lock"), LOCK_TIMEOUT_S):
             evaluator = None
             while epochs := waiting_epochs(run):
                 evaluator = evaluator or ModelEvaluator(run, spec)
@@ -77,7 +77,7 @@ class ModelEvaluator:
         self._dataset = read_inputs(run, spec).dataset
         self._index = scan_split(self._dataset, "val", spare_cache=run.label_cache("val"))
         self._world_size = spec.cluster.world_size
-        self._journal = JournalWriter(run.evaluations, 0)
+        self._journal = JournalWriter(run.evaluation_results, 0)
 
     def evaluate(self, epoch: int) -> None:
         """Evaluate the model of `epoch` and append the result; nothing if the training has removed it meanwhile."""

@@ -60,6 +60,6 @@ def test_job_beside_the_training_evaluates_its_models(
     in_slurm.wait_for_state(job_id, "COMPLETED")
     log = (run.jobs / f"{job_id}.log").read_text()
     num_jobs = log.count("evaluates the models that wait")
-    assert 1 <= len(list(run.jobs.glob("evaluation-*.log"))) <= num_jobs <= 4, log
+    assert 1 <= len(list(run.evaluations.glob("*.log"))) <= num_jobs <= 4, log
     assert not run.evaluation_job.exists(), "a job that waits is cancelled when the run has finished"
     wait_until(lambda: "aside-val" not in in_slurm.run("squeue", "--noheader", "--format=%j"), "no job is left")

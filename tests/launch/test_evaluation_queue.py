@@ -60,6 +60,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Slurm:
 def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
     run.create()
+    run.evaluations.mkdir()
     return run
 
 
@@ -78,7 +79,7 @@ def add_result(run: RunDirectory, epoch: int) -> None:
     event = Evaluated(
         epoch=epoch, step=0, num_images=1, metrics=metrics, images_per_s=1.0, seconds=1.0, is_best=False, classes=[]
     )
-    JournalWriter(run.evaluations, 0).write(event)
+    JournalWriter(run.evaluation_results, 0).write(event)
 
 
 def test_job_is_queued_when_a_model_waits_and_none_is_alive(run: RunDirectory, slurm: Slurm) -> None:
@@ -113,7 +114,7 @@ def test_jobs_without_results_are_given_up(run: RunDirectory, slurm: Slurm, caps
         slurm.states[job] = "FAILED"
     queue.look()
     assert not queue.is_of_use and len(slurm.states) == 2
-    assert f"job 2 has ended without a result, see {run.jobs}; the tasks evaluate" in capsys.readouterr().out
+    assert f"job 2 has ended without a result, see {run.evaluations}; the tasks evaluate" in capsys.readouterr().out
 
 
 def test_useful_job_clears_the_count_of_useless_ones(run: RunDirectory, slurm: Slurm) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from hpc_yolo.launch.evaluation_script import evaluation_script, one_task
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 
@@ -36,3 +38,13 @@ def test_script_has_environment_of_training(tmp_path: Path) -> None:
     assert "#SBATCH --job-name=run-val\n" in script and "#SBATCH --gpus-per-node=1\n" in script
     assert "\nmodule load x\n" in script and "\nexport A=1\n" in script
     assert f"/env/python -u -m hpc_yolo evaluate-waiting {run.path}\n" in script
+
+
+def test_task_runs_in_container_of_training_and_last_command_outside(tmp_path: Path) -> None:
+    container = ContainerSpec(image="/images/train.sif", runtime="apptainer")
+    cluster = ClusterSpec(gpus_per_node=4, container=container)
+    spec = Spec(name="run", model="yolov5n", data=str(tmp_path / "d.yaml"), cluster=cluster)
+    script = evaluation_script(RunDirectory(tmp_path / "run"), spec)
+    (tasks,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert "apptainer exec" in tasks and tasks.endswith(f"-m hpc_yolo evaluate-waiting {tmp_path}/run")
+    assert script.splitlines()[-1].startswith(f"exec {sys.executable} -m hpc_yolo evaluate-waiting")

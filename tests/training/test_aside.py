@@ -67,6 +67,7 @@ def spec_of(data: Path, validate: str) -> Spec:
 def trainer_of(spec: Spec, run: RunDirectory, *, is_queued: bool) -> Trainer:
     """Return the trainer of the next attempt; `is_queued`: a process queues jobs that evaluate."""
     run.create()
+    run.evaluations.mkdir(exist_ok=True)
     if is_queued:
         run.evaluation_queue(JOB_ID).touch()
     process = ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single", job_id=JOB_ID)
