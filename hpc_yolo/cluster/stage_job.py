@@ -72,9 +72,9 @@ def stage_script(
 
 
 def _memory_of_task(cluster: ClusterSpec) -> str | None:
-    """Return the part of `cluster.mem` that one task of the run has; whole nodes stay whole."""
+    """Return the part of `cluster.mem` that one task of the run has; all of a node's stays all."""
     if cluster.mem is None or is_whole_memory(cluster.mem):
-        return cluster.mem if cluster.gpu_request == "none" else None
+        return cluster.mem
     return f"{max(parse_mem_bytes(cluster.mem) // cluster.num_tasks_per_node // 2**20, 1)}M"
 
 

@@ -8,16 +8,11 @@ import sys
 import msgspec
 
 from hpc_yolo.cluster import sbatch
-from hpc_yolo.core.units import is_whole_memory, parse_limit_s, parse_mem_bytes
+from hpc_yolo.cluster.stage_job import stage_cluster
 from hpc_yolo.launch.container_job import task_command, with_runtime
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.schema import ClusterSpec, Spec
-
-LONGEST_S = 3600
-# Options of cluster.sbatch that are about the user and the site; others are about the nodes of the training.
-KEPT_OPTIONS = frozenset(
-    {"clusters", "comment", "export", "export-file", "get-user-env", "nice", "reservation", "wckey"}
-)
+from hpc_yolo.spec.stages import StageRequest
 
 
 def evaluation_script(run: RunDirectory, spec: Spec) -> str:
@@ -45,17 +40,6 @@ def evaluation_script(run: RunDirectory, spec: Spec) -> str:
 
 def one_task(cluster: ClusterSpec) -> ClusterSpec:
     """Return the request of a job with one task of `cluster`, for an hour at most, that is not requeued."""
-    limit_s = None if cluster.time is None else parse_limit_s(cluster.time)
-    mem = cluster.mem
-    if mem is not None and not is_whole_memory(mem):
-        mem = f"{max(parse_mem_bytes(mem) // cluster.num_tasks_per_node // 2**20, 1)}M"
-    return msgspec.structs.replace(
-        cluster,
-        nodes=1,
-        tasks_per_node=1,
-        gpus_per_node=min(cluster.gpus_per_node, 1),
-        mem=mem,
-        time=cluster.time if limit_s is not None and limit_s <= LONGEST_S else "01:00:00" if cluster.time else None,
-        requeue="off",
-        sbatch={name: value for name, value in cluster.sbatch.items() if name in KEPT_OPTIONS},
-    )
+    small = stage_cluster(cluster, StageRequest())
+    unmailed = {name: value for name, value in small.sbatch.items() if not name.startswith("mail-")}
+    return msgspec.structs.replace(small, requeue="off", sbatch=unmailed)

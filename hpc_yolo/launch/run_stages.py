@@ -15,17 +15,19 @@ import msgspec
 
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.core.files import file_mode, make_directory
 from hpc_yolo.core.units import short_time
 from hpc_yolo.launch.stage_commands import shell_variables, stage_command
+from hpc_yolo.launch.stage_container import needs_container, prepare_container
 from hpc_yolo.resilience.requeue import own_job_record, slurm_job_id
 from hpc_yolo.resilience.stage_state import is_due
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import DONE, FAILED, NOT_RUN, RUNNING, StageRecord, claim_stage, write_stage
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.spec.stages import named_stages
+from hpc_yolo.spec.stages import Stage, named_stages
 
 MIN_LEFT_S = 60.0  # less of the job's time than this is no time to begin a stage
 END_MARGIN_S = 20.0  # before the time limit, in which a stage is ended and its record is written
@@ -107,11 +109,7 @@ def run_stage(
     if not claim_stage(run, record):
         print(f"hpc-yolo: stage {name}: another process has run it, or is running it", flush=True)
         return None
-    if refusal:
-        record = _ended(record, NOT_RUN, refusal)
-    else:
-        added = {} if stage.shell is None else shell_variables(run, name, end)
-        record = _with_result(record, stage_command(run, spec, name, stage), log, deadline, added)
+    record = _ended(record, NOT_RUN, refusal) if refusal else _with_result(run, spec, stage, record, end, deadline)
     write_stage(run, record)
     with contextlib.suppress(OSError):
         run.settle_modes()
@@ -131,13 +129,17 @@ def job_end(process: ProcessInfo) -> float | None:
 
 
 def _with_result(
-    record: StageRecord, command: list[str], log: Path, deadline: float | None, variables: Mapping[str, str]
+    run: RunDirectory, spec: Spec, stage: Stage, record: StageRecord, end: RunEnd, deadline: float | None
 ) -> StageRecord:
-    """Run `command` and return `record` with its result; Ctrl-C ends the command, and is raised."""
+    """Run the command of `stage` and return `record` with its result; Ctrl-C ends the command, and is raised."""
+    variables = {} if stage.shell is None else shell_variables(run, record.stage, end)
     environ = {**current_environment(), **variables}
     limit_s = None if deadline is None else max(deadline - END_MARGIN_S - time.time(), 0.0)
     try:
-        with _opened(log) as output:
+        if needs_container(spec, stage):
+            prepare_container(run, spec, stage)
+        command = stage_command(run, spec, record.stage, stage)
+        with _opened(run.path / record.log) as output:
             print(f"hpc-yolo: stage {record.stage}, try {record.number}", file=output, flush=True)
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ
@@ -146,8 +148,10 @@ def _with_result(
                 status = _wait(child, limit_s)
             finally:
                 _stop(child)
+    except HpcYoloError as error:  # of the container
+        return _ended(record, NOT_RUN, error.message)
     except OSError as error:
-        return _ended(record, FAILED, f"{error.filename or command[0]}: {error.strerror}")
+        return _ended(record, FAILED, f"{error.filename or record.log}: {error.strerror}")
     if status is None:
         return _ended(record, FAILED, f"ended shortly before the time limit of job {record.job_id}")
     record = msgspec.structs.replace(record, exit_code=status.code)

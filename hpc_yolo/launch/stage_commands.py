@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.launch.stage_container import command_in_container, needs_container
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.spec.fields import field_infos
@@ -19,10 +20,13 @@ _PLACED = frozenset({"split", "weights", "source", "include"})
 
 
 def stage_command(run: RunDirectory, spec: Spec, name: str, stage: Stage) -> list[str]:
-    """Return the command line of the stage `name`."""
+    """Return the command line of the stage `name`, in the container of the run where it needs that."""
     if stage.shell is not None:
         return ["bash", "-e", "-c", stage.shell]
-    return [sys.executable, "-m", "hpc_yolo", *_arguments(run, spec, name, stage)]
+    arguments = _arguments(run, spec, name, stage)
+    if needs_container(spec, stage):
+        return command_in_container(run, spec, stage, arguments)
+    return [sys.executable, "-m", "hpc_yolo", *arguments]
 
 
 def shell_variables(run: RunDirectory, name: str, end: RunEnd) -> dict[str, str]:

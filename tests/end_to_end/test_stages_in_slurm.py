@@ -134,3 +134,60 @@ def test_killed_stages_run_again_alone(submitted, in_slurm, hpc_yolo, events_of)
     assert sorted(name for name, *_ in notes(run)) == ["shell", "shell-2", "shell-3", "shell-4"]
     assert set(states(run, hpc_yolo).values()) == {"done"}
     assert len(events_of("killed", AttemptEnded)) == 1, "the training was not submitted again"
+
+
+def test_stage_that_starts_too_early_queues_again_and_is_cancelled_with_the_run(
+    submitted, in_slurm, hpc_yolo, tmp_path
+):
+    then = [{"shell": NOTE, "in": "job_of_its_own", "when": "always"}]
+    run, job_id = submitted("early", then, {"epochs": 400, "val_every": 0}, partition="gpu")
+    (early,) = stage_submissions(run)
+    wait_until(functools.partial(has_come_to, run, 1, 1), "the first step")
+    in_slurm.run("scontrol", "update", f"JobId={early.job_id}", "Dependency=")
+    assert in_slurm.wait_for_state(early.job_id, {"COMPLETED", "FAILED"}) == "COMPLETED"
+    _, again = stage_submissions(run)
+    assert (
+        f"the run goes on, so it is queued again, as job {again.job_id}"
+        in run.stage_log("shell", early.job_id).read_text()
+    )
+    assert in_slurm.job_state(again.job_id) == "PENDING"
+    refused = hpc_yolo("submit", tmp_path / "early.yaml", check=False)
+    assert "already queued or running" in refused.stderr
+    done = hpc_yolo("cancel", "--yes", run.path)
+    assert f"Slurm job {job_id}, Slurm job {again.job_id}" in done.stdout
+    wait_for_all_jobs(in_slurm)
+    assert notes(run) == [] and read_stages(run) == []
+    assert states(run, hpc_yolo) == {"shell": "waiting"}, "it follows when the run has been submitted again"
+
+
+def test_refused_stage_queues_nothing(in_slurm, write_spec, hpc_yolo, tmp_path):
+    then = [{"shell": "true", "in": "job_of_its_own", "cluster": {"cpus_per_task": 999}}]
+    spec = write_spec("refused", then=then)
+    for options in ([], ["--dry-run"]):
+        done = hpc_yolo("submit", spec, *options, check=False)
+        assert done.returncode == 4
+        assert "Slurm refuses the job of stage shell: sbatch: " in done.stderr and "Traceback" not in done.stderr
+    assert not in_slurm.run("squeue", "--noheader").strip()
+    assert not (tmp_path / "runs" / "refused").exists()
+
+
+def test_stages_of_a_failed_run_that_sbatch_alone_has_queued(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
+    """Its setup fails, once: stages in the job cannot run, and those with a job of their own are queued at its end."""
+    mark = tmp_path / "mark"
+    then = [
+        {"shell": NOTE, "in": "job", "when": "failure"},
+        {"shell": NOTE, "in": "job_of_its_own", "when": "failure"},
+        {"shell": NOTE, "in": "job_of_its_own", "when": "success"},
+    ]
+    spec = write_spec("rendered", cluster={"setup": f"[ -e {mark} ] || {{ touch {mark}; false; }}"}, then=then)
+    script = tmp_path / "job.sbatch"
+    script.write_text(hpc_yolo("render", spec).stdout)
+    job_id = in_slurm.run("sbatch", "--parsable", str(script)).strip()
+    assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "FAILED"
+    wait_for_all_jobs(in_slurm)
+    run = RunDirectory(tmp_path / "runs" / "rendered")
+    (stage,) = stage_submissions(run)
+    assert [event.cause for event in events_of("rendered", AttemptEnded)] == [Cause.ERROR]
+    assert notes(run) == [["shell-2", "error", stage.job_id]]
+    assert states(run, hpc_yolo) == {"shell": "not run", "shell-2": "done", "shell-3": "skipped"}
+    assert "stage shell not run: cluster.setup failed" in hpc_yolo("status", "--root", run.path.parent).stdout

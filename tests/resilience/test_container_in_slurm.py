@@ -19,6 +19,7 @@ from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged, WarningRaised
+from hpc_yolo.runs.stages import read_stages
 from hpc_yolo.runs.submissions import all_submissions
 
 STAND_IN = Path(__file__).parents[1] / "helpers"
@@ -73,7 +74,9 @@ def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
     hyp.write_text("lr0: 0.02\n")
     train = TRAIN | {"hyp": str(hyp)}
     boxed = container | runtime | {"env": {"MARK": "$SLURM_JOB_ID"}}
-    spec = write_spec("boxed", cluster=CLUSTER | {"container": boxed}, train=train, checkpoint=CHECKPOINT)
+    then = [{"val": {}}, {"export": {}, "in": "job_of_its_own"}, {"shell": "scontrol show job $SLURM_JOB_ID"}]
+    boxed_cluster = CLUSTER | {"container": boxed}
+    spec = write_spec("boxed", cluster=boxed_cluster, train=train, checkpoint=CHECKPOINT, then=then)
     plain = write_spec("plain", cluster=CLUSTER | {"executor": "local"}, train=train, checkpoint=CHECKPOINT)
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
     hpc_yolo("submit", spec)
@@ -91,6 +94,14 @@ def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
     assert 0 < second.step < 40
     assert ends[-1].detail.endswith("queued again by the batch script")
     assert digest(run) == digest(RunDirectory(tmp_path / "runs" / "plain"))
+    wait_until(functools.partial(is_over, in_slurm), "all jobs to end")
+    logs = "".join(path.read_text() for path in run.stages.glob("*.log"))
+    assert [(record.stage, record.state) for record in read_stages(run)] == [
+        ("export", "done"),
+        ("shell", "done"),
+        ("val", "done"),
+    ], logs
+    assert run.best.with_suffix(".torchscript").is_file(), "written in the container"
 
 
 def test_chain_of_containers_survives_preemption_without_grace(
