@@ -11,6 +11,7 @@ import click
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.evaluation_queue import queue_evaluations
 from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.resilience.failed_setup import describe_failure, read_number
 from hpc_yolo.runs.directory import RunDirectory
 
 RUN = click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
@@ -27,17 +28,16 @@ def queue(path: Path) -> None:
 
 @click.command("evaluate-waiting", hidden=True)
 @RUN
-@click.option("--exit-code", type=int, help="The task has ended with this exit code: report it.")
+@click.option("--exit-code", type=int, default=1, help="Of the setup that failed.")
 @click.option("--failed-setup", type=click.Path(path_type=Path), help="The setup failed before the task.")
-def evaluate(path: Path, exit_code: int | None, failed_setup: Path | None) -> None:
+def evaluate(path: Path, exit_code: int, failed_setup: Path | None) -> None:
     """Evaluate the models of RUN that wait, and append the results."""
-    if failed_setup is not None:
-        failed_setup.unlink(missing_ok=True)
-        click.echo("hpc-yolo: cluster.setup has failed; the log of the training's job shows how it runs there")
-    if exit_code is not None:
-        sys.exit(exit_code or int(failed_setup is not None))
     run = _existing(path)
     spec = submitted_spec(run)
+    if failed_setup is not None:
+        click.echo(f"hpc-yolo: {describe_failure(spec.cluster, read_number(failed_setup), exit_code)}")
+        failed_setup.unlink(missing_ok=True)
+        sys.exit(exit_code or 1)
 
     from hpc_yolo.training.evaluation_job import evaluate_waiting_models  # imports torch
 

@@ -15,6 +15,7 @@ from hpc_yolo.cluster.queueing import require_not_active
 from hpc_yolo.core.installation import require_tensorboard
 from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
+from hpc_yolo.launch.evaluation_script import require_accepted
 from hpc_yolo.launch.node_data import check_dataset
 from hpc_yolo.launch.stage_checks import require_usable_stages
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
@@ -43,7 +44,8 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         DataError: the dataset or one of its splits does not exist.
         CheckpointError: the weights do not exist, or training cannot begin with them.
         RunError: the directory of runs is not writable, or the run is already queued or running.
-        ClusterError: the partition does not exist or would never start the job; Slurm refuses the job of a stage.
+        ClusterError: the partition does not exist or would never start the job; Slurm refuses the job of a stage or
+            of an evaluation.
     """
     warnings: list[str] = []
     if spec.weights:
@@ -62,6 +64,8 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
     require_usable_stages(spec, run, in_slurm=for_slurm and slurm_answers)
+    if spec.validate == "aside" and for_slurm and slurm_answers:
+        require_accepted(run, spec)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:

@@ -34,7 +34,7 @@ def conclude_failed_setup(
     Args:
         record: file with the number of the setup line that ran; it is removed.
     """
-    detail = describe_failure(cluster, _read_number(record), status)
+    detail = describe_failure(cluster, read_number(record), status)
     record.unlink(missing_ok=True)
     attempts = Attempts()
     with contextlib.suppress(OSError, RunError):
@@ -93,7 +93,8 @@ def whole_line(setup: Sequence[str], number: int) -> tuple[int, str]:
     return first + 1, " ".join(line.removesuffix("\\").strip() for line in setup[first : last + 1])
 
 
-def _read_number(record: Path) -> int | None:
+def read_number(record: Path) -> int | None:
+    """Return the number of the setup line that ran, from its `record`; None where it is unknown."""
     with contextlib.suppress(OSError, ValueError):
         return int(record.read_text())
     return None

@@ -13,7 +13,7 @@ from msgspec import Meta, field
 from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section
-from hpc_yolo.spec.stages import Stage
+from hpc_yolo.spec.stages import Stage, StageRequest
 
 NAME_PATTERN = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,99}$"
 NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front, and patterns such as {n}"
@@ -388,6 +388,9 @@ class Spec(Section, frozen=True, kw_only=True):
             "small Slurm jobs beside them (aside). The last epoch is evaluated by the tasks."
         ),
     ] = "in_job"
+    validate_cluster: Annotated[
+        StageRequest | None, WHERE_IT_RUNS, Meta(description="Request of the jobs of validate: aside.")
+    ] = None
     then: Annotated[
         list[Stage],
         MAY_CHANGE,

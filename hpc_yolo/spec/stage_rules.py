@@ -21,7 +21,10 @@ def stage_findings(stages: Sequence[Stage]) -> Iterator[Finding]:
             yield Finding(path, message, allowed, (f"{path}.*",))
         yield from _step(path, stage)
         if stage.cluster is not None:
-            yield from _request(f"{path}.cluster", stage, stage.cluster)
+            if not stage.has_own_job:
+                message = "is the request of a job of its own"
+                yield Finding(f"{path}.cluster", message, f"in: {OWN_JOB}, or leave it out")
+            yield from request_findings(f"{path}.cluster", stage.cluster)
 
 
 def require_shell_stages(stages: Sequence[Stage]) -> None:
@@ -54,9 +57,8 @@ def _step(path: str, stage: Stage) -> Iterator[Finding]:
             yield Finding(f"{path}.shell", message, f"{path}.cluster")
 
 
-def _request(path: str, stage: Stage, request: StageRequest) -> Iterator[Finding]:
-    if not stage.has_own_job:
-        yield Finding(path, "is the request of a job of its own", f"in: {OWN_JOB}, or leave it out")
+def request_findings(path: str, request: StageRequest) -> Iterator[Finding]:
+    """Yield what is wrong with the request of a small job, which the field `path` has."""
     checks: tuple[tuple[str, Callable[[str], object], str], ...] = (
         ("time", parse_limit_s, "minutes, hh:mm:ss, d-hh:mm:ss or UNLIMITED"),
         ("mem", parse_mem_bytes, "a whole number with K, M, G or T; 0 for all of a node's"),

@@ -91,7 +91,7 @@ class ReportStage(Section, frozen=True, kw_only=True):
 
 
 class StageRequest(Section, frozen=True, kw_only=True):
-    """The request of a stage in a job of its own: one node; what is not set here is as in the run's cluster."""
+    """The request of a small job beside or after the training: one node; the rest is as in the run's cluster."""
 
     time: Annotated[
         str | None, Meta(description="Time limit of the job. Default: that of the run, one hour at most.")

@@ -19,7 +19,7 @@ from hpc_yolo.spec.sbatch_options import option_findings
 from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
-from hpc_yolo.spec.stage_rules import stage_findings
+from hpc_yolo.spec.stage_rules import request_findings, stage_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
@@ -37,8 +37,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)
-    if spec.validate == "aside" and spec.train.image_weights:
-        yield Finding("validate", "image_weights draws images by the last evaluation, so it must be known", "in_job")
+    yield from _validation(spec)
     yield from _data_parallel(spec.train, spec.cluster)
     yield from _device(spec.train, spec.cluster)
 
@@ -155,6 +154,16 @@ def _batch(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
     if batch == MEASURED_BATCH and world_size > 1:
         message = "-1 measures the memory of one task, and there are several"
         yield Finding("train.batch", message, "a number of images", ("cluster.nodes", *TASKS))
+
+
+def _validation(spec: Spec) -> Iterator[Finding]:
+    if spec.validate == "aside" and spec.train.image_weights:
+        yield Finding("validate", "image_weights draws images by the last evaluation, so it must be known", "in_job")
+    if spec.validate_cluster is not None:
+        if spec.validate == "in_job":
+            message = "is the request of the jobs of validate: aside, and validate is in_job"
+            yield Finding("validate_cluster", message, "validate: aside, or leave it out", ("validate",))
+        yield from request_findings("validate_cluster", spec.validate_cluster)
 
 
 def _data_parallel(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:

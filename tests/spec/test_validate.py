@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_yolo.spec import srun_options, validate
-from hpc_yolo.spec.load import known_fields
+from hpc_yolo.spec.load import Override, check_spec, known_fields
 from hpc_yolo.spec.sbatch_options import OWN_SBATCH_OPTIONS, REFUSED
 
 GPU_RULES = [
@@ -337,3 +337,22 @@ def test_srun_option_that_changes_which_tasks_run_is_refused(spec_file, option, 
     problem = spec_file.add(f"cluster:\n  srun:\n    {option}: x\n").only_problem()
     assert f"cluster.srun.{option}: {message}\n" in problem
     assert allowed in problem.partition("allowed: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train.image_weights": "true"}, "validate: image_weights draws images by the last evaluation"),
+        ({"validate_cluster": "{time: soon}"}, "validate_cluster.time: "),
+        ({"validate_cluster": "{mem: much}"}, "validate_cluster.mem: "),
+        ({"validate_cluster": "{partitions: p}"}, "validate_cluster.partitions: unknown field"),
+        ({"validate": "in_job", "validate_cluster": "{time: 5}"}, "validate_cluster: is the request of the jobs of"),
+        ({"validate": "beside"}, "validate: 'beside' is not allowed"),
+        ({"validate_cluster": "{partition: [a, b], time: 5, gpus_per_node: 0}"}, None),
+    ],
+    ids=str,
+)
+def test_evaluations_aside(fields, message):
+    values = {"name": "a", "model": "yolov5n", "data": "d.yaml", "validate": "aside"} | fields
+    _, problems = check_spec(None, [Override(field, text, field) for field, text in values.items()])
+    assert [message in str(problem) for problem in problems] == ([] if message is None else [True])
