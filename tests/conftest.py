@@ -75,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the state directory of commands (list of runs) in a directory of this session, not in the home directory."""
     # The models of tests are so small that a second thread costs time, and a lot of it where other work runs beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Without bytecode files each of the many processes that tests start would compile the package again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
 
 
