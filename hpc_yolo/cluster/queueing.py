@@ -60,7 +60,7 @@ def queue_script(
     try:
         job_id = scheduler.submit_script(script, sbatch_options, arguments, run=sbatch)
     except SchedulerUnavailable as error:
-        if (found := adopt_lost_jobs(run)) is not None:
+        if (found := adopt_lost_jobs(run).get(token)) is not None:
             return found
         raise SchedulerUnavailable(
             f"{error.message}; the job may be queued anyway",
@@ -74,13 +74,13 @@ def queue_script(
     return _settle(run, record, planned, job_id)
 
 
-def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
+def adopt_lost_jobs(run: RunDirectory) -> dict[str, Submission]:
     """Search for jobs of `run` whose ids sbatch could not report, and record those that exist.
 
     Returns:
-        The newest of them; None where there is none, or where Slurm does not answer.
+        Those that were found, by token, oldest first; {} also where Slurm does not answer.
     """
-    adopted = None
+    adopted: dict[str, Submission] = {}
     job_ids: dict[str | None, dict[str, str]] = {}  # by cluster
     with contextlib.suppress(ClusterError):
         for record in sorted(run.jobs.glob(f"{TOKEN_PREFIX}*.json"), key=lambda path: path.stat().st_mtime):
@@ -89,7 +89,7 @@ def adopt_lost_jobs(run: RunDirectory) -> Submission | None:
             if cluster not in job_ids:
                 job_ids[cluster] = scheduler.jobs_by_comment(TOKEN_PREFIX, run=slurm_command.on_cluster(cluster))
             if planned is not None and (job_id := job_ids[cluster].get(record.stem)) is not None:
-                adopted = _settle(run, record, planned, job_id)
+                adopted[record.stem] = _settle(run, record, planned, job_id)
             elif planned is None or time.time() - planned.time > KEEP_S:
                 record.unlink(missing_ok=True)
     return adopted

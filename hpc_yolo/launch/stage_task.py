@@ -7,7 +7,7 @@ import time
 from hpc_yolo.cluster.jobs import current_jobs
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import SchedulerUnavailable
-from hpc_yolo.launch.run_stages import run_stage
+from hpc_yolo.launch.run_stages import job_end, run_stage
 from hpc_yolo.launch.stages import queue_stages, stage_job
 from hpc_yolo.resilience.run_over import end_of_run
 from hpc_yolo.resilience.stage_state import is_due
@@ -46,7 +46,8 @@ def run_stage_in_job(
     if not is_due(stage, end):
         return _leave(f"the run {'finished' if end.is_finished else 'did not finish'}; the stage is for {stage.when}")
     log = run.stage_log(name, process.job_id or "local")
-    record = run_stage(run, spec, name, end, process, number=number, log=log, refusal=refusal)
+    limit = job_end(process)
+    record = run_stage(run, spec, name, end, process, number=number, log=log, deadline=limit, refusal=refusal)
     return 0 if record is None or record.state == DONE else 1
 
 

@@ -24,7 +24,7 @@ from hpc_yolo.resilience.stage_state import StageFacts, StageStatus, is_due, sta
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import read_stages
-from hpc_yolo.runs.submissions import Submission, stage_submissions
+from hpc_yolo.runs.submissions import Submission, address_of, stage_submissions
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import StageRequest, named_stages
 
@@ -174,7 +174,7 @@ def stage_statuses(run: RunDirectory, spec: Spec, end: RunEnd | None) -> list[St
     """
     records = read_stages(run)
     run_job = next((job.address for job in current_jobs(run) if job.uses_slurm), None)
-    in_slurm = {record.job_id for record in records if record.job_id is not None}
+    in_slurm = {address_of(run, record.job_id) for record in records if record.job_id is not None}
     addresses = {*(job.address for job in stage_jobs(run)), *in_slurm, *([run_job] if run_job else [])}
     facts = StageFacts(
         end=end,

@@ -14,7 +14,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd, recorded_end
 from hpc_yolo.runs.stages import StageRecord, read_stages
-from hpc_yolo.runs.submissions import Submission, stage_submissions
+from hpc_yolo.runs.submissions import Submission, address_of, stage_submissions
 from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.spec.stages import Stage, named_stages
 
@@ -64,7 +64,8 @@ class TrackedStages:
         """Return the jobs to query Slurm about: those of stages that have not ended."""
         ended = {(record.stage, record.number) for record in self._records if record.ended is not None}
         jobs = [one.address for one in self._submissions if (one.stage, one.stage_number) not in ended]
-        return [*jobs, *(record.job_id for record in self._records if record.job_id and record.ended is None)]
+        begun = [record.job_id for record in self._records if record.job_id and record.ended is None]
+        return list(dict.fromkeys([*jobs, *(address_of(self._run, job_id) for job_id in begun)]))
 
     def statuses(self, state: str, attempts: Attempts, run_job: str | None, reply: Reply) -> list[StageStatus]:
         """Return the state of each stage, in the order of the spec.

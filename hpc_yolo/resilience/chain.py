@@ -49,12 +49,14 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
         ClusterError: Slurm refuses.
     """
     assert process.job_id is not None
-    adopt_lost_jobs(run)
+    adopted = adopt_lost_jobs(run)
     before = all_submissions(run)
     queued = next((submission.job_id for submission in before if submission.after == process.job_id), None)
     if queued is not None:
         if exclude:
             scheduler.exclude_nodes(queued, exclude)
+        if adopted:
+            move_stages_behind(run, process.job_id, queued)
         return queued
     job = scheduler.batch_job(process.job_id)
     own = next((submission for submission in before if submission.job_id == process.job_id), None)

@@ -16,7 +16,7 @@ from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.launch.actions import cancel_run
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission, all_submissions
+from hpc_yolo.runs.submissions import Submission, all_submissions, stage_submissions
 
 PLANNED = Submission(
     time=0.0, executor="slurm", job_id="", host="login", num_nodes=1, tasks_per_node=1, gpus_per_node=0
@@ -111,12 +111,23 @@ def test_job_that_appears_later_is_adopted_by_the_next_command(run, script, cont
         queue_script(run, script, PLANNED, sbatch=controller.lose_reply)
     assert "submit again" in str(caught.value.hint)
     assert all_submissions(run) == []
-    assert adopt_lost_jobs(run) is None, "Slurm does not say yet"
+    assert adopt_lost_jobs(run) == {}, "Slurm does not say yet"
     controller.is_up.touch()
     with pytest.raises(RunError, match="already queued or running, as Slurm job 7"):
         require_not_active(run, slurm_answers=True)
     assert [submission.job_id for submission in all_submissions(run)] == ["7"]
-    assert adopt_lost_jobs(run) is None, "once is enough"
+    assert adopt_lost_jobs(run) == {}, "once is enough"
+
+
+def test_lost_job_of_a_stage_is_not_taken_for_the_job_that_is_queued_now(run, script, controller):
+    controller.is_up.unlink()
+    with pytest.raises(SchedulerUnavailable):
+        queue_script(run, script, msgspec.structs.replace(PLANNED, stage="val"), sbatch=controller.lose_reply)
+    controller.is_up.touch()
+    with pytest.raises(SchedulerUnavailable):
+        queue_script(run, script, PLANNED, sbatch=never_reached)
+    assert [submission.job_id for submission in stage_submissions(run)] == ["7"]
+    assert all_submissions(run) == []
 
 
 def test_lost_job_can_be_cancelled(run, script, controller):

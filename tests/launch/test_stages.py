@@ -63,6 +63,9 @@ class Slurm:
     def set_dependency(self, job_id, dependency):
         self.calls.append(("update", job_id, dependency))
 
+    def job_record(self, _job_id):
+        raise ClusterError("scontrol: no")
+
     def job_states(self, job_ids, _timeout_s=0.0):
         if self.is_silent:
             raise SchedulerUnavailable("squeue gave no answer")
@@ -72,7 +75,7 @@ class Slurm:
 @pytest.fixture
 def slurm(monkeypatch) -> Slurm:
     fake = Slurm()
-    for name in ("submit_script", "cancel", "set_dependency", "job_states"):
+    for name in ("submit_script", "cancel", "set_dependency", "job_states", "job_record"):
         monkeypatch.setattr(scheduler, name, getattr(fake, name))
     monkeypatch.setattr(scheduler, "jobs_by_comment", lambda *_arguments, **_options: {})
     return fake
