@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,12 +15,10 @@ from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.script_origins import line_origins
 from hpc_yolo.cluster.this_site import site_lookup
-from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable, TrainingError
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
-from hpc_yolo.launch.stages import own_stage_jobs, stage_job
-from hpc_yolo.launch.stages_alone import run_stages_here, stages_to_submit, submit_stages
 from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.submissions import stage_submissions
@@ -50,8 +48,8 @@ def submit(
     """Train SPEC: as a Slurm job where Slurm is installed, otherwise in processes on this machine.
 
     Submitting a spec again resumes its run from the last checkpoint. With a pattern in its name, such as run-{n}, each
-    submission is a new run; hpc-yolo resume continues one. For a finished run
-    whose stages (then) have failed or were lost, only those are run again.
+    submission is a new run; hpc-yolo resume continues one. Of a finished run only stages (then) that have failed or
+    were lost are submitted again.
     """
     overrides = read_overrides(assignments, shortcuts)
     if local:
@@ -66,9 +64,13 @@ def submit(
     is_available = slurm is None or slurm.available
     if plan.uses_slurm and is_available:
         plan = plan_at_site(plan)
-    if is_available and (stages := stages_to_submit(plan.run, plan.spec)):
-        submit_alone(plan, stages, dry_run=dry_run)
-        return
+    if plan.spec.then and is_available:
+        from hpc_yolo.cli.stages import submit_alone  # with what it needs 20 ms, of no use without stages
+        from hpc_yolo.launch.stages_alone import stages_to_submit
+
+        if stages := stages_to_submit(plan.run, plan.spec):
+            submit_alone(plan, stages, dry_run=dry_run)
+            return
     warnings = preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available)
     for what, decision in [*site_decision(loaded), *plan.decisions()]:
         click.echo(f"{what:14} {decision}")
@@ -80,8 +82,10 @@ def submit(
         assert plan.script is not None
         table = origin_table(plan.script, plan.spec.cluster, loaded)
         click.echo(f"{'start':14} {start}\n\n{table}\n\n{plan.script}", nl=False)
-        for job in own_stage_jobs(plan.run, plan.spec):
-            click.echo(f"\n# stage {job.name}\n{job.script}", nl=False)
+        if plan.spec.then:
+            from hpc_yolo.cli.stages import print_scripts  # as above
+
+            print_scripts(plan)
         sys.exit(ClusterError.exit_code if is_refused else 0)
 
 
@@ -146,21 +150,10 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
         status = follow_run(plan.run, watch, since=submission.time, quiet=wait and not follow)
     finally:
         if plan.spec.then and not plan.uses_slurm:
+            from hpc_yolo.launch.stages_alone import run_stages_here  # as above
+
             run_stages_here(plan)
     sys.exit(status)
-
-
-def submit_alone(plan: Plan, stages: Mapping[str, int], *, dry_run: bool) -> None:
-    """Submit `stages` of the finished run of `plan`, or run them here without Slurm and exit with 8 if one fails."""
-    click.echo(f"{plan.run.name} is finished; only what is left of its stages is run: {', '.join(stages)}")
-    if dry_run:
-        for name, number in stages.items() if plan.uses_slurm else ():
-            click.echo(f"\n# stage {name}\n{stage_job(plan.run, plan.spec, name, number).script}", nl=False)
-    elif plan.uses_slurm:
-        for submission in submit_stages(plan, stages):
-            click.echo(f"stage {submission.stage}: queued as job {submission.job_id}")
-    elif not run_stages_here(plan, stages):
-        sys.exit(TrainingError.exit_code)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from hpc_yolo.launch.container_job import container_decisions, task_command, wit
 from hpc_yolo.launch.local_gpus import chosen_gpus, local_tasks, visible_gpus
 from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
-from hpc_yolo.launch.stages import stage_decisions
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.spec.paths import has_variables
@@ -136,7 +135,7 @@ class Plan:
             *self._requeue_decision(),
             *self._validation_decision(),
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
-            *stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm),
+            *self._stage_decisions(),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
                 for name, value in self.spec.cluster.env.items()
@@ -154,6 +153,14 @@ class Plan:
             return []
         aside = "aside: jobs of one task evaluate the models, at most one waits; the last epoch is evaluated here"
         return [("validation", aside if self.uses_slurm else "in the tasks: aside needs Slurm jobs")]
+
+    def _stage_decisions(self) -> list[tuple[str, str]]:
+        if not self.spec.then:
+            return []
+
+        from hpc_yolo.launch.stages import stage_decisions  # with all that it needs 20 ms, of no use without stages
+
+        return stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm)
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
         if not self.uses_slurm:

@@ -17,7 +17,6 @@ from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.evaluation_script import require_accepted
 from hpc_yolo.launch.node_data import check_dataset
-from hpc_yolo.launch.stage_checks import require_usable_stages
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
@@ -63,7 +62,10 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         require_python(spec.cluster)
         warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
-    require_usable_stages(spec, run, in_slurm=for_slurm and slurm_answers)
+    if spec.then:
+        from hpc_yolo.launch.stage_checks import require_usable_stages  # 20 ms, of no use without stages
+
+        require_usable_stages(spec, run, in_slurm=for_slurm and slurm_answers)
     if spec.validate == "aside" and for_slurm and slurm_answers:
         require_accepted(run, spec)
     require_not_active(run, slurm_answers=slurm_answers)

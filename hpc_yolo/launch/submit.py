@@ -23,7 +23,6 @@ from hpc_yolo.core.files import write_atomic
 from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.launch.prepare import prepare_run, submitted_spec
-from hpc_yolo.launch.stages import own_stage_jobs, queue_stages
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -108,6 +107,8 @@ def _queue_stages(plan: Plan, submission: Submission, earlier: Sequence[Job]) ->
     Raises:
         ClusterError: Slurm refuses one; nothing stays queued.
     """
+    from hpc_yolo.launch.stages import own_stage_jobs, queue_stages  # 20 ms, not needed by a dry run
+
     try:
         scheduler.cancel([job.address for job in earlier], only_waiting=True)
         queue_stages(plan.run, own_stage_jobs(plan.run, plan.spec), [submission.job_id])

@@ -15,7 +15,6 @@ from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd, recorded_end
 from hpc_yolo.runs.stages import StageRecord, read_stages
 from hpc_yolo.runs.submissions import Submission, address_of, stage_submissions
-from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.spec.stages import Stage, named_stages
 
 HAS_STAGES = b"\nthen:\n"  # in a resolved spec; one without stages has `then: []`, and is not parsed
@@ -54,6 +53,8 @@ class TrackedStages:
             return False
         self._spec_mtime, self._named = mtime, {}
         if HAS_STAGES in self._run.spec.read_bytes():
+            from hpc_yolo.spec.load import load_resolved_spec  # 60 ms, of no use for runs without stages
+
             try:
                 self._named = named_stages(load_resolved_spec(self._run.spec).then)
             except SpecError:  # of another version
