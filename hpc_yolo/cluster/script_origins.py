@@ -70,6 +70,8 @@ def _fields_of_lines(script: str, cluster: ClusterSpec) -> Iterator[tuple[str, t
             yield line, _option_fields(name, cluster)
         elif line.startswith("export ") and "=" in line:
             yield line, _export_fields(line)
+        elif line.endswith(" &"):
+            yield line, ("validate", "cluster.python")
         elif line.endswith(" &&"):
             yield line, ("cluster.container", "cluster.python")
         elif line.startswith("srun "):

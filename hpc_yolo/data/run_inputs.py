@@ -39,6 +39,7 @@ from hpc_yolo.spec.hyperparameters import (
     written_hyperparameters,
 )
 from hpc_yolo.spec.model_config import load_config
+from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.problems import format_problems
 from hpc_yolo.spec.schema import Hyperparameters, Spec
 
@@ -77,22 +78,28 @@ def keep_inputs(run: RunDirectory, spec: Spec) -> None:
     store_inputs(run, gather_inputs(run, spec))
 
 
-def gather_inputs(run: RunDirectory, spec: Spec) -> dict[str, str]:
+def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -> dict[str, str]:
     """Return the text of each file to be copied for `run`, by its name; none if it has copies.
+
+    Args:
+        with_dataset: copy the dataset YAML too. One that exists on the nodes only is copied by the first attempt.
 
     Raises:
         SpecError, DataError: a file that the spec names cannot be read.
         RunError: the run has a directory of that name with other content.
     """
     if are_kept(run):
-        return {}
+        is_missing = with_dataset and has_variables(spec.data) and not (run.inputs / DATASET).is_file()
+        return {DATASET: HEADER + _yaml(dataset_content(Path(spec.data)))} if is_missing else {}
     if run.inputs.exists():
         raise RunError(
             f"{run.inputs} exists and was not made for a run",
             hint="give the run another name with --set name=NAME, or another directory with --set output=DIR",
         )
     hyp = msgspec.to_builtins(load_hyperparameters(spec.train))
-    contents = {HYPERPARAMETERS: hyp, DATASET: dataset_content(Path(spec.data))}
+    contents = {HYPERPARAMETERS: hyp}
+    if with_dataset:
+        contents[DATASET] = dataset_content(Path(spec.data))
     if (own := own_hyperparameter_file(spec.train)) is not None:
         contents[OWN_HYPERPARAMETERS] = written_hyperparameters(own)
     if spec.model:
@@ -101,7 +108,7 @@ def gather_inputs(run: RunDirectory, spec: Spec) -> dict[str, str]:
 
 
 def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
-    """Write the files that `gather_inputs` returned, all or none.
+    """Write the files that `gather_inputs` returned, all or none, or a single one beside those that exist.
 
     Raises:
         RunError: they cannot be written.
@@ -110,6 +117,9 @@ def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
         return
     directory = run.path / f".inputs.{secrets.token_hex(4)}"
     try:
+        if files.keys() == {DATASET}:
+            write_atomic(run.inputs / DATASET, files[DATASET])
+            return
         make_directory(directory)
         try:
             for name, text in files.items():

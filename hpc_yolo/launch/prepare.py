@@ -25,6 +25,7 @@ from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.journal import require_format
 from hpc_yolo.spec.fingerprint import learned_fields
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_resolved_spec
+from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
 
 MAX_CHANGES = 5  # in a message
@@ -35,13 +36,15 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
 
     Args:
         spec: one that `require_same_training` has accepted.
-        needs_data: the dataset YAML must exist here; otherwise, unless it does, the first attempt copies the inputs.
+        needs_data: the dataset YAML must exist here; otherwise, unless it does, the first attempt copies it; and the
+            other inputs too, if it is no path with variables.
 
     Raises:
         RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
-    inputs = gather_inputs(run, spec) if needs_data or Path(spec.data).is_file() else {}  # no path with variables
+    has_data = needs_data or Path(spec.data).is_file()
+    inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or has_variables(spec.data) else {}
     run.create(for_group=spec.output_mode == "group")
     try:
         write_atomic(run.spec, dump_spec(spec))

@@ -76,6 +76,11 @@ def test_origin_of_a_line_is_that_of_the_values_in_it():
     assert list(rows.values())[-1] == FIXED
 
 
+def test_command_beside_the_tasks_comes_from_the_field_that_asks_for_it():
+    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside="queue")
+    assert dict(line_origins(text, ClusterSpec(), {"validate": at(7)}))["queue &"] == "spec.yaml:7"
+
+
 def test_every_line_of_a_script_is_shown_or_counted():
     for cluster in (ClusterSpec(), CLUSTER, ClusterSpec(env={"A": "1"}), ClusterSpec(setup="a\nb\n")):
         text = script("run", cluster, "python x", "after", log="/runs/%j.log")

@@ -13,13 +13,16 @@ from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.run_inputs import (
     changed_inputs,
     dataset_yaml,
+    gather_inputs,
     keep_inputs,
+    read_inputs,
     readable_dataset,
     require_dataset_of_node,
     require_same_dataset,
+    store_inputs,
 )
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.schema import Spec, TrainSpec
 
 NAMES = {"names": ["cat", "dog"]}
 
@@ -88,6 +91,23 @@ def test_copy_leads_to_disk_of_each_job(disk: Path, tmp_path: Path, monkeypatch:
     monkeypatch.delenv("DISK")
     assert readable_dataset(spec.data) is None
     assert changed_inputs(run, spec) == [], "where nothing can be compared, as at the next submission"
+
+
+def test_other_inputs_are_copied_at_submission(disk: Path, tmp_path: Path) -> None:
+    """Hyperparameters that are edited while the job waits do not count."""
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0.5\n")
+    spec = Spec(name="run", model="yolov5n", data="$DISK/set/data.yaml", train=TrainSpec(hyp=str(hyp)))
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    store_inputs(run, gather_inputs(run, spec, with_dataset=False))
+    assert dataset_yaml(run, spec.data) == Path(spec.data)
+    hyp.write_text("lr0: 0.1\n")
+    write(disk / "set" / "data.yaml")
+    for _ in range(2):
+        keep_inputs(run, spec)
+    inputs = read_inputs(run, spec)
+    assert (inputs.hyperparameters.lr0, inputs.dataset.names) == (0.5, ("cat", "dog"))
 
 
 @pytest.mark.parametrize(
