@@ -13,7 +13,7 @@ from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.launch.run_stages import run_job_stages
-from hpc_yolo.launch.stages import queue_missing_stages
+from hpc_yolo.launch.stages import cancel_undue_stages, queue_missing_stages
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.resilience.run_over import end_in_job
@@ -71,7 +71,7 @@ def after_job(
 def run_stages_of_job(
     run: RunDirectory, spec: Spec, process: ProcessInfo, cause: str | None, *, has_environment: bool
 ) -> None:
-    """Run the stages inside the job that has ended the run, and queue those that still have no job of their own.
+    """Run the stages inside the job that has ended the run; settle which jobs of other stages wait behind it.
 
     What goes wrong here changes nothing about the run: a message is printed.
 
@@ -81,6 +81,7 @@ def run_stages_of_job(
     """
     try:
         if (end := end_in_job(run, process, cause)) is not None:
+            cancel_undue_stages(run, spec, end)
             queue_missing_stages(run, spec, process, end)
             run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
     except (HpcYoloError, OSError) as error:

@@ -166,6 +166,17 @@ def queue_missing_stages(run: RunDirectory, spec: Spec, process: ProcessInfo, en
         queue_stages(run, jobs, [process.job_id])
 
 
+def cancel_undue_stages(run: RunDirectory, spec: Spec, end: RunEnd) -> None:
+    """Cancel the jobs of stages that wait and are not for `end`: they would wait for a node only to leave it.
+
+    Raises:
+        ClusterError: Slurm refuses, or does not answer; such a job leaves when it starts.
+    """
+    undue = {name for name, stage in named_stages(spec.then).items() if not is_due(stage, end)}
+    waiting = [submission.address for submission in stage_submissions(run) if submission.stage in undue]
+    scheduler.cancel(waiting, only_waiting=True)
+
+
 def stage_statuses(run: RunDirectory, spec: Spec, end: RunEnd | None) -> list[StageStatus]:
     """Return what became of the stages of `run`, whose jobs Slurm is asked about.
 

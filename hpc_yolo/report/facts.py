@@ -26,6 +26,7 @@ from hpc_yolo.runs.events import (
     WarningRaised,
 )
 from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.stages import StageRecord, read_stages
 from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.runs.time_ledger import Ledger, make_ledger
 
@@ -42,6 +43,7 @@ class ReportFacts:
     origin: dict[str, Any]
     packages: tuple[str, ...]
     ledger: Ledger
+    stages: tuple[StageRecord, ...]
     results: Results | None
     labels: LabelStatistics | None
     mosaics: bytes
@@ -127,6 +129,7 @@ def read_facts(run: RunDirectory, label: str) -> ReportFacts:
             origin=_json_object(_bytes(run.origin)),
             packages=tuple(_bytes(run.packages).decode(errors="replace").split()),
             ledger=make_ledger(events, submitted),
+            stages=tuple(sorted(read_stages(run), key=lambda record: record.began)),
             results=read_struct(run.evaluation, Results),
             labels=read_struct(run.labels, LabelStatistics),
             mosaics=_bytes(run.mosaics),

@@ -74,6 +74,7 @@ def _environment() -> Environment:
         "heat_map": heat_map_markup,
         "mistakes": lambda results: most_confused(results, MAX_MISTAKES),
         "split_rows": split_rows,
+        "stage_rows": stage_rows,
         "summary": summary_of,
         "svg": chart_markup,
         "warning_lines": warning_lines,
@@ -139,6 +140,21 @@ def attempt_rows(run: ReportFacts) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def stage_rows(run: ReportFacts) -> list[list[str]]:
+    """Return a row for each try of a stage after the training, in the order in which they began."""
+    return [
+        [
+            record.stage,
+            f"{record.end}, {record.number}",
+            record.job_id or NOTHING,
+            NOTHING if record.ended is None else short_time(record.ended - record.began),
+            record.state,
+            record.detail,
+        ]
+        for record in run.stages
+    ]
 
 
 def warning_lines(run: ReportFacts) -> list[str]:

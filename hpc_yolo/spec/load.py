@@ -167,6 +167,12 @@ def _with_override(tree: Node | None, override: Override, problems: list[Problem
     parts = override.path.split(".")
     if not all(parts):
         problems.append(Problem(location, override.path, "is not a field", "such as train.epochs"))
+    elif "[" in override.path:
+        problems.append(
+            Problem(
+                location, override.path, "is an item of a list, which is set as a whole", "such as then=[{report: {}}]"
+            )
+        )
     elif not _may_hold(tree, parts):
         problems.append(
             Problem(location, override.path, "is inside a field that holds no fields", "such as train.epochs")

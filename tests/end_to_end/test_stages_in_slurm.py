@@ -87,6 +87,7 @@ def test_stages_run_once_after_two_preemptions(submitted, in_slurm, hpc_yolo, ev
     expected = [("shell", last_job), *((name, jobs[name]) for name in ("shell-2", "shell-3"))]
     assert notes(run) == [[name, "finished", job] for name, job in expected], log
     assert len(jobs) == len(stage_submissions(run)) == 3, "no stage had to be queued again"
+    assert in_slurm.job_state(jobs["shell-4"]) == "CANCELLED", "it does not wait for a node only to leave"
     assert states(run, hpc_yolo) == {
         **dict.fromkeys(("shell", "shell-2", "shell-3"), "done"),
         **dict.fromkeys(("shell-4", "shell-5"), "skipped"),

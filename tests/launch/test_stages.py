@@ -13,7 +13,13 @@ from hpc_yolo.core.files import write_atomic
 from hpc_yolo.launch import stage_task, submit
 from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.launch.stage_task import run_stage_in_job
-from hpc_yolo.launch.stages import own_stage_jobs, queue_missing_stages, queue_stages, stage_decisions
+from hpc_yolo.launch.stages import (
+    cancel_undue_stages,
+    own_stage_jobs,
+    queue_missing_stages,
+    queue_stages,
+    stage_decisions,
+)
 from hpc_yolo.launch.stages_alone import stages_to_submit
 from hpc_yolo.resilience.run_over import end_in_job, end_of_run, move_stages_behind
 from hpc_yolo.runs.events import AttemptEnded, Cause
@@ -153,6 +159,17 @@ def test_run_queues_the_stages_that_have_no_job_at_its_end(trained, slurm, prese
     queue_missing_stages(trained, SPEC, TASK, run_end)
     assert [name for _, name, _ in slurm.calls] == expected
     assert all(call[2].startswith("afterany:7") for call in slurm.calls)
+
+
+@pytest.mark.parametrize(
+    ("run_end", "undue"),
+    [(FINISHED, []), (RunEnd(1, False, Cause.ERROR), ["8"]), (RunEnd(1, False, Cause.CANCELLED), ["8", "9"])],
+)
+def test_waiting_jobs_of_stages_that_are_not_for_this_end_are_cancelled(trained, slurm, run_end, undue):
+    for job_id, stage in (("8", "val"), ("9", "shell")):
+        add_submission(trained, submission(job_id, stage=stage))
+    cancel_undue_stages(trained, SPEC, run_end)
+    assert slurm.calls == [("scancel", *undue, "waiting")]
 
 
 def test_stages_move_behind_the_next_job_of_a_chain(trained, slurm):

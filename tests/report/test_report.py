@@ -13,6 +13,7 @@ from hpc_yolo.core.files import write_struct
 from hpc_yolo.plots.labels import LabelStatistics, SplitStatistics
 from hpc_yolo.plots.results import ClassResults, Results
 from hpc_yolo.runs.metrics import Metrics
+from hpc_yolo.runs.stages import StageRecord, claim_stage
 
 HOSTILE = "<script>alert(1)</script>"
 METRICS = {"precision": 0.1, "recall": 0.2, "map50": 0.3, "map50_95": 0.4321}
@@ -78,6 +79,10 @@ def full_run(tmp_path):
     )
     run.origin.write_text('{"command": "hpc-yolo submit <x>"}')
     run.packages.write_text("torch==2.9\nrich==14\n")
+    stage = StageRecord(
+        stage="val", end=2, number=1, state="failed", detail=HOSTILE, began=80.0, ended=95.0, job_id="8"
+    )
+    claim_stage(run, stage)
     run.results.mkdir()
     run.mosaics.write_bytes(b"JPEG")
     curve = {"precision": [0.5, 1.0], "recall": [1.0, 0.0], "precision_at_recall": [1.0, 0.5]}
@@ -113,6 +118,7 @@ def test_every_section_has_the_values_of_the_run(tmp_path, full_run):
         "labels": ["Centres of objects", "640"],
         "time": ["queue", "step", "lost", "total", "100%"],
         "attempts": ["2 on gpu0, gpu1", "no end in the journal", "SIGTERM"],
+        "stages": ["val", "2, 1", "8", "15 s", "failed", HOSTILE],
         "warnings": [HOSTILE],
         "spec": ["epochs: 4"],
         "environment": ["hpc-yolo submit <x>", "torch==2.9", "2 packages"],

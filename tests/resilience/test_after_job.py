@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from journal_events import ranks_on, started
 
+from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
+from hpc_yolo.core.files import write_atomic
 from hpc_yolo.resilience import job_evidence
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.job_evidence import job_peak_bytes, own_log, since_start
@@ -17,12 +20,15 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
-from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.load import dump_spec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.stages import Stage
 
 SHOWN = "JobId=7 JobName=run JobState={} Reason=None Requeue=1 Restarts={} PreemptTime={}"
 RUNNING = SHOWN.format("RUNNING", 0, "None")
 CANCELLED = SHOWN.format("COMPLETING", 0, "None")
 PREEMPTED = SHOWN.format("RUNNING", 0, "2026-11-25T18:00:00")
+WHEN = ("success", "failure", "always")
 REQUEUE, NO_MORE = "requeue 7", "update JobId=7 Requeue=0"
 
 
@@ -302,3 +308,32 @@ def test_peak_memory_is_that_of_the_cgroup(tmp_path, groups, file):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text("104857600\n")
     assert job_peak_bytes(tmp_path / "own", tmp_path) == (None if file is None else 104857600)
+
+
+@pytest.mark.parametrize(
+    ("cause", "requeued", "status", "expected", "ran"),
+    [
+        (Cause.FINISHED, False, 0, 0, ["success finished", "always finished"]),
+        (Cause.ERROR, False, 1, 1, ["failure error", "always error"]),
+        (Cause.TIME_LIMIT, False, 140, 140, ["failure time limit", "always time limit"]),
+        (Cause.PREEMPTED, True, 143, 143, []),
+        (Cause.CANCELLED, False, 143, 143, []),
+    ],
+)
+def test_stages_in_the_job_follow_the_end_of_the_run_alone(
+    run, slurm, monkeypatch, cause, requeued, status, expected, ran
+):
+    """A failed stage changes neither the exit code of the job nor what follows it."""
+    stages = [Stage(shell=f"echo {when} $CAUSE >> $RUN/notes; exit 9", when=when) for when in WHEN]
+    cluster = ClusterSpec(requeue="auto" if requeued else "off")
+    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", cluster=cluster, then=stages)))
+    run.origin.write_text('{"hpc_yolo": "1"}')
+    journal = begin(run)
+    outcome = AttemptEnded.FINISHED if cause == Cause.FINISHED else AttemptEnded.STOPPED
+    journal.write(AttemptEnded(outcome=outcome, epoch=0, step=1, cause=cause, requeued=requeued))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    done = CliRunner().invoke(cli, ["after-job", str(run.path), "--exit-code", str(status)])
+    assert done.exit_code == expected, done.output
+    notes = run.path / "notes"
+    assert (notes.read_text().splitlines() if notes.exists() else []) == ran
+    assert slurm.asked == ([REQUEUE] if requeued else [])

@@ -80,6 +80,7 @@ def test_options_alone_make_valid_spec(tmp_path, spec_file):
         ("name.x=5", "name.x: is inside a field that holds no fields"),
         ("train..epochs=3", "train..epochs: is not a field"),
         (".=3", ".: is not a field"),
+        ("then[0].val.split=test", "then[0].val.split: is an item of a list, which is set as a whole"),
         ("output=[a", "not YAML: "),
         ("output=a: b: c", "not YAML: "),
         ("output=!!python/object/apply:os.system [ls]", "the tag 'tag:yaml.org,2002:python/object/apply:os.system'"),

@@ -1,5 +1,8 @@
 """The list `then`: its mistakes with their locations, its names, and that a resolved spec is read as the same."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hpc_yolo.core.errors import SpecError
@@ -98,6 +101,12 @@ def test_paths_become_absolute_and_the_resolved_spec_is_read_as_the_same(spec_fi
     dumped = tmp_path / "resolved.yaml"
     dumped.write_text(dump_spec(spec))
     assert load_resolved_spec(dumped) == spec
+
+
+def test_example_of_the_documentation_is_valid(spec_file):
+    page = Path(__file__).parents[2] / "docs" / "stages.md"
+    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert list(named_stages(spec_file.add(example).load().then)) == ["val", "export", "report", "predict", "shell"]
 
 
 def test_names_are_steps_with_a_number_from_the_second_of_a_kind():
