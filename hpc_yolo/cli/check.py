@@ -30,6 +30,8 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     batch = "a measured batch" if train.batch == MEASURED_BATCH else f"batch {train.batch}"
     tasks = f"{counted(cluster.nodes, 'node')} x {counted(cluster.num_tasks_per_node, 'task')}"
     python = "" if cluster.python is None else f", with {cluster.python}"
+    if (container := cluster.used_container) is not None:
+        python += f", in {container.image}"
     site = "" if loaded.site is None else f", site {loaded.site.name} ({loaded.site.why})"
     click.echo(
         f"{spec_path}: valid. {spec.model_source} on {spec.data}, {counted(train.epochs, 'epoch')} of {batch} "

@@ -4,10 +4,9 @@ Annotations are not strings here, as in `schema`.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from hpc_yolo.spec.section import Section
 
@@ -68,8 +67,7 @@ class ContainerSpec(Section, frozen=True, kw_only=True):
     ] = "image"
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A directory or file of the host at a path inside the container."""
 
     host: str

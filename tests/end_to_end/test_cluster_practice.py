@@ -65,6 +65,33 @@ NEEDS = {
         "{sbatch: {mail-type: [END, FAIL], mail-user: me@example.org}}",
         ["#SBATCH --mail-type=END,FAIL\n#SBATCH --mail-user=me@example.org\n"],
     ),
+    "apptainer or singularity with GPUs, mounts, variables and a directory": (
+        "{gpus_per_node: 4, container: {image: /i/x.sif, runtime: apptainer, mounts: ['/data/coco:/coco:ro'], "
+        "env: {K: V}, workdir: /work, options: [--cleanenv]}}",
+        [
+            " apptainer exec --nv --bind=/data/coco:/coco:ro ",
+            " --pwd=/work --cleanenv /i/x.sif env ",
+            " K=V ",
+            " python3 -u",
+        ],
+    ),
+    "singularity with AMD GPUs": (
+        "{gpus_per_node: 8, container: {image: /i/x.sif, runtime: singularity, options: [--rocm]}}",
+        [" singularity exec --bind=", " --rocm /i/x.sif env "],
+    ),
+    "pyxis": (
+        "{container: {image: nvcr.io/nvidia/pytorch:24.05-py3, runtime: pyxis, mounts: ['/a:/b', /c], workdir: /b, "
+        "options: [--no-container-mount-home], code: mounted}}",
+        [
+            " --container-image='nvcr.io#nvidia/pytorch:24.05-py3' --container-mounts=",
+            " --container-workdir=/b --no-container-mount-home env ",
+            " PYTHONPATH=",
+        ],
+    ),
+    "shifter with modules of the site": (
+        "{container: {image: 'nersc/pytorch:24.06', runtime: shifter, options: ['--module=gpu,nccl-2.18']}}",
+        [" shifter --image=nersc/pytorch:24.06 --workdir=", " --module=gpu,nccl-2.18 env "],
+    ),
     "certain nodes, or not certain nodes": (
         "{sbatch: {nodelist: 'n[1-4]'}, exclude: [n7]}",
         ["#SBATCH --exclude=n7\n", "#SBATCH --nodelist='n[1-4]'\n"],
