@@ -74,12 +74,17 @@ def first_end(ends: Sequence[TaskEnd], echoes: Collection[int]) -> TaskEnd | Non
 def last_message(log: str, rank: int | None) -> str:
     """Return the last line of a task in `log`, or why it could not be started; "" where there is none.
 
+    srun also cuts a line where a program has written it in pieces; one that begins with a colon or a quote is joined.
+
     Args:
         log: of the job.
         rank: of the task; None is any.
     """
-    found = [match for match in _MESSAGE.finditer(log) if match["rank"] in (None, f"{rank}") or rank is None]
-    return found[-1]["text"].strip() if found else ""
+    found = [match["text"] for match in _MESSAGE.finditer(log) if match["rank"] in (None, f"{rank}") or rank is None]
+    message = found.pop() if found else ""
+    while found and message.startswith((":", "'", '"', "‘")):
+        message = found.pop() + message
+    return message.strip()
 
 
 def is_out_of_memory(log: str) -> bool:

@@ -189,11 +189,11 @@ class TrackedRun:
         return ("requeued" if ended.requeued else "stopped"), ended.detail
 
     def _cause(self, since: float) -> str:
-        """Return the last line of the first failed rank's error; it is searched again when the journal has grown."""
+        """Return one line about the first failed rank's error; it is searched again when the journal has grown."""
         key = (since, self.record.num_events)
         if not self._causes.get(key):
             failure = first_failure(self.run, since)
-            self._causes = {key: "" if failure is None else failure.text.splitlines()[-1]}
+            self._causes = {key: "" if failure is None else failure.headline}
         return self._causes[key]
 
 

@@ -41,7 +41,7 @@ def conclude_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, 
     ended = _recorded(facts.recorded, end) if facts.recorded is not None else _new_event(facts, end)
     if facts.recorded is None:
         print(f"hpc-yolo: {ended.detail}", flush=True)
-        if facts.number is None and end.cause not in (Cause.CANCELLED, Cause.ERROR):
+        if facts.number is None and (end.cause not in (Cause.CANCELLED, Cause.ERROR) or _program_message(facts, end)):
             ended = msgspec.structs.replace(ended, attempt=_number_of_this_start(run, process))
     if ended != facts.recorded:
         _record(run, ended)
@@ -105,10 +105,17 @@ def _new_event(facts: AttemptFacts, end: AttemptEnd) -> AttemptEnded:
     """Return the event of an end that the tasks could not record."""
     assert facts.step is not None
     detail = f"{describe_end(facts.step, facts.failures, end.cause)}: {end.reason or end.cause}"
-    if facts.number is None and end.cause == Cause.ERROR and not facts.failures and facts.step.last_message:
-        detail += f" ({facts.step.last_message})"  # of a runtime of containers, or of a Python that does not start
+    if message := _program_message(facts, end):
+        detail += f" ({message})"
     ended = end.event(facts.attempts.last_step, detail)
     return msgspec.structs.replace(ended, attempt=facts.number or 0)
+
+
+def _program_message(facts: AttemptFacts, end: AttemptEnd) -> str:
+    """Return the message of a program that ended before a rank could report: a container runtime, or Python; or ""."""
+    if facts.number is not None or facts.step is None or facts.failures or end.cause != Cause.ERROR:
+        return ""
+    return facts.step.last_message
 
 
 def describe_end(step: StepEnd, failures: Sequence[Failure], cause: str) -> str:

@@ -34,6 +34,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         """Rank and host, then the traceback, or the message alone for an error of the user."""
         return f"rank {self.rank} on {self.host} failed: {self.traceback or self.message}".rstrip()
 
+    @property
+    def headline(self) -> str:
+        """One line: the last one of the traceback, or the message without its hint."""
+        return self.text.splitlines()[-1 if self.traceback else 0]
+
 
 def write_failure(run: RunDirectory, failure: Failure) -> None:
     """Write `failure` into the run directory.

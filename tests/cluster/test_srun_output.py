@@ -99,6 +99,8 @@ def test_out_of_memory_is_recognised(log, expected):
         ("0: slurmstepd-gpu01: error: *** STEP 2.0 ON gpu01 CANCELLED ***\n", 0, ""),
         ("slurmstepd-gpu01: error: execve(): x: No such file\n", 0, "execve(): x: No such file"),
         ("slurmstepd: error: pyxis: failed to import docker image\n", 0, "pyxis: failed to import docker image"),
+        ("0: env: \n0: '/opt/x'\n0: : No such file\n0: \n", 0, "env: '/opt/x': No such file"),
+        ("0: : No such file\n", 0, ": No such file"),
         ("hpc-yolo: something\n", 0, ""),
         ("", None, ""),
     ],

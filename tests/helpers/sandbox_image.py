@@ -5,10 +5,14 @@ Libraries, the Python of the tests and its packages are not copied but mounted, 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import warnings
 from pathlib import Path
 
+import pytest
 from slurm_root import mounted_paths
 
 PROGRAMS = ("sh", "env")
@@ -42,3 +46,28 @@ def missing_charliecloud() -> str | None:
     namespaces = ["unshare", "--user", "--map-root-user", "--mount", "true"]
     tried = subprocess.run(namespaces, capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"no user namespaces: {tried.stderr.strip()}"
+
+
+def container_section(image: Path) -> dict[str, object]:
+    """Make an image at `image`; return the section of a container with the Python of the tests and this package."""
+    return {
+        "image": str(make_image(image)),
+        "mounts": library_mounts(),
+        "python": sys.executable,
+        "code": "mounted",
+    }
+
+
+def runtime_here(variables: pytest.MonkeyPatch) -> dict[str, object]:
+    """Return the fields of a runtime that works here: Charliecloud or, where it cannot run, the stand-in."""
+    variables.setenv("USER", os.environ.get("USER", "root"))  # ch-run needs it
+    if (reason := missing_charliecloud()) is None:
+        return {"runtime": "charliecloud", "options": ["--private-tmp"]}
+    warnings.warn(f"no real container in this test: {reason}", stacklevel=2)
+    return use_stand_in(variables)
+
+
+def use_stand_in(variables: pytest.MonkeyPatch) -> dict[str, object]:
+    """Put the stand-in for apptainer into PATH; return the fields of its runtime."""
+    variables.setenv("PATH", f"{Path(__file__).parent}:{os.environ['PATH']}")
+    return {"runtime": "apptainer"}

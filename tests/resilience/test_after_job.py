@@ -187,7 +187,9 @@ def test_program_that_does_not_start_is_quoted(run, log, capsys, line, quoted):
     """A runtime of containers, or the Python in the image: the journal has no attempt, and the log of a job is long."""
     log += [line, "srun: error: gpu01: task 0: Exited with exit code 1"]
     assert conclude(run, 1) == 1
-    assert f"task 0 on gpu01: Exited with exit code 1: error ({quoted})" in capsys.readouterr().out
+    detail = f"task 0 on gpu01: Exited with exit code 1: error ({quoted})"
+    assert detail in capsys.readouterr().out
+    assert (last_end(run).detail, last_end(run).requeued) == (detail, False)
 
 
 def test_without_a_job_the_exit_code_is_passed_on(run):

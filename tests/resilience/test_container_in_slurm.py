@@ -6,13 +6,9 @@ In both the tasks have no command of Slurm, which the image lacks; what they nee
 from __future__ import annotations
 
 import functools
-import os
-import sys
-import warnings
-from pathlib import Path
 
 import pytest
-from sandbox_image import library_mounts, make_image, missing_charliecloud
+from sandbox_image import container_section, runtime_here, use_stand_in
 from slurm_cluster import SlurmCluster
 from tensor_digest import digest
 from waiting import wait_until
@@ -22,36 +18,14 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
 from hpc_yolo.runs.stages import read_stages
 from hpc_yolo.runs.submissions import all_submissions
 
-STAND_IN = Path(__file__).parents[1] / "helpers"
 CLUSTER = {"nodes": 1, "tasks_per_node": 2, "partition": "preempt"}
-TRAIN = {"epochs": 8, "val_every": 8, "hyp_overrides": {"warmup_epochs": 0}}
+TRAIN = {"epochs": 4, "val_every": 4, "hyp_overrides": {"warmup_epochs": 0}}
 CHECKPOINT = {"every_steps": 10, "every_s": None}
 
 
 @pytest.fixture
-def container(tmp_path, monkeypatch):
-    """The section of a container with the Python of the tests and this package, both mounted."""
-    monkeypatch.setenv("USER", os.environ.get("USER", "root"))  # ch-run needs it
-    return {
-        "image": str(make_image(tmp_path / "image")),
-        "mounts": library_mounts(),
-        "python": sys.executable,
-        "code": "mounted",
-    }
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    """Charliecloud or, where it cannot run, the stand-in."""
-    if (reason := missing_charliecloud()) is None:
-        return {"runtime": "charliecloud", "options": ["--private-tmp"]}
-    warnings.warn(f"no real container in this test: {reason}", stacklevel=1)
-    return use_stand_in(monkeypatch)
-
-
-def use_stand_in(monkeypatch):
-    monkeypatch.setenv("PATH", f"{STAND_IN}:{os.environ['PATH']}")
-    return {"runtime": "apptainer"}
+def container(tmp_path):
+    return container_section(tmp_path / "image")
 
 
 def wait_for_steps(cluster: SlurmCluster, events_of, run: RunDirectory, attempt: int = 1) -> None:
@@ -67,21 +41,19 @@ def preempt(cluster: SlurmCluster) -> None:
 
 
 def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
-    in_slurm, container, runtime, write_spec, hpc_yolo, events_of, tmp_path
+    in_slurm, container, write_spec, hpc_yolo, events_of, tmp_path, monkeypatch
 ):
     hyp = tmp_path / "outside" / "hyp.yaml"
     hyp.parent.mkdir()
     hyp.write_text("lr0: 0.02\n")
     train = TRAIN | {"hyp": str(hyp)}
-    boxed = container | runtime | {"env": {"MARK": "$SLURM_JOB_ID"}}
+    boxed = container | runtime_here(monkeypatch) | {"env": {"MARK": "$SLURM_JOB_ID"}}
     then = [{"val": {}}, {"export": {}, "in": "job_of_its_own"}, {"shell": "scontrol show job $SLURM_JOB_ID"}]
     boxed_cluster = CLUSTER | {"container": boxed}
     spec = write_spec("boxed", cluster=boxed_cluster, train=train, checkpoint=CHECKPOINT, then=then)
     plain = write_spec("plain", cluster=CLUSTER | {"executor": "local"}, train=train, checkpoint=CHECKPOINT)
-    shown = hpc_yolo("submit", spec, "--dry-run").stdout
     hpc_yolo("submit", spec)
     run = RunDirectory(tmp_path / "runs" / "boxed")
-    assert run.script.read_text() in shown
     job_id = all_submissions(run)[0].job_id
     wait_for_steps(in_slurm, events_of, run)
     preempt(in_slurm)
@@ -91,7 +63,7 @@ def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
     _, second = events_of("boxed", AttemptStarted)
     ends = [event for event in events_of("boxed", AttemptEnded) if event.attempt == 1]
     assert (ends[-1].cause, ends[-1].requeued, ends[-1].step) == (Cause.PREEMPTED, True, second.step)
-    assert 0 < second.step < 40
+    assert 0 < second.step < 20
     assert ends[-1].detail.endswith("queued again by the batch script")
     assert digest(run) == digest(RunDirectory(tmp_path / "runs" / "plain"))
     wait_until(functools.partial(is_over, in_slurm), "all jobs to end")
@@ -105,32 +77,34 @@ def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
 
 
 def test_chain_of_containers_survives_preemption_without_grace(
-    slurm_with, container, write_spec, hpc_yolo, events_of, tmp_path, monkeypatch
+    in_slurm, container, write_spec, hpc_yolo, events_of, tmp_path, monkeypatch
 ):
     """Tasks cannot queue the next job, and the last command of the script is killed with the job."""
     boxed = container | use_stand_in(monkeypatch) | {"env": {"OUTPUT": "$HOME/x"}}
-    cluster = slurm_with()
-    cluster.run("scontrol", "update", "PartitionName=preempt", "GraceTime=0", "PreemptMode=CANCEL")
+    in_slurm.run("scontrol", "update", "PartitionName=preempt", "GraceTime=0", "PreemptMode=CANCEL")
     spec = write_spec(
         "chained",
-        cluster=CLUSTER | {"container": boxed, "requeue": "chain"},
+        cluster=CLUSTER | {"tasks_per_node": 1, "container": boxed, "requeue": "chain"},
         train=TRAIN | {"epochs": 400},
         checkpoint=CHECKPOINT,
     )
     hpc_yolo("submit", spec)
     run = RunDirectory(tmp_path / "runs" / "chained")
-    wait_for_steps(cluster, events_of, run)
+    wait_for_steps(in_slurm, events_of, run)
     first, successor = all_submissions(run)
-    assert (successor.after, successor.num_nodes, successor.tasks_per_node) == (first.job_id, 1, 2)
+    assert (successor.after, successor.num_nodes, successor.tasks_per_node) == (first.job_id, 1, 1)
     assert not events_of("chained", WarningRaised)
-    preempt(cluster)
-    wait_for_steps(cluster, events_of, run, attempt=2)
+    try:
+        preempt(in_slurm)
+        wait_for_steps(in_slurm, events_of, run, attempt=2)
+    finally:
+        in_slurm.run("scontrol", "update", "PartitionName=preempt", "GraceTime=20", "PreemptMode=REQUEUE")
     starts = events_of("chained", AttemptStarted)
     assert [start.job_id for start in starts] == [first.job_id, successor.job_id]
     ended = events_of("chained", AttemptEnded)[-1]
     assert (ended.attempt, ended.cause, ended.requeued) == (1, Cause.PREEMPTED, True)
     hpc_yolo("cancel", "--yes", run.path)
-    wait_until(functools.partial(is_over, cluster), "all jobs to end")
+    wait_until(functools.partial(is_over, in_slurm), "all jobs to end")
 
 
 def is_over(cluster: SlurmCluster) -> bool:

@@ -85,6 +85,18 @@ def test_follow_ends_with_the_run_and_prints_its_last_lines(run):
     assert call(run.path, "--follow").splitlines() == ["0: a"]
 
 
+@pytest.mark.parametrize(
+    ("message", "traceback", "expected"),
+    [
+        ("m", "Traceback\n  frames\nValueError: m\n", "ValueError: m"),
+        ("no image\n  hint: use another", "", "rank 0 on gpu1 failed: no image"),
+    ],
+)
+def test_headline_of_a_failure_is_its_error_and_not_its_hint(message, traceback, expected):
+    fields = {"job_id": "9", "kind": "ValueError", "exit_code": 1, "host": "gpu1", "rank": 0, "is_echo": False}
+    assert Failure(time=1.0, message=message, traceback=traceback, **fields).headline == expected
+
+
 def test_errors_begin_with_the_rank_that_failed_first(run):
     fields = {"job_id": "9", "kind": "ValueError", "message": "m", "exit_code": 1, "host": "gpu1"}
     write_failure(run, Failure(time=1.0, rank=0, traceback="lost a peer\n", is_echo=True, **fields))
