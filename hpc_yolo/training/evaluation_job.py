@@ -16,7 +16,7 @@ import torch
 from hpc_yolo.checkpoint import load_model
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import CheckpointError
-from hpc_yolo.core.files import exclusive_lock
+from hpc_yolo.core.files import exclusive_lock, make_directory
 from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import ValidationLoader
@@ -46,6 +46,7 @@ def evaluate_waiting_models(run: RunDirectory, spec: Spec) -> None:
         DataError: the dataset cannot be used.
         RunError: the run's copies of its inputs cannot be used.
     """
+    make_directory(run.evaluations)
     try:
         with exclusive_lock(run.evaluation_results.with_suffix(".lock"), LOCK_TIMEOUT_S):
             evaluator = None

@@ -41,6 +41,5 @@ def test_directory_without_run_is_refused(tmp_path: Path, command: object) -> No
 
 
 def test_job_without_waiting_models_ends_at_once(run: RunDirectory) -> None:
-    run.evaluations.mkdir()
     done = CliRunner().invoke(evaluate, [str(run.path)])
     assert (done.exit_code, done.output) == (0, "")

@@ -17,8 +17,15 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.evaluations import results_by_epoch, waiting_epochs
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Evaluated
 
-TRAIN = {"epochs": 50, "val_every": 10, "batch": 40, "imgsz": 32}
+TRAIN = {"epochs": 20, "val_every": 4, "batch": 40, "imgsz": 32, "stall_timeout_s": 300}
+TWO_RANKS = {"tasks_per_node": 2}
 RARELY_SAVED = {"every_epochs": 0, "every_s": None}
+
+
+def send(started: AttemptStarted, number: signal.Signals) -> None:
+    """Send a signal to all ranks."""
+    for rank in started.ranks:
+        os.kill(rank.pid, number)
 
 
 def metrics_of(events: list[Any]) -> list[tuple[object, ...]]:
@@ -34,21 +41,22 @@ def test_job_beside_the_training_evaluates_its_models(
 ) -> None:
     """The training is held while the job evaluates: tests do not depend on which of the two is faster."""
     for name in ("in_job", "aside"):
-        shown = hpc_yolo("submit", write_spec(name, train=TRAIN, checkpoint=RARELY_SAVED, validate=name)).stdout
+        spec = write_spec(name, cluster=TWO_RANKS, train=TRAIN, checkpoint=RARELY_SAVED, validate=name)
+        shown = hpc_yolo("submit", spec).stdout
         assert ("validation     aside: jobs of one task evaluate the models" in shown) == (name == "aside")
     run = RunDirectory(tmp_path / "runs" / "aside")
     wait_until(lambda: waiting_epochs(run), "a model waits")
     (started,) = events_of("aside", AttemptStarted)
-    os.kill(started.ranks[0].pid, signal.SIGSTOP)
+    send(started, signal.SIGSTOP)
     try:
         wait_until(lambda: results_by_epoch(run) and not waiting_epochs(run), "the job has evaluated the models")
         jobs = in_slurm.run("squeue", "--noheader", "--format=%j").split()
         assert jobs.count("aside-val") <= 1
     finally:
-        os.kill(started.ranks[0].pid, signal.SIGCONT)
+        send(started, signal.SIGCONT)
     wait_until(lambda: events_of("in_job", AttemptEnded) and events_of("aside", AttemptEnded), "both have ended")
     evaluations = events_of("aside", Evaluated)
-    assert [event.epoch for event in evaluations] == [9, 19, 29, 39, 49]
+    assert [event.epoch for event in evaluations] == [3, 7, 11, 15, 19]
     assert [event.is_aside for event in evaluations][0::4] == [True, False]
     assert metrics_of(evaluations) == metrics_of(events_of("in_job", Evaluated))
     ours, theirs = (

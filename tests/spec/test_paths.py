@@ -60,6 +60,20 @@ def test_unusable_variable_is_a_problem_of_its_field(field: str, text: str, mess
     assert message in problems[0]
 
 
+def test_paths_of_stages_are_expanded(tmp_path: Path) -> None:
+    stages = "[{val: {weights: $HOME/a.pt}}, {predict: {source: [$SCRATCH/images, '0'], weights: last}}, {report: {}}]"
+    (tmp_path / "spec.yaml").write_text(f"name: a\nmodel: yolov5n\ndata: d.yaml\nthen: {stages}\n")
+    val, predict, _ = load_spec(tmp_path / "spec.yaml").then
+    assert val.val is not None and val.val.weights == "/home/me/a.pt"
+    assert predict.predict is not None
+    assert (predict.predict.sources, predict.predict.weights) == (["/scratch/me/images", "0"], "last")
+    (tmp_path / "spec.yaml").write_text("name: a\nmodel: yolov5n\ndata: d.yaml\nthen: [{val: {weights: $NOPE/a.pt}}]\n")
+    _, (problem,) = check_spec(tmp_path / "spec.yaml")
+    assert str(problem).startswith(
+        f"{tmp_path}/spec.yaml:4:24: then[0].val.weights: '$NOPE/a.pt': the variable NOPE is"
+    )
+
+
 def test_local_run_may_write_to_directory_for_temporary_files() -> None:
     assert checked("output", "$TMPDIR/runs", **{"cluster.executor": "local"}) == ("/t/runs", [])
 
