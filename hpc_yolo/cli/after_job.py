@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,7 +20,7 @@ from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.resilience.run_over import end_in_job
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
 
 
@@ -43,20 +45,20 @@ def after_job(
 
     SPEC is the spec of the tasks, with the same options, or the run directory. Where a task was killed, stalled or was
     stopped before its first step, the end is written to the journal and the job is requeued if the spec allows it.
-    The exit code is that of the tasks, 0 for a finished run.
+    If the run has ended, its stages (then) follow. The exit code is that of the tasks, 0 for a finished run.
     """
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and spec_path.is_dir():
         cancel_evaluation(RunDirectory(spec_path.absolute()))
-    if spec_path.is_dir():
-        run = RunDirectory(spec_path.absolute())
-        spec = submitted_spec(run)
-    elif (existing := run_of(spec_path, overrides := read_overrides(assignments, shortcuts))) is not None:
-        run, spec = existing, submitted_spec(existing)
-    else:
-        spec = load_spec(spec_path, overrides)
-        run = RunDirectory(Path(spec.output).absolute() / spec.name)
-    if exit_code == 0 and process.attempt == 1 and setup_record is None and not spec.then:
+    is_first_success = exit_code == 0 and process.attempt == 1 and setup_record is None
+    try:
+        run, spec = run_and_spec(spec_path, read_overrides(assignments, shortcuts))
+    except HpcYoloError as error:
+        if not is_first_success:
+            raise
+        print(f"hpc-yolo: stages: {error}", flush=True)  # the training is finished
+        return
+    if is_first_success and not spec.then:
         return
     status, cause = exit_code, None
     if setup_record is not None:
@@ -79,10 +81,34 @@ def run_stages_of_job(
         cause: of the run's end; None where it goes on.
         has_environment: the setup has succeeded.
     """
-    try:
-        if (end := end_in_job(run, process, cause)) is not None:
+    with printed_errors():
+        if (end := end_in_job(run, process, cause)) is None:
+            return
+        with printed_errors():  # Slurm may not answer; stages in the job need it not
             cancel_undue_stages(run, spec, end)
             queue_missing_stages(run, spec, process, end)
-            run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
+        run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
+
+
+@contextlib.contextmanager
+def printed_errors() -> Iterator[None]:
+    """Print an error that the block raises, and go on after the block."""
+    try:
+        yield
     except (HpcYoloError, OSError) as error:
         print(f"hpc-yolo: stages: {error}", flush=True)
+
+
+def run_and_spec(path: Path, overrides: list[Override]) -> tuple[RunDirectory, Spec]:
+    """Return the run of the spec or run directory `path`, and the spec with which it was submitted.
+
+    Raises:
+        HpcYoloError: the spec cannot be read.
+    """
+    if path.is_dir():
+        run = RunDirectory(path.absolute())
+        return run, submitted_spec(run)
+    if (existing := run_of(path, overrides)) is not None:
+        return existing, submitted_spec(existing)
+    spec = load_spec(path, overrides)
+    return RunDirectory(Path(spec.output).absolute() / spec.name), spec

@@ -79,7 +79,10 @@ class TrackedRun:
 
     def slurm_job_ids(self) -> list[str]:
         """Return the jobs to query Slurm about; of a run that is over only those of its stages."""
-        return [*self._run_job_ids(), *self._stages.slurm_addresses()]
+        state = "done" if self._last is None else self._last[1].state  # of a run that is over, as far as is known
+        own = self._run_job_ids()
+        stages = self._stages.slurm_addresses(state, self.record.attempts, _slurm_address(self._last_job()))
+        return list(dict.fromkeys([*own, *stages]))
 
     def _run_job_ids(self) -> list[str]:
         newest = self.record.newest
@@ -129,9 +132,13 @@ class TrackedRun:
     def _current_job(self, reply: Reply) -> Job | None:
         """Return the newest job; the one before it while the newest waits for its end, or is not needed after it."""
         alive = [one for one in self._jobs if (cached := reply.jobs.get(one.address)) and cached.job.is_alive]
+        return alive[0] if alive else self._last_job()
+
+    def _last_job(self) -> Job | None:
+        """Return the job that trained last; the newest where none has."""
         started = self.record.started
         trained = [one for one in self._jobs if started is not None and one.id == started.job_id]
-        return next(iter(alive or trained or self._jobs[-1:]), None)
+        return next(iter(trained or self._jobs[-1:]), None)
 
     def _valid_state(self, reply: Reply, job: Job) -> CachedJobState | None:
         """Return the state that Slurm reported for the job, unless the journal has a newer event."""

@@ -8,7 +8,7 @@ from hpc_yolo.cluster.job_cache import Reply
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.monitor.run_facts import OVER
-from hpc_yolo.resilience.stage_state import StageFacts, StageStatus, stage_status
+from hpc_yolo.resilience.stage_state import StageFacts, StageStatus, is_due, stage_status
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import Cause
@@ -61,10 +61,25 @@ class TrackedStages:
                 return False
         return bool(self._named)
 
-    def slurm_addresses(self) -> list[str]:
-        """Return the jobs to query Slurm about: those of stages that have not ended."""
-        ended = {(record.stage, record.number) for record in self._records if record.ended is not None}
-        jobs = [one.address for one in self._submissions if (one.stage, one.stage_number) not in ended]
+    def slurm_addresses(self, state: str, attempts: Attempts, run_job: str | None) -> list[str]:
+        """Return the jobs to query Slurm about: of a run that is over those of its stages that have not ended.
+
+        Args:
+            state: of the run, see `RunFacts`.
+            run_job: address of its job in Slurm, in which a stage without a record may still begin.
+        """
+        if not self._named or (end := _end(state, attempts)) is None:
+            return []
+        settled = {(record.stage, record.number) for record in self._records if record.ended is not None}
+        due = {name for name, stage in self._named.items() if is_due(stage, end)}
+        jobs = [
+            one.address
+            for one in self._submissions
+            if one.stage in due and (one.stage, one.stage_number) not in settled
+        ]
+        known = {record.stage for record in self._records if record.end == end.attempt}
+        known |= {one.stage for one in self._submissions}
+        jobs += [run_job] if run_job is not None and due - known else []
         begun = [record.job_id for record in self._records if record.job_id and record.ended is None]
         return list(dict.fromkeys([*jobs, *(address_of(self._run, job_id) for job_id in begun)]))
 
@@ -100,7 +115,7 @@ def _end(state: str, attempts: Attempts) -> RunEnd | None:
     """Return the end of a run in `state`; None while it goes on."""
     if state not in OVER:
         return None
-    if (recorded := recorded_end(attempts)) is not None:
+    if (recorded := recorded_end(attempts)) is not None or state == "done":
         return recorded
     number = 0 if attempts.newest is None else attempts.newest.number
     return RunEnd(number, is_finished=False, cause=Cause.CANCELLED if state == "cancelled" else Cause.KILLED)

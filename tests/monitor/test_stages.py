@@ -57,7 +57,7 @@ def finished(run):
 def test_stages_are_read_when_they_change(finished):
     tracked = TrackedRun(finished)
     tracked.read()
-    assert tracked.slurm_job_ids() == ["8"], "the training has ended"
+    assert tracked.slurm_job_ids() == ["8", "7"], "shell-2 may still begin in the job of the run"
     facts = tracked.facts(reply(j7="COMPLETED", j8="PENDING"), 60.0)
     assert (facts.state, facts.is_over) == ("done", False)
     assert [stage.state for stage in facts.stages] == ["waiting", "lost", "skipped"]
@@ -73,8 +73,30 @@ def test_stages_are_read_when_they_change(finished):
     tracked.read()
     facts = tracked.facts(reply(j8="COMPLETED"), 60.0)
     assert facts.stages[0].state == "done"
-    assert tracked.slurm_job_ids() == []
+    assert tracked.slurm_job_ids() == ["7"]
+    claim_stage(finished, msgspec.structs.replace(record, stage="shell-2", state=DONE, ended=58.0, step=THEN[1].step))
+    os.utime(finished.stages, (300, 300))
+    tracked.read()
+    facts = tracked.facts(reply(), 60.0)
+    assert (facts.is_over, facts.problems, tracked.slurm_job_ids()) == (True, [], [])
     assert run_json(facts)["stages"][0]["name"] == "shell"
+
+
+def test_slurm_is_not_asked_about_stages_of_a_run_that_goes_on_or_that_are_not_for_its_end(run):
+    then = [Stage(shell="a", where=OWN, when="failure")]
+    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", then=then)))
+    add_submission(run, submission("7"))
+    add_submission(run, submission("8", stage="shell"))
+    journal = JournalWriter(run.journal, 1, clock=lambda: 9.0)
+    journal.write(started(job_id="7"))
+    tracked = TrackedRun(run)
+    tracked.read()
+    assert tracked.slurm_job_ids() == ["7"]
+    assert tracked.facts(reply(j7="RUNNING"), 60.0).stages[0].state == "waiting"
+    journal.write(AttemptEnded(outcome=AttemptEnded.FINISHED, epoch=0, step=1, cause=Cause.FINISHED))
+    tracked.read()
+    assert tracked.slurm_job_ids() == []
+    assert tracked.facts(reply(), 60.0).stages[0].state == "skipped"
 
 
 def test_run_without_stages_has_none(finished):

@@ -312,6 +312,14 @@ def test_peak_memory_is_that_of_the_cgroup(tmp_path, groups, file):
     assert job_peak_bytes(tmp_path / "own", tmp_path) == (None if file is None else 104857600)
 
 
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 2)])
+def test_unreadable_spec_does_not_fail_a_finished_run(run, slurm, monkeypatch, status, expected):
+    run.spec.write_text("name: [")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    done = CliRunner().invoke(cli, ["after-job", str(run.path), "--exit-code", str(status)])
+    assert (done.exit_code if status == 0 else done.exception.exit_code) == expected
+
+
 @pytest.mark.parametrize(
     ("cause", "requeued", "status", "expected", "ran"),
     [
@@ -330,6 +338,20 @@ def test_stages_in_the_job_follow_the_end_of_the_run_alone(
     cluster = ClusterSpec(requeue="auto" if requeued else "off")
     write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", cluster=cluster, then=stages)))
     run.origin.write_text('{"hpc_yolo": "1"}')
+    add_submission(
+        run,
+        Submission(
+            time=0.0,
+            executor="slurm",
+            job_id="8",
+            host="h",
+            num_nodes=1,
+            tasks_per_node=1,
+            gpus_per_node=0,
+            stage="shell",
+        ),
+    )
+    (slurm.log.parent / "scancel").write_text("#!/bin/sh\nexit 1\n")  # does not keep stages in the job from running
     journal = begin(run)
     outcome = AttemptEnded.FINISHED if cause == Cause.FINISHED else AttemptEnded.STOPPED
     journal.write(AttemptEnded(outcome=outcome, epoch=0, step=1, cause=cause, requeued=requeued))
