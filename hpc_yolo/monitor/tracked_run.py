@@ -208,7 +208,11 @@ def with_stages(facts: RunFacts, stages: list[StageStatus]) -> RunFacts:
     """Return `facts` with the state of the stages, and their problems after those of the training."""
     if not stages:
         return facts
-    return msgspec.structs.replace(facts, stages=stages, problems=[*facts.problems, *stage_problems(stages)])
+    detail, under_way = facts.detail, [f"{stage.name} {stage.state}" for stage in stages if stage.is_under_way]
+    if facts.state == "done" and under_way:
+        detail = f"stages: {', '.join(under_way)}"
+    problems = [*facts.problems, *stage_problems(stages)]
+    return msgspec.structs.replace(facts, stages=stages, detail=detail, problems=problems)
 
 
 def _slurm_address(job: Job | None) -> str | None:

@@ -62,6 +62,7 @@ def test_stages_are_read_when_they_change(finished):
     assert (facts.state, facts.is_over) == ("done", False)
     assert [stage.state for stage in facts.stages] == ["waiting", "lost", "skipped"]
     assert facts.problems == ["stage shell-2 lost: job 7 ended before it: COMPLETED"]
+    assert facts.detail == "stages: shell waiting"
     record = StageRecord(stage="shell", end=1, number=1, state="running", began=55.0, job_id="8", step=THEN[0].step)
     claim_stage(finished, record)
     os.utime(finished.stages, (100, 100))
