@@ -23,7 +23,7 @@ from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.source import ImageFiles
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 NUM_IMAGES = 128
 IMGSZ = 640

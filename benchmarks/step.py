@@ -28,7 +28,8 @@ from hpc_yolo.distributed import choose_device, connected, make_deterministic
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.spec.schema import Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build_context
 from hpc_yolo.training.context import TrainingIdentity
 from hpc_yolo.training.model import Origin

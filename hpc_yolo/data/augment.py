@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hpc_yolo.data.images import GREY, Pixels
 from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, visible_hulls
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 Boxes = npt.NDArray[np.float32]  # (n, 5) class, xyxy in pixels
 Matrix = npt.NDArray[np.float64]

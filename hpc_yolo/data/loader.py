@@ -30,7 +30,7 @@ from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.shared_memory import demand_of, into_shared_memory
 from hpc_yolo.data.source import ImageFiles, ImageSource
 from hpc_yolo.data.workers import raise_errors, worker_loader
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 VALIDATION_PAD = 0.5
 

@@ -41,7 +41,8 @@ from hpc_yolo.spec.hyperparameters import (
 from hpc_yolo.spec.model_config import load_config
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.problems import format_problems
-from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import Spec
 
 HYPERPARAMETERS = "hyperparameters.yaml"
 OWN_HYPERPARAMETERS = "hyperparameters.own.yaml"

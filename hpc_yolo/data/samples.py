@@ -13,7 +13,7 @@ from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.source import ImageSource
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 MIXED_PARTNER = 2**39  # keys from here on belong to the second mosaic of a blended pair
 

@@ -13,12 +13,13 @@ from hpc_yolo.spec.fields import (
     item_section,
     section_type,
 )
-from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.section import CHANGES, Section
 
 HEAD = """# The spec, field by field
 
-Generated from `hpc_yolo/spec/schema.py` by `python -m hpc_yolo.spec.document`; a test holds the two equal.
+Generated from the sections in `hpc_yolo/spec/` by `python -m hpc_yolo.spec.document`; a test holds the two equal.
 Only `name`, `model` and `data` are required. `hpc-yolo check spec.yaml` prints all problems of a spec,
 `hpc-yolo schema` prints a JSON schema for editors, and `--set FIELD=VALUE` sets any field on the command line.
 

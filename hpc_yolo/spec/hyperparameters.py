@@ -15,7 +15,8 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
 from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
-from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, Node, read_yaml
 
 IGNORED = ("iou_t",)  # in every hyperparameter file of YOLOv5, and used by no term of its loss

@@ -1,4 +1,4 @@
-"""The base of all sections of a spec, the types that their fields share, and the marks of fields that may change."""
+"""The base of all sections of a spec, what their fields share, and the marks of fields that may change."""
 
 from typing import Annotated
 
@@ -16,3 +16,9 @@ MAY_CHANGE = Meta(extra={CHANGES: "may change"})  # how long and how often: the 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections: immutable, named fields only."""
+
+
+def split_list(written: str | list[str]) -> list[str]:
+    """Return the parts of a list that is written as YAML's or with commas."""
+    text = written if isinstance(written, str) else ",".join(written)
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -21,7 +21,8 @@ from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, sh
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
-from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import TrainSpec
 
 PROGRESS_S = 5.0
 CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache need memory too

@@ -18,7 +18,7 @@ from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.images import letterbox
 from hpc_yolo.data.polygons import Outlines
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 IMGSZ = 128
 S = IMGSZ

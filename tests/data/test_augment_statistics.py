@@ -15,7 +15,7 @@ from hpc_yolo.data import augment
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.samples import TrainingSamples
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 NUM_DRAWS = 5000
 SIGMAS = 5

@@ -19,7 +19,7 @@ from hpc_yolo.data.sampler import epoch_order, rect_plan
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.evaluation.evaluator import to_original_pixels
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 IMGSZ = 64
 S = 128

@@ -18,7 +18,8 @@ from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec import hyperparameters
 from hpc_yolo.spec.load import load_resolved_spec, load_spec
-from hpc_yolo.spec.schema import Hyperparameters, Spec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import Spec
 
 HYP = "# mine\nlr0: 0.01\nmomentum: 0.9\n"
 DATA = "path: set\ntrain: a\nval: [b, c]\ntest: t\nnames: [cat, dog]\nnc: 2\n"

@@ -18,7 +18,7 @@ from hpc_yolo.data import scan_cache
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 
 @pytest.fixture

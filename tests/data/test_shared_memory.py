@@ -127,7 +127,7 @@ from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 directory, kind, batch, fill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 index = scan_split(load_dataset(directory / "dataset.yaml"), "train")

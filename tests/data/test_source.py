@@ -9,7 +9,7 @@ from hpc_yolo.data import source as source_module
 from hpc_yolo.data.cache import CachedImages, cache_bytes
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.source import ImageFiles
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 
 @pytest.mark.parametrize(("augment", "method"), [(True, cv2.INTER_LINEAR), (False, cv2.INTER_AREA)])

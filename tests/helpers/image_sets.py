@@ -17,7 +17,7 @@ from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.source import ImageFiles
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 HEIGHT, WIDTH = 40, 60
 NOISE = np.random.default_rng(0).integers(0, 256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -120,7 +120,7 @@ def test_unknown_head_error_lists_known_heads(model_yaml):
 
 
 def test_loss_uses_anchors_that_are_set_later():
-    from hpc_yolo.spec.schema import Hyperparameters
+    from hpc_yolo.spec.recipe import Hyperparameters
 
     head = build_model("yolov5n", 2).head
     loss = head.loss(Hyperparameters(), 640, 0.0)

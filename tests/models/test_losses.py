@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_yolo.models.boxes import ciou_cxcywh
 from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 GOLDEN = golden.GOLDEN["loss_golden"]
 TARGETS = torch.tensor(GOLDEN["targets"], dtype=torch.float64)

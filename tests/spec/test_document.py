@@ -15,7 +15,8 @@ from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.profile import Profile
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Hyperparameters, Spec, TrainSpec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
 
 REPOSITORY = Path(__file__).parents[2]

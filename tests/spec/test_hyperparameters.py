@@ -8,7 +8,8 @@ from golden import GOLDEN
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.hyperparameters import IGNORED, hyperparameter_names, load_hyperparameters, written_hyperparameters
-from hpc_yolo.spec.schema import Hyperparameters, TrainSpec
+from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.spec.schema import TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PUBLISHED = GOLDEN["hyps"]

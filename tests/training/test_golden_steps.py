@@ -7,7 +7,7 @@ from golden import GOLDEN
 
 from hpc_yolo.models import build_model
 from hpc_yolo.models.losses.yolov5 import DetectionLoss
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer
 from hpc_yolo.training.updater import MAX_GRAD_NORM

@@ -6,7 +6,7 @@ from golden import GOLDEN
 from torch import nn
 
 from hpc_yolo.models import build_model
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.training.ema import ModelEma, decay_at
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer, parameter_groups
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hpc_yolo.models.losses.base import Loss
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 BOX_AND_OBJECTNESS = 5
 

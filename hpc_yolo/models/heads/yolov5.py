@@ -9,7 +9,7 @@ from torch import nn
 
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head, HeadOutput
 from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 PRIOR_OBJECTS = 8  # objects expected on an image of PRIOR_PIXELS
 PRIOR_PIXELS = 640

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hpc_yolo.models.boxes import ciou_cxcywh
 from hpc_yolo.models.losses.base import Loss, SumOverRanks
-from hpc_yolo.spec.schema import Hyperparameters
+from hpc_yolo.spec.recipe import Hyperparameters
 
 NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre are assigned too
 FOCAL_ALPHA = 0.25
