@@ -126,7 +126,7 @@ def test_page_of_a_run_shows_each_state(state):
         line.plain for line in detail_lines(RunFacts(name="a", path="/a", state="done", stages=[stage]), None, 65.0, 60)
     ]
     title = lines.index("stages after the training")
-    assert lines[title + 1].split() == ["val", *state.split(), "1", "min", "job", "8", "success", log]
+    assert lines[title + 2].split() == ["val", *state.split(), "1", "min", "job", "8", "success", log]
     assert ("      why" in lines) == (state != DONE)
 
 

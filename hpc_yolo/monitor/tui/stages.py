@@ -23,10 +23,11 @@ STYLES = {
 
 
 def stage_lines(stages: Sequence[StageStatus], now: float, width: int) -> list[Text]:
-    """Return a title and a line for each stage, with more lines for what there is to say about it; [] without any."""
+    """Return a title, a header and a line for each stage, with more lines for its detail; [] without any."""
     if not stages:
         return []
-    lines = [Text(""), Text("stages after the training", style="bold underline")]
+    header = f"{'stage':12}  {'state':8}  {'ran':>12}  {'job':12}  {'when':7}  output"
+    lines = [Text(""), Text("stages after the training", style="bold underline"), Text(header, style="bold")]
     for stage in stages:
         seconds = "-" if stage.began is None else short_time((stage.ended or now) - stage.began)
         job = "-" if stage.job_id is None else f"job {stage.job_id}"
