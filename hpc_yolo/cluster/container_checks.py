@@ -63,7 +63,7 @@ def require_container(cluster: ClusterSpec, environ: Mapping[str, str]) -> list[
         if problem is not None:
             warnings.append(f"{field}: {path} {problem} here; the job ends at its start if that is so on its nodes too")
     runtime = container.runtime
-    if not cluster.setup_lines and not is_installed(runtime):
+    if not (cluster.setup_lines or cluster.module_lines) and not is_installed(runtime):
         warnings.append(f"{_not_installed(runtime)} here; the job ends at its start if that is so on its nodes too")
     if image_form(container.image) == "address" and runtime in ("apptainer", "singularity"):
         warnings.append(

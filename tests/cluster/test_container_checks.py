@@ -38,7 +38,7 @@ def environ(tmp_path, monkeypatch) -> dict[str, str]:
 
 
 def cluster_of(**fields) -> ClusterSpec:
-    cluster = {name: fields.pop(name) for name in ("setup",) if name in fields}
+    cluster = {name: fields.pop(name) for name in ("setup", "modules") if name in fields}
     return ClusterSpec(container=ContainerSpec(**{"image": "~/a.sif", "runtime": "apptainer"} | fields), **cluster)
 
 
@@ -65,6 +65,7 @@ def test_what_is_not_there_is_refused_at_submission(environ, fields, message):
         ({"image": "a/b:1", "runtime": "podman-hpc"}, ["podman-hpc is not installed here"]),
         ({"runtime": "singularity"}, ["singularity is not installed here; the job ends at its start if that is so"]),
         ({"runtime": "singularity", "setup": ["module load singularity"]}, []),
+        ({"runtime": "singularity", "modules": ["singularity"]}, []),
         ({"runtime": "pyxis", "image": "a"}, ["the plugin pyxis of srun is not installed here"]),
         ({"image": "/nowhere-here/a.sif"}, ["cluster.container.image: /nowhere-here/a.sif does not exist here"]),
         ({"mounts": ["/nowhere-here"]}, [r"cluster.container.mounts[0]: /nowhere-here does not exist here"]),

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from journal_events import started
 
+from hpc_yolo.cli.before_job import before_job as before_job_command
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.cluster.slurm_output import JobAttempt, JobState
 from hpc_yolo.core.errors import CancelledError, ClusterError, InstallationError, SpecError, TrainingError
 from hpc_yolo.core.exit_status import ExitStatus
+from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.resilience import before_job
 from hpc_yolo.resilience.after_job import read_facts
 from hpc_yolo.resilience.attempt_end import FollowUp, attempt_end
 from hpc_yolo.resilience.before_job import prepare_job
 from hpc_yolo.resilience.lease import take_lease
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.container import ContainerSpec, Mount
-from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 JOB = ProcessInfo.alone({"SLURM_JOB_ID": "7"})
 SECOND_START = dataclasses.replace(JOB, attempt=2)
@@ -65,6 +70,18 @@ def test_good_container_needs_nothing(run, cluster, capsys):
     assert prepare_job(run, cluster, JOB) == 0
     assert prepare_job(run, cluster, dataclasses.replace(JOB, job_id=None)) == 0
     assert (read_events(run.journal), capsys.readouterr().out) == ([], "")
+
+
+def test_command_reads_the_run_and_ends_with_its_exit_code(tmp_path, shapes, cluster, monkeypatch):
+    spec = Spec(name="run", model="yolov5n", data=str(shapes), output=str(tmp_path), cluster=cluster)
+    prepared = RunDirectory(tmp_path / "run")
+    prepare_run(prepared, spec)
+    assert CliRunner().invoke(before_job_command, [str(prepared.path)]).exit_code == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert cluster.container is not None
+    Path(cluster.container.image).unlink()
+    done = CliRunner().invoke(before_job_command, [str(prepared.path)])
+    assert (done.exit_code, "does not exist on" in done.output) == (SpecError.exit_code, True)
 
 
 @pytest.mark.parametrize(
