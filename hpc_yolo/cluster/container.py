@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+
+import msgspec
 
 from hpc_yolo.cluster.env_values import literal, shell_word
 from hpc_yolo.core.errors import SpecError
@@ -28,8 +29,7 @@ HOST_VARIABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(msgspec.Struct, frozen=True):
     """How the command line of a runtime is written.
 
     Attributes:
@@ -56,7 +56,7 @@ class Runtime:
 _APPTAINER = Runtime(("apptainer", "exec"), "--bind=", "--pwd=", nvidia=("--nv",), amd=("--rocm",))
 RUNTIMES: Mapping[str, Runtime] = {
     "apptainer": _APPTAINER,
-    "singularity": replace(_APPTAINER, command=("singularity", "exec")),
+    "singularity": msgspec.structs.replace(_APPTAINER, command=("singularity", "exec")),
     "podman-hpc": Runtime(
         # One network, shared memory and numbering of processes, as without a container; the entry point of an image
         # would start something else.
@@ -72,8 +72,7 @@ RUNTIMES: Mapping[str, Runtime] = {
 }
 
 
-@dataclass(frozen=True)
-class JobFacts:
+class JobFacts(msgspec.Struct, frozen=True):
     """What a container must make usable inside. Variables in the paths of directories and mounts are expanded.
 
     Attributes:
@@ -91,8 +90,7 @@ class JobFacts:
     code: tuple[Mount, str] | None = None
 
 
-@dataclass(frozen=True)
-class ContainerCommand:
+class ContainerCommand(msgspec.Struct, frozen=True):
     """Shell words that start a task in a container.
 
     Attributes:
@@ -103,7 +101,7 @@ class ContainerCommand:
 
     srun_options: Sequence[str] = ()
     launcher: Sequence[str] = ()
-    python: Sequence[str] = field(default_factory=tuple)
+    python: Sequence[str] = ()
 
 
 def choose_runtime(container: ContainerSpec, is_installed: Callable[[str], bool]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ def _one_task(cluster: ClusterSpec) -> ClusterSpec:
 def _facts(run: RunDirectory, spec: Spec, stage: Stage) -> JobFacts:
     """Return what the container must make usable for a stage: what the training needs, and its own files."""
     facts = job_facts(spec, run)
-    return dataclasses.replace(facts, paths=list(dict.fromkeys([*facts.paths, *map(literal, _own_paths(stage))])))
+    return msgspec.structs.replace(facts, paths=list(dict.fromkeys([*facts.paths, *map(literal, _own_paths(stage))])))
 
 
 def _own_paths(stage: Stage) -> Iterator[str]:
