@@ -8,8 +8,11 @@ import re
 import pytest
 import yaml
 
-from hpc_yolo.launch.plan import Plan, make_plan
+from hpc_yolo.launch.plan import Plan, make_plan, slurm_plan
+from hpc_yolo.launch.run_names import with_filled_name
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import check_spec, load_spec
+from hpc_yolo.spec.site_files import SiteLookup
 
 BASE = {"name": "run", "model": "yolov5n", "data": "coco", "train": {"batch": 32}}
 
@@ -160,6 +163,47 @@ def test_message_names_the_field_for_what_scripts_have(tmp_path, need):
     _, problems = check_spec(path)
     assert len(problems) == 1
     assert field in problems[0].allowed
+
+
+PROFILE = """
+cluster: {account: vision, modules: [cuda/12.4], sbatch: {mail-user: me@example.org, mail-type: END}}
+gpus:
+  h100-96: {partition: gpu-long, gpu_type: h100-96, mem: 256G, max_time: 3-00:00:00}
+  a100-40: {partition: gpu, gpu_type: a100-40, mem: 128G, max_time: "3:00:00"}
+"""
+
+
+@pytest.mark.parametrize(("gpu", "options"), [("h100-96", ["256G", "gpu-long"]), ("a100-40", ["128G", "gpu"])])
+def test_profile_of_a_site_replaces_what_every_script_repeats(tmp_path, gpu, options):
+    """22 of 60 scripts repeat an account, 30 their modules, and two have a table of GPU types."""
+    (tmp_path / "ours.yaml").write_text(PROFILE)
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "cluster": {"gpu": gpu, "time": "03:00:00"}}))
+    spec = load_spec(path, sites=SiteLookup((tmp_path,), "ours", (), lambda: None, has_slurm=True))
+    script = slurm_plan(spec, RunDirectory(tmp_path / "run"), "", {}).script
+    lines = [f"--gpus-per-node={gpu}:1", f"--mem={options[0]}", f"--partition={options[1]}", "--account=vision"]
+    lines += ["--mail-type=END", "module load cuda/12.4"]
+    assert [line for line in lines if f"{line}\n" not in script] == []
+
+
+def test_steps_before_and_after_the_training_are_in_the_spec(plan_of):
+    """10 scripts have their data on the node's disk only; 6 evaluate, copy results and clean up afterwards."""
+    copy = {"shell": "cp -r $RUN/results $HOME/", "when": "always"}
+    top = {"data": "$SLURM_TMPDIR/coco.yaml", "then": [{"val": {"split": "val"}}, {"val": {"weights": "last"}}, copy]}
+    setup = "tar -xf coco.tar -C $SLURM_TMPDIR"
+    plan = plan_of(f"{{setup: ['{setup}']}}", yaml.safe_dump(top))
+    assert f"\n{setup}\n" in plan.script
+    decisions = "\n".join(f"{subject}: {decision}" for subject, decision in plan.decisions())
+    assert "$SLURM_TMPDIR/coco.yaml is expanded where the tasks run" in decisions
+    for stage in ("val", "val-2", "shell"):
+        assert f"{stage}: " in decisions or f"{stage} " in decisions, decisions
+
+
+def test_each_submission_is_a_new_run_where_the_name_has_a_number(plan_of, tmp_path):
+    """Two scripts have the job id in the name of the run."""
+    spec = plan_of(top="{name: 'coco-{n}', output: runs}").spec
+    (tmp_path / "runs" / "coco-1").mkdir(parents=True)
+    assert with_filled_name(spec).name == "coco-2"
 
 
 def test_variables_of_the_shell_do_not_change_what_the_spec_says(plan_of, monkeypatch):
