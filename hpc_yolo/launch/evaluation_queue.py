@@ -35,13 +35,11 @@ class EvaluationJob(msgspec.Struct, frozen=True, kw_only=True):
         job_id: followed by @ and the cluster, where the spec names one.
         time: when it was queued, in seconds since 1970.
         num_results: number of results at that time.
-        num_useless: number of such jobs in a row before it that ended without a result.
     """
 
     job_id: str
     time: float
     num_results: int
-    num_useless: int = 0
 
 
 def queue_evaluations(run: RunDirectory, spec: Spec, *, is_needed: Callable[[], bool]) -> None:
@@ -79,6 +77,8 @@ class EvaluationQueue:
         self._run, self._spec, self._clock = run, spec, clock
         self._training_job = training_job
         self._next_query = 0.0
+        self._queued_here: str | None = None  # id of a job that this process has queued, until its end is counted
+        self._num_useless = 0  # such jobs in a row that have ended without a result
         self.is_of_use = True
 
     def look(self) -> None:
@@ -87,44 +87,51 @@ class EvaluationQueue:
             return
         self._next_query = self._clock() + QUERY_S
         try:
-            job = self._ended_job()
-            if job is None:
+            if self._is_job_alive():
                 return
-            if job.num_useless >= MAX_USELESS_JOBS:
-                self._give_up(f"job {job.job_id} has ended without a result, see {self._run.evaluations}")
+            if self._num_useless >= MAX_USELESS_JOBS:
+                self._give_up(f"{self._num_useless} jobs have ended without a result, see {self._run.evaluations}")
                 return
-            self._queue(job)
+            self._queue()
         except SchedulerUnavailable:
             return
         except ClusterError as refusal:
             self._give_up(f"Slurm refuses the job: {refusal.message}")
 
-    def _ended_job(self) -> EvaluationJob | None:
-        """Return the last job that evaluated, with what it did; None while it waits or runs.
+    def _is_job_alive(self) -> bool:
+        """Return whether the last job that evaluates waits or runs; if not, count it if it was of no use.
 
         Raises:
             SchedulerUnavailable: Slurm does not answer.
         """
-        num_results = len(results_by_epoch(self._run))
         job = read_struct(self._run.evaluation_job, EvaluationJob)
         if job is None:
-            return EvaluationJob(job_id="", time=0.0, num_results=num_results)
+            return False
         state = scheduler.job_states([job.job_id]).get(job.job_id)
         if state is not None and state.is_alive:
-            return None
-        num_useless = 0 if num_results > job.num_results else job.num_useless + 1
-        return msgspec.structs.replace(job, num_results=num_results, num_useless=num_useless)
+            return True
+        if job.job_id == self._queued_here:
+            self._queued_here = None  # each job counts once
+            has_results = len(results_by_epoch(self._run)) > job.num_results
+            self._num_useless = 0 if has_results else self._num_useless + 1
+        return False
 
-    def _queue(self, before: EvaluationJob) -> None:
-        script = evaluation_script(self._run, self._spec)
-        write_atomic(self._run.evaluation_script, script)
+    def _queue(self) -> None:
+        """Queue a job.
+
+        Raises:
+            ClusterError: Slurm refuses it, or does not answer.
+        """
+        write_atomic(self._run.evaluation_script, evaluation_script(self._run, self._spec))
         own = [one for one in all_submissions(self._run) if one.job_id == self._training_job]
         run = slurm_command.with_sbatch_variables(own[-1].variables if own else {})
         job_id = scheduler.submit_script(self._run.evaluation_script, run=run)
         if (cluster := self._spec.cluster.slurm_cluster) is not None:
             job_id = f"{job_id}@{cluster}"
-        job = msgspec.structs.replace(before, job_id=job_id, time=self._clock())
+        num_results = len(results_by_epoch(self._run))
+        job = EvaluationJob(job_id=job_id, time=self._clock(), num_results=num_results)
         write_struct(self._run.evaluation_job, job)
+        self._queued_here = job_id
         print(f"hpc-yolo: job {job_id} evaluates the models that wait", flush=True)
 
     def _give_up(self, why: str) -> None:
