@@ -18,7 +18,6 @@ from hpc_yolo.runs.evaluations import results_by_epoch, waiting_epochs
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Evaluated
 
 TRAIN = {"epochs": 20, "val_every": 4, "batch": 40, "imgsz": 32, "stall_timeout_s": 300}
-TWO_RANKS = {"tasks_per_node": 2}
 RARELY_SAVED = {"every_epochs": 0, "every_s": None}
 
 
@@ -41,7 +40,7 @@ def test_job_beside_the_training_evaluates_its_models(
 ) -> None:
     """The training is held while the job evaluates: tests do not depend on which of the two is faster."""
     for name in ("in_job", "aside"):
-        spec = write_spec(name, cluster=TWO_RANKS, train=TRAIN, checkpoint=RARELY_SAVED, validate=name)
+        spec = write_spec(name, train=TRAIN, checkpoint=RARELY_SAVED, validate=name)
         shown = hpc_yolo("submit", spec).stdout
         assert ("validation     aside: jobs of one task evaluate the models" in shown) == (name == "aside")
     run = RunDirectory(tmp_path / "runs" / "aside")

@@ -72,7 +72,7 @@ def states(run: RunDirectory, hpc_yolo) -> dict[str, str]:
     return {stage["name"]: stage["state"] for stage in facts["stages"]}
 
 
-@pytest.mark.parametrize("mode", ["requeue", "chain"])
+@pytest.mark.parametrize("mode", [pytest.param("requeue", marks=pytest.mark.soak), "chain"])
 def test_stages_run_once_after_two_preemptions(submitted, in_slurm, hpc_yolo, events_of, mode):
     run, job_id = submitted(mode, THEN, TRAIN, requeue=mode)
     assert [one.stage for one in stage_submissions(run)] == ["shell-2", "shell-3", "shell-4"]
@@ -137,6 +137,7 @@ def test_killed_stages_run_again_alone(submitted, in_slurm, hpc_yolo, events_of)
     assert len(events_of("killed", AttemptEnded)) == 1, "the training was not submitted again"
 
 
+@pytest.mark.soak
 def test_stage_that_starts_too_early_queues_again_and_is_cancelled_with_the_run(
     submitted, in_slurm, hpc_yolo, tmp_path
 ):

@@ -138,7 +138,6 @@ def bring_back(cluster, job_id: str, node: str) -> None:
 
 INTERRUPTIONS = [
     pytest.param(preempt, Cause.PREEMPTED, marks=pytest.mark.slurm_quick("preempt and resume")),
-    (kill_last_rank, Cause.KILLED),
     *(
         pytest.param(interrupt, cause, marks=pytest.mark.soak)
         for interrupt, cause in (
@@ -147,6 +146,7 @@ INTERRUPTIONS = [
             (queue_again, Cause.PREEMPTED),
             (warn_of_time_limit, Cause.TIME_LIMIT),
             (kill_first_rank, Cause.KILLED),
+            (kill_last_rank, Cause.KILLED),
             (kill_srun, Cause.KILLED),
             (stop_last_rank, Cause.STALLED),
             (lose_first_node, Cause.NODE_FAILURE),
