@@ -10,7 +10,15 @@ import click
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.launch.stages import own_stage_jobs, stage_job
-from hpc_yolo.launch.stages_alone import run_stages_here, submit_stages
+from hpc_yolo.launch.stages_alone import run_stages_here, stages_to_submit, submit_stages
+
+
+def submit_remaining(plan: Plan, *, dry_run: bool) -> bool:
+    """Submit what is left of the stages of a finished run, and return True; False for a run that is to be trained."""
+    stages = stages_to_submit(plan.run, plan.spec)
+    if stages:
+        submit_alone(plan, stages, dry_run=dry_run)
+    return bool(stages)
 
 
 def submit_alone(plan: Plan, stages: Mapping[str, int], *, dry_run: bool) -> None:

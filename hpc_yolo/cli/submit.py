@@ -14,6 +14,7 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.script_origins import line_origins
+from hpc_yolo.cluster.slurm_output import SchedulerProbe
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.plan import Plan, make_plan, plan_at_site
@@ -23,7 +24,7 @@ from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.submissions import stage_submissions
 from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
-from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.site_files import NO_SITE
 
 NOTICE_S = 2.0
@@ -55,21 +56,12 @@ def submit(
     if local:
         overrides.append(Override("cluster.executor", "local", "--local"))
     loaded = load_with_origins(spec_path, overrides, site_lookup())
-    plan = make_plan(with_filled_name(with_located_weights(loaded.spec)))
-    run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
-    if plan.uses_slurm and not dry_run:
-        with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
-            scheduler.require_available(run=run)
-    slurm = scheduler.probe(run=run) if plan.uses_slurm and dry_run else None
+    plan, slurm = planned(loaded.spec, dry_run=dry_run)
     is_available = slurm is None or slurm.available
-    if plan.uses_slurm and is_available:
-        plan = plan_at_site(plan)
-    if plan.spec.then and is_available:
-        from hpc_yolo.cli.stages import submit_alone  # with what it needs 20 ms, of no use without stages
-        from hpc_yolo.launch.stages_alone import stages_to_submit
+    if plan.spec.then:
+        from hpc_yolo.cli import stages  # with what it needs 20 ms, of no use without stages
 
-        if stages := stages_to_submit(plan.run, plan.spec):
-            submit_alone(plan, stages, dry_run=dry_run)
+        if is_available and stages.submit_remaining(plan, dry_run=dry_run):
             return
     warnings = preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available)
     for what, decision in [*site_decision(loaded), *plan.decisions()]:
@@ -83,10 +75,26 @@ def submit(
         table = origin_table(plan.script, plan.spec.cluster, loaded)
         click.echo(f"{'start':14} {start}\n\n{table}\n\n{plan.script}", nl=False)
         if plan.spec.then:
-            from hpc_yolo.cli.stages import print_scripts  # as above
-
-            print_scripts(plan)
+            stages.print_scripts(plan)
         sys.exit(ClusterError.exit_code if is_refused else 0)
+
+
+def planned(spec: Spec, *, dry_run: bool) -> tuple[Plan, SchedulerProbe | None]:
+    """Return the plan of a submission of `spec`, and whether Slurm answers where a dry run has asked.
+
+    Raises:
+        SchedulerUnavailable: Slurm does not answer, and it is no dry run.
+    """
+    plan = make_plan(with_filled_name(with_located_weights(spec)))
+    if not plan.uses_slurm:
+        return plan, None
+    run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
+    if dry_run:
+        slurm = scheduler.probe(run=run)
+        return (plan_at_site(plan) if slurm.available else plan), slurm
+    with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
+        scheduler.require_available(run=run)
+    return plan_at_site(plan), None
 
 
 def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
@@ -150,7 +158,7 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
         status = follow_run(plan.run, watch, since=submission.time, quiet=wait and not follow)
     finally:
         if plan.spec.then and not plan.uses_slurm:
-            from hpc_yolo.launch.stages_alone import run_stages_here  # as above
+            from hpc_yolo.launch.stages_alone import run_stages_here  # 20 ms
 
             run_stages_here(plan)
     sys.exit(status)

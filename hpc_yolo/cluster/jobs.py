@@ -238,6 +238,15 @@ def slurm_job_state(address: str) -> JobState | None:
     return None if state is None or state.state == UNKNOWN else state
 
 
+def job_has_ended(address: str) -> bool:
+    """Return True if Slurm reports that the job has ended."""
+    try:
+        state = slurm_job_state(address)
+    except SchedulerUnavailable:
+        return False
+    return state is not None and state.is_over
+
+
 class JobWatch:
     """The current jobs of one run, watched until they end. Slurm is queried at most every `SLURM_POLL_S` seconds."""
 

@@ -113,8 +113,8 @@ def write_struct(path: Path, value: msgspec.Struct) -> None:
     write_atomic(path, msgspec.json.encode(value) + b"\n")
 
 
-def create_struct(path: Path, value: msgspec.Struct) -> bool:
-    """Write `value` to the new file `path` as JSON; return False, and change nothing, where that file exists.
+def create_exclusive(path: Path, content: bytes) -> bool:
+    """Write `content` to the new file `path`; return False, and change nothing, where that file exists.
 
     Of several processes, on any nodes, one creates it: a hard link is atomic on shared file systems too.
 
@@ -125,7 +125,7 @@ def create_struct(path: Path, value: msgspec.Struct) -> bool:
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), file_mode(path.parent))
-            file.write(msgspec.json.encode(value) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.link(temporary, path)

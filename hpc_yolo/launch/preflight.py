@@ -62,14 +62,19 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         require_python(spec.cluster)
         warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
-    if spec.then:
-        from hpc_yolo.launch.stage_checks import require_usable_stages  # 20 ms, of no use without stages
-
-        require_usable_stages(spec, run, in_slurm=for_slurm and slurm_answers)
-    if spec.validate == "aside" and for_slurm and slurm_answers:
-        require_accepted(run, spec)
+    _require_further_jobs(spec, run, in_slurm=for_slurm and slurm_answers)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source))
     return warnings
+
+
+def _require_further_jobs(spec: Spec, run: RunDirectory, *, in_slurm: bool) -> None:
+    """Check the stages, and with `in_slurm` that Slurm would accept the jobs besides that of the run."""
+    if spec.then:
+        from hpc_yolo.launch.stage_checks import require_usable_stages  # 20 ms, of no use without stages
+
+        require_usable_stages(spec, run, in_slurm=in_slurm)
+    if spec.validate == "aside" and in_slurm:
+        require_accepted(run, spec)

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -90,22 +90,8 @@ def run_stage(
         refusal: why it cannot run.
     """
     stage = named_stages(spec.then)[name]
-    job_id = slurm_job_id(process)
-    record = StageRecord(
-        stage=name,
-        end=end.attempt,
-        number=number,
-        state=RUNNING,
-        began=time.time(),
-        job_id=job_id,
-        restart=process.attempt,
-        machine=machine_id(),
-        host=platform.node(),
-        pid=os.getpid(),
-        pid_start=process_start(os.getpid()),
-        log=str(log.relative_to(run.path)),
-        step=stage.step,
-    )
+    log_name = str(log.relative_to(run.path))
+    record = _begun_record(process, stage=name, end=end.attempt, number=number, log=log_name, step=stage.step)
     if not claim_stage(run, record):
         print(f"hpc-yolo: stage {name}: another process has run it, or is running it", flush=True)
         return None
@@ -115,6 +101,21 @@ def run_stage(
         run.settle_modes()
     print(f"hpc-yolo: stage {name}: {record.state}{f', {record.detail}' if record.detail else ''}", flush=True)
     return record
+
+
+def _begun_record(process: ProcessInfo, **fields: Any) -> StageRecord:
+    """Return the record of a stage that this process begins now."""
+    return StageRecord(
+        state=RUNNING,
+        began=time.time(),
+        job_id=slurm_job_id(process),
+        restart=process.attempt,
+        machine=machine_id(),
+        host=platform.node(),
+        pid=os.getpid(),
+        pid_start=process_start(os.getpid()),
+        **fields,
+    )
 
 
 def job_end(process: ProcessInfo) -> float | None:

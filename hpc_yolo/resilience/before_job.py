@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from hpc_yolo.cluster.container_checks import require_container_on_node
-from hpc_yolo.cluster.jobs import slurm_job_state
+from hpc_yolo.cluster.jobs import job_has_ended
 from hpc_yolo.cluster.mount_points import make_mount_points
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.core.errors import ClusterError, HpcYoloError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, HpcYoloError
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
 from hpc_yolo.resilience.chain import ensure_successor, require_predecessor_not_cancelled
 from hpc_yolo.resilience.failed_setup import write_end
@@ -77,21 +77,13 @@ def _record_lost(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, 
     assert process.job_id is not None
     if lost is None or lost.job_id is None or lost.launcher != "slurm":
         return
-    if lost.job_id not in own_jobs(run, process.job_id) and not _is_over(lost.job_id):
+    if lost.job_id not in own_jobs(run, process.job_id) and not job_has_ended(lost.job_id):
         return
 
     def write(attempt: int, ended: AttemptEnded) -> None:
         JournalWriter(run.journal, attempt).write(ended)
 
     record_lost_attempt(run, cluster, process, attempts, write)
-
-
-def _is_over(job_id: str) -> bool:
-    try:
-        state = slurm_job_state(job_id)
-    except SchedulerUnavailable:
-        return False
-    return state is not None and state.is_over
 
 
 def _queue_successor(run: RunDirectory, process: ProcessInfo, job_id: str) -> None:

@@ -59,21 +59,7 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
             move_stages_behind(run, process.job_id, queued)
         return queued
     job = scheduler.batch_job(process.job_id)
-    own = next((submission for submission in before if submission.job_id == process.job_id), None)
-    array_task = process.job_id.partition("_")[2]
-    planned = Submission(
-        time=time.time(),
-        executor="slurm",
-        job_id=f"_{array_task}" if array_task else "",
-        host=process.host or socket.gethostname(),
-        num_nodes=process.num_nodes if own is None else own.num_nodes,
-        tasks_per_node=process.local_world_size if own is None else own.tasks_per_node,
-        gpus_per_node=0 if own is None else own.gpus_per_node,
-        after=process.job_id,
-        variables={} if own is None else own.variables,
-        cluster=None if own is None else own.cluster,
-        requeue="" if own is None else own.requeue,
-    )
+    planned = _planned_successor(process, before)
     with tempfile.TemporaryDirectory(dir=run.jobs) as directory:
         script = Path(directory, "successor.sbatch")
         script.write_text(job.script)
@@ -87,6 +73,26 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
         )
     move_stages_behind(run, process.job_id, submission.job_id)
     return submission.job_id
+
+
+def _planned_successor(process: ProcessInfo, submissions: Sequence[Submission]) -> Submission:
+    """Return the record of the successor of this process's job: of the size of that job."""
+    assert process.job_id is not None
+    own = next((submission for submission in submissions if submission.job_id == process.job_id), None)
+    array_task = process.job_id.partition("_")[2]
+    return Submission(
+        time=time.time(),
+        executor="slurm",
+        job_id=f"_{array_task}" if array_task else "",
+        host=process.host or socket.gethostname(),
+        num_nodes=process.num_nodes if own is None else own.num_nodes,
+        tasks_per_node=process.local_world_size if own is None else own.tasks_per_node,
+        gpus_per_node=0 if own is None else own.gpus_per_node,
+        after=process.job_id,
+        variables={} if own is None else own.variables,
+        cluster=None if own is None else own.cluster,
+        requeue="" if own is None else own.requeue,
+    )
 
 
 def successor_options(job: BatchJob, job_id: str, exclude: Sequence[str]) -> list[str]:

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,11 +25,11 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.cluster.jobs import slurm_job_state
+from hpc_yolo.cluster.jobs import job_has_ended
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.core.errors import LeaseError, RunError, SchedulerUnavailable
-from hpc_yolo.core.files import file_mode, make_directory, remove_unpublished, sync_directory
+from hpc_yolo.core.errors import LeaseError, RunError
+from hpc_yolo.core.files import create_exclusive, make_directory, remove_unpublished, sync_directory
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
@@ -177,7 +176,7 @@ def take_lease(
         # Read before the leases are listed: the lease of an attempt is there before its first event.
         earlier = 0 if _numbers(run.leases) else _last_journaled_attempt(run)
         while True:
-            newest = _find_free(run.leases, newcomer, watch_s, job_is_over or _job_is_over)
+            newest = _find_free(run.leases, newcomer, watch_s, job_is_over or job_has_ended)
             lease = None if newest is None else _create(run, newcomer, max(newest, earlier) + 1)
             if lease is not None:
                 return lease
@@ -275,18 +274,8 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
     """Create the lease of `attempt` and remove all earlier ones; return None where another process was quicker."""
     directory, path = run.leases, _path(run.leases, attempt)
     holder = msgspec.structs.replace(newcomer, attempt=attempt)
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), file_mode(directory))
-            file.write(_encode(holder))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
+    if not create_exclusive(path, _encode(holder)):
         return None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     numbers = _numbers(directory)
     if any(number > attempt for number in numbers):
         # The number was free only because it had been held, followed and removed since it was read.
@@ -305,15 +294,6 @@ def _create(run: RunDirectory, newcomer: Holder, attempt: int) -> Lease | None:
 def _last_journaled_attempt(run: RunDirectory) -> int:
     """Return the last attempt in the journal, for a run that has lost its leases; 0 for none."""
     return max((event.attempt for event in read_events(run.journal)), default=0)
-
-
-def _job_is_over(job_id: str) -> bool:
-    """Return True if Slurm reports that the job has ended."""
-    try:
-        state = slurm_job_state(job_id)
-    except SchedulerUnavailable:
-        return False
-    return state is not None and state.is_over
 
 
 def _numbers(directory: Path) -> list[int]:

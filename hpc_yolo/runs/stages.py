@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_yolo.core.files import create_struct, make_directory, read_struct, write_struct
+from hpc_yolo.core.files import create_exclusive, make_directory, read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
 
 RUNNING, DONE, FAILED, NOT_RUN = "running", "done", "failed", "not run"
@@ -68,7 +68,7 @@ def claim_stage(run: RunDirectory, record: StageRecord) -> bool:
     """
     make_directory(run.stages)
     path = _path(run, record)
-    if create_struct(path, record):
+    if create_exclusive(path, msgspec.json.encode(record) + b"\n"):
         return True
     found = read_struct(path, StageRecord)
     is_own = found is not None and record.job_id is not None and found.job_id == record.job_id

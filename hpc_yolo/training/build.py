@@ -121,8 +121,7 @@ def build_context(
     emit: Callable[[AnyEvent], None],
 ) -> TrainingContext:
     """Return model, loss, optimiser and loaders as they are before the first step; the batch of `spec` is no -1."""
-    train = spec.train
-    hyp, dataset = inputs.hyperparameters, inputs.dataset
+    train, hyp, dataset = spec.train, inputs.hyperparameters, inputs.dataset
     num_steps = steps_per_epoch(indexes[0].num_images, train.batch)
     schedule = Schedule(hyp, train.epochs, num_steps, train.batch, train.cos_lr, train.legacy_lr_schedule)
     model = model_with_anchors(origin, train, dataset.num_classes, indexes[0], hyp, world, emit)

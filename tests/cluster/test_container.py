@@ -84,7 +84,7 @@ def test_every_runtime_has_a_command_and_forms_of_images():
         ({"runtime": "podman-hpc", "image": "a"}, {"gpus_per_node": 1}, "--entrypoint= --gpu "),
         ({"runtime": "podman-hpc", "image": "a"}, {"gpus_per_node": 1, "gpu_type": "mi250"}, "--device=/dev/kfd"),
         ({"runtime": "charliecloud", "image": "/i.sqsh"}, {"gpus_per_node": 1}, "ch-run --write-fake --bind"),
-        ({"workdir": "/work/$USER"}, {}, '--pwd=/work/"${USER}" /a.sif'),
+        ({"workdir": "/project/$USER"}, {}, '--pwd=/project/"${USER}" /a.sif'),
         ({"options": ["--cleanenv", "--hostname", "a b"]}, {}, f"--pwd={RUN} --cleanenv --hostname 'a b' /a.sif"),
         ({"mounts": ["$X/a b:/b:ro"]}, {}, """--bind="${X}"'/a b':/b:ro --bind=/runs"""),
         ({"mounts": ["~"]}, {}, '--bind="${HOME}":"${HOME}" '),

@@ -19,6 +19,7 @@ from hpc_yolo.cluster.jobs import (
     SlurmJob,
     alive_jobs,
     current_jobs,
+    job_has_ended,
     job_states,
     slurm_job_state,
     stop_jobs,
@@ -256,3 +257,26 @@ class TestJobWatch:
         submit(run, 7)
         assert not JobWatch(run, owned=True).stop()
         assert slurm.cancelled == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (JobState("7", "COMPLETED"), True),
+        (JobState("7", "NODE_FAIL"), True),
+        (JobState("7", "RUNNING"), False),
+        (JobState("7", "PENDING"), False),  # it may start
+        (JobState("7", UNKNOWN), False),  # another cluster's, or forgotten: nobody can tell
+        (JobState("7", UNKNOWN, is_stale=True), False),
+        (None, False),
+        (SchedulerUnavailable("no answer"), False),
+    ],
+)
+def test_only_a_job_that_slurm_knows_to_have_ended_is_over(monkeypatch, answer, expected):
+    def states(job_ids):
+        if isinstance(answer, Exception):
+            raise answer
+        return {} if answer is None else dict.fromkeys(job_ids, answer)
+
+    monkeypatch.setattr("hpc_yolo.cluster.scheduler.job_states", states)
+    assert job_has_ended("7") is expected

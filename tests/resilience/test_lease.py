@@ -18,8 +18,7 @@ from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo
-from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
-from hpc_yolo.core.errors import LeaseError, RunError, SchedulerUnavailable
+from hpc_yolo.core.errors import LeaseError, RunError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.resilience import lease as room
 from hpc_yolo.resilience.lease import Heartbeat, Holder, Lease, is_gone, last_holder, take_lease
@@ -390,26 +389,3 @@ def test_unwritable_lease_is_reported_in_one_sentence(run):
         take(run, "7")
     run.leases.unlink()
     run.leases.mkdir(mode=0o700)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (JobState("7", "COMPLETED"), True),
-        (JobState("7", "NODE_FAIL"), True),
-        (JobState("7", "RUNNING"), False),
-        (JobState("7", "PENDING"), False),  # it may start
-        (JobState("7", UNKNOWN), False),  # another cluster's, or forgotten: nobody can tell
-        (JobState("7", UNKNOWN, is_stale=True), False),
-        (None, False),
-        (SchedulerUnavailable("no answer"), False),
-    ],
-)
-def test_only_a_job_that_slurm_knows_to_have_ended_is_over(monkeypatch, answer, expected):
-    def job_states(job_ids):
-        if isinstance(answer, Exception):
-            raise answer
-        return {} if answer is None else dict.fromkeys(job_ids, answer)
-
-    monkeypatch.setattr("hpc_yolo.cluster.scheduler.job_states", job_states)
-    assert room._job_is_over("7") is expected
