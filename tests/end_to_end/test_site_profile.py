@@ -20,7 +20,7 @@ gpus:
     gpus_per_node: 2
     cpus_per_task: 1
     modules: [/appl/modules]
-    gpu_cpus: ["0", "0"]
+    gpu_cpus: ["0", "1"]
 """
 MODULE = '() {  echo "module: $*"; [ "$2" != missing ]; }'  # what `module` is where the environment has it
 
@@ -37,7 +37,7 @@ def site(in_slurm, tmp_path, monkeypatch):
 
 def test_run_with_profile_needs_it_at_submission_only(in_slurm, site, write_spec, hpc_yolo, events_of, tmp_path):
     cluster = {"gpu": "pair", "cpu_bind": "auto", "modules": ["cuda"], "setup": ["cd ${site.scratch}", "pwd"]}
-    spec = write_spec("profiled", cluster=cluster)
+    spec = write_spec("profiled", cluster=cluster, train={"epochs": 1})
     text = yaml.safe_load(spec.read_text())
     del text["cluster"]["gpus_per_node"], text["cluster"]["cpus_per_task"]
     spec.write_text(yaml.safe_dump(text))
@@ -54,7 +54,7 @@ def test_run_with_profile_needs_it_at_submission_only(in_slurm, site, write_spec
     assert shown.endswith("\n\n" + (run / "job.sbatch").read_text())
     log = (run / "jobs" / f"{job_id}.log").read_text()
     assert log.index("module: use /appl/modules") < log.index("module: load cuda") < log.index("\n/tmp\n")
-    assert "--cpu-bind=mask_cpu:0x1,0x1" in (run / "job.sbatch").read_text()
+    assert "--cpu-bind=mask_cpu:0x1,0x2" in (run / "job.sbatch").read_text()
     (started,) = events_of("profiled", AttemptStarted)
     assert len(started.ranks) == 2
     resolved = yaml.safe_load((run / "spec.yaml").read_text())

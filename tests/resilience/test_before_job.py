@@ -130,7 +130,7 @@ def test_lost_attempt_over_the_limit_ends_the_run(run, cluster, monkeypatch, cap
 @pytest.mark.parametrize(("state", "num_ends"), [("RUNNING", 0), ("NODE_FAIL", 1)])
 def test_attempt_of_another_job_is_lost_when_that_job_is_over(run, cluster, monkeypatch, state, num_ends):
     accounting(monkeypatch, "NODE_FAIL")
-    monkeypatch.setattr(before_job, "slurm_job_state", lambda job_id: JobState(job_id, state))
+    monkeypatch.setattr("hpc_yolo.cluster.jobs.slurm_job_state", lambda job_id: JobState(job_id, state))
     begin(run, "6")
     assert prepare_job(run, cluster, JOB) == 0
     assert len(ends(run)) == num_ends

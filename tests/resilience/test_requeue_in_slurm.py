@@ -19,7 +19,7 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, Cause, StepLogged
 from hpc_yolo.runs.submissions import all_submissions
 
 ROOT = Path(__file__).parents[2]
-TWO_BY_ONE = {"nodes": 2, "tasks_per_node": 1, "partition": "preempt"}
+PREEMPTIBLE = {"partition": "preempt"}
 LONG = {"epochs": 400, "val_every": 0, "hyp_overrides": {"warmup_epochs": 0}}
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"}
 OVER_MEMORY_KILL = {
@@ -100,7 +100,13 @@ def test_template_in_chain_mode_passes_on_arguments_and_options(
         "--set",
         "train.hyp_overrides={warmup_epochs: 0, lr0: 0.02}",
     )
-    options = ("--partition=preempt", f"--output={tmp_path}/job %j.log", "--ntasks-per-node=1", "--gpus-per-node=1")
+    options = (
+        "--partition=preempt",
+        "--nodes=1",
+        f"--output={tmp_path}/job %j.log",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+    )
     job_id = in_slurm.run("sbatch", "--parsable", *options, "slurm/train.sbatch", *arguments, cwd=str(ROOT)).strip()
     wait_for_steps(events_of, "handed-on")
     preempt(in_slurm)
@@ -122,7 +128,7 @@ def test_preempted_run_comes_back_by_the_fastest_mode_of_the_site(
     settings = {"SlurmctldParameters": "enable_expedited_requeue"} if can_expedite and wait_s > 5 else {}
     cluster = slurm_with(AuthInfo=f"socket={{directory}}/munge.socket,cred_expire={wait_s}", **settings)
     mode = "requeue" if wait_s == 5 else "expedite" if can_expedite else "chain"
-    spec = write_spec("soonest", cluster=TWO_BY_ONE, train=LONG)
+    spec = write_spec("soonest", cluster=PREEMPTIBLE, train=LONG)
     shown = hpc_yolo("submit", spec).stdout
     (line,) = [line for line in shown.splitlines() if line.startswith("interrupted")]
     assert line.split()[1].rstrip(",") == mode
