@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _compat_pickle
-import pickletools
 import re
 import sys
 from collections.abc import Iterator
@@ -85,6 +84,8 @@ def _shown(name: str) -> str:
 
 def _globals(program: bytes) -> Iterator[str]:
     """Yield the names of all globals in a pickle, up to the first invalid instruction."""
+    import pickletools  # as in `machine`
+
     texts = ["", ""]  # the last two pushed strings, the operands of STACK_GLOBAL
     memo: dict[object, str | None] = {}
     pushed: str | None = None

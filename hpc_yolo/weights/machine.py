@@ -7,7 +7,6 @@ the instructions; the known globals are those in files written by YOLOv5 v6 and 
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,6 +115,8 @@ def run(program: bytes, source: str) -> Any:
 
 
 def _run(program: bytes, source: str) -> Any:
+    import pickletools  # with pickle 14 ms, which a submission without such weights saves
+
     machine = _Machine(source)
     for number, (instruction, argument, position) in enumerate(pickletools.genops(program)):
         if number >= MAX_INSTRUCTIONS:
