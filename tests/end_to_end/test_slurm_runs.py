@@ -66,7 +66,7 @@ def test_submit_trains_on_all_ranks_in_private_run_directory(in_slurm, write_spe
     assert [(row["name"], row["state"], row["num_nodes"], row["tasks_per_node"]) for row in status] == [
         ("submitted", "done", 2, 2)
     ]
-    assert hpc_yolo("list").stdout.split() == [str(run)]  # without a directory
+    assert hpc_yolo("list", cwd=Path("/")).stdout.split() == [str(run)]  # without a directory of runs there
 
 
 def test_submitted_script_equals_output_of_dry_run_and_render(in_slurm, idle_nodes, write_spec, hpc_yolo, tmp_path):
