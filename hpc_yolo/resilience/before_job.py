@@ -7,7 +7,6 @@ queues the job that follows. Where it fails the tasks do not start, and `after_j
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Sequence
 
 from hpc_yolo.cluster.container_checks import require_container_on_node
@@ -23,7 +22,7 @@ from hpc_yolo.resilience.requeue import is_extra_start, requeue_mode
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
-from hpc_yolo.runs.failures import Failure
+from hpc_yolo.runs.failures import Failure, failure_without_traceback
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.container import Mount
 from hpc_yolo.spec.schema import ClusterSpec
@@ -57,17 +56,9 @@ def prepare_job(run: RunDirectory, cluster: ClusterSpec, process: ProcessInfo, m
 
 def failure_before_training(process: ProcessInfo, error: HpcYoloError) -> Failure:
     """Return the record of an `error` for which this process does not begin to train."""
-    return Failure(
-        time=time.time(),
-        rank=process.rank,
-        host=process.host or platform.node(),
-        job_id=process.job_id,
-        restart=process.attempt,
-        kind=type(error).__name__,
-        message=str(error),
-        traceback="",
-        exit_code=error.exit_code,
-        is_echo=False,
+    host = process.host or platform.node()
+    return failure_without_traceback(
+        error, rank=process.rank, host=host, job_id=process.job_id, restart=process.attempt
     )
 
 

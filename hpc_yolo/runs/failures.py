@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import msgspec
 
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
 
@@ -38,6 +40,24 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     def headline(self) -> str:
         """One line: the last one of the traceback, or the message without its hint."""
         return self.text.splitlines()[-1 if self.traceback else 0]
+
+
+def failure_without_traceback(
+    error: HpcYoloError, *, rank: int, host: str, job_id: str | None, restart: int, is_echo: bool = False
+) -> Failure:
+    """Return the record of an `error` now, whose message says all that a user needs; see `Failure` for the fields."""
+    return Failure(
+        time=time.time(),
+        rank=rank,
+        host=host,
+        job_id=job_id,
+        restart=restart,
+        kind=type(error).__name__,
+        message=str(error),
+        traceback="",
+        exit_code=error.exit_code,
+        is_echo=is_echo,
+    )
 
 
 def write_failure(run: RunDirectory, failure: Failure) -> None:

@@ -18,7 +18,7 @@ from hpc_yolo.core.errors import StallError
 from hpc_yolo.core.files import file_mode, make_directory
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.failures import failure_without_traceback, write_failure
 from hpc_yolo.training.watchdog.diagnosis import Diagnosis, Heartbeat, StalledRanks, describe_stalled, find_stalled
 from hpc_yolo.training.watchdog.heartbeats import HeartbeatStore, StoreUnavailable
 from hpc_yolo.training.watchdog.peers import STACKS_SIGNAL, find_peers
@@ -215,16 +215,12 @@ class Watchdog:
         location, process = self._world.ranks[diagnosis.rank], self._world.process
         hint = f"the stacks of all ranks are in {self._run.stacks}; train.stall_timeout_s is the time without progress"
         error = StallError(diagnosis.message, hint=None if diagnosis.gone else hint)
-        failure = Failure(
-            time=time.time(),
+        failure = failure_without_traceback(
+            error,
             rank=location.rank,
             host=location.host,
             job_id=process.job_id,
             restart=process.attempt,
-            kind=type(error).__name__,
-            message=str(error),
-            traceback="",
-            exit_code=error.exit_code,
             is_echo=bool(diagnosis.gone),  # the cause is in the process that died
         )
         print_error(f"{failure.text}\n")
