@@ -21,11 +21,11 @@ from pathlib import Path
 import pytest
 import slurm_cluster as rig
 from slurm_daemons import children_by_parent
-from spec_runs import events_of, hpc_yolo, shapes, write_spec
+from spec_runs import events_of, hpc_yolo, shapes, start, write_spec
 
 from hpc_yolo.runs.directory import RunDirectory
 
-__all__ = ["events_of", "hpc_yolo", "shapes", "write_spec"]  # fixtures of all tests
+__all__ = ["events_of", "hpc_yolo", "shapes", "start", "write_spec"]  # fixtures of all tests
 
 GRACE_S = 30.0  # only a leak waits for so long
 CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm", "slurm_with"}

@@ -51,19 +51,17 @@ def ciou_cxcywh(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Source: Zheng et al., Distance-IoU Loss, AAAI 2020.
     """
-    x1, y1, w1, h1 = predicted.unbind(-1)
-    x2, y2, w2, h2 = target.unbind(-1)
-    left1, right1, top1, bottom1 = x1 - w1 / 2, x1 + w1 / 2, y1 - h1 / 2, y1 + h1 / 2
-    left2, right2, top2, bottom2 = x2 - w2 / 2, x2 + w2 / 2, y2 - h2 / 2, y2 + h2 / 2
-    overlap_w = (torch.min(right1, right2) - torch.max(left1, left2)).clamp(min=0)
-    overlap_h = (torch.min(bottom1, bottom2) - torch.max(top1, top2)).clamp(min=0)
+    centres1, sizes1, centres2, sizes2 = predicted[..., :2], predicted[..., 2:], target[..., :2], target[..., 2:]
+    first1, last1 = centres1 - sizes1 / 2, centres1 + sizes1 / 2
+    first2, last2 = centres2 - sizes2 / 2, centres2 + sizes2 / 2
+    (w1, h1), (w2, h2) = sizes1.unbind(-1), sizes2.unbind(-1)
+    overlap_w, overlap_h = (torch.min(last1, last2) - torch.max(first1, first2)).clamp(min=0).unbind(-1)
     intersection = overlap_w * overlap_h
     iou = intersection / (w1 * h1 + w2 * h2 - intersection + EPSILON)
-    enclosing_w = torch.max(right1, right2) - torch.min(left1, left2)
-    enclosing_h = torch.max(bottom1, bottom2) - torch.min(top1, top2)
-    diagonal_squared = enclosing_w**2 + enclosing_h**2 + EPSILON
-    distance_squared = (x2 - x1) ** 2 + (y2 - y1) ** 2
+    enclosing_w, enclosing_h = ((torch.max(last1, last2) - torch.min(first1, first2)) ** 2).unbind(-1)
+    distance_x, distance_y = ((centres2 - centres1) ** 2).unbind(-1)
+    distance = (distance_x + distance_y) / (enclosing_w + enclosing_h + EPSILON)
     aspect = (4 / math.pi**2) * (torch.atan(w2 / h2) - torch.atan(w1 / h1)) ** 2
     with torch.no_grad():
         weight = aspect / (aspect - iou + (1 + EPSILON))
-    return iou - (distance_squared / diagonal_squared + aspect * weight)
+    return iou - (distance + aspect * weight)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,5 +49,4 @@ def decay_at(updates: int) -> float:
 
 
 def _floating_tensors(model: nn.Module) -> list[torch.Tensor]:
-    state = cast(dict[str, torch.Tensor], model.state_dict())
-    return [tensor for tensor in state.values() if tensor.is_floating_point()]
+    return [tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point()]

@@ -21,25 +21,6 @@ ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start commands in their own process groups, as a terminal does, and kill them after the test."""
-    started = []
-
-    def run(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, start_new_session=True)
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 def test_one_rank_and_two_ranks_have_equal_losses(write_spec, hpc_yolo, events_of):
     """In double precision, since an untrained model doubles rounding errors at every step."""
     train = {"epochs": 2, "batch": 4, "sync_bn": True, "precision": "fp64", "val_every": 2}

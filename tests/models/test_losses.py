@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_yolo.models.boxes import ciou_cxcywh
-from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
+from hpc_yolo.models.losses.yolov5 import Candidates, DetectionLoss, scaled_gains
 from hpc_yolo.spec.recipe import Hyperparameters
 
 GOLDEN = golden.GOLDEN["loss_golden"]
@@ -102,7 +102,7 @@ def test_loss_items_and_gradients_equal_published_values(name):
 
 def assignments(loss, predictions, targets, index):
     """Return rows of image, anchor, y, x, class, box of the positives of one level."""
-    found = loss.candidates(predictions[index], targets, index)
+    found = Candidates(*(values[index] for values in loss.candidates(predictions, targets)))
     indices = torch.stack(torch.unravel_index(found.cells[found.mask], predictions[index].shape[:4]), dim=1)
     columns = (indices.double(), found.classes[found.mask, None].double(), found.boxes[found.mask])
     return torch.cat(columns, dim=1).tolist()
@@ -250,11 +250,11 @@ def test_masked_candidates_keep_gradient_finite():
 def test_cell_indices_beyond_float32_precision_are_exact():
     """256 images at 1280 px have 19.7 million cells on the first level; float32 counts to 16.7 million."""
     loss = loss_of(dtype=torch.float32)
-    level = torch.zeros(1).expand(256, 3, 160, 160, 8)  # takes no memory
+    levels = [torch.zeros(1).expand(256, 3, side, side, 8) for side in (160, 80, 40)]  # takes no memory
     target = torch.tensor([[255, 0, 157.6 / 160, 157.6 / 160, 0.02, 0.02]])
-    found = loss.candidates(level, target, 0)
-    own = torch.unravel_index(found.cells[:3], level.shape[:4])
-    assert found.mask[:3].all()
+    found = loss.candidates(levels, target)
+    own = torch.unravel_index(found.cells[0, :3], levels[0].shape[:4])
+    assert found.mask[0, :3].all()
     assert [indices.tolist() for indices in own] == [[255] * 3, [0, 1, 2], [157] * 3, [157] * 3]
 
 
