@@ -61,7 +61,7 @@ def compare(name: str) -> None:
         )
         trainer = make_trainer(name, train, Path(directory), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
         batch = random_batch(BATCH, IMGSZ)
-        bare = bare_step(name)
+        bare = bare_step(name, torch.rand(BATCH, 3, IMGSZ, IMGSZ))
         steps: list[tuple[float, float, float]] = []
         for _ in range(WARMUP + ROUNDS):
             steps.append((timed(lambda: whole_step(trainer, batch)), timed(bare), timed(loss_alone(trainer, batch))))
@@ -109,16 +109,28 @@ def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
     trainer.train_step(batch)
 
 
-def bare_step(name: str) -> Callable[[], None]:
-    """Return a function that runs forward and backward of the model with float images and no loss."""
-    model = build_model(name, NUM_CLASSES).train()
-    images = torch.rand(BATCH, 3, IMGSZ, IMGSZ)
+def bare_step(name: str, images: torch.Tensor, mixed: torch.dtype | None = None) -> Callable[[], None]:
+    """Return a function that runs forward and backward of the model with float images and no loss.
+
+    Args:
+        images: (n, 3, height, width), on the device and in the memory format to compute in.
+        mixed: type of mixed precision; None for none.
+    """
+    model = build_model(name, NUM_CLASSES).train().to(memory_format=memory_format_of(images)).to(images.device)
 
     def step() -> None:
-        sum(level.mean() for level in model(images)).backward()
+        with torch.autocast(images.device.type, mixed, enabled=mixed is not None):
+            levels = model(images)
+        sum(level.float().mean() for level in levels).backward()
         model.zero_grad()
 
     return step
+
+
+def memory_format_of(images: torch.Tensor) -> torch.memory_format:
+    """Return the memory format of `images`."""
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:

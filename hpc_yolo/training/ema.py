@@ -19,19 +19,20 @@ RAMP_UPDATES = 2000
 class ModelEma:
     """A copy of `model` with averaged weights: update u is v <- d v + (1 - d) m with d = 0.9999 (1 - exp(-u / 2000)).
 
-    All floating-point tensors are averaged, including batch-norm statistics; counters are not.
+    All floating-point tensors are averaged, including batch-norm statistics; counters are not. The tensors of `model`
+    are listed once: it must change them in place.
     """
 
     def __init__(self, model: nn.Module, updates: int = 0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.updates = updates
-        self._averages = _floating_tensors(self.model)
+        self._averages, self._averaged = _floating_tensors(self.model), _floating_tensors(model)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Update the averages from `model`, in one fused operation over all tensors."""
+    def update(self) -> None:
+        """Update the averages, in one fused operation over all tensors."""
         self.updates += 1
-        torch._foreach_lerp_(self._averages, _floating_tensors(model), 1.0 - decay_at(self.updates))
+        torch._foreach_lerp_(self._averages, self._averaged, 1.0 - decay_at(self.updates))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages under the model's own names, and the number of updates."""

@@ -28,15 +28,15 @@ class Updater:
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
-        self.grad_norm = torch.zeros((), device=next(model.parameters()).device)
         self.last_step = -1
-        self._model = model
+        self._parameters = list(model.parameters())
+        self.grad_norm = torch.zeros((), device=self._parameters[0].device)
         self._ema = ema
 
     def clip(self) -> torch.Tensor:
         """Clip the norm of the gradients and return the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        self.grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
+        self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, MAX_GRAD_NORM)
         return self.grad_norm
 
     def update(self, step: int) -> None:
@@ -44,7 +44,7 @@ class Updater:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self._ema.update(self._model)
+        self._ema.update()
         self.last_step = step
 
     def state_dict(self) -> dict[str, Any]:

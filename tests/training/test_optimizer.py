@@ -6,6 +6,7 @@ from golden import GOLDEN
 from torch import nn
 
 from hpc_yolo.models import build_model
+from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.training.ema import ModelEma, decay_at
 from hpc_yolo.training.optimizer import Schedule, apply_settings, build_optimizer, parameter_groups
@@ -75,11 +76,26 @@ def test_ema_updates_weights_and_statistics_but_not_counters():
     with torch.no_grad():
         for value in model.state_dict().values():
             value += 1
-    ema.update(model)
+    ema.update()
     decay = decay_at(1)
     for key, value in ema.model.state_dict().items():
         moved = (1 - decay) if value.is_floating_point() else 0
         assert torch.allclose(value, before[key] + moved), key
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ema_follows_a_model_whose_layers_were_replaced_for_many_ranks(device):
+    """The average lists the tensors once, before the model is converted; no GPU is needed for the conversion."""
+    model = small_model()
+    ema = ModelEma(model)
+    converted = convert_sync_batchnorm(model, torch.device(device))
+    with torch.no_grad():
+        converted[1].running_mean += 1
+        converted[1].weight += 1
+    ema.update()
+    moved = 1 - decay_at(1)
+    assert torch.allclose(ema.model[1].running_mean, torch.full((4,), moved))
+    assert torch.allclose(ema.model[1].weight, torch.full((4,), 1 + moved))
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5m", "yolov5n6"])
