@@ -14,7 +14,7 @@ from hpc_yolo.spec.section import Section
 SectionType = TypeVar("SectionType", bound=Section)
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-PLURALS = {str: "texts", int: "whole numbers", float: "numbers", list[str]: "lists of texts"}
+PLURALS = {str: "texts", int: "whole numbers", float: "numbers", int | float | bool | str: "values"}
 LIMITS = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "under {}", "multiple_of": "multiple of {}"}
 
 
@@ -117,6 +117,11 @@ def _describe_one(kind: Any) -> str:
 def _plural(kind: Any) -> str:
     if get_origin(unwrapped(kind)) is Literal:
         return f"{' and '.join(map(str, get_args(unwrapped(kind))))}"
+    if (section := section_type(kind)) is not None:
+        others = [each for each in alternatives_of(kind) if section_type(each) is None]
+        return " or ".join([f"sections with {', '.join(field_types(section))}", *map(_plural, others)])
+    if get_origin(unwrapped(kind)) is list:
+        return f"lists of {_plural(get_args(unwrapped(kind))[0])}"
     return PLURALS.get(unwrapped(kind), "texts, lists of texts, true or null")
 
 
