@@ -8,6 +8,7 @@ import msgspec
 
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
+from hpc_yolo.cluster.pending_reasons import reason_text
 from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.monitor.alerts import problems_of, stage_problems
@@ -234,4 +235,5 @@ def with_job_time(facts: RunFacts, cached: CachedJobState | None, now: float) ->
 
 def _waiting_text(job: JobState) -> str:
     """Return why the job waits, and until when by Slurm's own estimate."""
-    return ", ".join(filter(None, (job.reason, job.start and f"starts about {job.start.replace('T', ' ')}")))
+    reason = reason_text(job.reason)
+    return ", ".join(filter(None, (reason, job.start and f"starts about {job.start.replace('T', ' ')}")))

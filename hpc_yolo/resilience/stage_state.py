@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hpc_yolo.cluster.local_process import machine_id, process_start
+from hpc_yolo.cluster.pending_reasons import reason_text
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import DONE, FAILED, NOT_RUN, RUNNING, StageRecord
@@ -137,7 +138,7 @@ def _of_job(status: StageStatus, stage: Stage, submission: Submission | None, fa
     if submission is not None:
         job = facts.jobs.get(submission.address)
         if job is None or job.is_alive:
-            reason = "" if job is None or not job.reason else f": {job.reason}"
+            reason = "" if job is None or not job.reason else f": {reason_text(job.reason)}"
             return msgspec.structs.replace(status, detail=f"queued as job {submission.job_id}{reason}")
         detail = f"job {submission.job_id} ended before it: {job.state}"
         return msgspec.structs.replace(status, state=LOST, detail=detail)

@@ -118,7 +118,7 @@ def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
     ("events", "reply", "state", "detail"),
     [
         ([], None, "queued", "Slurm has not reported it yet"),
-        ([], reply_of("PENDING", 15, "Priority"), "queued", "Priority"),
+        ([], reply_of("PENDING", 15, "Priority"), "queued", "Priority: jobs with a higher priority are first"),
         ([], reply_of("RUNNING", 15), "running", ""),
         ([], reply_of("FAILED", 15), "failed", "Slurm reports FAILED"),
         ([], reply_of("CANCELLED", 15), "cancelled", "before it started"),
@@ -130,7 +130,12 @@ def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
         ([START, LEFT | {"signal": 0}], reply_of("RUNNING", 30), "saving", "after its last step"),
         ([START, LEFT | {"signal": 99}], None, "saving", "signal 99"),
         ([START, LEFT, START | {"attempt": 2}], None, "running", ""),
-        ([START, END], reply_of("PENDING", 30, "BeginTime"), "requeued", "BeginTime"),
+        (
+            [START, END],
+            reply_of("PENDING", 30, "BeginTime"),
+            "requeued",
+            "BeginTime: its earliest start is not reached: after a requeue Slurm waits before it starts a job again",
+        ),
         ([START, END], None, "requeued", "SIGTERM"),
         ([START, END | {"requeued": False}], None, "stopped", "SIGTERM"),
         ([START, END | {"outcome": "finished"}], reply_of("COMPLETED", 30), "done", ""),

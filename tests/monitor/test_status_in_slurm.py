@@ -56,7 +56,7 @@ def test_screens_share_one_query_and_runs_are_cancelled_and_requeued_by_name(in_
     answers = [json.loads(screen.communicate()[0]) for screen in screens]
     assert calls.read_text() == "x"
     for facts in answers:
-        assert [(run["name"], run["state"], run["detail"].partition(", starts about ")[0]) for run in facts] == [
+        assert [(run["name"], run["state"], run["detail"].partition(":")[0]) for run in facts] == [
             ("runs", "running", ""),
             ("waits", "queued", "BeginTime"),
         ]
