@@ -14,6 +14,7 @@ from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.spec import validate
 from hpc_yolo.spec.container import ContainerSpec, image_form
 from hpc_yolo.spec.convert import SectionReader, is_null
+from hpc_yolo.spec.credential_rules import refuse_credentials
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
 from hpc_yolo.spec.paths import has_variables, with_expanded_paths
@@ -127,7 +128,9 @@ def _check(
     unreadable = bool(reader.problems) and tree is None
     for override in overrides:
         tree = _with_override(tree, override, reader.problems)
+    written = path if reads_files else None
     if unreadable:
+        refuse_credentials(None, written, reader.problems)
         return LoadedSpec(Spec(name="", model="", data=""), {}, None), reader.problems
     values = SiteValues(tree, None, {}) if sites is None else with_site_values(tree, sites, reader.problems)
     tree = values.tree
@@ -140,6 +143,7 @@ def _check(
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):
             location = _location_of(finding.field, tree, reader, root)
             reader.problems.append(Problem(location, finding.field, finding.message, finding.allowed))
+    refuse_credentials(tree, written, reader.problems)
     return LoadedSpec(_with_absolute_paths(spec, directory), value_origins(values), values.site), reader.problems
 
 
