@@ -82,7 +82,11 @@ setup(
         "tensorboard": [
             "tensorboard>=2.14",  # event files for train.tensorboard
         ],
+        "sweep": [
+            "optuna>=4.0",  # proposes the values of trials, sweep.search.method: tpe
+        ],
         "test": [
+            "optuna>=4.0",
             "tensorboard>=2.14",
             "onnx>=1.15",
             "onnxruntime>=1.17",

@@ -15,7 +15,7 @@ LEVELS = [
     {"core"},
     {"spec", "runs"},
     {"cluster"},
-    {"resilience", "distributed", "data", "models"},
+    {"resilience", "distributed", "data", "models", "sweeps"},
     {"evaluation", "checkpoint", "doctor"},
     {"weights", "plots"},
     {"training", "inference"},
@@ -24,8 +24,20 @@ LEVELS = [
     {"cli"},
 ]
 LEVEL_OF = {package: number for number, level in enumerate(LEVELS) for package in level}
-WITHOUT_TORCH = {"core", "spec", "runs", "cluster", "resilience", "launch", "monitor", "doctor", "report", "cli"}
-HEAVY = {"torch", "torchvision", "cv2", "submitit", "numpy", "safetensors"}
+WITHOUT_TORCH = {
+    "core",
+    "spec",
+    "runs",
+    "cluster",
+    "resilience",
+    "sweeps",
+    "launch",
+    "monitor",
+    "doctor",
+    "report",
+    "cli",
+}
+HEAVY = {"torch", "torchvision", "cv2", "submitit", "numpy", "safetensors", "optuna"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # `launch` imports it when it hands a job over, and needs submitit then.
 IMPORTED_WHEN_NEEDED = {PACKAGE / "launch" / "script_executor.py"}
