@@ -16,10 +16,12 @@ from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.launch.run_stages import run_job_stages
 from hpc_yolo.launch.stages import cancel_undue_stages, queue_missing_stages
+from hpc_yolo.launch.trial import started_trial
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.resilience.run_over import end_in_job
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
 
@@ -49,7 +51,7 @@ def after_job(
     """
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and spec_path.is_dir():
-        cancel_evaluation(RunDirectory(spec_path.absolute()))
+        cancel_evaluation(run_in_job(spec_path, current_environment()))
     is_first_success = exit_code == 0 and process.attempt == 1 and setup_record is None
     try:
         run, spec = run_and_spec(spec_path, read_overrides(assignments, shortcuts))
@@ -106,7 +108,7 @@ def run_and_spec(path: Path, overrides: list[Override]) -> tuple[RunDirectory, S
         HpcYoloError: the spec cannot be read.
     """
     if path.is_dir():
-        run = RunDirectory(path.absolute())
+        run = started_trial(path)
         return run, submitted_spec(run)
     if (existing := run_of(path, overrides)) is not None:
         return existing, submitted_spec(existing)

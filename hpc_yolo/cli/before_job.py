@@ -11,7 +11,7 @@ from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.launch.container_job import container_mounts
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.resilience.before_job import prepare_job
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.sweep import run_in_job
 
 
 @click.command(hidden=True)
@@ -22,6 +22,6 @@ def before_job(run_path: Path) -> None:
     Check image, mounts and runtime on this node; record the end of an earlier attempt; in chain mode queue the next
     job. Where the exit code is not 0 the tasks must not start.
     """
-    run = RunDirectory(run_path.absolute())
+    run = run_in_job(run_path, current_environment())
     spec, process = submitted_spec(run), ProcessInfo.alone(current_environment())
     sys.exit(prepare_job(run, spec.cluster, process, container_mounts(spec, run)))

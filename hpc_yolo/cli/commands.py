@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "logs": Listed("logs", "logs", "Print the output of a run's ranks."),
         "report": Listed("report", "report", "Write one HTML file about runs."),
         "list": Listed("list_runs", "list_runs", "Print the directories of your runs."),
+        "sweep": Listed("sweep", "sweep", "Show and cancel the trials of a sweep."),
         "cancel": Listed("runs", "cancel", "Cancel the jobs of runs; they save first."),
         "requeue": Listed("runs", "requeue", "Requeue the jobs of runs; they save first."),
         "resume": Listed("resume", "resume", "Submit runs again that have ended."),
@@ -53,6 +54,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
 }
 # For batch scripts, not for users.
 UNLISTED = {
+    "start-trial": Listed("start_trial", "start_trial", "The first command of a batch script of a sweep."),
     "before-job": Listed("before_job", "before_job", "The first command of a batch script with a container."),
     "after-job": Listed("after_job", "after_job", "The last command of a batch script."),
     "queue-evaluations": Listed("evaluations", "queue", "Queue jobs that evaluate models, beside the tasks."),

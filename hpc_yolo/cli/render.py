@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
-from hpc_yolo.cli.submit import fetch_with_progress, origin_table
+from hpc_yolo.cli.submission import origin_table
+from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.data.run_inputs import are_kept, dataset_yaml

@@ -7,7 +7,8 @@ import click
 from hpc_yolo.cli.options import read_overrides
 from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.cli.stages import submit_alone
-from hpc_yolo.cli.submit import carry_out, print_warnings
+from hpc_yolo.cli.submission import print_warnings
+from hpc_yolo.cli.submit import carry_out
 from hpc_yolo.launch.plan import make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import submitted_spec

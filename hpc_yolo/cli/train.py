@@ -12,7 +12,7 @@ from hpc_yolo.cli.submit import carry_out, fetch_with_progress
 from hpc_yolo.cli.yolov5_flags import guide_options, read_flags
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError, SpecError
-from hpc_yolo.launch.plan import make_plan
+from hpc_yolo.launch.plan import make_plan, require_no_sweep
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of, submitted_spec
 from hpc_yolo.launch.run_names import require_filled_name
@@ -20,6 +20,7 @@ from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
 from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.start import require_submitted_version, start_task
@@ -69,6 +70,7 @@ def train(
         return
     spec = with_located_weights(_read_spec(spec_path, overrides, resume, process, exist_ok=exist_ok))
     require_filled_name(spec)
+    require_no_sweep(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     if is_continuation(run, process):
         _train_prepared_run(run.path, [], process)
@@ -91,7 +93,7 @@ def _read_spec(
 
 def _train_prepared_run(path: Path, overrides: list[Override], process: ProcessInfo) -> None:
     """Run as a task of the run that `submit` has prepared in directory `path`."""
-    run = RunDirectory(path.absolute())
+    run = run_in_job(path, current_environment())
     if not run.exists:
         raise RunError(f"{path} is not a run directory", hint="name a spec; hpc-yolo submit SPEC creates the directory")
     if overrides:

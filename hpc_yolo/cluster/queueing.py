@@ -95,6 +95,12 @@ def adopt_lost_jobs(run: RunDirectory) -> dict[str, Submission]:
     return adopted
 
 
+def unconfirmed(run: RunDirectory) -> list[Submission]:
+    """Return the records of jobs of `run` whose ids sbatch has not reported, the newest first."""
+    records = sorted(run.jobs.glob(f"{TOKEN_PREFIX}*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [planned for record in records if (planned := read_struct(record, Submission)) is not None]
+
+
 def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -> Submission:
     """Record `planned` as job `job_id`."""
     submission = msgspec.structs.replace(planned, job_id=job_id + planned.job_id)

@@ -37,6 +37,7 @@ def script(
     container: ContainerCommand | None = None,
     before: str | None = None,
     beside: str | None = None,
+    array: str | None = None,
 ) -> str:
     """Return the whole script: options, setup lines, environment, one srun with one task per GPU, and the last command.
 
@@ -51,11 +52,12 @@ def script(
         container: of the tasks; `task` then begins with its Python.
         before: command that runs before the tasks, as shell text; where it fails they do not start.
         beside: command that runs on the first node while the tasks run, as shell text.
+        array: tasks of an array of jobs, as sbatch takes them.
     """
     first = [*([f"{beside} &"] if beside else []), *([f"{before} &&"] if before else [])]
     tasks = " ".join([*srun_command(cluster, container), task])
     return batch_script(
-        sbatch_options(name, cluster, log, save_times),
+        {**sbatch_options(name, cluster, log, save_times), **({} if array is None else {"array": array})},
         cluster,
         [*first, tasks, f"{afterwards} --exit-code $?"],
         setup_record=setup_record,

@@ -18,6 +18,7 @@ from hpc_yolo.core.errors import ClusterError
 Default = TypeVar("Default", int, None)
 
 QUERY_TIMEOUT_S = 2.0
+DEFAULT_ARRAY_SIZE = 1001
 DEFAULT_CRED_EXPIRE_S = 120
 DEFAULT_MAX_REQUEUES = 5
 CHAIN_WAIT_S = 10  # measured time until a successor starts on free nodes
@@ -42,6 +43,7 @@ class SiteSettings:
         submit_plugins: plugins of the site that may change a job at submission; may be empty.
         max_requeues: failed launches after which Slurm holds a job.
         enforces_limits: sbatch refuses a job over a limit of its partitions; otherwise such a job waits.
+        max_array_size: tasks of an array of jobs, at most.
     """
 
     version: str
@@ -59,6 +61,7 @@ class SiteSettings:
     submit_plugins: str
     max_requeues: int
     enforces_limits: bool = False
+    max_array_size: int = DEFAULT_ARRAY_SIZE
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def parse_site_settings(text: str) -> SiteSettings:
         submit_plugins="" if (plugins := config.get("JobSubmitPlugins", "")) == "(null)" else plugins,
         max_requeues=_max_requeues(config),
         enforces_limits=config.get("EnforcePartLimits", "NO").upper() != "NO",
+        max_array_size=_whole(config.get("MaxArraySize", ""), DEFAULT_ARRAY_SIZE) or DEFAULT_ARRAY_SIZE,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hpc_yolo.cluster.container_checks import require_no_container
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import RequeueChoice
-from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError, RunError, SpecError
 from hpc_yolo.core.units import counted
 from hpc_yolo.core.variables import variables_in
 from hpc_yolo.launch.container_job import container_decisions, task_command, with_runtime
@@ -24,10 +25,37 @@ from hpc_yolo.launch.node_data import names_file_of_nodes
 from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
+from hpc_yolo.runs.sweep import TASK_DIGITS, SweepDirectory
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
 
 LAST_CHECKPOINT = "continues from its last checkpoint"
+
+
+@dataclass(frozen=True)
+class ArrayTasks:
+    """The trials of a sweep that one array of jobs runs.
+
+    Attributes:
+        numbers: of its tasks, in ascending order.
+        limit: how many run at once; None for no limit.
+    """
+
+    sweep: SweepDirectory
+    number: int
+    numbers: tuple[int, ...]
+    limit: int | None = None
+
+    @property
+    def option(self) -> str:
+        """The tasks as sbatch takes them, such as 0-99%8."""
+        limit = "" if self.limit is None else f"%{self.limit}"
+        return ",".join(_spans(self.numbers)) + limit
+
+    @property
+    def log(self) -> str:
+        """File for the output of each job: %a is the number of a task, %A that of the array."""
+        return f"{str(self.sweep.path).replace('%', '%%')}/{self.number}-%{TASK_DIGITS}a/jobs/%A_%a.log"
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,8 @@ class Plan:
         ignored_variables: those that the spec overrides.
         requeue: how a Slurm job continues after an interruption; None where Slurm was not queried.
         has_data_on_nodes: the dataset YAML exists on the nodes only.
+        array: trials of a sweep, of which each task of the job's array runs one; `run` is the directory of the array.
+        max_array_size: tasks of an array, at most.
     """
 
     spec: Spec
@@ -60,6 +90,8 @@ class Plan:
     ignored_variables: Mapping[str, str] = field(default_factory=dict)
     requeue: RequeueChoice | None = None
     has_data_on_nodes: bool = False
+    array: ArrayTasks | None = None
+    max_array_size: int = site.DEFAULT_ARRAY_SIZE
 
     @property
     def uses_slurm(self) -> bool:
@@ -77,11 +109,13 @@ class Plan:
         if not self.uses_slurm:
             return None
         # Tasks read everything else from the run directory, so that it does not depend on the job id.
-        task = ["-u", "-m", "hpc_yolo", "train", str(self.run.path)]
-        before_job = ["-m", "hpc_yolo", "before-job", str(self.run.path)]
-        after_job = ["-m", "hpc_yolo", "after-job", str(self.run.path)]
-        queue = ["-m", "hpc_yolo", "queue-evaluations", str(self.run.path)]
-        command, container = task_command(self.spec, self.run, self.python, task)
+        path = str(self.run.path)
+        task = ["-u", "-m", "hpc_yolo", "train", path]
+        after_job = ["-m", "hpc_yolo", "after-job", path]
+        queue = ["-m", "hpc_yolo", "queue-evaluations", path]
+        writable = self.run if self.array is None else RunDirectory(self.array.sweep.path)
+        command, container = task_command(self.spec, writable, self.python, task)
+        before = [*(["start-trial"] if self.array else []), *([] if container is None else ["before-job"])]
         # A bare name is resolved in the PATH that setup defines, which is not known after a failed setup.
         sure_python = self.python if "/" in self.python else sys.executable
         return sbatch.script(
@@ -89,13 +123,14 @@ class Plan:
             self.spec.cluster,
             command,
             shlex.join([self.python, *after_job]),
-            log=f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
+            log=self.array.log if self.array else f"{str(self.run.jobs).replace('%', '%%')}/%j.log",
             save_times=self.save_times,
             setup_record=self.run.setup_record,
             after_failed_setup=shlex.join([sure_python, *after_job]),
             container=container,
-            before=None if container is None else shlex.join([self.python, *before_job]),
+            before=" && ".join(shlex.join([self.python, "-m", "hpc_yolo", name, path]) for name in before) or None,
             beside=shlex.join([self.python, *queue]) if self.spec.validate == "aside" else None,
+            array=self.array.option if self.array else None,
         )
 
     @property
@@ -179,8 +214,18 @@ class Plan:
         return [("interrupted", f"{choice.mode}{after}: {choice.why}{options}")]
 
 
-def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
+def _spans(numbers: Sequence[int]) -> Iterator[str]:
+    """Yield runs of consecutive `numbers` as 0-99, or 7."""
+    for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        span = [number for _, number in group]
+        yield str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}"
+
+
+def make_plan(spec: Spec, environ: Mapping[str, str] | None = None, run: RunDirectory | None = None) -> Plan:
     """Return the plan of a submission of `spec` from this machine.
+
+    Args:
+        run: the run directory, where that does not follow from the spec.
 
     Raises:
         ClusterError: a GPU of train.device does not exist, or tasks on this machine would need a container.
@@ -189,7 +234,7 @@ def make_plan(spec: Spec, environ: Mapping[str, str] | None = None) -> Plan:
     """
     executor, why = choose_executor(spec.cluster.executor)
     environ = current_environment() if environ is None else environ
-    run = planned_run(spec)
+    run = planned_run(spec) if run is None else run
     if executor == "slurm":
         return slurm_plan(spec, run, why, environ)
     require_no_container(spec.cluster)
@@ -218,12 +263,26 @@ def planned_run(spec: Spec) -> RunDirectory:
     """Return the run directory of `spec`.
 
     Raises:
-        RunError: it belongs to another user, or to a run with different training settings.
+        RunError: it belongs to another user, to a sweep, or to a run with different training settings.
+        SpecError: the spec has a sweep.
     """
+    require_no_sweep(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     run.require_own()
+    if SweepDirectory(run.path).exists:
+        raise RunError(f"{run.path} is the directory of a sweep", hint="choose another name with --set name=NAME")
     require_same_training(run, spec)
     return run
+
+
+def require_no_sweep(spec: Spec) -> None:
+    """Check that `spec` describes one run.
+
+    Raises:
+        SpecError: it has a sweep.
+    """
+    if spec.sweep is not None:
+        raise SpecError("sweep: this command is for one run", hint="hpc-yolo submit SPEC starts the trials of a sweep")
 
 
 def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, str]) -> Plan:
@@ -269,7 +328,8 @@ def plan_at_site(plan: Plan) -> Plan:
     choice = site.choose_requeue(wanted, settings)
     if wanted == "auto" and choice.mode == "chain" and plan.spec.cluster.sbatch.get("hold"):
         choice = site.choose_requeue("requeue", settings)  # the successors in a chain would stay held
-    return replace(plan, requeue=choice)
+    size = site.DEFAULT_ARRAY_SIZE if settings is None else settings.max_array_size
+    return replace(plan, requeue=choice, max_array_size=size)
 
 
 def choose_executor(wanted: str) -> tuple[str, str]:

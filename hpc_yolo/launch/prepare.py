@@ -23,6 +23,7 @@ from hpc_yolo.resilience.requeue import slurm_job_id
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.journal import require_format
+from hpc_yolo.runs.sweep import sweep_of
 from hpc_yolo.spec.fingerprint import learned_fields
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_resolved_spec
 from hpc_yolo.spec.paths import has_variables
@@ -32,7 +33,7 @@ MAX_CHANGES = 5  # in a message
 
 
 def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> None:
-    """Create the run directory of `spec`, with its inputs and origin, and add it to the index of runs.
+    """Create the run directory of `spec`, with its inputs and origin, and add a run to the index.
 
     Args:
         spec: one that `require_same_training` has accepted.
@@ -55,7 +56,8 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
             f"{run.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"
         ) from error
     store_inputs(run, inputs)
-    add_to_index(state_directory(current_environment()), run)
+    if sweep_of(run) is None:  # a trial is listed with its sweep
+        add_to_index(state_directory(current_environment()), run)
 
 
 def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | None:

@@ -55,7 +55,17 @@ def submit(plan: Plan) -> Submission:
     if plan.script is None:
         require_import()
     prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes)
-    planned = Submission(
+    if plan.script is None:
+        return _start_local(plan)
+    earlier = stage_jobs(plan.run)
+    submission = queue(plan)
+    _queue_stages(plan, submission, earlier)
+    return submission
+
+
+def _planned(plan: Plan) -> Submission:
+    """Return the record of the job of `plan` before it has an id."""
+    return Submission(
         time=time.time(),
         executor=plan.executor,
         job_id="",
@@ -67,26 +77,26 @@ def submit(plan: Plan) -> Submission:
         requeue="" if plan.requeue is None else plan.requeue.mode,
         cluster=plan.spec.cluster.slurm_cluster if plan.uses_slurm else None,
     )
-    if plan.script is None:
-        return _start_local(plan, planned)
-    write_atomic(plan.run.script, plan.script)
-    earlier = stage_jobs(plan.run)
-    submission = _queue(plan, planned)
-    _queue_stages(plan, submission, earlier)
-    return submission
 
 
-def _queue(plan: Plan, planned: Submission) -> Submission:
-    """Queue the script of `plan` through submitit and return the record of the job."""
+def queue(plan: Plan) -> Submission:
+    """Write the script of `plan`, queue it through submitit and return the record of the job.
+
+    Raises:
+        ClusterError: Slurm refuses the job; the message is Slurm's.
+        SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
+    """
     from hpc_yolo.launch.script_executor import (
         ScriptExecutor,  # submitit takes 60 ms, not needed by a dry run
     )
 
+    assert plan.script is not None
+    write_atomic(plan.run.script, plan.script)
     sbatch = slurm_command.with_sbatch_variables(plan.variables)
-    queue = functools.partial(
-        queue_script, plan.run, plan.run.script, planned, options=plan.sbatch_options, sbatch=sbatch
+    queue_job = functools.partial(
+        queue_script, plan.run, plan.run.script, _planned(plan), options=plan.sbatch_options, sbatch=sbatch
     )
-    executor = ScriptExecutor(plan.run.jobs, queue)
+    executor = ScriptExecutor(plan.run.jobs, queue_job)
     executor.update_parameters(nodes=plan.num_nodes, ntasks_per_node=plan.tasks_per_node)
     try:
         executor.submit(TrainingJob(str(plan.run.path)))
@@ -119,7 +129,7 @@ def _queue_stages(plan: Plan, submission: Submission, earlier: Sequence[Job]) ->
         raise
 
 
-def _start_local(plan: Plan, planned: Submission) -> Submission:
+def _start_local(plan: Plan) -> Submission:
     """Start the tasks of `plan` on this machine through submitit and return the record of them."""
     import submitit
 
@@ -135,7 +145,7 @@ def _start_local(plan: Plan, planned: Submission) -> Submission:
         executor._executor.parameters["visible_gpus"] = plan.local_gpus
     with job_environment(plan.spec.cluster.env), _sigint_ignored():
         job = executor.submit(TrainingJob(str(plan.run.path)))
-    submission = msgspec.structs.replace(planned, job_id=job.job_id)
+    submission = msgspec.structs.replace(_planned(plan), job_id=job.job_id)
     add_submission(plan.run, submission)
     if plan.executor == "debug" and (error := job.exception()) is not None:  # runs the job
         raise error

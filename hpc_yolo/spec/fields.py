@@ -14,7 +14,14 @@ from hpc_yolo.spec.section import Section
 SectionType = TypeVar("SectionType", bound=Section)
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-PLURALS = {str: "texts", int: "whole numbers", float: "numbers", int | float | bool | str: "values"}
+PLURALS = {
+    str: "texts",
+    int: "whole numbers",
+    float: "numbers",
+    int | float | bool | str: "values",
+    list[str]: "lists of texts",
+    dict[str, str]: "groups of names with texts",
+}
 LIMITS = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "under {}", "multiple_of": "multiple of {}"}
 
 

@@ -24,8 +24,11 @@ from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
+from hpc_yolo.spec.sweep import SweepSpec
+from hpc_yolo.spec.trials import value_at, with_values
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
 
+PATHS = ("model", "data", "weights", "train.hyp")  # fields of a trial that may be paths
 RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
 # A name in several sections is suggested in the last one.
 SECTIONS = {
@@ -144,7 +147,10 @@ def _check(
             location = _location_of(finding.field, tree, reader, root)
             reader.problems.append(Problem(location, finding.field, finding.message, finding.allowed))
     refuse_credentials(tree, written, reader.problems)
-    return LoadedSpec(_with_absolute_paths(spec, directory), value_origins(values), values.site), reader.problems
+    resolved = _with_absolute_paths(spec, directory)
+    if resolved.sweep is not None and not reader.problems:
+        resolved = msgspec.structs.replace(resolved, sweep=_with_absolute_values(resolved, resolved.sweep, directory))
+    return LoadedSpec(resolved, value_origins(values), values.site), reader.problems
 
 
 def dump_spec(spec: Spec) -> str:
@@ -259,6 +265,22 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
         train=train,
         data=_dataset_path(spec.data, directory),
         output=str(Path(spec.output).absolute()),
+    )
+
+
+def _with_absolute_values(spec: Spec, sweep: SweepSpec, directory: Path) -> SweepSpec:
+    """Return `sweep` with absolute paths as values of the fields that are paths."""
+
+    def resolved(field: str, text: str) -> str:
+        if field not in PATHS:
+            return text
+        trial, _ = with_expanded_paths(with_values(spec, {field: text}))
+        return str(value_at(_with_absolute_paths(trial, directory), field))
+
+    return msgspec.structs.replace(
+        sweep,
+        grid={field: [resolved(field, text) for text in texts] for field, texts in sweep.grid.items()},
+        variants=[{field: resolved(field, text) for field, text in variant.items()} for variant in sweep.variants],
     )
 
 

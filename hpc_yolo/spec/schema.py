@@ -14,6 +14,7 @@ from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section, split_list
 from hpc_yolo.spec.stages import Stage, StageRequest
+from hpc_yolo.spec.sweep import SweepSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,99}$"
 NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front, and patterns such as {n}"
@@ -390,9 +391,7 @@ class Spec(Section, frozen=True, kw_only=True):
         MAY_CHANGE,
         Meta(description="Stages after the training, in this order: val, predict, export, report or shell lines."),
     ] = field(default_factory=list)
-    sweep: Annotated[
-        dict[str, list[str]], Meta(description="A list for each dotted field; one run for each combination.")
-    ] = field(default_factory=dict)
+    sweep: Annotated[SweepSpec | None, MAY_CHANGE, Meta(description="Trials: runs with values of their own.")] = None
 
     @property
     def model_source(self) -> str:

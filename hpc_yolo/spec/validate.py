@@ -20,6 +20,7 @@ from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
 from hpc_yolo.spec.stage_rules import request_findings, stage_findings
+from hpc_yolo.spec.trials import sweep_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
@@ -28,7 +29,13 @@ TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number o
 
 
 def findings(spec: Spec) -> Iterator[Finding]:
-    """Yield the problems of a spec whose single values are valid."""
+    """Yield the problems of a spec whose single values are valid, and of the trials of its sweep."""
+    yield from run_findings(spec)
+    yield from sweep_findings(spec, run_findings)
+
+
+def run_findings(spec: Spec) -> Iterator[Finding]:
+    """Yield the problems of a spec as that of one run."""
     yield from _unsupported(spec)
     yield from name_findings(spec.name)
     yield from cluster_findings(spec.cluster)
@@ -62,8 +69,6 @@ def model_names() -> list[str]:
 def _unsupported(spec: Spec) -> Iterator[Finding]:
     if spec.train.cache == "disk":
         yield Finding("train.cache", "disk is not supported", "none or ram")
-    if spec.sweep:
-        yield Finding("sweep", "not supported", "one spec a run, or slurm/array.sbatch")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from waiting import PATIENCE_S
 
-from hpc_yolo.cli.submit import notice_after
+from hpc_yolo.cli.submission import notice_after
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.launch.submit import job_environment

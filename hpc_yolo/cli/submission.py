@@ -1,0 +1,88 @@
+"""What commands that submit share: the decisions of a dry run, when Slurm would start a job, notices about waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import click
+
+from hpc_yolo.cluster import scheduler, slurm_command
+from hpc_yolo.cluster.script_origins import line_origins
+from hpc_yolo.cluster.slurm_output import SchedulerProbe
+from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.launch.plan import Plan, plan_at_site
+from hpc_yolo.spec.load import LoadedSpec
+from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.site_files import NO_SITE
+
+NOTICE_S = 2.0
+ORIGIN_WIDTH = 72
+
+
+def at_site(plan: Plan, *, dry_run: bool) -> tuple[Plan, SchedulerProbe | None]:
+    """Return `plan` with what depends on Slurm's settings, and whether Slurm answers where a dry run has asked.
+
+    Raises:
+        SchedulerUnavailable: Slurm does not answer, and it is no dry run.
+    """
+    if not plan.uses_slurm:
+        return plan, None
+    run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
+    if dry_run:
+        slurm = scheduler.probe(run=run)
+        return (plan_at_site(plan) if slurm.available else plan), slurm
+    with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
+        scheduler.require_available(run=run)
+    return plan_at_site(plan), None
+
+
+def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
+    """Return the line of a dry run about the site profile; none where no profile applies."""
+    site, named = loaded.site, loaded.spec.site
+    if site is not None:
+        is_open = loaded.spec.cluster.gpu is None and loaded.spec.cluster.gpus_per_node > 0 and site.gpus
+        rows = f"; cluster.gpu is not set, there are {', '.join(site.gpus)}" if is_open else ""
+        return [("site", f"{site.name}: {site.why}, {site.path}{rows}")]
+    return [] if named in (None, NO_SITE) else [("site", f"{named}: not used, as this is no Slurm job")]
+
+
+def origin_table(script: str, cluster: ClusterSpec, loaded: LoadedSpec) -> str:
+    """Return the origin of each line of `script`: a line of the spec or of the site profile, an option, a default."""
+    rows = line_origins(script, cluster, loaded.origins)
+    width = min(max(len(line) for line, _ in rows), ORIGIN_WIDTH)
+    shown = (line if len(line) <= width else f"{line[: width - 1]}…" for line, _ in rows)
+    return "\n".join(f"{line:{width}}  <- {origin}" for line, (_, origin) in zip(shown, rows, strict=True))
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print `warnings` to standard error, a line each."""
+    for warning in warnings:
+        click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
+
+
+def start_of(plan: Plan) -> tuple[str, bool]:
+    """Return (when Slurm would start the job of `plan`, whether Slurm would refuse it). Nothing is queued."""
+    assert plan.script is not None
+    try:
+        sbatch = slurm_command.with_sbatch_variables(plan.variables)
+        estimate = scheduler.estimate_start(plan.script, plan.sbatch_options, run=sbatch)
+    except SchedulerUnavailable as error:
+        return f"not known: {error.message}", False
+    except ClusterError as error:
+        return f"Slurm refuses the job: {error.message}", True
+    nodes = f" on {estimate.nodes}" if estimate.nodes else ""
+    return f"at {estimate.start or 'an unknown time'}{nodes}, as estimated by Slurm", False
+
+
+@contextlib.contextmanager
+def notice_after(seconds: float, message: str) -> Iterator[None]:
+    """Print `message` to standard error if the block takes longer than `seconds`."""
+    timer = threading.Timer(seconds, click.echo, args=[message], kwargs={"err": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()

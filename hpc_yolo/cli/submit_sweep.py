@@ -1,0 +1,119 @@
+"""The part of `hpc-yolo submit` that submits a sweep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import click
+import msgspec
+
+from hpc_yolo.cli.submission import (
+    NOTICE_S,
+    at_site,
+    notice_after,
+    origin_table,
+    print_warnings,
+    site_decision,
+    start_of,
+)
+from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.units import counted
+from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.run_names import require_filled_name
+from hpc_yolo.launch.sweep import SweepPlan, plan_sweep, submit_sweep, with_new_trials
+from hpc_yolo.launch.sweep_here import run_trials_here
+from hpc_yolo.launch.weights import with_located_weights
+from hpc_yolo.runs.sweep import TrialRecord
+from hpc_yolo.spec.load import LoadedSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.trials import shown, with_values
+
+FILES = ("model", "data", "weights")
+SHOWN_TRIALS = 10
+
+
+def submit_trials(loaded: LoadedSpec, *, dry_run: bool, wait: bool, parallel: int) -> None:
+    """Submit the sweep of `loaded`: as arrays of Slurm jobs, or trial after trial on this machine.
+
+    Args:
+        wait: follow local trials silently; jobs are not waited for.
+        parallel: trials that run at once on this machine.
+    """
+    spec = with_located_weights(loaded.spec)
+    require_filled_name(spec)
+    plan = plan_sweep(spec)
+    job, slurm = at_site(plan.job, dry_run=dry_run)
+    plan = with_new_trials(replace(plan, job=job))
+    answers = slurm is None or slurm.available
+    warnings = check_trials(plan, slurm_answers=answers)
+    for what, decision in [*site_decision(loaded), *plan.decisions(), *job_decisions(plan)]:
+        click.echo(f"{what:14} {decision}")
+    print_warnings(warnings)
+    if not plan.to_start:
+        click.echo(f"nothing to start; hpc-yolo sweep table {plan.sweep.path}")
+    elif dry_run:
+        show_dry_run(plan, loaded, slurm_answers=answers)
+    elif plan.job.uses_slurm:
+        queue_trials(plan)
+    else:
+        sys.exit(run_trials_here(plan, parallel=parallel, is_silent=wait, say=click.echo))
+
+
+def check_trials(plan: SweepPlan, *, slurm_answers: bool) -> list[str]:
+    """Check the job of the trials and, once for each combination, the files that they name; return warnings."""
+    place, warnings = plan.sweep.array(0), list[str]()
+    for index, spec in enumerate(specs_with_other_files(plan)):
+        is_first = index == 0 and plan.job.uses_slurm
+        warnings += preflight(spec, place, for_slurm=is_first, slurm_answers=slurm_answers)
+    return list(dict.fromkeys(warnings))
+
+
+def specs_with_other_files(plan: SweepPlan) -> Iterator[Spec]:
+    """Yield the spec of one trial for each combination of files; of the sweep itself where nothing starts."""
+    base = msgspec.structs.replace(plan.job.spec, sweep=None, output=str(plan.sweep.path))
+    seen = set()
+    for values in [trial.values for trial in plan.to_start] or [{}]:
+        spec = with_values(base, values)
+        if (files := tuple(getattr(spec, field) for field in FILES)) not in seen:
+            seen.add(files)
+            yield spec
+
+
+def job_decisions(plan: SweepPlan) -> list[tuple[str, str]]:
+    """Return the lines of a dry run about the job of one trial."""
+    return [(what, decision) for what, decision in plan.job.decisions() if what != "run directory"]
+
+
+def show_dry_run(plan: SweepPlan, loaded: LoadedSpec, *, slurm_answers: bool) -> None:
+    """Print the first trials, and the script of the first array; exit with an error where Slurm would refuse it."""
+    for trial in plan.to_start[:SHOWN_TRIALS]:
+        click.echo(f"{'trial':14} {described(trial)}")
+    if len(plan.to_start) > SHOWN_TRIALS:
+        click.echo(f"{'':14} and {len(plan.to_start) - SHOWN_TRIALS} more")
+    if not plan.job.uses_slurm:
+        return
+    first = plan.jobs[0]
+    start, is_refused = start_of(first) if slurm_answers else ("not known: Slurm does not answer", False)
+    assert first.script is not None
+    table = origin_table(first.script, first.spec.cluster, loaded)
+    click.echo(f"{'start':14} {start}\n\n{table}\n\n{first.script}", nl=False)
+    sys.exit(ClusterError.exit_code if is_refused else 0)
+
+
+def described(trial: TrialRecord) -> str:
+    """Return name and values of `trial` in one line."""
+    return f"{trial.name}  {shown(trial.values)}"
+
+
+def queue_trials(plan: SweepPlan) -> None:
+    """Queue the arrays of `plan` and print what follows."""
+    with notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up"):
+        submissions = submit_sweep(plan)
+    jobs = ", ".join(submission.job_id for submission in submissions)
+    click.echo(
+        f"queued {counted(len(plan.to_start), 'trial')} as {'array' if len(submissions) == 1 else 'arrays'} {jobs}\n"
+        f"  summary:     hpc-yolo sweep status {plan.sweep.path}\n"
+        f"  all trials:  hpc-yolo sweep table {plan.sweep.path}"
+    )

@@ -1,0 +1,219 @@
+"""Plan and submission of a sweep: new trials, those that have not finished, and the arrays of jobs that run them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
+from hpc_yolo.cluster.queueing import adopt_lost_jobs
+from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.core.files import make_directory, write_atomic
+from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
+from hpc_yolo.launch.submit import queue
+from hpc_yolo.launch.sweep_state import is_finished, task_states
+from hpc_yolo.runs.directory import RunDirectory, current_umask
+from hpc_yolo.runs.submissions import Submission
+from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord, array_and_task, trial_name
+from hpc_yolo.spec.fingerprint import learned_fields
+from hpc_yolo.spec.load import dump_spec, load_resolved_spec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.trials import Values, run_key, trials_of
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All decisions about one submission of a sweep.
+
+    Attributes:
+        spec: of the sweep.
+        job: plan of the job of a trial.
+        known: the trials of earlier submissions.
+        new: those of this one.
+        unfinished: known ones that neither wait nor run nor have finished; they start again.
+        num_active: known ones that wait or run.
+        num_finished: known ones that have nothing more to do.
+    """
+
+    sweep: SweepDirectory
+    spec: Spec
+    job: Plan
+    known: list[TrialRecord]
+    new: list[TrialRecord]
+    unfinished: list[TrialRecord]
+    num_active: int
+    num_finished: int
+
+    @property
+    def to_start(self) -> list[TrialRecord]:
+        """The trials that this submission starts."""
+        return [*self.unfinished, *self.new]
+
+    @property
+    def jobs(self) -> list[Plan]:
+        """The plan of each array of jobs; [] where none is needed."""
+        limit = None if self.spec.sweep is None else self.spec.sweep.limit
+        arrays = [
+            ArrayTasks(self.sweep, number, tuple(array_and_task(trial.name)[1] for trial in group), limit)
+            for number, group in itertools.groupby(self.to_start, lambda trial: array_and_task(trial.name)[0])
+        ]
+        return [replace(self.job, run=self.sweep.array(array.number), array=array) for array in arrays]
+
+    def decisions(self) -> list[tuple[str, str]]:
+        """Return (subject, decision) pairs, the first lines of a dry run."""
+        counts = {"new": len(self.new), "to start again": len(self.unfinished)}
+        counts |= {"active": self.num_active, "finished": self.num_finished}
+        parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+        lines = [("sweep", str(self.sweep.path)), ("trials", f"{len(self.known) + len(self.new)}: {parts}")]
+        for job in self.jobs if self.job.uses_slurm else []:
+            assert job.array is not None
+            lines.append(("array", f"{job.run.name}: tasks {job.array.option}"))
+        return lines
+
+
+def plan_sweep(spec: Spec, environ: Mapping[str, str] | None = None) -> SweepPlan:
+    """Return the plan of a submission of `spec`, which has a sweep.
+
+    Raises:
+        RunError: the directory has another sweep, or a run.
+        SchedulerUnavailable: Slurm does not answer, and trials of an earlier submission may be active.
+    """
+    sweep = sweep_directory(spec)
+    known = sweep.trials()
+    unfinished, num_active, num_finished = _state(sweep, known)
+    job = make_plan(msgspec.structs.replace(spec, sweep=None), environ, run=sweep.array(1))
+    plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished)
+    return with_new_trials(plan)
+
+
+def with_new_trials(plan: SweepPlan) -> SweepPlan:
+    """Return `plan` with the trials of its spec that the sweep does not have yet, divided over arrays."""
+    keys = {trial.key for trial in plan.known}
+    added = [(values, key) for values, key in _wanted(plan.spec) if key not in keys]
+    first = 1 + max((array_and_task(trial.name)[0] for trial in plan.known), default=0)
+    size = plan.job.max_array_size
+    new = [
+        TrialRecord(trial_name(first + index // size, index % size), dict(values), key)
+        for index, (values, key) in enumerate(added)
+    ]
+    return replace(plan, new=new)
+
+
+def _wanted(spec: Spec) -> Iterator[tuple[Values, str]]:
+    """Yield the values of each trial of `spec`, and what identifies it: its number in a search."""
+    is_search = spec.sweep is not None and spec.sweep.search is not None
+    for number, trial in enumerate(trials_of(spec)):
+        yield trial.values, f"draw {number}" if is_search else run_key(spec, trial.values)
+
+
+def sweep_directory(spec: Spec) -> SweepDirectory:
+    """Return the directory of the sweep of `spec`.
+
+    Raises:
+        RunError: it has a run or other files, a sweep of another spec, or belongs to another user.
+    """
+    path = Path(spec.output).absolute() / spec.name
+    RunDirectory(path).require_own()
+    sweep = SweepDirectory(path)
+    if not sweep.exists:
+        if path.is_dir() and any(path.iterdir()):
+            raise RunError(
+                f"{path} exists, and is no sweep",
+                hint="give the sweep another name with --set name=NAME, or remove that directory",
+            )
+        return sweep
+    before, now = _common_fields(load_resolved_spec(sweep.spec)), _common_fields(spec)
+    changed = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
+    if changed:
+        differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)
+        raise RunError(
+            f"{path} has a sweep of another spec ({differences})",
+            hint="vary these fields in the section sweep, or give the new sweep another name with --set name=NAME",
+        )
+    return sweep
+
+
+def submit_sweep(plan: SweepPlan) -> list[Submission]:
+    """Create the directory of the sweep and queue its arrays; return the record of each.
+
+    Raises:
+        RunError: the directory cannot be written.
+        ClusterError: Slurm refuses; where nothing is queued, the sweep is as it was before.
+        SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
+    """
+    prepare_sweep(plan)
+    done: list[Submission] = []
+    try:
+        for job in plan.jobs:
+            make_directory(job.run.path)
+            make_directory(job.run.jobs)
+            done.append(queue(job))
+    except SchedulerUnavailable:
+        raise
+    except ClusterError:
+        if not done:
+            _take_back(plan)
+        raise
+    return done
+
+
+def prepare_sweep(plan: SweepPlan) -> None:
+    """Write the spec and the trials of a sweep, and make the directories in which Slurm writes their output.
+
+    Raises:
+        RunError: the directory cannot be written.
+    """
+    sweep, for_group = plan.sweep, plan.spec.output_mode == "group"
+    try:
+        sweep.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep.path.mkdir(mode=0o700, exist_ok=True)
+        sweep.path.chmod(stat.S_ISGID | 0o750 & ~current_umask() if for_group else 0o700)
+        write_atomic(sweep.spec, dump_spec(plan.spec))
+        for trial in plan.new:
+            run = sweep.trial(trial.name)
+            make_directory(run.path)
+            make_directory(run.jobs)
+        sweep.write_trials([*plan.known, *plan.new])
+    except OSError as error:
+        raise RunError(
+            f"{sweep.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"
+        ) from error
+
+
+def _take_back(plan: SweepPlan) -> None:
+    """Remove what `submit_sweep` has made for the new trials."""
+    sweep = plan.sweep
+    if plan.known:
+        sweep.write_trials(plan.known)
+    else:
+        sweep.remove()
+    for trial in plan.new:
+        run = sweep.trial(trial.name)
+        for directory in (run.jobs, run.path):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
+def _state(sweep: SweepDirectory, known: Sequence[TrialRecord]) -> tuple[list[TrialRecord], int, int]:
+    """Return (trials that neither wait nor run nor have finished, number of active ones, number of finished ones)."""
+    if not known:
+        return [], 0, 0
+    for array in sweep.arrays():
+        adopt_lost_jobs(array)
+    rest = [trial for trial in known if not is_finished(sweep.trial(trial.name))]
+    active = {*task_states(sweep)} if rest else set()
+    others = [sweep.trial(trial.name) for trial in rest if trial.name not in active]
+    active |= {job.run.name for job in alive_jobs([job for run in others for job in current_jobs(run)])}
+    unfinished = [trial for trial in rest if trial.name not in active]
+    return unfinished, len(rest) - len(unfinished), len(known) - len(rest)
+
+
+def _common_fields(spec: Spec) -> dict[str, object]:
+    """Return what all trials of `spec` learn from; the fields that they vary are compared trial by trial."""
+    return learned_fields(msgspec.structs.replace(spec, sweep=None))

@@ -1,0 +1,206 @@
+"""The trials that the section `sweep` of a spec describes, each with its resolved spec, and what is wrong with them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from hpc_yolo.spec.convert import SectionReader
+from hpc_yolo.spec.problems import Finding, Problem
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.search_rules import search_findings, stop_findings
+from hpc_yolo.spec.sweep import MAX_TRIALS, SweepSpec
+from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, varied_fields
+from hpc_yolo.spec.yaml_tree import parse_yaml
+
+SEED = "train.seed"
+DUPLICATE = "two trials are the same run"
+MAX_FINDINGS = 5  # about trials that are invalid only as a combination
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep: the values that it sets, by dotted field, and its spec, which has no sweep."""
+
+    values: Values
+    spec: Spec
+
+
+def trials_of(spec: Spec) -> list[Trial]:
+    """Return the trials of `spec`, a loaded one: the first field of the grid varies slowest, the seed fastest.
+
+    Those of a search have no values: they are drawn when a trial starts.
+    """
+    assert spec.sweep is not None
+    base = msgspec.structs.replace(spec, sweep=None)
+    if spec.sweep.search is not None:
+        return [Trial({}, base)] * spec.sweep.search.trials
+    return [Trial(values, with_values(base, values)) for values in _assignments(spec, spec.sweep)]
+
+
+def sweep_findings(spec: Spec, rules: Callable[[Spec], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what is wrong with the section `sweep` of `spec`.
+
+    Args:
+        rules: yields what is wrong with the spec of a trial.
+    """
+    if (sweep := spec.sweep) is None:
+        return
+    if spec.validate == "aside":
+        yield Finding("validate", "aside is not for the trials of a sweep", "in_job")
+    if sweep.stop is not None:
+        yield from stop_findings(sweep.stop, spec.train)
+    before = list(_own_findings(sweep))
+    yield from before
+    if before:
+        return
+    if (num_trials := _num_trials(sweep)) > MAX_TRIALS:
+        yield Finding("sweep", f"describes {num_trials:,} trials", f"at most {MAX_TRIALS:,}")
+        return
+    of_spec = {str(finding) for finding in rules(msgspec.structs.replace(spec, sweep=None))}
+    yield from itertools.islice(_trial_findings(spec, of_spec, rules), MAX_FINDINGS)
+
+
+def run_key(base: Spec, values: Values) -> str:
+    """Return what identifies a trial: the values that differ from those of `base`, as JSON."""
+    changed = {field: value for field, value in values.items() if value != value_at(base, field)}
+    return json.dumps(msgspec.to_builtins(changed), sort_keys=True)
+
+
+def with_values(spec: Spec, values: Values) -> Spec:
+    """Return `spec` with the `values` of a trial."""
+    for field, value in values.items():
+        spec = _with_value(spec, field.split("."), value)
+    return spec
+
+
+def read_value(field: str, text: str) -> tuple[Any, list[Problem]]:
+    """Return (the value that `text`, as in YAML, gives to `field`, what is wrong with it)."""
+    reader = SectionReader({})
+    node = parse_yaml(text or "''", field, reader.problems, is_option=True, path=field)
+    if node is None:
+        return None, reader.problems
+    value = reader.read_value(node, _kinds()[field], field)
+    return value, reader.problems
+
+
+def _own_findings(sweep: SweepSpec) -> Iterator[Finding]:
+    """Yield what is wrong with single fields and values."""
+    if not (sweep.grid or sweep.variants or sweep.seeds or sweep.search):
+        yield Finding("sweep", "describes no trial", "grid, variants, seeds or search")
+    if sweep.search is not None:
+        for field in ("grid", "variants", "seeds"):
+            if getattr(sweep, field):
+                yield Finding(f"sweep.{field}", "excludes search, which draws the values", "one of the two")
+        yield from search_findings(sweep.search)
+    yield from _seed_findings(sweep)
+    for field, texts in sweep.grid.items():
+        where = f"sweep.grid.{field}"
+        if not texts:
+            yield Finding(where, "has no value", "a list of values")
+        if any(field in variant for variant in sweep.variants):
+            yield Finding(where, "is in variants too", "one of the two")
+        yield from _value_findings(where, field, texts)
+    for index, variant in enumerate(sweep.variants):
+        for field, text in variant.items():
+            yield from _value_findings(f"sweep.variants[{index}].{field}", field, [text])
+
+
+def _seed_findings(sweep: SweepSpec) -> Iterator[Finding]:
+    if sweep.seeds == []:
+        yield Finding("sweep.seeds", "has no seed", "a list of seeds, or their number")
+    if sweep.seeds and (SEED in sweep.grid or any(SEED in variant for variant in sweep.variants)):
+        yield Finding("sweep.seeds", f"{SEED} is varied too", "one of the two")
+
+
+def _value_findings(where: str, field: str, texts: list[str]) -> Iterator[Finding]:
+    refused = list(name_findings(where, field))
+    yield from refused
+    for text in [] if refused else texts:
+        for problem in read_value(field, text)[1]:
+            yield Finding(where, problem.message, problem.allowed)
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    return varied_fields()
+
+
+def _num_trials(sweep: SweepSpec) -> int:
+    if sweep.search is not None:
+        return sweep.search.trials
+    seeds = len(sweep.seeds) if isinstance(sweep.seeds, list) else sweep.seeds or 1
+    return math.prod(map(len, sweep.grid.values())) * max(len(sweep.variants), 1) * seeds
+
+
+def _trial_findings(spec: Spec, reported: set[str], rules: Callable[[Spec], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what is wrong with trials as combinations: two that are the same, and rules that one breaks.
+
+    Args:
+        reported: the findings that are known already, as text; each is yielded once.
+    """
+    if spec.sweep is None or spec.sweep.search is not None:
+        return
+    keys: set[str] = set()
+    for trial in trials_of(spec):
+        key = run_key(spec, trial.values)
+        if key in keys and DUPLICATE not in reported:
+            reported.add(DUPLICATE)
+            yield Finding("sweep", f"{DUPLICATE}: {shown(trial.values)}", "each value once")
+        keys.add(key)
+        for finding in rules(trial.spec):
+            if str(finding) not in reported:
+                reported.add(str(finding))
+                message = f"the trial with {shown(trial.values)}: {finding.field}: {finding.message}"
+                yield Finding("sweep", message, finding.allowed, (finding.field, *finding.needs))
+
+
+def shown(values: Values) -> str:
+    """Return the values of a trial in one line, with the last part of each field."""
+    return ", ".join(f"{field.rpartition('.')[2]}={as_text(value)}" for field, value in values.items())
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a trial as it is written in a spec."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _assignments(spec: Spec, sweep: SweepSpec) -> Iterator[Values]:
+    """Yield the values of each trial."""
+    grid = [[{field: _typed(field, text)} for text in texts] for field, texts in sweep.grid.items()]
+    variants = [{field: _typed(field, text) for field, text in variant.items()} for variant in sweep.variants]
+    seeds = sweep.seeds
+    if isinstance(seeds, int):
+        seeds = [spec.train.seed + number for number in range(seeds)]
+    parts = [*grid, variants or [{}], [{SEED: seed} for seed in seeds or []] or [{}]]
+    for combined in itertools.product(*parts):
+        yield {field: value for part in combined for field, value in part.items()}
+
+
+@functools.lru_cache(maxsize=10_000)
+def _typed(field: str, text: str) -> Any:
+    return read_value(field, text)[0]
+
+
+def value_at(spec: Spec, field: str) -> Any:
+    """Return the value of a dotted field that a trial may set."""
+    if field.startswith(f"{OVERRIDES}."):
+        return spec.train.hyp_overrides.get(field.removeprefix(f"{OVERRIDES}."))
+    return functools.reduce(getattr, field.split("."), spec)
+
+
+def _with_value(section: Any, parts: list[str], value: Any) -> Any:
+    name, *rest = parts
+    if isinstance(section, dict):
+        return {**section, name: value}
+    return msgspec.structs.replace(
+        section, **{name: _with_value(getattr(section, name), rest, value) if rest else value}
+    )

@@ -1,0 +1,30 @@
+"""How the trials of a search have ended, from their journals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpc_yolo.runs.attempts import Attempts
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import Evaluated
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.run_end import recorded_end
+from hpc_yolo.sweeps.search import Outcome
+
+
+def outcomes_of(trials: Iterable[RunDirectory]) -> dict[str, Outcome]:
+    """Return the outcome of each of `trials` that has ended, by name: its best fitness, or None if it failed.
+
+    One that a person has stopped has not ended: it may go on.
+    """
+    found = {}
+    for run in trials:
+        if not run.journal.exists():
+            continue
+        events = list(read_events(run.journal))
+        end = recorded_end(Attempts(events))
+        if end is None or end.is_by_person:
+            continue
+        scores = [event.metrics.fitness for event in events if isinstance(event, Evaluated)]
+        found[run.name] = Outcome(max(scores, default=None) if end.is_finished else None)
+    return found

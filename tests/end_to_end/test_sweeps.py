@@ -1,0 +1,139 @@
+"""Sweeps: an array of Slurm jobs whose trials are interrupted, and the same trials in processes of this machine."""
+
+import functools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tensor_digest import digest
+from waiting import wait_until
+
+from hpc_yolo.launch.trial import trial_spec
+from hpc_yolo.runs.attempts import Attempts
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.events import AttemptStarted, StepLogged
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.sweep import SweepDirectory
+from hpc_yolo.spec.load import dump_spec
+
+CLUSTER = {"partition": "preempt", "tasks_per_node": 1}
+TRAIN = {"epochs": 12, "val_every": 12, "hyp_overrides": {"warmup_epochs": 0}}
+CHECKPOINT = {"every_steps": 10, "every_s": None}
+
+
+def sweep_at(tmp_path, name):
+    return SweepDirectory(tmp_path / "runs" / name)
+
+
+def starts_of(run):
+    return [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+
+
+def is_in_training(run):
+    """Return True once the newest attempt of `run` has logged a step."""
+    newest = Attempts(read_events(run.journal)).newest
+    steps = [event for event in read_events(run.journal) if isinstance(event, StepLogged)]
+    return newest is not None and newest.ended is None and bool(steps) and steps[-1].attempt == newest.number
+
+
+def digest_alone(sweep, trial, hpc_yolo, tmp_path):
+    """Train the spec of `trial` by itself on this machine; return the digest of what it has learned."""
+    spec = tmp_path / f"alone-{trial.name}.yaml"
+    spec.write_text(dump_spec(trial_spec(sweep, sweep.trial(trial.name))))
+    hpc_yolo("submit", spec, "--local", "--wait", "--set", f"output={tmp_path / 'alone'}")
+    return digest(RunDirectory(tmp_path / "alone" / trial.name))
+
+
+def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, lr0, num_compared):
+    """Submit a sweep, preempt two of its trials and kill a rank of a third; check that all end as if alone."""
+    grid = {"train.hyp_overrides.lr0": [str(value) for value in lr0], "train.seed": ["0", "1"]}
+    spec = write_spec("lr", CLUSTER, TRAIN, checkpoint=CHECKPOINT, sweep={"grid": grid, "limit": 3})
+    hpc_yolo("submit", spec)
+    sweep = sweep_at(tmp_path, "lr")
+    trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+    assert len(trials) == 2 * len(lr0)
+    (array,) = sweep.arrays()
+    array_id = json.loads(array.submissions.read_text())["job_id"]
+    for task in (0, 1):
+        wait_until(functools.partial(is_in_training, trials[task]), f"a step of trial {task}")
+        cluster.run("scontrol", "requeue", f"{array_id}_{task}")
+    wait_until(lambda: is_in_training(trials[2]), "a step of trial 2")
+    os.kill(starts_of(trials[2])[-1].ranks[0].pid, signal.SIGKILL)
+    while json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"] != {"done": len(trials)}:
+        states = json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"]
+        assert not {"failed", "lost", "stopped", "cancelled"} & states.keys(), states
+        time.sleep(1)
+    assert [len(starts_of(run)) for run in trials[:3]] == [2, 2, 2]
+    assert all(len(starts_of(run)) == 1 for run in trials[3:])
+    for trial in sweep.trials()[:num_compared]:
+        assert digest(sweep.trial(trial.name)) == digest_alone(sweep, trial, hpc_yolo, tmp_path), trial
+    return sweep
+
+
+def test_interrupted_trials_of_an_array_end_as_if_alone(in_slurm, write_spec, hpc_yolo, tmp_path):
+    sweep = run_interrupted_sweep(in_slurm, write_spec, hpc_yolo, tmp_path, lr0=(0.01, 0.02), num_compared=1)
+    rows = json.loads(hpc_yolo("sweep", "table", sweep.path, "--json").stdout)
+    assert {row["state"] for row in rows} == {"done"}
+    spec = tmp_path / "lr.yaml"
+    again = hpc_yolo("submit", spec)
+    assert "4 finished" in again.stdout and "nothing to start" in again.stdout
+    grown = tmp_path / "grown.yaml"
+    grown.write_text(spec.read_text().replace("- '0.02'", "- '0.02'\n    - '0.03'"))
+    shown = hpc_yolo("submit", grown, "--dry-run").stdout
+    assert "trials         6: 2 new, 4 finished" in shown and "#SBATCH --array=0-1%3" in shown
+    best = tmp_path / "best.yaml"
+    hpc_yolo("sweep", "best", sweep.path, "--spec", best)
+    assert best.read_text().startswith(f"# Trial {rows[0]['name']} of {sweep.path}: lr0=")
+
+
+@pytest.mark.soak
+def test_twelve_interrupted_trials_end_as_if_alone(in_slurm, write_spec, hpc_yolo, tmp_path):
+    lr0 = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
+    run_interrupted_sweep(in_slurm, write_spec, hpc_yolo, tmp_path, lr0, num_compared=12)
+
+
+def test_cancelled_sweep_starts_its_unfinished_trials_again(in_slurm, write_spec, hpc_yolo, tmp_path):
+    train = TRAIN | {"epochs": 300, "val_every": 300}
+    spec = write_spec("many", CLUSTER, train, sweep={"seeds": 3, "limit": 1})
+    hpc_yolo("submit", spec)
+    sweep = sweep_at(tmp_path, "many")
+    run = sweep.trial("1-0000")
+    wait_until(lambda: run.journal.exists() and is_in_training(run), "the first trial")
+    assert "3 active" in hpc_yolo("submit", spec).stdout
+    hpc_yolo("sweep", "cancel", sweep.path, "--yes")
+    wait_until(lambda: "active" not in hpc_yolo("submit", spec, "--dry-run").stdout, "the end of all trials")
+    shown = hpc_yolo("submit", spec, "--dry-run").stdout
+    assert "3 to start again" in shown and "#SBATCH --array=0-2%1" in shown
+    refused = hpc_yolo("sweep", "cancel", sweep.path, "--yes", check=False)
+    assert refused.returncode != 0 and "no trial waits or runs" in refused.stderr
+
+
+def test_refused_array_leaves_nothing(in_slurm, write_spec, hpc_yolo, tmp_path):
+    spec = write_spec("refused", CLUSTER | {"sbatch": {"licenses": "none_such:1"}}, sweep={"seeds": 2})
+    refused = hpc_yolo("submit", spec, check=False)
+    assert refused.returncode != 0 and "Slurm refuses the job" in refused.stderr
+    sweep = sweep_at(tmp_path, "refused")
+    assert not sweep.exists and not sweep.trial("1-0000").path.exists()
+
+
+def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path):
+    sweep_section = {"grid": {"train.hyp_overrides.lr0": ["0.01", "0.02"]}}
+    spec = write_spec("here", {"executor": "local"}, {"epochs": 1}, sweep=sweep_section)
+    done = hpc_yolo("submit", spec, "--parallel", "2")
+    assert done.stdout.count("finished") == 2
+    rows = json.loads(hpc_yolo("sweep", "table", tmp_path / "runs" / "here", "--json").stdout)
+    assert [(row["values"], row["state"]) for row in sorted(rows, key=lambda row: row["name"])] == [
+        ({"train.hyp_overrides.lr0": value}, "done") for value in (0.01, 0.02)
+    ]
+    assert "1-0000" not in hpc_yolo("list").stdout
+
+
+def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_path):
+    spec = write_spec("taken", {"executor": "local"}, {"epochs": 1}, sweep={"seeds": 2})
+    taken = tmp_path / "runs" / "taken"
+    Path(taken, "notes").mkdir(parents=True)
+    refused = hpc_yolo("submit", spec, "--dry-run", check=False)
+    assert refused.returncode == 6 and "exists, and is no sweep" in refused.stderr

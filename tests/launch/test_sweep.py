@@ -1,0 +1,123 @@
+"""Plans of sweeps: how trials are divided over arrays, and what each submission starts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpc_yolo.core.errors import RunError, SpecError
+from hpc_yolo.launch import sweep as module
+from hpc_yolo.launch.plan import ArrayTasks, planned_run
+from hpc_yolo.launch.sweep import plan_sweep, prepare_sweep, with_new_trials
+from hpc_yolo.launch.trial import trial_spec
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.sweep import SweepDirectory, run_in_job
+from hpc_yolo.spec.load import load_spec
+
+
+@pytest.fixture
+def spec_of(write_spec):
+    def load(cluster=None, **sweep):
+        return load_spec(write_spec("lr", {"executor": "slurm", **(cluster or {})}, sweep=sweep))
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("numbers", "limit", "expected"),
+    [
+        ((0,), None, "0"),
+        (tuple(range(100)), 8, "0-99%8"),
+        ((0, 1, 2, 7, 9, 10), None, "0-2,7,9-10"),
+    ],
+)
+def test_tasks_of_an_array_are_written_as_spans(numbers, limit, expected):
+    assert ArrayTasks(SweepDirectory(Path("/s")), 1, numbers, limit).option == expected
+
+
+def test_percent_sign_in_the_path_is_no_pattern():
+    assert ArrayTasks(SweepDirectory(Path("/50%/s")), 2, (0,)).log == "/50%%/s/2-%4a/jobs/%A_%a.log"
+
+
+def test_more_trials_than_an_array_may_have_become_several_arrays(spec_of):
+    plan = plan_sweep(spec_of(seeds=25))
+    plan = with_new_trials(replace(plan, job=replace(plan.job, max_array_size=10)))
+    assert [job.array.option for job in plan.jobs] == ["0-9", "0-9", "0-4"]
+    assert [job.run.name for job in plan.jobs] == ["array-1", "array-2", "array-3"]
+    assert plan.new[24].name == "3-0004"
+
+
+def test_values_added_later_start_the_new_trials_alone(spec_of, monkeypatch):
+    monkeypatch.setattr(module, "task_states", lambda sweep: {trial.name: None for trial in sweep.trials()})
+    monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
+    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": ["8", "16"]})))
+    plan = plan_sweep(spec_of(grid={"train.batch": ["8", "24", "16"]}))
+    assert [trial.values for trial in plan.new] == [{"train.batch": 24}]
+    assert [trial.name for trial in plan.to_start] == ["2-0000"] and plan.num_active == 2
+
+
+def test_trials_that_have_not_finished_start_again_under_their_names(spec_of, monkeypatch):
+    monkeypatch.setattr(module, "task_states", lambda _sweep: {"1-0001": None})
+    monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
+    monkeypatch.setattr(module, "is_finished", lambda run: run.name == "1-0002")
+    prepare_sweep(plan_sweep(spec_of(seeds=4)))
+    plan = plan_sweep(spec_of(seeds=5))
+    assert [job.array.option for job in plan.jobs] == ["0,3", "0"]
+    assert [trial.name for trial in plan.to_start] == ["1-0000", "1-0003", "2-0000"]
+    assert (plan.num_active, plan.num_finished) == (1, 1)
+
+
+def test_sweep_of_another_spec_is_refused_with_what_differs(spec_of, write_spec):
+    prepare_sweep(plan_sweep(spec_of(seeds=2)))
+    other = load_spec(write_spec("lr", {"executor": "slurm"}, {"imgsz": 96}, sweep={"seeds": 2}))
+    with pytest.raises(RunError, match=r"train\.imgsz: 64 -> 96"):
+        plan_sweep(other)
+
+
+def test_directory_of_a_sweep_is_no_place_for_a_run(spec_of):
+    spec = spec_of(seeds=2)
+    prepare_sweep(plan_sweep(spec))
+    with pytest.raises(RunError, match="is the directory of a sweep"):
+        planned_run(msgspec.structs.replace(spec, sweep=None))
+    with pytest.raises(SpecError, match="for one run"):
+        planned_run(spec)
+
+
+def test_script_of_an_array_names_its_tasks_and_starts_the_trial_first(spec_of):
+    plan = plan_sweep(spec_of(seeds=3, limit=2))
+    script = plan.jobs[0].script
+    path = plan.sweep.path
+    assert "#SBATCH --array=0-2%2\n" in script
+    assert f"#SBATCH --output={path}/1-%4a/jobs/%A_%a.log\n" in script
+    lines = script.splitlines()
+    assert lines[-3].endswith(f"-m hpc_yolo start-trial {path}/array-1 &&")
+    assert lines[-2].startswith("srun ") and lines[-2].endswith(f"-m hpc_yolo train {path}/array-1")
+    assert lines[-1].endswith(f"-m hpc_yolo after-job {path}/array-1 --exit-code $?")
+
+
+def test_task_of_an_array_finds_its_trial(spec_of, tmp_path):
+    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": ["8", "16"]})))
+    sweep = SweepDirectory(tmp_path / "runs" / "lr")
+    run = run_in_job(sweep.path / "array-1", {"SLURM_ARRAY_TASK_ID": "1"})
+    assert run.path == sweep.path / "1-0001"
+    spec = trial_spec(sweep, run)
+    assert (spec.train.batch, spec.name, spec.output, spec.sweep) == (16, "1-0001", str(sweep.path), None)
+    with pytest.raises(RunError, match="SLURM_ARRAY_TASK_ID is not set"):
+        run_in_job(sweep.path / "array-1", {})
+    with pytest.raises(RunError, match="has no trial 1-0007"):
+        trial_spec(sweep, sweep.trial("1-0007"))
+    assert run_in_job(tmp_path / "array-1", {}) == RunDirectory(tmp_path / "array-1"), "a run may have that name"
+
+
+def test_search_draws_values_once_for_each_trial(spec_of, tmp_path):
+    space = {"train.hyp_overrides.lr0": {"low": 0.001, "high": 0.1, "log": True}}
+    search = {"method": "random", "trials": 2, "space": space}
+    prepare_sweep(plan_sweep(spec_of(search=search)))
+    sweep = SweepDirectory(tmp_path / "runs" / "lr")
+    drawn = [trial_spec(sweep, sweep.trial(trial.name)).train.hyp_overrides["lr0"] for trial in sweep.trials()]
+    again = [trial_spec(sweep, sweep.trial(trial.name)).train.hyp_overrides["lr0"] for trial in sweep.trials()]
+    assert drawn == again and len(set(drawn)) == 2 and all(0.001 <= value <= 0.1 for value in drawn)
+    assert [sweep.drawn_values(trial.name) for trial in sweep.trials()] == [
+        {"train.hyp_overrides.lr0": value} for value in drawn
+    ]
