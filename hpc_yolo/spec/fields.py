@@ -19,8 +19,8 @@ PLURALS = {
     int: "whole numbers",
     float: "numbers",
     int | float | bool | str: "values",
-    list[str]: "lists of texts",
-    dict[str, str]: "groups of names with texts",
+    list[int | float | bool | str]: "lists of values",
+    dict[str, int | float | bool | str]: "groups of names with values",
 }
 LIMITS = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "under {}", "multiple_of": "multiple of {}"}
 

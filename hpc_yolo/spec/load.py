@@ -25,6 +25,7 @@ from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
 from hpc_yolo.spec.sweep import SweepSpec
+from hpc_yolo.spec.sweep_search import Value
 from hpc_yolo.spec.trials import value_at, with_values
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
 
@@ -271,16 +272,16 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
 def _with_absolute_values(spec: Spec, sweep: SweepSpec, directory: Path) -> SweepSpec:
     """Return `sweep` with absolute paths as values of the fields that are paths."""
 
-    def resolved(field: str, text: str) -> str:
-        if field not in PATHS:
-            return text
-        trial, _ = with_expanded_paths(with_values(spec, {field: text}))
+    def resolved(field: str, value: Value) -> Value:
+        if field not in PATHS or not isinstance(value, str):
+            return value
+        trial, _ = with_expanded_paths(with_values(spec, {field: value}))
         return str(value_at(_with_absolute_paths(trial, directory), field))
 
     return msgspec.structs.replace(
         sweep,
-        grid={field: [resolved(field, text) for text in texts] for field, texts in sweep.grid.items()},
-        variants=[{field: resolved(field, text) for field, text in variant.items()} for variant in sweep.variants],
+        grid={field: [resolved(field, value) for value in values] for field, values in sweep.grid.items()},
+        variants=[{field: resolved(field, value) for field, value in variant.items()} for variant in sweep.variants],
     )
 
 

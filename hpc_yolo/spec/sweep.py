@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from hpc_yolo.spec.section import NotNegative, Positive, Section
-from hpc_yolo.spec.sweep_search import SearchSpec, StopSpec
+from hpc_yolo.spec.sweep_search import SearchSpec, StopSpec, Value
 
 MAX_TRIALS = 100_000
 
@@ -14,11 +14,11 @@ class SweepSpec(Section, frozen=True, kw_only=True):
     """The trials of a sweep: each combination of `grid`, with each of `variants` and each of `seeds`; or a search."""
 
     grid: Annotated[
-        dict[str, list[str]],
-        Meta(description="Values for each dotted field, such as train.hyp_overrides.lr0; lists of them in quotes."),
+        dict[str, list[Value]],
+        Meta(description="Values for each dotted field, such as train.hyp_overrides.lr0."),
     ] = field(default_factory=dict)
     variants: Annotated[
-        list[dict[str, str]],
+        list[dict[str, Value]],
         Meta(description="Groups of dotted fields with values that belong together; each is combined with the grid."),
     ] = field(default_factory=list)
     seeds: Annotated[

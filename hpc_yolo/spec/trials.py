@@ -6,19 +6,18 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from hpc_yolo.spec.convert import SectionReader
-from hpc_yolo.spec.problems import Finding, Problem
+from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.search_rules import search_findings, stop_findings
 from hpc_yolo.spec.sweep import MAX_TRIALS, SweepSpec
-from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, varied_fields
-from hpc_yolo.spec.yaml_tree import parse_yaml
+from hpc_yolo.spec.sweep_search import Value
+from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, value_findings, varied_fields
 
 SEED = "train.seed"
 DUPLICATE = "two trials are the same run"
@@ -82,16 +81,6 @@ def with_values(spec: Spec, values: Values) -> Spec:
     return spec
 
 
-def read_value(field: str, text: str) -> tuple[Any, list[Problem]]:
-    """Return (the value that `text`, as in YAML, gives to `field`, what is wrong with it)."""
-    reader = SectionReader({})
-    node = parse_yaml(text or "''", field, reader.problems, is_option=True, path=field)
-    if node is None:
-        return None, reader.problems
-    value = reader.read_value(node, _kinds()[field], field)
-    return value, reader.problems
-
-
 def _own_findings(sweep: SweepSpec) -> Iterator[Finding]:
     """Yield what is wrong with single fields and values."""
     if not (sweep.grid or sweep.variants or sweep.seeds or sweep.search):
@@ -102,16 +91,16 @@ def _own_findings(sweep: SweepSpec) -> Iterator[Finding]:
                 yield Finding(f"sweep.{field}", "excludes search, which draws the values", "one of the two")
         yield from search_findings(sweep.search)
     yield from _seed_findings(sweep)
-    for field, texts in sweep.grid.items():
+    for field, values in sweep.grid.items():
         where = f"sweep.grid.{field}"
-        if not texts:
+        if not values:
             yield Finding(where, "has no value", "a list of values")
         if any(field in variant for variant in sweep.variants):
             yield Finding(where, "is in variants too", "one of the two")
-        yield from _value_findings(where, field, texts)
+        yield from _value_findings(where, field, values)
     for index, variant in enumerate(sweep.variants):
-        for field, text in variant.items():
-            yield from _value_findings(f"sweep.variants[{index}].{field}", field, [text])
+        for field, value in variant.items():
+            yield from _value_findings(f"sweep.variants[{index}].{field}", field, [value])
 
 
 def _seed_findings(sweep: SweepSpec) -> Iterator[Finding]:
@@ -121,12 +110,11 @@ def _seed_findings(sweep: SweepSpec) -> Iterator[Finding]:
         yield Finding("sweep.seeds", f"{SEED} is varied too", "one of the two")
 
 
-def _value_findings(where: str, field: str, texts: list[str]) -> Iterator[Finding]:
+def _value_findings(where: str, field: str, values: Iterable[Value]) -> Iterator[Finding]:
     refused = list(name_findings(where, field))
     yield from refused
-    for text in [] if refused else texts:
-        for problem in read_value(field, text)[1]:
-            yield Finding(where, problem.message, problem.allowed)
+    for value in [] if refused else values:
+        yield from value_findings(where, field, value)
 
 
 @functools.cache
@@ -175,8 +163,8 @@ def as_text(value: Any) -> str:
 
 def _assignments(spec: Spec, sweep: SweepSpec) -> Iterator[Values]:
     """Yield the values of each trial."""
-    grid = [[{field: _typed(field, text)} for text in texts] for field, texts in sweep.grid.items()]
-    variants = [{field: _typed(field, text) for field, text in variant.items()} for variant in sweep.variants]
+    grid = [[{field: _typed(field, value)} for value in values] for field, values in sweep.grid.items()]
+    variants = [{field: _typed(field, value) for field, value in variant.items()} for variant in sweep.variants]
     seeds = sweep.seeds
     if isinstance(seeds, int):
         seeds = [spec.train.seed + number for number in range(seeds)]
@@ -185,9 +173,9 @@ def _assignments(spec: Spec, sweep: SweepSpec) -> Iterator[Values]:
         yield {field: value for part in combined for field, value in part.items()}
 
 
-@functools.lru_cache(maxsize=10_000)
-def _typed(field: str, text: str) -> Any:
-    return read_value(field, text)[0]
+def _typed(field: str, value: Value) -> Any:
+    """Return `value` as the type of its field: 1 is 1.0 for a field of numbers."""
+    return msgspec.convert(value, _kinds()[field])
 
 
 def value_at(spec: Spec, field: str) -> Any:

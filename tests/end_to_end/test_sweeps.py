@@ -49,7 +49,7 @@ def digest_alone(sweep, trial, hpc_yolo, tmp_path):
 
 def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, lr0, num_compared):
     """Submit a sweep, preempt two of its trials and kill a rank of a third; check that all end as if alone."""
-    grid = {"train.hyp_overrides.lr0": [str(value) for value in lr0], "train.seed": ["0", "1"]}
+    grid = {"train.hyp_overrides.lr0": [*lr0], "train.seed": [0, 1]}
     spec = write_spec("lr", CLUSTER, TRAIN, checkpoint=CHECKPOINT, sweep={"grid": grid, "limit": 3})
     hpc_yolo("submit", spec)
     sweep = sweep_at(tmp_path, "lr")
@@ -81,7 +81,7 @@ def test_interrupted_trials_of_an_array_end_as_if_alone(in_slurm, write_spec, hp
     again = hpc_yolo("submit", spec)
     assert "4 finished" in again.stdout and "nothing to start" in again.stdout
     grown = tmp_path / "grown.yaml"
-    grown.write_text(spec.read_text().replace("- '0.02'", "- '0.02'\n    - '0.03'"))
+    grown.write_text(spec.read_text().replace("- 0.02\n", "- 0.02\n    - 0.03\n"))
     shown = hpc_yolo("submit", grown, "--dry-run").stdout
     assert "trials         6: 2 new, 4 finished" in shown and "#SBATCH --array=0-1%3" in shown
     best = tmp_path / "best.yaml"
@@ -120,7 +120,7 @@ def test_refused_array_leaves_nothing(in_slurm, write_spec, hpc_yolo, tmp_path):
 
 
 def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path):
-    sweep_section = {"grid": {"train.hyp_overrides.lr0": ["0.01", "0.02"]}}
+    sweep_section = {"grid": {"train.hyp_overrides.lr0": [0.01, 0.02]}}
     spec = write_spec("here", {"executor": "local"}, {"epochs": 1}, sweep=sweep_section)
     done = hpc_yolo("submit", spec, "--parallel", "2")
     assert done.stdout.count("finished") == 2

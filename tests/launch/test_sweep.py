@@ -51,8 +51,8 @@ def test_more_trials_than_an_array_may_have_become_several_arrays(spec_of):
 def test_values_added_later_start_the_new_trials_alone(spec_of, monkeypatch):
     monkeypatch.setattr(module, "task_states", lambda sweep: {trial.name: None for trial in sweep.trials()})
     monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
-    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": ["8", "16"]})))
-    plan = plan_sweep(spec_of(grid={"train.batch": ["8", "24", "16"]}))
+    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": [8, 16]})))
+    plan = plan_sweep(spec_of(grid={"train.batch": [8, 24, 16]}))
     assert [trial.values for trial in plan.new] == [{"train.batch": 24}]
     assert [trial.name for trial in plan.to_start] == ["2-0000"] and plan.num_active == 2
 
@@ -97,7 +97,7 @@ def test_script_of_an_array_names_its_tasks_and_starts_the_trial_first(spec_of):
 
 
 def test_task_of_an_array_finds_its_trial(spec_of, tmp_path):
-    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": ["8", "16"]})))
+    prepare_sweep(plan_sweep(spec_of(grid={"train.batch": [8, 16]})))
     sweep = SweepDirectory(tmp_path / "runs" / "lr")
     run = run_in_job(sweep.path / "array-1", {"SLURM_ARRAY_TASK_ID": "1"})
     assert run.path == sweep.path / "1-0001"

@@ -18,10 +18,13 @@ from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
+from hpc_yolo.spec.sweep import SweepSpec
+from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)
-SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, *STAGE_SECTIONS)
+SWEEP_SECTIONS = (SweepSpec, SearchSpec, StopSpec)
+SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, *STAGE_SECTIONS, *SWEEP_SECTIONS)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 
 
@@ -72,12 +75,21 @@ def test_json_schema_accepts_specs_of_package(validator, path):
         {"then": [{"val": {"split": "tset"}}]},
         {"then": [{"export": {}, "when": "never"}]},
         {"then": {"export": {}}},
+        {"sweep": {"grid": {"train.batch": 16}}},
+        {"sweep": {"stop": {"rule": "best"}}},
     ],
     ids=str,
 )
 def test_json_schema_refuses_invalid_spec(validator, changes):
     validator.validate(SMALL)
     assert not validator.is_valid(SMALL | changes)
+
+
+def test_json_schema_accepts_sweep(validator):
+    grid = {"train.hyp_overrides.lr0": [0.01, 2e-2], "model": ["yolov5n"], "train.cos_lr": [True, False]}
+    space = {"train.hyp_overrides.momentum": {"low": 0.8, "high": 0.95}, "train.batch": [16, 32]}
+    validator.validate(SMALL | {"sweep": {"grid": grid, "variants": [{}, {"train.batch": 8}], "seeds": 3}})
+    validator.validate(SMALL | {"sweep": {"search": {"trials": 30, "space": space}, "limit": 4}})
 
 
 @pytest.mark.parametrize("missing", ["name", "data"])
@@ -89,7 +101,7 @@ def test_json_schema_describes_every_field():
     schema = json_schema()
     definitions = [schema, *schema["$defs"].values()]
     fields = [(name, field) for definition in definitions for name, field in definition["properties"].items()]
-    assert len(fields) == sum(len(field_types(section)) for section in SECTIONS)
+    assert len(fields) == sum(len(field_types(section)) for section in (*SECTIONS, Range))
     assert [name for name, field in fields if not field.get("description", "").endswith(".")] == []
 
 

@@ -307,10 +307,6 @@ def test_unsupported_value_is_refused(spec_file):
     assert problem.endswith("allowed: none or ram")
 
 
-def test_unsupported_section_is_refused(spec_file):
-    assert "sweep: not supported" in spec_file.add("sweep: {train.seed: ['1', '2']}\n").only_problem()
-
-
 def test_world_size_is_nodes_times_tasks(spec_file):
     assert spec_file.load().cluster.world_size == 1
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 4}\n").load().cluster.world_size == 8
