@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
     "Train": {
         "submit": Listed("submit", "submit", "Train a spec: as a Slurm job, or in processes here."),
         "check": Listed("check", "check", "Check a spec and print every problem."),
+        "plan": Listed("plan", "plan", "Estimate time, attempts and start of a run."),
         "render": Listed("render", "render", "Print the sbatch script of a spec."),
         "site": Listed("site", "site", "List, show, check and draft site profiles."),
         "doctor": Listed("doctor", "doctor", "Report what happens to an interrupted job here."),

@@ -99,12 +99,15 @@ def jobs_by_comment(prefix: str, timeout_s: float = QUERY_TIMEOUT_S, *, run: Run
     return parse_comments(output_of(arguments, timeout_s, run), prefix)
 
 
-def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_command) -> StartEstimate:
+def estimate_start(
+    script: str, options: Sequence[str] = (), *, timeout_s: float = CHANGE_TIMEOUT_S, run: Run = run_command
+) -> StartEstimate:
     """Return when and where Slurm would start `script` with the `options` of sbatch; nothing is queued.
 
     Args:
         script: the text of a batch script.
         options: of sbatch's command line.
+        timeout_s: how long to wait for Slurm.
         run: runs sbatch.
 
     Raises:
@@ -113,7 +116,7 @@ def estimate_start(script: str, options: Sequence[str] = (), *, run: Run = run_c
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
         file.write(script)
         file.flush()
-        done = run(["sbatch", "--test-only", *options, file.name], CHANGE_TIMEOUT_S)
+        done = run(["sbatch", "--test-only", *options, file.name], timeout_s)
     if done.returncode != 0:
         raise command_error("sbatch", done)
     return parse_test_only(done.stderr)
@@ -289,6 +292,17 @@ def show_accounts(user: str, timeout_s: float, *, run: Run = run_command) -> lis
     arguments = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "associations", f"user={user}"]
     lines = output_of([*arguments, "format=Account"], timeout_s, run).splitlines()
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def show_user_qos(user: str, timeout_s: float, *, run: Run = run_command) -> list[str]:
+    """Return the qualities of service that `user` may request, each once.
+
+    Raises:
+        ClusterError: no accounting, or no answer within `timeout_s`.
+    """
+    arguments = ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "associations", f"user={user}"]
+    names = output_of([*arguments, "format=QOS"], timeout_s, run).replace("\n", ",").split(",")
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def show_node_types(timeout_s: float, *, run: Run = run_command) -> str:

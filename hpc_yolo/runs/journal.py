@@ -17,7 +17,7 @@ import msgspec
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import append_line
-from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent
+from hpc_yolo.runs.events import FORMAT_VERSION, AnyEvent, AttemptStarted
 
 MAX_UNWRITTEN = 10_000
 _STEP_LINE, _START_LINE = b'{"event":"step",', b'{"event":"attempt_started",'  # as the writer begins them
@@ -113,6 +113,21 @@ def read_events(path: Path) -> list[AnyEvent]:
         RunError: the journal has an older format.
     """
     return JournalReader(path).new_events()
+
+
+def read_tail(path: Path, max_bytes: int) -> tuple[AttemptStarted | None, list[AnyEvent]]:
+    """Return (the first start of an attempt, the events in the last `max_bytes`) of the journal `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        RunError: the journal has an older format.
+    """
+    with open(path, "rb") as file:
+        line = next((line for line in file if line.startswith(_START_LINE)), b"")
+        size_bytes = file.seek(0, 2)
+    first = next((event for event in _parse_events(path, [line]) if isinstance(event, AttemptStarted)), None)
+    # Begins inside a line, which the reader skips.
+    return first, JournalReader(path, max(0, size_bytes - max_bytes)).new_events()
 
 
 def require_format(path: Path) -> None:

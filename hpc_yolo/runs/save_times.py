@@ -47,7 +47,7 @@ def measured_times(events: Iterable[AnyEvent], *, of_another: bool = False) -> S
     no others, and for another run not even there.
     """
     kept = list(events)
-    saves = [event for event in kept if isinstance(event, CheckpointSaved) and _is_state(event)][-LAST_SAVES:]
+    saves = [event for event in kept if isinstance(event, CheckpointSaved) and is_state(event)][-LAST_SAVES:]
     if not saves:
         return None
     first, later = _step_times(kept)
@@ -72,5 +72,6 @@ def _step_times(events: Iterable[AnyEvent]) -> tuple[list[float], list[float]]:
     return first, later
 
 
-def _is_state(event: CheckpointSaved) -> bool:
+def is_state(event: CheckpointSaved) -> bool:
+    """Return True for a training state, False for a file with the model alone."""
     return not Path(event.path).name.startswith(MODEL_NAMES)

@@ -1,0 +1,1 @@
+"""What a run will take, computed from measured runs: time, attempts, and what to request. Pure but for `similar`."""
