@@ -23,6 +23,7 @@ from hpc_yolo.runs.events import (
     EpochEnded,
     Evaluated,
     StepLogged,
+    TrialStopped,
     WarningRaised,
     WeightsLoaded,
 )
@@ -154,7 +155,7 @@ class RunDisplay:
                 self._advance(event)
             elif isinstance(event, Evaluated):
                 self._last_evaluation = metrics_text(event)
-            always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, WarningRaised))
+            always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, TrialStopped, WarningRaised))
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, WarningRaised) else None
                 self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)

@@ -188,7 +188,8 @@ class TrackedRun:
             is_from_rank = ended.cause in ("", Cause.ERROR, Cause.STALLED)
             return "failed", (is_from_rank and self._cause(since)) or ended.detail
         if ended.outcome == AttemptEnded.FINISHED:
-            return "done", ""
+            stopped = self.record.attempts.trial_stop
+            return "done", "" if stopped is None else f"stopped early ({stopped.rule})"
         if ended.requeued and job is not None and not job.is_alive:  # removed from the queue
             state = "cancelled" if job.state == "CANCELLED" else "stopped"
             return state, f"{ended.detail}; Slurm reports {job.state}"

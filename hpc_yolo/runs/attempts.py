@@ -9,7 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hpc_yolo.runs.events import AnyEvent, AttemptEnded, AttemptStarted, EpochEnded, StepLogged, TrainingLeft
+from hpc_yolo.runs.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    EpochEnded,
+    StepLogged,
+    TrainingLeft,
+    TrialStopped,
+)
 
 
 @dataclass
@@ -21,6 +29,7 @@ class Attempt:
         last_time: of its newest event before its end.
         started: its training began; None where it ended before that.
         left: its ranks have left the training.
+        stopped: the stop rule of a sweep has ended the trial.
         ended: the newest record of its end; None while it runs, and where nothing was recorded.
         last_step: the step of its newest log line, or at which it began.
         has_stepped: it has done at least one step.
@@ -31,6 +40,7 @@ class Attempt:
     last_time: float
     started: AttemptStarted | None = None
     left: TrainingLeft | None = None
+    stopped: TrialStopped | None = None
     ended: AttemptEnded | None = None
     last_step: int = 0
     has_stepped: bool = False
@@ -89,6 +99,8 @@ class Attempt:
             self.started, self.last_step = event, event.step
         elif isinstance(event, TrainingLeft):
             self.left = event
+        elif isinstance(event, TrialStopped):
+            self.stopped = event
         if not self.has_stepped and self.started is not None:
             self.has_stepped = getattr(event, "step", 0) > self.started.step
 
@@ -146,6 +158,12 @@ class Attempts:
         """The last step that the journal shows."""
         started = self.started
         return started[-1].last_step if started else 0
+
+    @property
+    def trial_stop(self) -> TrialStopped | None:
+        """The comparison that ended the run, a trial of a sweep; None where it ended otherwise, or has trained on."""
+        last = next((attempt for attempt in reversed(list(self)) if attempt.stopped or attempt.has_stepped), None)
+        return None if last is None else last.stopped
 
     @property
     def failed_nodes(self) -> list[str]:

@@ -12,6 +12,7 @@ from hpc_yolo.runs.events import (
     Evaluated,
     ResultsWritten,
     StepLogged,
+    TrialStopped,
     WarningRaised,
     WeightsLoaded,
 )
@@ -57,17 +58,13 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     if isinstance(event, Evaluated):
         aside = ", by a job of its own" if event.is_aside else ""
         return f"epoch {event.epoch + 1}: {metrics_text(event)}{' (best)' if event.is_best else ''}{aside}"
+    if isinstance(event, TrialStopped):
+        return f"stopped early after epoch {event.epoch + 1}: {stop_text(event)}"
     if isinstance(event, ResultsWritten):
         return f"plots and images of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
     if isinstance(event, WarningRaised):
         return f"warning: {event.message}"
-    if isinstance(event, AttemptEnded) and event.outcome == AttemptEnded.FAILED:
-        return f"failed: {event.detail}"
-    if isinstance(event, AttemptEnded):
-        again = ", queued again" if event.requeued else ""
-        detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""
-        return f"{event.outcome}{detail} at step {event.step}{again}"
-    return None
+    return _ended_line(event) if isinstance(event, AttemptEnded) else None
 
 
 def losses_text(event: StepLogged | EpochEnded) -> str:
@@ -80,6 +77,13 @@ def metrics_text(event: Evaluated) -> str:
     return " ".join(
         f"{METRIC_TITLES[name]} {three_decimals(getattr(event.metrics, name))}" for name in ("map50", "map50_95")
     )
+
+
+def stop_text(event: TrialStopped) -> str:
+    """Return the comparison that ended a trial."""
+    metric = METRIC_TITLES.get(event.metric, event.metric)
+    others = counted(event.num_compared, "other trial")
+    return f"{event.rule}: {metric} {three_decimals(event.value)} is under {event.threshold:.3f}, from {others}"
 
 
 def three_decimals(value: float | None) -> str:
@@ -96,3 +100,11 @@ def _started_line(event: AttemptStarted) -> str:
         f"({event.device}, {event.precision}), {counted(event.num_images, 'image')}, "
         f"{counted(event.steps_per_epoch, 'step')} of {event.batch} an epoch{since}"
     )
+
+
+def _ended_line(event: AttemptEnded) -> str:
+    if event.outcome == AttemptEnded.FAILED:
+        return f"failed: {event.detail}"
+    again = ", queued again" if event.requeued else ""
+    detail = f" by {event.detail}" if event.detail and event.outcome == AttemptEnded.STOPPED else ""
+    return f"{event.outcome}{detail} at step {event.step}{again}"

@@ -122,6 +122,22 @@ class Evaluated(Event, frozen=True, kw_only=True, tag="evaluated"):
     is_aside: bool = False
 
 
+class TrialStopped(Event, frozen=True, kw_only=True, tag="trial_stopped"):
+    """The stop rule of the sweep ends this trial after the evaluation of `epoch`; the end of the attempt follows.
+
+    `epochs`: to which the trial was to train; submitted with another number, it goes on.
+    """
+
+    rule: str
+    metric: str
+    epoch: int
+    step: int
+    epochs: int
+    value: float | None
+    threshold: float
+    num_compared: int
+
+
 class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint"):
     """A checkpoint is durable under `path`, relative to the run directory."""
 
@@ -198,6 +214,7 @@ AnyEvent = (
     | StepLogged
     | EpochEnded
     | Evaluated
+    | TrialStopped
     | CheckpointSaved
     | ResultsWritten
     | WarningRaised

@@ -19,12 +19,15 @@ def outcomes_of(trials: Iterable[RunDirectory]) -> dict[str, Outcome]:
     """
     found = {}
     for run in trials:
-        if not run.journal.exists():
-            continue
-        events = list(read_events(run.journal))
-        end = recorded_end(Attempts(events))
+        events = read_events(run.journal)
+        attempts = Attempts(events)
+        end = recorded_end(attempts)
         if end is None or end.is_by_person:
             continue
         scores = [event.metrics.fitness for event in events if isinstance(event, Evaluated)]
-        found[run.name] = Outcome(max(scores, default=None) if end.is_finished else None)
+        stop = attempts.trial_stop
+        found[run.name] = Outcome(
+            max(scores, default=None) if end.is_finished else None,
+            stopped_after=None if stop is None else stop.epoch + 1,
+        )
     return found

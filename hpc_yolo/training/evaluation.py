@@ -27,12 +27,15 @@ class EvaluationRecord:
         best_epoch: from 0; -1 before the first evaluation.
         waiting: epochs whose models another job evaluates and whose results are not known yet, in their order.
         class_maps: mAP50-95 of each class at the last evaluation.
+        stopped_of_epochs: number of epochs to which the trial was to train when the stop rule of its sweep ended it;
+            0 before. With more epochs it goes on.
     """
 
     best_fitness: float = NO_FITNESS
     best_epoch: int = -1
     class_maps: list[float] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    stopped_of_epochs: int = 0
 
     def add(self, metrics: DetectionMetrics, epoch: int, num_classes: int) -> bool:
         """Record an evaluation and return whether it is the best so far."""

@@ -48,6 +48,10 @@ class Phases:
         """Start the phase that copies a checkpoint, or waits for its file."""
         self._begin("saving", SLOW_PHASE_S)
 
+    def comparing(self) -> None:
+        """Start the phase that compares a trial with the others of its sweep."""
+        self._begin("comparing trials", SLOW_PHASE_S)
+
     def rolling_back(self) -> None:
         """Start the phase that reads the newest checkpoint."""
         self._begin("rolling back", SLOW_PHASE_S)

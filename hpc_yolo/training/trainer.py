@@ -31,6 +31,7 @@ from hpc_yolo.training.nan_guard import RolledBack
 from hpc_yolo.training.optimizer import apply_settings
 from hpc_yolo.training.phases import Phases
 from hpc_yolo.training.step_events import epoch_ended, evaluated, step_logged
+from hpc_yolo.training.stop_rule import StopRule
 from hpc_yolo.training.watchdog import Watchdog
 
 
@@ -72,6 +73,7 @@ class Trainer:
         self.phases = Phases(self.watchdog, self.position)
         self.checkpointer = Checkpointer(context, world, run, self.phases, self.emit, before_publish)
         self.aside = AsideEvaluations(context, world, run, self.checkpointer, self.emit, before_publish)
+        self.stop_rule = StopRule(context, world, run, self.phases, self.emit)
         self.agreement = StopAgreement(world)
 
     @property
@@ -81,8 +83,10 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """True if all epochs are done, or further ones do not improve the model."""
+        """True if all epochs are done, further ones do not improve the model, or the rule of a sweep ends the trial."""
         evaluations = self.context.evaluations
+        if evaluations.stopped_of_epochs == self.cadence.epochs:
+            return True
         return self.cadence.is_over(self.epoch, evaluations.best_epoch, evaluations.waiting)
 
     def run(self) -> Signals | None:
@@ -163,6 +167,7 @@ class Trainer:
             except Stopped as stopped:
                 self.checkpointer.save_state()
                 return stopped.stop_signal
+        self.stop_rule.apply(epoch)
         self.position.finished_epochs += 1
         meter.start_epoch()
         if self.cadence.saves_state_after(epoch) or self.is_over:

@@ -4,13 +4,13 @@ import time
 
 import msgspec
 import pytest
-from journal_events import started
+from journal_events import started, stepped
 
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, Cause
+from hpc_yolo.runs.events import AttemptEnded, Cause, TrialStopped
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -48,3 +48,30 @@ def test_chain_shows_the_job_that_trains(tmp_path, events, states, expected):
     tracked.read()
     facts = tracked.facts(Reply(jobs=cached, time=now), now)
     assert (facts.state, facts.job_id) == expected
+
+
+TRIAL_STOPPED = TrialStopped(
+    rule="asha", metric="fitness", epoch=0, step=5, epochs=2, value=0.1, threshold=0.2, num_compared=9
+)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "detail"),
+    [
+        ([[STARTED, stepped(), TRIAL_STOPPED, FINISHED]], "stopped early (asha)"),
+        ([[STARTED, stepped(), TRIAL_STOPPED, FINISHED], [STARTED, FINISHED]], "stopped early (asha)"),
+        ([[STARTED, stepped(), TRIAL_STOPPED, FINISHED], [STARTED, stepped(), FINISHED]], ""),
+        ([[STARTED, stepped(), TRIAL_STOPPED], [STARTED, stepped(), TRIAL_STOPPED, FINISHED]], "stopped early (asha)"),
+    ],
+    ids=["once", "started again", "trained longer", "state lost before it was saved"],
+)
+def test_state_of_a_trial_that_ended_early(tmp_path, attempts, detail):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    for number, events in enumerate(attempts, start=1):
+        for event in events:
+            JournalWriter(run.journal, attempt=number).write(event)
+    tracked = TrackedRun(run)
+    tracked.read()
+    facts = tracked.facts(Reply(jobs={}, time=0.0), time.time())
+    assert (facts.state, facts.detail) == ("done", detail)

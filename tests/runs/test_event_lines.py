@@ -4,6 +4,7 @@ import pytest
 from journal_events import ranks_on, started
 
 from hpc_yolo.runs.event_lines import event_line
+from hpc_yolo.runs.events import TrialStopped
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,16 @@ def test_line_of_an_attempt_has_singular_and_plural(ranks, num_images, steps, li
     sizes = {"world_size": ranks, "num_nodes": ranks, "epochs": 1, "steps_per_epoch": steps, "num_images": num_images}
     start = started(attempt=1, ranks=ranks_on(*(f"n{rank}" for rank in range(ranks))), **sizes)
     assert event_line(start) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "num_compared", "line"),
+    [
+        (0.25, 12, "stopped early after epoch 9: asha: mAP50 0.250 is under 0.512, from 12 other trials"),
+        (None, 1, "stopped early after epoch 9: asha: mAP50 - is under 0.512, from 1 other trial"),
+    ],
+    ids=["metric", "metric that is not finite"],
+)
+def test_line_of_a_trial_that_ends_early_has_its_comparison(value, num_compared, line):
+    compared = {"value": value, "threshold": 0.5123, "num_compared": num_compared}
+    assert event_line(TrialStopped(rule="asha", metric="map50", epoch=8, step=90, epochs=27, **compared)) == line
