@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from hpc_yolo.cluster import scheduler, slurm_command
+from hpc_yolo.cluster import scheduler, site, slurm_command
 from hpc_yolo.cluster.script_origins import line_origins
+from hpc_yolo.cluster.site import SiteSettings
+from hpc_yolo.cluster.slurm_command import Run
 from hpc_yolo.cluster.slurm_output import SchedulerProbe
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.plan import Plan, plan_at_site
@@ -32,10 +34,19 @@ def at_site(plan: Plan, *, dry_run: bool) -> tuple[Plan, SchedulerProbe | None]:
     run = slurm_command.on_cluster(plan.spec.cluster.slurm_cluster)
     if dry_run:
         slurm = scheduler.probe(run=run)
-        return (plan_at_site(plan) if slurm.available else plan), slurm
-    with notice_after(NOTICE_S, "waiting for scontrol ping; Ctrl-C gives up"):  # a login node may be busy
-        scheduler.require_available(run=run)
-    return plan_at_site(plan), None
+        return (plan_at_site(plan, site_settings(run)) if slurm.available else plan), slurm
+    with notice_after(NOTICE_S, "waiting for scontrol; Ctrl-C gives up"):  # a login node may be busy
+        settings = site_settings(run)
+        if settings is None:
+            scheduler.require_available(run=run)
+    return plan_at_site(plan, settings), None
+
+
+def site_settings(run: Run) -> SiteSettings | None:
+    """Return the settings of the site; None where Slurm does not answer."""
+    with contextlib.suppress(ClusterError):
+        return site.site_settings(run=run)
+    return None
 
 
 def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:

@@ -70,7 +70,9 @@ def submit(
 
         if is_available and stages.submit_remaining(plan, dry_run=dry_run):
             return
-    warnings = preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available)
+    warnings = preflight(
+        plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available, settings=plan.settings
+    )
     for what, decision in [*site_decision(loaded), *plan.decisions()]:
         click.echo(f"{what:14} {decision}")
     print_warnings(warnings)

@@ -66,7 +66,7 @@ def check_trials(plan: SweepPlan, *, slurm_answers: bool) -> list[str]:
     place, warnings = plan.sweep.array(0), list[str]()
     for index, spec in enumerate(specs_with_other_files(plan)):
         is_first = index == 0 and plan.job.uses_slurm
-        warnings += preflight(spec, place, for_slurm=is_first, slurm_answers=slurm_answers)
+        warnings += preflight(spec, place, for_slurm=is_first, slurm_answers=slurm_answers, settings=plan.job.settings)
     return list(dict.fromkeys(warnings))
 
 

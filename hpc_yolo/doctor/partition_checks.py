@@ -13,18 +13,24 @@ from hpc_yolo.doctor.findings import Measured, losses, obstacles, startable
 from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
 
 
-def partition_warnings(cluster: ClusterSpec, checkpoint: CheckpointSpec, measured: Measured | None) -> list[str]:
+def partition_warnings(
+    cluster: ClusterSpec,
+    checkpoint: CheckpointSpec,
+    measured: Measured | None,
+    settings: SiteSettings | None = None,
+) -> list[str]:
     """Return warnings about what keeps a job waiting or loses its work when it is interrupted, a line each.
 
     Args:
         cluster: what the job requests.
         checkpoint: when it saves.
         measured: save times of its run or of a similar one.
+        settings: of the site; queried unless given.
 
     Raises:
         ClusterError: Slurm would refuse the job because of its partition, number of nodes or time limit.
     """
-    run, settings = slurm_command.on_cluster(cluster.slurm_cluster), None
+    run = slurm_command.on_cluster(cluster.slurm_cluster)
     try:
         found = site.partitions(run=run)
     except ClusterError:
@@ -35,7 +41,7 @@ def partition_warnings(cluster: ClusterSpec, checkpoint: CheckpointSpec, measure
         require_accepted(cluster, unknown)
         return []
     with contextlib.suppress(ClusterError):
-        settings = site.site_settings(run=run)
+        settings = settings or site.site_settings(run=run)
     is_lifted = settings is not None and settings.enforces_limits
     return [
         *obstacle_warnings(cluster, partitions, is_lifted=is_lifted),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shlex
@@ -11,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
+from hpc_yolo.cluster import sbatch, scheduler, site
 from hpc_yolo.cluster.container_checks import require_no_container
 from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import split_variables
-from hpc_yolo.cluster.site import RequeueChoice
+from hpc_yolo.cluster.site import RequeueChoice, SiteSettings
 from hpc_yolo.core.errors import ClusterError, RunError, SpecError
 from hpc_yolo.core.units import counted
 from hpc_yolo.core.variables import variables_in
@@ -73,7 +72,7 @@ class Plan:
         requeue: how a Slurm job continues after an interruption; None where Slurm was not queried.
         has_data_on_nodes: the dataset YAML exists on the nodes only.
         array: trials of a sweep, of which each task of the job's array runs one; `run` is the directory of the array.
-        max_array_size: tasks of an array, at most.
+        settings: of the site; None where Slurm was not queried, or did not answer.
     """
 
     spec: Spec
@@ -91,7 +90,7 @@ class Plan:
     requeue: RequeueChoice | None = None
     has_data_on_nodes: bool = False
     array: ArrayTasks | None = None
-    max_array_size: int = site.DEFAULT_ARRAY_SIZE
+    settings: SiteSettings | None = None
 
     @property
     def uses_slurm(self) -> bool:
@@ -313,23 +312,20 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
     )
 
 
-def plan_at_site(plan: Plan) -> Plan:
-    """Return `plan` with the decisions that depend on Slurm's settings, which are queried.
+def plan_at_site(plan: Plan, settings: SiteSettings | None) -> Plan:
+    """Return `plan` with the decisions that depend on the `settings` of the site.
 
     Raises:
         ClusterError: the site does not support the value of cluster.requeue.
     """
-    wanted, settings = plan.spec.cluster.requeue, None
-    with contextlib.suppress(ClusterError):
-        settings = site.site_settings(run=slurm_command.on_cluster(plan.spec.cluster.slurm_cluster))
+    wanted = plan.spec.cluster.requeue
     if wanted == "expedite" and settings is not None and not settings.expedites:
         hint = "--set cluster.requeue=auto chooses the fastest supported way"
         raise ClusterError(f"cluster.requeue: expedite {site.NO_EXPEDITE}", hint=hint)
     choice = site.choose_requeue(wanted, settings)
     if wanted == "auto" and choice.mode == "chain" and plan.spec.cluster.sbatch.get("hold"):
         choice = site.choose_requeue("requeue", settings)  # the successors in a chain would stay held
-    size = site.DEFAULT_ARRAY_SIZE if settings is None else settings.max_array_size
-    return replace(plan, requeue=choice, max_array_size=size)
+    return replace(plan, requeue=choice, settings=settings)
 
 
 def choose_executor(wanted: str) -> tuple[str, str]:

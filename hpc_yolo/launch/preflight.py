@@ -12,6 +12,7 @@ from hpc_yolo.cluster.container_checks import require_container
 from hpc_yolo.cluster.interpreter import require_python
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import require_not_active
+from hpc_yolo.cluster.site import SiteSettings
 from hpc_yolo.core.installation import require_tensorboard
 from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
@@ -24,7 +25,14 @@ from hpc_yolo.spec.shell import require_shell_syntax
 from hpc_yolo.weights.archive import require_usable_weights
 
 
-def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: bool = True) -> list[str]:
+def preflight(
+    spec: Spec,
+    run: RunDirectory,
+    *,
+    for_slurm: bool,
+    slurm_answers: bool = True,
+    settings: SiteSettings | None = None,
+) -> list[str]:
     """Check `spec` on this machine and, for Slurm, against the partitions.
 
     Args:
@@ -32,6 +40,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
         run: its run directory, which may not exist.
         for_slurm: the run becomes a Slurm job.
         slurm_answers: False where Slurm was found not to answer.
+        settings: of the site; queried unless given.
 
     Returns:
         Warnings about the container, the dataset, and about losing work when the job is interrupted, a line each.
@@ -66,7 +75,7 @@ def preflight(spec: Spec, run: RunDirectory, *, for_slurm: bool, slurm_answers: 
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
     if for_slurm and slurm_answers:
-        warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source))
+        warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source), settings)
     return warnings
 
 

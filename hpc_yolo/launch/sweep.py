@@ -13,6 +13,7 @@ import msgspec
 
 from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
+from hpc_yolo.cluster.site import DEFAULT_ARRAY_SIZE
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import make_directory, write_atomic
 from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
@@ -97,7 +98,7 @@ def with_new_trials(plan: SweepPlan) -> SweepPlan:
     keys = {trial.key for trial in plan.known}
     added = [(values, key) for values, key in _wanted(plan.spec) if key not in keys]
     first = 1 + max((array_and_task(trial.name)[0] for trial in plan.known), default=0)
-    size = plan.job.max_array_size
+    size = DEFAULT_ARRAY_SIZE if plan.job.settings is None else plan.job.settings.max_array_size
     new = [
         TrialRecord(trial_name(first + index // size, index % size), dict(values), key)
         for index, (values, key) in enumerate(added)

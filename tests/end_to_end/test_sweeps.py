@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -137,3 +138,23 @@ def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_
     Path(taken, "notes").mkdir(parents=True)
     refused = hpc_yolo("submit", spec, "--dry-run", check=False)
     assert refused.returncode == 6 and "exists, and is no sweep" in refused.stderr
+
+
+def test_thousand_trials_take_three_calls_of_slurm(in_slurm, write_spec, hpc_yolo, tmp_path, monkeypatch):
+    """A controller that serves a whole site must not notice how large a sweep is."""
+    calls = tmp_path / "calls"
+    for command in ("sbatch", "scontrol", "squeue", "sinfo", "sacct", "sacctmgr"):
+        counted = tmp_path / "bin" / command
+        counted.parent.mkdir(exist_ok=True)
+        counted.write_text(f'#!/bin/sh\necho {command} >>{calls}\nexec {shutil.which(command)} "$@"\n')
+        counted.chmod(0o755)
+    grid = {"train.hyp_overrides.lr0": [0.01 + number / 1000 for number in range(10)]}
+    sweep_section = {"grid": grid, "seeds": 100, "limit": 8}
+    spec = write_spec("big", CLUSTER | {"sbatch": {"hold": True}}, sweep=sweep_section)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    hpc_yolo("submit", spec)
+    assert sorted(calls.read_text().split()) == ["sbatch", "scontrol", "scontrol"]
+    calls.unlink()
+    shown = json.loads(hpc_yolo("sweep", "status", sweep_at(tmp_path, "big").path, "--json").stdout)
+    assert shown["states"] == {"waiting": 1000}
+    assert calls.read_text().split() == ["squeue"]

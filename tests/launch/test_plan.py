@@ -155,10 +155,9 @@ def test_tasks_and_last_command_use_cluster_python(tmp_path, cluster, tasks_pyth
 
 
 @pytest.mark.parametrize(("options", "mode"), [({}, "chain"), ({"hold": False}, "chain"), ({"hold": True}, "requeue")])
-def test_held_job_is_requeued_instead_of_chained(tmp_path, monkeypatch, options, mode):
+def test_held_job_is_requeued_instead_of_chained(tmp_path, options, mode):
     settings = site.parse_site_settings("KillWait = 30 sec\nAuthInfo = (null)\n")
-    monkeypatch.setattr(site, "site_settings", lambda **_: settings)
-    plan = plan_at_site(plan_of_job(spec_of(tmp_path, sbatch=options)))
+    plan = plan_at_site(plan_of_job(spec_of(tmp_path, sbatch=options)), settings)
     assert plan.requeue.mode == mode
 
 

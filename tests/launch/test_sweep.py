@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpc_yolo.cluster.site import parse_site_settings
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.launch import sweep as module
 from hpc_yolo.launch.plan import ArrayTasks, planned_run
@@ -42,7 +43,8 @@ def test_percent_sign_in_the_path_is_no_pattern():
 
 def test_more_trials_than_an_array_may_have_become_several_arrays(spec_of):
     plan = plan_sweep(spec_of(seeds=25))
-    plan = with_new_trials(replace(plan, job=replace(plan.job, max_array_size=10)))
+    settings = parse_site_settings("KillWait = 30 sec\nMaxArraySize = 10\n")
+    plan = with_new_trials(replace(plan, job=replace(plan.job, settings=settings)))
     assert [job.array.option for job in plan.jobs] == ["0-9", "0-9", "0-4"]
     assert [job.run.name for job in plan.jobs] == ["array-1", "array-2", "array-3"]
     assert plan.new[24].name == "3-0004"
