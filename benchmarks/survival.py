@@ -31,7 +31,8 @@ from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training.trainer import Trainer
 from hpc_yolo.training.watchdog import Watchdog
 

@@ -20,7 +20,7 @@ LEVELS = [
     {"weights", "plots"},
     {"training", "inference"},
     {"launch", "monitor"},
-    {"report"},
+    {"report", "notify"},
     {"cli"},
 ]
 LEVEL_OF = {package: number for number, level in enumerate(LEVELS) for package in level}
@@ -36,6 +36,7 @@ WITHOUT_TORCH = {
     "monitor",
     "doctor",
     "report",
+    "notify",
     "cli",
 }
 HEAVY = {"torch", "torchvision", "cv2", "submitit", "numpy", "safetensors", "optuna"}

@@ -17,10 +17,12 @@ from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.launch.run_stages import run_job_stages
 from hpc_yolo.launch.stages import cancel_undue_stages, queue_missing_stages
 from hpc_yolo.launch.trial import started_trial
+from hpc_yolo.notify.ends import notify_end, notify_stages
 from hpc_yolo.resilience.after_job import conclude_job
 from hpc_yolo.resilience.failed_setup import conclude_failed_setup
 from hpc_yolo.resilience.run_over import end_in_job
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
@@ -47,7 +49,8 @@ def after_job(
 
     SPEC is the spec of the tasks, with the same options, or the run directory. Where a task was killed, stalled or was
     stopped before its first step, the end is written to the journal and the job is requeued if the spec allows it.
-    If the run has ended, its stages (then) follow. The exit code is that of the tasks, 0 for a finished run.
+    If the run has ended, its messages (notify) and stages (then) follow. The exit code is that of the tasks, 0 for a
+    finished run.
     """
     process = ProcessInfo.alone(current_environment())
     if exit_code == 0 and spec_path.is_dir():
@@ -60,22 +63,22 @@ def after_job(
             raise
         print(f"hpc-yolo: stages: {error}", flush=True)  # the training is finished
         return
-    if is_first_success and not spec.then:
+    if is_first_success and not spec.then and spec.notify is None:
         return
     status, cause = exit_code, None
     if setup_record is not None:
         status = conclude_failed_setup(run, spec.cluster, process, setup_record, exit_code)
     else:
         status, cause = conclude_job(run, spec.cluster, process, exit_code)
-    if spec.then:
-        run_stages_of_job(run, spec, process, cause, has_environment=setup_record is None)
+    if spec.then or spec.notify is not None:
+        follow_end(run, spec, process, cause, has_environment=setup_record is None)
     sys.exit(status)
 
 
-def run_stages_of_job(
+def follow_end(
     run: RunDirectory, spec: Spec, process: ProcessInfo, cause: str | None, *, has_environment: bool
 ) -> None:
-    """Run the stages inside the job that has ended the run; settle which jobs of other stages wait behind it.
+    """Do what follows in the job that has ended the run: messages, and stages.
 
     What goes wrong here changes nothing about the run: a message is printed.
 
@@ -86,10 +89,30 @@ def run_stages_of_job(
     with printed_errors():
         if (end := end_in_job(run, process, cause)) is None:
             return
-        with printed_errors():  # Slurm may not answer; stages in the job need it not
-            cancel_undue_stages(run, spec, end)
-            queue_missing_stages(run, spec, process, end)
-        run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
+        if spec.notify is not None:  # before stages, which may take the rest of the job's time
+            with printed_errors():
+                notify_end(run, spec.notify, end, current_environment(), job_id=process.job_id)
+        if not spec.then:
+            return
+        with printed_errors():
+            run_stages_of_job(run, spec, process, end, has_environment=has_environment)
+        if spec.notify is not None:
+            notify_stages(run, spec.notify, current_environment(), job_id=process.job_id)
+
+
+def run_stages_of_job(
+    run: RunDirectory, spec: Spec, process: ProcessInfo, end: RunEnd, *, has_environment: bool
+) -> None:
+    """Run the stages inside the job that has ended the run; settle which jobs of other stages wait behind it.
+
+    Args:
+        end: of the run.
+        has_environment: the setup has succeeded.
+    """
+    with printed_errors():  # Slurm may not answer; stages in the job need it not
+        cancel_undue_stages(run, spec, end)
+        queue_missing_stages(run, spec, process, end)
+    run_job_stages(run, spec, process, end, refusal="" if has_environment else "cluster.setup failed")
 
 
 @contextlib.contextmanager
@@ -98,7 +121,7 @@ def printed_errors() -> Iterator[None]:
     try:
         yield
     except (HpcYoloError, OSError) as error:
-        print(f"hpc-yolo: stages: {error}", flush=True)
+        print(f"hpc-yolo: after the run: {error}", flush=True)
 
 
 def run_and_spec(path: Path, overrides: list[Override]) -> tuple[RunDirectory, Spec]:

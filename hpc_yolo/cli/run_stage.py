@@ -10,6 +10,7 @@ import click
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.stage_task import run_stage_in_job
+from hpc_yolo.notify.ends import notify_stages
 from hpc_yolo.runs.directory import RunDirectory
 
 
@@ -27,4 +28,8 @@ def run_stage(path: Path, name: str, number: int, setup_record: Path | None, exi
         setup_record.unlink(missing_ok=True)
         refusal = f"cluster.setup failed with exit status {exit_code}"
     process = ProcessInfo.alone(current_environment())
-    sys.exit(run_stage_in_job(run, submitted_spec(run), name, number, process, refusal=refusal))
+    spec = submitted_spec(run)
+    status = run_stage_in_job(run, spec, name, number, process, refusal=refusal)
+    if status != 0 and spec.notify is not None:
+        notify_stages(run, spec.notify, current_environment(), job_id=process.job_id)
+    sys.exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -26,7 +27,7 @@ from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
-from hpc_yolo.runs.submissions import stage_submissions
+from hpc_yolo.runs.submissions import Submission, stage_submissions
 from hpc_yolo.spec.load import Override, load_with_origins
 
 
@@ -107,14 +108,44 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.monitor.follow import follow as follow_run  # imports rich
 
     try:
-        watch = JobWatch(plan.run, owned=True)
-        status = follow_run(plan.run, watch, since=submission.time, quiet=wait and not follow)
+        with messages(plan, submission):
+            watch = JobWatch(plan.run, owned=True)
+            status = follow_run(plan.run, watch, since=submission.time, quiet=wait and not follow)
     finally:
         if plan.spec.then and not plan.uses_slurm:
-            from hpc_yolo.launch.stages_alone import run_stages_here  # 20 ms
-
-            run_stages_here(plan)
+            run_stages(plan)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def messages(plan: Plan, submission: Submission) -> Iterator[None]:
+    """Send the messages (notify) of a run that is followed: of a local run all, of a job those that it could not."""
+    notify = plan.spec.notify
+    if notify is None:
+        yield
+        return
+
+    from hpc_yolo.cli import notices  # 20 ms, of no use without messages
+
+    if plan.uses_slurm:
+        try:
+            yield
+        finally:
+            notices.followed_messages(plan.run, notify)
+    else:
+        with notices.local_messages(plan.run, plan.spec, notify, submission.job_id):
+            yield
+
+
+def run_stages(plan: Plan) -> None:
+    """Run the stages that follow the end of a run on this machine."""
+    from hpc_yolo.launch.stages_alone import run_stages_here  # 20 ms
+
+    run_stages_here(plan)
+    if plan.spec.notify is not None:
+        from hpc_yolo.cli import notices
+
+        notices.local_stage_messages(plan.run, plan.spec, plan.spec.notify)
 
 
 def fetch_with_progress(weights: str) -> None:

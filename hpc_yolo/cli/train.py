@@ -103,7 +103,7 @@ def _train_prepared_run(path: Path, overrides: list[Override], process: ProcessI
     require_submitted_version(run)  # first: another version may not read the spec
     spec = submitted_spec(run)
     if not _is_finished(run, process):
-        start_task(run, spec)
+        _train_and_notify(run, spec, process)
 
 
 def _is_finished(run: RunDirectory, process: ProcessInfo) -> bool:
@@ -130,4 +130,17 @@ def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
         require_same_training(run, spec)
         fetch_with_progress(spec.weights)
         prepare_run(run, spec)
-    start_task(run, spec)
+    _train_and_notify(run, spec, process)
+
+
+def _train_and_notify(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
+    """Train as a task; without Slurm nothing but rank 0 sees the end of the run, and so sends the messages about it."""
+    is_in_slurm = process.launcher == "slurm" or ProcessInfo.alone(current_environment()).job_id is not None
+    if spec.notify is None or is_in_slurm or process.rank != 0:
+        start_task(run, spec)
+        return
+
+    from hpc_yolo.cli.notices import local_messages  # 20 ms, of no use without messages
+
+    with local_messages(run, spec, spec.notify, None):
+        start_task(run, spec)

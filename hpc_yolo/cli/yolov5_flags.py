@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import click
 
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.fields import description_of, field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_names
 from hpc_yolo.spec.load import Override
-from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.validate import model_names
 
 Command = TypeVar("Command", bound=Callable[..., object])

@@ -36,7 +36,7 @@ def script(
     after_failed_setup: str | None = None,
     container: ContainerCommand | None = None,
     before: str | None = None,
-    beside: str | None = None,
+    beside: Sequence[str] = (),
     array: str | None = None,
 ) -> str:
     """Return the whole script: options, setup lines, environment, one srun with one task per GPU, and the last command.
@@ -51,10 +51,10 @@ def script(
         after_failed_setup: replaces `afterwards` where the setup ended before the tasks, in the environment of the job.
         container: of the tasks; `task` then begins with its Python.
         before: command that runs before the tasks, as shell text; where it fails they do not start.
-        beside: command that runs on the first node while the tasks run, as shell text.
+        beside: commands that run on the first node while the tasks run, as shell text.
         array: tasks of an array of jobs, as sbatch takes them.
     """
-    first = [*([f"{beside} &"] if beside else []), *([f"{before} &&"] if before else [])]
+    first = [*(f"{command} &" for command in beside), *([f"{before} &&"] if before else [])]
     tasks = " ".join([*srun_command(cluster, container), task])
     return batch_script(
         {**sbatch_options(name, cluster, log, save_times), **({} if array is None else {"array": array})},

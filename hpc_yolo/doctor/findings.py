@@ -13,7 +13,8 @@ from hpc_yolo.cluster.site import Partition, QosLimits, SiteSettings
 from hpc_yolo.core.units import counted, format_time, parse_limit_s
 from hpc_yolo.doctor.window import StopWindow, stop_window
 from hpc_yolo.runs.save_times import SaveTimes
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import ClusterSpec
 
 MAX_SAVE_FRACTION = 0.4  # of the seconds of a preempted job; the rest is for steps, slow disks and Slurm
 STEPS_TO_STOP = 2  # the current step, and the one in which the ranks agree

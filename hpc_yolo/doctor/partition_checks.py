@@ -10,7 +10,8 @@ from hpc_yolo.cluster.site import Partition, SiteSettings
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.units import format_time
 from hpc_yolo.doctor.findings import Measured, losses, obstacles, startable
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import ClusterSpec
 
 
 def partition_warnings(

@@ -25,6 +25,7 @@ from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.runs.sweep import TASK_DIGITS, SweepDirectory
+from hpc_yolo.spec.notify import PROBLEM
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
 
@@ -111,7 +112,6 @@ class Plan:
         path = str(self.run.path)
         task = ["-u", "-m", "hpc_yolo", "train", path]
         after_job = ["-m", "hpc_yolo", "after-job", path]
-        queue = ["-m", "hpc_yolo", "queue-evaluations", path]
         writable = self.run if self.array is None else RunDirectory(self.array.sweep.path)
         command, container = task_command(self.spec, writable, self.python, task)
         before = [*(["start-trial"] if self.array else []), *([] if container is None else ["before-job"])]
@@ -128,9 +128,18 @@ class Plan:
             after_failed_setup=shlex.join([sure_python, *after_job]),
             container=container,
             before=" && ".join(shlex.join([self.python, "-m", "hpc_yolo", name, path]) for name in before) or None,
-            beside=shlex.join([self.python, *queue]) if self.spec.validate == "aside" else None,
+            beside=[shlex.join([self.python, "-m", "hpc_yolo", name, path]) for name in self._beside],
             array=self.array.option if self.array else None,
         )
+
+    @property
+    def _beside(self) -> list[str]:
+        """Names of the commands that run beside the tasks of a job."""
+        reports = self.spec.notify is not None and PROBLEM in self.spec.notify.events
+        return [
+            *(["queue-evaluations"] if self.spec.validate == "aside" else []),
+            *(["notify-problems"] if reports else []),
+        ]
 
     @property
     def python(self) -> str:
@@ -170,6 +179,7 @@ class Plan:
             *self._validation_decision(),
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
             *self._stage_decisions(),
+            *self._notify_decision(),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
                 for name, value in self.spec.cluster.env.items()
@@ -195,6 +205,13 @@ class Plan:
         from hpc_yolo.launch.stages import stage_decisions  # with all that it needs 20 ms, of no use without stages
 
         return stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm)
+
+    def _notify_decision(self) -> list[tuple[str, str]]:
+        notify = self.spec.notify
+        if notify is None:
+            return []
+        ways = [*notify.recipients, *(way for way in ("webhook", "command") if getattr(notify, way) is not None)]
+        return [("notify", f"{', '.join(ways)}: {', '.join(notify.events)}")]
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
         if not self.uses_slurm:

@@ -18,6 +18,7 @@ from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.evaluation_script import require_accepted
 from hpc_yolo.launch.node_data import check_dataset
+from hpc_yolo.launch.notify_checks import notify_warnings
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
@@ -43,12 +44,12 @@ def preflight(
         settings: of the site; queried unless given.
 
     Returns:
-        Warnings about the container, the dataset, and about losing work when the job is interrupted, a line each.
+        Warnings about container, dataset, messages, and about losing work when the job is interrupted, a line each.
 
     Raises:
         SpecError: the layers of the model are invalid, do not fit train.imgsz, or lack those of train.freeze;
             TensorBoard or cluster.python cannot be imported; the container's image or a mounted path does not exist;
-            a stage names something that does not exist.
+            a stage names something that does not exist; notify.command is no bash.
         DataError: the dataset or one of its splits does not exist.
         CheckpointError: the weights do not exist, or training cannot begin with them.
         RunError: the directory of runs is not writable, or the run is already queued or running.
@@ -74,6 +75,7 @@ def preflight(
     _require_further_jobs(spec, run, in_slurm=for_slurm and slurm_answers)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
+    warnings += notify_warnings(spec, current_environment(), for_slurm=for_slurm)
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source), settings)
     return warnings

@@ -25,6 +25,8 @@ OLD_CHECKPOINT_INTERVALS = 5.0  # of the run's own
 FLAT_POINTS = 32
 FLAT_CHANGE = 0.002  # of the loss, between the third and the last quarter of its curve
 FLAT_UNTIL = 0.5  # of the training: a loss is flat towards its end
+# Kinds of problems that a person must look at; the others say that a run could be faster.
+NEEDS_PERSON = ("loss", "pause", "checkpoint", "flat loss", "speed", "losses")
 LOSING_CAUSES = (Cause.KILLED, Cause.STALLED, Cause.NODE_FAILURE)
 
 
@@ -34,12 +36,19 @@ def problems_of(record: RunRecord, *, is_running: bool, now: float) -> list[str]
     Args:
         is_running: it trains at `now` (seconds since 1970), as far as is known.
     """
-    found = [*_newer_version(record), *_bad_loss(record)]
+    found = problems_by_kind(record, is_running=is_running, now=now)
+    return [problem for problems in found.values() for problem in problems]
+
+
+def problems_by_kind(record: RunRecord, *, is_running: bool, now: float) -> dict[str, list[str]]:
+    """Return the problems of a run, as `problems_of`, by their kind; a kind may have none."""
+    found = {"version": _newer_version(record), "loss": _bad_loss(record)}
     if is_running:
-        found += [*_stall(record, now), *_old_checkpoint(record, now), *_flat_loss(record), *_speed(record)]
+        found |= {"pause": _stall(record, now), "checkpoint": _old_checkpoint(record, now)}
+        found |= {"flat loss": _flat_loss(record), "speed": _speed(record)}
         if record.step is not None:
-            found += rank_problems(record.last_steps) + _memory(record)
-    return found + _losses(record)
+            found |= {"ranks": rank_problems(record.last_steps), "memory": _memory(record)}
+    return found | {"losses": _losses(record)}
 
 
 def stage_problems(stages: Iterable[StageStatus]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.monitor.tui.view import results_table
+from hpc_yolo.runs import logs
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import EventLines, losses_text, metrics_text
@@ -104,11 +105,10 @@ def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, consol
 
 def last_output(run: RunDirectory) -> str:
     """Return the last lines that a task or Slurm printed, and the path of their file."""
-    logs = sorted((*run.jobs.glob("*.log"), *run.jobs.glob("*_log.out")), key=lambda path: path.stat().st_mtime)
-    if not logs:
+    lines, log = logs.last_output(run, OUTPUT_LINES)
+    if log is None:
         return f"  (there is none in {run.jobs})"
-    lines = logs[-1].read_text(errors="replace").splitlines()[-OUTPUT_LINES:]
-    return "\n".join([*(f"  {line}" for line in lines), f"  ({logs[-1]})"])
+    return "\n".join([*(f"  {line}" for line in lines), f"  ({log})"])
 
 
 def show_results(run: RunDirectory, console: Console) -> None:

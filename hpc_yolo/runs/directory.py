@@ -17,6 +17,7 @@
 |-- results/                  rank 0, after the last step: curves, confusion matrix, label statistics, images
 |-- stages/                   what ran after the training: records, one file a try, written by the process that runs
 |                             it; submit: scripts of jobs; the stages' output
+|-- notices/                  notify: the process that sends a message: the record of it
 |-- evaluations/              validate: aside; the job that evaluates: results.jsonl, from which rank 0 takes them;
 |                             the process that queues it: script and id; Slurm: its output
 |-- tensorboard/              rank 0: event files, where the spec requests them
@@ -174,6 +175,11 @@ class RunDirectory:
     def stage_log(self, stage: str, job_id: str) -> Path:
         """Return the file for the output of a stage in a job; `%j` is the job id in a script."""
         return self.stages / f"{stage}-{job_id}.log"
+
+    @property
+    def notices(self) -> Path:
+        """Records of the messages to people."""
+        return self.path / "notices"
 
     @property
     def tensorboard(self) -> Path:

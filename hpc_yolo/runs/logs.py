@@ -110,6 +110,14 @@ class OutputReader:
         return max((job.numbers[-1] for job in self._jobs.values() if job.numbers), default=0) + 1
 
 
+def last_output(run: RunDirectory, number: int) -> tuple[list[str], Path | None]:
+    """Return the last `number` lines that a task or Slurm printed, and their file; None where there is none."""
+    logs = sorted((*run.jobs.glob("*.log"), *run.jobs.glob("*_log.out")), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return [], None
+    return logs[-1].read_text(errors="replace").splitlines()[-number:], logs[-1]
+
+
 def _unlabelled(line: str) -> tuple[int | None, str]:
     label = _LABEL.fullmatch(line)
     return (None, line) if label is None else (int(label["rank"]), label["text"])

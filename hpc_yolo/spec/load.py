@@ -12,15 +12,17 @@ import yaml
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.spec import validate
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec, image_form
 from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.credential_rules import refuse_credentials
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
+from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
@@ -33,6 +35,7 @@ PATHS = ("model", "data", "weights", "train.hyp")  # fields of a trial that may 
 RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
 # A name in several sections is suggested in the last one.
 SECTIONS = {
+    "notify": NotifySpec,
     "cluster.container": ContainerSpec,
     "cluster": ClusterSpec,
     "train": TrainSpec,

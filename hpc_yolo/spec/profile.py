@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.spec.cpu_masks import parse_cores
 from hpc_yolo.spec.fields import field_types
+from hpc_yolo.spec.notify_rules import is_host
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.spec.section import Section
@@ -75,6 +76,9 @@ class Profile(Section, frozen=True, kw_only=True):
     proxy: Annotated[
         str | None, Meta(description="Proxy of the compute nodes (http_proxy, https_proxy; no_proxy for this machine).")
     ] = None
+    smtp: Annotated[
+        str | None, Meta(description="Host that takes mail from compute nodes, HOST or HOST:PORT (notify.smtp).")
+    ] = None
     cluster: Annotated[ClusterSpec, Meta(description="Defaults for any field of cluster.")] = field(
         default_factory=ClusterSpec
     )
@@ -92,6 +96,8 @@ def profile_findings(profile: Profile) -> Iterator[Finding]:
             yield Finding(f"paths.{name}", "not a name of a path", "small letters, digits and _")
     if profile.proxy is not None and "://" not in profile.proxy:
         yield Finding("proxy", f"{profile.proxy!r} is not an address", "such as http://proxy.example.org:3128")
+    if profile.smtp is not None and not is_host(profile.smtp):
+        yield Finding("smtp", f"{profile.smtp!r} is not a host", "HOST or HOST:PORT")
     yield from _cluster_part(profile.cluster, "cluster")
     if profile.cluster.gpu is not None and profile.cluster.gpu not in profile.gpus:
         yield Finding("cluster.gpu", f"there is no row {profile.cluster.gpu!r}", ", ".join(profile.gpus) or "null")

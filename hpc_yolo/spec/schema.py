@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.device import read_device
+from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section, split_list
 from hpc_yolo.spec.stages import Stage, StageRequest
 from hpc_yolo.spec.sweep import SweepSpec
@@ -308,17 +310,6 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     ] = "auto"
 
 
-class CheckpointSpec(Section, frozen=True, kw_only=True):
-    """When the state is saved, besides at a signal and at the end."""
-
-    every_epochs: Annotated[
-        NotNegative, Meta(description="Epochs from one checkpoint to the next; 0: only after the last one.")
-    ] = 1
-    every_s: Annotated[Positive | None, Meta(description="Seconds from one checkpoint to the next.")] = 30
-    every_steps: Annotated[Positive | None, Meta(description="Steps from one checkpoint to the next.")] = None
-    keep_last: Annotated[Positive, Meta(description="Training states kept besides the best model.")] = 3
-
-
 class Spec(Section, frozen=True, kw_only=True):
     """One run: a model, a dataset, and how and where it trains."""
 
@@ -391,6 +382,11 @@ class Spec(Section, frozen=True, kw_only=True):
         MAY_CHANGE,
         Meta(description="Stages after the training, in this order: val, predict, export, report or shell lines."),
     ] = field(default_factory=list)
+    notify: Annotated[
+        NotifySpec | None,
+        WHERE_IT_RUNS,
+        Meta(description="Messages to people when the run ends or needs one of them."),
+    ] = None
     sweep: Annotated[SweepSpec | None, MAY_CHANGE, Meta(description="Trials: runs with values of their own.")] = None
 
     @property

@@ -120,7 +120,15 @@ class _Merger:
             merged = only(merged, lambda key: key != "container")
         if merged is not None:
             tree = with_value(tree, merged, "cluster")
+        tree = self._with_mail_host(tree)
         return SiteValues(None if tree is None else mapped(tree, self._with_paths), None, self._origins)
+
+    def _with_mail_host(self, tree: Node | None) -> Node | None:
+        """Return the spec `tree` with the host of the profile that takes mail, where it sends mail and names none."""
+        host = at(self._profile, "smtp")
+        if not isinstance(host, Scalar) or host.is_null or text_at(tree, "notify", "smtp") is not None:
+            return tree
+        return tree if at(tree, "notify", "mail") is None else with_value(tree, host, "notify", "smtp")
 
     def _environment(self) -> Node | None:
         """Return the variables for the network interface and the proxy."""

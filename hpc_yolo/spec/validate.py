@@ -13,6 +13,7 @@ from pathlib import Path
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.spec.container_rules import VARIABLE_NAME, container_findings, missing_image
+from hpc_yolo.spec.notify_rules import notify_findings
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.run_name import name_findings
 from hpc_yolo.spec.sbatch_options import option_findings
@@ -41,6 +42,7 @@ def run_findings(spec: Spec) -> Iterator[Finding]:
     yield from cluster_findings(spec.cluster)
     yield from missing_image(spec.cluster)
     yield from stage_findings(spec.then)
+    yield from notify_findings(spec.notify)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)

@@ -196,9 +196,13 @@ class _Converter:
 def allowed_in(path: str) -> str:
     """Return the control characters that a value of the dotted field `path` may hold: shell lines may be a block.
 
-    They are in the cluster and the stages of a spec, and in the rows of a site profile.
+    They are in the cluster, the stages and the messages of a spec, and in the rows of a site profile.
     """
-    return "\n\t" if re.fullmatch(r"(cluster|gpus\..+)\.setup(\[\d+\])?|then\[\d+\]\.shell", path) else ""
+    return (
+        "\n\t"
+        if re.fullmatch(r"(cluster|gpus\..+)\.setup(\[\d+\])?|then\[\d+\]\.shell|notify\.command(\[\d+\])?", path)
+        else ""
+    )
 
 
 def control_characters(text: str, *, allowed: str = "") -> str:

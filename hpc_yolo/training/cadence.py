@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import TrainSpec
 
 MAX_LOG_STEPS = 50
 LOGS_PER_EPOCH = 10

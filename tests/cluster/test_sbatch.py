@@ -272,7 +272,7 @@ def test_values_may_refer_to_the_setup_and_to_earlier_values(run_setup):
 @pytest.mark.parametrize("setup", [[], ["true"]])
 def test_command_beside_the_tasks_delays_neither_them_nor_the_end(tmp_path, setup):
     cluster = ClusterSpec(setup=setup)
-    text = sbatch.script("run", cluster, "", "echo after", log="log", beside="sleep 60", setup_record=f"{tmp_path}/s")
+    text = sbatch.script("run", cluster, "", "echo after", log="log", beside=["sleep 60"], setup_record=f"{tmp_path}/s")
     tasks = "kill $(jobs -p) && echo TASKS"  # while the other command runs
     script = text.replace(shlex.join(sbatch.srun_arguments(cluster)), tasks)
     done = subprocess.run(["bash"], input=script, capture_output=True, text=True, timeout=30, check=False)

@@ -77,7 +77,7 @@ def test_origin_of_a_line_is_that_of_the_values_in_it():
 
 
 def test_command_beside_the_tasks_comes_from_the_field_that_asks_for_it():
-    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside="queue")
+    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside=["queue"])
     assert dict(line_origins(text, ClusterSpec(), {"validate": at(7)}))["queue &"] == "spec.yaml:7"
 
 

@@ -9,7 +9,8 @@ from hpc_yolo.cluster.site import QosLimits, parse_partitions, parse_site_settin
 from hpc_yolo.doctor.findings import Measured, losses, run_findings, site_findings
 from hpc_yolo.doctor.window import stop_window
 from hpc_yolo.runs.save_times import SaveTimes
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 SETTINGS = parse_site_settings(recorded(NEWEST, "show_config.txt"))
 PARTITION = parse_partitions(recorded(NEWEST, "show_partition.txt"))["preempt"]

@@ -9,7 +9,8 @@ from hpc_yolo.cluster.site import Partition
 from hpc_yolo.cluster.slurm_output import StartEstimate
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.doctor.partition_checks import obstacle_warnings, partition_warnings
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import ClusterSpec
 
 PARTITIONS = {
     "gpu": Partition("gpu", "UP", True, 2, 3600, 600, 0, "OFF"),

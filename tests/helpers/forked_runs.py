@@ -32,8 +32,9 @@ from hpc_yolo.resilience.stop_signal import STOP_SIGNALS
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalReader
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.load import load_spec
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training.attempt import run_task
 
 SEED = 7

@@ -9,14 +9,16 @@ import msgspec
 import pytest
 import yaml
 
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec
 from hpc_yolo.spec.document import document
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec
@@ -24,7 +26,8 @@ from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec
 REPOSITORY = Path(__file__).parents[2]
 STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)
 SWEEP_SECTIONS = (SweepSpec, SearchSpec, StopSpec)
-SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, *STAGE_SECTIONS, *SWEEP_SECTIONS)
+RUN_SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, NotifySpec)
+SECTIONS = (*RUN_SECTIONS, *STAGE_SECTIONS, *SWEEP_SECTIONS)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 
 

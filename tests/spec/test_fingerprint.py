@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
 from hpc_yolo.spec.fingerprint import learned_digest, learned_fields
-from hpc_yolo.spec.schema import CheckpointSpec, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.section import CHANGES
 
 SPEC = Spec(name="run", model="yolov5n", data="/data.yaml")

@@ -315,3 +315,18 @@ def test_resolved_spec_needs_no_profile_and_refuses_another_row(sites, tmp_path)
     assert load_spec(resolved, (), sites.lookup()).cluster == spec.cluster, "submitted again with its profile"
     with pytest.raises(SpecError, match=r"cluster\.gpu: is resolved at submission"):
         load_resolved_spec(resolved, overrides("cluster.gpu=v100"))
+
+
+@pytest.mark.parametrize(
+    ("notify", "smtp"),
+    [
+        ("{mail: a@b.org}", "mail.example.org"),
+        ("{mail: a@b.org, smtp: own}", "own"),
+        ("{command: 'true'}", None),
+        ("null", None),
+    ],
+)
+def test_host_for_mail_is_that_of_the_profile_where_mail_is_sent(sites, notify, smtp):
+    sites.write("big", f"{PROFILE}smtp: mail.example.org\n")
+    spec = sites.load("{}", top=f"site: big\nnotify: {notify}\n").spec
+    assert (None if spec.notify is None else spec.notify.smtp) == smtp

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hpc_yolo.spec.schema import CheckpointSpec, TrainSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.training.cadence import Cadence, cadence_of
 
 NEVER = Cadence(

@@ -23,7 +23,8 @@ from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
