@@ -71,7 +71,7 @@ def _fields_of_lines(script: str, cluster: ClusterSpec) -> Iterator[tuple[str, t
         elif line.startswith("export ") and "=" in line:
             yield line, _export_fields(line)
         elif line.endswith(" &"):
-            yield line, ("validate", "cluster.python")
+            yield line, ("notify" if " notify-problems " in line else "validate", "cluster.python")
         elif line.endswith(" &&"):
             yield line, ("cluster.container", "cluster.python")
         elif line.startswith("srun "):

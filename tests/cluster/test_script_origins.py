@@ -77,8 +77,10 @@ def test_origin_of_a_line_is_that_of_the_values_in_it():
 
 
 def test_command_beside_the_tasks_comes_from_the_field_that_asks_for_it():
-    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside=["queue"])
-    assert dict(line_origins(text, ClusterSpec(), {"validate": at(7)}))["queue &"] == "spec.yaml:7"
+    reports = "python -m hpc_yolo notify-problems /runs/run"
+    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside=["queue", reports])
+    rows = dict(line_origins(text, ClusterSpec(), {"validate": at(7), "notify.mail": at(9)}))
+    assert (rows["queue &"], rows[f"{reports} &"]) == ("spec.yaml:7", "spec.yaml:9")
 
 
 def test_every_line_of_a_script_is_shown_or_counted():
