@@ -15,8 +15,9 @@ from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, TrialStopp
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
+from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.load import dump_spec
-from hpc_yolo.spec.schema import CheckpointSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import StopSpec
 from hpc_yolo.sweeps.outcomes import outcomes_of
