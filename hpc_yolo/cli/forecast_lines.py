@@ -24,7 +24,7 @@ def summary_lines(plan: Plan, forecast: Forecast) -> Iterator[tuple[str, str]]:
     sources = ", ".join(source.name for source in forecast.learned_from)
     hours = f"{_number(forecast.unit_hours.expected)} {forecast.unit} hours"
     yield "estimate", f"{_wall_text(forecast.wall_s)}, {hours}; measured in {sources}"
-    if plan.uses_slurm:
+    if plan.uses_slurm and plan.spec.cluster.time is not None:  # else the partition's limit counts
         yield "attempts", attempts_text(forecast)
 
 
@@ -68,7 +68,7 @@ def forecast_lines(plan: Plan, forecast: Forecast, num_trials: int = 1) -> Itera
 def attempts_text(forecast: Forecast) -> str:
     """Return the number of attempts and the time limit that it follows from."""
     if forecast.limit_s is None:
-        return "1: a job has no time limit"
+        return "1, unless the partition has a time limit"
     limit = f"time limit {format_time(forecast.limit_s)}, signal {forecast.signal_before_s} s before it"
     attempts = forecast.attempts
     if attempts is None:

@@ -24,7 +24,6 @@ from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.progress import counting
-from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
 from hpc_yolo.spec.schema import Spec
 
@@ -86,7 +85,7 @@ def plan(
 def _forecast(spec_path: Path, made: Plan, limits: SiteLimits) -> Forecast:
     found = make_forecast(
         made,
-        lambda: [*known_runs(), *_runs_beside(made)],
+        known_runs,
         default_s=limits.default_s,
         longest_s=limits.longest_s,
     )
@@ -127,15 +126,6 @@ def _planned(spec: Spec) -> tuple[Plan, int]:
 
     sweep = plan_sweep(spec)
     return sweep.job, len(sweep.to_start)
-
-
-def _runs_beside(made: Plan) -> list[RunDirectory]:
-    """Return the runs in the output directory of `made`, and the trials of its sweep."""
-    found = []
-    for root in (Path(made.spec.output), made.run.path.parent):
-        with contextlib.suppress(RunError):  # not readable
-            found += find_runs(root)
-    return found
 
 
 def _other_gpus(spec_path: Path, overrides: list[Override], loaded: LoadedSpec) -> list[Way]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
+from hpc_yolo.cli.forecast_lines import summary_lines
 from hpc_yolo.cluster import scheduler, site, slurm_command
 from hpc_yolo.cluster.script_origins import line_origins
 from hpc_yolo.cluster.site import SiteSettings
 from hpc_yolo.cluster.slurm_command import Run
 from hpc_yolo.cluster.slurm_output import SchedulerProbe
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.launch.forecast import make_forecast
 from hpc_yolo.launch.plan import Plan, plan_at_site
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.spec.site_files import NO_SITE
 
 NOTICE_S = 2.0
+START_TIMEOUT_S = 2.0  # for an estimate that nobody has asked for
+MAX_READ = 10  # journals, for an estimate that nobody has asked for
 ORIGIN_WIDTH = 72
 
 
@@ -73,12 +78,33 @@ def print_warnings(warnings: Sequence[str]) -> None:
         click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
 
 
-def start_of(plan: Plan) -> tuple[str, bool]:
+def estimate_lines(
+    plan: Plan, known: Callable[[], Iterable[RunDirectory]], *, asks_start: bool
+) -> list[tuple[str, str]]:
+    """Return the lines of a submission about time and attempts; none where no similar run was measured.
+
+    Args:
+        known: returns the runs to learn from besides that of `plan`.
+        asks_start: add when Slurm would start the job, if it answers at once.
+    """
+    try:
+        found = make_forecast(plan, known, counts_images=False, max_read=MAX_READ)
+        if found is None:
+            return []
+        lines = list(summary_lines(plan, found))
+    except Exception:  # whatever is wrong with an old run, it must not stop a submission
+        return []
+    if asks_start and plan.uses_slurm:
+        lines.append(("start", start_of(plan, timeout_s=START_TIMEOUT_S)[0]))
+    return lines
+
+
+def start_of(plan: Plan, *, timeout_s: float = scheduler.CHANGE_TIMEOUT_S) -> tuple[str, bool]:
     """Return (when Slurm would start the job of `plan`, whether Slurm would refuse it). Nothing is queued."""
     assert plan.script is not None
     try:
         sbatch = slurm_command.with_sbatch_variables(plan.variables)
-        estimate = scheduler.estimate_start(plan.script, plan.sbatch_options, run=sbatch)
+        estimate = scheduler.estimate_start(plan.script, plan.sbatch_options, timeout_s=timeout_s, run=sbatch)
     except SchedulerUnavailable as error:
         return f"not known: {error.message}", False
     except ClusterError as error:

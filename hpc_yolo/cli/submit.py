@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cli.run_argument import known_runs
 from hpc_yolo.cli.submission import (
     NOTICE_S,
     at_site,
+    estimate_lines,
     notice_after,
     origin_table,
     print_warnings,
@@ -56,8 +58,7 @@ def submit(
     trials that are new or have not finished start.
     """
     overrides = read_overrides(assignments, shortcuts)
-    if local:
-        overrides.append(Override("cluster.executor", "local", "--local"))
+    overrides += [Override("cluster.executor", "local", "--local")] if local else []
     loaded = load_with_origins(spec_path, overrides, site_lookup())
     if loaded.spec.sweep is not None:
         from hpc_yolo.cli.submit_sweep import submit_trials  # which few submissions need
@@ -74,7 +75,8 @@ def submit(
     warnings = preflight(
         plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available, settings=plan.settings
     )
-    for what, decision in [*site_decision(loaded), *plan.decisions()]:
+    estimate = estimate_lines(plan, known_runs, asks_start=not dry_run)
+    for what, decision in (*site_decision(loaded), *plan.decisions(), *estimate):
         click.echo(f"{what:14} {decision}")
     print_warnings(warnings)
     if not dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,13 +12,12 @@ from hpc_yolo.cluster import sbatch
 from hpc_yolo.core.errors import DataError, RunError
 from hpc_yolo.core.units import counted, format_time, parse_limit_s
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.image_files import find_images
 from hpc_yolo.forecast.estimate import Estimate, Limit, Spread, Work, estimate
 from hpc_yolo.forecast.rates import Rates, make_rates
-from hpc_yolo.forecast.similar import Request, Source, find_sources
+from hpc_yolo.forecast.similar import MAX_READ, Request, Source, find_sources
 from hpc_yolo.forecast.suggest import SuggestedLimit, suggest_limit
 from hpc_yolo.launch.plan import Plan
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.directory import RunDirectory, find_runs
 
 WRITTEN_BEYOND = 1  # training states that exist for a moment besides those that are kept
 
@@ -71,9 +71,10 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_forecast(
     plan: Plan,
-    others: Callable[[], Iterable[RunDirectory]],
+    known: Callable[[], Iterable[RunDirectory]],
     *,
     counts_images: bool = True,
+    max_read: int = MAX_READ,
     default_s: int | None = None,
     longest_s: int | None = None,
 ) -> Forecast | None:
@@ -81,15 +82,17 @@ def make_forecast(
 
     Args:
         plan: of the submission.
-        others: returns the runs to learn from besides that of the plan.
+        known: returns the runs to learn from besides that of the plan and those beside it.
         counts_images: count the images of a dataset that no measured run has used; without it the result is None then.
+        max_read: read at most so many other runs, the newest.
         default_s: time limit of a job where the spec has none; None: no limit.
         longest_s: the longest time limit that Slurm allows.
 
     Raises:
         RunError: the number of images is not known.
     """
-    sources = find_sources(Request(plan.spec, plan.world_size, plan.uses_slurm), plan.run, others)
+    request = Request(plan.spec, plan.world_size, plan.uses_slurm)
+    sources = find_sources(request, plan.run, lambda: [*known(), *_runs_beside(plan)], max_read=max_read)
     numbers = _image_numbers(plan, sources, counts_images=counts_images) if sources else None
     if numbers is None:
         return None
@@ -135,6 +138,15 @@ def _forecast(
     )
 
 
+def _runs_beside(plan: Plan) -> list[RunDirectory]:
+    """Return the runs in the output directory of `plan`, and the trials of its sweep."""
+    found = []
+    for root in (Path(plan.spec.output), plan.run.path.parent):
+        with contextlib.suppress(RunError):  # not readable
+            found += find_runs(root)
+    return found
+
+
 def wall_on(forecast: Forecast, plan: Plan, num_nodes: int) -> float:
     """Return the expected wall time of the run; on another number of nodes with the same batch and in one attempt."""
     if num_nodes == plan.num_nodes:
@@ -162,6 +174,9 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
             return source.times.start.num_images, source.times.num_evaluated
     if not counts_images:
         return None
+
+    from hpc_yolo.data.image_files import find_images  # 20 ms, of no use where a run has counted them
+
     try:
         dataset = load_dataset(Path(plan.spec.data))
         training, validation = (find_images(dataset.split(name), dataset.root) for name in ("train", "val"))

@@ -1,6 +1,7 @@
 """`hpc-yolo plan` on written journals, without Slurm and on the test cluster."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -145,11 +146,47 @@ def test_plan_without_an_answer_of_slurm_is_printed_without_its_start(write_run,
     assert "start          not known: the Slurm controller is down" in text
 
 
+def dry_run(*words: object) -> str:
+    result = CliRunner().invoke(cli, ["submit", "--dry-run", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_submission_prints_the_estimate_and_the_attempts(write_run, write_spec, monkeypatch):
+    assert "estimate" not in dry_run(write_spec("new"), "--local")
+    write_run("old", launcher="slurm")
+    monkeypatch.setattr(scheduler, "probe", lambda **_: SchedulerProbe(False, "the Slurm controller is down"))
+    spec = write_spec("new", cluster={"executor": "slurm", "time": "00:05:00"}, train={"epochs": 20})
+    shown = dry_run(spec)
+    assert "\nestimate       3 min 12 s (2 min 47 s to 3 min 12 s), 0.05 CPU hours; measured in old" in shown
+    assert "\nattempts       2 (" in shown
+
+
+@pytest.mark.parametrize("journal", [b"", b"{}\n", b"\0\xff\n" * 9, b'{"event":"attempt_started","time":1}\n'])
+def test_submission_is_not_stopped_by_an_old_run(write_run, write_spec, journal):
+    run = write_run("old")
+    run.journal.write_bytes(journal)
+    assert "estimate" not in dry_run(write_spec("new"), "--local")
+    run.spec.write_text("name: [")
+    assert "estimate" not in dry_run(write_spec("new"), "--local")
+
+
+def test_submission_is_not_stopped_by_a_mistake_in_an_estimate(write_run, write_spec, monkeypatch):
+    write_run("old")
+
+    def broken(*_arguments, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("hpc_yolo.cli.submission.make_forecast", broken)
+    assert "estimate" not in dry_run(write_spec("new"), "--local")
+
+
 @pytest.mark.usefixtures("in_slurm")
 def test_plan_asks_slurm_for_each_way_and_says_why_a_job_waits(write_run, write_spec, in_slurm, hpc_yolo):
     write_run("old", launcher="slurm")
     spec = write_spec("new", cluster={"executor": "slurm", "time": "00:30:00"}, train={"epochs": 20})
-    hpc_yolo("submit", spec, "--set", "cluster.sbatch.hold=true")
+    queued = hpc_yolo("submit", spec, "--set", "cluster.sbatch.hold=true").stdout
+    assert re.search(r"^estimate .*\nattempts       1.*\nstart          at 2", queued, re.MULTILINE)
     code, text = plan_of(spec)
     assert code == 0, text
     assert "waits now      Slurm job" in text
