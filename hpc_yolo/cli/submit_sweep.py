@@ -28,7 +28,8 @@ from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.runs.sweep import TrialRecord
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.spec.trials import shown, with_values
+from hpc_yolo.spec.trials import shown, single_values, with_values
+from hpc_yolo.sweeps.search import untold
 
 FILES = ("model", "data", "weights")
 SHOWN_TRIALS = 10
@@ -62,7 +63,14 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, wait: bool, parallel: in
 
 
 def check_trials(plan: SweepPlan, *, slurm_answers: bool) -> list[str]:
-    """Check the job of the trials and, once for each combination, the files that they name; return warnings."""
+    """Check the job of the trials and, once for each combination, the files that they name; return warnings.
+
+    Raises:
+        RunError: the study of a search is of another space.
+        InstallationError: the search needs Optuna.
+    """
+    if plan.spec.sweep is not None and plan.spec.sweep.search is not None:
+        untold(plan.spec.sweep.search, plan.sweep.path)
     place, warnings = plan.sweep.array(0), list[str]()
     for index, spec in enumerate(specs_with_other_files(plan)):
         is_first = index == 0 and plan.job.uses_slurm
@@ -74,7 +82,9 @@ def specs_with_other_files(plan: SweepPlan) -> Iterator[Spec]:
     """Yield the spec of one trial for each combination of files; of the sweep itself where nothing starts."""
     base = msgspec.structs.replace(plan.job.spec, sweep=None, output=str(plan.sweep.path))
     seen = set()
-    for values in [trial.values for trial in plan.to_start] or [{}]:
+    sweep = plan.spec.sweep
+    drawn = [] if sweep is None or sweep.search is None else single_values(sweep.search)
+    for values in [*(trial.values for trial in plan.to_start), *drawn] or [{}]:
         spec = with_values(base, values)
         if (files := tuple(getattr(spec, field) for field in FILES)) not in seen:
             seen.add(files)

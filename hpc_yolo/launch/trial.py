@@ -19,7 +19,7 @@ from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.sweep_search import SearchSpec, Value
 from hpc_yolo.spec.trials import with_values
 from hpc_yolo.sweeps.outcomes import outcomes_of
-from hpc_yolo.sweeps.search import ask, tell
+from hpc_yolo.sweeps.search import ask, tell, untold
 
 
 def started_trial(path: Path) -> RunDirectory:
@@ -59,8 +59,7 @@ def trial_spec(sweep: SweepDirectory, run: RunDirectory) -> Spec:
 
 def _draw(sweep: SweepDirectory, search: SearchSpec, run: RunDirectory) -> dict[str, Value]:
     """Draw the values of the trial `run`, after the results of all trials that have ended."""
-    trials = [sweep.trial(trial.name) for trial in sweep.trials()]
-    tell(search, sweep.path, outcomes_of(trials))
+    tell(search, sweep.path, outcomes_of(sweep.trial(name) for name in untold(search, sweep.path)))
     values = ask(search, sweep.path, run.name)
     sweep.write_drawn_values(run.name, values)
     return values

@@ -27,7 +27,7 @@ from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
 from hpc_yolo.spec.sweep import SweepSpec
-from hpc_yolo.spec.sweep_search import Value
+from hpc_yolo.spec.sweep_search import Range, Value
 from hpc_yolo.spec.trials import value_at, with_values
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
 
@@ -281,8 +281,16 @@ def _with_absolute_values(spec: Spec, sweep: SweepSpec, directory: Path) -> Swee
         trial, _ = with_expanded_paths(with_values(spec, {field: value}))
         return str(value_at(_with_absolute_paths(trial, directory), field))
 
+    search = sweep.search
+    if search is not None and not isinstance(search.space, str):
+        space = {
+            field: kind if isinstance(kind, Range) else [resolved(field, value) for value in kind]
+            for field, kind in search.space.items()
+        }
+        search = msgspec.structs.replace(search, space=space)
     return msgspec.structs.replace(
         sweep,
+        search=search,
         grid={field: [resolved(field, value) for value in values] for field, values in sweep.grid.items()},
         variants=[{field: resolved(field, value) for field, value in variant.items()} for variant in sweep.variants],
     )

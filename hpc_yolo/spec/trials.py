@@ -16,8 +16,8 @@ from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.search_rules import search_findings, stop_findings
 from hpc_yolo.spec.sweep import MAX_TRIALS, SweepSpec
-from hpc_yolo.spec.sweep_search import Value
-from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, value_findings, varied_fields
+from hpc_yolo.spec.sweep_search import Range, SearchSpec, Value
+from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, takes_whole_numbers, value_findings, varied_fields
 
 SEED = "train.seed"
 DUPLICATE = "two trials are the same run"
@@ -66,6 +66,18 @@ def sweep_findings(spec: Spec, rules: Callable[[Spec], Iterator[Finding]]) -> It
         return
     of_spec = {str(finding) for finding in rules(msgspec.structs.replace(spec, sweep=None))}
     yield from itertools.islice(_trial_findings(spec, of_spec, rules), MAX_FINDINGS)
+
+
+def single_values(search: SearchSpec) -> Iterator[Values]:
+    """Yield values of single fields that `search` may draw: each of a list, and the outer ones of a range."""
+    for field, kind in search.ranges.items():
+        if isinstance(kind, Range):
+            step = kind.step or (1 if takes_whole_numbers(field) else 0)
+            highest = kind.low + (kind.high - kind.low) // step * step if step else kind.high
+            values: list[Any] = [kind.low, kind.low + step, highest]
+        else:
+            values = kind
+        yield from ({field: value} for value in dict.fromkeys(values))
 
 
 def run_key(base: Spec, values: Values) -> str:
@@ -132,23 +144,36 @@ def _num_trials(sweep: SweepSpec) -> int:
 def _trial_findings(spec: Spec, reported: set[str], rules: Callable[[Spec], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield what is wrong with trials as combinations: two that are the same, and rules that one breaks.
 
+    Of a search, whose combinations are not known, the values of single fields are tried.
+
     Args:
         reported: the findings that are known already, as text; each is yielded once.
     """
-    if spec.sweep is None or spec.sweep.search is not None:
+    if spec.sweep is None:
         return
-    keys: set[str] = set()
-    for trial in trials_of(spec):
-        key = run_key(spec, trial.values)
-        if key in keys and DUPLICATE not in reported:
-            reported.add(DUPLICATE)
-            yield Finding("sweep", f"{DUPLICATE}: {shown(trial.values)}", "each value once")
-        keys.add(key)
+    if spec.sweep.search is not None:
+        base = msgspec.structs.replace(spec, sweep=None)
+        trials = [Trial(values, with_values(base, values)) for values in single_values(spec.sweep.search)]
+    else:
+        trials = trials_of(spec)
+        yield from _duplicates(spec, trials)
+    for trial in trials:
         for finding in rules(trial.spec):
             if str(finding) not in reported:
                 reported.add(str(finding))
                 message = f"the trial with {shown(trial.values)}: {finding.field}: {finding.message}"
                 yield Finding("sweep", message, finding.allowed, (finding.field, *finding.needs))
+
+
+def _duplicates(spec: Spec, trials: Iterable[Trial]) -> Iterator[Finding]:
+    """Yield the first two trials that are the same run."""
+    keys: set[str] = set()
+    for trial in trials:
+        key = run_key(spec, trial.values)
+        if key in keys:
+            yield Finding("sweep", f"{DUPLICATE}: {shown(trial.values)}", "each value once")
+            return
+        keys.add(key)
 
 
 def shown(values: Values) -> str:

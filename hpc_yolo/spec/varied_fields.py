@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ OVERRIDES = "train.hyp_overrides"
 _WHERE = (WHERE_IT_RUNS.extra or {})[CHANGES]
 
 
+@cache
 def varied_fields() -> dict[str, Any]:
     """Return dotted name -> annotated type of each field that may vary."""
     kinds = {name: field_types(Spec)[name] for name in VARIED}

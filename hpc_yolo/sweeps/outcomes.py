@@ -9,7 +9,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import Evaluated
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.runs.run_end import recorded_end
-from hpc_yolo.sweeps.search import Outcome
+from hpc_yolo.sweeps.study import Outcome
 
 
 def outcomes_of(trials: Iterable[RunDirectory]) -> dict[str, Outcome]:

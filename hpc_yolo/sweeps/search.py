@@ -8,25 +8,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, Value
 from hpc_yolo.spec.varied_fields import takes_whole_numbers
-from hpc_yolo.sweeps.study import Study
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a trial that has ended.
-
-    Attributes:
-        value: the best of the metric, the higher the better; None for a trial that failed or was never evaluated.
-        stopped_after: epochs after which a stop rule ended it; None for one that trained to its end.
-    """
-
-    value: float | None
-    stopped_after: int | None = None
+from hpc_yolo.sweeps.study import Outcome, Study
 
 
 def ask(search: SearchSpec, directory: Path, trial: str) -> dict[str, Value]:
@@ -46,6 +32,18 @@ def ask(search: SearchSpec, directory: Path, trial: str) -> dict[str, Value]:
     return Study(search, directory).ask(trial)
 
 
+def untold(search: SearchSpec, directory: Path) -> list[str]:
+    """Return the names of the trials whose values were drawn by `tpe` and whose end is not recorded yet.
+
+    Before a submission it shows whether the search can run here.
+
+    Raises:
+        RunError: the study in `directory` is of another space, or cannot be used.
+        InstallationError: Optuna is not installed.
+    """
+    return Study(search, directory).untold() if search.method == "tpe" else []
+
+
 def tell(search: SearchSpec, directory: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Record how trials have ended; those whose end is recorded, and those that were never asked for, are skipped.
 
@@ -59,9 +57,7 @@ def tell(search: SearchSpec, directory: Path, outcomes: Mapping[str, Outcome]) -
         InstallationError: Optuna is not installed.
     """
     if search.method == "tpe" and outcomes:
-        study = Study(search, directory)
-        for trial, outcome in outcomes.items():
-            study.tell(trial, outcome.value, outcome.stopped_after)
+        Study(search, directory).tell(outcomes)
 
 
 def random_values(search: SearchSpec, trial: str) -> dict[str, Value]:

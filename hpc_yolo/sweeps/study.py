@@ -10,7 +10,8 @@ import contextlib
 import importlib.util
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,19 @@ def require_optuna() -> None:
         )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a trial that has ended.
+
+    Attributes:
+        value: the best of the metric, the higher the better; None for a trial that failed or was never evaluated.
+        stopped_after: epochs after which a stop rule ended it; None for one that trained to its end.
+    """
+
+    value: float | None
+    stopped_after: int | None = None
+
+
 class Study:
     """The study in the directory of a sweep."""
 
@@ -73,28 +87,39 @@ class Study:
                 values = new.params
             return {name: values[name] for name in self._search.ranges}
 
-    def tell(self, trial: str, value: float | None, stopped_after: int | None) -> None:
-        """Record the end of a trial once; see `search.Outcome`.
+    def untold(self) -> list[str]:
+        """Return the names of the trials that were asked for and whose end is not recorded.
 
         Raises:
             RunError: the study is of another space, or cannot be used.
         """
-        with self._opened(trial) as study:
+        if not self._path.exists():
+            return []
+        with self._opened() as study:
+            return list(_unfinished(study))
+
+    def tell(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Record the ends of trials by name; others than the untold ones are skipped.
+
+        Raises:
+            RunError: the study is of another space, or cannot be used.
+        """
+        with self._opened() as study:
             from optuna.trial import Trial, TrialState
 
-            found = _trial_named(study, trial)
-            if found is None or found.state.is_finished():
-                return
-            if value is None:
-                study.tell(found.number, state=TrialState.FAIL)
-            elif stopped_after is None:
-                study.tell(found.number, value)
-            else:
-                Trial(study, found._trial_id).report(value, stopped_after)
-                study.tell(found.number, state=TrialState.PRUNED)
+            unfinished = _unfinished(study)
+            for name in outcomes.keys() & unfinished.keys():
+                outcome, found = outcomes[name], unfinished[name]
+                if outcome.value is None:
+                    study.tell(found.number, state=TrialState.FAIL)
+                elif outcome.stopped_after is None:
+                    study.tell(found.number, outcome.value)
+                else:
+                    Trial(study, found._trial_id).report(outcome.value, outcome.stopped_after)
+                    study.tell(found.number, state=TrialState.PRUNED)
 
     @contextlib.contextmanager
-    def _opened(self, trial: str) -> Iterator[optuna.Study]:
+    def _opened(self, trial: str = "") -> Iterator[optuna.Study]:
         """Yield the study, locked. `trial` seeds its sampler: trials that ask together must not get the same values."""
         import optuna
         from optuna.storages import JournalStorage
@@ -163,6 +188,12 @@ def _distribution(name: str, kind: Range | list[Value]) -> Any:
 
 def _trial_named(study: optuna.Study, name: str) -> optuna.trial.FrozenTrial | None:
     return next((trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(TRIAL) == name), None)
+
+
+def _unfinished(study: optuna.Study) -> dict[str, optuna.trial.FrozenTrial]:
+    """Return the trials with a name whose end is not recorded."""
+    named = (trial for trial in study.get_trials(deepcopy=False) if TRIAL in trial.user_attrs)
+    return {trial.user_attrs[TRIAL]: trial for trial in named if not trial.state.is_finished()}
 
 
 def _drop_unnamed(study: optuna.Study) -> None:

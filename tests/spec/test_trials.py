@@ -50,6 +50,25 @@ def test_files_among_values_become_absolute(load, tmp_path):
     assert trials_of(spec)[0].spec.data == str(tmp_path / "other.yaml")
 
 
+def test_files_in_the_space_of_a_search_become_absolute(load, tmp_path):
+    (tmp_path / "other.yaml").write_text("{}")
+    spec = load({"search": {"trials": 2, "space": {"data": ["other.yaml", "d.yaml"]}}})
+    assert spec.sweep.search.space["data"][0] == str(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"train.batch": {"low": 16, "high": 64, "step": 16}, "train.epochs": {"low": 3, "high": 9, "log": True}},
+        {"train.batch": [16, 32], LR: [0.01]},
+        "evolve",
+    ],
+    ids=["ranges", "values that the spec has", "preset"],
+)
+def test_space_whose_values_are_valid_is_accepted(load, space):
+    assert len(trials_of(load({"search": {"trials": 2, "space": space}}))) == 2
+
+
 def test_trial_is_identified_by_what_it_changes(load):
     """A field added later to the grid, at the value of the spec, leaves the earlier trials the same runs."""
     before = load({"grid": {LR: [0.01, 0.02]}})
@@ -90,6 +109,13 @@ def test_resolved_spec_keeps_its_sweep(load, tmp_path):
         ({"grid": {"train.workers": [1, 2]}}, {}, "a run learns the same with any value"),
         ({"seeds": 2, "search": {"trials": 3, "space": "evolve"}}, {}, "excludes search"),
         ({"search": {"trials": 3, "space": {LR: {"low": 0.1}}}}, {}, "high: is missing"),
+        ({"search": {"trials": 3, "space": {"train.batch": [16, 17]}}}, {}, "the trial with batch=17: train.batch: 17"),
+        (
+            {"search": {"trials": 3, "space": {"train.batch": {"low": 16, "high": 64}}}},
+            {},
+            "the trial with batch=17: train.batch: 17 is not a multiple of the world size 2",
+        ),
+        ({"search": {"trials": 100_001, "space": "evolve"}}, {}, "describes 100,001 trials"),
         ({"seeds": 2, "stop": {"rule": "asha", "after": 100}}, {}, "100 epochs are over only when"),
         ({"seeds": 100_001}, {}, "describes 100,001 trials"),
         ({"seeds": 2}, {"validate": "aside"}, "aside is not for the trials of a sweep"),

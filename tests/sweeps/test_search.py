@@ -14,8 +14,8 @@ import pytest
 from hpc_yolo.core.errors import InstallationError, RunError
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, Value
 from hpc_yolo.sweeps import study
-from hpc_yolo.sweeps.search import Outcome, ask, random_values, tell
-from hpc_yolo.sweeps.study import FILE_NAME, STUDY_NAME, require_optuna
+from hpc_yolo.sweeps.search import ask, random_values, tell, untold
+from hpc_yolo.sweeps.study import FILE_NAME, STUDY_NAME, Outcome, require_optuna
 
 LR0, MOMENTUM = "train.hyp_overrides.lr0", "train.hyp_overrides.momentum"
 SPACE: dict[str, Range | list[Value]] = {
@@ -135,6 +135,17 @@ def test_outcomes_are_recorded_once_and_as_optuna_names_them(tmp_path: Path) -> 
         "1-0002": ("FAIL", None),
         "1-0003": ("RUNNING", None),
     }
+
+
+def test_trials_whose_end_is_not_recorded_are_listed(tmp_path: Path) -> None:
+    assert untold(search(), tmp_path) == []
+    for name in names(3):
+        ask(search(), tmp_path, name)
+    tell(search(), tmp_path, {"1-0001": Outcome(0.5)})
+    assert untold(search(), tmp_path) == ["1-0000", "1-0002"]
+    with pytest.raises(RunError, match="study of another space"):
+        untold(search(space={LR0: SPACE[LR0]}), tmp_path)
+    assert untold(search("random"), tmp_path) == []
 
 
 def test_trial_of_a_process_killed_while_asking_is_dropped(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import StopSpec
 from hpc_yolo.sweeps.outcomes import outcomes_of
-from hpc_yolo.sweeps.search import Outcome
+from hpc_yolo.sweeps.study import Outcome
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
