@@ -21,7 +21,7 @@ from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
 from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import run_in_job
-from hpc_yolo.spec.load import Override, load_spec
+from hpc_yolo.spec.load import LoadedSpec, Override, load_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.start import require_submitted_version, start_task
 
@@ -54,6 +54,7 @@ def train(
     torchrun          torchrun --nproc_per_node 2 -m hpc_yolo train … --device 0,1
     several machines  torchrun --nnodes 2 --node_rank R --master_addr … -m hpc_yolo train …
     Slurm             hpc-yolo submit SPEC, or srun hpc-yolo train SPEC
+    hyperparameters   hpc-yolo train … --evolve 50   one trial after the other; hpc-yolo sweep best RUN
 
     Every flag sets the field of the spec in brackets. Without SPEC the run directory is <project>/<name>, by default
     runs/train/exp, or exp2 where that exists. Under torchrun or srun this process is one task; otherwise tasks are
@@ -70,6 +71,11 @@ def train(
         return
     spec = with_located_weights(_read_spec(spec_path, overrides, resume, process, exist_ok=exist_ok))
     require_filled_name(spec)
+    if spec.sweep is not None and spec_path is None and process.launcher == "single":
+        from hpc_yolo.cli.submit_sweep import submit_trials  # which few runs need
+
+        submit_trials(LoadedSpec(spec, {}, None), dry_run=False, wait=False, parallel=1)
+        return
     require_no_sweep(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)
     if is_continuation(run, process):

@@ -15,6 +15,7 @@ from hpc_yolo.spec.fields import description_of, field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_names
 from hpc_yolo.spec.load import Override
 from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.sweep_search import EVOLVE
 from hpc_yolo.spec.validate import model_names
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -61,6 +62,13 @@ VALUES = (
     Flag(("--seed",), "train.seed", "N"),
     Flag(("--cache",), "train.cache", "[ram]", value="ram"),
     Flag(("--project",), "output", "DIRECTORY"),
+    Flag(
+        ("--evolve",),
+        "sweep.search.trials",
+        "[N]",
+        value="300",
+        help="Train N times (300) with other hyperparameters, which follow from the results so far.",
+    ),
 )
 SWITCHES = (
     Flag(("--rect",), "train.rect", value="true"),
@@ -74,6 +82,11 @@ SWITCHES = (
     Flag(("--nosave",), "checkpoint.every_epochs", value="0", help="Save only at a signal and at the end."),
     Flag(("--noautoanchor",), "train.autoanchor", value="false", help="Keep the anchors even if they do not fit."),
 )
+# What flags set besides their own field, by parameter.
+FURTHER = {
+    "nosave": Override("checkpoint.every_s", "null", "--nosave"),
+    "evolve": Override("sweep.search.space", EVOLVE, "--evolve"),
+}
 # Flags of the guide that are accepted without an effect, and the reason that is printed.
 WITHOUT_EFFECT = {
     "--noplots": "nothing is drawn during training",
@@ -86,7 +99,6 @@ WITHOUT_EFFECT = {
 }
 # Flags of the guide that are not supported, and what to do instead.
 REFUSED = {
-    "--evolve": "not supported; train several runs with --set train.hyp_overrides.lr0=…",
     "--quad": "not supported; use a larger --imgsz",
 }
 
@@ -125,9 +137,7 @@ def read_flags(typed: dict[str, str | bool | None]) -> list[Override]:
         if typed[flag.parameter]:
             assert flag.value is not None
             overrides.append(Override(flag.field, flag.value, flag.names[0]))
-    if typed["nosave"]:
-        overrides.append(Override("checkpoint.every_s", "null", "--nosave"))
-    return overrides
+    return overrides + [further for name, further in FURTHER.items() if typed[name]]
 
 
 def _written(field: str, value: str) -> str:

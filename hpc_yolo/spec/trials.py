@@ -59,8 +59,8 @@ def sweep_findings(spec: Spec, rules: Callable[[Spec], Iterator[Finding]]) -> It
         yield from stop_findings(sweep.stop, spec.train)
     before = list(_own_findings(sweep))
     yield from before
-    if before:
-        return
+    if before or (sweep.search is not None and not isinstance(sweep.search.trials, int)):
+        return  # the latter was reported when it was read
     if (num_trials := _num_trials(sweep)) > MAX_TRIALS:
         yield Finding("sweep", f"describes {num_trials:,} trials", f"at most {MAX_TRIALS:,}")
         return

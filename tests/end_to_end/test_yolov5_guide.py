@@ -14,7 +14,8 @@ from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptStarted, Evaluated, WarningRaised, WeightsLoaded
 from hpc_yolo.runs.journal import read_events
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.runs.sweep import SweepDirectory
+from hpc_yolo.spec.load import load_resolved_spec, load_spec
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TASK = ("-m", "hpc_yolo", "train")
@@ -124,6 +125,16 @@ def test_resume_of_finished_run_needs_more_epochs(train, tmp_path):
     assert first_epochs == [0, 1]
 
 
+def test_evolve_trains_trials_with_other_hyperparameters(train, tmp_path):
+    done = train("--data", "DATA", "--batch", 4, *SMALL, "--evolve", 2)
+    assert "trials         2: 2 new" in done.stdout
+    sweep = SweepDirectory(tmp_path / "runs" / "train" / "exp")
+    trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+    drawn = [load_resolved_spec(run.spec).train.hyp_overrides for run in trials]
+    assert [len(values) for values in drawn] == [24, 24] and drawn[0]["lr0"] != drawn[1]["lr0"]
+    assert all(run.best.exists() for run in trials)
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
@@ -136,7 +147,8 @@ def test_resume_of_finished_run_needs_more_epochs(train, tmp_path):
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "5 is not a multiple of the world size 2"),
         (("--data", "DATA", *SMALL[:-1], "0,1", "--batch", 5), 2, "allowed: 4 or 6"),
         (("--data", "DATA", *SMALL[:-1], 7), 4, "no GPU 7"),
-        (("--data", "DATA", "--evolve"), 2, "--evolve: not supported"),
+        (("--data", "DATA", "--quad"), 2, "--quad: not supported"),
+        (("--data", "DATA", "--evolve", "0", *SMALL), 2, "--evolve 0: sweep.search.trials: '0' is not allowed"),
         (("--data", "DATA", "--no", 1), 2, "is ambiguous: --noautoanchor, --nodes, --noplots, --nosave, --noval"),
         (("--data", "nothing.yaml", *SMALL), 3, "nothing.yaml"),
         (("--data", "DATA", "--epochs", "ten", *SMALL[4:]), 2, "--epochs ten: train.epochs: 'ten' is not allowed"),
