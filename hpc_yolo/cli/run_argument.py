@@ -8,7 +8,8 @@ import click
 
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.runs.directory import RunDirectory, find_runs
-from hpc_yolo.runs.index import find_run, gone_runs, indexed_runs, state_directory
+from hpc_yolo.runs.index import find_run, gone_runs, indexed_paths, indexed_runs, state_directory
+from hpc_yolo.runs.sweep import SweepDirectory, find_sweeps
 
 DEFAULT_ROOT = Path("runs")
 
@@ -33,6 +34,14 @@ def known_runs(root: Path | None = None) -> list[RunDirectory]:
         return find_runs(root)
     runs = (*find_runs(DEFAULT_ROOT.absolute()), *indexed_runs(user_state_directory()))
     return list({run.path.resolve(): run for run in runs}.values())
+
+
+def known_sweeps(root: Path | None = None) -> list[SweepDirectory]:
+    """Return the sweeps in `root`; without it those in ./runs and in the user's index, each once."""
+    sweeps = find_sweeps(DEFAULT_ROOT.absolute() if root is None else root)
+    if root is None:
+        sweeps += [SweepDirectory(path) for path in indexed_paths(user_state_directory())]
+    return list({sweep.path.resolve(): sweep for sweep in sweeps if sweep.exists}.values())
 
 
 def named_run(written: str) -> RunDirectory:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.run_argument import DEFAULT_ROOT, known_runs, user_state_directory
+from hpc_yolo.cli.run_argument import DEFAULT_ROOT, known_runs, known_sweeps, user_state_directory
 from hpc_yolo.cluster.job_cache import TIMEOUT_S, JobCache
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.scheduler import PROMPT_TIMEOUT_S
 from hpc_yolo.monitor.blocks import one_line
 from hpc_yolo.monitor.columns import run_json
 from hpc_yolo.monitor.snapshot import Collector, Snapshot
+from hpc_yolo.monitor.sweep_rows import folded, with_trials
 from hpc_yolo.runs.directory import owner_name, unreadable_directories
 
 PIPE_COLUMNS = 200
@@ -40,6 +41,8 @@ SCREEN_INTERVAL_S = 1.0
 def status(root: Path | None, once: bool, interval_s: float | None, as_json: bool) -> None:
     """Show your runs: state, job, nodes x tasks, epoch, loss, mAP, images a second, and problems.
 
+    A sweep is one row; on a screen enter lists its trials below it, and JSON has all of them.
+
     On a terminal the screen is live; ? lists its keys. Slurm is queried every ten seconds at most, however many screens
     are open; an old answer is shown with its age.
     """
@@ -48,12 +51,13 @@ def status(root: Path | None, once: bool, interval_s: float | None, as_json: boo
     is_live = is_interactive() and not (once or as_json)
     timeout_s = TIMEOUT_S if is_live else PROMPT_TIMEOUT_S
     jobs = JobCache(user_state_directory(), current_environment(), timeout_s=timeout_s)
-    collector = Collector(lambda: known_runs(root), jobs)
+    collector = Collector(lambda: known_runs(root), jobs, find_sweeps=lambda: known_sweeps(root))
     if is_live:
-        from hpc_yolo.launch.actions import cancel_run, requeue_run  # with the screen: 80 ms
+        from hpc_yolo.launch.actions import requeue_run  # with the screen: 80 ms
+        from hpc_yolo.launch.sweep_actions import cancel_run_or_sweep
         from hpc_yolo.monitor.tui.app import run_screen
 
-        actions = {"cancel": cancel_run, "requeue": requeue_run}
+        actions = {"cancel": cancel_run_or_sweep, "requeue": requeue_run}
         run_screen(collector, actions, interval_s=interval_s or SCREEN_INTERVAL_S)
         return
     while True:
@@ -75,8 +79,9 @@ def is_interactive() -> bool:
 
 
 def print_json(snapshot: Snapshot, *, indent: int | None) -> None:
-    """Print the runs of `snapshot` as JSON, and to standard error why Slurm's answer is missing."""
-    click.echo(json.dumps([run_json(run) for run in snapshot.runs], indent=indent))
+    """Print the runs and sweeps of `snapshot` as JSON, and to standard error why Slurm's answer is missing."""
+    rows, trials = folded(snapshot.runs, snapshot.sweeps)
+    click.echo(json.dumps([run_json(run) for run in with_trials(rows, trials, trials)], indent=indent))
     if snapshot.slurm_error:
         click.echo(f"warning: {snapshot.slurm_text}", err=True)
 
@@ -87,7 +92,8 @@ def print_table(snapshot: Snapshot, root: Path | None) -> None:
         owners = sorted({owner_name(path) for path in closed})
         verb = "is" if len(closed) == 1 else "are"
         click.echo(f"{len(closed)} more {verb} not readable, of {', '.join(owners)}", err=True)
-    if not snapshot.runs:
+    rows, _ = folded(snapshot.runs, snapshot.sweeps)
+    if not rows:
         where = "" if root is None else f" under {root}"
         click.echo(f"no runs{where}; start one with: hpc-yolo submit configs/quickstart.yaml")
         return
@@ -98,8 +104,8 @@ def print_table(snapshot: Snapshot, root: Path | None) -> None:
 
     # A pipe has no width of its own: print whole lines there.
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    console.print(runs_table(snapshot.runs, console.width))
-    for line in runs_details(snapshot.runs):
+    console.print(runs_table(rows, console.width))
+    for line in runs_details(rows):
         console.print(line)
     if snapshot.slurm_error:
         console.print(one_line(snapshot.slurm_text), style="yellow", markup=False, highlight=False)

@@ -13,18 +13,16 @@ from hpc_yolo.cli.run_argument import user_state_directory
 from hpc_yolo.cli.runs import YES, confirm
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.job_cache import JobCache
-from hpc_yolo.cluster.jobs import Job, alive_jobs, current_jobs, job_of, stop_jobs
 from hpc_yolo.cluster.process import current_environment
-from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.core.errors import RunError, SchedulerUnavailable
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.best_trial import best_spec
+from hpc_yolo.launch.sweep_actions import cancel_sweep
 from hpc_yolo.launch.sweep_state import task_states
 from hpc_yolo.monitor.snapshot import Collector
 from hpc_yolo.monitor.sweep_facts import SweepFacts, TrialFacts, sweep_facts
 from hpc_yolo.runs.metrics import METRIC_TITLES
-from hpc_yolo.runs.submissions import all_submissions
 from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.trials import as_text, shown
 
@@ -105,23 +103,7 @@ def cancel(path: Path, yes: bool) -> None:
     """Cancel all trials that wait or run; those that train save their state first."""
     directory = sweep_at(path)
     confirm(f"cancel all trials of {directory.name}?", yes=yes)
-    for array in directory.arrays():
-        adopt_lost_jobs(array)
-    runs = [directory.trial(trial.name) for trial in directory.trials()]
-    jobs = [*alive_jobs([job for run in runs for job in current_jobs(run)]), *waiting_arrays(directory)]
-    if not jobs:
-        raise RunError(f"{directory.name}: no trial waits or runs", hint=f"hpc-yolo sweep status {path}")
-    stop_jobs(jobs)
-    click.echo(f"{directory.name}: cancelled {', '.join(dict.fromkeys(job.name for job in jobs))}")
-
-
-def waiting_arrays(directory: SweepDirectory) -> list[Job]:
-    """Return the arrays of which a task waits or runs."""
-    arrays = [job_of(array, submission) for array in directory.arrays() for submission in all_submissions(array)]
-    slurm = [job for job in arrays if job.uses_slurm]
-    states = scheduler.job_states([job.address for job in slurm]) if slurm else {}
-    alive = {job_id.partition("_")[0] for job_id, state in states.items() if state.is_alive}
-    return [job for job in slurm if job.id in alive]
+    click.echo(cancel_sweep(directory))
 
 
 def sweep_at(path: Path) -> SweepDirectory:

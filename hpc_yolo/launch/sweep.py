@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
+from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.cluster.site import DEFAULT_ARRAY_SIZE
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
@@ -20,6 +21,7 @@ from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
 from hpc_yolo.launch.submit import queue
 from hpc_yolo.launch.sweep_state import is_finished, task_states
 from hpc_yolo.runs.directory import RunDirectory, current_umask
+from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.submissions import Submission
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord, array_and_task, trial_name
 from hpc_yolo.spec.fingerprint import learned_fields
@@ -181,6 +183,7 @@ def prepare_sweep(plan: SweepPlan) -> None:
             make_directory(run.path)
             make_directory(run.jobs)
         sweep.write_trials([*plan.known, *plan.new])
+        add_to_index(state_directory(current_environment()), sweep)
     except OSError as error:
         raise RunError(
             f"{sweep.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"

@@ -68,6 +68,8 @@ SCORE, DURATION, PERCENT = _each(three_decimals), _each(short_time), _each("{:.0
 COLUMNS = (
     Column("name", "run", in_table=True, is_number=False),
     Column("path"),
+    Column("sweep"),
+    Column("num_trials"),
     Column("state", "state", 10, in_table=True, is_number=False),
     Column("detail"),
     Column("executor"),

@@ -39,6 +39,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         problems: what needs attention, the worst first.
         stages: what runs after the training, in its order.
         loss_trend, map_trend: a few values from the first to the last.
+        sweep: directory of the sweep of which the run is a trial.
+        num_trials: trials of the sweep that this row stands for; 0 for a run.
     """
 
     name: str
@@ -60,6 +62,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StageStatus] = []
     loss_trend: list[float] = []
     map_trend: list[float] = []
+    sweep: str = ""
+    num_trials: int = 0
 
     @property
     def executor(self) -> str | None:

@@ -7,7 +7,7 @@ reads nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -16,6 +16,7 @@ from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.run_facts import RunFacts
 from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.sweep import SweepDirectory
 
 FIND_INTERVAL_S = 10.0
 
@@ -25,12 +26,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         num_unread: runs whose journals are still to be read; they are not among `runs` yet.
+        sweeps: path of each sweep -> number of its trials; those that have begun are among `runs`.
         slurm_time: time of Slurm's last reply.
         slurm_error: why there is no newer one.
     """
 
     time: float
     runs: list[RunFacts]
+    sweeps: dict[str, int] = {}
     num_unread: int = 0
     slurm_time: float | None = None
     slurm_error: str = ""
@@ -52,15 +55,19 @@ class Collector:
         find: Callable[[], Iterable[RunDirectory]],
         cache: JobCache,
         *,
+        find_sweeps: Callable[[], Iterable[SweepDirectory]] = lambda: (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Initialize the collector.
 
         Args:
             find: finds the runs; called every `FIND_INTERVAL_S` seconds.
+            find_sweeps: finds the sweeps, likewise.
         """
         self._find = find
         self._cache = cache
+        self._find_sweeps = find_sweeps
+        self._sweeps: dict[str, int] = {}
         self._clock = clock
         self._tracked: dict[str, TrackedRun] = {}
         self._gone: dict[str, RunFacts] = {}
@@ -89,6 +96,7 @@ class Collector:
         return Snapshot(
             time=now,
             runs=[*(tracked.facts(reply, now) for tracked in read), *self._gone.values()],
+            sweeps=self._sweeps,
             num_unread=len(self._tracked) - len(read),
             slurm_time=reply.time if wanted else None,
             slurm_error=reply.error if wanted else "",
@@ -103,7 +111,7 @@ class Collector:
         now_s = time.monotonic()
         if now_s - self._found_at < FIND_INTERVAL_S:
             return False
-        runs = {str(run.path): run for run in self._find()}
+        runs = {str(run.path): run for run in [*self._find(), *self._find_trials()]}
         for path, tracked in self._tracked.items():
             if path not in runs:
                 detail = "its directory has been moved or removed"
@@ -113,6 +121,14 @@ class Collector:
         self._tracked = {path: self._tracked.get(path) or TrackedRun(run) for path, run in runs.items()}
         self._found_at = now_s
         return True
+
+    def _find_trials(self) -> Iterator[RunDirectory]:
+        """Find the sweeps; yield their trials that have begun."""
+        self._sweeps = {}
+        for sweep in self._find_sweeps():
+            trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+            self._sweeps[str(sweep.path)] = len(trials)
+            yield from (run for run in trials if run.exists)
 
 
 def _reading_order(tracked: TrackedRun) -> tuple[bool, float]:

@@ -21,6 +21,7 @@ from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause, TrainingLeft
 from hpc_yolo.runs.failures import first_failure
+from hpc_yolo.runs.sweep import sweep_of
 
 SHOWN_TREND_POINTS = 10
 
@@ -32,6 +33,8 @@ class TrackedRun:
         self.run = run
         self.reader = RecordReader(run)
         self.is_read = False
+        sweep = sweep_of(run)
+        self._sweep = "" if sweep is None else str(sweep.path)
         self._stages = TrackedStages(run)
         self._error = ""
         self._submissions: tuple[float, int] | None = None
@@ -96,7 +99,9 @@ class TrackedRun:
     def facts(self, reply: Reply, now: float) -> RunFacts:
         """Return the run as of its files and of Slurm's `reply`. `now` is in seconds since 1970."""
         if self._error:
-            return RunFacts(name=self.run.name, path=str(self.run.path), state="unreadable", detail=self._error)
+            return RunFacts(
+                name=self.run.name, path=str(self.run.path), state="unreadable", detail=self._error, sweep=self._sweep
+            )
         job = self._current_job(reply)
         cached = None if job is None else self._valid_state(reply, job)
         if self.is_over and self._last is not None and self._last[0] == cached:
@@ -128,6 +133,7 @@ class TrackedRun:
             problems=problems_of(record, is_running=state in TRAINING, now=now),
             loss_trend=list(resampled(record.loss, SHOWN_TREND_POINTS)),
             map_trend=list(resampled(record.map50_95, SHOWN_TREND_POINTS)),
+            sweep=self._sweep,
         )
 
     def _current_job(self, reply: Reply) -> Job | None:

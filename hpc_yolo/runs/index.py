@@ -9,6 +9,7 @@ from pathlib import Path
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import append_json_line, read_json_lines
 from hpc_yolo.runs.directory import RunDirectory, is_unreadable, owner_name
+from hpc_yolo.runs.sweep import SweepDirectory
 
 FILE_NAME = "runs.jsonl"
 
@@ -19,8 +20,11 @@ def state_directory(environ: Mapping[str, str]) -> Path:
     return Path(home) / "hpc-yolo"
 
 
-def add_to_index(directory: Path, run: RunDirectory) -> None:
-    """Add `run` to the index. A directory that is not writable is ignored: the run matters more than the index."""
+def add_to_index(directory: Path, run: RunDirectory | SweepDirectory) -> None:
+    """Add `run`, or a sweep, to the index.
+
+    A directory that is not writable is ignored: the run matters more than the index.
+    """
     path = str(run.path.absolute())
     with contextlib.suppress(OSError):
         if path not in _paths(directory):
@@ -38,19 +42,21 @@ def remove_from_index(directory: Path, run: RunDirectory) -> None:
 
 def indexed_runs(directory: Path) -> list[RunDirectory]:
     """Return the runs in the index that still exist, oldest first."""
+    return [run for path in indexed_paths(directory) if (run := RunDirectory(path)).exists]
+
+
+def indexed_paths(directory: Path) -> list[Path]:
+    """Return the paths of all runs and sweeps in the index, oldest first, whether they exist or not."""
     try:
-        runs = [RunDirectory(Path(path)) for path in _paths(directory)]
-        return [run for run in runs if run.exists]
+        return [Path(path) for path in _paths(directory)]
     except OSError:
         return []
 
 
 def gone_runs(directory: Path) -> list[Path]:
     """Return the paths of runs in the index that have been moved or removed since, oldest first."""
-    try:
-        return [Path(path) for path in _paths(directory) if not RunDirectory(Path(path)).exists]
-    except OSError:
-        return []
+    paths = indexed_paths(directory)
+    return [path for path in paths if not RunDirectory(path).exists and not SweepDirectory(path).exists]
 
 
 def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] = ()) -> RunDirectory:

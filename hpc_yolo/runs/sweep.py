@@ -154,3 +154,11 @@ def run_in_job(path: Path, environ: Mapping[str, str]) -> RunDirectory:
     if not task.isdecimal():
         raise RunError(f"{path}: {TASK_VARIABLE} is not set, so this is no task of the array", hint="submit the sweep")
     return RunDirectory(path.parent / trial_name(int(is_array["number"]), int(task)))
+
+
+def find_sweeps(root: Path) -> list[SweepDirectory]:
+    """Return the sweeps directly under `root`, by name; none where it cannot be read."""
+    try:
+        return [sweep for path in sorted(root.iterdir()) if (sweep := SweepDirectory(path)).exists]
+    except OSError:
+        return []

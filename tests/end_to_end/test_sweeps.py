@@ -129,7 +129,11 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert [(row["values"], row["state"]) for row in sorted(rows, key=lambda row: row["name"])] == [
         ({"train.hyp_overrides.lr0": value}, "done") for value in (0.01, 0.02)
     ]
-    assert "1-0000" not in hpc_yolo("list").stdout
+    shown = json.loads(hpc_yolo("status", "--root", tmp_path / "runs", "--json").stdout)
+    assert [(row["name"], row["state"], row["num_trials"]) for row in shown[:1]] == [("here", "done", 2)]
+    assert {row["name"] for row in shown[1:]} == {"1-0000", "1-0001"}
+    table = hpc_yolo("status").stdout  # from the index
+    assert "here: done: 2 trials: 2 done" in table and "1-0000 " not in table
 
 
 def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_path):

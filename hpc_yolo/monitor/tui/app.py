@@ -172,7 +172,7 @@ def run_screen(
             while state.action != "quit":
                 if watcher.error is not None:
                     raise watcher.error
-                runs = [] if watcher.snapshot is None else shown_runs(watcher.snapshot.runs, state)
+                runs = [] if watcher.snapshot is None else shown_runs(watcher.snapshot, state)
                 state = settled(state, runs)
                 if (message := watcher.take_message()) is not None:
                     state = replace(state, message=message)
@@ -189,7 +189,7 @@ def run_screen(
                     if state.action == "quit":
                         break
                     if watcher.snapshot is not None:
-                        runs = shown_runs(watcher.snapshot.runs, state)
+                        runs = shown_runs(watcher.snapshot, state)
 
 
 def settled(state: ScreenState, runs: Sequence[RunFacts]) -> ScreenState:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hpc_yolo.monitor.run_facts import RunFacts
+from hpc_yolo.monitor.snapshot import Snapshot
+from hpc_yolo.monitor.sweep_rows import folded, with_trials
 
 ESCAPE = b"\x1b"
 _SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[A-Za-z])")
@@ -39,7 +41,7 @@ HELP = (
     ("up down, j k", "select a run; on the page of a run, scroll"),
     ("page up/down, space b", "one page down, or up"),
     ("home end, g G", "first, last"),
-    ("enter", "the page of the selected run"),
+    ("enter", "the page of the run; the trials of a sweep"),
     ("l", "output of the selected run's ranks"),
     ("esc, q", "back; in the list, q leaves"),
     ("/", "only runs whose name, state or job contains a text"),
@@ -62,6 +64,7 @@ class ScreenState:
         message: shown until the next key.
         filter_text: only runs that contain each of its words are shown.
         action: what the key asks the program to do: "", cancel, requeue or quit.
+        opened: paths of the sweeps whose trials are listed.
     """
 
     mode: str = "list"
@@ -73,6 +76,7 @@ class ScreenState:
     filter_text: str = ""
     message: str = ""
     action: str = ""
+    opened: frozenset[str] = frozenset()
 
 
 def decode_keys(received: bytes) -> tuple[list[str], bytes]:
@@ -104,16 +108,18 @@ def end_of_keys(rest: bytes) -> list[str]:
     return ["escape"] if rest.startswith(ESCAPE) else []
 
 
-def shown_runs(runs: Sequence[RunFacts], state: ScreenState) -> list[RunFacts]:
-    """Return those of `runs` that pass the filters of `state`, in its order."""
+def shown_runs(snapshot: Snapshot, state: ScreenState) -> list[RunFacts]:
+    """Return the runs and sweeps that pass the filters of `state`, in its order, with the trials of open sweeps."""
     words = state.filter_text.lower().split()
+    rows, trials = folded(snapshot.runs, snapshot.sweeps)
     passed = [
         run
-        for run in runs
+        for run in rows
         if (not state.only_problems or run.needs_attention)
         and all(word in f"{run.name} {run.state} {run.job_id or ''}".lower() for word in words)
     ]
-    return sorted(passed, key=lambda run: _sort_key(run, state.sort), reverse=state.is_reversed)
+    passed.sort(key=lambda run: _sort_key(run, state.sort), reverse=state.is_reversed)
+    return with_trials(passed, trials, state.opened)
 
 
 def press(
@@ -144,6 +150,8 @@ def press(
         return _press_in_page(state, key, move, last_scroll)
     if move is not None:
         return replace(state, selected=_moved(state, runs, move))
+    if key == "enter" and any(run.path == state.selected and run.num_trials for run in runs):
+        return replace(state, opened=state.opened ^ {state.selected or ""})
     return _press_in_list(state, key)
 
 

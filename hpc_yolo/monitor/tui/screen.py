@@ -91,11 +91,25 @@ def _headers(columns: Sequence[Column], name_width: int) -> Text:
 def _row(run: RunFacts, columns: Sequence[Column], name_width: int, *, is_selected: bool) -> Text:
     line = Text(style="reverse" if is_selected else "")
     line.append(*(("! ", "bold red") if run.needs_attention else ("  ", "")))
-    line.append(_fitted(run.name, name_width, is_number=False))
+    name = (
+        f"  {run.name}"
+        if run.sweep
+        else f"{run.name} ({counted(run.num_trials, 'trial')})"
+        if run.num_trials
+        else run.name
+    )
+    line.append(_fitted(name, name_width, is_number=False))
     for column in columns:
         style = STATE_STYLES.get(run.state, "") if column.name == "state" else ""
         line.append(" " + _fitted(column.text_of(run), column.width, is_number=column.is_number), style)
     return line
+
+
+def _shown_name(run: RunFacts) -> str:
+    """Return the name of a run; trials are indented below their sweep, which has their number."""
+    if run.num_trials:
+        return f"{run.name} ({counted(run.num_trials, 'trial')})"
+    return f"  {run.name}" if run.sweep else run.name
 
 
 def _fitted(text: str, width: int, *, is_number: bool) -> str:
@@ -128,7 +142,7 @@ def _last_line(state: ScreenState) -> Text:
 
 
 def _nothing(snapshot: Snapshot) -> str:
-    if snapshot.runs:
+    if snapshot.runs or snapshot.sweeps:
         return "  no run passes the filter; esc shows all"
     if snapshot.num_unread:
         return "  reading"

@@ -3,6 +3,8 @@
 import pytest
 from shown_runs import best, run_facts
 
+from hpc_yolo.monitor.run_facts import RunFacts
+from hpc_yolo.monitor.snapshot import Snapshot
 from hpc_yolo.monitor.tui.app import settled
 from hpc_yolo.monitor.tui.keys import HELP, TO_THE_END, ScreenState, decode_keys, end_of_keys, press, shown_runs
 
@@ -55,8 +57,8 @@ RUNS = [
 def test_keys_sort_and_filter(keys, names):
     state = ScreenState()
     for key in keys:
-        state = press(state, key, shown_runs(RUNS, state), 18)
-    assert "".join(run.name for run in shown_runs(RUNS, state)) == names
+        state = press(state, key, shown_runs(Snapshot(time=0.0, runs=RUNS), state), 18)
+    assert "".join(run.name for run in shown_runs(Snapshot(time=0.0, runs=RUNS), state)) == names
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_keys_sort_and_filter(keys, names):
 def test_keys_move_open_and_ask_before_they_cancel(keys, selected, mode, action):
     state = ScreenState()
     for key in keys:
-        state = settled(state, runs := shown_runs(RUNS, state))
+        state = settled(state, runs := shown_runs(Snapshot(time=0.0, runs=RUNS), state))
         state = press(state, key, runs, 18)
     assert (state.selected, state.mode, state.action) == (f"/runs/{selected}", mode, action)
 
@@ -107,3 +109,24 @@ def test_scroll_leaves_the_end_at_once_and_logs_follow_new_lines():
     up = press(logs, "k", [], 20, last_scroll=50)
     assert up.scroll == 49
     assert press(up, "j", [], 20, last_scroll=50).scroll == TO_THE_END, "and stays there when lines come"
+
+
+def test_enter_lists_the_trials_of_a_sweep_below_it_and_hides_them_again():
+    trials = [RunFacts(name=f"1-000{n}", path=f"/lr/1-000{n}", state="done", sweep="/lr") for n in range(2)]
+    snapshot = Snapshot(time=0.0, runs=[RunFacts(name="z", path="/z", state="done"), *trials], sweeps={"/lr": 3})
+    state = ScreenState(sort="name")
+    names = []
+    for key in ("", "enter", "down", "enter", "escape", "up", "enter"):
+        runs = shown_runs(snapshot, state)
+        state = press(settled(state, runs), key, runs, 18)
+        names.append((" ".join(run.name for run in shown_runs(snapshot, state)), state.mode))
+    folded_rows, opened_rows = "lr z", "lr 1-0000 1-0001 z"
+    assert names == [
+        (folded_rows, "list"),
+        (opened_rows, "list"),
+        (opened_rows, "list"),
+        (opened_rows, "detail"),
+        (opened_rows, "list"),
+        (opened_rows, "list"),
+        (folded_rows, "list"),
+    ]
