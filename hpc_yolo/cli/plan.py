@@ -14,6 +14,7 @@ from hpc_yolo.cli.forecast_lines import forecast_lines, way_rows
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.run_argument import known_runs
 from hpc_yolo.cli.submission import at_site, print_warnings
+from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.start_estimates import Way, WayStart
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import ClusterError, HpcYoloError, RunError
@@ -21,6 +22,7 @@ from hpc_yolo.core.units import format_time
 from hpc_yolo.launch.ask_queue import SiteLimits, ask_queue, site_limits, waiting_jobs
 from hpc_yolo.launch.forecast import Forecast, make_forecast
 from hpc_yolo.launch.plan import Plan, make_plan
+from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.progress import counting
@@ -28,13 +30,16 @@ from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
 from hpc_yolo.spec.schema import Spec
 
 NO_RUNS = "no run of yours has measured this model with this image size on such GPUs"
-NO_RUNS_HINT = "submit it, and plan again after two epochs"
+NO_RUNS_HINT = "hpc-yolo plan {spec} --probe trains it for two minutes first; or submit it, and plan again later"
 
 
 @click.command()
 @spec_options()
 @click.option("--epochs", type=click.IntRange(min=1), help="Plan for so many epochs. [train.epochs]")
 @click.option("--local", is_flag=True, help="Plan for this machine even where Slurm is installed.")
+@click.option(
+    "--probe", is_flag=True, help="If no run was measured, train for two minutes first, as the spec requests."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 @click.option("--no-queue", is_flag=True, help="Do not ask Slurm when the job would start.")
 def plan(
@@ -42,6 +47,7 @@ def plan(
     assignments: tuple[str, ...],
     epochs: int | None,
     local: bool,
+    probe: bool,
     as_json: bool,
     no_queue: bool,
     **shortcuts: str | None,
@@ -49,11 +55,12 @@ def plan(
     """Estimate what training SPEC takes: wall time, GPU hours, attempts; and when Slurm would start it.
 
     The times are those of the run of SPEC, or of your other runs with the same model, image size and GPUs: epochs,
-    evaluations, saves and starts in their journals. Other numbers of images and ranks are scaled. Nothing is queued.
-    The range is that of fast and slow epochs.
+    evaluations, saves and starts in their journals. Other numbers of images and ranks are scaled. Nothing is queued
+    without --probe. The range is that of fast and slow epochs.
 
     \b
     hpc-yolo plan spec.yaml --epochs 300        how long would 300 epochs take?
+    hpc-yolo plan spec.yaml --probe             nothing was measured: train for two minutes, then plan
     hpc-yolo plan spec.yaml --time 8:00:00      how many attempts with this time limit?
     hpc-yolo plan spec.yaml --json | jq .forecast.unit_hours.expected
 
@@ -67,7 +74,7 @@ def plan(
     made, slurm = at_site(planned, dry_run=True)
     answers = slurm is not None and slurm.available
     limits = site_limits(made) if answers else SiteLimits()
-    found = _forecast(spec_path, made, limits)
+    found = _forecast(spec_path, made, limits, probe=probe)
     starts, waits = list[WayStart](), waiting_jobs(made.run) if answers else []
     if answers and not no_queue:
         starts = _ask(made, found, limits, _other_gpus(spec_path, overrides, loaded))
@@ -82,15 +89,24 @@ def plan(
         sys.exit(ClusterError.exit_code)
 
 
-def _forecast(spec_path: Path, made: Plan, limits: SiteLimits) -> Forecast:
-    found = make_forecast(
-        made,
-        known_runs,
-        default_s=limits.default_s,
-        longest_s=limits.longest_s,
-    )
+def _forecast(spec_path: Path, made: Plan, limits: SiteLimits, *, probe: bool) -> Forecast:
+    """Return the forecast of `made`; with `probe`, from a probe where no run was measured."""
+    found = make_forecast(made, known_runs, default_s=limits.default_s, longest_s=limits.longest_s)
+    if found is None and not probe:
+        raise RunError(f"{spec_path}: {NO_RUNS}", hint=NO_RUNS_HINT.format(spec=spec_path))
+    if found is not None:
+        return found
+
+    from hpc_yolo.launch.probe import directory_beside, probe_spec, run_probe  # which few plans need
+
+    with directory_beside(made.spec) as directory:
+        planned, _ = at_site(make_plan(probe_spec(made.spec, directory)), dry_run=False)
+        fetch_with_progress(planned.spec.weights)
+        print_warnings(preflight(planned.spec, planned.run, for_slurm=planned.uses_slurm, settings=planned.settings))
+        run = run_probe(planned, lambda sentence: click.echo(sentence, err=True))
+        found = make_forecast(made, lambda: [run], default_s=limits.default_s, longest_s=limits.longest_s)
     if found is None:
-        raise RunError(f"{spec_path}: {NO_RUNS}", hint=NO_RUNS_HINT)
+        raise RunError("the probe ended before it had logged steps twice", hint="submit the spec, and plan again")
     return found
 
 
