@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +33,12 @@ from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.submissions import Submission, stage_submissions
 from hpc_yolo.spec.load import Override, load_with_origins
 
+BEST_OF = "best-of"
+
 
 @click.command()
 @spec_options()
+@click.argument("sweep_path", metavar="[SWEEP]", required=False, type=click.Path(path_type=Path))
 @click.option("--local", is_flag=True, help="Train on this machine even where Slurm is installed.")
 @click.option("--dry-run", is_flag=True, help="Print every decision and the sbatch script; change nothing.")
 @click.option("--follow", is_flag=True, help="Show progress until the job ends. Local runs are always followed.")
@@ -42,6 +46,7 @@ from hpc_yolo.spec.load import Override, load_with_origins
 @click.option("--parallel", type=click.IntRange(min=1), default=1, help="Trials of a local sweep that run at once.")
 def submit(
     spec_path: Path,
+    sweep_path: Path | None,
     assignments: tuple[str, ...],
     local: bool,
     dry_run: bool,
@@ -56,7 +61,17 @@ def submit(
     submission is a new run; hpc-yolo resume continues one. Of a finished run only stages (then) that have failed or
     were lost are submitted again. A spec with a sweep becomes an array of jobs, one for each trial; submitted again,
     trials that are new or have not finished start.
+
+    hpc-yolo submit best-of SWEEP writes a spec of the best trial, <name>-best.yaml, and submits it; --set changes it.
     """
+    if (str(spec_path) == BEST_OF) != (sweep_path is not None):
+        raise click.UsageError(f"write one SPEC, or {BEST_OF} SWEEP")
+    if sweep_path is not None:
+        from hpc_yolo.cli.sweep import write_best_spec
+
+        context = click.get_current_context()
+        directory = context.with_resource(tempfile.TemporaryDirectory()) if dry_run else "."
+        spec_path = write_best_spec(sweep_path, Path(directory))
     overrides = read_overrides(assignments, shortcuts)
     overrides += [Override("cluster.executor", "local", "--local")] if local else []
     loaded = load_with_origins(spec_path, overrides, site_lookup())

@@ -81,17 +81,14 @@ def table(path: Path, as_json: bool) -> None:
 )
 def best(path: Path, as_json: bool, target: Path | None) -> None:
     """Print the best trial: its values, metrics and run directory."""
-    facts, warning = facts_of(path)
-    _warn(warning)
-    if facts.best is None:
-        raise RunError(f"{path}: no trial has been evaluated yet", hint=f"hpc-yolo sweep status {path}")
+    trial = best_of(path)
     if target is not None:
-        best_spec(sweep_at(path), facts.best.name, facts.best.values, facts.best.metrics, target)
+        write_spec(path, trial, target)
     if as_json:
-        click.echo(json.dumps(trial_json(facts.best), indent=2))
+        click.echo(json.dumps(trial_json(trial), indent=2))
         return
-    click.echo(line_of(facts.best))
-    click.echo(f"  run directory  {path / facts.best.name}")
+    click.echo(line_of(trial))
+    click.echo(f"  run directory  {path / trial.name}")
     if target is not None:
         click.echo(f"  spec           {target}")
 
@@ -104,6 +101,37 @@ def cancel(path: Path, yes: bool) -> None:
     directory = sweep_at(path)
     confirm(f"cancel all trials of {directory.name}?", yes=yes)
     click.echo(cancel_sweep(directory))
+
+
+def best_of(path: Path) -> TrialFacts:
+    """Return the best trial of the sweep in directory `path`.
+
+    Raises:
+        RunError: none has been evaluated yet.
+    """
+    facts, warning = facts_of(path)
+    _warn(warning)
+    if facts.best is None:
+        raise RunError(f"{path}: no trial has been evaluated yet", hint=f"hpc-yolo sweep status {path}")
+    return facts.best
+
+
+def write_best_spec(path: Path, directory: Path) -> Path:
+    """Write a spec of the best trial of the sweep in directory `path` to `directory` and return its path.
+
+    Raises:
+        RunError: no trial has been evaluated yet, or the file exists.
+    """
+    trial = best_of(path)
+    target = directory / f"{sweep_at(path).name}-best.yaml"
+    write_spec(path, trial, target)
+    click.echo(f"{'spec':14} {target}, of trial {line_of(trial)}")
+    return target
+
+
+def write_spec(path: Path, trial: TrialFacts, target: Path) -> None:
+    """Write a spec of `trial`, of the sweep in directory `path`, to `target`."""
+    best_spec(sweep_at(path), trial.name, trial.values, trial.metrics, target)
 
 
 def sweep_at(path: Path) -> SweepDirectory:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,17 @@ def sweep_of(run: RunDirectory) -> SweepDirectory | None:
     """Return the sweep that `run` is a trial of; None for any other run."""
     sweep = SweepDirectory(run.path.parent)
     return sweep if sweep.exists else None
+
+
+def label_cache_of(run: RunDirectory, split: str, data: str) -> Path:
+    """Return the file for the labels of a split whose dataset directory is not writable; trials share it.
+
+    Args:
+        data: the dataset, which may vary between trials.
+    """
+    if (sweep := sweep_of(run)) is None:
+        return run.label_cache(split)
+    return RunDirectory(sweep.path).label_cache(f"{split}-{zlib.crc32(data.encode()):08x}")
 
 
 def run_in_job(path: Path, environ: Mapping[str, str]) -> RunDirectory:

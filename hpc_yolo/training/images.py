@@ -21,6 +21,7 @@ from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, sh
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
+from hpc_yolo.runs.sweep import label_cache_of
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import TrainSpec
 
@@ -47,7 +48,7 @@ def scan_dataset(
             dataset,
             split,
             progress_lines(f"reading {split} images", world.is_main),
-            spare_cache=run.label_cache(split),
+            spare_cache=label_cache_of(run, split, str(dataset.root)),
         )
         for split in ("train", "val")
     )

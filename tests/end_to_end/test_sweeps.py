@@ -134,6 +134,13 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert {row["name"] for row in shown[1:]} == {"1-0000", "1-0001"}
     table = hpc_yolo("status").stdout  # from the index
     assert "here: done: 2 trials: 2 done" in table and "1-0000 " not in table
+    best = ("submit", "best-of", tmp_path / "runs" / "here", "--set", "train.epochs=2")
+    shown = hpc_yolo(*best, "--dry-run", cwd=tmp_path).stdout
+    assert f"run directory  {tmp_path / 'runs' / 'here-best'} (new)" in shown
+    assert not (tmp_path / "here-best.yaml").exists()
+    (tmp_path / "here-best.yaml").touch()
+    refused = hpc_yolo(*best, cwd=tmp_path, check=False)
+    assert refused.returncode == 6 and "here-best.yaml exists" in refused.stderr
 
 
 def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_path):

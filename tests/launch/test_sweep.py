@@ -13,7 +13,7 @@ from hpc_yolo.launch.plan import ArrayTasks, planned_run
 from hpc_yolo.launch.sweep import plan_sweep, prepare_sweep, with_new_trials
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.sweep import SweepDirectory, run_in_job
+from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
 from hpc_yolo.spec.load import load_spec
 
 
@@ -123,3 +123,14 @@ def test_search_draws_values_once_for_each_trial(spec_of, tmp_path):
     assert [sweep.drawn_values(trial.name) for trial in sweep.trials()] == [
         {"train.hyp_overrides.lr0": value} for value in drawn
     ]
+
+
+def test_trials_share_the_labels_of_a_dataset(spec_of, tmp_path):
+    prepare_sweep(plan_sweep(spec_of(seeds=2)))
+    sweep = SweepDirectory(tmp_path / "runs" / "lr")
+    first, second = sweep.trial("1-0000"), sweep.trial("1-0001")
+    assert label_cache_of(first, "train", "/a") == label_cache_of(second, "train", "/a")
+    assert label_cache_of(first, "train", "/a").parent == sweep.path
+    assert len({label_cache_of(first, split, data) for split in ("train", "val") for data in ("/a", "/b")}) == 4
+    alone = RunDirectory(tmp_path / "runs" / "alone")
+    assert label_cache_of(alone, "train", "/a") == alone.label_cache("train")
