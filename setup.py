@@ -80,12 +80,28 @@ setup(
             "pycocotools>=2.0.7",  # the official COCO numbers, by COCO's own code
         ],
         "tensorboard": [
-            "tensorboard>=2.14",  # event files for train.tensorboard
+            "tensorboard>=2.14",  # event files for train.tensorboard and for tracking
+        ],
+        "wandb": [
+            "wandb>=0.20",  # the first whose settings of this use are stable
+        ],
+        "mlflow": [
+            "mlflow-skinny>=3.0",  # the client, a tenth of mlflow; with mlflow itself it is there already
+            "sqlalchemy>=2.0",  # for a database as the tracking URI
+            "alembic>=1.10",  # makes its tables
+        ],
+        "trackio": [
+            "trackio>=0.40",  # rows with identifiers
         ],
         "sweep": [
             "optuna>=4.0",  # proposes the values of trials, sweep.search.method: tpe
         ],
         "test": [
+            "wandb>=0.20",
+            "mlflow-skinny>=3.0",
+            "sqlalchemy>=2.0",
+            "alembic>=1.10",
+            "trackio>=0.40",
             "optuna>=4.0",
             "tensorboard>=2.14",
             "onnx>=1.15",

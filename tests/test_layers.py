@@ -19,7 +19,7 @@ LEVELS = [
     {"evaluation", "checkpoint", "doctor"},
     {"weights", "plots"},
     {"training", "inference"},
-    {"launch", "monitor"},
+    {"launch", "monitor", "tracking"},
     {"report", "notify"},
     {"cli"},
 ]
@@ -34,6 +34,7 @@ WITHOUT_TORCH = {
     "forecast",
     "launch",
     "monitor",
+    "tracking",
     "doctor",
     "report",
     "notify",

@@ -26,6 +26,7 @@ from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.tracking.following import wait_for_tracker
 
 
 @click.command(hidden=True)
@@ -64,6 +65,7 @@ def after_job(
         print(f"hpc-yolo: stages: {error}", flush=True)  # the training is finished
         return
     if is_first_success and not spec.then and spec.notify is None:
+        wait_for_tracker(run, spec.tracking)
         return
     status, cause = exit_code, None
     if setup_record is not None:
@@ -72,6 +74,7 @@ def after_job(
         status, cause = conclude_job(run, spec.cluster, process, exit_code)
     if spec.then or spec.notify is not None:
         follow_end(run, spec, process, cause, has_environment=setup_record is None)
+    wait_for_tracker(run, spec.tracking)  # which the end of the job would kill
     sys.exit(status)
 
 

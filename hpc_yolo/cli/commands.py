@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "follow": Listed("follow", "follow", "Show a run's progress until its job ends."),
         "logs": Listed("logs", "logs", "Print the output of a run's ranks."),
         "report": Listed("report", "report", "Write one HTML file about runs."),
+        "track": Listed("track", "track", "Bring runs to wandb, MLflow, TensorBoard, Trackio or CSV."),
         "notify": Listed("notify", "notify", "Send a test message about a run."),
         "list": Listed("list_runs", "list_runs", "Print the directories of your runs."),
         "sweep": Listed("sweep", "sweep", "Show and cancel the trials of a sweep."),
@@ -62,6 +63,7 @@ UNLISTED = {
     "queue-evaluations": Listed("evaluations", "queue", "Queue jobs that evaluate models, beside the tasks."),
     "evaluate-waiting": Listed("evaluations", "evaluate", "The task of a job that evaluates models."),
     "notify-problems": Listed("notify", "notify_problems", "Report problems of a run, beside its tasks."),
+    "track-beside": Listed("track", "track_beside", "Bring a run to its tracker, beside its tasks."),
     "run-stage": Listed("run_stage", "run_stage", "Run a stage after the training in its own job."),
 }
 COMMANDS = {name: listed for section in SECTIONS.values() for name, listed in section.items()}

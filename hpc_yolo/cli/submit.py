@@ -23,6 +23,7 @@ from hpc_yolo.cli.submission import (
     start_of,
 )
 from hpc_yolo.cluster.jobs import JobWatch
+from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import ClusterError
 from hpc_yolo.launch.plan import Plan, make_plan
@@ -125,7 +126,7 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     from hpc_yolo.monitor.follow import follow as follow_run  # imports rich
 
     try:
-        with messages(plan, submission):
+        with messages(plan, submission), tracker(plan, submission):
             watch = JobWatch(plan.run, owned=True)
             status = follow_run(plan.run, watch, since=submission.time, quiet=wait and not follow)
     finally:
@@ -152,6 +153,22 @@ def messages(plan: Plan, submission: Submission) -> Iterator[None]:
     else:
         with notices.local_messages(plan.run, plan.spec, notify, submission.job_id):
             yield
+
+
+@contextlib.contextmanager
+def tracker(plan: Plan, submission: Submission) -> Iterator[None]:
+    """Bring a run that is followed to its tracker, where this command is to start it."""
+    tracking = plan.spec.tracking
+    if tracking is None or (plan.uses_slurm and tracking.where == "job"):
+        yield
+        return
+
+    from hpc_yolo.cli.notices import local_environment
+    from hpc_yolo.cli.tracker_process import tracker_process  # of no use without a tracker
+
+    environ = current_environment() if plan.uses_slurm else local_environment(plan.spec)
+    with tracker_process(plan.run, tracking, submission, environ):
+        yield
 
 
 def run_stages(plan: Plan) -> None:

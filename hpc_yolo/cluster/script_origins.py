@@ -26,6 +26,7 @@ OPTION_FIELDS = {
     "output": ("output", "name"),
 }
 SRUN_FIELDS = ("cluster.cpus_per_task", "cluster.cpu_bind", "cluster.srun", "cluster.prefix", "cluster.python")
+BESIDE_FIELDS = {"notify-problems": "notify", "track-beside": "tracking"}
 SETUP_BEGIN = "source /dev/stdin <<"
 
 
@@ -71,7 +72,8 @@ def _fields_of_lines(script: str, cluster: ClusterSpec) -> Iterator[tuple[str, t
         elif line.startswith("export ") and "=" in line:
             yield line, _export_fields(line)
         elif line.endswith(" &"):
-            yield line, ("notify" if " notify-problems " in line else "validate", "cluster.python")
+            fields = (field for name, field in BESIDE_FIELDS.items() if f" {name} " in line)
+            yield line, (next(fields, "validate"), "cluster.python")
         elif line.endswith(" &&"):
             yield line, ("cluster.container", "cluster.python")
         elif line.startswith("srun "):

@@ -6,6 +6,7 @@
     |-- ClusterError             4   Slurm refuses, or a node list or environment is invalid
     |   `-- SchedulerUnavailable 5   Slurm does not answer (a script may try again later)
     |-- InstallationError       13   a package cannot be imported: it or a library that it needs is missing
+    |-- TrackerError            14   a tracker refuses values, or does not answer
     |-- RunError                 6   the run directory or its journal cannot be used
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another attempt of the run trains it, or has taken over
@@ -73,6 +74,12 @@ class InstallationError(HpcYoloError):
     """A Python package cannot be imported on this machine."""
 
     exit_code = 13
+
+
+class TrackerError(HpcYoloError):
+    """A tracker of experiments refuses the values of a run, or does not answer."""
+
+    exit_code = 14
 
 
 class RunError(HpcYoloError):

@@ -135,3 +135,19 @@ def require_tensorboard() -> None:
             "train.tensorboard: needs the package tensorboard, which is not installed here",
             hint="pip install 'hpc-yolo[tensorboard]', or --set train.tensorboard=false",
         )
+
+
+def require_tracker(package: str) -> None:
+    """Check that the package of a tracker is installed.
+
+    Args:
+        package: its name, which is also that of the extra.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise SpecError(
+            f"tracking.to: needs the package {package}, which is not installed for {sys.executable}",
+            hint=f"pip install 'hpc-yolo[{package}]', or --set tracking=null",
+        )

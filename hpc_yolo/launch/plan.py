@@ -139,6 +139,7 @@ class Plan:
         return [
             *(["queue-evaluations"] if self.spec.validate == "aside" else []),
             *(["notify-problems"] if reports else []),
+            *(["track-beside"] if self.spec.tracking is not None and self.spec.tracking.where == "job" else []),
         ]
 
     @property
@@ -180,6 +181,7 @@ class Plan:
             *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
             *self._stage_decisions(),
             *self._notify_decision(),
+            *self._tracking_decision(),
             *(
                 ("environment", f"{name}={value} is expanded where the tasks run")
                 for name, value in self.spec.cluster.env.items()
@@ -212,6 +214,16 @@ class Plan:
             return []
         ways = [*notify.recipients, *(way for way in ("webhook", "command") if getattr(notify, way) is not None)]
         return [("notify", f"{', '.join(ways)}: {', '.join(notify.events)}")]
+
+    def _tracking_decision(self) -> list[tuple[str, str]]:
+        tracking = self.spec.tracking
+        if tracking is None:
+            return []
+        where = "beside the run, on this machine"
+        if self.uses_slurm:
+            in_job, here = "beside the tasks of each job", "on this host with --follow, else by hpc-yolo track"
+            where = in_job if tracking.where == "job" else here
+        return [("tracking", f"{tracking.to}, {where}")]
 
     def _requeue_decision(self) -> list[tuple[str, str]]:
         if not self.uses_slurm:

@@ -13,7 +13,7 @@ from hpc_yolo.cluster.interpreter import require_python
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import require_not_active
 from hpc_yolo.cluster.site import SiteSettings
-from hpc_yolo.core.installation import require_tensorboard
+from hpc_yolo.core.installation import require_tensorboard, require_tracker
 from hpc_yolo.data.run_inputs import model_of
 from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.evaluation_script import require_accepted
@@ -48,8 +48,8 @@ def preflight(
 
     Raises:
         SpecError: the layers of the model are invalid, do not fit train.imgsz, or lack those of train.freeze;
-            TensorBoard or cluster.python cannot be imported; the container's image or a mounted path does not exist;
-            a stage names something that does not exist; notify.command is no bash.
+            TensorBoard, a tracker or cluster.python cannot be imported; the container's image or a mounted path does
+            not exist; a stage names something that does not exist; notify.command is no bash.
         DataError: the dataset or one of its splits does not exist.
         CheckpointError: the weights do not exist, or training cannot begin with them.
         RunError: the directory of runs is not writable, or the run is already queued or running.
@@ -67,6 +67,8 @@ def preflight(
     require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
     if spec.train.tensorboard:
         require_tensorboard()
+    if spec.tracking is not None and spec.tracking.to != "csv" and not (for_slurm and spec.cluster.python):
+        require_tracker(spec.tracking.to)
     if for_slurm:
         require_shell_syntax(spec.cluster)
         require_python(spec.cluster)

@@ -21,6 +21,7 @@
 |-- evaluations/              validate: aside; the job that evaluates: results.jsonl, from which rank 0 takes them;
 |                             the process that queues it: script and id; Slurm: its output
 |-- tensorboard/              rank 0: event files, where the spec requests them
+|-- tracking/                 hpc-yolo track: files of trackers, and a lock for each
 |-- report.html               hpc-yolo report
 |-- labels-<split>.npz        rank 0: labels of a dataset whose directory is not writable; beside it a .lock
 `-- checkpoints/              rank 0: state-<attempt>-<step>.safetensors, best.safetensors; last.safetensors is a link;
@@ -180,6 +181,11 @@ class RunDirectory:
     def notices(self) -> Path:
         """Records of the messages to people."""
         return self.path / "notices"
+
+    @property
+    def tracking(self) -> Path:
+        """The files of trackers."""
+        return self.path / "tracking"
 
     @property
     def tensorboard(self) -> Path:

@@ -17,6 +17,7 @@ from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section, split_list
 from hpc_yolo.spec.stages import Stage, StageRequest
 from hpc_yolo.spec.sweep import SweepSpec
+from hpc_yolo.spec.tracking import TrackingSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9_{][A-Za-z0-9_.{}-]{0,99}$"
 NAME_ALLOWED = "1 to 100 letters, digits, - _ . without - or . in front, and patterns such as {n}"
@@ -386,6 +387,9 @@ class Spec(Section, frozen=True, kw_only=True):
         NotifySpec | None,
         WHERE_IT_RUNS,
         Meta(description="Messages to people when the run ends or needs one of them."),
+    ] = None
+    tracking: Annotated[
+        TrackingSpec | None, WHERE_IT_RUNS, Meta(description="Tracker that shows the run, from its journal.")
     ] = None
     sweep: Annotated[SweepSpec | None, MAY_CHANGE, Meta(description="Trials: runs with values of their own.")] = None
 

@@ -21,6 +21,7 @@ from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
 from hpc_yolo.spec.stage_rules import request_findings, stage_findings
+from hpc_yolo.spec.tracking import tracking_findings
 from hpc_yolo.spec.trials import sweep_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
@@ -43,6 +44,7 @@ def run_findings(spec: Spec) -> Iterator[Finding]:
     yield from missing_image(spec.cluster)
     yield from stage_findings(spec.then)
     yield from notify_findings(spec.notify)
+    yield from tracking_findings(spec.tracking)
     yield from _model(spec.model, spec.weights, spec.train.imgsz)
     yield from _batch(spec.train, spec.cluster)
     yield from _image_weights(spec.train, spec.cluster)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, AttemptStarted, Evaluated, StepLogged
-from hpc_yolo.runs.metrics import METRIC_TITLES
+from hpc_yolo.runs.series import scalars_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -58,17 +58,3 @@ class EventFiles:
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()
-
-
-def scalars_of(event: StepLogged | Evaluated) -> dict[str, float | None]:
-    """Return the metrics of an event under TensorBoard's names, whose part before the slash is the panel."""
-    if isinstance(event, Evaluated):
-        titles = METRIC_TITLES.values()
-        return {f"evaluation/{title}": value for title, value in zip(titles, event.metrics.values(), strict=True)}
-    return {
-        **{f"loss/{name}": value for name, value in event.losses.items()},
-        "training/learning_rate": event.lr,
-        "training/gradient_norm": event.grad_norm,
-        "speed/images_per_s": event.images_per_s,
-        "speed/data_wait_s": max(event.rank_data_wait_s, default=None),
-    }

@@ -77,10 +77,12 @@ def test_origin_of_a_line_is_that_of_the_values_in_it():
 
 
 def test_command_beside_the_tasks_comes_from_the_field_that_asks_for_it():
+    tracker = "python -m hpc_yolo track-beside /runs/run"
     reports = "python -m hpc_yolo notify-problems /runs/run"
-    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside=["queue", reports])
-    rows = dict(line_origins(text, ClusterSpec(), {"validate": at(7), "notify.mail": at(9)}))
-    assert (rows["queue &"], rows[f"{reports} &"]) == ("spec.yaml:7", "spec.yaml:9")
+    text = script("run", ClusterSpec(), "python x", "after", log="/runs/%j.log", beside=["queue", reports, tracker])
+    rows = dict(line_origins(text, ClusterSpec(), {"validate": at(7), "notify.mail": at(9), "tracking.to": at(11)}))
+    shown = [rows[f"{command} &"] for command in ("queue", reports, tracker)]
+    assert shown == ["spec.yaml:7", "spec.yaml:9", "spec.yaml:11"]
 
 
 def test_every_line_of_a_script_is_shown_or_counted():

@@ -23,9 +23,9 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import event_line
 from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
+from hpc_yolo.runs.series import scalars_of
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build
-from hpc_yolo.training.tensorboard import scalars_of
 from hpc_yolo.training.trainer import Trainer
 
 

@@ -22,11 +22,12 @@ from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec
+from hpc_yolo.spec.tracking import TrackingSpec
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)
 SWEEP_SECTIONS = (SweepSpec, SearchSpec, StopSpec)
-RUN_SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, NotifySpec)
+RUN_SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, NotifySpec, TrackingSpec)
 SECTIONS = (*RUN_SECTIONS, *STAGE_SECTIONS, *SWEEP_SECTIONS)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 

@@ -1,0 +1,150 @@
+"""`hpc-yolo track`: bring the values of runs to a tracker of experiments."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from hpc_yolo.cli.run_argument import RUNS, named_run
+from hpc_yolo.cluster.jobs import JobWatch
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.core.errors import HpcYoloError, SpecError, TrackerError
+from hpc_yolo.core.units import counted
+from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import all_submissions
+from hpc_yolo.runs.sweep import run_in_job
+from hpc_yolo.spec.tracking import TRACKERS, TrackingSpec, has_password, tracking_findings
+from hpc_yolo.tracking.follower import RunFollower
+from hpc_yolo.tracking.following import POLL_S, Following
+from hpc_yolo.tracking.trackers import new_tracker
+
+
+@click.command()
+@RUNS
+@click.option("--to", type=click.Choice(TRACKERS), help="Tracker. [default: tracking.to of the run's spec]")
+@click.option("--project", help="Project (wandb: entity/project too; trackio) or experiment (mlflow).")
+@click.option("--uri", help="Server or database of mlflow. [default: MLFLOW_TRACKING_URI]")
+@click.option("--offline", is_flag=True, default=None, help="wandb: a directory for wandb sync, even with a key.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for files: those of csv, tensorboard and wandb. [default: tracking in the run directory]",
+)
+@click.option("--follow", is_flag=True, help="Go on until the runs have ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each run.")
+def track(
+    written: tuple[str, ...],
+    directory: Path | None,
+    follow: bool,
+    as_json: bool,
+    **options: str | bool | None,
+) -> None:
+    """Bring the values of each RUN to a tracker, from its journal: losses, learning rate, metrics, speed.
+
+    A run is one run in the tracker, whatever the number of its attempts. This command may be repeated, or killed: it
+    continues where the tracker ends, so that each step is there once. Keys are read from the tracker's own place, such
+    as wandb login; without a key wandb writes a directory for wandb sync.
+    """
+    runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
+    specs = [requested(run, options) for run in runs]
+    place = None if directory is None else directory.absolute()
+    environ = current_environment()
+    if follow:
+        follow_all(
+            [
+                Following(run, spec, environ, is_alive=job_watch(run), directory=place)
+                for run, spec in zip(runs, specs, strict=True)
+            ],
+            as_json=as_json,
+        )
+        return
+    for run, spec in zip(runs, specs, strict=True):
+        with RunFollower(run, partial(new_tracker, spec, environ), spec.to, place or run.tracking) as follower:
+            follower.advance()
+        show(follower, spec, as_json=as_json)
+
+
+@click.command("track-beside", hidden=True)
+@click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
+def track_beside(path: Path) -> None:
+    """Follow RUN for the tracker of its spec, while the batch script or command that has started this one runs."""
+    parent, environ = os.getppid(), current_environment()
+    run = run_in_job(path, environ)
+
+    def is_alive() -> bool:
+        return os.getppid() == parent
+
+    while not run.exists and is_alive():  # the directory of a trial is made by another command of the script
+        time.sleep(POLL_S)
+    tracking = submitted_spec(run).tracking if run.exists else None
+    if tracking is not None:
+        follow_all([Following(run, tracking, environ, is_alive=is_alive)], as_json=False)
+
+
+def follow_all(waiting: list[Following], *, as_json: bool) -> None:
+    """Follow runs until all of them are over, and print the result of each."""
+    try:
+        while waiting:
+            for one in list(waiting):
+                if (follower := one.look()) is not None:
+                    waiting.remove(one)
+                    show(follower, one.spec, as_json=as_json)
+            time.sleep(POLL_S if waiting else 0)
+    finally:
+        for one in waiting:
+            with contextlib.suppress(TrackerError):
+                one.leave()
+
+
+def job_watch(run: RunDirectory) -> Callable[[], bool]:
+    """Return a function that returns whether a job of `run` waits or runs; always True for one without submissions."""
+    return JobWatch(run).is_alive if all_submissions(run) else lambda: True  # torchrun starts some
+
+
+def requested(run: RunDirectory, options: dict[str, str | bool | None]) -> TrackingSpec:
+    """Return the section `tracking` of the run's spec, with the options of the command line on top.
+
+    Raises:
+        SpecError: neither names a tracker, or an option does not apply to it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    base: TrackingSpec | None = None
+    try:
+        base = submitted_spec(run).tracking
+    except HpcYoloError:
+        if "to" not in given:
+            raise
+    if base is None or given.get("to", base.to) != base.to:
+        if "to" not in given:
+            raise SpecError(
+                f"{run.path}: its spec names no tracker", hint=f"add --to, with one of {', '.join(TRACKERS)}"
+            )
+        base = TrackingSpec(to=given["to"])  # type: ignore[arg-type]  # click has checked it
+    spec = msgspec.structs.replace(base, **given)
+    if has_password(spec.uri or ""):  # it would be shown by ps
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write ~/.mlflow/credentials"
+        raise SpecError("--uri: has a password", hint=hint)
+    for finding in tracking_findings(spec):
+        raise SpecError(f"--{finding.field.partition('.')[2]}: {finding.message}", hint=f"allowed: {finding.allowed}")
+    return spec
+
+
+def show(follower: RunFollower, spec: TrackingSpec, *, as_json: bool) -> None:
+    """Print what was brought to the tracker."""
+    name, rows, step, location = follower.run.name, follower.num_logged, follower.last_step, follower.location
+    if as_json:
+        click.echo(json.dumps({"run": name, "to": spec.to, "rows": rows, "step": step, "location": location}))
+    elif step is None:
+        click.echo(f"{name}: no step is logged yet")
+    else:
+        click.echo(f"{name}: {counted(rows, 'new row')}, up to step {step}: {location}")

@@ -1,0 +1,53 @@
+"""The process that brings a run to its tracker while a command follows the run."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import click
+
+from hpc_yolo.core.files import make_directory
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission
+from hpc_yolo.spec.tracking import TrackingSpec
+from hpc_yolo.tracking.following import has_ended
+
+END_S = 60.0  # for the last values, to a tracker that answers
+
+
+@contextlib.contextmanager
+def tracker_process(
+    run: RunDirectory, tracking: TrackingSpec, submission: Submission, environ: Mapping[str, str]
+) -> Iterator[None]:
+    """Follow `run` for its tracker in a process of its own while the block runs, and print the result.
+
+    Args:
+        submission: of the job that trains.
+        environ: environment variables of the process.
+    """
+    make_directory(run.tracking)
+    log = run.tracking / "process.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hpc_yolo", "track-beside", str(run.path)],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C of the terminal stops the training, whose end it waits for
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S if has_ended(run, submission.time) else 0.0)
+        is_complete = process.poll() == 0
+        process.kill()  # which loses nothing
+        process.wait()
+        lines = log.read_text(errors="replace").strip().splitlines()
+        click.echo(f"{tracking.to}: {lines[-1] if lines else 'nothing was logged'}")
+        if not is_complete:
+            click.echo(f"{tracking.to} lacks the newest steps; hpc-yolo track {run.path} adds them")

@@ -1,0 +1,77 @@
+"""hpc-yolo track: which tracker, and what is wrong in one sentence."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+from growing_journal import LAST_STEP, write_journal
+from status_runs import make_run
+
+from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import InstallationError, SpecError
+
+SPEC = "name: coco\nmodel: yolov5n\ndata: data.yaml\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = make_run(tmp_path, "coco")
+    run.spec.write_text(SPEC)
+    return run
+
+
+def track(run, *arguments):
+    return CliRunner().invoke(cli, ["track", str(run.path), *arguments], standalone_mode=False)
+
+
+def test_tracker_of_the_spec(run):
+    run.spec.write_text(SPEC + "tracking: {to: csv, project: mine}\n")
+    assert track(run).output == "coco: no step is logged yet\n"
+    write_journal(run)
+    (found,) = [json.loads(line) for line in track(run, "--json").output.splitlines()]
+    assert (found["to"], found["rows"], found["step"]) == ("csv", 200, LAST_STEP)
+    assert track(run).output == f"coco: 0 new rows, up to step {LAST_STEP}: {found['location']}\n"
+
+
+def test_files_in_another_directory(run, tmp_path):
+    write_journal(run)
+    assert track(run, "--to", "csv", "--dir", str(tmp_path / "new" / "files"), "--follow").exit_code == 0
+    assert [path.name for path in (tmp_path / "new" / "files").iterdir() if path.suffix == ".csv"]
+    assert not run.tracking.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "its spec names no tracker"),
+        (["--to", "csv", "--uri", "http://server"], "--uri: is for mlflow"),
+        (["--to", "csv", "--offline"], "--offline: is for wandb"),
+        (["--to", "mlflow", "--project", "team/coco"], "--project: 'team/coco' is not the name"),
+        (["--to", "wandb", "--project", "a/b/c"], "--project: 'a/b/c' is not the name"),
+        (["--to", "mlflow", "--uri", "http://me:secret@server"], "--uri: has a password"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options(arguments, message, run):
+    error = track(run, *arguments).exception
+    assert isinstance(error, SpecError)
+    assert message in str(error)
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("to", "module", "extra"),
+    [
+        ("wandb", "wandb", "wandb"),
+        ("mlflow", "mlflow.tracking", "mlflow"),
+        ("tensorboard", "tensorboard.compat.proto.event_pb2", "tensorboard"),
+        ("trackio", "trackio.sqlite_storage", "trackio"),
+    ],
+)
+def test_tracker_that_is_not_installed_names_the_extra(to, module, extra, run, monkeypatch):
+    write_journal(run)
+    monkeypatch.setitem(sys.modules, module, None)
+    error = track(run, "--to", to).exception
+    assert isinstance(error, InstallationError)
+    assert f"pip install 'hpc-yolo[{extra}]'" in str(error)
