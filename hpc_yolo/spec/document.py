@@ -16,6 +16,7 @@ from hpc_yolo.spec.fields import (
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.section import CHANGES, Section
+from hpc_yolo.spec.sweep_search import Range
 
 HEAD = """# The spec, field by field
 
@@ -31,6 +32,7 @@ or that says only *where it runs*, may have another value in later attempts.
 def document() -> str:
     """Return the whole page as Markdown."""
     tables = [_table("The run", Spec, None), *_inner_tables(Spec, "", None)]
+    tables.append(_table("sweep.search.space: a range", Range, "may change"))
     tables.append(_table("Hyperparameters (`train.hyp`, `train.hyp_overrides`)", Hyperparameters, None))
     return "\n".join([HEAD, *tables])
 

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import EpochEnded, Evaluated, TrialStopped
+from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, TrialStopped
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
@@ -17,42 +18,63 @@ SPACE = {LR0: {"low": 0.001, "high": 0.1, "log": True}, "train.optimizer": ["SGD
 STOP = {"rule": "asha", "after": 1, "factor": 2}
 
 
-def sweep_spec(write_spec, method="tpe", trials=1, space=SPACE):
-    sweep = {"search": {"method": method, "trials": trials, "space": space}, "stop": STOP}
-    return write_spec("search", {"executor": "local"}, {"epochs": 3}, sweep=sweep)
+def sweep_spec(write_spec, executor="local", trials=1, space=SPACE):
+    sweep = {"search": {"trials": trials, "space": space}, "stop": STOP}
+    cluster = {"executor": executor, "tasks_per_node": 2} | ({"partition": "preempt"} if executor == "slurm" else {})
+    return write_spec("search", cluster, {"epochs": 3}, sweep=sweep)
 
 
-def table(hpc_yolo, sweep):
-    return {row["name"]: row for row in json.loads(hpc_yolo("sweep", "table", sweep, "--json").stdout)}
+def run_search(hpc_yolo, spec, sweep):
+    """Submit the sweep and wait until all its trials are done; return what was printed."""
+    out = hpc_yolo("submit", spec).stdout
+    states = ["sweep", "status", sweep, "--json"]
+    wait_until(lambda: json.loads(hpc_yolo(*states).stdout)["states"].keys() == {"done"}, "the end of all trials")
+    return out
 
 
-def test_worse_trial_of_a_search_ends_early_and_is_told(write_spec, hpc_yolo, tmp_path):
-    hpc_yolo("submit", sweep_spec(write_spec))
-    sweep = tmp_path / "runs" / "search"
-    better = Metrics(map50=0.9, map50_95=0.9)  # what so few epochs cannot reach
-    event = Evaluated(
-        epoch=0, step=1, num_images=1, metrics=better, images_per_s=1, seconds=1, is_best=True, classes=[]
-    )
-    journal = RunDirectory(sweep / "1-0000").journal
-    lines = journal.read_text().splitlines(keepends=True)
-    JournalWriter(journal, attempt=1).write(event)
-    *_, added = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join([*lines[:-1], added, lines[-1]]))
-    out = hpc_yolo("submit", sweep_spec(write_spec, trials=2)).stdout
-    assert "1 new, 1 finished" in out and "stopped early after epoch 1: asha: fitness" in out
+def add_evaluation(journal, fitness):
+    """Add an evaluation of the first epoch to the journal of a finished trial, as if it had been that good."""
+    before = journal.read_text().splitlines(keepends=True)
+    metrics = Metrics(map50=fitness, map50_95=fitness)
+    numbers = {"epoch": 0, "step": 1, "num_images": 1, "images_per_s": 1.0, "seconds": 1.0}
+    JournalWriter(journal, attempt=1).write(Evaluated(metrics=metrics, is_best=True, classes=[], **numbers))
+    added = journal.read_text().splitlines(keepends=True)[-1]
+    journal.write_text("".join([*before[:-1], added, before[-1]]))
+
+
+def check_search(write_spec, hpc_yolo, sweep, executor):
+    """Run a trial, and a second one that is worse; check that it ends after an epoch, and that the study knows both."""
+    run_search(hpc_yolo, sweep_spec(write_spec, executor), sweep)
+    add_evaluation(RunDirectory(sweep / "1-0000").journal, fitness=0.9)
+    out = run_search(hpc_yolo, sweep_spec(write_spec, executor, trials=2), sweep)
+    assert "1 new, 1 finished" in out
     stopped = RunDirectory(sweep / "2-0000")
-    assert [each.epoch for each in read_events(stopped.journal) if isinstance(each, EpochEnded)] == [0]
-    assert [each.epoch for each in read_events(stopped.journal) if isinstance(each, TrialStopped)] == [0]
+    events = read_events(stopped.journal)
+    assert [event.epoch for event in events if isinstance(event, EpochEnded)] == [0]
+    assert [event.epoch for event in events if isinstance(event, TrialStopped)] == [0]
+    assert [event.cause for event in events if isinstance(event, AttemptEnded)] == ["finished"]
     assert (stopped.results / "evaluation.json").is_file()
     search = load_resolved_spec(sweep / "sweep.yaml").sweep.search
     assert untold(search, sweep) == ["2-0000"]
-    rows = table(hpc_yolo, sweep)
-    assert {name: (row["state"], row["values"]) for name, row in rows.items()} == {
-        name: ("done", ask(search, sweep, name)) for name in ("1-0000", "2-0000")
-    }
-    assert rows["1-0000"]["values"] != rows["2-0000"]["values"]
-    status = json.loads(hpc_yolo("status", "--json", "--root", sweep).stdout)
-    assert {run["name"]: run["detail"] for run in status} == {"1-0000": "", "2-0000": "stopped early (asha)"}
+    rows = json.loads(hpc_yolo("sweep", "table", sweep, "--json").stdout)
+    values = {row["name"]: row["values"] for row in rows}
+    assert values == {name: ask(search, sweep, name) for name in ("1-0000", "2-0000")}
+    assert values["1-0000"] != values["2-0000"]
+    shown = json.loads(hpc_yolo("status", "--json", "--root", sweep).stdout)
+    assert {run["name"]: run["detail"] for run in shown} == {"1-0000": "", "2-0000": "stopped early (asha)"}
+    return out
+
+
+def test_worse_trial_ends_early_on_both_ranks_and_trains_on_with_other_epochs(write_spec, hpc_yolo, tmp_path):
+    out = check_search(write_spec, hpc_yolo, tmp_path / "runs" / "search", "local")
+    assert "stopped early after epoch 1: asha: fitness" in out
+    stopped = RunDirectory(tmp_path / "runs" / "search" / "2-0000")
+    hpc_yolo("resume", stopped.path, "--set", "train.epochs=2")
+    assert [event.epoch for event in read_events(stopped.journal) if isinstance(event, EpochEnded)] == [0, 1]
+
+
+def test_worse_trial_of_an_array_ends_early_and_is_not_requeued(in_slurm, write_spec, hpc_yolo, tmp_path):
+    check_search(write_spec, hpc_yolo, tmp_path / "runs" / "search", "slurm")
 
 
 MISTAKES = {
