@@ -60,7 +60,7 @@ def forecast_lines(plan: Plan, forecast: Forecast, num_trials: int = 1) -> Itera
     if forecast.disk_bytes is not None:
         yield "disk", f"{short_bytes(forecast.disk_bytes)} of checkpoints"
     if forecast.assumed:
-        yield "not measured", f"{'; '.join(forecast.assumed)}: assumed"
+        yield "not measured", "; ".join(forecast.assumed)
     for note in forecast.notes:
         yield "note", note
 

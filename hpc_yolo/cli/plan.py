@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -91,7 +92,8 @@ def plan(
 
 def _forecast(spec_path: Path, made: Plan, limits: SiteLimits, *, probe: bool) -> Forecast:
     """Return the forecast of `made`; with `probe`, from a probe where no run was measured."""
-    found = make_forecast(made, known_runs, default_s=limits.default_s, longest_s=limits.longest_s)
+    forecast = partial(make_forecast, made, default_s=limits.default_s, longest_s=limits.longest_s)
+    found = forecast(known_runs, counts_images=not probe)
     if found is None and not probe:
         raise RunError(f"{spec_path}: {NO_RUNS}", hint=NO_RUNS_HINT.format(spec=spec_path))
     if found is not None:
@@ -104,7 +106,7 @@ def _forecast(spec_path: Path, made: Plan, limits: SiteLimits, *, probe: bool) -
         fetch_with_progress(planned.spec.weights)
         print_warnings(preflight(planned.spec, planned.run, for_slurm=planned.uses_slurm, settings=planned.settings))
         run = run_probe(planned, lambda sentence: click.echo(sentence, err=True))
-        found = make_forecast(made, lambda: [run], default_s=limits.default_s, longest_s=limits.longest_s)
+        found = forecast(lambda: [run])
     if found is None:
         raise RunError("the probe ended before it had logged steps twice", hint="submit the spec, and plan again")
     return found

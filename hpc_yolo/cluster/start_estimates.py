@@ -36,7 +36,8 @@ class Way:
     @property
     def text(self) -> str:
         """The options as a user types them; "as it is" without any."""
-        return " ".join(option.replace("=", " ", 1) for option in self.options) or "as it is"
+        options = self.options if self.script else [option.replace("=", " ", 1) for option in self.options]
+        return " ".join(options) or "as it is"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def make_rates(
     resume_s = _mean(one for times in measured for one in times.resumes_s)
     finish_s = _mean(one for times in measured for one in times.finishes_s)
     if finish_s is None:
-        assumed = (*assumed, "the end after the last epoch as one more evaluation")
+        assumed = (*assumed, "the end after the last epoch (assumed: one more evaluation)")
     stop_s = _mean(one for times in measured for one in times.stops_s)
     return Rates(
         step_s=step_s,
@@ -121,8 +121,8 @@ def _evaluation(
     if seconds:
         return sum(seconds) / len(seconds), ()
     if not num_validation:
-        return 0.0, ("no time for evaluations",)
-    return num_validation / world_size / images_per_s_of_rank, ("evaluations at the speed of the training",)
+        return 0.0, ("evaluations (assumed: no time)",)
+    return num_validation / world_size / images_per_s_of_rank, ("evaluations (assumed: as fast as training)",)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -169,9 +169,9 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
     Raises:
         RunError: they cannot be counted here.
     """
-    for source in sources:
-        if source.data == plan.spec.data:
-            return source.times.start.num_images, source.times.num_evaluated
+    seen = next((source.times for source in sources if source.data == plan.spec.data), None)
+    if seen is not None and (seen.num_evaluated or not counts_images):
+        return seen.start.num_images, seen.num_evaluated
     if not counts_images:
         return None
 
@@ -181,6 +181,8 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
         dataset = load_dataset(Path(plan.spec.data))
         training, validation = (find_images(dataset.split(name), dataset.root) for name in ("train", "val"))
     except (DataError, OSError) as error:
+        if seen is not None:
+            return seen.start.num_images, 0
         raise RunError(
             f"the images of {plan.spec.data} cannot be counted here, and no measured run has used it: {error}",
             hint="with --probe, a short attempt counts them where the tasks run",

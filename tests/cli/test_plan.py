@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from click.testing import CliRunner
-from journal_events import started
+from journal_events import started, stepped
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cluster import scheduler
@@ -108,7 +108,7 @@ def test_run_that_is_half_done_is_planned_from_its_last_step(write_run, write_sp
     assert code == 0
     assert "15 steps are done" in text
     assert "half (this run)" in text
-    assert "assumed" in text, "the end of a run was not measured"
+    assert "not measured   the end after the last epoch (assumed: one more evaluation)" in text
 
 
 def test_sweep_is_planned_by_one_of_its_trials(write_run, write_spec):
@@ -202,3 +202,35 @@ def test_plan_asks_slurm_for_each_way_and_says_why_a_job_waits(write_run, write_
     code, text = plan_of(spec, "--partition", "nope")
     assert code == 4
     assert "there is no partition 'nope' here" in text
+
+
+PROFILE = """\
+cluster_names: ["*"]
+gpus:
+  small: {partition: gpu, gpus_per_node: 1}
+  large: {partition: high, gpus_per_node: 2}
+  other: {partition: preempt, gpus_per_node: 1, max_time: "00:01:00"}
+"""
+
+
+@pytest.mark.usefixtures("in_slurm")
+def test_other_rows_of_the_site_profile_are_asked_for(write_spec, tmp_path, monkeypatch):
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "ours.yaml").write_text(PROFILE)
+    monkeypatch.setenv("HPC_YOLO_SITES", str(tmp_path / "sites"))
+    spec = write_spec("new", cluster={"executor": "slurm", "gpu": "small", "gpus_per_node": 1, "time": "00:30:00"})
+    run = RunDirectory(tmp_path / "runs" / "old")
+    run.create()
+    fields = yaml.safe_load(spec.read_text()) | {"name": "old"}
+    run.spec.write_text(yaml.safe_dump(fields | {"cluster": fields["cluster"] | {"partition": "gpu"}}))
+    writer = JournalWriter(run.journal, attempt=1, clock=iter([100.0, 110.0, 112.0]).__next__)
+    writer.write(started(launcher="slurm", device="GPU"))
+    writer.write(stepped(step=2))
+    writer.write(stepped(step=4))
+    code, text = plan_of(spec)
+    assert code == 0, text
+    rows = {row.partition("  ")[0]: row for row in text.partition("\nrequest ")[2].splitlines()[1:]}
+    assert rows["--set cluster.gpu=large"].endswith("at once       not measured on this type of GPU")
+    assert "--set cluster.gpu=other" not in rows, "the time limit of the spec does not fit it"
+    assert "as it is" in rows
+    assert "evaluations (assumed: as fast as training)" in text

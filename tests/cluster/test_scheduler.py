@@ -406,3 +406,20 @@ def test_requeued_job_avoids_an_excluded_node(in_slurm: SlurmCluster) -> None:
     assert "ExcNodeList=gpu01" in in_slurm.run("scontrol", "show", "job", job_id)
     in_slurm.wait_for_state(job_id, "RUNNING")
     assert "NodeList=gpu02" in in_slurm.run("scontrol", "show", "job", job_id).split()
+
+
+@pytest.mark.parametrize(
+    ("printed", "names"),
+    [
+        ("normal\n", ["normal"]),
+        ("normal,high\nhigh,long\n\n", ["normal", "high", "long"]),  # a line for each account
+        ("", []),
+    ],
+)
+def test_qualities_of_service_of_a_user_are_listed_once(printed: str, names: list[str]) -> None:
+    run = Recorded(sacctmgr=Finished(0, printed, ""))
+    assert scheduler.show_user_qos("ada", 1.0, run=run) == names
+    assert "user=ada" in run.commands[0]
+    assert "format=QOS" in run.commands[0]
+    with pytest.raises(ClusterError):
+        scheduler.show_user_qos("ada", 1.0, run=Recorded(sacctmgr=NO_DATABASE))

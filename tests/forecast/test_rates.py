@@ -46,7 +46,7 @@ def test_what_was_not_measured_is_named_and_assumed():
     assert rates.finish_s == rates.evaluation_s
     assert rates.resume_s == 10.0
     assert len(rates.assumed) == 2
-    assert make_rates([replace(MEASURED, evaluations_s=[])], 8, 2, 0).assumed == ("no time for evaluations",)
+    assert make_rates([replace(MEASURED, evaluations_s=[])], 8, 2, 0).assumed == ("evaluations (assumed: no time)",)
 
 
 def test_several_runs_count_by_their_steps():

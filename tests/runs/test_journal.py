@@ -6,7 +6,7 @@ import re
 import stat
 
 import pytest
-from journal_events import ranks_on, started
+from journal_events import ranks_on, started, stepped
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory, find_runs
@@ -20,7 +20,7 @@ from hpc_yolo.runs.events import (
     WarningRaised,
 )
 from hpc_yolo.runs.failures import Failure, first_failure, write_failure
-from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events, require_format
+from hpc_yolo.runs.journal import JournalReader, JournalWriter, read_events, read_tail, require_format
 from hpc_yolo.runs.metrics import Metrics
 
 
@@ -231,3 +231,24 @@ def test_non_ascii_text_is_written_as_utf_8(tmp_path):
     JournalWriter(path, attempt=1).write(WarningRaised(message="Übergröße 画像"))
     assert "Übergröße 画像" in path.read_text(encoding="utf-8")
     assert read_events(path)[0].message == "Übergröße 画像"
+
+
+def test_tail_has_the_first_start_and_the_last_events(tmp_path):
+    """Times of a long run are read from the end of its journal; what an attempt is, is at the beginning."""
+    path = tmp_path / "journal.jsonl"
+    writer = JournalWriter(path, attempt=1)
+    writer.write(WarningRaised(message="before the start"))
+    writer.write(started(batch=24))
+    for step in range(100):
+        writer.write(stepped(step=step + 1))
+    first, events = read_tail(path, 2000)
+    assert first.batch == 24
+    assert 1 < len(events) < 100
+    assert events[-1].step == 100
+    assert [event.step for event in events] == list(range(101 - len(events), 101)), "the cut line is skipped"
+    first, events = read_tail(path, 10**6)
+    assert len(events) == 102
+    path.write_text("no events\n")
+    assert read_tail(path, 2000) == (None, [])
+    with pytest.raises(FileNotFoundError):
+        read_tail(tmp_path / "missing", 2000)
