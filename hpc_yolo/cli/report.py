@@ -14,6 +14,7 @@ from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.report.facts import read_facts, unique_labels
 from hpc_yolo.report.page import report_page
+from hpc_yolo.runs.sweep import SweepDirectory
 
 
 @click.command()
@@ -28,16 +29,38 @@ from hpc_yolo.report.page import report_page
 def report(written: tuple[str, ...], output: Path | None) -> None:
     """Write curves, metrics, confusion matrices, images, labels, attempts, time and spec of each RUN to one HTML file.
 
+    Of a sweep, named by its directory: a table of its trials, lines over parallel axes, the metric over each field.
+
     The file refers to no other file and no network. Several runs share their charts, and the differences between their
     specs are listed.
     """
+    made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
+    if len(written) == 1 and SweepDirectory(Path(written[0]).absolute()).exists:
+        _report_sweep(Path(written[0]), output, made)
+        return
     runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
     facts = [read_facts(run, label) for run, label in zip(runs, unique_labels(runs), strict=True)]
-    made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
     is_beside = len(runs) == 1 and os.access(runs[0].path, os.W_OK)
     path = output or (runs[0].report if is_beside else Path("report.html"))
+    _write(path, report_page(facts, made))
+    click.echo(f"report of {', '.join(run.name for run in runs)}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _report_sweep(path: Path, output: Path | None, made: str) -> None:
+    """Write the page of the sweep in directory `path`."""
+    from hpc_yolo.cli.sweep import facts_of  # with what it needs 20 ms, of no use for runs
+    from hpc_yolo.report.sweep_page import sweep_page
+
+    facts, warning = facts_of(path)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    target = output or (path / "report.html" if os.access(path, os.W_OK) else Path("report.html"))
+    _write(target, sweep_page(facts, made))
+    click.echo(f"report of {facts.name}: {target} ({target.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write(path: Path, page: str) -> None:
     try:
-        write_atomic(path, report_page(facts, made))
+        write_atomic(path, page)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}", hint="name another file with -o FILE") from error
-    click.echo(f"report of {', '.join(run.name for run in runs)}: {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -24,7 +24,7 @@ from hpc_yolo.monitor.snapshot import Collector
 from hpc_yolo.monitor.sweep_facts import SweepFacts, TrialFacts, sweep_facts
 from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.sweep import SweepDirectory
-from hpc_yolo.spec.trials import as_text, shown
+from hpc_yolo.spec.trials import shown
 
 SWEEP = click.argument("path", metavar="SWEEP", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -184,20 +184,10 @@ def trial_json(trial: TrialFacts) -> dict[str, Any]:
 
 def print_rows(facts: SweepFacts) -> None:
     """Print a row for each trial, the best first."""
-    fields = list(dict.fromkeys(field for trial in facts.trials for field in trial.values))
-    header = ["trial", *(field.rpartition(".")[2] for field in fields), "state", "epoch", *METRIC_TITLES.values()]
-    rows = [header, *(_row(trial, fields) for trial in facts.ranked)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    rows = [facts.heads, *facts.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _row(trial: TrialFacts, fields: list[str]) -> list[str]:
-    run, metrics = trial.run, trial.metrics
-    scores = ["-"] * len(METRIC_TITLES) if metrics is None else [f"{value:.3f}" for value in metrics.values()]
-    epoch = "-" if run is None or run.epoch is None else f"{run.epoch + 1}/{run.epochs}"
-    values = [as_text(trial.values.get(field, "-")) for field in fields]
-    return [trial.name, *values, trial.state, epoch, *scores]
 
 
 def _warn(message: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.monitor.run_facts import RunFacts
-from hpc_yolo.runs.metrics import Metrics
+from hpc_yolo.runs.metrics import METRIC_TITLES, Metrics
 from hpc_yolo.runs.sweep import SweepDirectory
+from hpc_yolo.spec.trials import as_text
 
 WAITING, NOT_STARTED = "waiting", "not started"
 ORDER = (
@@ -67,10 +68,30 @@ class SweepFacts(msgspec.Struct, frozen=True):
         return sorted(self.trials, key=lambda trial: trial.rank)
 
     @property
+    def fields(self) -> list[str]:
+        """The fields that the trials set, in their order."""
+        return list(dict.fromkeys(field for trial in self.trials for field in trial.values))
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads of the columns of `rows`."""
+        return ["trial", *map(short_name, self.fields), "state", "epoch", *METRIC_TITLES.values()]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """A row of texts for each trial, the best first."""
+        return [_row(trial, self.fields) for trial in self.ranked]
+
+    @property
     def best(self) -> TrialFacts | None:
         """The trial with the best evaluation; None before the first one."""
         first = min(self.trials, key=lambda trial: trial.rank, default=None)
         return None if first is None or first.metrics is None else first
+
+
+def short_name(field: str) -> str:
+    """Return the last part of a dotted field."""
+    return field.rpartition(".")[2]
 
 
 def sweep_facts(sweep: SweepDirectory, runs: Mapping[str, RunFacts], tasks: Mapping[str, JobState]) -> SweepFacts:
@@ -87,6 +108,14 @@ def sweep_facts(sweep: SweepDirectory, runs: Mapping[str, RunFacts], tasks: Mapp
         values = record.values or sweep.drawn_values(record.name)
         trials.append(TrialFacts(record.name, values, state, run))
     return SweepFacts(sweep.name, str(sweep.path), trials)
+
+
+def _row(trial: TrialFacts, fields: Sequence[str]) -> list[str]:
+    run, metrics = trial.run, trial.metrics
+    scores = ["-"] * len(METRIC_TITLES) if metrics is None else [f"{value:.3f}" for value in metrics.values()]
+    epoch = "-" if run is None or run.epoch is None else f"{run.epoch + 1}/{run.epochs}"
+    values = [as_text(trial.values.get(field, "-")) for field in fields]
+    return [trial.name, *values, trial.state, epoch, *scores]
 
 
 def _position(state: str) -> int:

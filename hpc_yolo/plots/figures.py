@@ -74,9 +74,9 @@ def write_charts(path: Path, charts: Sequence[Chart]) -> None:
         OSError: the file cannot be written.
     """
     columns = min(2 if len(charts) == 4 else COLUMNS, len(charts))
-    figure = _figure(columns, -(-len(charts) // columns))
+    figure = new_figure(columns, -(-len(charts) // columns))
     for number, chart in enumerate(charts):
-        axes = _add_axes(figure, number % columns, number // columns)
+        axes = add_axes(figure, number % columns, number // columns)
         axes.set_title(chart.title)
         draw_chart(axes, chart)
         draw_legend(axes, chart.lines)
@@ -91,7 +91,7 @@ def write_label_charts(path: Path, statistics: LabelStatistics) -> None:
         OSError: the file cannot be written.
     """
     train = statistics.train
-    figure = _figure(COLUMNS, 1)
+    figure = new_figure(COLUMNS, 1)
     draw_bars(figure, "Objects by class", statistics.names, train.class_counts)
     for column, (title, counts, is_upwards) in enumerate(
         (
@@ -100,7 +100,7 @@ def write_label_charts(path: Path, statistics: LabelStatistics) -> None:
         ),
         start=1,
     ):
-        axes = _add_axes(figure, column, 0, margins=(12.0, 12.0, 26.0, 12.0))
+        axes = add_axes(figure, column, 0, margins=(12.0, 12.0, 26.0, 12.0))
         axes.set_title(title, loc="center")
         draw_heat_map(axes, counts, is_upwards=is_upwards)
     _write_png(path, figure)
@@ -119,23 +119,23 @@ def write_confusion_chart(path: Path, counts: Counts, names: Sequence[str]) -> N
 @styled
 def chart_svg(chart: Chart) -> str:
     """Return the chart as SVG."""
-    figure = _figure(1, 1)
-    draw_chart(_add_axes(figure, 0, 0, margins=(*MARGINS[:2], NO_TITLE, MARGINS[3])), chart)
-    return _svg(figure, chart.title)
+    figure = new_figure(1, 1)
+    draw_chart(add_axes(figure, 0, 0, margins=(*MARGINS[:2], NO_TITLE, MARGINS[3])), chart)
+    return svg_of(figure, chart.title)
 
 
 @styled
 def heat_map_svg(title: str, counts: Counts, *, is_upwards: bool = False) -> str:
     """Return a map of counts as SVG; see `draw_heat_map`."""
-    figure = _figure(1, 1, tile=(TILE[1], TILE[1]))
-    draw_heat_map(_add_axes(figure, 0, 0, tile=(TILE[1], TILE[1]), margins=(2.0,) * 4), counts, is_upwards=is_upwards)
-    return _svg(figure, title)
+    figure = new_figure(1, 1, tile=(TILE[1], TILE[1]))
+    draw_heat_map(add_axes(figure, 0, 0, tile=(TILE[1], TILE[1]), margins=(2.0,) * 4), counts, is_upwards=is_upwards)
+    return svg_of(figure, title)
 
 
 @styled
 def confusion_svg(counts: Counts, names: Sequence[str]) -> str:
     """Return a confusion matrix as SVG."""
-    return _svg(confusion_figure(counts, names), "Confusion matrix")
+    return svg_of(confusion_figure(counts, names), "Confusion matrix")
 
 
 def draw_chart(axes: Axes, chart: Chart) -> None:
@@ -177,7 +177,7 @@ def draw_bars(figure: Figure, title: str, names: Sequence[str], counts: Sequence
     shown = sorted(range(len(names)), key=lambda kind: -counts[kind])[:MAX_BARS]
     size = min(NAME_SIZE, (TILE[1] - 40) / max(len(shown), 1))
     room = room_for_names(tuple(names), MAX_LETTERS, size)
-    axes = _add_axes(figure, 0, 0, margins=(room + 10, 40.0, 26.0, 10.0))
+    axes = add_axes(figure, 0, 0, margins=(room + 10, 40.0, 26.0, 10.0))
     of_all = f", the {len(shown)} largest of {len(names)}" if len(shown) < len(names) else ""
     axes.set_title(title + of_all, x=-room / (TILE[0] - room - 50))
     bars = axes.barh(range(len(shown)), [counts[kind] for kind in shown], color=ACCENT, height=0.85)
@@ -202,8 +202,8 @@ def confusion_figure(counts: Counts, names: Sequence[str]) -> Figure:
     side = len(labels) * (CELL if is_numbered else SMALL_CELL)
     room = room_for_names(labels, MAX_LETTERS, NAME_SIZE) + 18
     tile = (room + side + 12, side + room + 12)
-    figure = _figure(1, 1, tile=tile)
-    axes = _add_axes(figure, 0, 0, tile=tile, margins=(room, 12.0, 12.0, room))
+    figure = new_figure(1, 1, tile=tile)
+    axes = add_axes(figure, 0, 0, tile=tile, margins=(room, 12.0, 12.0, room))
     _draw_cells(axes, fractions, is_upwards=False)
     for is_below in (False, True):
         _add_names(axes, labels, range(len(labels)), size=NAME_SIZE, gap=6 / side, is_below=is_below)
@@ -253,11 +253,12 @@ def _emptiest_corner(axes: Axes, lines: Sequence[Line]) -> str:
     return min(counts, key=counts.__getitem__)
 
 
-def _figure(columns: int, rows: int, *, tile: tuple[float, float] = TILE) -> Figure:
+def new_figure(columns: int, rows: int, *, tile: tuple[float, float] = TILE) -> Figure:
+    """Return an empty figure of tiles, whose width and height are in points."""
     return Figure(figsize=(columns * tile[0] / POINTS_PER_INCH, rows * tile[1] / POINTS_PER_INCH), dpi=DPI)
 
 
-def _add_axes(
+def add_axes(
     figure: Figure,
     column: int,
     row: int,
@@ -279,7 +280,7 @@ def _write_png(path: Path, figure: Figure) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_of(figure: Figure, title: str) -> str:
     """Return `figure` as an element of a page, with names of lines and counts as tooltips."""
     buffer = BytesIO()
     figure.savefig(

@@ -15,12 +15,12 @@ _VARIABLES = INKS | {f"c{number}": colour for number, colour in enumerate(COLOUR
 
 def chart_markup(chart: Chart) -> Markup:
     """Return the chart as SVG in the colours of the page."""
-    return _themed(chart_svg(chart))
+    return themed(chart_svg(chart))
 
 
 def heat_map_markup(counts: Sequence[Sequence[int]], title: str, is_upwards: bool) -> Markup:
     """Return a map of counts as SVG in the colours of the page."""
-    return _themed(heat_map_svg(title, counts, is_upwards=is_upwards))
+    return themed(heat_map_svg(title, counts, is_upwards=is_upwards))
 
 
 def confusion_markup(results: Results) -> Markup:
@@ -29,10 +29,10 @@ def confusion_markup(results: Results) -> Markup:
     counts = [[0] * size for _ in range(size)]
     for predicted, labelled, count in results.confusions:
         counts[predicted][labelled] = count
-    return _themed(confusion_svg(counts, results.names))
+    return themed(confusion_svg(counts, results.names))
 
 
-def _themed(svg: str) -> Markup:
+def themed(svg: str) -> Markup:
     """Return an SVG whose colours are variables of the page's style, which has others for its dark scheme."""
     for name, colour in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{name})")

@@ -33,24 +33,25 @@ NOTHING = "–"
 def report_page(runs: Sequence[ReportFacts], made: str) -> str:
     """Return the whole page. `made`: when and by which version."""
     found = [(run.label, number, run.results) for number, run in enumerate(runs) if run.results is not None]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=" · ".join(run.label for run in runs),
-            made=made,
-            runs=runs,
-            differences=spec_differences(runs) if len(runs) > 1 else [],
-            training_charts=training_charts([(run.label, run.events) for run in runs]),
-            results_charts=results_charts(found) if found else [],
-            metric_titles=list(METRIC_TITLES.values()),
-            palette=INKS | {f"c{number}": colour for number, colour in enumerate(COLOURS)},
-            num_colours=len(COLOURS),
-            kind_colours=KIND_COLOURS,
-            max_matrix_classes=MAX_NUMBERED,
-        )
-        .lstrip()
+    return render(
+        "page.html",
+        title=" · ".join(run.label for run in runs),
+        made=made,
+        runs=runs,
+        differences=spec_differences(runs) if len(runs) > 1 else [],
+        training_charts=training_charts([(run.label, run.events) for run in runs]),
+        results_charts=results_charts(found) if found else [],
+        metric_titles=list(METRIC_TITLES.values()),
+        kind_colours=KIND_COLOURS,
+        max_matrix_classes=MAX_NUMBERED,
     )
+
+
+def render(template: str, **values: object) -> str:
+    """Return the page that `template` makes of `values`, with the colours of charts as variables of its style."""
+    palette = INKS | {f"c{number}": colour for number, colour in enumerate(COLOURS)}
+    page = _environment().get_template(template)
+    return page.render(palette=palette, num_colours=len(COLOURS), **values).lstrip()
 
 
 def _environment() -> Environment:

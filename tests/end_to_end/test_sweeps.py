@@ -134,6 +134,8 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert {row["name"] for row in shown[1:]} == {"1-0000", "1-0001"}
     table = hpc_yolo("status").stdout  # from the index
     assert "here: done: 2 trials: 2 done" in table and "1-0000 " not in table
+    hpc_yolo("report", tmp_path / "runs" / "here")
+    assert "1-0001" in (tmp_path / "runs" / "here" / "report.html").read_text()
     best = ("submit", "best-of", tmp_path / "runs" / "here", "--set", "train.epochs=2")
     shown = hpc_yolo(*best, "--dry-run", cwd=tmp_path).stdout
     assert f"run directory  {tmp_path / 'runs' / 'here-best'} (new)" in shown
