@@ -117,9 +117,13 @@ def _requests(forecast: Forecast) -> Iterator[tuple[str, str]]:
         yield "signal", "saves are not measured yet: cluster.signal_before_s stays as it is"
     elif before_s < min(needed_s, (forecast.limit_s or needed_s) // 2):
         yield "suggestion", f"--set cluster.signal_before_s={needed_s}: measured saves and steps need it"
-    elif before_s - needed_s > WORTH * (forecast.limit_s or math.inf):
+    elif _has_more_attempts(forecast) and before_s - needed_s > WORTH * (forecast.limit_s or math.inf):
         saved = f"{short_time(before_s - needed_s)} more of training in each attempt"
         yield "suggestion", f"--set cluster.signal_before_s={needed_s}: enough for measured saves and steps; {saved}"
+
+
+def _has_more_attempts(forecast: Forecast) -> bool:
+    return forecast.attempts is None or forecast.attempts.expected > 1
 
 
 def _source_text(source: LearnedFrom) -> str:

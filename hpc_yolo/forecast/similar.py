@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.units import counted
 from hpc_yolo.forecast.run_times import RunTimes, run_times
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
@@ -108,7 +109,7 @@ def differences(request: Request, times: RunTimes) -> tuple[str, ...]:
     batch, start = request.spec.train.batch, times.start
     found = []
     if start.world_size != request.world_size:
-        found.append(f"{start.world_size} ranks instead of {request.world_size}")
+        found.append(f"{counted(start.world_size, 'rank')} instead of {request.world_size}")
     if batch > 0 and batch * start.world_size != start.batch * request.world_size:
         found.append(f"{times.images_per_rank:g} images a rank instead of {batch / request.world_size:g}")
     return tuple(found)

@@ -184,10 +184,14 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
         if seen is not None:
             return seen.start.num_images, 0
         raise RunError(
-            f"the images of {plan.spec.data} cannot be counted here, and no measured run has used it: {error}",
+            f"{plan.spec.data}: its images cannot be counted here, and no measured run has used it: {_message(error)}",
             hint="with --probe, a short attempt counts them where the tasks run",
         ) from error
     return len(training.paths), len(validation.paths)
+
+
+def _message(error: DataError | OSError) -> str:
+    return error.message if isinstance(error, DataError) else str(error)
 
 
 def _limit(plan: Plan, default_s: int | None) -> Limit | None:

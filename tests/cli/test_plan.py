@@ -146,6 +146,41 @@ def test_plan_without_an_answer_of_slurm_is_printed_without_its_start(write_run,
     assert "start          not known: the Slurm controller is down" in text
 
 
+@pytest.mark.parametrize(
+    ("cluster", "train", "line"),
+    {
+        "requeue is off": (
+            {"requeue": "off"},
+            {},
+            "note           cluster.requeue is off: each attempt after the first",
+        ),
+        "too few attempts may end at the limit": (
+            {"max_timeouts": 0},
+            {},
+            "note           1 attempt would end at the limit, and cluster.max_timeouts is 0: the run would end there",
+        ),
+        "patience": ({}, {"patience": 5}, "note           train.patience 5 may end it sooner"),
+        "the limit is too short": ({"time": "00:01:00"}, {}, "attempts       it does not end: time limit 00:01:00"),
+        "an early signal wastes much of the limit": ({}, {}, "suggestion     --set cluster.signal_before_s=32: enough"),
+        "the signal is too late for a save": (
+            {"signal_before_s": 10},
+            {},
+            "suggestion     --set cluster.signal_before_s=32: measured saves and steps need it",
+        ),
+        "no limit, and none is known": ({"time": None}, {}, "attempts       1, unless the partition has a time limit"),
+    }.values(),
+    ids=lambda value: "",
+)
+def test_what_keeps_a_run_from_its_end_is_said(write_run, write_spec, monkeypatch, cluster, train, line):
+    write_run("old", launcher="slurm")
+    monkeypatch.setattr(scheduler, "probe", lambda **_: SchedulerProbe(False, "the Slurm controller is down"))
+    spec = write_spec(
+        "new", cluster={"executor": "slurm", "time": "00:05:00", **cluster}, train={"epochs": 20, **train}
+    )
+    code, text = plan_of(spec)
+    assert (code, line in text) == (0, True), text
+
+
 def dry_run(*words: object) -> str:
     result = CliRunner().invoke(cli, ["submit", "--dry-run", *map(str, words)])
     assert result.exit_code == 0, result.output
