@@ -12,6 +12,7 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.exit_status import NOT_STARTED
 from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.launch.prepare import run_of, submitted_spec
 from hpc_yolo.launch.run_stages import run_job_stages
@@ -54,6 +55,8 @@ def after_job(
     finished run.
     """
     process = ProcessInfo.alone(current_environment())
+    if exit_code == NOT_STARTED and spec_path.is_dir() and not run_in_job(spec_path, current_environment()).exists:
+        return
     if exit_code == 0 and spec_path.is_dir():
         cancel_evaluation(run_in_job(spec_path, current_environment()))
     is_first_success = exit_code == 0 and process.attempt == 1 and setup_record is None

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 
 _SIGNAL_BASE = 128
+NOT_STARTED = 75  # exit code of a command that decides that its job has nothing to do
 
 
 @dataclass(frozen=True)

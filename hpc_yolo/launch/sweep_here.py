@@ -14,7 +14,7 @@ from hpc_yolo.core.units import counted
 from hpc_yolo.launch.local_gpus import visible_gpus
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.launch.sweep import SweepPlan, prepare_sweep
-from hpc_yolo.launch.trial import trial_spec
+from hpc_yolo.launch.trial import spent_budget, trial_spec
 from hpc_yolo.runs.sweep import TrialRecord
 from hpc_yolo.spec.trials import shown
 
@@ -100,6 +100,9 @@ def _run(
     """Run one trial in a process of its own; return its exit code."""
     run = plan.sweep.trial(trial.name)
     if not run.exists:
+        if spent := spent_budget(plan.sweep):
+            say(f"trial {trial.name} does not start: {spent}")
+            return 0
         prepare_run(run, trial_spec(plan.sweep, run))
     environ = dict(current_environment())
     if gpus is not None:

@@ -18,6 +18,7 @@ from hpc_yolo.spec.load import load_resolved_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.sweep_search import SearchSpec, Value
 from hpc_yolo.spec.trials import with_values
+from hpc_yolo.sweeps.budget import taken_gpu_hours
 from hpc_yolo.sweeps.outcomes import outcomes_of
 from hpc_yolo.sweeps.search import ask, tell, untold
 
@@ -37,6 +38,21 @@ def started_trial(path: Path) -> RunDirectory:
         prepare_run(run, trial_spec(sweep, run))
     _record_job(run, RunDirectory(path.absolute()))
     return run
+
+
+def spent_budget(sweep: SweepDirectory) -> str:
+    """Return a sentence if the trials of `sweep` have taken its budget, so that no further one starts; else "".
+
+    Raises:
+        SpecError: the spec of the sweep cannot be read.
+    """
+    section = load_resolved_spec(sweep.spec).sweep
+    if section is None or section.budget_gpu_hours is None:
+        return ""
+    taken = taken_gpu_hours(sweep.trial(trial.name) for trial in sweep.trials())
+    if taken < section.budget_gpu_hours:
+        return ""
+    return f"the trials have taken {taken:.2f} of {section.budget_gpu_hours:g} GPU hours (sweep.budget_gpu_hours)"
 
 
 def trial_spec(sweep: SweepDirectory, run: RunDirectory) -> Spec:

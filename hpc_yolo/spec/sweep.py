@@ -32,3 +32,9 @@ class SweepSpec(Section, frozen=True, kw_only=True):
     limit: Annotated[Positive | None, Meta(description="Trials that run at once; null: as many as Slurm starts.")] = (
         None
     )
+    budget_gpu_hours: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="Hours of GPUs, or of tasks without one, after which no further trial starts; null: no limit."
+        ),
+    ] = None

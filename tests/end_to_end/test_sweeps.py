@@ -145,6 +145,22 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert refused.returncode == 6 and "here-best.yaml exists" in refused.stderr
 
 
+def test_no_trial_starts_once_the_budget_is_spent(in_slurm, write_spec, hpc_yolo, tmp_path):
+    """One trial takes more than a second of a task; the job of the other ends at once, as completed."""
+    sweep_section = {"seeds": 2, "limit": 1, "budget_gpu_hours": 1 / 3600}
+    hpc_yolo("submit", write_spec("small", CLUSTER, {"epochs": 1}, sweep=sweep_section))
+    sweep = sweep_at(tmp_path, "small")
+    array_id = json.loads(sweep.array(1).submissions.read_text())["job_id"]
+    for task in (0, 1):
+        assert in_slurm.wait_for_state(f"{array_id}_{task}", {"COMPLETED", "FAILED"}) == "COMPLETED"
+    states = {trial.name: sweep.trial(trial.name).exists for trial in sweep.trials()}
+    assert states == {"1-0000": True, "1-0001": False}
+    (log,) = sweep.trial("1-0001").jobs.glob("*.log")
+    assert "trial 1-0001 does not start: the trials have taken" in log.read_text()
+    more = write_spec("small", CLUSTER, {"epochs": 1}, sweep=sweep_section | {"budget_gpu_hours": 1})
+    assert "1 to start again, 1 finished" in hpc_yolo("submit", more, "--dry-run").stdout
+
+
 def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_path):
     spec = write_spec("taken", {"executor": "local"}, {"epochs": 1}, sweep={"seeds": 2})
     taken = tmp_path / "runs" / "taken"
