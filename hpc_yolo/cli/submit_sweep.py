@@ -114,7 +114,7 @@ def show_dry_run(plan: SweepPlan, loaded: LoadedSpec, *, slurm_answers: bool) ->
 
 def described(trial: TrialRecord) -> str:
     """Return name and values of `trial` in one line."""
-    return f"{trial.name}  {shown(trial.values)}"
+    return f"{trial.name}  {shown(trial.values) or 'its values are drawn when it starts'}"
 
 
 def queue_trials(plan: SweepPlan) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from hpc_yolo.core.units import counted, short_time
 from hpc_yolo.resilience.stage_state import StageStatus
-from hpc_yolo.runs.events import AttemptStarted, EpochEnded, Evaluated, StepLogged
+from hpc_yolo.runs.events import AttemptStarted, EpochEnded, Evaluated, StepLogged, TrialStopped
 from hpc_yolo.runs.metrics import Losses, Metrics, total_loss
 from hpc_yolo.runs.submissions import Submission
 
@@ -31,6 +31,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         progress: the newest losses and speed, maybe of an earlier attempt.
         step_logged: the newest values of the ranks that train now.
         best: the best evaluation.
+        trial_stop: the comparison that ended it, a trial of a sweep.
         updated: time of the last event, or of the submission.
         causes: number of ended attempts by cause, except the end of a run that is done.
         checkpoint_time: of the newest checkpoint.
@@ -52,6 +53,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     progress: StepLogged | EpochEnded | None = None
     step_logged: StepLogged | None = None
     best: Evaluated | None = None
+    trial_stop: TrialStopped | None = None
     updated: float | None = None
     causes: dict[str, int] = {}
     checkpoint_time: float | None = None

@@ -14,9 +14,10 @@ from hpc_yolo.runs.metrics import METRIC_TITLES, Metrics
 from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.trials import as_text
 
-WAITING, NOT_STARTED = "waiting", "not started"
+WAITING, NOT_STARTED, STOPPED_EARLY = "waiting", "not started", "stopped early"
 ORDER = (
     "done",
+    STOPPED_EARLY,
     "running",
     "saving",
     "requeued",
@@ -104,7 +105,10 @@ def sweep_facts(sweep: SweepDirectory, runs: Mapping[str, RunFacts], tasks: Mapp
     trials = []
     for record in sweep.trials():
         run = runs.get(record.name)
-        state = run.state if run is not None else WAITING if record.name in tasks else NOT_STARTED
+        if run is None:
+            state = WAITING if record.name in tasks else NOT_STARTED
+        else:
+            state = STOPPED_EARLY if run.state == "done" and run.trial_stop is not None else run.state
         values = record.values or sweep.drawn_values(record.name)
         trials.append(TrialFacts(record.name, values, state, run))
     return SweepFacts(sweep.name, str(sweep.path), trials)

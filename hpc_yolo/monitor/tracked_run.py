@@ -126,6 +126,7 @@ class TrackedRun:
             progress=record.progress,
             step_logged=record.step,
             best=record.best,
+            trial_stop=record.attempts.trial_stop,
             updated=record.last_time or (None if submission is None else submission.time),
             causes={cause: number for cause, number in record.causes.items() if cause != Cause.FINISHED},
             checkpoint_time=record.save_times[-1] if record.save_times else None,

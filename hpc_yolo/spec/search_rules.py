@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from hpc_yolo.core.units import counted
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec, Value
@@ -16,14 +18,44 @@ def search_findings(search: SearchSpec) -> Iterator[Finding]:
     """Yield what is wrong with the space of a search."""
     if not search.ranges:
         yield Finding(f"{SEARCH}.space", "is empty", "a range or list of values for a field, or evolve")
+        return
+    has_problems = False
     for name, kind in search.ranges.items():
-        path = f"{SEARCH}.space.{name}"
-        found = list(name_findings(path, name))
-        yield from found
-        if isinstance(kind, Range):
-            yield from _range_findings(path, kind) if found else _field_range_findings(path, name, kind)
-        else:
-            yield from _list_findings(path, name, kind, is_known=not found)
+        for finding in _field_findings(name, kind):
+            has_problems = True
+            yield finding
+    if not has_problems:
+        yield from _number_findings(search)
+
+
+def _field_findings(name: str, kind: Range | list[Value]) -> Iterator[Finding]:
+    """Yield what is wrong with the values of one field."""
+    path = f"{SEARCH}.space.{name}"
+    found = list(name_findings(path, name))
+    yield from found
+    if isinstance(kind, Range):
+        yield from _range_findings(path, kind) if found else _field_range_findings(path, name, kind)
+    else:
+        yield from _list_findings(path, name, kind, is_known=not found)
+
+
+def _number_findings(search: SearchSpec) -> Iterator[Finding]:
+    """Yield the problem of more trials than the space has combinations: two would be the same run."""
+    numbers = [_num_values(name, kind) for name, kind in search.ranges.items()]
+    if None in numbers or not isinstance(search.trials, int):
+        return
+    num_combinations = math.prod(number for number in numbers if number is not None)
+    if search.trials > num_combinations:
+        message = f"{search.trials} trials of a space with {counted(num_combinations, 'combination')}"
+        yield Finding(f"{SEARCH}.trials", message, f"at most {num_combinations}, or all of them in sweep.grid")
+
+
+def _num_values(name: str, kind: Range | list[Value]) -> int | None:
+    """Return the number of values of a field; None for a range of numbers without steps, and one that is unreadable."""
+    if isinstance(kind, list):
+        return len(kind)
+    step = kind.step or (1 if takes_whole_numbers(name) else 0)
+    return int((kind.high - kind.low) / step + 1e-9) + 1 if step and _is_readable(kind) else None
 
 
 def stop_findings(stop: StopSpec, train: TrainSpec) -> Iterator[Finding]:

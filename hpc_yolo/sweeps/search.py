@@ -27,9 +27,8 @@ def ask(search: SearchSpec, directory: Path, trial: str) -> dict[str, Value]:
         RunError: the study there is of another space, or cannot be used.
         InstallationError: Optuna is not installed.
     """
-    if search.method == "random":
-        return random_values(search, trial)
-    return Study(search, directory).ask(trial)
+    values = random_values(search, trial) if search.method == "random" else Study(search, directory).ask(trial)
+    return {name: _rounded(value, search.ranges[name]) for name, value in values.items()}
 
 
 def untold(search: SearchSpec, directory: Path) -> list[str]:
@@ -64,6 +63,13 @@ def random_values(search: SearchSpec, trial: str) -> dict[str, Value]:
     """Return values that follow from the seed of `search` and the name of the trial alone."""
     generator = random.Random(f"{search.seed} {trial}")
     return {name: _draw(name, kind, generator) for name, kind in search.ranges.items()}
+
+
+def _rounded(value: Value, kind: Range | list[Value]) -> Value:
+    """Return a number drawn from a range with five significant digits, as a person would write it."""
+    if not isinstance(value, float) or not isinstance(kind, Range):
+        return value
+    return min(max(float(f"{value:.5g}"), kind.low), kind.high)
 
 
 def _draw(name: str, kind: Range | list[Value], generator: random.Random) -> Value:

@@ -148,7 +148,8 @@ class Study:
                     self._require_same_space(study)
                     yield study
             finally:
-                lock.release()
+                with contextlib.suppress(RuntimeError):  # another process has taken it for that of a killed one
+                    lock.release()
         except OSError as error:
             raise RunError(f"{path}: {error.strerror or error}", hint="see that the file system is writable") from error
         except HpcYoloError:

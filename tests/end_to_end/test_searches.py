@@ -15,6 +15,7 @@ from hpc_yolo.sweeps.search import ask, untold
 
 LR0 = "train.hyp_overrides.lr0"
 SPACE = {LR0: {"low": 0.001, "high": 0.1, "log": True}, "train.optimizer": ["SGD", "AdamW"]}
+OVER = {"done", "stopped early"}
 STOP = {"rule": "asha", "after": 1, "factor": 2}
 
 
@@ -28,7 +29,7 @@ def run_search(hpc_yolo, spec, sweep):
     """Submit the sweep and wait until all its trials are done; return what was printed."""
     out = hpc_yolo("submit", spec).stdout
     states = ["sweep", "status", sweep, "--json"]
-    wait_until(lambda: json.loads(hpc_yolo(*states).stdout)["states"].keys() == {"done"}, "the end of all trials")
+    wait_until(lambda: json.loads(hpc_yolo(*states).stdout)["states"].keys() <= OVER, "the end of all trials")
     return out
 
 
@@ -57,6 +58,7 @@ def check_search(write_spec, hpc_yolo, sweep, executor):
     search = load_resolved_spec(sweep / "sweep.yaml").sweep.search
     assert untold(search, sweep) == ["2-0000"]
     rows = json.loads(hpc_yolo("sweep", "table", sweep, "--json").stdout)
+    assert {row["name"]: row["state"] for row in rows} == {"1-0000": "done", "2-0000": "stopped early"}
     values = {row["name"]: row["values"] for row in rows}
     assert values == {name: ask(search, sweep, name) for name in ("1-0000", "2-0000")}
     assert values["1-0000"] != values["2-0000"]

@@ -87,9 +87,28 @@ SPACES = {
 
 @pytest.mark.parametrize(("space", "expected"), SPACES.values(), ids=SPACES)
 def test_wrong_space_is_refused(space: str, expected: str) -> None:
-    text = f"trials: 3\nspace:\n  {space}\n" if ":" in space else f"trials: 3\nspace: {space}\n"
+    text = f"trials: 1\nspace:\n  {space}\n" if ":" in space else f"trials: 1\nspace: {space}\n"
     _, problems = read_search(text)
     assert any(expected in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("trials", "space", "expected"),
+    [
+        (
+            7,
+            "{train.optimizer: [SGD, Adam], train.epochs: {low: 1, high: 3}}",
+            ["7 trials of a space with 6 combinations"],
+        ),
+        (6, "{train.optimizer: [SGD, Adam], train.epochs: {low: 1, high: 3}}", []),
+        (4, "{train.hyp_overrides.mixup: {low: 0, high: 1, step: 0.5}}", ["4 trials of a space with 3 combinations"]),
+        (2, "{train.optimizer: [SGD]}", ["2 trials of a space with 1 combination"]),
+        (60, "{train.hyp_overrides.mixup: {low: 0, high: 1}, train.optimizer: [SGD]}", []),
+    ],
+)
+def test_more_trials_than_combinations_are_refused(trials: int, space: str, expected: list[str]) -> None:
+    _, problems = read_search(f"trials: {trials}\nspace: {space}\n")
+    assert [problem.removeprefix("sweep.search.trials: ").partition(" (")[0] for problem in problems] == expected
 
 
 def test_range_without_bounds_is_the_only_problem() -> None:

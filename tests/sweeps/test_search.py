@@ -103,6 +103,15 @@ def test_random_values_follow_from_seed_and_trial() -> None:
     assert values != random_values(search("random"), "1-0008")
 
 
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_numbers_have_five_digits_and_stay_in_their_range(method: str, tmp_path: Path) -> None:
+    spec = search(method, space={LR0: Range(low=0.0123456789, high=0.0123456799)})
+    assert 0.0123456789 <= ask(spec, tmp_path, "1-0001")[LR0] <= 0.0123456799
+    (other := tmp_path / "other").mkdir()
+    value = ask(search(method), other, "1-0001")[LR0]
+    assert value == float(f"{value:.5g}")
+
+
 def test_random_values_cover_a_logarithmic_scale_evenly() -> None:
     drawn = [random_values(search("random", seed=seed), "1-0001")[LR0] for seed in range(400)]
     assert 150 < sum(value < 1e-3 for value in drawn) < 250
