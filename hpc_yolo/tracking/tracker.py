@@ -126,13 +126,13 @@ def imported(module: str, package: str, extra: str) -> Any:
 
 
 @contextlib.contextmanager
-def tracker_errors(name: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions of `kinds`, those of a tracker's package, into TrackerError."""
+def tracker_errors(name: str, *kinds: type[Exception], hint: str | None = None) -> Iterator[None]:
+    """Turn exceptions of `kinds`, those of a tracker's package, into TrackerError with `hint`."""
     try:
         yield
     except kinds as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise TrackerError(f"{name}: {text[:MAX_CHARACTERS]}") from error
+        raise TrackerError(f"{name}: {text[:MAX_CHARACTERS]}", hint=hint) from error
 
 
 def _flat(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,8 @@ class WandbTracker(Tracker):
         """
         self._base = run.directory / "wandb" / run.file_name
         self._directory = self._base / str(time.time_ns())
-        with tracker_errors("wandb", Exception):
+        hint = "without network: --offline, tracking.offline or WANDB_MODE=offline writes a directory for wandb sync"
+        with tracker_errors("wandb", Exception, hint=hint if self._mode == ONLINE else None):
             make_directory(self._base.parent)
             make_directory(self._base)
             make_directory(self._directory)
