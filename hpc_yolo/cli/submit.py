@@ -79,7 +79,7 @@ def submit(
     if loaded.spec.sweep is not None:
         from hpc_yolo.cli.submit_sweep import submit_trials  # which few submissions need
 
-        submit_trials(loaded, dry_run=dry_run, wait=wait, parallel=parallel)
+        submit_trials(loaded, dry_run=dry_run, follow=follow, wait=wait, parallel=parallel)
         return
     plan, slurm = at_site(make_plan(with_filled_name(with_located_weights(loaded.spec))), dry_run=dry_run)
     is_available = slurm is None or slurm.available

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import click
@@ -18,14 +19,16 @@ from hpc_yolo.cli.submission import (
     site_decision,
     start_of,
 )
-from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.cli.sweep import facts_of
+from hpc_yolo.core.errors import ClusterError, TrainingError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import require_filled_name
 from hpc_yolo.launch.sweep import SweepPlan, plan_sweep, submit_sweep, with_new_trials
 from hpc_yolo.launch.sweep_here import run_trials_here
 from hpc_yolo.launch.weights import with_located_weights
-from hpc_yolo.runs.sweep import TrialRecord
+from hpc_yolo.monitor.sweep_facts import NOT_STARTED, STOPPED_EARLY
+from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.trials import shown, single_values, with_values
@@ -33,13 +36,15 @@ from hpc_yolo.sweeps.search import untold
 
 FILES = ("model", "data", "weights")
 SHOWN_TRIALS = 10
+POLL_S = 5.0
 
 
-def submit_trials(loaded: LoadedSpec, *, dry_run: bool, wait: bool, parallel: int) -> None:
+def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool, parallel: int) -> None:
     """Submit the sweep of `loaded`: as arrays of Slurm jobs, or trial after trial on this machine.
 
     Args:
-        wait: follow local trials silently; jobs are not waited for.
+        follow: print the number of trials in each state until all have ended; local ones are always followed.
+        wait: the same, silently.
         parallel: trials that run at once on this machine.
     """
     spec = with_located_weights(loaded.spec)
@@ -58,6 +63,8 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, wait: bool, parallel: in
         show_dry_run(plan, loaded, slurm_answers=answers)
     elif plan.job.uses_slurm:
         queue_trials(plan)
+        if follow or wait:
+            sys.exit(wait_for_trials(plan.sweep, click.echo if follow else lambda _line: None))
     else:
         sys.exit(run_trials_here(plan, parallel=parallel, is_silent=wait, say=click.echo))
 
@@ -127,3 +134,22 @@ def queue_trials(plan: SweepPlan) -> None:
         f"  summary:     hpc-yolo sweep status {plan.sweep.path}\n"
         f"  all trials:  hpc-yolo sweep table {plan.sweep.path}"
     )
+
+
+def wait_for_trials(sweep: SweepDirectory, say: Callable[[str], None]) -> int:
+    """Wait until no trial of `sweep` waits or runs; return 0, or where one has not finished the code of a failed run.
+
+    Args:
+        say: prints the number of trials in each state, when it changes.
+    """
+    shown = ""
+    while True:
+        facts, warning = facts_of(sweep.path)
+        line = warning or ", ".join(f"{number} {state}" for state, number in facts.counts.items())
+        if line != shown:
+            say(f"{sweep.name}: {line}")
+            shown = line
+        if not warning and not facts.is_under_way:
+            is_complete = facts.counts.keys() <= {"done", STOPPED_EARLY, NOT_STARTED}  # the budget may be spent
+            return 0 if is_complete else TrainingError.exit_code
+        time.sleep(POLL_S)

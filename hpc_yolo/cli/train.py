@@ -74,7 +74,7 @@ def train(
     if spec.sweep is not None and spec_path is None and process.launcher == "single":
         from hpc_yolo.cli.submit_sweep import submit_trials  # which few runs need
 
-        submit_trials(LoadedSpec(spec, {}, None), dry_run=False, wait=False, parallel=1)
+        submit_trials(LoadedSpec(spec, {}, None), dry_run=False, follow=True, wait=False, parallel=1)
         return
     require_no_sweep(spec)
     run = RunDirectory(Path(spec.output).absolute() / spec.name)

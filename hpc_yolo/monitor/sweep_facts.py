@@ -15,6 +15,7 @@ from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.trials import as_text
 
 WAITING, NOT_STARTED, STOPPED_EARLY = "waiting", "not started", "stopped early"
+UNDER_WAY = (WAITING, "queued", "requeued", "running", "saving")
 ORDER = (
     "done",
     STOPPED_EARLY,
@@ -62,6 +63,11 @@ class SweepFacts(msgspec.Struct, frozen=True):
         """The number of trials in each state, in the order of a trial's life."""
         found = Counter(trial.state for trial in self.trials)
         return {state: found[state] for state in sorted(found, key=_position)}
+
+    @property
+    def is_under_way(self) -> bool:
+        """True while a trial waits or runs."""
+        return any(state in UNDER_WAY for state in self.counts)
 
     @property
     def ranked(self) -> list[TrialFacts]:

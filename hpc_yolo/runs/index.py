@@ -77,6 +77,10 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
     by_path = RunDirectory(Path(written).absolute())
     if by_path.exists:
         return by_path
+    if SweepDirectory(by_path.path).exists:
+        raise RunError(
+            f"{written} is a sweep, of several runs", hint=f"hpc-yolo sweep --help, or one of them: {written}/1-0000"
+        )
     if is_unreadable(by_path.path):
         raise RunError(f"{written}: belongs to {owner_name(by_path.path)}, and is not readable", hint="ask the owner")
     if named:

@@ -136,6 +136,8 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert "here: done: 2 trials: 2 done" in table and "1-0000 " not in table
     hpc_yolo("report", tmp_path / "runs" / "here")
     assert "1-0001" in (tmp_path / "runs" / "here" / "report.html").read_text()
+    cancelled = hpc_yolo("cancel", tmp_path / "runs" / "here", "--yes", check=False)
+    assert "is a sweep, of several runs" in cancelled.stderr
     best = ("submit", "best-of", tmp_path / "runs" / "here", "--set", "train.epochs=2")
     shown = hpc_yolo(*best, "--dry-run", cwd=tmp_path).stdout
     assert f"run directory  {tmp_path / 'runs' / 'here-best'} (new)" in shown
@@ -148,7 +150,8 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
 def test_no_trial_starts_once_the_budget_is_spent(in_slurm, write_spec, hpc_yolo, tmp_path):
     """One trial takes more than a second of a task; the job of the other ends at once, as completed."""
     sweep_section = {"seeds": 2, "limit": 1, "budget_gpu_hours": 1 / 3600}
-    hpc_yolo("submit", write_spec("small", CLUSTER, {"epochs": 1}, sweep=sweep_section))
+    followed = hpc_yolo("submit", write_spec("small", CLUSTER, {"epochs": 1}, sweep=sweep_section), "--follow")
+    assert followed.stdout.endswith("small: 1 done, 1 not started\n")
     sweep = sweep_at(tmp_path, "small")
     array_id = json.loads(sweep.array(1).submissions.read_text())["job_id"]
     for task in (0, 1):
