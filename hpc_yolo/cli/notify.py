@@ -15,11 +15,11 @@ from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.launch.prepare import submitted_spec
-from hpc_yolo.notify.message import trial_message
+from hpc_yolo.notify.message import message_of_test
 from hpc_yolo.notify.problems import ProblemWatch, watch_problems
 from hpc_yolo.notify.send import send
-from hpc_yolo.runs.sweep import run_in_job
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.runs.sweep import SweepDirectory, run_in_job
+from hpc_yolo.spec.load import load_resolved_spec, load_spec
 from hpc_yolo.spec.schema import Spec
 
 NOT_SENT = 1
@@ -45,7 +45,7 @@ def test(written: str, assignments: tuple[str, ...]) -> None:
     name, directory, spec = _spec_of(written, assignments)
     if spec.notify is None:
         raise SpecError(f"{written}: has no notify", hint="add notify: {mail: me@example.org}; docs/notify.md")
-    results = send(spec.notify, trial_message(name, directory), current_environment())
+    results = send(spec.notify, message_of_test(name, directory), current_environment())
     for way, why in results.items():
         click.echo(f"{way}: {f'not sent: {why}' if why else 'sent'}")
     sys.exit(NOT_SENT if any(results.values()) else 0)
@@ -70,7 +70,7 @@ def notify_problems(path: Path) -> None:
 
 
 def _spec_of(written: str, assignments: tuple[str, ...]) -> tuple[str, str, Spec]:
-    """Return (name, run directory or "", spec) of a run or of a spec file.
+    """Return (name, run directory or "", spec) of a run, a sweep or a spec file.
 
     Raises:
         HpcYoloError: there is neither, or the spec has mistakes.
@@ -79,5 +79,7 @@ def _spec_of(written: str, assignments: tuple[str, ...]) -> tuple[str, str, Spec
     if Path(written).is_file():
         spec = load_spec(Path(written), overrides, site_lookup())
         return spec.name, "", spec
+    if (sweep := SweepDirectory(Path(written).absolute())).exists:
+        return sweep.name, str(sweep.path), load_resolved_spec(sweep.spec, overrides)
     run = named_run(written)
     return run.name, str(run.path), submitted_spec(run, overrides)

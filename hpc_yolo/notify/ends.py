@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import msgspec
 
 from hpc_yolo.core.errors import RunError
-from hpc_yolo.monitor.run_record import RecordReader, RunRecord
 from hpc_yolo.notify.message import end_message, problem_message
+from hpc_yolo.notify.record import place_of_notices, read_record
 from hpc_yolo.notify.send import send_once
+from hpc_yolo.notify.sweep_ends import notify_trial_end
 from hpc_yolo.resilience.lease import last_holder
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
@@ -24,6 +25,7 @@ from hpc_yolo.runs.notices import Notice, end_key, problem_key, read_notices
 from hpc_yolo.runs.run_end import RunEnd, recorded_end
 from hpc_yolo.runs.stages import FAILED as STAGE_FAILED
 from hpc_yolo.runs.stages import NOT_RUN, StageRecord, read_stages
+from hpc_yolo.runs.sweep import sweep_of
 from hpc_yolo.spec.notify import CANCELLED, FAILED, FINISHED, PROBLEM, NotifySpec
 
 
@@ -34,7 +36,16 @@ def notify_end(
 
     Args:
         job_id: of the job that has ended; for tasks on this machine that of submitit.
+
+    Returns:
+        The record of the message; None where none is sent here, and for a trial of a sweep.
+
+    Raises:
+        RunError, OSError: the directory of a sweep cannot be used.
     """
+    if (sweep := sweep_of(run)) is not None:
+        notify_trial_end(sweep, run, notify, end, environ, job_id=job_id)
+        return None
     event = FINISHED if end.is_finished else CANCELLED if end.is_by_person else FAILED
     holder = last_holder(run)
     has_attempt = holder is None or job_id is None or holder.job_id == job_id
@@ -57,10 +68,12 @@ def _notify_stage(
     run: RunDirectory, notify: NotifySpec, stage: StageRecord, environ: Mapping[str, str], job_id: str | None
 ) -> None:
     problem = f"stage {stage.stage} {stage.state}: {stage.detail}"
+    place = place_of_notices(run)
+    once = f"stage-{stage.stage}"  # in a sweep, once in all trials
     send_once(
-        run,
+        place,
         notify,
-        problem_key(f"stage-{stage.stage}-{stage.end}-{stage.number}"),
+        problem_key(once if place != run else f"{once}-{stage.end}-{stage.number}"),
         lambda: problem_message(run, read_record(run), problem, [f"hpc-yolo resume {run.path}"]),
         environ,
         event=PROBLEM,
@@ -91,13 +104,3 @@ def notify_followed_end(run: RunDirectory, notify: NotifySpec, environ: Mapping[
             event=last.event,
             number=last.number + 1,
         )
-
-
-def read_record(run: RunDirectory) -> RunRecord:
-    """Return the record of the journal of `run`; an empty one where that cannot be read."""
-    reader = RecordReader(run)
-    try:
-        reader.read()
-    except OSError:
-        return RunRecord()
-    return reader.record

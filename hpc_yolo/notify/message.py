@@ -11,6 +11,7 @@ import msgspec
 
 from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.run_record import RunRecord
+from hpc_yolo.notify.record import shown_name
 from hpc_yolo.runs.attempts import Attempt
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import Evaluated
@@ -19,6 +20,7 @@ from hpc_yolo.runs.logs import last_output
 from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.spec.notify import CANCELLED, FAILED, FINISHED, PROBLEM
+from hpc_yolo.spec.trials import shown
 
 ERROR_LINES = 12
 CHAT_LIMIT = 1900  # characters; a chat refuses more than 2000
@@ -42,6 +44,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         hours: of all attempts.
         error: the last lines of what went wrong.
         following: what to type next.
+        trials, trials_failed: of a sweep.
+        best_trial, values: of a sweep, its best trial.
     """
 
     event: str
@@ -58,6 +62,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     error: list[str] = []
     following: list[str] = []
+    trials: int = 0
+    trials_failed: int = 0
+    best_trial: str = ""
+    values: dict[str, Any] = {}
 
     @property
     def subject(self) -> str:
@@ -73,6 +81,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Plain text of several lines."""
         lines = [f"{self.name} {EXPLAINED[self.event]}{f': {self.reason}' if self.reason else ''}", ""]
+        if self.trials:
+            lines.append(f"trials     {self.trials}, {self.trials_failed} failed")
         if self.epochs:
             lines.append(f"trained    {self.epochs_done} of {self.epochs} epochs, step {self.step}")
         if self.attempts:
@@ -80,8 +90,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             number = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
             lines.append(f"time       {short_time(self.hours * 3600)} in {number}{device}")
         if self.metrics:
-            values = ", ".join(f"{METRIC_TITLES[name]} {value:.4f}" for name, value in self.metrics.items())
-            lines.append(f"best       epoch {self.best_epoch}: {values}")
+            metrics = ", ".join(f"{METRIC_TITLES[name]} {value:.4f}" for name, value in self.metrics.items())
+            trial = f"trial {self.best_trial}, " if self.best_trial else ""
+            lines.append(f"best       {trial}epoch {self.best_epoch}: {metrics}")
+        if self.values:
+            lines.append(f"values     {shown(self.values)}")
         lines.append(f"directory  {self.directory}")
         if self.error:
             lines += ["", *self.error]
@@ -125,13 +138,15 @@ def end_message(run: RunDirectory, record: RunRecord, end: RunEnd) -> Message:
     )
 
 
-def problem_message(run: RunDirectory, record: RunRecord, problem: str, following: Sequence[str] = ()) -> Message:
+def problem_message(
+    run: RunDirectory, record: RunRecord, problem: str, following: Sequence[str] = (), error: Sequence[str] = ()
+) -> Message:
     """Return the message about a `problem` of `run`."""
     commands = list(following) or [_typed("status", run, "--root", str(run.path.parent)), _typed("logs", run)]
-    return _message(run, record, event=PROBLEM, reason=problem, following=commands)
+    return _message(run, record, event=PROBLEM, reason=problem, following=commands, error=list(error))
 
 
-def trial_message(name: str, directory: str) -> Message:
+def message_of_test(name: str, directory: str) -> Message:
     """Return a message that tries whether messages arrive."""
     return Message(
         event=TEST,
@@ -150,27 +165,35 @@ def one_line(text: str, limit: int = 150) -> str:
 
 def _message(run: RunDirectory, record: RunRecord, **fields: Any) -> Message:
     started, best = record.started, record.best
-    trained = [attempt for attempt in record.attempts if attempt.newest is not None]
-    seconds = sum(max(attempt.end - attempt.begin, 0.0) for attempt in trained)
-    num_gpus = 0 if started is None or started.device == "cpu" else started.world_size
+    seconds, gpu_seconds, num_attempts = times_of(record)
     ended = None if record.attempts.newest is None else record.attempts.newest.ended
     step = max(record.attempts.last_step, 0 if ended is None else ended.step)
     return Message(
-        name=run.name,
+        name=shown_name(run),
         directory=str(run.path),
         epochs_done=step // started.steps_per_epoch if started is not None and started.steps_per_epoch else 0,
         epochs=0 if started is None else started.epochs,
         step=step,
-        attempts=len(trained),
+        attempts=num_attempts,
         hours=seconds / 3600,
-        gpu_hours=seconds * num_gpus / 3600,
+        gpu_hours=gpu_seconds / 3600,
         best_epoch=None if best is None else best.epoch + 1,
-        metrics={} if best is None else _metrics(best),
+        metrics={} if best is None else metrics_of(best),
         **fields,
     )
 
 
-def _metrics(best: Evaluated) -> dict[str, float]:
+def times_of(record: RunRecord) -> tuple[float, float, int]:
+    """Return (seconds of all attempts, the same times their GPUs, number of attempts)."""
+    trained = [attempt for attempt in record.attempts if attempt.newest is not None]
+    seconds = sum(max(attempt.end - attempt.begin, 0.0) for attempt in trained)
+    started = record.started
+    num_gpus = 0 if started is None or started.device == "cpu" else started.world_size
+    return seconds, seconds * num_gpus, len(trained)
+
+
+def metrics_of(best: Evaluated) -> dict[str, float]:
+    """Return the metrics of an evaluation by name."""
     return dict(zip(METRIC_TITLES, best.metrics.values(), strict=True))
 
 

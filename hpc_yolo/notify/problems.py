@@ -14,10 +14,11 @@ from hpc_yolo.core.errors import RunError
 from hpc_yolo.monitor.alerts import NEEDS_PERSON, problems_by_kind
 from hpc_yolo.monitor.run_record import RecordReader
 from hpc_yolo.notify.message import problem_message
+from hpc_yolo.notify.record import place_of_notices
 from hpc_yolo.notify.send import send_once
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptStarted
-from hpc_yolo.runs.notices import problem_key, read_notices
+from hpc_yolo.runs.notices import problem_key
 from hpc_yolo.spec.notify import PROBLEM, NotifySpec
 
 POLL_S = 30.0
@@ -47,7 +48,8 @@ class ProblemWatch:
         self._clock, self._began = clock, clock()
         self._reader = RecordReader(run)
         self._before: dict[str, str] = {}
-        self._reported = {notice.key for notice in read_notices(run)}
+        self._reported: set[str] = set()
+        self._place = place_of_notices(run)
 
     def look(self) -> None:
         """Read what is new, and send a message about each problem that was there at the last look too."""
@@ -55,10 +57,7 @@ class ProblemWatch:
             self._reader.read()
         found = self._problems()
         for kind in found.keys() & self._before.keys():
-            key = problem_key(kind)
-            if key not in self._reported:
-                self._reported.add(key)
-                self._report(key, found[kind])
+            self._report(problem_key(kind), found[kind])
         self._before = found
 
     def _problems(self) -> dict[str, str]:
@@ -72,8 +71,11 @@ class ProblemWatch:
         return {kind: problems[0] for kind, problems in found.items() if problems and kind in NEEDS_PERSON}
 
     def _report(self, key: str, problem: str) -> None:
+        if key in self._reported:
+            return
+        self._reported.add(key)
         send_once(
-            self._run,
+            self._place,
             self._notify,
             key,
             lambda: problem_message(self._run, self._reader.record, problem),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from hpc_yolo.cluster.webhook import NoAddress, webhook_address
-from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.notify.message import Message
 from hpc_yolo.notify.ways import NotSent, post_webhook, run_command, send_mail
 from hpc_yolo.runs.directory import RunDirectory
@@ -105,8 +104,8 @@ def send_once(
         for line in lines_of(notice):
             print(f"hpc-yolo: {line}", flush=True)
         write_notice(run, notice)
-    except (HpcYoloError, OSError) as error:
-        print(f"hpc-yolo: notify: {error}", flush=True)
+    except Exception as error:  # a bug here must not change the end of a run either
+        print(f"hpc-yolo: notify: {type(error).__name__}: {error}", flush=True)
     return notice
 
 

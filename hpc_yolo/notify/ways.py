@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -35,11 +36,14 @@ def send_mail(notify: NotifySpec, message: Message, environ: Mapping[str, str]) 
         NotSent: no host takes it.
     """
     from email.message import EmailMessage  # with smtplib 40 ms
+    from email.utils import formatdate, make_msgid
 
     mail = EmailMessage()
     mail["Subject"] = message.subject
     mail["From"] = f"hpc-yolo <{notify.recipients[0]}>"
     mail["To"] = ", ".join(notify.recipients)
+    mail["Date"] = formatdate()
+    mail["Message-ID"] = make_msgid(domain=platform.node())  # its default asks the name server, which may hang
     mail["Auto-Submitted"] = "auto-generated"  # no answers by programs that are away
     mail.set_content(message.text)
     path = ":".join([environ.get("PATH", ""), *SENDMAIL_DIRECTORIES])
@@ -51,7 +55,7 @@ def send_mail(notify: NotifySpec, message: Message, environ: Mapping[str, str]) 
 
     host, port = split_host(notify.smtp or "localhost")
     try:
-        with smtplib.SMTP(host, port, timeout=TIMEOUT_S) as server:
+        with smtplib.SMTP(host, port, local_hostname=platform.node(), timeout=TIMEOUT_S) as server:
             server.send_message(mail, notify.recipients[0], notify.recipients)
     except smtplib.SMTPRecipientsRefused as error:
         reasons = "; ".join(f"{code} {text.decode(errors='replace')}" for code, text in error.recipients.values())

@@ -24,7 +24,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: of the end or the problem; see `end_key` and `problem_key`.
         number: of the try, from 1.
-        event: finished, failed, cancelled or problem.
+        event: finished, failed, cancelled or problem; "" for the end of a trial, of which no message is sent.
         state: sending, sent, or failed where at least one way did.
         results: by way (mail, webhook, command): "" where it succeeded, else why not.
         time: when it was begun, in seconds since 1970.
@@ -83,6 +83,15 @@ def read_notices(run: RunDirectory) -> list[Notice]:
         return []
     found = (read_struct(run.notices / name, Notice) for name in names if name.endswith(".json"))
     return sorted((notice for notice in found if notice is not None), key=lambda notice: notice.time)
+
+
+def notice_keys(run: RunDirectory) -> set[str]:
+    """Return the keys of all notices, without reading them."""
+    try:
+        names = os.listdir(run.notices)  # noqa: PTH208, a sweep has one for each trial
+    except OSError:
+        return set()
+    return {name.rsplit(".", 2)[0] for name in names if name.endswith(".json")}
 
 
 def _name(notice: Notice) -> str:

@@ -6,6 +6,7 @@
 |-- array-1/                 submit: an array of jobs: its script, its job; Slurm: files of the setup
 |-- 1-0007/                  the run directory of task 7 of that array, made when the task starts; its jobs/ by submit;
 |                            values.json: what a search has drawn for it
+|-- notices/                 notify: records of messages, and of the trials that have ended
 |-- study.journal            Optuna: what `search: {method: tpe}` knows
 `-- labels-<split>-<hash>.npz   the labels of a dataset whose directory is not writable, for all trials
 """

@@ -44,9 +44,7 @@ def refuse_credentials(tree: Node | None, path: Path | None, problems: list[Prob
         problems: those found so far.
     """
     lines: Lines = cache(_lines_of)
-    found = [] if tree is None else list(_in_tree(tree, "", "", lines))
-    if path is None:
-        found = [one for one in found if one.location.is_option]
+    found = [] if tree is None else list(_in_tree(tree, "", "", lines, only_options=path is None))
     texts = {one.credential.text for one in found}
     if path is not None:
         found += [one for one in _in_lines(path, lines(str(path))) if one.credential.text not in texts]
@@ -61,14 +59,16 @@ def refuse_credentials(tree: Node | None, path: Path | None, problems: list[Prob
     problems[:] = [_without(problem, shown) for problem in problems]
 
 
-def _in_tree(node: Node, path: str, name: str, lines: Lines) -> Iterator[_Found]:
+def _in_tree(node: Node, path: str, name: str, lines: Lines, *, only_options: bool) -> Iterator[_Found]:
     if isinstance(node, Mapping):
         for key, value in node.values.items():
-            yield from _in_tree(value, f"{path}.{key}" if path else key, key, lines)
+            yield from _in_tree(value, f"{path}.{key}" if path else key, key, lines, only_options=only_options)
     elif isinstance(node, Sequence):
         for index, item in enumerate(node.items):
-            yield from _in_tree(item, f"{path}[{index}]", _option(node, index) or name, lines)
-    else:
+            yield from _in_tree(
+                item, f"{path}[{index}]", _option(node, index) or name, lines, only_options=only_options
+            )
+    elif node.location.is_option or not only_options:
         for credential in _in_scalar(node, path, name):
             yield _Found(credential, path, _exact(node.location, credential.text, lines))
 

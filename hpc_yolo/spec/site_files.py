@@ -16,6 +16,7 @@ import msgspec
 
 from hpc_yolo.core.package_data import YAML_SUFFIXES
 from hpc_yolo.spec.convert import SectionReader
+from hpc_yolo.spec.credential_rules import refuse_credentials
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.problems import Location, Problem
 from hpc_yolo.spec.profile import GpuRow, Profile, profile_findings
@@ -173,6 +174,7 @@ def check_profile(path: Path, paths: dict[str, list[Path]], problems: list[Probl
         if not any(finding.field == bad or finding.field.startswith(f"{bad}.") for bad in reader.unusable):
             location = location_in(tree, finding.field) or reader.locations.get(finding.field, root)
             reader.problems.append(Problem(location, finding.field, finding.message, finding.allowed))
+    refuse_credentials(tree, path, reader.problems)
     problems += reader.problems
     if reader.problems or not isinstance(tree, Mapping):
         if not reader.problems:

@@ -85,6 +85,18 @@ def test_run_does_not_depend_on_its_messages(write_spec, hpc_yolo, tmp_path):
     assert tried.returncode == 1 and "webhook: not sent: the variable UNSET_HOOK is not set\n" in tried.stdout
 
 
+def test_local_sweep_sends_one_message(write_spec, hpc_yolo, web, tmp_path):
+    notify = {"webhook": "$SLACK_WEBHOOK"}
+    cluster = {"executor": "local"}
+    spec = write_spec("varied", cluster=cluster, train={"epochs": 1}, notify=notify, sweep={"seeds": 2})
+    hpc_yolo("submit", spec, "--wait", "--parallel", 2)
+    ((_, facts),) = web.posts
+    assert (facts["event"], facts["name"], facts["trials"]) == ("finished", "varied", 2)
+    assert facts["directory"] == str(tmp_path / "runs" / "varied")
+    assert hpc_yolo("notify", "test", tmp_path / "runs" / "varied").stdout == "webhook: sent\n"
+    require_no_secret(RunDirectory(tmp_path / "runs" / "varied"))
+
+
 def test_task_without_a_launcher_reports_its_error(write_spec, hpc_yolo, web, shapes):
     spec = write_spec("bad", train={"epochs": 1, "batch": 8}, notify={"webhook": "$SLACK_WEBHOOK"})
     images = shapes.parent / "images"

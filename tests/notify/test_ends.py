@@ -9,9 +9,10 @@ from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 
 from hpc_yolo.monitor.alerts import NEEDS_PERSON, problems_by_kind
 from hpc_yolo.monitor.run_record import RunRecord
-from hpc_yolo.notify.ends import notify_end, notify_followed_end, notify_stages, read_record
+from hpc_yolo.notify.ends import notify_end, notify_followed_end, notify_stages
 from hpc_yolo.notify.message import end_message
 from hpc_yolo.notify.problems import ProblemWatch
+from hpc_yolo.notify.record import read_record
 from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.run_end import RunEnd

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.spec.credentials import find_credentials
+from hpc_yolo.spec.load import Override, load_resolved_spec
 
 HEX = "3f786850e387550fdab836ed7e6dc881de23001b"
 MIXED = "aB3" * 12
@@ -159,6 +161,17 @@ def test_private_key_is_shown_in_no_line(spec_file, field, path):
     problems = "\n".join(spec_file.add(f"cluster:\n  {field}: |{block}\n").problems())
     assert f"{spec_file.path}:6:5: {path}looks like a private key, and a spec must hold none: " in problems
     assert "b3BlbnNz" not in problems and "AAAA" not in problems
+
+
+def test_submitted_spec_is_read_again_and_only_options_are_searched(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text("name: a\nmodel: yolov5n\ndata: /d.yaml\ncluster: {env: {A_TOKEN: abcdefgh}}\n")
+    assert load_resolved_spec(path).cluster.env == {"A_TOKEN": "abcdefgh"}
+    with pytest.raises(
+        SpecError, match=r"--set cluster.env.B_TOKEN=…: cluster.env.B_TOKEN: looks like a key"
+    ) as caught:
+        load_resolved_spec(path, [Override("cluster.env.B_TOKEN", "ijklmnop", "--set cluster.env.B_TOKEN=ijklmnop")])
+    assert "ijklmnop" not in str(caught.value)
 
 
 def test_variable_that_is_passed_by_name_is_accepted(spec_file):

@@ -317,6 +317,13 @@ def test_resolved_spec_needs_no_profile_and_refuses_another_row(sites, tmp_path)
         load_resolved_spec(resolved, overrides("cluster.gpu=v100"))
 
 
+def test_key_in_a_profile_is_refused_at_its_position(sites):
+    path = sites.write("big", f"{PROFILE}source: https://me:letmein@example.org\n")
+    message = sites.problem("{}")
+    line = len(PROFILE.splitlines()) + 1
+    assert f"{path}:{line}:20: source: looks like a password in an address" in message and "letmein" not in message
+
+
 @pytest.mark.parametrize(
     ("notify", "smtp"),
     [
