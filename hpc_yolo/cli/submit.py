@@ -32,7 +32,7 @@ from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.submissions import Submission, stage_submissions
-from hpc_yolo.spec.load import Override, load_with_origins
+from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
 
 BEST_OF = "best-of"
 
@@ -65,22 +65,39 @@ def submit(
 
     hpc-yolo submit best-of SWEEP writes a spec of the best trial, <name>-best.yaml, and submits it; --set changes it.
     """
-    if (str(spec_path) == BEST_OF) != (sweep_path is not None):
-        raise click.UsageError(f"write one SPEC, or {BEST_OF} SWEEP")
-    if sweep_path is not None:
-        from hpc_yolo.cli.sweep import write_best_spec
-
-        context = click.get_current_context()
-        directory = context.with_resource(tempfile.TemporaryDirectory()) if dry_run else "."
-        spec_path = write_best_spec(sweep_path, Path(directory))
     overrides = read_overrides(assignments, shortcuts)
     overrides += [Override("cluster.executor", "local", "--local")] if local else []
-    loaded = load_with_origins(spec_path, overrides, site_lookup())
-    if loaded.spec.sweep is not None:
-        from hpc_yolo.cli.submit_sweep import submit_trials  # which few submissions need
-
-        submit_trials(loaded, dry_run=dry_run, follow=follow, wait=wait, parallel=parallel)
+    loaded = load_with_origins(spec_file(spec_path, sweep_path, dry_run=dry_run), overrides, site_lookup())
+    if loaded.spec.sweep is None:
+        submit_run(loaded, dry_run=dry_run, follow=follow, wait=wait)
         return
+
+    from hpc_yolo.cli.submit_sweep import submit_trials  # which few submissions need
+
+    submit_trials(loaded, dry_run=dry_run, follow=follow, wait=wait, parallel=parallel)
+
+
+def spec_file(spec_path: Path, sweep_path: Path | None, *, dry_run: bool) -> Path:
+    """Return the spec to submit: `spec_path`, or that of the best trial of a sweep, which is written here.
+
+    Raises:
+        click.UsageError: two specs are named, or best-of no sweep.
+        RunError: no trial has been evaluated yet, or the file of its spec exists.
+    """
+    if (str(spec_path) == BEST_OF) != (sweep_path is not None):
+        raise click.UsageError(f"write one SPEC, or {BEST_OF} SWEEP")
+    if sweep_path is None:
+        return spec_path
+
+    from hpc_yolo.cli.sweep import write_best_spec
+
+    context = click.get_current_context()
+    directory = context.with_resource(tempfile.TemporaryDirectory()) if dry_run else "."
+    return write_best_spec(sweep_path, Path(directory))
+
+
+def submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) -> None:
+    """Submit the run of `loaded`, or print what a submission would do."""
     plan, slurm = at_site(make_plan(with_filled_name(with_located_weights(loaded.spec))), dry_run=dry_run)
     is_available = slurm is None or slurm.available
     if plan.spec.then:

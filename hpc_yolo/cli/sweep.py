@@ -97,7 +97,7 @@ def best(path: Path, as_json: bool, target: Path | None) -> None:
 @SWEEP
 @YES
 def cancel(path: Path, yes: bool) -> None:
-    """Cancel all trials that wait or run; those that train save their state first."""
+    """Cancel all trials; those that train save their state first."""
     directory = sweep_at(path)
     confirm(f"cancel all trials of {directory.name}?", yes=yes)
     click.echo(cancel_sweep(directory))

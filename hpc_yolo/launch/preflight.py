@@ -57,14 +57,8 @@ def preflight(
             of an evaluation.
     """
     warnings: list[str] = []
-    if spec.weights:
-        require_usable_weights(Path(spec.weights))
     dataset = check_dataset(run, spec, current_environment(), for_slurm=for_slurm)
-    if Path(spec.model).suffix in (".yaml", ".yml"):
-        from hpc_yolo.models.family import require_valid_layers  # imports torch
-
-        require_valid_layers(model_of(run, spec.model), dataset.num_classes or 1, spec.train.imgsz)
-    require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
+    _require_model(spec, run, dataset.num_classes or 1)
     if spec.train.tensorboard:
         require_tensorboard()
     if spec.tracking is not None and spec.tracking.to != "csv" and not (for_slurm and spec.cluster.python):
@@ -81,6 +75,17 @@ def preflight(
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source), settings)
     return warnings
+
+
+def _require_model(spec: Spec, run: RunDirectory, num_classes: int) -> None:
+    """Check weights and layers of the model."""
+    if spec.weights:
+        require_usable_weights(Path(spec.weights))
+    if Path(spec.model).suffix in (".yaml", ".yml"):
+        from hpc_yolo.models.family import require_valid_layers  # imports torch
+
+        require_valid_layers(model_of(run, spec.model), num_classes, spec.train.imgsz)
+    require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
 
 
 def _require_further_jobs(spec: Spec, run: RunDirectory, *, in_slurm: bool) -> None:
