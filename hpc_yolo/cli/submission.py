@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.forecast_lines import summary_lines
 from hpc_yolo.cluster import scheduler, site, slurm_command
 from hpc_yolo.cluster.script_origins import line_origins
 from hpc_yolo.cluster.site import SiteSettings
 from hpc_yolo.cluster.slurm_command import Run
 from hpc_yolo.cluster.slurm_output import SchedulerProbe
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
-from hpc_yolo.launch.forecast import make_forecast
 from hpc_yolo.launch.plan import Plan, plan_at_site
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import ClusterSpec
 from hpc_yolo.spec.site_files import NO_SITE
@@ -88,7 +87,14 @@ def estimate_lines(
         asks_start: add when Slurm would start the job, if it answers at once.
     """
     try:
-        found = make_forecast(plan, known, counts_images=False, max_read=MAX_READ)
+        runs = [*known(), *find_runs(Path(plan.spec.output))]
+        if not runs:
+            return []
+
+        from hpc_yolo.cli.forecast_lines import summary_lines  # with what it needs 5 ms, of no use without runs
+        from hpc_yolo.launch.forecast import make_forecast
+
+        found = make_forecast(plan, lambda: runs, counts_images=False, max_read=MAX_READ)
         if found is None:
             return []
         lines = list(summary_lines(plan, found))

@@ -212,7 +212,7 @@ def test_submission_is_not_stopped_by_a_mistake_in_an_estimate(write_run, write_
     def broken(*_arguments, **_options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("hpc_yolo.cli.submission.make_forecast", broken)
+    monkeypatch.setattr("hpc_yolo.launch.forecast.make_forecast", broken)
     assert "estimate" not in dry_run(write_spec("new"), "--local")
 
 
