@@ -21,15 +21,17 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
+import msgspec  # noqa: E402
 from slurm_cluster import SlurmCluster  # noqa: E402
 
+from hpc_yolo.forecast.estimate import SIGNAL_EARLY_S, Limit, Work, attempt_times  # noqa: E402
+from hpc_yolo.forecast.rates import Rates  # noqa: E402
 from hpc_yolo.forecast.run_times import run_times  # noqa: E402
 from hpc_yolo.runs.directory import RunDirectory  # noqa: E402
 from hpc_yolo.runs.events import AttemptEnded  # noqa: E402
 from hpc_yolo.runs.journal import read_events  # noqa: E402
 from hpc_yolo.runs.time_ledger import make_ledger  # noqa: E402
 
-FRACTION = 0.65  # of the planned time, in one attempt
 POLL_S = 2.0
 TIMEOUT_S = 3600.0
 
@@ -48,7 +50,7 @@ def main() -> None:
         hpc_yolo(directory, "data", "synth", "datasets/shapes")
         train(directory, "first", options.learn)
         whole = plan(directory, options.epochs)
-        minutes = -(-int(FRACTION * whole["wall_s"]["expected"] + whole["signal_before_s"] + 30) // 60)
+        minutes = minutes_for_two(whole)
         planned = plan(directory, options.epochs, f"--time=00:{minutes:02d}:00")
         run = train(directory, "second", options.epochs, f"--time=00:{minutes:02d}:00")
         events = read_events(run.journal)
@@ -61,6 +63,17 @@ def main() -> None:
         print(f"rates: planned {planned['rates']}; step measured in the second run {times.step_s:.4f} s")
     finally:
         cluster.stop()
+
+
+def minutes_for_two(forecast: dict[str, Any]) -> int:
+    """Return the time limit with which the run of `forecast` takes two attempts, however early the signal comes."""
+    work, rates = msgspec.convert(forecast["work"], Work), msgspec.convert(forecast["rates"], Rates)
+    for minutes in range(2, 60):
+        limit = Limit(60 * minutes, min(forecast["signal_before_s"], 30 * minutes))
+        times = [attempt_times(work, rates, limit.usable_s(early_s)) for early_s in (SIGNAL_EARLY_S[0], 30.0)]
+        if all(one is not None and len(one) == 2 for one in times):
+            return minutes
+    raise ValueError("no limit of whole minutes means two attempts: more --epochs")
 
 
 def plan(directory: Path, epochs: int, *options: str) -> dict[str, Any]:

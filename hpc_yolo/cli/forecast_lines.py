@@ -89,8 +89,11 @@ def way_rows(plan: Plan, forecast: Forecast, starts: Sequence[WayStart]) -> Iter
     is_whole = forecast.attempts is not None and forecast.attempts.expected == 1
     done = "would be done" if is_whole else "would be done, without the queue between attempts"
     yield f"\n{'request':{width}}  {'would start':16}  {'wait':12}  {done}"
-    for start in starts:
+    shown = [start for index, start in enumerate(starts) if index == 0 or not start.refusal]
+    for start in shown:
         yield f"{start.way.text:{width}}  {_start_text(plan, forecast, start)}"
+    if refused := [start.way.text for start in starts if start not in shown]:
+        yield f"Slurm refuses {', '.join(refused)}"
 
 
 def _start_text(plan: Plan, forecast: Forecast, start: WayStart) -> str:

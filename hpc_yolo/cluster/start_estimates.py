@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpc_yolo.cluster import scheduler
+from hpc_yolo.cluster.node_types import NodeType
 from hpc_yolo.cluster.site import Partition
 from hpc_yolo.cluster.slurm_command import Run, run_command
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.spec.schema import ClusterSpec
 
 MAX_WAYS = 12
+MAX_QOS = 4
 TIMEOUT_S = 5.0
 
 
@@ -79,13 +81,34 @@ def ways_to_ask(
     if time is not None and time != cluster.time:
         ways.append(Way((f"--time={time}",), nodes))
     ways += [Way((f"--nodes={number}",), number) for number in _other_numbers_of_nodes(cluster, batch, partitions)]
-    ways += [Way((f"--qos={name}",), nodes) for name in qos if name != cluster.qos and len(qos) > 1]
+    other_qos = [name for name in qos if name != cluster.qos] if len(qos) > 1 else []
+    ways += [Way((f"--qos={name}",), nodes) for name in other_qos[:MAX_QOS]]
     used = cluster.partitions or [one.name for one in partitions.values() if one.is_default]
     for partition in partitions.values():
         fits = partition.num_nodes is None or partition.num_nodes >= nodes
         if partition.state == "UP" and fits and [partition.name] != used:
             ways.append(Way((f"--partition={partition.name}",), nodes))
     return ways[:MAX_WAYS]
+
+
+def with_gpus(
+    cluster: ClusterSpec, partitions: Mapping[str, Partition], node_types: Sequence[NodeType]
+) -> dict[str, Partition]:
+    """Return those of `partitions` whose nodes have the GPUs that `cluster` requests; all of them where none has any.
+
+    Args:
+        cluster: what the spec requests.
+        partitions: of the site, by name.
+        node_types: the kinds of nodes in each; a site may not list GPUs.
+    """
+    if not cluster.gpus_per_node or not any(one.num_gpus for one in node_types):
+        return dict(partitions)
+    fitting = {
+        one.partition
+        for one in node_types
+        if one.num_gpus >= cluster.gpus_per_node and cluster.gpu_type in (None, one.gpu_type)
+    }
+    return {name: partition for name, partition in partitions.items() if name in fitting} or dict(partitions)
 
 
 def ask_starts(

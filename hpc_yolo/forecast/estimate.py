@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from hpc_yolo.forecast.rates import Rates
 
-SIGNAL_EARLY_S = (0.0, 30.0, 60.0)  # by which Slurm may send the signal earlier: least, usual, most
+# By which Slurm sends the signal earlier: least, usual (it looks every 30 s for signals that are due), most allowed.
+SIGNAL_EARLY_S = (0.0, 15.0, 60.0)
 LAUNCH_S = 2.0  # from the start of a job to its first process: srun; setup lines are not in the journal
 MAX_ATTEMPTS = 10_000
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from hpc_yolo.cluster import scheduler, site, slurm_command
 from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
+from hpc_yolo.cluster.node_types import NodeType, parse_node_types
 from hpc_yolo.cluster.pending_reasons import reason_text
 from hpc_yolo.cluster.site import Partition
-from hpc_yolo.cluster.start_estimates import Way, WayStart, ask_starts, ways_to_ask
+from hpc_yolo.cluster.start_estimates import Way, WayStart, ask_starts, ways_to_ask, with_gpus
 from hpc_yolo.core.errors import ClusterError, HpcYoloError
 from hpc_yolo.doctor.findings import obstacles
 from hpc_yolo.launch.plan import Plan
@@ -77,9 +78,17 @@ def ask_queue(
     qos: list[str] = []
     with contextlib.suppress(ClusterError):
         qos = scheduler.show_user_qos(getpass.getuser(), site.QUERY_TIMEOUT_S, run=_run(plan))
-    ways = ways_to_ask(plan.spec.cluster, plan.spec.train.batch, limits.partitions, qos, time=time, first=other_gpus)
+    partitions = with_gpus(plan.spec.cluster, limits.partitions, _node_types(plan))
+    ways = ways_to_ask(plan.spec.cluster, plan.spec.train.batch, partitions, qos, time=time, first=other_gpus)
     sbatch = slurm_command.with_sbatch_variables(plan.variables)
     return list(ask_starts(ways, plan.script, plan.sbatch_options, run=sbatch, on_progress=on_progress))
+
+
+def _node_types(plan: Plan) -> list[NodeType]:
+    """Return the kinds of nodes of the cluster; none where Slurm does not list them."""
+    with contextlib.suppress(ClusterError):
+        return parse_node_types(scheduler.show_node_types(site.QUERY_TIMEOUT_S, run=_run(plan)))
+    return []
 
 
 def waiting_jobs(run: RunDirectory) -> list[str]:

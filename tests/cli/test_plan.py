@@ -244,6 +244,7 @@ cluster_names: ["*"]
 gpus:
   small: {partition: gpu, gpus_per_node: 1}
   large: {partition: high, gpus_per_node: 2}
+  broken: {partition: gpu, gpus_per_node: 1, constraint: nosuch}
   other: {partition: preempt, gpus_per_node: 1, max_time: "00:01:00"}
 """
 
@@ -267,5 +268,6 @@ def test_other_rows_of_the_site_profile_are_asked_for(write_spec, tmp_path, monk
     rows = {row.partition("  ")[0]: row for row in text.partition("\nrequest ")[2].splitlines()[1:]}
     assert rows["--set cluster.gpu=large"].endswith("at once       not measured on this type of GPU")
     assert "--set cluster.gpu=other" not in rows, "the time limit of the spec does not fit it"
+    assert "\nSlurm refuses --set cluster.gpu=broken" in text
     assert "as it is" in rows
     assert "evaluations (assumed: as fast as training)" in text

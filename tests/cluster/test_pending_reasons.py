@@ -1,4 +1,7 @@
-"""Slurm's reasons as sentences: every name of each recorded version, and what is not known."""
+"""Slurm's reasons as sentences: every name of each recorded version, and what is not known.
+
+The names of a version are those in its library: `strings libslurmfull.so`, of which the documented ones are kept.
+"""
 
 import pytest
 from recordings import recorded, versions_with

@@ -3,9 +3,10 @@
 import pytest
 from recordings import VERSIONS, recorded, versions_with
 
+from hpc_yolo.cluster.node_types import NodeType
 from hpc_yolo.cluster.site import Partition
 from hpc_yolo.cluster.slurm_command import Finished
-from hpc_yolo.cluster.start_estimates import MAX_WAYS, Way, ask_starts, ways_to_ask
+from hpc_yolo.cluster.start_estimates import MAX_WAYS, Way, ask_starts, ways_to_ask, with_gpus
 from hpc_yolo.core.errors import SchedulerUnavailable
 from hpc_yolo.spec.schema import ClusterSpec
 
@@ -74,6 +75,24 @@ def test_each_way_changes_one_thing(cluster, batch, qos, time, expected):
 def test_number_of_questions_is_bounded():
     many = {f"p{number}": partition(f"p{number}") for number in range(300)}
     assert len(ways_to_ask(ClusterSpec(), 8, many, [f"q{number}" for number in range(300)])) == MAX_WAYS
+
+
+def kind(partition: str, num_gpus: int, gpu_type: str | None = "a100") -> NodeType:
+    return NodeType(partition, gpu_type, num_gpus, 64, 1000, None, "")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "kinds", "names"),
+    [
+        ({"gpus_per_node": 4}, [kind("gpu", 4), kind("long", 2), kind("tiny", 8)], ["gpu", "tiny"]),
+        ({"gpus_per_node": 4, "gpu_type": "v100"}, [kind("gpu", 4), kind("tiny", 8, "v100")], ["tiny"]),
+        ({"gpus_per_node": 0}, [kind("gpu", 4)], list(PARTITIONS)),
+        ({"gpus_per_node": 4}, [kind("gpu", 0), kind("long", 0)], list(PARTITIONS)),  # the site lists no GPUs
+        ({"gpus_per_node": 9}, [kind("gpu", 4)], list(PARTITIONS)),  # sbatch says that itself
+    ],
+)
+def test_only_partitions_with_the_gpus_are_asked_about(cluster, kinds, names):
+    assert list(with_gpus(ClusterSpec(**cluster), PARTITIONS, kinds)) == names
 
 
 @pytest.mark.parametrize("version", VERSIONS)
