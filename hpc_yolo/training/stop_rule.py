@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AnyEvent, Evaluated, TrialStopped
+from hpc_yolo.runs.events import AnyEvent, Evaluated, TrialStopped, WarningRaised
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.sweep_search import StopSpec
 from hpc_yolo.sweeps.curves import SweepCurves
@@ -60,7 +61,13 @@ class StopRule:
         own = self._curves.read([self._run]).get(self._run.name, {})
         new = sorted(at for at in own if at > self._compared_epoch)
         due = [at for at in new if compares_after(stop, own, at)]
-        curves = {**self._curves.read(other_trials(self._run)), self._run.name: own} if due else {}
+        if not due:
+            return None
+        try:
+            curves = {**self._curves.read(other_trials(self._run)), self._run.name: own}
+        except (RunError, OSError) as error:  # no reason to lose a trial
+            self._emit(WarningRaised(message=f"not compared with other trials: {str(error).splitlines()[0]}"))
+            return None
         for at in due:
             self._compared_epoch = at
             decision = decide(stop, curves, self._run.name, at)

@@ -11,7 +11,7 @@ from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, TrialStopped
+from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, TrialStopped, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
@@ -137,6 +137,16 @@ def test_trial_goes_on_where_others_are(data: Path, sweep: Path, fitness: float,
     assert attempt(data, sweep, epochs=3).run() is None
     assert trained_epochs(sweep) == [0, 1, 2]
     assert events_of(sweep, TrialStopped) == []
+
+
+def test_list_of_trials_that_cannot_be_read_ends_no_trial(data: Path, sweep: Path) -> None:
+    trainer = attempt(data, sweep, epochs=3)
+    add_rivals(sweep, BETTER, (0, 1))
+    (sweep / "sweep.json").write_text('{"trials": 7}')
+    assert trainer.run() is None
+    assert trained_epochs(sweep) == [0, 1, 2]
+    (warning,) = events_of(sweep, WarningRaised)
+    assert "not compared with other trials" in warning.message and "sweep.json" in warning.message
 
 
 def test_run_of_no_sweep_is_not_compared(data: Path, tmp_path: Path) -> None:
