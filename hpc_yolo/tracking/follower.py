@@ -14,7 +14,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.runs.run_end import RunEnd, recorded_end
 from hpc_yolo.runs.series import Row, Series
-from hpc_yolo.tracking.tracker import TrackedRun, Tracker, run_config, run_identity
+from hpc_yolo.tracking.tracker import TrackedRun, Tracker, run_config, run_identity, shown_name
 
 
 class RunFollower:
@@ -102,7 +102,7 @@ class RunFollower:
             self.last_step = max(row.step for row in rows)
         if self._tracker is None and (identity := run_identity(self.run)) is not None:
             self._tracker = self._new_tracker()
-            tracked = TrackedRun(identity, self.run.name, run_config(self.run), self._directory)
+            tracked = TrackedRun(identity, shown_name(self.run), run_config(self.run), self._directory)
             self._num_known = self._tracker.open(tracked)
         missing = [row for row in rows if row.index >= self._num_known]
         if missing and self._tracker is not None:

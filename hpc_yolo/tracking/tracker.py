@@ -18,6 +18,7 @@ from hpc_yolo.core.errors import InstallationError, TrackerError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.series import Row
+from hpc_yolo.runs.sweep import SweepDirectory
 
 # Sections of a spec that say nothing about what is learned; values of cluster.env may be secret.
 LEFT_OUT = ("cluster", "validate_cluster", "tracking", "notify", "then")
@@ -99,6 +100,12 @@ def run_identity(run: RunDirectory) -> str | None:
     except FileNotFoundError:
         return None
     return hashlib.sha256(line).hexdigest()[:16] if line.endswith(b"\n") else None
+
+
+def shown_name(run: RunDirectory) -> str:
+    """Return the name of a run in trackers; that of a trial begins with the name of its sweep."""
+    parent = run.path.absolute().parent
+    return f"{parent.name}-{run.name}" if SweepDirectory(parent).exists else run.name
 
 
 def run_config(run: RunDirectory) -> dict[str, Any]:

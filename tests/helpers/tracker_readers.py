@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from growing_journal import LAST_STEP
+
 from hpc_yolo.runs.directory import RunDirectory
 
 Series = list[tuple[int, float]]
@@ -52,7 +54,9 @@ def read_mlflow(_run: RunDirectory, directory: Path) -> Series:
     experiment = client.get_experiment_by_name("hpc-yolo")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, LOSS)]
+    series = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, LOSS)]
+    assert run.info.status == ("FINISHED" if series[-1][0] == LAST_STEP else "RUNNING")
+    return series
 
 
 def read_trackio(_run: RunDirectory, directory: Path) -> Series:

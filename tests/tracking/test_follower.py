@@ -18,7 +18,7 @@ from hpc_yolo.tracking import following
 from hpc_yolo.tracking.csv_file import CsvTracker
 from hpc_yolo.tracking.follower import RunFollower, lock_path
 from hpc_yolo.tracking.following import Following, wait_for_tracker
-from hpc_yolo.tracking.tracker import TrackedRun, run_config, run_identity
+from hpc_yolo.tracking.tracker import TrackedRun, run_config, run_identity, shown_name
 
 CSV = TrackingSpec(to="csv")
 FAILED = END | {"outcome": "failed", "requeued": False}
@@ -55,6 +55,13 @@ def test_id_is_that_of_the_first_event_and_survives_a_move(tmp_path):
     assert run_identity(other) != first
     run.path.rename(tmp_path / "moved")
     assert run_identity(make_run(tmp_path, "moved")) == first
+
+
+def test_trial_has_the_name_of_its_sweep(tmp_path):
+    run = make_run(tmp_path, "1-0007")
+    assert shown_name(run) == "1-0007"
+    (tmp_path / "sweep.json").write_text("{}")
+    assert shown_name(run) == f"{tmp_path.name}-1-0007"
 
 
 @pytest.mark.parametrize(

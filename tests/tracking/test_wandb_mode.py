@@ -1,0 +1,83 @@
+"""Where wandb finds its key decides between online and offline; no key is read by this package."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hpc_yolo.core.errors import TrackerError
+from hpc_yolo.tracking.tracker import TrackedRun, tracker_errors
+from hpc_yolo.tracking.wandb_run import OFFLINE, ONLINE, WandbTracker, has_key
+
+
+def login(path, host):
+    path.write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("environ", "host", "expected"),
+    [
+        ({}, None, False),
+        ({"WANDB_API_KEY": ""}, None, False),
+        ({"WANDB_API_KEY": "k"}, None, True),
+        ({}, "api.wandb.ai", True),
+        ({}, "api.github.com", False),
+        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, "api.wandb.ai", False),
+        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, "wandb.example.org", True),
+    ],
+)
+def test_key_is_found_where_wandb_keeps_it(environ, host, expected, tmp_path):
+    if host is not None:
+        login(tmp_path / ".netrc", host)
+    assert has_key({"HOME": str(tmp_path)} | environ) is expected
+
+
+def test_file_of_keys_elsewhere_or_torn(tmp_path):
+    login(tmp_path / "keys", "api.wandb.ai")
+    (tmp_path / ".netrc").write_text("machine")
+    assert not has_key({"HOME": str(tmp_path)})
+    assert has_key({"HOME": str(tmp_path), "NETRC": str(tmp_path / "keys")})
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_offline", "mode"),
+    [
+        ({}, False, OFFLINE),
+        ({"WANDB_API_KEY": "k"}, False, ONLINE),
+        ({"WANDB_API_KEY": "k"}, True, OFFLINE),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, False, OFFLINE),
+    ],
+)
+def test_mode_and_arguments(environ, is_offline, mode, tmp_path, monkeypatch):
+    """Online, the number of rows is the step at which wandb resumes the run."""
+    calls = []
+    run = SimpleNamespace(step=7, url="https://wandb/run", define_metric=lambda *_names, **_options: None)
+
+    def init(**arguments):
+        calls.append(arguments)
+        return run
+
+    wandb = SimpleNamespace(init=init, Settings=lambda **settings: settings)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracker = WandbTracker("team/coco", is_offline=is_offline, environ={"HOME": str(tmp_path)} | environ)
+    num_rows = tracker.open(TrackedRun("0123456789", "run", {}, tmp_path))
+    (arguments,) = calls
+    assert (arguments["entity"], arguments["project"], arguments["id"]) == ("team", "coco", "0123456789")
+    assert (arguments["mode"], num_rows) == (mode, 7 if mode == ONLINE else 0)
+    assert arguments["resume"] == ("allow" if mode == ONLINE else None)
+    assert tracker.location == (run.url if mode == ONLINE else f"wandb sync {tmp_path}/wandb/run-01234567/offline-run")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint", "text"),
+    [
+        (OSError("no answer\n  within 90 s"), "offline", "wandb: no answer within 90 s\n  hint: offline"),
+        (ValueError(), None, "wandb: ValueError"),
+    ],
+    ids=["lines", "nothing"],
+)
+def test_error_of_a_package_is_one_line(error, hint, text):
+    with pytest.raises(TrackerError) as raised, tracker_errors("wandb", Exception, hint=hint):
+        raise error
+    assert str(raised.value) == text
