@@ -148,15 +148,13 @@ def _planned(spec: Spec) -> tuple[Plan, int]:
 
 def _other_gpus(spec_path: Path, overrides: list[Override], loaded: LoadedSpec) -> list[Way]:
     """Return a request for each other type of GPU in the site profile that fits the spec."""
-    gpus = () if loaded.site is None or loaded.spec.cluster.gpu is None else loaded.site.gpus
+    own = loaded.spec.cluster.gpu
     ways = []
-    for name in gpus:
+    for name in loaded.site.gpus if loaded.site is not None and own is not None else ():
         option = f"--set cluster.gpu={name}"
         with contextlib.suppress(HpcYoloError):  # one that the spec does not fit is no way to ask
             spec = load_with_origins(spec_path, [*overrides, Override("cluster.gpu", name, option)], site_lookup()).spec
-            if (
-                name != loaded.spec.cluster.gpu
-                and (script := make_plan(with_filled_name(with_located_weights(spec))).script) is not None
-            ):
+            script = make_plan(with_filled_name(with_located_weights(spec))).script
+            if name != own and script is not None:
                 ways.append(Way((option,), spec.cluster.nodes, script))
     return ways
