@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from hpc_yolo.core.errors import RunError
+from hpc_yolo.launch.beside import same_parent
 from hpc_yolo.launch.evaluation_queue import queue_evaluations
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.resilience.failed_setup import describe_failure, read_number
@@ -22,8 +22,7 @@ RUN = click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
 def queue(path: Path) -> None:
     """Queue Slurm jobs that evaluate the models of RUN, while the batch script that has started this command runs."""
     run = _existing(path)
-    batch_script = os.getppid()
-    queue_evaluations(run, submitted_spec(run), is_needed=lambda: os.getppid() == batch_script)
+    queue_evaluations(run, submitted_spec(run), is_needed=same_parent())
 
 
 @click.command("evaluate-waiting", hidden=True)

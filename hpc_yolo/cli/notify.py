@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -14,16 +12,16 @@ from hpc_yolo.cli.run_argument import complete_run, named_run
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import SpecError
+from hpc_yolo.launch.beside import run_beside, same_parent
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.notify.message import message_of_test
 from hpc_yolo.notify.problems import ProblemWatch, watch_problems
 from hpc_yolo.notify.send import send
-from hpc_yolo.runs.sweep import SweepDirectory, run_in_job
+from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.load import load_resolved_spec, load_spec
 from hpc_yolo.spec.schema import Spec
 
 NOT_SENT = 1
-POLL_S = 1.0
 
 
 @click.group()
@@ -55,16 +53,10 @@ def test(written: str, assignments: tuple[str, ...]) -> None:
 @click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
 def notify_problems(path: Path) -> None:
     """Report the problems of RUN to people while the batch script that has started this command runs."""
-    batch_script, environ = os.getppid(), current_environment()
-    run = run_in_job(path, environ)
-
-    def is_needed() -> bool:
-        return os.getppid() == batch_script
-
-    while not run.exists and is_needed():  # the directory of a trial is made by another command of the script
-        time.sleep(POLL_S)
-    notify = submitted_spec(run).notify if run.exists else None
-    if notify is not None:
+    is_needed, environ = same_parent(), current_environment()
+    run = run_beside(path, environ, is_needed)
+    notify = None if run is None else submitted_spec(run).notify
+    if run is not None and notify is not None:
         watch = ProblemWatch(run, notify, environ, job_id=ProcessInfo.alone(environ).job_id)
         watch_problems(watch, is_needed=is_needed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,10 +17,10 @@ from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.core.errors import HpcYoloError, SpecError, TrackerError
 from hpc_yolo.core.units import counted
+from hpc_yolo.launch.beside import run_beside, same_parent
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import all_submissions
-from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.tracking import TRACKERS, TrackingSpec, has_password, tracking_findings
 from hpc_yolo.tracking.follower import RunFollower
 from hpc_yolo.tracking.following import POLL_S, Following
@@ -78,16 +77,10 @@ def track(
 @click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
 def track_beside(path: Path) -> None:
     """Follow RUN for the tracker of its spec, while the batch script or command that has started this one runs."""
-    parent, environ = os.getppid(), current_environment()
-    run = run_in_job(path, environ)
-
-    def is_alive() -> bool:
-        return os.getppid() == parent
-
-    while not run.exists and is_alive():  # the directory of a trial is made by another command of the script
-        time.sleep(POLL_S)
-    tracking = submitted_spec(run).tracking if run.exists else None
-    if tracking is not None:
+    is_alive, environ = same_parent(), current_environment()
+    run = run_beside(path, environ, is_alive)
+    tracking = None if run is None else submitted_spec(run).tracking
+    if run is not None and tracking is not None:
         follow_all([Following(run, tracking, environ, is_alive=is_alive)], as_json=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -57,9 +58,10 @@ def test_ctrl_c_ends_the_wait_for_a_slow_sbatch(slurm, spec):
     program(slurm / "sbatch", "exec sleep 600")
     with submit(spec) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if "waiting for sbatch; Ctrl-C gives up" in line:
-                break
+        before = list(
+            itertools.takewhile(lambda line: "waiting for sbatch; Ctrl-C gives up" not in line, process.stderr)
+        )
+        assert process.poll() is None, before
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
