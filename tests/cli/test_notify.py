@@ -60,6 +60,6 @@ def test_process_beside_the_tasks_reports_a_problem_and_ends_with_the_script(run
 def test_process_beside_the_tasks_ends_where_the_run_is_never_made(tmp_path, monkeypatch):
     parents = iter([1, 1, 2])
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 2))
-    monkeypatch.setattr("hpc_yolo.cli.notify.POLL_S", 0.01)
+    monkeypatch.setattr("hpc_yolo.launch.beside.POLL_S", 0.01)
     done = CliRunner().invoke(notify_problems, [str(tmp_path / "none")], catch_exceptions=False)
     assert done.exit_code == 0
