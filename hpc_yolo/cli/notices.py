@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.launch.submit import job_environment
 from hpc_yolo.notify.ends import notify_end, notify_followed_end, notify_stages
 from hpc_yolo.notify.problems import ProblemWatch, watching
 from hpc_yolo.resilience.run_over import end_of_run
+from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.run_end import recorded_end
 from hpc_yolo.spec.notify import PROBLEM, NotifySpec
 from hpc_yolo.spec.schema import Spec
 
@@ -44,6 +47,14 @@ def followed_messages(run: RunDirectory, notify: NotifySpec) -> None:
     """Send from here, where a person has followed a job of Slurm to its end, what its nodes could not send."""
     with printed_errors():
         notify_followed_end(run, notify, current_environment())
+
+
+def cancelled_message(run: RunDirectory, notify: NotifySpec, process: ProcessInfo) -> None:
+    """Send the message about a run whose job a person has cancelled, from its task: its batch script is killed."""
+    with printed_errors():
+        end = recorded_end(Attempts(read_events(run.journal)))
+        if end is not None and end.is_by_person:
+            notify_end(run, notify, end, current_environment(), job_id=process.job_id)
 
 
 def local_environment(spec: Spec) -> Mapping[str, str]:

@@ -22,6 +22,7 @@ from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import run_in_job
 from hpc_yolo.spec.load import LoadedSpec, Override, load_spec
+from hpc_yolo.spec.notify import CANCELLED
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.start import require_submitted_version, start_task
 
@@ -140,13 +141,23 @@ def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
 
 
 def _train_and_notify(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
-    """Train as a task; without Slurm nothing but rank 0 sees the end of the run, and so sends the messages about it."""
+    """Train as a task; rank 0 sends the messages that nothing else can.
+
+    Without Slurm nothing else sees the end of the run. A job that a person cancels loses its batch script at once.
+    """
+    notify = spec.notify
     is_in_slurm = process.launcher == "slurm" or ProcessInfo.alone(current_environment()).job_id is not None
-    if spec.notify is None or is_in_slurm or process.rank != 0:
+    if notify is None or process.rank != 0 or (is_in_slurm and CANCELLED not in notify.events):
         start_task(run, spec)
         return
 
-    from hpc_yolo.cli.notices import local_messages  # 20 ms, of no use without messages
+    from hpc_yolo.cli import notices  # 20 ms, of no use without messages
 
-    with local_messages(run, spec, spec.notify, None):
+    if not is_in_slurm:
+        with notices.local_messages(run, spec, notify, None):
+            start_task(run, spec)
+        return
+    try:
         start_task(run, spec)
+    finally:
+        notices.cancelled_message(run, notify, process)

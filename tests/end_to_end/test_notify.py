@@ -139,8 +139,8 @@ def test_preempted_run_sends_nothing_at_the_requeue_and_one_message_at_its_end(
     require_no_secret(run)
 
 
-def test_job_whose_setup_fails_and_one_that_is_cancelled(in_slurm, write_spec, hpc_yolo, web, tmp_path):
-    """The first sends its failing line, each time that it is submitted; the second, stopped by a person, nothing."""
+def test_job_whose_setup_fails_and_jobs_that_are_cancelled(in_slurm, write_spec, hpc_yolo, web, tmp_path):
+    """The first sends its failing line at each submission; one that a person stops sends what the spec asks for."""
     notify = {"webhook": "$SLACK_WEBHOOK"}
     cluster = {"partition": "gpu", "setup": ["true", "cat /no/such/file"]}
     spec = write_spec("setup", cluster=cluster, notify=notify)
@@ -151,12 +151,12 @@ def test_job_whose_setup_fails_and_one_that_is_cancelled(in_slurm, write_spec, h
         assert in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED"}) == "FAILED"
     assert [facts["event"] for _, facts in web.posts] == ["failed"] * 2
     assert "line 2 failed with exit status 1: cat /no/such/file" in json.dumps(web.posts[0][1]["error"])
-    spec = write_spec("stopped", cluster={"partition": "gpu"}, train={"epochs": 400}, notify=notify)
-    hpc_yolo("submit", spec)
-    run = RunDirectory(tmp_path / "runs" / "stopped")
-    wait_until(functools.partial(has_come_to, run, 1), "the first step")
-    hpc_yolo("cancel", "--yes", run.path)
-    job_id = all_submissions(run)[-1].job_id
-    in_slurm.wait_for_state(job_id, {"COMPLETED", "FAILED", "CANCELLED"})
-    wait_until(lambda: not in_slurm.run("squeue", "--noheader").strip(), "the job to leave the queue")
-    assert len(web.posts) == 2 and read_notices(run) == []
+    for name, on, expected in (("silent", ["failed"], []), ("asked", ["cancelled"], ["cancelled"])):
+        spec = write_spec(name, cluster={"partition": "gpu"}, train={"epochs": 400}, notify=notify | {"on": on})
+        hpc_yolo("submit", spec)
+        run = RunDirectory(tmp_path / "runs" / name)
+        wait_until(functools.partial(has_come_to, run, 1), "the first step")
+        hpc_yolo("cancel", "--yes", run.path)
+        wait_until(lambda: not in_slurm.run("squeue", "--noheader").strip(), "the job to leave the queue")
+        assert [facts["event"] for _, facts in web.posts[2:]] == expected
+        assert [notice.event for notice in read_notices(run)] == expected
