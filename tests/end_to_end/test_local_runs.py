@@ -16,7 +16,6 @@ from hpc_yolo.checkpoint import load_model
 from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, Evaluated, StepLogged
 
-pytestmark = pytest.mark.measured
 ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 
@@ -36,6 +35,7 @@ def test_one_rank_and_two_ranks_have_equal_losses(write_spec, hpc_yolo, events_o
         assert two_ranks == pytest.approx(one_rank, rel=1e-6)
 
 
+@pytest.mark.measured
 def test_run_prints_metrics_and_second_submit_resumes(write_spec, hpc_yolo, events_of, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -102,6 +102,7 @@ def test_local_tasks_have_cuda_visible_devices_of_user(write_spec, start, events
     process.communicate(timeout=PATIENCE_S)
 
 
+@pytest.mark.measured
 def test_error_on_one_rank_is_printed_with_traceback_and_ends_run(write_spec, start, events_of, tmp_path):
     # An error of rank 0 only, after a few log lines, which read the memory in use.
     (tmp_path / "sitecustomize.py").write_text(
@@ -122,6 +123,7 @@ def test_error_on_one_rank_is_printed_with_traceback_and_ends_run(write_spec, st
     wait_until(lambda: process_start(int(job_id)) is None, "all processes to end")
 
 
+@pytest.mark.measured
 def test_user_error_on_rank_is_printed_once_without_traceback(write_spec, hpc_yolo, shapes, tmp_path):
     dataset = tmp_path / "few.yaml"
     dataset.write_text(f"path: {shapes.parent}\ntrain: images/train\nval: labels\nnames: [a, b, c, d]\n")

@@ -67,6 +67,7 @@ def check_search(write_spec, hpc_yolo, sweep, executor):
     return out
 
 
+@pytest.mark.soak
 def test_worse_trial_ends_early_on_both_ranks_and_trains_on_with_other_epochs(write_spec, hpc_yolo, tmp_path):
     out = check_search(write_spec, hpc_yolo, tmp_path / "runs" / "search", "local")
     assert "stopped early after epoch 1: asha: fitness" in out

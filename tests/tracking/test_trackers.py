@@ -81,7 +81,10 @@ def kill_while_followed(run, to, environ, tmp_path, num_kills):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("to", TRACKERS)
+# mlflow takes most of a minute: its first process makes the tables of the database.
+@pytest.mark.parametrize(
+    "to", [pytest.param(to, marks=[pytest.mark.soak] if to == "mlflow" else []) for to in TRACKERS]
+)
 def test_killed_follower_leaves_no_gap_and_no_duplicate(to, tmp_path, environ):
     run = make_run(tmp_path, "coco")
     kill_while_followed(run, to, environ, tmp_path, num_kills=2)
