@@ -43,11 +43,13 @@ def why_no_cluster() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of Slurm, and begin with their modules: they last longest, and few processes share the work."""
+    """Mark the tests of Slurm, and begin with the modules that last longest, theirs and the kills."""
     slow = set()
     for item in items:
         if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slurm")
+            slow.add(item.path)
+        elif item.get_closest_marker("kills"):
             slow.add(item.path)
     items.sort(key=lambda item: item.path not in slow)
 

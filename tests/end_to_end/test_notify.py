@@ -85,6 +85,7 @@ def test_run_does_not_depend_on_its_messages(write_spec, hpc_yolo, tmp_path):
     assert tried.returncode == 1 and "webhook: not sent: the variable UNSET_HOOK is not set\n" in tried.stdout
 
 
+@pytest.mark.soak
 def test_local_sweep_sends_one_message(write_spec, hpc_yolo, web, tmp_path):
     notify = {"webhook": "$SLACK_WEBHOOK"}
     cluster = {"executor": "local"}

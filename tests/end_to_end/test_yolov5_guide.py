@@ -125,6 +125,7 @@ def test_resume_of_finished_run_needs_more_epochs(train, tmp_path):
     assert first_epochs == [0, 1]
 
 
+@pytest.mark.soak
 def test_evolve_trains_trials_with_other_hyperparameters(train, tmp_path):
     done = train("--data", "DATA", "--batch", 4, *SMALL, "--evolve", 2)
     assert "trials         2: 2 new" in done.stdout
