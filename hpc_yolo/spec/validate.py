@@ -22,7 +22,6 @@ from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
 from hpc_yolo.spec.stage_rules import request_findings, stage_findings
 from hpc_yolo.spec.tracking import tracking_findings
-from hpc_yolo.spec.trials import sweep_findings
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")
@@ -33,7 +32,10 @@ TASKS = ("cluster.gpus_per_node", "cluster.tasks_per_node")  # what the number o
 def findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec whose single values are valid, and of the trials of its sweep."""
     yield from run_findings(spec)
-    yield from sweep_findings(spec, run_findings)
+    if spec.sweep is not None:
+        from hpc_yolo.spec.trials import sweep_findings  # 9 ms, of no use without a sweep
+
+        yield from sweep_findings(spec, run_findings)
 
 
 def run_findings(spec: Spec) -> Iterator[Finding]:
