@@ -59,13 +59,8 @@ def preflight(
     warnings: list[str] = []
     dataset = check_dataset(run, spec, current_environment(), for_slurm=for_slurm)
     _require_model(spec, run, dataset.num_classes or 1)
-    if spec.train.tensorboard:
-        require_tensorboard()
-    if spec.tracking is not None and spec.tracking.to != "csv" and not (for_slurm and spec.cluster.python):
-        require_tracker(spec.tracking.to)
+    _require_packages(spec, for_slurm=for_slurm)
     if for_slurm:
-        require_shell_syntax(spec.cluster)
-        require_python(spec.cluster)
         warnings += require_container(spec.cluster, current_environment())
     require_writable(Path(spec.output).absolute())
     _require_further_jobs(spec, run, in_slurm=for_slurm and slurm_answers)
@@ -86,6 +81,17 @@ def _require_model(spec: Spec, run: RunDirectory, num_classes: int) -> None:
 
         require_valid_layers(model_of(run, spec.model), num_classes, spec.train.imgsz)
     require_trainable_layers(spec.model or Path(spec.weights).stem, spec.train.freeze)
+
+
+def _require_packages(spec: Spec, *, for_slurm: bool) -> None:
+    """Check the packages that the tasks need, and for Slurm the shell lines and the Python that starts them."""
+    if spec.train.tensorboard:
+        require_tensorboard()
+    if spec.tracking is not None and spec.tracking.to != "csv" and not (for_slurm and spec.cluster.python):
+        require_tracker(spec.tracking.to)
+    if for_slurm:
+        require_shell_syntax(spec.cluster)
+        require_python(spec.cluster)
 
 
 def _require_further_jobs(spec: Spec, run: RunDirectory, *, in_slurm: bool) -> None:
