@@ -28,6 +28,7 @@ from hpc_yolo.distributed import choose_device, connected, make_deterministic
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build_context
@@ -81,7 +82,7 @@ def make_trainer(
     path.write_text(f"train: images/train\nval: images/val\nnames: {[f'class {i}' for i in range(NUM_CLASSES)]}\n")
     dataset = load_dataset(path)
     indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
-    spec = Spec(name="step", model=model, data=str(path), output=str(directory), train=train)
+    spec = Spec(name="step", model=model, data=DataSpec(path=str(path)), output=str(directory), train=train)
     run, process = RunDirectory(directory / "step"), ProcessInfo.from_env({})
     with connected(process, run, choose_device(train.device, process), timeout_s=10) as world:
         inputs = RunInputs(Hyperparameters(), None, dataset, digest="")

@@ -32,6 +32,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training.trainer import Trainer
 from hpc_yolo.training.watchdog import Watchdog
@@ -118,7 +119,7 @@ class TwoRanks:
         spec = Spec(
             name=model,
             model=model,
-            data=str(data),
+            data=DataSpec(path=str(data)),
             output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
             train=train,

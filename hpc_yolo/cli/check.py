@@ -34,7 +34,7 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
         python += f", in {container.image}"
     site = "" if loaded.site is None else f", site {loaded.site.name} ({loaded.site.why})"
     click.echo(
-        f"{spec_path}: valid. {spec.model_source} on {spec.data}, {counted(train.epochs, 'epoch')} of {batch} "
+        f"{spec_path}: valid. {spec.model_source} on {spec.data.path}, {counted(train.epochs, 'epoch')} of {batch} "
         f"on {tasks}{python}{site}"
     )
 

@@ -39,9 +39,9 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, plan.spec, needs_data=False)
-    if dataset_yaml(plan.run, spec.data) == Path(spec.data):
+    if dataset_yaml(plan.run, spec.data.path) == Path(spec.data.path):
         inputs = "this input" if are_kept(plan.run) else "the run's inputs"
-        click.echo(f"{spec.data}: not found here; the first attempt of the job copies {inputs}", err=True)
+        click.echo(f"{spec.data.path}: not found here; the first attempt of the job copies {inputs}", err=True)
     assert plan.script is not None
     click.echo(origin_table(plan.script, spec.cluster, loaded), err=True)
     click.echo(f"run directory {plan.run.path}", err=True)

@@ -90,8 +90,8 @@ def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -
         RunError: the run has a directory of that name with other content.
     """
     if are_kept(run):
-        is_missing = with_dataset and has_variables(spec.data) and not (run.inputs / DATASET).is_file()
-        return {DATASET: HEADER + _yaml(dataset_content(Path(spec.data)))} if is_missing else {}
+        is_missing = with_dataset and has_variables(spec.data.path) and not (run.inputs / DATASET).is_file()
+        return {DATASET: HEADER + _yaml(dataset_content(Path(spec.data.path)))} if is_missing else {}
     if run.inputs.exists():
         raise RunError(
             f"{run.inputs} exists and was not made for a run",
@@ -100,7 +100,7 @@ def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -
     hyp = msgspec.to_builtins(load_hyperparameters(spec.train))
     contents = {HYPERPARAMETERS: hyp}
     if with_dataset:
-        contents[DATASET] = dataset_content(Path(spec.data))
+        contents[DATASET] = dataset_content(Path(spec.data.path))
     if (own := own_hyperparameter_file(spec.train)) is not None:
         contents[OWN_HYPERPARAMETERS] = written_hyperparameters(own)
     if spec.model:
@@ -186,13 +186,13 @@ def require_dataset_of_node(run: RunDirectory, spec: Spec) -> None:
         DataError: it does not; the message names the node.
     """
     try:
-        if differs_between_nodes(spec.data):
-            load_dataset(Path(spec.data))
-        load_dataset(dataset_yaml(run, spec.data))
+        if differs_between_nodes(spec.data.path):
+            load_dataset(Path(spec.data.path))
+        load_dataset(dataset_yaml(run, spec.data.path))
     except DataError as error:
         node = platform.node()
         message = error.message if node in error.message else f"{error.message} on {node}"
-        raise DataError(message, hint=STAGING if differs_between_nodes(spec.data) else error.hint) from None
+        raise DataError(message, hint=STAGING if differs_between_nodes(spec.data.path) else error.hint) from None
 
 
 def require_same_dataset(run: RunDirectory, spec: Spec) -> None:
@@ -201,7 +201,7 @@ def require_same_dataset(run: RunDirectory, spec: Spec) -> None:
     Raises:
         DataError: it differs; the message names the node.
     """
-    if not differs_between_nodes(spec.data):
+    if not differs_between_nodes(spec.data.path):
         return
     changes = [change for change in changed_inputs(run, spec) if change.startswith("data ")]
     if changes:
@@ -249,9 +249,9 @@ def _compared(run: RunDirectory, spec: Spec) -> Iterator[tuple[str, Path, Any, A
     kept, model = run.inputs / MODEL, Path(spec.model)
     if spec.model and model.is_file() and kept.is_file():
         yield "model", model, load_config(kept), load_config(model)
-    kept, data = run.inputs / DATASET, readable_dataset(spec.data)
+    kept, data = run.inputs / DATASET, readable_dataset(spec.data.path)
     if data is not None and shipped_dataset(data.name) != data and kept.is_file():
-        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(Path(spec.data)))
+        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(Path(spec.data.path)))
 
 
 def _training_part(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def resolve_weights(path: Path) -> ResolvedWeights:
     if not run.holds_checkpoint(weights):
         return ResolvedWeights(weights)
     spec = load_resolved_spec(run.spec)
-    return ResolvedWeights(weights, dataset_yaml(run, spec.data), spec.train.imgsz, spec.train.single_cls)
+    return ResolvedWeights(weights, dataset_yaml(run, spec.data.path), spec.train.imgsz, spec.train.single_cls)
 
 
 def load_eval_target(

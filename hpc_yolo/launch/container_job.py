@@ -115,9 +115,9 @@ def data_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
     Paths that differ between nodes have variables in them, as they are written.
     """
     try:
-        content = dataset_content(dataset_yaml(run, spec.data))
+        content = dataset_content(dataset_yaml(run, spec.data.path))
     except DataError:
-        yield _value(str(Path(spec.data).parent))
+        yield _value(str(Path(spec.data.path).parent))
         return
     root = content["path"]
     yield from _with_target(root)

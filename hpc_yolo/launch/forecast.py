@@ -169,7 +169,7 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
     Raises:
         RunError: they cannot be counted here.
     """
-    seen = next((source.times for source in sources if source.data == plan.spec.data), None)
+    seen = next((source.times for source in sources if source.data == plan.spec.data.path), None)
     if seen is not None and (seen.num_evaluated or not counts_images):
         return seen.start.num_images, seen.num_evaluated
     if not counts_images:
@@ -177,14 +177,15 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
 
     from hpc_yolo.data.image_files import find_images  # 20 ms, of no use where a run has counted them
 
+    data = plan.spec.data.path
     try:
-        dataset = load_dataset(Path(plan.spec.data))
+        dataset = load_dataset(Path(data))
         training, validation = (find_images(dataset.split(name), dataset.root) for name in ("train", "val"))
     except (DataError, OSError) as error:
         if seen is not None:
             return seen.start.num_images, 0
         raise RunError(
-            f"{plan.spec.data}: its images cannot be counted here, and no measured run has used it: {_message(error)}",
+            f"{data}: its images cannot be counted here, and no measured run has used it: {_message(error)}",
             hint="with --probe, a short attempt counts them where the tasks run",
         ) from error
     return len(training.paths), len(validation.paths)

@@ -50,13 +50,13 @@ def check_dataset(run: RunDirectory, spec: Spec, environ: Mapping[str, str], *, 
     def of_nodes(path: str) -> list[str]:
         return variables_of_nodes(path, spec.cluster, environ, for_slurm=for_slurm)
 
-    source = dataset_yaml(run, spec.data)
+    source = dataset_yaml(run, spec.data.path)
     if missing := of_nodes(str(source)):
-        return CheckedDataset(None, (_left(spec.data, missing),))
+        return CheckedDataset(None, (_left(spec.data.path, missing),))
     content = dataset_content(source)
-    written = next((path for path in (spec.data, *paths_in(content)) if of_nodes(path)), None)
+    written = next((path for path in (spec.data.path, *paths_in(content)) if of_nodes(path)), None)
     if written is not None:
-        path = written if written == spec.data else f"{written} in {spec.data}"
+        path = written if written == spec.data.path else f"{written} in {spec.data.path}"
         return CheckedDataset(len(content["names"]), (_left(path, of_nodes(written)),))
     dataset = load_dataset(source)
     return CheckedDataset(dataset.num_classes, dataset.messages)
@@ -69,4 +69,4 @@ def _left(path: str, names: list[str]) -> str:
 
 def names_file_of_nodes(spec: Spec, environ: Mapping[str, str], *, for_slurm: bool) -> bool:
     """Return True if the dataset YAML of `spec` exists on the nodes only."""
-    return bool(variables_of_nodes(str(Path(spec.data)), spec.cluster, environ, for_slurm=for_slurm))
+    return bool(variables_of_nodes(str(Path(spec.data.path)), spec.cluster, environ, for_slurm=for_slurm))

@@ -178,7 +178,11 @@ class Plan:
             *(container_decisions(self.spec, self.run) if self.uses_slurm else ()),
             *self._requeue_decision(),
             *self._validation_decision(),
-            *([("data", f"{self.spec.data} is expanded where the tasks run")] if has_variables(self.spec.data) else []),
+            *(
+                [("data", f"{self.spec.data.path} is expanded where the tasks run")]
+                if has_variables(self.spec.data.path)
+                else []
+            ),
             *self._stage_decisions(),
             *self._notify_decision(),
             *self._tracking_decision(),
@@ -207,6 +211,10 @@ class Plan:
         from hpc_yolo.launch.stages import stage_decisions  # with all that it needs 20 ms, of no use without stages
 
         return stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm)
+
+    def _data_decision(self) -> list[tuple[str, str]]:
+        path = self.spec.data.path
+        return [("data", f"{path} is expanded where the tasks run")] if has_variables(path) else []
 
     def _notify_decision(self) -> list[tuple[str, str]]:
         notify = self.spec.notify

@@ -44,8 +44,8 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
         RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
-    has_data = needs_data or Path(spec.data).is_file()
-    inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or has_variables(spec.data) else {}
+    has_data = needs_data or Path(spec.data.path).is_file()
+    inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or has_variables(spec.data.path) else {}
     run.create(for_group=spec.output_mode == "group")
     try:
         write_atomic(run.spec, dump_spec(spec))

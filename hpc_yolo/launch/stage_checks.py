@@ -53,7 +53,7 @@ def _require_splits(spec: Spec, run: RunDirectory) -> None:
     wanted = {
         stage.val.split: f"then[{index}].val.split" for index, stage in enumerate(spec.then) if stage.val is not None
     }
-    source = dataset_yaml(run, spec.data)
+    source = dataset_yaml(run, spec.data.path)
     if not wanted.keys() - {"train", "val"} or has_variables(str(source)):  # the training needs those two as well
         return
     content = dataset_content(source)

@@ -48,7 +48,7 @@ def _arguments(run: RunDirectory, spec: Spec, name: str, stage: Stage) -> list[s
 def _val(run: RunDirectory, spec: Spec, step: ValStage) -> list[str]:
     weights = [str(_weights(run, step.weights))]
     if step.weights not in (BEST, LAST):
-        weights = ["--weights", *weights, "--data", str(dataset_yaml(run, spec.data))]
+        weights = ["--weights", *weights, "--data", str(dataset_yaml(run, spec.data.path))]
         weights += ["--single-cls"] if spec.train.single_cls else []
     return [*weights, "--task", step.split, f"--workers={spec.train.workers}", *_device(spec), *_options(step)]
 

@@ -23,6 +23,7 @@ from hpc_yolo.spec.fields import (
     made,
     required_fields,
     section_type,
+    stand_in,
     unwrapped,
 )
 from hpc_yolo.spec.problems import Location, Problem
@@ -105,7 +106,7 @@ class SectionReader:
             if dotted not in self.locations and not {dotted, path} & self.unusable:
                 self._problem(location, dotted, "is missing", describe(field_types(section)[name]))
             self.unusable.add(dotted)
-            values[name] = ""
+            values[name] = stand_in(field_types(section)[name])
 
     def read_value(self, node: Node, kind: Any, path: str) -> Any:
         """Return `node` as a value of type `kind`; None after a problem."""

@@ -48,6 +48,14 @@ def made(section: type[SectionType], values: Mapping[str, Any]) -> SectionType:
     return section(**{names[written]: value for written, value in values.items()})
 
 
+def stand_in(kind: Any) -> Any:
+    """Return a value for a required field of type `kind` that is missing."""
+    section = section_type(kind)
+    if section is None:
+        return ""
+    return made(section, {name: stand_in(field_types(section)[name]) for name in required_fields(section)})
+
+
 def unwrapped(kind: Any) -> Any:
     """Return the type in `kind` without its annotations."""
     while get_origin(kind) is Annotated:

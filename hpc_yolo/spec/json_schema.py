@@ -8,6 +8,7 @@ import msgspec
 
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.section import Section
+from hpc_yolo.spec.short_forms import FIELD_OF
 
 
 def json_schema(kind: type[Section] = Spec, title: str = "hpc-yolo spec") -> dict[str, Any]:
@@ -19,9 +20,13 @@ def json_schema(kind: type[Section] = Spec, title: str = "hpc-yolo spec") -> dic
     """
     schema = msgspec.json.schema(kind)
     definitions = schema.pop("$defs")
+    properties = definitions[kind.__name__]["properties"]
     # Defaults of whole sections only repeat those of their fields.
     for name in ("cluster", "train", "checkpoint"):
-        definitions[kind.__name__]["properties"].get(name, {}).pop("default", None)
+        properties.get(name, {}).pop("default", None)
+    for name in FIELD_OF.keys() & properties.keys():
+        section = properties[name]
+        properties[name] = {"description": section.pop("description"), "anyOf": [{"type": "string"}, section]}
     return {
         **definitions.pop(kind.__name__),
         "$schema": "https://json-schema.org/draft/2020-12/schema",

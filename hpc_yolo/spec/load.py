@@ -16,6 +16,7 @@ from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec, image_form
 from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.credential_rules import refuse_credentials
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
 from hpc_yolo.spec.notify import NotifySpec
@@ -23,12 +24,22 @@ from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.short_forms import long_form, long_name
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import Range, Value
-from hpc_yolo.spec.yaml_tree import Mapping, Node, Sequence, allowed_in, control_characters, parse_yaml, read_yaml
+from hpc_yolo.spec.yaml_tree import (
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    allowed_in,
+    control_characters,
+    parse_yaml,
+    read_yaml,
+)
 
 PATHS = ("model", "data", "weights", "train.hyp")  # fields of a trial that may be paths
 RESOLVED_FIELDS = frozenset({"site", "cluster.gpu", "cluster.cpu_bind"})
@@ -129,7 +140,7 @@ def _check(
 ) -> tuple[LoadedSpec, list[Problem]]:
     reader = SectionReader(known_fields())
     root = Location("command line") if path is None else Location(str(path), 1, 1)
-    tree = None if path is None else read_yaml(path, reader.problems)
+    tree = None if path is None else long_form(read_yaml(path, reader.problems))
     directory = Path() if path is None else path.parent
     unreadable = bool(reader.problems) and tree is None
     for override in overrides:
@@ -137,7 +148,7 @@ def _check(
     written = path if reads_files else None
     if unreadable:
         refuse_credentials(None, written, reader.problems)
-        return LoadedSpec(Spec(name="", model="", data=""), {}, None), reader.problems
+        return LoadedSpec(Spec(name="", model="", data=DataSpec(path="")), {}, None), reader.problems
     values = SiteValues(tree, None, {}) if sites is None else with_site_values(tree, sites, reader.problems)
     tree = values.tree
     if values.site is None and not reader.problems:
@@ -178,7 +189,7 @@ def _with_override(tree: Node | None, override: Override, problems: list[Problem
         return tree
     before = len(problems)
     value = parse_yaml(override.text or "''", override.origin, problems, is_option=True, path=override.path)
-    parts = override.path.split(".")
+    parts = (long_name(override.path) if isinstance(value, Scalar) else override.path).split(".")
     if not all(parts):
         problems.append(Problem(location, override.path, "is not a field", "such as train.epochs"))
     elif "[" in override.path:
@@ -266,7 +277,7 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
         weights=weights,
         cluster=cluster,
         train=train,
-        data=_dataset_path(spec.data, directory),
+        data=msgspec.structs.replace(spec.data, path=_dataset_path(spec.data.path, directory)),
         output=str(Path(spec.output).absolute()),
     )
 

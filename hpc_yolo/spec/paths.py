@@ -39,9 +39,10 @@ def with_expanded_paths(spec: Spec) -> tuple[Spec, list[Finding]]:
         findings.extend(problems)
         return value
 
-    if has_variables(spec.data) and not os.path.isabs(spec.data) and not spec.data.startswith(("$", "~")):  # noqa: PTH117
-        message = f"{spec.data!r} depends on a variable and on the working directory"
-        findings.append(Finding("data", message, "an absolute path, such as $SLURM_TMPDIR/coco.yaml"))
+    data = spec.data.path
+    if has_variables(data) and not os.path.isabs(data) and not data.startswith(("$", "~")):  # noqa: PTH117
+        message = f"{data!r} depends on a variable and on the working directory"
+        findings.append(Finding("data.path", message, "an absolute path, such as $SLURM_TMPDIR/coco.yaml"))
     train = msgspec.structs.replace(spec.train, hyp=expand("train.hyp", spec.train.hyp, HYP))
     expanded = msgspec.structs.replace(
         spec,

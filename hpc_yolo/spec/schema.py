@@ -12,6 +12,7 @@ from msgspec import Meta, field
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec
+from hpc_yolo.spec.data import DATA_ALLOWED, DataSpec
 from hpc_yolo.spec.device import read_device
 from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section, split_list
@@ -325,13 +326,7 @@ class Spec(Section, frozen=True, kw_only=True):
         str,
         Meta(description="yolov5 n, s, m, l, x, n6 to x6, or a YAML of layers; '': the model of the weights."),
     ] = ""
-    data: Annotated[
-        str,
-        Meta(
-            description="Dataset YAML (path, train, val, names): a file, or a name in configs/data. $NAME, ${NAME} and "
-            "~ in front, here and in its paths, are expanded on each node."
-        ),
-    ]
+    data: Annotated[DataSpec, Meta(description="The dataset: a path, or a section.", extra={"allowed": DATA_ALLOWED})]
     weights: Annotated[
         str,
         Meta(description="Initial weights: a published name such as yolov5s.pt, or a file; '' trains from scratch."),

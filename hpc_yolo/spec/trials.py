@@ -15,6 +15,7 @@ import msgspec
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.search_rules import search_findings, stop_findings
+from hpc_yolo.spec.short_forms import long_name
 from hpc_yolo.spec.sweep import MAX_TRIALS, SweepSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, Value
 from hpc_yolo.spec.varied_fields import OVERRIDES, name_findings, takes_whole_numbers, value_findings, varied_fields
@@ -89,7 +90,7 @@ def run_key(base: Spec, values: Values) -> str:
 def with_values(spec: Spec, values: Values) -> Spec:
     """Return `spec` with the `values` of a trial."""
     for field, value in values.items():
-        spec = _with_value(spec, field.split("."), value)
+        spec = _with_value(spec, long_name(field).split("."), value)
     return spec
 
 
@@ -207,7 +208,7 @@ def value_at(spec: Spec, field: str) -> Any:
     """Return the value of a dotted field that a trial may set."""
     if field.startswith(f"{OVERRIDES}."):
         return spec.train.hyp_overrides.get(field.removeprefix(f"{OVERRIDES}."))
-    return functools.reduce(getattr, field.split("."), spec)
+    return functools.reduce(getattr, long_name(field).split("."), spec)
 
 
 def _with_value(section: Any, parts: list[str], value: Any) -> Any:

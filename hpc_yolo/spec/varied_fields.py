@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import alternatives_of, describe, field_extra, field_types, section_type, unwrapped
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.section import CHANGES, WHERE_IT_RUNS
 
-VARIED = ("model", "data", "weights")  # besides those of train
+VARIED = ("model", "weights")  # besides the dataset and the fields of train
 OVERRIDES = "train.hyp_overrides"
 _WHERE = (WHERE_IT_RUNS.extra or {})[CHANGES]
 
@@ -23,7 +24,7 @@ _WHERE = (WHERE_IT_RUNS.extra or {})[CHANGES]
 @cache
 def varied_fields() -> dict[str, Any]:
     """Return dotted name -> annotated type of each field that may vary."""
-    kinds = {name: field_types(Spec)[name] for name in VARIED}
+    kinds = {name: field_types(Spec)[name] for name in VARIED} | {"data": field_types(DataSpec)["path"]}
     for name, kind in field_types(TrainSpec).items():
         if field_extra(kind, CHANGES) != _WHERE and f"train.{name}" != OVERRIDES:
             kinds[f"train.{name}"] = kind

@@ -12,6 +12,7 @@ from hpc_yolo.cli.evaluations import evaluate, queue
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
@@ -21,7 +22,7 @@ def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
     run.create()
     cluster = ClusterSpec(gpus_per_node=0, setup=["true", "module load nope"])
-    spec = Spec(name="run", model="yolov5n", data="/d.yaml", output=str(tmp_path), cluster=cluster)
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path="/d.yaml"), output=str(tmp_path), cluster=cluster)
     write_atomic(run.spec, dump_spec(msgspec.structs.replace(spec, validate="aside")))
     return run
 

@@ -13,6 +13,7 @@ from status_runs import START, STEP, append_events, make_run
 
 from hpc_yolo.cli.notify import notify, notify_problems
 from hpc_yolo.notify import problems
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.schema import Spec
@@ -23,7 +24,7 @@ COMMAND = 'cat >> "$HPC_YOLO_DIRECTORY/messages"'
 @pytest.fixture
 def run(tmp_path):
     run = make_run(tmp_path, "run")
-    spec = Spec(name="run", model="yolov5n", data="/d.yaml", notify=NotifySpec(command=COMMAND))
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path="/d.yaml"), notify=NotifySpec(command=COMMAND))
     run.spec.write_text(dump_spec(spec))
     return run
 

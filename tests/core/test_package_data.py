@@ -44,17 +44,19 @@ def test_dataset_is_searched_beside_spec_then_in_working_directory_then_shipped(
     monkeypatch.chdir(working)
     spec = beside / "spec.yaml"
     spec.write_text(f"name: x\nmodel: yolov5n\ndata: {written}\n")
-    assert load_spec(spec).data == str(SHIPPED / "coco.yaml")
+    assert load_spec(spec).data.path == str(SHIPPED / "coco.yaml")
     for directory in (working, beside):
         (directory / written).touch()
-        assert load_spec(spec).data == str(directory / written)
+        assert load_spec(spec).data.path == str(directory / written)
 
 
 def test_directory_with_name_of_shipped_dataset_is_ignored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "coco").mkdir()
     overrides = [Override(field, value, value) for field, value in (("name", "x"), ("model", "yolov5n"))]
-    assert load_spec(None, [*overrides, Override("data", "coco", "--data coco")]).data == str(SHIPPED / "coco.yaml")
+    assert load_spec(None, [*overrides, Override("data", "coco", "--data coco")]).data.path == str(
+        SHIPPED / "coco.yaml"
+    )
 
 
 def test_missing_dataset_error_lists_shipped_names(tmp_path):

@@ -22,6 +22,7 @@ from hpc_yolo.data.run_inputs import (
     store_inputs,
 )
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 
 NAMES = {"names": ["cat", "dog"]}
@@ -77,19 +78,22 @@ def test_copy_of_dataset_yaml_keeps_variables(
 
 def test_copy_leads_to_disk_of_each_job(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(disk / "set" / "data.yaml")
-    run, spec = RunDirectory(tmp_path / "run"), Spec(name="run", model="yolov5n", data="$DISK/set/data.yaml")
+    run, spec = (
+        RunDirectory(tmp_path / "run"),
+        Spec(name="run", model="yolov5n", data=DataSpec(path="$DISK/set/data.yaml")),
+    )
     run.create()
     keep_inputs(run, spec)
     disk.rename(tmp_path / "disk.2")
     monkeypatch.setenv("DISK", str(tmp_path / "disk.2"))
     require_dataset_of_node(run, spec)
     require_same_dataset(run, spec)
-    assert load_dataset(dataset_yaml(run, spec.data)).train == (tmp_path / "disk.2" / "set" / "a",)
+    assert load_dataset(dataset_yaml(run, spec.data.path)).train == (tmp_path / "disk.2" / "set" / "a",)
     write(tmp_path / "disk.2" / "set" / "data.yaml", names=["cat", "fox"])
     with pytest.raises(DataError, match=r"the dataset on \S+ is not that of the run \(data names\[1\] .*dog -> fox\)"):
         require_same_dataset(run, spec)
     monkeypatch.delenv("DISK")
-    assert readable_dataset(spec.data) is None
+    assert readable_dataset(spec.data.path) is None
     assert changed_inputs(run, spec) == [], "where nothing can be compared, as at the next submission"
 
 
@@ -97,11 +101,11 @@ def test_other_inputs_are_copied_at_submission(disk: Path, tmp_path: Path) -> No
     """Hyperparameters that are edited while the job waits do not count."""
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("lr0: 0.5\n")
-    spec = Spec(name="run", model="yolov5n", data="$DISK/set/data.yaml", train=TrainSpec(hyp=str(hyp)))
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path="$DISK/set/data.yaml"), train=TrainSpec(hyp=str(hyp)))
     run = RunDirectory(tmp_path / "run")
     run.create()
     store_inputs(run, gather_inputs(run, spec, with_dataset=False))
-    assert dataset_yaml(run, spec.data) == Path(spec.data)
+    assert dataset_yaml(run, spec.data.path) == Path(spec.data.path)
     hyp.write_text("lr0: 0.1\n")
     write(disk / "set" / "data.yaml")
     for _ in range(2):
@@ -121,7 +125,7 @@ def test_other_inputs_are_copied_at_submission(disk: Path, tmp_path: Path) -> No
 )
 def test_missing_dataset_of_node_is_one_sentence(disk: Path, tmp_path: Path, data: str, message: str) -> None:
     write(disk / "set" / "data.yaml", val="gone")
-    spec = Spec(name="run", model="yolov5n", data=data.format(disk=disk))
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=data.format(disk=disk)))
     with pytest.raises(DataError) as caught:
         require_dataset_of_node(RunDirectory(tmp_path / "run"), spec)
     assert len(caught.value.message.splitlines()) == 1

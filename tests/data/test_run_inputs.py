@@ -252,7 +252,7 @@ def test_resume_of_run_without_copies_creates_them(home: Path, run: RunDirectory
     run.inputs.rmdir()
     spec = load_resolved_spec(run.spec)
     assert changed_inputs(run, spec) == []
-    assert dataset_yaml(run, spec.data) == home / "data.yaml"
+    assert dataset_yaml(run, spec.data.path) == home / "data.yaml"
     keep_inputs(run, spec)
     assert read_inputs(run, spec).hyperparameters.momentum == 0.9
 

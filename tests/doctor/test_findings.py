@@ -10,6 +10,7 @@ from hpc_yolo.doctor.findings import Measured, losses, run_findings, site_findin
 from hpc_yolo.doctor.window import stop_window
 from hpc_yolo.runs.save_times import SaveTimes
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 SETTINGS = parse_site_settings(recorded(NEWEST, "show_config.txt"))
@@ -26,7 +27,9 @@ def partition_with(**changes):
 
 def spec_of(every_s=30, **cluster):
     checkpoint = CheckpointSpec(every_s=every_s)
-    return Spec(name="run", model="yolov5n", data="d.yaml", cluster=ClusterSpec(**cluster), checkpoint=checkpoint)
+    return Spec(
+        name="run", model="yolov5n", data=DataSpec(path="d.yaml"), cluster=ClusterSpec(**cluster), checkpoint=checkpoint
+    )
 
 
 def measured(save_s, step_s=0.1, *, is_own=True):

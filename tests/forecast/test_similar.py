@@ -9,13 +9,14 @@ from journal_events import started, stepped
 from hpc_yolo.forecast.similar import MAX_USED, Request, find_sources, read_source
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 
 SPEC = Spec(
     name="new",
     model="yolov5n",
-    data="/data/shapes.yaml",
+    data=DataSpec(path="/data/shapes.yaml"),
     cluster=ClusterSpec(gpus_per_node=2, gpu_type="a100"),
     train=TrainSpec(batch=16, imgsz=640),
 )
@@ -68,7 +69,11 @@ def cluster(**fields) -> Spec:
     {
         "alike": (SPEC, {}, ()),
         "other weights of the same model": (msgspec.structs.replace(SPEC, model="", weights="/w/yolov5n.pt"), {}, ()),
-        "other data and epochs": (msgspec.structs.replace(train(epochs=7), data="/data/coco.yaml"), {}, ()),
+        "other data and epochs": (
+            msgspec.structs.replace(train(epochs=7), data=DataSpec(path="/data/coco.yaml")),
+            {},
+            (),
+        ),
         "other ranks, as many images on each": (SPEC, {"world_size": 4, "batch": 32}, ("4 ranks instead of 2",)),
         "other batch": (SPEC, {"batch": 32}, ("16 images a rank instead of 8",)),
         "other model": (msgspec.structs.replace(SPEC, model="yolov5s"), {}, None),

@@ -33,6 +33,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved, StepLogged
 from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training.attempt import run_task
@@ -73,7 +74,7 @@ class ForkedRun:
         spec = Spec(
             name=name,
             model=str(directory / "network.yaml"),
-            data=str(directory / "shapes" / "dataset.yaml"),
+            data=DataSpec(path=str(directory / "shapes" / "dataset.yaml")),
             output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
             train=TrainSpec(**fields, **train, hyp_overrides={"warmup_epochs": 0}),

@@ -22,6 +22,7 @@ from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import all_failures
 from hpc_yolo.spec.container import ContainerSpec, Mount
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 NAMES = {"names": ["a"]}
@@ -37,7 +38,12 @@ def spec_of(data: Path | str, tmp_path: Path, weights: str = "", executor: str =
     section = ContainerSpec(**{"image": "/i/t.sif", "runtime": "apptainer"} | container)
     cluster = ClusterSpec(container=section, executor=executor, gpus_per_node=0)
     return Spec(
-        name="run", model="yolov5n", data=str(data), weights=weights, output=str(tmp_path / "runs"), cluster=cluster
+        name="run",
+        model="yolov5n",
+        data=DataSpec(path=str(data)),
+        weights=weights,
+        output=str(tmp_path / "runs"),
+        cluster=cluster,
     )
 
 

@@ -20,9 +20,15 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import Evaluated
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.metrics import Metrics
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
-SPEC = Spec(name="run", model="yolov5n", data="d.yaml", cluster=ClusterSpec(gpus_per_node=0, python="/env/python"))
+SPEC = Spec(
+    name="run",
+    model="yolov5n",
+    data=DataSpec(path="d.yaml"),
+    cluster=ClusterSpec(gpus_per_node=0, python="/env/python"),
+)
 
 
 class Slurm:

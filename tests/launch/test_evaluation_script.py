@@ -14,6 +14,7 @@ from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.launch.evaluation_script import evaluation_script, require_accepted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.container import ContainerSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import StageRequest
 
@@ -23,7 +24,7 @@ EIGHT_GPUS = ClusterSpec(nodes=4, gpus_per_node=8, mem="400G", time="2-0", parti
 
 def spec_of(tmp_path: Path, cluster: ClusterSpec = EIGHT_GPUS, **more: Any) -> Spec:
     data = str(tmp_path / "d.yaml")
-    return Spec(name="run", model="yolov5n", data=data, cluster=cluster, validate="aside", **more)
+    return Spec(name="run", model="yolov5n", data=DataSpec(path=data), cluster=cluster, validate="aside", **more)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hpc_yolo.launch.local_gpus import local_tasks, visible_gpus
 from hpc_yolo.launch.plan import Plan, choose_executor, make_plan, plan_at_site, planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 
 
@@ -19,7 +20,7 @@ def spec_of(tmp_path, *, train=None, **cluster) -> Spec:
     return Spec(
         name="run",
         model="yolov5n",
-        data="/data.yaml",
+        data=DataSpec(path="/data.yaml"),
         output=str(tmp_path / "runs"),
         cluster=ClusterSpec(**({"executor": "local"} | cluster)),
         train=TrainSpec(**(train or {})),
@@ -194,8 +195,8 @@ def test_run_may_continue_elsewhere_and_longer_but_not_with_other_training_setti
     run = RunDirectory(tmp_path / "runs" / "run")
     (tmp_path / "data.yaml").write_text("train: a\nval: b\nnames: [cat]\n")
     # In YAML the name of the model is checked, so a whole spec is stored as submit stores it.
-    prepare_run(run, msgspec.structs.replace(spec_of(tmp_path), data=str(tmp_path / "data.yaml")))
-    changed = msgspec.structs.replace(spec_of(tmp_path, **changes), data=str(tmp_path / "data.yaml"))
+    prepare_run(run, msgspec.structs.replace(spec_of(tmp_path), data=DataSpec(path=str(tmp_path / "data.yaml"))))
+    changed = msgspec.structs.replace(spec_of(tmp_path, **changes), data=DataSpec(path=str(tmp_path / "data.yaml")))
     if text is None:
         require_same_training(run, changed)
     else:

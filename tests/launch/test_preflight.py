@@ -11,6 +11,7 @@ from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 
 
@@ -26,7 +27,9 @@ def check_model(tmp_path):
         model = tmp_path / "mine.yaml"
         model.write_text(text, encoding="utf-8")
         train = TrainSpec(imgsz=imgsz)
-        spec = Spec(name="run", model=str(model), data=str(data), output=str(tmp_path / "runs"), train=train)
+        spec = Spec(
+            name="run", model=str(model), data=DataSpec(path=str(data)), output=str(tmp_path / "runs"), train=train
+        )
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
 
     return check
@@ -62,7 +65,14 @@ def test_missing_layers_to_freeze_are_refused(tmp_path, changes, message):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
     model, weights = changes.get("model", ""), changes.get("weights", "")
     train = TrainSpec(freeze=changes["freeze"])
-    spec = Spec(name="run", model=model, weights=weights, data=str(data), output=str(tmp_path / "runs"), train=train)
+    spec = Spec(
+        name="run",
+        model=model,
+        weights=weights,
+        data=DataSpec(path=str(data)),
+        output=str(tmp_path / "runs"),
+        train=train,
+    )
     run = RunDirectory(tmp_path / "runs" / "run")
     if message is None:
         preflight(spec, run, for_slurm=False)
@@ -74,7 +84,7 @@ def test_missing_layers_to_freeze_are_refused(tmp_path, changes, message):
 def test_missing_unused_split_is_a_warning(tmp_path):
     data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
     data.write_text(f"{data.read_text()}test: gone\n")
-    spec = Spec(name="run", model="yolov5n", data=str(data), output=str(tmp_path / "runs"))
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=str(data)), output=str(tmp_path / "runs"))
     (warning,) = preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
     assert "test: " in warning and "gone does not exist" in warning
 
@@ -98,7 +108,9 @@ def test_unsupported_weights_are_refused(name, content, message, tmp_path):
             archive.writestr("w/data.pkl", content)
     else:
         path.write_bytes(content)
-    spec = Spec(name="run", model="yolov5n", weights=str(path), data=str(data), output=str(tmp_path / "runs"))
+    spec = Spec(
+        name="run", model="yolov5n", weights=str(path), data=DataSpec(path=str(data)), output=str(tmp_path / "runs")
+    )
     with pytest.raises(CheckpointError, match=message):
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
 
@@ -122,7 +134,7 @@ def test_dataset_of_nodes_is_left_to_them(tmp_path, monkeypatch, data, path, clu
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # has another value in a job, although the dataset exists below it
     data = data.format(directory=source.parent)
     request = ClusterSpec(gpus_per_node=0, **cluster)
-    spec = Spec(name="run", model="yolov5n", data=data, output=str(tmp_path / "runs"), cluster=request)
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=data), output=str(tmp_path / "runs"), cluster=request)
     run = RunDirectory(tmp_path / "runs" / "run")
     found = preflight(spec, run, for_slurm=True, slurm_answers=False)
     assert [text for text in found if "checked" in text] == found
@@ -137,6 +149,6 @@ def test_dataset_of_nodes_is_left_to_them(tmp_path, monkeypatch, data, path, clu
 
 def test_missing_dataset_behind_variable_of_this_machine_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HERE", str(tmp_path))
-    spec = Spec(name="run", model="yolov5n", data="$HERE/gone.yaml", output=str(tmp_path / "runs"))
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path="$HERE/gone.yaml"), output=str(tmp_path / "runs"))
     with pytest.raises(DataError, match=rf"there is no dataset {tmp_path}/gone.yaml"):
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=True, slurm_answers=False)

@@ -9,6 +9,7 @@ import pytest
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.launch.run_names import require_filled_name, with_filled_name
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import Override, check_spec
 from hpc_yolo.spec.schema import Spec
 
@@ -39,19 +40,19 @@ def test_patterns_are_filled_in_at_submission(
     monkeypatch.setenv("LOGNAME", "me")
     for directory in existing:
         (tmp_path / directory).mkdir()
-    spec = with_filled_name(Spec(name=name, model=model, data="d", output=str(tmp_path)), NOW)
+    spec = with_filled_name(Spec(name=name, model=model, data=DataSpec(path="d"), output=str(tmp_path)), NOW)
     assert spec.name == expected
     require_filled_name(spec)
 
 
 def test_name_that_becomes_too_long_is_refused() -> None:
     with pytest.raises(SpecError, match="has 106 characters"):
-        with_filled_name(Spec(name="x" * 96 + "{date}", model="yolov5n", data="d"), NOW)
+        with_filled_name(Spec(name="x" * 96 + "{date}", model="yolov5n", data=DataSpec(path="d")), NOW)
 
 
 def test_tasks_refuse_name_with_patterns() -> None:
     with pytest.raises(SpecError, match="filled in by hpc-yolo submit"):
-        require_filled_name(Spec(name="run-{n}", model="yolov5n", data="d"))
+        require_filled_name(Spec(name="run-{n}", model="yolov5n", data=DataSpec(path="d")))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hpc_yolo.launch.run_stages import job_end, run_job_stages, run_local_stages
 from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import read_stages
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.stages import Stage
 
@@ -19,7 +20,9 @@ IN_JOB = ProcessInfo.alone({"SLURM_JOB_ID": "7"})
 
 def spec_of(*stages):
     return Spec(
-        name="run", data="d.yaml", then=[Stage(shell=stage) if isinstance(stage, str) else stage for stage in stages]
+        name="run",
+        data=DataSpec(path="d.yaml"),
+        then=[Stage(shell=stage) if isinstance(stage, str) else stage for stage in stages],
     )
 
 

@@ -7,6 +7,7 @@ from hpc_yolo.core.errors import ClusterError, HpcYoloError, SchedulerUnavailabl
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.launch.stage_checks import require_usable_stages
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, ValStage
 
@@ -21,7 +22,13 @@ def check(tmp_path):
 
     def run_check(*then, yaml="", in_slurm=False):
         data.write_text(f"{data.read_text()}{yaml}")
-        spec = Spec(name="run", model="yolov5n", data=str(data), cluster=ClusterSpec(gpus_per_node=0), then=list(then))
+        spec = Spec(
+            name="run",
+            model="yolov5n",
+            data=DataSpec(path=str(data)),
+            cluster=ClusterSpec(gpus_per_node=0),
+            then=list(then),
+        )
         require_usable_stages(spec, RunDirectory(tmp_path / "runs" / "run"), in_slurm=in_slurm)
 
     return run_check

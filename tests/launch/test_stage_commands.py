@@ -9,6 +9,7 @@ from hpc_yolo.cli.commands import LazyGroup
 from hpc_yolo.launch.stage_commands import shell_variables, stage_command
 from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, ValStage
 
@@ -44,7 +45,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("stage", "expected"), ROWS, ids=[stage.step for stage, _ in ROWS])
 def test_command_line_has_the_options_of_the_stage(run, stage, expected):
-    spec = Spec(name="run", data="/d.yaml", train=TrainSpec(workers=3))
+    spec = Spec(name="run", data=DataSpec(path="/d.yaml"), train=TrainSpec(workers=3))
     command = stage_command(run, spec, "step", stage)
     assert command[:3] == [sys.executable, "-m", "hpc_yolo"]
     assert command[3:] == [argument.format(run=run.path) for argument in expected]
@@ -56,7 +57,7 @@ def test_command_line_has_the_options_of_the_stage(run, stage, expected):
 
 
 def test_device_of_the_training_is_that_of_the_stage(run):
-    spec = Spec(name="run", data="/d.yaml", train=TrainSpec(device="2,3"))
+    spec = Spec(name="run", data=DataSpec(path="/d.yaml"), train=TrainSpec(device="2,3"))
     assert " --device 2 " in " ".join(stage_command(run, spec, "val", Stage(val=ValStage())))
 
 
@@ -77,7 +78,7 @@ def test_defaults_of_stages_are_those_of_their_commands(step, least):
 
 def test_shell_lines_are_run_by_bash_with_variables_of_the_run(run):
     stage = Stage(shell="cp a b\nls")
-    spec = Spec(name="run", data="/d.yaml")
+    spec = Spec(name="run", data=DataSpec(path="/d.yaml"))
     assert stage_command(run, spec, "shell", stage) == ["bash", "-e", "-c", "cp a b\nls"]
     assert shell_variables(run, "shell-2", RunEnd(1, False, Cause.TIME_LIMIT)) == {
         "RUN": str(run.path),

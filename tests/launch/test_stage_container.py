@@ -9,6 +9,7 @@ from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import read_stages
 from hpc_yolo.spec.container import ContainerSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, ValStage
 
@@ -17,7 +18,7 @@ BOX = ContainerSpec(image="/images/train.sif", runtime="apptainer")
 
 def spec_of(*then, container=BOX):
     cluster = ClusterSpec(nodes=2, gpus_per_node=4, prefix=["numactl"], srun={"cpu-bind": "none"}, container=container)
-    return Spec(name="run", model="yolov5n", data="/data/d.yaml", cluster=cluster, then=list(then))
+    return Spec(name="run", model="yolov5n", data=DataSpec(path="/data/d.yaml"), cluster=cluster, then=list(then))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.stages import StageRecord, claim_stage, read_stages
 from hpc_yolo.runs.submissions import Submission, add_submission, stage_submissions
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.stages import ExportStage, Stage, StageRequest, ValStage
@@ -37,7 +38,13 @@ THEN = [
     Stage(export=ExportStage()),
     Stage(shell="touch $RUN/ran", where=OWN, when="always"),
 ]
-SPEC = Spec(name="run", model="yolov5n", data="d.yaml", cluster=ClusterSpec(gpus_per_node=0, time="30"), then=THEN)
+SPEC = Spec(
+    name="run",
+    model="yolov5n",
+    data=DataSpec(path="d.yaml"),
+    cluster=ClusterSpec(gpus_per_node=0, time="30"),
+    then=THEN,
+)
 TASK = ProcessInfo.alone({"SLURM_JOB_ID": "7"})
 FINISHED = RunEnd(1, True, Cause.FINISHED)
 

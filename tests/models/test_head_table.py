@@ -24,6 +24,7 @@ from hpc_yolo.runs.event_lines import event_line
 from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.series import scalars_of
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
@@ -83,7 +84,10 @@ def trainer_of(model: Path, directory: Path) -> Trainer:
     run.create()
     world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
     context = build(
-        Spec(name="toy", model=str(model), data=str(source), train=train), world, run, emit=lambda _event: None
+        Spec(name="toy", model=str(model), data=DataSpec(path=str(source)), train=train),
+        world,
+        run,
+        emit=lambda _event: None,
     )
     return Trainer(context, world, run, JournalWriter(run.journal, attempt=1), StopRequest())
 

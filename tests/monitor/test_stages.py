@@ -21,6 +21,7 @@ from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.stages import DONE, StageRecord, claim_stage, write_stage
 from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.stages import Stage
@@ -45,7 +46,7 @@ def submission(job_id, **changes):
 @pytest.fixture
 def finished(run):
     """A finished run in job 7, whose first stage has job 8."""
-    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", then=THEN)))
+    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data=DataSpec(path="d.yaml"), then=THEN)))
     add_submission(run, submission("7"))
     add_submission(run, submission("8", stage="shell"))
     journal = JournalWriter(run.journal, 1, clock=lambda: 9.0)
@@ -85,7 +86,7 @@ def test_stages_are_read_when_they_change(finished):
 
 def test_slurm_is_not_asked_about_stages_of_a_run_that_goes_on_or_that_are_not_for_its_end(run):
     then = [Stage(shell="a", where=OWN, when="failure")]
-    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", then=then)))
+    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data=DataSpec(path="d.yaml"), then=then)))
     add_submission(run, submission("7"))
     add_submission(run, submission("8", stage="shell"))
     journal = JournalWriter(run.journal, 1, clock=lambda: 9.0)
@@ -101,7 +102,7 @@ def test_slurm_is_not_asked_about_stages_of_a_run_that_goes_on_or_that_are_not_f
 
 
 def test_run_without_stages_has_none(finished):
-    write_atomic(finished.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml")))
+    write_atomic(finished.spec, dump_spec(Spec(name="run", model="yolov5n", data=DataSpec(path="d.yaml"))))
     tracked = TrackedRun(finished)
     tracked.read()
     facts = tracked.facts(reply(), 60.0)

@@ -20,6 +20,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import Stage
@@ -336,7 +337,10 @@ def test_stages_in_the_job_follow_the_end_of_the_run_alone(
     """A failed stage changes neither the exit code of the job nor what follows it."""
     stages = [Stage(shell=f"echo {when} $CAUSE >> $RUN/notes; exit 9", when=when) for when in WHEN]
     cluster = ClusterSpec(requeue="auto" if requeued else "off")
-    write_atomic(run.spec, dump_spec(Spec(name="run", model="yolov5n", data="d.yaml", cluster=cluster, then=stages)))
+    write_atomic(
+        run.spec,
+        dump_spec(Spec(name="run", model="yolov5n", data=DataSpec(path="d.yaml"), cluster=cluster, then=stages)),
+    )
     run.origin.write_text('{"hpc_yolo": "1"}')
     add_submission(
         run,

@@ -26,6 +26,7 @@ from hpc_yolo.runs.events import AttemptEnded, Cause
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.submissions import Submission, add_submission
 from hpc_yolo.spec.container import ContainerSpec, Mount
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 JOB = ProcessInfo.alone({"SLURM_JOB_ID": "7"})
@@ -73,7 +74,7 @@ def test_good_container_needs_nothing(run, cluster, capsys):
 
 
 def test_command_reads_the_run_and_ends_with_its_exit_code(tmp_path, shapes, cluster, monkeypatch):
-    spec = Spec(name="run", model="yolov5n", data=str(shapes), output=str(tmp_path), cluster=cluster)
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=str(shapes)), output=str(tmp_path), cluster=cluster)
     prepared = RunDirectory(tmp_path / "run")
     prepare_run(prepared, spec)
     assert CliRunner().invoke(before_job_command, [str(prepared.path)]).exit_code == 0

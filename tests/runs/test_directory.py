@@ -12,6 +12,7 @@ from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.launch.yolov5_flags import newest_run, resumed_spec
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.index import find_run
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec
 
 SPEC = "name: project\nmodel: yolov5n\ndata: data.yaml\ntrain: {imgsz: 640, epochs: 3}\n"
@@ -48,7 +49,7 @@ def test_prepared_run_is_recognised_before_its_first_attempt(tmp_path):
     run = RunDirectory(tmp_path / "run")
     data = tmp_path / "data.yaml"
     data.write_text("train: a\nval: b\nnames: [cat]\n")
-    prepare_run(run, Spec(name="run", model="yolov5n", data=str(data)))
+    prepare_run(run, Spec(name="run", model="yolov5n", data=DataSpec(path=str(data))))
     assert run.exists
 
 
@@ -72,7 +73,7 @@ def test_project_directory_is_never_removed_or_resumed_as_a_run(project, tmp_pat
 
 
 def test_spec_of_the_user_is_not_overwritten(project):
-    spec = Spec(name="project", model="yolov5n", data="data.yaml")
+    spec = Spec(name="project", model="yolov5n", data=DataSpec(path="data.yaml"))
     with pytest.raises(RunError, match=r"has a spec\.yaml but is not a run directory"):
         require_same_training(RunDirectory(project), spec)
     assert (project / "spec.yaml").read_text() == SPEC

@@ -11,6 +11,7 @@ import yaml
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.container import ContainerSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.document import document
 from hpc_yolo.spec.fields import field_types
 from hpc_yolo.spec.json_schema import json_schema
@@ -27,7 +28,7 @@ from hpc_yolo.spec.tracking import TrackingSpec
 REPOSITORY = Path(__file__).parents[2]
 STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)
 SWEEP_SECTIONS = (SweepSpec, SearchSpec, StopSpec)
-RUN_SECTIONS = (Spec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, NotifySpec, TrackingSpec)
+RUN_SECTIONS = (Spec, DataSpec, ClusterSpec, ContainerSpec, TrainSpec, CheckpointSpec, NotifySpec, TrackingSpec)
 SECTIONS = (*RUN_SECTIONS, *STAGE_SECTIONS, *SWEEP_SECTIONS)
 SMALL = {"name": "a", "model": "yolov5n", "data": "d.yaml"}
 

@@ -4,12 +4,13 @@ import msgspec
 import pytest
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
 from hpc_yolo.spec.fingerprint import learned_digest, learned_fields
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.spec.section import CHANGES
 
-SPEC = Spec(name="run", model="yolov5n", data="/data.yaml")
+SPEC = Spec(name="run", model="yolov5n", data=DataSpec(path="/data.yaml"))
 FIXED_CHANGES = [
     {"name": "other"},
     {"model": "yolov5s"},

@@ -13,6 +13,7 @@ from hpc_yolo.spec import yaml_tree
 from hpc_yolo.spec.load import Override, check_spec, dump_spec, load_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.shell import DIRECTIVE
+from hpc_yolo.spec.trials import value_at
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = settings(
@@ -42,7 +43,7 @@ def load_text(directory, text, *overrides):
     return load_spec(path, overrides)
 
 
-@pytest.mark.parametrize("field", ["data", "model", "weights", "train.hyp"])
+@pytest.mark.parametrize("field", ["data.path", "model", "weights", "train.hyp"])
 @pytest.mark.parametrize(
     ("present", "expected"),
     [(("specs", "here"), "specs"), (("specs",), "specs"), (("here",), "here")],
@@ -54,22 +55,19 @@ def test_relative_path_is_resolved_beside_spec_then_in_working_directory(layout,
     spec = load_text(
         layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\n", Override(field, "file.yaml", f"--set {field}")
     )
-    found = spec
-    for part in field.split("."):
-        found = getattr(found, part)
-    assert found == str(layout / expected / "file.yaml")
+    assert value_at(spec, field) == str(layout / expected / "file.yaml")
 
 
 def test_spec_path_may_be_relative(layout):
     (layout / "specs" / "d.yaml").touch()
     (layout / "specs" / "spec.yaml").write_text("name: a\nmodel: yolov5n\ndata: d.yaml\n")
-    data = Path(load_spec(Path("../specs/spec.yaml")).data)
+    data = Path(load_spec(Path("../specs/spec.yaml")).data.path)
     assert data.is_absolute() and data.samefile(layout / "specs" / "d.yaml")
 
 
 def test_missing_paths_are_resolved_from_working_directory(layout):
     spec = load_text(layout / "specs", "name: a\nmodel: yolov5n\ndata: d.yaml\noutput: out\n")
-    assert (spec.data, spec.output) == (str(layout / "here/d.yaml"), str(layout / "here/out"))
+    assert (spec.data.path, spec.output) == (str(layout / "here/d.yaml"), str(layout / "here/out"))
 
 
 def test_output_is_resolved_from_working_directory(layout):
@@ -91,9 +89,9 @@ def test_hyperparameter_file_without_suffix_has_absolute_path(layout):
     assert spec.train.hyp == str(layout / "specs/mine")
 
 
-@pytest.mark.parametrize("field", ["data", "output", "weights"])
+@pytest.mark.parametrize("field", ["data.path", "output", "weights"])
 def test_path_too_long_for_file_system_is_accepted(spec_file, field):
-    assert getattr(spec_file.load(f"{field}={'x' * 300}"), field).endswith("x" * 300)
+    assert str(value_at(spec_file.load(f"{field}={'x' * 300}"), field)).endswith("x" * 300)
 
 
 def test_quickstart_spec_round_trips(layout):
@@ -169,7 +167,7 @@ def valid_specs(draw):
         | st.from_regex("[A-Za-z0-9_]{1,9}", fullmatch=True)
     )
     data = "/datasets/x" + draw(TEXTS).replace("/", "")
-    fields = {"name": name, "model": "yolov5n", "data": data, "output": data.replace("$", "") + "/runs"}
+    fields = {"name": name, "model": "yolov5n", "data": {"path": data}, "output": data.replace("$", "") + "/runs"}
     return msgspec.convert(fields | {"cluster": cluster, "train": train, "checkpoint": checkpoint}, Spec)
 
 

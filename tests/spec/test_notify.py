@@ -7,6 +7,7 @@ import pytest
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.launch.notify_checks import notify_warnings
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec, load_resolved_spec
 from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -108,14 +109,18 @@ def test_webhook_with_a_secret_part_is_refused_and_says_where_it_belongs(spec_fi
     ],
 )
 def test_webhook_that_would_not_be_known_is_a_warning(webhook, environ, sbatch, warning):
-    spec = Spec(name="a", data="d", notify=NotifySpec(webhook=webhook), cluster=ClusterSpec(sbatch=sbatch))
+    spec = Spec(
+        name="a", data=DataSpec(path="d"), notify=NotifySpec(webhook=webhook), cluster=ClusterSpec(sbatch=sbatch)
+    )
     found = notify_warnings(spec, environ, for_slurm=True)
     assert (found == []) if warning is None else (len(found) == 1 and warning in found[0])
 
 
 def test_command_that_bash_cannot_read_is_refused():
     with pytest.raises(SpecError, match=r"notify\.command: line 3: "):
-        notify_warnings(Spec(name="a", data="d", notify=NotifySpec(command="ls\nif true; then")), {}, for_slurm=False)
+        notify_warnings(
+            Spec(name="a", data=DataSpec(path="d"), notify=NotifySpec(command="ls\nif true; then")), {}, for_slurm=False
+        )
 
 
 def test_examples_of_the_documentation_are_valid(spec_file):

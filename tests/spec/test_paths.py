@@ -34,9 +34,9 @@ def checked(field: str, text: str, **more: str) -> tuple[object, list[str]]:
         ("output", "~/runs", "/home/me/runs"),
         ("output", "${SCRATCH}_2/$$", "/scratch/me_2/$$"),
         ("weights", "$HOME/yolov5s.pt", "/home/me/yolov5s.pt"),
-        ("data", "$SLURM_TMPDIR/coco.yaml", "$SLURM_TMPDIR/coco.yaml"),
-        ("data", "/disk/$NOPE/coco.yaml", "/disk/$NOPE/coco.yaml"),
-        ("data", "~/coco.yaml", "~/coco.yaml"),
+        ("data.path", "$SLURM_TMPDIR/coco.yaml", "$SLURM_TMPDIR/coco.yaml"),
+        ("data.path", "/disk/$NOPE/coco.yaml", "/disk/$NOPE/coco.yaml"),
+        ("data.path", "~/coco.yaml", "~/coco.yaml"),
     ],
 )
 def test_variables_are_expanded_at_submission_but_in_data(field: str, text: str, value: str) -> None:
@@ -52,7 +52,7 @@ def test_variables_are_expanded_at_submission_but_in_data(field: str, text: str,
         ("weights", "$SLURM_TMPDIR/a.pt", "allowed: a file that the nodes see too"),
         ("train.hyp", "$NOPE/hyp.yaml", "train.hyp: '$NOPE/hyp.yaml': the variable NOPE is not set"),
         ("model", "$NOPE/m.yaml", "model: '$NOPE/m.yaml': the variable NOPE is not set"),
-        ("data", "sets/$NOPE.yaml", "data: 'sets/$NOPE.yaml' depends on a variable and on the working directory"),
+        ("data", "sets/$NOPE.yaml", "data.path: 'sets/$NOPE.yaml' depends on a variable and on the working directory"),
     ],
 )
 def test_unusable_variable_is_a_problem_of_its_field(field: str, text: str, message: str) -> None:
@@ -86,6 +86,6 @@ def test_existing_path_with_dollar_sign_is_taken_as_it_is(tmp_path: Path, monkey
     (directory / "runs").mkdir()
     (directory / "spec.yaml").write_text("name: a\nmodel: yolov5n\ndata: d.yaml\noutput: runs\n")
     spec = load_spec(directory / "spec.yaml")
-    assert (spec.data, spec.output) == (str(directory / "d.yaml"), str(directory / "runs"))
+    assert (spec.data.path, spec.output) == (str(directory / "d.yaml"), str(directory / "runs"))
     (directory / "resolved.yaml").write_text(dump_spec(spec))
     assert load_resolved_spec(directory / "resolved.yaml") == spec

@@ -4,6 +4,7 @@ import pytest
 
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec, load_resolved_spec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.tracking import TrackingSpec
@@ -47,14 +48,16 @@ def test_address_without_password_is_accepted(spec_file, uri):
     ids=["job", "submit", "none"],
 )
 def test_job_starts_the_tracker_that_it_is_to(tracking, in_script, decision, tmp_path):
-    spec = Spec(name="coco", model="yolov5n", data="d.yaml", tracking=tracking)
+    spec = Spec(name="coco", model="yolov5n", data=DataSpec(path="d.yaml"), tracking=tracking)
     plan = Plan(spec, RunDirectory(tmp_path), "slurm", "", 1, 1, 1, continues=False)
     assert (f"track-beside {tmp_path} &\n" in plan.script) is in_script
     assert dict(plan.decisions()).get("tracking") == decision
 
 
 def test_section_is_the_same_in_a_run_directory(tmp_path):
-    spec = Spec(name="coco", model="yolov5n", data="/d.yaml", tracking=TrackingSpec(to="wandb", where="submit"))
+    spec = Spec(
+        name="coco", model="yolov5n", data=DataSpec(path="/d.yaml"), tracking=TrackingSpec(to="wandb", where="submit")
+    )
     path = tmp_path / "spec.yaml"
     path.write_text(dump_spec(spec))
     assert load_resolved_spec(path).tracking == spec.tracking

@@ -47,7 +47,7 @@ def test_number_of_seeds_counts_from_the_seed_of_the_spec(load):
 def test_files_among_values_become_absolute(load, tmp_path):
     (tmp_path / "other.yaml").write_text("{}")
     spec = load({"grid": {"data": ["other.yaml", "d.yaml"]}})
-    assert trials_of(spec)[0].spec.data == str(tmp_path / "other.yaml")
+    assert trials_of(spec)[0].spec.data.path == str(tmp_path / "other.yaml")
 
 
 def test_files_in_the_space_of_a_search_become_absolute(load, tmp_path):

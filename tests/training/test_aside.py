@@ -23,6 +23,7 @@ from hpc_yolo.runs.evaluations import results_by_epoch, waiting_epochs
 from hpc_yolo.runs.events import Evaluated, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
 from hpc_yolo.training import aside, evaluation_job
 from hpc_yolo.training.build import build
@@ -55,7 +56,7 @@ def spec_of(data: Path, validate: str) -> Spec:
     return Spec(
         name="run",
         model="yolov5n",
-        data=str(data),
+        data=DataSpec(path=str(data)),
         validate=validate,
         cluster=ClusterSpec(gpus_per_node=0),
         train=TrainSpec(

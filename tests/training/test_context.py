@@ -21,6 +21,7 @@ from hpc_yolo.distributed import World
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training.build import build
 from hpc_yolo.training.context import TrainingContext
@@ -36,7 +37,7 @@ def trained(tmp_path_factory) -> Iterator[Trainer]:
     spec = Spec(
         name="parts",
         model="yolov5n",
-        data=str(write_shapes_dataset(directory / "shapes", num_train=8, num_val=2)),
+        data=DataSpec(path=str(write_shapes_dataset(directory / "shapes", num_train=8, num_val=2))),
         train=TrainSpec(epochs=1, batch=2, imgsz=64, workers=0, precision="fp16", on_nonfinite="skip"),
         checkpoint=CheckpointSpec(every_s=None),
     )

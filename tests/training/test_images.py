@@ -18,6 +18,7 @@ from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, RankLocation, WarningRaised
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training import images
 from hpc_yolo.training.build import build
@@ -47,7 +48,7 @@ def warnings_of(events: list[AnyEvent]) -> list[str]:
 
 def built(data: Path, tmp_path: Path, emitted: list[AnyEvent], model: str = "yolov5n", **train: object):
     fields = {"epochs": 1, "batch": 2, "imgsz": IMGSZ, "workers": 0}
-    spec = Spec(name="r", model=model, data=str(data), train=TrainSpec(**(fields | train)))
+    spec = Spec(name="r", model=model, data=DataSpec(path=str(data)), train=TrainSpec(**(fields | train)))
     run = RunDirectory(tmp_path / "r")
     run.create()
     return build(spec, one_rank(), run, emit=emitted.append)

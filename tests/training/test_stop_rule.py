@@ -16,6 +16,7 @@ from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.sweep import SweepSpec
@@ -54,7 +55,9 @@ def sweep(tmp_path: Path) -> Path:
 def write_sweep(directory: Path, stop: StopSpec) -> None:
     sweep = SweepDirectory(directory)
     section = SweepSpec(grid={"train.hyp_overrides.lr0": [0.01, 0.02, 0.03, 0.04]}, stop=stop)
-    sweep.spec.write_text(dump_spec(Spec(name="sweep", model="yolov5n", data="data.yaml", sweep=section)))
+    sweep.spec.write_text(
+        dump_spec(Spec(name="sweep", model="yolov5n", data=DataSpec(path="data.yaml"), sweep=section))
+    )
     sweep.write_trials([TrialRecord(name, {}, key=name) for name in (TRIAL, *RIVALS)])
 
 
@@ -81,7 +84,7 @@ def attempt(
     spec = Spec(
         name=TRIAL,
         model="yolov5n",
-        data=str(data),
+        data=DataSpec(path=str(data)),
         train=TrainSpec(epochs=epochs, **(fields | train)),
         checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
     )

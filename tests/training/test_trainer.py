@@ -24,6 +24,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
+from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
@@ -51,7 +52,7 @@ def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, 
     spec = Spec(
         name=name,
         model="yolov5n",
-        data=str(data),
+        data=DataSpec(path=str(data)),
         train=TrainSpec(**(fields | train)),
         checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
     )
