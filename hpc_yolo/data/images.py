@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.decode import Pixels as Pixels
 from hpc_yolo.data.decode import decode_image, describe_content
 
@@ -21,7 +20,7 @@ def read_image(path: str) -> Pixels:
         DataError: it cannot be read or decoded.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_content(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     pixels = decode_image(content)

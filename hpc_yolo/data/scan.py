@@ -16,6 +16,7 @@ import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
+from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark, silence_decoder
 from hpc_yolo.data.formats import open_split
@@ -179,7 +180,7 @@ def _image_shape(image: Path) -> tuple[tuple[int, int], bool]:
         OSError: the file cannot be read.
         ValueError: it cannot be decoded completely, or is too small.
     """
-    content = image.read_bytes()
+    content = read_content(str(image))
     pixels = decode_image(content)
     if pixels is None:
         raise ValueError(f"{image}: cannot be decoded: {describe_content(content)}")
