@@ -45,8 +45,8 @@ def label_sizes(index: ImageIndex, imgsz: int, random: np.random.Generator) -> S
     shapes_wh = index.shapes_hw[:, ::-1].astype(np.float64)
     scales = random.uniform(1 - SIZE_JITTER, 1 + SIZE_JITTER, (len(shapes_wh), 1))
     images_wh = shapes_wh / shapes_wh.max(axis=1, keepdims=True) * imgsz * scales
-    sizes = [labels[:, 3:5] * image_wh for labels, image_wh in zip(index.labels, images_wh, strict=True)]
-    return np.concatenate([np.zeros((0, 2)), *sizes])
+    sizes: Sizes = index.labels.rows[:, 3:5] * np.repeat(images_wh, index.labels.counts, axis=0)
+    return sizes
 
 
 def anchor_fit(sizes: Sizes, anchors: Sizes, max_ratio: float) -> AnchorFit:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
+from hpc_yolo.data.flat import Labels as Labels
 from hpc_yolo.data.polygons import Outlines
-
-Labels = npt.NDArray[np.float32]  # (n, 5) class, cxcywh in [0, 1]
 
 NO_LABELS: Labels = np.zeros((0, 5), dtype=np.float32)
 MAX_PROBLEMS = 20
@@ -59,9 +58,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The usable images of a split.
+    """The usable images of a split, in flat arrays, which forked loader workers share.
 
     Attributes:
+        paths: addresses of the images; `contents` reads what is there.
         shapes_hw: (N, 2) height and width in pixels, after EXIF rotation.
         labels: (n, 5) for each image: class, cxcywh in [0, 1].
         num_backgrounds: images without objects.
@@ -70,9 +70,9 @@ class ImageIndex:
         outlines: of all objects, image after image; of no objects where no label is a polygon.
     """
 
-    paths: tuple[str, ...]
+    paths: FlatPaths
     shapes_hw: npt.NDArray[np.int32]
-    labels: tuple[Labels, ...]
+    labels: FlatLabels
     num_backgrounds: int
     num_corrupt: int
     messages: tuple[str, ...]
@@ -89,13 +89,7 @@ class ImageIndex:
         """True if any image has an object."""
         return self.num_backgrounds < self.num_images
 
-    @cached_property
-    def _bounds(self) -> npt.NDArray[np.int64]:
-        """Bounds (N + 1,): image i has the objects from bounds[i] to before bounds[i + 1]."""
-        return np.cumsum([0, *map(len, self.labels)])
-
     def outlines_of(self, image: int) -> Outlines:
         """Return the outlines of one image's objects, in fractions of the image."""
-        if self.outlines.is_empty:
-            return Outlines.none(len(self.labels[image]))
-        return self.outlines.part(self._bounds[image], self._bounds[image + 1])
+        start, stop = self.labels.bounds[image], self.labels.bounds[image + 1]
+        return Outlines.none(stop - start) if self.outlines.is_empty else self.outlines.part(start, stop)

@@ -125,7 +125,7 @@ class TrainingLoader:
             return rect_order(self._plan[0], self._batch)
         weights = None
         if self._labels is not None:
-            num_classes = len(class_maps) or int(max(labels[:, 0].max(initial=0) for labels in self._labels)) + 1
+            num_classes = len(class_maps) or int(self._labels.rows[:, 0].max(initial=0)) + 1
             weights = image_weights(self._labels, np.array(class_maps or [0.0] * num_classes))
         return epoch_order(self.num_images, self._seed, epoch, weights)
 

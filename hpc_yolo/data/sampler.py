@@ -6,10 +6,12 @@ evenly over the ranks. Neither the number of ranks nor of workers changes what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from hpc_yolo.data.flat import FlatLabels
 
 Indices = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
@@ -33,17 +35,16 @@ def epoch_order(num_images: int, seed: int, epoch: int, weights: Weights | None 
     return random.choice(num_images, num_images, p=weights / weights.sum())
 
 
-def image_weights(labels: Sequence[npt.NDArray[np.float32]], class_maps: Weights) -> Weights:
+def image_weights(labels: FlatLabels, class_maps: Weights) -> Weights:
     """Return (images,): the sum of the weights of an image's objects, high for rare classes and those of a low mAP.
 
     Args:
-        labels: (n, 5) class, cxcywh of each image.
         class_maps: (classes,) mAP of each class, in [0, 1].
     """
-    classes = [of_image[:, 0].astype(np.int64) for of_image in labels]
-    rarity = 1 / np.bincount(np.concatenate(classes), minlength=len(class_maps)).clip(min=1)
+    classes = labels.rows[:, 0].astype(np.int64)
+    rarity = 1 / np.bincount(classes, minlength=len(class_maps)).clip(min=1)
     per_class = rarity / rarity.sum() * (1 - class_maps) ** 2
-    return np.array([per_class[members].sum() for members in classes])
+    return np.array([per_class[classes[start:stop]].sum() for start, stop in pairwise(labels.bounds)])
 
 
 def scaled_imgsz(seed: int, epoch: int, step: int, imgsz: int, stride: int) -> int:

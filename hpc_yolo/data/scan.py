@@ -19,13 +19,14 @@ from hpc_yolo.core.units import counted
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark, silence_decoder
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import Annotations, SplitReader, file_state
 from hpc_yolo.data.labels import MAX_PROBLEMS, Examples, Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan_cache import cached
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 MIN_SIDE_PIXELS = 10
 NUM_THREADS = 8
 
@@ -67,7 +68,7 @@ def scan_split(
     caches = [reader.cache, *([spare_cache] if spare_cache else [])]
     index = cached(caches, _cache_key(reader, dataset), lambda: _scan(reader, on_progress))
     if dataset.single_cls:
-        index = replace(index, labels=tuple(labels * ONE_CLASS for labels in index.labels))
+        index = replace(index, labels=replace(index.labels, rows=index.labels.rows * ONE_CLASS))
     index = _with_problems(index, reader.problems)
     _require_usable(index, reader, f"{dataset.source}: {split}", needs_labels=needs_labels)
     return replace(index, messages=tuple(_messages(index, reader, split)))
@@ -93,7 +94,7 @@ def _require_usable(index: ImageIndex, reader: SplitReader, where: str, *, needs
 
 def _no_labels(index: ImageIndex, reader: SplitReader, where: str) -> DataError:
     unlabelled = index.findings.unlabelled
-    image = Path((unlabelled.first or index.paths)[0])
+    image = Path(unlabelled.first[0] if unlabelled.total else index.paths[0])
     hint = f"the labels of {image} are looked for in {reader.label_file(image)}"
     cause = "their label files are empty"
     if unlabelled.total:
@@ -141,9 +142,9 @@ def _scan(reader: SplitReader, on_progress: Callable[[int, int], None]) -> Image
     problems = [one.problem for one in checked if one.problem]
     outlines = Outlines.of([polygon for _, one in usable for polygon in one.annotations.polygons])
     return ImageIndex(
-        paths=tuple(image for image, _ in usable),
+        paths=FlatPaths.of(image for image, _ in usable),
         shapes_hw=np.array([one.shape_hw for _, one in usable], dtype=np.int32).reshape(-1, 2),
-        labels=tuple(one.annotations.labels for _, one in usable),
+        labels=FlatLabels.of(one.annotations.labels for _, one in usable),
         num_backgrounds=sum(len(one.annotations.labels) == 0 for _, one in usable),
         num_corrupt=len(problems),
         messages=(),

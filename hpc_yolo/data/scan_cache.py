@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_yolo.core.files import exclusive_lock, write_atomic
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
 
@@ -31,19 +32,20 @@ def cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> Imag
 def _pack(index: ImageIndex, key: str) -> bytes:
     header = {
         "key": key,
-        "paths": index.paths,
         "num_backgrounds": index.num_backgrounds,
         "num_corrupt": index.num_corrupt,
         "findings": index.findings.as_json(),
     }
     packed = io.BytesIO()
-    np.savez_compressed(
+    np.savez(
         packed,
         allow_pickle=False,
         header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
         shapes_hw=index.shapes_hw,
-        counts=np.array([len(rows) for rows in index.labels], dtype=np.int64),
-        labels=np.concatenate([np.zeros((0, 5), dtype=np.float32), *index.labels]),
+        paths=index.paths.characters,
+        path_bounds=index.paths.bounds,
+        labels=index.labels.rows,
+        label_bounds=index.labels.bounds,
         points=index.outlines.points,
         point_counts=index.outlines.counts,
     )
@@ -61,11 +63,10 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
             header = json.loads(arrays["header"].tobytes())
             if header["key"] != key:
                 return None
-            ends = arrays["counts"].cumsum()[:-1]
             return ImageIndex(
-                paths=tuple(header["paths"]),
+                paths=FlatPaths(arrays["paths"], arrays["path_bounds"]),
                 shapes_hw=arrays["shapes_hw"],
-                labels=tuple(np.split(arrays["labels"], ends)) if header["paths"] else (),
+                labels=FlatLabels(arrays["labels"], arrays["label_bounds"]),
                 num_backgrounds=header["num_backgrounds"],
                 num_corrupt=header["num_corrupt"],
                 messages=(),

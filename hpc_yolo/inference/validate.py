@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +207,7 @@ def _progress_recorder(on_progress: Callable[[int, int], None], total: int) -> R
     return lambda _result: on_progress(next(done), total)
 
 
-def _label_writer(directory: Path, paths: tuple[str, ...], *, with_scores: bool) -> Recorder:
+def _label_writer(directory: Path, paths: Sequence[str], *, with_scores: bool) -> Recorder:
     """Return a function that writes the detections of an image to a file: class, cxcywh in [0, 1], optional score."""
     directory.mkdir(mode=0o700, exist_ok=True)
     names = distinct((shortened_name(Path(path).stem) for path in paths), mark="-")

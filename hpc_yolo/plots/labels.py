@@ -59,8 +59,7 @@ def label_statistics(names: Sequence[str], imgsz: int, train: ImageIndex, val: I
 def _split_statistics(index: ImageIndex, num_classes: int, imgsz: int) -> SplitStatistics:
     import numpy as np
 
-    counts = np.array([len(rows) for rows in index.labels], dtype=np.int64)
-    rows = np.concatenate([np.zeros((0, 5), dtype=np.float32), *index.labels])
+    counts, rows = index.labels.counts, index.labels.rows
     shapes = index.shapes_hw.astype(np.float64).reshape(-1, 2)
     seen = np.repeat(shapes * (imgsz / shapes.max(axis=1, keepdims=True)), counts, axis=0)
     areas = rows[:, 3] * seen[:, 1] * rows[:, 4] * seen[:, 0]

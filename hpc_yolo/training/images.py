@@ -8,8 +8,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import Dataset
@@ -84,10 +82,8 @@ def require_same_images(dataset: Dataset, indexes: tuple[ImageIndex, ImageIndex]
 def _digest(index: ImageIndex, dataset: Dataset) -> int:
     """Return a checksum of the images of `index`, relative to the dataset, and of their sizes and labels."""
     names = "\n".join(path.removeprefix(str(dataset.root)) for path in index.paths)
-    checksum = zlib.crc32(np.ascontiguousarray(index.shapes_hw).tobytes(), zlib.crc32(os.fsencode(names)))
-    for labels in index.labels:
-        checksum = zlib.crc32(np.ascontiguousarray(labels).tobytes(), checksum)
-    return checksum
+    checksum = zlib.crc32(index.shapes_hw.tobytes(), zlib.crc32(os.fsencode(names)))
+    return zlib.crc32(index.labels.rows.tobytes(), zlib.crc32(index.labels.bounds.tobytes(), checksum))
 
 
 def build_loaders(

@@ -6,6 +6,7 @@ from golden import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpc_yolo.data.flat import FlatLabels
 from hpc_yolo.data.sampler import (
     ORDER_STREAM,
     SAMPLE_STREAM,
@@ -97,7 +98,8 @@ def test_images_are_at_each_position_equally_often():
 
 def test_weights_prefer_classes_that_are_rare_or_have_a_low_map():
     """Counts 3 and 1: weights 1/3 and 1 before any evaluation; a class that is found perfectly draws nothing."""
-    labels = [np.array(rows, dtype=np.float32).reshape(-1, 5) for rows in ([[0] * 5] * 2, [[0] * 5], [[1] * 5], [])]
+    rows = [[[0] * 5] * 2, [[0] * 5], [[1] * 5], []]
+    labels = FlatLabels.of(np.array(of_image, dtype=np.float32).reshape(-1, 5) for of_image in rows)
     fresh = image_weights(labels, np.zeros(2))
     assert fresh / fresh[1] == pytest.approx([2, 1, 3, 0])
     assert image_weights(labels, np.array([1.0, 0.5])).tolist() == pytest.approx([0, 0, 0.75 * 0.25, 0])

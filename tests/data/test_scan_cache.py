@@ -87,7 +87,7 @@ def test_label_file_of_the_same_size_is_noticed(directory):
 def test_cache_of_an_older_version_is_not_used(directory, monkeypatch):
     """It left out PNG files named .jpg."""
     add(directory, "x.jpg", encoded(".png"))
-    monkeypatch.setattr("hpc_yolo.data.scan.CACHE_VERSION", 2)
+    monkeypatch.setattr("hpc_yolo.data.scan.CACHE_VERSION", 3)
     monkeypatch.setattr("hpc_yolo.data.scan.decode_image", lambda content: None if content[:1] == b"\x89" else NOISE)
     assert scan(directory).num_images == 1
     monkeypatch.undo()
@@ -251,7 +251,7 @@ def test_two_processes_that_scan_at_once_return_the_same(directory):
         "import json, sys; from pathlib import Path\n"
         "from hpc_yolo.data.dataset import load_dataset; from hpc_yolo.data.scan import scan_split\n"
         "index = scan_split(load_dataset(Path(sys.argv[1])), 'train')\n"
-        "print(json.dumps([index.paths, [labels.tolist() for labels in index.labels]]))\n"
+        "print(json.dumps([list(index.paths), [labels.tolist() for labels in index.labels]]))\n"
     )
     command = [sys.executable, "-c", program, str(directory / "d.yaml")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -12,6 +12,7 @@ import torch
 
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
@@ -68,7 +69,7 @@ def no_scan(*_: Any) -> NoReturn:
 
 def plain(index: ImageIndex) -> tuple[Any, ...]:
     """Return what an index has, as values that can be compared."""
-    return index.paths, index.shapes_hw.tolist(), [labels.tolist() for labels in index.labels], index.messages
+    return tuple(index.paths), index.shapes_hw.tolist(), [labels.tolist() for labels in index.labels], index.messages
 
 
 def outlines_of(*polygons: Any) -> Outlines:
@@ -85,9 +86,9 @@ def make_samples(index: ImageIndex, imgsz: int, **hyp: Any) -> TrainingSamples:
 def index_of(paths: Sequence[str], shapes_hw: Sequence[tuple[int, int]], labels: Sequence[Any]) -> ImageIndex:
     """Return an index of images without a scan; `labels` are the lines of each."""
     return ImageIndex(
-        paths=tuple(paths),
+        paths=FlatPaths.of(paths),
         shapes_hw=np.array(shapes_hw, dtype=np.int32).reshape(-1, 2),
-        labels=tuple(np.array(lines, dtype=np.float32).reshape(-1, 5) for lines in labels),
+        labels=FlatLabels.of(np.array(lines, dtype=np.float32).reshape(-1, 5) for lines in labels),
         num_backgrounds=sum(len(lines) == 0 for lines in labels),
         num_corrupt=0,
         messages=(),

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
+
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.dataset import Dataset
@@ -64,7 +66,7 @@ class YoloSplit:
         num_keypoints = keypoints_in_polygons(index.outlines)
         if not num_keypoints:
             return []
-        image = next(path for path, labels in zip(index.paths, index.labels, strict=True) if len(labels))
+        image = index.paths[int(np.flatnonzero(index.labels.counts)[0])]
         return [
             f"each polygon looks like a box and {counted(num_keypoints, 'keypoint')}, see {label_path(Path(image))}; "
             f"if it is, write kpt_shape: [{num_keypoints}, 2] into the dataset YAML"
