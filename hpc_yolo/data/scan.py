@@ -18,16 +18,16 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.decode import decode_image, describe_content, is_cut_off, lacks_end_mark, silence_decoder
+from hpc_yolo.data.decode import lacks_end_mark, silence_decoder
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import Annotations, SplitReader, file_state
+from hpc_yolo.data.image_checks import describe_os_error, usable_pixels
 from hpc_yolo.data.labels import MAX_PROBLEMS, Examples, Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan_cache import cached
 
 CACHE_VERSION = 4
-MIN_SIDE_PIXELS = 10
 NUM_THREADS = 8
 
 ONE_CLASS = np.array([0, 1, 1, 1, 1], dtype=np.float32)
@@ -164,34 +164,19 @@ def _check(image: Path, reader: SplitReader) -> _CheckedImage:
     except ValueError as error:
         return _CheckedImage(problem=str(error))
     except OSError as error:
-        return _CheckedImage(problem=_describe_os_error(Path(error.filename), error))
-
-
-def _describe_os_error(path: Path, error: OSError) -> str:
-    """Return why `path` cannot be read; of a link without a target the target too."""
-    if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return f"{path}: is a link to {path.readlink()}, which does not exist"
-    return f"{path}: cannot be read: {error.strerror}"
+        return _CheckedImage(problem=describe_os_error(image, error))
 
 
 def _image_shape(image: Path) -> tuple[tuple[int, int], bool]:
-    """Return ((height, width), whether it is a JPEG without an end mark) of an image that can be decoded completely.
+    """Return ((height, width), whether it is a JPEG without an end mark) of an image that can be used.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it cannot be decoded completely, or is too small.
     """
     content = read_content(str(image))
-    pixels = decode_image(content)
-    if pixels is None:
-        raise ValueError(f"{image}: cannot be decoded: {describe_content(content)}")
-    is_without_end = lacks_end_mark(content)
-    if is_without_end and is_cut_off(content, pixels):
-        raise ValueError(f"{image}: the JPEG is cut off (no end mark in {len(content)} bytes)")
-    height, width = pixels.shape[:2]
-    if min(height, width) < MIN_SIDE_PIXELS:
-        raise ValueError(f"{image}: {width} x {height} pixels; at least {MIN_SIDE_PIXELS} on each side are needed")
-    return (height, width), is_without_end
+    height, width = usable_pixels(image, content).shape[:2]
+    return (height, width), lacks_end_mark(content)
 
 
 def _cache_key(reader: SplitReader, dataset: Dataset) -> str:

@@ -88,7 +88,9 @@ def test_cache_of_an_older_version_is_not_used(directory, monkeypatch):
     """It left out PNG files named .jpg."""
     add(directory, "x.jpg", encoded(".png"))
     monkeypatch.setattr("hpc_yolo.data.scan.CACHE_VERSION", 3)
-    monkeypatch.setattr("hpc_yolo.data.scan.decode_image", lambda content: None if content[:1] == b"\x89" else NOISE)
+    monkeypatch.setattr(
+        "hpc_yolo.data.image_checks.decode_image", lambda content: None if content[:1] == b"\x89" else NOISE
+    )
     assert scan(directory).num_images == 1
     monkeypatch.undo()
     assert scan(directory).num_images == 2

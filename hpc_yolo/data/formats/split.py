@@ -25,6 +25,20 @@ class Annotations(NamedTuple):
     is_missing: bool = False
 
 
+class WrittenObject(NamedTuple):
+    """One object as the dataset has it, for reports on every single one.
+
+    Attributes:
+        position: number of its line, or of its entry; see `SplitReader.where`.
+        label: class, cxcywh in [0, 1]; () if it is invalid.
+        problem: why it is invalid, with its location; "" otherwise.
+    """
+
+    position: int
+    label: tuple[float, ...] = ()
+    problem: str = ""
+
+
 class SplitReader(Protocol):
     """The images and labels of one split.
 
@@ -47,6 +61,20 @@ class SplitReader(Protocol):
             OSError: its labels cannot be read.
             ValueError: they are invalid; the message has the file, the line, the value and the allowed values.
         """
+        ...
+
+    def read_each(self, image: Path) -> list[WrittenObject] | None:
+        """Return every object of `image`, repeated and invalid ones too; None if the dataset has no labels for it.
+
+        `read` raises the first problem of these objects, and returns those that differ.
+
+        Raises:
+            OSError, ValueError: as `read`, for problems of the whole file.
+        """
+        ...
+
+    def where(self, image: Path, position: int) -> str:
+        """Return the location of an object of `image`, for messages; `position` is that of `WrittenObject`."""
         ...
 
     def state(self, image: Path) -> bytes:

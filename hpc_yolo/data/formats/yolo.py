@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.formats.split import Annotations, file_state
+from hpc_yolo.data.formats.split import Annotations, WrittenObject, file_state
 from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_path
-from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_labels
+from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_each_label, read_labels
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.labels import ImageIndex
+
+Content = TypeVar("Content")
 
 
 class YoloSplit:
@@ -38,15 +42,30 @@ class YoloSplit:
 
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`; see `SplitReader.read`."""
+        found = self._read_labels_of(image, read_labels)
+        return Annotations(is_missing=True) if found is None else Annotations(*found)
+
+    def read_each(self, image: Path) -> list[WrittenObject] | None:
+        """Return every object of `image`; see `SplitReader.read_each`."""
+        return self._read_labels_of(image, read_each_label)
+
+    def where(self, image: Path, position: int) -> str:
+        """Return the line of an object of `image`, as file:line."""
+        return f"{label_path(image)}:{position}"
+
+    def _read_labels_of(
+        self, image: Path, read: Callable[[Path, int, tuple[int, int] | None], Content]
+    ) -> Content | None:
+        """Return what `read` returns of the label file of `image`; None if it has none, and none is meant as it."""
         label = label_path(image)
         try:
-            return Annotations(*read_labels(label, self._num_classes, self._kpt_shape))
+            return read(label, self._num_classes, self._kpt_shape)
         except FileNotFoundError:
             if label.is_symlink():
                 raise
         if (near := self._near_misses.find(image, label)) is not None:
             raise ValueError(f"{near}: is not read; the label file of {image} must be called {label.name}")
-        return Annotations(is_missing=True)
+        return None
 
     def state(self, image: Path) -> bytes:
         """Return bytes that change when the label file of `image` does, or a file that is probably meant as it."""

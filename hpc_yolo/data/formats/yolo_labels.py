@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_yolo.data.formats.split import WrittenObject
 from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, Points
 
@@ -31,15 +32,41 @@ def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None 
         OSError: the file cannot be read.
         ValueError: naming file, line, the value and the allowed values.
     """
+    labels: dict[tuple[float, ...], Points] = {}
+    for number, line in label_lines(path):
+        labels.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
+    return np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values())
+
+
+def read_each_label(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> list[WrittenObject]:
+    """Return the object of each line of a label file, repeated and invalid ones too; see `read_labels`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not text.
+    """
+    objects = []
+    for number, line in label_lines(path):
+        try:
+            label, _ = _parse_line(f"{path}:{number}", line, num_classes, kpt_shape)
+            objects.append(WrittenObject(number, label))
+        except ValueError as error:
+            objects.append(WrittenObject(number, problem=str(error)))
+    return objects
+
+
+def label_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (number from 1, text) of each line of a label file that is not blank.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text (byte {error.start})") from error
-    labels: dict[tuple[float, ...], Points] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            labels.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
-    return np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values())
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def _parse_line(

@@ -137,3 +137,54 @@ def test_images_without_a_label_file_are_counted_in_every_scan(directory):
         (message,) = scan(directory, "val").messages
         assert message.startswith("val: 6 of 7 images without objects: 5 without a label file (")
         assert "a.jpg, " in message and "d.jpg" not in message and message.endswith(", …)")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD + GOOD,
+        "\n0 0.5 0.5 0.5 0.5\n2 0.5 0.5 0.5 0.5\n0 1.5 0.5 0.5 0.5\n",
+        "0 0.2 0.2 0.8 0.3 0.4 0.9\nx\n",
+        "",
+        b"\xff\xfe0\x00",
+        None,
+        "near miss",
+        "dangling link",
+    ],
+    ids=["repeated", "invalid", "polygon", "empty", "no text", "missing", "near miss", "link"],
+)
+def test_each_object_is_that_of_read_or_has_the_problem_that_read_raises(directory, content):
+    image, label = directory / "images" / "train" / "good.jpg", directory / "labels" / "train" / "good.txt"
+    if content in (None, "near miss", "dangling link"):
+        label.unlink()
+    if content == "near miss":
+        label.with_suffix(".TXT").write_text(GOOD)
+    elif content == "dangling link":
+        label.symlink_to("gone.txt")
+    elif isinstance(content, bytes):
+        label.write_bytes(content)
+    elif content is not None:
+        label.write_text(content)
+    reader = open_split(load_dataset(directory / "d.yaml"), "train")
+
+    def all_of_read():
+        read = reader.read(image)
+        return None if read.is_missing else [pytest.approx(row) for row in read.labels.tolist()]
+
+    def all_of_read_each():
+        each = reader.read_each(image)
+        for one in each or []:
+            assert reader.where(image, one.position) == f"{label}:{one.position}"
+            if one.problem:
+                raise ValueError(one.problem)
+        return None if each is None else [list(row) for row in dict.fromkeys(one.label for one in each)]
+
+    assert outcome(all_of_read_each) == outcome(all_of_read)
+
+
+def outcome(read):
+    """Return what `read` returns, or the text of its error."""
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        return str(error)
