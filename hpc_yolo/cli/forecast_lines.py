@@ -19,11 +19,17 @@ NOW_S = 60.0  # a start within this time is at once
 WORTH = 0.03  # of the time limit, that an earlier signal than needed costs
 
 
-def summary_lines(plan: Plan, forecast: Forecast) -> Iterator[tuple[str, str]]:
-    """Yield (subject, text) of the estimate and of the attempts: what matters at a submission."""
+def summary_lines(plan: Plan, forecast: Forecast, num_trials: int = 1) -> Iterator[tuple[str, str]]:
+    """Yield (subject, text) of the estimate and of the attempts: what matters at a submission.
+
+    Args:
+        num_trials: of a sweep, that start; the forecast is that of one.
+    """
     sources = ", ".join(source.name for source in forecast.learned_from)
     hours = f"{_number(forecast.unit_hours.expected)} {forecast.unit} hours"
     yield "estimate", f"{_wall_text(forecast.wall_s)}, {hours}; measured in {sources}"
+    if num_trials != 1:
+        yield _sweep_line(forecast, num_trials)
     if plan.uses_slurm and plan.spec.cluster.time is not None:  # else the partition's limit counts
         yield "attempts", attempts_text(forecast)
 
@@ -52,8 +58,7 @@ def forecast_lines(plan: Plan, forecast: Forecast, num_trials: int = 1) -> Itera
         f"{_number(hours.expected)} ({_number(hours.low)} to {_number(hours.high)}): {units}",
     )
     if num_trials != 1:
-        in_all = f"{_number(num_trials * hours.expected)} {forecast.unit} hours in all"
-        yield "sweep", f"{counted(num_trials, 'trial')}, {in_all}; the other lines are about one of them"
+        yield _sweep_line(forecast, num_trials)
     if plan.uses_slurm:
         yield "attempts", attempts_text(forecast)
         yield from _requests(forecast)
@@ -63,6 +68,11 @@ def forecast_lines(plan: Plan, forecast: Forecast, num_trials: int = 1) -> Itera
         yield "not measured", "; ".join(forecast.assumed)
     for note in forecast.notes:
         yield "note", note
+
+
+def _sweep_line(forecast: Forecast, num_trials: int) -> tuple[str, str]:
+    hours = f"{_number(num_trials * forecast.unit_hours.expected)} {forecast.unit} hours in all"
+    return "sweep", f"{counted(num_trials, 'trial')}, {hours}; the other lines are about one of them"
 
 
 def attempts_text(forecast: Forecast) -> str:

@@ -78,13 +78,14 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def estimate_lines(
-    plan: Plan, known: Callable[[], Iterable[RunDirectory]], *, asks_start: bool
+    plan: Plan, known: Callable[[], Iterable[RunDirectory]], *, asks_start: bool, num_trials: int = 1
 ) -> list[tuple[str, str]]:
     """Return the lines of a submission about time and attempts; none where no similar run was measured.
 
     Args:
         known: returns the runs to learn from besides that of `plan`.
         asks_start: add when Slurm would start the job, if it answers at once.
+        num_trials: of a sweep, that start; `plan` is that of one.
     """
     try:
         runs = [*known(), *find_runs(Path(plan.spec.output))]
@@ -97,7 +98,7 @@ def estimate_lines(
         found = make_forecast(plan, lambda: runs, counts_images=False, max_read=MAX_READ)
         if found is None:
             return []
-        lines = list(summary_lines(plan, found))
+        lines = list(summary_lines(plan, found, num_trials))
     except Exception:  # whatever is wrong with an old run, it must not stop a submission
         return []
     if asks_start and plan.uses_slurm:

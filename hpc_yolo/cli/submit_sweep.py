@@ -10,9 +10,11 @@ from dataclasses import replace
 import click
 import msgspec
 
+from hpc_yolo.cli.run_argument import known_runs
 from hpc_yolo.cli.submission import (
     NOTICE_S,
     at_site,
+    estimate_lines,
     notice_after,
     origin_table,
     print_warnings,
@@ -31,10 +33,10 @@ from hpc_yolo.monitor.sweep_facts import NOT_STARTED, STOPPED_EARLY
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.spec.trials import shown, single_values, with_values
+from hpc_yolo.spec.trials import shown, single_values, value_at, with_values
 from hpc_yolo.sweeps.search import untold
 
-FILES = ("model", "data", "weights")
+FILES = ("model", "data", "weights")  # fields of a trial that name files
 SHOWN_TRIALS = 10
 POLL_S = 5.0
 
@@ -54,7 +56,8 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool
     plan = with_new_trials(replace(plan, job=job))
     answers = slurm is None or slurm.available
     warnings = check_trials(plan, slurm_answers=answers)
-    for what, decision in [*site_decision(loaded), *plan.decisions(), *job_decisions(plan)]:
+    estimate = estimate_lines(plan.job, known_runs, asks_start=False, num_trials=len(plan.to_start))
+    for what, decision in [*site_decision(loaded), *plan.decisions(), *job_decisions(plan), *estimate]:
         click.echo(f"{what:14} {decision}")
     print_warnings(warnings)
     if not plan.to_start:
@@ -93,7 +96,7 @@ def specs_with_other_files(plan: SweepPlan) -> Iterator[Spec]:
     drawn = [] if sweep is None or sweep.search is None else single_values(sweep.search)
     for values in [*(trial.values for trial in plan.to_start), *drawn] or [{}]:
         spec = with_values(base, values)
-        if (files := tuple(getattr(spec, field) for field in FILES)) not in seen:
+        if (files := tuple(value_at(spec, field) for field in FILES)) not in seen:
             seen.add(files)
             yield spec
 

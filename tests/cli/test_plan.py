@@ -197,6 +197,15 @@ def test_submission_prints_the_estimate_and_the_attempts(write_run, write_spec, 
     assert "\nattempts       2 (" in shown
 
 
+def test_submission_of_a_sweep_prints_what_all_trials_take(write_run, write_spec):
+    write_run("old")
+    spec = write_spec("new", train={"epochs": 20}, sweep={"seeds": 8})
+    shown = dry_run(spec, "--local")
+    (hours,) = re.findall(r"^estimate .*, ([\d.]+) CPU hours; measured in old$", shown, re.MULTILINE)
+    (in_all,) = re.findall(r"^sweep +8 trials, ([\d.]+) CPU hours in all", shown, re.MULTILINE)
+    assert float(in_all) == pytest.approx(8 * float(hours), abs=0.05)
+
+
 @pytest.mark.parametrize("journal", [b"", b"{}\n", b"\0\xff\n" * 9, b'{"event":"attempt_started","time":1}\n'])
 def test_submission_is_not_stopped_by_an_old_run(write_run, write_spec, journal):
     run = write_run("old")
