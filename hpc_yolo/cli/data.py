@@ -1,4 +1,4 @@
-"""`hpc-yolo data`: create and check datasets."""
+"""`hpc-yolo data`: create datasets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.data_check import check
 from hpc_yolo.monitor.progress import counting
 
 
 @click.group()
 def data() -> None:
-    """Create and check datasets."""
+    """Create datasets."""
 
 
 @data.command(short_help="Draw a labelled dataset of shapes.")
@@ -36,6 +35,3 @@ def synth(directory: Path, num_train: int, num_val: int, width: int, height: int
             on_progress=on_progress,
         )
     click.echo(f"{num_train} training and {num_val} validation images: {dataset}")
-
-
-data.add_command(check)

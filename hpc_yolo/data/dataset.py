@@ -5,8 +5,8 @@ Needs neither torch nor OpenCV, so that a login node can check it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import dataset_names, shipped_dataset
+from hpc_yolo.data.dataset_format import SPLITS as SPLITS
+from hpc_yolo.data.dataset_format import YOLO, names_in_labels, read_format, read_image_directories
 from hpc_yolo.data.dataset_paths import copied_root, differs_between_nodes, entries_of, path_here
 from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
 
-SPLITS = ("train", "val", "test")
 ABSENT = ("", "null", "~")
 EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
 
@@ -34,14 +35,18 @@ class _TextLoader(yaml.BaseLoader):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's splits, each one or more directories or lists of images, and the names of its classes.
+    """A dataset's splits and the names of its classes.
+
+    A split is one or more directories or lists of images, or files of annotations, as the format has it.
 
     Attributes:
         root: directory to which paths of splits, and perhaps of lists, are relative.
-        num_file_classes: classes in the label files; with `single_cls` they are merged into one.
+        file_names: names of the classes in the label files; with `single_cls` they are merged into one.
         kpt_shape: (keypoints, numbers of each) that follow the box in each line of the label files.
         messages: findings to be reported, a sentence each.
         is_on_nodes: each node may have a copy of its own.
+        format: of the labels, one of `dataset_format.FORMATS`.
+        images: directory of the images of a split, of those for which one is written.
     """
 
     source: Path
@@ -50,19 +55,26 @@ class Dataset:
     val: tuple[Path, ...]
     test: tuple[Path, ...]
     names: tuple[str, ...]
-    num_file_classes: int
+    file_names: tuple[str, ...]
     single_cls: bool = False
     kpt_shape: tuple[int, int] | None = None
     messages: tuple[str, ...] = ()
     is_on_nodes: bool = False
+    format: str = YOLO
+    images: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         """Number of classes that a model learns."""
         return len(self.names)
 
+    @property
+    def num_file_classes(self) -> int:
+        """Number of classes in the label files."""
+        return len(self.file_names)
+
     def split(self, name: str) -> tuple[Path, ...]:
-        """Return the directories or lists of the split `name`: train, val or test."""
+        """Return the directories, lists or files of the split `name`: train, val or test."""
         sources: tuple[Path, ...] = getattr(self, name)
         return sources
 
@@ -87,7 +99,7 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
     splits, messages = _splits(path, root, content, needed_splits)
-    names = _names(path, content["names"])
+    names = _names_of(path, content, splits)
     kpt_shape = read_kpt_shape(path, content)
     return Dataset(
         source=path,
@@ -96,11 +108,13 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
         val=splits["val"],
         test=splits["test"],
         names=("item",) if single_cls and len(names) > 1 else names,
-        num_file_classes=len(names),
+        file_names=names,
         single_cls=single_cls,
         kpt_shape=kpt_shape,
         messages=(*_contradictions(path, content.get("nc"), len(names)), *task_messages(path, content), *messages),
         is_on_nodes=any(map(differs_between_nodes, (written, *paths_in(content)))),
+        format=read_format(path, content),
+        images=_image_directories(path, root, content),
     )
 
 
@@ -116,17 +130,22 @@ def dataset_content(written: Path) -> dict[str, Any]:
     content = _read_yaml(path)
     _require_keys(path, content, ())
     splits = {name: [_require_path(path, name, entry) for entry in entries_of(content.get(name))] for name in SPLITS}
+    images = read_image_directories(path, content)
     if differs_between_nodes(content.get("path", "")):
         root = str(content["path"])
     else:
         here = _root(path, content.get("path"))
         root = copied_root(written, path, here)
+        is_relative = root != str(here)
         splits = {
-            name: [_copied_entry(here, entry, is_relative=root != str(here)) for entry in entries]
+            name: [_copied_entry(here, entry, is_relative=is_relative) for entry in entries]
             for name, entries in splits.items()
         }
-    kept = {name: entries for name, entries in splits.items() if entries}
-    return {**content, "path": root, **kept, "names": list(_names(path, content["names"]))}
+        images = {name: _copied_entry(here, entry, is_relative=is_relative) for name, entry in images.items()}
+    kept: dict[str, Any] = {name: entries for name, entries in splits.items() if entries}
+    if images:
+        kept["images"] = images
+    return {**content, "path": root, **kept, "names": list(_names_of(path, content, None))}
 
 
 def _copied_entry(root: Path, entry: str, *, is_relative: bool) -> str:
@@ -138,8 +157,10 @@ def _copied_entry(root: Path, entry: str, *, is_relative: bool) -> str:
 
 
 def paths_in(content: dict[str, Any]) -> list[str]:
-    """Return the paths in the content of a dataset YAML, as they are written: its root and those of the splits."""
-    entries = [entry for name in SPLITS for entry in entries_of(content.get(name))]
+    """Return the paths in the content of a dataset YAML, as they are written: its root, of its splits and images."""
+    images = content.get("images")
+    written = [*map(content.get, SPLITS), *(images.values() if isinstance(images, dict) else [images])]
+    entries = [entry for one in written for entry in entries_of(one)]
     return [str(path) for path in (content.get("path"), *entries) if path]
 
 
@@ -161,7 +182,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _require_keys(source: Path, content: dict[str, Any], needed_splits: Collection[str]) -> None:
-    if not content.get("names"):
+    if not content.get("names") and read_format(source, content) == YOLO:
         raise DataError(f"{source}: names: is missing", hint=EXAMPLE)
     for name in needed_splits:
         if not content.get(name):
@@ -223,6 +244,22 @@ def _contradictions(source: Path, written: object, num_names: int) -> tuple[str,
     if written is None or str(written) == str(num_names):
         return ()
     return (f"{source}: nc: {written} is not the number of names, {num_names}; the names are used",)
+
+
+def _image_directories(source: Path, root: Path, content: Mapping[str, Any]) -> dict[str, Path]:
+    return {name: _split_path(root, entry) for name, entry in read_image_directories(source, content).items()}
+
+
+def _names_of(
+    source: Path, content: Mapping[str, Any], splits: Mapping[str, tuple[Path, ...]] | None
+) -> tuple[str, ...]:
+    """Return the names that the YAML has, or those in the files of its splits, which are found if `splits` is None."""
+    if content.get("names"):
+        return _names(source, content["names"])
+    if splits is None:
+        root = _root(source, content.get("path"))
+        splits = {name: _split_paths(source, name, root, content.get(name)) for name in SPLITS}
+    return names_in_labels(source, splits)
 
 
 def _names(source: Path, written: object) -> tuple[str, ...]:

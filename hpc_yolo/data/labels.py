@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,10 @@ from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.flat import Labels as Labels
 from hpc_yolo.data.polygons import Outlines
 
+Crowds = npt.NDArray[np.float32]  # (m, 6) image, class, cxcywh in [0, 1]
+
 NO_LABELS: Labels = np.zeros((0, 5), dtype=np.float32)
+NO_CROWDS: Crowds = np.zeros((0, 6), dtype=np.float32)
 MAX_PROBLEMS = 20
 MAX_NAMED = 3
 
@@ -40,11 +43,13 @@ class Findings:
         problems: why images are left out, a sentence each.
         unlabelled: images without labels in the dataset, which are used as background.
         no_end_mark: JPEG files without an end mark, which are used because they have all their pixels.
+        remarks: on the labels of the whole split, a sentence each.
     """
 
     problems: Examples = Examples()  # noqa: RUF009, immutable
     unlabelled: Examples = Examples()  # noqa: RUF009
     no_end_mark: Examples = Examples()  # noqa: RUF009
+    remarks: Examples = Examples()  # noqa: RUF009
 
     def as_json(self) -> dict[str, Examples]:
         """Return the findings by name, in types that JSON supports."""
@@ -68,6 +73,7 @@ class ImageIndex:
         num_corrupt: images that are left out.
         messages: findings to be reported, a line each.
         outlines: of all objects, image after image; of no objects where no label is a polygon.
+        crowds: regions of many objects, which are not trained on, and in which detections are ignored.
     """
 
     paths: FlatPaths
@@ -78,6 +84,7 @@ class ImageIndex:
     messages: tuple[str, ...]
     outlines: Outlines = Outlines.none(0)  # noqa: RUF009, frozen
     findings: Findings = Findings()
+    crowds: Crowds = field(default_factory=lambda: NO_CROWDS)
 
     @property
     def num_images(self) -> int:

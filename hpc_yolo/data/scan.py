@@ -23,14 +23,15 @@ from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import Annotations, SplitReader, file_state
 from hpc_yolo.data.image_checks import describe_os_error, usable_pixels
-from hpc_yolo.data.labels import MAX_PROBLEMS, Examples, Findings, ImageIndex
+from hpc_yolo.data.labels import MAX_PROBLEMS, NO_CROWDS, Crowds, Examples, Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan_cache import cached
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 NUM_THREADS = 8
 
 ONE_CLASS = np.array([0, 1, 1, 1, 1], dtype=np.float32)
+ONE_CLASS_OF_CROWDS = np.array([1, 0, 1, 1, 1, 1], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def scan_split(
     caches = [reader.cache, *([spare_cache] if spare_cache else [])]
     index = cached(caches, _cache_key(reader, dataset), lambda: _scan(reader, on_progress))
     if dataset.single_cls:
-        index = replace(index, labels=replace(index.labels, rows=index.labels.rows * ONE_CLASS))
+        labels = replace(index.labels, rows=index.labels.rows * ONE_CLASS)
+        index = replace(index, labels=labels, crowds=index.crowds * ONE_CLASS_OF_CROWDS)
     index = _with_problems(index, reader.problems)
     _require_usable(index, reader, f"{dataset.source}: {split}", needs_labels=needs_labels)
     return replace(index, messages=tuple(_messages(index, reader, split)))
@@ -96,7 +98,7 @@ def _no_labels(index: ImageIndex, reader: SplitReader, where: str) -> DataError:
     unlabelled = index.findings.unlabelled
     image = Path(unlabelled.first[0] if unlabelled.total else index.paths[0])
     hint = f"the labels of {image} are looked for in {reader.label_file(image)}"
-    cause = "their label files are empty"
+    cause = reader.without_objects
     if unlabelled.total:
         cause = f"{unlabelled.total} without a label file"
         why = reader.explain_missing(image, are_all_missing=unlabelled.total == index.num_images)
@@ -119,14 +121,15 @@ def _messages(index: ImageIndex, reader: SplitReader, split: str) -> list[str]:
             f"{split}: {counted(found.no_end_mark.total, 'JPEG file')} without an end mark, used because all pixels "
             f"are there: {found.no_end_mark}"
         )
-    return [*messages, *(f"{split}: {remark}" for remark in (*reader.warnings(index), *reader.notes))]
+    remarks = (*found.remarks.first, *reader.warnings(index), *reader.notes)
+    return [*messages, *(f"{split}: {remark}" for remark in remarks)]
 
 
 def _background_message(index: ImageIndex, reader: SplitReader) -> str:
     unlabelled = index.findings.unlabelled
     counts = f"{index.num_backgrounds} of {counted(index.num_images, 'image')} without objects"
     if not unlabelled.total:
-        return f"{counts}: their label files are empty"
+        return f"{counts}: {reader.without_objects}"
     why = reader.explain_missing(Path(unlabelled.first[0]))
     return f"{counts}: {unlabelled.total} without a label file ({unlabelled})" + (f"; {why}" if why else "")
 
@@ -141,7 +144,7 @@ def _scan(reader: SplitReader, on_progress: Callable[[int, int], None]) -> Image
     usable = [(str(image), one) for image, one in zip(images, checked, strict=True) if not one.problem]
     problems = [one.problem for one in checked if one.problem]
     outlines = Outlines.of([polygon for _, one in usable for polygon in one.annotations.polygons])
-    return ImageIndex(
+    index = ImageIndex(
         paths=FlatPaths.of(image for image, _ in usable),
         shapes_hw=np.array([one.shape_hw for _, one in usable], dtype=np.int32).reshape(-1, 2),
         labels=FlatLabels.of(one.annotations.labels for _, one in usable),
@@ -149,12 +152,21 @@ def _scan(reader: SplitReader, on_progress: Callable[[int, int], None]) -> Image
         num_corrupt=len(problems),
         messages=(),
         outlines=Outlines.none(0) if outlines.is_empty else outlines,
+        crowds=_crowds([one.annotations for _, one in usable]),
         findings=Findings(
             problems=Examples.of(problems, MAX_PROBLEMS),
             unlabelled=Examples.of([image for image, one in usable if one.annotations.is_missing]),
             no_end_mark=Examples.of([image for image, one in usable if one.lacks_end_mark]),
         ),
     )
+    remarks = Examples.of(reader.remarks(index), MAX_PROBLEMS)
+    return replace(index, findings=replace(index.findings, remarks=remarks))
+
+
+def _crowds(annotations: list[Annotations]) -> Crowds:
+    """Return the crowds of all images."""
+    rows = ((np.full((len(one.crowds), 1), image), one.crowds) for image, one in enumerate(annotations))
+    return np.concatenate([NO_CROWDS, *(np.hstack(row) for row in rows if len(row[0]))], dtype=np.float32)
 
 
 def _check(image: Path, reader: SplitReader) -> _CheckedImage:

@@ -46,6 +46,7 @@ def _pack(index: ImageIndex, key: str) -> bytes:
         path_bounds=index.paths.bounds,
         labels=index.labels.rows,
         label_bounds=index.labels.bounds,
+        crowds=index.crowds,
         points=index.outlines.points,
         point_counts=index.outlines.counts,
     )
@@ -71,6 +72,7 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
                 num_corrupt=header["num_corrupt"],
                 messages=(),
                 outlines=Outlines(arrays["points"], arrays["point_counts"]),
+                crowds=arrays["crowds"],
                 findings=Findings.from_json(header["findings"]),
             )
     except Exception:  # zip, zlib, numpy and json have different ones; after any error a scan replaces the cache

@@ -14,14 +14,11 @@ from typing import IO, Any
 
 import msgspec
 import torch
-import yaml
 
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.data.coco_json import COCO_IDS, coco_class_names
+from hpc_yolo.data.coco_json import ImageId as ImageId
 
-# COCO numbered 91 kinds of things and labelled 80 of them.
-COCO_IDS = tuple(number for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-ImageId = int | str
 INSTALL = "pip install 'hpc-yolo[coco]'"
 
 
@@ -61,8 +58,7 @@ class CocoKeys:
 
 def keys_of_names(names: Sequence[str], image_paths: Sequence[str]) -> CocoKeys:
     """Return COCO's ids for its 80 classes, and ids from 0 for others; image ids come from file names."""
-    content = yaml.safe_load((resource_directory("configs") / "data" / "coco.yaml").read_text(encoding="utf-8"))
-    is_coco = list(names) == list(content["names"].values())
+    is_coco = tuple(names) == coco_class_names()
     image_ids = fallback_ids(image_paths, [None] * len(image_paths), taken=set())
     return CocoKeys(COCO_IDS if is_coco else range(len(names)), image_ids)
 

@@ -16,11 +16,14 @@ import torch
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import atomic_writer, write_atomic
 from hpc_yolo.core.text import distinct, shortened_name
+from hpc_yolo.data.coco_json import annotation_file
+from hpc_yolo.data.dataset_format import COCO
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
+from hpc_yolo.evaluation.crowds import crowds_of
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult, Stopwatch, evaluate
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 from hpc_yolo.inference.eval_target import EvalTarget
@@ -86,10 +89,15 @@ def round_up(imgsz: int, stride: int) -> int:
 
 
 def find_annotations(target: EvalTarget) -> Path | None:
-    """Return annotations/instances_<split>.json beside the split or above it, as in COCO; None if there is none."""
+    """Return annotations/instances_<split>.json beside the split or above it, as in COCO; None if there is none.
+
+    Those of a dataset in COCO's format are the file of the split itself.
+    """
     sources = target.dataset.split(target.split)
     if len(sources) != 1:
         return None
+    if target.dataset.format == COCO:
+        return annotation_file(sources[0])
     name = f"instances_{sources[0].stem if sources[0].is_file() else sources[0].name}.json"
     paths = [directory / "annotations" / name for directory in (sources[0].parent, sources[0].parent.parent)]
     return next((path for path in paths if path.is_file()), None)
@@ -120,7 +128,10 @@ def validate(
     """
     keys = _keys(target, outputs)
     images = keys.image_ids
-    crowds = outputs.annotations.crowds if outputs is not None and outputs.annotations is not None else {}
+    crowds = crowds_of(target.index)
+    if outputs is not None and outputs.annotations is not None:
+        known = outputs.annotations.crowds
+        crowds |= {number: known[image] for number, image in enumerate(images) if image in known}
     confusion, stopwatch = ConfusionMatrix(target.dataset.num_classes), Stopwatch(target.device)
     _warm_up(target, imgsz)
     with _recorders(target, outputs, keys) as recorders:
@@ -131,7 +142,7 @@ def validate(
             device=target.device,
             gather_arrays=lambda arrays: [arrays],
             settings=settings,
-            crowds={number: crowds[image] for number, image in enumerate(images) if image in crowds},
+            crowds=crowds,
             on_image=_all_of(recorders),
             stopwatch=stopwatch,
         )

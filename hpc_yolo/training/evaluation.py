@@ -12,7 +12,9 @@ from torch import nn
 
 from hpc_yolo.checkpoint.state import StateDict
 from hpc_yolo.data.batch import ValidationBatch
+from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
+from hpc_yolo.evaluation.crowds import crowds_of
 from hpc_yolo.evaluation.evaluator import EvaluationResult, evaluate
 from hpc_yolo.evaluation.metrics import DetectionMetrics
 
@@ -62,10 +64,19 @@ class EvaluationRecord:
 
 
 def evaluate_average(
-    model: nn.Module, batches: Iterable[ValidationBatch], autocast: AbstractContextManager[object], world: World
+    model: nn.Module,
+    batches: Iterable[ValidationBatch],
+    index: ImageIndex,
+    autocast: AbstractContextManager[object],
+    world: World,
 ) -> EvaluationResult:
-    """Evaluate the averaged `model` on this rank's shard of the images and return the metrics of all, on every rank."""
+    """Return the metrics of the averaged `model`, over the images of all ranks and on every rank.
+
+    Args:
+        batches: this rank's shard of the images of `index`.
+        index: all validation images.
+    """
     # Each rank's running statistics come from its own shard; rank 0's are those that get saved.
     world.broadcast([tensor for tensor in model.buffers() if tensor.is_floating_point()])
     with autocast:
-        return evaluate(model, batches, device=world.device, gather_arrays=world.gather_arrays)
+        return evaluate(model, batches, device=world.device, gather_arrays=world.gather_arrays, crowds=crowds_of(index))

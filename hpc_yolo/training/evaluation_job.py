@@ -23,6 +23,7 @@ from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.run_inputs import read_inputs
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.distributed import choose_device, make_deterministic
+from hpc_yolo.evaluation.crowds import crowds_of
 from hpc_yolo.evaluation.evaluator import EvaluationResult, evaluate
 from hpc_yolo.models import Detector, build_from_config
 from hpc_yolo.runs.attempts import Attempts
@@ -100,7 +101,13 @@ class ModelEvaluator:
         batches = self._batches(model.image_stride)
         dtype = autocast_dtype(self._train.precision, self._device)
         with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
-            return evaluate(model, batches, device=self._device, gather_arrays=lambda arrays: [arrays])
+            return evaluate(
+                model,
+                batches,
+                device=self._device,
+                gather_arrays=lambda arrays: [arrays],
+                crowds=crowds_of(self._index),
+            )
 
     def _batches(self, stride: int) -> Iterator[ValidationBatch]:
         """Yield the batches of each rank of the training, one rank after the other."""

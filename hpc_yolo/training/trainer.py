@@ -191,7 +191,8 @@ class Trainer:
         """
         context, started_s = self.context, time.perf_counter()
         batches = self.stoppable(context.validation.slots())
-        result = evaluate_average(model, batches, context.autocast(self.world.device), self.world)
+        index, autocast = context.validation.index, context.autocast(self.world.device)
+        result = evaluate_average(model, batches, index, autocast, self.world)
         is_best = context.evaluations.add(result.metrics, epoch, len(context.names))
         if epoch in self.aside.waiting:
             self.aside.settle(epoch, is_best=is_best)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from hpc_yolo.data.formats.objects import LabelledObject
 from hpc_yolo.data.labels import NO_LABELS, ImageIndex, Labels
 from hpc_yolo.data.polygons import Points
 
@@ -18,11 +21,13 @@ class Annotations(NamedTuple):
         labels: (n, 5) class, cxcywh in [0, 1].
         polygons: of each object, (k, 2) in [0, 1]; (0, 2) where it has only a box.
         is_missing: the dataset has no labels for the image, which is used as background.
+        crowds: (k, 5) regions of many objects without labels of their own: class, cxcywh in [0, 1].
     """
 
     labels: Labels = NO_LABELS
     polygons: Sequence[Points] = ()
     is_missing: bool = False
+    crowds: Labels = NO_LABELS
 
 
 class WrittenObject(NamedTuple):
@@ -47,12 +52,22 @@ class SplitReader(Protocol):
         problems: entries of the dataset for which no image was found, a sentence each.
         notes: remarks on how images were found, a sentence each.
         cache: the file that keeps a scan of the split.
+        without_objects: why an image has no objects whose labels are not missing, for messages.
     """
 
     images: tuple[Path, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     cache: Path
+    without_objects: str
+
+    def objects(self, image: Path) -> list[LabelledObject]:
+        """Return the objects of `image`, from which other formats are written; [] where its labels are missing.
+
+        Raises:
+            OSError, ValueError: as `read`.
+        """
+        ...
 
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`.
@@ -93,9 +108,21 @@ class SplitReader(Protocol):
         """
         ...
 
-    def warnings(self, index: ImageIndex) -> list[str]:
-        """Return warnings about the labels of the whole split, a sentence each."""
+    def remarks(self, index: ImageIndex) -> list[str]:
+        """Return what was noticed while all images were read, a sentence each; a scan keeps it."""
         ...
+
+    def warnings(self, index: ImageIndex) -> list[str]:
+        """Return warnings about the labels of the whole split, a sentence each, also of a scan that was kept."""
+        ...
+
+
+def annotations_of(objects: Iterable[LabelledObject]) -> Annotations:
+    """Return the labels of objects; of those with equal classes and boxes the first."""
+    labels: dict[tuple[float, ...], Points] = {}
+    for one in objects:
+        labels.setdefault((one.class_index, *one.box), one.polygon)
+    return Annotations(np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values()))
 
 
 def file_state(path: Path) -> bytes:

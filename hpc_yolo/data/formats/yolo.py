@@ -13,9 +13,10 @@ import numpy as np
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.formats.split import Annotations, WrittenObject, file_state
+from hpc_yolo.data.formats.objects import LabelledObject
+from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of, file_state
 from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_path
-from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_each_label, read_labels
+from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_each_label, read_objects
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.labels import ImageIndex
 
@@ -24,6 +25,8 @@ Content = TypeVar("Content")
 
 class YoloSplit:
     """A split in the YOLO layout; see `SplitReader`."""
+
+    without_objects = "their label files are empty"
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         """Find the images of `split`.
@@ -40,10 +43,14 @@ class YoloSplit:
         self._num_classes, self._kpt_shape = dataset.num_file_classes, dataset.kpt_shape
         self._near_misses = NearMisses(label_path(image) for image in self.images)
 
+    def objects(self, image: Path) -> list[LabelledObject]:
+        """Return the objects of `image`; see `SplitReader.objects`."""
+        return self._read_labels_of(image, read_objects) or []
+
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`; see `SplitReader.read`."""
-        found = self._read_labels_of(image, read_labels)
-        return Annotations(is_missing=True) if found is None else Annotations(*found)
+        found = self._read_labels_of(image, read_objects)
+        return Annotations(is_missing=True) if found is None else annotations_of(found)
 
     def read_each(self, image: Path) -> list[WrittenObject] | None:
         """Return every object of `image`; see `SplitReader.read_each`."""
@@ -79,6 +86,10 @@ class YoloSplit:
     def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:
         """Return why `image` may have no label file; "" if unknown."""
         return explain_missing(image, are_all_missing=are_all_missing)
+
+    def remarks(self, index: ImageIndex) -> list[str]:  # noqa: ARG002, of the interface
+        """Return no remarks: invalid lines are problems of their image."""
+        return []
 
     def warnings(self, index: ImageIndex) -> list[str]:
         """Return a warning if the polygons of the split seem to be boxes with keypoints."""

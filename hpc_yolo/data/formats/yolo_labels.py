@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hpc_yolo.data.formats.split import WrittenObject
+from hpc_yolo.data.formats.objects import BOX_NUMBERS, LabelledObject
+from hpc_yolo.data.formats.split import WrittenObject, annotations_of
 from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, Points
 
-NO_POLYGON = np.zeros((0, 2), dtype=np.float32)
-BOX_NUMBERS = 4
 VISIBILITIES = (0, 1, 2)
 KEYPOINT_SLACK = 0.55  # of a side of the box, from its centre: keypoints at its edge count as inside
 MIN_KEYPOINT_LABELS = 5
@@ -22,8 +22,17 @@ MIN_KEYPOINTS = 20
 def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> tuple[Labels, list[Points]]:
     """Return (labels (n, 5) of class, cxcywh in [0, 1], a polygon for each) of a label file, without duplicates.
 
-    A line has a class and a box of four numbers, or a class and a polygon of at least three points, whose bounding
-    box is the label; a file may have both. A box has a polygon of no points.
+    The bounding box of a polygon is its label; a box has a polygon of no points. See `read_objects`.
+    """
+    found = annotations_of(read_objects(path, num_classes, kpt_shape))
+    return found.labels, list(found.polygons)
+
+
+def read_objects(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> list[LabelledObject]:
+    """Return the objects of a label file.
+
+    A line has a class and a box of four numbers, or a class and a polygon of at least three points; a file may have
+    both.
 
     Args:
         kpt_shape: (keypoints, numbers of each) that follow the box in each line; they are left out.
@@ -32,10 +41,8 @@ def read_labels(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None 
         OSError: the file cannot be read.
         ValueError: naming file, line, the value and the allowed values.
     """
-    labels: dict[tuple[float, ...], Points] = {}
-    for number, line in label_lines(path):
-        labels.setdefault(*_parse_line(f"{path}:{number}", line, num_classes, kpt_shape))
-    return np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values())
+    lines = label_lines(path)
+    return [_parse_line(f"{path}:{number}", line, num_classes, kpt_shape) for number, line in lines]
 
 
 def read_each_label(path: Path, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> list[WrittenObject]:
@@ -48,8 +55,8 @@ def read_each_label(path: Path, num_classes: int, kpt_shape: tuple[int, int] | N
     objects = []
     for number, line in label_lines(path):
         try:
-            label, _ = _parse_line(f"{path}:{number}", line, num_classes, kpt_shape)
-            objects.append(WrittenObject(number, label))
+            one = _parse_line(f"{path}:{number}", line, num_classes, kpt_shape)
+            objects.append(WrittenObject(number, (one.class_index, *one.box)))
         except ValueError as error:
             objects.append(WrittenObject(number, problem=str(error)))
     return objects
@@ -69,10 +76,7 @@ def label_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _parse_line(
-    where: str, line: str, num_classes: int, kpt_shape: tuple[int, int] | None
-) -> tuple[tuple[float, ...], Points]:
-    """Return ((class, cx, cy, w, h), polygon (k, 2))."""
+def _parse_line(where: str, line: str, num_classes: int, kpt_shape: tuple[int, int] | None) -> LabelledObject:
     values = _parse_numbers(where, line)
     class_index, numbers = values[0], values[1:]
     numbers = _require_form(where, numbers, kpt_shape)
@@ -81,12 +85,30 @@ def _parse_line(
     for number in numbers:
         if not 0 <= number <= 1:
             raise ValueError(f"{where}: coordinate {number:g}; coordinates are fractions of the image, 0 to 1")
-    if len(numbers) == BOX_NUMBERS:
-        return (class_index, *numbers), NO_POLYGON
-    xs, ys = numbers[0::2], numbers[1::2]
-    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
-    label = class_index, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    return label, np.array(numbers, dtype=np.float32).reshape(-1, 2)
+    return LabelledObject(class_index, tuple(numbers))
+
+
+def label_line(one: LabelledObject) -> str:
+    """Return the line of an object, which `read_objects` reads as the same numbers."""
+    return " ".join([f"{one.class_index:.0f}", *map(_number, one.numbers)])
+
+
+def _number(value: float) -> str:
+    text = repr(value)
+    return np.format_float_positional(value, trim="-") if "e" in text else text.removesuffix(".0")
+
+
+def as_polygon(points: Sequence[float]) -> tuple[float, ...]:
+    """Return the points x, y of a polygon in an order whose line can only be read as a polygon; () if there is none.
+
+    A line of some polygons that touch edges could be a box and keypoints; from another point on it cannot.
+    """
+    numbers = list(points)
+    for _ in range(0, len(numbers), 2):
+        if not _is_pose(numbers):
+            return tuple(numbers)
+        numbers = [*numbers[2:], *numbers[:2]]
+    return ()
 
 
 def _parse_numbers(where: str, line: str) -> list[float]:

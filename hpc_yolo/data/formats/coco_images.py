@@ -1,0 +1,113 @@
+"""The files of the images that a COCO file names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.coco_json import CocoImage, ImageId
+
+PREFIX = "instances_"  # of COCO's own files: instances_val2017.json has the images in val2017
+NUM_TRIED = 20  # images of a file by which the directory of all is found
+
+
+@dataclass(frozen=True)
+class FoundCocoImages:
+    """The images of a file.
+
+    Attributes:
+        by_path: the entries of each image file; more than one if the JSON names it more than once.
+        problems: entries for which no file was found, a sentence each.
+    """
+
+    by_path: dict[Path, list[CocoImage]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_coco_images(
+    file: Path, images: Sequence[CocoImage], directory: Path | None, root: Path, split: str
+) -> FoundCocoImages:
+    """Return the files of `images`, all relative to one directory.
+
+    Args:
+        file: the JSON.
+        directory: that of the images; None to look for it beside `file` and below `root`.
+        root: of the dataset.
+        split: its name, which may be that of a directory.
+
+    Raises:
+        DataError: two images have the same id.
+    """
+    _require_own_ids(file, images)
+    listing = _Listing()
+    candidates = list(_candidates(file, directory, root, split))
+    base, drops_directories = _base(images, candidates, listing)
+    found = FoundCocoImages()
+    for position, image in enumerate(images):
+        name = _name(image, drops_directories=drops_directories)
+        path = base / name
+        if image.file_name and listing.has(path):
+            found.by_path.setdefault(path, []).append(image)
+        elif image.file_name:
+            found.problems.append(f"{file}: images[{position}]: {image.file_name} does not exist in {base}")
+        else:
+            found.problems.append(f"{file}: images[{position}]: has no file_name")
+    return found
+
+
+def _require_own_ids(file: Path, images: Sequence[CocoImage]) -> None:
+    seen: dict[ImageId, CocoImage] = {}
+    for image in images:
+        if seen.setdefault(image.id, image).file_name != image.file_name:
+            raise DataError(f"{file}: id {image.id!r} is that of {seen[image.id].file_name} and of {image.file_name}")
+
+
+def _candidates(file: Path, directory: Path | None, root: Path, split: str) -> Iterator[Path]:
+    """Yield the directories that may have the images, the most likely first."""
+    names = dict.fromkeys([file.stem.removeprefix(PREFIX), split])
+    bases = [directory] if directory is not None else [file.parent, root, file.parent.parent]
+    for base in bases:
+        yield base
+        for name in names:
+            yield base / name
+        if directory is None:
+            yield base / "images"
+            for name in names:
+                yield base / "images" / name
+
+
+def _base(images: Sequence[CocoImage], candidates: Sequence[Path], listing: _Listing) -> tuple[Path, bool]:
+    """Return (the directory of the images, whether directories in their names are left out)."""
+    for drops_directories in (False, True):
+        for base in candidates:
+            tried = (_name(image, drops_directories=drops_directories) for image in images[:NUM_TRIED])
+            if any(listing.has(base / name) for name in tried if name.name):
+                return base, drops_directories
+    return candidates[0], False
+
+
+def _name(image: CocoImage, *, drops_directories: bool) -> PurePosixPath:
+    written = image.file_name
+    if "\\" in written:
+        written = PureWindowsPath(written).as_posix()
+    return PurePosixPath(PurePosixPath(written).name) if drops_directories else PurePosixPath(written)
+
+
+class _Listing:
+    """The names in directories, each of which is read once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def has(self, path: Path) -> bool:
+        """Return True if the file `path` exists."""
+        parent, name = os.path.split(path)
+        if parent not in self._names:
+            try:
+                self._names[parent] = frozenset(os.listdir(parent))  # noqa: PTH208, names alone
+            except OSError:
+                self._names[parent] = frozenset()
+        return name in self._names[parent]

@@ -1,0 +1,25 @@
+"""Several polygons of one object as one closed outline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Polygon = npt.NDArray[np.float64]  # (k, 2) x, y
+
+
+def joined_polygons(polygons: Sequence[Polygon]) -> Polygon:
+    """Return one outline (k, 2) around all polygons of an object.
+
+    Each further polygon is joined where it is nearest to those before it: the outline goes there, around the polygon
+    and back on the same line, which adds no area.
+    """
+    outline = polygons[0]
+    for polygon in polygons[1:]:
+        distances = np.square(outline[:, None] - polygon[None]).sum(axis=2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        detour = np.concatenate([polygon[there:], polygon[: there + 1], outline[here : here + 1]])
+        outline = np.concatenate([outline[: here + 1], detour, outline[here + 1 :]])
+    return outline
