@@ -15,7 +15,7 @@ from waiting import wait_until
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptStarted, StepLogged
+from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, StepLogged
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.load import dump_spec
@@ -92,6 +92,26 @@ def test_interrupted_trials_of_an_array_end_as_if_alone(in_slurm, write_spec, hp
 def test_twelve_interrupted_trials_end_as_if_alone(in_slurm, write_spec, hpc_yolo, tmp_path):
     grid = {"train.hyp_overrides.lr0": [0.005, 0.01, 0.02, 0.03, 0.04, 0.05]}
     run_interrupted_sweep(in_slurm, write_spec, hpc_yolo, tmp_path, num_compared=12, grid=grid, seeds=2)
+
+
+@pytest.mark.soak
+def test_preempted_trials_in_chain_mode_go_on_in_jobs_of_their_own(in_slurm, write_spec, hpc_yolo, tmp_path):
+    """A successor is in no array with the other trials: it must know its own, and that of a finished trial must go."""
+    spec = write_spec("chain", CLUSTER | {"requeue": "chain"}, TRAIN, checkpoint=CHECKPOINT, sweep={"seeds": 2})
+    hpc_yolo("submit", spec)
+    sweep = sweep_at(tmp_path, "chain")
+    trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+    for run in trials:
+        wait_until(functools.partial(is_in_training, run), f"a step of {run.name}")
+    in_slurm.submit("#!/bin/sh\ntrue\n", "--partition=high", "--nodes=2", "--exclusive")
+    wait_until(lambda: not in_slurm.run("squeue", "--noheader", "--format=%A").split(), "all jobs to end")
+    for run in trials:
+        jobs = [start.job_id for start in starts_of(run)]
+        assert len({job.partition("_")[0] for job in jobs}) == len(jobs) == 2, jobs
+        assert Attempts(read_events(run.journal)).newest.ended.outcome == AttemptEnded.FINISHED
+    assert json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"] == {"done": 2}
+    first = sweep.trials()[0]
+    assert digest(sweep.trial(first.name)) == digest_alone(sweep, first, hpc_yolo, tmp_path)
 
 
 def test_cancelled_sweep_starts_its_unfinished_trials_again(in_slurm, write_spec, hpc_yolo, tmp_path):
