@@ -15,8 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hpc_yolo.data.cache import CachedImages
+from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.decoded import CachedImages, plan_slots
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
@@ -41,7 +42,7 @@ def main() -> None:
         plain, copied = Hyperparameters(), Hyperparameters(copy_paste=0.5)
         files = ImageFiles(boxes.paths, IMGSZ, augment=True)
         print_speed("from files", TrainingSamples(boxes, files, imgsz=IMGSZ, hyp=plain, seed=0))
-        cached = CachedImages(files, NUM_IMAGES)
+        cached = CachedImages(files, new_memory_cache(plan_slots(boxes.shapes_hw, IMGSZ)))
         for name, index, hyp in (("boxes", boxes, plain), ("outlines", outlined, plain), ("copies", outlined, copied)):
             print_speed(f"from memory, {name}", TrainingSamples(index, cached, imgsz=IMGSZ, hyp=hyp, seed=0))
 

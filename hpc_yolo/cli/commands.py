@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
         "weights": Listed("weights", "weights", "Download published weights; show and convert .pt files."),
     },
     "Other": {
-        "data": Listed("data", "data", "Create datasets."),
+        "data": Listed("data", "data", "Create and check datasets."),
         "schema": Listed("check", "schema", "Print the JSON schema of a spec, for editors."),
         "completion": Listed("completion", "completion", "Print the completion script for a shell."),
     },

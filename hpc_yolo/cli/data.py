@@ -1,4 +1,4 @@
-"""`hpc-yolo data`: create datasets."""
+"""`hpc-yolo data`: create and check datasets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from hpc_yolo.cli.data_check import check
 from hpc_yolo.monitor.progress import counting
 
 
 @click.group()
 def data() -> None:
-    """Create datasets."""
+    """Create and check datasets."""
 
 
 @data.command(short_help="Draw a labelled dataset of shapes.")
@@ -35,3 +36,6 @@ def synth(directory: Path, num_train: int, num_val: int, width: int, height: int
             on_progress=on_progress,
         )
     click.echo(f"{num_train} training and {num_val} validation images: {dataset}")
+
+
+data.add_command(check)

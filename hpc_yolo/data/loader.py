@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, stack_images, stack_targets
-from hpc_yolo.data.cache import BYTES_PER_PIXEL, CachedImages
+from hpc_yolo.data.decoded import BYTES_PER_PIXEL, CachedImages, DecodedImages
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.sampler import (
@@ -40,11 +40,10 @@ class TrainingLoader:
 
     Args:
         batch: images of a step over all ranks.
-        in_memory: keep the resized images of the whole set in memory.
+        cache: keeps decoded images after their first use.
         rect: batches of images of similar shapes, in a fixed order, padded to the smallest multiples of `stride`
             that hold them; no mosaics.
         by_weight: draw images with rare classes, or classes with a low mAP, more often.
-        on_progress: called with (images in memory, all images).
     """
 
     def __init__(
@@ -58,20 +57,17 @@ class TrainingLoader:
         rank: int,
         world_size: int,
         workers: int,
-        in_memory: bool = False,
+        cache: DecodedImages | None = None,
         rect: bool = False,
         by_weight: bool = False,
         stride: int = 32,
-        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.index = index
         self.num_images = index.num_images
         self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
-        source: ImageSource = ImageFiles(index.paths, imgsz, augment=True)
-        if in_memory:
-            source = CachedImages(source, index.num_images, on_progress)
+        source = _source(index, imgsz, cache, augment=True)
         self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed)
         self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._labels = index.labels if by_weight else None
@@ -141,6 +137,7 @@ class ValidationLoader:
     Args:
         batch: images of a group over all ranks.
         square: pad every image to a square of `imgsz`.
+        cache: keeps decoded images after their first use.
     """
 
     def __init__(
@@ -154,6 +151,7 @@ class ValidationLoader:
         world_size: int,
         workers: int,
         square: bool = False,
+        cache: DecodedImages | None = None,
     ) -> None:
         self.index = index
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
@@ -167,7 +165,7 @@ class ValidationLoader:
             self._is_mine.append(len(images) > 0)
             if len(images):
                 mine.append((images, shape))
-        samples = ValidationSamples(index, ImageFiles(index.paths, imgsz, augment=False))
+        samples = ValidationSamples(index, _source(index, imgsz, cache, augment=False))
         self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers)
         sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
         self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
@@ -180,6 +178,11 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[ValidationBatch]:
         return raise_errors(iter(self._loader))
+
+
+def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augment: bool) -> ImageSource:
+    files = ImageFiles(index.paths, imgsz, augment=augment)
+    return files if cache is None else CachedImages(files, cache)
 
 
 class _Shard(NamedTuple):

@@ -23,6 +23,7 @@ from hpc_yolo.runs.events import (
     Cause,
     EpochEnded,
     Evaluated,
+    ImagesCached,
     StepLogged,
     TrialStopped,
     WarningRaised,
@@ -35,6 +36,7 @@ POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
 OUTPUT_LINES = 10
 INTERRUPTED = 130
+ALWAYS_SHOWN = AttemptStarted, ImagesCached, AnchorsChecked, WeightsLoaded, TrialStopped, WarningRaised
 
 
 def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool = False) -> int:
@@ -155,7 +157,7 @@ class RunDisplay:
                 self._advance(event)
             elif isinstance(event, Evaluated):
                 self._last_evaluation = metrics_text(event)
-            always = isinstance(event, (AttemptStarted, AnchorsChecked, WeightsLoaded, TrialStopped, WarningRaised))
+            always = isinstance(event, ALWAYS_SHOWN)
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, WarningRaised) else None
                 self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_yolo.core.units import counted
+from hpc_yolo.core.units import counted, short_bytes
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
@@ -10,6 +10,7 @@ from hpc_yolo.runs.events import (
     AttemptStarted,
     EpochEnded,
     Evaluated,
+    ImagesCached,
     ResultsWritten,
     StepLogged,
     TrialStopped,
@@ -46,6 +47,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     """
     if isinstance(event, AttemptStarted):
         return _started_line(event)
+    if isinstance(event, ImagesCached):
+        return f"cache: {cache_text(event)}"
     if isinstance(event, WeightsLoaded):
         return f"weights: {event.num_kept} of {event.num_tensors} tensors from {event.path}"
     if isinstance(event, AnchorsChecked):
@@ -77,6 +80,15 @@ def metrics_text(event: Evaluated) -> str:
     return " ".join(
         f"{METRIC_TITLES[name]} {three_decimals(getattr(event.metrics, name))}" for name in ("map50", "map50_95")
     )
+
+
+def cache_text(event: ImagesCached) -> str:
+    """Return where decoded images are kept, and how many of them."""
+    needed, cached, free = map(short_bytes, (event.needed_bytes, event.cached_bytes, event.free_bytes))
+    if not event.cached_bytes:
+        return f"off: {needed} are needed, and {free} are free"
+    of_all = f"{cached} of" if event.cached_bytes < event.needed_bytes else ""
+    return f"{of_all} {needed} of decoded images in {event.kind}, of {free} that were free".strip()
 
 
 def stop_text(event: TrialStopped) -> str:

@@ -57,6 +57,18 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     ranks: list[RankLocation]
 
 
+class ImagesCached(Event, frozen=True, kw_only=True, tag="cache"):
+    """The decoded images of training and validation are kept after their first use, `cached_bytes` of `needed_bytes`.
+
+    `kind`: where; "off": nowhere. `free_bytes`: there, before, on the node with the least.
+    """
+
+    kind: str
+    needed_bytes: int
+    cached_bytes: int
+    free_bytes: int
+
+
 class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
     """The number of the model's tensors that were read from the file of weights."""
 
@@ -209,6 +221,7 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
 
 AnyEvent = (
     AttemptStarted
+    | ImagesCached
     | WeightsLoaded
     | AnchorsChecked
     | StepLogged

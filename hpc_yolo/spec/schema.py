@@ -259,7 +259,10 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     cache: Annotated[
         Literal["auto", "none", "ram", "disk"],
         WHERE_IT_RUNS,
-        Meta(description="Keep decoded images in memory; auto: if they need less than a tenth of the free memory."),
+        Meta(
+            description="Keep decoded images after their first use, once per node, in memory; auto: if they need at "
+            "most a quarter of the free memory."
+        ),
     ] = "auto"
     freeze: Annotated[
         NotNegative | list[NotNegative],

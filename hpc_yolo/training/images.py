@@ -9,11 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
-from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, shared_room
 from hpc_yolo.distributed import World
@@ -22,10 +20,9 @@ from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.runs.sweep import label_cache_of
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.training.image_cache import node_caches
 
 PROGRESS_S = 5.0
-CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache need memory too
-AUTO_CACHE_MEMORY_FRACTION = 0.1  # limit of train.cache: auto
 
 
 def scan_dataset(
@@ -104,21 +101,22 @@ def build_loaders(
         "world_size": world.size,
         "workers": loader_workers(train.workers, world),
     }
-    in_memory = keeps_in_memory(train.cache, indexes[0], train.imgsz, world, emit)
+    caches = node_caches(train.cache, indexes, train.imgsz, world, emit)
     training = TrainingLoader(
         indexes[0],
         imgsz=train.imgsz,
         batch=train.batch,
         hyp=hyp,
         seed=train.seed,
-        in_memory=in_memory,
+        cache=caches[0],
         rect=train.rect,
         by_weight=train.image_weights,
         stride=stride,
-        on_progress=progress_lines("decoding train images", world.is_main),
         **options,
     )
-    validation = ValidationLoader(indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, **options)
+    validation = ValidationLoader(
+        indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, cache=caches[1], **options
+    )
     require_shared_room(training, validation, world)
     return training, validation
 
@@ -141,26 +139,6 @@ def require_shared_room(training: TrainingLoader, validation: ValidationLoader, 
             for rank, numbers in zip(world.ranks, (list(map(int, row)) for row in rows), strict=True)
         ]
     )
-
-
-def keeps_in_memory(cache: str, index: ImageIndex, imgsz: int, world: World, emit: Callable[[AnyEvent], None]) -> bool:
-    """Return whether the decoded images stay in memory: every node must have room for those of all its ranks.
-
-    With `ram` they may use most of the free memory, with `auto` a small part of it.
-    """
-    if cache == "none":
-        return False
-    needed_bytes = cache_bytes(index, imgsz) * world.process.local_world_size
-    nodes = world.gather_numbers([needed_bytes, available_bytes()])
-    needed, free = max(nodes, key=lambda node: node[0] / max(node[1], 1))
-    fits = needed <= free * (CACHE_MEMORY_FRACTION if cache == "ram" else AUTO_CACHE_MEMORY_FRACTION)
-    if not fits and cache == "ram":
-        message = (
-            f"train.cache: images are read from files: decoded, the {index.num_images} images need "
-            f"{needed / 2**30:.1f} GiB for the ranks of a node, and {free / 2**30:.1f} GiB are free"
-        )
-        emit(WarningRaised(message=message))
-    return fits
 
 
 def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:

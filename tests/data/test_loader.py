@@ -12,7 +12,9 @@ from image_sets import STILL, add, encoded, index_of, joined, noise_index, scan
 from waiting import PATIENCE_S
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.decoded import plan_slots
 from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.sampler import epoch_order, rect_plan
@@ -64,13 +66,13 @@ def as_pair(batch):
 
 
 @pytest.mark.parametrize(
-    ("world_size", "workers", "in_memory"), [(1, 2, False), (2, 0, False), (4, 0, False), (2, 1, False), (1, 0, True)]
+    ("world_size", "workers", "is_cached"),
+    [(1, 2, False), (2, 0, False), (4, 0, False), (2, 1, False), (1, 0, True), (2, 2, True)],
 )
-def test_ranks_workers_and_cache_do_not_change_batches(train_index, world_size, workers, in_memory):
-    shards = [
-        epoch_of(train_index, 3, rank=rank, world_size=world_size, workers=workers, in_memory=in_memory)
-        for rank in range(world_size)
-    ]
+def test_ranks_workers_and_cache_do_not_change_batches(train_index, world_size, workers, is_cached):
+    cache = new_memory_cache(plan_slots(train_index.shapes_hw, IMGSZ)) if is_cached else None
+    options = {"world_size": world_size, "workers": workers, "cache": cache}
+    shards = [epoch_of(train_index, 3, rank=rank, **options) for rank in range(world_size)]
     assert_same(joined(shards), joined([epoch_of(train_index, 3)]))
 
 
@@ -209,9 +211,11 @@ def test_rank_without_validation_images_has_no_batches(train_index):
     assert counts.count(0) == 6 and counts.count(1) == 10
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_validation_does_not_depend_on_workers_and_can_be_repeated(train_index, workers):
-    loader, plain = make_validation_loader(train_index, workers=workers), make_validation_loader(train_index)
+@pytest.mark.parametrize(("workers", "is_cached"), [(0, False), (1, False), (1, True)])
+def test_validation_does_not_depend_on_workers_and_cache_and_can_be_repeated(train_index, workers, is_cached):
+    cache = new_memory_cache(plan_slots(train_index.shapes_hw, IMGSZ)) if is_cached else None
+    loader = make_validation_loader(train_index, workers=workers, cache=cache)
+    plain = make_validation_loader(train_index)
     for _ in range(2):
         assert_same(loader, plain)
 

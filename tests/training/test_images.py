@@ -11,7 +11,6 @@ import torch
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import DataError, TrainingError
 from hpc_yolo.core.package_data import resource_directory
-from hpc_yolo.data.cache import cache_bytes
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
@@ -22,7 +21,6 @@ from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.training import images
 from hpc_yolo.training.build import build
-from hpc_yolo.training.images import keeps_in_memory
 
 IMGSZ = 64
 
@@ -52,49 +50,6 @@ def built(data: Path, tmp_path: Path, emitted: list[AnyEvent], model: str = "yol
     run = RunDirectory(tmp_path / "r")
     run.create()
     return build(spec, one_rank(), run, emit=emitted.append)
-
-
-def test_cache_size_is_computed_without_reading_images(index):
-    assert cache_bytes(index, IMGSZ) == pytest.approx(5 * IMGSZ * (IMGSZ * 64 / 96) * 3, abs=5)
-
-
-@pytest.mark.parametrize(
-    ("cache", "times", "num_ranks", "fits"),
-    [
-        ("ram", 1.1, 1, False),
-        ("ram", 1.4, 1, True),
-        ("ram", 8, 8, False),
-        ("ram", 11, 8, True),
-        ("auto", 9, 1, False),
-        ("auto", 11, 1, True),
-        ("auto", 79, 8, False),
-        ("auto", 81, 8, True),
-        ("none", 1000, 1, False),
-    ],
-)
-def test_cache_decision_counts_all_ranks_of_node(index, monkeypatch, cache, times, num_ranks, fits):
-    """Each rank keeps all images, so that eight ranks need eight times the memory."""
-    emitted: list[AnyEvent] = []
-    free_bytes = int(cache_bytes(index, IMGSZ) * times)
-    monkeypatch.setattr(images, "available_bytes", lambda: free_bytes)
-    assert keeps_in_memory(cache, index, IMGSZ, one_rank(num_ranks), emitted.append) is fits
-    assert bool(emitted) is (cache == "ram" and not fits), "a warning for an explicit cache only"
-
-
-def test_insufficient_memory_makes_training_read_from_files(data, tmp_path, monkeypatch):
-    """A run must not fail because a node has less memory than the previous one."""
-    monkeypatch.setattr(images, "available_bytes", lambda: 1000)
-    emitted: list[AnyEvent] = []
-    training = built(data, tmp_path, emitted, cache="ram").training
-    assert len(list(training.epoch(0))) == 3
-    (message,) = warnings_of(emitted)
-    assert message.startswith("train.cache: images are read from files: decoded, the 5 images need 0.0 GiB")
-
-
-def test_cached_images_are_read_once(data, tmp_path, monkeypatch):
-    training = built(data, tmp_path, [], cache="ram").training
-    monkeypatch.setattr("hpc_yolo.data.source.read_image", lambda path: pytest.fail(f"{path} was read again"))
-    assert len(list(training.epoch(0))) == len(training)
 
 
 def test_single_cls_builds_model_with_one_class(data, tmp_path):
@@ -188,7 +143,7 @@ def test_freeze_of_missing_or_all_layers_is_refused(data, tmp_path, layers, mess
 
 def test_disabled_autoanchor_keeps_anchors(data, tmp_path):
     emitted: list[AnyEvent] = []
-    made = built(data, tmp_path, emitted, autoanchor=False)
+    made = built(data, tmp_path, emitted, autoanchor=False, cache="none")
     assert emitted == []
     assert made.description.config["anchors"][0] == [10, 13, 16, 30, 33, 23]
 

@@ -1,0 +1,112 @@
+"""The result of `hpc-yolo data check` on a terminal: totals, classes, findings with their first examples."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from operator import itemgetter
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpc_yolo.core.units import counted, short_bytes, short_time
+from hpc_yolo.data.check.kinds import SEVERITIES, Kind
+from hpc_yolo.data.check.result import CheckResult, Finding, Item, Sizes
+
+PIPE_COLUMNS = 200
+STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
+MAX_CLASSES = 20
+NOTHING = "–"
+
+
+def print_result(result: CheckResult, *, num_examples: int) -> None:
+    """Print `result`, with the first `num_examples` findings of each kind and split."""
+    # A pipe has no width of its own: print long lines there.
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    for table in (_splits(result), _classes(result)):
+        console.print(table)
+        console.print()
+    for _, findings in groupby(result.findings, key=lambda finding: finding.kind.name):
+        _print_kind(console, list(findings), num_examples)
+    console.print(_last_line(result))
+
+
+def _splits(result: CheckResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=Text(result.dataset), title_justify="left")
+    headings = ("split", "images", "left out", "without objects", "objects", "most on one", "size")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    table.add_column("smallest, median, largest image")
+    for name, split in result.splits.items():
+        left_out = split.num_images - split.num_usable
+        numbers = (split.num_images, left_out, split.num_backgrounds, split.num_objects, split.most_objects)
+        table.add_row(name, *map(str, numbers), short_bytes(split.num_bytes), _sizes(split.sizes))
+    return table
+
+
+def _sizes(sizes: Sizes | None) -> str:
+    if sizes is None:
+        return NOTHING
+    if sizes.num_different == 1:
+        return f"all {_size(sizes.median)}"
+    return f"{', '.join(map(_size, (sizes.smallest, sizes.median, sizes.largest)))}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _classes(result: CheckResult) -> Table:
+    """Return a table of the objects of each class; of many classes the most and the least frequent ones."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("class", overflow="fold")
+    for name in result.splits:
+        table.add_column(name, justify="right")
+    columns = [split.class_counts for split in result.splits.values()]
+    rows = [(Text(name), *counts) for name, *counts in zip(result.names, *columns, strict=True)]
+    if len(rows) > MAX_CLASSES:
+        rows.sort(key=itemgetter(1), reverse=True)
+        half = MAX_CLASSES // 2
+        hidden = (Text(f"… {len(rows) - 2 * half} more classes"), *([NOTHING] * len(columns)))
+        rows = [*rows[:half], hidden, *rows[-half:]]
+    for row in rows:
+        table.add_row(row[0], *map(str, row[1:]))
+    return table
+
+
+def _print_kind(console: Console, findings: list[Finding], num_examples: int) -> None:
+    """Print the findings of one kind, of all splits."""
+    kind = findings[0].kind
+    for finding in findings:
+        console.print(_head(kind, finding))
+        for item in finding.items[:num_examples]:
+            console.print(_example(item), soft_wrap=True)
+        if finding.count > num_examples:
+            console.print(f"    … and {finding.count - min(num_examples, finding.count)} more", style="dim")
+    if kind.remedy:
+        console.print(Text(f"  -> {kind.remedy}"))
+    console.print()
+
+
+def _head(kind: Kind, finding: Finding) -> Text:
+    split = f"{finding.split}: " if finding.split else ""
+    return Text.assemble(
+        (f"{kind.severity}: ", STYLES[kind.severity]), f"{split}{kind.counted(finding.count)} {kind.meaning}"
+    )
+
+
+def _example(item: Item) -> Text:
+    return Text.assemble(f"    {item.where}", (f": {item.text}" if item.text else "", "dim"))
+
+
+def _last_line(result: CheckResult) -> Text:
+    num_images = sum(split.num_images for split in result.splits.values())
+    line = Text.assemble(f"{counted(num_images, 'image')} in {short_time(result.seconds)}: ")
+    found = [(counted(result.count(name), name), STYLES[name]) for name in SEVERITIES if result.count(name)]
+    if not found:
+        return line.append("no errors, no warnings", style="bold green")
+    line.append_text(Text(", ").join(Text(*part) for part in found))
+    if result.num_left_out:
+        line.append(f"; training leaves out {counted(result.num_left_out, 'image')}")
+    return line.append(" (all of them: --json)", style="dim")

@@ -1,0 +1,133 @@
+"""The check of a dataset: every image and label of its splits, in threads, with bounded memory.
+
+Decoding and hashing release Python's lock, so that threads use all cores and end with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.check.duplicates import SeenImages
+from hpc_yolo.data.check.image import ImageFindings, check_image
+from hpc_yolo.data.check.result import CheckResult, FindingLog, Item, SplitTotals
+from hpc_yolo.data.check.totals import TotalsOfSplit
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.decode import silence_decoder
+from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.formats.split import SplitReader
+
+WAITING_PER_THREAD = 16  # images that are handed to threads ahead of time, for each thread
+NEEDED_SPLITS = ("train", "val")
+
+
+def check_dataset(
+    dataset: Dataset,
+    splits: Sequence[str],
+    *,
+    imgsz: int,
+    num_threads: int = 0,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> CheckResult:
+    """Check every image and label of `splits`.
+
+    Args:
+        imgsz: longer side of an image in the training, in pixels.
+        num_threads: 0 for one a core.
+        on_progress: called with (images done, all images).
+
+    Raises:
+        DataError: none of the splits can be read.
+    """
+    began = time.monotonic()
+    silence_decoder()
+    log = FindingLog()
+    for message in dataset.messages:
+        log.add("remark", "", Item(str(dataset.source), message.removeprefix(f"{dataset.source}: ")))
+    readers = _open_all(dataset, splits, log)
+    total = sum(len(reader.images) for reader in readers.values())
+    seen, totals, done = SeenImages(), {}, 0
+    for split, reader in readers.items():
+        counted = TotalsOfSplit(len(dataset.names))
+        for image, checked in _checked(reader, imgsz, num_threads or len(os.sched_getaffinity(0))):
+            counted.add(checked)
+            for kind, item in checked.found:
+                log.add(kind, split, item)
+            if checked.look is not None:
+                seen.add(split, str(image), checked.look, checked.labels)
+            done += 1
+            on_progress(done, total)
+        totals[split] = counted.result()
+        _check_split(dataset, split, reader, totals[split], log)
+    for kind, split, item in seen.findings():
+        log.add(kind, split, item)
+    return CheckResult(
+        dataset=str(dataset.source),
+        names=dataset.names,
+        imgsz=imgsz,
+        splits=totals,
+        findings=log.sorted(["", *splits]),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _open_all(dataset: Dataset, splits: Sequence[str], log: FindingLog) -> dict[str, SplitReader]:
+    """Return the readers of the splits that can be read; the others are findings.
+
+    Raises:
+        DataError: none can be read.
+    """
+    readers: dict[str, SplitReader] = {}
+    errors = []
+    for split in splits:
+        try:
+            readers[split] = open_split(dataset, split)
+        except DataError as error:
+            log.add("split", split, Item(split, str(error)))
+            errors.append(error)
+    if errors and not readers:
+        raise errors[0]
+    return readers
+
+
+def _checked(reader: SplitReader, imgsz: int, num_threads: int) -> Iterator[tuple[Path, ImageFindings]]:
+    """Yield the images of a split, in their order, each with its findings."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    waiting: deque[tuple[Path, Future[ImageFindings]]] = deque()
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        for image in reader.images:
+            waiting.append((image, pool.submit(check_image, image, reader, imgsz)))
+            if len(waiting) == num_threads * WAITING_PER_THREAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        yield from ((image, future.result()) for image, future in waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(before)
+
+
+def _check_split(dataset: Dataset, split: str, reader: SplitReader, totals: SplitTotals, log: FindingLog) -> None:
+    """Add the findings about a whole split."""
+    for problem in reader.problems:
+        log.add("unlisted-image", split, Item(split, problem))
+    for note in reader.notes:
+        log.add("remark", split, Item(split, note))
+    if not totals.num_objects:
+        if totals.num_usable and split in NEEDED_SPLITS:
+            image = reader.images[0]
+            why = reader.explain_missing(image, are_all_missing=True)
+            text = f"the labels of {image} are looked for in {reader.label_file(image)}" + (f"; {why}" if why else "")
+            log.add("no-labels", split, Item(split, text))
+        return
+    for name, count in zip(dataset.names, totals.class_counts, strict=True):
+        if not count:
+            log.add("class-without-objects", split, Item(name))
