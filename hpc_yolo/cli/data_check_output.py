@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpc_yolo.core.units import counted, short_bytes, short_time
-from hpc_yolo.data.check.kinds import SEVERITIES, Kind
-from hpc_yolo.data.check.result import CheckResult, Finding, Item, Sizes
+from hpc_yolo.core.units import counted, short_time
+from hpc_yolo.data.check.kinds import SEVERITIES
+from hpc_yolo.data.check.result import SPLIT_HEADINGS, CheckResult, Finding, Item
 
 PIPE_COLUMNS = 200
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
@@ -34,27 +34,12 @@ def print_result(result: CheckResult, *, num_examples: int) -> None:
 
 def _splits(result: CheckResult) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=Text(result.dataset), title_justify="left")
-    headings = ("split", "images", "left out", "without objects", "objects", "most on one", "size")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    table.add_column("smallest, median, largest image")
+    for number, heading in enumerate(SPLIT_HEADINGS):
+        is_text = number in (0, len(SPLIT_HEADINGS) - 1)
+        table.add_column(heading, justify="left" if is_text else "right")
     for name, split in result.splits.items():
-        left_out = split.num_images - split.num_usable
-        numbers = (split.num_images, left_out, split.num_backgrounds, split.num_objects, split.most_objects)
-        table.add_row(name, *map(str, numbers), short_bytes(split.num_bytes), _sizes(split.sizes))
+        table.add_row(name, *split.cells())
     return table
-
-
-def _sizes(sizes: Sizes | None) -> str:
-    if sizes is None:
-        return NOTHING
-    if sizes.num_different == 1:
-        return f"all {_size(sizes.median)}"
-    return f"{', '.join(map(_size, (sizes.smallest, sizes.median, sizes.largest)))}"
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _classes(result: CheckResult) -> Table:
@@ -79,7 +64,7 @@ def _print_kind(console: Console, findings: list[Finding], num_examples: int) ->
     """Print the findings of one kind, of all splits."""
     kind = findings[0].kind
     for finding in findings:
-        console.print(_head(kind, finding))
+        console.print(Text.assemble((f"{kind.severity}: ", STYLES[kind.severity]), finding.sentence))
         for item in finding.items[:num_examples]:
             console.print(_example(item), soft_wrap=True)
         if finding.count > num_examples:
@@ -87,13 +72,6 @@ def _print_kind(console: Console, findings: list[Finding], num_examples: int) ->
     if kind.remedy:
         console.print(Text(f"  -> {kind.remedy}"))
     console.print()
-
-
-def _head(kind: Kind, finding: Finding) -> Text:
-    split = f"{finding.split}: " if finding.split else ""
-    return Text.assemble(
-        (f"{kind.severity}: ", STYLES[kind.severity]), f"{split}{kind.counted(finding.count)} {kind.meaning}"
-    )
 
 
 def _example(item: Item) -> Text:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import click
 
-import hpc_yolo
 from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.report.facts import read_facts, unique_labels
-from hpc_yolo.report.page import report_page
+from hpc_yolo.report.page import made_now, report_page
 from hpc_yolo.runs.sweep import SweepDirectory
 
 
@@ -34,7 +32,7 @@ def report(written: tuple[str, ...], output: Path | None) -> None:
     The file refers to no other file and no network. Several runs share their charts, and the differences between their
     specs are listed.
     """
-    made = f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
+    made = made_now()
     if len(written) == 1 and SweepDirectory(Path(written[0]).absolute()).exists:
         _report_sweep(Path(written[0]), output, made)
         return

@@ -7,12 +7,14 @@ data; only the charts (`charts.py`) are markup.
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import hpc_yolo
 from hpc_yolo.core.units import counted, short_time
 from hpc_yolo.plots.chart import COLOURS, INKS, MAX_NUMBERED
 from hpc_yolo.plots.labels import LabelStatistics
@@ -45,6 +47,11 @@ def report_page(runs: Sequence[ReportFacts], made: str) -> str:
         kind_colours=KIND_COLOURS,
         max_matrix_classes=MAX_NUMBERED,
     )
+
+
+def made_now() -> str:
+    """Return the last line of a page: when and by which version it was made."""
+    return f"Made by hpc-yolo {hpc_yolo.__version__} on {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
 
 
 def render(template: str, **values: object) -> str:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 
@@ -19,7 +20,7 @@ from hpc_yolo.data.check.duplicates import SeenImages
 from hpc_yolo.data.check.image import ImageFindings, check_image
 from hpc_yolo.data.check.result import CheckResult, FindingLog, Item, SplitTotals
 from hpc_yolo.data.check.totals import TotalsOfSplit
-from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.dataset import SPLITS, Dataset
 from hpc_yolo.data.decode import silence_decoder
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import SplitReader
@@ -28,9 +29,33 @@ WAITING_PER_THREAD = 16  # images that are handed to threads ahead of time, for 
 NEEDED_SPLITS = ("train", "val")
 
 
+class Splits(NamedTuple):
+    """The splits to be checked: the readers of those that can be read, and the errors of the others, by name."""
+
+    readers: dict[str, SplitReader]
+    unreadable: dict[str, DataError]
+
+
+def open_splits(dataset: Dataset, names: Sequence[str]) -> Splits:
+    """Find the images of the splits `names`.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    splits = Splits({}, {})
+    for name in names:
+        try:
+            splits.readers[name] = open_split(dataset, name)
+        except DataError as error:
+            splits.unreadable[name] = error
+    if splits.unreadable and not splits.readers:
+        raise next(iter(splits.unreadable.values()))
+    return splits
+
+
 def check_dataset(
     dataset: Dataset,
-    splits: Sequence[str],
+    splits: Splits,
     *,
     imgsz: int,
     num_threads: int = 0,
@@ -42,19 +67,17 @@ def check_dataset(
         imgsz: longer side of an image in the training, in pixels.
         num_threads: 0 for one a core.
         on_progress: called with (images done, all images).
-
-    Raises:
-        DataError: none of the splits can be read.
     """
     began = time.monotonic()
     silence_decoder()
     log = FindingLog()
     for message in dataset.messages:
         log.add("remark", "", Item(str(dataset.source), message.removeprefix(f"{dataset.source}: ")))
-    readers = _open_all(dataset, splits, log)
-    total = sum(len(reader.images) for reader in readers.values())
+    for split, error in splits.unreadable.items():
+        log.add("split", split, Item(split, str(error)))
+    total = sum(len(reader.images) for reader in splits.readers.values())
     seen, totals, done = SeenImages(), {}, 0
-    for split, reader in readers.items():
+    for split, reader in splits.readers.items():
         counted = TotalsOfSplit(len(dataset.names))
         for image, checked in _checked(reader, imgsz, num_threads or len(os.sched_getaffinity(0))):
             counted.add(checked)
@@ -73,28 +96,9 @@ def check_dataset(
         names=dataset.names,
         imgsz=imgsz,
         splits=totals,
-        findings=log.sorted(["", *splits]),
+        findings=log.sorted(["", *SPLITS]),
         seconds=time.monotonic() - began,
     )
-
-
-def _open_all(dataset: Dataset, splits: Sequence[str], log: FindingLog) -> dict[str, SplitReader]:
-    """Return the readers of the splits that can be read; the others are findings.
-
-    Raises:
-        DataError: none can be read.
-    """
-    readers: dict[str, SplitReader] = {}
-    errors = []
-    for split in splits:
-        try:
-            readers[split] = open_split(dataset, split)
-        except DataError as error:
-            log.add("split", split, Item(split, str(error)))
-            errors.append(error)
-    if errors and not readers:
-        raise errors[0]
-    return readers
 
 
 def _checked(reader: SplitReader, imgsz: int, num_threads: int) -> Iterator[tuple[Path, ImageFindings]]:

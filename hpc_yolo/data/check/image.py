@@ -60,7 +60,7 @@ def check_image(image: Path, reader: SplitReader, imgsz: int) -> ImageFindings:
         if lacks_end_mark(content):
             found.append(("no-end-mark", Item(address)))
     except (OSError, ValueError) as error:
-        found.append(("unusable-image", Item(address, _located(_text(image, error), address)[1])))
+        found.append(("unusable-image", Item(address, _located(_text(image, error), address)[1], address)))
     valid = _check_labels(image, reader, found)
     if look is not None:
         for box in box_findings(_rows(one.label for one in valid), shape_hw, imgsz):

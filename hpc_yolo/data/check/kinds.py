@@ -89,7 +89,7 @@ KINDS = {
             "warning",
             "image",
             "almost the same as one of another split: metrics may be too good",
-            "look at the pairs; split by scene or video instead of by image",
+            "look at the pairs with --html FILE; split by scene or video instead of by image",
         ),
         Kind(
             "duplicate",
@@ -105,7 +105,7 @@ KINDS = {
             "with the same content as another of the split but other labels",
             "keep the image whose labels are right",
         ),
-        Kind("near-duplicate", "note", "image", "almost the same as another of the split", "look at the pairs"),
+        Kind("near-duplicate", "note", "image", "almost the same as another of the split", "--html FILE shows pairs"),
         Kind(
             "missing-labels",
             "warning",
@@ -141,7 +141,7 @@ KINDS = {
             "note",
             "box",
             f"more than {MAX_ASPECT} times longer than wide",
-            "look at them; some are slips of the mouse",
+            "look at them with --html FILE; some are slips of the mouse",
         ),
         Kind(
             "repeated-box",

@@ -6,8 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hpc_yolo.core.units import short_bytes
 from hpc_yolo.data.check.kinds import KINDS, SEVERITIES, Kind, Severity
 
+SPLIT_HEADINGS = (
+    *("split", "images", "left out", "without objects", "objects", "most on one", "size"),
+    "smallest, median, largest image",
+)
 MAX_ITEMS = 10_000  # of one kind and split; more are counted only
 
 
@@ -41,11 +46,33 @@ class Finding:
     count: int = 0
     items: list[Item] = field(default_factory=list)
 
+    @property
+    def sentence(self) -> str:
+        """The split, the number and the meaning."""
+        split = f"{self.split}: " if self.split else ""
+        return f"{split}{self.kind.counted(self.count)} {self.kind.meaning}"
+
     def worst(self, number: int) -> list[Item]:
         """Return the `number` items of the largest weight, of each image one first."""
         ranked = sorted(self.items, key=lambda item: -item.weight)
         first = list({item.image: item for item in reversed(ranked)}.values())[::-1]
         return first[:number]
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """One finding as images: JPEG files with the boxes of the labels.
+
+    Attributes:
+        jpeg: the image; its box that the finding is about is emphasised.
+        other_jpeg: the other image of a pair; b"" where there is none.
+    """
+
+    kind: str
+    split: str
+    item: Item
+    jpeg: bytes
+    other_jpeg: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,11 @@ class Sizes:
     median: tuple[int, int]
     largest: tuple[int, int]
     num_different: int
+
+    def __str__(self) -> str:
+        if self.num_different == 1:
+            return "all {}x{}".format(*self.median)
+        return ", ".join("{}x{}".format(*size) for size in (self.smallest, self.median, self.largest))
 
 
 @dataclass(frozen=True)
@@ -79,6 +111,12 @@ class SplitTotals:
     num_bytes: int
     class_counts: tuple[int, ...]
     sizes: Sizes | None
+
+    def cells(self) -> list[str]:
+        """Return the cells of its row in a table with SPLIT_HEADINGS, but for its name."""
+        num_left_out = self.num_images - self.num_usable
+        numbers = (self.num_images, num_left_out, self.num_backgrounds, self.num_objects, self.most_objects)
+        return [*map(str, numbers), short_bytes(self.num_bytes), str(self.sizes or "–")]
 
 
 @dataclass(frozen=True)

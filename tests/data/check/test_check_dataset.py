@@ -12,7 +12,7 @@ from hpc_yolo.data import augment
 from hpc_yolo.data.check import dataset as checked_dataset
 from hpc_yolo.data.check import kinds
 from hpc_yolo.data.check import result as results
-from hpc_yolo.data.check.dataset import check_dataset
+from hpc_yolo.data.check.dataset import check_dataset, open_splits
 from hpc_yolo.data.check.image import check_image
 from hpc_yolo.data.check.kinds import KINDS, SEVERITIES
 from hpc_yolo.data.dataset import load_dataset
@@ -22,7 +22,7 @@ from hpc_yolo.data.scan import scan_split
 def check(root, *splits, needed=("train",), **options):
     """Check splits of the dataset in `root`, by default train."""
     dataset = load_dataset(root / "d.yaml", needed_splits=needed)
-    return check_dataset(dataset, splits or ("train",), imgsz=640, **options)
+    return check_dataset(dataset, open_splits(dataset, splits or ("train",)), imgsz=640, **options)
 
 
 def found(result):
