@@ -40,7 +40,7 @@ def main() -> None:
         boxes = scan_split(load_dataset(path), "train")
         outlined = with_ellipses(boxes)
         plain, copied = Hyperparameters(), Hyperparameters(copy_paste=0.5)
-        files = ImageFiles(boxes.paths, IMGSZ, augment=True)
+        files = ImageFiles(boxes, IMGSZ, augment=True)
         print_speed("from files", TrainingSamples(boxes, files, imgsz=IMGSZ, hyp=plain, seed=0))
         cached = CachedImages(files, new_memory_cache(plan_slots(boxes.shapes_hw, IMGSZ)))
         for name, index, hyp in (("boxes", boxes, plain), ("outlines", outlined, plain), ("copies", outlined, copied)):

@@ -1,4 +1,4 @@
-"""Augmentation of images and boxes.
+"""Augmentation: parameters, and what they do to boxes; `tiles` and `colours` change pixels.
 
 Functions that apply a change take its parameters as arguments; functions named `draw_…` draw these from a generator.
 `boxes` are (n, 5) class, xyxy in pixels; `labels` are (n, 5) class, cxcywh in [0, 1].
@@ -71,13 +71,13 @@ def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, in
     return np.asarray(translation @ shear @ rotation @ perspective @ centre)
 
 
-def warp_image(pixels: Pixels, matrix: Matrix, output_wh: tuple[int, int], *, has_perspective: bool) -> Pixels:
-    """Return the image moved by `matrix` into one of `output_wh`, grey where it is empty."""
-    if has_perspective:
-        warped = cv2.warpPerspective(pixels, matrix, output_wh, borderValue=GREY)
+def warp_image(pixels: Pixels, matrix: Matrix, out: Pixels) -> None:
+    """Move the image by `matrix` into `out` (height, width, 3), grey where it is empty."""
+    output_wh = out.shape[1], out.shape[0]
+    if matrix[2, :2].any():
+        cv2.warpPerspective(pixels, matrix, output_wh, dst=out, borderValue=GREY)
     else:
-        warped = cv2.warpAffine(pixels, matrix[:2], output_wh, borderValue=GREY)
-    return np.asarray(warped, dtype=np.uint8)
+        cv2.warpAffine(pixels, matrix[:2], output_wh, dst=out, borderValue=GREY)
 
 
 def warp_boxes(
@@ -145,27 +145,6 @@ def mosaic_tile(
     return (left, top, right, bottom), source
 
 
-def mosaic(
-    tiles: list[tuple[Pixels, Labels, Outlines]], centre: tuple[int, int], imgsz: int
-) -> tuple[Pixels, Boxes, Outlines]:
-    """Return four images around `centre` on a canvas of 2 x `imgsz`, with their boxes and outlines in pixels.
-
-    Args:
-        tiles: (pixels, labels, outlines in [0, 1]) of each image; boxes and outlines are cut at the canvas' edges.
-    """
-    canvas = np.full((2 * imgsz, 2 * imgsz, 3), GREY[0], dtype=np.uint8)
-    all_boxes, all_outlines = [], []
-    for index, (pixels, labels, outlines) in enumerate(tiles):
-        height, width = pixels.shape[:2]
-        (x1, y1, x2, y2), (a1, b1, a2, b2) = mosaic_tile(index, (width, height), centre, imgsz)
-        canvas[y1:y2, x1:x2] = pixels[b1:b2, a1:a2]
-        all_boxes.append(labels_to_boxes(labels, width, height, x1 - a1, y1 - b1))
-        all_outlines.append(outlines.scaled(width, height, x1 - a1, y1 - b1))
-    boxes = np.concatenate(all_boxes)
-    boxes[:, 1:] = boxes[:, 1:].clip(0, 2 * imgsz)
-    return canvas, boxes, Outlines.joined(all_outlines).clipped(2 * imgsz, 2 * imgsz)
-
-
 def labels_to_boxes(labels: Labels, width: float, height: float, left: float = 0, top: float = 0) -> Boxes:
     """Return the boxes of labels on an image of `width` x `height` pixels, moved by (left, top)."""
     boxes = np.empty_like(labels)
@@ -200,29 +179,16 @@ def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], .
     return hue.astype(np.uint8), saturation.astype(np.uint8), value.astype(np.uint8)
 
 
-def change_colours(pixels: Pixels, gains: npt.NDArray[np.float64]) -> Pixels:
-    """Return the image with hue, saturation and value scaled by `gains`."""
-    tables = np.stack(hsv_tables(gains), axis=-1)[None]  # one look-up for all three channels
-    changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), tables)
-    return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2BGR), dtype=np.uint8)
-
-
-def flip(pixels: Pixels, labels: Labels, *, up_down: bool, left_right: bool) -> tuple[Pixels, Labels]:
-    """Return the image and its labels mirrored."""
+def flip_labels(labels: Labels, *, up_down: bool, left_right: bool) -> Labels:
+    """Return the labels of a mirrored image."""
     if up_down:
-        pixels, labels = pixels[::-1], _mirrored(labels, 2)
+        labels = _mirrored(labels, 2)
     if left_right:
-        pixels, labels = pixels[:, ::-1], _mirrored(labels, 1)
-    return pixels, labels
+        labels = _mirrored(labels, 1)
+    return labels
 
 
 def _mirrored(labels: Labels, column: int) -> Labels:
     mirrored: Labels = labels.copy()
     mirrored[:, column] = 1 - mirrored[:, column]
     return mirrored
-
-
-def blend(first: Pixels, second: Pixels, ratio: float) -> Pixels:
-    """Return `ratio` of the first image plus the rest of the second."""
-    blended: Pixels = (first * ratio + second * (1 - ratio)).astype(np.uint8)
-    return blended

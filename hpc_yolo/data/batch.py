@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hpc_yolo.data.labels import Labels
+from hpc_yolo.data.shared_memory import batch_memory
 
 # ((height, width) of the file, ((ratio_h, ratio_w) to the image in the batch, (left, top) padding in pixels)).
 ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
@@ -19,7 +21,7 @@ class TrainingBatch:
     """This rank's shard of a global batch.
 
     Attributes:
-        images: uint8 (n, 3, height, width) RGB.
+        images: uint8 (n, 3, height, width) RGB, channels last in memory, as models compute.
         targets: float32 (m, 6) index of the image in the shard, class, cxcywh in [0, 1].
     """
 
@@ -36,6 +38,7 @@ class ValidationBatch:
     """Images of one shape.
 
     Attributes:
+        images: as in training.
         targets: as in training, relative to the padded image.
         indices: (n,) of the images in the index of the split.
         shapes: map the padded image back to the file.
@@ -51,9 +54,20 @@ class ValidationBatch:
         return replace(self, images=self.images.pin_memory())
 
 
-def stack_images(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return images (3, height, width) of one shape as one tensor (n, 3, height, width)."""
-    return torch.from_numpy(np.stack(images))
+def empty_images(num_images: int, shape: tuple[int, int]) -> torch.Tensor:
+    """Return images (n, 3, *shape) to be filled, channels last; in a loader worker in shared memory.
+
+    Raises:
+        LostProcessError: there is no space.
+    """
+    height, width = shape
+    levels = batch_memory(num_images * height * width * 3)
+    return levels.view(num_images, height, width, 3).permute(0, 3, 1, 2)
+
+
+def rows_of(images: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Return an array (n, height, width, 3) in the memory of images that `empty_images` returned."""
+    return images.permute(0, 2, 3, 1).numpy()
 
 
 def stack_targets(labels: Sequence[Labels]) -> torch.Tensor:

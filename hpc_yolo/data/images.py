@@ -7,14 +7,17 @@ import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.decode import REDUCTIONS, decode_image, describe_content
 from hpc_yolo.data.decode import Pixels as Pixels
-from hpc_yolo.data.decode import decode_image, describe_content
 
 GREY = (114, 114, 114)
 
 
-def read_image(path: str) -> Pixels:
+def read_image(path: str, reduction: int = 1) -> Pixels:
     """Return the pixels of an image; of a JPEG that is cut off, the part that exists.
+
+    Args:
+        reduction: a divisor of the sides of a JPEG; see `decode_image`.
 
     Raises:
         DataError: it cannot be read or decoded.
@@ -23,21 +26,30 @@ def read_image(path: str) -> Pixels:
         content = read_content(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    pixels = decode_image(content)
+    pixels = decode_image(content, reduction)
     if pixels is None:
         raise DataError(f"{path}: cannot be decoded: {describe_content(content)}")
     return pixels
 
 
-def resize_to(pixels: Pixels, imgsz: int, *, augment: bool) -> Pixels:
-    """Return the image with its longer side at `imgsz`, bilinear, or by area where an image shrinks for evaluation."""
+def resized_wh(width: int, height: int, imgsz: int) -> tuple[int, int]:
+    """Return the width and height of an image with its longer side at `imgsz`, cut off to whole pixels."""
+    ratio = imgsz / max(width, height)
+    return max(int(width * ratio), 1), max(int(height * ratio), 1)
+
+
+def reduction_for(longer_side: int, imgsz: int) -> int:
+    """Return the largest divisor in `REDUCTIONS` that leaves `longer_side` at `imgsz` at least."""
+    return max(reduction for reduction in REDUCTIONS if reduction == 1 or longer_side >= reduction * imgsz)
+
+
+def resize_to(pixels: Pixels, size_wh: tuple[int, int], *, augment: bool) -> Pixels:
+    """Return the image at a size, bilinear, or by area where it shrinks for evaluation."""
     height, width = pixels.shape[:2]
-    ratio = imgsz / max(height, width)
-    if ratio == 1:
+    if (width, height) == size_wh:
         return pixels
-    method = cv2.INTER_LINEAR if augment or ratio > 1 else cv2.INTER_AREA
-    resized = cv2.resize(pixels, (max(int(width * ratio), 1), max(int(height * ratio), 1)), interpolation=method)
-    return np.asarray(resized, dtype=np.uint8)
+    method = cv2.INTER_LINEAR if augment or max(size_wh) > max(width, height) else cv2.INTER_AREA
+    return np.asarray(cv2.resize(pixels, size_wh, interpolation=method), dtype=np.uint8)
 
 
 def letterbox(
@@ -51,20 +63,27 @@ def letterbox(
         scaleup: allow an image to grow.
     """
     height, width = pixels.shape[:2]
-    ratio = min(shape[0] / height, shape[1] / width)
-    if not scaleup:
-        ratio = min(ratio, 1.0)
-    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    pad_w, pad_h = float(shape[1] - inner[0]), float(shape[0] - inner[1])
+    ratio, inner, (pad_w, pad_h) = letterbox_frame((width, height), shape, scaleup=scaleup)
     if auto:
-        pad_w, pad_h = pad_w % stride, pad_h % stride
-    pad_w, pad_h = pad_w / 2, pad_h / 2
+        pad_w, pad_h = 2 * pad_w % stride / 2, 2 * pad_h % stride / 2
     if (width, height) != inner:
         pixels = np.asarray(cv2.resize(pixels, inner, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     top, bottom = round(pad_h - 0.1), round(pad_h + 0.1)
     left, right = round(pad_w - 0.1), round(pad_w + 0.1)
     framed = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=GREY)
     return np.asarray(framed, dtype=np.uint8), ratio, (pad_w, pad_h)
+
+
+def letterbox_frame(
+    wh: tuple[int, int], shape: tuple[int, int], *, scaleup: bool = True
+) -> tuple[float, tuple[int, int], tuple[float, float]]:
+    """Return (ratio, (width, height) after it, (left, top) padding in pixels) of an image in the middle of `shape`."""
+    width, height = wh
+    ratio = min(shape[0] / height, shape[1] / width)
+    if not scaleup:
+        ratio = min(ratio, 1.0)
+    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    return ratio, inner, ((shape[1] - inner[0]) / 2, (shape[0] - inner[1]) / 2)
 
 
 def to_chw_rgb(pixels: Pixels) -> Pixels:

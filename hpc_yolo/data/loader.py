@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, stack_images, stack_targets
+from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, empty_images, rows_of, stack_targets
 from hpc_yolo.data.decoded import BYTES_PER_PIXEL, CachedImages, DecodedImages
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.data.labels import ImageIndex, Labels
@@ -71,7 +71,7 @@ class TrainingLoader:
         self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed)
         self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._labels = index.labels if by_weight else None
-        self._seed, self._batch, self._rank, self._world_size = seed, batch, rank, world_size
+        self._imgsz, self._seed, self._batch, self._rank, self._world_size = imgsz, seed, batch, rank, world_size
         self._shards = _Shards()
         self._loader = worker_loader(_TrainingBatches(self._samples), self._shards, workers)
         shapes = self._plan[1] if self._plan else [(imgsz, imgsz)]
@@ -96,7 +96,7 @@ class TrainingLoader:
         # An image that is drawn twice in an epoch gets two different augmentations.
         keys = order if self._labels is None else np.arange(len(order))
         self._shards.shards = [
-            _Shard(epoch, self._own(order, step), self._own(keys, step), self._plan[1][step] if self._plan else None)
+            _Shard(epoch, self._own(order, step), self._own(keys, step), self._shape(step))
             for step in range(first_step, self._steps_per_epoch)
         ]
         return raise_errors(iter(self._loader))
@@ -113,8 +113,7 @@ class TrainingLoader:
             DataError: an image cannot be read any more.
         """
         order = self._epoch_order(0, ())[:num_samples]
-        shape = self._plan[1][0] if self._plan else None
-        return [self._samples.sample(0, image, shape) for image in order.tolist()]
+        return [self._samples.sample(0, image, self._shape(0)) for image in order.tolist()]
 
     def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
         if self._plan is not None:
@@ -124,6 +123,9 @@ class TrainingLoader:
             num_classes = len(class_maps) or int(self._labels.rows[:, 0].max(initial=0)) + 1
             weights = image_weights(self._labels, np.array(class_maps or [0.0] * num_classes))
         return epoch_order(self.num_images, self._seed, epoch, weights)
+
+    def _shape(self, step: int) -> tuple[int, int]:
+        return self._plan[1][step] if self._plan else (self._imgsz, self._imgsz)
 
     def _own(self, order: Indices, step: int) -> Indices:
         return rank_shard(global_batch(order, self._batch, step), self._rank, self._world_size)
@@ -181,17 +183,17 @@ class ValidationLoader:
 
 
 def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augment: bool) -> ImageSource:
-    files = ImageFiles(index.paths, imgsz, augment=augment)
+    files = ImageFiles(index, imgsz, augment=augment)
     return files if cache is None else CachedImages(files, cache)
 
 
 class _Shard(NamedTuple):
-    """This rank's shard of a global batch: its images, their keys (see `sample`) and, for rectangles, their shape."""
+    """This rank's shard of a global batch: its images, their keys (see `sample`), and their shape."""
 
     epoch: int
     images: Indices
     keys: Indices
-    shape: tuple[int, int] | None
+    shape: tuple[int, int]
 
 
 class _Shards(Sampler[_Shard]):
@@ -222,12 +224,12 @@ class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
         return batch
 
     def _batch_of(self, shard: _Shard) -> TrainingBatch:
-        samples = [
-            self._samples.sample(shard.epoch, int(image), shard.shape, int(key))
-            for image, key in zip(shard.images, shard.keys, strict=True)
+        images = empty_images(len(shard.images), shard.shape)
+        labels = [
+            self._samples.sample(shard.epoch, int(image), shard.shape, int(key), out)[1]
+            for image, key, out in zip(shard.images, shard.keys, rows_of(images), strict=True)
         ]
-        images, labels = zip(*samples, strict=True)
-        return TrainingBatch(stack_images(images), stack_targets(labels))
+        return TrainingBatch(images, stack_targets(labels))
 
 
 class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
@@ -249,5 +251,9 @@ class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
 
     def _batch_at(self, position: int) -> ValidationBatch:
         group, shape = self._groups[position]
-        images, labels, shapes = zip(*(self._samples.sample(int(image), shape) for image in group), strict=True)
-        return ValidationBatch(stack_images(images), stack_targets(labels), torch.from_numpy(group), list(shapes))
+        images = empty_images(len(group), shape)
+        samples = [
+            self._samples.sample(int(image), shape, out) for image, out in zip(group, rows_of(images), strict=True)
+        ]
+        _, labels, shapes = zip(*samples, strict=True)
+        return ValidationBatch(images, stack_targets(labels), torch.from_numpy(group), list(shapes))

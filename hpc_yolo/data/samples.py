@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from hpc_yolo.data import augment
+from hpc_yolo.data import augment, colours
 from hpc_yolo.data.augment import Boxes
 from hpc_yolo.data.batch import ImageShape
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
-from hpc_yolo.data.images import Pixels, letterbox, to_chw_rgb
+from hpc_yolo.data.images import Pixels, letterbox_frame, resized_wh
 from hpc_yolo.data.labels import ImageIndex, Labels
-from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.source import ImageSource
+from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out
 from hpc_yolo.spec.recipe import Hyperparameters
 
 MIXED_PARTNER = 2**39  # keys from here on belong to the second mosaic of a blended pair
@@ -27,15 +29,22 @@ class TrainingSamples:
 
     def __init__(self, index: ImageIndex, source: ImageSource, *, imgsz: int, hyp: Hyperparameters, seed: int) -> None:
         self._index, self._source, self._imgsz, self._hyp, self._seed = index, source, imgsz, hyp, seed
+        self._scratch = colours.Scratch()
 
     def sample(
-        self, epoch: int, image: int, shape: tuple[int, int] | None = None, key: int | None = None
+        self,
+        epoch: int,
+        image: int,
+        shape: tuple[int, int] | None = None,
+        key: int | None = None,
+        out: Pixels | None = None,
     ) -> tuple[Pixels, Labels]:
         """Return (image (3, height, width) RGB, labels (n, 5) of class, cxcywh in [0, 1]).
 
         Args:
             shape: height and width of an image that is not a mosaic; by default, and for mosaics, a square of imgsz.
             key: seed of its augmentation, besides the epoch; by default `image`.
+            out: array (height, width, 3) for its pixels, of which the returned image is a view; by default a new one.
 
         Raises:
             DataError: an image cannot be read any more.
@@ -43,51 +52,79 @@ class TrainingSamples:
         key = image if key is None else key
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
-        if random.random() < hyp.mosaic:
-            pixels, boxes = self._warped_mosaic(random, image)
+        if is_mosaic := bool(random.random() < hyp.mosaic):
+            shape = self._imgsz, self._imgsz
+        shape = shape or (self._imgsz, self._imgsz)
+        pixels = self._scratch(0, *shape)
+        if is_mosaic:
+            boxes = self._draw_mosaic(random, image, pixels)
             if random.random() < hyp.mixup:
-                pixels, boxes = self._blended(pixels, boxes, epoch, key)
+                boxes = np.concatenate([boxes, self._blend_second(epoch, key, pixels)])
         else:
-            pixels, boxes = self._warped_single(random, image, shape or (self._imgsz, self._imgsz))
-        labels = augment.boxes_to_labels(boxes, pixels.shape[1], pixels.shape[0])
-        if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v:
-            pixels = augment.change_colours(pixels, augment.draw_hsv_gains(random, hyp))
-        up_down, left_right = random.random(2) < (hyp.flipud, hyp.fliplr)
-        pixels, labels = augment.flip(pixels, labels, up_down=bool(up_down), left_right=bool(left_right))
-        return to_chw_rgb(pixels), labels
+            boxes = self._draw_single(random, image, pixels)
+        labels = augment.boxes_to_labels(boxes, shape[1], shape[0])
+        gains = augment.draw_hsv_gains(random, hyp) if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v else None
+        up_down, left_right = map(bool, random.random(2) < (hyp.flipud, hyp.fliplr))
+        out = np.empty_like(pixels) if out is None else out
+        colours.write_rgb(pixels, out, self._scratch(1, *shape), gains=gains, up_down=up_down, left_right=left_right)
+        return out.transpose(2, 0, 1), augment.flip_labels(labels, up_down=up_down, left_right=left_right)
 
-    def _blended(self, pixels: Pixels, boxes: Boxes, epoch: int, key: int) -> tuple[Pixels, Boxes]:
-        """Return a mosaic blended with a second one, with the boxes of both."""
+    def _blend_second(self, epoch: int, key: int, pixels: Pixels) -> Boxes:
+        """Blend a second mosaic into `pixels`; return its boxes."""
         random = generator(self._seed, epoch, key + MIXED_PARTNER, SAMPLE_STREAM)
         ratio = random.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
-        second, its_boxes = self._warped_mosaic(random, int(random.integers(self._index.num_images)))
-        return augment.blend(pixels, second, ratio), np.concatenate([boxes, its_boxes])
+        second = self._scratch(1, *pixels.shape[:2])
+        boxes = self._draw_mosaic(random, int(random.integers(self._index.num_images)), second)
+        colours.blend_into(pixels, second, ratio)
+        return boxes
 
-    def _warped_mosaic(self, random: np.random.Generator, image: int) -> tuple[Pixels, Boxes]:
+    def _draw_mosaic(self, random: np.random.Generator, image: int, out: Pixels) -> Boxes:
+        """Draw a mosaic of `image` and three others into `out`; return its boxes."""
         centre = augment.draw_mosaic_centre(random, self._imgsz)
-        members = random.permutation(np.append(random.integers(self._index.num_images, size=3), image))
-        tiles = [(self._source.read(m), self._index.labels[m], self._index.outlines_of(m)) for m in members.tolist()]
-        pixels, boxes, outlines = augment.mosaic(tiles, centre, self._imgsz)
-        if self._hyp.copy_paste and not outlines.is_empty:
-            chosen = draw_copied(random, outlines, self._hyp.copy_paste)
-            pixels, boxes, outlines = paste_mirrored(pixels, boxes, outlines, chosen)
-        return self._warp(random, pixels, boxes, outlines, (self._imgsz, self._imgsz))
+        members = random.permutation(np.append(random.integers(self._index.num_images, size=3), image)).tolist()
+        canvas_wh = 2 * self._imgsz, 2 * self._imgsz
+        tiles = []
+        for position, member in enumerate(members):
+            target, source = augment.mosaic_tile(position, self._wh(member), centre, self._imgsz)
+            tiles.append(self._tile(member, target, source))
+        if self._hyp.copy_paste and any(not tile.outlines.is_empty for tile in tiles):
+            tiles = [self._with_copies(random, tiles, canvas_wh)]
+        return self._draw(random, tiles, canvas_wh, out)
 
-    def _warped_single(self, random: np.random.Generator, image: int, shape: tuple[int, int]) -> tuple[Pixels, Boxes]:
-        resized = self._source.read(image)
-        height, width = resized.shape[:2]
-        pixels, ratio, (left, top) = letterbox(resized, shape)
-        boxes = augment.labels_to_boxes(self._index.labels[image], width * ratio, height * ratio, left, top)
-        outlines = self._index.outlines_of(image).scaled(width * ratio, height * ratio, left, top)
-        return self._warp(random, pixels, boxes, outlines, (shape[1], shape[0]))
+    def _with_copies(self, random: np.random.Generator, tiles: list[Tile], canvas_wh: tuple[int, int]) -> Tile:
+        """Return the canvas of the tiles, with copies of objects on it, as a tile."""
+        canvas, boxes, outlines = lay_out(tiles, canvas_wh)
+        chosen = draw_copied(random, outlines, self._hyp.copy_paste)
+        canvas, boxes, outlines = paste_mirrored(canvas, boxes, outlines, chosen)
+        whole = 0, 0, *canvas_wh
+        return Tile(lambda: canvas, whole, whole, boxes, outlines)
 
-    def _warp(
-        self, random: np.random.Generator, pixels: Pixels, boxes: Boxes, outlines: Outlines, output_wh: tuple[int, int]
-    ) -> tuple[Pixels, Boxes]:
+    def _draw_single(self, random: np.random.Generator, image: int, out: Pixels) -> Boxes:
+        """Draw one image into `out`; return its boxes."""
+        shape = out.shape[0], out.shape[1]
+        width, height = self._wh(image)
+        _, (inner_w, inner_h), (left, top) = letterbox_frame((width, height), shape)
+        tile = self._tile(image, (left, top, left + inner_w, top + inner_h), (0, 0, width, height))
+        return self._draw(random, [tile], (shape[1], shape[0]), out)
+
+    def _draw(self, random: np.random.Generator, tiles: list[Tile], canvas_wh: tuple[int, int], out: Pixels) -> Boxes:
+        """Draw the tiles, moved by a warp that is drawn, into `out`; return the boxes that are left."""
+        output_wh = out.shape[1], out.shape[0]
         warp = augment.draw_warp(random, self._hyp)
-        matrix = augment.warp_matrix(warp, (pixels.shape[1], pixels.shape[0]), output_wh)
-        warped = augment.warp_image(pixels, matrix, output_wh, has_perspective=self._hyp.perspective > 0)
-        return warped, augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
+        matrix = augment.warp_matrix(warp, canvas_wh, output_wh)
+        boxes, outlines = draw_tiles(tiles, matrix, canvas_wh, out)
+        return augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
+
+    def _wh(self, image: int) -> tuple[int, int]:
+        """Return the width and height of an image as the source reads it."""
+        height, width = self._index.shapes_hw[image].tolist()
+        return resized_wh(width, height, self._imgsz)
+
+    def _tile(self, image: int, target: tuple[float, float, float, float], source: tuple[int, int, int, int]) -> Tile:
+        width, height = self._wh(image)
+        boxes = augment.labels_to_boxes(self._index.labels[image], width, height)
+        outlines = self._index.outlines_of(image).scaled(width, height, 0, 0)
+        return Tile(functools.partial(self._source.read, image), target, source, boxes, outlines)
 
 
 class ValidationSamples:
@@ -100,8 +137,13 @@ class ValidationSamples:
     def __init__(self, index: ImageIndex, source: ImageSource) -> None:
         self._index, self._source = index, source
 
-    def sample(self, image: int, shape: tuple[int, int]) -> tuple[Pixels, Labels, ImageShape]:
+    def sample(
+        self, image: int, shape: tuple[int, int], out: Pixels | None = None
+    ) -> tuple[Pixels, Labels, ImageShape]:
         """Return (image (3, *shape) RGB, labels (n, 5) of class, cxcywh in [0, 1], its mapping back to the file).
+
+        Args:
+            out: array (*shape, 3) for its pixels, of which the returned image is a view; by default a new one.
 
         Raises:
             DataError: the image cannot be read any more.
@@ -109,8 +151,9 @@ class ValidationSamples:
         file_hw = int(self._index.shapes_hw[image][0]), int(self._index.shapes_hw[image][1])
         resized = self._source.read(image)
         height, width = resized.shape[:2]
-        pixels, ratio, (left, top) = letterbox(resized, shape, scaleup=False)
+        out = np.empty((*shape, 3), dtype=np.uint8) if out is None else out
+        ratio, (left, top) = colours.frame_rgb(resized, out)
         boxes = augment.labels_to_boxes(self._index.labels[image], width * ratio, height * ratio, left, top)
         ratios = height * ratio / file_hw[0], width * ratio / file_hw[1]
         labels = augment.boxes_to_labels(boxes, shape[1], shape[0])
-        return to_chw_rgb(pixels), labels, (file_hw, (ratios, (left, top)))
+        return out.transpose(2, 0, 1), labels, (file_hw, (ratios, (left, top)))

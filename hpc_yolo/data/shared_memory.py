@@ -5,8 +5,9 @@ Containers often have 64 MB of it. When it is full a worker cannot pass its batc
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,8 +105,21 @@ def require_room(ranks: Sequence[RankRoom]) -> None:
             )
 
 
+def batch_memory(num_bytes: int) -> torch.Tensor:
+    """Return uint8 (num_bytes,) to be filled; in a loader worker in shared memory, so that passing it copies nothing.
+
+    Raises:
+        LostProcessError: there is no space.
+    """
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+    with _space_for(num_bytes):
+        storage = torch.UntypedStorage._new_shared(num_bytes)  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=torch.uint8).set_(storage)
+
+
 def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
-    """Move a batch into shared memory in place, if this process is a loader worker.
+    """Move what is not there yet of a batch into shared memory, in place, if this process is a loader worker.
 
     torch itself would do so in a thread whose errors are lost.
 
@@ -114,12 +128,17 @@ def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
     """
     if torch.utils.data.get_worker_info() is None:
         return
-    try:
+    with _space_for(sum(tensor.numel() * tensor.element_size() for tensor in tensors)):
         for tensor in tensors:
             if tensor.numel():  # an empty tensor needs no memory
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _space_for(needed_bytes: int) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
-        needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         raise LostProcessError(
             f"a loader worker cannot pass its batch of {size_text(needed_bytes)}: {shared_room().text} "
             f"({str(error).partition('>: ')[2] or error})",

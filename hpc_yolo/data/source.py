@@ -5,14 +5,17 @@ The source here reads image files; one that keeps images in memory is in `cache`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from hpc_yolo.data.images import Pixels, read_image, resize_to
+from hpc_yolo.data.images import Pixels, read_image, reduction_for, resize_to, resized_wh
+from hpc_yolo.data.labels import ImageIndex
 
 
 class ImageSource(Protocol):
-    """The images of a split with their longer side at one size, by their position in the split's `ImageIndex`."""
+    """The images of a split with their longer side at one size, by their position in the split's `ImageIndex`.
+
+    The size of each is `resized_wh` of its size in the index.
+    """
 
     def read(self, index: int) -> Pixels:
         """Return the pixels of an image, BGR (height, width, 3); the caller must not change them.
@@ -26,14 +29,21 @@ class ImageSource(Protocol):
 class ImageFiles:
     """A source that reads, decodes and resizes an image file on every call.
 
+    A JPEG whose sides are at least twice as long as needed is decoded at the half, a quarter or an eighth of its size.
+    That depends on the sizes alone, so that the pixels of an image are the same wherever they are kept.
+
     Args:
         imgsz: length in pixels of the longer side.
         augment: resize for training; see `resize_to`.
     """
 
-    def __init__(self, paths: Sequence[str], imgsz: int, *, augment: bool) -> None:
-        self._paths, self._imgsz, self._augment = paths, imgsz, augment
+    def __init__(self, index: ImageIndex, imgsz: int, *, augment: bool) -> None:
+        self._index, self._imgsz, self._augment = index, imgsz, augment
 
     def read(self, index: int) -> Pixels:
         """Return the pixels of an image; see `ImageSource.read`."""
-        return resize_to(read_image(self._paths[index]), self._imgsz, augment=self._augment)
+        height, width = self._index.shapes_hw[index].tolist()
+        pixels = read_image(self._index.paths[index], reduction_for(max(height, width), self._imgsz))
+        # A reduced image is at most twice as large as needed, and bilinear then about as close to the mean as area.
+        is_reduced = pixels.shape[0] < height
+        return resize_to(pixels, resized_wh(width, height, self._imgsz), augment=self._augment or is_reduced)

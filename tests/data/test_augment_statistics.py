@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from image_sets import index_of
+from image_sets import index_of, members_of
 
-from hpc_yolo.data import augment
+from hpc_yolo.data import augment, colours
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.samples import TrainingSamples
@@ -90,25 +90,23 @@ def flat_index(num_images: int, imgsz: int, boxes: list[list[float]]) -> ImageIn
 
 
 class GreyImages:
-    """An image source without files, which keeps the images that it is asked for in `asked`."""
+    """An image source without files."""
 
     def __init__(self, imgsz: int) -> None:
-        self.asked: list[int] = []
         self._grey = np.full((imgsz, imgsz, 3), 114, dtype=np.uint8)
 
     def read(self, index: int) -> np.ndarray:
-        self.asked.append(index)
         return self._grey
 
 
 @pytest.fixture
-def make_samples():
-    """A function that makes training samples without files, with the list of images that these read."""
+def make_samples(monkeypatch):
+    """A function that makes training samples without files, with the list of images that these consist of."""
 
     def make(index: ImageIndex, imgsz: int, **hyp: float) -> tuple[TrainingSamples, list[int]]:
-        source = GreyImages(imgsz)
-        samples = TrainingSamples(index, source, imgsz=imgsz, hyp=Hyperparameters(**{**COLOURS, **hyp}), seed=0)
-        return samples, source.asked
+        hyperparameters = Hyperparameters(**{**COLOURS, **hyp})
+        samples = TrainingSamples(index, GreyImages(imgsz), imgsz=imgsz, hyp=hyperparameters, seed=0)
+        return samples, members_of(samples, monkeypatch)
 
     return make
 
@@ -134,7 +132,7 @@ def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_sa
     num_images, num_samples, fraction = 8, 5000, 0.6
     samples, asked = make_samples(flat_index(num_images, 16, []), 16, mixup=fraction)
     ratios: list[float] = []
-    monkeypatch.setattr(augment, "blend", lambda first, _second, ratio: ratios.append(ratio) or first)
+    monkeypatch.setattr(colours, "blend_into", lambda _first, _second, ratio: ratios.append(ratio))
     for epoch in range(num_samples):
         samples.sample(epoch, 0)
     assert_fraction(len(ratios), num_samples, fraction)
@@ -153,10 +151,7 @@ def test_changes_are_as_frequent_as_their_probability(make_samples, monkeypatch,
     probability = 0.3
     samples, asked = make_samples(flat_index(8, 16, []), 16, **{"mosaic": 0, field: probability})
     flips: list[dict[str, bool]] = []
-    real = augment.flip
-    monkeypatch.setattr(
-        augment, "flip", lambda *arguments, **options: flips.append(options) or real(*arguments, **options)
-    )
+    monkeypatch.setattr(augment, "flip_labels", lambda labels, **options: flips.append(options) or labels)
     for epoch in range(NUM_DRAWS):
         samples.sample(epoch, 0)
     count = (len(asked) - NUM_DRAWS) // 3 if watched == "mosaic" else sum(options[watched] for options in flips)
@@ -185,12 +180,13 @@ def test_mosaic_has_the_expected_number_of_small_objects(make_samples, limit):
 
 
 def test_objects_move_uniformly_within_the_translation_limit(make_samples):
-    """Without a mosaic an object in the middle comes to lie at 0.5 + U(-t, t) of each side."""
-    limit = 0.2
+    """Without a mosaic an object in the middle comes to lie at 0.5 + U(-t, t) of each side, in whole pixels."""
+    limit, imgsz = 0.2, 320
     samples, _ = make_samples(
-        flat_index(1, 64, [[0, 0.5, 0.5, 0.1, 0.1]]), 64, mosaic=0, translate=limit, scale=0, fliplr=0
+        flat_index(1, imgsz, [[0, 0.5, 0.5, 0.1, 0.1]]), imgsz, mosaic=0, translate=limit, scale=0, fliplr=0
     )
     labels = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
     assert len(labels) == NUM_DRAWS
     for values in labels[:, 1:3].T:
-        assert_uniform(values.astype(np.float64), 0.5 - limit - 1e-6, 0.5 + limit + 1e-6)
+        to_a_pixel = 0.5 / imgsz + 1e-6
+        assert_uniform(values.astype(np.float64), 0.5 - limit - to_a_pixel, 0.5 + limit + to_a_pixel)

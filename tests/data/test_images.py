@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
+from hpc_yolo.data.images import letterbox, read_image, reduction_for, resize_to, resized_wh, to_chw_rgb
 
 IMGSZ = 128
 QUICK = settings(deadline=None, database=None, derandomize=True)
@@ -53,12 +53,21 @@ def test_image_is_resized_as_published(width, height, augment_it, method):
     pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
     ratio = IMGSZ / max(width, height)
     expected = cv2.resize(pixels, (int(width * ratio), int(height * ratio)), interpolation=method)
-    assert (resize_to(pixels, IMGSZ, augment=augment_it) == expected).all()
+    size_wh = resized_wh(width, height, IMGSZ)
+    assert (resize_to(pixels, size_wh, augment=augment_it) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("longer_side", "reduction"),
+    [(1, 1), (640, 1), (1279, 1), (1280, 2), (1920, 2), (2559, 2), (2560, 4), (5120, 8), (50_000, 8)],
+)
+def test_reduction_leaves_the_size_at_least(longer_side, reduction):
+    assert reduction_for(longer_side, 640) == reduction
 
 
 def test_image_of_the_right_size_is_not_copied():
     pixels = np.zeros((96, IMGSZ, 3), dtype=np.uint8)
-    assert resize_to(pixels, IMGSZ, augment=True) is pixels
+    assert resize_to(pixels, (IMGSZ, 96), augment=True) is pixels
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])

@@ -15,7 +15,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.decoded import plan_slots
-from hpc_yolo.data.images import letterbox, read_image, resize_to, to_chw_rgb
+from hpc_yolo.data.images import letterbox, read_image, resize_to, resized_wh, to_chw_rgb
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.sampler import epoch_order, rect_plan
 from hpc_yolo.data.scan import scan_split
@@ -151,7 +151,7 @@ def test_image_without_augmentation_is_resized_and_padded_only(train_index):
     loader = make_loader(train_index, hyp=UNCHANGED)
     for step, batch in enumerate(loader.epoch(0)):
         for position, image in enumerate(images_of(train_index, step)):
-            resized = resize_to(read_image(train_index.paths[image]), IMGSZ, augment=True)
+            resized = resize_to(read_image(train_index.paths[image]), resized_wh(96, 64, IMGSZ), augment=True)
             framed, ratio, (left, top) = letterbox(resized, (IMGSZ, IMGSZ))
             assert (batch.images[position].numpy() == to_chw_rgb(framed)).all()
             own = batch.targets[batch.targets[:, 0] == position][:, 1:].numpy()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_sets import STILL, TRIANGLE, add, encoded, index_of, make_samples, make_set, scan
+from image_sets import STILL, TRIANGLE, add, encoded, index_of, make_samples, make_set, members_of, scan
 
-from hpc_yolo.data import augment
+from hpc_yolo.data import colours
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import ValidationSamples
 from hpc_yolo.data.source import ImageFiles
@@ -36,9 +36,7 @@ def test_one_colour_limit_changes_colours(train_index, field):
 
 def test_mosaic_has_the_image_in_any_slot_and_partners_from_the_whole_set(train_index, monkeypatch):
     samples = make_samples(train_index, 32)
-    read = []
-    real = samples._source.read
-    monkeypatch.setattr(samples._source, "read", lambda image: read.append(image) or real(image))
+    read = members_of(samples, monkeypatch)
     for epoch in range(40):
         samples.sample(epoch, 7)
     members = np.array(read).reshape(-1, 4)
@@ -50,8 +48,8 @@ def test_mosaic_has_the_image_in_any_slot_and_partners_from_the_whole_set(train_
 def test_blended_sample_has_the_objects_of_both_images(train_index, monkeypatch):
     """Ratios are Beta(32, 32): mean 1/2, variance 1 / (4 x 65)."""
     alone, blended = (make_samples(train_index, 32, mosaic=1, mixup=mixup, **STILL) for mixup in (0, 1))
-    ratios, real = [], augment.blend
-    monkeypatch.setattr(augment, "blend", lambda *arguments: ratios.append(arguments[2]) or real(*arguments))
+    ratios, real = [], colours.blend_into
+    monkeypatch.setattr(colours, "blend_into", lambda *arguments: ratios.append(arguments[2]) or real(*arguments))
     num_more = 0
     for epoch in range(300):
         first, both = alone.sample(epoch, 0)[1], blended.sample(epoch, 0)[1]
@@ -121,7 +119,7 @@ def test_validation_boxes_of_any_image_lead_back_to_its_own_pixels(tmp_path_fact
     for path, (height, width) in zip(paths, sizes, strict=True):
         cv2.imwrite(path, np.zeros((height, width, 3), dtype=np.uint8))
     index = index_of(paths, sizes, [[[0, *box]]] * len(sizes))
-    samples = ValidationSamples(index, ImageFiles(index.paths, imgsz, augment=False))
+    samples = ValidationSamples(index, ImageFiles(index, imgsz, augment=False))
     for image, (height, width) in enumerate(sizes):
         pixels, labels, shape = samples.sample(image, (imgsz, imgsz + 32))
         batch_h, batch_w = pixels.shape[1:]
@@ -138,7 +136,7 @@ def test_validation_image_is_shrunk_by_area_and_never_enlarged_to_its_frame(tmp_
     pixels = np.random.default_rng(0).integers(0, 256, size=(200, 200, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "x.png"), pixels)
     index = index_of([str(tmp_path / "x.png")], [(200, 200)], [[]])
-    found, _, _ = ValidationSamples(index, ImageFiles(index.paths, 64, augment=False)).sample(0, (96, 96))
+    found, _, _ = ValidationSamples(index, ImageFiles(index, 64, augment=False)).sample(0, (96, 96))
     framed = np.full((96, 96, 3), 114, dtype=np.uint8)
     framed[16:80, 16:80] = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA)
     assert (found == framed.transpose(2, 0, 1)[::-1]).all()

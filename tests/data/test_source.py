@@ -2,18 +2,57 @@
 
 import cv2
 import pytest
+from image_sets import NOISE, index_of
+from PIL import Image
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.decode import REDUCTIONS
 from hpc_yolo.data.source import ImageFiles
 
 
 @pytest.mark.parametrize(("augment", "method"), [(True, cv2.INTER_LINEAR), (False, cv2.INTER_AREA)])
 def test_files_are_read_with_their_longer_side_at_the_size(train_index, augment, method):
-    pixels = ImageFiles(train_index.paths, 48, augment=augment).read(3)
+    pixels = ImageFiles(train_index, 60, augment=augment).read(3)
     whole = cv2.imread(train_index.paths[3])
-    assert (pixels == cv2.resize(whole, (48, 32), interpolation=method)).all()
+    assert (pixels == cv2.resize(whole, (60, 40), interpolation=method)).all()
 
 
-def test_missing_file_is_named(train_index, tmp_path):
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize(("imgsz", "reduction"), [(48, 2), (40, 2), (24, 4), (23, 4), (12, 8), (5, 8)])
+def test_jpeg_of_twice_the_size_is_reduced_by_its_decoder(train_index, augment, imgsz, reduction):
+    pixels = ImageFiles(train_index, imgsz, augment=augment).read(3)
+    reduced = cv2.imread(train_index.paths[3], REDUCTIONS[reduction])
+    assert reduced.shape[1] == 96 // reduction
+    assert (pixels == cv2.resize(reduced, (imgsz, imgsz * 2 // 3))).all()
+
+
+@pytest.mark.parametrize(("augment", "method"), [(True, cv2.INTER_LINEAR), (False, cv2.INTER_AREA)])
+def test_png_is_never_reduced(tmp_path, augment, method):
+    cv2.imwrite(str(tmp_path / "x.png"), NOISE)
+    index = index_of([str(tmp_path / "x.png")], [NOISE.shape[:2]], [[]])
+    pixels = ImageFiles(index, 20, augment=augment).read(0)
+    assert (pixels == cv2.resize(NOISE, (20, 13), interpolation=method)).all()
+
+
+def test_reduced_jpeg_of_a_camera_is_upright(tmp_path):
+    """EXIF orientation 6: the file's rows are the image's columns."""
+    turned = Image.fromarray(NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "x.jpg", exif=exif)
+    height, width = NOISE.shape[:2]
+    index = index_of([str(tmp_path / "x.jpg")], [(width, height)], [[]])
+    assert ImageFiles(index, width // 2, augment=True).read(0).shape == (width // 2, height // 2, 3)
+
+
+def test_file_that_was_replaced_by_one_of_another_size_has_the_size_of_the_index(train_index, tmp_path):
+    """The geometry of samples follows from the index."""
+    cv2.imwrite(str(tmp_path / "x.png"), NOISE)
+    index = index_of([str(tmp_path / "x.png")], [(33, 99)], [[]])
+    assert ImageFiles(index, 64, augment=True).read(0).shape == (21, 64, 3)
+
+
+def test_missing_file_is_named(tmp_path):
+    index = index_of([str(tmp_path / "gone.jpg")], [(8, 8)], [[]])
     with pytest.raises(DataError, match=r"gone\.jpg: cannot be read"):
-        ImageFiles([str(tmp_path / "gone.jpg")], 64, augment=True).read(0)
+        ImageFiles(index, 64, augment=True).read(0)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from hpc_yolo.data.batch import TrainingBatch
@@ -18,6 +19,7 @@ from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.source import ImageFiles
+from hpc_yolo.data.tiles import Tile
 from hpc_yolo.spec.recipe import Hyperparameters
 
 HEIGHT, WIDTH = 40, 60
@@ -79,8 +81,21 @@ def outlines_of(*polygons: Any) -> Outlines:
 
 def make_samples(index: ImageIndex, imgsz: int, **hyp: Any) -> TrainingSamples:
     """Return training samples of the files of `index`, seed 0."""
-    source = ImageFiles(index.paths, imgsz, augment=True)
+    source = ImageFiles(index, imgsz, augment=True)
     return TrainingSamples(index, source, imgsz=imgsz, hyp=Hyperparameters(**hyp), seed=0)
+
+
+def members_of(samples: TrainingSamples, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which `samples` adds the images of each sample: four of a mosaic, shown or not."""
+    members: list[int] = []
+    real = samples._tile
+
+    def watched(image: int, *places: Any) -> Tile:
+        members.append(image)
+        return real(image, *places)
+
+    monkeypatch.setattr(samples, "_tile", watched)
+    return members
 
 
 def index_of(paths: Sequence[str], shapes_hw: Sequence[tuple[int, int]], labels: Sequence[Any]) -> ImageIndex:

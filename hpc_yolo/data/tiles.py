@@ -1,0 +1,158 @@
+"""Images on a canvas, drawn into an output in one step.
+
+A canvas is where a mosaic or a padded image is laid out; a matrix moves it into the output. Where that only scales and
+shifts, each image is resized straight into its part of the output, and the canvas is never made. With a rotation, shear
+or perspective the canvas is made, without the images that the output does not show, and warped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpc_yolo.data.augment import Boxes, Matrix, warp_image
+from hpc_yolo.data.images import GREY, Pixels
+from hpc_yolo.data.polygons import Outlines
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of an image on a canvas.
+
+    Attributes:
+        read: return the pixels of the image; called only if the output shows some of them.
+        target: xyxy on the canvas, where the part `source`, xyxy in pixels of the image, is laid out.
+        boxes: of the image's objects, in its pixels.
+        outlines: of the same objects, in its pixels.
+    """
+
+    read: Callable[[], Pixels]
+    target: tuple[float, float, float, float]
+    source: tuple[int, int, int, int]
+    boxes: Boxes
+    outlines: Outlines
+
+
+class Span(NamedTuple):
+    """One axis of a tile: the pixels from `first` to before `last` of the output show `begin` to before `end` of it.
+
+    A position in the image is at position * `scale` + `shift` on the canvas.
+    """
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    scale: float
+    shift: float
+
+
+def span(target: tuple[float, float], source: tuple[int, int], scale: float, shift: float, size: int) -> Span:
+    """Return the span of a tile on one axis of an output of `size` pixels, which is at canvas * `scale` + `shift`.
+
+    All bounds are whole pixels, so that tiles which meet on the canvas meet in the output. `Span.scale` and
+    `Span.shift` are those of these bounds, so that boxes stay on their objects: within a pixel of the output of where
+    the canvas has them.
+    """
+    per_pixel = (source[1] - source[0]) / (target[1] - target[0])
+    first, last = (nearest_edge(scale * edge + shift) for edge in target)
+    begin, end = source
+    if first < 0:
+        first, begin = 0, min(begin + nearest_edge((-shift / scale - target[0]) * per_pixel), end - 1)
+    if last > size:
+        last, end = size, max(end - nearest_edge((target[1] - (size - shift) / scale) * per_pixel), begin + 1)
+    if last <= first:  # not in the output
+        return Span(0, 0, 0, 0, 1 / per_pixel, target[0] - source[0] / per_pixel)
+    canvas_scale = (last - first) / (end - begin) / scale
+    return Span(first, last, begin, end, canvas_scale, (first - shift) / scale - begin * canvas_scale)
+
+
+def nearest_edge(position: float) -> int:
+    """Return the edge between pixels that is nearest to `position`, of two the lower one, as `letterbox` has it."""
+    return math.ceil(position - 0.5)
+
+
+def draw_tiles(
+    tiles: Sequence[Tile], matrix: Matrix, canvas_wh: tuple[int, int], out: Pixels
+) -> tuple[Boxes, Outlines]:
+    """Draw the tiles into `out` (height, width, BGR), grey where there is none.
+
+    Args:
+        matrix: (3, 3) from the canvas to the output.
+
+    Returns:
+        boxes and outlines of all tiles, in pixels of the canvas, cut at its edges.
+    """
+    if is_scale_and_shift(matrix):
+        spans = _draw_scaled(tiles, matrix, out)
+        return _on_canvas(tiles, spans, canvas_wh)
+    output_wh = out.shape[1], out.shape[0]
+    canvas = np.empty((canvas_wh[1], canvas_wh[0], 3), dtype=np.uint8)
+    spans = _draw_scaled(tiles, np.eye(3), canvas, lambda tile: _is_shown(tile.target, matrix, output_wh))
+    warp_image(canvas, matrix, out)
+    return _on_canvas(tiles, spans, canvas_wh)
+
+
+def lay_out(tiles: Sequence[Tile], canvas_wh: tuple[int, int]) -> tuple[Pixels, Boxes, Outlines]:
+    """Return the canvas (height, width, BGR) with all tiles, with their boxes and outlines cut at its edges."""
+    canvas = np.empty((canvas_wh[1], canvas_wh[0], 3), dtype=np.uint8)
+    spans = _draw_scaled(tiles, np.eye(3), canvas)
+    return canvas, *_on_canvas(tiles, spans, canvas_wh)
+
+
+def is_scale_and_shift(matrix: Matrix) -> bool:
+    """Return whether a matrix (3, 3) neither rotates, shears, mirrors nor changes the perspective."""
+    others = matrix[[0, 1, 2, 2], [1, 0, 0, 1]]
+    return not others.any() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+
+
+def _draw_scaled(
+    tiles: Sequence[Tile], matrix: Matrix, out: Pixels, is_shown: Callable[[Tile], bool] = lambda _tile: True
+) -> list[tuple[Span, Span]]:
+    """Resize each tile that is shown into its part of `out`; return the spans of all in x and y."""
+    out.fill(GREY[0])
+    height, width = out.shape[:2]
+    spans = []
+    for tile in tiles:
+        (left, top, right, bottom), (a, b, c, d) = tile.target, tile.source
+        x = span((left, right), (a, c), float(matrix[0, 0]), float(matrix[0, 2]), width)
+        y = span((top, bottom), (b, d), float(matrix[1, 1]), float(matrix[1, 2]), height)
+        spans.append((x, y))
+        if x.last > x.first and y.last > y.first and is_shown(tile):
+            part = out[y.first : y.last, x.first : x.last]
+            shown = tile.read()[y.begin : y.end, x.begin : x.end]
+            cv2.resize(shown, (part.shape[1], part.shape[0]), dst=part, interpolation=cv2.INTER_LINEAR)
+    return spans
+
+
+def _on_canvas(
+    tiles: Sequence[Tile], spans: Sequence[tuple[Span, Span]], canvas_wh: tuple[int, int]
+) -> tuple[Boxes, Outlines]:
+    boxes, outlines = [], []
+    for tile, (x, y) in zip(tiles, spans, strict=True):
+        moved = tile.boxes * np.array([1, x.scale, y.scale, x.scale, y.scale])
+        boxes.append((moved + np.array([0, x.shift, y.shift, x.shift, y.shift])).astype(np.float32))
+        outlines.append(tile.outlines.scaled(x.scale, y.scale, x.shift, y.shift))
+    joined = np.concatenate(boxes)
+    joined[:, 1::2] = joined[:, 1::2].clip(0, canvas_wh[0])
+    joined[:, 2::2] = joined[:, 2::2].clip(0, canvas_wh[1])
+    return joined, Outlines.joined(outlines).clipped(*canvas_wh)
+
+
+def _is_shown(target: tuple[float, float, float, float], matrix: Matrix, output_wh: tuple[int, int]) -> bool:
+    """Return whether the output may show some of `target`: its hull there, where nothing is behind the viewer."""
+    left, top, right, bottom = target
+    # A pixel around it, which interpolation reaches.
+    corners = (
+        np.array([(x, y, 1) for x in (left - 1, right + 1) for y in (top - 1, bottom + 1)], dtype=np.float64) @ matrix.T
+    )
+    if (corners[:, 2] <= 0).any():
+        return True
+    points: npt.NDArray[np.float64] = corners[:, :2] / corners[:, 2:]
+    return bool((points.max(axis=0) >= 0).all() and (points.min(axis=0) <= output_wh).all())
