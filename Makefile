@@ -7,7 +7,7 @@ WORKERS ?= 3
 TESTS ?= tests
 
 # WORKERS: processes that the tests are divided over, each with a Slurm cluster of its own.
-.PHONY: demo test test-slurm soak lint clean
+.PHONY: demo test test-slurm bench-quick soak lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo data synth datasets/shapes
@@ -23,6 +23,10 @@ test: $(VENV)/.installed-for-tests
 test-slurm: $(VENV)/.installed-for-tests
 	@$(BIN)/python tests/helpers/slurm_root.py "$(SLURM)" \
 		$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m '$(if $(filter-out 0,$(QUICK)),slurm_quick,slurm and not soak)' $(TESTS)
+
+# Prints what the benchmarks measure with little work, and fails only where one cannot run.
+bench-quick: $(VENV)/.installed
+	$(BIN)/hpc-yolo bench all --quick
 
 soak: $(VENV)/.installed-for-tests
 	sh tests/helpers/install_packages.sh

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import bare_step, make_trainer, random_batch, whole_step
 
+from hpc_yolo.bench.trainer import bare_step, make_trainer, random_batch, whole_step
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.runs.metrics import total_loss
 from hpc_yolo.spec.schema import TrainSpec

@@ -1,10 +1,10 @@
-"""Measure the status screen over many runs: time to refresh, time to the first frame, cost of an open screen.
+"""Measure the status screen over many runs: time to the first frame, cost of an open screen.
 
     python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30]
     python benchmarks/status.py --screens 20 --seconds 60    # on a private Slurm: how often it is queried
 
-The runs are written to a temporary directory (about 300 bytes per event). `refresh`: all journals are read, then all
-runs are refreshed once more. `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`:
+`hpc-yolo bench status` measures reading, refreshing and drawing alone. The runs are written to a temporary directory
+(about 300 bytes per event). `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`:
 every quarter of a second four runs log a step; the fraction of a core and the memory that the process uses.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import pty
 import re
@@ -26,61 +25,12 @@ import termios
 import time
 from pathlib import Path
 
-from hpc_yolo.cluster.job_cache import JobCache
-from hpc_yolo.monitor.snapshot import Collector
-from hpc_yolo.monitor.tui.app import frame
-from hpc_yolo.monitor.tui.keys import ScreenState
-from hpc_yolo.runs.directory import RunDirectory, find_runs
+from hpc_yolo.bench.status import COLUMNS, ROWS, step_line, write_runs
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
-COLUMNS, ROWS = 200, 50
 TURN_S = 0.25
 TURN_RUNS = 4
-NUM_REFRESHES = 10
-START = {
-    **{"event": "attempt_started", "attempt": 1, "format_version": 2, "job_id": None, "launcher": "single"},
-    **{"device": "cpu", "precision": "float32", "world_size": 1, "num_nodes": 1, "batch": 16, "epochs": 100},
-    **{"steps_per_epoch": 1000, "num_images": 16000, "epoch": 0, "step": 0},
-    "ranks": [{"rank": 0, "local_rank": 0, "node_rank": 0, "host": "gpu0", "pid": 1}],
-}
-STEP = {
-    **{"event": "step", "attempt": 1, "epoch": 0, "losses": {"box": 0.1, "obj": 0.2, "cls": 0.3}},
-    **{"grad_norm": 1.0, "lr": 0.01},
-    **{"images_per_s": 50.0, "rank_step_s": [0.5], "rank_data_wait_s": [0.0], "rank_mem_bytes": [1]},
-}
-
-
-def step_line(number: int) -> str:
-    """Return the journal line of a step."""
-    return json.dumps(STEP | {"time": time.time(), "step": number}) + "\n"
-
-
-def write_runs(root: Path, num_runs: int, num_events: int) -> None:
-    """Write runs of `num_events` events each below `root`."""
-    lines = json.dumps(START | {"time": time.time()}) + "\n" + "".join(map(step_line, range(1, num_events)))
-    for number in range(num_runs):
-        run = RunDirectory(root / f"run-{number:04}")
-        run.create()
-        run.spec.write_text("name: run\n")
-        run.journal.write_text(lines)
-
-
-def measure_refresh(root: Path) -> None:
-    """Print the time to read all journals, to refresh all runs once more and to lay out a frame."""
-    collector = Collector(lambda: find_runs(root), JobCache(root / "none", {}))
-    began_s = time.perf_counter()
-    collector.refresh()
-    print(f"refresh: the first, which reads all journals: {time.perf_counter() - began_s:.2f} s")
-    refreshes_s, frames_s = [], []
-    for _ in range(NUM_REFRESHES):
-        began_s = time.perf_counter()
-        snapshot = collector.refresh()
-        refreshes_s.append(time.perf_counter() - began_s)
-        began_s = time.perf_counter()
-        frame(snapshot, None, snapshot.runs, ScreenState(), (COLUMNS, ROWS))
-        frames_s.append(time.perf_counter() - began_s)
-    print(f"refresh: all {len(snapshot.runs)}: {1000 * sorted(refreshes_s)[NUM_REFRESHES // 2]:.0f} ms (limit 150)")
-    print(f"frame: {1000 * sorted(frames_s)[NUM_REFRESHES // 2]:.1f} ms, the lines alone (limit 8)")
 
 
 def open_screen(root: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -192,7 +142,6 @@ def main() -> None:
             measure_queries(root, given.screens, given.seconds)
         else:
             write_runs(root, given.runs, given.events)
-            measure_refresh(root)
             measure_screen(root, given.runs, given.events, given.seconds)
 
 

@@ -1,6 +1,7 @@
-"""Measure the cost of resilience: saves during training, time to stop after SIGTERM, time to resume.
+"""Measure the cost of resilience: time to stop after SIGTERM, time to resume, agreement in each step.
 
-OMP_NUM_THREADS=2 python benchmarks/survival.py saves    # step times with a save every 10 s and without
+Saves during training are in `hpc-yolo bench checkpoint`.
+
 python benchmarks/survival.py stop                       # SIGTERM to the last synced byte, two ranks
 python benchmarks/survival.py start                      # process start to the first new step, two ranks, in parts
 python benchmarks/survival.py overhead                   # stop agreement, journal and watchdog, two ranks, in each step
@@ -16,15 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from step import BATCH, IMGSZ, make_trainer, random_batch, timed
 
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import StepRequest, StopAgreement, connected
 from hpc_yolo.launch.prepare import prepare_run
@@ -34,11 +34,9 @@ from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
-from hpc_yolo.training.trainer import Trainer
 from hpc_yolo.training.watchdog import Watchdog
 
-SAVE_EVERY_S = 10.0
-ROUNDS = 8
+BATCH, IMGSZ = 8, 320
 STEPS_BEFORE_STOP = 6
 TRIES = 5
 RANKS = 2
@@ -63,51 +61,6 @@ attempt.build = timed_build
 run = RunDirectory(Path(sys.argv[1]))
 attempt.run_task(run, load_spec(run.spec))
 """
-
-
-def saves() -> None:
-    """Compare rounds of 10 s of steps with a save at the first step and rounds without (v5s, 320 px), alternating."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    train = TrainSpec(batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", autoanchor=False)
-    with tempfile.TemporaryDirectory(dir=".") as directory:
-        trainer = make_trainer("yolov5s", train, Path(directory), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
-        trainer.run_directory.create()
-        batch, numbers = random_batch(BATCH, IMGSZ), itertools.count()
-        with trainer.checkpointer:
-            a_round = [timed_step(trainer, batch, next(numbers), saving=number == 0) for number in range(4)]
-            num_steps = round(SAVE_EVERY_S * 1000 / statistics.median(a_round))
-            times: dict[bool, list[float]] = {False: [], True: []}
-            for number in range(2 * ROUNDS):
-                for step in range(num_steps):
-                    saving = number % 2 == 1 and step == 0
-                    times[number % 2 == 1].append(timed_step(trainer, batch, next(numbers), saving=saving))
-            waiting = [timed(lambda: synchronous_save(trainer, next(numbers))) for _ in range(5)]
-        size_mb = max(path.stat().st_size for path in trainer.run_directory.checkpoints.iterdir()) / 1e6
-    for name, of in (("median", statistics.median), ("mean", statistics.mean)):
-        ratio = of(times[True]) / of(times[False])
-        print(f"{name}: {of(times[False]):.1f} ms without, {of(times[True]):.1f} ms with saves: {ratio:.4f}")
-    first = statistics.median(times[True][::num_steps]) - statistics.median(times[False])
-    print(f"the step with a save: {first:+.1f} ms; a synchronous save: {statistics.median(waiting):.0f} ms")
-    print(f"{size_mb:.0f} MB, {num_steps} steps a round, {ROUNDS} rounds each")
-
-
-def timed_step(trainer: Trainer, batch: TrainingBatch, number: int, *, saving: bool) -> float:
-    """Return the milliseconds of a step with an optimiser step, and of the save of the step before where `saving`."""
-
-    def step() -> None:
-        trainer.position.step, trainer.context.updater.last_step = number, number - 1
-        if saving:
-            trainer.checkpointer.save_state()
-        trainer.train_step(batch)
-
-    return timed(step)
-
-
-def synchronous_save(trainer: Trainer, number: int) -> None:
-    """Save the state and wait until it is on disk."""
-    trainer.position.step = number
-    trainer.checkpointer.save_state()
-    trainer.checkpointer.wait()
 
 
 class TwoRanks:
@@ -222,5 +175,12 @@ def overhead_of_rank(directory: str) -> None:
     print(f"rank {process.rank}: {shown} (medians of {OVERHEAD_STEPS} steps)")
 
 
+def timed(step: Callable[[], object]) -> float:
+    """Return the milliseconds that `step` takes."""
+    started_s = time.perf_counter()
+    step()
+    return (time.perf_counter() - started_s) * 1000
+
+
 if __name__ == "__main__":
-    {"saves": saves, "stop": stop, "start": start, "overhead": overhead}[sys.argv[1]]()
+    {"stop": stop, "start": start, "overhead": overhead}[sys.argv[1]]()

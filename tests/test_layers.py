@@ -20,7 +20,7 @@ LEVELS = [
     {"weights", "plots"},
     {"training", "inference"},
     {"launch", "monitor", "tracking"},
-    {"report", "notify"},
+    {"report", "notify", "bench"},
     {"cli"},
 ]
 LEVEL_OF = {package: number for number, level in enumerate(LEVELS) for package in level}

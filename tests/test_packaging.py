@@ -84,5 +84,10 @@ def test_continuous_integration_runs_test_commands_of_readme():
     readme = (ROOT / "README.md").read_text().partition("## Test it")[2].partition("```sh\n")[2].partition("```")[0]
     commands = [line.partition("#")[0].strip() for line in readme.splitlines()]
     script = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert commands == ["make test", "make test-slurm SLURM=26.05 QUICK=1", "sh containers/build.sh"]
+    assert commands == [
+        "make test",
+        "make test-slurm SLURM=26.05 QUICK=1",
+        "make bench-quick",
+        "sh containers/build.sh",
+    ]
     assert [line for line in script if not line.startswith(("#", "set ", "cd "))] == commands

@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, Listed]] = {
     },
     "Other": {
         "data": Listed("data", "data", "Create and check datasets."),
+        "bench": Listed("bench", "bench", "Measure speed on this machine; compare records; scale over GPUs."),
         "schema": Listed("check", "schema", "Print the JSON schema of a spec, for editors."),
         "completion": Listed("completion", "completion", "Print the completion script for a shell."),
     },

@@ -1,18 +1,7 @@
-"""Measure a training step relative to the bare model.
-
-The step: images to float, forward, loss, backward, gradient clipping, optimiser and weight average, as the trainer does
-them. The bare model: forward and backward of the same model in plain torch. Both alternate in one process.
-
-OMP_NUM_THREADS=2 python benchmarks/step.py [yolov5n yolov5s] [--deterministic]
-"""
+"""A trainer without a run, and batches without files: what benchmarks of steps, losses and checkpoints time."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +13,7 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.run_inputs import RunInputs
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.distributed import choose_device, connected, make_deterministic
+from hpc_yolo.distributed import choose_device, connected
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -36,42 +25,7 @@ from hpc_yolo.training.context import TrainingIdentity
 from hpc_yolo.training.model import Origin
 from hpc_yolo.training.trainer import Trainer
 
-BATCH, IMGSZ, TARGETS_AN_IMAGE, NUM_CLASSES = 8, 320, 7, 80
-WARMUP, ROUNDS = 3, 20
-
-
-def main() -> None:
-    """Print, for each model, the milliseconds of both and their ratio: medians and minima of all rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["yolov5n", "yolov5s"])
-    parser.add_argument("--deterministic", action="store_true", help="with train.deterministic, as runs have it")
-    options = parser.parse_args()
-    if options.deterministic:
-        make_deterministic()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    print(f"{'model':10} {'step ms':>16} {'bare ms':>16} {'ratio':>14} {'loss ms':>9}   (median, min)")
-    for name in options.models:
-        compare(name)
-
-
-def compare(name: str) -> None:
-    """Print one row of the table."""
-    with tempfile.TemporaryDirectory() as directory:
-        train = TrainSpec(
-            batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", deterministic=False, autoanchor=False
-        )
-        trainer = make_trainer(name, train, Path(directory), num_images=BATCH, image_size=(IMGSZ, IMGSZ))
-        batch = random_batch(BATCH, IMGSZ)
-        bare = bare_step(name, torch.rand(BATCH, 3, IMGSZ, IMGSZ))
-        steps: list[tuple[float, float, float]] = []
-        for _ in range(WARMUP + ROUNDS):
-            steps.append((timed(lambda: whole_step(trainer, batch)), timed(bare), timed(loss_alone(trainer, batch))))
-    whole, plain, loss = (column[WARMUP:] for column in map(list, zip(*steps, strict=True)))
-    ratio = statistics.median(a / b for a, b in zip(whole, plain, strict=True))
-    print(
-        f"{name:10} {statistics.median(whole):8.1f} {min(whole):7.1f} {statistics.median(plain):8.1f} {min(plain):7.1f}"
-        f" {ratio:7.3f} {min(whole) / min(plain):6.3f} {min(loss):9.1f}"
-    )
+TARGETS_AN_IMAGE, NUM_CLASSES = 7, 80
 
 
 def make_trainer(
@@ -114,6 +68,7 @@ def bare_step(name: str, images: torch.Tensor, mixed: torch.dtype | None = None)
     """Return a function that runs forward and backward of the model with float images and no loss.
 
     Args:
+        name: of the model.
         images: (n, 3, height, width), on the device and in the memory format to compute in.
         mixed: type of mixed precision; None for none.
     """
@@ -144,14 +99,3 @@ def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
         sum(trainer.context.loss(levels, batch.targets).values()).backward()
 
     return step
-
-
-def timed(step: Callable[[], object]) -> float:
-    """Return the milliseconds that `step` takes."""
-    started_s = time.perf_counter()
-    step()
-    return (time.perf_counter() - started_s) * 1000
-
-
-if __name__ == "__main__":
-    main()

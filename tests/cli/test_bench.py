@@ -1,0 +1,81 @@
+"""`hpc-yolo bench`: benchmarks run, are saved, compared and drawn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from bench_records import record, result
+from click.testing import CliRunner
+
+from hpc_yolo.bench.records import read_records, write_record
+from hpc_yolo.bench.run import BENCHMARKS
+from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import DataError
+
+QUIET = [0.99, 1.0, 1.0, 1.0, 1.01]
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(cli, ["bench", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", ["data", "startup"])
+def test_benchmark_prints_its_works_and_saves_a_record(name, tmp_path):
+    done = call(name, "--quick", "--rounds", 1, "--save", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "noise floor" in done.output
+    (saved,) = read_records(tmp_path)
+    assert saved.is_quick
+    assert [timing.name for timing in saved.results[0].timings] == [
+        line.strip()[:36].strip() for line in done.stdout.splitlines()[1:-1] if " of the reference" in line
+    ]
+    assert all(seconds > 0 for timing in saved.results[0].timings for seconds in timing.seconds)
+
+
+def test_every_benchmark_is_a_command():
+    listed = call("--help").output
+    assert all(sentence[:20] in listed for *_, sentence in BENCHMARKS.values())
+
+
+def test_json_is_the_record(tmp_path):
+    values = json.loads(call("status", "--quick", "--rounds", 1, "--json").stdout)
+    assert values["results"][0]["timings"][1]["name"] == "refresh"
+    assert values["machine"]["cpus"] > 0
+
+
+@pytest.mark.parametrize(("factor", "exit_code"), [(1.0, 0), (1.5, 1), (0.5, 0)], ids=["same", "slower", "faster"])
+def test_compare_exits_with_1_on_a_regression_alone(tmp_path, factor, exit_code):
+    before = write_record(tmp_path, record(result(QUIET), time=1))
+    after = write_record(tmp_path, record(result([factor * one for one in QUIET]), time=2))
+    done = call("compare", before, after)
+    assert done.exit_code == exit_code
+    assert ("slower" in done.output) == (factor > 1)
+    (row,) = json.loads(call("compare", before, after, "--json").stdout)
+    assert row["change"] == pytest.approx(factor - 1)
+
+
+def test_compare_takes_commits_and_lists_known_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "benchmarks" / "results"
+    write_record(directory, record(result(QUIET), time=1, commit="abc123"))
+    write_record(directory, record(result(QUIET), time=2, commit="def456"))
+    assert call("compare", "abc", "def4").exit_code == 0
+    failed = call("compare", "abc", "fff")
+    assert isinstance(failed.exception, DataError)
+    assert "abc123, def456" in str(failed.exception)
+
+
+def test_compare_without_common_timings_is_an_error(tmp_path):
+    before = write_record(tmp_path, record(result(QUIET), time=1))
+    after = write_record(tmp_path, record(result(QUIET, bench="val"), time=2))
+    assert isinstance(call("compare", before, after).exception, DataError)
+
+
+def test_chart_draws_the_records_of_a_directory(tmp_path):
+    for time in (1, 2):
+        write_record(tmp_path, record(result(QUIET), time=time, commit=f"c{time}"))
+    done = call("chart", tmp_path, "--output", tmp_path / "out.png")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert "2 records, c1 to c2" in done.output
