@@ -11,6 +11,7 @@ from hpc_yolo.cli.metrics import print_report, print_study
 from hpc_yolo.cli.weights_argument import find_weights
 from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.package_data import shipped_dataset
+from hpc_yolo.data.run_inputs import readable_dataset
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations, read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
@@ -64,7 +65,7 @@ def run_val(run: Path | None, weights: str | None, data: Path | None, split: str
         HpcYoloError: the weights, the dataset or an option cannot be used.
     """
     resolved = find_weights(run, weights)
-    if data is not None and not data.is_file():
+    if data is not None and readable_dataset(str(data)) is None:
         data = shipped_dataset(str(data)) or data
     if (data := data or resolved.data) is None:
         raise SpecError("--data is missing", hint=f"the dataset YAML on which {resolved.weights} is evaluated")

@@ -204,7 +204,7 @@ def fetch_with_progress(weights: str) -> None:
     if not weights:
         return
 
-    from hpc_yolo.monitor.progress import downloading  # imports rich
+    from hpc_yolo.monitor.progress import counting_bytes  # imports rich
 
-    with downloading(Path(weights).name) as on_progress:
+    with counting_bytes(Path(weights).name) as on_progress:
         fetch_weights(weights, on_progress)

@@ -20,7 +20,7 @@ POSITIVE = click.IntRange(1)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Dataset YAML, a file or a shipped name. [default: that of the run]",
+    help="Dataset YAML, a packed set, or a shipped name. [default: that of the run]",
 )
 @click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Images of a batch.")
 @click.option(

@@ -10,7 +10,7 @@ import click
 
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.core.errors import CheckpointError
-from hpc_yolo.monitor.progress import downloading
+from hpc_yolo.monitor.progress import counting_bytes
 from hpc_yolo.weights.published import fetch as fetch_published
 from hpc_yolo.weights.store import Store, published_names
 
@@ -50,7 +50,7 @@ def fetch(names: tuple[str, ...], sha256: str | None, address: str | None) -> No
     if address:
         store = dataclasses.replace(store, address=address.rstrip("/"))
     for name in names:
-        with downloading(name) as on_progress:
+        with counting_bytes(name) as on_progress:
             path = fetch_published(name, store, sha256=sha256, on_progress=on_progress)
         click.echo(str(path))
 

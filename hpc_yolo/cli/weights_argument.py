@@ -8,7 +8,7 @@ import click
 
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.inference.eval_target import ResolvedWeights, resolve_weights
-from hpc_yolo.monitor.progress import downloading
+from hpc_yolo.monitor.progress import counting_bytes
 from hpc_yolo.weights.published import fetch
 from hpc_yolo.weights.store import Store, locate
 
@@ -25,6 +25,6 @@ def find_weights(run: str | Path | None, weights: str | None) -> ResolvedWeights
     store = Store.from_env(current_environment())
     path = Path(locate(str(run or weights), store))
     if path == store.path(path.name):
-        with downloading(path.name) as on_progress:
+        with counting_bytes(path.name) as on_progress:
             fetch(path.name, store, on_progress=on_progress)
     return resolve_weights(path)

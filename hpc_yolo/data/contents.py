@@ -1,17 +1,60 @@
-"""The bytes of images, by their address in an `ImageIndex`: the one function that opens them."""
+"""The bytes of images, by their address in an `ImageIndex`: the one module that opens them.
+
+An address is the path of a file, or the path of a shard of a packed set followed by the name of a member:
+DIR/train-00000.tar/images/train/1.jpg.
+"""
 
 from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from hpc_yolo.data.pack.index import SplitIndex, shard_index
+
+_MEMBER = re.compile(r"\.tar/")
+
+
+class ContentState(NamedTuple):
+    """Length of a content in bytes, and a number that changes when the content does."""
+
+    length: int
+    version: int
 
 
 def read_content(path: str) -> bytes:
     """Return the bytes of the image with the address `path`.
 
     Raises:
-        OSError: they cannot be read; its `filename` is `path`.
+        OSError: they cannot be read, or are damaged; its `filename` is `path`.
     """
     try:
+        if (member := _member(path)) is not None:
+            return member[0].read_member(*member[1:])
         with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
         error.filename = path  # a failed read has none
         raise
+
+
+def content_state(path: str) -> ContentState:
+    """Return the length and version of the image with the address `path`, without reading it.
+
+    Raises:
+        OSError: there is no such image.
+    """
+    if (member := _member(path)) is not None:
+        return ContentState(*member[0].state(member[0].find_member(*member[1:])))
+    found = os.stat(path)  # noqa: PTH116, a Path costs more than the call
+    return ContentState(found.st_size, found.st_mtime_ns)
+
+
+def _member(path: str) -> tuple[SplitIndex, int, str] | None:
+    """Return (index, number of the shard, name of the member) of an address in a packed set; None for a file."""
+    for found in _MEMBER.finditer(path):
+        shard = shard_index(Path(path[: found.end() - 1]))
+        if shard is not None:
+            return *shard, path[found.end() :]
+    return None

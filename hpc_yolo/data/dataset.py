@@ -16,8 +16,16 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import dataset_names, shipped_dataset
 from hpc_yolo.data.dataset_format import SPLITS as SPLITS
 from hpc_yolo.data.dataset_format import YOLO, names_in_labels, read_format, read_image_directories
-from hpc_yolo.data.dataset_paths import copied_root, differs_between_nodes, entries_of, path_here
+from hpc_yolo.data.dataset_paths import (
+    DATASET_FILE,
+    copied_root,
+    dataset_file,
+    differs_between_nodes,
+    entries_of,
+    path_here,
+)
 from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
+from hpc_yolo.data.pack.layout import UNFINISHED
 
 ABSENT = ("", "null", "~")
 EXAMPLE = "see configs/data/shapes.yaml for the form, or draw a set with: hpc-yolo data synth datasets/shapes"
@@ -80,7 +88,7 @@ class Dataset:
 
 
 def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collection[str] = ("train", "val")) -> Dataset:
-    """Read the dataset YAML at `path` and check that the needed splits exist.
+    """Read the dataset YAML at `path`, or dataset.yaml in that directory, and check that the needed splits exist.
 
     `path:` inside it is relative to the YAML's own directory or, if there is no such directory, to the working
     directory; splits are relative to it, and `../` before one that does not exist is left out, as some exports need.
@@ -94,7 +102,8 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     Raises:
         DataError: naming file and key.
     """
-    written, path = path, path_here(path)
+    written = dataset_file(path)
+    path = path_here(written)
     content = _read_yaml(path)
     _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
@@ -121,11 +130,13 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
 def dataset_content(written: Path) -> dict[str, Any]:
     """Return the content of the dataset YAML `written`, valid in any directory: absolute paths, names as a list.
 
+    `written` may be the directory of dataset.yaml.
     Paths that may differ between nodes are kept as they are written, and so are splits that are relative to one.
 
     Raises:
         DataError: naming file and key.
     """
+    written = dataset_file(written)
     path = path_here(written)
     content = _read_yaml(path)
     _require_keys(path, content, ())
@@ -172,6 +183,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise DataError(
             f"data: there is no dataset {path}, and none of that name is shipped (shipped: {shipped})", hint=EXAMPLE
         ) from None
+    except IsADirectoryError:
+        raise _no_dataset_in(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data: {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -179,6 +192,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"data: {path} holds no keys; path, train, val and names are needed", hint=EXAMPLE)
     return {key: value for key, value in content.items() if value not in ABSENT}
+
+
+def _no_dataset_in(directory: Path) -> DataError:
+    if (directory / UNFINISHED).is_dir():
+        return DataError(
+            f"data: {directory} is a packed set that is not complete: packing was interrupted",
+            hint="the same `hpc-yolo data pack` command again completes it",
+        )
+    return DataError(f"data: {directory} has no {DATASET_FILE}", hint="name the dataset YAML itself, or a packed set")
 
 
 def _require_keys(source: Path, content: dict[str, Any], needed_splits: Collection[str]) -> None:

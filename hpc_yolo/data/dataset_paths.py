@@ -15,6 +15,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.variables import UnsetVariable, expanded, variables_in
 from hpc_yolo.spec.paths import has_variables
 
+DATASET_FILE = "dataset.yaml"
 SAME_EVERYWHERE = frozenset({"HOME", "USER", "LOGNAME"})
 
 
@@ -34,6 +35,16 @@ def path_here(written: str | Path) -> Path:
             f"data: {text}: the variable {unset.name} is not set on {platform.node()}",
             hint="set it in cluster.setup or cluster.env, or write the path; the site's guide names its variables",
         ) from None
+
+
+def dataset_file(written: str | Path) -> Path:
+    """Return the dataset YAML that `written` means, as it is written: of a directory the dataset.yaml in it.
+
+    Raises:
+        DataError: a variable in it is not set.
+    """
+    path = path_here(written)
+    return Path(written) / DATASET_FILE if (path / DATASET_FILE).is_file() else Path(written)
 
 
 def entries_of(written: object) -> list[Any]:

@@ -5,13 +5,13 @@ Builds of OpenCV differ; the scan reports a file that the installed one cannot d
 
 from __future__ import annotations
 
-_JPEG = frozenset((".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"))
+JPEG_SUFFIXES = frozenset((".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"))
 _JPEG_2000 = frozenset((".j2c", ".j2k", ".jp2", ".jpc"))
 _NETPBM = frozenset((".pam", ".pbm", ".pgm", ".pnm", ".ppm"))
 _OTHERS = frozenset((".apng", ".avif", ".bmp", ".dib", ".hdr", ".pic", ".png", ".ras", ".sr", ".webp"))
 _TIFF = frozenset((".dng", ".tif", ".tiff"))
 
-IMAGE_SUFFIXES = _JPEG | _JPEG_2000 | _NETPBM | _OTHERS | _TIFF
+IMAGE_SUFFIXES = JPEG_SUFFIXES | _JPEG_2000 | _NETPBM | _OTHERS | _TIFF
 DATASET_SUFFIXES = IMAGE_SUFFIXES | {".gif"}  # a dataset uses the first frame, `predict` all
 
 _RAW = frozenset(

@@ -30,7 +30,7 @@ from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
-from hpc_yolo.data.dataset_paths import differs_between_nodes, path_here
+from hpc_yolo.data.dataset_paths import dataset_file, differs_between_nodes, path_here
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import (
     load_hyperparameters,
@@ -171,9 +171,9 @@ def dataset_yaml(run: RunDirectory, data: str) -> Path:
 
 
 def readable_dataset(data: str) -> Path | None:
-    """Return the dataset YAML `data` on this machine; None where it does not exist, or a variable is not set."""
+    """Return the dataset YAML of `data` on this machine; None where it does not exist, or a variable is not set."""
     try:
-        path = path_here(data)
+        path = path_here(dataset_file(data))
     except DataError:
         return None
     return path if path.is_file() else None

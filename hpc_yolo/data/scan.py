@@ -21,6 +21,7 @@ from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import lacks_end_mark, silence_decoder
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.formats.packed import PackedSplit
 from hpc_yolo.data.formats.split import Annotations, SplitReader, file_state
 from hpc_yolo.data.image_checks import describe_os_error, usable_pixels
 from hpc_yolo.data.labels import MAX_PROBLEMS, NO_CROWDS, Crowds, Examples, Findings, ImageIndex
@@ -52,7 +53,7 @@ def scan_split(
     spare_cache: Path | None = None,
     needs_labels: bool = True,
 ) -> ImageIndex:
-    """Read and check all images and labels of `split`, or return what an earlier scan has cached.
+    """Read and check all images and labels of `split`, or return what an earlier scan has cached or packed.
 
     One process scans, others wait for its cache.
 
@@ -66,8 +67,11 @@ def scan_split(
     """
     silence_decoder()
     reader = open_split(dataset, split)
-    caches = [reader.cache, *([spare_cache] if spare_cache else [])]
-    index = cached(caches, _cache_key(reader, dataset), lambda: _scan(reader, on_progress))
+    if isinstance(reader, PackedSplit):
+        index = reader.index
+    else:
+        caches = [reader.cache, *([spare_cache] if spare_cache else [])]
+        index = cached(caches, _cache_key(reader, dataset), lambda: _scan(reader, on_progress))
     if dataset.single_cls:
         labels = replace(index.labels, rows=index.labels.rows * ONE_CLASS)
         index = replace(index, labels=labels, crowds=index.crowds * ONE_CLASS_OF_CROWDS)

@@ -28,7 +28,7 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int, int], Non
 
 
 @contextlib.contextmanager
-def downloading(name: str) -> Iterator[Callable[[int, int | None], None]]:
+def counting_bytes(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Yield a callback for (bytes done, bytes in all) that moves a bar, which appears with the first byte."""
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -333,14 +333,15 @@ def source_path(written: str, directory: Path) -> str:
 
 
 def _dataset_path(written: str, directory: Path) -> str:
-    """Return the absolute path of a dataset YAML: beside the spec, in the working directory, or a shipped one.
+    """Return the absolute path of a dataset: beside the spec, in the working directory, or a shipped YAML.
 
     A path with variables is returned as it is: each node expands it.
     """
     if has_variables(written):
         return written
     path = _absolute(written, directory)
-    shipped = None if os.path.isfile(path) else shipped_dataset(written)  # noqa: PTH113, it takes any text
+    is_there = os.path.isfile(path) or os.path.isfile(f"{path}/dataset.yaml")  # noqa: PTH113, it takes any text
+    shipped = None if is_there else shipped_dataset(written)
     return path if shipped is None else str(shipped)
 
 

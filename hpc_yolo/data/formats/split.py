@@ -48,14 +48,12 @@ class SplitReader(Protocol):
     """The images and labels of one split.
 
     Attributes:
-        images: image files, sorted.
         problems: entries of the dataset for which no image was found, a sentence each.
         notes: remarks on how images were found, a sentence each.
         cache: the file that keeps a scan of the split.
         without_objects: why an image has no objects whose labels are not missing, for messages.
     """
 
-    images: tuple[Path, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     cache: Path
@@ -67,6 +65,11 @@ class SplitReader(Protocol):
         Raises:
             OSError, ValueError: as `read`.
         """
+        ...
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Addresses of the images, sorted."""
         ...
 
     def read(self, image: Path) -> Annotations:

@@ -1,0 +1,142 @@
+"""The images of a split as members of shards: their names, and their content, read ahead by threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.decode import decode_image
+from hpc_yolo.data.image_suffixes import JPEG_SUFFIXES
+from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.pack.layout import Options
+from hpc_yolo.data.pack.shard import Member
+
+NUM_THREADS = 8
+NUM_AHEAD = 2 * NUM_THREADS  # groups that are read before they are written
+GROUP_IMAGES, GROUP_BYTES = 16, 4 << 20
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """A split to be packed.
+
+    Attributes:
+        index: its usable images.
+        names: of their members.
+        lengths: of their files in bytes.
+        options: how they are packed.
+        version: digest that changes when a file does.
+    """
+
+    index: ImageIndex
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    options: Options
+    version: str
+
+    def is_scaled(self, image: int) -> bool:
+        """Return True if an image is larger than `options.size`."""
+        return exceeds(self.index.shapes_hw[image].max(), self.options.size)
+
+    def member(self, image: int) -> Member:
+        """Return an image as it is packed.
+
+        Raises:
+            DataError: it cannot be read, or has changed since its split was scanned.
+        """
+        path, height, width = self.index.paths[image], *map(int, self.index.shapes_hw[image])
+        try:
+            content = read_content(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        if len(content) != self.lengths[image]:
+            raise DataError(f"{path}: has changed while it was packed", hint="pack again when nothing writes to it")
+        if not self.is_scaled(image):
+            return Member(self.names[image], content, (height, width))
+        return scaled(path, self.names[image], content, self.options)
+
+    def members(self, first: int) -> Iterator[Member]:
+        """Yield the images from `first` on; threads read, and scale, those that follow."""
+        pending: deque[Future[list[Member]]] = deque()
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            try:
+                for group in _groups(self.lengths, first):
+                    pending.append(pool.submit(lambda images: [self.member(image) for image in images], group))
+                    if len(pending) > NUM_AHEAD:
+                        yield from pending.popleft().result()
+                while pending:
+                    yield from pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def exceeds(longer_side: int, size: int | None) -> bool:
+    """Return True if an image is scaled."""
+    return size is not None and longer_side > size
+
+
+def scaled(path: str, name: str, content: bytes, options: Options) -> Member:
+    """Return the image `content`, upright, with its longer side at `options.size`, as a JPEG.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    pixels = decode_image(content)
+    if pixels is None or options.size is None:
+        raise DataError(f"{path}: has changed while it was packed: it cannot be decoded")
+    ratio = options.size / max(pixels.shape[:2])
+    height, width = (max(round(side * ratio), 1) for side in pixels.shape[:2])
+    smaller = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".jpg", smaller, [cv2.IMWRITE_JPEG_QUALITY, options.quality])
+    return Member(name, encoded.tobytes(), (height, width))
+
+
+def member_names(index: ImageIndex, root: Path, size: int | None) -> tuple[str, ...]:
+    """Return the name of each image: its path below `root`, or below the nearest directory of all; the same anywhere.
+
+    Raises:
+        DataError: two images would have the same name.
+    """
+    paths = [os.path.normpath(path) for path in index.paths]
+    base = os.path.normpath(root)
+    if any(not path.startswith(f"{base}/") for path in paths):
+        base = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120, of 100,000 paths
+    names = [os.path.relpath(path, base) if base == "/" else path[len(base) + 1 :] for path in paths]
+    if size is not None:
+        longer = np.asarray(index.shapes_hw).max(axis=1).tolist()
+        names = [_jpeg_name(name) if exceeds(side, size) else name for name, side in zip(names, longer, strict=True)]
+    seen: dict[str, int] = {}
+    for image, name in enumerate(names):
+        if (other := seen.setdefault(name, image)) != image:
+            raise DataError(
+                f"{index.paths[other]} and {index.paths[image]} would both be {name} in the packed set",
+                hint="give one of them another name, or list each image once",
+            )
+    return tuple(names)
+
+
+def _jpeg_name(name: str) -> str:
+    path = PurePath(name)
+    return name if path.suffix.lower() in JPEG_SUFFIXES else str(path.with_suffix(".jpg"))
+
+
+def _groups(lengths: Sequence[int], first: int) -> Iterator[range]:
+    """Yield consecutive images from `first` on, few enough that many groups fit into memory."""
+    start, size = first, 0
+    for image in range(first, len(lengths)):
+        if image > start and (image - start == GROUP_IMAGES or size + lengths[image] > GROUP_BYTES):
+            yield range(start, image)
+            start, size = image, 0
+        size += lengths[image]
+    if start < len(lengths):
+        yield range(start, len(lengths))
