@@ -15,7 +15,7 @@ import yaml
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import dataset_names, shipped_dataset
 from hpc_yolo.data.dataset_format import SPLITS as SPLITS
-from hpc_yolo.data.dataset_format import YOLO, names_in_labels, read_format, read_image_directories
+from hpc_yolo.data.dataset_format import YOLO, drops_difficult, names_in_labels, read_format, read_image_directories
 from hpc_yolo.data.dataset_paths import (
     DATASET_FILE,
     copied_root,
@@ -55,6 +55,8 @@ class Dataset:
         is_on_nodes: each node may have a copy of its own.
         format: of the labels, one of `dataset_format.FORMATS`.
         images: directory of the images of a split, of those for which one is written.
+        annotations: directory of the XML files of VOC's format, where one is written.
+        drops_difficult: leave out objects that VOC's XML marks as difficult.
     """
 
     source: Path
@@ -70,6 +72,8 @@ class Dataset:
     is_on_nodes: bool = False
     format: str = YOLO
     images: Mapping[str, Path] = field(default_factory=dict)
+    annotations: Path | None = None
+    drops_difficult: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -108,7 +112,7 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
     splits, messages = _splits(path, root, content, needed_splits)
-    names = _names_of(path, content, splits)
+    names = _names_of(path, content, root, splits)
     kpt_shape = read_kpt_shape(path, content)
     return Dataset(
         source=path,
@@ -124,6 +128,8 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
         is_on_nodes=any(map(differs_between_nodes, (written, *paths_in(content)))),
         format=read_format(path, content),
         images=_image_directories(path, root, content),
+        annotations=_annotation_directory(path, root, content),
+        drops_difficult=drops_difficult(path, content),
     )
 
 
@@ -156,7 +162,10 @@ def dataset_content(written: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {name: entries for name, entries in splits.items() if entries}
     if images:
         kept["images"] = images
-    return {**content, "path": root, **kept, "names": list(_names_of(path, content, None))}
+    if "annotations" in content and not differs_between_nodes(content.get("path", "")):
+        written_path = _require_path(path, "annotations", content["annotations"])
+        kept["annotations"] = _copied_entry(here, written_path, is_relative=is_relative)
+    return {**content, "path": root, **kept, "names": list(_names_of(path, content))}
 
 
 def _copied_entry(root: Path, entry: str, *, is_relative: bool) -> str:
@@ -170,7 +179,10 @@ def _copied_entry(root: Path, entry: str, *, is_relative: bool) -> str:
 def paths_in(content: dict[str, Any]) -> list[str]:
     """Return the paths in the content of a dataset YAML, as they are written: its root, of its splits and images."""
     images = content.get("images")
-    written = [*map(content.get, SPLITS), *(images.values() if isinstance(images, dict) else [images])]
+    written = [
+        *map(content.get, (*SPLITS, "annotations")),
+        *(images.values() if isinstance(images, dict) else [images]),
+    ]
     entries = [entry for one in written for entry in entries_of(one)]
     return [str(path) for path in (content.get("path"), *entries) if path]
 
@@ -272,16 +284,34 @@ def _image_directories(source: Path, root: Path, content: Mapping[str, Any]) -> 
     return {name: _split_path(root, entry) for name, entry in read_image_directories(source, content).items()}
 
 
+def _annotation_directory(source: Path, root: Path, content: Mapping[str, Any]) -> Path | None:
+    """Return the directory of VOC's XML files; None where none is written.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if "annotations" not in content:
+        return None
+    directory = _split_path(root, _require_path(source, "annotations", content["annotations"]))
+    if not directory.is_dir():
+        raise DataError(f"{source}: annotations: {directory} is not a directory")
+    return directory
+
+
 def _names_of(
-    source: Path, content: Mapping[str, Any], splits: Mapping[str, tuple[Path, ...]] | None
+    source: Path,
+    content: Mapping[str, Any],
+    root: Path | None = None,
+    splits: Mapping[str, tuple[Path, ...]] | None = None,
 ) -> tuple[str, ...]:
-    """Return the names that the YAML has, or those in the files of its splits, which are found if `splits` is None."""
+    """Return the names that the YAML has, or those in the files of its splits; both are found where not given."""
     if content.get("names"):
         return _names(source, content["names"])
-    if splits is None:
+    if root is None or splits is None:
         root = _root(source, content.get("path"))
         splits = {name: _split_paths(source, name, root, content.get(name)) for name in SPLITS}
-    return names_in_labels(source, splits)
+    annotations = _annotation_directory(source, root, content)
+    return names_in_labels(source, read_format(source, content), root, splits, annotations)
 
 
 def _names(source: Path, written: object) -> tuple[str, ...]:

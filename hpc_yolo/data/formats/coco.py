@@ -14,19 +14,17 @@ import os
 import threading
 from pathlib import Path
 
-import numpy as np
-
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import CocoImage, CocoImages, annotation_file, read_coco
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.formats.coco_images import find_coco_images
 from hpc_yolo.data.formats.coco_objects import CocoObjects
 from hpc_yolo.data.formats.objects import LabelledObject
+from hpc_yolo.data.formats.remarks import other_shapes
 from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of, file_state
-from hpc_yolo.data.images import read_image
+from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.labels import ImageIndex
 
-SHAPE_SLACK = 0.02  # difference of the ratios of height to width from which an image has another shape than written
 MAX_NAMED = 3
 POSITIONS_OF_A_FILE = 10**9  # more than any file has objects: positions are those of all files, one after the other
 
@@ -66,12 +64,14 @@ class CocoSplit:
 
     def objects(self, image: Path) -> list[LabelledObject]:
         """Return the objects of `image`; see `SplitReader.objects`."""
-        return self._read(image)[0]
+        files = self._read_files()
+        return [
+            one for number, entry in self._entries[image] for one in files[number].of(entry.id, *_size(image, entry))
+        ]
 
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`; see `SplitReader.read`."""
-        objects, crowds = self._read(image)
-        return annotations_of(objects)._replace(crowds=np.array(crowds, dtype=np.float32).reshape(-1, 5))
+        return annotations_of(self.objects(image))
 
     def read_each(self, image: Path) -> list[WrittenObject] | None:
         """Return every object of `image`; see `SplitReader.read_each`."""
@@ -101,16 +101,14 @@ class CocoSplit:
 
     def remarks(self, index: ImageIndex) -> list[str]:
         """Return what was noticed in the files, a sentence each."""
-        return [*(remark for found in self._read_files() for remark in found.remarks()), *self._other_shapes(index)]
+        written = {
+            str(path): (entries[0][1].width or 0, entries[0][1].height or 0) for path, entries in self._entries.items()
+        }
+        return [*(remark for found in self._read_files() for remark in found.remarks()), *other_shapes(index, written)]
 
     def warnings(self, index: ImageIndex) -> list[str]:  # noqa: ARG002
         """Return no warnings: all are remarks, which are kept with a scan."""
         return []
-
-    def _read(self, image: Path) -> tuple[list[LabelledObject], list[tuple[float, ...]]]:
-        files = self._read_files()
-        found = [files[number].of(entry.id, *_size(image, entry)) for number, entry in self._entries[image]]
-        return [one for part in found for one in part.objects], [one for part in found for one in part.crowds]
 
     def _read_files(self) -> list[CocoObjects]:
         """Return the objects of each file, which the first of many threads reads."""
@@ -119,28 +117,12 @@ class CocoSplit:
                 self._objects = [CocoObjects(file, self._names) for file in self._files]
             return self._objects
 
-    def _other_shapes(self, index: ImageIndex) -> list[str]:
-        """Return a remark if images have another shape than the files say, such as turned ones."""
-        found = []
-        for path, (height, width) in zip(index.paths, index.shapes_hw.tolist(), strict=True):
-            entry = self._entries[Path(path)][0][1]
-            if entry.width and entry.height and abs(entry.height / entry.width / (height / width) - 1) > SHAPE_SLACK:
-                found.append(f"{path}: {entry.width:g} x {entry.height:g} in the file, {width} x {height} pixels")
-        if not found:
-            return []
-        named = "; ".join(found[:MAX_NAMED]) + ("; …" if len(found) > MAX_NAMED else "")
-        return [f"{len(found)} of {index.num_images} images have another shape than the annotations say: {named}"]
-
 
 def _size(path: Path, entry: CocoImage) -> tuple[float, float]:
     """Return width and height of an image in pixels: as its entry says, or those of the file."""
     if entry.width and entry.height and min(entry.width, entry.height) > 0:
         return entry.width, entry.height
-    try:
-        height, width = read_image(str(path)).shape[:2]
-    except DataError as error:
-        raise ValueError(error.message) from error
-    return width, height
+    return size_of_image(str(path))
 
 
 def _no_images(files: list[Path], problems: list[str]) -> DataError:

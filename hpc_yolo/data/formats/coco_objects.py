@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.core.units import counted
 from hpc_yolo.data.coco_json import CocoCategory, CocoFile, CocoObject, ImageId, read_coco
 from hpc_yolo.data.formats.coco_polygons import joined_polygons
 from hpc_yolo.data.formats.objects import DECIMALS, Box, LabelledObject, cut_box
+from hpc_yolo.data.formats.remarks import CUT, WITHOUT_AREA, Remarks
 from hpc_yolo.data.formats.split import WrittenObject
 from hpc_yolo.data.formats.yolo_labels import as_polygon
 
@@ -26,19 +24,10 @@ Sides = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 # Remarks on objects, and what is done with them.
 UNKNOWN_IMAGE = "left out, of an image that the file does not have"
 UNNAMED = "left out, of a category that names: does not list"
-WITHOUT_AREA = "left out, without an area in the image"
-CUT = "cut at the edges of the image"
 MISFIT = "used as a box: the outline does not fit it"
 MASK = "used as a box: masks (RLE) are not read"
 CROWD = "left out, a crowd (iscrowd): detections in it are ignored in evaluations"
 _polygons = msgspec.json.Decoder(list[list[float]])
-
-
-class ImageObjects(NamedTuple):
-    """The objects of an image, and the classes and boxes of its crowds."""
-
-    objects: list[LabelledObject]
-    crowds: list[tuple[float, ...]]
 
 
 class CocoObjects:
@@ -59,47 +48,37 @@ class CocoObjects:
         self._path = path
         self._classes = _classes(path, content.categories, names)
         self._by_image: dict[ImageId, list[tuple[int, CocoObject]]] = {image.id: [] for image in content.images}
-        self._remarks: dict[str, list[int]] = defaultdict(list)
+        self._remarks: Remarks[int] = Remarks()
         for position, one in enumerate(content.annotations):
             if one.image_id in self._by_image:
                 self._by_image[one.image_id].append((position, one))
             else:
-                self._remarks[UNKNOWN_IMAGE].append(position)
+                self._remarks.add(UNKNOWN_IMAGE, position)
 
-    def of(self, image_id: ImageId, width: float, height: float) -> ImageObjects:
-        """Return the objects of an image of `width` x `height` pixels.
+    def of(self, image_id: ImageId, width: float, height: float) -> list[LabelledObject]:
+        """Return the objects and crowds of an image of `width` x `height` pixels.
 
         Raises:
             ValueError: one is invalid; the message has its position in the file.
         """
-        found = ImageObjects([], [])
-        for position, one in self._by_image[image_id]:
-            labelled = self._object(position, one, width, height)
-            if labelled is not None and one.is_crowd:
-                self._remarks[CROWD].append(position)
-                found.crowds.append((labelled.class_index, *labelled.box))
-            elif labelled is not None:
-                found.objects.append(labelled)
-        return found
+        found = (self._object(position, one, width, height) for position, one in self._by_image[image_id])
+        return [one for one in found if one is not None]
 
     def each(self, image_id: ImageId, width: float, height: float) -> Iterator[WrittenObject]:
         """Yield the objects of an image, invalid ones too, with their positions in the file."""
         for position, one in self._by_image[image_id]:
             try:
-                labelled = None if one.is_crowd else self._object(position, one, width, height)
+                labelled = self._object(position, one, width, height)
             except ValueError as error:
                 yield WrittenObject(position, problem=str(error))
             else:
-                if labelled is not None:
+                if labelled is not None and not labelled.is_crowd:
                     yield WrittenObject(position, (labelled.class_index, *labelled.box))
 
     def remarks(self) -> list[str]:
         """Return what was noticed in the objects that were read, a sentence for each kind."""
-        return [
-            f"{self._path}: {counted(len(found), 'object')} (annotations[{min(found)}]"
-            f"{', …' if len(found) > 1 else ''}) {what}"
-            for what, found in self._remarks.items()
-        ]
+        found = self._remarks.sentences(lambda position: f"annotations[{position}]")
+        return [f"{self._path}: {sentence}" for sentence in found]
 
     def _object(self, position: int, one: CocoObject, width: float, height: float) -> LabelledObject | None:
         """Return an object; None for one that is left out.
@@ -113,13 +92,15 @@ class CocoObjects:
             raise ValueError(f"{where}: category_id {one.category_id}; the categories are {known}, …")
         class_index = self._classes[one.category_id]
         if class_index is None:
-            self._remarks[UNNAMED].append(position)
+            self._remarks.add(UNNAMED, position)
             return None
         numbers = self._numbers(where, position, one, width, height)
         if numbers is None:
-            self._remarks[WITHOUT_AREA].append(position)
+            self._remarks.add(WITHOUT_AREA, position)
             return None
-        return LabelledObject(class_index, numbers)
+        if one.is_crowd:
+            self._remarks.add(CROWD, position)
+        return LabelledObject(class_index, numbers, one.is_crowd)
 
     def _numbers(
         self, where: str, position: int, one: CocoObject, width: float, height: float
@@ -134,11 +115,11 @@ class CocoObjects:
                 if numbers and min(LabelledObject(0, numbers).box[2:]) > 0:
                     return numbers
             else:
-                self._remarks[MISFIT].append(position)
+                self._remarks.add(MISFIT, position)
         left, top, right, bottom = sides
         box, is_cut = cut_box(left / width, top / height, right / width, bottom / height)
         if is_cut and box is not None:
-            self._remarks[CUT].append(position)
+            self._remarks.add(CUT, position)
         return box
 
     def _polygons_of(self, where: str, position: int, one: CocoObject) -> list[np.ndarray]:
@@ -146,7 +127,7 @@ class CocoObjects:
         written = bytes(one.segmentation)
         if written[:1] == b"{":
             if not one.is_crowd:
-                self._remarks[MASK].append(position)
+                self._remarks.add(MASK, position)
             return []
         if written in (b"", b"null", b"[]"):
             return []

@@ -24,10 +24,12 @@ class LabelledObject(NamedTuple):
 
     Attributes:
         numbers: its box, cx, cy, width and height, or the points x, y of its polygon, in fractions of the image.
+        is_crowd: a region of many objects without labels of their own.
     """
 
     class_index: float
     numbers: tuple[float, ...]
+    is_crowd: bool = False
 
     @property
     def is_polygon(self) -> bool:

@@ -67,12 +67,13 @@ class PackedSplit:
         return Annotations(labels, [outlines.polygon(number) for number in range(len(labels))], crowds=crowds)
 
     def objects(self, image: Path) -> list[LabelledObject]:
-        """Return the objects of `image`."""
+        """Return the objects and crowds of `image`."""
         found = self.read(image)
-        return [
+        objects = [
             LabelledObject(float(label[0]), tuple((polygon.ravel() if len(polygon) else label[1:]).tolist()))
             for label, polygon in zip(found.labels, found.polygons, strict=True)
         ]
+        return objects + [LabelledObject(row[0], tuple(row[1:]), is_crowd=True) for row in found.crowds.tolist()]
 
     def read_each(self, image: Path) -> list[WrittenObject] | None:
         """Return every object of `image`; all are valid, as only those are packed."""

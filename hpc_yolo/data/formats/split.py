@@ -60,7 +60,7 @@ class SplitReader(Protocol):
     without_objects: str
 
     def objects(self, image: Path) -> list[LabelledObject]:
-        """Return the objects of `image`, from which other formats are written; [] where its labels are missing.
+        """Return the objects and crowds of `image`, from which other formats are written; [] where labels are missing.
 
         Raises:
             OSError, ValueError: as `read`.
@@ -123,9 +123,17 @@ class SplitReader(Protocol):
 def annotations_of(objects: Iterable[LabelledObject]) -> Annotations:
     """Return the labels of objects; of those with equal classes and boxes the first."""
     labels: dict[tuple[float, ...], Points] = {}
+    crowds: list[tuple[float, ...]] = []
     for one in objects:
-        labels.setdefault((one.class_index, *one.box), one.polygon)
-    return Annotations(np.array(list(labels), dtype=np.float32).reshape(-1, 5), list(labels.values()))
+        if one.is_crowd:
+            crowds.append((one.class_index, *one.box))
+        else:
+            labels.setdefault((one.class_index, *one.box), one.polygon)
+    return Annotations(_rows(labels), list(labels.values()), crowds=_rows(crowds))
+
+
+def _rows(labels: Iterable[tuple[float, ...]]) -> Labels:
+    return np.array(list(labels), dtype=np.float32).reshape(-1, 5)
 
 
 def file_state(path: Path) -> bytes:

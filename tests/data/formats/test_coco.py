@@ -13,7 +13,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import COCO_IDS, coco_class_names
 from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.formats import open_split
-from hpc_yolo.data.formats.coco_polygons import joined_polygons
+from hpc_yolo.data.formats.coco_polygons import joined_polygons, signed_area
 from hpc_yolo.data.formats.yolo_labels import label_line
 from hpc_yolo.data.scan import scan_split
 
@@ -137,7 +137,7 @@ def test_size_comes_from_the_image_where_the_file_has_none_and_another_shape_is_
     write_coco(tmp_path, [one(), one(2)], [image(1, width=None, height=None), turned])
     index = scanned(tmp_path)
     assert index.labels[0].tolist() == [[0, *MIDDLE]]
-    assert any("1 of 2 images have another shape than the annotations say" in message for message in index.messages)
+    assert any("1 of 2 images of another shape than is written" in message for message in index.messages)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,11 @@ def test_several_files_are_one_split(tmp_path):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("format: coconut\ntrain: a.json\nval: a.json\n", "format: 'coconut' is not one of yolo, coco"),
-        ("train: a.json\nval: a.json\nnames: [a]\nimages: x\n", "images: is a key of format: coco"),
+        ("format: coconut\ntrain: a.json\nval: a.json\n", "format: 'coconut' is not one of yolo, coco, voc"),
+        (
+            "train: a.json\nval: a.json\nnames: [a]\nimages: x\n",
+            "images: is a key of format: coco and voc, and the format is yolo",
+        ),
         ("format: coco\ntrain: a.json\nval: a.json\nimages: {tarin: x}\n", "images: .*tarin.* is not a directory"),
         ("format: coco\ntrain: a.json\nval: a.json\nimages: [x]\n", "images: .* is not a directory"),
         ("format: coco\ntrain: empty\nval: a.json\n", "empty: is a directory with no JSON file"),
@@ -301,6 +304,7 @@ def test_joined_polygons_go_there_and_back_on_the_same_line():
     outline = joined_polygons([first, second])
     assert outline.tolist() == [[0, 0], [4, 0], [4, 4], [6, 4], [9, 4], [9, 9], [6, 4], [4, 4], [0, 4]]
     assert joined_polygons([first]) is first
+    assert signed_area(joined_polygons([first, second])) == pytest.approx(16 + 7.5), "in spite of other directions"
 
 
 def test_box_that_the_bbox_of_crowds_covers_is_kept_for_evaluations(tmp_path):

@@ -1,0 +1,156 @@
+"""Pascal VOC's files: an XML of objects for each image, and lists of images. Needs neither NumPy nor OpenCV.
+
+Positions are those of VOC: whole pixels from 1, both ends included, so that an object from the first to the tenth
+column has xmin 1 and xmax 10. XML with a document type is refused: only that can define entities.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.image_lists import list_lines
+from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
+
+LISTS, ANNOTATIONS, IMAGES = "ImageSets", "Annotations", "JPEGImages"
+XML = ".xml"
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = ("-1", "0", "1")  # behind the names in the list of a class: it is absent, difficult or present
+ROOT = "annotation"
+NUM_THREADS = 8
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """An object: left, top, right, bottom in pixels from 0, the right and lower ones excluded."""
+
+    name: str
+    sides: tuple[float, float, float, float]
+    is_difficult: bool
+
+
+@dataclass(frozen=True)
+class VocAnnotation:
+    """The content of a file: sizes in pixels, 0 where it has none; objects, or sentences about invalid ones."""
+
+    file_name: str
+    width: float
+    height: float
+    objects: tuple[VocObject | str, ...]
+
+
+class _Refusing(ElementTree.TreeBuilder):
+    def doctype(self, name: str, _public: str | None, _system: str | None) -> NoReturn:
+        raise ValueError(f"has a document type ({name}), which is refused: it can define entities")
+
+
+def read_voc(path: Path) -> VocAnnotation:
+    """Return the content of an XML file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not VOC's XML; the message begins with its path.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Refusing()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        what = f"is not XML: {error}" if isinstance(error, ElementTree.ParseError) else str(error)
+        raise ValueError(f"{path}: {what}") from error
+    if root.tag != ROOT:
+        raise ValueError(f"{path}: is not of Pascal VOC: it holds <{root.tag}>, not <{ROOT}>")
+    found = enumerate(root.findall("object"), 1)
+    return VocAnnotation(
+        file_name=(root.findtext("filename") or "").strip(),
+        width=_number(root.findtext("size/width")) or 0,
+        height=_number(root.findtext("size/height")) or 0,
+        objects=tuple(_object(f"{path}: object {number}", element) for number, element in found),
+    )
+
+
+def _object(where: str, element: ElementTree.Element) -> VocObject | str:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        return f"{where}: has no name"
+    numbers = [_number(element.findtext(f"bndbox/{side}")) for side in SIDES]
+    left, top, right, bottom = numbers
+    if left is None or top is None or right is None or bottom is None:
+        missing = next(side for side, number in zip(SIDES, numbers, strict=True) if number is None)
+        return f"{where} ({name}): has no bndbox with a number {missing}"
+    is_difficult = (element.findtext("difficult") or "").strip() == "1"
+    return VocObject(name, (left - 1, top - 1, right, bottom), is_difficult)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Path]:
+    """Return the XML files of the list or directory `source`, also those of a list that do not exist.
+
+    Args:
+        source: a list of names, such as ImageSets/Main/train.txt, or a directory of XML files.
+        root: of the dataset.
+        annotations: directory of the XML files of a list; None for the usual ones.
+
+    Raises:
+        DataError: the list cannot be read, or the directory has no XML file.
+    """
+    if source.is_dir():
+        found = sorted(path for path in source.rglob(f"*{XML}") if not path.name.startswith("."))
+        if not found:
+            raise DataError(f"{source}: has no {XML} files", hint="train: ImageSets/Main/train.txt, or their directory")
+        return found
+    directory = annotations or beside_list(source, root, ANNOTATIONS) or root / ANNOTATIONS
+    return [directory / f"{name}{XML}" for _, line in list_lines(source) if (name := _name(line))]
+
+
+def beside_list(source: Path, root: Path, *names: str) -> Path | None:
+    """Return the first existing directory of `names` beside ImageSets, or beside a list, or in `root`."""
+    above = next((parent.parent for parent in source.parents if parent.name == LISTS), source.parent)
+    tried = (base / name for base in dict.fromkeys((above, source.parent, root)) for name in names)
+    return next((path for path in tried if path.is_dir()), None)
+
+
+def _name(line: str) -> str:
+    head, _, flag = line.rpartition(" ")
+    written = PurePosixPath((head if flag.strip() in FLAGS and head.strip() else line).strip())
+    is_file = written.suffix.lower() in {*DATASET_SUFFIXES, XML}
+    return written.stem if is_file else str(written)
+
+
+def voc_names_in(files: Sequence[Path]) -> tuple[str, ...]:
+    """Return the names of all objects in XML files, sorted.
+
+    Raises:
+        DataError: a file is invalid, or there are no objects.
+    """
+    newest_ns = max((path.stat().st_mtime_ns for path in files if path.exists()), default=0)
+    return _names_in(tuple(files), newest_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _names_in(files: tuple[Path, ...], _newest_ns: int) -> tuple[str, ...]:
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        names = sorted(set().union(*pool.map(_names_of, files)))
+    if not names:
+        listed = os.path.commonpath(files) if files else "the list"
+        raise DataError(f"{listed}: its files have no objects, so no names of classes", hint="write names: into it")
+    return tuple(names)
+
+
+def _names_of(file: Path) -> set[str]:
+    try:
+        found = read_voc(file).objects
+    except (OSError, ValueError):  # a problem of its image, which a scan reports
+        return set()
+    return {one.name for one in found if isinstance(one, VocObject)}
