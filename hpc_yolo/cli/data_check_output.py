@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hpc_yolo.core.units import counted, short_time
+from hpc_yolo.data.check.fix import SplitFix
 from hpc_yolo.data.check.kinds import SEVERITIES
 from hpc_yolo.data.check.result import SPLIT_HEADINGS, CheckResult, Finding, Item
 
@@ -30,6 +34,35 @@ def print_result(result: CheckResult, *, num_examples: int) -> None:
     for _, findings in groupby(result.findings, key=lambda finding: finding.kind.name):
         _print_kind(console, list(findings), num_examples)
     console.print(_last_line(result))
+
+
+def print_fix(fixes: Mapping[str, SplitFix]) -> None:
+    """Print what a corrected copy of the dataset leaves out and changes."""
+    for split, fix in fixes.items():
+        click.echo(
+            f"corrected copy, {split}: {counted(len(fix.kept), 'image')} kept, {_reasons(fix.left_out)} left out"
+        )
+        changed = fix.lines.copy()
+        clipped = changed.pop("clipped", 0)
+        click.echo(f"  labels: {clipped} clipped, {_reasons(changed)} dropped")
+        if fix.lines["invalid-label"]:
+            click.echo(
+                "  objects of dropped invalid lines would have no label: correct what you can in the dataset first"
+            )
+
+
+def fix_json(fixes: Mapping[str, SplitFix]) -> dict[str, Any]:
+    """Return what a corrected copy leaves out and changes, in types that JSON supports."""
+    return {
+        split: {"images_kept": len(fix.kept), "images_left_out": dict(fix.left_out), "labels_changed": dict(fix.lines)}
+        for split, fix in fixes.items()
+    }
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    """Return the total of `counts`, with the number of each kind of finding: "3 (2 duplicate, 1 leak)"."""
+    parts = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    return f"{sum(counts.values())}{f' ({parts})' if parts else ''}"
 
 
 def _splits(result: CheckResult) -> Table:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from image_sets import JPEG, add, make_set
+from image_sets import JPEG, add, different, make_set
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError
@@ -103,6 +103,28 @@ def test_dataset_is_that_of_a_spec_or_a_shipped_name(shapes, tmp_path, monkeypat
     assert isinstance(missing.exception, DataError) and "shapes.yaml" in str(missing.exception)
     unknown = run("nothing.yaml")
     assert isinstance(unknown.exception, DataError) and "there is no dataset nothing.yaml" in str(unknown.exception)
+
+
+def test_corrected_copy_is_written_with_yes_only(dirty, tmp_path):
+    target = tmp_path / "fixed"
+    shown = run(dirty, "--split", "train", "--fix", target)
+    assert "train: 1 image kept, 1 (1 unusable-image) left out" in shown.output
+    assert "nothing is written without --yes" in shown.output and not target.exists()
+    content = json.loads(run(dirty, "--split", "train", "--fix", target, "--json").stdout)
+    assert content["fix"]["train"] == {
+        "images_kept": 1, "images_left_out": {"unusable-image": 1}, "labels_changed": {}
+    }  # fmt: skip
+    written = run(dirty, "--split", "train", "--fix", target, "--yes")
+    assert written.exit_code == 3 and f"hpc-yolo data check {target}/dataset.yaml" in written.output
+    assert run(target / "dataset.yaml", "--split", "train").exit_code == 0
+    again = run(dirty, "--split", "train", "--fix", target, "--yes")
+    assert isinstance(again.exception, DataError) and "has content, which is never replaced" in str(again.exception)
+    assert run(dirty, "--yes").exit_code == 2
+
+
+def test_dropped_invalid_lines_are_pointed_out(dirty, tmp_path):
+    add(dirty.parent, "x.png", different(1), label="hello\n")
+    assert "objects of dropped invalid lines would have no label" in run(dirty, "--fix", tmp_path / "f").output
 
 
 def test_decoder_prints_nothing_between_the_lines(dirty):

@@ -38,6 +38,12 @@ def encoded(suffix: str, pixels: np.ndarray = NOISE) -> bytes:
 JPEG = encoded(".jpg")
 
 
+def different(number: int, suffix: str = ".png") -> bytes:
+    """Return an image that does not look like that of any other number."""
+    coarse = np.random.default_rng(number).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
+    return encoded(suffix, np.asarray(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)))
+
+
 def make_set(root: Path) -> Path:
     """Make an empty dataset of the classes cat and dog in `root`: images/train, labels/train and d.yaml."""
     for kind in ("images", "labels"):

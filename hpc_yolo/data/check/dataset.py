@@ -16,6 +16,7 @@ from typing import NamedTuple
 import cv2
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.check.corrections import Corrections
 from hpc_yolo.data.check.duplicates import SeenImages
 from hpc_yolo.data.check.image import ImageFindings, check_image
 from hpc_yolo.data.check.result import CheckResult, FindingLog, Item, SplitTotals
@@ -59,6 +60,7 @@ def check_dataset(
     *,
     imgsz: int,
     num_threads: int = 0,
+    corrections: Corrections | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CheckResult:
     """Check every image and label of `splits`.
@@ -66,11 +68,12 @@ def check_dataset(
     Args:
         imgsz: longer side of an image in the training, in pixels.
         num_threads: 0 for one a core.
+        corrections: gets all that a corrected copy leaves out and changes.
         on_progress: called with (images done, all images).
     """
     began = time.monotonic()
     silence_decoder()
-    log = FindingLog()
+    log, corrections = FindingLog(), corrections or Corrections()
     for message in dataset.messages:
         log.add("remark", "", Item(str(dataset.source), message.removeprefix(f"{dataset.source}: ")))
     for split, error in splits.unreadable.items():
@@ -83,6 +86,7 @@ def check_dataset(
             counted.add(checked)
             for kind, item in checked.found:
                 log.add(kind, split, item)
+                corrections.add(kind, split, item)
             if checked.look is not None:
                 seen.add(split, str(image), checked.look, checked.labels)
             done += 1
@@ -91,6 +95,7 @@ def check_dataset(
         _check_split(dataset, split, reader, totals[split], log)
     for kind, split, item in seen.findings():
         log.add(kind, split, item)
+        corrections.add(kind, split, item)
     return CheckResult(
         dataset=str(dataset.source),
         names=dataset.names,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -104,12 +105,12 @@ class SeenImages:
         return nearest[0], nearest[1]
 
     def _pair(self, path: str, other: int, text: str) -> Item:
-        return Item(path, text, path, self._paths[other])
+        return Item(path, text, path, self._paths[other], self._splits[self._split_numbers[other]])
 
     def _near_pair(self, path: str, image: int, other: int) -> Item:
         different = (self._codes[image] ^ self._codes[other]).bit_count()
         item = self._pair(path, other, f"near {self._named(other)}, {different} of 64 bits differ")
-        return Item(item.where, item.text, item.image, item.other, weight=-float(different))
+        return replace(item, weight=-float(different))
 
     def _named(self, image: int) -> str:
         return f"{self._paths[image]} of {self._splits[self._split_numbers[image]]}"

@@ -38,6 +38,8 @@ class Kind(NamedTuple):
         return f"{number} {self.noun.removesuffix('y')}{ending}"
 
 
+FIX = "--fix DIR writes corrected labels into a new directory"
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -54,14 +56,14 @@ KINDS = {
             "error",
             "image",
             "not decodable completely, or too small: left out",
-            "copy the files again from their source, or remove them",
+            "copy the files again from their source, or remove them; --fix DIR leaves them out",
         ),
         Kind(
             "invalid-label",
             "error",
             "label",
             "not valid: the image is left out",
-            "correct the lines",
+            f"correct the lines; {FIX}: boxes clipped, other invalid lines dropped",
         ),
         Kind(
             "unreadable-labels",
@@ -82,7 +84,7 @@ KINDS = {
             "warning",
             "image",
             "with the same content as one of another split: metrics are too good",
-            "remove them from one split",
+            "remove them from one split; --fix DIR leaves them out of train",
         ),
         Kind(
             "near-leak",
@@ -96,14 +98,14 @@ KINDS = {
             "warning",
             "image",
             "with the same content as another of the split: counted twice in training",
-            "remove all but one",
+            "remove all but one; --fix DIR keeps the first",
         ),
         Kind(
             "contradicting-labels",
             "warning",
             "image",
             "with the same content as another of the split but other labels",
-            "keep the image whose labels are right",
+            "keep the image whose labels are right; --fix DIR keeps the first",
         ),
         Kind("near-duplicate", "note", "image", "almost the same as another of the split", "--html FILE shows pairs"),
         Kind(
@@ -126,9 +128,9 @@ KINDS = {
             "warning",
             "box",
             f"more than {MAX_BEYOND_PIXELS:.0f} pixel beyond the image: training clips it",
-            "were the labels made for another size or rotation?",
+            f"were the labels made for another size or rotation? {FIX}: boxes clipped",
         ),
-        Kind("no-area", "warning", "box", "of width or height 0: never learned", "remove the lines"),
+        Kind("no-area", "warning", "box", "of width or height 0: never learned", f"{FIX}: such boxes dropped"),
         Kind(
             "tiny-box",
             "warning",
@@ -148,7 +150,7 @@ KINDS = {
             "warning",
             "box",
             f"repeated in the image: same class, overlap (IoU) at least {SAME_BOX_IOU}",
-            "remove the lines",
+            f"{FIX}: the first is kept",
         ),
         Kind(
             "two-classes",

@@ -24,7 +24,7 @@ class Item:
         where: image, file:line or split.
         text: the finding itself, without its location; "" where the kind says all.
         image: image to be shown, or "".
-        other: image of a pair.
+        other, other_split: the other image of a pair, and its split.
         box: position of the box in the labels of the image; see `SplitReader.where`.
         weight: how bad it is among those of its kind; the largest are shown as images.
     """
@@ -33,6 +33,7 @@ class Item:
     text: str = ""
     image: str = ""
     other: str = ""
+    other_split: str = ""
     box: int | None = None
     weight: float = 0.0
 

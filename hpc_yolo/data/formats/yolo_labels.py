@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_yolo.data.formats.objects import BOX_NUMBERS, LabelledObject
+from hpc_yolo.data.formats.objects import BOX_NUMBERS, LabelledObject, cut_box
 from hpc_yolo.data.formats.split import WrittenObject, annotations_of
 from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines, Points
 
 VISIBILITIES = (0, 1, 2)
 KEYPOINT_SLACK = 0.55  # of a side of the box, from its centre: keypoints at its edge count as inside
+MIN_CLIPPED, MAX_CLIPPED = -1, 2  # numbers beyond are not those of a box at the edge of the image
 MIN_KEYPOINT_LABELS = 5
 MIN_KEYPOINTS = 20
 
@@ -86,6 +87,33 @@ def _parse_line(where: str, line: str, num_classes: int, kpt_shape: tuple[int, i
         if not 0 <= number <= 1:
             raise ValueError(f"{where}: coordinate {number:g}; coordinates are fractions of the image, 0 to 1")
     return LabelledObject(class_index, tuple(numbers))
+
+
+def clipped_line(line: str, num_classes: int, kpt_shape: tuple[int, int] | None = None) -> str | None:
+    """Return a line with the part of its object inside the image; None if that is nothing, or the line is invalid.
+
+    Keypoints are kept as they are. Numbers far outside are no fractions, but pixels or something else.
+    """
+    try:
+        class_index, *written = _parse_numbers("", line)
+        numbers = _require_form("", written, kpt_shape)
+    except ValueError:
+        return None
+    if min(numbers) < MIN_CLIPPED or max(numbers) > MAX_CLIPPED:
+        return None
+    if len(numbers) == BOX_NUMBERS:
+        cx, cy, width, height = numbers
+        clipped: tuple[float, ...] = cut_box(cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)[0] or ()
+    else:
+        clipped = tuple(min(max(number, 0.0), 1.0) for number in numbers)
+        if min(LabelledObject(class_index, clipped).box[2:]) <= 0:
+            return None
+    changed = " ".join([*line.split()[:1], *map(_number, clipped), *line.split()[1 + len(numbers) :]])
+    try:
+        _parse_line("", changed, num_classes, kpt_shape)
+    except ValueError:
+        return None
+    return changed
 
 
 def label_line(one: LabelledObject) -> str:

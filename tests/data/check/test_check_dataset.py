@@ -2,10 +2,9 @@
 
 import json
 
-import cv2
 import numpy as np
 import pytest
-from image_sets import GOOD, JPEG, add, encoded, scan
+from image_sets import GOOD, JPEG, add, different, encoded, scan
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import augment
@@ -30,12 +29,6 @@ def found(result):
     return {
         finding.kind.name: (finding.count, finding.items[0].where, finding.items[0].text) for finding in result.findings
     }
-
-
-def different(number, suffix=".png"):
-    """Return an image that is near to none of another number."""
-    coarse = np.random.default_rng(number).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
-    return encoded(suffix, cv2.resize(coarse, (60, 40), interpolation=cv2.INTER_CUBIC))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from image_sets import TRIANGLE
 
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_labels
+from hpc_yolo.data.formats.yolo_labels import clipped_line, keypoints_in_polygons, read_labels
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -184,3 +184,26 @@ def test_split_of_poses_is_a_message_and_kpt_shape_reads_its_boxes(poses):
     mended = scan_split(load_dataset(poses), "train")
     assert mended.outlines.is_empty and mended.messages == ()
     assert not np.allclose(mended.labels[0], index.labels[0]), "a cache of other rules was believed"
+
+
+@pytest.mark.parametrize(
+    ("line", "kpt_shape", "expected"),
+    [
+        ("0 0.5 0.5 0.5 0.5", None, "0 0.5 0.5 0.5 0.5"),
+        ("1 0.9 0.5 0.4 0.2", None, "1 0.85 0.5 0.3 0.2"),
+        ("1 1.02 0.5 0.2 0.2", None, "1 0.96 0.5 0.08 0.2"),
+        ("1 -0.02 0.5 0.2 1.5", None, "1 0.04 0.5 0.08 1"),
+        ("1 1.2 0.5 0.2 0.2", None, None),
+        ("0 -0.1 0.2 0.8 0.3 0.4 1.1", None, "0 0 0.2 0.8 0.3 0.4 1"),
+        ("0 1.1 0.2 1.2 0.3 1.4 0.9", None, None),
+        ("0 160 120 40 40", None, None),
+        ("2 0.5 0.5 0.5 0.5", None, None),
+        ("0 0.5 0.5", None, None),
+        ("x", None, None),
+        ("0 nan 0.5 0.5 0.5", None, None),
+        ("0 0.9 0.5 0.4 0.2 0.3 0.70 0.5 1.5", [2, 2], "0 0.85 0.5 0.3 0.2 0.3 0.70 0.5 1.5"),
+    ],
+)
+def test_line_is_clipped_to_the_part_inside_the_image(line, kpt_shape, expected):
+    shape = None if kpt_shape is None else tuple(kpt_shape)
+    assert clipped_line(line, 2, shape) == expected
