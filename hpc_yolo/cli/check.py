@@ -10,6 +10,7 @@ import click
 from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.units import counted
+from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_with_origins
 from hpc_yolo.spec.profile import Profile
@@ -33,9 +34,10 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     if (container := cluster.used_container) is not None:
         python += f", in {container.image}"
     site = "" if loaded.site is None else f", site {loaded.site.name} ({loaded.site.why})"
+    staged = "" if spec.data.stage == OFF else f" (stage {spec.data.stage})"
     click.echo(
-        f"{spec_path}: valid. {spec.model_source} on {spec.data.path}, {counted(train.epochs, 'epoch')} of {batch} "
-        f"on {tasks}{python}{site}"
+        f"{spec_path}: valid. {spec.model_source} on {spec.data.path}{staged}, {counted(train.epochs, 'epoch')} "
+        f"of {batch} on {tasks}{python}{site}"
     )
 
 

@@ -6,11 +6,13 @@ DIR/train-00000.tar/images/train/1.jpg.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_yolo.data.copies import readable_files
 from hpc_yolo.data.pack.index import SplitIndex, shard_index
 
 _MEMBER = re.compile(r"\.tar/")
@@ -32,11 +34,20 @@ def read_content(path: str) -> bytes:
     try:
         if (member := _member(path)) is not None:
             return member[0].read_member(*member[1:])
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return _read_file(path)
     except OSError as error:
         error.filename = path  # a failed read has none
         raise
+
+
+def _read_file(path: str) -> bytes:
+    """Return the bytes of the file `path`, from its copy on this node if that can be read."""
+    *copies, source = readable_files(path)
+    for copy in copies:
+        with contextlib.suppress(OSError), open(copy, "rb", buffering=0) as file:
+            return file.read()
+    with open(source, "rb", buffering=0) as file:
+        return file.read()
 
 
 def content_state(path: str) -> ContentState:

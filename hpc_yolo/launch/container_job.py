@@ -27,6 +27,7 @@ from hpc_yolo.data.dataset import SPLITS, dataset_content
 from hpc_yolo.data.run_inputs import dataset_yaml
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.container import Mount
+from hpc_yolo.spec.data import AUTO, OFF
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
 
@@ -99,7 +100,7 @@ def container_decisions(spec: Spec, run: RunDirectory) -> list[tuple[str, str]]:
 def job_facts(spec: Spec, run: RunDirectory) -> JobFacts:
     """Return what the container of `spec` must make usable inside."""
     container = spec.cluster.used_container
-    data = list(data_paths(spec, run))
+    data = [*data_paths(spec, run), *stage_paths(spec)]
     return JobFacts(
         run_directory=str(run.path),
         version=hpc_yolo.__version__,
@@ -134,6 +135,16 @@ def _split_directories(split: str) -> Iterator[str]:
     for directory in [split, f"{head}/labels/{tail}"] if images else [split]:
         if not has_variables(directory) and os.path.realpath(directory) != directory:
             yield literal(os.path.realpath(directory))
+
+
+def stage_paths(spec: Spec) -> Iterator[str]:
+    """Yield the directory of the nodes that the spec names for copies of the dataset.
+
+    Runtimes mount /dev by themselves, and auto takes what a container has.
+    """
+    stage = spec.data.stage
+    if stage not in (OFF, AUTO) and not Path(stage).is_relative_to("/dev/shm"):
+        yield _value(stage)
 
 
 def weight_paths(spec: Spec) -> Iterator[str]:

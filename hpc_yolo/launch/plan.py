@@ -25,6 +25,7 @@ from hpc_yolo.launch.prepare import require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.save_times import SaveTimes, read_save_times
 from hpc_yolo.runs.sweep import TASK_DIGITS, SweepDirectory
+from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.notify import PROBLEM
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
@@ -178,11 +179,7 @@ class Plan:
             *(container_decisions(self.spec, self.run) if self.uses_slurm else ()),
             *self._requeue_decision(),
             *self._validation_decision(),
-            *(
-                [("data", f"{self.spec.data.path} is expanded where the tasks run")]
-                if has_variables(self.spec.data.path)
-                else []
-            ),
+            *self._data_decisions(),
             *self._stage_decisions(),
             *self._notify_decision(),
             *self._tracking_decision(),
@@ -212,9 +209,15 @@ class Plan:
 
         return stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm)
 
-    def _data_decision(self) -> list[tuple[str, str]]:
+    def _data_decisions(self) -> list[tuple[str, str]]:
         path = self.spec.data.path
-        return [("data", f"{path} is expanded where the tasks run")] if has_variables(path) else []
+        expanded = [("data", f"{path} is expanded where the tasks run")] if has_variables(path) else []
+        if self.spec.data.stage == OFF:
+            return expanded
+
+        from hpc_yolo.launch.staging_plan import staging_decision  # of no use without staging
+
+        return [*expanded, *staging_decision(self.run, self.spec, for_slurm=self.uses_slurm)]
 
     def _notify_decision(self) -> list[tuple[str, str]]:
         notify = self.spec.notify

@@ -20,6 +20,7 @@ from hpc_yolo.launch.evaluation_script import require_accepted
 from hpc_yolo.launch.node_data import check_dataset
 from hpc_yolo.launch.notify_checks import notify_warnings
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
+from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.shell import require_shell_syntax
@@ -66,6 +67,10 @@ def preflight(
     _require_further_jobs(spec, run, in_slurm=for_slurm and slurm_answers)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
+    if spec.data.stage != OFF:
+        from hpc_yolo.launch.staging_plan import staging_warnings  # of no use without staging
+
+        warnings += staging_warnings(spec, current_environment(), for_slurm=for_slurm)
     warnings += notify_warnings(spec, current_environment(), for_slurm=for_slurm)
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source), settings)

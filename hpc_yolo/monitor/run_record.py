@@ -14,6 +14,7 @@ from hpc_yolo.runs.events import (
     AttemptEnded,
     AttemptStarted,
     CheckpointSaved,
+    DataStaging,
     EpochEnded,
     Evaluated,
     StepLogged,
@@ -36,6 +37,7 @@ class RunRecord:
         started: the start of the newest attempt whose training began.
         newest: the newest event that changes the state of the run.
         causes: number of ended attempts by cause, of those whose training began.
+        staging: how far the copies of the images are; None unless an attempt makes them now.
         last_steps: values of the ranks that train now, oldest first.
         save_times: of the last two checkpoints, in seconds since 1970.
     """
@@ -45,6 +47,7 @@ class RunRecord:
     started: AttemptStarted | None = None
     newest: AttemptStarted | TrainingLeft | AttemptEnded | None = None
     causes: Counter[str] = field(default_factory=Counter)
+    staging: DataStaging | None = None
     progress: StepLogged | EpochEnded | None = None
     evaluated: Evaluated | None = None
     best: Evaluated | None = None
@@ -77,11 +80,14 @@ class RunRecord:
                 self._add_phase(event)
             elif isinstance(event, CheckpointSaved):
                 self.save_times.append(event.time)
+            elif isinstance(event, DataStaging):
+                self.staging = None if event.is_over else event
             elif isinstance(event, WarningRaised):
                 self.warnings.append(event)
 
     def _add_phase(self, event: AttemptStarted | TrainingLeft | AttemptEnded) -> None:
         """Keep what screens ask of the attempts at every refresh; it changes with few events."""
+        self.staging = None
         if isinstance(event, AttemptStarted):
             self.last_steps.clear()
         started = self.attempts.started

@@ -19,6 +19,7 @@ from hpc_yolo.monitor.trend import resampled
 from hpc_yolo.resilience.stage_state import StageStatus
 from hpc_yolo.resilience.stop_signal import describe
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.event_lines import staging_text
 from hpc_yolo.runs.events import AttemptEnded, Cause, TrainingLeft
 from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.sweep import sweep_of
@@ -161,6 +162,9 @@ class TrackedRun:
         if state is not None and state.is_waiting:
             return ("requeued" if self.record.num_events else "queued"), _waiting_text(state)
         since = 0.0 if job is None else job.submission.time
+        staging = self.record.staging
+        if staging is not None and staging.time >= since and _may_be_alive(job, state):
+            return "running", staging_text(staging)
         if isinstance(newest, AttemptEnded) and newest.time >= since:
             return self._ended_state(newest, since, state)
         if job is None and not self.record.num_events:
@@ -222,6 +226,13 @@ def with_stages(facts: RunFacts, stages: list[StageStatus]) -> RunFacts:
         detail = f"stages: {', '.join(under_way)}"
     problems = [*facts.problems, *stage_problems(stages)]
     return msgspec.structs.replace(facts, stages=stages, detail=detail, problems=problems)
+
+
+def _may_be_alive(job: Job | None, state: JobState | None) -> bool:
+    """Return False if the processes of a run have ended, as far as is known."""
+    if state is not None:
+        return state.is_alive
+    return not isinstance(job, LocalJob) or job.state().is_alive
 
 
 def _slurm_address(job: Job | None) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hpc_yolo.core.units import counted, short_bytes
+from hpc_yolo.core.units import counted, short_bytes, short_time
 from hpc_yolo.runs.events import (
     AnchorsChecked,
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
+    DataStaging,
     EpochEnded,
     Evaluated,
     ImagesCached,
@@ -47,13 +48,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
     """
     if isinstance(event, AttemptStarted):
         return _started_line(event)
-    if isinstance(event, ImagesCached):
-        return f"cache: {cache_text(event)}"
-    if isinstance(event, WeightsLoaded):
-        return f"weights: {event.num_kept} of {event.num_tensors} tensors from {event.path}"
-    if isinstance(event, AnchorsChecked):
-        what = "new anchors" if event.are_new else "anchors"
-        return f"{what}: {event.best_possible_recall:.1%} of boxes fit one, {event.anchors_per_target:.2f} on average"
+    if isinstance(event, DataStaging | ImagesCached | WeightsLoaded | AnchorsChecked):
+        return _preparation_line(event)
     if isinstance(event, EpochEnded):
         of = "" if epochs is None else f"/{epochs}"
         speed = f"{event.images_per_s:.1f} img/s, {event.seconds:.1f} s"
@@ -91,6 +87,20 @@ def cache_text(event: ImagesCached) -> str:
     return f"{of_all} {needed} of decoded images in {event.kind}, of {free} that were free".strip()
 
 
+def staging_text(event: DataStaging) -> str:
+    """Return how far the copies of the images on the nodes are."""
+    nodes = f"{event.stage} on {counted(event.num_nodes, 'node')}"
+    done, total, rate = map(short_bytes, (event.done_bytes, event.total_bytes, event.bytes_per_s))
+    if not event.is_over:
+        return f"staging to {nodes}, {done} of {total}, {rate}/s"
+    if event.num_nodes == 0:
+        return "not staged"
+    if event.copied_bytes == 0:
+        return f"staged to {nodes}: {done} were there"
+    of = "" if event.copied_bytes == event.done_bytes else f", {short_bytes(event.copied_bytes)} of them"
+    return f"staged to {nodes}: {done}{of} copied in {short_time(event.seconds)}"
+
+
 def stop_text(event: TrialStopped) -> str:
     """Return the comparison that ended a trial."""
     metric = METRIC_TITLES.get(event.metric, event.metric)
@@ -101,6 +111,18 @@ def stop_text(event: TrialStopped) -> str:
 def three_decimals(value: float | None) -> str:
     """Return `value` with three decimals, or a dash where it is not known."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def _preparation_line(event: DataStaging | ImagesCached | WeightsLoaded | AnchorsChecked) -> str:
+    """Return the line of an event before the first step."""
+    if isinstance(event, ImagesCached):
+        return f"cache: {cache_text(event)}"
+    if isinstance(event, DataStaging):
+        return f"data: {staging_text(event)}"
+    if isinstance(event, WeightsLoaded):
+        return f"weights: {event.num_kept} of {event.num_tensors} tensors from {event.path}"
+    what = "new anchors" if event.are_new else "anchors"
+    return f"{what}: {event.best_possible_recall:.1%} of boxes fit one, {event.anchors_per_target:.2f} on average"
 
 
 def _started_line(event: AttemptStarted) -> str:

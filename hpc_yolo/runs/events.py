@@ -69,6 +69,23 @@ class ImagesCached(Event, frozen=True, kw_only=True, tag="cache"):
     free_bytes: int
 
 
+class DataStaging(Event, frozen=True, kw_only=True, tag="staging"):
+    """The images are being copied to `num_nodes` nodes before the training starts; `is_over`: they have copies.
+
+    Bytes are those of all nodes; `copied_bytes` without what was there before or another job copies; `bytes_per_s`
+    since the event before. A node without a copy has a warning.
+    """
+
+    stage: str
+    num_nodes: int
+    done_bytes: int
+    total_bytes: int
+    copied_bytes: int
+    bytes_per_s: float
+    seconds: float
+    is_over: bool = False
+
+
 class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
     """The number of the model's tensors that were read from the file of weights."""
 
@@ -222,6 +239,7 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="attempt_ended"):
 AnyEvent = (
     AttemptStarted
     | ImagesCached
+    | DataStaging
     | WeightsLoaded
     | AnchorsChecked
     | StepLogged

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hpc_yolo.spec.section import Section
+from hpc_yolo.spec.section import WHERE_IT_RUNS, Section
 
+OFF, AUTO = "off", "auto"
 DATA_ALLOWED = "a dataset YAML, or a section with its path"
 
 
@@ -19,3 +20,18 @@ class DataSpec(Section, frozen=True, kw_only=True):
             "~ in front, here and in its paths, are expanded on each node."
         ),
     ]
+    stage: Annotated[
+        str,
+        WHERE_IT_RUNS,
+        Meta(
+            description="Copy the images to each node before the training: off; a directory of the nodes such as "
+            "$SLURM_TMPDIR or /dev/shm; or auto, in Slurm jobs and from a file system of several machines only: "
+            "paths.local of the site profile, else the first of $SLURM_TMPDIR, $LOCAL_SCRATCH, $TMPDIR and /dev/shm "
+            "with room."
+        ),
+    ] = OFF
+    size_limit: Annotated[
+        str | None,
+        WHERE_IT_RUNS,
+        Meta(description="Largest amount of data to copy, such as 100G; a larger dataset is read where it is."),
+    ] = None

@@ -68,7 +68,10 @@ class Profile(Section, frozen=True, kw_only=True):
     ] = field(default_factory=list)
     paths: Annotated[
         dict[str, str],
-        Meta(description="Directories by name, such as scratch and local; a spec writes ${site.scratch}."),
+        Meta(
+            description="Directories by name, such as scratch; a spec writes ${site.scratch}. local is one on the "
+            "nodes' own disks, which data.stage: auto takes."
+        ),
     ] = field(default_factory=dict)
     network: Annotated[
         str | None, Meta(description="Network interface between nodes (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME).")

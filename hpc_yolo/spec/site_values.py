@@ -15,6 +15,7 @@ import msgspec
 
 from hpc_yolo.core.units import format_time, parse_limit_s
 from hpc_yolo.spec.cpu_masks import mask_option
+from hpc_yolo.spec.data import AUTO
 from hpc_yolo.spec.problems import Location, Problem
 from hpc_yolo.spec.profile import CLUSTER_FIELDS, GpuRow, Profile
 from hpc_yolo.spec.site_files import SiteLookup, choose, profile_paths, read_profile
@@ -22,6 +23,7 @@ from hpc_yolo.spec.yaml_merge import at, leaves, mapped, only, overlay, text_at,
 from hpc_yolo.spec.yaml_tree import Mapping, Node, Scalar, Sequence
 
 NETWORK_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+LOCAL_PATH = "local"  # among the paths of a profile: a directory of the nodes
 PROXY_VARIABLES = ("http_proxy", "https_proxy")
 NOT_BY_PROXY = "localhost,127.0.0.1"
 # Where the spec itself has one of these, the longest time limit of a row need not be that of the job.
@@ -120,7 +122,7 @@ class _Merger:
             merged = only(merged, lambda key: key != "container")
         if merged is not None:
             tree = with_value(tree, merged, "cluster")
-        tree = self._with_mail_host(tree)
+        tree = self._with_stage(self._with_mail_host(tree))
         return SiteValues(None if tree is None else mapped(tree, self._with_paths), None, self._origins)
 
     def _with_mail_host(self, tree: Node | None) -> Node | None:
@@ -129,6 +131,13 @@ class _Merger:
         if not isinstance(host, Scalar) or host.is_null or text_at(tree, "notify", "smtp") is not None:
             return tree
         return tree if at(tree, "notify", "mail") is None else with_value(tree, host, "notify", "smtp")
+
+    def _with_stage(self, tree: Node | None) -> Node | None:
+        """Return the spec `tree` with the profile's directory on the nodes in place of `data.stage: auto`."""
+        local = at(self._profile, "paths", LOCAL_PATH)
+        if not isinstance(local, Scalar) or text_at(tree, "data", "stage") != AUTO:
+            return tree
+        return with_value(tree, Scalar(local.location, local.text, plain=False), "data", "stage")
 
     def _environment(self) -> Node | None:
         """Return the variables for the network interface and the proxy."""

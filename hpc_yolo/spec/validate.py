@@ -13,6 +13,7 @@ from pathlib import Path
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.spec.container_rules import VARIABLE_NAME, container_findings, missing_image
+from hpc_yolo.spec.data import AUTO, OFF, DataSpec
 from hpc_yolo.spec.notify_rules import notify_findings
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.run_name import name_findings
@@ -41,6 +42,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
 def run_findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec as that of one run."""
     yield from _unsupported(spec)
+    yield from _data(spec.data)
     yield from name_findings(spec.name)
     yield from cluster_findings(spec.cluster)
     yield from missing_image(spec.cluster)
@@ -75,6 +77,17 @@ def model_names() -> list[str]:
 def _unsupported(spec: Spec) -> Iterator[Finding]:
     if spec.train.cache == "disk":
         yield Finding("train.cache", "disk is not supported", "none or ram")
+
+
+def _data(data: DataSpec) -> Iterator[Finding]:
+    if data.stage not in (OFF, AUTO) and not data.stage.startswith(("/", "$", "~")):
+        message = f"{data.stage!r} is not off, auto or an absolute path"
+        yield Finding("data.stage", message, "off, auto, or a directory of the nodes such as $SLURM_TMPDIR or /dev/shm")
+    if data.size_limit is not None:
+        try:
+            parse_mem_bytes(data.size_limit)
+        except ValueError as error:
+            yield Finding("data.size_limit", str(error), "a whole number with K, M, G or T, such as 100G")
 
 
 def _formats(cluster: ClusterSpec) -> Iterator[Finding]:

@@ -137,11 +137,12 @@ def train(
 ) -> Signals | None:
     """Train until the run is finished or stopped, as `run_attempt`; `lease` and `journal` are rank 0's."""
     attempt = 0 if lease is None else lease.attempt
-    with connected(process, run, device, spec.train.start_timeout_s) as world:
+    # Staged copies are given back after the ranks have waited for each other at the end of `connected`.
+    with contextlib.ExitStack() as held, connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt)
+        context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)
         stop = StopRequest()
         stop.install()
         watchdog = Watchdog(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,18 +35,25 @@ from hpc_yolo.training.model import Origin, autocast_dtype, build_model, distrib
 from hpc_yolo.training.nan_guard import BadStep, NanGuard, Statistics
 from hpc_yolo.training.optimizer import Schedule, build_optimizer
 from hpc_yolo.training.resume import read_newest_state
+from hpc_yolo.training.staging import staged_images
 from hpc_yolo.training.updater import Updater
 
 MAX_NAMED_IMAGES = 8
 
 
 def build(
-    spec: Spec, world: World, run: RunDirectory, emit: Callable[[AnyEvent], None], attempt: int = 1
+    spec: Spec,
+    world: World,
+    run: RunDirectory,
+    emit: Callable[[AnyEvent], None],
+    attempt: int = 1,
+    held: contextlib.ExitStack | None = None,
 ) -> TrainingContext:
     """Return the context of this rank's `Trainer`, with the newest state loaded if there is one.
 
     Args:
         emit: writes events to the journal; events of other ranks than the first are discarded.
+        held: keeps staged copies of the images until it is closed; without it none are made.
 
     Raises:
         DataError: the dataset cannot be used.
@@ -59,6 +67,8 @@ def build(
     if world.process.local_rank == 0:
         require_same_dataset(run, spec)
     inputs = read_inputs(run, spec)
+    if held is not None:
+        held.enter_context(staged_images(inputs.dataset, spec.data, world, emit, spec.train.start_timeout_s))
     indexes = scan_dataset(inputs.dataset, world, run, emit)
     if inputs.hyperparameters.copy_paste and indexes[0].outlines.is_empty:
         emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))

@@ -82,6 +82,23 @@ def test_dataset_that_is_not_here_is_mounted_by_the_directory_of_its_yaml(tmp_pa
     assert job_facts(spec, planned_run(spec)).paths == ["/nowhere/$x"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "mounts", "variables"),
+    [
+        ("off", [], []),
+        ("auto", [], []),
+        ("/dev/shm/sets", [], []),
+        ("$SLURM_TMPDIR/sets", ["$SLURM_TMPDIR/sets"], ["SLURM_TMPDIR"]),
+        ("/local/me", ["/local/me"], []),
+    ],
+)
+def test_stage_directory_is_mounted(tmp_path, stage, mounts, variables):
+    spec = spec_of("/nowhere/data.yaml", tmp_path)
+    spec = msgspec.structs.replace(spec, data=DataSpec(path="/nowhere/data.yaml", stage=stage))
+    facts = job_facts(spec, planned_run(spec))
+    assert (list(facts.paths), list(facts.variables)) == (["/nowhere", *mounts], variables)
+
+
 def test_weights_are_mounted_by_their_directories(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "w.pt").touch()

@@ -10,7 +10,7 @@ from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptEnded, Cause, TrialStopped
+from hpc_yolo.runs.events import AttemptEnded, Cause, DataStaging, TrialStopped
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -48,6 +48,41 @@ def test_chain_shows_the_job_that_trains(tmp_path, events, states, expected):
     tracked.read()
     facts = tracked.facts(Reply(jobs=cached, time=now), now)
     assert (facts.state, facts.job_id) == expected
+
+
+STAGING = DataStaging(
+    stage="$TMPDIR", num_nodes=1, done_bytes=2**30, total_bytes=2**31, copied_bytes=2**30, bytes_per_s=2**28, seconds=4
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "slurm", "expected"),
+    [
+        ([STAGING], "RUNNING", ("running", "staging to $TMPDIR on 1 node, 1.0 GiB of 2.0 GiB, 256 MiB/s")),
+        ([STARTED, STOPPED, STAGING], "RUNNING", ("running", "staging to $TMPDIR on 1 node, 1.0 GiB of 2.0 GiB, 256")),
+        ([STAGING], None, ("running", "staging to $TMPDIR")),
+        ([STAGING, msgspec.structs.replace(STAGING, is_over=True)], "RUNNING", ("running", "")),
+        ([STAGING, STARTED], "RUNNING", ("running", "")),
+        ([STAGING, STOPPED], "PENDING", ("requeued", "")),
+        ([STAGING], "PENDING", ("requeued", "")),
+        ([STAGING], "NODE_FAIL", ("failed", "Slurm reports NODE_FAIL")),
+    ],
+)
+def test_staging_is_shown_while_it_lasts(tmp_path, events, slurm, expected):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    add_submission(run, FIRST)
+    journal = JournalWriter(run.journal, attempt=1)
+    for event in events:
+        journal.write(event)
+    now = time.time() + 1
+    jobs = {} if slurm is None else {"7": CachedJobState(job=JobState("7", slurm), time=now)}
+    tracked = TrackedRun(run)
+    tracked.read()
+    facts = tracked.facts(Reply(jobs=jobs, time=now), now)
+    assert facts.state == expected[0]
+    assert facts.detail.startswith(expected[1])
+    assert ("staging" in facts.detail) is bool("staging" in expected[1])
 
 
 TRIAL_STOPPED = TrialStopped(

@@ -337,3 +337,20 @@ def test_host_for_mail_is_that_of_the_profile_where_mail_is_sent(sites, notify, 
     sites.write("big", f"{PROFILE}smtp: mail.example.org\n")
     spec = sites.load("{}", top=f"site: big\nnotify: {notify}\n").spec
     assert (None if spec.notify is None else spec.notify.smtp) == smtp
+
+
+@pytest.mark.parametrize(
+    ("stage", "paths", "expected"),
+    [
+        ("auto", "{local: $LOCAL_SCRATCH}", "$LOCAL_SCRATCH"),
+        ("off", "{local: $LOCAL_SCRATCH}", "off"),
+        ("/mine", "{local: $LOCAL_SCRATCH}", "/mine"),
+        ("auto", "{scratch: /scratch}", "auto"),
+    ],
+)
+def test_auto_stages_to_the_local_path_of_the_profile(sites, stage, paths, expected):
+    sites.write("big", PROFILE.replace("paths: {scratch: /scratch/$USER}", f"paths: {paths}"))
+    found = sites.load("{}", f"data.stage={stage}")
+    assert found.spec.data.stage == expected
+    if expected == "$LOCAL_SCRATCH":
+        assert found.origins["data.stage"].source.endswith("big.yaml")

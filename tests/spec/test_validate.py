@@ -352,3 +352,25 @@ def test_evaluations_aside(fields, message):
     values = {"name": "a", "model": "yolov5n", "data": "d.yaml", "validate": "aside"} | fields
     _, problems = check_spec(None, [Override(field, text, field) for field, text in values.items()])
     assert [message in str(problem) for problem in problems] == ([] if message is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("stage: auto", None),
+        ("stage: off", None),
+        ("stage: $SLURM_TMPDIR/sets, size_limit: 100G", None),
+        ("stage: ~/x, size_limit: 1t", None),
+        ("stage: scratch", "data.stage: 'scratch' is not off, auto or an absolute path"),
+        ("stage: Auto", "data.stage: 'Auto' is not off, auto or an absolute path"),
+        ("size_limit: 1.5G", "data.size_limit: '1.5G' is not an amount of memory"),
+        ("size_limit: 0", "data.size_limit: '0' is not an amount of memory"),
+    ],
+)
+def test_staging(spec_file, section, message):
+    text = f"name: a\nmodel: yolov5n\ndata: {{path: d.yaml, {section}}}\n"
+    if message is None:
+        spec = spec_file.write(text).load()
+        assert f"stage: {spec.data.stage}" in section
+    else:
+        assert message in spec_file.write(text).only_problem()

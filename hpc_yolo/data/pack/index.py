@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.copies import open_file
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import Findings, ImageIndex
 from hpc_yolo.data.pack.arrays import Array, map_arrays
@@ -132,7 +133,7 @@ class SplitIndex:
         if shard not in self._files:
             with self._lock:
                 if shard not in self._files:
-                    self._files[shard] = FileIO(str(self.path.with_name(self.shards[shard][0])))
+                    self._files[shard] = open_file(str(self.path.with_name(self.shards[shard][0])))
         return self._files[shard].fileno()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -107,6 +108,19 @@ def packed_files(directory: Path) -> dict[str, PackedFile] | None:
         DataError: its manifest is damaged or of another version.
     """
     return read_manifest(directory).files if (directory / MANIFEST).is_file() else None
+
+
+def shards_of(index: Path) -> Iterator[tuple[Path, PackedFile]]:
+    """Yield (path, size and CRC-32) of each shard of the split of a packed set that has the `index`.
+
+    Raises:
+        DataError: there is no complete set, or its manifest is damaged or of another version.
+    """
+    for name, file in read_manifest(index.parent).files.items():
+        path = index.with_name(name)
+        found = index_of_shard(path)
+        if found is not None and found[0] == index:
+            yield path, file
 
 
 def _not_packed(directory: Path, error: OSError) -> DataError:

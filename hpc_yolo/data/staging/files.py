@@ -1,0 +1,25 @@
+"""The files of a dataset that are staged: its image files, or the shards of a packed set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.pack.layout import is_index, shards_of
+
+
+def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> dict[str, int | None]:
+    """Return the CRC-32 of each file that the images of `splits` are in; None where it is not known.
+
+    Raises:
+        DataError: a split is missing or empty, or a packed set is damaged.
+    """
+    files: dict[str, int | None] = {}
+    for split in splits:
+        indexes = [source for source in dataset.split(split) if is_index(source)]
+        if indexes:
+            files |= {str(path): shard.crc32 for index in indexes for path, shard in shards_of(index)}
+        else:
+            files |= {str(image): None for image in open_split(dataset, split).images}
+    return files
