@@ -17,6 +17,7 @@ from hpc_yolo.data.decoded import BYTES_PER_PIXEL, CachedImages, DecodedImages
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.sampler import (
+    WINDOW,
     Indices,
     epoch_order,
     global_batch,
@@ -25,10 +26,11 @@ from hpc_yolo.data.sampler import (
     rect_order,
     rect_plan,
     steps_per_epoch,
+    windows,
 )
 from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.shared_memory import demand_of, into_shared_memory
-from hpc_yolo.data.source import ImageFiles, ImageSource
+from hpc_yolo.data.source import ImageFiles, ImageSource, RecentImages
 from hpc_yolo.data.workers import raise_errors, worker_loader
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -44,6 +46,8 @@ class TrainingLoader:
         rect: batches of images of similar shapes, in a fixed order, padded to the smallest multiples of `stride`
             that hold them; no mosaics.
         by_weight: draw images with rare classes, or classes with a low mAP, more often.
+        window_partners: draw the partners of a mosaic from the images before it in the order of the epoch, instead of
+            from all, so that a process decodes an image once while it is in use.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TrainingLoader:
         cache: DecodedImages | None = None,
         rect: bool = False,
         by_weight: bool = False,
+        window_partners: bool = False,
         stride: int = 32,
     ) -> None:
         self.index = index
@@ -68,6 +73,9 @@ class TrainingLoader:
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
         source = _source(index, imgsz, cache, augment=True)
+        if window_partners and cache is None:
+            source = RecentImages(source, 2 * WINDOW)
+        self._has_windows = window_partners and not rect
         self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed)
         self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._labels = index.labels if by_weight else None
@@ -96,7 +104,7 @@ class TrainingLoader:
         # An image that is drawn twice in an epoch gets two different augmentations.
         keys = order if self._labels is None else np.arange(len(order))
         self._shards.shards = [
-            _Shard(epoch, self._own(order, step), self._own(keys, step), self._shape(step))
+            _Shard(epoch, self._own(order, step), self._own(keys, step), self._shape(step), self._partners(order, step))
             for step in range(first_step, self._steps_per_epoch)
         ]
         return raise_errors(iter(self._loader))
@@ -112,8 +120,12 @@ class TrainingLoader:
         Raises:
             DataError: an image cannot be read any more.
         """
-        order = self._epoch_order(0, ())[:num_samples]
-        return [self._samples.sample(0, image, self._shape(0)) for image in order.tolist()]
+        order = self._epoch_order(0, ())
+        partners = windows(order, np.arange(num_samples)) if self._has_windows else [None] * num_samples
+        return [
+            self._samples.sample(0, image, self._shape(0), partners=window)
+            for image, window in zip(order[:num_samples].tolist(), partners, strict=False)
+        ]
 
     def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
         if self._plan is not None:
@@ -126,6 +138,9 @@ class TrainingLoader:
 
     def _shape(self, step: int) -> tuple[int, int]:
         return self._plan[1][step] if self._plan else (self._imgsz, self._imgsz)
+
+    def _partners(self, order: Indices, step: int) -> Indices | None:
+        return windows(order, self._own(np.arange(len(order)), step)) if self._has_windows else None
 
     def _own(self, order: Indices, step: int) -> Indices:
         return rank_shard(global_batch(order, self._batch, step), self._rank, self._world_size)
@@ -188,12 +203,13 @@ def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augme
 
 
 class _Shard(NamedTuple):
-    """This rank's shard of a global batch: its images, their keys (see `sample`), and their shape."""
+    """This rank's shard of a global batch: its images, their keys (see `sample`), their shape and possible partners."""
 
     epoch: int
     images: Indices
     keys: Indices
     shape: tuple[int, int]
+    partners: Indices | None
 
 
 class _Shards(Sampler[_Shard]):
@@ -225,9 +241,10 @@ class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
 
     def _batch_of(self, shard: _Shard) -> TrainingBatch:
         images = empty_images(len(shard.images), shard.shape)
+        partners = [None] * len(images) if shard.partners is None else shard.partners
         labels = [
-            self._samples.sample(shard.epoch, int(image), shard.shape, int(key), out)[1]
-            for image, key, out in zip(shard.images, shard.keys, rows_of(images), strict=True)
+            self._samples.sample(shard.epoch, int(image), shard.shape, int(key), out, window)[1]
+            for image, key, out, window in zip(shard.images, shard.keys, rows_of(images), partners, strict=True)
         ]
         return TrainingBatch(images, stack_targets(labels))
 

@@ -19,6 +19,7 @@ Weights = npt.NDArray[np.float64]
 ORDER_STREAM = 0  # of an epoch as a whole: index 0 is its order, index 1 + n the image size of its step n
 SAMPLE_STREAM = 1
 _WORD = 2**64
+WINDOW = 16  # positions of the order before an image, from which partners of its mosaic can be drawn
 
 
 def generator(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
@@ -67,6 +68,14 @@ def steps_per_epoch(num_images: int, batch: int) -> int:
 def global_batch(order: Indices, batch: int, step: int) -> Indices:
     """Return the images (batch,) of one step over all ranks."""
     return order.take(np.arange(step * batch, (step + 1) * batch), mode="wrap")
+
+
+def windows(order: Indices, positions: Indices) -> Indices:
+    """Return the images (n, WINDOW) at the positions of an order before each of `positions`, the nearest first.
+
+    Before its beginning is its end.
+    """
+    return order.take(positions[:, None] - np.arange(1, WINDOW + 1), mode="wrap")
 
 
 def rect_order(order: Indices, batch: int) -> Indices:

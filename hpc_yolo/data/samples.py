@@ -12,7 +12,7 @@ from hpc_yolo.data.batch import ImageShape
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.images import Pixels, letterbox_frame, resized_wh
 from hpc_yolo.data.labels import ImageIndex, Labels
-from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
+from hpc_yolo.data.sampler import SAMPLE_STREAM, Indices, generator
 from hpc_yolo.data.source import ImageSource
 from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -38,6 +38,7 @@ class TrainingSamples:
         shape: tuple[int, int] | None = None,
         key: int | None = None,
         out: Pixels | None = None,
+        partners: Indices | None = None,
     ) -> tuple[Pixels, Labels]:
         """Return (image (3, height, width) RGB, labels (n, 5) of class, cxcywh in [0, 1]).
 
@@ -45,6 +46,7 @@ class TrainingSamples:
             shape: height and width of an image that is not a mosaic; by default, and for mosaics, a square of imgsz.
             key: seed of its augmentation, besides the epoch; by default `image`.
             out: array (height, width, 3) for its pixels, of which the returned image is a view; by default a new one.
+            partners: images from which those of its mosaics are drawn; by default all.
 
         Raises:
             DataError: an image cannot be read any more.
@@ -57,9 +59,9 @@ class TrainingSamples:
         shape = shape or (self._imgsz, self._imgsz)
         pixels = self._scratch(0, *shape)
         if is_mosaic:
-            boxes = self._draw_mosaic(random, image, pixels)
+            boxes = self._draw_mosaic(random, image, partners, pixels)
             if random.random() < hyp.mixup:
-                boxes = np.concatenate([boxes, self._blend_second(epoch, key, pixels)])
+                boxes = np.concatenate([boxes, self._blend_second(epoch, key, partners, pixels)])
         else:
             boxes = self._draw_single(random, image, pixels)
         labels = augment.boxes_to_labels(boxes, shape[1], shape[0])
@@ -69,19 +71,25 @@ class TrainingSamples:
         colours.write_rgb(pixels, out, self._scratch(1, *shape), gains=gains, up_down=up_down, left_right=left_right)
         return out.transpose(2, 0, 1), augment.flip_labels(labels, up_down=up_down, left_right=left_right)
 
-    def _blend_second(self, epoch: int, key: int, pixels: Pixels) -> Boxes:
+    def _blend_second(self, epoch: int, key: int, partners: Indices | None, pixels: Pixels) -> Boxes:
         """Blend a second mosaic into `pixels`; return its boxes."""
         random = generator(self._seed, epoch, key + MIXED_PARTNER, SAMPLE_STREAM)
         ratio = random.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
         second = self._scratch(1, *pixels.shape[:2])
-        boxes = self._draw_mosaic(random, int(random.integers(self._index.num_images)), second)
+        (image,) = self._draw_partners(random, partners, 1)
+        boxes = self._draw_mosaic(random, image, partners, second)
         colours.blend_into(pixels, second, ratio)
         return boxes
 
-    def _draw_mosaic(self, random: np.random.Generator, image: int, out: Pixels) -> Boxes:
+    def _draw_partners(self, random: np.random.Generator, partners: Indices | None, count: int) -> Indices:
+        if partners is None:
+            return random.integers(self._index.num_images, size=count)
+        return partners[random.integers(len(partners), size=count)]
+
+    def _draw_mosaic(self, random: np.random.Generator, image: int, partners: Indices | None, out: Pixels) -> Boxes:
         """Draw a mosaic of `image` and three others into `out`; return its boxes."""
         centre = augment.draw_mosaic_centre(random, self._imgsz)
-        members = random.permutation(np.append(random.integers(self._index.num_images, size=3), image)).tolist()
+        members = random.permutation(np.append(self._draw_partners(random, partners, 3), image)).tolist()
         canvas_wh = 2 * self._imgsz, 2 * self._imgsz
         tiles = []
         for position, member in enumerate(members):

@@ -5,6 +5,7 @@ The source here reads image files; one that keeps images in memory is in `cache`
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 from hpc_yolo.data.images import Pixels, read_image, reduction_for, resize_to, resized_wh
@@ -24,6 +25,24 @@ class ImageSource(Protocol):
             DataError: the image, which the message names, cannot be read or decoded.
         """
         ...
+
+
+class RecentImages:
+    """An image source that keeps the last images that it read of another one, at most `num_images`."""
+
+    def __init__(self, source: ImageSource, num_images: int) -> None:
+        self._source, self._num_images = source, num_images
+        self._recent: OrderedDict[int, Pixels] = OrderedDict()
+
+    def read(self, index: int) -> Pixels:
+        """Return the pixels of an image; see `ImageSource.read`."""
+        pixels = self._recent.pop(index, None)
+        if pixels is None:
+            pixels = self._source.read(index)
+        self._recent[index] = pixels
+        if len(self._recent) > self._num_images:
+            self._recent.popitem(last=False)
+        return pixels
 
 
 class ImageFiles:

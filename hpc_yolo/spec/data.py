@@ -1,12 +1,14 @@
 """The section `data`: the dataset of a run, and how its images reach the tasks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from hpc_yolo.spec.section import WHERE_IT_RUNS, Section
 
 OFF, AUTO = "off", "auto"
+EPOCH: Literal["epoch"] = "epoch"
+WINDOW: Literal["window"] = "window"
 DATA_ALLOWED = "a dataset YAML, or a section with its path"
 
 
@@ -35,3 +37,10 @@ class DataSpec(Section, frozen=True, kw_only=True):
         WHERE_IT_RUNS,
         Meta(description="Largest amount of data to copy, such as 100G; a larger dataset is read where it is."),
     ] = None
+    mosaic_partners: Annotated[
+        Literal["epoch", "window"],
+        Meta(
+            description="Images that make up a mosaic with one: any (epoch), or of the 16 before it in the order of "
+            "the epoch (window), so that a loader worker decodes most images once instead of four times."
+        ),
+    ] = EPOCH

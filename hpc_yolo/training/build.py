@@ -140,7 +140,7 @@ def build_context(
     scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
     updater = Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler)
     trained = distribute(model, train, world)
-    training, validation = build_loaders(train, indexes, hyp, model.image_stride, world, emit)
+    training, validation = build_loaders(spec, indexes, hyp, model.image_stride, world, emit)
     loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
     evaluations = EvaluationRecord()
     describe = functools.partial(describe_bad_step, training, evaluations, num_steps)

@@ -18,8 +18,9 @@ from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.runs.sweep import label_cache_of
+from hpc_yolo.spec.data import WINDOW
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.image_cache import node_caches
 
 PROGRESS_S = 5.0
@@ -84,7 +85,7 @@ def _digest(index: ImageIndex, dataset: Dataset) -> int:
 
 
 def build_loaders(
-    train: TrainSpec,
+    spec: Spec,
     indexes: tuple[ImageIndex, ImageIndex],
     hyp: Hyperparameters,
     stride: int,
@@ -96,6 +97,7 @@ def build_loaders(
     Raises:
         TrainingError: their batches do not fit into /dev/shm of some node.
     """
+    train = spec.train
     options: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.size,
@@ -111,6 +113,7 @@ def build_loaders(
         cache=caches[0],
         rect=train.rect,
         by_weight=train.image_weights,
+        window_partners=spec.data.mosaic_partners == WINDOW,
         stride=stride,
         **options,
     )

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_sets import STILL, add, encoded, index_of, joined, noise_index, scan
+from image_sets import STILL, add, encoded, index_of, joined, members_of, noise_index, scan
 from waiting import PATIENCE_S
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data import source as source_module
 from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.decoded import plan_slots
 from hpc_yolo.data.images import letterbox, read_image, resize_to, resized_wh, to_chw_rgb
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
-from hpc_yolo.data.sampler import epoch_order, rect_plan
+from hpc_yolo.data.sampler import WINDOW, epoch_order, rect_plan
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.evaluation.evaluator import to_original_pixels
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
@@ -79,6 +80,53 @@ def test_ranks_workers_and_cache_do_not_change_batches(train_index, world_size, 
 def test_epoch_can_be_entered_at_any_step(train_index):
     assert_same(epoch_of(train_index, first_step=1), epoch_of(train_index)[1:])
     assert epoch_of(train_index, first_step=3) == []
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """The index of 40 noise images of 64 x 64, more than two windows of partners."""
+    return noise_index(tmp_path_factory.mktemp("many"), [(64, 64)] * 40)
+
+
+@pytest.mark.parametrize(("world_size", "workers", "batch"), [(1, 2, 8), (2, 0, 8), (4, 1, 8), (1, 0, 2), (1, 0, 20)])
+def test_window_partners_depend_on_neither_ranks_nor_workers_nor_batch(many, world_size, workers, batch):
+    options = {"window_partners": True, "batch": batch, "workers": workers, "world_size": world_size}
+    batches = joined([epoch_of(many, 3, rank=rank, **options) for rank in range(world_size)])
+    plain = joined([epoch_of(many, 3, window_partners=True, batch=8)])
+    assert torch.equal(*(torch.cat([images for images, _ in one]) for one in (batches, plain)))
+    assert_same(
+        epoch_of(many, 3, 2, window_partners=True, batch=8), epoch_of(many, 3, window_partners=True, batch=8)[2:]
+    )
+
+
+def test_window_partners_of_a_mosaic_are_those_before_it(many, monkeypatch):
+    loader = make_loader(many, window_partners=True, batch=8, hyp=Hyperparameters(mosaic=1, mixup=0))
+    members = members_of(loader._samples, monkeypatch)
+    list(loader.epoch(0))
+    order = epoch_order(40, 0, 0).tolist()
+    distances = []
+    for position, mosaic in enumerate(np.array(members).reshape(-1, 4).tolist()):
+        mosaic.remove(order[position])
+        distances += [(position - order.index(image)) % 40 for image in mosaic]
+    assert set(distances) == set(range(1, WINDOW + 1))
+
+
+def test_window_partners_are_decoded_once(many, monkeypatch):
+    """But for those before the first image, which come again at the end of the epoch."""
+    read: list[str] = []
+    monkeypatch.setattr(source_module, "read_image", lambda path, _: read.append(path) or read_image(path))
+    list(make_loader(many, window_partners=True, batch=8, hyp=LIVELY).epoch(0))
+    assert len(read) <= 40 + WINDOW
+    read.clear()
+    list(make_loader(many, batch=8, hyp=LIVELY).epoch(0))
+    assert len(read) > 2 * 40
+
+
+def test_samples_of_window_partners_are_those_of_the_first_batch(many):
+    loader = make_loader(many, window_partners=True)
+    (batch, *_) = loader.epoch(0)
+    for position, (pixels, _) in enumerate(loader.samples(4)):
+        assert (batch.images[position].numpy() == pixels).all()
 
 
 @pytest.mark.parametrize("changes", [{"epoch": 1}, {"seed": 1}])

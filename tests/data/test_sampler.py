@@ -10,6 +10,7 @@ from hpc_yolo.data.flat import FlatLabels
 from hpc_yolo.data.sampler import (
     ORDER_STREAM,
     SAMPLE_STREAM,
+    WINDOW,
     epoch_order,
     generator,
     global_batch,
@@ -20,6 +21,7 @@ from hpc_yolo.data.sampler import (
     rect_plan,
     scaled_imgsz,
     steps_per_epoch,
+    windows,
 )
 
 QUICK = settings(deadline=None, database=None, derandomize=True)
@@ -165,3 +167,12 @@ def test_multi_scale_sizes_are_uniform():
     fractions = np.bincount(sizes // 32, minlength=31)[10:] / len(sizes)
     expected = np.full(21, 32 / 672)
     assert fractions == pytest.approx(expected, abs=5 * (expected[0] / len(sizes)) ** 0.5)
+
+
+def test_window_is_what_came_before_and_begins_with_the_end_of_the_order():
+    order = np.random.default_rng(0).permutation(40)
+    found = windows(order, np.array([0, 20, 39]))
+    assert found[0].tolist() == order[::-1][:WINDOW].tolist()
+    assert found[1].tolist() == order[20 - WINDOW : 20][::-1].tolist()
+    assert found[2].tolist() == order[39 - WINDOW : 39][::-1].tolist()
+    assert set(windows(np.arange(3), np.array([1]))[0].tolist()) == {0, 1, 2}, "fewer images than a window has"

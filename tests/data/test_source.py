@@ -7,7 +7,7 @@ from PIL import Image
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.decode import REDUCTIONS
-from hpc_yolo.data.source import ImageFiles
+from hpc_yolo.data.source import ImageFiles, RecentImages
 
 
 @pytest.mark.parametrize(("augment", "method"), [(True, cv2.INTER_LINEAR), (False, cv2.INTER_AREA)])
@@ -56,3 +56,19 @@ def test_missing_file_is_named(tmp_path):
     index = index_of([str(tmp_path / "gone.jpg")], [(8, 8)], [[]])
     with pytest.raises(DataError, match=r"gone\.jpg: cannot be read"):
         ImageFiles(index, 64, augment=True).read(0)
+
+
+def test_recent_images_are_read_again_only_after_they_were_displaced(train_index):
+    read: list[int] = []
+
+    class Files(ImageFiles):
+        def read(self, index):
+            read.append(index)
+            return super().read(index)
+
+    files = Files(train_index, 64, augment=True)
+    recent = RecentImages(files, 2)
+    for image in (0, 1, 0, 2, 0, 1, 1):
+        assert (recent.read(image) == files.read(image)).all()
+        read.pop()
+    assert read == [0, 1, 2, 1]
