@@ -60,6 +60,7 @@ class SplitIndex:
             raise ValueError("it has an image in a shard that it does not list")
         self._names = self.arrays["names"].data
         self._files: dict[int, FileIO] = {}
+        self._left: list[FileIO] = []
         self._lock = threading.Lock()
 
     def name(self, image: int) -> bytes:
@@ -94,8 +95,17 @@ class SplitIndex:
         Raises:
             OSError: it cannot be read, or is damaged.
         """
+        shard = int(self.arrays["shard"][image])
+        try:
+            return self._content(image, self._file(shard))
+        except OSError:
+            if not self._leave_copy(shard):
+                raise
+        return self._content(image, self._file(shard))
+
+    def _content(self, image: int, descriptor: int) -> bytes:
         length = int(self.arrays["length"][image])
-        content = os.pread(self._file(int(self.arrays["shard"][image])), length, int(self.arrays["offset"][image]))
+        content = os.pread(descriptor, length, int(self.arrays["offset"][image]))
         if len(content) != length:
             raise OSError(errno.EIO, f"its shard is cut off; {VERIFY.format(self.path.parent)}")
         if zlib.crc32(content) != self.arrays["crc32"][image]:
@@ -135,6 +145,16 @@ class SplitIndex:
                 if shard not in self._files:
                     self._files[shard] = open_file(str(self.path.with_name(self.shards[shard][0])))
         return self._files[shard].fileno()
+
+    def _leave_copy(self, shard: int) -> bool:
+        """Read a shard from the set itself from now on; return False if it is."""
+        source = str(self.path.with_name(self.shards[shard][0]))
+        with self._lock:
+            if self._files[shard].name != source:
+                self._left.append(self._files[shard])  # stays open: another thread may read it
+                self._files[shard] = FileIO(source)
+                return True
+        return False
 
 
 _opened: dict[Path, SplitIndex] = {}
