@@ -107,6 +107,7 @@ setup(
             "onnx>=1.15",
             "onnxruntime>=1.17",
             "pycocotools>=2.0.7",  # our own metric is held to it
+            "globox>=2.5",  # reads what is converted; so does supervision, where it is installed
             "pytest>=8.0",
             "pytest-xdist>=3.5",  # divides the tests over the cores
             "pytest-cov>=7.0",  # the coverage that `make test` asks for

@@ -1,4 +1,4 @@
-"""`hpc-yolo data`: create, check and pack datasets."""
+"""`hpc-yolo data`: create, check, convert and pack datasets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hpc_yolo.cli.data_check import check
+from hpc_yolo.cli.data_convert import convert
 from hpc_yolo.cli.data_pack import pack
 from hpc_yolo.cli.data_verify import verify
 from hpc_yolo.monitor.progress import counting
@@ -14,7 +15,7 @@ from hpc_yolo.monitor.progress import counting
 
 @click.group()
 def data() -> None:
-    """Create, check and pack datasets."""
+    """Create, check, convert and pack datasets."""
 
 
 @data.command(short_help="Draw a labelled dataset of shapes.")
@@ -41,5 +42,6 @@ def synth(directory: Path, num_train: int, num_val: int, width: int, height: int
 
 
 data.add_command(check)
+data.add_command(convert)
 data.add_command(pack)
 data.add_command(verify)

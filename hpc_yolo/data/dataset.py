@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -91,8 +91,21 @@ class Dataset:
         return sources
 
 
-def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collection[str] = ("train", "val")) -> Dataset:
-    """Read the dataset YAML at `path`, or dataset.yaml in that directory, and check that the needed splits exist.
+class InlineDataset(NamedTuple):
+    """A dataset that has no dataset YAML: what that would have in it, with an absolute `path`.
+
+    Attributes:
+        name: for messages.
+    """
+
+    name: str
+    content: dict[str, Any]
+
+
+def load_dataset(
+    source: Path | InlineDataset, *, single_cls: bool = False, needed_splits: Collection[str] = ("train", "val")
+) -> Dataset:
+    """Read a dataset YAML, or dataset.yaml in that directory, and check that the needed splits exist.
 
     `path:` inside it is relative to the YAML's own directory or, if there is no such directory, to the working
     directory; splits are relative to it, and `../` before one that does not exist is left out, as some exports need.
@@ -100,15 +113,14 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     names. `download:` is never run.
 
     Args:
+        source: the YAML, or what it would have in it.
         single_cls: merge all classes into one, called item, or by its name if there is only one.
         needed_splits: those that will be read; problems of others become messages.
 
     Raises:
         DataError: naming file and key.
     """
-    written = dataset_file(path)
-    path = path_here(written)
-    content = _read_yaml(path)
+    written, path, content = _read(source)
     _require_keys(path, content, needed_splits)
     root = _root(path, content.get("path"))
     splits, messages = _splits(path, root, content, needed_splits)
@@ -133,18 +145,17 @@ def load_dataset(path: Path, *, single_cls: bool = False, needed_splits: Collect
     )
 
 
-def dataset_content(written: Path) -> dict[str, Any]:
-    """Return the content of the dataset YAML `written`, valid in any directory: absolute paths, names as a list.
+def dataset_content(source: Path | InlineDataset) -> dict[str, Any]:
+    """Return the content of a dataset YAML, valid in any directory: absolute paths, names as a list.
 
-    `written` may be the directory of dataset.yaml.
+    `source` may be the directory of dataset.yaml.
+
     Paths that may differ between nodes are kept as they are written, and so are splits that are relative to one.
 
     Raises:
         DataError: naming file and key.
     """
-    written = dataset_file(written)
-    path = path_here(written)
-    content = _read_yaml(path)
+    written, path, content = _read(source)
     _require_keys(path, content, ())
     splits = {name: [_require_path(path, name, entry) for entry in entries_of(content.get(name))] for name in SPLITS}
     images = read_image_directories(path, content)
@@ -185,6 +196,15 @@ def paths_in(content: dict[str, Any]) -> list[str]:
     ]
     entries = [entry for one in written for entry in entries_of(one)]
     return [str(path) for path in (content.get("path"), *entries) if path]
+
+
+def _read(source: Path | InlineDataset) -> tuple[Path, Path, dict[str, Any]]:
+    """Return (the YAML as it is written, its path here, its content)."""
+    if isinstance(source, InlineDataset):
+        return Path(source.name), Path(source.name), dict(source.content)
+    written = dataset_file(source)
+    path = path_here(written)
+    return written, path, _read_yaml(path)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,287 @@
+"""Read a dataset in one format and write it in another, into a new directory."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import numpy as np
+import yaml
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.convert.image import SourceImage, Target, Written
+from hpc_yolo.data.convert.to_coco import CocoTarget
+from hpc_yolo.data.convert.to_voc import VocTarget
+from hpc_yolo.data.convert.to_yolo import YoloTarget
+from hpc_yolo.data.dataset import SPLITS, Dataset
+from hpc_yolo.data.dataset_format import COCO, YOLO
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
+from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.formats.split import SplitReader
+from hpc_yolo.data.image_size import size_of_image
+from hpc_yolo.data.labels import ImageIndex
+
+LINK, COPY, NONE = "link", "copy", "none"
+DATASET = "dataset.yaml"
+NUM_THREADS = 8
+MAX_PROBLEMS = 20
+NO_IMAGES = ImageIndex(FlatPaths.of(()), np.zeros((0, 2), np.int32), FlatLabels.of(()), 0, 0, ())
+
+
+class ConvertedSplit(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written of a split. `num_left_out`: images that could not be read or have invalid labels."""
+
+    num_images: int
+    num_objects: int
+    num_left_out: int
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversion.
+
+    Attributes:
+        dataset: the dataset YAML that was written.
+        lost: number of objects by what was lost of them.
+        remarks: what was noticed while the source was read, a sentence each.
+        problems: why images were left out, the first of them.
+        is_new: False if the directory was there already, with the same content.
+    """
+
+    source: str
+    dataset: str
+    format: str
+    images: str
+    splits: dict[str, ConvertedSplit]
+    lost: dict[str, int]
+    remarks: list[str]
+    problems: list[str]
+    is_new: bool
+
+
+def convert(
+    source: Dataset,
+    directory: Path,
+    kind: str,
+    *,
+    images: str | None = None,
+    exist_ok: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Conversion:
+    """Write `source` in the format `kind` into the new `directory`, which is complete or absent.
+
+    Args:
+        images: `link` or `copy` them into `directory`, or `none`; by default linked for the YOLO layout, which needs
+            them beside the labels, and left in place for others.
+        exist_ok: accept a directory that has the same content already.
+        on_progress: called with (images done, all images).
+
+    Raises:
+        DataError: the source cannot be used, the directory exists with other content, or it cannot be written.
+    """
+    _require_new(directory, exist_ok=exist_ok)
+    readers = {split: open_split(source, split) for split in SPLITS if source.split(split)}
+    if not readers:
+        raise DataError(f"{source.source}: has no split that exists here")
+    images = images or (LINK if kind == YOLO else NONE)
+    _require_files(readers, images)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be made: {error.strerror}", hint="give another directory") from error
+    try:
+        found = _Writer(source, readers, aside, kind, images, on_progress).write()
+        aside.chmod(0o755)
+        is_new = _publish(aside, directory)
+    except OSError as error:
+        raise DataError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return msgspec.structs.replace(found, dataset=str(directory / DATASET), is_new=is_new)
+
+
+class _Writer:
+    """Writes a dataset into `directory`."""
+
+    def __init__(
+        self,
+        source: Dataset,
+        readers: dict[str, SplitReader],
+        directory: Path,
+        kind: str,
+        images: str,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._source, self._readers, self._directory, self._kind = source, readers, directory, kind
+        self._images, self._on_progress = images, on_progress
+        self._target = _target(kind, directory, source.file_names)
+        self._roots = _roots(readers, has_one=self._target.has_one_root)
+        self._done = 0
+        self._lost: Counter[str] = Counter()
+        self._problems: list[str] = []
+
+    def write(self) -> Conversion:
+        """Write all splits and the dataset YAML."""
+        for split, reader in self._readers.items():
+            _require_distinct(reader, self._roots[split])
+        splits = {split: self._write_split(split, reader) for split, reader in self._readers.items()}
+        if not any(one.num_images for one in splits.values()):
+            first = "\n  ".join(self._problems[:3])
+            raise DataError(f"{self._source.source}: no image can be converted\n  {first}")
+        directories = {split: str(self._images_directory(split)) for split in splits}
+        content = {**self._target.yaml(list(splits), directories), "names": list(self._source.file_names)}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (self._directory / DATASET).write_text(text, encoding="utf-8")
+        return Conversion(
+            source=str(self._source.source),
+            dataset="",
+            format=self._kind,
+            images=self._images,
+            splits=splits,
+            lost={what: number for what, number in sorted(self._lost.items()) if number},
+            remarks=[remark for reader in self._readers.values() for remark in reader.remarks(NO_IMAGES)],
+            problems=self._problems[:MAX_PROBLEMS],
+            is_new=True,
+        )
+
+    def _images_directory(self, split: str) -> Path | PurePosixPath:
+        """Return the directory of the images of a split: relative to the dataset, or where they are left."""
+        is_left = self._images == NONE and self._kind != YOLO
+        return self._roots[split].absolute() if is_left else self._target.images_directory(split)
+
+    def _write_split(self, split: str, reader: SplitReader) -> ConvertedSplit:
+        total = sum(len(one.images) for one in self._readers.values())
+        records, num_objects, problems = [], 0, list(reader.problems)
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for found in pool.map(lambda image: self._write_image(split, reader, image), reader.images):
+                self._done += 1
+                self._on_progress(self._done, total)
+                if isinstance(found, str):
+                    problems.append(found)
+                    continue
+                records.append(found.record)
+                num_objects += found.num_objects
+                self._lost.update(found.lost)
+        self._target.end(split, records)
+        self._problems += problems
+        return ConvertedSplit(num_images=len(records), num_objects=num_objects, num_left_out=len(problems))
+
+    def _write_image(self, split: str, reader: SplitReader, path: Path) -> Written | str:
+        """Write an image and its labels; return why it is left out where it cannot be read."""
+        try:
+            objects = reader.objects(path)
+            width, height = size_of_image(str(path)) if self._target.needs_sizes else (0, 0)
+        except ValueError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or path}: cannot be read: {error.strerror}"
+        name = PurePosixPath(path.relative_to(self._roots[split]))
+        if self._images != NONE:
+            _place(path, self._directory / self._target.images_directory(split) / name, copies=self._images == COPY)
+        return self._target.write(split, SourceImage(path, name, width, height, objects))
+
+
+def _target(kind: str, directory: Path, names: Sequence[str]) -> Target:
+    if kind == YOLO:
+        return YoloTarget(directory)
+    return CocoTarget(directory, names) if kind == COCO else VocTarget(directory, names)
+
+
+def _roots(readers: dict[str, SplitReader], *, has_one: bool) -> dict[str, Path]:
+    """Return the directory to which the names of the images of each split are relative."""
+    parents = {split: {str(image.parent) for image in reader.images} for split, reader in readers.items()}
+    if has_one:
+        parents = dict.fromkeys(parents, set().union(*parents.values()))
+    return {split: Path(os.path.commonpath(own)) for split, own in parents.items()}
+
+
+def _require_distinct(reader: SplitReader, root: Path) -> None:
+    """Refuse two images of which one has the name of the other but for the suffix: they would share their labels.
+
+    Raises:
+        DataError: naming both.
+    """
+    seen: dict[Path, Path] = {}
+    for image in reader.images:
+        other = seen.setdefault(image.relative_to(root).with_suffix(""), image)
+        if other != image:
+            raise DataError(
+                f"{other} and {image} differ in their suffix alone, and would have one file of labels",
+                hint="rename one of them, or convert to coco, which has one file for all images",
+            )
+
+
+def _require_files(readers: dict[str, SplitReader], images: str) -> None:
+    """Refuse to link, or to leave in place, images that are parts of archives.
+
+    Raises:
+        DataError: they are.
+    """
+    first = next(iter(readers.values())).images[0]
+    if images != COPY and not first.is_file():
+        raise DataError(f"{first}: is not a file of its own, but part of a packed set", hint="add --images copy")
+
+
+def _place(source: Path, path: Path, *, copies: bool) -> None:
+    """Copy the image `source` to `path`, or link it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if copies:
+        path.write_bytes(read_content(str(source)))
+    else:
+        path.symlink_to(source.absolute())
+
+
+def _require_new(directory: Path, *, exist_ok: bool) -> None:
+    if directory.is_dir():
+        if exist_ok or not any(directory.iterdir()):
+            return
+        hint = "give a new directory, or --exist-ok if it has the same content already"
+        raise DataError(f"{directory}: exists and is not empty; nothing is written over it", hint=hint)
+    if os.path.lexists(directory):
+        raise DataError(f"{directory}: is a file", hint="give a new directory")
+
+
+def _publish(aside: Path, directory: Path) -> bool:
+    """Rename `aside` to `directory`; return False if that has the same content already.
+
+    Raises:
+        DataError: it has other content.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        ours, theirs = _content(aside), _content(directory)
+        other = next((name for name in sorted(ours.keys() ^ theirs.keys())), None) or next(
+            (name for name in sorted(ours) if not _are_same(ours[name], theirs[name])), None
+        )
+        if other is not None:
+            raise DataError(f"{directory}: has other content: {other} differs", hint="give a new directory")
+        return False
+    if directory.is_dir():
+        directory.rmdir()
+    aside.replace(directory)
+    return True
+
+
+def _content(directory: Path) -> dict[str, Path]:
+    """Return the files and links below `directory` by relative path, without hidden ones, which scans leave there."""
+    found = {}
+    for parent, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = Path(parent, name)
+                found[str(path.relative_to(directory))] = path
+    return found
+
+
+def _are_same(first: Path, second: Path) -> bool:
+    if first.is_symlink() or second.is_symlink():
+        return first.is_symlink() and second.is_symlink() and first.readlink() == second.readlink()
+    return filecmp.cmp(first, second, shallow=False)

@@ -1,0 +1,59 @@
+"""The dataset that a user names: a dataset YAML, a COCO file, or a directory in VOC's format or of XML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, load_dataset
+from hpc_yolo.data.voc_files import LISTS, XML
+
+HINT = "a dataset YAML, a COCO JSON, or a directory with ImageSets/Main or with XML files"
+
+
+def find_dataset(path: Path, images: Path | None = None) -> Dataset:
+    """Return the dataset at `path`.
+
+    Args:
+        images: directory of the images of a COCO file or of VOC's format; None for the usual ones.
+
+    Raises:
+        DataError: there is none, or it cannot be used.
+    """
+    content = _content(path)
+    if content is None:
+        if images is not None:
+            raise DataError(f"{path}: is a dataset YAML, which itself names its images", hint="leave the option out")
+        return load_dataset(path, needed_splits=())
+    if images is not None:
+        content["images"] = str(images.absolute())
+    inline = InlineDataset(str(path), {"path": str(path.absolute().parent), **content})
+    return load_dataset(inline, needed_splits=())
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """Return what a dataset YAML for `path` would have; None if it is one itself.
+
+    Raises:
+        DataError: it is nothing that can be read.
+    """
+    if path.suffix.lower() == ".json":
+        split = next((name for name in reversed(SPLITS) if name in path.stem.lower()), SPLITS[0])
+        return {"format": "coco", split: str(path.absolute())}
+    if not path.is_dir():
+        return None
+    lists = path / LISTS / "Main"
+    if lists.is_dir():
+        found = {name: str((lists / f"{name}.txt").absolute()) for name in SPLITS if (lists / f"{name}.txt").is_file()}
+        if not found and (lists / "trainval.txt").is_file():
+            found = {SPLITS[0]: str((lists / "trainval.txt").absolute())}
+        if not found:
+            raise DataError(f"{lists}: has neither train.txt, val.txt, test.txt nor trainval.txt", hint=HINT)
+        return {"format": "voc", "path": str(path.absolute()), **found}
+    if any(path.rglob(f"*{XML}")):
+        return {"format": "voc", SPLITS[0]: str(path.absolute())}
+    for name in ("dataset.yaml", "data.yaml"):
+        if (path / name).is_file():
+            raise DataError(f"{path}: is a directory", hint=f"name its dataset YAML: {path / name}")
+    raise DataError(f"{path}: is a directory without annotations that can be read", hint=HINT)
