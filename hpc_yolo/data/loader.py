@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, empty_images, rows_of, stack_targets
 from hpc_yolo.data.decoded import BYTES_PER_PIXEL, CachedImages, DecodedImages
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.data.labels import ImageIndex, Labels
-from hpc_yolo.data.sampler import (
-    WINDOW,
-    Indices,
-    epoch_order,
-    global_batch,
-    image_weights,
-    rank_shard,
-    rect_order,
-    rect_plan,
-    steps_per_epoch,
-    windows,
-)
+from hpc_yolo.data.sampler import WINDOW, Indices, global_batch, rank_shard, rect_plan
 from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
-from hpc_yolo.data.shared_memory import demand_of, into_shared_memory
+from hpc_yolo.data.shards import Shard, ShardPlan, ShardQueue
+from hpc_yolo.data.shared_memory import Demand, demand_of, into_shared_memory
 from hpc_yolo.data.source import ImageFiles, ImageSource, RecentImages
 from hpc_yolo.data.workers import raise_errors, worker_loader
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -42,12 +31,17 @@ class TrainingLoader:
 
     Args:
         batch: images of a step over all ranks.
+        epochs: number of epochs of the run, after which nothing is loaded ahead.
         cache: keeps decoded images after their first use.
         rect: batches of images of similar shapes, in a fixed order, padded to the smallest multiples of `stride`
             that hold them; no mosaics.
         by_weight: draw images with rare classes, or classes with a low mAP, more often.
         window_partners: draw the partners of a mosaic from the images before it in the order of the epoch, instead of
             from all, so that a process decodes an image once while it is in use.
+
+    Attributes:
+        loads_ahead: at the end of an epoch, the workers go on with the next one. Not by weight: it needs an evaluation.
+        num_ready: batches that the workers had ready when the last one was asked for.
     """
 
     def __init__(
@@ -61,6 +55,7 @@ class TrainingLoader:
         rank: int,
         world_size: int,
         workers: int,
+        epochs: int = sys.maxsize,
         cache: DecodedImages | None = None,
         rect: bool = False,
         by_weight: bool = False,
@@ -69,29 +64,38 @@ class TrainingLoader:
     ) -> None:
         self.index = index
         self.num_images = index.num_images
-        self._steps_per_epoch = steps_per_epoch(index.num_images, batch)
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
         source = _source(index, imgsz, cache, augment=True)
         if window_partners and cache is None:
             source = RecentImages(source, 2 * WINDOW)
-        self._has_windows = window_partners and not rect
         self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed)
-        self._plan = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
-        self._labels = index.labels if by_weight else None
-        self._imgsz, self._seed, self._batch, self._rank, self._world_size = imgsz, seed, batch, rank, world_size
-        self._shards = _Shards()
-        self._loader = worker_loader(_TrainingBatches(self._samples), self._shards, workers)
-        shapes = self._plan[1] if self._plan else [(imgsz, imgsz)]
+        rects = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
+        self._plan = ShardPlan(
+            index, imgsz, batch, seed, rank, world_size, rects, by_weight, window_partners and not rect
+        )
+        self._steps_per_epoch = self._plan.steps_per_epoch
+        self._epochs, self._workers = epochs, workers
+        self.loads_ahead = not by_weight
+        self.num_ready = 0
+        self._queue = ShardQueue(workers)
+        self._loader = worker_loader(_TrainingBatches(self._samples, self._queue), self._queue, workers)
+        self._batches: Iterator[TrainingBatch] = iter(())
+        self._position: tuple[int, int] | None = None  # epoch and step of the next of `_batches`
+        shapes = rects[1] if rects else [(imgsz, imgsz)]
         largest = max(height * width for height, width in shapes) * BYTES_PER_PIXEL
-        shard_size = -(-batch // world_size)
-        self.shared_demand = demand_of(shard_size * largest, self._steps_per_epoch, workers)
+        self._batch_bytes = -(-batch // world_size) * largest
 
     def __len__(self) -> int:
         return self._steps_per_epoch
 
+    def demand(self, *, loads_ahead: bool) -> Demand:
+        """Return the space in /dev/shm that the workers need."""
+        epochs_at_once = self._epochs if loads_ahead else 1
+        return demand_of(self._batch_bytes, self._steps_per_epoch * epochs_at_once, self._workers)
+
     def epoch(self, epoch: int, first_step: int = 0, class_maps: Sequence[float] = ()) -> Iterator[TrainingBatch]:
-        """Yield the batches of `epoch` from `first_step` on.
+        """Return the batches of `epoch` from `first_step` on; the workers begin with them, if they have not already.
 
         Args:
             class_maps: mAP of each class before this epoch, for draws by weight; by default 0 for all.
@@ -100,19 +104,25 @@ class TrainingLoader:
             DataError: an image cannot be read any more.
             LostProcessError: a worker has no shared memory for a batch.
         """
-        order = self._epoch_order(epoch, class_maps)
-        # An image that is drawn twice in an epoch gets two different augmentations.
-        keys = order if self._labels is None else np.arange(len(order))
-        self._shards.shards = [
-            _Shard(epoch, self._own(order, step), self._own(keys, step), self._shape(step), self._partners(order, step))
-            for step in range(first_step, self._steps_per_epoch)
-        ]
-        return raise_errors(iter(self._loader))
+        if not self.loads_ahead or epoch >= self._epochs or self._position != (epoch, first_step):
+            epochs = range(epoch, max(self._epochs, epoch + 1) if self.loads_ahead else epoch + 1)
+            with self._queue.replaced(self._plan.shards(epochs, first_step, class_maps)):
+                self._batches = raise_errors(iter(self._loader))
+        return self._epoch_batches(epoch, first_step)
+
+    def _epoch_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        for step in range(first_step, self._steps_per_epoch):
+            self._position = None  # unknown after an error
+            self.num_ready = self._queue.num_ready
+            batch = next(self._batches)
+            self._queue.num_taken += 1
+            self._position = (epoch, step + 1) if step + 1 < self._steps_per_epoch else (epoch + 1, 0)
+            yield batch
 
     def image_paths(self, epoch: int, step: int, rank: int, class_maps: Sequence[float] = ()) -> list[Path]:
         """Return the files of one rank's shard of a global batch; a mosaic adds further ones."""
-        images = global_batch(self._epoch_order(epoch, class_maps), self._batch, step)
-        return [Path(self.index.paths[image]) for image in rank_shard(images, rank, self._world_size).tolist()]
+        images = global_batch(self._plan.order(epoch, class_maps), self._plan.batch, step)
+        return [Path(self.index.paths[image]) for image in rank_shard(images, rank, self._plan.world_size).tolist()]
 
     def samples(self, num_samples: int) -> list[tuple[Pixels, Labels]]:
         """Return the first samples of the first epoch, made in this process; see `TrainingSamples.sample`.
@@ -120,30 +130,10 @@ class TrainingLoader:
         Raises:
             DataError: an image cannot be read any more.
         """
-        order = self._epoch_order(0, ())
-        partners = windows(order, np.arange(num_samples)) if self._has_windows else [None] * num_samples
         return [
-            self._samples.sample(0, image, self._shape(0), partners=window)
-            for image, window in zip(order[:num_samples].tolist(), partners, strict=False)
+            self._samples.sample(0, image, self._plan.shape(0), partners=window)
+            for image, window in self._plan.first_images(num_samples)
         ]
-
-    def _epoch_order(self, epoch: int, class_maps: Sequence[float]) -> Indices:
-        if self._plan is not None:
-            return rect_order(self._plan[0], self._batch)
-        weights = None
-        if self._labels is not None:
-            num_classes = len(class_maps) or int(self._labels.rows[:, 0].max(initial=0)) + 1
-            weights = image_weights(self._labels, np.array(class_maps or [0.0] * num_classes))
-        return epoch_order(self.num_images, self._seed, epoch, weights)
-
-    def _shape(self, step: int) -> tuple[int, int]:
-        return self._plan[1][step] if self._plan else (self._imgsz, self._imgsz)
-
-    def _partners(self, order: Indices, step: int) -> Indices | None:
-        return windows(order, self._own(np.arange(len(order)), step)) if self._has_windows else None
-
-    def _own(self, order: Indices, step: int) -> Indices:
-        return rank_shard(global_batch(order, self._batch, step), self._rank, self._world_size)
 
 
 class ValidationLoader:
@@ -202,44 +192,23 @@ def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augme
     return files if cache is None else CachedImages(files, cache)
 
 
-class _Shard(NamedTuple):
-    """This rank's shard of a global batch: its images, their keys (see `sample`), their shape and possible partners."""
-
-    epoch: int
-    images: Indices
-    keys: Indices
-    shape: tuple[int, int]
-    partners: Indices | None
-
-
-class _Shards(Sampler[_Shard]):
-    """The remaining shards, which are replaced for every epoch."""
-
-    def __init__(self) -> None:
-        self.shards: list[_Shard] = []
-
-    def __iter__(self) -> Iterator[_Shard]:
-        return iter(self.shards)
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-
 class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
-    """Batches by their `_Shard`."""
+    """Batches by their `Shard`."""
 
-    def __init__(self, samples: TrainingSamples) -> None:
-        self._samples = samples
+    def __init__(self, samples: TrainingSamples, queue: ShardQueue) -> None:
+        self._samples, self._queue = samples, queue
 
-    def __getitem__(self, shard: _Shard) -> TrainingBatch | HpcYoloError:
+    def __getitem__(self, shard: Shard) -> TrainingBatch | HpcYoloError:
         try:
             batch = self._batch_of(shard)
             into_shared_memory([batch.images, batch.targets])
         except HpcYoloError as error:
             return error
+        finally:
+            self._queue.count_made()
         return batch
 
-    def _batch_of(self, shard: _Shard) -> TrainingBatch:
+    def _batch_of(self, shard: Shard) -> TrainingBatch:
         images = empty_images(len(shard.images), shard.shape)
         partners = [None] * len(images) if shard.partners is None else shard.partners
         labels = [

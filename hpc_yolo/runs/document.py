@@ -77,6 +77,8 @@ MEANINGS = {
     "rank_step_s": "seconds a step, by rank",
     "rank_data_wait_s": "seconds of each step in which the rank waited for images, by rank",
     "rank_forward_s": "seconds of each step that the rank computed before it waited for the others, by rank",
+    "rank_batches_ready": "batches that its loader workers had ready when a step asked for one, the mean by rank: 0 "
+    "where the steps wait for the workers, more where the workers wait for the steps",
     "rank_device_use": "fraction of the last moments in which the rank's GPU was busy, by rank; null where unknown",
     "signal": "number of the signal; null after the last step",
     "rank_mem_bytes": "most bytes of memory that the rank has used: reserved on its GPU, or resident without one",

@@ -121,6 +121,7 @@ class StepLogged(Event, frozen=True, kw_only=True, tag="step"):
     rank_mem_bytes: list[int]
     rank_forward_s: list[float] = []
     rank_device_use: list[float | None] = []
+    rank_batches_ready: list[float] = []
 
 
 class EpochEnded(Event, frozen=True, kw_only=True, tag="epoch"):

@@ -94,6 +94,7 @@ def scalars_of(event: StepLogged | EpochEnded | Evaluated) -> dict[str, float | 
         "training/gradient_norm": event.grad_norm,
         "speed/images_per_s": event.images_per_s,
         "speed/data_wait_s": max(event.rank_data_wait_s, default=None),
+        "speed/batches_ready": min(event.rank_batches_ready, default=None),
     }
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, TrainingError
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
@@ -110,6 +110,7 @@ def build_loaders(
         batch=train.batch,
         hyp=hyp,
         seed=train.seed,
+        epochs=train.epochs,
         cache=caches[0],
         rect=train.rect,
         by_weight=train.image_weights,
@@ -125,23 +126,32 @@ def build_loaders(
 
 
 def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:
-    """Refuse loaders whose batches do not fit into /dev/shm of some node; the two are never active at the same time.
+    """Refuse loaders whose batches do not fit into /dev/shm of some node.
+
+    Where those of both do not fit at once, the training loader does not load the next epoch during an evaluation.
 
     Raises:
         TrainingError: naming the node; the same on all ranks.
     """
-    demand = max((training.shared_demand, validation.shared_demand), key=lambda demand: demand.total_bytes)
+    at_once = [training.demand(loads_ahead=training.loads_ahead), validation.shared_demand]
+    in_turn = max(training.demand(loads_ahead=False), validation.shared_demand, key=lambda demand: demand.total_bytes)
     room = shared_room()
-    own = [demand.batch_bytes, demand.num_batches, room.free_bytes, room.total_bytes, room.identity]
-    rows = world.gather_numbers([float(number) for number in own])
-    if not any(num_batches for _, num_batches, *_ in rows):
+    own = [sum(demand.total_bytes for demand in at_once), in_turn.batch_bytes, in_turn.num_batches]
+    rows = world.gather_numbers([*own, room.free_bytes, room.total_bytes, room.identity])
+    if not any(needed_bytes for needed_bytes, *_ in rows):
         return  # no loader workers
-    require_room(
-        [
-            RankRoom(rank.node_rank, rank.host, Demand(*numbers[:2]), Room(*numbers[2:]))
+
+    def rooms(demand: Callable[[list[int]], Demand]) -> list[RankRoom]:
+        return [
+            RankRoom(rank.node_rank, rank.host, demand(numbers), Room(*numbers[3:]))
             for rank, numbers in zip(world.ranks, (list(map(int, row)) for row in rows), strict=True)
         ]
-    )
+
+    try:
+        require_room(rooms(lambda numbers: Demand(numbers[0], 1)))
+    except TrainingError:
+        training.loads_ahead = False
+        require_room(rooms(lambda numbers: Demand(*numbers[1:3])))
 
 
 def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:

@@ -21,12 +21,15 @@ class RankTimes(NamedTuple):
     """Means of one rank over the steps since the last log line; times are seconds of each step.
 
     Attributes:
+        batches_ready: batches that the loader workers had ready when one was asked for: 0 where the step waits for
+            them, more where they wait for the step.
         forward_s: computing before it waited for the others.
         device_use: fraction of the last moments in which its GPU was busy, in [0, 1]; NaN without one.
     """
 
     step_s: float
     data_wait_s: float
+    batches_ready: float
     forward_s: float
     mem_bytes: float
     device_use: float
@@ -50,13 +53,13 @@ class StepMeter:
         self._epoch_steps = self._steps_before = 0
         self._log_items = torch.zeros(len(names), dtype=torch.float64, device=world.device)
         self._log_steps = self._timed_steps = 0
-        self._data_wait_s = 0.0
+        self._data_wait_s, self._batches_ready = 0.0, 0
         self._epoch_start_s = self._log_start_s = clock()
 
     def start_clock(self) -> None:
         """Start to measure times; what was before does not count."""
         self._epoch_start_s = self._log_start_s = self._clock()
-        self._timed_steps, self._data_wait_s = 0, 0.0
+        self._timed_steps, self._data_wait_s, self._batches_ready = 0, 0.0, 0
         self._forward.read()
 
     def start_epoch(self) -> None:
@@ -89,9 +92,10 @@ class StepMeter:
         """Number of steps of this epoch in this attempt."""
         return self._epoch_steps - self._steps_before
 
-    def waited_for_data(self, seconds: float) -> None:
-        """Add `seconds` of waiting for a batch."""
+    def waited_for_data(self, seconds: float, batches_ready: int) -> None:
+        """Add `seconds` of waiting for a batch, and how many were ready when the wait began."""
         self._data_wait_s += seconds
+        self._batches_ready += batches_ready
 
     def add(self, terms: torch.Tensor | None) -> None:
         """Count one step with this rank's loss `terms`; None for a step that is left out."""
@@ -113,12 +117,14 @@ class StepMeter:
         own = RankTimes(
             step_s=(now_s - self._log_start_s) / num_steps,
             data_wait_s=self._data_wait_s / num_steps,
+            batches_ready=self._batches_ready / num_steps,
             forward_s=self._forward.read() / num_steps,
             mem_bytes=float(memory_bytes(device)),
             device_use=device_use(device),
         )
         self._log_items.zero_()
-        self._log_steps, self._timed_steps, self._data_wait_s, self._log_start_s = 0, 0, 0.0, now_s
+        self._log_steps, self._log_start_s = 0, now_s
+        self._timed_steps, self._data_wait_s, self._batches_ready = 0, 0.0, 0
         return means, [RankTimes(*row) for row in self._world.gather_numbers(list(own))]
 
     def read_epoch(self) -> tuple[Losses, float]:

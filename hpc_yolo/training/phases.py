@@ -17,23 +17,25 @@ SLOW_PHASE_S = 600.0  # for work of one rank while the others wait, and for a di
 class Phases:
     """Sends a heartbeat at the beginning of each phase; all ranks pass the same phases in the same order."""
 
-    def __init__(self, watchdog: Watchdog, position: Position) -> None:
+    def __init__(self, watchdog: Watchdog, position: Position, clock: Callable[[], float] = time.perf_counter) -> None:
         self._watchdog = watchdog
         self._position = position
+        self._clock = clock
 
     def training(self, batches: Iterator[TrainingBatch], on_wait: Callable[[float], None]) -> Iterator[TrainingBatch]:
         """Yield `batches`.
 
         Args:
-            on_wait: called with the seconds spent waiting for each.
+            on_wait: called with the seconds spent waiting for each, and for nothing else.
         """
         while True:
-            started_s = time.perf_counter()
             self._begin("waiting for data")
+            started_s = self._clock()
             batch = next(batches, None)
-            on_wait(time.perf_counter() - started_s)
+            waited_s = self._clock() - started_s
             if batch is None:
                 return
+            on_wait(waited_s)
             self._begin("step")
             yield batch
 

@@ -23,6 +23,7 @@ def step_logged(context: TrainingContext, step: int) -> StepLogged:
         images_per_s=context.schedule.batch / ranks[0].step_s,
         rank_step_s=[rank.step_s for rank in ranks],
         rank_data_wait_s=[rank.data_wait_s for rank in ranks],
+        rank_batches_ready=[rank.batches_ready for rank in ranks],
         rank_forward_s=[rank.forward_s for rank in ranks],
         rank_mem_bytes=[int(rank.mem_bytes) for rank in ranks],
         rank_device_use=[] if uses.count(None) == len(uses) else uses,

@@ -181,7 +181,9 @@ class Trainer:
         context = self.context
         first_step = self.position.step - self.epoch * self.cadence.steps_per_epoch
         batches = context.training.epoch(self.epoch, first_step, context.evaluations.class_maps)
-        return self.phases.training(batches, on_wait=context.meter.waited_for_data)
+        return self.phases.training(
+            batches, on_wait=lambda wait_s: context.meter.waited_for_data(wait_s, context.training.num_ready)
+        )
 
     def evaluate(self, model: nn.Module, epoch: int) -> None:
         """Evaluate the averaged `model` of `epoch`, and keep it if it is the best so far.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from image_sets import STILL, add, encoded, index_of, joined, members_of, noise_index, scan
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import source as source_module
@@ -20,6 +20,8 @@ from hpc_yolo.data.images import letterbox, read_image, resize_to, resized_wh, t
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.sampler import WINDOW, epoch_order, rect_plan
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.shards import ShardPlan
+from hpc_yolo.data.shared_memory import PREFETCH
 from hpc_yolo.evaluation.evaluator import to_original_pixels
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -443,3 +445,58 @@ def test_one_image_fills_a_rect_batch(odd_index):
     (batch,) = rect_epoch(alone)
     assert batch.images.shape == (4, 3, 64, 128)
     assert images_of(alone, 0, **RECT) == [0] * 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_next_epoch_is_loaded_while_the_task_is_away(train_index, workers):
+    """No worker waits for the task to begin the epoch: after an evaluation the first batches are there."""
+    loader = make_loader(train_index, workers=workers)
+    for epoch in range(3):
+        assert_same(loader.epoch(epoch), epoch_of(train_index, epoch))
+        if workers:
+            wait_until(lambda: loader._queue.num_ready == workers * PREFETCH, "batches of the next epoch")
+            loader_iterator = loader._loader._iterator
+    if workers:
+        next(loader.epoch(3))
+        assert loader.num_ready == workers * PREFETCH
+        assert loader._loader._iterator is loader_iterator
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_batches_ready_are_those_made_and_not_taken_even_after_a_jump(train_index, ahead):
+    loader = make_loader(train_index, workers=2)
+    loader.loads_ahead = ahead
+    for epoch, first_step in ((0, 0), (1, 0), (7, 1), (7, 2), (2, 0), (3, 0)):
+        batches = loader.epoch(epoch, first_step)
+        taken = [next(batches)] if epoch == 7 else list(batches)  # an epoch that is left
+        assert_same(taken, epoch_of(train_index, epoch, first_step)[: len(taken)])
+        if ahead:
+            wait_until(lambda: loader._queue.num_ready == 2 * PREFETCH, "batches")
+        else:
+            wait_until(lambda: loader._queue._made.sum() == loader._queue._num_sent, "batches")
+        assert loader._queue.num_ready == loader._queue._num_sent - loader._queue.num_taken
+
+
+def test_nothing_is_loaded_after_the_last_epoch(train_index):
+    loader = make_loader(train_index, workers=1, epochs=2)
+    for epoch in range(2):
+        assert_same(loader.epoch(epoch), epoch_of(train_index, epoch))
+    assert loader._queue._num_sent == 2 * len(loader)
+
+
+def test_draws_by_weight_wait_for_the_evaluation(train_index):
+    """The order of an epoch depends on it."""
+    loader, maps = make_loader(train_index, by_weight=True, workers=1), [1.0, 1.0, 1.0, 0.0]
+    list(loader.epoch(0))
+    assert loader._queue._num_sent == len(loader)
+    plain = make_loader(train_index, by_weight=True)
+    assert_same(loader.epoch(1, class_maps=maps), plain.epoch(1, class_maps=maps))
+
+
+def test_any_step_is_reached_without_those_before(train_index, monkeypatch):
+    """A million steps into an epoch must not take a million steps."""
+    monkeypatch.setattr(ShardPlan, "steps_per_epoch", 10**9)
+    loader = make_loader(train_index, batch=1)
+    batch = next(loader.epoch(0, 10**9 - 3))
+    assert len(batch.images) == 1
+    assert loader._queue._num_sent == 1

@@ -137,7 +137,8 @@ if kind == "training":
 else:
     loader = ValidationLoader(index, **options)
 try:
-    require_room([RankRoom(0, "here", loader.shared_demand, shared_room())])
+    demand = loader.demand(loads_ahead=True) if kind == "training" else loader.shared_demand
+    require_room([RankRoom(0, "here", demand, shared_room())])
     Path("/dev/shm/other").write_bytes(bytes(fill))
     batches = loader.epoch(0) if kind == "training" else iter(loader)  # workers take room from here on
     print("batches", sum(1 for _ in batches), flush=True)

@@ -192,7 +192,7 @@ def _rank_lines(detail: Detail) -> list[Text]:
     lines += [Text(f"! {problem}", style="bold red") for problem in rank_problems(detail.last_steps)]
     lines.append(
         Text(
-            f"{'rank':>5} {'host':18} {'local':>5} {'s/step':>8} {'waiting':>8} {'forward':>8} "
+            f"{'rank':>5} {'host':18} {'local':>5} {'s/step':>8} {'waiting':>8} {'ready':>6} {'forward':>8} "
             f"{'memory':>10} {'GPU':>5}",
             style="bold",
         )
@@ -203,9 +203,10 @@ def _rank_lines(detail: Detail) -> list[Text]:
     for rank, step_s, wait_s, mem_bytes in values:
         is_late = longest_s > 0 and wait_s - typical_s > STRAGGLER_FRACTION * longest_s
         forward = f"{step.rank_forward_s[rank.rank]:.3f}" if step.rank_forward_s else "-"
+        ready = f"{step.rank_batches_ready[rank.rank]:.1f}" if step.rank_batches_ready else "-"
         use = step.rank_device_use[rank.rank] if step.rank_device_use else None
         text = (
-            f"{rank.rank:5} {rank.host:18.18} {rank.local_rank:5} {step_s:8.3f} {wait_s:8.3f} {forward:>8} "
+            f"{rank.rank:5} {rank.host:18.18} {rank.local_rank:5} {step_s:8.3f} {wait_s:8.3f} {ready:>6} {forward:>8} "
             f"{short_bytes(mem_bytes):>10} {'-' if use is None else f'{use:.0%}':>5}"
         )
         lines.append(Text(text, style="bold red" if is_late or rank.rank == slow else ""))
@@ -289,7 +290,9 @@ def _short(event: AnyEvent) -> AnyEvent:
     if not isinstance(event, StepLogged):
         return event
     longest = {name: [max(getattr(event, name), default=0.0)] for name in ("rank_step_s", "rank_data_wait_s")}
-    return msgspec.structs.replace(event, **longest, rank_mem_bytes=[], rank_forward_s=[], rank_device_use=[])
+    return msgspec.structs.replace(
+        event, **longest, rank_mem_bytes=[], rank_forward_s=[], rank_device_use=[], rank_batches_ready=[]
+    )
 
 
 def _wrapped(text: str, width: int, style: str) -> list[Text]:
