@@ -12,6 +12,7 @@ import functools
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -74,11 +75,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the state directory of commands (list of runs) in a directory of this session, not in the home directory."""
+    """Set up what all tests and the processes that they start have in common, before the first test."""
     # The models of tests are so small that a second thread costs time, and a lot of it where other work runs beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Without bytecode files each of the many processes that tests start would compile the package again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # A shell ignores Ctrl-C in what it starts in the background, and so would the commands that tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="hpc-yolo-tests-state-")
 
 

@@ -162,12 +162,18 @@ def test_command_has_repository_python_and_own_directories(run_in_root, tmp_path
 def test_no_process_survives_the_runner(number, run_in_root):
     mark = f"{time.time():.6f}"
     command = ["sh", "-c", f"setsid sleep 1{mark} & sleep 2{mark}"]
-    with subprocess.Popen([*run_in_root, *command]) as runner:
+    # The tests themselves may run under nohup, and the runner leaves an ignored signal ignored.
+    with subprocess.Popen([*run_in_root, *command], preexec_fn=lambda: restore(number)) as runner:
         try:
             wait_until(lambda: num_sleeping(mark) == 2, "the command to run")
         finally:
             runner.send_signal(number)
     wait_until(lambda: num_sleeping(mark) == 0, "everything to be gone")
+
+
+def restore(number: signal.Signals) -> None:
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def num_sleeping(mark: str) -> int:

@@ -47,6 +47,10 @@ def killed_runs(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("killed-*"))
 
 
+def output_of(directory: Path, name: str) -> str:
+    return (directory / name / "output-0").read_text()
+
+
 def test_run_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_one(directory):
     reference = {size: digest(RunDirectory(directory / f"undisturbed-{size}")) for size in (1, 2)}
     done = [attempt["done"] for name in killed_runs(directory) for attempt in attempts(directory, name)]
@@ -68,7 +72,7 @@ def test_loss_is_at_most_an_interval_and_the_save_in_progress(directory):
 
 
 def test_killed_rank_ends_the_others_and_they_only_echo_it(directory):
-    """The next attempt counts it as killed; a mistake of ours would not be tried again."""
+    """The next attempt counts it as killed, and a rank whose loader worker dies says so; neither is our mistake."""
     for name in killed_runs(directory):
         for attempt in attempts(directory, name):
             if set(attempt["ends"].values()) == {0}:
@@ -77,7 +81,7 @@ def test_killed_rank_ends_the_others_and_they_only_echo_it(directory):
                 assert min(attempt["ends"].values()) == -9
                 assert 0 not in attempt["ends"].values()
             elif attempt["done"]:
-                assert attempt["ends"] == {"0": 11}, "a loader worker's death has words of its own"
+                assert attempt["ends"] == {"0": 11}, output_of(directory, name)
         causes = {event.cause for event in events(directory, name, AttemptEnded)}
         assert causes <= {Cause.KILLED, Cause.FINISHED}, name
 
