@@ -28,6 +28,7 @@ BENCHMARKS = {
     "loss": Benchmark("step", "bench_loss", 15, "The loss, forward and backward."),
     "val": Benchmark("val", "bench_val", 7, "NMS, matching and average precision."),
     "checkpoint": Benchmark("checkpoint", "bench_checkpoint", 5, "Steps with a save, a save on disk, a load."),
+    "epochs": Benchmark("epochs", "bench_epochs", 3, "Epochs with evaluations and saves over those without."),
     "startup": Benchmark("commands", "bench_startup", 9, "Start of commands, and imports of a task."),
     "submit": Benchmark("commands", "bench_submit", 9, "Dry runs: Slurm, site profile, local, a sweep of 1,000."),
     "status": Benchmark("status", "bench_status", 7, "Journals of many runs read, refreshed and drawn."),

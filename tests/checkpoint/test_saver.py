@@ -12,6 +12,8 @@ import itertools
 import os
 import random
 import stat
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,3 +166,31 @@ def test_save_without_sync_of_file_has_unreadable_state(recorded, tmp_path):
         for _ in open_every_state(recorder, ends, run, damaged.append):
             pass
         pytest.fail("every state opened")
+
+
+SAVE_BESIDE_TWO_THREADS = """
+import os, sys
+from pathlib import Path
+import torch
+from hpc_yolo.checkpoint.saver import SaveRequest, StateSaver
+
+large = {"large": torch.ones(2**20)}
+torch.add(large["large"], 1)
+before, threads = os.listdir("/proc/self/task"), torch.get_num_threads()
+with StateSaver() as saver:
+    saver.save(SaveRequest(Path(sys.argv[1]), {}, large, {}, epoch=0, step=1))
+    saver.wait()
+    (result,) = saver.results()
+    print(result.error, len(before), len(os.listdir("/proc/self/task")), threads, torch.get_num_threads())
+"""
+
+
+def test_save_starts_no_openmp_threads_and_leaves_those_of_training(tmp_path):
+    """A second team makes more threads than cores, and from then on every barrier of a training step sleeps."""
+    command = [sys.executable, "-c", SAVE_BESIDE_TWO_THREADS, str(tmp_path / "state")]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=True
+    )
+    error, before, after, threads, threads_after = done.stdout.split()
+    assert (error, int(after)) == ("None", int(before) + 1), "one thread more, which saves"
+    assert threads_after == threads
