@@ -16,6 +16,7 @@ from hpc_yolo.bench.compare import missing
 from hpc_yolo.bench.records import BenchRecord, BenchResult, Timing, read_record, read_records, spread, write_record
 from hpc_yolo.bench.rounds import Rounds
 from hpc_yolo.bench.run import BENCHMARKS, QUICK_ROUNDS, make_record, run_benchmark
+from hpc_yolo.cli.bench_scaling import scaling
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.monitor.progress import counting
 
@@ -36,6 +37,7 @@ def bench() -> None:
     hpc-yolo bench all --save benchmarks/results
     hpc-yolo bench compare OLD.json NEW.json exits with 1 where something has become slower
     hpc-yolo bench chart benchmarks/results  charts over the commits there
+    hpc-yolo bench scaling spec.yaml         train with 1, 2, 4, 8 ... GPUs, and print how that scales
     """
 
 
@@ -110,6 +112,7 @@ def _add_benchmark(name: str) -> None:
 
 for _name in BENCHMARKS:
     _add_benchmark(_name)
+bench.add_command(scaling)
 
 
 @bench.command("all", short_help="Run all of these.")

@@ -1,0 +1,188 @@
+"""Trainers from PyPI and this package as black boxes: how each is installed, and its command lines from its --help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a trainer is to do.
+
+    Attributes:
+        data: dataset YAML.
+        model: YAML of layers, or name of a model, as the trainer takes it.
+        output: directory for what it writes.
+        imgsz: side in pixels.
+        epochs: of a training.
+        workers: loader processes.
+        in_memory: keep decoded images in memory.
+        weights: of a validation.
+    """
+
+    data: Path
+    model: str
+    output: Path
+    imgsz: int = 640
+    epochs: int = 1
+    workers: int = 1
+    in_memory: bool = False
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer: its packages, models and command lines.
+
+    Attributes:
+        packages: what pip installs; () for this package, which is installed where this runs.
+        tiny: model with which a loader is measured, since it takes little time itself.
+        small: model of the size of v5n.
+        train, validate: return the arguments after the program.
+        program: name in the environment's bin.
+        weights: return the file of a finished training.
+    """
+
+    program: str
+    packages: tuple[str, ...]
+    tiny: str
+    small: str
+    train: Callable[[Task], list[str]]
+    validate: Callable[[Task], list[str]]
+    weights: Callable[[Path], Path]
+
+
+def _ours_train(task: Task) -> list[str]:
+    spec = task.output.with_suffix(".yaml")
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_text(
+        f"name: {task.output.name}\nmodel: {task.model}\ndata: {task.data}\noutput: {task.output.parent}\n"
+        f"cluster: {{executor: local, gpus_per_node: 0}}\n"
+        f"train: {{epochs: {task.epochs}, batch: {BATCH}, imgsz: {task.imgsz}, workers: {task.workers}, device: cpu, "
+        f"cache: {'ram' if task.in_memory else 'none'}, autoanchor: false, val_every: 0}}\n"
+    )
+    return ["submit", str(spec)]
+
+
+def _ours_validate(task: Task) -> list[str]:
+    return [
+        *("val", "--weights", str(task.weights), "--data", str(task.data), "--img", str(task.imgsz)),
+        *("--batch-size", str(BATCH), "--workers", str(task.workers), "--device", "cpu"),
+        *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
+    ]
+
+
+def _yolov5_train(task: Task) -> list[str]:
+    return [
+        *("train", "--data", str(task.data), "--cfg", task.model, "--weights", "", "--img", str(task.imgsz)),
+        *("--epochs", str(task.epochs), "--batch-size", str(BATCH), "--workers", str(task.workers), "--device", "cpu"),
+        *("--noval", "--noplots", "--noautoanchor", *(["--cache", "ram"] if task.in_memory else [])),
+        *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
+    ]
+
+
+def _yolov5_validate(task: Task) -> list[str]:
+    return [
+        *("val", f"--data={task.data}", f"--weights={task.weights}", f"--img={task.imgsz}", f"--batch={BATCH}"),
+        *(f"--workers={task.workers}", "--device=cpu", f"--project={task.output.parent}", f"--name={task.output.name}"),
+        "--exist_ok=True",
+    ]
+
+
+def _ultralytics(mode: str, task: Task) -> list[str]:
+    return [
+        *("detect", mode, f"data={task.data}", f"imgsz={task.imgsz}", f"batch={BATCH}", f"workers={task.workers}"),
+        *("device=cpu", "plots=False", f"project={task.output.parent}", f"name={task.output.name}", "exist_ok=True"),
+    ]
+
+
+def _ultralytics_train(task: Task) -> list[str]:
+    cache = "ram" if task.in_memory else "False"
+    return [
+        *(*_ultralytics("train", task), f"model={task.model}", "pretrained=False", f"epochs={task.epochs}"),
+        *("val=False", "close_mosaic=0", f"cache={cache}"),
+    ]
+
+
+def _libreyolo_train(task: Task) -> list[str]:
+    return [
+        *("train", "--data", str(task.data), "--model", task.model, "--no-pretrained", "--epochs", str(task.epochs)),
+        *("--batch", str(BATCH), "--imgsz", str(task.imgsz), "--workers", str(task.workers), "--device", "cpu"),
+        *("--no-val", "--no-amp", "--mixup", "0", "--degrees", "0", "--shear", "0", "--no-aug-epochs", "0"),
+        *("--warmup-epochs", "0", "--cache", "ram" if task.in_memory else "false"),
+        *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
+    ]
+
+
+def _libreyolo_validate(task: Task) -> list[str]:
+    return [
+        *("val", "--data", str(task.data), "--model", str(task.weights), "--batch", str(BATCH)),
+        *("--imgsz", str(task.imgsz), "--workers", str(task.workers), "--device", "cpu"),
+    ]
+
+
+TRAINERS = {
+    "hpc-yolo": Trainer(
+        "hpc-yolo",
+        (),
+        "TINY",
+        "yolov5n",
+        _ours_train,
+        _ours_validate,
+        lambda output: output,
+    ),
+    "yolov5": Trainer(
+        "yolov5",
+        ("yolov5==7.0.14", "torch==2.5.1", "torchvision==0.20.1", "numpy<2", "setuptools<81"),
+        "TINY",
+        "yolov5n.yaml",
+        _yolov5_train,
+        _yolov5_validate,
+        lambda output: output / "weights" / "last.pt",
+    ),
+    "ultralytics": Trainer(
+        "yolo",
+        ("ultralytics",),
+        "yolov8n.yaml",
+        "yolov8n.yaml",
+        _ultralytics_train,
+        lambda task: [*_ultralytics("val", task), f"model={task.weights}"],
+        lambda output: output / "weights" / "last.pt",
+    ),
+    "libreyolo": Trainer(
+        "libreyolo",
+        ("libreyolo",),
+        "yolox-n",
+        "yolox-n",
+        _libreyolo_train,
+        _libreyolo_validate,
+        lambda output: output / "weights" / "last.pt",
+    ),
+}
+
+
+def program_of(name: str, root: Path) -> Path:
+    """Return the program of a trainer, whose environment is installed below `root` if it is not there yet."""
+    trainer = TRAINERS[name]
+    if not trainer.packages:
+        return Path(sys.executable).parent / trainer.program
+    program = root / name / "bin" / trainer.program
+    if not program.exists():
+        print(f"installing {' '.join(trainer.packages)} into {root / name}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(root / name)], check=True)
+        pip = [str(root / name / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, *trainer.packages], check=True)
+    return program
+
+
+def versions(name: str, root: Path) -> str:
+    """Return the versions of a trainer and of torch in its environment."""
+    python = Path(sys.executable) if name == "hpc-yolo" else root / name / "bin" / "python"
+    script = f"from importlib.metadata import version as v; print('{name}', v('{name}'), 'torch', v('torch'))"
+    return subprocess.run([str(python), "-c", script], check=True, capture_output=True, text=True).stdout.strip()
