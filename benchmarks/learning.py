@@ -3,7 +3,7 @@
 The dataset is defined by its random draws, so it is the same on every machine: 200 + 60 images of 320 x 240 with filled
 rectangles and ellipses of four classes. 60 epochs at 160 px, batch 16, hyperparameters scratch-low.
 
-python benchmarks/learning.py DIRECTORY [--seeds 0 1 2]
+python benchmarks/learning.py DIRECTORY [--seeds 0 1 2] [--set data.mosaic_partners=window]
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], dest="changes", help="a field of the spec, as of submit")
     options = parser.parse_args()
     data = draw_set(options.directory / "set")
     spec = options.directory / "spec.yaml"
-    rows = [train(spec, data, options.directory, seed) for seed in options.seeds]
+    rows = [train(spec, data, options.directory, seed, options.changes) for seed in options.seeds]
     means = [statistics.mean(column) for column in zip(*rows, strict=True)]
     print(f"mean: mAP50 {means[0]:.3f}, mAP50-95 {means[1]:.3f}, {means[2]:.0f} s a run")
 
@@ -81,10 +82,11 @@ def draw_image(random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     return pixels, labels
 
 
-def train(spec: Path, data: Path, directory: Path, seed: int) -> tuple[float, float, float]:
+def train(spec: Path, data: Path, directory: Path, seed: int, changes: list[str]) -> tuple[float, float, float]:
     """Train one seed; return mAP50 and mAP50-95 after the last epoch, and the seconds with start-up."""
     spec.write_text(f"name: seed{seed}\ndata: {data}\noutput: {directory}\n{SPEC}")
     command = [sys.executable, "-m", "hpc_yolo", "submit", str(spec), "--set", f"train.seed={seed}"]
+    command += [part for change in changes for part in ("--set", change)]
     started_s = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started_s

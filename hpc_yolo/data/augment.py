@@ -71,6 +71,12 @@ def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, in
     return np.asarray(translation @ shear @ rotation @ perspective @ centre)
 
 
+def is_scale_and_shift(matrix: Matrix) -> bool:
+    """Return whether a matrix (3, 3) neither rotates, shears, mirrors nor changes the perspective."""
+    others = matrix[[0, 1, 2, 2], [1, 0, 0, 1]]
+    return not others.any() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+
+
 def warp_image(pixels: Pixels, matrix: Matrix, out: Pixels) -> None:
     """Move the image by `matrix` into `out` (height, width, 3), grey where it is empty."""
     output_wh = out.shape[1], out.shape[0]
@@ -90,13 +96,15 @@ def warp_boxes(
     """
     if len(boxes) == 0:
         return boxes
-    left, top, right, bottom = boxes[:, 1:].T.astype(np.float64)
-    corners = np.stack([left, top, right, bottom, left, bottom, right, top], axis=1).reshape(-1, 2)
-    moved = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
-    moved = (moved[:, :2] / moved[:, 2:]).reshape(-1, 4, 2)
-    hulls = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
-    hulls[:, 0::2] = hulls[:, 0::2].clip(0, output_wh[0])
-    hulls[:, 1::2] = hulls[:, 1::2].clip(0, output_wh[1])
+    if is_scale_and_shift(matrix):
+        hulls = boxes[:, 1:] * np.tile(matrix[[0, 1], [0, 1]], 2) + np.tile(matrix[:2, 2], 2)
+    else:
+        left, top, right, bottom = boxes[:, 1:].T.astype(np.float64)
+        corners = np.stack([left, top, right, bottom, left, bottom, right, top], axis=1).reshape(-1, 2)
+        moved = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
+        moved = (moved[:, :2] / moved[:, 2:]).reshape(-1, 4, 2)
+        hulls = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
+    hulls = hulls.clip(0, 2 * output_wh)
     min_area_fraction: float | npt.NDArray[np.float64] = MIN_AREA_FRACTION
     if outlines is not None and not outlines.is_empty:
         outlined = outlines.counts > 0

@@ -105,7 +105,9 @@ class TrainingSamples:
         chosen = draw_copied(random, outlines, self._hyp.copy_paste)
         canvas, boxes, outlines = paste_mirrored(canvas, boxes, outlines, chosen)
         whole = 0, 0, *canvas_wh
-        return Tile(lambda: canvas, whole, whole, boxes, outlines)
+        labels = augment.boxes_to_labels(boxes, *canvas_wh)
+        fractions = outlines.scaled(1 / canvas_wh[0], 1 / canvas_wh[1], 0, 0)
+        return Tile(lambda: canvas, whole, whole, canvas_wh, labels, fractions)
 
     def _draw_single(self, random: np.random.Generator, image: int, out: Pixels) -> Boxes:
         """Draw one image into `out`; return its boxes."""
@@ -129,10 +131,8 @@ class TrainingSamples:
         return resized_wh(width, height, self._imgsz)
 
     def _tile(self, image: int, target: tuple[float, float, float, float], source: tuple[int, int, int, int]) -> Tile:
-        width, height = self._wh(image)
-        boxes = augment.labels_to_boxes(self._index.labels[image], width, height)
-        outlines = self._index.outlines_of(image).scaled(width, height, 0, 0)
-        return Tile(functools.partial(self._source.read, image), target, source, boxes, outlines)
+        labels, outlines = self._index.labels[image], self._index.outlines_of(image)
+        return Tile(functools.partial(self._source.read, image), target, source, self._wh(image), labels, outlines)
 
 
 class ValidationSamples:

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpc_yolo.data.augment import Boxes, Matrix, warp_image
+from hpc_yolo.data.augment import Boxes, Matrix, is_scale_and_shift, warp_image
 from hpc_yolo.data.images import GREY, Pixels
+from hpc_yolo.data.labels import Labels
 from hpc_yolo.data.polygons import Outlines
 
 
@@ -28,14 +29,16 @@ class Tile:
     Attributes:
         read: return the pixels of the image; called only if the output shows some of them.
         target: xyxy on the canvas, where the part `source`, xyxy in pixels of the image, is laid out.
-        boxes: of the image's objects, in its pixels.
-        outlines: of the same objects, in its pixels.
+        wh: width and height of the image.
+        labels: of its objects.
+        outlines: of the same objects, in [0, 1].
     """
 
     read: Callable[[], Pixels]
     target: tuple[float, float, float, float]
     source: tuple[int, int, int, int]
-    boxes: Boxes
+    wh: tuple[int, int]
+    labels: Labels
     outlines: Outlines
 
 
@@ -106,12 +109,6 @@ def lay_out(tiles: Sequence[Tile], canvas_wh: tuple[int, int]) -> tuple[Pixels, 
     return canvas, *_on_canvas(tiles, spans, canvas_wh)
 
 
-def is_scale_and_shift(matrix: Matrix) -> bool:
-    """Return whether a matrix (3, 3) neither rotates, shears, mirrors nor changes the perspective."""
-    others = matrix[[0, 1, 2, 2], [1, 0, 0, 1]]
-    return not others.any() and matrix[0, 0] > 0 and matrix[1, 1] > 0
-
-
 def _draw_scaled(
     tiles: Sequence[Tile], matrix: Matrix, out: Pixels, is_shown: Callable[[Tile], bool] = lambda _tile: True
 ) -> list[tuple[Span, Span]]:
@@ -134,15 +131,21 @@ def _draw_scaled(
 def _on_canvas(
     tiles: Sequence[Tile], spans: Sequence[tuple[Span, Span]], canvas_wh: tuple[int, int]
 ) -> tuple[Boxes, Outlines]:
-    boxes, outlines = [], []
-    for tile, (x, y) in zip(tiles, spans, strict=True):
-        moved = tile.boxes * np.array([1, x.scale, y.scale, x.scale, y.scale])
-        boxes.append((moved + np.array([0, x.shift, y.shift, x.shift, y.shift])).astype(np.float32))
-        outlines.append(tile.outlines.scaled(x.scale, y.scale, x.shift, y.shift))
-    joined = np.concatenate(boxes)
-    joined[:, 1::2] = joined[:, 1::2].clip(0, canvas_wh[0])
-    joined[:, 2::2] = joined[:, 2::2].clip(0, canvas_wh[1])
-    return joined, Outlines.joined(outlines).clipped(*canvas_wh)
+    # From fractions of an image to the canvas: its width and height there, and its left and upper edge.
+    moves = [
+        (tile.wh[0] * x.scale, tile.wh[1] * y.scale, x.shift, y.shift)
+        for tile, (x, y) in zip(tiles, spans, strict=True)
+    ]
+    labels = np.concatenate([tile.labels for tile in tiles])
+    of_labels = np.repeat(np.array(moves), [len(tile.labels) for tile in tiles], axis=0)
+    centres = labels[:, 1:3] * of_labels[:, :2] + of_labels[:, 2:]
+    halves = labels[:, 3:] * of_labels[:, :2] / 2
+    boxes = np.concatenate([labels[:, :1], centres - halves, centres + halves], axis=1).astype(np.float32)
+    np.clip(boxes[:, 1:], 0, np.array(2 * canvas_wh, dtype=np.float32), out=boxes[:, 1:])
+    if all(tile.outlines.is_empty for tile in tiles):
+        return boxes, Outlines.none(len(boxes))
+    outlines = [tile.outlines.scaled(*move) for tile, move in zip(tiles, moves, strict=True)]
+    return boxes, Outlines.joined(outlines).clipped(*canvas_wh)
 
 
 def _is_shown(target: tuple[float, float, float, float], matrix: Matrix, output_wh: tuple[int, int]) -> bool:

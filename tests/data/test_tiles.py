@@ -12,6 +12,7 @@ from image_sets import TRIANGLE, bounds_of_white, index_of, object_on_black, out
 
 from hpc_yolo.data import augment
 from hpc_yolo.data.augment import Warp
+from hpc_yolo.data.labels import NO_LABELS
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out, span
@@ -100,7 +101,7 @@ def test_boxes_of_scaled_tiles_end_where_their_objects_do(scale, shift):
         pixels, labels = object_on_black(S, S, (20, 30, 110, 100))
         target, source = augment.mosaic_tile(position, (S, S), (S, S), S)
         read = functools.partial(np.asarray, pixels)
-        tile = Tile(read, target, source, augment.labels_to_boxes(labels, S, S), Outlines.none(1))
+        tile = Tile(read, target, source, (S, S), labels, Outlines.none(1))
         out = np.empty((S, S, 3), dtype=np.uint8)
         boxes, _ = draw_tiles([tile], matrix, (2 * S, 2 * S), out)
         kept = augment.warp_boxes(boxes, matrix, scale, (S, S))
@@ -111,13 +112,13 @@ def test_boxes_of_scaled_tiles_end_where_their_objects_do(scale, shift):
 @pytest.mark.parametrize("degrees", [0.0, 5.0], ids=["scaled", "warped"])
 def test_images_that_the_output_does_not_show_are_not_read(degrees):
     """At twice the size the middle of the canvas is shown, and the centre of this mosaic is below it, on the right."""
-    index, source = smooth_images()
+    _, source = smooth_images()
     matrix = augment.warp_matrix(Warp(scale=2, angle=degrees), (2 * S, 2 * S), (S, S))
     tiles = []
     for position in range(4):
         target, part = augment.mosaic_tile(position, (S, S), (190, 190), S)
         read = functools.partial(source.read, 3 + position)
-        tiles.append(Tile(read, target, part, np.zeros((0, 5), np.float32), index.outlines_of(0).part(0, 0)))
+        tiles.append(Tile(read, target, part, (S, S), NO_LABELS, Outlines.none(0)))
     draw_tiles(tiles, matrix, (2 * S, 2 * S), np.empty((S, S, 3), dtype=np.uint8))
     assert source.asked == [3]
 
@@ -169,7 +170,7 @@ def test_outlines_of_a_mosaic_lie_on_their_objects_and_end_at_the_canvas(centre)
     cv2.fillPoly(pixels, [(TRIANGLE * S).astype(np.int32)], (255, 255, 255))
     (left, top), (right, bottom) = TRIANGLE.min(axis=0), TRIANGLE.max(axis=0)
     labels = np.array([[0, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]], dtype=np.float32)
-    canvas, boxes, outlines = laid_out([(pixels, labels)] * 4, centre, outlines_of(TRIANGLE * S))
+    canvas, boxes, outlines = laid_out([(pixels, labels)] * 4, centre, outlines_of(TRIANGLE))
     assert outlines.counts.tolist() == [3] * 4
     drawn = np.zeros((2 * S, 2 * S), dtype=np.uint8)
     for index, box in enumerate(boxes):
@@ -186,7 +187,6 @@ def laid_out(images, centre, outlines=None):
     for position, (pixels, labels) in enumerate(images):
         height, width = pixels.shape[:2]
         target, source = augment.mosaic_tile(position, (width, height), centre, S)
-        boxes = augment.labels_to_boxes(labels, width, height)
         read = functools.partial(np.asarray, pixels)
-        tiles.append(Tile(read, target, source, boxes, outlines or Outlines.none(len(boxes))))
+        tiles.append(Tile(read, target, source, (width, height), labels, outlines or Outlines.none(len(labels))))
     return lay_out(tiles, (2 * S, 2 * S))
