@@ -17,6 +17,8 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.data.archives.archive import archive_on
+from hpc_yolo.data.files import file_state, is_dir, names_in, read_bytes
 
 # COCO has numbers for 91 kinds of things, and objects of 80 of them.
 UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91})
@@ -90,9 +92,9 @@ def annotation_file(path: Path) -> Path:
     Raises:
         DataError: the directory has none, or several.
     """
-    if not path.is_dir():
+    if not is_dir(path):
         return path
-    found = sorted(path.glob("*.json"))
+    found = [path / name for name in names_in(path) if name.endswith(".json")]
     if len(found) != 1:
         seen = f"{len(found)} JSON files ({', '.join(file.name for file in found[:3])})" if found else "no JSON file"
         raise DataError(f"{path}: is a directory with {seen}", hint="name the file of annotations: train: FILE.json")
@@ -106,6 +108,8 @@ def read_coco(path: Path, kind: type[Content]) -> Content:
         DataError: it cannot be read, or is not in COCO's format; the message has what was seen, and where.
     """
     try:
+        if archive_on(path) is not None:
+            return _decoded(path, read_bytes(path).removeprefix(BYTE_ORDER_MARK), kind)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             if kind is CocoFile or mapped[: len(BYTE_ORDER_MARK)] == BYTE_ORDER_MARK:
                 return _decoded(path, mapped[:].removeprefix(BYTE_ORDER_MARK), kind)
@@ -134,13 +138,12 @@ def coco_names_in(paths: Sequence[Path]) -> tuple[str, ...]:
     """
     names: dict[str, None] = {}
     for path in paths:
-        found = path.stat()
-        names |= dict.fromkeys(_names_in(path, found.st_size, found.st_mtime_ns))
+        names |= dict.fromkeys(_names_in(path, file_state(path)))
     return tuple(names)
 
 
 @functools.lru_cache(maxsize=16)
-def _names_in(path: Path, _size: int, _time_ns: int) -> tuple[str, ...]:
+def _names_in(path: Path, _state: bytes) -> tuple[str, ...]:
     categories = sorted(read_coco(path, CocoImages).categories, key=lambda category: category.id)
     if not categories:
         raise DataError(f"{path}: its list of categories is empty", hint="write names: into the dataset YAML")

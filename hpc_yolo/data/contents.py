@@ -1,21 +1,19 @@
 """The bytes of images, by their address in an `ImageIndex`: the one module that opens them.
 
-An address is the path of a file, or the path of a shard of a packed set followed by the name of a member:
-DIR/train-00000.tar/images/train/1.jpg.
+An address is the path of a file, or that of an archive or a shard of a packed set followed by the name of a member:
+coco.zip/images/train/1.jpg, DIR/train-00000.tar/images/train/1.jpg.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_yolo.data.archives.archive import PARTS, member_of
 from hpc_yolo.data.copies import readable_files
 from hpc_yolo.data.pack.index import SplitIndex, shard_index
-
-_MEMBER = re.compile(r"\.tar/")
 
 
 class ContentState(NamedTuple):
@@ -30,10 +28,14 @@ def read_content(path: str) -> bytes:
 
     Raises:
         OSError: they cannot be read, or are damaged; its `filename` is `path`.
+        DataError: it is in an archive that is refused.
     """
     try:
-        if (member := _member(path)) is not None:
-            return member[0].read_member(*member[1:])
+        if PARTS.search(path):
+            if (member := _packed_member(path)) is not None:
+                return member[0].read_member(*member[1:])
+            if (place := member_of(path)) is not None:
+                return place[0].read(place[1])
         return _read_file(path)
     except OSError as error:
         error.filename = path  # a failed read has none
@@ -56,16 +58,19 @@ def content_state(path: str) -> ContentState:
     Raises:
         OSError: there is no such image.
     """
-    if (member := _member(path)) is not None:
-        return ContentState(*member[0].state(member[0].find_member(*member[1:])))
+    if PARTS.search(path):
+        if (member := _packed_member(path)) is not None:
+            return ContentState(*member[0].state(member[0].find_member(*member[1:])))
+        if (place := member_of(path)) is not None:
+            return ContentState(place[0].find(place[1]).size, place[0].version[-1])
     found = os.stat(path)  # noqa: PTH116, a Path costs more than the call
     return ContentState(found.st_size, found.st_mtime_ns)
 
 
-def _member(path: str) -> tuple[SplitIndex, int, str] | None:
-    """Return (index, number of the shard, name of the member) of an address in a packed set; None for a file."""
-    for found in _MEMBER.finditer(path):
-        shard = shard_index(Path(path[: found.end() - 1]))
+def _packed_member(path: str) -> tuple[SplitIndex, int, str] | None:
+    """Return (index, number of the shard, name of the member) of an address in a packed set; None for others."""
+    for found in PARTS.finditer(path):
+        shard = shard_index(Path(path[: found.end()]))
         if shard is not None:
-            return *shard, path[found.end() :]
+            return *shard, path[found.end() + 1 :]
     return None

@@ -14,6 +14,7 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import dataset_names, shipped_dataset
+from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.dataset_format import SPLITS as SPLITS
 from hpc_yolo.data.dataset_format import YOLO, drops_difficult, names_in_labels, read_format, read_image_directories
 from hpc_yolo.data.dataset_paths import (
@@ -25,6 +26,7 @@ from hpc_yolo.data.dataset_paths import (
     path_here,
 )
 from hpc_yolo.data.dataset_task import read_kpt_shape, task_messages
+from hpc_yolo.data.files import exists, is_dir, read_bytes
 from hpc_yolo.data.pack.layout import UNFINISHED
 
 ABSENT = ("", "null", "~")
@@ -209,7 +211,7 @@ def _read(source: Path | InlineDataset) -> tuple[Path, Path, dict[str, Any]]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)
+        content = yaml.load(read_bytes(path).decode("utf-8-sig"), Loader=_TextLoader)
     except FileNotFoundError:
         shipped = ", ".join(dataset_names())
         raise DataError(
@@ -248,7 +250,10 @@ def _root(source: Path, written: object) -> Path:
         return source.parent
     root = path_here(str(written))
     beside = source.parent / root
-    return beside if beside.exists() else root.absolute()
+    if (archive := archive_on(source)) is not None:
+        # Nothing outside of an archive is read; a root on the machine where it was made is the directory of its YAML.
+        return beside if archive_on(beside) == archive and is_dir(beside) else source.parent
+    return beside if exists(beside) else root.absolute()
 
 
 def _splits(
@@ -259,9 +264,9 @@ def _splits(
     for name in SPLITS:
         splits[name] = _split_paths(source, name, root, content.get(name))
         for path in splits[name]:
-            if not path.exists() and name in needed:
+            if not exists(path) and name in needed:
                 raise DataError(f"{source}: {name}: {path} does not exist", hint=_missing_hint(source, root, content))
-        missing = [path for path in splits[name] if not path.exists()]
+        missing = [path for path in splits[name] if not exists(path)]
         if missing:
             splits[name] = ()
             messages.append(f"{source}: {name}: {missing[0]} does not exist; nothing is read from this split now")
@@ -290,7 +295,7 @@ def _split_path(root: Path, entry: str) -> Path:
     forms = dict.fromkeys([entry, entry.replace("\\", "/")])
     # Paths in exported YAMLs are often relative to a subdirectory of the YAML's own directory.
     forms |= dict.fromkeys(form.removeprefix("../") for form in tuple(forms))
-    found = next((path for path in (root / form for form in forms) if path.exists()), None)
+    found = next((path for path in (root / form for form in forms) if exists(path)), None)
     return root / path_here(entry) if found is None else found
 
 
@@ -313,7 +318,7 @@ def _annotation_directory(source: Path, root: Path, content: Mapping[str, Any]) 
     if "annotations" not in content:
         return None
     directory = _split_path(root, _require_path(source, "annotations", content["annotations"]))
-    if not directory.is_dir():
+    if not is_dir(directory):
         raise DataError(f"{source}: annotations: {directory} is not a directory")
     return directory
 

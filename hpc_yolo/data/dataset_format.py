@@ -8,6 +8,7 @@ from typing import Any
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import annotation_file, coco_names_in
+from hpc_yolo.data.files import exists
 
 YOLO, COCO, VOC = "yolo", "coco", "voc"
 FORMATS = (YOLO, COCO, VOC)
@@ -80,7 +81,7 @@ def names_in_labels(
     Raises:
         DataError: none exists here, or a file is invalid.
     """
-    here = next((files for files in map(splits.get, SPLITS) if files and all(file.exists() for file in files)), None)
+    here = next((files for files in map(splits.get, SPLITS) if files and all(map(exists, files))), None)
     if here is None:
         written = next((str(files[0]) for files in map(splits.get, SPLITS) if files), "nowhere")
         order = "the categories' ids" if kind == COCO else "the classes"

@@ -12,7 +12,10 @@ from typing import Any
 
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.package_data import YAML_SUFFIXES
 from hpc_yolo.core.variables import UnsetVariable, expanded, variables_in
+from hpc_yolo.data.archives.archive import open_archive
+from hpc_yolo.data.archives.dataset_yaml import dataset_yaml_in
 from hpc_yolo.spec.paths import has_variables
 
 DATASET_FILE = "dataset.yaml"
@@ -38,13 +41,21 @@ def path_here(written: str | Path) -> Path:
 
 
 def dataset_file(written: str | Path) -> Path:
-    """Return the dataset YAML that `written` means, as it is written: of a directory the dataset.yaml in it.
+    """Return the dataset YAML that `written` means, as it is written: that in a directory or in an archive.
 
     Raises:
-        DataError: a variable in it is not set.
+        DataError: a variable in it is not set, or an archive is refused.
     """
     path = path_here(written)
-    return Path(written) / DATASET_FILE if (path / DATASET_FILE).is_file() else Path(written)
+    if (path / DATASET_FILE).is_file():
+        return Path(written) / DATASET_FILE
+    if path.suffix in YAML_SUFFIXES or not path.is_file():
+        return Path(written)
+    try:
+        archive = open_archive(path)
+        return Path(written) if archive is None else Path(written) / dataset_yaml_in(archive)
+    except OSError as error:
+        raise DataError(f"data: {path} cannot be read: {error.strerror}") from error
 
 
 def entries_of(written: object) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
+from hpc_yolo.data.files import is_dir, members_below
 from hpc_yolo.data.image_lists import read_image_list
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
@@ -43,7 +44,7 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
     notes: list[str] = []
     skipped: Counter[str] = Counter()
     for source in split:
-        if source.is_dir():
+        if is_dir(source):
             files: Iterable[Path] = _files_below(source)
         else:
             listed = read_image_list(source, root)
@@ -83,6 +84,9 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
 
 def _files_below(directory: Path) -> Iterator[Path]:
     """Yield all files below `directory`, following links, each directory once."""
+    if (members := members_below(directory)) is not None:
+        yield from members
+        return
     seen = set()
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
         if (real := os.path.realpath(parent)) in seen:

@@ -15,6 +15,8 @@ from pathlib import Path, PureWindowsPath
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
+from hpc_yolo.data.archives.archive import archive_on
+from hpc_yolo.data.files import exists, is_dir, read_bytes
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
 MAX_PARENTS = 3  # directories above that of the list to which its paths may be relative
@@ -75,7 +77,7 @@ def list_lines(source: Path) -> Iterator[tuple[int, str]]:
         DataError: the list cannot be read, or is not text.
     """
     try:
-        content = source.read_bytes()
+        content = read_bytes(source)
     except OSError as error:
         raise DataError(f"{source} is not a list of images: it cannot be read: {error.strerror}") from error
     try:
@@ -112,6 +114,7 @@ class ImageSearch:
         directory = source.absolute().parent
         above = [parent for parent in list(directory.parents)[:MAX_PARENTS] if parent != parent.parent]
         roots = [root.absolute()] if root is not None else []
+        self._archive = archive_on(source)
         self._directory, self._known = directory, [directory, *roots, *above]
         self._bases = list(dict.fromkeys([directory, *roots, Path.cwd(), *above]))
         self._directories: dict[Path, list[tuple[Path, bool]]] = {}
@@ -126,7 +129,7 @@ class ImageSearch:
         for written in _readings(line):
             for directory, is_shortened in self._candidates(written.parent):
                 path = directory / written.name
-                if not os.path.exists(path):  # noqa: PTH110, a name that is too long is not an error
+                if not exists(path):
                     continue
                 if is_shortened and self._shortened.setdefault(path, written) != written:
                     raise DataError(
@@ -162,7 +165,9 @@ class ImageSearch:
             if parts:
                 shortened.append(self._directory)
             found = dict.fromkeys([*((path, False) for path in whole), *((path, True) for path in shortened)])
-            self._directories[parent] = [(path, short) for path, short in found if path.is_dir()]
+            if self._archive is not None:  # whose lists name nothing outside of it
+                found = {one: None for one in found if archive_on(one[0]) == self._archive}
+            self._directories[parent] = [(path, short) for path, short in found if is_dir(path)]
         return self._directories[parent]
 
 

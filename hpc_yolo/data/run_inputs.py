@@ -31,6 +31,7 @@ from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
 from hpc_yolo.data.dataset_paths import dataset_file, differs_between_nodes, path_here
+from hpc_yolo.data.files import is_file
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import (
     load_hyperparameters,
@@ -176,7 +177,7 @@ def readable_dataset(data: str) -> Path | None:
         path = path_here(dataset_file(data))
     except DataError:
         return None
-    return path if path.is_file() else None
+    return path if is_file(path) else None
 
 
 def require_dataset_of_node(run: RunDirectory, spec: Spec) -> None:

@@ -19,10 +19,11 @@ from hpc_yolo.core.units import counted
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import lacks_end_mark, silence_decoder
+from hpc_yolo.data.files import file_state
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.packed import PackedSplit
-from hpc_yolo.data.formats.split import Annotations, SplitReader, file_state
+from hpc_yolo.data.formats.split import Annotations, SplitReader
 from hpc_yolo.data.image_checks import describe_os_error, usable_pixels
 from hpc_yolo.data.labels import MAX_PROBLEMS, NO_CROWDS, Crowds, Examples, Findings, ImageIndex
 from hpc_yolo.data.polygons import Outlines

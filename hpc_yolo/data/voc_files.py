@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.archives.archive import archive_on
+from hpc_yolo.data.files import is_dir, members_below, read_bytes
 from hpc_yolo.data.image_lists import list_lines
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 
@@ -59,7 +61,7 @@ def read_voc(path: Path) -> VocAnnotation:
         ValueError: it is not VOC's XML; the message begins with its path.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Refusing()))
+        root = ElementTree.fromstring(read_bytes(path), ElementTree.XMLParser(target=_Refusing()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         what = f"is not XML: {error}" if isinstance(error, ElementTree.ParseError) else str(error)
         raise ValueError(f"{path}: {what}") from error
@@ -105,8 +107,9 @@ def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Pat
     Raises:
         DataError: the list cannot be read, or the directory has no XML file.
     """
-    if source.is_dir():
-        found = sorted(path for path in source.rglob(f"*{XML}") if not path.name.startswith("."))
+    if is_dir(source):
+        below = members_below(source) or source.rglob(f"*{XML}")
+        found = sorted(path for path in below if path.suffix == XML and not path.name.startswith("."))
         if not found:
             raise DataError(f"{source}: has no {XML} files", hint="train: ImageSets/Main/train.txt, or their directory")
         return found
@@ -118,7 +121,7 @@ def beside_list(source: Path, root: Path, *names: str) -> Path | None:
     """Return the first existing directory of `names` beside ImageSets, or beside a list, or in `root`."""
     above = next((parent.parent for parent in source.parents if parent.name == LISTS), source.parent)
     tried = (base / name for base in dict.fromkeys((above, source.parent, root)) for name in names)
-    return next((path for path in tried if path.is_dir()), None)
+    return next((path for path in tried if is_dir(path)), None)
 
 
 def _name(line: str) -> str:
@@ -134,7 +137,8 @@ def voc_names_in(files: Sequence[Path]) -> tuple[str, ...]:
     Raises:
         DataError: a file is invalid, or there are no objects.
     """
-    newest_ns = max((path.stat().st_mtime_ns for path in files if path.exists()), default=0)
+    on_disk = {archive_on(path) or path for path in files}
+    newest_ns = max((path.stat().st_mtime_ns for path in on_disk if path.exists()), default=0)
     return _names_in(tuple(files), newest_ns)
 
 

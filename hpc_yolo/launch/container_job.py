@@ -23,6 +23,7 @@ from hpc_yolo.cluster.env_values import literal
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.variables import variables_in
+from hpc_yolo.data.archives.archive import PARTS, archive_on
 from hpc_yolo.data.dataset import SPLITS, dataset_content
 from hpc_yolo.data.run_inputs import dataset_yaml
 from hpc_yolo.runs.directory import RunDirectory
@@ -121,7 +122,7 @@ def data_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
         yield _value(str(Path(spec.data.path).parent))
         return
     root = content["path"]
-    yield from _with_target(root)
+    yield from _with_target(_on_disk(root))
     for name in SPLITS:
         for entry in content.get(name, []):
             yield from _split_directories(entry if entry.startswith(("/", "$", "~")) else f"{root}/{entry}")
@@ -129,6 +130,9 @@ def data_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
 
 def _split_directories(split: str) -> Iterator[str]:
     """Yield the directory of the images and labels of a split, and where links in it lead."""
+    if (on_disk := _on_disk(split)) != split:
+        yield from _with_target(on_disk)
+        return
     # Labels are beside the images: data/images/train has its labels in data/labels/train.
     head, images, tail = split.rpartition("/images/")
     yield from _with_target(head if images else str(Path(split).parent))
@@ -171,6 +175,14 @@ def _with_target(directory: str) -> Iterator[str]:
     yield _value(directory)
     if not has_variables(directory) and (real := os.path.realpath(directory)) != directory:
         yield literal(real)
+
+
+def _on_disk(path: str) -> str:
+    """Return `path`, or the directory of the archive that it goes through."""
+    archive = archive_on(Path(os.path.realpath(path)))
+    if archive is None and has_variables(path) and (part := PARTS.search(path)):
+        archive = Path(path[: part.end()])
+    return path if archive is None else str(archive.parent)
 
 
 def _value(path: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.dataset import SPLITS, dataset_content
+from hpc_yolo.data.files import exists
 from hpc_yolo.data.run_inputs import dataset_yaml
 from hpc_yolo.launch.stages import own_stage_jobs, require_accepted
 from hpc_yolo.runs.directory import RunDirectory
@@ -61,6 +62,6 @@ def _require_splits(spec: Spec, run: RunDirectory) -> None:
     for split, field in wanted.items():
         if split not in there:
             raise SpecError(f"{field}: {source} has no split {split}", hint=f"the dataset has {', '.join(there)}")
-        missing = [path for path in content[split] if not (has_variables(path) or Path(path).exists())]
+        missing = [path for path in content[split] if not (has_variables(path) or exists(Path(path)))]
         if missing:
             raise SpecError(f"{field}: {missing[0]}, {split} of {source}, does not exist")

@@ -347,4 +347,9 @@ def _dataset_path(written: str, directory: Path) -> str:
 
 def _absolute(path: str, directory: Path) -> str:
     beside = (directory / path).absolute()
-    return str(beside if os.path.exists(beside) else Path(path).absolute())  # noqa: PTH110, it takes any text
+    return str(beside if _is_there(beside) else Path(path).absolute())
+
+
+def _is_there(path: Path) -> bool:
+    """Return True if `path` exists, or goes through a file, which may be an archive."""
+    return os.path.exists(path) or any(map(os.path.isfile, path.parents))  # noqa: PTH110, they take any text

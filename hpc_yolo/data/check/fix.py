@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.check.corrections import Corrections
 from hpc_yolo.data.dataset import SPLITS, Dataset, dataset_content
 from hpc_yolo.data.formats.split import SplitReader
@@ -97,6 +98,8 @@ def require_fixable(dataset: Dataset, readers: Mapping[str, SplitReader], direct
     Raises:
         DataError: the labels have another format, or the directory is a file or has content.
     """
+    if (archive := archive_on(dataset.root)) is not None:
+        raise DataError(f"{archive}: --fix links to directories of images, which an archive has not", hint="unpack it")
     for split, reader in readers.items():
         if not isinstance(reader, YoloSplit):
             raise DataError(

@@ -12,23 +12,32 @@ classes, is read by a module beside `dataset`, without NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.dataset_format import COCO, VOC
+from hpc_yolo.data.dataset_format import COCO, VOC, YOLO
 from hpc_yolo.data.formats.coco import CocoSplit
 from hpc_yolo.data.formats.packed import PackedSplit, is_packed
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.formats.voc import VocSplit
 from hpc_yolo.data.formats.yolo import YoloSplit
 
+READERS: dict[str, Callable[[Dataset, str], SplitReader]] = {YOLO: YoloSplit, COCO: CocoSplit, VOC: VocSplit}
+
 
 def open_split(dataset: Dataset, split: str) -> SplitReader:
     """Return the images and labels of a split of `dataset`.
 
     Raises:
-        DataError: there is no such split, or no image in it.
+        DataError: there is no such split, or no image in it; or one is outside of the archive that has the dataset.
     """
     if is_packed(dataset, split):
         return PackedSplit(dataset, split)
-    if dataset.format == COCO:
-        return CocoSplit(dataset, split)
-    return VocSplit(dataset, split) if dataset.format == VOC else YoloSplit(dataset, split)
+    reader = READERS[dataset.format](dataset, split)
+    if (archive := archive_on(dataset.root)) is not None:
+        outside = next((image for image in reader.images if not str(image).startswith(f"{archive}/")), None)
+        if outside is not None:
+            raise DataError(f"{dataset.source}: {split}: {outside} is not in {archive}; nothing outside of it is read")
+    return reader

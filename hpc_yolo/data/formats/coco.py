@@ -17,11 +17,12 @@ from pathlib import Path
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import CocoImage, CocoImages, annotation_file, read_coco
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.files import cache_file, file_state
 from hpc_yolo.data.formats.coco_images import find_coco_images
 from hpc_yolo.data.formats.coco_objects import CocoObjects
 from hpc_yolo.data.formats.objects import LabelledObject
 from hpc_yolo.data.formats.remarks import other_shapes
-from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of, file_state
+from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.labels import ImageIndex
 
@@ -141,4 +142,4 @@ def _cache_path(files: list[Path]) -> Path:
     name = files[0].stem
     if len(files) > 1:  # a split that has the first file alone has a cache of its own
         name += "-" + hashlib.sha256(os.fsencode("\n".join(map(str, files)))).hexdigest()[:8]
-    return files[0].parent / f".{name}.hpc-yolo.npz"
+    return cache_file(files[0].parent, name)

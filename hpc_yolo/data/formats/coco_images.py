@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import CocoImage, ImageId
+from hpc_yolo.data.files import names_in
 
 PREFIX = "instances_"  # of COCO's own files: instances_val2017.json has the images in val2017
 NUM_TRIED = 20  # images of a file by which the directory of all is found
@@ -107,7 +108,7 @@ class _Listing:
         parent, name = os.path.split(path)
         if parent not in self._names:
             try:
-                self._names[parent] = frozenset(os.listdir(parent))  # noqa: PTH208, names alone
+                self._names[parent] = frozenset(names_in(Path(parent)))
             except OSError:
                 self._names[parent] = frozenset()
         return name in self._names[parent]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.files import file_state
 from hpc_yolo.data.formats.objects import LabelledObject
-from hpc_yolo.data.formats.split import Annotations, WrittenObject, file_state
+from hpc_yolo.data.formats.split import Annotations, WrittenObject
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.pack.index import open_index
 from hpc_yolo.data.pack.layout import is_index

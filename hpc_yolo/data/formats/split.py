@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -134,12 +133,3 @@ def annotations_of(objects: Iterable[LabelledObject]) -> Annotations:
 
 def _rows(labels: Iterable[tuple[float, ...]]) -> Labels:
     return np.array(list(labels), dtype=np.float32).reshape(-1, 5)
-
-
-def file_state(path: Path) -> bytes:
-    """Return bytes that change when the file does; none where there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return b""
-    return os.fsencode(f"\n{path} {found.st_size} {found.st_mtime_ns}")

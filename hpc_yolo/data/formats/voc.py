@@ -13,9 +13,10 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.files import cache_file, exists, file_state, is_dir, is_file, names_in
 from hpc_yolo.data.formats.objects import LabelledObject, cut_box
 from hpc_yolo.data.formats.remarks import CUT, WITHOUT_AREA, Remarks, other_shapes
-from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of, file_state
+from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.labels import ImageIndex
@@ -77,11 +78,11 @@ class VocSplit:
 
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`; see `SplitReader.read`."""
-        return annotations_of(self.objects(image)) if self._files[image].exists() else Annotations(is_missing=True)
+        return annotations_of(self.objects(image)) if exists(self._files[image]) else Annotations(is_missing=True)
 
     def read_each(self, image: Path) -> list[WrittenObject] | None:
         """Return every object of `image`; see `SplitReader.read_each`."""
-        if not self._files[image].exists():
+        if not exists(self._files[image]):
             return None
         return [
             WrittenObject(number, problem=one)
@@ -105,7 +106,7 @@ class VocSplit:
     def explain_missing(self, image: Path, *, are_all_missing: bool = False) -> str:  # noqa: ARG002, of the interface
         """Return where the XML of `image` would be."""
         directory = self._files[image].parent
-        return "" if directory.is_dir() else f"there is no directory {directory}; annotations: DIR names another"
+        return "" if is_dir(directory) else f"there is no directory {directory}; annotations: DIR names another"
 
     def remarks(self, index: ImageIndex) -> list[str]:
         """Return what was noticed in the files, a sentence each."""
@@ -158,7 +159,7 @@ class _ImageFinder:
     """Finds the image of an XML file by its name without suffix, else by the name in the file."""
 
     def __init__(self, source: Path, root: Path, images: Path | None, annotations: Path | None) -> None:
-        self._base = source if source.is_dir() else annotations or beside_list(source, root, "Annotations")
+        self._base = source if is_dir(source) else annotations or beside_list(source, root, "Annotations")
         found = [images] if images is not None else [beside_list(source, root, IMAGES, "images"), self._base]
         self._directories = [directory for directory in found if directory is not None]
         self._names: dict[Path, dict[str, str]] = {}
@@ -181,13 +182,13 @@ class _ImageFinder:
             written = Path(read_voc(file).file_name.replace("\\", "/")).name
         except (OSError, ValueError):
             return None
-        return next((base / written for base in bases if written and (base / written).is_file()), None)
+        return next((base / written for base in bases if written and is_file(base / written)), None)
 
     def _listed(self, directory: Path) -> dict[str, str]:
         """Return stem -> name of the images in `directory`."""
         if directory not in self._names:
             try:
-                names = sorted(os.listdir(directory))  # noqa: PTH208, names alone
+                names = names_in(directory)
             except OSError:
                 names = []
             self._names[directory] = {
@@ -200,4 +201,4 @@ def _cache_path(sources: tuple[Path, ...]) -> Path:
     """Return the cache file of a split, beside its first source."""
     digest = hashlib.sha256(os.fsencode("\n".join(map(str, sources)))).hexdigest()[:8]
     name = sources[0].stem + (f"-{digest}" if len(sources) > 1 else "")
-    return sources[0].parent / f".{name}.hpc-yolo.npz"
+    return cache_file(sources[0].parent, name)

@@ -13,8 +13,9 @@ import numpy as np
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.files import cache_file, file_state, is_file
 from hpc_yolo.data.formats.objects import LabelledObject
-from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of, file_state
+from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of
 from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_path
 from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_each_label, read_objects
 from hpc_yolo.data.image_files import find_images
@@ -106,7 +107,7 @@ class YoloSplit:
 def _cache_path(sources: tuple[Path, ...], first_image: Path) -> Path:
     """Return the cache file of a split, beside the labels of its first image."""
     directory = label_path(first_image).parent
-    name = sources[0].stem if sources[0].is_file() else directory.name
+    name = sources[0].stem if is_file(sources[0]) else directory.name
     if len(sources) > 1:  # a split that has the first source alone has a cache of its own
         name += "-" + hashlib.sha256(os.fsencode("\n".join(map(str, sources)))).hexdigest()[:8]
-    return directory.parent / f".{name}.hpc-yolo.npz"
+    return cache_file(directory.parent, name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from hpc_yolo.data.files import exists, is_dir, names_in
 
 IMAGES, LABELS, LABEL_SUFFIX = "images", "labels", ".txt"
 MAX_LISTED = 5
@@ -57,9 +58,9 @@ def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
     """
     label = label_path(image)
     beside = image.with_suffix(LABEL_SUFFIX)
-    if beside != label and beside.exists():
+    if beside != label and exists(beside):
         return f"{beside} exists, but labels beside images are read only if no directory above is called {IMAGES}"
-    if not label.parent.is_dir():
+    if not is_dir(label.parent):
         return _explain_missing_directory(label.parent)
     names = _list(label.parent)
     if not any(not name.startswith(".") for name in names):
@@ -74,11 +75,11 @@ def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
 def _explain_missing_directory(directory: Path) -> str:
     """Name the first missing directory on the way to `directory`, and directories beside it that may be meant."""
     missing = directory
-    while not missing.parent.is_dir():
+    while not is_dir(missing.parent):
         missing = missing.parent
     if missing.is_symlink():
         return f"{missing} is a link to {missing.readlink()}, which does not exist"
-    beside = [name for name in _list(missing.parent) if (missing.parent / name).is_dir()]
+    beside = [name for name in _list(missing.parent) if is_dir(missing.parent / name)]
     meant = [name for name in beside if _is_like(name, missing.name)][:MAX_LISTED]
     return f"there is no directory {missing}" + (f"; beside it is {', '.join(meant)}" if meant else "")
 
@@ -95,6 +96,6 @@ def _folded(name: str) -> str:
 
 def _list(directory: Path) -> Sequence[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(directory))
+        return names_in(directory)
     except OSError:
         return []

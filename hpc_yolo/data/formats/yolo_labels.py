@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_yolo.data.files import read_bytes
 from hpc_yolo.data.formats.objects import BOX_NUMBERS, LabelledObject, cut_box
 from hpc_yolo.data.formats.split import WrittenObject, annotations_of
 from hpc_yolo.data.labels import Labels
@@ -71,7 +72,7 @@ def label_lines(path: Path) -> list[tuple[int, str]]:
         ValueError: it is not text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text (byte {error.start})") from error
     return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -245,6 +245,8 @@ def _require_consistent(arrays: dict[str, Array]) -> int:
                 wrong = name
         if len(arrays["point_counts"]) not in (0, num_objects) or arrays["point_counts"].sum() != len(arrays["points"]):
             wrong = "point_counts"
+        if arrays["crowds"].shape[1:] != (6,):
+            wrong = "crowds"
     except KeyError as error:
         raise ValueError(f"it has no array {error}") from None
     if wrong is not None:

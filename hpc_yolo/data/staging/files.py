@@ -1,9 +1,10 @@
-"""The files of a dataset that are staged: its image files, or the shards of a packed set."""
+"""The files of a dataset that are staged: its image files, their archive, or the shards of a packed set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.pack.layout import is_index, shards_of
@@ -21,5 +22,5 @@ def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> dict[str, int | N
         if indexes:
             files |= {str(path): shard.crc32 for index in indexes for path, shard in shards_of(index)}
         else:
-            files |= {str(image): None for image in open_split(dataset, split).images}
+            files |= {str(archive_on(image) or image): None for image in open_split(dataset, split).images}
     return files

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.archives.archive import SUFFIXES, archive_on
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.pack.layout import is_index, shards_of
@@ -20,7 +21,7 @@ def quick_size_bytes(dataset: Dataset, timeout_s: float = TIMEOUT_S) -> int | No
     deadline_s = time.monotonic() + timeout_s
     total_bytes = 0
     try:
-        for source in (*dataset.train, *dataset.val):
+        for source in {archive_on(source) or source for source in (*dataset.train, *dataset.val)}:
             for size_bytes in _sizes(source):
                 total_bytes += size_bytes
                 if time.monotonic() > deadline_s:
@@ -34,6 +35,8 @@ def _sizes(source: Path) -> Iterator[int]:
     """Yield the sizes of the files of a split."""
     if is_index(source):
         yield from (file.size for _, file in shards_of(source))
+    elif source.suffix.lower() in SUFFIXES and source.is_file():
+        yield source.stat().st_size
     else:
         yield from _image_sizes(str(source))
 
