@@ -14,12 +14,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from hpc_yolo.data.check.looks import THUMBNAIL_PIXELS, Look, correlations
-from hpc_yolo.data.check.near import distances, near_pairs
+from hpc_yolo.data.check.looks import THUMBNAIL_PIXELS, Look, Thumbnails, correlations
+from hpc_yolo.data.check.near import near_pairs
 from hpc_yolo.data.check.result import Item
 from hpc_yolo.data.labels import Labels
 
 MIN_CORRELATION = 0.97
+CHUNK_IMAGES = 1 << 14  # thumbnails that are compared at once
+NONE = np.iinfo(np.int64).max
 
 Indices = npt.NDArray[np.int64]
 
@@ -82,26 +84,23 @@ class SeenImages:
         """
         codes = np.array(self._codes, dtype=np.uint64)
         splits = np.array(self._split_numbers, dtype=np.int64)
-        thumbnails = np.frombuffer(bytes(self._thumbnails), dtype=np.uint8).reshape(-1, THUMBNAIL_PIXELS**2)
+        thumbnails = np.frombuffer(self._thumbnails, dtype=np.uint8).reshape(-1, THUMBNAIL_PIXELS**2)
         keys = np.stack([splits.astype(np.uint64), codes], axis=1)
         _, firsts, groups = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(firsts)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         firsts, groups = firsts[order], rank[groups.ravel()]
-        within, across = (_Nearest(len(firsts)) for _ in range(2))
-        for pairs in near_pairs(codes[firsts]):
-            images = firsts[pairs]
-            pairs = pairs[correlations(thumbnails[images[:, 0]], thumbnails[images[:, 1]]) >= MIN_CORRELATION]
-            images = firsts[pairs]
-            apart = distances(codes[images[:, 0]], codes[images[:, 1]])
-            is_within = splits[images[:, 0]] == splits[images[:, 1]]
+        within, across = (_Nearest(thumbnails[firsts]) for _ in range(2))
+        for pairs, apart in near_pairs(codes[firsts]):
+            is_within = splits[firsts[pairs[:, 0]]] == splits[firsts[pairs[:, 1]]]
             within.add(pairs[is_within], apart[is_within])
             across.add(pairs[~is_within], apart[~is_within])
         nearest = [np.where(found >= 0, firsts[found], -1)[groups] for found in (within.earlier(), across.earlier())]
-        is_later = np.arange(len(codes)) != firsts[groups]
-        is_later &= correlations(thumbnails, thumbnails[firsts[groups]]) >= MIN_CORRELATION
-        nearest[0] = np.where(is_later, firsts[groups], nearest[0])
+        later = np.flatnonzero(np.arange(len(codes)) != firsts[groups])
+        for part in np.array_split(later, len(later) // CHUNK_IMAGES + 1):
+            is_near = correlations(thumbnails[part], thumbnails[firsts[groups[part]]]) >= MIN_CORRELATION
+            nearest[0][part[is_near]] = firsts[groups[part[is_near]]]
         return nearest[0], nearest[1]
 
     def _pair(self, path: str, other: int, text: str) -> Item:
@@ -117,16 +116,26 @@ class SeenImages:
 
 
 class _Nearest:
-    """For each of `num` images the nearest earlier one, of all pairs that are added."""
+    """For each image the nearest earlier one, of all pairs that are added. `thumbnails`: of the images."""
 
-    def __init__(self, num: int) -> None:
-        self._num = num
-        self._best = np.full(num, np.iinfo(np.int64).max)
+    def __init__(self, thumbnails: Thumbnails) -> None:
+        self._thumbnails = thumbnails
+        self._best = np.full(len(thumbnails), NONE)  # bits that differ, times the number of images, plus the image
 
     def add(self, pairs: Indices, apart: Indices) -> None:
-        """Add pairs (n, 2) of (earlier, later), `apart` bits from each other."""
-        np.minimum.at(self._best, pairs[:, 1], apart * self._num + pairs[:, 0])
+        """Add pairs (n, 2) of (earlier, later), `apart` bits from each other, if their thumbnails are similar too.
+
+        Of a scene with thousands of images all pairs are near, and few of them are nearer than what is known.
+        """
+        keys = apart * len(self._best) + pairs[:, 0]
+        nearer = np.flatnonzero(keys < self._best[pairs[:, 1]])
+        order = nearer[np.argsort(keys[nearer], kind="stable")]
+        for part in np.array_split(order, len(order) // CHUNK_IMAGES + 1):
+            part = part[keys[part] < self._best[pairs[part, 1]]]
+            earlier, later = pairs[part].T
+            is_near = correlations(self._thumbnails[earlier], self._thumbnails[later]) >= MIN_CORRELATION
+            np.minimum.at(self._best, later[is_near], keys[part[is_near]])
 
     def earlier(self) -> Indices:
-        """Return the nearest earlier image of each; -1 where none was added."""
-        return np.where(self._best == np.iinfo(np.int64).max, -1, self._best % self._num)
+        """Return the nearest earlier image of each; -1 where there is none."""
+        return np.where(self._best == NONE, -1, self._best % len(self._best))

@@ -49,7 +49,9 @@ def look_of(content: bytes, pixels: Pixels) -> Look:
 
 def correlations(first: Thumbnails, second: Thumbnails) -> npt.NDArray[np.float64]:
     """Return the correlation (n,) of each thumbnail of `first` with the one of `second`; 0 where one is of one grey."""
-    centred = [part.astype(np.float64) - part.mean(axis=1, keepdims=True) for part in (first, second)]
-    products = (centred[0] * centred[1]).sum(axis=1)
-    lengths = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    one, other = (
+        part.astype(np.float32) - part.mean(axis=1, keepdims=True, dtype=np.float32) for part in (first, second)
+    )
+    products = np.einsum("nk,nk->n", one, other, dtype=np.float64)
+    lengths = np.sqrt(np.einsum("nk,nk->n", one, one) * np.einsum("nk,nk->n", other, other))
     return np.asarray(np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0))

@@ -17,13 +17,16 @@ CHUNK_PAIRS = 1 << 21
 
 Codes = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
-_ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
+Distances = npt.NDArray[np.int64]
+_1, _2, _4, _56 = (np.uint64(number) for number in (1, 2, 4, 56))
+_PAIRS, _FOURS, _EIGHTS, _BYTES = (np.uint64(int(byte * 8, 16)) for byte in ("55", "33", "0f", "01"))
 
 
-def near_pairs(codes: Codes) -> Iterator[Pairs]:
-    """Yield pairs (n, 2) of positions i < j of hashes that differ in at most MAX_DISTANCE bits, in several arrays.
+def near_pairs(codes: Codes) -> Iterator[tuple[Pairs, Distances]]:
+    """Yield (pairs (n, 2) of positions i < j, bits in which they differ) of hashes up to MAX_DISTANCE apart.
 
-    A pair may come more than once. An array has about CHUNK_PAIRS pairs at most, unless a single hash has more.
+    A pair may come more than once. Pairs come in several arrays, each of about CHUNK_PAIRS at most, unless a single
+    hash has more.
     """
     for part in range(NUM_PARTS):
         keys = (codes >> np.uint64(part * PART_BITS)).astype(np.uint16)
@@ -36,13 +39,18 @@ def near_pairs(codes: Codes) -> Iterator[Pairs]:
             for pairs in _expanded(first, last):
                 found = order[pairs]
                 found = found[found[:, 0] < found[:, 1]]
-                yield found[distances(codes[found[:, 0]], codes[found[:, 1]]) <= MAX_DISTANCE]
+                apart = distances(codes[found[:, 0]], codes[found[:, 1]])
+                is_near = apart <= MAX_DISTANCE
+                yield found[is_near], apart[is_near]
 
 
-def distances(first: Codes, second: Codes) -> npt.NDArray[np.int64]:
+def distances(first: Codes, second: Codes) -> Distances:
     """Return in how many bits each hash of `first` differs from the one of `second`."""
-    different = (first ^ second).reshape(-1, 1).view(np.uint8)
-    return np.asarray(_ONES[different].sum(axis=1, dtype=np.int64))
+    counts = first ^ second  # ones are counted in groups of 2, 4, 8 and then all bits
+    counts = counts - ((counts >> _1) & _PAIRS)
+    counts = (counts & _FOURS) + ((counts >> _2) & _FOURS)
+    counts = (counts + (counts >> _4)) & _EIGHTS
+    return np.asarray((counts * _BYTES) >> _56, dtype=np.int64)
 
 
 def _expanded(first: Pairs, last: Pairs) -> Iterator[Pairs]:

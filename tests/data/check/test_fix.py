@@ -32,7 +32,12 @@ def fixed(root, *splits):
 
 
 def state_of(root):
-    return {path: (path.lstat(), path.read_bytes() if path.is_file() else b"") for path in root.rglob("*")}
+    """Return what is known of each file and directory below `root`, but for the time of its last use."""
+    found = {path: path.lstat() for path in root.rglob("*")}
+    return {
+        path: (one.st_mode, one.st_ino, one.st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path, one in found.items()
+    }
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def every_pair(codes):
 
 
 def found(codes):
-    return {tuple(pair) for pairs in near_pairs(codes) for pair in pairs.tolist()}
+    return {tuple(pair) for pairs, _ in near_pairs(codes) for pair in pairs.tolist()}
 
 
 @pytest.mark.parametrize("chunk", [50, 1 << 21])
@@ -33,13 +33,15 @@ def test_pairs_are_those_of_comparing_all(monkeypatch, chunk):
     expected = every_pair(codes)
     assert found(codes) == expected
     assert {(0, 60), (0, 60 * (MAX_DISTANCE + 1))} <= expected
+    for pairs, apart in near_pairs(codes):
+        assert apart.tolist() == distances(codes[pairs[:, 0]], codes[pairs[:, 1]]).tolist()
 
 
 def test_equal_hashes_are_expanded_in_parts_of_bounded_size(monkeypatch):
     monkeypatch.setattr(near, "CHUNK_PAIRS", 100)
     codes = np.full(40, 7, dtype=np.uint64)
     assert found(codes) == every_pair(codes)
-    assert max(map(len, near_pairs(codes))) <= 100
+    assert max(len(pairs) for pairs, _ in near_pairs(codes)) <= 100
 
 
 @pytest.mark.parametrize("number", [0, 1])
