@@ -32,9 +32,15 @@ from hpc_yolo.data.synth import write_shapes_dataset
 
 ROOT = Path.home() / ".cache" / "hpc-yolo-peers"
 SIZES = {"640 x 480": (640, 480), "1920 x 1080": (1920, 1080)}
-IMAGES, FEW_EPOCHS, MANY_EPOCHS = 64, 1, 4
+IMAGES, FEW_EPOCHS, MANY_EPOCHS = 64, 1, 3
 FEW_IMAGES, MANY_IMAGES, TRAINED_IMAGES = 32, 160, 16
-TINY_WIDTH = 0.02
+# Our YAML of layers in the form that other trainers take too (hpc_yolo/models/config.py), with few channels.
+IN_COMMON_FORM = {
+    "width_multiple: 0.25": "width_multiple: 0.02",
+    "Upsample, []": "nn.Upsample, [None, 2, nearest]",
+    "Concat, []": "Concat, [1]",
+    "Detect, []": "Detect, [nc, anchors]",
+}
 MAP_EPOCHS, MAP_IMGSZ = 60, 160
 ENVIRON = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -49,7 +55,9 @@ class Comparison:
         self.tiny = directory / "tiny.yaml"
         self._add_font()
         layers = (resource_directory("configs") / "models" / "yolov5n.yaml").read_text()
-        self.tiny.write_text("nc: 4\n" + layers.replace("width_multiple: 0.25", f"width_multiple: {TINY_WIDTH}"))
+        for ours, common in IN_COMMON_FORM.items():
+            layers = layers.replace(ours, common)
+        self.tiny.write_text("nc: 4\n" + layers)
 
     def _add_font(self) -> None:
         """Put a font where trainers would download one to; machines of clusters reach no other network."""
