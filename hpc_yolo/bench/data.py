@@ -70,9 +70,9 @@ def with_ellipses(index: ImageIndex) -> ImageIndex:
     return replace(index, outlines=Outlines.of(polygons))
 
 
-def memory_cache(index: ImageIndex) -> DecodedImages:
-    """Return a cache of decoded images that has room for those of `index`."""
-    return new_memory_cache(plan_slots(index.shapes_hw, IMGSZ))
+def memory_cache(index: ImageIndex, imgsz: int = IMGSZ) -> DecodedImages:
+    """Return a cache of decoded images that has room for those of `index` with their longer side at `imgsz`."""
+    return new_memory_cache(plan_slots(index.shapes_hw, imgsz))
 
 
 def training_epoch(

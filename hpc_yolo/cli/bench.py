@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
 from hpc_yolo.bench.compare import compare as compare_records
 from hpc_yolo.bench.compare import missing
-from hpc_yolo.bench.records import BenchRecord, BenchResult, Timing, read_record, read_records, spread, write_record
-from hpc_yolo.bench.rounds import Rounds
-from hpc_yolo.bench.run import BENCHMARKS, QUICK_ROUNDS, make_record, run_benchmark
+from hpc_yolo.bench.records import BenchRecord, read_record, read_records
+from hpc_yolo.bench.run import BENCHMARKS
+from hpc_yolo.cli.bench_data import data
+from hpc_yolo.cli.bench_output import AS_JSON, carry_out, measuring
 from hpc_yolo.cli.bench_scaling import scaling
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.monitor.progress import counting
 
 RESULTS = Path("benchmarks") / "results"
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 SLOWER = 1  # exit code of compare
 
 
@@ -34,73 +30,12 @@ def bench() -> None:
 
     \b
     hpc-yolo bench data                      images a second of one core
+    hpc-yolo bench data spec.yaml            does the input of this spec feed its GPUs?
     hpc-yolo bench all --save benchmarks/results
     hpc-yolo bench compare OLD.json NEW.json exits with 1 where something has become slower
     hpc-yolo bench chart benchmarks/results  charts over the commits there
     hpc-yolo bench scaling spec.yaml         train with 1, 2, 4, 8 ... GPUs, and print how that scales
     """
-
-
-def measuring(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a measurement: --quick, --rounds, --save and --json."""
-    for option in (
-        AS_JSON,
-        click.option(
-            "--save",
-            "directory",
-            type=click.Path(path_type=Path, file_okay=False),
-            metavar="DIRECTORY",
-            help="Write the record into it, named after time and commit.",
-        ),
-        click.option("--rounds", "num_rounds", type=click.IntRange(min=1), metavar="N", help="Number of rounds."),
-        click.option("--quick", is_flag=True, help="Few rounds of little work: seconds instead of minutes."),
-    ):
-        command = option(command)
-    return command
-
-
-def carry_out(
-    names: Sequence[str], *, quick: bool, num_rounds: int | None, directory: Path | None, as_json: bool
-) -> None:
-    """Run the benchmarks `names`, print each when it is done, and save the record of all."""
-    results: list[BenchResult] = []
-    for name in names:
-        number = num_rounds or (QUICK_ROUNDS if quick else BENCHMARKS[name].rounds)
-        with counting(f"bench {name}", number + 1) as on_progress:
-            rounds = Rounds(number, quick, lambda _bench, done, total: on_progress(done, total))
-            found = run_benchmark(name, rounds)
-        results += found
-        for result in () if as_json else found:
-            click.echo("\n".join(lines_of(result)))
-    record = make_record(results, is_quick=quick)
-    if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(record), indent=2))
-    if directory is not None:
-        try:
-            path = write_record(directory, record)
-        except OSError as error:
-            raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="--save another one") from error
-        click.echo(f"written: {path}", err=True)
-
-
-def lines_of(result: BenchResult) -> Iterator[str]:
-    """Yield the lines of one result: what it is compared with, then each timing."""
-    reference_ms = 1000 * statistics.median([*result.reference_s, *result.again_s])
-    yield f"{result.bench}: {result.clock} time over that of: {result.reference} ({reference_ms:.3g} ms)"
-    for timing in result.timings:
-        ratios = result.ratios(timing)
-        yield (
-            f"  {timing.name:36} {rate(timing):>20} {statistics.median(ratios):8.3f} ± {100 * spread(ratios):.1f} % "
-            f"of the reference"
-        )
-    yield f"  {'noise floor':36} {'':20} {100 * result.noise:10.1f} %, {len(result.reference_s)} rounds"
-
-
-def rate(timing: Timing) -> str:
-    """Return the median speed of `timing` as text: images a second, or milliseconds of everything else."""
-    if timing.unit == "image":
-        return f"{timing.amount / timing.median_s:,.4g} images/s"
-    return f"{1000 * timing.median_s / timing.amount:,.3g} ms a {timing.unit}"
 
 
 def _add_benchmark(name: str) -> None:
@@ -110,8 +45,10 @@ def _add_benchmark(name: str) -> None:
         carry_out([name], quick=quick, num_rounds=num_rounds, directory=directory, as_json=as_json)
 
 
+bench.add_command(data)
 for _name in BENCHMARKS:
-    _add_benchmark(_name)
+    if _name != data.name:
+        _add_benchmark(_name)
 bench.add_command(scaling)
 
 

@@ -6,15 +6,18 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
+from hpc_yolo.cli.run_argument import user_state_directory
 from hpc_yolo.cluster import scheduler, site, slurm_command
 from hpc_yolo.cluster.script_origins import line_origins
 from hpc_yolo.cluster.site import SiteSettings
 from hpc_yolo.cluster.slurm_command import Run
 from hpc_yolo.cluster.slurm_output import SchedulerProbe
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
+from hpc_yolo.launch.input_warning import input_warnings
 from hpc_yolo.launch.plan import Plan, plan_at_site
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.spec.load import LoadedSpec
@@ -77,10 +80,17 @@ def print_warnings(warnings: Sequence[str]) -> None:
         click.echo(click.style("warning: ", fg="yellow", bold=True) + warning, err=True)
 
 
+class Estimated(NamedTuple):
+    """Lines of a submission about time and attempts, and warnings about the rate of its images."""
+
+    lines: list[tuple[str, str]]
+    warnings: list[str]
+
+
 def estimate_lines(
     plan: Plan, known: Callable[[], Iterable[RunDirectory]], *, asks_start: bool, num_trials: int = 1
-) -> list[tuple[str, str]]:
-    """Return the lines of a submission about time and attempts; none where no similar run was measured.
+) -> Estimated:
+    """Return what is known about time and attempts, and about the rate of the images; nothing without measurements.
 
     Args:
         known: returns the runs to learn from besides that of `plan`.
@@ -89,21 +99,21 @@ def estimate_lines(
     """
     try:
         runs = [*known(), *find_runs(Path(plan.spec.output))]
-        if not runs:
-            return []
+        found = None
+        lines: list[tuple[str, str]] = []
+        if runs:
+            from hpc_yolo.cli.forecast_lines import summary_lines  # with what it needs 5 ms, of no use without runs
+            from hpc_yolo.launch.forecast import make_forecast
 
-        from hpc_yolo.cli.forecast_lines import summary_lines  # with what it needs 5 ms, of no use without runs
-        from hpc_yolo.launch.forecast import make_forecast
-
-        found = make_forecast(plan, lambda: runs, counts_images=False, max_read=MAX_READ)
-        if found is None:
-            return []
-        lines = list(summary_lines(plan, found, num_trials))
+            found = make_forecast(plan, lambda: runs, counts_images=False, max_read=MAX_READ)
+        if found is not None:
+            lines += summary_lines(plan, found, num_trials)
+        warnings = input_warnings(plan, found, user_state_directory())
     except Exception:  # whatever is wrong with an old run, it must not stop a submission
-        return []
-    if asks_start and plan.uses_slurm:
+        return Estimated([], [])
+    if lines and asks_start and plan.uses_slurm:
         lines.append(("start", start_of(plan, timeout_s=START_TIMEOUT_S)[0]))
-    return lines
+    return Estimated(lines, warnings)
 
 
 def start_of(plan: Plan, *, timeout_s: float = scheduler.CHANGE_TIMEOUT_S) -> tuple[str, bool]:

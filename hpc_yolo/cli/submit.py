@@ -109,9 +109,9 @@ def submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) -
         plan.spec, plan.run, for_slurm=plan.uses_slurm, slurm_answers=is_available, settings=plan.settings
     )
     estimate = estimate_lines(plan, known_runs, asks_start=not dry_run)
-    for what, decision in (*site_decision(loaded), *plan.decisions(), *estimate):
+    for what, decision in (*site_decision(loaded), *plan.decisions(), *estimate.lines):
         click.echo(f"{what:14} {decision}")
-    print_warnings(warnings)
+    print_warnings([*warnings, *estimate.warnings])
     if not dry_run:
         carry_out(plan, follow=follow, wait=wait)
     elif slurm is not None:

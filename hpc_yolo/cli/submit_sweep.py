@@ -57,9 +57,9 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool
     answers = slurm is None or slurm.available
     warnings = check_trials(plan, slurm_answers=answers)
     estimate = estimate_lines(plan.job, known_runs, asks_start=False, num_trials=len(plan.to_start))
-    for what, decision in [*site_decision(loaded), *plan.decisions(), *job_decisions(plan), *estimate]:
+    for what, decision in [*site_decision(loaded), *plan.decisions(), *job_decisions(plan), *estimate.lines]:
         click.echo(f"{what:14} {decision}")
-    print_warnings(warnings)
+    print_warnings([*warnings, *estimate.warnings])
     if not plan.to_start:
         click.echo(f"nothing to start; hpc-yolo sweep table {plan.sweep.path}")
     elif dry_run:

@@ -39,6 +39,7 @@ class RunTimes:
         evaluations_s, num_evaluated: the evaluations by the tasks, and the images of each.
         finishes_s: from the last evaluation to the end of the attempt that finished.
         stops_s: from the last step before a signal to the end of the attempt.
+        waits: for each log line, the fraction of its steps that the slowest rank waited for images.
     """
 
     start: AttemptStarted
@@ -50,6 +51,7 @@ class RunTimes:
     num_evaluated: int = 0
     finishes_s: list[float] = field(default_factory=list)
     stops_s: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
     @property
     def num_steps(self) -> int:
@@ -139,6 +141,8 @@ class _AttemptReader:
 
     def _add_steps(self, event: StepLogged | EpochEnded) -> None:
         self._epoch_is_over = isinstance(event, EpochEnded)
+        if isinstance(event, StepLogged) and (step_s := max(event.rank_step_s, default=0.0)) > 0:
+            self._times.waits.append(min(max(event.rank_data_wait_s, default=0.0) / step_s, 1.0))
         if self._mark is not None and event.step > self._mark[1]:
             self.steps.append(Steps(event.epoch, event.step - self._mark[1], max(event.time - self._mark[0], 0.0)))
         if self._mark is None or event.step != self._mark[1] or self._epoch_is_over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         limit_s: time limit of a job; None: none.
         needed_signal_s: seconds before the limit that measured saves and steps need; None: not measured.
         disk_bytes: of checkpoints; None: not measured.
+        data_wait: fraction of a step that the slowest rank of the first measured run waited for images, the median of
+            its log lines; None: not measured.
         assumed: what was not measured, a clause each.
         notes: what else keeps the run from ending, a sentence each.
     """
@@ -63,6 +66,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     needed_signal_s: int | None
     suggested: SuggestedLimit | None
     disk_bytes: int | None
+    data_wait: float | None
     learned_from: list[LearnedFrom]
     assumed: list[str]
     notes: list[str]
@@ -131,6 +135,7 @@ def _forecast(
         needed_signal_s=needed_s,
         suggested=suggested,
         disk_bytes=disk_bytes,
+        data_wait=statistics.median(sources[0].times.waits) if sources[0].times.waits else None,
         learned_from=[_learned(source, plan.run) for source in sources],
         assumed=list(rates.assumed),
         notes=_notes(plan, found, limit),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from bench_records import record, result
@@ -12,7 +13,9 @@ from hpc_yolo.bench.records import read_records, write_record
 from hpc_yolo.bench.run import BENCHMARKS
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.synth import write_shapes_dataset
 
+SPEC = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 QUIET = [0.99, 1.0, 1.0, 1.0, 1.01]
 
 
@@ -31,6 +34,27 @@ def test_benchmark_prints_its_works_and_saves_a_record(name, tmp_path):
         line.strip()[:36].strip() for line in done.stdout.splitlines()[1:-1] if " of the reference" in line
     ]
     assert all(seconds > 0 for timing in saved.results[0].timings for seconds in timing.seconds)
+
+
+def test_input_of_a_spec_is_measured_and_left_for_submit(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    data = write_shapes_dataset(tmp_path / "set", num_train=16, num_val=2, image_size=(64, 48))
+    options = [SPEC, "--set", f"data={data}", "--set", f"output={tmp_path}", "--set", "train.imgsz=64"]
+    done = call("data", *options, "--set", "cluster.executor=local")
+    assert done.exit_code == 0, done.output
+    assert "images/s from files" in done.output
+    values = json.loads(call("data", *options, "--set", "cluster.executor=local", "--json").stdout)
+    assert values["files_s"] > 0
+    assert values["memory_s"] > 0
+    assert (values["imgsz"], values["data"]) == (64, str(data))
+    assert len((tmp_path / "hpc-yolo" / "input_rates.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--set", "train.imgsz=64"], [SPEC, "--quick"]], ids=["a change without a spec", "quick with one"]
+)
+def test_options_of_the_other_form_are_refused(arguments):
+    assert call("data", *arguments).exit_code == 2
 
 
 def test_every_benchmark_is_a_command():

@@ -1,0 +1,141 @@
+"""How many training images a second the loaders of a run can give, and whether its GPUs can train more than that.
+
+From measurements that `hpc-yolo bench data SPEC` has left in the user's state directory, and known speeds of GPUs.
+Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+
+from hpc_yolo.core.files import append_json_line, read_json_lines
+from hpc_yolo.spec.schema import Spec
+
+FILE_NAME = "input_rates.jsonl"
+ENOUGH = 0.95  # of what the GPUs can train: less is worth a warning
+WORTH_WAITING = 0.15  # fraction of a step spent waiting for images that is worth a warning
+
+# Images a second of a training step on one GPU, bf16, 64 images of 640 px: benchmarks/README.md, "On a GPU".
+KNOWN_IMAGES_PER_S = {
+    ("h100", "yolov5n"): 1548.0,
+    ("h100", "yolov5s"): 1057.0,
+    ("h100", "yolov5l"): 447.0,
+}
+KNOWN_IMGSZ = 640
+
+
+class InputRate(msgspec.Struct, frozen=True, kw_only=True):
+    """Processor time of a training image in a loader.
+
+    Attributes:
+        data: dataset YAML as the spec names it.
+        imgsz: side of the training image.
+        cpu: name of the processor.
+        files_s: of an image from files, on one core.
+        memory_s: from decoded images in memory.
+        time: of the measurement, seconds since 1970.
+    """
+
+    data: str
+    imgsz: int
+    cpu: str
+    files_s: float
+    memory_s: float
+    time: float
+
+
+def add_rate(state: Path, rate: InputRate) -> None:
+    """Add a measurement to those of the user.
+
+    Raises:
+        OSError: the state directory is not writable.
+    """
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    append_json_line(state / FILE_NAME, msgspec.to_builtins(rate))
+
+
+def find_rate(state: Path, spec: Spec) -> InputRate | None:
+    """Return the newest measurement with the image size of `spec`, of its dataset if there is one; None without any."""
+    found = []
+    try:
+        for record in read_json_lines(state / FILE_NAME):
+            found.append(msgspec.convert(record, InputRate))
+    except (OSError, msgspec.ValidationError):
+        return None
+    fits = [rate for rate in found if rate.imgsz == spec.train.imgsz]
+    own = [rate for rate in fits if rate.data == spec.data.path]
+    return max(own or fits, key=lambda rate: rate.time, default=None)
+
+
+def loaders_per_rank(spec: Spec, cores_per_rank: int) -> int:
+    """Return the loader processes of a rank: as requested, at most its cores, of which a task on CPUs uses one."""
+    spare = cores_per_rank if spec.cluster.gpus_per_node else cores_per_rank - 1
+    return max(min(spec.train.workers, spare), 0)
+
+
+def input_images_per_s(rate: InputRate, spec: Spec, world_size: int, cores_per_rank: int) -> float:
+    """Return the images a second that the loaders of all ranks give; without loader processes each task is one."""
+    seconds = rate.memory_s if spec.train.cache in ("ram", "disk") else rate.files_s
+    return world_size * max(loaders_per_rank(spec, cores_per_rank), 1) / seconds
+
+
+def known_images_per_s(spec: Spec, world_size: int) -> float | None:
+    """Return the images a second that the GPUs of `spec` can train, as measured on such a GPU; None if not known.
+
+    For other image sizes in proportion to the pixels.
+    """
+    kind = (spec.cluster.gpu_type or spec.cluster.gpu or "").lower()
+    model = Path(spec.model_source).stem.lower()
+    found = next((rate for (gpu, name), rate in KNOWN_IMAGES_PER_S.items() if gpu in kind and name == model), None)
+    if found is None or not spec.cluster.gpus_per_node:
+        return None
+    return found * world_size * (KNOWN_IMGSZ / spec.train.imgsz) ** 2
+
+
+def input_warning(rate: InputRate, spec: Spec, world_size: int, cores_per_rank: int) -> str | None:
+    """Return a sentence if the loaders give fewer images than the GPUs can train; None if they do not, or not known."""
+    demand = known_images_per_s(spec, world_size)
+    given = input_images_per_s(rate, spec, world_size, cores_per_rank)
+    if demand is None or given >= ENOUGH * demand:
+        return None
+    workers = loaders_per_rank(spec, cores_per_rank)
+    return (
+        f"input: {world_size * workers} loader processes give about {given:,.0f} images/s (bench data, "
+        f"{rate.data}), and the GPUs can train {demand:,.0f}: {remedy(spec, cores_per_rank, demand / given)}"
+    )
+
+
+def waiting_warning(name: str, fraction: float, spec: Spec, cores_per_rank: int) -> str | None:
+    """Return a sentence if a measured run of this kind waited for images; None if that is not worth one.
+
+    Args:
+        name: of the run.
+        fraction: of its steps that the slowest rank waited.
+        spec: of the planned run.
+        cores_per_rank: that it has.
+    """
+    if fraction < WORTH_WAITING:
+        return None
+    what = remedy(spec, cores_per_rank, 1 / max(1 - fraction, 0.1))
+    return f"input: in {name}, {100 * fraction:.0f} % of each step was a wait for images: {what}"
+
+
+def remedy(spec: Spec, cores_per_rank: int, factor: float) -> str:
+    """Return what to change in `spec` for `factor` times the images a second."""
+    workers = max(loaders_per_rank(spec, cores_per_rank), 1)
+    needed = math.ceil(workers * factor)
+    spare = cores_per_rank if spec.cluster.gpus_per_node else cores_per_rank - 1
+    options: list[str] = []
+    if workers < spare:
+        options.append(f"--set train.workers={min(needed, spare)}")
+    if needed > spare:
+        cores = needed + (0 if spec.cluster.gpus_per_node else 1)
+        options.append(f"cluster.cpus_per_task={cores} with train.workers={needed}")
+    if spec.train.cache not in ("ram", "disk"):
+        options.append("train.cache=ram")
+    if spec.data.mosaic_partners != "window" and spec.train.cache not in ("ram", "disk"):
+        options.append("data.mosaic_partners=window")
+    return ", or ".join(options) if options else "no setting of the spec helps; smaller or packed images do"

@@ -1,0 +1,118 @@
+"""Images a second that loaders give and GPUs can train, and the warnings that follow."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_yolo.forecast.input_rate import (
+    InputRate,
+    add_rate,
+    find_rate,
+    input_images_per_s,
+    input_warning,
+    known_images_per_s,
+    loaders_per_rank,
+    remedy,
+    waiting_warning,
+)
+from hpc_yolo.spec.data import DataSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+
+SLOW = 0.01  # seconds of an image
+
+
+def spec(
+    *, gpus=4, workers=8, cache="none", model="yolov5s", gpu_type="h100", imgsz=640, data="coco.yaml", window=False
+):
+    return Spec(
+        name="a",
+        model=model,
+        data=DataSpec(path=data, mosaic_partners="window" if window else "epoch"),
+        cluster=ClusterSpec(gpus_per_node=gpus, gpu_type=gpu_type if gpus else None, cpus_per_task=8),
+        train=TrainSpec(workers=workers, cache=cache, imgsz=imgsz),
+    )
+
+
+def rate(**changes):
+    values = {"data": "coco.yaml", "imgsz": 640, "cpu": "x", "files_s": SLOW, "memory_s": SLOW / 4, "time": 1.0}
+    return InputRate(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("one", "cores", "loaders"),
+    [
+        (spec(workers=8), 16, 8),
+        (spec(workers=8), 4, 4),
+        (spec(gpus=0, workers=8), 4, 3),
+        (spec(gpus=0, workers=8), 1, 0),
+        (spec(workers=0), 8, 0),
+    ],
+    ids=["as requested", "at most the cores", "a task on CPUs uses one", "no core is left", "none"],
+)
+def test_loaders_are_as_requested_within_the_cores(one, cores, loaders):
+    assert loaders_per_rank(one, cores) == loaders
+
+
+@pytest.mark.parametrize(
+    ("one", "ranks", "cores", "images_per_s"),
+    [(spec(), 4, 8, 3200.0), (spec(cache="ram"), 4, 8, 12_800.0), (spec(workers=0), 2, 8, 200.0)],
+    ids=["files", "memory", "in the tasks"],
+)
+def test_rate_is_that_of_all_loaders(one, ranks, cores, images_per_s):
+    assert input_images_per_s(rate(), one, ranks, cores) == pytest.approx(images_per_s)
+
+
+@pytest.mark.parametrize(
+    ("one", "images_per_s"),
+    [
+        (spec(), 4 * 1057.0),
+        (spec(imgsz=320), 16 * 1057.0),
+        (spec(model="yolov5x"), None),
+        (spec(gpu_type="a100"), None),
+        (spec(gpus=0), None),
+    ],
+    ids=["known", "by pixels", "other model", "other GPU", "CPUs"],
+)
+def test_speed_of_gpus_is_known_where_it_was_measured(one, images_per_s):
+    assert known_images_per_s(one, 4) == images_per_s
+
+
+def test_slow_input_is_one_sentence_with_what_to_change():
+    found = input_warning(rate(), spec(workers=4), 4, cores_per_rank=8)
+    assert found == (
+        "input: 16 loader processes give about 1,600 images/s (bench data, coco.yaml), and the GPUs can train 4,228: "
+        "--set train.workers=8, or cluster.cpus_per_task=11 with train.workers=11, or train.cache=ram, "
+        "or data.mosaic_partners=window"
+    )
+
+
+@pytest.mark.parametrize(
+    "one", [spec(cache="ram"), spec(model="yolov5l"), spec(gpu_type="a100")], ids=["cache", "large model", "not known"]
+)
+def test_input_that_is_enough_or_not_known_is_no_warning(one):
+    assert input_warning(rate(), one, 4, cores_per_rank=8) is None
+
+
+def test_run_that_waited_is_named_beyond_a_limit():
+    assert waiting_warning("first", 0.1, spec(), 8) is None
+    found = waiting_warning("first", 0.5, spec(workers=2), 8)
+    assert found.startswith("input: in first, 50 % of each step was a wait for images: --set train.workers=4, or ")
+
+
+def test_remedy_of_a_spec_that_has_everything_is_other_images():
+    assert remedy(spec(workers=8, cache="ram"), 8, 1.0) == "no setting of the spec helps; smaller or packed images do"
+
+
+def test_newest_measurement_of_the_dataset_counts_before_others(tmp_path):
+    state = tmp_path / "state"
+    assert find_rate(state, spec()) is None
+    for one in (rate(time=1.0), rate(time=2.0, files_s=0.5), rate(data="other.yaml", time=9.0), rate(imgsz=320)):
+        add_rate(state, one)
+    assert find_rate(state, spec()).files_s == 0.5
+    assert find_rate(state, spec(data="new.yaml")).data == "other.yaml"
+    assert find_rate(state, spec(imgsz=1280)) is None
+
+
+def test_file_of_another_form_is_no_measurement(tmp_path):
+    (tmp_path / "input_rates.jsonl").write_text('{"imgsz": "x"}\n')
+    assert find_rate(tmp_path, spec()) is None
