@@ -83,7 +83,7 @@ def check_dataset(
     for split, reader in splits.readers.items():
         counted = TotalsOfSplit(len(dataset.names))
         for image, checked in _checked(reader, imgsz, num_threads or len(os.sched_getaffinity(0))):
-            counted.add(checked)
+            counted.add(str(image), checked)
             for kind, item in checked.found:
                 log.add(kind, split, item)
                 corrections.add(kind, split, item)
@@ -92,6 +92,8 @@ def check_dataset(
             done += 1
             on_progress(done, total)
         totals[split] = counted.result()
+        for remark in (*reader.remarks(counted.index()), *reader.notes):
+            log.add("remark", split, Item(split, remark))
         _check_split(dataset, split, reader, totals[split], log)
     for kind, split, item in seen.findings():
         log.add(kind, split, item)
@@ -128,8 +130,6 @@ def _check_split(dataset: Dataset, split: str, reader: SplitReader, totals: Spli
     """Add the findings about a whole split."""
     for problem in reader.problems:
         log.add("unlisted-image", split, Item(split, problem))
-    for note in reader.notes:
-        log.add("remark", split, Item(split, note))
     if not totals.num_objects:
         if totals.num_usable and split in NEEDED_SPLITS:
             image = reader.images[0]

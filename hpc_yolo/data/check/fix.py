@@ -101,10 +101,10 @@ def require_fixable(dataset: Dataset, readers: Mapping[str, SplitReader], direct
     if (archive := archive_on(dataset.root)) is not None:
         raise DataError(f"{archive}: --fix links to directories of images, which an archive has not", hint="unpack it")
     for split, reader in readers.items():
-        if not isinstance(reader, YoloSplit):
+        if not isinstance(reader, YoloSplit) or not reader.images[0].parent.is_dir():
             raise DataError(
                 f"{dataset.source}: --fix corrects label files in the YOLO layout, and {split} has other labels",
-                hint="convert the dataset first, see hpc-yolo data --help",
+                hint=f"convert the dataset first: hpc-yolo data convert {dataset.source} DIR --to yolo",
             )
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise DataError(f"--fix {directory}: is not a directory", hint="give a new directory")

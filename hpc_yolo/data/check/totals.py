@@ -8,6 +8,8 @@ import numpy as np
 
 from hpc_yolo.data.check.image import ImageFindings
 from hpc_yolo.data.check.result import Sizes, SplitTotals
+from hpc_yolo.data.flat import FlatLabels, FlatPaths
+from hpc_yolo.data.labels import NO_LABELS, ImageIndex
 
 
 class TotalsOfSplit:
@@ -18,8 +20,10 @@ class TotalsOfSplit:
         self._num_images = self._num_usable = self._num_backgrounds = 0
         self._most_objects = self._num_bytes = 0
         self._heights, self._widths = array("i"), array("i")
+        self._usable: list[str] = []
+        self._usable_shapes = array("i")
 
-    def add(self, checked: ImageFindings) -> None:
+    def add(self, image: str, checked: ImageFindings) -> None:
         """Count one image."""
         self._num_images += 1
         self._num_bytes += checked.num_bytes
@@ -28,6 +32,8 @@ class TotalsOfSplit:
             self._widths.append(checked.shape_hw[1])
         if not checked.is_usable:
             return
+        self._usable.append(image)
+        self._usable_shapes.extend(checked.shape_hw)
         num_objects = len(checked.labels)
         self._num_usable += 1
         self._num_backgrounds += num_objects == 0
@@ -46,6 +52,17 @@ class TotalsOfSplit:
             num_bytes=self._num_bytes,
             class_counts=tuple(self._class_counts.tolist()),
             sizes=self._sizes(),
+        )
+
+    def index(self) -> ImageIndex:
+        """Return the usable images with their sizes, without labels: what readers need for remarks on the split."""
+        return ImageIndex(
+            paths=FlatPaths.of(self._usable),
+            shapes_hw=np.array(self._usable_shapes, dtype=np.int32).reshape(-1, 2),
+            labels=FlatLabels.of([NO_LABELS] * len(self._usable)),
+            num_backgrounds=self._num_backgrounds,
+            num_corrupt=self._num_images - self._num_usable,
+            messages=(),
         )
 
     def _sizes(self) -> Sizes | None:

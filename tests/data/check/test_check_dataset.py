@@ -14,6 +14,7 @@ from hpc_yolo.data.check import result as results
 from hpc_yolo.data.check.dataset import check_dataset, open_splits
 from hpc_yolo.data.check.image import check_image
 from hpc_yolo.data.check.kinds import KINDS, SEVERITIES
+from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.scan import scan_split
 
@@ -135,6 +136,36 @@ def test_remarks_on_the_dataset_and_its_splits_are_findings(directory):
         ("", "nc: 3 is not the "),
         ("train", "1 file skipped, O"),
     ]
+
+
+def test_each_image_is_read_once(directory, monkeypatch):
+    """Of 236,000 small files on a parallel file system every open counts."""
+    for number in range(3):
+        add(directory, f"{number}.png", different(number))
+    read = []
+    monkeypatch.setattr("hpc_yolo.data.check.image.read_content", lambda path: read.append(path) or read_content(path))
+    check(directory)
+    assert sorted(read) == sorted(map(str, (directory / "images" / "train").iterdir()))
+
+
+def test_remarks_of_a_format_are_findings(directory):
+    content = {
+        "images": [{"id": 1, "file_name": "good.jpg", "width": 30, "height": 40}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "iscrowd": 0, "area": 81},
+            {"id": 2, "image_id": 1, "category_id": 7, "bbox": [1, 1, 9, 9], "iscrowd": 0, "area": 81},
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    text = "format: coco\ntrain: coco.json\nimages: images/train\n"
+    (directory / "d.yaml").write_text(text)
+    (directory / "coco.json").write_text(json.dumps(content))
+    invalid = found(check(directory))["invalid-label"]
+    assert invalid[:2] == (1, f"{directory}/coco.json: annotations[1]") and "category_id 7" in invalid[2]
+    content["annotations"].pop()
+    (directory / "coco.json").write_text(json.dumps(content))
+    result = check(directory)
+    assert list(found(result)) == ["remark"] and "30 x 40" in found(result)["remark"][2]
 
 
 def test_sizes_are_of_the_smallest_median_and_largest_image(directory):
