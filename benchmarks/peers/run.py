@@ -33,6 +33,7 @@ from hpc_yolo.data.synth import write_shapes_dataset
 ROOT = Path.home() / ".cache" / "hpc-yolo-peers"
 SIZES = {"640 x 480": (640, 480), "1920 x 1080": (1920, 1080)}
 IMAGES, FEW_EPOCHS, MANY_EPOCHS = 64, 1, 3
+EVALUATED_IMAGES = 2  # some trainers evaluate after every epoch whatever is asked
 FEW_IMAGES, MANY_IMAGES, TRAINED_IMAGES = 32, 160, 16
 # Our YAML of layers in the form that other trainers take too (hpc_yolo/models/config.py), with few channels.
 IN_COMMON_FORM = {
@@ -109,7 +110,7 @@ class Comparison:
 
 def loader(comparison: Comparison, rounds: int) -> None:
     """Print training images a CPU second of the loader, with mosaics of 640 px."""
-    data = comparison.drawn("small", IMAGES, TRAINED_IMAGES, SIZES["640 x 480"])
+    data = comparison.drawn("small", IMAGES, EVALUATED_IMAGES, SIZES["640 x 480"])
     for in_memory in (False, True):
 
         def images_per_s(name: str, in_memory: bool = in_memory) -> float:
@@ -146,7 +147,7 @@ def validation(comparison: Comparison, rounds: int) -> None:
 
 def step(comparison: Comparison, rounds: int) -> None:
     """Print images a CPU second of the training alone, the processes below it left out: 320 px, the size of v5n."""
-    data = comparison.drawn("small", IMAGES, TRAINED_IMAGES, SIZES["640 x 480"])
+    data = comparison.drawn("small", IMAGES, EVALUATED_IMAGES, SIZES["640 x 480"])
 
     def images_per_s(name: str) -> float:
         few, many = (

@@ -82,7 +82,7 @@ def _yolov5_train(task: Task) -> list[str]:
     return [
         *("train", "--data", str(task.data), "--cfg", task.model, "--weights", "", "--img", str(task.imgsz)),
         *("--epochs", str(task.epochs), "--batch-size", str(BATCH), "--workers", str(task.workers), "--device", "cpu"),
-        *("--noval", "--noplots", "--noautoanchor", *(["--cache", "ram"] if task.in_memory else [])),
+        *("--noplots", "--noautoanchor", *(["--cache", "ram"] if task.in_memory else [])),
         *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
     ]
 

@@ -99,7 +99,7 @@ def estimate_lines(
     """
     try:
         runs = [*known(), *find_runs(Path(plan.spec.output))]
-        found = None
+        found = waited = None
         lines: list[tuple[str, str]] = []
         if runs:
             from hpc_yolo.cli.forecast_lines import summary_lines  # with what it needs 5 ms, of no use without runs
@@ -108,7 +108,8 @@ def estimate_lines(
             found = make_forecast(plan, lambda: runs, counts_images=False, max_read=MAX_READ)
         if found is not None:
             lines += summary_lines(plan, found, num_trials)
-        warnings = input_warnings(plan, found, user_state_directory())
+            waited = None if found.data_wait is None else (found.learned_from[0].name, found.data_wait)
+        warnings = input_warnings(plan, waited, user_state_directory())
     except Exception:  # whatever is wrong with an old run, it must not stop a submission
         return Estimated([], [])
     if lines and asks_start and plan.uses_slurm:

@@ -6,22 +6,21 @@ import os
 from pathlib import Path
 
 from hpc_yolo.forecast.input_rate import FILE_NAME, find_rate, input_warning, waiting_warning
-from hpc_yolo.launch.forecast import Forecast
 from hpc_yolo.launch.plan import Plan
 
 
-def input_warnings(plan: Plan, forecast: Forecast | None, state: Path) -> list[str]:
+def input_warnings(plan: Plan, waited: tuple[str, float] | None, state: Path) -> list[str]:
     """Return a sentence if measured runs of this kind waited for images, or else if measured loaders are too slow.
 
     Args:
         plan: of the submission.
-        forecast: from measured runs of this kind; None without any.
+        waited: name of a measured run of this kind, and the fraction of its steps that it waited; None without one.
         state: the user's state directory, in which `hpc-yolo bench data SPEC` leaves what it has measured.
     """
     cores = cores_per_rank(plan)
     found = None
-    if forecast is not None and forecast.data_wait is not None:
-        found = waiting_warning(forecast.learned_from[0].name, forecast.data_wait, plan.spec, cores)
+    if waited is not None:
+        found = waiting_warning(*waited, plan.spec, cores)
     elif (state / FILE_NAME).exists() and (rate := find_rate(state, plan.spec)) is not None:
         found = input_warning(rate, plan.spec, plan.world_size, cores)
     return [] if found is None else [found]

@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -195,6 +196,16 @@ def test_submission_prints_the_estimate_and_the_attempts(write_run, write_spec, 
     shown = dry_run(spec)
     assert "\nestimate       3 min 12 s (2 min 47 s to 3 min 12 s), 0.05 CPU hours; measured in old" in shown
     assert "\nattempts       2 (" in shown
+
+
+@pytest.mark.parametrize("wait_s", [0.4, 0.02], ids=["waited", "did not wait"])
+def test_submission_warns_where_a_run_like_it_waited_for_images(write_run, write_spec, wait_s):
+    run = write_run("old")
+    waited = msgspec.structs.replace(stepped(step=15), rank_step_s=[1.0], rank_data_wait_s=[wait_s])
+    JournalWriter(run.journal, attempt=1, clock=lambda: 200.0).write(waited)
+    shown = dry_run(write_spec("new"), "--local")
+    assert ("warning: input: in old, 40 % of each step was a wait for images: " in shown) == (wait_s > 0.1)
+    assert ("warning: input" in shown) == (wait_s > 0.1)
 
 
 def test_submission_of_a_sweep_prints_what_all_trials_take(write_run, write_spec):

@@ -25,10 +25,6 @@ PLAN = SimpleNamespace(
 )
 
 
-def forecast(wait):
-    return SimpleNamespace(data_wait=wait, learned_from=[SimpleNamespace(name="first")])
-
-
 @pytest.fixture
 def state(tmp_path):
     rate = InputRate(data="coco.yaml", imgsz=640, cpu="x", files_s=0.01, memory_s=0.001, time=1.0)
@@ -42,7 +38,7 @@ def test_nothing_measured_is_no_warning(tmp_path):
 
 @pytest.mark.parametrize(("wait", "number"), [(0.4, 1), (0.02, 0)], ids=["waited", "did not wait"])
 def test_run_that_was_measured_decides(state, wait, number):
-    found = input_warnings(PLAN, forecast(wait), state)
+    found = input_warnings(PLAN, ("first", wait), state)
     assert len(found) == number
     assert all("in first, 40 %" in text for text in found)
 
