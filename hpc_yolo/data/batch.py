@@ -23,10 +23,12 @@ class TrainingBatch:
     Attributes:
         images: uint8 (n, 3, height, width) RGB, channels last in memory, as models compute.
         targets: float32 (m, 6) index of the image in the shard, class, cxcywh in [0, 1].
+        replaced: images of the split that could not be read, and have been replaced.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
+    replaced: tuple[int, ...] = ()
 
     def pin_memory(self) -> TrainingBatch:
         """Return the batch in pinned memory; torch's loader calls this, so that the copy to a GPU can overlap."""
@@ -42,12 +44,14 @@ class ValidationBatch:
         targets: as in training, relative to the padded image.
         indices: (n,) of the images in the index of the split.
         shapes: map the padded image back to the file.
+        replaced: as in training.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
     shapes: list[ImageShape]
+    replaced: tuple[int, ...] = ()
 
     def pin_memory(self) -> ValidationBatch:
         """Return the batch with its images in pinned memory; torch's loader calls this."""

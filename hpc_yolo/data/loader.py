@@ -145,6 +145,7 @@ class ValidationLoader:
         batch: images of a group over all ranks.
         square: pad every image to a square of `imgsz`.
         cache: keeps decoded images after their first use.
+        replaces_unreadable: use the next image for one that cannot be read any more; its detections count twice.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class ValidationLoader:
         workers: int,
         square: bool = False,
         cache: DecodedImages | None = None,
+        replaces_unreadable: bool = False,
     ) -> None:
         self.index = index
         order, shapes = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=VALIDATION_PAD)
@@ -172,7 +174,8 @@ class ValidationLoader:
             self._is_mine.append(len(images) > 0)
             if len(images):
                 mine.append((images, shape))
-        samples = ValidationSamples(index, _source(index, imgsz, cache, augment=False))
+        source = _source(index, imgsz, cache, augment=False)
+        samples = ValidationSamples(index, source, replaces=replaces_unreadable)
         self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers)
         sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
         self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
@@ -215,7 +218,7 @@ class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
             self._samples.sample(shard.epoch, int(image), shard.shape, int(key), out, window)[1]
             for image, key, out, window in zip(shard.images, shard.keys, rows_of(images), partners, strict=True)
         ]
-        return TrainingBatch(images, stack_targets(labels))
+        return TrainingBatch(images, stack_targets(labels), self._samples.images.take_found())
 
 
 class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
@@ -242,4 +245,5 @@ class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
             self._samples.sample(int(image), shape, out) for image, out in zip(group, rows_of(images), strict=True)
         ]
         _, labels, shapes = zip(*samples, strict=True)
-        return ValidationBatch(images, stack_targets(labels), torch.from_numpy(group), list(shapes))
+        indices, replaced = torch.from_numpy(group), self._samples.images.take_found()
+        return ValidationBatch(images, stack_targets(labels), indices, list(shapes), replaced)

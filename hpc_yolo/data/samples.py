@@ -12,6 +12,7 @@ from hpc_yolo.data.batch import ImageShape
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
 from hpc_yolo.data.images import Pixels, letterbox_frame, resized_wh
 from hpc_yolo.data.labels import ImageIndex, Labels
+from hpc_yolo.data.replacement import MAX_REPLACED, ReplacingImages
 from hpc_yolo.data.sampler import SAMPLE_STREAM, Indices, generator
 from hpc_yolo.data.source import ImageSource
 from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out
@@ -28,7 +29,8 @@ class TrainingSamples:
     """
 
     def __init__(self, index: ImageIndex, source: ImageSource, *, imgsz: int, hyp: Hyperparameters, seed: int) -> None:
-        self._index, self._source, self._imgsz, self._hyp, self._seed = index, source, imgsz, hyp, seed
+        self._index, self._imgsz, self._hyp, self._seed = index, imgsz, hyp, seed
+        self.images = ReplacingImages(source, index.num_images)
         self._scratch = colours.Scratch()
 
     def sample(
@@ -49,14 +51,19 @@ class TrainingSamples:
             partners: images from which those of its mosaics are drawn; by default all.
 
         Raises:
-            DataError: an image cannot be read any more.
+            DataError: too many of its images cannot be read any more; see `replacement`.
         """
         key = image if key is None else key
+        shape = shape or (self._imgsz, self._imgsz)
+        return self.images.make(functools.partial(self._sample, epoch, image, shape, key, out, partners))
+
+    def _sample(
+        self, epoch: int, image: int, shape: tuple[int, int], key: int, out: Pixels | None, partners: Indices | None
+    ) -> tuple[Pixels, Labels]:
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
         if is_mosaic := bool(random.random() < hyp.mosaic):
             shape = self._imgsz, self._imgsz
-        shape = shape or (self._imgsz, self._imgsz)
         pixels = self._scratch(0, *shape)
         if is_mosaic:
             boxes = self._draw_mosaic(random, image, partners, pixels)
@@ -127,12 +134,13 @@ class TrainingSamples:
 
     def _wh(self, image: int) -> tuple[int, int]:
         """Return the width and height of an image as the source reads it."""
-        height, width = self._index.shapes_hw[image].tolist()
+        height, width = self._index.shapes_hw[self.images.usable(image)].tolist()
         return resized_wh(width, height, self._imgsz)
 
     def _tile(self, image: int, target: tuple[float, float, float, float], source: tuple[int, int, int, int]) -> Tile:
+        image = self.images.usable(image)
         labels, outlines = self._index.labels[image], self._index.outlines_of(image)
-        return Tile(functools.partial(self._source.read, image), target, source, self._wh(image), labels, outlines)
+        return Tile(functools.partial(self.images.read, image), target, source, self._wh(image), labels, outlines)
 
 
 class ValidationSamples:
@@ -140,10 +148,12 @@ class ValidationSamples:
 
     Args:
         source: the images with their longer side at the size of the evaluation.
+        replaces: use the next image for one that cannot be read any more, as in training.
     """
 
-    def __init__(self, index: ImageIndex, source: ImageSource) -> None:
-        self._index, self._source = index, source
+    def __init__(self, index: ImageIndex, source: ImageSource, *, replaces: bool = False) -> None:
+        self._index = index
+        self.images = ReplacingImages(source, index.num_images, MAX_REPLACED if replaces else 0)
 
     def sample(
         self, image: int, shape: tuple[int, int], out: Pixels | None = None
@@ -156,8 +166,12 @@ class ValidationSamples:
         Raises:
             DataError: the image cannot be read any more.
         """
+        return self.images.make(functools.partial(self._sample, image, shape, out))
+
+    def _sample(self, image: int, shape: tuple[int, int], out: Pixels | None) -> tuple[Pixels, Labels, ImageShape]:
+        image = self.images.usable(image)
         file_hw = int(self._index.shapes_hw[image][0]), int(self._index.shapes_hw[image][1])
-        resized = self._source.read(image)
+        resized = self.images.read(image)
         height, width = resized.shape[:2]
         out = np.empty((*shape, 3), dtype=np.uint8) if out is None else out
         ratio, (left, top) = colours.frame_rgb(resized, out)

@@ -9,6 +9,7 @@ from hpc_yolo.core.units import short_bytes, short_time
 from hpc_yolo.monitor.run_record import LAST_STEPS, RunRecord
 from hpc_yolo.monitor.trend import median
 from hpc_yolo.resilience.stage_state import StageStatus
+from hpc_yolo.runs.event_lines import replaced_text
 from hpc_yolo.runs.events import FORMAT_VERSION, Cause, StepLogged
 
 STALL_S = 300.0
@@ -48,6 +49,7 @@ def problems_by_kind(record: RunRecord, *, is_running: bool, now: float) -> dict
         found |= {"flat loss": _flat_loss(record), "speed": _speed(record)}
         if record.step is not None:
             found |= {"ranks": rank_problems(record.last_steps), "memory": _memory(record)}
+    found["images"] = [replaced_text(event) for event in record.replaced.values()]
     return found | {"losses": _losses(record)}
 
 

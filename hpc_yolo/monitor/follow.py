@@ -24,6 +24,7 @@ from hpc_yolo.runs.events import (
     EpochEnded,
     Evaluated,
     ImagesCached,
+    ImagesReplaced,
     StepLogged,
     TrialStopped,
     WarningRaised,
@@ -36,7 +37,7 @@ POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
 OUTPUT_LINES = 10
 INTERRUPTED = 130
-ALWAYS_SHOWN = AttemptStarted, ImagesCached, AnchorsChecked, WeightsLoaded, TrialStopped, WarningRaised
+ALWAYS_SHOWN = AttemptStarted, ImagesCached, AnchorsChecked, WeightsLoaded, TrialStopped, WarningRaised, ImagesReplaced
 
 
 def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool = False) -> int:
@@ -159,7 +160,7 @@ class RunDisplay:
                 self._last_evaluation = metrics_text(event)
             always = isinstance(event, ALWAYS_SHOWN)
             if line is not None and (always or not self._console.is_terminal):
-                style = "yellow" if isinstance(event, WarningRaised) else None
+                style = "yellow" if isinstance(event, (WarningRaised, ImagesReplaced)) else None
                 self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
 
     def _begin(self, event: AttemptStarted) -> None:

@@ -17,6 +17,7 @@ from hpc_yolo.runs.events import (
     DataStaging,
     EpochEnded,
     Evaluated,
+    ImagesReplaced,
     StepLogged,
     TrainingLeft,
     WarningRaised,
@@ -37,6 +38,7 @@ class RunRecord:
         started: the start of the newest attempt whose training began.
         newest: the newest event that changes the state of the run.
         causes: number of ended attempts by cause, of those whose training began.
+        replaced: the newest count of images that cannot be read any more, by split.
         staging: how far the copies of the images are; None unless an attempt makes them now.
         last_steps: values of the ranks that train now, oldest first.
         save_times: of the last two checkpoints, in seconds since 1970.
@@ -52,6 +54,7 @@ class RunRecord:
     evaluated: Evaluated | None = None
     best: Evaluated | None = None
     attempts: Attempts = field(default_factory=Attempts)
+    replaced: dict[str, ImagesReplaced] = field(default_factory=dict)
     warnings: deque[WarningRaised] = field(default_factory=lambda: deque(maxlen=LAST_WARNINGS))
     last_steps: deque[StepLogged] = field(default_factory=lambda: deque(maxlen=LAST_STEPS))
     save_times: deque[float] = field(default_factory=lambda: deque(maxlen=2))
@@ -82,6 +85,8 @@ class RunRecord:
                 self.save_times.append(event.time)
             elif isinstance(event, DataStaging):
                 self.staging = None if event.is_over else event
+            elif isinstance(event, ImagesReplaced):
+                self.replaced[event.split] = event
             elif isinstance(event, WarningRaised):
                 self.warnings.append(event)
 
@@ -90,6 +95,7 @@ class RunRecord:
         self.staging = None
         if isinstance(event, AttemptStarted):
             self.last_steps.clear()
+            self.replaced.clear()
         started = self.attempts.started
         self.started = started[-1].started if started else None
         self.newest = None if self.attempts.newest is None else self.attempts.newest.newest

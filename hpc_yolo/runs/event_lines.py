@@ -12,6 +12,7 @@ from hpc_yolo.runs.events import (
     EpochEnded,
     Evaluated,
     ImagesCached,
+    ImagesReplaced,
     ResultsWritten,
     StepLogged,
     TrialStopped,
@@ -61,6 +62,8 @@ def event_line(event: AnyEvent, epochs: int | None = None) -> str | None:
         return f"stopped early after epoch {event.epoch + 1}: {stop_text(event)}"
     if isinstance(event, ResultsWritten):
         return f"plots and images of epoch {event.epoch + 1}: {event.path}/, {event.seconds:.1f} s"
+    if isinstance(event, ImagesReplaced):
+        return f"warning: {replaced_text(event)}"
     if isinstance(event, WarningRaised):
         return f"warning: {event.message}"
     return _ended_line(event) if isinstance(event, AttemptEnded) else None
@@ -99,6 +102,14 @@ def staging_text(event: DataStaging) -> str:
         return f"staged to {nodes}: {done} were there"
     of = "" if event.copied_bytes == event.done_bytes else f", {short_bytes(event.copied_bytes)} of them"
     return f"staged to {nodes}: {done}{of} copied in {short_time(event.seconds)}"
+
+
+def replaced_text(event: ImagesReplaced) -> str:
+    """Return how many images have been replaced, and the first of them."""
+    return (
+        f"damaged {event.split} images: {event.total} of {event.num_images} cannot be read any more, and the next one "
+        f"is used for each (first: {', '.join(event.first)})"
+    )
 
 
 def stop_text(event: TrialStopped) -> str:

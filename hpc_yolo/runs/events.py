@@ -193,6 +193,19 @@ class WarningRaised(Event, frozen=True, kw_only=True, tag="warning"):
     message: str
 
 
+class ImagesReplaced(Event, frozen=True, kw_only=True, tag="replaced"):
+    """Images of `split` cannot be read any more, `total` of `num_images` since the attempt began.
+
+    The next image of the split is used for each. `first`: up to three of them.
+    """
+
+    split: str
+    total: int
+    num_images: int
+    first: list[str]
+    step: int
+
+
 class TrainingLeft(Event, frozen=True, kw_only=True, tag="training_left"):
     """All ranks have left the training after `step`, the last one or because of `signal`; its state is being saved."""
 
@@ -250,6 +263,7 @@ AnyEvent = (
     | CheckpointSaved
     | ResultsWritten
     | WarningRaised
+    | ImagesReplaced
     | TrainingLeft
     | AttemptEnded
 )

@@ -119,7 +119,13 @@ def build_loaders(
         **options,
     )
     validation = ValidationLoader(
-        indexes[1], imgsz=train.imgsz, batch=2 * train.batch, stride=stride, cache=caches[1], **options
+        indexes[1],
+        imgsz=train.imgsz,
+        batch=2 * train.batch,
+        stride=stride,
+        cache=caches[1],
+        replaces_unreadable=True,
+        **options,
     )
     require_shared_room(training, validation, world)
     return training, validation

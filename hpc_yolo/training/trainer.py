@@ -30,6 +30,7 @@ from hpc_yolo.training.final_evaluation import FinalEvaluation, write_results
 from hpc_yolo.training.nan_guard import RolledBack
 from hpc_yolo.training.optimizer import apply_settings
 from hpc_yolo.training.phases import Phases
+from hpc_yolo.training.replaced_images import ReplacedImages
 from hpc_yolo.training.step_events import epoch_ended, evaluated, step_logged
 from hpc_yolo.training.stop_rule import StopRule
 from hpc_yolo.training.watchdog import Watchdog
@@ -75,6 +76,10 @@ class Trainer:
         self.aside = AsideEvaluations(context, world, run, self.checkpointer, self.emit, before_publish)
         self.stop_rule = StopRule(context, world, run, self.phases, self.emit)
         self.agreement = StopAgreement(world)
+        self.replaced = {
+            split: ReplacedImages(split, loader.index, world, self.emit)
+            for split, loader in (("train", context.training), ("val", context.validation))
+        }
 
     @property
     def epoch(self) -> int:
@@ -114,6 +119,7 @@ class Trainer:
         """Train the steps of the epoch that are still to do; return the signal after which all ranks stop, if any."""
         self.context.trained.train()
         for batch in self.batches():
+            self.replaced["train"].add(batch.replaced)
             self.train_step(batch)
             self.position.step += 1
             if self.cadence.logs_after(self.position.step):
@@ -195,6 +201,7 @@ class Trainer:
         batches = self.stoppable(context.validation.slots())
         index, autocast = context.validation.index, context.autocast(self.world.device)
         result = evaluate_average(model, batches, index, autocast, self.world)
+        self.replaced["val"].report(self.position.step)
         is_best = context.evaluations.add(result.metrics, epoch, len(context.names))
         if epoch in self.aside.waiting:
             self.aside.settle(epoch, is_best=is_best)
@@ -242,6 +249,7 @@ class Trainer:
             if agreed.stop_signal is not None:
                 raise Stopped(agreed.stop_signal)
             if batch is not None:
+                self.replaced["val"].add(batch.replaced)
                 yield batch
 
     def request(self) -> StepRequest:
@@ -254,7 +262,9 @@ class Trainer:
         """Emit the means over the steps since the last log line."""
         self.context.nan_guard.require_finite_log()
         self.emit(step_logged(self.context, self.position.step))
+        self.replaced["train"].report(self.position.step)
 
     def log_epoch(self) -> None:
         """Emit the means over the epoch."""
         self.emit(epoch_ended(self.context, self.position.step))
+        self.replaced["train"].report(self.position.step)

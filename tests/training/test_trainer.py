@@ -3,6 +3,7 @@
 import errno
 import functools
 import math
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -21,7 +22,15 @@ from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import CheckpointSaved, EpochEnded, Evaluated, StepLogged, TrainingLeft, WarningRaised
+from hpc_yolo.runs.events import (
+    CheckpointSaved,
+    EpochEnded,
+    Evaluated,
+    ImagesReplaced,
+    StepLogged,
+    TrainingLeft,
+    WarningRaised,
+)
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
@@ -487,3 +496,17 @@ def test_state_with_changed_copies_of_inputs_is_refused(attempt, tmp_path, chang
     with pytest.raises(CheckpointError, match="was saved with other hyperparameters") as caught:
         attempt("stopped", hyp=str(hyp))
     assert str(inputs) in caught.value.message
+
+
+def test_images_damaged_after_the_scan_are_replaced_and_reported(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=6, num_val=3)
+    trainer = next_attempt(data, tmp_path, "damaged")
+    paths = [trainer.context.training.index.paths[2], trainer.context.validation.index.paths[1]]
+    for path in paths:
+        os.truncate(path, 50)
+    assert trainer.run() is None
+    events = [event for event in read_events(trainer.run_directory.journal) if isinstance(event, ImagesReplaced)]
+    assert [(event.split, event.total, event.num_images, event.first) for event in events] == [
+        ("train", 1, 6, paths[:1]),
+        ("val", 1, 3, paths[1:]),
+    ]
