@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.spec.load import load_spec
-
-if TYPE_CHECKING:
-    from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.spec.schema import Spec
 
 
-def read_dataset(written: str, needed_splits: Collection[str]) -> Dataset:
-    """Return the dataset that `written` names.
+def find_dataset(written: str) -> tuple[Path, Spec | None]:
+    """Return (the dataset YAML that `written` names, the spec if it is one).
 
     Raises:
-        DataError: it cannot be used, or a needed split is missing.
         SpecError: `written` is a spec with problems.
     """
-    from hpc_yolo.data.dataset import load_dataset
-
     path = Path(written)
     if not path.exists():
-        path = shipped_dataset(written) or path
-    elif _is_spec(path):
-        path = Path(load_spec(path, (), site_lookup()).data.path)
-    return load_dataset(path, needed_splits=needed_splits)
+        return shipped_dataset(written) or path, None
+    if not _is_spec(path):
+        return path, None
+    spec = load_spec(path, (), site_lookup())
+    return Path(spec.data.path), spec
 
 
 def _is_spec(path: Path) -> bool:

@@ -14,7 +14,7 @@ import click
     "--split", "splits", metavar="NAMES", help="Splits with commas between them. [default: all that DATA has]"
 )
 @click.option(
-    "--imgsz", "--img", default=640, show_default=True, type=click.IntRange(32), help="Image size of the training."
+    "--imgsz", "--img", type=click.IntRange(32), help="Image size of the training. [default: that of a spec, else 640]"
 )
 @click.option("--workers", default=0, type=click.IntRange(0), metavar="N", help="Threads. [default: one a core]")
 @click.option("--examples", default=3, show_default=True, type=click.IntRange(0), help="Findings of each kind shown.")

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.data_argument import read_dataset
+from hpc_yolo.cli.data_argument import find_dataset
 from hpc_yolo.cli.data_check_output import fix_json, print_fix, print_result
 from hpc_yolo.cli.quiet_libraries import quiet_libraries
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.check.corrections import Corrections
 from hpc_yolo.data.check.dataset import check_dataset, open_splits
-from hpc_yolo.data.check.fix import plan_fix, require_fixable, write_fix
+from hpc_yolo.data.check.fix import SplitFix, plan_fix, require_fixable, write_fix
 from hpc_yolo.data.check.illustrations import illustrate
 from hpc_yolo.data.check.result import CheckResult
-from hpc_yolo.data.dataset import SPLITS
+from hpc_yolo.data.dataset import SPLITS, Dataset, load_dataset
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.monitor.progress import counting
 from hpc_yolo.report.data_page import data_page
 from hpc_yolo.report.page import made_now
 
+DEFAULT_IMGSZ = 640
 NEEDED = ("train", "val")
 
 
@@ -34,7 +35,7 @@ class CheckOptions:
     """The options of `hpc-yolo data check`, as their help describes them."""
 
     splits: str | None
-    imgsz: int
+    imgsz: int | None
     workers: int
     examples: int
     as_json: bool
@@ -50,8 +51,10 @@ def run_check(written: str, options: CheckOptions) -> None:
     Raises:
         DataError: the dataset cannot be read, or a file not written.
     """
-    dataset = read_dataset(written, NEEDED if options.splits is None else _split_names(options.splits))
-    names = [name for name in SPLITS if dataset.split(name)] if options.splits is None else _split_names(options.splits)
+    path, spec = find_dataset(written)
+    chosen = None if options.splits is None else _split_names(options.splits)
+    dataset = load_dataset(path, needed_splits=NEEDED if chosen is None else chosen)
+    names = [name for name in SPLITS if dataset.split(name)] if chosen is None else chosen
     readers = (opened := open_splits(dataset, names)).readers
     if options.fix is not None:
         require_fixable(dataset, readers, options.fix)
@@ -60,7 +63,7 @@ def run_check(written: str, options: CheckOptions) -> None:
         result = check_dataset(
             dataset,
             opened,
-            imgsz=options.imgsz,
+            imgsz=options.imgsz or (DEFAULT_IMGSZ if spec is None else spec.train.imgsz),
             num_threads=options.workers,
             corrections=corrections,
             on_progress=on_progress,
@@ -74,16 +77,23 @@ def run_check(written: str, options: CheckOptions) -> None:
         _write_page(options.html, result, readers)
         click.echo(f"page with images: {options.html}", err=options.as_json)
     if options.fix is not None:
-        if not options.as_json:
-            print_fix(fixes)
-        if options.yes:
-            with counting("writing labels", None) as on_progress:
-                path = write_fix(dataset, fixes, options.fix, on_progress)
-            click.echo(f"written: {path}; look at it: hpc-yolo data check {path}", err=options.as_json)
-        else:
-            click.echo(f"nothing is written without --yes, which writes it to {options.fix}", err=options.as_json)
+        _print_or_write_copy(dataset, fixes, options.fix, options)
     if not result.is_clean(strict=options.strict):
         sys.exit(DataError.exit_code)
+
+
+def _print_or_write_copy(
+    dataset: Dataset, fixes: Mapping[str, SplitFix], directory: Path, options: CheckOptions
+) -> None:
+    """Print what a corrected copy in `directory` changes, and with --yes write it."""
+    if not options.as_json:
+        print_fix(fixes)
+    if not options.yes:
+        click.echo(f"nothing is written without --yes, which writes it to {directory}", err=options.as_json)
+        return
+    with counting("writing labels", None) as on_progress:
+        path = write_fix(dataset, fixes, directory, on_progress)
+    click.echo(f"written: {path}; look at it: hpc-yolo data check {path}", err=options.as_json)
 
 
 def _write_page(path: Path, result: CheckResult, readers: Mapping[str, SplitReader]) -> None:

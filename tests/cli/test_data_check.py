@@ -96,8 +96,11 @@ def test_wrong_option_is_an_error_that_says_what_is_allowed(shapes, arguments, c
 
 def test_dataset_is_that_of_a_spec_or_a_shipped_name(shapes, tmp_path, monkeypatch):
     spec = tmp_path / "spec.yaml"
-    spec.write_text(f"name: x\nmodel: yolov5n\ndata: {shapes}\n")
-    assert "16" in run(spec).output
+    spec.write_text(f"name: x\nmodel: yolov5n\ndata: {shapes}\ntrain: {{imgsz: 128}}\n")
+    contents = [json.loads(run(path, "--json").stdout) for path in (spec, shapes)]
+    assert [content["splits"]["train"]["num_images"] for content in contents] == [16, 16]
+    assert [content["imgsz"] for content in contents] == [128, 640]
+    assert json.loads(run(spec, "--json", "--imgsz", "96").stdout)["imgsz"] == 96
     monkeypatch.chdir(tmp_path)
     missing = run("shapes")
     assert isinstance(missing.exception, DataError) and "shapes.yaml" in str(missing.exception)
