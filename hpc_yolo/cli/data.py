@@ -9,6 +9,7 @@ import click
 from hpc_yolo.cli.data_check import check
 from hpc_yolo.cli.data_convert import convert
 from hpc_yolo.cli.data_pack import pack
+from hpc_yolo.cli.data_staged import staged
 from hpc_yolo.cli.data_verify import verify
 from hpc_yolo.monitor.progress import counting
 
@@ -45,3 +46,4 @@ data.add_command(check)
 data.add_command(convert)
 data.add_command(pack)
 data.add_command(verify)
+data.add_command(staged)

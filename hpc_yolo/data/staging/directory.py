@@ -185,6 +185,11 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip()
 
 
+def private_path(directory: Path) -> Path:
+    """Return the private directory of this user below `directory`, which may not exist."""
+    return directory / f"{PREFIX}{os.getuid()}"
+
+
 def private_directory(directory: Path) -> Path:
     """Return the private directory for staged copies below `directory`, which is made if its parent exists.
 
@@ -199,7 +204,7 @@ def private_directory(directory: Path) -> Path:
     mode = directory.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise DataError(f"everybody may replace files in {directory} (its mode has no sticky bit)")
-    path = directory / f"{PREFIX}{os.getuid()}"
+    path = private_path(directory)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
@@ -216,6 +221,12 @@ def staged_copies(parent: Path) -> list[StagedCopy]:
     """Return the copies in the private directory `parent`, the longest unused first."""
     copies = [StagedCopy(parent, path.name.removesuffix(LOCK_SUFFIX)) for path in parent.glob(f"*{LOCK_SUFFIX}")]
     return sorted(copies, key=lambda copy: -copy.unused_s)
+
+
+def is_used(copy: StagedCopy) -> bool:
+    """Return True if a process makes, uses or removes `copy`."""
+    with held_alone(copy) as is_mine:
+        return not is_mine
 
 
 @contextlib.contextmanager
