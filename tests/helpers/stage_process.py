@@ -48,7 +48,7 @@ def pause_at(staging: NodeStaging, num_bytes: int, is_free: threading.Event) -> 
 
 def main(source: str, stage: str, pause_bytes: str = "0") -> None:
     """Stage, then hold the copy."""
-    files = dict.fromkeys(sorted(str(path) for path in Path(source).rglob("*") if path.is_file()))
+    files = sorted(str(path) for path in Path(source).rglob("*") if path.is_file())
     staging = NodeStaging(StageRequest(stage, None, source, lambda: files), dict(os.environ))
     is_free = threading.Event()
     if int(pause_bytes):

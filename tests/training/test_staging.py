@@ -84,7 +84,7 @@ class Shared:
 def on_two_nodes(stages: list[str], source: Path) -> tuple[list[StageResult], list[AnyEvent]]:
     """Return (the result on each of 2 x 2 ranks, the events of rank 0) with a stage directory for each node."""
     shared, events = Shared(), list[AnyEvent]()
-    files = dict.fromkeys(str(path) for path in source.iterdir())
+    files = [str(path) for path in source.iterdir()]
 
     def work(rank: int) -> StageResult:
         world = cast("World", ThreadWorld(rank, shared))
@@ -194,7 +194,7 @@ def test_copies_are_wanted(stage, launcher, is_local, is_on_nodes, wants, datase
 def test_node_without_progress_is_given_up(source, stage, monkeypatch):
     is_free = threading.Event()
     monkeypatch.setattr("hpc_yolo.data.staging.node.copy_files", lambda *_: is_free.wait())
-    own = NodeStaging(StageRequest(str(stage), None, "", lambda: dict.fromkeys(map(str, source.iterdir()))), {})
+    own = NodeStaging(StageRequest(str(stage), None, "", lambda: map(str, source.iterdir())), {})
     own.start()
     monkeypatch.setattr(staging, "POLL_S", 0.01)
     wait_for_nodes(own, "DIR", alone(), lambda _event: None, start_timeout_s=0.05)
@@ -203,7 +203,7 @@ def test_node_without_progress_is_given_up(source, stage, monkeypatch):
 
 
 def test_mistake_in_the_thread_is_raised(stage):
-    own = NodeStaging(StageRequest(str(stage), None, "", lambda: {str(1 // 0): None}), {})
+    own = NodeStaging(StageRequest(str(stage), None, "", lambda: [str(1 // 0)]), {})
     own.start()
     with pytest.raises(ZeroDivisionError):
         wait_for_nodes(own, "DIR", alone(), lambda _event: None, 60.0)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.pack.verify import file_crc32
 from hpc_yolo.data.staging.directory import StagedCopy
 from hpc_yolo.data.staging.plan import StagedFile, StagePlan
 
 NUM_THREADS = 8
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**22
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that do not support it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class StopCopying(Exception):
@@ -84,12 +85,11 @@ def copy_files(files: Iterable[StagedFile], copy: StagedCopy, progress: CopyProg
     is_failed = threading.Event()
 
     def work() -> None:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
         for file in remaining:  # `next` of a list's iterator is atomic
             if is_failed.is_set():
                 return
             try:
-                copy_file(file, copy.file(file.path), buffer, progress)
+                copy_file(file, copy.file(file.path), progress)
             except BaseException:
                 is_failed.set()
                 raise
@@ -100,12 +100,12 @@ def copy_files(files: Iterable[StagedFile], copy: StagedCopy, progress: CopyProg
         result.result()
 
 
-def copy_file(file: StagedFile, target: str, buffer: memoryview, progress: CopyProgress) -> None:
+def copy_file(file: StagedFile, target: str, progress: CopyProgress) -> None:
     """Copy what `target` lacks of `file`.
 
     Raises:
         OSError: it cannot be read or written.
-        DataError: the file has changed since it was listed, or does not have its CRC-32.
+        DataError: the file has changed since it was listed.
         StopCopying: `progress` was asked to stop.
     """
     source_fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -116,38 +116,27 @@ def copy_file(file: StagedFile, target: str, buffer: memoryview, progress: CopyP
             if offset > file.size_bytes:
                 os.ftruncate(target_fd, 0)
                 offset = 0
-            crc32 = 0 if file.crc32 is None or offset == 0 else file_crc32(Path(target))
-            while num_bytes := _read(source_fd, buffer, offset, file.path):
-                _write(target_fd, buffer[:num_bytes], offset, target)
-                crc32 = crc32 if file.crc32 is None else zlib.crc32(buffer[:num_bytes], crc32)
+            os.lseek(target_fd, offset, os.SEEK_SET)
+            while num_bytes := _copy_chunk(source_fd, target_fd, offset):
                 offset += num_bytes
                 progress.add(num_bytes)
         finally:
             os.close(target_fd)
+    except OSError as error:
+        error.filename = error.filename or (target if error.errno in FULL else file.path)
+        raise
     finally:
         os.close(source_fd)
     if offset != file.size_bytes:
         raise DataError(f"{file.path} had {file.size_bytes} bytes when it was listed, and {offset} when it was copied")
-    if file.crc32 not in (None, crc32):
-        raise DataError(f"{file.path} is damaged: its CRC is not that of its packed set")
     progress.add()
 
 
-def _read(descriptor: int, buffer: memoryview, offset: int, path: str) -> int:
-    """Read into `buffer`; an error names the file."""
+def _copy_chunk(source_fd: int, target_fd: int, offset: int) -> int:
+    """Copy a chunk from `offset` of one file to the position of another, which is `offset` too; return its size."""
     try:
-        return os.preadv(descriptor, [buffer], offset)
+        return os.sendfile(target_fd, source_fd, offset, CHUNK_BYTES)  # half the CPU time of reading and writing
     except OSError as error:
-        error.filename = path
-        raise
-
-
-def _write(descriptor: int, content: memoryview, offset: int, path: str) -> None:
-    """Write all of `content`; an error names the file."""
-    while content:
-        try:
-            num_bytes = os.pwrite(descriptor, content, offset)
-        except OSError as error:
-            error.filename = path
+        if error.errno not in NO_SENDFILE:
             raise
-        content, offset = content[num_bytes:], offset + num_bytes
+    return os.write(target_fd, os.pread(source_fd, CHUNK_BYTES, offset))

@@ -10,17 +10,17 @@ from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.pack.layout import is_index, shards_of
 
 
-def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> dict[str, int | None]:
-    """Return the CRC-32 of each file that the images of `splits` are in; None where it is not known.
+def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> list[str]:
+    """Return the files that the images of `splits` are in.
 
     Raises:
         DataError: a split is missing or empty, or a packed set is damaged.
     """
-    files: dict[str, int | None] = {}
+    files: list[str] = []
     for split in splits:
         indexes = [source for source in dataset.split(split) if is_index(source)]
         if indexes:
-            files |= {str(path): shard.crc32 for index in indexes for path, shard in shards_of(index)}
+            files += [str(shard) for index in indexes for shard, _ in shards_of(index)]
         else:
-            files |= {str(archive_on(image) or image): None for image in open_split(dataset, split).images}
+            files += (str(archive_on(image) or image) for image in open_split(dataset, split).images)
     return files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,13 @@ class StageRequest:
         stage: the value of `data.stage`, not off.
         size_limit_bytes: larger datasets are not copied; None for no limit.
         source: the dataset, for messages and records.
-        list_files: returns the CRC-32 of each file by its path, None where it is not known; may raise DataError.
+        list_files: returns the paths of all files; may raise DataError.
     """
 
     stage: str
     size_limit_bytes: int | None
     source: str
-    list_files: Callable[[], Mapping[str, int | None]]
+    list_files: Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True)

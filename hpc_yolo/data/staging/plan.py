@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ DIGEST_LETTERS = 24
 
 
 class StagedFile(NamedTuple):
-    """A file to be copied: its absolute path without . and .., its size in bytes, and its CRC-32 if that is known."""
+    """A file to be copied: its absolute path without . and .., and its size in bytes."""
 
     path: str
     size_bytes: int
-    crc32: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,10 @@ class StagePlan:
         return sum(file.size_bytes for file in self.files)
 
 
-def plan_copy(files: Mapping[str, int | None], on_file: Callable[[], None] = lambda: None) -> StagePlan:
-    """Return the plan of a copy of `files`.
+def plan_copy(paths: Iterable[str], on_file: Callable[[], None] = lambda: None) -> StagePlan:
+    """Return the plan of a copy of the files `paths`.
 
     Args:
-        files: the CRC-32 of each, by its path.
         on_file: called after each file.
 
     Raises:
@@ -54,7 +52,7 @@ def plan_copy(files: Mapping[str, int | None], on_file: Callable[[], None] = lam
         DataError: two files would have the same path in the copy.
     """
     written: dict[str, str] = {}
-    for path in files:
+    for path in paths:
         normal = os.path.abspath(path)  # noqa: PTH100, links are kept
         other = written.setdefault(normal, path)
         if other != path and not os.path.samefile(other, path):  # noqa: PTH121, `..` behind a link
@@ -63,12 +61,12 @@ def plan_copy(files: Mapping[str, int | None], on_file: Callable[[], None] = lam
     def examine(path: str) -> tuple[StagedFile, int]:
         found = Path(path).stat()
         on_file()
-        return StagedFile(path, found.st_size, files[written[path]]), found.st_mtime_ns
+        return StagedFile(path, found.st_size), found.st_mtime_ns
 
     digest = hashlib.sha256()
-    planned = []
+    files = []
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for file, mtime_ns in pool.map(examine, sorted(written)):
-            planned.append(file)
+            files.append(file)
             digest.update(os.fsencode(f"{file.path}\0{file.size_bytes} {mtime_ns}\n"))
-    return StagePlan(tuple(planned), digest.hexdigest()[:DIGEST_LETTERS])
+    return StagePlan(tuple(files), digest.hexdigest()[:DIGEST_LETTERS])

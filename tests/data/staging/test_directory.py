@@ -177,7 +177,7 @@ def test_record_of_another_form_is_no_record(parent):
 
 def test_record_names_source_and_size(parent, tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"123")
-    plan = plan_copy({str(tmp_path / "1.jpg"): None})
+    plan = plan_copy([str(tmp_path / "1.jpg")])
     copy = StagedCopy(parent, plan.digest)
     copy.start()
     copy.complete(plan, "/data/coco")

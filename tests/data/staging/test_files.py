@@ -1,7 +1,6 @@
 """The files of a dataset that are staged, and reading a packed set from its copy."""
 
 import shutil
-import zlib
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,14 @@ def packed(loose, tmp_path) -> Dataset:
 
 
 def test_images_of_the_splits_are_staged(loose):
-    images = {str(path): None for split in SPLITS for path in (loose.root / "images" / split).iterdir()}
-    assert files_to_stage(loose, SPLITS) == images
+    images = [str(path) for split in SPLITS for path in (loose.root / "images" / split).iterdir()]
+    assert sorted(files_to_stage(loose, SPLITS)) == sorted(images)
     assert quick_size_bytes(loose) == sum(Path(path).stat().st_size for path in images)
 
 
-def test_shards_of_the_splits_are_staged_with_their_crc(packed):
+def test_shards_of_the_splits_are_staged(packed):
     shards = [path for split in SPLITS for path in packed.root.glob(f"{split}-*.tar")]
-    assert files_to_stage(packed, SPLITS) == {str(path): zlib.crc32(path.read_bytes()) for path in shards}
+    assert sorted(files_to_stage(packed, SPLITS)) == sorted(map(str, shards))
     assert quick_size_bytes(packed) == sum(path.stat().st_size for path in shards)
     assert len(list(packed.root.glob("test-*.tar"))) > 0  # which is not among them
 

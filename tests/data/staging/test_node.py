@@ -41,8 +41,8 @@ def stage(tmp_path) -> Path:
     return directory
 
 
-def files_of(source: Path) -> dict[str, int | None]:
-    return dict.fromkeys(str(path) for path in source.iterdir())
+def files_of(source: Path) -> list[str]:
+    return [str(path) for path in source.iterdir()]
 
 
 def staged(source: Path, stage: object, size_limit_bytes: int | None = None) -> NodeStaging:
@@ -268,7 +268,7 @@ def test_hanging_copy_is_given_up(source, stage, monkeypatch):
 
 
 def test_mistake_in_the_thread_is_kept_for_the_main_thread(stage):
-    def list_files() -> dict[str, int | None]:
+    def list_files() -> list[str]:
         raise ZeroDivisionError
 
     staging = NodeStaging(StageRequest(str(stage), None, "", list_files), {})

@@ -20,15 +20,15 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_plan_has_each_file_once_with_its_size(files, tmp_path):
     again = f"{tmp_path}/a/../a/2.jpg"
-    plan = plan_copy(dict.fromkeys([*reversed(files), files[0], again]))
+    plan = plan_copy([*reversed(files), files[0], again])
     assert plan.files == tuple(StagedFile(path, size) for size, path in enumerate(files, 1))
     assert plan.total_bytes == 6
-    assert plan.digest == plan_copy(dict.fromkeys(files)).digest
+    assert plan.digest == plan_copy(files).digest
 
 
 def test_plan_counts_every_file(files):
     counted = []
-    plan_copy(dict.fromkeys(files), lambda: counted.append(1))
+    plan_copy(files, lambda: counted.append(1))
     assert len(counted) == 3
 
 
@@ -46,14 +46,14 @@ def rename(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [rewrite, touch, rename])
 def test_digest_changes_with(change, files, tmp_path):
-    before = plan_copy(dict.fromkeys(files)).digest
+    before = plan_copy(files).digest
     change(Path(files[0]))
-    assert plan_copy(dict.fromkeys(str(path) for path in tmp_path.rglob("*.jpg"))).digest != before
+    assert plan_copy(str(path) for path in tmp_path.rglob("*.jpg")).digest != before
 
 
 def test_missing_file_is_refused(files):
     with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
-        plan_copy(dict.fromkeys([*files, files[0].replace("1.jpg", "3.jpg")]))
+        plan_copy([*files, files[0].replace("1.jpg", "3.jpg")])
 
 
 def test_two_files_with_one_path_in_copy_are_refused(files, tmp_path):
@@ -62,4 +62,4 @@ def test_two_files_with_one_path_in_copy_are_refused(files, tmp_path):
     (tmp_path / "elsewhere" / "a" / "1.jpg").write_bytes(b"another one")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
     with pytest.raises(DataError, match="are two files, and one in a copy"):
-        plan_copy(dict.fromkeys([*files, f"{tmp_path}/link/../a/1.jpg"]))
+        plan_copy([*files, f"{tmp_path}/link/../a/1.jpg"])
