@@ -57,7 +57,7 @@ bench.add_command(scaling)
 def run_all(quick: bool, num_rounds: int | None, directory: Path | None, as_json: bool) -> None:
     """Run all benchmarks on this machine: 5 minutes, with --quick 1 to 3.
 
-    A benchmark that fails is reported at the end, with exit code 1; times alone never fail.
+    One that cannot be run is reported at the end, with exit code 6; times alone never fail.
     """
     carry_out(list(BENCHMARKS), quick=quick, num_rounds=num_rounds, directory=directory, as_json=as_json)
 

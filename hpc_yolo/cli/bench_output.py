@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 from hpc_yolo.bench.records import BenchResult, Timing, spread, write_record
 from hpc_yolo.bench.rounds import Rounds
 from hpc_yolo.bench.run import BENCHMARKS, QUICK_ROUNDS, make_record, run_benchmark
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, HpcYoloError, RunError
 from hpc_yolo.monitor.progress import counting
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -40,13 +41,23 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 def carry_out(
     names: Sequence[str], *, quick: bool, num_rounds: int | None, directory: Path | None, as_json: bool
 ) -> None:
-    """Run the benchmarks `names`, print each when it is done, and save the record of all."""
+    """Run the benchmarks `names`, print each when it is done, and save the record of all.
+
+    Raises:
+        RunError: some could not be run; the others were.
+        DataError: the record cannot be written.
+    """
     results: list[BenchResult] = []
+    failed: list[str] = []
     for name in names:
         number = num_rounds or (QUICK_ROUNDS if quick else BENCHMARKS[name].rounds)
         with counting(f"bench {name}", number + 1) as on_progress:
             rounds = Rounds(number, quick, lambda _bench, done, total: on_progress(done, total))
-            found = run_benchmark(name, rounds)
+            try:
+                found = run_benchmark(name, rounds)
+            except (HpcYoloError, OSError, subprocess.SubprocessError) as error:
+                failed.append(f"{name}: {failure_text(error)}")
+                continue
         results += found
         for result in () if as_json else found:
             click.echo("\n".join(lines_of(result)))
@@ -59,6 +70,17 @@ def carry_out(
         except OSError as error:
             raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="--save another one") from error
         click.echo(f"written: {path}", err=True)
+    if failed:
+        raise RunError(f"not measured: {'; '.join(failed)}")
+
+
+def failure_text(error: Exception) -> str:
+    """Return why a benchmark could not be run: the message, or the last line that its command printed."""
+    if isinstance(error, HpcYoloError):
+        return error.message
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        return str(error.stderr.decode(errors="replace").strip().splitlines()[-1])
+    return str(error)
 
 
 def lines_of(result: BenchResult) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from click.testing import CliRunner
 
 from hpc_yolo.bench.records import read_records, write_record
 from hpc_yolo.bench.run import BENCHMARKS
+from hpc_yolo.cli import bench_output
 from hpc_yolo.cli.main import cli
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, RunError
 from hpc_yolo.data.synth import write_shapes_dataset
 
 SPEC = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -60,6 +62,29 @@ def test_options_of_the_other_form_are_refused(arguments):
 def test_every_benchmark_is_a_command():
     listed = call("--help").output
     assert all(sentence[:20] in listed for *_, sentence in BENCHMARKS.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "status: [Errno 28] No space left on device"),
+        (DataError("a set is missing"), "status: a set is missing"),
+        (subprocess.CalledProcessError(1, "x", stderr=b"a\nerror: b\n"), "status: error: b"),
+    ],
+    ids=["system", "own", "command"],
+)
+def test_benchmark_that_cannot_run_is_named_after_the_others(tmp_path, monkeypatch, error, message):
+    def run(name, _rounds):
+        if name == "status":
+            raise error
+        return [result(QUIET, bench=name)]
+
+    monkeypatch.setattr(bench_output, "run_benchmark", run)
+    done = call("all", "--quick", "--save", tmp_path)
+    assert isinstance(done.exception, RunError)
+    assert str(done.exception) == f"not measured: {message}"
+    (saved,) = read_records(tmp_path)
+    assert [one.bench for one in saved.results] == [name for name in BENCHMARKS if name != "status"]
 
 
 def test_json_is_the_record(tmp_path):
