@@ -1,4 +1,4 @@
-"""Measure batches of training and validation images per second of CPU time of one core.
+"""Measure batches of training and validation images, in shared memory, per second of CPU time of one core.
 
 Each way is measured beside the one that it replaced, in alternating rounds: a whole mosaic canvas that is warped
 (`tests/helpers/canvas_samples.py`), and JPEGs decoded at their full size for validation. Mosaic at 640 px from JPEGs of
@@ -26,7 +26,6 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from canvas_samples import CanvasSamples
 
-from hpc_yolo.data.batch import empty_images, rows_of
 from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.decoded import CachedImages, plan_slots
@@ -36,6 +35,7 @@ from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import WINDOW, windows
 from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.scan import scan_split
+from hpc_yolo.data.shared_memory import shared_bytes
 from hpc_yolo.data.source import ImageFiles, RecentImages
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -117,7 +117,7 @@ def canvas_epochs(index: ImageIndex, source: ImageFiles | CachedImages) -> Calla
     def run(epoch: int) -> None:
         for start in range(0, NUM_IMAGES, BATCH):
             images = [samples.sample(epoch, image)[0] for image in range(start, start + BATCH)]
-            torch.from_numpy(np.stack(images))
+            torch.from_numpy(np.stack(images)).share_memory_()  # type: ignore[no-untyped-call]
 
     return run
 
@@ -132,7 +132,7 @@ def tile_epochs(
 
     def run(epoch: int) -> None:
         for start in range(0, NUM_IMAGES, BATCH):
-            for image, out in enumerate(rows_of(empty_images(BATCH, (IMGSZ, IMGSZ))), start):
+            for image, out in enumerate(shared_rows((IMGSZ, IMGSZ)), start):
                 samples.sample(epoch, image, out=out, partners=partners[image])
 
     return run
@@ -151,14 +151,19 @@ def validation_ways(index: ImageIndex) -> Ways:
             for image in range(start, start + BATCH):
                 resized = resize_to(read_image(index.paths[image]), size_wh, augment=False)
                 images.append(to_chw_rgb(letterbox(resized, shape, scaleup=False)[0]))
-            torch.from_numpy(np.stack(images))
+            torch.from_numpy(np.stack(images)).share_memory_()  # type: ignore[no-untyped-call]
 
     def framed(_epoch: int) -> None:
         for start in range(0, NUM_IMAGES, BATCH):
-            for image, out in enumerate(rows_of(empty_images(BATCH, shape)), start):
+            for image, out in enumerate(shared_rows(shape), start):
                 samples.sample(image, shape, out)
 
     return {"decoded whole": whole, "framed in place": framed}
+
+
+def shared_rows(shape: tuple[int, int]) -> np.ndarray:
+    """Return the memory of a batch (BATCH, *shape, 3) as a loader worker has it."""
+    return shared_bytes(BATCH * shape[0] * shape[1] * 3).view(BATCH, *shape, 3).numpy()
 
 
 def with_ellipses(index: ImageIndex) -> ImageIndex:

@@ -114,8 +114,17 @@ def batch_memory(num_bytes: int) -> torch.Tensor:
     if torch.utils.data.get_worker_info() is None:
         return torch.empty(num_bytes, dtype=torch.uint8)
     with _space_for(num_bytes):
-        storage = torch.UntypedStorage._new_shared(num_bytes)  # type: ignore[no-untyped-call]
-        return torch.empty(0, dtype=torch.uint8).set_(storage)
+        return shared_bytes(num_bytes)
+
+
+def shared_bytes(num_bytes: int) -> torch.Tensor:
+    """Return uint8 (num_bytes,) in shared memory.
+
+    Raises:
+        RuntimeError: there is no space.
+    """
+    storage = torch.UntypedStorage._new_shared(num_bytes)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def into_shared_memory(tensors: Sequence[torch.Tensor]) -> None:
