@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count, islice
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from hpc_yolo.bench.machine import cpu_model
 from hpc_yolo.bench.rounds import cpu_s
 from hpc_yolo.bench.threads import one_thread
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.dataset_source import source_of
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader
@@ -42,10 +42,10 @@ def measure_input(spec: Spec, on_progress: Callable[[int, int], None]) -> InputR
     Raises:
         DataError: the dataset cannot be read.
     """
-    index = sample_of(scan_split(load_dataset(Path(spec.data.path)), "train", on_progress))
+    index = sample_of(scan_split(load_dataset(source_of(spec.data)), "train", on_progress))
     with one_thread():
         return InputRate(
-            data=spec.data.path,
+            data=spec.data.described,
             imgsz=spec.train.imgsz,
             cpu=cpu_model(),
             files_s=_seconds_of_image(spec, index, in_memory=False),

@@ -36,7 +36,7 @@ def check(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | None
     site = "" if loaded.site is None else f", site {loaded.site.name} ({loaded.site.why})"
     staged = "" if spec.data.stage == OFF else f" (stage {spec.data.stage})"
     click.echo(
-        f"{spec_path}: valid. {spec.model_source} on {spec.data.path}{staged}, {counted(train.epochs, 'epoch')} "
+        f"{spec_path}: valid. {spec.model_source} on {spec.data.described}{staged}, {counted(train.epochs, 'epoch')} "
         f"of {batch} on {tasks}{python}{site}"
     )
 

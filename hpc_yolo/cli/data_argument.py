@@ -8,12 +8,13 @@ import yaml
 
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.package_data import shipped_dataset
+from hpc_yolo.data.dataset_source import DatasetSource, source_of
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import Spec
 
 
-def find_dataset(written: str) -> tuple[Path, Spec | None]:
-    """Return (the dataset YAML that `written` names, the spec if it is one).
+def find_dataset(written: str) -> tuple[DatasetSource, Spec | None]:
+    """Return (the dataset that `written` names, the spec if it is one).
 
     Raises:
         SpecError: `written` is a spec with problems.
@@ -24,7 +25,7 @@ def find_dataset(written: str) -> tuple[Path, Spec | None]:
     if not _is_spec(path):
         return path, None
     spec = load_spec(path, (), site_lookup())
-    return Path(spec.data.path), spec
+    return source_of(spec.data), spec
 
 
 def _is_spec(path: Path) -> bool:

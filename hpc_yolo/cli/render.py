@@ -11,7 +11,8 @@ from hpc_yolo.cli.submission import origin_table
 from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.this_site import site_lookup
-from hpc_yolo.data.run_inputs import are_kept, dataset_yaml
+from hpc_yolo.data.dataset_source import has_copy
+from hpc_yolo.data.run_inputs import are_kept
 from hpc_yolo.launch.plan import planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.launch.run_names import with_filled_name
@@ -39,9 +40,9 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
     prepare_run(plan.run, plan.spec, needs_data=False)
-    if dataset_yaml(plan.run, spec.data.path) == Path(spec.data.path):
+    if not has_copy(plan.run):
         inputs = "this input" if are_kept(plan.run) else "the run's inputs"
-        click.echo(f"{spec.data.path}: not found here; the first attempt of the job copies {inputs}", err=True)
+        click.echo(f"{spec.data.described}: not found here; the first attempt of the job copies {inputs}", err=True)
     assert plan.script is not None
     click.echo(origin_table(plan.script, spec.cluster, loaded), err=True)
     click.echo(f"run directory {plan.run.path}", err=True)

@@ -11,7 +11,7 @@ from hpc_yolo.cli.metrics import print_report, print_study
 from hpc_yolo.cli.weights_argument import find_weights
 from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.package_data import shipped_dataset
-from hpc_yolo.data.run_inputs import readable_dataset
+from hpc_yolo.data.dataset_source import DatasetSource, readable_dataset
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations, read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
@@ -67,9 +67,10 @@ def run_val(run: Path | None, weights: str | None, data: Path | None, split: str
     resolved = find_weights(run, weights)
     if data is not None and readable_dataset(str(data)) is None:
         data = shipped_dataset(str(data)) or data
-    if (data := data or resolved.data) is None:
+    source = data or resolved.data
+    if source is None:
         raise SpecError("--data is missing", hint=f"the dataset YAML on which {resolved.weights} is evaluated")
-    target = _load_target(resolved, data, split, options)
+    target = _load_target(resolved, source, split, options)
     settings = EvaluationSettings(
         conf_threshold=options.conf_thres,
         iou_threshold=options.iou_thres,
@@ -92,7 +93,7 @@ def run_val(run: Path | None, weights: str | None, data: Path | None, split: str
         _warn(message)
 
 
-def _load_target(resolved: ResolvedWeights, data: Path, split: str, options: ValOptions) -> EvalTarget:
+def _load_target(resolved: ResolvedWeights, data: DatasetSource, split: str, options: ValOptions) -> EvalTarget:
     with counting("reading images", None) as on_progress:
         return load_eval_target(
             resolved.weights,

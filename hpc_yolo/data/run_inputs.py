@@ -30,8 +30,15 @@ from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
-from hpc_yolo.data.dataset_paths import dataset_file, differs_between_nodes, path_here
-from hpc_yolo.data.files import is_file
+from hpc_yolo.data.dataset_source import (
+    DATASET,
+    has_copy,
+    is_here,
+    is_of_each_node,
+    readable_dataset,
+    source_of,
+    source_of_run,
+)
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.hyperparameters import (
     load_hyperparameters,
@@ -48,8 +55,7 @@ from hpc_yolo.spec.schema import Spec
 HYPERPARAMETERS = "hyperparameters.yaml"
 OWN_HYPERPARAMETERS = "hyperparameters.own.yaml"
 MODEL = "model.yaml"
-DATASET = "dataset.yaml"
-COMPARED_IN_DATASET = ("train", "val", "names", "kpt_shape", "task")
+COMPARED_IN_DATASET = ("train", "val", "names", "kpt_shape", "task", "format", "images", "annotations", "difficult")
 HEADER = "# Inputs of this run: copied when it was submitted, and read by every attempt.\n"
 STAGING = "copy it in cluster.setup, which runs on the first node; srun --ntasks-per-node=1 COMMAND runs on every node"
 MAX_SHOWN = 80  # characters of a value in a message
@@ -91,8 +97,8 @@ def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -
         RunError: the run has a directory of that name with other content.
     """
     if are_kept(run):
-        is_missing = with_dataset and has_variables(spec.data.path) and not (run.inputs / DATASET).is_file()
-        return {DATASET: HEADER + _yaml(dataset_content(Path(spec.data.path)))} if is_missing else {}
+        is_missing = with_dataset and any(map(has_variables, spec.data.paths)) and not has_copy(run)
+        return {DATASET: HEADER + _yaml(dataset_content(source_of(spec.data)))} if is_missing else {}
     if run.inputs.exists():
         raise RunError(
             f"{run.inputs} exists and was not made for a run",
@@ -101,7 +107,7 @@ def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -
     hyp = msgspec.to_builtins(load_hyperparameters(spec.train))
     contents = {HYPERPARAMETERS: hyp}
     if with_dataset:
-        contents[DATASET] = dataset_content(Path(spec.data.path))
+        contents[DATASET] = dataset_content(source_of(spec.data))
     if (own := own_hyperparameter_file(spec.train)) is not None:
         contents[OWN_HYPERPARAMETERS] = written_hyperparameters(own)
     if spec.model:
@@ -165,21 +171,6 @@ def read_inputs(run: RunDirectory, spec: Spec) -> RunInputs:
     return RunInputs(hyp, model, dataset, digest)
 
 
-def dataset_yaml(run: RunDirectory, data: str) -> Path:
-    """Return the dataset YAML of a run: the copy in its directory, or for a run without one the file `data`."""
-    kept = run.inputs / DATASET
-    return kept if kept.is_file() else Path(data)
-
-
-def readable_dataset(data: str) -> Path | None:
-    """Return the dataset YAML of `data` on this machine; None where it does not exist, or a variable is not set."""
-    try:
-        path = path_here(dataset_file(data))
-    except DataError:
-        return None
-    return path if is_file(path) else None
-
-
 def require_dataset_of_node(run: RunDirectory, spec: Spec) -> None:
     """Check that the dataset of `run` exists on this node, which may have a copy of its own.
 
@@ -187,13 +178,13 @@ def require_dataset_of_node(run: RunDirectory, spec: Spec) -> None:
         DataError: it does not; the message names the node.
     """
     try:
-        if differs_between_nodes(spec.data.path):
-            load_dataset(Path(spec.data.path))
-        load_dataset(dataset_yaml(run, spec.data.path))
+        if is_of_each_node(spec.data):
+            load_dataset(source_of(spec.data))
+        load_dataset(source_of_run(run, spec.data))
     except DataError as error:
         node = platform.node()
         message = error.message if node in error.message else f"{error.message} on {node}"
-        raise DataError(message, hint=STAGING if differs_between_nodes(spec.data.path) else error.hint) from None
+        raise DataError(message, hint=STAGING if is_of_each_node(spec.data) else error.hint) from None
 
 
 def require_same_dataset(run: RunDirectory, spec: Spec) -> None:
@@ -202,7 +193,7 @@ def require_same_dataset(run: RunDirectory, spec: Spec) -> None:
     Raises:
         DataError: it differs; the message names the node.
     """
-    if not differs_between_nodes(spec.data.path):
+    if not is_of_each_node(spec.data):
         return
     changes = [change for change in changed_inputs(run, spec) if change.startswith("data ")]
     if changes:
@@ -250,9 +241,10 @@ def _compared(run: RunDirectory, spec: Spec) -> Iterator[tuple[str, Path, Any, A
     kept, model = run.inputs / MODEL, Path(spec.model)
     if spec.model and model.is_file() and kept.is_file():
         yield "model", model, load_config(kept), load_config(model)
-    kept, data = run.inputs / DATASET, readable_dataset(spec.data.path)
-    if data is not None and shipped_dataset(data.name) != data and kept.is_file():
-        yield "data", data, _training_part(dataset_content(kept)), _training_part(dataset_content(Path(spec.data.path)))
+    kept, data = run.inputs / DATASET, None if spec.data.is_inline else readable_dataset(spec.data.path)
+    if has_copy(run) and is_here(spec.data) and (data is None or shipped_dataset(data.name) != data):
+        now = dataset_content(source_of(spec.data))
+        yield "data", data or Path("the spec"), _training_part(dataset_content(kept)), _training_part(now)
 
 
 def _training_part(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def find_rate(state: Path, spec: Spec) -> InputRate | None:
     except (OSError, msgspec.ValidationError):
         return None
     fits = [rate for rate in found if rate.imgsz == spec.train.imgsz]
-    own = [rate for rate in fits if rate.data == spec.data.path]
+    own = [rate for rate in fits if rate.data == spec.data.described]
     return max(own or fits, key=lambda rate: rate.time, default=None)
 
 

@@ -96,7 +96,9 @@ def read_source(request: Request, run: RunDirectory) -> Source | None:
     last_step = max((getattr(event, "step", 0) for event in events), default=0)
     saves = measured_times(events, of_another=True)
     models = [event.size_bytes for event in events if isinstance(event, CheckpointSaved) and not is_state(event)]
-    return Source(run, times, spec.data.path, differences(request, times), saves, last_step, max(models, default=0))
+    return Source(
+        run, times, spec.data.described, differences(request, times), saves, last_step, max(models, default=0)
+    )
 
 
 def is_similar(planned: Spec, other: Spec) -> bool:

@@ -11,8 +11,8 @@ from torch import nn
 
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.dataset import Dataset, load_dataset
+from hpc_yolo.data.dataset_source import DatasetSource, source_of_run
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.run_inputs import dataset_yaml
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.inference.model import InferenceModel, load_inference_model
 from hpc_yolo.models import Detector
@@ -26,7 +26,7 @@ class ResolvedWeights:
     """A weights file; for that of a run also its dataset, image size and `single_cls`."""
 
     weights: Path
-    data: Path | None = None
+    data: DatasetSource | None = None
     imgsz: int | None = None
     single_cls: bool = False
 
@@ -76,12 +76,12 @@ def resolve_weights(path: Path) -> ResolvedWeights:
     if not run.holds_checkpoint(weights):
         return ResolvedWeights(weights)
     spec = load_resolved_spec(run.spec)
-    return ResolvedWeights(weights, dataset_yaml(run, spec.data.path), spec.train.imgsz, spec.train.single_cls)
+    return ResolvedWeights(weights, source_of_run(run, spec.data), spec.train.imgsz, spec.train.single_cls)
 
 
 def load_eval_target(
     weights: Path,
-    data: Path,
+    data: DatasetSource,
     split: str,
     *,
     device: str,

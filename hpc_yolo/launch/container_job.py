@@ -25,7 +25,8 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.variables import variables_in
 from hpc_yolo.data.archives.archive import PARTS, archive_on
 from hpc_yolo.data.dataset import SPLITS, dataset_content
-from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.data.dataset_paths import entries_of
+from hpc_yolo.data.dataset_source import source_of_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.container import Mount
 from hpc_yolo.spec.data import AUTO, OFF
@@ -117,15 +118,21 @@ def data_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
     Paths that differ between nodes have variables in them, as they are written.
     """
     try:
-        content = dataset_content(dataset_yaml(run, spec.data.path))
+        content = dataset_content(source_of_run(run, spec.data))
     except DataError:
-        yield _value(str(Path(spec.data.path).parent))
+        yield from (_value(str(Path(path).parent)) for path in spec.data.paths)
         return
     root = content["path"]
     yield from _with_target(_on_disk(root))
     for name in SPLITS:
         for entry in content.get(name, []):
-            yield from _split_directories(entry if entry.startswith(("/", "$", "~")) else f"{root}/{entry}")
+            yield from _split_directories(_below(root, entry))
+    for entry in (*content.get("images", {}).values(), *entries_of(content.get("annotations"))):
+        yield from _with_target(_below(root, entry))
+
+
+def _below(root: str, entry: str) -> str:
+    return entry if entry.startswith(("/", "$", "~")) else f"{root}/{entry}"
 
 
 def _split_directories(split: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from hpc_yolo.cluster import sbatch
 from hpc_yolo.core.errors import DataError, RunError
 from hpc_yolo.core.units import counted, format_time, parse_limit_s
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.dataset_source import source_of
 from hpc_yolo.forecast.estimate import Estimate, Limit, Spread, Work, estimate
 from hpc_yolo.forecast.rates import Rates, make_rates
 from hpc_yolo.forecast.similar import MAX_READ, Request, Source, find_sources
@@ -174,18 +175,18 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
     Raises:
         RunError: they cannot be counted here.
     """
-    seen = next((source.times for source in sources if source.data == plan.spec.data.path), None)
+    seen = next((source.times for source in sources if source.data == plan.spec.data.described), None)
     if seen is not None and (seen.num_evaluated or not counts_images):
         return seen.start.num_images, seen.num_evaluated
     if not counts_images:
         return None
 
-    from hpc_yolo.data.image_files import find_images  # 20 ms, of no use where a run has counted them
+    from hpc_yolo.data.image_count import count_images  # 20 ms, of no use where a run has counted them
 
-    data = plan.spec.data.path
+    data = plan.spec.data.described
     try:
-        dataset = load_dataset(Path(data))
-        training, validation = (find_images(dataset.split(name), dataset.root) for name in ("train", "val"))
+        dataset = load_dataset(source_of(plan.spec.data))
+        training, validation = (count_images(dataset, name) for name in ("train", "val"))
     except (DataError, OSError) as error:
         if seen is not None:
             return seen.start.num_images, 0
@@ -193,7 +194,7 @@ def _image_numbers(plan: Plan, sources: list[Source], *, counts_images: bool) ->
             f"{data}: its images cannot be counted here, and no measured run has used it: {_message(error)}",
             hint="with --probe, a short attempt counts them where the tasks run",
         ) from error
-    return len(training.paths), len(validation.paths)
+    return training, validation
 
 
 def _message(error: DataError | OSError) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hpc_yolo.core.variables import is_of_job, variables_in
 from hpc_yolo.data.dataset import dataset_content, load_dataset, paths_in
-from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.data.dataset_source import has_copy, source_of_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -50,13 +50,14 @@ def check_dataset(run: RunDirectory, spec: Spec, environ: Mapping[str, str], *, 
     def of_nodes(path: str) -> list[str]:
         return variables_of_nodes(path, spec.cluster, environ, for_slurm=for_slurm)
 
-    source = dataset_yaml(run, spec.data.path)
-    if missing := of_nodes(str(source)):
-        return CheckedDataset(None, (_left(spec.data.path, missing),))
+    written = next(filter(of_nodes, _needed_for_names(spec)), None)
+    if written is not None and not has_copy(run):
+        return CheckedDataset(None, (_left(written, of_nodes(written)),))
+    source = source_of_run(run, spec.data)
     content = dataset_content(source)
-    written = next((path for path in (spec.data.path, *paths_in(content)) if of_nodes(path)), None)
+    written = next((path for path in (*spec.data.paths, *paths_in(content)) if of_nodes(path)), None)
     if written is not None:
-        path = written if written == spec.data.path else f"{written} in {spec.data.path}"
+        path = written if written in spec.data.paths else f"{written} in {spec.data.path}"
         return CheckedDataset(len(content["names"]), (_left(path, of_nodes(written)),))
     dataset = load_dataset(source)
     return CheckedDataset(dataset.num_classes, dataset.messages)
@@ -68,5 +69,11 @@ def _left(path: str, names: list[str]) -> str:
 
 
 def names_file_of_nodes(spec: Spec, environ: Mapping[str, str], *, for_slurm: bool) -> bool:
-    """Return True if the dataset YAML of `spec` exists on the nodes only."""
-    return bool(variables_of_nodes(str(Path(spec.data.path)), spec.cluster, environ, for_slurm=for_slurm))
+    """Return True if the classes of `spec` are known on the nodes only: its dataset YAML, or its label files."""
+    return any(variables_of_nodes(path, spec.cluster, environ, for_slurm=for_slurm) for path in _needed_for_names(spec))
+
+
+def _needed_for_names(spec: Spec) -> list[str]:
+    """Return the paths of the files that have the names of classes: none where the spec itself has them."""
+    data = spec.data
+    return [] if data.names else data.label_paths if data.is_inline else [str(Path(data.path))]

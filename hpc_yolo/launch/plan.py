@@ -210,8 +210,8 @@ class Plan:
         return stage_decisions(self.run, self.spec, in_slurm=self.uses_slurm)
 
     def _data_decisions(self) -> list[tuple[str, str]]:
-        path = self.spec.data.path
-        expanded = [("data", f"{path} is expanded where the tasks run")] if has_variables(path) else []
+        written = next((path for path in self.spec.data.paths if has_variables(path)), None)
+        expanded = [("data", f"{written} is expanded where the tasks run")] if written is not None else []
         if self.spec.data.stage == OFF:
             return expanded
 

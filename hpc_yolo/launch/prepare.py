@@ -16,7 +16,8 @@ import hpc_yolo
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.data.run_inputs import changed_inputs, gather_inputs, readable_dataset, store_inputs
+from hpc_yolo.data.dataset_source import is_here
+from hpc_yolo.data.run_inputs import changed_inputs, gather_inputs, store_inputs
 from hpc_yolo.resilience.chain import predecessor
 from hpc_yolo.resilience.lease import last_holder
 from hpc_yolo.resilience.requeue import slurm_job_id
@@ -44,8 +45,9 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
         RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
-    has_data = needs_data or readable_dataset(spec.data.path) is not None
-    inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or has_variables(spec.data.path) else {}
+    has_data = needs_data or is_here(spec.data)
+    is_of_nodes = any(map(has_variables, spec.data.paths))
+    inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or is_of_nodes else {}
     run.create(for_group=spec.output_mode == "group")
     try:
         write_atomic(run.spec, dump_spec(spec))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.dataset import SPLITS, dataset_content
+from hpc_yolo.data.dataset_source import described, has_copy, source_of_run
 from hpc_yolo.data.files import exists
-from hpc_yolo.data.run_inputs import dataset_yaml
 from hpc_yolo.launch.stages import own_stage_jobs, require_accepted
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.paths import has_variables
@@ -54,14 +54,17 @@ def _require_splits(spec: Spec, run: RunDirectory) -> None:
     wanted = {
         stage.val.split: f"then[{index}].val.split" for index, stage in enumerate(spec.then) if stage.val is not None
     }
-    source = dataset_yaml(run, spec.data.path)
-    if not wanted.keys() - {"train", "val"} or has_variables(str(source)):  # the training needs those two as well
+    is_here = has_copy(run) or not any(map(has_variables, spec.data.paths))
+    if not wanted.keys() - {"train", "val"} or not is_here:  # the training needs those two as well
         return
+    source = source_of_run(run, spec.data)
     content = dataset_content(source)
     there = [split for split in SPLITS if split in content]
     for split, field in wanted.items():
         if split not in there:
-            raise SpecError(f"{field}: {source} has no split {split}", hint=f"the dataset has {', '.join(there)}")
+            raise SpecError(
+                f"{field}: {described(source)} has no split {split}", hint=f"the dataset has {', '.join(there)}"
+            )
         missing = [path for path in content[split] if not (has_variables(path) or exists(Path(path)))]
         if missing:
-            raise SpecError(f"{field}: {missing[0]}, {split} of {source}, does not exist")
+            raise SpecError(f"{field}: {missing[0]}, {split} of {described(source)}, does not exist")

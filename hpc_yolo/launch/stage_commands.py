@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.data.dataset import InlineDataset
+from hpc_yolo.data.dataset_source import DATASET, source_of_run
 from hpc_yolo.launch.stage_container import command_in_container, needs_container
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.run_end import RunEnd
@@ -45,10 +46,16 @@ def _arguments(run: RunDirectory, spec: Spec, name: str, stage: Stage) -> list[s
     return ["report", str(run.path)]
 
 
+def _dataset_yaml(run: RunDirectory, spec: Spec) -> Path:
+    """Return the dataset YAML of the run: its copy, which the first attempt makes, or that of the spec."""
+    source = source_of_run(run, spec.data)
+    return run.inputs / DATASET if isinstance(source, InlineDataset) else source
+
+
 def _val(run: RunDirectory, spec: Spec, step: ValStage) -> list[str]:
     weights = [str(_weights(run, step.weights))]
     if step.weights not in (BEST, LAST):
-        weights = ["--weights", *weights, "--data", str(dataset_yaml(run, spec.data.path))]
+        weights = ["--weights", *weights, "--data", str(_dataset_yaml(run, spec))]
         weights += ["--single-cls"] if spec.train.single_cls else []
     return [*weights, "--task", step.split, f"--workers={spec.train.workers}", *_device(spec), *_options(step)]
 

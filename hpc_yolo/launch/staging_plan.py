@@ -10,7 +10,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import parse_mem_bytes, short_bytes
 from hpc_yolo.core.variables import UnsetVariable, expanded, is_of_job, variables_in
 from hpc_yolo.data.dataset import load_dataset
-from hpc_yolo.data.run_inputs import dataset_yaml
+from hpc_yolo.data.dataset_source import source_of_run
 from hpc_yolo.data.staging.measure import quick_size_bytes
 from hpc_yolo.data.staging.room import file_system, is_local
 from hpc_yolo.runs.directory import RunDirectory
@@ -68,6 +68,6 @@ def _here(stage: str, environ: Mapping[str, str]) -> Path | None:
 
 def _size_bytes(run: RunDirectory, spec: Spec) -> int | None:
     try:
-        return quick_size_bytes(load_dataset(dataset_yaml(run, spec.data.path)))
+        return quick_size_bytes(load_dataset(source_of_run(run, spec.data)))
     except DataError:  # on the nodes only
         return None

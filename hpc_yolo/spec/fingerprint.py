@@ -22,7 +22,7 @@ def learned_fields(spec: Spec) -> dict[str, Any]:
 
 def learned_digest(spec: Spec) -> str:
     """Return a short digest of `learned_fields`; a field at its default does not count, since versions may add some."""
-    defaults = learned_fields(Spec(name="", data=DataSpec(path="")))
+    defaults = learned_fields(Spec(name="", data=DataSpec()))
     written = {field: value for field, value in learned_fields(spec).items() if value != defaults[field]}
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
 

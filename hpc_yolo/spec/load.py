@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence as ListLike
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -277,7 +278,7 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
         weights=weights,
         cluster=cluster,
         train=train,
-        data=msgspec.structs.replace(spec.data, path=_dataset_path(spec.data.path, directory)),
+        data=_with_absolute_data(spec.data, directory),
         output=str(Path(spec.output).absolute()),
     )
 
@@ -343,6 +344,21 @@ def _dataset_path(written: str, directory: Path) -> str:
     is_there = os.path.isfile(path) or os.path.isfile(f"{path}/dataset.yaml")  # noqa: PTH113, it takes any text
     shipped = None if is_there else shipped_dataset(written)
     return path if shipped is None else str(shipped)
+
+
+def _with_absolute_data(data: DataSpec, directory: Path) -> DataSpec:
+    """Return `data` with absolute paths but those with variables, which each node expands."""
+    if not data.is_inline:
+        return msgspec.structs.replace(data, path=_dataset_path(data.path, directory)) if data.path else data
+
+    def absolute(path: str) -> str:
+        return path if not path or has_variables(path) else _absolute(path, directory)
+
+    values: dict[str, Any] = {name: absolute(getattr(data, name)) for name in data.DIRECTORIES}
+    for name in data.LABEL_FILES:
+        written = getattr(data, name)
+        values[name] = [absolute(path) for path in written] if isinstance(written, list) else absolute(written)
+    return msgspec.structs.replace(data, **values)
 
 
 def _absolute(path: str, directory: Path) -> str:

@@ -39,10 +39,11 @@ def with_expanded_paths(spec: Spec) -> tuple[Spec, list[Finding]]:
         findings.extend(problems)
         return value
 
-    data = spec.data.path
-    if has_variables(data) and not os.path.isabs(data) and not data.startswith(("$", "~")):  # noqa: PTH117
-        message = f"{data!r} depends on a variable and on the working directory"
-        findings.append(Finding("data.path", message, "an absolute path, such as $SLURM_TMPDIR/coco.yaml"))
+    for data in spec.data.paths:
+        if has_variables(data) and not os.path.isabs(data) and not data.startswith(("$", "~")):  # noqa: PTH117
+            message = f"{data!r} depends on a variable and on the working directory"
+            field = "data.train" if spec.data.is_inline else "data.path"
+            findings.append(Finding(field, message, "an absolute path, such as $SLURM_TMPDIR/coco.yaml"))
     train = msgspec.structs.replace(spec.train, hyp=expand("train.hyp", spec.train.hyp, HYP))
     expanded = msgspec.structs.replace(
         spec,

@@ -14,6 +14,7 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.core.units import counted, is_whole_memory, parse_limit_s, parse_mem_bytes
 from hpc_yolo.spec.container_rules import VARIABLE_NAME, container_findings, missing_image
 from hpc_yolo.spec.data import AUTO, OFF, DataSpec
+from hpc_yolo.spec.data_rules import data_findings
 from hpc_yolo.spec.notify_rules import notify_findings
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.run_name import name_findings
@@ -42,6 +43,7 @@ def findings(spec: Spec) -> Iterator[Finding]:
 def run_findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec as that of one run."""
     yield from _unsupported(spec)
+    yield from data_findings(spec.data)
     yield from _data(spec.data)
     yield from name_findings(spec.name)
     yield from cluster_findings(spec.cluster)

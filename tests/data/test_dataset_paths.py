@@ -10,13 +10,12 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import dataset_content, load_dataset
+from hpc_yolo.data.dataset_source import readable_dataset, source_of_run
 from hpc_yolo.data.run_inputs import (
     changed_inputs,
-    dataset_yaml,
     gather_inputs,
     keep_inputs,
     read_inputs,
-    readable_dataset,
     require_dataset_of_node,
     require_same_dataset,
     store_inputs,
@@ -88,7 +87,7 @@ def test_copy_leads_to_disk_of_each_job(disk: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("DISK", str(tmp_path / "disk.2"))
     require_dataset_of_node(run, spec)
     require_same_dataset(run, spec)
-    assert load_dataset(dataset_yaml(run, spec.data.path)).train == (tmp_path / "disk.2" / "set" / "a",)
+    assert load_dataset(source_of_run(run, spec.data)).train == (tmp_path / "disk.2" / "set" / "a",)
     write(tmp_path / "disk.2" / "set" / "data.yaml", names=["cat", "fox"])
     with pytest.raises(DataError, match=r"the dataset on \S+ is not that of the run \(data names\[1\] .*dog -> fox\)"):
         require_same_dataset(run, spec)
@@ -105,7 +104,7 @@ def test_other_inputs_are_copied_at_submission(disk: Path, tmp_path: Path) -> No
     run = RunDirectory(tmp_path / "run")
     run.create()
     store_inputs(run, gather_inputs(run, spec, with_dataset=False))
-    assert dataset_yaml(run, spec.data.path) == Path(spec.data.path)
+    assert source_of_run(run, spec.data) == Path(spec.data.path)
     hyp.write_text("lr0: 0.1\n")
     write(disk / "set" / "data.yaml")
     for _ in range(2):

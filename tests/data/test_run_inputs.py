@@ -13,7 +13,8 @@ import yaml
 from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data import run_inputs
-from hpc_yolo.data.run_inputs import changed_inputs, dataset_yaml, keep_inputs, read_inputs
+from hpc_yolo.data.dataset_source import source_of_run
+from hpc_yolo.data.run_inputs import changed_inputs, keep_inputs, read_inputs
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec import hyperparameters
@@ -200,7 +201,7 @@ def test_relative_paths_are_resolved_as_at_submission(
     dataset = read_inputs(run, load_resolved_spec(run.spec)).dataset
     assert (dataset.train, dataset.val) == ((home / "set" / "a",), (home / "set" / "b", home / "set" / "c"))
     assert dataset.names == ("cat", "dog")
-    assert dataset_yaml(run, load_resolved_spec(run.spec).data) == run.inputs / "dataset.yaml"
+    assert source_of_run(run, load_resolved_spec(run.spec).data) == run.inputs / "dataset.yaml"
 
 
 def shipped_spec(home: Path) -> Spec:
@@ -252,7 +253,7 @@ def test_resume_of_run_without_copies_creates_them(home: Path, run: RunDirectory
     run.inputs.rmdir()
     spec = load_resolved_spec(run.spec)
     assert changed_inputs(run, spec) == []
-    assert dataset_yaml(run, spec.data.path) == home / "data.yaml"
+    assert source_of_run(run, spec.data) == home / "data.yaml"
     keep_inputs(run, spec)
     assert read_inputs(run, spec).hyperparameters.momentum == 0.9
 

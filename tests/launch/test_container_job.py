@@ -57,6 +57,14 @@ def spec_of(data: Path | str, tmp_path: Path, weights: str = "", executor: str =
         ({"path": "$SLURM_TMPDIR/d", "train": "images/train", "val": "images/val"}, {"$SLURM_TMPDIR/d"}),
         ({"path": "{t}/link", "train": "images/train", "val": "images/val"}, {"{t}/link", "{t}/real"}),
         ({"path": "{t}/linked", "train": "images/train", "val": "images/val"}, {"{t}/linked", "{t}/real/images/train"}),
+        (
+            {"format": "coco", "train": "{t}/lists/a.json", "val": "{t}/lists/a.json", "images": "{t}/e"},
+            {"{t}/y", "{t}/lists", "{t}/e"},
+        ),
+        (
+            {"format": "voc", "train": "{t}/lists/train.txt", "val": "{t}/e", "annotations": "{t}/real"},
+            {"{t}/y", "{t}/lists", "{t}", "{t}/real"},
+        ),
     ],
 )
 def test_directories_of_the_dataset_are_mounted_and_where_links_lead(tmp_path, content, expected):
@@ -72,6 +80,14 @@ def test_directories_of_the_dataset_are_mounted_and_where_links_lead(tmp_path, c
     roots = {value.format(t=tmp_path) for value in expected}
     assert roots <= found
     assert all(any(path == root or path.startswith(f"{root}/") for root in roots) for path in found)
+
+
+def test_dataset_of_the_spec_itself_is_mounted(tmp_path):
+    data = DataSpec(format="coco", train="/s/a.json", val=["/s/b.json"], images="$DISK/c", names=["cat"])
+    spec = msgspec.structs.replace(spec_of("", tmp_path), data=data)
+    assert set(data_paths(spec, RunDirectory(tmp_path / "runs" / "run"))) == {"/s", "$DISK/c"}
+    spec = msgspec.structs.replace(spec, data=msgspec.structs.replace(data, names=[]))
+    assert set(data_paths(spec, RunDirectory(tmp_path / "runs" / "run"))) == {"/s", "$DISK"}, "not readable here"
 
 
 def test_dataset_that_is_not_here_is_mounted_by_the_directory_of_its_yaml(tmp_path):

@@ -105,10 +105,12 @@ def test_warning_about_a_stage_that_nodes_may_not_have(
 
 
 def test_quick_size_gives_up(data, tmp_path):
-    def dataset(*train: Path) -> Dataset:
-        return cast("Dataset", SimpleNamespace(train=train, val=()))
+    def dataset(*train: Path, **fields: object) -> Dataset:
+        return cast("Dataset", SimpleNamespace(**{"train": train, "val": (), "format": "yolo", "images": {}} | fields))
 
     images = tmp_path / "set" / "images"
+    assert quick_size_bytes(dataset(data, format="coco", images={"train": images, "val": images})) == 3000
+    assert quick_size_bytes(dataset(images, format="voc")) is None, "images are elsewhere"
     assert quick_size_bytes(dataset(images)) == 3000
     assert quick_size_bytes(dataset(images), timeout_s=-1) is None
     assert quick_size_bytes(dataset(data)) is None  # a list

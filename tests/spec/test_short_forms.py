@@ -28,7 +28,7 @@ def test_command_line_sets_path_of_either_form(tmp_path, written, field):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("data:", r"(?s)spec.yaml:3:\d: data.path: is missing.*allowed: text"),
+        ("data:", r"(?s)spec.yaml:3:\d: data.path: is missing, and so is train.*allowed: path: d.yaml, or the dataset"),
         ("", r"(?s)data: is missing.*allowed: a dataset YAML, or a section with its path"),
         ("data: [a.yaml]", r"spec.yaml:3:7: data: must hold fields"),
         ("data: {pth: a.yaml}", r"(?s)spec.yaml:3:8: data.pth: unknown field.*allowed: path is the nearest"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import SUFFIXES, archive_on
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.dataset_format import YOLO
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.pack.layout import is_index, shards_of
 
@@ -18,10 +19,14 @@ TIMEOUT_S = 0.5
 
 def quick_size_bytes(dataset: Dataset, timeout_s: float = TIMEOUT_S) -> int | None:
     """Return the size of the training and validation images; None if it takes too long, or splits are lists."""
+    if dataset.format != YOLO and not dataset.images:
+        return None
     deadline_s = time.monotonic() + timeout_s
     total_bytes = 0
     try:
-        for source in {archive_on(source) or source for source in (*dataset.train, *dataset.val)}:
+        is_beside = dataset.format == YOLO  # images are where the splits are
+        sources = (*dataset.train, *dataset.val) if is_beside else dataset.images.values()
+        for source in {archive_on(source) or source for source in sources}:
             for size_bytes in _sizes(source):
                 total_bytes += size_bytes
                 if time.monotonic() > deadline_s:

@@ -14,8 +14,8 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.check.fix import require_fixable
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import dataset_content, load_dataset
+from hpc_yolo.data.dataset_source import readable_dataset
 from hpc_yolo.data.loader import TrainingLoader
-from hpc_yolo.data.run_inputs import readable_dataset
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.staging.files import files_to_stage
 from hpc_yolo.data.staging.measure import quick_size_bytes
