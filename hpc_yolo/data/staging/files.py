@@ -11,7 +11,7 @@ from hpc_yolo.data.pack.layout import is_index, shards_of
 
 
 def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> list[str]:
-    """Return the files that the images of `splits` are in.
+    """Return the files that the images of `splits` are in, each once.
 
     Raises:
         DataError: a split is missing or empty, or a packed set is damaged.
@@ -23,4 +23,4 @@ def files_to_stage(dataset: Dataset, splits: Sequence[str]) -> list[str]:
             files += [str(shard) for index in indexes for shard, _ in shards_of(index)]
         else:
             files += (str(archive_on(image) or image) for image in open_split(dataset, split).images)
-    return files
+    return list(dict.fromkeys(files))
