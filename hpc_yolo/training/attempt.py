@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,9 @@ def announce(process: ProcessInfo) -> None:
 def run_attempt(run: RunDirectory, spec: Spec, process: ProcessInfo) -> Signals | None:
     """Run one attempt on this rank; return None when the run is finished, else the signal that stopped it."""
     with contextlib.ExitStack() as held:
+        # torch raises the death of a loader worker whenever SIGCHLD comes, which may be later than the error of reading
+        # from it: not while that is reported.
+        held.callback(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
         lease = None
         if process.rank == 0:
             lease = take_lease(run, process)
