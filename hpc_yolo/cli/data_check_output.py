@@ -108,7 +108,10 @@ def _print_kind(console: Console, findings: list[Finding], num_examples: int) ->
 
 
 def _example(item: Item) -> Text:
-    return Text.assemble(f"    {item.where}", (f": {item.text}" if item.text else "", "dim"))
+    where, text = (
+        part.encode(errors="backslashreplace").decode() for part in (item.where, item.text)
+    )  # may be no text
+    return Text.assemble(f"    {where}", (f": {text}" if text else "", "dim"))
 
 
 def _last_line(result: CheckResult) -> Text:

@@ -100,7 +100,7 @@ def _write_page(path: Path, result: CheckResult, readers: Mapping[str, SplitRead
     with quiet_libraries():
         page = data_page(result, list(illustrate(result.findings, readers)), made_now())
     try:
-        write_atomic(path, page)
+        write_atomic(path, page.encode(errors="backslashreplace"))  # names of files are not always text
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}", hint="give another file to --html") from error
 

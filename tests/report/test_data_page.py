@@ -1,6 +1,8 @@
 """The page of `hpc-yolo data check`: every kind of finding with its images, whole without a network."""
 
 import base64
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -57,6 +59,13 @@ def test_page_has_totals_findings_and_classes(dirty, tmp_path):
     images = [decoded(source) for source in page.sources if source.startswith("data:")]
     assert len(images) == 4, "the cut one, a pair, a box"
     assert {max(image.shape) for image in images} == {SIDE_PIXELS}
+
+
+def test_name_that_is_no_text_is_shown_with_its_bytes(dirty, tmp_path):
+    name = os.fsencode(dirty.parent / "images" / "train") + b"/cut\xe9.png"
+    Path(os.fsdecode(name)).write_bytes(b"no image")
+    assert run(dirty, "--split", "train", "--html", tmp_path / "c.html").exit_code == 3
+    assert "cut\\udce9.png" in (tmp_path / "c.html").read_text()
 
 
 def test_page_of_a_clean_dataset_has_no_images(tmp_path):

@@ -119,7 +119,8 @@ def _plan_split(
         excluded = {image: reason for image, reason in excluded.items() if reason != "leak"}
     fix = SplitFix()
     for image in reader.images:
-        if (reason := excluded.get(str(image))) is not None:
+        reason = "line-break-in-name" if "\n" in image.name else excluded.get(str(image))  # a list has a line for each
+        if reason is not None:
             fix.left_out[reason] += 1
             continue
         changes = lines.get(str(image), {})

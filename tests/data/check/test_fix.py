@@ -133,9 +133,16 @@ def test_split_that_is_not_copied_is_named_where_it_is(directory):
 
 
 def test_odd_names_of_images_are_kept(directory):
-    for number, name in enumerate(("a b.png", "#c.png", "d's, e.png", "ä\u0308.png")):
+    for number, name in enumerate(("a b.png", "#c.png", "d's, e.png", "ä\u0308.png", "\udcff.png")):
         add(directory, name, different(number))
-    assert scan_split(fixed(directory, "train"), "train").num_images == 5
+    assert scan_split(fixed(directory, "train"), "train").num_images == 6
+
+
+def test_name_that_a_list_cannot_have_is_left_out(directory):
+    add(directory, "a\nb.png", different(1))
+    _, fixes = planned(directory, "train")
+    assert fixes["train"].left_out == Counter({"line-break-in-name": 1})
+    assert len(fixes["train"].kept) == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "content"])
