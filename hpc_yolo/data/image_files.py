@@ -79,6 +79,9 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
             hint="write paths that are absolute or relative to the directory of the list",
         )
     hint = skipped_message(skipped) if skipped else f"images end in {', '.join(sorted(DATASET_SUFFIXES))}"
+    for suffix, kind in ((".xml", "voc"), (".json", "coco")):
+        if any(next(source.glob(f"*{suffix}"), None) for source in split):
+            hint = f"it has {suffix} files: labels of Pascal VOC or COCO need format: {kind} in the dataset YAML"
     return DataError(f"no images in {where}", hint=hint)
 
 

@@ -53,7 +53,7 @@ def read_image_list(source: Path, root: Path | None = None) -> ImageList:
     if lines and not any(Path(line).suffix.lower() in DATASET_SUFFIXES | UNREADABLE_SUFFIXES for _, line in lines):
         raise DataError(
             f"{source} is not a list of images: none of its lines ends in the suffix of one",
-            hint="a split is a directory of images, or a text file with the path of one on each line",
+            hint=_format_hint(source),
         )
     search = ImageSearch(source, root)
     found = ImageList()
@@ -68,6 +68,15 @@ def read_image_list(source: Path, root: Path | None = None) -> ImageList:
         else:
             found.problems.append(f"{where}: {line} does not exist (looked for {search.describe(line)})")
     return replace(found, note=search.note(source))
+
+
+def _format_hint(source: Path) -> str:
+    """Return what a file that is no list of images may be instead."""
+    if source.suffix.lower() == ".json":
+        return "annotations in COCO's format need format: coco in the dataset YAML"
+    if "ImageSets" in source.parts:
+        return "lists of Pascal VOC need format: voc in the dataset YAML"
+    return "a split is a directory of images, or a text file with the path of one on each line"
 
 
 def list_lines(source: Path) -> Iterator[tuple[int, str]]:

@@ -67,7 +67,7 @@ def explain_missing(image: Path, *, are_all_missing: bool = False) -> str:
         return f"{label.parent} is empty"
     others = sorted({Path(name).suffix for name in names} & OTHER_FORMATS)
     if others:
-        return f"{label.parent} has {', '.join(others)} files, and other label formats are not read"
+        return f"{label.parent} has {', '.join(others)} files; other labels need format: coco or format: voc"
     unmatched = [name for name in names if name.endswith(LABEL_SUFFIX)] if are_all_missing else []
     return f"the {LABEL_SUFFIX} files in {label.parent} have other names, such as {unmatched[0]}" if unmatched else ""
 

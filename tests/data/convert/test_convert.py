@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from coco_sets import SQUARE_PIXELS, TRIANGLE_PIXELS, image, one, write_coco
 from image_sets import GOOD, add, make_samples, make_set
+from packed_sets import pack
 from voc_sets import write_voc, xml_file, xml_object
 
 from hpc_yolo.core.errors import DataError
@@ -132,6 +133,19 @@ def test_several_polygons_stay_one_outline(tmp_path):
     assert after.outlines.points.tobytes() == before.outlines.points.tobytes()
     written = json.loads((tmp_path / "to" / "annotations" / "instances_train.json").read_text())["annotations"][0]
     assert written["area"] == pytest.approx(480 + 36)
+
+
+def test_packed_set_is_converted_with_copies_of_its_images(yolo, tmp_path):
+    pack(yolo, tmp_path / "packed")
+    packed = tmp_path / "packed" / "dataset.yaml"
+    with pytest.raises(DataError, match="is not a file of its own, but part of a packed set"):
+        convert(find_dataset(packed), tmp_path / "to", "yolo")
+    target = converted(packed, tmp_path / "to", "yolo", images="copy")
+    for before, after in zip(indexes(yolo), indexes(target), strict=True):
+        assert np.allclose(after.labels.rows, before.labels.rows, rtol=0, atol=1e-7), (
+            "a packed set has single precision"
+        )
+        assert [Path(path).read_bytes() for path in after.paths] == [Path(path).read_bytes() for path in before.paths]
 
 
 def test_nothing_is_written_over(yolo, tmp_path):

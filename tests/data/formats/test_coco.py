@@ -222,6 +222,28 @@ def test_several_files_are_one_split(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("train", "hint"),
+    [
+        ("a.json", "annotations in COCO's format need format: coco in the dataset YAML"),
+        ("files", "it has .json files: labels of Pascal VOC or COCO need format: coco"),
+        ("xml", "it has .xml files: labels of Pascal VOC or COCO need format: voc"),
+        ("ImageSets/train.txt", "lists of Pascal VOC need format: voc in the dataset YAML"),
+    ],
+)
+def test_other_format_than_is_written_is_said(tmp_path, train, hint):
+    write_coco(tmp_path, [one()])
+    for directory in ("files", "xml", "ImageSets"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "files" / "a.json").touch()
+    (tmp_path / "xml" / "a.xml").touch()
+    (tmp_path / "ImageSets" / "train.txt").write_text("2008_000008\n")
+    (tmp_path / "d.yaml").write_text(f"train: {train}\nval: {train}\nnames: [a]\n")
+    with pytest.raises(DataError) as caught:
+        scanned(tmp_path)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("yaml", "message"),
     [
         ("format: coconut\ntrain: a.json\nval: a.json\n", "format: 'coconut' is not one of yolo, coco, voc"),

@@ -44,7 +44,7 @@ def test_state_of_an_image_changes_with_its_labels(directory):
         ("other case", "beside it is Labels$"),
         ("dangling link", "labels is a link to /gone, which does not exist"),
         ("beside images", "good.txt exists, but labels beside images are read only if no directory above is called"),
-        ("xml", "has .xml files, and other label formats are not read"),
+        ("xml", "has .xml files; other labels need format: coco or format: voc"),
         ("other names", "the .txt files in .* have other names"),
     ],
 )
