@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-POLL_S = 0.1
+POLL_S = 0.05
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -25,7 +25,7 @@ def run_timed(command: list[str], directory: Path, log: Path, environ: Mapping[s
     """Run `command` in `directory` with its output in `log`; return its times.
 
     A loader worker is a process that was forked and runs on, so that it has the arguments of its parent. Processes are
-    read every tenth of a second: up to that much of their ends is missing.
+    read every twentieth of a second: up to that much of their ends is missing.
 
     Raises:
         RuntimeError: the command fails; the message has the last line of its output.

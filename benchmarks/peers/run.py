@@ -8,18 +8,20 @@
     python benchmarks/peers/run.py --remove             delete the environments
 
 Each trainer is installed into an environment of its own below ~/.cache/hpc-yolo-peers. Its source is not read: what is
-known of it is its --help. Processor time is counted, so that other load matters little. The work is measured as the
-difference of a longer and a shorter command: start and end cancel out. A loader has one worker, whose time counts;
-trainers alternate.
+known of it is its --help. Processor time is counted, as the difference of a longer and a shorter command: start and end
+cancel out. A loader has one worker, whose time counts. The trainers of a round run at once, so that other load on the
+machine affects each alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Comparison:
     def __init__(self, directory: Path, names: list[str]) -> None:
         self.directory, self.names = directory, names
         self.programs = {name: program_of(name, ROOT) for name in names}
-        self.number = 0
+        self.numbers = itertools.count(1)
         self.tiny = directory / "tiny.yaml"
         self._add_font()
         layers = (resource_directory("configs") / "models" / "yolov5n.yaml").read_text()
@@ -81,10 +83,9 @@ class Comparison:
 
     def task(self, name: str, data: Path, *, tiny: bool = True, **options: Any) -> Task:
         """Return a task of the trainer `name` with a fresh directory for its output."""
-        self.number += 1
         trainer = TRAINERS[name]
         model = trainer.tiny if tiny else trainer.small
-        output = self.directory / "runs" / f"{name}-{self.number}"
+        output = self.directory / "runs" / f"{name}-{next(self.numbers)}"
         return Task(data, str(self.tiny) if model == "TINY" else model, output, **options)
 
     def train(self, name: str, task: Task) -> CommandTimes:
@@ -174,20 +175,26 @@ def mean_ap(comparison: Comparison, _rounds: int) -> None:
 
 
 def print_rates(comparison: Comparison, rounds: int, what: str, images_per_s: Callable[[str], float]) -> None:
-    """Print the median of each trainer over `rounds`, in which they alternate; a trainer that fails is left out."""
+    """Print the median of each trainer over `rounds`, in which all run at once; one that fails is left out."""
     found: dict[str, list[float]] = {name: [] for name in comparison.names}
+
+    def measure(name: str) -> None:
+        try:
+            found[name].append(images_per_s(name))
+        except RuntimeError as error:
+            print(f"{name}: {error}", flush=True)
+
     for _ in range(rounds):
-        for name in comparison.names:
-            try:
-                found[name].append(images_per_s(name))
-            except RuntimeError as error:
-                print(f"{name}: {error}", flush=True)
-    first = next(iter(found.values()))
+        with ThreadPoolExecutor(len(found)) as pool:
+            list(pool.map(measure, found))
+    (first, firsts), *_ = found.items()
     for name, rates in found.items():
         if rates:
-            ratio = statistics.median(first) / statistics.median(rates) if first else float("nan")
-            spread = f"{min(rates):.1f} to {max(rates):.1f}"
-            print(f"{what:38} {name:12} {statistics.median(rates):7.1f} ({spread}); {ratio:.2f} times", flush=True)
+            median, spread = statistics.median(rates), f"{min(rates):.1f} to {max(rates):.1f}"
+            # Of the same rounds: other load changes from one to the next.
+            ratios = [mine / other for mine, other in zip(firsts, rates, strict=False)]
+            ratio = f"{first} has {statistics.median(ratios):.2f} times that" if ratios and name != first else ""
+            print(f"{what:38} {name:12} {median:7.1f} images/s ({spread}) {ratio}".rstrip(), flush=True)
 
 
 MEASURED = {"loader": loader, "validation": validation, "step": step, "map": mean_ap}
