@@ -1,15 +1,35 @@
-"""The files of caches of decoded images: in the memory of a node, without a name, so that none can be left behind."""
+"""The files of caches of decoded images: in the memory of a node, or on its local disk for the next attempts.
+
+A file in memory has no name, so that none can be left behind. One on a disk is a staged copy of a kind: see `staging`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import os
+import secrets
 import tempfile
+import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
+
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.decoded import DecodedImages, SlotPlan
+from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.shared_memory import DIRECTORY
+from hpc_yolo.data.staging.directory import StagedCopy, private_directory, remove_unused
+from hpc_yolo.data.staging.room import is_in_memory, is_local
+from hpc_yolo.data.staging.where import JOB_VARIABLES
 
 PROC = "/proc"
+BLOCK_BYTES = 512  # in which a file system counts
+TEMPORARY = "/tmp"
+VERSION = 1  # of decoding, resizing and the layout of the file
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,79 @@ def new_memory_cache(plan: SlotPlan) -> DecodedImages:
         raise
 
 
+def disk_directory(environ: Mapping[str, str]) -> Path:
+    """Return the directory for caches on the local disk of this node.
+
+    Args:
+        environ: variables of a task.
+
+    Raises:
+        DataError: there is none.
+    """
+    named = (environ.get(name, "") for name in JOB_VARIABLES)
+    candidates = [Path(path) for path in (*named, TEMPORARY) if path.startswith("/")]
+    for path in candidates:
+        if path.is_dir() and is_local(path) and not is_in_memory(path):
+            return path
+    raise DataError(f"none of {', '.join(f'${name}' for name in JOB_VARIABLES)} and {TEMPORARY} is on a local disk")
+
+
+def decoded_digest(index: ImageIndex, imgsz: int, *, augment: bool) -> str:
+    """Return a digest of all that the decoded images of `index` depend on."""
+    content = index.digest or secrets.token_hex()
+    return hashlib.sha256(repr((VERSION, cv2.__version__, content, imgsz, augment)).encode()).hexdigest()[:32]
+
+
+def free_on_disk(directory: Path, digests: Iterable[str]) -> int:
+    """Return the bytes that caches may take in `directory`: those that are free, and those that they have already.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    found = os.statvfs(directory)
+    free_bytes = found.f_bavail * found.f_frsize
+    for digest in digests:
+        with contextlib.suppress(OSError):
+            free_bytes += _cache_file(StagedCopy(private_directory(directory), digest)).stat().st_blocks * BLOCK_BYTES
+    return free_bytes
+
+
+def _cache_file(copy: StagedCopy) -> Path:
+    return copy.path / "decoded"
+
+
+def disk_cache(directory: Path, digest: str, plan: SlotPlan) -> DecodedImages:
+    """Return the cache `digest` on a disk, with what other processes have written since the node's boot.
+
+    It is removed by the next one there when it was not used for three days.
+
+    Raises:
+        OSError, DataError: it cannot be made.
+    """
+    parent = private_directory(directory)
+    remove_unused(parent, keep=digest)
+    copy = StagedCopy(parent, digest)
+    path, lock = _cache_file(copy), copy.lock()
+    try:
+        if lock.try_exclusive():  # nobody else uses it
+            copy.start()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(descriptor, plan.total_bytes)
+            finally:
+                os.close(descriptor)
+        if not lock.try_shared():
+            raise BlockingIOError(errno.EAGAIN, "is being removed", str(path))
+        lock.touch()
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        cache = _whole(descriptor, plan, str(path))
+    except BaseException:
+        lock.close()
+        raise
+    weakref.finalize(cache, lock.close)
+    return cache
+
+
 def _unnamed_file() -> int:
     """Return a file in memory that has no name; it does not need space in /dev/shm where the system can do without."""
     if hasattr(os, "memfd_create"):
@@ -60,11 +153,15 @@ def opened_cache(file: FileOfProcess, plan: SlotPlan) -> DecodedImages:
         OSError: the file is not accessible from here.
     """
     path = f"{PROC}/{file.pid}/fd/{file.descriptor}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    return _whole(os.open(path, os.O_RDWR | os.O_CLOEXEC), plan, path, file.inode)
+
+
+def _whole(descriptor: int, plan: SlotPlan, path: str, inode: int | None = None) -> DecodedImages:
+    """Return the cache in an open file, which must have the size of `plan` and the number `inode`."""
     try:
         found = os.fstat(descriptor)
-        if (found.st_ino, found.st_size) != (file.inode, plan.total_bytes):
-            raise FileNotFoundError(f"{path} is another file")
+        if found.st_size != plan.total_bytes or inode not in (None, found.st_ino):
+            raise FileNotFoundError(errno.ENOENT, "is another file", path)
         return DecodedImages(descriptor, plan)
     except BaseException:
         os.close(descriptor)

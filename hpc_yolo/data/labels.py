@@ -72,6 +72,7 @@ class ImageIndex:
         num_backgrounds: images without objects.
         num_corrupt: images that are left out.
         messages: findings to be reported, a line each.
+        digest: changes when the content of an image does; "" where that is not known.
         outlines: of all objects, image after image; of no objects where no label is a polygon.
         crowds: regions of many objects, which are not trained on, and in which detections are ignored.
     """
@@ -82,6 +83,7 @@ class ImageIndex:
     num_backgrounds: int
     num_corrupt: int
     messages: tuple[str, ...]
+    digest: str = ""
     outlines: Outlines = Outlines.none(0)  # noqa: RUF009, frozen
     findings: Findings = Findings()
     crowds: Crowds = field(default_factory=lambda: NO_CROWDS)

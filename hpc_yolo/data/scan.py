@@ -69,16 +69,17 @@ def scan_split(
     silence_decoder()
     reader = open_split(dataset, split)
     if isinstance(reader, PackedSplit):
-        index = reader.index
+        index, digest = reader.index, reader.index.digest
     else:
         caches = [reader.cache, *([spare_cache] if spare_cache else [])]
-        index = cached(caches, _cache_key(reader, dataset), lambda: _scan(reader, on_progress))
+        digest = _cache_key(reader, dataset)
+        index = cached(caches, digest, lambda: _scan(reader, on_progress))
     if dataset.single_cls:
         labels = replace(index.labels, rows=index.labels.rows * ONE_CLASS)
         index = replace(index, labels=labels, crowds=index.crowds * ONE_CLASS_OF_CROWDS)
     index = _with_problems(index, reader.problems)
     _require_usable(index, reader, f"{dataset.source}: {split}", needs_labels=needs_labels)
-    return replace(index, messages=tuple(_messages(index, reader, split)))
+    return replace(index, digest=digest, messages=tuple(_messages(index, reader, split)))
 
 
 def _with_problems(index: ImageIndex, problems: tuple[str, ...]) -> ImageIndex:

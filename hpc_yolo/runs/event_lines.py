@@ -86,8 +86,9 @@ def cache_text(event: ImagesCached) -> str:
     needed, cached, free = map(short_bytes, (event.needed_bytes, event.cached_bytes, event.free_bytes))
     if not event.cached_bytes:
         return f"off: {needed} are needed, and {free} are free"
+    where = {"memory": "in memory", "disk": "on the local disk"}.get(event.kind, event.kind)
     of_all = f"{cached} of" if event.cached_bytes < event.needed_bytes else ""
-    return f"{of_all} {needed} of decoded images in {event.kind}, of {free} that were free".strip()
+    return f"{of_all} {needed} of decoded images {where}, of {free} that were free".strip()
 
 
 def staging_text(event: DataStaging) -> str:

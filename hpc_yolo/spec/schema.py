@@ -260,8 +260,9 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         Literal["auto", "none", "ram", "disk"],
         WHERE_IT_RUNS,
         Meta(
-            description="Keep decoded images after their first use, once per node, in memory; auto: if they need at "
-            "most a quarter of the free memory."
+            description="Keep decoded images after their first use, once per node: ram: in memory; disk: on the "
+            "node's local disk, also for later attempts; auto: in memory, if they need at most a quarter of what is "
+            "free."
         ),
     ] = "auto"
     freeze: Annotated[

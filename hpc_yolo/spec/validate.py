@@ -42,7 +42,6 @@ def findings(spec: Spec) -> Iterator[Finding]:
 
 def run_findings(spec: Spec) -> Iterator[Finding]:
     """Yield the problems of a spec as that of one run."""
-    yield from _unsupported(spec)
     yield from data_findings(spec.data)
     yield from _data(spec.data)
     yield from name_findings(spec.name)
@@ -74,11 +73,6 @@ def cluster_findings(cluster: ClusterSpec) -> Iterator[Finding]:
 def model_names() -> list[str]:
     """Return the names of the models in the package."""
     return sorted(path.stem for path in (resource_directory("configs") / "models").glob("*.yaml"))
-
-
-def _unsupported(spec: Spec) -> Iterator[Finding]:
-    if spec.train.cache == "disk":
-        yield Finding("train.cache", "disk is not supported", "none or ram")
 
 
 def _data(data: DataSpec) -> Iterator[Finding]:

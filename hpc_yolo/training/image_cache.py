@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from pathlib import Path
 
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.cache_files import FileOfProcess, file_of, new_memory_cache, opened_cache
+from hpc_yolo.data.cache_files import (
+    FileOfProcess,
+    decoded_digest,
+    disk_cache,
+    disk_directory,
+    file_of,
+    free_on_disk,
+    new_memory_cache,
+    opened_cache,
+)
 from hpc_yolo.data.decoded import DecodedImages, SlotPlan, plan_slots
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.memory import available_bytes
@@ -16,32 +29,73 @@ from hpc_yolo.distributed import World
 from hpc_yolo.runs.events import AnyEvent, ImagesCached, WarningRaised
 
 CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache need memory too
-AUTO_CACHE_MEMORY_FRACTION = 0.25  # limit of train.cache: auto
-MEMORY, OFF = "memory", "off"
+# The part of the free bytes into which all images must fit; those of `ram` need not.
+FRACTIONS = {"auto": 0.25, "ram": math.inf, "disk": 0.9}
+OFF = "off"
 NO_FILE = FileOfProcess(0, 0, 0)
 
 Caches = list[DecodedImages | None]
 
 
+class _Memory:
+    kind = "memory"
+
+    def free_bytes(self) -> int:
+        return available_bytes()
+
+    def make(self, _split: int, plan: SlotPlan) -> DecodedImages:
+        return new_memory_cache(plan)
+
+
+class _Disk:
+    kind = "disk"
+
+    def __init__(self, digests: list[str]) -> None:
+        self._digests = digests
+        self._directory: Path | None = None
+
+    def free_bytes(self) -> int:
+        """Return the bytes that the caches may take, of which they may have some already.
+
+        Raises:
+            DataError, OSError: there is no local disk.
+        """
+        self._directory = disk_directory(current_environment())
+        return free_on_disk(self._directory, self._digests)
+
+    def make(self, split: int, plan: SlotPlan) -> DecodedImages:
+        assert self._directory is not None
+        return disk_cache(self._directory, self._digests[split], plan)
+
+
 def node_caches(
     cache: str, indexes: Sequence[ImageIndex], imgsz: int, world: World, emit: Callable[[AnyEvent], None]
 ) -> Caches:
-    """Return the cache of the decoded images of each of `indexes`, shared by the ranks of this node; None without one.
+    """Return the caches of decoded training and validation images, shared by the ranks of this node; None without one.
 
     With `ram` they may use most of the free memory, and hold the first images where not all fit. With `auto` all must
-    fit into a small part of it. The node with the least free memory counts. All ranks must call this.
+    fit into a small part of it, with `disk` on a local disk. The node with the least space counts. All ranks must call
+    this.
     """
     if cache == "none":
         return [None] * len(indexes)
-    needed_bytes = sum(plan_slots(index.shapes_hw, imgsz).total_bytes for index in indexes)
-    free_bytes = int(min(free for (free,) in world.gather_numbers([float(available_bytes())])))
+    digests = [decoded_digest(index, imgsz, augment=split == 0) for split, index in enumerate(indexes)]
+    where: _Memory | _Disk = _Disk(digests) if cache == "disk" else _Memory()
+    plans = [plan_slots(index.shapes_hw, imgsz) for index in indexes]
+    needed_bytes, own_bytes = sum(plan.total_bytes for plan in plans), 0
+    try:
+        own_bytes = where.free_bytes()
+    except (DataError, OSError) as error:
+        emit(WarningRaised(message=f"train.cache: {error}"))
+    free_bytes = int(min(free for (free,) in world.gather_numbers([float(own_bytes)])))
     caches: Caches = [None] * len(indexes)
-    if cache == "ram" or needed_bytes <= free_bytes * AUTO_CACHE_MEMORY_FRACTION:
+    if cache == "ram":
         plans = _plans(indexes, imgsz, int(free_bytes * CACHE_MEMORY_FRACTION))
-        caches = _shared(plans, world, emit)
+    if needed_bytes <= free_bytes * FRACTIONS[cache]:
+        caches = _shared(plans, where, world, emit)
     emit(
         ImagesCached(
-            kind=MEMORY if any(caches) else OFF,
+            kind=where.kind if any(caches) else OFF,
             needed_bytes=needed_bytes,
             cached_bytes=sum(each.plan.total_bytes for each in caches if each is not None),
             free_bytes=free_bytes,
@@ -59,16 +113,18 @@ def _plans(indexes: Sequence[ImageIndex], imgsz: int, limit_bytes: int) -> list[
     return plans
 
 
-def _shared(plans: Sequence[SlotPlan], world: World, emit: Callable[[AnyEvent], None]) -> Caches:
+def _shared(
+    plans: Sequence[SlotPlan], where: _Memory | _Disk, world: World, emit: Callable[[AnyEvent], None]
+) -> Caches:
     """Return a cache for each of `plans` that has a slot. A rank that cannot have it warns and does without."""
     process, nothing = world.process, [None] * len(plans)
     own: Caches = list(nothing)
     error_number = 0
     try:
         if process.local_rank == 0:
-            own = [new_memory_cache(plan) if plan.num_slots else None for plan in plans]
-    except OSError as error:
-        own, error_number = list(nothing), error.errno or errno.EIO
+            own = [where.make(split, plan) if plan.num_slots else None for split, plan in enumerate(plans)]
+    except (DataError, OSError) as error:
+        own, error_number = list(nothing), getattr(error, "errno", None) or errno.EACCES
     files = [NO_FILE if cache is None else file_of(cache) for cache in own]
     rows = world.gather_numbers([process.node_rank, process.local_rank, *(n for file in files for n in astuple(file))])
     try:

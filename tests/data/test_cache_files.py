@@ -4,13 +4,25 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_sets import index_of
 
-from hpc_yolo.data.cache_files import FileOfProcess, file_of, new_memory_cache, opened_cache
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data import cache_files
+from hpc_yolo.data.cache_files import (
+    FileOfProcess,
+    decoded_digest,
+    disk_cache,
+    disk_directory,
+    file_of,
+    free_on_disk,
+    new_memory_cache,
+    opened_cache,
+)
 from hpc_yolo.data.decoded import plan_slots
 
 SHAPES = np.array([(64, 64), (32, 64)], dtype=np.int32)
@@ -68,3 +80,83 @@ def test_another_file_of_that_number_is_refused(tmp_path: Path):
         with pytest.raises(FileNotFoundError):
             opened_cache(FileOfProcess(2**22 + 1, cache.descriptor, file_of(cache).inode), PLAN)
         (tmp_path / "file").unlink()
+
+
+WRITER = """
+import sys, time, numpy as np
+from pathlib import Path
+from hpc_yolo.data.cache_files import disk_cache
+from hpc_yolo.data.decoded import plan_slots
+plan = plan_slots(np.array([(64, 64), (32, 64)], dtype=np.int32), 64)
+cache = disk_cache(Path(sys.argv[1]), "abc", plan)
+cache.put(1, np.full((32, 64, 3), 6, dtype=np.uint8))
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_cache_on_disk_is_found_by_the_next_attempt_and_shared_by_jobs(tmp_path: Path):
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdout.readline() == "written\n"
+        together = disk_cache(tmp_path, "abc", PLAN)
+        killed.send_signal(signal.SIGKILL)
+    assert np.array_equal(together.get(1), PIXELS[1]) and together.get(0) is None
+    together.put(0, PIXELS[0])
+    del together
+    assert disk_cache(tmp_path, "abc", PLAN).num_written == 2
+    assert disk_cache(tmp_path, "def", PLAN).num_written == 0, "of other images"
+
+
+def test_cache_on_disk_of_an_earlier_boot_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its flags may have reached the disk without the pixels."""
+    disk_cache(tmp_path, "abc", PLAN).put(0, PIXELS[0])
+    monkeypatch.setattr("hpc_yolo.data.staging.directory.boot_id", lambda: "another")
+    assert disk_cache(tmp_path, "abc", PLAN).num_written == 0
+
+
+def test_unused_cache_on_disk_is_removed_and_a_used_one_stays(tmp_path: Path):
+    used, unused = disk_cache(tmp_path, "used", PLAN), disk_cache(tmp_path, "unused", PLAN)
+    del unused
+    (parent,) = tmp_path.iterdir()
+    for lock in parent.glob("*.lock"):
+        os.utime(lock, (0, 0))
+    disk_cache(tmp_path, "new", PLAN)
+    assert sorted(path.name for path in parent.iterdir() if path.is_dir()) == ["new", "used"]
+    assert used.num_written == 0
+
+
+def test_room_for_a_cache_on_disk_counts_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    disk_cache(tmp_path, "abc", PLAN).put(0, PIXELS[0])
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 9, 1, 0, 0, 0, 0, 255)))
+    assert free_on_disk(tmp_path, ["def"]) == 4096
+    assert free_on_disk(tmp_path, ["abc", "def"]) > 4096 + PIXELS[0].nbytes
+
+
+def test_directory_on_a_local_disk_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    memory, shared, disk = tmp_path / "memory", tmp_path / "shared", tmp_path / "disk"
+    for path in (memory, shared, disk):
+        path.mkdir()
+    monkeypatch.setattr(cache_files, "is_local", lambda path: path != shared)
+    monkeypatch.setattr(cache_files, "is_in_memory", lambda path: path == memory)
+    variables = {"SLURM_TMPDIR": str(memory), "LOCAL_SCRATCH": str(shared), "TMPDIR": str(disk)}
+    assert disk_directory(variables) == disk
+    assert disk_directory({}) == Path("/tmp")
+    monkeypatch.setattr(cache_files, "is_local", lambda _: False)
+    with pytest.raises(DataError, match=r"none of \$SLURM_TMPDIR, .* is on a local disk"):
+        disk_directory(variables)
+
+
+def test_digest_changes_with_images_size_and_use():
+    index = index_of(["/a.jpg"], [(64, 64)], [[]])
+    known = replace(index, digest="1")
+    digests = [
+        decoded_digest(known, 64, augment=True),
+        decoded_digest(known, 64, augment=False),
+        decoded_digest(known, 32, augment=True),
+        decoded_digest(replace(index, digest="2"), 64, augment=True),
+    ]
+    assert len(set(digests)) == 4
+    assert digests[0] == decoded_digest(known, 64, augment=True)
+    assert decoded_digest(index, 64, augment=True) != decoded_digest(index, 64, augment=True), "files without a digest"

@@ -301,12 +301,6 @@ def test_unsafe_run_name_is_refused(spec_file, name):
     assert f"{spec_file.path}:1:7: name: '{name}' is not allowed" in problem
 
 
-def test_unsupported_value_is_refused(spec_file):
-    problem = spec_file.add("train:\n  cache: disk\n").only_problem()
-    assert problem.startswith(f"{spec_file.path}:5:10: train.cache: disk is not supported")
-    assert problem.endswith("allowed: none or ram")
-
-
 def test_world_size_is_nodes_times_tasks(spec_file):
     assert spec_file.load().cluster.world_size == 1
     assert spec_file.add("cluster: {nodes: 2, gpus_per_node: 4}\n").load().cluster.world_size == 8

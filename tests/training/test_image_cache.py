@@ -109,6 +109,25 @@ def test_cache_holds_what_fits_and_says_so(indexes, free, cache, times, slots, l
     assert [event_line(event) for event in emitted] == ([] if line is None else [line])
 
 
+@pytest.mark.parametrize(("is_local", "kept"), [(True, 17), (False, 0)])
+def test_cache_on_disk_is_kept_for_the_next_attempt(indexes, tmp_path, monkeypatch, is_local, kept):
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("hpc_yolo.data.cache_files.is_local", lambda _: is_local)
+    monkeypatch.setattr("hpc_yolo.data.cache_files.is_in_memory", lambda _: False)
+    emitted: list[AnyEvent] = []
+    for of_rank in caches_of(ranks_of(1, 2), "disk", indexes, emitted):
+        for cache in filter(None, of_rank):
+            for image, (height, width) in enumerate(cache.plan.shapes_hw):
+                cache.put(image, np.zeros((height, width, 3), dtype=np.uint8))
+    again = caches_of(ranks_of(1, 2), "disk", indexes, emitted)
+    assert [sum(cache.num_written for cache in filter(None, of_rank)) for of_rank in again] == [kept, kept]
+    line = event_line(emitted[-1])
+    assert line.startswith(
+        "cache: 142 KiB of decoded images on the local disk, of " if is_local else "cache: off: 142 KiB"
+    )
+    assert any(isinstance(event, WarningRaised) for event in emitted) is not is_local
+
+
 def test_ranks_of_a_node_share_one_cache(indexes, free):
     free(indexes, 100)
     emitted: list[AnyEvent] = []

@@ -16,6 +16,7 @@ Values: shards ([name, size]), num_backgrounds, num_corrupt, findings of the sca
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 import zlib
@@ -130,6 +131,7 @@ class SplitIndex:
             num_backgrounds=int(self.meta["num_backgrounds"]),
             num_corrupt=int(self.meta["num_corrupt"]),
             messages=(),
+            digest=hashlib.sha256(arrays["crc32"].tobytes() + arrays["length"].tobytes()).hexdigest(),
             outlines=Outlines(arrays["points"], arrays["point_counts"]),
             findings=Findings.from_json(self.meta["findings"]),
         )
