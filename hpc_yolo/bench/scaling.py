@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
 
 import msgspec
 
@@ -71,34 +73,57 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scaling_row(events: Sequence[AnyEvent]) -> ScalingRow | None:
-    """Return what a run measured, from its newest attempt; None where no epoch of it has ended."""
-    start = next((event for event in reversed(events) if isinstance(event, AttemptStarted)), None)
-    if start is None:
+    """Return what a run measured in the attempts like its newest one; None where no epoch of them has ended."""
+    starts = {event.attempt: event for event in events if isinstance(event, AttemptStarted)}
+    if not starts:
         return None
-    own = [event for event in events if event.attempt == start.attempt]
-    epochs = [event for event in own if isinstance(event, EpochEnded)]
-    counted = epochs[1:] or epochs  # caches are filled in the first
+    newest = starts[max(starts)]
+    alike = [start for start in starts.values() if (start.world_size, start.batch) == (newest.world_size, newest.batch)]
+    first, later = list[_Epoch](), list[_Epoch]()
+    for start in alike:
+        epochs = [_Epoch(start, event) for event in events if _is_epoch_of(event, start.attempt)]
+        first += epochs[:1]  # in which caches are filled, and of which an earlier attempt may have done a part
+        later += epochs[1:]
+    counted = later or first
     if not counted:
         return None
-    steps = [event for event in own if isinstance(event, StepLogged) and event.epoch >= counted[0].epoch]
+    numbers = {(epoch.start.attempt, epoch.event.epoch) for epoch in counted}
+    own = [event for event in events if event.attempt in {start.attempt for start in alike}]
+    steps = [event for event in own if isinstance(event, StepLogged)]
+    waits = [max(step.rank_data_wait_s, default=0.0) for step in steps if (step.attempt, step.epoch) in numbers]
     evaluations = [event.seconds for event in own if isinstance(event, Evaluated) and not event.is_aside]
-    train_s = statistics.median(event.seconds for event in counted)
-    waits = [max(event.rank_data_wait_s, default=0.0) for event in steps]
+    step_s = statistics.median(epoch.step_s for epoch in counted)
     return ScalingRow(
-        ranks=start.world_size,
-        nodes=start.num_nodes,
-        device=start.device,
-        batch=start.batch,
-        num_images=start.num_images,
-        mem_bytes=max(
-            (used for event in own if isinstance(event, StepLogged) for used in event.rank_mem_bytes), default=0
-        ),
-        train_s=train_s,
+        ranks=newest.world_size,
+        nodes=newest.num_nodes,
+        device=newest.device,
+        batch=newest.batch,
+        num_images=newest.num_images,
+        mem_bytes=max((used for step in steps for used in step.rank_mem_bytes), default=0),
+        train_s=step_s * newest.steps_per_epoch,
         val_s=statistics.median(evaluations) if evaluations else None,
-        step_s=train_s / start.steps_per_epoch,
+        step_s=step_s,
         data_wait_s=statistics.fmean(waits) if waits else 0.0,
         num_epochs=len(counted),
     )
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The part of an epoch that one attempt has trained, to its end."""
+
+    start: AttemptStarted
+    event: EpochEnded
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        begin = max(self.start.step, self.event.epoch * self.start.steps_per_epoch)
+        return self.event.seconds / max(self.event.step - begin, 1)
+
+
+def _is_epoch_of(event: AnyEvent, attempt: int) -> TypeGuard[EpochEnded]:
+    return isinstance(event, EpochEnded) and event.attempt == attempt
 
 
 def scaling_table(

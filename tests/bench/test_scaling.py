@@ -22,11 +22,11 @@ def row(ranks, step_s, *, batch=None, data_wait_s=0.0, val_s=1.0):
     )
 
 
-def started(attempt=1, ranks=2):
+def started(attempt=1, ranks=2, step=0):
     return AttemptStarted(
         **{"attempt": attempt, "job_id": None, "launcher": "local", "device": "cpu", "precision": "float32"},
         **{"world_size": ranks, "num_nodes": 1, "batch": 32, "epochs": 3, "steps_per_epoch": 5, "num_images": 160},
-        **{"epoch": 0, "step": 0, "ranks": []},
+        **{"epoch": step // 5, "step": step, "ranks": []},
     )
 
 
@@ -67,13 +67,15 @@ def test_first_epoch_of_an_attempt_does_not_count():
         ([], None),
         ([started()], None),
         ([started(), epoch(0, 7.0)], 7.0),
-        ([started(1, ranks=4), epoch(0, 7.0), started(2), epoch(1, 8.0, attempt=2)], 8.0),
+        ([started(1, ranks=4), epoch(0, 7.0), started(2, step=5), epoch(1, 8.0, attempt=2)], 8.0),
+        ([started(1), epoch(0, 9.0), started(2, step=8), epoch(1, 4.0, attempt=2)], (9.0 + 10.0) / 2),
+        ([started(1), epoch(0, 9.0), epoch(1, 7.0), started(2, step=11), epoch(2, 9.0, attempt=2)], 7.0),
     ],
-    ids=["nothing", "no epoch", "one epoch", "newest attempt"],
+    ids=["nothing", "no epoch", "one epoch", "newest number of ranks", "a part of an epoch", "later epochs first"],
 )
-def test_row_needs_one_epoch_of_the_newest_attempt(events, train_s):
+def test_row_needs_one_epoch_with_the_newest_number_of_ranks(events, train_s):
     found = scaling_row(events)
-    assert (None if found is None else found.train_s) == train_s
+    assert (None if found is None else found.train_s) == pytest.approx(train_s)
 
 
 def test_efficiency_communication_and_waits_are_beside_the_fewest_ranks():
