@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 from hpc_yolo.data.archives.archive import PARTS, member_of
@@ -70,7 +69,7 @@ def content_state(path: str) -> ContentState:
 def _packed_member(path: str) -> tuple[SplitIndex, int, str] | None:
     """Return (index, number of the shard, name of the member) of an address in a packed set; None for others."""
     for found in PARTS.finditer(path):
-        shard = shard_index(Path(path[: found.end()]))
+        shard = shard_index(path[: found.end()])
         if shard is not None:
             return *shard, path[found.end() + 1 :]
     return None

@@ -16,6 +16,7 @@ Values: shards ([name, size]), num_backgrounds, num_corrupt, findings of the sca
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import threading
@@ -24,6 +25,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +40,18 @@ from hpc_yolo.data.polygons import Outlines
 PER_IMAGE = ("by_name", "shard", "offset", "length", "crc32", "shapes_hw")
 BOUNDS = {"name_bounds": "names", "label_bounds": "labels"}
 VERIFY = "find all damage with: hpc-yolo data verify {}"
+
+
+class _Columns(NamedTuple):
+    """Views of the arrays by which images are found and read."""
+
+    names: memoryview
+    name_bounds: memoryview
+    by_name: memoryview
+    shard: memoryview
+    offset: memoryview
+    length: memoryview
+    crc32: memoryview
 
 
 class SplitIndex:
@@ -59,21 +73,22 @@ class SplitIndex:
         self.shards: list[tuple[str, int]] = [(str(name), int(size)) for name, size in self.meta["shards"]]
         if self.num_images and not 0 <= self.arrays["shard"].min() <= self.arrays["shard"].max() < len(self.shards):
             raise ValueError("it has an image in a shard that it does not list")
-        self._names = self.arrays["names"].data
+        # Elements of a memoryview are read five times as fast as those of an array.
+        self._columns = _Columns(*(self.arrays[name].data for name in _Columns._fields))
         self._files: dict[int, FileIO] = {}
         self._left: list[FileIO] = []
         self._lock = threading.Lock()
 
     def name(self, image: int) -> bytes:
         """Return the member name of an image."""
-        bounds = self.arrays["name_bounds"]
-        return self._names[bounds[image] : bounds[image + 1]].tobytes()
+        bounds = self._columns.name_bounds
+        return self._columns.names[bounds[image] : bounds[image + 1]].tobytes()
 
     def find(self, name: bytes) -> int:
         """Return the image with the member name `name`; -1 if there is none."""
-        order = self.arrays["by_name"]
+        order = self._columns.by_name
         found = bisect_left(order, name, key=self.name)
-        return int(order[found]) if found < len(order) and self.name(order[found]) == name else -1
+        return order[found] if found < len(order) and self.name(order[found]) == name else -1
 
     def find_member(self, shard: int, name: str) -> int:
         """Return the image that is the member `name` of a shard.
@@ -82,7 +97,7 @@ class SplitIndex:
             FileNotFoundError: there is none.
         """
         image = self.find(os.fsencode(name))
-        if image < 0 or self.arrays["shard"][image] != shard:
+        if image < 0 or self._columns.shard[image] != shard:
             raise FileNotFoundError(errno.ENOENT, f"is not in {self.path}")
         return image
 
@@ -96,7 +111,7 @@ class SplitIndex:
         Raises:
             OSError: it cannot be read, or is damaged.
         """
-        shard = int(self.arrays["shard"][image])
+        shard = self._columns.shard[image]
         try:
             return self._content(image, self._file(shard))
         except OSError:
@@ -105,11 +120,11 @@ class SplitIndex:
         return self._content(image, self._file(shard))
 
     def _content(self, image: int, descriptor: int) -> bytes:
-        length = int(self.arrays["length"][image])
-        content = os.pread(descriptor, length, int(self.arrays["offset"][image]))
+        length = self._columns.length[image]
+        content = os.pread(descriptor, length, self._columns.offset[image])
         if len(content) != length:
             raise OSError(errno.EIO, f"its shard is cut off; {VERIFY.format(self.path.parent)}")
-        if zlib.crc32(content) != self.arrays["crc32"][image]:
+        if zlib.crc32(content) != self._columns.crc32[image]:
             raise OSError(errno.EIO, f"is damaged: not the CRC of the index; {VERIFY.format(self.path.parent)}")
         return content
 
@@ -138,7 +153,7 @@ class SplitIndex:
 
     def state(self, image: int) -> tuple[int, int]:
         """Return (length in bytes, CRC-32) of the content of an image."""
-        return int(self.arrays["length"][image]), int(self.arrays["crc32"][image])
+        return self._columns.length[image], self._columns.crc32[image]
 
     def _file(self, shard: int) -> int:
         """Return the descriptor of a shard."""
@@ -176,24 +191,30 @@ def open_index(path: Path) -> SplitIndex:
     return found
 
 
-def shard_index(shard: Path) -> tuple[SplitIndex, int] | None:
+def shard_index(shard: str) -> tuple[SplitIndex, int] | None:
     """Return (the index of a shard, the shard's number in it); None where `shard` is none: it has no index beside it.
 
     Raises:
         OSError: the index cannot be read, or is damaged.
     """
-    place = index_of_shard(shard)
+    place = _place(shard)
     if place is None:
         return None
     path, number = place
-    if path not in _opened:
+    found = _opened.get(path)
+    if found is None:
         if not path.is_file():
             return None
         try:
-            _opened.setdefault(path, SplitIndex(path))
+            found = _opened.setdefault(path, SplitIndex(path))
         except ValueError as error:
             raise OSError(errno.EIO, f"the index {path} is damaged: {error}") from None
-    return _opened[path], number
+    return found, number
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(shard: str) -> tuple[Path, int] | None:
+    return index_of_shard(Path(shard))
 
 
 def _mapped(path: Path) -> SplitIndex:
