@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.members import Member, MemberTable
+from hpc_yolo.data.archives.table_file import kept_table
 from hpc_yolo.data.archives.tar import BLOCK, is_tar, tar_members
 from hpc_yolo.data.archives.zip import is_zip, zip_content, zip_members
 from hpc_yolo.data.copies import readable_files
@@ -50,7 +51,7 @@ class Archive:
             raise _not_an_archive(path, start)
         read_members = zip_members if self._is_zip else tar_members
         try:
-            self.table = MemberTable.of(read_members(self._file.fileno()))
+            self.table = kept_table(path, lambda: MemberTable.of(read_members(self._file.fileno())))
         except ValueError as error:
             raise DataError(f"{path}: {error}", hint="archives with such members are not read; make it again") from None
 

@@ -5,19 +5,22 @@ The table is a few flat arrays, so that forked loader workers share its pages.
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 MAX_MEMBERS = 20_000_000
 MAX_NAME_BYTES = 4096
 MAX_MEMBER_BYTES = 2 << 30
 MAX_RATIO = 100  # of a deflated member larger than CHECKED_BYTES: images and labels do not shrink as much
 CHECKED_BYTES = 64 << 20
+CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 STORED, DEFLATED = 0, 8
+Numbers: TypeAlias = "array[int] | memoryview"
 SLASH, AFTER_SLASH = b"/", b"0"  # b"0" follows b"/", so that names below a directory are between the two
 
 
@@ -47,12 +50,12 @@ class MemberTable:
         bounds: file i has the name from bounds[i] to before bounds[i + 1].
     """
 
-    names: bytes
-    bounds: array[int]
-    offsets: array[int]
-    stored: array[int]
-    sizes: array[int]
-    methods: bytes
+    names: bytes | memoryview
+    bounds: Numbers
+    offsets: Numbers
+    stored: Numbers
+    sizes: Numbers
+    methods: bytes | memoryview
 
     @staticmethod
     def of(members: Iterable[Member]) -> MemberTable:
@@ -80,7 +83,7 @@ class MemberTable:
 
     def name(self, position: int) -> bytes:
         """Return the name of a file by its position."""
-        return self.names[self.bounds[position] : self.bounds[position + 1]]
+        return bytes(self.names[self.bounds[position] : self.bounds[position + 1]])
 
     def find(self, name: bytes) -> Member | None:
         """Return the file `name`, None if there is none."""
@@ -116,7 +119,7 @@ def cleaned_name(written: bytes) -> bytes:
     parts = [part for part in written.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise ValueError(f"the name of a member leads out of the archive: {shown!r}")
-    if len(written) > MAX_NAME_BYTES or any(byte < 32 or byte == 127 for byte in written):
+    if len(written) > MAX_NAME_BYTES or CONTROL.search(written):
         raise ValueError(f"the name of a member is too long or has control characters: {shown!r}")
     return b"/".join(parts)
 

@@ -311,3 +311,41 @@ def test_copy_on_the_node_is_read_where_it_can_be(tmp_path, damage):
     with reading_copies(str(tmp_path / "node")):
         assert read_content(f"{path}/a.jpg") == (b"shared" if damage else b"copied")
     assert read_content(f"{path}/a.jpg") == b"shared"
+
+
+@pytest.fixture
+def kept(archive, monkeypatch):
+    """The file that keeps the table of `archive`, which has been opened once."""
+    monkeypatch.setattr("hpc_yolo.data.archives.table_file.MIN_MEMBERS", 1)
+    Archive(archive)
+    (path,) = archive.parent.glob(".*.members")
+    return path
+
+
+def test_kept_table_serves_until_the_archive_changes(archive, kept, monkeypatch):
+    first = Archive(archive)
+    monkeypatch.setattr("hpc_yolo.data.archives.archive.tar_members", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("hpc_yolo.data.archives.archive.zip_members", lambda _: pytest.fail("read again"))
+    again = Archive(archive)
+    assert list(again.table.below(b"")) == list(first.table.below(b""))
+    assert {name: again.read(name) for name in CONTENTS} == CONTENTS
+    os.utime(archive, ns=(1, 1))
+    with pytest.raises(pytest.fail.Exception):
+        Archive(archive)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 8, b"\2" + bytes(7) + b"{}", b"cut"])
+def test_damaged_table_is_replaced(archive, kept, damage):
+    kept.write_bytes(kept.read_bytes()[:-1] if damage == b"cut" else damage)
+    assert Archive(archive).read("a.jpg") == b"one"
+    assert len(kept.read_bytes()) > 100
+
+
+def test_table_that_cannot_be_kept_is_read_each_time(archive, monkeypatch):
+    def fail(*_args: object, **_options: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("hpc_yolo.data.archives.table_file.MIN_MEMBERS", 1)
+    monkeypatch.setattr("hpc_yolo.data.archives.table_file.write_atomic", fail)
+    assert Archive(archive).read("a.jpg") == b"one"
+    assert not list(archive.parent.glob(".*.members"))
