@@ -12,6 +12,8 @@ from hpc_yolo.data.dataset_source import DatasetSource, source_of
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import Spec
 
+MAX_SPEC_BYTES = 1 << 20
+
 
 def find_dataset(written: str) -> tuple[DatasetSource, Spec | None]:
     """Return (the dataset that `written` names, the spec if it is one).
@@ -31,7 +33,9 @@ def find_dataset(written: str) -> tuple[DatasetSource, Spec | None]:
 def _is_spec(path: Path) -> bool:
     """Return True if `path` is YAML with the section data, which a dataset YAML lacks, and without names."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) if path.is_file() else None
+        if not path.is_file() or path.stat().st_size > MAX_SPEC_BYTES:  # such as an archive of a dataset
+            return False
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "data" in content and "names" not in content

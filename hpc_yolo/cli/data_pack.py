@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hpc_yolo.cli.data_argument import find_dataset
 from hpc_yolo.core.units import counted, parse_mem_bytes, short_bytes
 from hpc_yolo.monitor.progress import counting
 
@@ -18,7 +19,7 @@ def _shard_bytes(_context: click.Context, _option: click.Parameter, written: str
 
 
 @click.command(short_help="Put a dataset into a few large files.")
-@click.argument("dataset", metavar="DATA", type=click.Path(path_type=Path))
+@click.argument("dataset", metavar="DATA")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--size", type=click.IntRange(32), help="Scale larger images to this longer side, in pixels. [default: copy images]"
@@ -27,8 +28,10 @@ def _shard_bytes(_context: click.Context, _option: click.Parameter, written: str
     "--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="Of scaled images, as JPEG."
 )
 @click.option("--shard-size", default="4G", show_default=True, callback=_shard_bytes, help="Largest size of a shard.")
-def pack(dataset: Path, directory: Path, size: int | None, quality: int, shard_size: int) -> None:
+def pack(dataset: str, directory: Path, size: int | None, quality: int, shard_size: int) -> None:
     """Put all images and labels of DATA into DIR: a few plain tar files and an index, which is a dataset as DATA is.
+
+    DATA is a dataset YAML, the name of a shipped one, an archive, a packed set, or a spec.
 
     \b
     hpc-yolo data pack coco.yaml /scratch/coco-packed
@@ -44,7 +47,7 @@ def pack(dataset: Path, directory: Path, size: int | None, quality: int, shard_s
     from hpc_yolo.data.pack.layout import Options
     from hpc_yolo.data.scan import scan_split
 
-    source = load_dataset(dataset)
+    source = load_dataset(find_dataset(dataset)[0])
     messages, indexes = list(source.messages), {}
     for split in SPLITS:
         if source.split(split):

@@ -67,3 +67,8 @@ def test_spec_takes_a_packed_set_even_of_the_name_of_a_shipped_dataset(shapes, t
     run("data", "pack", shapes, tmp_path / "coco")
     (tmp_path / "spec.yaml").write_text("name: r\nmodel: yolov5n\ndata: coco\ncluster: {executor: local}\n")
     assert load_spec(tmp_path / "spec.yaml").data.path == str(tmp_path / "coco")
+
+
+def test_pack_takes_the_dataset_of_a_spec(shapes, tmp_path):
+    (tmp_path / "spec.yaml").write_text("name: r\nmodel: yolov5n\ndata: set/dataset.yaml\ncluster: {executor: local}\n")
+    assert "train 4 images" in run("data", "pack", tmp_path / "spec.yaml", tmp_path / "new").stdout
