@@ -1,6 +1,6 @@
 """Staging of shards by two processes of one node at once, against `cp` of the same files.
 
-    python benchmarks/staging.py [--gigabytes 2] [--rounds 5] [--source DIR] [--stage DIR]
+    python benchmarks/staging.py [--gigabytes 2] [--rounds 5] [--cache warm] [--source DIR] [--stage DIR]
 
 Alternates `cp -r`, one staging process and two at once, in each round, from a warm and from a cold page cache of the
 source; writes are not synced, by either. Prints the medians of wall and CPU time, and the ratio of the rates (limit
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--source", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--stage", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--cache", choices=["warm", "cold", "both"], default="both")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # in a process that stages: the list of files
     options = parser.parse_args()
     if options.one:
@@ -48,7 +49,7 @@ def main() -> None:
         files = write_shards(Path(source), options.gigabytes * 2**30 // SHARD_BYTES)
         listed = Path(stage) / "files.json"
         listed.write_text(json.dumps(files))
-        for is_cold in (False, True):
+        for is_cold in [state == "cold" for state in ("warm", "cold") if options.cache in (state, "both")]:
             measure(Path(source), Path(stage), listed, options.rounds, is_cold=is_cold)
 
 
