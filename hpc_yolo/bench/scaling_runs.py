@@ -32,9 +32,9 @@ def usual_ranks(spec: Spec) -> list[int]:
 def scaled_spec(spec: Spec, ranks: int, *, epochs: int, is_local: bool, same_batch: bool, most_ranks: int) -> Spec:
     """Return a copy of `spec` with `ranks` ranks and nothing after its training, in a directory of its own.
 
-    Each rank has as many images as a rank of `spec`, or with `same_batch` the step as many. Local ranks on CPUs load
-    their images themselves, with the threads that they have if there are `most_ranks` of them: one rank alone would
-    use the cores of the others.
+    Each rank has as many images as a rank of `spec`, or with `same_batch` the step as many. Ranks on CPUs have equally
+    many threads, since one alone would use the cores of the others: `cpus_per_task`, or here those that they have if
+    there are `most_ranks` of them; here they load their images themselves.
 
     Raises:
         SpecError: so many ranks do not fill nodes, or the batch cannot be divided among them.
@@ -50,10 +50,10 @@ def scaled_spec(spec: Spec, ranks: int, *, epochs: int, is_local: bool, same_bat
             f"train.batch: {batch} images cannot be divided among {ranks} ranks", hint="--set train.batch=N"
         )
     train = msgspec.structs.replace(spec.train, epochs=epochs, batch=batch, val_every=1, patience=0)
-    if is_local and not spec.cluster.gpus_per_node:
-        threads = max(len(os.sched_getaffinity(0)) // most_ranks, 1)
-        cluster = msgspec.structs.replace(cluster, env={**cluster.env, "OMP_NUM_THREADS": str(threads)})
-        train = msgspec.structs.replace(train, workers=0)
+    if not spec.cluster.gpus_per_node:  # a task on CPUs may else use all cores of a node
+        threads = max(len(os.sched_getaffinity(0)) // most_ranks, 1) if is_local else cluster.cpus_per_task
+        cluster = msgspec.structs.replace(cluster, env={"OMP_NUM_THREADS": str(threads), **cluster.env})
+        train = msgspec.structs.replace(train, workers=0 if is_local else train.workers)
     return Spec(
         name=f"{ranks}-ranks",
         model=spec.model,

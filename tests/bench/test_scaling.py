@@ -160,6 +160,12 @@ def test_ranks_that_cannot_be_are_refused(one, ranks, options):
         scaled(one, ranks, **options)
 
 
+def test_cpu_ranks_of_a_job_have_the_threads_of_their_cores():
+    found = scaled(spec(tasks=2), 1)
+    assert (found.cluster.env["OMP_NUM_THREADS"], found.train.workers) == ("4", 8)
+    assert "OMP_NUM_THREADS" not in scaled(spec(gpus=4, batch=64), 1).cluster.env
+
+
 def test_local_cpu_ranks_have_equal_threads_and_load_their_own_images(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
     found = [scaled(spec(tasks=1), ranks, is_local=True, most_ranks=4) for ranks in (1, 4)]
