@@ -1,7 +1,7 @@
 """COCO's annotation files: their form, and the classes of their categories. Needs neither NumPy nor OpenCV.
 
 A file is decoded at once into typed values, and only the part that is needed: outlines stay bytes until their image is
-read. 450 MB (118,000 images, 860,000 objects) take 2 to 3 s, the images or the categories alone less than one.
+read. 450 MB (118,000 images, 860,000 objects) take 2 to 4 s, the images or the categories alone less than one.
 """
 
 from __future__ import annotations

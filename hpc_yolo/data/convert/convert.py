@@ -227,7 +227,9 @@ def _require_files(readers: dict[str, SplitReader], images: str) -> None:
     """
     first = next(iter(readers.values())).images[0]
     if images != COPY and not first.is_file():
-        raise DataError(f"{first}: is not a file of its own, but part of a packed set", hint="add --images copy")
+        raise DataError(
+            f"{first}: is not a file of its own, but part of a packed set or an archive", hint="add --images copy"
+        )
 
 
 def _place(source: Path, path: Path, *, copies: bool) -> None:
