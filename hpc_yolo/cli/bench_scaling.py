@@ -30,7 +30,7 @@ GIGA = 1e9
 MIN_EPOCHS = 2
 
 
-@click.command()
+@click.command(short_help="Train a spec on 1, 2, 4, 8 … GPUs or CPU ranks.")
 @spec_options()
 @click.option("--ranks", metavar="N,N,...", help="Numbers of ranks. [default: powers of two up to those of SPEC]")
 @click.option("--epochs", type=click.IntRange(min=MIN_EPOCHS), default=3, show_default=True, help="Epochs of each run.")

@@ -29,6 +29,7 @@ def call(*arguments):
     return CliRunner().invoke(cli, ["bench", "scaling", *map(str, arguments)])
 
 
+@pytest.mark.soak
 def test_runs_of_one_and_two_ranks_are_measured_once(spec_path, tmp_path):
     done = call(spec_path, "--ranks", "1,2", "--epochs", 2, "--json")
     assert done.exit_code == 0, done.output

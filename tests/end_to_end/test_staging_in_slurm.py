@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from hpc_yolo.runs.events import AttemptEnded, DataStaging, StepLogged, WarningRaised
 
 TWO_BY_TWO = {"nodes": 2, "tasks_per_node": 2}
 
 
-@pytest.mark.slurm_quick("staging")
 def test_each_node_has_one_copy_and_losses_are_those_without(
     in_slurm, write_spec, hpc_yolo, events_of, shapes, tmp_path
 ):

@@ -69,7 +69,7 @@ def test_checkpoint_with_damaged_header_is_refused(tmp_path, header):
 
 
 def spec_with(weights: Path, **fields) -> Spec:
-    return msgspec.convert({"name": "a", "data": "d.yaml", "weights": str(weights), **fields}, Spec)
+    return msgspec.convert({"name": "a", "data": {"path": "d.yaml"}, "weights": str(weights), **fields}, Spec)
 
 
 def test_published_weights_of_spec_are_located_in_cache(tmp_path, monkeypatch):
