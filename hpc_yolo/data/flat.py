@@ -7,6 +7,7 @@ count and so the page that it is on. A flat array is one object, whose pages all
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -46,8 +47,9 @@ class _Flat(Sequence[Item]):
     def __iter__(self) -> Iterator[Item]:
         return map(self._item, range(len(self)))
 
+    @abstractmethod
     def _item(self, position: int) -> Item:
-        raise NotImplementedError
+        """Return the item at `position`, from 0."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,14 +67,20 @@ def preflight(
     _require_further_jobs(spec, run, in_slurm=for_slurm and slurm_answers)
     require_not_active(run, slurm_answers=slurm_answers)
     warnings += [*dataset.messages, *mode_warnings(spec.output_mode)]
-    if spec.data.stage != OFF:
-        from hpc_yolo.launch.staging_plan import staging_warnings  # of no use without staging
-
-        warnings += staging_warnings(spec, current_environment(), for_slurm=for_slurm)
+    warnings += _staging_warnings(spec, for_slurm=for_slurm)
     warnings += notify_warnings(spec, current_environment(), for_slurm=for_slurm)
     if for_slurm and slurm_answers:
         warnings += partition_warnings(spec.cluster, spec.checkpoint, find_measured(run, spec.model_source), settings)
     return warnings
+
+
+def _staging_warnings(spec: Spec, *, for_slurm: bool) -> list[str]:
+    if spec.data.stage == OFF:
+        return []
+
+    from hpc_yolo.launch.staging_plan import staging_warnings  # of no use without staging
+
+    return staging_warnings(spec, current_environment(), for_slurm=for_slurm)
 
 
 def _require_model(spec: Spec, run: RunDirectory, num_classes: int) -> None:

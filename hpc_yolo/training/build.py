@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_yolo.checkpoint import restore
+from hpc_yolo.checkpoint.state import TrainingState
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.labels import ImageIndex
@@ -73,10 +74,7 @@ def build(
     if inputs.hyperparameters.copy_paste and indexes[0].outlines.is_empty:
         emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
     state = read_newest_state(run, world, emit)
-    if state is None:
-        origin = model_origin(spec.model, spec.weights, inputs.model, inputs.hyperparameters.anchors)
-    else:
-        origin = Origin(spec.model_source, state.description.config, is_new=False)
+    origin = _origin(spec, inputs, state)
     batch = batch_of(spec.train, origin, inputs.dataset.num_classes, world, run, emit)
     require_trainable(spec.train, batch, origin, world.size)
     if spec.train.data_parallel:
@@ -89,6 +87,13 @@ def build(
     if state is not None:
         restore(context.stateful_parts, state)
     return context
+
+
+def _origin(spec: Spec, inputs: RunInputs, state: TrainingState | None) -> Origin:
+    """Return the origin of the model: that of a new run, or the saved `state`."""
+    if state is None:
+        return model_origin(spec.model, spec.weights, inputs.model, inputs.hyperparameters.anchors)
+    return Origin(spec.model_source, state.description.config, is_new=False)
 
 
 def batch_of(

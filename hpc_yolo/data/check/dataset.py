@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -73,31 +73,22 @@ def check_dataset(
     """
     began = time.monotonic()
     silence_decoder()
-    log, corrections = FindingLog(), corrections or Corrections()
-    for message in dataset.messages:
-        log.add("remark", "", Item(str(dataset.source), message.removeprefix(f"{dataset.source}: ")))
-    for split, error in splits.unreadable.items():
-        log.add("split", split, Item(split, str(error)))
+    log, corrections = _first_findings(dataset, splits), corrections or Corrections()
     total = sum(len(reader.images) for reader in splits.readers.values())
     seen, totals, done = SeenImages(), {}, 0
     for split, reader in splits.readers.items():
         counted = TotalsOfSplit(len(dataset.names))
         for image, checked in _checked(reader, imgsz, num_threads or len(os.sched_getaffinity(0))):
             counted.add(str(image), checked)
-            for kind, item in checked.found:
-                log.add(kind, split, item)
-                corrections.add(kind, split, item)
+            _record(((kind, split, item) for kind, item in checked.found), log, corrections)
             if checked.look is not None:
                 seen.add(split, str(image), checked.look, checked.labels)
             done += 1
             on_progress(done, total)
         totals[split] = counted.result()
-        for remark in (*reader.remarks(counted.index()), *reader.notes):
-            log.add("remark", split, Item(split, remark))
+        _log_remarks(split, (*reader.remarks(counted.index()), *reader.notes), log)
         _check_split(dataset, split, reader, totals[split], log)
-    for kind, split, item in seen.findings():
-        log.add(kind, split, item)
-        corrections.add(kind, split, item)
+    _record(seen.findings(), log, corrections)
     return CheckResult(
         dataset=str(dataset.source),
         names=dataset.names,
@@ -106,6 +97,27 @@ def check_dataset(
         findings=log.sorted(["", *SPLITS]),
         seconds=time.monotonic() - began,
     )
+
+
+def _record(found: Iterable[tuple[str, str, Item]], log: FindingLog, corrections: Corrections) -> None:
+    for kind, split, item in found:
+        log.add(kind, split, item)
+        corrections.add(kind, split, item)
+
+
+def _first_findings(dataset: Dataset, splits: Splits) -> FindingLog:
+    """Return the findings that are known before an image is read."""
+    log = FindingLog()
+    for message in dataset.messages:
+        log.add("remark", "", Item(str(dataset.source), message.removeprefix(f"{dataset.source}: ")))
+    for split, error in splits.unreadable.items():
+        log.add("split", split, Item(split, str(error)))
+    return log
+
+
+def _log_remarks(split: str, remarks: Iterable[str], log: FindingLog) -> None:
+    for remark in remarks:
+        log.add("remark", split, Item(split, remark))
 
 
 def _checked(reader: SplitReader, imgsz: int, num_threads: int) -> Iterator[tuple[Path, ImageFindings]]:
