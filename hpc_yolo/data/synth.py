@@ -7,8 +7,6 @@ arguments give the same bytes.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.images import Pixels
+from hpc_yolo.data.new_directory import publish, written_aside
 
 CLASSES = ("circle", "square", "triangle", "star")
 HUES = (0, 60, 110, 150)  # of OpenCV's 180, one for each class; a shape deviates by up to HUE_SPREAD
@@ -53,22 +52,10 @@ def write_shapes_dataset(
     if directory.exists() and any(directory.iterdir()):
         _require_same_set(directory, recipe)
         return directory / "dataset.yaml"
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be made: {error.strerror}", hint="give another directory") from error
-    try:
+    with written_aside(directory) as aside:
         _draw_all(aside, {"train": num_train, "val": num_val}, image_size, seed, on_progress)
         (aside / RECIPE_FILE).write_text(json.dumps(recipe))
-        aside.chmod(0o755)
-        if directory.exists():
-            directory.rmdir()
-        aside.replace(directory)
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="is the disk full?") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        publish(aside, directory)
     return directory / "dataset.yaml"
 
 

@@ -12,7 +12,6 @@ has a link and a directory of labels with a number of its own, below those of th
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.formats.yolo import YoloSplit
 from hpc_yolo.data.formats.yolo_files import IMAGES, LABELS, label_path
 from hpc_yolo.data.formats.yolo_labels import clipped_line, label_lines
+from hpc_yolo.data.new_directory import publish, written_aside
 
 DATASET = "dataset.yaml"
 
@@ -68,12 +68,7 @@ def write_fix(
     Raises:
         DataError: the directory cannot be written.
     """
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be made: {error.strerror}", hint="give another directory") from error
-    try:
+    with written_aside(directory) as aside:
         done, total = 0, sum(len(fix.kept) for fix in fixes.values())
         for split, fix in fixes.items():
             for _ in _write_split(dataset, split, fix, aside):
@@ -81,14 +76,7 @@ def write_fix(
                 on_progress(done, total)
         content = _yaml_content(dataset, fixes)
         (aside / DATASET).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        aside.chmod(0o755)
-        if directory.exists():
-            directory.rmdir()
-        aside.replace(directory)
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="is the disk full?") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        publish(aside, directory)
     return directory / DATASET
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.new_directory import publish, written_aside
 
 LINK, COPY, NONE = "link", "copy", "none"
 DATASET = "dataset.yaml"
@@ -92,19 +91,9 @@ def convert(
         raise DataError(f"{source.source}: has no split that exists here")
     images = images or (LINK if kind == YOLO else NONE)
     _require_files(readers, images)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be made: {error.strerror}", hint="give another directory") from error
-    try:
+    with written_aside(directory) as aside:
         found = _Writer(source, readers, aside, kind, images, on_progress).write()
-        aside.chmod(0o755)
         is_new = _publish(aside, directory)
-    except OSError as error:
-        raise DataError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return msgspec.structs.replace(found, dataset=str(directory / DATASET), is_new=is_new)
 
 
@@ -265,9 +254,7 @@ def _publish(aside: Path, directory: Path) -> bool:
         if other is not None:
             raise DataError(f"{directory}: has other content: {other} differs", hint="give a new directory")
         return False
-    if directory.is_dir():
-        directory.rmdir()
-    aside.replace(directory)
+    publish(aside, directory)
     return True
 
 
