@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,7 +124,7 @@ def canvas_epochs(index: ImageIndex, source: ImageFiles | CachedImages) -> Calla
 
 
 def tile_epochs(
-    index: ImageIndex, source: ImageFiles | RecentImages | CachedImages, *, has_windows: bool = False, **hyp: float
+    index: ImageIndex, source: ImageFiles | RecentImages | CachedImages, *, has_windows: bool = False, **hyp: Any
 ) -> Callable[[int], object]:
     """Return a function of an epoch that makes its batches."""
     samples = TrainingSamples(index, source, imgsz=IMGSZ, hyp=Hyperparameters(**hyp), seed=0)

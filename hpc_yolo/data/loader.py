@@ -31,7 +31,7 @@ class TrainingLoader:
 
     Args:
         batch: images of a step over all ranks.
-        epochs: number of epochs of the run, after which nothing is loaded ahead.
+        epochs: number of epochs of the run: nothing is loaded ahead after them, and the last may have no mosaics.
         cache: keeps decoded images after their first use.
         rect: batches of images of similar shapes, in a fixed order, padded to the smallest multiples of `stride`
             that hold them; no mosaics.
@@ -69,7 +69,7 @@ class TrainingLoader:
         source = _source(index, imgsz, cache, augment=True)
         if window_partners and cache is None:
             source = RecentImages(source, 2 * WINDOW)
-        self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed)
+        self._samples = TrainingSamples(index, source, imgsz=imgsz, hyp=hyp, seed=seed, epochs=epochs)
         rects = rect_plan(index.shapes_hw, batch=batch, imgsz=imgsz, stride=stride, pad=0.0) if rect else None
         self._plan = ShardPlan(
             index, imgsz, batch, seed, rank, world_size, rects, by_weight, window_partners and not rect

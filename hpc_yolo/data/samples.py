@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import numpy as np
 
@@ -26,10 +27,20 @@ class TrainingSamples:
 
     Args:
         source: the images with their longer side at `imgsz`.
+        epochs: number of epochs of the run, the last of which may have no mosaics.
     """
 
-    def __init__(self, index: ImageIndex, source: ImageSource, *, imgsz: int, hyp: Hyperparameters, seed: int) -> None:
-        self._index, self._imgsz, self._hyp, self._seed = index, imgsz, hyp, seed
+    def __init__(
+        self,
+        index: ImageIndex,
+        source: ImageSource,
+        *,
+        imgsz: int,
+        hyp: Hyperparameters,
+        seed: int,
+        epochs: int = sys.maxsize,
+    ) -> None:
+        self._index, self._imgsz, self._hyp, self._seed, self._epochs = index, imgsz, hyp, seed, epochs
         self.images = ReplacingImages(source, index.num_images)
         self._scratch = colours.Scratch()
 
@@ -62,7 +73,7 @@ class TrainingSamples:
     ) -> tuple[Pixels, Labels]:
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
-        if is_mosaic := bool(random.random() < hyp.mosaic):
+        if is_mosaic := bool(random.random() < hyp.mosaic_in(epoch, self._epochs)):
             shape = self._imgsz, self._imgsz
         pixels = self._scratch(0, *shape)
         if is_mosaic:

@@ -31,7 +31,8 @@ def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
     hyp, problems = read_hyperparameters(hyperparameter_file(train.hyp, Path()))
     if problems:
         raise SpecError(format_problems(problems))
-    return msgspec.structs.replace(hyp, **train.hyp_overrides)
+    overrides = {name: _plain_number(value) for name, value in train.hyp_overrides.items()}
+    return msgspec.convert({**msgspec.to_builtins(hyp), **overrides}, Hyperparameters)
 
 
 def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
@@ -102,6 +103,11 @@ def _read_file(path: Path, problems: list[Problem]) -> Node | None:
     return Mapping(tree.location, keys, values)
 
 
+def _plain_number(value: float) -> float:
+    """Return a whole number as an int, which hyperparameters of both kinds take."""
+    return int(value) if value.is_integer() else value
+
+
 def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterator[Finding]:
     field = f"train.hyp_overrides.{name}"
     if name not in kinds:
@@ -109,6 +115,6 @@ def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterat
         yield Finding(field, "unknown hyperparameter", f"{near[0]} is the nearest" if near else ", ".join(kinds))
         return
     try:
-        msgspec.convert(value, kinds[name])
+        msgspec.convert(_plain_number(value), kinds[name])
     except msgspec.ValidationError:
         yield Finding(field, f"{value:g} is not allowed", describe(kinds[name]))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from hpc_yolo.spec.section import Fraction, Section
+from hpc_yolo.spec.section import Fraction, NotNegative, Section
 
 
 class Hyperparameters(Section, frozen=True, kw_only=True):
@@ -47,5 +47,16 @@ class Hyperparameters(Section, frozen=True, kw_only=True):
     flipud: Annotated[Fraction, Meta(description="Probability of an up-down flip.")] = 0.0
     fliplr: Annotated[Fraction, Meta(description="Probability of a left-right flip.")] = 0.5
     mosaic: Annotated[Fraction, Meta(description="Probability of a mosaic of four images.")] = 1.0
+    close_mosaic: Annotated[
+        NotNegative,
+        Meta(
+            description="Last epochs of the run without mosaics, and so without mixup and copy_paste, which change "
+            "only mosaics; 0: mosaics to the end."
+        ),
+    ] = 0
     mixup: Annotated[Fraction, Meta(description="Probability that a mosaic is blended with another.")] = 0.0
     copy_paste: Annotated[Fraction, Meta(description="Probability of copied objects; needs polygons.")] = 0.0
+
+    def mosaic_in(self, epoch: int, epochs: int) -> float:
+        """Return the probability of a mosaic in `epoch`, from 0, of a run of `epochs`."""
+        return 0.0 if epochs - self.close_mosaic <= epoch < epochs else self.mosaic

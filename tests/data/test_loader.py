@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -482,6 +483,45 @@ def test_nothing_is_loaded_after_the_last_epoch(train_index):
     for epoch in range(2):
         assert_same(loader.epoch(epoch), epoch_of(train_index, epoch))
     assert loader._queue._num_sent == 2 * len(loader)
+
+
+WITHOUT_MOSAICS = msgspec.structs.replace(LIVELY, mosaic=0)
+CLOSING = msgspec.structs.replace(LIVELY, close_mosaic=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"workers": 2}, {"workers": 1, "window_partners": True}, {"rank": 1, "world_size": 2}, {"rect": True}],
+    ids=str,
+)
+def test_mosaics_end_before_the_last_epochs(train_index, options):
+    """Also in batches that workers load ahead over the switch, and however the loader is entered."""
+    loader = make_loader(train_index, hyp=CLOSING, epochs=4, **options)
+    for epoch in range(4):
+        hyp = LIVELY if epoch < 2 else WITHOUT_MOSAICS
+        assert_same(loader.epoch(epoch), epoch_of(train_index, epoch, hyp=hyp, **options))
+        resumed = make_loader(train_index, hyp=CLOSING, epochs=4, **options)
+        assert_same(resumed.epoch(epoch, 1), epoch_of(train_index, epoch, 1, hyp=hyp, **options))
+
+
+def test_mosaics_end_in_a_cache_too(train_index):
+    cache = new_memory_cache(plan_slots(train_index.shapes_hw, IMGSZ))
+    loader = make_loader(train_index, hyp=CLOSING, epochs=3, cache=cache)
+    for epoch in range(3):
+        hyp = LIVELY if epoch < 1 else WITHOUT_MOSAICS
+        assert_same(loader.epoch(epoch), epoch_of(train_index, epoch, hyp=hyp))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "epoch", "expected"),
+    [(4, 1, LIVELY), (4, 2, WITHOUT_MOSAICS), (6, 2, LIVELY), (6, 4, WITHOUT_MOSAICS), (1, 0, WITHOUT_MOSAICS)],
+    ids=["before the last two", "last two", "of an extended run", "last two of that", "fewer epochs"],
+)
+def test_last_epochs_are_those_of_the_epochs_of_the_attempt(train_index, epochs, epoch, expected):
+    assert_same(epoch_of(train_index, epoch, hyp=CLOSING, epochs=epochs), epoch_of(train_index, epoch, hyp=expected))
+    other = LIVELY if expected is WITHOUT_MOSAICS else WITHOUT_MOSAICS
+    images, others = (epoch_of(train_index, epoch, hyp=hyp)[0].images for hyp in (expected, other))
+    assert not torch.equal(images, others)
 
 
 def test_draws_by_weight_wait_for_the_evaluation(train_index):

@@ -18,9 +18,11 @@ PUBLISHED = GOLDEN["hyps"]
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_set_has_published_values(name):
     hyp = msgspec.to_builtins(load_hyperparameters(TrainSpec(hyp=name.lower())))
+    defaults = msgspec.to_builtins(Hyperparameters())
     published = {field: value for field, value in PUBLISHED[name].items() if field not in IGNORED}
     assert {field: hyp[field] for field in published} == published
-    assert all(hyp[field] is None for field in hyp.keys() - published.keys()), "no other value is set"
+    others = hyp.keys() - published.keys()
+    assert {field: hyp[field] for field in others} == {field: defaults[field] for field in others}
 
 
 def test_hyperparameter_without_effect_is_accepted_and_dropped(tmp_path):
@@ -49,6 +51,20 @@ def test_no_augmentation_set_disables_augmentation():
 def test_overrides_replace_values_of_file():
     hyp = load_hyperparameters(TrainSpec(hyp="voc", hyp_overrides={"lr0": 0.5}))
     assert hyp == msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.5)
+
+
+def test_override_of_whole_number_is_one(spec_file):
+    spec = spec_file.add("train: {hyp_overrides: {close_mosaic: 10, warmup_epochs: 2}}\n").load()
+    assert repr(load_hyperparameters(spec.train)) == repr(Hyperparameters(close_mosaic=10, warmup_epochs=2.0))
+
+
+@pytest.mark.parametrize(
+    ("close_mosaic", "epochs", "expected"),
+    [(0, 3, "+++"), (1, 3, "++-"), (2, 3, "+--"), (3, 3, "---"), (9, 3, "---"), (1, 1, "-")],
+)
+def test_mosaics_end_with_the_last_epochs(close_mosaic, epochs, expected):
+    hyp = Hyperparameters(mosaic=0.5, close_mosaic=close_mosaic)
+    assert [hyp.mosaic_in(epoch, epochs) for epoch in range(epochs)] == [0.5 if sign == "+" else 0 for sign in expected]
 
 
 def test_file_of_user_may_have_changed_values_only(spec_file, tmp_path):
@@ -105,6 +121,8 @@ def test_missing_set_raises_spec_error(tmp_path):
         ("shear: 90", "at least 0, under 90"),
         ("degrees: 181", "at least 0, at most 180"),
         ("anchors: 0", "at least 1 or null"),
+        ("close_mosaic: 2.5", "a whole number at least 0"),
+        ("close_mosaic: -1", "a whole number at least 0"),
     ],
 )
 def test_override_out_of_range_error_has_position(spec_file, override, allowed):

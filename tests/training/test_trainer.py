@@ -250,6 +250,25 @@ def test_resume_in_second_epoch_with_option_keeps_weights(attempt, uninterrupted
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "the option has an effect"
 
 
+@pytest.fixture(scope="module")
+def closing(tmp_path_factory) -> str:
+    """Return a file of hyperparameters without mosaics in the last epoch."""
+    path = tmp_path_factory.mktemp("hyp") / "closing.yaml"
+    path.write_text("close_mosaic: 1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4], ids=["before", "at", "after"])
+def test_resume_around_the_end_of_mosaics_keeps_weights(attempt, uninterrupted, closing, tmp_path, stop_after):
+    assert attempt("stopped", stop_after, hyp=closing) == signal.SIGTERM
+    assert attempt("stopped", hyp=closing) is None
+    runs = (uninterrupted(hyp=closing), tmp_path / "stopped", uninterrupted())
+    whole, resumed, plain = (state_of(path) for path in runs)
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "an effect"
+    assert training_events(runs[0])[:4] == training_events(runs[2])[:4], "the first epoch has mosaics"
+
+
 def test_multi_scale_varies_image_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
     sizes = []
     forward = Detector.forward
