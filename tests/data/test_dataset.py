@@ -10,8 +10,9 @@ from golden import GOLDEN
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.drawn_shapes import CLASSES
 from hpc_yolo.data.image_files import find_images
-from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.data.synth import write_shapes_dataset
 
 SAMPLE = Path(__file__).parents[2] / "configs" / "data" / "shapes.yaml"
 HEAD = "names: [a]\n"

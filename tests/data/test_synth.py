@@ -1,4 +1,4 @@
-"""The drawn set: tight boxes, all classes, the same bytes whenever it is drawn, and nothing left after a failure."""
+"""Drawn sets: all classes, the same bytes whenever they are drawn, and nothing left after a failure."""
 
 import subprocess
 import sys
@@ -7,67 +7,29 @@ import numpy as np
 import pytest
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data import synth
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.data.synth import GLYPHS, KINDS, SHAPES, write_drawn_dataset, write_shapes_dataset
 
-COLOUR = (255, 0, 255)
-
-
-@pytest.mark.parametrize("class_index", range(len(CLASSES)), ids=CLASSES)
-@pytest.mark.parametrize("side", [28, 61, 96])
-def test_shape_touches_all_sides_of_its_box_and_stays_inside(class_index, side):
-    pixels = np.zeros((120, 140, 3), dtype=np.uint8)
-    synth._draw_shape(pixels, class_index, 20, 10, side, COLOUR)
-    ys, xs = np.nonzero(pixels[..., 0] > 127)  # smoothed edges fade out over another pixel
-    bounds = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-    assert bounds == pytest.approx([20, 10, 20 + side, 10 + side], abs=1)
+ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
 
 
-def test_classes_differ_in_form():
-    """Forms differ by the fraction of the box that they fill; colours alone would make the set trivial."""
-    filled = []
-    for class_index in range(len(CLASSES)):
-        pixels = np.zeros((80, 80, 3), dtype=np.uint8)
-        synth._draw_shape(pixels, class_index, 10, 10, 60, COLOUR)
-        filled.append(pixels.any(axis=2).mean())
-    assert np.diff(sorted(filled)).min() > 0.03
-
-
-def test_drawn_boxes_are_inside_and_overlap_little():
-    for seed in range(40):
-        pixels, boxes = synth.draw_image(np.random.default_rng(seed), (320, 240))
-        assert (pixels.shape, pixels.dtype) == ((240, 320, 3), np.uint8)
-        assert 1 <= len(boxes) <= synth.MAX_SHAPES
-        for number, (_, left, top, right, bottom) in enumerate(boxes):
-            assert 0 <= left < right <= 320 and 0 <= top < bottom <= 240
-            for other in boxes[:number]:
-                assert synth._overlap_fraction(boxes[number], other) <= synth.MAX_OVERLAP
-
-
-def test_shapes_differ_from_their_background():
-    """Every shape must be findable: its middle differs from the image's plain grey in colour."""
-    for seed in range(20):
-        pixels, boxes = synth.draw_image(np.random.default_rng(seed), (320, 240))
-        _, left, top, right, bottom = boxes[-1]
-        middle = pixels[int(top + bottom) // 2, int(left + right) // 2].astype(int)
-        assert middle.max() - middle.min() > 60
-
-
-def test_classes_are_balanced_and_splits_differ(tmp_path):
-    dataset = load_dataset(write_shapes_dataset(tmp_path / "set", num_train=60, num_val=60, image_size=(160, 120)))
+@ALL_KINDS
+def test_classes_are_balanced_and_splits_differ(tmp_path, kind):
+    path = write_drawn_dataset(kind, tmp_path / "set", num_train=60, num_val=60, image_size=(160, 120))
+    dataset = load_dataset(path)
     train, val = scan_split(dataset, "train"), scan_split(dataset, "val")
-    counts = np.bincount(np.concatenate(train.labels)[:, 0].astype(int), minlength=len(CLASSES))
+    counts = np.bincount(np.concatenate(train.labels)[:, 0].astype(int), minlength=len(KINDS[kind].classes))
     assert counts.min() > 0.5 * counts.mean()
     assert train.num_corrupt == val.num_corrupt == train.num_backgrounds == 0
     lines = [{line.tobytes() for labels in index.labels for line in labels} for index in (train, val)]
     assert not lines[0] & lines[1], "validation must not show training's images"
 
 
-def test_set_is_the_same_for_a_seed_and_has_all_classes(tmp_path):
+@ALL_KINDS
+def test_set_is_the_same_for_a_seed_and_has_all_classes(tmp_path, kind):
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
-        write_shapes_dataset(tmp_path / name, num_train=12, num_val=2, seed=seed)
+        write_drawn_dataset(kind, tmp_path / name, num_train=12, num_val=2, seed=seed)
 
     def content(name):
         return {
@@ -79,13 +41,14 @@ def test_set_is_the_same_for_a_seed_and_has_all_classes(tmp_path):
     assert content("first") == content("again")
     assert content("first") != content("other")
     labels = np.concatenate(scan_split(load_dataset(tmp_path / "first" / "dataset.yaml"), "train").labels)
-    assert set(labels[:, 0].astype(int)) == set(range(len(CLASSES)))
+    assert set(labels[:, 0].astype(int)) == set(range(len(KINDS[kind].classes)))
 
 
-def test_larger_set_begins_with_the_smaller_one(tmp_path):
+@ALL_KINDS
+def test_larger_set_begins_with_the_smaller_one(tmp_path, kind):
     """Each image is drawn from its own number, so more images change none of the first."""
     for name, count in (("small", 3), ("large", 5)):
-        write_shapes_dataset(tmp_path / name, num_train=count, num_val=1, image_size=(96, 96))
+        write_drawn_dataset(kind, tmp_path / name, num_train=count, num_val=1, image_size=(96, 96))
     for number in range(3):
         name = f"images/train/{number:05d}.jpg"
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
@@ -121,8 +84,9 @@ def test_existing_content_is_left_alone(tmp_path):
     path = write_shapes_dataset(tmp_path / "set", num_train=2, num_val=1)
     before = path.stat().st_mtime_ns
     assert write_shapes_dataset(tmp_path / "set", num_train=2, num_val=1).stat().st_mtime_ns == before
-    with pytest.raises(DataError, match="another drawn set"):
-        write_shapes_dataset(tmp_path / "set", num_train=3, num_val=1)
+    for kind, num_train in ((SHAPES, 3), (GLYPHS, 2)):
+        with pytest.raises(DataError, match="another drawn set"):
+            write_drawn_dataset(kind, tmp_path / "set", num_train=num_train, num_val=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(DataError, match="was not drawn here"):

@@ -16,9 +16,10 @@ from torch import nn
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError, DataError, HpcYoloError, RunError, SpecError
+from hpc_yolo.data.drawn_shapes import CLASSES
 from hpc_yolo.data.formats.yolo_labels import read_labels
 from hpc_yolo.data.loader import ValidationLoader
-from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.evaluation.coco_truth import read_annotations
 from hpc_yolo.evaluation.evaluator import EvaluationSettings, ImageResult
 from hpc_yolo.inference import validate as validate_module

@@ -12,8 +12,9 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import DataError, TrainingError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.drawn_shapes import CLASSES
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.data.synth import CLASSES, write_shapes_dataset
+from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, RankLocation, WarningRaised

@@ -6,7 +6,7 @@ import pytest
 
 from hpc_yolo.data.check.duplicates import SeenImages
 from hpc_yolo.data.check.looks import look_of
-from hpc_yolo.data.synth import draw_image
+from hpc_yolo.data.drawn_shapes import draw_image
 
 LABELS = np.array([[0, 0.5, 0.5, 0.5, 0.5]], dtype=np.float32)
 OTHER_LABELS = LABELS + np.float32(0.1)

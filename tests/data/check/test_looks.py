@@ -7,7 +7,7 @@ import pytest
 from hpc_yolo.data.check.duplicates import MIN_CORRELATION
 from hpc_yolo.data.check.looks import correlations, look_of
 from hpc_yolo.data.check.near import MAX_DISTANCE
-from hpc_yolo.data.synth import draw_image
+from hpc_yolo.data.drawn_shapes import draw_image
 
 IMAGES = [draw_image(np.random.default_rng([0, number]), (320, 240))[0] for number in range(60)]
 
