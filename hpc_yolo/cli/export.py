@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
-from hpc_yolo.cli.options import SIDES, read_sides
+from hpc_yolo.cli.options import FRACTION, POSITIVE, SIDES, read_sides
 
 FORMS = ("onnx", "torchscript")
 # Forms of the guide that are not supported.
@@ -42,6 +42,14 @@ class ExportCommand(GuideCommand):
 @SIDES
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--dynamic", is_flag=True, help="Accept any number of images of any size.")
+@click.option(
+    "--nms", is_flag=True, help="Put the suppression into the file (onnx): it returns boxes, scores, classes."
+)
+@click.option("--conf-thres", default=0.25, show_default=True, type=FRACTION, help="With --nms: least score of a box.")
+@click.option(
+    "--iou-thres", default=0.45, show_default=True, type=FRACTION, help="With --nms: largest IoU of two boxes."
+)
+@click.option("--max-det", default=300, show_default=True, type=POSITIVE, help="With --nms: boxes of an image.")
 @click.option("--opset", type=click.IntRange(min=12, max=20), default=17, show_default=True, metavar="N")
 @click.option("--half", is_flag=True, hidden=True)
 @click.option("--simplify", is_flag=True, hidden=True)
@@ -52,6 +60,10 @@ def export(
     imgsz: str | None,
     batch_size: int,
     dynamic: bool,
+    nms: bool,
+    conf_thres: float,
+    iou_thres: float,
+    max_det: int,
     opset: int,
     half: bool,
     simplify: bool,
@@ -67,10 +79,21 @@ def export(
     if simplify:
         raise click.UsageError("--simplify is not supported: the graph is folded already")
     chosen, sides = _read_forms(forms), read_sides(imgsz) if imgsz else None
+    if nms and chosen != ["onnx"]:
+        raise click.UsageError("--nms is for onnx: add --include onnx, alone")
 
     from hpc_yolo.cli.run_export import run_export  # imports torch
 
-    run_export(file, weights, chosen, sides, batch=batch_size, dynamic=dynamic, opset=opset)
+    run_export(
+        file,
+        weights,
+        chosen,
+        sides,
+        batch=batch_size,
+        dynamic=dynamic,
+        opset=opset,
+        suppression=(conf_thres, iou_thres, max_det) if nms else None,
+    )
 
 
 def _read_forms(written: tuple[str, ...]) -> list[str]:

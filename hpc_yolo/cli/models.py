@@ -41,12 +41,18 @@ def models(names: tuple[str, ...], num_classes: int, as_json: bool) -> None:
     FILE is a YAML of layers, as the field `model` of a spec takes it; its `nc` is not used, since the number of classes
     is that of the dataset.
     """
-    chosen = names or tuple(sorted(model_names(), key=lambda name: (name.endswith("6"), "nsmlx".index(name[6]))))
+    chosen = names or tuple(sorted(model_names(), key=_in_table))
     rows = [describe_model(name, num_classes) for name in chosen]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
         Console().print(_table(rows, num_classes))
+
+
+def _in_table(name: str) -> tuple[str, bool, int]:
+    """Return the position of a model: by head, number of levels, size."""
+    size, _, head = name.partition("-")
+    return head, size.endswith("6"), "nsmlx".index(size[6])
 
 
 def describe_model(name: str, num_classes: int) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
     return overrides
 
 
+FRACTION = click.FloatRange(0, 1)
+POSITIVE = click.IntRange(1)
 SIDES = click.option(
     "--imgsz",
     "--img",

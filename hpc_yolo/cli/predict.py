@@ -8,10 +8,8 @@ from typing import Any
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
-from hpc_yolo.cli.options import SIDES
+from hpc_yolo.cli.options import FRACTION, POSITIVE, SIDES
 
-FRACTION = click.FloatRange(0, 1)
-POSITIVE = click.IntRange(1)
 UNSUPPORTED_FLAGS = ("view_img", "visualize", "update")
 
 

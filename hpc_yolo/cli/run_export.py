@@ -14,6 +14,7 @@ from hpc_yolo.cli.weights_argument import find_weights
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.inference.export import SUFFIXES, ExportOptions, export
 from hpc_yolo.inference.model import DEFAULT_IMGSZ
+from hpc_yolo.inference.suppressed import Suppression
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 
 
@@ -26,11 +27,13 @@ def run_export(
     batch: int,
     dynamic: bool,
     opset: int,
+    suppression: tuple[float, float, int] | None = None,
 ) -> None:
     """Write the model of `file` or `weights` in each of `forms`; exit with the code of the last error.
 
     Args:
         sides: height and width in pixels; None takes the size that the model was trained at.
+        suppression: least score, largest IoU and most boxes of a suppression inside the file.
 
     Raises:
         HpcYoloError: the model cannot be read.
@@ -42,7 +45,8 @@ def run_export(
     trained = resolved.imgsz or content.imgsz
     usual = trained or DEFAULT_IMGSZ
     sides = whole_strides(sides or (usual, usual), model.image_stride)
-    options = ExportOptions(sides, batch, dynamic, opset, trained)
+    inside = None if suppression is None else Suppression(*suppression)
+    options = ExportOptions(sides, batch, dynamic, opset, trained, inside)
     exit_code = 0
     for form in forms:
         try:

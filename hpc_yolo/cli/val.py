@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
+from hpc_yolo.cli.options import FRACTION, POSITIVE
 
 SPLIT_OF_TASK = {"train": "train", "val": "val", "test": "test", "speed": "val", "study": "val"}
-FRACTION = click.FloatRange(0, 1)
-POSITIVE = click.IntRange(1)
 
 
 @click.command(cls=GuideCommand)

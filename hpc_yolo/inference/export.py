@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from hpc_yolo.core.errors import CheckpointError, HpcYoloError
 from hpc_yolo.core.files import write_atomic
+from hpc_yolo.inference.suppressed import Suppressed, Suppression
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 
@@ -29,12 +30,13 @@ Runner = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Shape of the images that an exported model accepts.
+    """Shape of the images that an exported model accepts, and what it returns.
 
     Attributes:
         image_hw: height and width in pixels.
         dynamic: accept any number of images, and sides of any multiples of the stride.
         trained_imgsz: written to the file, as the default size of a dynamic model.
+        suppression: settings of a suppression inside the file, which then returns detections; None: decoded rows.
     """
 
     image_hw: tuple[int, int]
@@ -42,6 +44,7 @@ class ExportOptions:
     dynamic: bool = False
     opset: int = 17
     trained_imgsz: int | None = None
+    suppression: Suppression | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,16 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
     stride = model.image_stride
     if any(side % stride for side in options.image_hw):
         raise CheckpointError(f"sides of {options.image_hw} pixels: they must be multiples of {stride}")
-    decoded = Decoded(fused(model)).eval()
+    if options.suppression is not None and form != "onnx":
+        raise CheckpointError(f"{target}: {form} has no suppression of its own; --nms is for onnx")
+    written: nn.Module = Decoded(fused(model))
+    if options.suppression is not None:
+        written = Suppressed(written, options.suppression)
     write, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[form]
     try:
-        content = write(decoded, names, options)
+        content = write(written.eval(), _about(stride, names, options), options)
         run = load(content)
-        difference = max(_difference(decoded, run, shape) for shape in _checked_shapes(options, stride))
+        difference = max(_difference(written, run, shape) for shape in _checked_shapes(options, stride))
     except HpcYoloError:
         raise
     except Exception as error:  # exporters and runtimes have their own exception classes
@@ -117,12 +124,13 @@ def tracing() -> Iterator[None]:
         yield
 
 
-def _onnx(model: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
+def _onnx(model: nn.Module, about: dict[str, Any], options: ExportOptions) -> bytes:
     try:
         import onnx
     except ImportError as error:
         raise CheckpointError("ONNX needs the packages onnx and onnxruntime", hint=PACKAGES_HINT) from error
-    free = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 1: "rows"}}
+    rows = {1: "rows"} if options.suppression is None else {}
+    free = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch"} | rows}
     buffer: Any = io.BytesIO()
     with tracing():
         torch.onnx.export(
@@ -136,7 +144,7 @@ def _onnx(model: Decoded, names: Sequence[str], options: ExportOptions) -> bytes
             dynamic_axes=free if options.dynamic else None,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(graph, _properties(model, names, options))
+    onnx.helper.set_model_props(graph, {name: str(value) for name, value in about.items()})
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()
     return content
@@ -151,11 +159,9 @@ def _run_onnx(content: bytes) -> Runner:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _torchscript(model: Decoded, names: Sequence[str], options: ExportOptions) -> bytes:
+def _torchscript(model: nn.Module, about: dict[str, Any], options: ExportOptions) -> bytes:
     shape = [options.batch, 3, *options.image_hw]
-    about = {"shape": shape, "stride": model.model.image_stride, "names": dict(enumerate(names))}
-    about |= {"dynamic": True} if options.dynamic else {}
-    about |= {"imgsz": options.trained_imgsz} if options.trained_imgsz is not None else {}
+    about = {"shape": shape} | about | ({"dynamic": True} if options.dynamic else {})
     buffer = io.BytesIO()
     with tracing():
         traced = torch.jit.trace(model, torch.zeros(shape))  # type: ignore[no-untyped-call]
@@ -175,10 +181,14 @@ def _run_torchscript(content: bytes) -> Runner:
     return run
 
 
-def _properties(model: Decoded, names: Sequence[str], options: ExportOptions) -> dict[str, str]:
-    """Return the metadata that other programs read from ONNX files."""
-    imgsz = {"imgsz": str(options.trained_imgsz)} if options.trained_imgsz is not None else {}
-    return {"stride": str(model.model.image_stride), "names": str(dict(enumerate(names)))} | imgsz
+def _about(stride: int, names: Sequence[str], options: ExportOptions) -> dict[str, Any]:
+    """Return the metadata that other programs read from exported files."""
+    about: dict[str, Any] = {"stride": stride, "names": dict(enumerate(names))}
+    if options.trained_imgsz is not None:
+        about["imgsz"] = options.trained_imgsz
+    if options.suppression is not None:
+        about["nms"] = asdict(options.suppression)
+    return about
 
 
 def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
@@ -188,7 +198,7 @@ def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int,
 
 
 @torch.no_grad()
-def _difference(model: Decoded, run: Runner, shape: tuple[int, int, int]) -> float:
+def _difference(model: nn.Module, run: Runner, shape: tuple[int, int, int]) -> float:
     batch, height, width = shape
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     expected, found = model(images), run(images)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.images import GREY
 from hpc_yolo.inference.export import PACKAGES_HINT, tracing
+from hpc_yolo.inference.suppressed import COLUMNS, as_decoded
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS
 from hpc_yolo.weights.torchscript import EXPORT_HINT, NO_METADATA, read_torchscript_metadata
 
@@ -37,6 +38,7 @@ class About:
         batch: images of a forward pass; None if any number is accepted.
         image_hw: sides in pixels; None if all multiples of `stride` are accepted.
         imgsz: image size in training, in pixels; None if the file does not have it.
+        is_suppressed: it returns detections, as `Suppressed` does, instead of decoded rows.
     """
 
     names: tuple[str, ...]
@@ -44,6 +46,12 @@ class About:
     batch: int | None = None
     image_hw: tuple[int, int] | None = None
     imgsz: int | None = None
+    is_suppressed: bool = False
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the output."""
+        return COLUMNS if self.is_suppressed else BOX_AND_OBJECTNESS + len(self.names)
 
 
 class ExportedModel(nn.Module):
@@ -70,7 +78,8 @@ class ExportedModel(nn.Module):
             found = self._run(functional.pad(part, (0, 0, 0, 0, 0, 0, 0, missing)).contiguous())
             self._require_rows(found, size if missing else len(part))
             parts.append(found[: len(part)].float())
-        return torch.cat(parts), []
+        joined = torch.cat(parts)
+        return as_decoded(joined, len(self.about.names)) if self.about.is_suppressed else joined, []
 
     def _framed(self, images: torch.Tensor) -> torch.Tensor:
         """Return `images`, padded with grey on the right and below to the size that the file accepts."""
@@ -86,8 +95,7 @@ class ExportedModel(nn.Module):
         return functional.pad(images, (0, width - found_width, 0, height - found_height), value=GREY[0] / 255)
 
     def _require_rows(self, found: torch.Tensor, batch: int) -> None:
-        columns = BOX_AND_OBJECTNESS + len(self.about.names)
-        if found.ndim != 3 or found.shape[0] != batch or found.shape[2] != columns:
+        if found.ndim != 3 or found.shape[0] != batch or found.shape[2] != self.about.num_columns:
             raise _other_output(self.path, tuple(found.shape), len(self.about.names))
 
 
@@ -130,7 +138,7 @@ def _load_onnx(path: Path) -> tuple[About, Run]:
     hw = (height, width) if height is not None and width is not None else None
     about = _about(path, properties, batch, hw)
     shape = outputs[0].shape
-    if len(shape) != 3 or (isinstance(shape[2], int) and shape[2] != BOX_AND_OBJECTNESS + len(about.names)):
+    if len(shape) != 3 or (isinstance(shape[2], int) and shape[2] != about.num_columns):
         raise _other_output(path, shape, len(about.names))
     name, kind = inputs[0].name, INPUT_TYPES[inputs[0].type]
 
@@ -201,7 +209,7 @@ def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[
     if not _is_side(stride) or stride > MAX_STRIDE:
         raise CheckpointError(f"{path}: its stride is {str(stride)[:20]}", hint=EXPORT_HINT)
     imgsz = _value(properties.get("imgsz"))
-    return About(tuple(names), stride, batch, hw, imgsz if _is_side(imgsz) else None)
+    return About(tuple(names), stride, batch, hw, imgsz if _is_side(imgsz) else None, "nms" in properties)
 
 
 def _value(written: object) -> Any:

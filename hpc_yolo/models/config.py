@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_yolo.models.heads import HEADS
+from hpc_yolo.models.heads.base import AnchorHead
 
 MAX_WIDTH = 16384  # channels; the widest of the family has 1280
 MAX_MULTIPLE = 100
 MAX_ANCHORS = 100  # of a level
 IMAGE_CHANNELS = 3
-REQUIRED = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
-OPTIONAL = ("activation", "channel_multiple", "nc", "ch", "inplace")
+REQUIRED = ("depth_multiple", "width_multiple", "backbone", "head")
+OPTIONAL = ("anchors", "activation", "channel_multiple", "nc", "ch", "inplace")
 BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat")
 # Names of arguments in their order; the first is always there.
 ARGUMENTS = {"Conv": ("width", "kernel", "stride", "padding"), "C3": ("width", "shortcut"), "SPPF": ("width", "kernel")}
@@ -57,7 +58,7 @@ def read_layers(config: dict[str, Any]) -> list[LayerSpec]:
     for section in ("backbone", "head"):
         for written in config[section]:
             try:
-                layers.append(_read_layer(written, len(layers), config["anchors"]))
+                layers.append(_read_layer(written, len(layers), config.get("anchors")))
             except ValueError as error:
                 raise layer_error(len(layers), written, error) from error
     for number, layer in enumerate(layers[:-1]):
@@ -65,6 +66,7 @@ def read_layers(config: dict[str, Any]) -> list[LayerSpec]:
             raise ValueError(f"layer {number} is a {layer.block}, a head, which must be the last layer")
     if layers[-1].block not in HEADS:
         raise ValueError(f"the last layer must be a head ({', '.join(HEADS)}), not a {layers[-1].block}")
+    _check_use_of_anchors(layers[-1].block, config)
     return layers
 
 
@@ -99,10 +101,20 @@ def _check_fields(config: dict[str, Any]) -> None:
     _check_number("channel_multiple", config.get("channel_multiple", 1), 1, MAX_WIDTH)
     if config.get("ch", IMAGE_CHANNELS) != IMAGE_CHANNELS:
         raise ValueError(f"ch: images have {IMAGE_CHANNELS} channels, not {config['ch']!r}")
-    _check_anchors(config["anchors"])
+    if "anchors" in config:
+        _check_anchors(config["anchors"])
     for section in ("backbone", "head"):
         if not isinstance(config[section], list) or not config[section]:
             raise ValueError(f"{section}: must be a list of layers")
+
+
+def _check_use_of_anchors(head: str, config: dict[str, Any]) -> None:
+    """Check that there are anchors exactly where the head uses them."""
+    is_used = issubclass(HEADS[head], AnchorHead)
+    if is_used and "anchors" not in config:
+        raise ValueError(f"anchors missing: {head} needs them")
+    if not is_used and "anchors" in config:
+        raise ValueError(f"anchors: {head} has none; leave the field out")
 
 
 def _check_anchors(anchors: object) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from hpc_yolo.core.errors import SpecError, TrainingError
 from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, LayerSpec, layer_error, read_activation, read_layers
 from hpc_yolo.models.heads import HEADS
-from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head
+from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, AnchorHead, Head
 from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
 from hpc_yolo.spec.freeze import FREEZE_HINT, freeze_problem
 from hpc_yolo.spec.model_config import load_config, not_a_config
@@ -161,10 +161,9 @@ def _own_width(layer: LayerSpec, config: dict[str, Any], num_classes: int) -> in
     """Return the output channels that `layer` asks for; 0 for one whose inputs or classes decide."""
     if layer.block in ("Upsample", "Concat", *HEADS):
         return 0
-    num_anchors = len(_level_anchors(config["anchors"], 1)[0]) // 2
     nominal = int(layer.arguments[0])
     # A layer as wide as the output of the YOLOv5 head is not scaled: published weights depend on it.
-    if nominal == num_anchors * (num_classes + BOX_AND_OBJECTNESS):
+    if "anchors" in config and nominal == _num_anchors(config) * (num_classes + BOX_AND_OBJECTNESS):
         return nominal
     return scaled_width(nominal, config["width_multiple"], config.get("channel_multiple", CHANNEL_MULTIPLE))
 
@@ -176,12 +175,19 @@ def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_
     if layer.block == "Concat":
         return Concat(), sum(c_in)
     if layer.block in HEADS:
-        return HEADS[layer.block](num_classes, _level_anchors(config["anchors"], len(c_in)), c_in), 0
+        return _build_head(HEADS[layer.block], c_in, config, num_classes), 0
     c_out, others = _own_width(layer, config, num_classes), layer.arguments[1:]
     if layer.block == "C3":
         return C3(c_in[0], c_out, scaled_repeats(layer.repeats, config["depth_multiple"]), *others), c_out
     block = {"Conv": Conv, "SPPF": SPPF}[layer.block]
     return block(c_in[0], c_out, *others), c_out
+
+
+def _build_head(kind: type[Head], c_in: list[int], config: dict[str, Any], num_classes: int) -> Head:
+    """Return the head `kind`, with the anchors of `config` if it has any."""
+    if issubclass(kind, AnchorHead):
+        return kind(num_classes, _level_anchors(config["anchors"], len(c_in)), c_in)
+    return kind(num_classes, c_in)
 
 
 def _output_side(block: nn.Module, sides: list[int]) -> int:
@@ -215,6 +221,11 @@ def _level_anchors(anchors: int | list[list[float]], num_levels: int) -> list[li
     if isinstance(anchors, int):
         return [[float(number) for number in range(2 * anchors)]] * num_levels
     return anchors
+
+
+def _num_anchors(config: dict[str, Any]) -> int:
+    """Return the number of anchors of a level."""
+    return len(_level_anchors(config["anchors"], 1)[0]) // 2
 
 
 def _replace_activations(model: nn.Module, written: object) -> None:

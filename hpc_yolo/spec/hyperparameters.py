@@ -14,6 +14,7 @@ from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
+from hpc_yolo.spec.model_config import has_anchors
 from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import TrainSpec
@@ -61,8 +62,8 @@ def own_hyperparameter_file(train: TrainSpec) -> Path | None:
     return None if train.hyp in hyperparameter_names() else Path(train.hyp)
 
 
-def hyperparameter_findings(train: TrainSpec, directory: Path) -> Iterator[Finding]:
-    """Yield the problems of hyp and hyp_overrides."""
+def hyperparameter_findings(train: TrainSpec, directory: Path, model: str) -> Iterator[Finding]:
+    """Yield the problems of hyp and hyp_overrides in the training of `model`."""
     path = hyperparameter_file(train.hyp, directory)
     if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
         yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
@@ -70,9 +71,8 @@ def hyperparameter_findings(train: TrainSpec, directory: Path) -> Iterator[Findi
         hyp, problems = read_hyperparameters(path)
         for problem in problems:
             yield Finding("train.hyp", problem.headline, problem.allowed)
-        if (hyp.anchors or "anchors" in train.hyp_overrides) and not train.autoanchor:
-            message = "is off, and the hyperparameters ask for anchors that are still to be found"
-            yield Finding("train.autoanchor", message, "true")
+        if hyp.anchors or "anchors" in train.hyp_overrides:
+            yield from _anchor_findings(train, model)
     kinds = field_types(Hyperparameters)
     for name, value in train.hyp_overrides.items():
         yield from _override_findings(name, value, kinds)
@@ -106,6 +106,18 @@ def _read_file(path: Path, problems: list[Problem]) -> Node | None:
 def _plain_number(value: float) -> float:
     """Return a whole number as an int, which hyperparameters of both kinds take."""
     return int(value) if value.is_integer() else value
+
+
+def _anchor_findings(train: TrainSpec, model: str) -> Iterator[Finding]:
+    """Yield the problems of hyperparameters that ask for a number of anchors."""
+    is_override = "anchors" in train.hyp_overrides
+    if model and not has_anchors(model):
+        field = "train.hyp_overrides.anchors" if is_override else "train.hyp"
+        message = f"asks for anchors, and {model} has none"
+        yield Finding(field, message, "no anchors, or a model that has some", ("model",))
+    if not train.autoanchor:
+        message = "is off, and the hyperparameters ask for anchors that are still to be found"
+        yield Finding("train.autoanchor", message, "true")
 
 
 def _override_findings(name: str, value: float, kinds: dict[str, Any]) -> Iterator[Finding]:

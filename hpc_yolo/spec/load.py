@@ -155,7 +155,7 @@ def _check(
     if values.site is None and not reader.problems:
         refuse_site_paths(tree, reader.problems)
     spec, in_paths = with_expanded_paths(reader.read(tree, Spec, "", root))
-    in_files = hyperparameter_findings(spec.train, directory) if reads_files else ()
+    in_files = hyperparameter_findings(spec.train, directory, spec.model) if reads_files else ()
     for finding in (*validate.findings(spec), *in_paths, *in_files):
         used = (finding.field, *finding.needs)
         if not any(field == bad or field.startswith(f"{bad}.") for bad in reader.unusable for field in used):

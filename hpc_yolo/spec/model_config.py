@@ -28,6 +28,14 @@ def load_config(model: str | Path) -> dict[str, Any]:
     return config
 
 
+def has_anchors(model: str) -> bool:
+    """Return whether the layers of `model` have anchors; True where they cannot be read."""
+    try:
+        return "anchors" in load_config(model)
+    except SpecError:
+        return True
+
+
 def model_path(model: str | Path) -> Path:
     """Return where the config of `model` is.
 

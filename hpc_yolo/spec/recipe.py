@@ -29,6 +29,10 @@ class Hyperparameters(Section, frozen=True, kw_only=True):
     cls_pw: Annotated[Annotated[float, Meta(gt=0)], Meta(description="Weight of positives in the class term.")] = 1.0
     obj: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gain of the objectness term.")] = 1.0
     obj_pw: Annotated[Annotated[float, Meta(gt=0)], Meta(description="Weight of positives in objectness.")] = 1.0
+    iou: Annotated[Annotated[float, Meta(ge=0)], Meta(description="Gain of the box term of an anchor-free head.")] = 7.5
+    dfl: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="Gain of the distribution term of an anchor-free head.")
+    ] = 1.5
     anchor_t: Annotated[
         Annotated[float, Meta(gt=1)], Meta(description="Largest ratio of a box's side to its anchor's.")
     ] = 4.0

@@ -41,6 +41,8 @@ def require_shell_stages(stages: Sequence[Stage]) -> None:
 def _step(path: str, stage: Stage) -> Iterator[Finding]:
     if stage.export is not None and not stage.export.include:
         yield Finding(f"{path}.export.include", "is empty", "onnx, torchscript or both")
+    if stage.export is not None and stage.export.nms and set(stage.export.include) != {"onnx"}:
+        yield Finding(f"{path}.export.nms", "is for onnx", "include: [onnx]", (f"{path}.export.include",))
     if stage.predict is not None and not all(stage.predict.sources or [""]):
         yield Finding(f"{path}.predict.source", "is empty", "images or videos")
     for kind in ("val", "predict", "export"):

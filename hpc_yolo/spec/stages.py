@@ -83,6 +83,10 @@ class ExportStage(Section, frozen=True, kw_only=True):
     imgsz: ImageSize = None
     batch_size: Annotated[Positive, Meta(description="Images of a batch.")] = 1
     dynamic: Annotated[bool, Meta(description="Accept any number of images of any size.")] = False
+    nms: Annotated[bool, Meta(description="Put the suppression into the file, which then returns boxes; onnx.")] = False
+    conf_thres: Annotated[Fraction, Meta(description="With nms: least score of a box.")] = 0.25
+    iou_thres: Annotated[Fraction, Meta(description="With nms: largest IoU of two boxes of a class.")] = 0.45
+    max_det: Annotated[Positive, Meta(description="With nms: rows of boxes of an image.")] = 300
     opset: Annotated[Annotated[int, Meta(ge=12, le=20)], Meta(description="Version of the operators of ONNX.")] = 17
 
 

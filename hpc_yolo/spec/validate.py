@@ -155,7 +155,7 @@ def _model(model: str, weights: str, imgsz: int) -> Iterator[Finding]:
         nearest = f"; {near[0]} is the nearest" if near else ""
         allowed = f"{', '.join(known)}, or a YAML of layers{nearest}"
         yield Finding("model", f"there is no model {model!r}", allowed)
-    if model.endswith("6") and imgsz % 64:
+    if model.partition("-")[0].endswith("6") and imgsz % 64:
         above = (imgsz // 64 + 1) * 64
         message = f"{imgsz} is no multiple of 64, the stride of {model}"
         yield Finding("train.imgsz", message, f"such as {above}")

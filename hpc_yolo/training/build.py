@@ -21,6 +21,7 @@ from hpc_yolo.data.run_inputs import RunInputs, keep_inputs, read_inputs, requir
 from hpc_yolo.data.sampler import largest_imgsz, steps_per_epoch
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
+from hpc_yolo.models.heads.base import AnchorHead
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
@@ -184,7 +185,7 @@ def model_with_anchors(
     """Return the initial model; later attempts load their anchors from the checkpoint."""
     dtype = torch.float64 if train.precision == "fp64" else torch.float32
     model = build_model(origin, train, num_classes, world.device, emit).to(dtype)
-    if train.autoanchor and origin.is_new:
+    if train.autoanchor and origin.is_new and isinstance(model.head, AnchorHead):
         must_change = origin.has_placeholder_anchors
         fit_anchors(model.head, index, train.imgsz, hyp, train.seed, world, emit, must_change=must_change)
     return model
@@ -229,7 +230,7 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
 
 
 def require_trainable(train: TrainSpec, batch: int, origin: Origin, world_size: int) -> None:
-    """Check that the model has anchors, and that `batch` images can be divided over the ranks, whose number may change.
+    """Check that no anchors are missing, and that `batch` images can be split over the ranks, whose number may change.
 
     Raises:
         TrainingError: anchors are to be fitted and autoanchor is off, or the batch is not a multiple of the world size.

@@ -137,10 +137,9 @@ class TrainingContext:
     @property
     def description(self) -> ModelDescription:
         """The model for readers of a checkpoint; the anchors are those used in training."""
-        anchors = self.model.head.anchors_pixels().flatten(1).tolist()
         return ModelDescription(
             model=self.model_name,
-            config={**self.config, "anchors": anchors},
+            config=self.model.head.trained_config(self.config),
             names=self.names,
             imgsz=self.train.imgsz,
         )

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.anchors import Sizes, anchor_fit, better_anchors, find_anchors, label_sizes
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector, build_from_config, freeze, load_config
-from hpc_yolo.models.heads.base import Head
+from hpc_yolo.models.heads.base import AnchorHead
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -37,7 +38,7 @@ class Origin:
     @property
     def has_placeholder_anchors(self) -> bool:
         """True if the layers give only the number of anchors, and the weights have none."""
-        return isinstance(self.config["anchors"], int) and (self.weights is None or not self.takes_anchors)
+        return isinstance(self.config.get("anchors"), int) and (self.weights is None or not self.takes_anchors)
 
 
 def model_origin(model: str, weights: str, layers: dict[str, Any] | None, anchors: float | None) -> Origin:
@@ -50,12 +51,17 @@ def model_origin(model: str, weights: str, layers: dict[str, Any] | None, anchor
         anchors: number of anchors a level, instead of those of the layers or the weights.
 
     Raises:
-        SpecError: there is no such model.
+        SpecError: there is no such model, or it has no anchors to replace.
         CheckpointError: the weights cannot be used.
     """
     file = read_model_file(Path(weights)) if weights else None
     config = layers or (load_config(model) if file is None else file.config)
     if anchors is not None:
+        if "anchors" not in config:
+            raise SpecError(
+                f"hyperparameter anchors: {anchors:g} a level, and {model or weights} has none",
+                hint="leave it out, or take a model with anchors",
+            )
         config = {**config, "anchors": round(anchors)}
     return Origin(model or weights, config, file, takes_anchors=not model and anchors is None)
 
@@ -78,7 +84,7 @@ def build_model(
 
 
 def fit_anchors(
-    head: Head,
+    head: AnchorHead,
     index: ImageIndex,
     imgsz: int,
     hyp: Hyperparameters,

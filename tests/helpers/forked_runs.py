@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -54,6 +55,10 @@ backbone: [[-1, 1, Conv, [64, 6, 2, 2]], [-1, 1, Conv, [128, 3, 2]], [-1, 3, C3,
 head: [[-1, 1, Conv, [256, 1, 1]], [-1, 1, nn.Upsample, [None, 2, nearest]], [[-1, 3], 1, Concat, [1]],
        [-1, 3, C3, [256, False]], [[-1, 5], 1, Detect, [nc, anchors]]]
 """
+NETWORKS = {
+    "anchors": NETWORK,
+    "anchor-free": re.sub("anchors: .*", "", NETWORK.replace("Detect, [nc, anchors]", "AnchorFree, []")),
+}
 
 
 @dataclass
@@ -69,11 +74,11 @@ class Attempt:
 class ForkedRun:
     """A run in its own directory, one attempt after the other."""
 
-    def __init__(self, directory: Path, name: str, **train: Any) -> None:
+    def __init__(self, directory: Path, name: str, head: str = "anchors", **train: Any) -> None:
         fields: dict[str, Any] = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
         spec = Spec(
             name=name,
-            model=str(directory / "network.yaml"),
+            model=str(directory / f"{head}.yaml"),
             data=DataSpec(path=str(directory / "shapes" / "dataset.yaml")),
             output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
@@ -175,8 +180,8 @@ def kill_at_any_moment(directory: Path, num_kills: int, whole_s: Mapping[int, fl
     for run_number in itertools.count():
         if kills == num_kills:
             return
-        world_size = 1 + run_number % 2
-        run = ForkedRun(directory, f"killed-{world_size}-{run_number}")
+        world_size, head = 1 + run_number % 2, ("anchors", "anchor-free")[run_number // 2 % 2]
+        run = ForkedRun(directory, f"killed-{run_number}-{world_size}-{head}", head)
         while not run.is_finished:
             run.attempt(world_size, kill)
 
@@ -253,7 +258,11 @@ def fill_the_disk(directory: Path) -> None:
 
 def interrupt_in_every_way(directory: Path, num_kills: int) -> None:
     """Train all runs that need no disk of their own, and the runs that they are compared with."""
-    whole_s = {size: ForkedRun(directory, f"undisturbed-{size}").attempt(size).ended_after_s for size in (1, 2)}
+    whole_s = {
+        size: ForkedRun(directory, f"undisturbed-{size}-{head}", head).attempt(size).ended_after_s
+        for head in NETWORKS
+        for size in (1, 2)
+    }
     ForkedRun(directory, "undisturbed-world", sync_bn=True, precision="fp64").attempt(2)
     storm(directory)
     change_worlds(directory)
@@ -263,7 +272,8 @@ def interrupt_in_every_way(directory: Path, num_kills: int) -> None:
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
     write_shapes_dataset(directory / "shapes", num_train=40, num_val=8)
-    (directory / "network.yaml").write_text(NETWORK)
+    for head, network in NETWORKS.items():
+        (directory / f"{head}.yaml").write_text(network)
     if sys.argv[2] == "disk":
         fill_the_disk(directory)
     else:

@@ -19,13 +19,22 @@ from hpc_yolo.models import build_from_config, build_model, load_config
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 
 
+def written_weights(model, directory):
+    torch.manual_seed(0)
+    path = directory / "best.safetensors"
+    description = ModelDescription(model=model, config=load_config(model), names=["cat", "dog"], imgsz=64)
+    save_model(path, build_model(model, 2), description)
+    return path
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "best.safetensors"
-    description = ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=["cat", "dog"], imgsz=64)
-    save_model(path, build_model("yolov5n", 2), description)
-    return path
+    return written_weights("yolov5n", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module", params=["yolov5n", "yolov5n-af"])
+def file_of_each_head(request, tmp_path_factory):
+    return read_model_file(written_weights(request.param, tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture
@@ -39,7 +48,8 @@ def expected(file, images):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_onnx_file_returns_output_of_model(file, tmp_path, dynamic):
+def test_onnx_file_returns_output_of_model(file_of_each_head, tmp_path, dynamic):
+    file = file_of_each_head
     done = export(
         build_detector(file), file.names, "onnx", tmp_path / "n.onnx", ExportOptions((64, 96), batch=2, dynamic=dynamic)
     )
@@ -57,7 +67,8 @@ def test_onnx_file_returns_output_of_model(file, tmp_path, dynamic):
     assert properties == {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
 
 
-def test_torchscript_file_returns_output_of_model_and_has_metadata(file, tmp_path):
+def test_torchscript_file_returns_output_of_model_and_has_metadata(file_of_each_head, tmp_path):
+    file = file_of_each_head
     done = export(
         build_detector(file),
         file.names,

@@ -39,6 +39,10 @@ ROWS = [
         Stage(export=ExportStage(include=["onnx", "torchscript"], dynamic=True, imgsz=64, opset=13)),
         ["export", BEST, "--include", "onnx", "--include", "torchscript", "--imgsz=64", "--dynamic", "--opset=13"],
     ),
+    (
+        Stage(export=ExportStage(include=["onnx"], nms=True, max_det=100)),
+        ["export", BEST, "--include", "onnx", "--nms", "--max-det=100"],
+    ),
     (Stage(report=ReportStage()), ["report", RUN]),
 ]
 

@@ -28,7 +28,7 @@ def test_sizes_and_operations_equal_published_values(name):
     assert len(fused_model.state_dict()) == golden["fused_state_dict_tensors"]
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolov5n6"])
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n6", "yolov5n-af"])
 @torch.no_grad()
 def test_fused_model_returns_same_output(name):
     model = build_model(name, 80).double().eval()

@@ -49,8 +49,8 @@ class PointLoss(Loss):
 class PointHead(Head):
     """Head that predicts one box per cell, around the centre of the cell."""
 
-    def __init__(self, num_classes, anchors_pixels, c_in):
-        super().__init__(num_classes, anchors_pixels, c_in)
+    def __init__(self, num_classes, c_in):
+        super().__init__(num_classes, c_in)
         self.convs = nn.ModuleList(nn.Conv2d(channels, 5 + num_classes, 1) for channels in c_in)
 
     def forward(self, levels):
@@ -68,6 +68,7 @@ class PointHead(Head):
 def model_yaml(tmp_path, monkeypatch) -> Path:
     monkeypatch.setitem(HEADS, "Point", PointHead)
     config = load_config("yolov5n")
+    del config["anchors"]
     config["head"][-1] = [config["head"][-1][0], 1, "Point", []]
     path = tmp_path / "point.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -79,7 +80,7 @@ def trainer_of(model: Path, directory: Path) -> Trainer:
     if not data.exists():
         write_shapes_dataset(data, num_train=6, num_val=2)
     (source,) = data.glob("*.yaml")
-    train = TrainSpec(epochs=2, batch=2, imgsz=64, workers=0, autoanchor=False)
+    train = TrainSpec(epochs=2, batch=2, imgsz=64, workers=0)
     run = RunDirectory(directory / "toy")
     run.create()
     world = World(ProcessInfo(0, 0, 0, 1, 1, 1, "127.0.0.1", None, "single"), torch.device("cpu"), ())
@@ -119,7 +120,7 @@ def events_losses(events) -> list[float | None]:
 
 def test_unknown_head_error_lists_known_heads(model_yaml):
     model_yaml.write_text(model_yaml.read_text().replace("Point", "Points"))
-    with pytest.raises(SpecError, match=r"unknown block 'Points'.*Detect, Point"):
+    with pytest.raises(SpecError, match=r"unknown block 'Points'.*Detect, AnchorFree, Point"):
         build_model(model_yaml, 2)
 
 

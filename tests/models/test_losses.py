@@ -4,6 +4,7 @@ Guarantees: the shards of a global batch sum to the whole, no operation synchron
 has no effect.
 """
 
+import functools
 import math
 
 import golden
@@ -13,6 +14,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_yolo.models.boxes import ciou_cxcywh
+from hpc_yolo.models.losses.task_aligned import NUM_BINS, TaskAlignedLoss
 from hpc_yolo.models.losses.yolov5 import Candidates, DetectionLoss, scaled_gains
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -45,9 +47,14 @@ def plain_gains(hyp):
     return {"box": hyp.box, "obj": hyp.obj, "cls": hyp.cls}
 
 
+def anchor_free_loss(num_classes=3, num_levels=3, smoothing=0.0, dtype=torch.float64, **changes):
+    strides = 8 * 2 ** torch.arange(num_levels, dtype=dtype)
+    return TaskAlignedLoss(strides, num_classes, Hyperparameters(**changes), smoothing)
+
+
 def stacked(terms):
-    """Return the terms as (3,) box, obj, cls."""
-    return torch.stack([terms["box"], terms["obj"], terms["cls"]])
+    """Return the terms as (3,)."""
+    return torch.stack(list(terms.values()))
 
 
 def total(terms, batch=2):
@@ -55,12 +62,12 @@ def total(terms, batch=2):
     return stacked(terms).sum() * batch
 
 
-def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2):
-    """Return raw predictions by the formula of the golden values."""
+def waves(num_classes=3, num_levels=3, height=64, width=96, batch=2, a_cell=(3, 5)):
+    """Return raw predictions by the formula of the golden values; `a_cell`: predictions, and outputs beside classes."""
     levels = []
     for index in range(num_levels):
         stride = 8 * 2**index
-        shape = (batch, 3, height // stride, width // stride, 5 + num_classes)
+        shape = (batch, a_cell[0], height // stride, width // stride, a_cell[1] + num_classes)
         flat = torch.arange(math.prod(shape), dtype=torch.float64)
         levels.append((2 * torch.sin(0.71 * flat + index)).view(shape).requires_grad_())
     return levels
@@ -73,6 +80,23 @@ def random_targets(num, batch, num_classes, seed=0):
     targets[:, :2] = targets[:, :2].floor()
     targets[:4, 2:4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.25], [0.999, 0.001]])
     return targets
+
+
+@pytest.fixture(params=["anchors", "anchor-free"])
+def head(request):
+    """Return (function that makes a loss, function that makes raw predictions) of each head."""
+    if request.param == "anchors":
+        return loss_of, waves
+    return anchor_free_loss, functools.partial(waves, a_cell=(1, 4 * NUM_BINS))
+
+
+def flatten_boxes(row):
+    """Make the boxes in raw predictions (..., outputs) of either head have no size."""
+    if row.shape[-1] > 4 * NUM_BINS:
+        row[..., : 4 * NUM_BINS] = -200
+        row[..., : 4 * NUM_BINS : NUM_BINS] = 0
+    else:
+        row[..., 2:4] = -200
 
 
 def golden_case(name):
@@ -198,11 +222,12 @@ def split(loss, predictions, targets, shards):
 
 
 @pytest.mark.parametrize("shards", [[[0, 1], [2, 3]], [[1, 3], [0, 2]], [[0], [1], [2], [3]]])
-def test_shards_of_global_batch_sum_to_whole(shards):
+def test_shards_of_global_batch_sum_to_whole(shards, head):
     """The number of GPUs must not change the gradients, even if one rank has all targets."""
-    loss, targets = loss_of(), random_targets(30, 4, 3)
+    make_loss, make_predictions = head
+    loss, targets = make_loss(), random_targets(30, 4, 3)
     targets = targets[targets[:, 0] != 2]  # one rank, or an image, without any target
-    whole, split_predictions = waves(batch=4), waves(batch=4)
+    whole, split_predictions = make_predictions(batch=4), make_predictions(batch=4)
     expected = loss(whole, targets)
     total(expected, 4).backward()
     terms = split(loss, split_predictions, targets, shards)
@@ -213,9 +238,10 @@ def test_shards_of_global_batch_sum_to_whole(shards):
         torch.testing.assert_close(level.grad, other.grad, rtol=1e-6, atol=1e-12)
 
 
-def test_padding_rows_keep_loss_and_gradients():
+def test_padding_rows_keep_loss_and_gradients(head):
     """Targets are padded to a fixed number of rows, so that shapes stay the same from step to step."""
-    loss, plain, padded = loss_of(), waves(), waves()
+    make_loss, make_predictions = head
+    loss, plain, padded = make_loss(), make_predictions(), make_predictions()
     padding = torch.zeros(9, 6, dtype=torch.float64)
     padding[:, 0] = -1
     padding[5:, 1:] = torch.tensor([1, 0.3, 0.4, 0.2, 0.35])  # with the values of a valid target
@@ -236,11 +262,12 @@ def test_batch_without_targets_has_finite_loss_and_gradient(num_padding):
     assert all(torch.isfinite(level.grad).all() for level in predictions)
 
 
-def test_masked_candidates_keep_gradient_finite():
-    """Masked rows read the first cell; 0/0 from a box of no size there must not reach the others."""
-    loss = loss_of(dtype=torch.float32)
-    predictions = [level.detach().float() for level in waves()]
-    predictions[0][0, 0, 0, 0, 2:4] = -200
+def test_masked_candidates_keep_gradient_finite(head):
+    """Masked rows read the first cells; 0/0 from a box of no size there must not reach the others."""
+    make_loss, make_predictions = head
+    loss = make_loss(dtype=torch.float32)
+    predictions = [level.detach().float() for level in make_predictions()]
+    flatten_boxes(predictions[0][0, 0, 0])
     for level in predictions:
         level.requires_grad_()
     total(loss(predictions, TARGETS[4:].float())).backward()
@@ -279,10 +306,17 @@ class RecordSynchronisations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["base", "pw_focal", "nc1", "empty"])
-def test_loss_does_not_synchronise_with_device(name):
+VARIANTS = {"base": {}, "weighted": {"cls_pw": 2.0, "fl_gamma": 1.5, "smoothing": 0.1}, "one class": {"num_classes": 1}}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("num_targets", [len(TARGETS), 0])
+def test_loss_does_not_synchronise_with_device(variant, num_targets, head):
     """One hidden .item() per step takes longer than the whole loss on a GPU."""
-    loss, predictions, targets, _ = golden_case(name)
+    make_loss, make_predictions = head
+    loss = make_loss(**VARIANTS[variant])
+    predictions, targets = make_predictions(loss.num_classes), TARGETS[:num_targets].clone()
+    targets[:, 1].clamp_(max=loss.num_classes - 1)
     with RecordSynchronisations() as mode:
         total(loss(predictions, targets)).backward()
     assert mode.found == []
@@ -296,18 +330,24 @@ def test_synchronisations_are_recorded():
     assert {"_local_scalar_dense", "lift_fresh"} < set(mode.found)
 
 
-@pytest.mark.parametrize("name", ["base", "pw_focal", "nc1"])
-def test_loss_compiles_to_one_graph(name):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_compiles_to_one_graph(variant, head):
     """A graph break would break a compiled or captured step too; the eager backend detects it without a compiler."""
-    loss, predictions, targets, case = golden_case(name)
+    make_loss, make_predictions = head
+    loss = make_loss(**VARIANTS[variant])
+    predictions, targets = make_predictions(loss.num_classes), TARGETS.clone()
+    targets[:, 1].clamp_(max=loss.num_classes - 1)
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    assert total(compiled(predictions, targets)).item() == pytest.approx(case["loss"], rel=1e-9)
+    expected = total(loss(predictions, targets)).item()
+    assert total(compiled(predictions, targets)).item() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["base", "pw_focal"])
-def test_loss_is_independent_of_target_order(name):
-    loss, predictions, targets, case = golden_case(name)
-    assert total(loss(predictions, targets.flip(0))).item() == pytest.approx(case["loss"], rel=1e-9)
+@pytest.mark.parametrize("variant", ["base", "weighted"])
+def test_loss_is_independent_of_target_order(variant, head):
+    make_loss, make_predictions = head
+    loss, predictions = make_loss(**VARIANTS[variant]), make_predictions()
+    expected = total(loss(predictions, TARGETS)).item()
+    assert total(loss(predictions, TARGETS.flip(0))).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(

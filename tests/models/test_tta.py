@@ -16,6 +16,8 @@ from hpc_yolo.models.tta import augmented_forward
         ("yolov5n", 320, 6000 + 5103 + 735),
         # 320 px: 6375 rows, of which 75. 0.83: 320 px again. 0.67: 256 px, of whose 4080 rows 3072 go.
         ("yolov5n6", 320, 6300 + 6375 + 1008),
+        # A third of yolov5n's rows: one prediction a cell.
+        ("yolov5n-af", 320, 2000 + 1701 + 245),
     ],
 )
 @torch.no_grad()

@@ -131,3 +131,12 @@ def test_override_out_of_range_error_has_position(spec_file, override, allowed):
     location = f"{spec_file.path}:6:{len(name) + 7}: train.hyp_overrides.{name}: "
     assert problem.startswith(f"{location}{value} is not allowed")
     assert allowed in problem
+
+
+@pytest.mark.parametrize("is_override", [True, False])
+def test_anchors_for_model_without_any_are_refused(spec_file, tmp_path, is_override):
+    (tmp_path / "mine.yaml").write_text("anchors: 4\n")
+    own = "hyp_overrides: {anchors: 4}" if is_override else "hyp: mine.yaml"
+    text = f"name: small\nmodel: yolov5n-af\ndata: shapes.yaml\ntrain: {{{own}}}\n"
+    problem = spec_file.write(text).only_problem()
+    assert "asks for anchors, and yolov5n-af has none" in problem

@@ -17,6 +17,7 @@ MISTAKES = [
     ("vall: {}", "then[0].vall: unknown field", "vall", "val is the nearest"),
     ("export: {include: [onnx, tflite]}", "then[0].export.include[1]: 'tflite' is not", "tflite", "one of onnx, torch"),
     ("export: {include: []}", "then[0].export.include: is empty", "[]", "onnx, torchscript or both"),
+    ("export: {nms: true}", "then[0].export.nms: is for onnx", "true", "include: [onnx]"),
     ("predict: {}", "then[0].predict.source: is missing", "{}", "text or a list of texts"),
     ("predict: {source: []}", "then[0].predict.source: is empty", "[]", "images or videos"),
     ("predict: {source: a, conf_thres: 2}", "then[0].predict.conf_thres: '2' is not allowed", "2", "at most 1.0"),

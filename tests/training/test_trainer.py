@@ -55,12 +55,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def next_attempt(data: Path, directory: Path, name: str, every_epochs: int = 1, **train: object) -> Trainer:
+def next_attempt(
+    data: Path, directory: Path, name: str, every_epochs: int = 1, model: str = "yolov5n", **train: object
+) -> Trainer:
     """Return the trainer of the next attempt of the run in `directory`."""
     fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
     spec = Spec(
         name=name,
-        model="yolov5n",
+        model=model,
         data=DataSpec(path=str(data)),
         train=TrainSpec(**(fields | train)),
         checkpoint=CheckpointSpec(every_s=None, every_epochs=every_epochs),
@@ -166,17 +168,21 @@ def leaving(path: Path) -> list[tuple[int, int | None]]:
     return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
 
 
+ANCHOR_FREE = {"model": "yolov5n-af"}
+
+
+@pytest.mark.parametrize("fields", [{}, ANCHOR_FREE], ids=["anchors", "anchor-free"])
 @pytest.mark.parametrize("stop_after", range(1, NUM_STEPS + 1))
-def test_resume_after_any_step_keeps_weights_and_events(attempt, uninterrupted, tmp_path, stop_after):
+def test_resume_after_any_step_keeps_weights_and_events(attempt, uninterrupted, tmp_path, stop_after, fields):
     """Also at the end of an epoch: its evaluation must neither be lost nor repeated."""
-    assert attempt("stopped", stop_after) == signal.SIGTERM
+    assert attempt("stopped", stop_after, **fields) == signal.SIGTERM
     assert leaving(tmp_path / "stopped") == [(stop_after, signal.SIGTERM)]
-    assert attempt("stopped") is None
+    assert attempt("stopped", **fields) is None
     assert leaving(tmp_path / "stopped")[1:] == [(NUM_STEPS, None)]
-    whole, resumed = state_of(uninterrupted()), state_of(tmp_path / "stopped")
+    whole, resumed = state_of(uninterrupted(**fields)), state_of(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    expected, found = training_events(uninterrupted()), training_events(tmp_path / "stopped")
+    expected, found = training_events(uninterrupted(**fields)), training_events(tmp_path / "stopped")
     assert found == expected
 
 
@@ -238,13 +244,23 @@ def is_warning(event: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "option", [{"multi_scale": True}, {"image_weights": True}, {"rect": True}, {"precision": "fp16"}], ids=str
+    "option",
+    [
+        {"multi_scale": True},
+        {"image_weights": True},
+        {"rect": True},
+        {"precision": "fp16"},
+        ANCHOR_FREE | {"multi_scale": True, "image_weights": True, "precision": "bf16", "label_smoothing": 0.1},
+        ANCHOR_FREE | {"rect": True, "single_cls": True, "freeze": 10},
+    ],
+    ids=str,
 )
 def test_resume_in_second_epoch_with_option_keeps_weights(attempt, uninterrupted, tmp_path, option):
     """Their random numbers depend on the position and the checkpoint, not on the state of a process."""
     assert attempt("stopped", stop_after=4, **option) == signal.SIGTERM
     assert attempt("stopped", **option) is None
-    runs = (uninterrupted(**option), tmp_path / "stopped", uninterrupted())
+    same_model = {name: value for name, value in option.items() if name == "model"}
+    runs = (uninterrupted(**option), tmp_path / "stopped", uninterrupted(**same_model))
     whole, resumed, plain = (state_of(path) for path in runs)
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, plain[name])], "the option has an effect"

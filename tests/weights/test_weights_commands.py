@@ -87,17 +87,17 @@ def test_published_weights_of_spec_are_located_in_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("model", "hyp", "kept"),
-    [("", {}, 343), ("yolov5n", {}, 342), ("", {"anchors": 3}, 342)],
-    ids=["model of weights", "named model", "auto anchors"],
+    ("model", "hyp", "kept", "num_tensors"),
+    [("", {}, 343, 349), ("yolov5n", {}, 342, 349), ("", {"anchors": 3}, 342, 349), ("yolov5n-af", {}, 342, 462)],
+    ids=["model of weights", "named model", "auto anchors", "another head"],
 )
-def test_run_with_weights_reports_how_many_tensors_fit(tmp_path, model, hyp, kept):
+def test_run_with_weights_reports_how_many_tensors_fit(tmp_path, model, hyp, kept, num_tensors):
     """Anchors of the weights are used unless the spec has a model or anchors."""
     write_published(tmp_path / "w.pt", names=[str(number) for number in range(80)])
     spec = spec_with(tmp_path / "w.pt", model=model, train={"hyp_overrides": hyp})
     origin = model_origin(spec.model, spec.weights, None, load_hyperparameters(spec.train).anchors)
     emitted = []
     built = build_model(origin, spec.train, 3, torch.device("cpu"), emitted.append)
-    assert emitted == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=349)]
+    assert emitted == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=num_tensors)]
     weight = read_model_file(tmp_path / "w.pt").tensors["model.0.conv.weight"]
     assert torch.equal(built.state_dict()["model.0.conv.weight"], weight)

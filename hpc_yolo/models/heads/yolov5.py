@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, Head, HeadOutput
+from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, AnchorHead, HeadOutput
 from hpc_yolo.models.losses.yolov5 import DetectionLoss, scaled_gains
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -15,7 +15,7 @@ PRIOR_OBJECTS = 8  # objects expected on an image of PRIOR_PIXELS
 PRIOR_PIXELS = 640
 
 
-class Detect(Head):
+class Detect(AnchorHead):
     """Predictions of `num_anchors` boxes in every cell of every level.
 
     Raw outputs (B, A, H, W, 5 + classes) are x, y, w, h, objectness, classes; decoded scores are in [0, 1], classes
@@ -33,7 +33,7 @@ class Detect(Head):
         return DetectionLoss(self.anchors, self.num_classes, hyp, gains, label_smoothing)
 
     def set_strides(self, strides: torch.Tensor) -> None:
-        """Set the strides as `Head` does, and the prior biases, which depend on them."""
+        """Set the strides as `AnchorHead` does, and the prior biases, which depend on them."""
         super().set_strides(strides)
         self._set_prior_biases()
 

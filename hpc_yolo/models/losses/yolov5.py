@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from hpc_yolo.models.boxes import ciou_cxcywh
 from hpc_yolo.models.losses.base import Loss, SumOverRanks
+from hpc_yolo.models.losses.focal import focal_weight
 from hpc_yolo.spec.recipe import Hyperparameters
 
 NEIGHBOUR_REACH = 0.5  # cells nearer than this to a target's centre are assigned too
-FOCAL_ALPHA = 0.25
 LEVEL_WEIGHTS = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
 THREE_LEVEL_WEIGHTS = (4.0, 1.0, 0.4)
 # Own cell, then the neighbours to the left, above, to the right and below.
@@ -155,10 +155,7 @@ class DetectionLoss(Loss):
         entropy = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         if self.hyp.fl_gamma == 0:
             return entropy
-        probability = logits.sigmoid()
-        right = targets * probability + (1 - targets) * (1 - probability)
-        alpha = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
-        return entropy * alpha * (1 - right) ** self.hyp.fl_gamma
+        return entropy * focal_weight(logits, targets, self.hyp.fl_gamma)
 
 
 def _grid_sizes(predictions: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
