@@ -17,7 +17,7 @@ from torch import nn
 
 from hpc_yolo.core.errors import CheckpointError, HpcYoloError
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.inference.suppressed import Suppressed, Suppression
+from hpc_yolo.inference.suppressed import COLUMNS, Suppressed, Suppression
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 
@@ -144,6 +144,11 @@ def _onnx(model: nn.Module, about: dict[str, Any], options: ExportOptions) -> by
             dynamic_axes=free if options.dynamic else None,
         )
     graph = onnx.load_from_string(buffer.getvalue())
+    if options.suppression is not None:
+        sizes = graph.graph.output[0].type.tensor_type.shape.dim  # the exporter does not know them
+        sizes[1].dim_value, sizes[2].dim_value = options.suppression.max_detections, COLUMNS
+        if not options.dynamic:
+            sizes[0].dim_value = options.batch
     onnx.helper.set_model_props(graph, {name: str(value) for name, value in about.items()})
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()

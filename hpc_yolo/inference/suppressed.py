@@ -46,8 +46,8 @@ class Suppressed(nn.Module):
         found = scores[image, row, kind]
         rows = torch.cat((boxes[image, row], found[:, None], kind[:, None].to(boxes.dtype)), dim=1)
         rows = torch.cat((rows, rows.new_zeros(most, COLUMNS)))
-        is_own = torch.arange(len(decoded), device=kept.device)[:, None] == image
-        by_image = torch.cat((torch.where(is_own, found, 0), found.new_zeros(len(decoded), most)), dim=1)
+        is_own = torch.arange(decoded.shape[0], device=kept.device)[:, None] == image
+        by_image = torch.cat((torch.where(is_own, found, 0), found.new_zeros(decoded.shape[0], most)), dim=1)
         best, order = by_image.topk(most, dim=1)
         return rows[order] * (best > 0)[..., None]
 

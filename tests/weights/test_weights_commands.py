@@ -16,6 +16,7 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.events import WeightsLoaded
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
+from hpc_yolo.spec.model_config import load_config
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.model import build_model, model_origin
 from hpc_yolo.weights.model_file import build_detector, read_model_file
@@ -95,7 +96,8 @@ def test_run_with_weights_reports_how_many_tensors_fit(tmp_path, model, hyp, kep
     """Anchors of the weights are used unless the spec has a model or anchors."""
     write_published(tmp_path / "w.pt", names=[str(number) for number in range(80)])
     spec = spec_with(tmp_path / "w.pt", model=model, train={"hyp_overrides": hyp})
-    origin = model_origin(spec.model, spec.weights, None, load_hyperparameters(spec.train).anchors)
+    layers = load_config(spec.model) if spec.model else None
+    origin = model_origin(spec.model, spec.weights, layers, load_hyperparameters(spec.train).anchors)
     emitted = []
     built = build_model(origin, spec.train, 3, torch.device("cpu"), emitted.append)
     assert emitted == [WeightsLoaded(path=str(tmp_path / "w.pt"), num_kept=kept, num_tensors=num_tensors)]
