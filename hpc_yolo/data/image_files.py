@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.files import is_dir, members_below
+from hpc_yolo.data.files import is_dir, members_below, split_suffix
 from hpc_yolo.data.image_lists import read_image_list
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
@@ -39,19 +39,19 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
         DataError: there is none, a directory or list cannot be read, or lines of a list are ambiguous.
     """
     split = tuple(split)
-    images: set[Path] = set()
+    images: set[str] = set()
     problems: list[str] = []
     notes: list[str] = []
     skipped: Counter[str] = Counter()
     for source in split:
         if is_dir(source):
-            files: Iterable[Path] = _files_below(source)
+            files: Iterable[str] = _files_below(source)
         else:
             listed = read_image_list(source, root)
-            files, problems = listed.paths, [*problems, *listed.problems]
+            files, problems = map(str, listed.paths), [*problems, *listed.problems]
             notes += [listed.note] if listed.note else []
         for file in files:
-            suffix = file.suffix.lower()
+            suffix = split_suffix(file)[1].lower()
             if suffix in DATASET_SUFFIXES:
                 images.add(file)
             elif suffix in UNREADABLE_SUFFIXES:
@@ -60,7 +60,13 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
         raise _nothing_found(split, problems, skipped)
     if skipped:
         notes.append(skipped_message(skipped))
-    return FoundImages(tuple(sorted(images)), tuple(problems), tuple(notes))
+    return FoundImages(tuple(map(Path, sorted(images, key=_by_parts))), tuple(problems), tuple(notes))
+
+
+def _by_parts(path: str) -> str:
+    """Return a key for the order of paths by their parts, as `Path` has it but much faster."""
+    parts = path.replace(os.sep, "\0")
+    return os.sep + parts if parts.startswith("\0") else parts
 
 
 def skipped_message(skipped: Mapping[str, int]) -> str:
@@ -85,10 +91,10 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
     return DataError(f"no images in {where}", hint=hint)
 
 
-def _files_below(directory: Path) -> Iterator[Path]:
+def _files_below(directory: Path) -> Iterator[str]:
     """Yield all files below `directory`, following links, each directory once."""
     if (members := members_below(directory)) is not None:
-        yield from members
+        yield from map(str, members)
         return
     seen = set()
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
@@ -96,7 +102,8 @@ def _files_below(directory: Path) -> Iterator[Path]:
             directories.clear()
             continue
         seen.add(real)
-        yield from (Path(parent, name) for name in files)
+        prefix = str(Path(parent, "*"))[:-1]
+        yield from (prefix + name for name in files)
 
 
 def _refuse_directory(error: OSError) -> None:

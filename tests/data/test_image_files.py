@@ -1,6 +1,7 @@
 """The image files of a split: below directories, in lists, and those that are skipped."""
 
 import os
+from pathlib import Path
 
 import pytest
 from image_sets import add, scan
@@ -35,6 +36,16 @@ def test_order_does_not_depend_on_the_file_system(tmp_path):
     for name in ("10.jpg", "9.jpg", "a.jpg", "B.jpg"):
         (tmp_path / name).touch()
     assert [path.name for path in find_images((tmp_path,)).paths] == ["10.jpg", "9.jpg", "B.jpg", "a.jpg"]
+
+
+def test_order_is_that_of_the_parts_of_paths(tmp_path, monkeypatch):
+    """A directory comes before one whose name begins with its own, absolute paths before most relative ones."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a/2.jpg", "d/a-b/1.jpg", "d/a.b/1.jpg", "d/a/1.b.jpg", "d/a/..jpg.jpg", "e/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images((Path("d"), tmp_path / "e")).paths
+    assert found == tuple(sorted(found)) and len(found) == 6
 
 
 def test_images_behind_links_are_found_once(directory):

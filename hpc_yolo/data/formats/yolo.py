@@ -16,7 +16,7 @@ from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.files import cache_file, file_state, is_file
 from hpc_yolo.data.formats.objects import LabelledObject
 from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of
-from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_path
+from hpc_yolo.data.formats.yolo_files import NearMisses, explain_missing, label_name, label_path
 from hpc_yolo.data.formats.yolo_labels import keypoints_in_polygons, read_each_label, read_objects
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.labels import ImageIndex
@@ -42,7 +42,7 @@ class YoloSplit:
         self.images, self.problems, self.notes = found.paths, found.problems, found.notes
         self.cache = _cache_path(sources, self.images[0])
         self._num_classes, self._kpt_shape = dataset.num_file_classes, dataset.kpt_shape
-        self._near_misses = NearMisses(label_path(image) for image in self.images)
+        self._near_misses = NearMisses(lambda: (label_name(str(image)) for image in self.images))
 
     def objects(self, image: Path) -> list[LabelledObject]:
         """Return the objects of `image`; see `SplitReader.objects`."""
@@ -77,8 +77,10 @@ class YoloSplit:
 
     def state(self, image: Path) -> bytes:
         """Return bytes that change when the label file of `image` does, or a file that is probably meant as it."""
+        if state := file_state(label_name(str(image))):
+            return state
         label = label_path(image)
-        return file_state(label) or os.fsencode(f"\n{label} none {self._near_misses.find(image, label)}")
+        return os.fsencode(f"\n{label} none {self._near_misses.find(image, label)}")
 
     def label_file(self, image: Path) -> Path:
         """Return the label file of `image`, which may not exist."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from hpc_yolo.data.files import exists, is_dir, names_in
+from hpc_yolo.data.files import exists, is_dir, names_in, split_suffix
 
 IMAGES, LABELS, LABEL_SUFFIX = "images", "labels", ".txt"
 MAX_LISTED = 5
@@ -15,31 +17,39 @@ OTHER_FORMATS = frozenset([".csv", ".json", ".xml", ".yaml"])
 
 def label_path(image: Path) -> Path:
     """Return the label file of `image`: the last directory named images becomes labels, the suffix .txt."""
-    parts = list(image.with_suffix(LABEL_SUFFIX).parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == IMAGES:
-            parts[index] = LABELS
-            break
-    return Path(*parts)
+    return Path(label_name(str(image)))
+
+
+def label_name(image: str) -> str:
+    """Return `label_path` as text, which is much faster."""
+    directory, slash, name = image.rpartition(os.sep)
+    before, found, below = f"{os.sep}{directory}{os.sep}".rpartition(f"{os.sep}{IMAGES}{os.sep}")
+    if found:
+        directory = f"{before}{os.sep}{LABELS}{os.sep}{below}"[1:-1]
+    return directory + slash + split_suffix(name)[0] + LABEL_SUFFIX
 
 
 class NearMisses:
     """Finds files that were meant as label files but have another name: a.TXT, a.jpg.txt. Lists each directory once.
 
     Args:
-        labels: all label files that images of the split may have; none of them is a near miss.
+        labels: return all label files that images of the split may have; none of them is a near miss.
     """
 
-    def __init__(self, labels: Iterable[Path]) -> None:
-        self._expected = set(labels)
+    def __init__(self, labels: Callable[[], Iterable[str]]) -> None:
+        self._labels = labels
         self._names: dict[Path, dict[str, list[str]]] = {}
+
+    @cached_property
+    def _expected(self) -> set[str]:
+        return set(self._labels())
 
     def find(self, image: Path, label: Path) -> Path | None:
         """Return the file that was probably meant as the missing `label` of `image`, or None."""
         names = self._names_in(label.parent)
         meant = [name for form in (label.name, image.name + LABEL_SUFFIX) for name in names.get(_folded(form), [])]
         files = (label.with_name(name) for name in meant)
-        return next((file for file in files if file != label and file not in self._expected), None)
+        return next((file for file in files if file != label and str(file) not in self._expected), None)
 
     def _names_in(self, directory: Path) -> dict[str, list[str]]:
         if directory not in self._names:
