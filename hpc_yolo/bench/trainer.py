@@ -13,6 +13,7 @@ from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.run_inputs import RunInputs
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 from hpc_yolo.distributed import choose_device, connected
 from hpc_yolo.models import build_model, load_config
 from hpc_yolo.resilience.stop_signal import StopRequest
@@ -32,8 +33,18 @@ def make_trainer(
     model: str, train: TrainSpec, directory: Path, *, num_images: int, image_size: tuple[int, int]
 ) -> Trainer:
     """Return the trainer of a run of `model` in this process, on drawn shapes labelled with 80 classes."""
-    path = write_shapes_dataset(directory / "set", num_train=num_images, num_val=1, image_size=image_size)
+    return trainer_on(draw_set(directory / "set", num_images, image_size), model, train, directory)
+
+
+def draw_set(directory: Path, num_images: int, image_size: tuple[int, int]) -> Path:
+    """Draw shapes labelled with 80 classes, of `image_size`, width and height; return the dataset YAML."""
+    path = write_shapes_dataset(directory, num_train=num_images, num_val=1, image_size=image_size)
     path.write_text(f"train: images/train\nval: images/val\nnames: {[f'class {i}' for i in range(NUM_CLASSES)]}\n")
+    return path
+
+
+def trainer_on(path: Path, model: str, train: TrainSpec, directory: Path) -> Trainer:
+    """Return the trainer of a run of `model` in this process, on the dataset `path` of 80 classes."""
     dataset = load_dataset(path)
     indexes = scan_split(dataset, "train"), scan_split(dataset, "val")
     spec = Spec(name="step", model=model, data=DataSpec(path=str(path)), output=str(directory), train=train)
@@ -58,7 +69,7 @@ def random_batch(batch: int, imgsz: int) -> TrainingBatch:
     return TrainingBatch(images, targets)
 
 
-def whole_step(trainer: Trainer, batch: TrainingBatch) -> None:
+def whole_step(trainer: Trainer, batch: AnyTrainingBatch) -> None:
     """Run the first step again: in warm-up every batch ends in an optimiser step."""
     trainer.position.step, trainer.context.updater.last_step = 0, -1
     trainer.train_step(batch)

@@ -30,9 +30,18 @@ class TrainingBatch:
     targets: torch.Tensor
     replaced: tuple[int, ...] = ()
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a loader worker passes on in shared memory."""
+        return [self.images, self.targets]
+
     def pin_memory(self) -> TrainingBatch:
         """Return the batch in pinned memory; torch's loader calls this, so that the copy to a GPU can overlap."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+    def images_on(self, device: torch.device) -> torch.Tensor:
+        """Return the images of the batch on `device`; nothing waits for the copy."""
+        return self.images.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

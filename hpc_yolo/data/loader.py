@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -20,6 +21,7 @@ from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.shards import Shard, ShardPlan, ShardQueue
 from hpc_yolo.data.shared_memory import Demand, demand_of, into_shared_memory
 from hpc_yolo.data.source import ImageFiles, ImageSource, RecentImages
+from hpc_yolo.data.undrawn import AnyTrainingBatch, Collector, UndrawnBatch, most_bytes
 from hpc_yolo.data.workers import raise_errors, worker_loader
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -38,6 +40,7 @@ class TrainingLoader:
         by_weight: draw images with rare classes, or classes with a low mAP, more often.
         window_partners: draw the partners of a mosaic from the images before it in the order of the epoch, instead of
             from all, so that a process decodes an image once while it is in use.
+        draws: draw the images; else batches are `UndrawnBatch`, for a device that draws them.
 
     Attributes:
         loads_ahead: at the end of an epoch, the workers go on with the next one. Not by weight: it needs an evaluation.
@@ -60,6 +63,7 @@ class TrainingLoader:
         rect: bool = False,
         by_weight: bool = False,
         window_partners: bool = False,
+        draws: bool = True,
         stride: int = 32,
     ) -> None:
         self.index = index
@@ -79,12 +83,16 @@ class TrainingLoader:
         self.loads_ahead = not by_weight
         self.num_ready = 0
         self._queue = ShardQueue(workers)
-        self._loader = worker_loader(_TrainingBatches(self._samples, self._queue), self._queue, workers)
-        self._batches: Iterator[TrainingBatch] = iter(())
+        collector = None if draws else Collector(hyp)
+        self._loader = worker_loader(_TrainingBatches(self._samples, self._queue, collector), self._queue, workers)
+        self._batches: Iterator[AnyTrainingBatch] = iter(())
         self._position: tuple[int, int] | None = None  # epoch and step of the next of `_batches`
         shapes = rects[1] if rects else [(imgsz, imgsz)]
-        largest = max(height * width for height, width in shapes) * BYTES_PER_PIXEL
-        self._batch_bytes = -(-batch // world_size) * largest
+        if draws:
+            image_bytes = max(height * width for height, width in shapes) * BYTES_PER_PIXEL
+        else:
+            image_bytes = max(most_bytes(shape, imgsz, hyp) for shape in shapes)
+        self._batch_bytes = -(-batch // world_size) * image_bytes
 
     def __len__(self) -> int:
         return self._steps_per_epoch
@@ -94,7 +102,7 @@ class TrainingLoader:
         epochs_at_once = self._epochs if loads_ahead else 1
         return demand_of(self._batch_bytes, self._steps_per_epoch * epochs_at_once, self._workers)
 
-    def epoch(self, epoch: int, first_step: int = 0, class_maps: Sequence[float] = ()) -> Iterator[TrainingBatch]:
+    def epoch(self, epoch: int, first_step: int = 0, class_maps: Sequence[float] = ()) -> Iterator[AnyTrainingBatch]:
         """Return the batches of `epoch` from `first_step` on; the workers begin with them, if they have not already.
 
         Args:
@@ -110,7 +118,7 @@ class TrainingLoader:
                 self._batches = raise_errors(iter(self._loader))
         return self._epoch_batches(epoch, first_step)
 
-    def _epoch_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+    def _epoch_batches(self, epoch: int, first_step: int) -> Iterator[AnyTrainingBatch]:
         for step in range(first_step, self._steps_per_epoch):
             self._position = None  # unknown after an error
             self.num_ready = self._queue.num_ready
@@ -177,6 +185,8 @@ class ValidationLoader:
         source = _source(index, imgsz, cache, augment=False)
         samples = ValidationSamples(index, source, replaces=replaces_unreadable)
         self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers)
+        self._has_workers = workers > 0
+        self._begun: Iterator[Any] | None = None
         sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
         self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
 
@@ -186,8 +196,14 @@ class ValidationLoader:
         for is_mine in self._is_mine:
             yield next(batches) if is_mine else None
 
+    def begin(self) -> None:
+        """Let the workers begin with the first batches, so that they are ready when they are asked for."""
+        if self._has_workers and self._begun is None:
+            self._begun = iter(self._loader)
+
     def __iter__(self) -> Iterator[ValidationBatch]:
-        return raise_errors(iter(self._loader))
+        begun, self._begun = self._begun, None
+        return raise_errors(iter(self._loader) if begun is None else begun)
 
 
 def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augment: bool) -> ImageSource:
@@ -195,30 +211,37 @@ def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augme
     return files if cache is None else CachedImages(files, cache)
 
 
-class _TrainingBatches(Dataset[TrainingBatch | HpcYoloError]):
-    """Batches by their `Shard`."""
+class _TrainingBatches(Dataset[AnyTrainingBatch | HpcYoloError]):
+    """Batches by their `Shard`: drawn, or collected by `collector`."""
 
-    def __init__(self, samples: TrainingSamples, queue: ShardQueue) -> None:
-        self._samples, self._queue = samples, queue
+    def __init__(self, samples: TrainingSamples, queue: ShardQueue, collector: Collector | None) -> None:
+        self._samples, self._queue, self._collector = samples, queue, collector
 
-    def __getitem__(self, shard: Shard) -> TrainingBatch | HpcYoloError:
+    def __getitem__(self, shard: Shard) -> AnyTrainingBatch | HpcYoloError:
         try:
-            batch = self._batch_of(shard)
-            into_shared_memory([batch.images, batch.targets])
+            batch = self._drawn(shard) if self._collector is None else self._undrawn(shard, self._collector)
+            into_shared_memory(batch.tensors)
         except HpcYoloError as error:
             return error
         finally:
             self._queue.count_made()
         return batch
 
-    def _batch_of(self, shard: Shard) -> TrainingBatch:
+    def _drawn(self, shard: Shard) -> TrainingBatch:
         images = empty_images(len(shard.images), shard.shape)
-        partners = [None] * len(images) if shard.partners is None else shard.partners
         labels = [
-            self._samples.sample(shard.epoch, int(image), shard.shape, int(key), out, window)[1]
-            for image, key, out, window in zip(shard.images, shard.keys, rows_of(images), partners, strict=True)
+            self._samples.sample(shard.epoch, image, shard.shape, key, out, window)[1]
+            for (image, key, window), out in zip(shard.rows(), rows_of(images), strict=True)
         ]
         return TrainingBatch(images, stack_targets(labels), self._samples.images.take_found())
+
+    def _undrawn(self, shard: Shard, collector: Collector) -> UndrawnBatch:
+        labels = [
+            self._samples.make(collector.add, shard.epoch, image, shard.shape, key, window)[1]
+            for image, key, window in shard.rows()
+        ]
+        content, forms = collector.take()
+        return UndrawnBatch(shard.shape, content, forms, stack_targets(labels), self._samples.images.take_found())
 
 
 class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,14 +13,16 @@ from hpc_yolo.data import augment, colours
 from hpc_yolo.data.augment import Boxes
 from hpc_yolo.data.batch import ImageShape
 from hpc_yolo.data.copy_paste import draw_copied, paste_mirrored
+from hpc_yolo.data.drawing import Drawing, paint
 from hpc_yolo.data.images import Pixels, letterbox_frame, resized_wh
 from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.replacement import MAX_REPLACED, ReplacingImages
 from hpc_yolo.data.sampler import SAMPLE_STREAM, Indices, generator
 from hpc_yolo.data.source import ImageSource
-from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out
+from hpc_yolo.data.tiles import Layer, Tile, lay_out, lay_tiles
 from hpc_yolo.spec.recipe import Hyperparameters
 
+Made = TypeVar("Made")
 MIXED_PARTNER = 2**39  # keys from here on belong to the second mosaic of a blended pair
 
 
@@ -64,48 +68,68 @@ class TrainingSamples:
         Raises:
             DataError: too many of its images cannot be read any more; see `replacement`.
         """
+        painted = functools.partial(paint, scratch=self._scratch, out=out)
+        pixels, labels = self.make(painted, epoch, image, shape, key, partners)
+        return pixels.transpose(2, 0, 1), labels
+
+    def make(
+        self,
+        use: Callable[[Drawing], Made],
+        epoch: int,
+        image: int,
+        shape: tuple[int, int] | None = None,
+        key: int | None = None,
+        partners: Indices | None = None,
+    ) -> tuple[Made, Labels]:
+        """Return (what `use` makes of the drawing of a sample, its labels); see `sample` for the rest.
+
+        Args:
+            use: called again with another drawing where it has read an image that cannot be read any more.
+        """
         key = image if key is None else key
         shape = shape or (self._imgsz, self._imgsz)
-        return self.images.make(functools.partial(self._sample, epoch, image, shape, key, out, partners))
 
-    def _sample(
-        self, epoch: int, image: int, shape: tuple[int, int], key: int, out: Pixels | None, partners: Indices | None
-    ) -> tuple[Pixels, Labels]:
+        def made() -> tuple[Made, Labels]:
+            drawing, labels = self._draw(epoch, image, shape, key, partners)
+            return use(drawing), labels
+
+        return self.images.make(made)
+
+    def _draw(
+        self, epoch: int, image: int, shape: tuple[int, int], key: int, partners: Indices | None
+    ) -> tuple[Drawing, Labels]:
         random = generator(self._seed, epoch, key, SAMPLE_STREAM)
         hyp = self._hyp
-        if is_mosaic := bool(random.random() < hyp.mosaic_in(epoch, self._epochs)):
+        second: tuple[Layer, float] | None = None
+        if random.random() < hyp.mosaic_in(epoch, self._epochs):
             shape = self._imgsz, self._imgsz
-        pixels = self._scratch(0, *shape)
-        if is_mosaic:
-            boxes = self._draw_mosaic(random, image, partners, pixels)
+            first, boxes = self._mosaic(random, image, partners)
             if random.random() < hyp.mixup:
-                boxes = np.concatenate([boxes, self._blend_second(epoch, key, partners, pixels)])
+                second, more_boxes = self._second_mosaic(epoch, key, partners)
+                boxes = np.concatenate([boxes, more_boxes])
         else:
-            boxes = self._draw_single(random, image, pixels)
+            first, boxes = self._single(random, image, shape)
         labels = augment.boxes_to_labels(boxes, shape[1], shape[0])
         gains = augment.draw_hsv_gains(random, hyp) if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v else None
         up_down, left_right = map(bool, random.random(2) < (hyp.flipud, hyp.fliplr))
-        out = np.empty_like(pixels) if out is None else out
-        colours.write_rgb(pixels, out, self._scratch(1, *shape), gains=gains, up_down=up_down, left_right=left_right)
-        return out.transpose(2, 0, 1), augment.flip_labels(labels, up_down=up_down, left_right=left_right)
+        drawing = Drawing(shape, first, second, gains, up_down, left_right)
+        return drawing, augment.flip_labels(labels, up_down=up_down, left_right=left_right)
 
-    def _blend_second(self, epoch: int, key: int, partners: Indices | None, pixels: Pixels) -> Boxes:
-        """Blend a second mosaic into `pixels`; return its boxes."""
+    def _second_mosaic(self, epoch: int, key: int, partners: Indices | None) -> tuple[tuple[Layer, float], Boxes]:
+        """Return a mosaic to blend with the first, the fraction of the first, and the boxes of the second."""
         random = generator(self._seed, epoch, key + MIXED_PARTNER, SAMPLE_STREAM)
         ratio = random.beta(augment.MIXUP_BETA, augment.MIXUP_BETA)
-        second = self._scratch(1, *pixels.shape[:2])
         (image,) = self._draw_partners(random, partners, 1)
-        boxes = self._draw_mosaic(random, image, partners, second)
-        colours.blend_into(pixels, second, ratio)
-        return boxes
+        layer, boxes = self._mosaic(random, image, partners)
+        return (layer, ratio), boxes
 
     def _draw_partners(self, random: np.random.Generator, partners: Indices | None, count: int) -> Indices:
         if partners is None:
             return random.integers(self._index.num_images, size=count)
         return partners[random.integers(len(partners), size=count)]
 
-    def _draw_mosaic(self, random: np.random.Generator, image: int, partners: Indices | None, out: Pixels) -> Boxes:
-        """Draw a mosaic of `image` and three others into `out`; return its boxes."""
+    def _mosaic(self, random: np.random.Generator, image: int, partners: Indices | None) -> tuple[Layer, Boxes]:
+        """Return the layer of a mosaic of `image` and three others, and its boxes."""
         centre = augment.draw_mosaic_centre(random, self._imgsz)
         members = random.permutation(np.append(self._draw_partners(random, partners, 3), image)).tolist()
         canvas_wh = 2 * self._imgsz, 2 * self._imgsz
@@ -115,7 +139,7 @@ class TrainingSamples:
             tiles.append(self._tile(member, target, source))
         if self._hyp.copy_paste and any(not tile.outlines.is_empty for tile in tiles):
             tiles = [self._with_copies(random, tiles, canvas_wh)]
-        return self._draw(random, tiles, canvas_wh, out)
+        return self._moved(random, tiles, canvas_wh, (self._imgsz, self._imgsz))
 
     def _with_copies(self, random: np.random.Generator, tiles: list[Tile], canvas_wh: tuple[int, int]) -> Tile:
         """Return the canvas of the tiles, with copies of objects on it, as a tile."""
@@ -127,21 +151,22 @@ class TrainingSamples:
         fractions = outlines.scaled(1 / canvas_wh[0], 1 / canvas_wh[1], 0, 0)
         return Tile(lambda: canvas, whole, whole, canvas_wh, labels, fractions)
 
-    def _draw_single(self, random: np.random.Generator, image: int, out: Pixels) -> Boxes:
-        """Draw one image into `out`; return its boxes."""
-        shape = out.shape[0], out.shape[1]
+    def _single(self, random: np.random.Generator, image: int, shape: tuple[int, int]) -> tuple[Layer, Boxes]:
+        """Return the layer of one image, and its boxes."""
         width, height = self._wh(image)
         _, (inner_w, inner_h), (left, top) = letterbox_frame((width, height), shape)
         tile = self._tile(image, (left, top, left + inner_w, top + inner_h), (0, 0, width, height))
-        return self._draw(random, [tile], (shape[1], shape[0]), out)
+        wh = shape[1], shape[0]
+        return self._moved(random, [tile], wh, wh)
 
-    def _draw(self, random: np.random.Generator, tiles: list[Tile], canvas_wh: tuple[int, int], out: Pixels) -> Boxes:
-        """Draw the tiles, moved by a warp that is drawn, into `out`; return the boxes that are left."""
-        output_wh = out.shape[1], out.shape[0]
+    def _moved(
+        self, random: np.random.Generator, tiles: list[Tile], canvas_wh: tuple[int, int], output_wh: tuple[int, int]
+    ) -> tuple[Layer, Boxes]:
+        """Return the layer of tiles, moved by a warp that is drawn, and the boxes that are left."""
         warp = augment.draw_warp(random, self._hyp)
         matrix = augment.warp_matrix(warp, canvas_wh, output_wh)
-        boxes, outlines = draw_tiles(tiles, matrix, canvas_wh, out)
-        return augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
+        layer, boxes, outlines = lay_tiles(tiles, matrix, canvas_wh, output_wh)
+        return layer, augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
 
     def _wh(self, image: int) -> tuple[int, int]:
         """Return the width and height of an image as the source reads it."""

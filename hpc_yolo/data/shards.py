@@ -33,6 +33,11 @@ class Shard(NamedTuple):
     shape: tuple[int, int]
     partners: Indices | None
 
+    def rows(self) -> Iterator[tuple[int, int, Indices | None]]:
+        """Yield (image, key, possible partners) of each sample."""
+        partners = [None] * len(self.images) if self.partners is None else self.partners
+        return zip(self.images.tolist(), self.keys.tolist(), partners, strict=True)
+
 
 @dataclass(frozen=True)
 class ShardPlan:

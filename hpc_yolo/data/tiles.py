@@ -8,7 +8,7 @@ or perspective the canvas is made, without the images that the output does not s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,61 +81,103 @@ def nearest_edge(position: float) -> int:
     return math.ceil(position - 0.5)
 
 
-def draw_tiles(
-    tiles: Sequence[Tile], matrix: Matrix, canvas_wh: tuple[int, int], out: Pixels
-) -> tuple[Boxes, Outlines]:
-    """Draw the tiles into `out` (height, width, BGR), grey where there is none.
+class Part(NamedTuple):
+    """A part of a tile on a plane: the output, or a canvas that is warped into it."""
+
+    tile: Tile
+    x: Span
+    y: Span
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the image."""
+        return self.y.end - self.y.begin, self.x.end - self.x.begin
+
+    def pixels(self) -> Pixels:
+        """Return the pixels of the image that are shown, as a view."""
+        return self.tile.read()[self.y.begin : self.y.end, self.x.begin : self.x.end]
+
+
+class Layer(NamedTuple):
+    """What an output shows of images, before its colours change.
+
+    Attributes:
+        parts: those that are shown; grey is where there is none.
+        plane_wh: width and height of their plane.
+        matrix: (3, 3) from that plane to the output; None where it is the output.
+    """
+
+    parts: tuple[Part, ...]
+    plane_wh: tuple[int, int]
+    matrix: Matrix | None
+
+
+def lay_tiles(
+    tiles: Sequence[Tile], matrix: Matrix, canvas_wh: tuple[int, int], output_wh: tuple[int, int]
+) -> tuple[Layer, Boxes, Outlines]:
+    """Return the layer of `tiles`, with boxes and outlines of all in pixels of the canvas, cut at its edges.
 
     Args:
         matrix: (3, 3) from the canvas to the output.
-
-    Returns:
-        boxes and outlines of all tiles, in pixels of the canvas, cut at its edges.
     """
     if is_scale_and_shift(matrix):
-        spans = _draw_scaled(tiles, matrix, out)
-        return _on_canvas(tiles, spans, canvas_wh)
-    output_wh = out.shape[1], out.shape[0]
-    canvas = np.empty((canvas_wh[1], canvas_wh[0], 3), dtype=np.uint8)
-    spans = _draw_scaled(tiles, np.eye(3), canvas, lambda tile: _is_shown(tile.target, matrix, output_wh))
-    warp_image(canvas, matrix, out)
-    return _on_canvas(tiles, spans, canvas_wh)
+        parts = _parts(tiles, matrix, output_wh)
+        layer = Layer(tuple(part for part in parts if _has_area(part)), output_wh, None)
+    else:
+        parts = _parts(tiles, np.eye(3), canvas_wh)
+        shown = (part for part in parts if _has_area(part) and _is_shown(part.tile.target, matrix, output_wh))
+        layer = Layer(tuple(shown), canvas_wh, matrix)
+    return layer, *_on_canvas(parts, canvas_wh)
+
+
+def draw_layer(layer: Layer, out: Pixels) -> None:
+    """Draw a layer into `out` (height, width, BGR)."""
+    if layer.matrix is None:
+        draw_parts(layer.parts, out)
+    else:
+        warp_image(plane_of(layer), layer.matrix, out)
+
+
+def plane_of(layer: Layer) -> Pixels:
+    """Return the plane of a layer (height, width, BGR) with its parts."""
+    plane = np.empty((layer.plane_wh[1], layer.plane_wh[0], 3), dtype=np.uint8)
+    draw_parts(layer.parts, plane)
+    return plane
+
+
+def draw_parts(parts: Iterable[Part], plane: Pixels) -> None:
+    """Resize each part into its place on `plane`, grey where there is none."""
+    plane.fill(GREY[0])
+    for part in parts:
+        place = plane[part.y.first : part.y.last, part.x.first : part.x.last]
+        cv2.resize(part.pixels(), (place.shape[1], place.shape[0]), dst=place, interpolation=cv2.INTER_LINEAR)
 
 
 def lay_out(tiles: Sequence[Tile], canvas_wh: tuple[int, int]) -> tuple[Pixels, Boxes, Outlines]:
     """Return the canvas (height, width, BGR) with all tiles, with their boxes and outlines cut at its edges."""
-    canvas = np.empty((canvas_wh[1], canvas_wh[0], 3), dtype=np.uint8)
-    spans = _draw_scaled(tiles, np.eye(3), canvas)
-    return canvas, *_on_canvas(tiles, spans, canvas_wh)
+    layer, boxes, outlines = lay_tiles(tiles, np.eye(3), canvas_wh, canvas_wh)
+    return plane_of(layer), boxes, outlines
 
 
-def _draw_scaled(
-    tiles: Sequence[Tile], matrix: Matrix, out: Pixels, is_shown: Callable[[Tile], bool] = lambda _tile: True
-) -> list[tuple[Span, Span]]:
-    """Resize each tile that is shown into its part of `out`; return the spans of all in x and y."""
-    out.fill(GREY[0])
-    height, width = out.shape[:2]
-    spans = []
+def _parts(tiles: Sequence[Tile], matrix: Matrix, plane_wh: tuple[int, int]) -> list[Part]:
+    """Return the parts of tiles on a plane that is the canvas scaled and shifted by `matrix`."""
+    parts = []
     for tile in tiles:
         (left, top, right, bottom), (a, b, c, d) = tile.target, tile.source
-        x = span((left, right), (a, c), float(matrix[0, 0]), float(matrix[0, 2]), width)
-        y = span((top, bottom), (b, d), float(matrix[1, 1]), float(matrix[1, 2]), height)
-        spans.append((x, y))
-        if x.last > x.first and y.last > y.first and is_shown(tile):
-            part = out[y.first : y.last, x.first : x.last]
-            shown = tile.read()[y.begin : y.end, x.begin : x.end]
-            cv2.resize(shown, (part.shape[1], part.shape[0]), dst=part, interpolation=cv2.INTER_LINEAR)
-    return spans
+        x = span((left, right), (a, c), float(matrix[0, 0]), float(matrix[0, 2]), plane_wh[0])
+        y = span((top, bottom), (b, d), float(matrix[1, 1]), float(matrix[1, 2]), plane_wh[1])
+        parts.append(Part(tile, x, y))
+    return parts
 
 
-def _on_canvas(
-    tiles: Sequence[Tile], spans: Sequence[tuple[Span, Span]], canvas_wh: tuple[int, int]
-) -> tuple[Boxes, Outlines]:
+def _has_area(part: Part) -> bool:
+    return part.x.last > part.x.first and part.y.last > part.y.first
+
+
+def _on_canvas(parts: Sequence[Part], canvas_wh: tuple[int, int]) -> tuple[Boxes, Outlines]:
+    tiles = [part.tile for part in parts]
     # From fractions of an image to the canvas: its width and height there, and its left and upper edge.
-    moves = [
-        (tile.wh[0] * x.scale, tile.wh[1] * y.scale, x.shift, y.shift)
-        for tile, (x, y) in zip(tiles, spans, strict=True)
-    ]
+    moves = [(tile.wh[0] * x.scale, tile.wh[1] * y.scale, x.shift, y.shift) for tile, x, y in parts]
     labels = np.concatenate([tile.labels for tile in tiles])
     of_labels = np.repeat(np.array(moves), [len(tile.labels) for tile in tiles], axis=0)
     centres = labels[:, 1:3] * of_labels[:, :2] + of_labels[:, 2:]

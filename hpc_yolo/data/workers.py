@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hpc_yolo.core.errors import HpcYoloError
-from hpc_yolo.data.batch import TrainingBatch, ValidationBatch
+from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.data.decode import silence_decoder
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 
-Batch = TypeVar("Batch", TrainingBatch, ValidationBatch)
+Batch = TypeVar("Batch", AnyTrainingBatch, ValidationBatch)
 
 
 def worker_loader(batches: Dataset[Any], order: Any, workers: int) -> DataLoader[Any]:

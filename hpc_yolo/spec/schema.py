@@ -265,6 +265,14 @@ class TrainSpec(Section, frozen=True, kw_only=True):
             "free."
         ),
     ] = "auto"
+    augment_device: Annotated[
+        Literal["cpu", "gpu"],
+        WHERE_IT_RUNS,
+        Meta(
+            description="Where training images are augmented: by the loader processes (cpu), or, with the same values, "
+            "on the GPU (gpu)."
+        ),
+    ] = "cpu"
     freeze: Annotated[
         NotNegative | list[NotNegative],
         Meta(description="Layers that are frozen: the number of first ones, or a list of their indices."),

@@ -7,20 +7,20 @@ import math
 import torch
 from torch import nn
 
-from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.sampler import scaled_imgsz
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 from hpc_yolo.distributed import World
 from hpc_yolo.training.context import TrainingContext
 
 
-def add_gradients(context: TrainingContext, world: World, batch: TrainingBatch, step: int) -> torch.Tensor:
+def add_gradients(context: TrainingContext, world: World, batch: AnyTrainingBatch, step: int) -> torch.Tensor:
     """Add the gradients of this rank's shard of a global batch, averaged over the ranks.
 
     Returns:
         This rank's part of the loss terms, (terms,) in the order of their names.
     """
-    images = scaled_images(context, batch.images.to(world.device, non_blocking=True), step)
-    targets = batch.targets.to(world.device, non_blocking=True)
+    pixels, targets = context.upload(batch)
+    images = scaled_images(context, pixels, step)
     with context.autocast(world.device):
         predictions = context.trained(images)
     levels = [level.to(context.dtype) for level in predictions]

@@ -39,6 +39,7 @@ from hpc_yolo.training.optimizer import Schedule, build_optimizer
 from hpc_yolo.training.resume import read_newest_state
 from hpc_yolo.training.staging import staged_images
 from hpc_yolo.training.updater import Updater
+from hpc_yolo.training.upload import BatchUpload
 
 MAX_NAMED_IMAGES = 8
 
@@ -61,8 +62,9 @@ def build(
         DataError: the dataset cannot be used.
         CheckpointError: the saved states or the weights cannot be used.
         RunError: the run's copies of its inputs cannot be used.
-        TrainingError: the global batch cannot be split over the ranks.
+        TrainingError: the global batch cannot be split over the ranks, or the device cannot augment images.
     """
+    require_device(spec.train, world.device)
     if world.is_main:
         keep_inputs(run, spec)
     world.barrier()
@@ -159,6 +161,7 @@ def build_context(
         identity=identity,
         model=model,
         trained=trained,
+        upload=BatchUpload(world.device),
         ema=ema,
         loss=loss,
         updater=updater,
@@ -227,6 +230,19 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
     torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
     context.updater.optimizer.zero_grad()
     statistics.restore()
+
+
+def require_device(train: TrainSpec, device: torch.device) -> None:
+    """Check that `device` can do what the spec leaves to it.
+
+    Raises:
+        TrainingError: it is to augment images, and is no GPU.
+    """
+    if train.augment_device == "gpu" and device.type == "cpu":
+        raise TrainingError(
+            "train.augment_device: gpu needs a GPU, and this task has none",
+            hint="set train.augment_device: cpu, or ask for GPUs (cluster.gpus_per_node)",
+        )
 
 
 def require_trainable(train: TrainSpec, batch: int, origin: Origin, world_size: int) -> None:

@@ -26,6 +26,7 @@ from hpc_yolo.training.meter import StepMeter
 from hpc_yolo.training.nan_guard import NanGuard
 from hpc_yolo.training.optimizer import Schedule
 from hpc_yolo.training.updater import PendingGradients, Updater
+from hpc_yolo.training.upload import BatchUpload
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class TrainingContext:
     identity: TrainingIdentity
     model: Detector
     trained: nn.Module
+    upload: BatchUpload
     ema: ModelEma
     loss: Loss
     updater: Updater

@@ -115,6 +115,7 @@ def build_loaders(
         rect=train.rect,
         by_weight=train.image_weights,
         window_partners=spec.data.mosaic_partners == WINDOW,
+        draws=train.augment_device == "cpu",
         stride=stride,
         **options,
     )

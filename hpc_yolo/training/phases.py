@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hpc_yolo.checkpoint import Position
-from hpc_yolo.data.batch import TrainingBatch
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 from hpc_yolo.training.watchdog import Watchdog
 
 Item = TypeVar("Item")
@@ -22,7 +22,9 @@ class Phases:
         self._position = position
         self._clock = clock
 
-    def training(self, batches: Iterator[TrainingBatch], on_wait: Callable[[float], None]) -> Iterator[TrainingBatch]:
+    def training(
+        self, batches: Iterator[AnyTrainingBatch], on_wait: Callable[[float], None]
+    ) -> Iterator[AnyTrainingBatch]:
         """Yield `batches`.
 
         Args:

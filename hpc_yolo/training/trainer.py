@@ -14,7 +14,8 @@ from signal import Signals
 from torch import nn
 
 from hpc_yolo.checkpoint import restore
-from hpc_yolo.data.batch import TrainingBatch, ValidationBatch
+from hpc_yolo.data.batch import ValidationBatch
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 from hpc_yolo.distributed import StepRequest, StopAgreement, World
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -34,6 +35,8 @@ from hpc_yolo.training.replaced_images import ReplacedImages
 from hpc_yolo.training.step_events import epoch_ended, evaluated, step_logged
 from hpc_yolo.training.stop_rule import StopRule
 from hpc_yolo.training.watchdog import Watchdog
+
+STEPS_AHEAD = 4  # before the end of an epoch, at which the loader of its evaluation begins
 
 
 class Stopped(Exception):
@@ -122,6 +125,7 @@ class Trainer:
             self.replaced["train"].add(batch.replaced)
             self.train_step(batch)
             self.position.step += 1
+            self.begin_evaluation()
             if self.cadence.logs_after(self.position.step):
                 self.log_step()
             agreed = self.agreement.ask(self.request())
@@ -133,7 +137,7 @@ class Trainer:
                 return agreed.stop_signal
         return None
 
-    def train_step(self, batch: TrainingBatch) -> None:
+    def train_step(self, batch: AnyTrainingBatch) -> None:
         """Run forward, loss and backward on this rank's shard of a batch; after accumulation, step the optimiser."""
         context, guard, updater, step = self.context, self.context.nan_guard, self.context.updater, self.position.step
         if step in guard.bad_steps:
@@ -156,6 +160,17 @@ class Trainer:
             updater.update(step)
             guard.accept()
         context.meter.add(None if is_rejected else items)
+
+    def begin_evaluation(self) -> None:
+        """Let loader workers begin with the images of an evaluation, a few steps before the epoch that it follows ends.
+
+        Not where the batches of both loaders do not fit into /dev/shm at once.
+        """
+        context, steps_per_epoch = self.context, self.cadence.steps_per_epoch
+        left = (self.epoch + 1) * steps_per_epoch - self.position.step
+        is_due = left <= STEPS_AHEAD and self.cadence.evaluates_after(self.epoch) and not context.evaluates_aside
+        if is_due and context.training.loads_ahead:
+            context.validation.begin()
 
     def finish_epoch(self) -> Signals | None:
         """Log, evaluate and save after the last step; return the signal that was received meanwhile, if any.
@@ -182,7 +197,7 @@ class Trainer:
             self.checkpointer.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
         return None
 
-    def batches(self) -> Iterator[TrainingBatch]:
+    def batches(self) -> Iterator[AnyTrainingBatch]:
         """Return this rank's batches of the epoch that are still to do."""
         context = self.context
         first_step = self.position.step - self.epoch * self.cadence.steps_per_epoch

@@ -540,3 +540,28 @@ def test_any_step_is_reached_without_those_before(train_index, monkeypatch):
     batch = next(loader.epoch(0, 10**9 - 3))
     assert len(batch.images) == 1
     assert loader._queue._num_sent == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_validation_that_has_begun_ahead_has_all_its_batches_once(train_index, workers):
+    loader = make_validation_loader(train_index, workers=workers)
+    for _ in range(2):
+        loader.begin()
+        loader.begin()
+        assert_same(loader, make_validation_loader(train_index))
+    loader.begin()
+    next(iter(loader))  # an evaluation that a signal ends
+    assert_same(loader, make_validation_loader(train_index))
+
+
+def test_first_validation_batches_are_made_before_they_are_asked_for(train_index, tmp_path, monkeypatch):
+    """Read by the worker: each leaves a file."""
+
+    def watched(path, reduction):
+        (tmp_path / Path(path).name).touch()
+        return read_image(path, reduction)
+
+    monkeypatch.setattr(source_module, "read_image", watched)
+    loader = make_validation_loader(train_index, workers=1)
+    loader.begin()
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 4 * PREFETCH, "the first batches")

@@ -15,7 +15,7 @@ from hpc_yolo.data.augment import Warp
 from hpc_yolo.data.labels import NO_LABELS
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.samples import TrainingSamples
-from hpc_yolo.data.tiles import Tile, draw_tiles, lay_out, span
+from hpc_yolo.data.tiles import Tile, draw_layer, lay_out, lay_tiles, span
 from hpc_yolo.spec.recipe import Hyperparameters
 
 S = 128
@@ -103,7 +103,8 @@ def test_boxes_of_scaled_tiles_end_where_their_objects_do(scale, shift):
         read = functools.partial(np.asarray, pixels)
         tile = Tile(read, target, source, (S, S), labels, Outlines.none(1))
         out = np.empty((S, S, 3), dtype=np.uint8)
-        boxes, _ = draw_tiles([tile], matrix, (2 * S, 2 * S), out)
+        layer, boxes, _ = lay_tiles([tile], matrix, (2 * S, 2 * S), (S, S))
+        draw_layer(layer, out)
         kept = augment.warp_boxes(boxes, matrix, scale, (S, S))
         if len(kept):
             assert kept[0, 1:] == pytest.approx(bounds_of_white(out), abs=0.51 + 0.25 * scale)
@@ -119,7 +120,8 @@ def test_images_that_the_output_does_not_show_are_not_read(degrees):
         target, part = augment.mosaic_tile(position, (S, S), (190, 190), S)
         read = functools.partial(source.read, 3 + position)
         tiles.append(Tile(read, target, part, (S, S), NO_LABELS, Outlines.none(0)))
-    draw_tiles(tiles, matrix, (2 * S, 2 * S), np.empty((S, S, 3), dtype=np.uint8))
+    layer, *_ = lay_tiles(tiles, matrix, (2 * S, 2 * S), (S, S))
+    draw_layer(layer, np.empty((S, S, 3), dtype=np.uint8))
     assert source.asked == [3]
 
 

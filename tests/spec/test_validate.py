@@ -252,6 +252,15 @@ def test_device_list_that_does_not_match_tasks_is_refused(spec_file, cluster, de
     assert f"train.device: {message}" in problem
 
 
+@pytest.mark.parametrize(
+    ("cluster", "device", "cause"),
+    [("{gpus_per_node: 0}", "auto", "cluster.gpus_per_node is 0"), ("{}", "cpu", "train.device is cpu")],
+)
+def test_augmentation_on_a_gpu_is_refused_without_one(spec_file, cluster, device, cause):
+    problem = spec_file.add(f"cluster: {cluster}\ntrain: {{device: {device}, augment_device: gpu}}\n").only_problem()
+    assert f"train.augment_device: gpu needs GPUs, and {cause}" in problem
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "'0,1'"])
 def test_device_that_matches_tasks_is_accepted(spec_file, device):
     assert spec_file.add(f"cluster: {{gpus_per_node: 2}}\ntrain: {{device: {device}}}\n").load().train.device in device

@@ -285,6 +285,22 @@ def test_resume_around_the_end_of_mosaics_keeps_weights(attempt, uninterrupted, 
     assert training_events(runs[0])[:4] == training_events(runs[2])[:4], "the first epoch has mosaics"
 
 
+def test_resume_with_images_drawn_on_the_device_keeps_weights(attempt, tmp_path, monkeypatch):
+    """The device is a CPU here, which a run refuses because it gains nothing."""
+    monkeypatch.setattr("hpc_yolo.training.build.require_device", lambda *_: None)
+    options = {"augment_device": "gpu", "hyp_overrides": {"warmup_bias_lr": 0.01, "mixup": 0.5}}
+    assert attempt("whole", **options) is None
+    assert attempt("stopped", stop_after=4, **options) == signal.SIGTERM
+    assert attempt("stopped", **options) is None
+    whole, resumed = (state_of(tmp_path / name) for name in ("whole", "stopped"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
+def test_task_without_gpu_refuses_to_draw_images_on_it(trainer):
+    with pytest.raises(TrainingError, match="augment_device: gpu needs a GPU, and this task has none"):
+        trainer("refused", augment_device="gpu")
+
+
 def test_multi_scale_varies_image_size_from_half_to_one_and_a_half(attempt, tmp_path, monkeypatch):
     sizes = []
     forward = Detector.forward
