@@ -1,177 +1,103 @@
-"""Check on a GPU that mixed precision learns and that no step waits; measure images per second and memory.
+"""Check on one GPU that training is correct there, and measure what it does in a second; in at most nine minutes.
 
-python benchmarks/gpu_check.py [RESULT.json]
+Each part has a limit; what does not fit into the time is left out and named. A part that fails does not end the others.
+With --dry all parts run on a CPU at toy sizes, so that they do not fail at first sight of a GPU.
+
+python benchmarks/gpu_check.py [--result RESULT.json] [--seconds 500] [--parts resume,loaded] [--dry]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import os
-import statistics
 import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import gpu_exact
+import gpu_input
+import gpu_speed
 import torch
+from gpu_card import DRY, WHOLE, Card
 
-from hpc_yolo.bench.trainer import bare_step, make_trainer, random_batch, whole_step
-from hpc_yolo.data.batch import TrainingBatch
-from hpc_yolo.runs.metrics import total_loss
-from hpc_yolo.spec.schema import TrainSpec
-from hpc_yolo.training.trainer import Trainer
+SECONDS = 500.0
 
-IMGSZ = 640
-LEARNING_STEPS, LEARNING_BATCH = 200, 16
-SPEED_MODELS, SPEED_BATCHES = ("yolov5n", "yolov5s", "yolov5l"), (16, 64)
-LOADED = (("yolov5n", 64), ("yolov5s", 64), ("yolov5l", 16))
-WARMUP_STEPS, TIMED_STEPS, LOADED_STEPS = 5, 20, 60
-MIXED = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+class Part(NamedTuple):
+    """A part and the seconds that it may take; one that measures rows ends with the last that fits."""
+
+    name: str
+    limit_s: float
+    run: Callable[[Card], Any]
+
+
+PARTS = (
+    Part("waits", 30, gpu_speed.waits),
+    Part("drawn_images", 25, gpu_input.drawn_images),
+    Part("overflow", 10, gpu_exact.overflow),
+    Part("one_rank_group", 15, gpu_exact.one_rank_group),
+    Part("resume", 40, gpu_exact.resume),
+    Part("learning", 50, gpu_exact.learning),
+    Part("saves", 20, gpu_exact.saves),
+    Part("loaded", 110, gpu_input.loaded),
+    Part("kernels", 20, gpu_speed.kernels),
+    Part("speeds", 130, gpu_speed.speeds),
+    Part("variants", 110, gpu_speed.variants),
+)
 
 
 def main() -> None:
-    """Print and write all values; exit with 1 where a loss did not fall, or a step waited for the GPU."""
-    if not torch.cuda.is_available():
-        sys.exit("no GPU here: torch.cuda.is_available() is False")
+    """Print and write all values; exit with 1 where a part has failed."""
+    names = [part.name for part in PARTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--result", type=Path, help="JSON file for the values")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that all may take")
+    parser.add_argument("--parts", default=",".join(names), help="of " + ", ".join(names))
+    parser.add_argument("--dry", action="store_true", help="toy sizes, on the CPU")
+    arguments = parser.parse_args()
+    if not arguments.dry and not torch.cuda.is_available():
+        sys.exit("no GPU here: torch.cuda.is_available() is False; --dry runs at toy sizes on the CPU")
+    chosen = arguments.parts.split(",")
+    if unknown := sorted(set(chosen) - set(names)):
+        sys.exit(f"--parts: there is no {', '.join(unknown)}; there are {', '.join(names)}")
+    device = torch.device("cpu") if arguments.dry else torch.device("cuda", 0)
+    card = Card(device, DRY if arguments.dry else WHOLE, time.monotonic() + arguments.seconds)
+    results = run_parts(card, [part for part in PARTS if part.name in chosen], arguments.result)
+    if results["failed"]:
+        sys.exit(f"failed: {', '.join(results['failed'])}")
+
+
+def run_parts(card: Card, parts: list[Part], result: Path | None) -> dict[str, Any]:
+    """Return the values of `parts` by name, those that failed, and the seconds of each; written after each part."""
     results: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if card.is_gpu else "cpu",
         "torch": torch.__version__,
         "cpus": len(os.sched_getaffinity(0)),
+        "failed": {},
+        "left_out": [],
+        "seconds": {},
     }
     print(results, flush=True)
-    results["learning"] = [learning(precision) for precision in ("fp32", "fp16", "bf16")]
-    results["waits"] = {precision: waits_of_a_step(precision) for precision in ("fp32", "fp16", "bf16")}
-    print(results["waits"], flush=True)
-    results["speed"] = [
-        speed(model, batch, precision) for model in SPEED_MODELS for batch in SPEED_BATCHES for precision in MIXED
-    ]
-    results["loaded"] = [loaded(model, batch) for model, batch in LOADED]
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(results, indent=2) + "\n")
-    if not all(row["finite"] and row["last_loss"] < row["first_loss"] for row in results["learning"]):
-        sys.exit("a loss is not finite, or did not fall")
-    if results["waits"]["fp32"] or results["waits"]["bf16"]:
-        sys.exit("the host waits for the GPU in a step")
-
-
-def learning(precision: str) -> dict[str, Any]:
-    """Train yolov5s on drawn shapes from scratch; return the mean loss of the first and the last 20 of 200 steps."""
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = trainer_of("yolov5s", LEARNING_BATCH, precision, Path(directory), num_images=16 * LEARNING_BATCH)
-        losses = []
-        for batch in batches(trainer, LEARNING_STEPS):
-            trainer.train_step(batch)
-            trainer.position.step += 1
-            terms, _ = trainer.context.meter.read_log()
-            loss = total_loss(terms)
-            losses.append(math.nan if loss is None else loss)
-        row = {
-            "precision": precision,
-            "finite": all(map(math.isfinite, losses)) and math.isfinite(float(trainer.context.updater.grad_norm)),
-            "first_loss": statistics.fmean(losses[:20]),
-            "last_loss": statistics.fmean(losses[-20:]),
-        }
-    print(row, flush=True)
-    return row
-
-
-def batches(trainer: Trainer, count: int) -> Iterator[TrainingBatch]:
-    """Yield `count` training batches of as many epochs as needed."""
-    epoch = 0
-    while True:
-        for batch in trainer.context.training.epoch(epoch, 0):
-            yield batch
-            count -= 1
-            if count == 0:
-                return
-        epoch += 1
-
-
-def waits_of_a_step(precision: str) -> int:
-    """Return how often the host waits for the GPU in a step; in fp16 the loss scale needs it once."""
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = trainer_of("yolov5n", LEARNING_BATCH, precision, Path(directory), num_images=LEARNING_BATCH)
-        images = random_batch(LEARNING_BATCH, IMGSZ).pin_memory()
-        whole_step(trainer, images)
-        torch.cuda.synchronize()
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            whole_step(trainer, images)
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("called a synchronizing CUDA operation" in str(warning.message) for warning in seen)
-
-
-def speed(model: str, batch: int, precision: str) -> dict[str, Any]:
-    """Return images per second, peak memory and time over forward and backward alone, of steps on one batch."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    row: dict[str, Any] = {"model": model, "batch": batch, "precision": precision, "imgsz": IMGSZ}
-    with tempfile.TemporaryDirectory() as directory:
+    for part in parts:
+        if card.left_s < part.limit_s / 3:
+            results["left_out"].append(part.name)
+            continue
+        started_s = time.monotonic()
+        print(f"\n{part.name}, {card.left_s:.0f} s left", flush=True)
         try:
-            trainer = trainer_of(model, batch, precision, Path(directory), num_images=batch)
-            images = random_batch(batch, IMGSZ).pin_memory()
-            step_s = seconds_of(lambda: whole_step(trainer, images))
-            row["images_per_s"] = batch / step_s
-            row["peak_memory_bytes"] = torch.cuda.max_memory_reserved()
-            pixels = (images.images.to("cuda").float() / 255).to(memory_format=torch.channels_last)
-            row["over_bare"] = step_s / seconds_of(bare_step(model, pixels, MIXED[precision]))
-        except torch.cuda.OutOfMemoryError:
-            row["images_per_s"] = None
-    print(row, flush=True)
-    return row
-
-
-def seconds_of(step: Callable[[], None]) -> float:
-    """Return the mean seconds of a step."""
-    for _ in range(WARMUP_STEPS):
-        step()
-    torch.cuda.synchronize()
-    started_s = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        step()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started_s) / TIMED_STEPS
-
-
-def loaded(model: str, batch: int) -> dict[str, Any]:
-    """Return images per second of training on JPEGs of 640 x 480, read and augmented by a worker on each core."""
-    workers = len(os.sched_getaffinity(0)) - 1
-    row: dict[str, Any] = {"model": model, "batch": batch, "workers": workers}
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = trainer_of(
-            model, batch, "bf16", Path(directory), num_images=8 * batch, image_size=(640, 480), workers=workers
-        )
-        started_s = 0.0
-        for index, images in enumerate(batches(trainer, WARMUP_STEPS + LOADED_STEPS)):
-            if index == WARMUP_STEPS:
-                torch.cuda.synchronize()
-                started_s = time.perf_counter()
-            trainer.train_step(images)
-            trainer.position.step += 1
-        torch.cuda.synchronize()
-        row["images_per_s"] = batch * LOADED_STEPS / (time.perf_counter() - started_s)
-    print(row, flush=True)
-    return row
-
-
-def trainer_of(
-    model: str,
-    batch: int,
-    precision: str,
-    directory: Path,
-    *,
-    num_images: int,
-    image_size: tuple[int, int] = (IMGSZ, IMGSZ),
-    workers: int = 8,
-) -> Trainer:
-    """Return a trainer on the first GPU."""
-    train = TrainSpec(batch=batch, imgsz=IMGSZ, workers=workers, device="0", precision=precision, autoanchor=False)  # type: ignore[arg-type]
-    return make_trainer(model, train, directory, num_images=num_images, image_size=image_size)
+            results[part.name] = part.run(card.within(part.limit_s))
+        except Exception as error:  # whatever it is: the time on a GPU is for the other parts too
+            traceback.print_exc()
+            results["failed"][part.name] = f"{type(error).__name__}: {error}"
+        results["seconds"][part.name] = time.monotonic() - started_s
+        if result is not None:
+            result.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nseconds: {results['seconds']}\nleft out: {results['left_out']}\nfailed: {results['failed']}", flush=True)
+    return results
 
 
 if __name__ == "__main__":
