@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torchvision
 
+from hpc_yolo.evaluation.nms_operator import load_nms
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30_000
 FIRST_PREFIX = 2  # candidates in the first prefix, as a multiple of the detections wanted
 PREFIX_GROWTH = 4
+
+nms = load_nms()
 
 
 def non_max_suppression(
@@ -88,7 +90,7 @@ def _suppress(candidates: torch.Tensor, iou_threshold: float, max_detections: in
         boxes = boxes + candidates[:, 5:].double() * (boxes.max() - boxes.min()).ceil().add(1)
     prefix = FIRST_PREFIX * max_detections
     while True:
-        kept = torchvision.ops.nms(boxes[:prefix], scores[:prefix], iou_threshold)
+        kept = nms(boxes[:prefix], scores[:prefix], iou_threshold)
         if len(kept) >= max_detections or prefix >= len(boxes):
             return candidates[kept[:max_detections]]
         prefix *= PREFIX_GROWTH

@@ -18,6 +18,7 @@ import cv2
 import torch
 
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
+from hpc_yolo.core.collector import collector_paused
 from hpc_yolo.core.errors import CancelledError, LeaseError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.data.run_inputs import require_dataset_of_node
@@ -146,7 +147,8 @@ def train(
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)
+        with collector_paused():  # torch's optimisers import its compiler
+            context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)
         stop = StopRequest()
         stop.install()
         watchdog = Watchdog(

@@ -10,6 +10,7 @@ from typing import NoReturn
 import hpc_yolo
 from hpc_yolo.cluster.container import VERSION_VARIABLE
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
+from hpc_yolo.core.collector import collector_paused
 from hpc_yolo.core.errors import InstallationError
 from hpc_yolo.core.installation import explain_import
 from hpc_yolo.resilience.before_job import failure_before_training
@@ -25,7 +26,8 @@ def start_task(run: RunDirectory, spec: Spec) -> None:
         SystemExit: as `run_task`, or a package cannot be imported on this node.
     """
     try:
-        from hpc_yolo.training.attempt import run_task  # imports torch and OpenCV
+        with collector_paused():
+            from hpc_yolo.training.attempt import run_task  # imports torch and OpenCV
     except Exception as error:
         explained = explain_import(error)
         if explained is None:
