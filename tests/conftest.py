@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ GRACE_S = 30.0  # only a leak waits for so long
 CLUSTER_FIXTURES = {"slurm_cluster", "in_slurm", "slurm_with"}
 # Helpers that a library starts once and keeps for the life of the process.
 KEPT_PROCESSES = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver", rig.SUPERVISOR.name.encode())
+STATE_NUMBERS = itertools.count()
 # With this variable, coverage measures every Python process that is started; its value between tests.
 COVERAGE_SETTINGS, STASHED_SETTINGS = "COVERAGE_PROCESS_CONFIG", pytest.StashKey[str]()
 # Set by libraries when they are imported, not by a test.
@@ -44,9 +46,14 @@ def why_no_cluster() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of Slurm, and begin with the modules that last longest, theirs and the kills."""
+    """Mark the tests of Slurm, and begin with the modules that last longest, theirs and the kills.
+
+    Coverage leaves properties alone: it triples the time of their hundreds of examples, and tables run the same lines.
+    """
     slow = set()
     for item in items:
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker("no_cover")
         if CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slurm")
             slow.add(item.path)
@@ -96,8 +103,9 @@ def own_state(no_leaks: None, tmp_path_factory: pytest.TempPathFactory, monkeypa
 
     Nor does it see site profiles of the user who runs it.
     """
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
+    base = tmp_path_factory.getbasetemp()  # whose mktemp() searches all directories of earlier tests
+    monkeypatch.setenv("XDG_STATE_HOME", str(base / "state" / str(next(STATE_NUMBERS))))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(base / "no-config"))
     for name in ("HPC_YOLO_SITE", "HPC_YOLO_SITES"):
         monkeypatch.delenv(name, raising=False)
 
@@ -190,11 +198,23 @@ def child_processes() -> set[str]:
     except ChildProcessError:
         return set()  # no children at all, which is the usual case and needs no search
     found = set()
-    for pid in children_by_parent().get(os.getpid(), []):
+    for pid in child_ids():
         with contextlib.suppress(OSError):
-            command = Path("/proc", str(pid), "cmdline").read_bytes()
-            if not any(kept in command for kept in KEPT_PROCESSES):
+            command = Path("/proc", str(pid), "cmdline").read_bytes()  # empty after its end
+            if command and not any(kept in command for kept in KEPT_PROCESSES):
                 found.add(f"{pid} {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}")
+    return found
+
+
+def child_ids() -> list[int]:
+    """Return the process ids of the children of this process, of its threads where the kernel lists those."""
+    lists = list(Path("/proc/self/task").glob("*/children"))
+    if not lists:
+        return children_by_parent().get(os.getpid(), [])
+    found = []
+    for path in lists:
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += [int(pid) for pid in path.read_text().split()]
     return found
 
 

@@ -3,8 +3,8 @@
     python forked_runs.py DIRECTORY NUM_KILLS
     python forked_runs.py DIRECTORY disk       # DIRECTORY is a small disk that is filled
 
-torch is imported once, so that an attempt takes a second. Every run is a directory below DIRECTORY; its `attempts.json`
-lists what was done to each attempt and how its ranks ended.
+torch is imported once, and what ranks import later too, so that an attempt takes a second. Every run is a directory
+below DIRECTORY; its `attempts.json` lists what was done to each attempt and how its ranks ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import random
-import re
 import signal
 import sys
 import time
@@ -23,8 +22,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch._inductor  # noqa: F401  (or each attempt would)
 from slurm_daemons import children_by_parent
+from spec_runs import NETWORKS
 
+import hpc_yolo.training.final_plots  # noqa: F401  (or each attempt would)
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -46,19 +48,6 @@ KILLS_A_RUN = 5  # then it is left alone: on a slow machine one run could take t
 STORM_S = 0.001
 STORM_SIGNALS = (*STOP_SIGNALS, signal.SIGCONT)
 POLL_S = 0.002
-NETWORK = """
-depth_multiple: 0.33
-width_multiple: 0.125
-anchors: [[10,13, 16,30, 33,23], [30,61, 62,45, 59,119]]
-backbone: [[-1, 1, Conv, [64, 6, 2, 2]], [-1, 1, Conv, [128, 3, 2]], [-1, 3, C3, [128]],
-           [-1, 1, Conv, [256, 3, 2]], [-1, 1, Conv, [512, 3, 2]], [-1, 1, SPPF, [512, 5]]]
-head: [[-1, 1, Conv, [256, 1, 1]], [-1, 1, nn.Upsample, [None, 2, nearest]], [[-1, 3], 1, Concat, [1]],
-       [-1, 3, C3, [256, False]], [[-1, 5], 1, Detect, [nc, anchors]]]
-"""
-NETWORKS = {
-    "anchors": NETWORK,
-    "anchor-free": re.sub("anchors: .*", "", NETWORK.replace("Detect, [nc, anchors]", "AnchorFree, []")),
-}
 
 
 @dataclass
@@ -78,7 +67,7 @@ class ForkedRun:
         fields: dict[str, Any] = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
         spec = Spec(
             name=name,
-            model=str(directory / f"{head}.yaml"),
+            model=str(NETWORKS[head]),
             data=DataSpec(path=str(directory / "shapes" / "dataset.yaml")),
             output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
@@ -272,8 +261,6 @@ def interrupt_in_every_way(directory: Path, num_kills: int) -> None:
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
     write_shapes_dataset(directory / "shapes", num_train=40, num_val=8)
-    for head, network in NETWORKS.items():
-        (directory / f"{head}.yaml").write_text(network)
     if sys.argv[2] == "disk":
         fill_the_disk(directory)
     else:

@@ -16,6 +16,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import read_events
 
 ROOT = Path(__file__).parents[2]
+NETWORK = Path(__file__).parent / "network.yaml"
+NETWORKS = {"anchors": NETWORK, "anchor-free": NETWORK.with_name("network_af.yaml")}
 Section = dict[str, Any]
 
 
@@ -29,7 +31,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
-    """Write a spec of two short epochs; keyword arguments replace single fields of its sections."""
+    """Write a spec of two short epochs of a small network; keyword arguments replace single fields of its sections."""
 
     def write(
         name: str, cluster: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **top: object
@@ -37,7 +39,7 @@ def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
         """Write the spec; return its path."""
         spec = {
             "name": name,
-            "model": "yolov5n",
+            "model": str(NETWORK),
             "data": str(shapes),
             "output": str(tmp_path / "runs"),
             "cluster": {"gpus_per_node": 0, "cpus_per_task": 1, "time": "00:05:00"} | (cluster or {}),

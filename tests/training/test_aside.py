@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from spec_runs import NETWORK
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -32,7 +33,7 @@ from hpc_yolo.training.trainer import Trainer
 
 NUM_EPOCHS, NUM_STEPS = 5, 3  # the models of four epochs are handed over
 JOB_ID = "7"
-SEED = 4  # with which the second and the fourth evaluation are better than those before them
+SEED = 36  # with which the second and the fourth evaluation are better than those before them
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def spec_of(data: Path, validate: str) -> Spec:
     """Return a spec of a short run."""
     return Spec(
         name="run",
-        model="yolov5n",
+        model=str(NETWORK),
         data=DataSpec(path=str(data)),
         validate=validate,
         cluster=ClusterSpec(gpus_per_node=0),

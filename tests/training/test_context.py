@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from spec_runs import NETWORK
 
 from hpc_yolo.checkpoint import Stateful, restore
 from hpc_yolo.checkpoint.state import read_state
@@ -36,7 +37,7 @@ def trained(tmp_path_factory) -> Iterator[Trainer]:
     directory = tmp_path_factory.mktemp("run")
     spec = Spec(
         name="parts",
-        model="yolov5n",
+        model=str(NETWORK),
         data=DataSpec(path=str(write_shapes_dataset(directory / "shapes", num_train=8, num_val=2))),
         train=TrainSpec(epochs=1, batch=2, imgsz=64, workers=0, precision="fp16", on_nonfinite="skip"),
         checkpoint=CheckpointSpec(every_s=None),

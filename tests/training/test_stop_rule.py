@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from spec_runs import NETWORK
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -56,7 +57,7 @@ def write_sweep(directory: Path, stop: StopSpec) -> None:
     sweep = SweepDirectory(directory)
     section = SweepSpec(grid={"train.hyp_overrides.lr0": [0.01, 0.02, 0.03, 0.04]}, stop=stop)
     sweep.spec.write_text(
-        dump_spec(Spec(name="sweep", model="yolov5n", data=DataSpec(path="data.yaml"), sweep=section))
+        dump_spec(Spec(name="sweep", model=str(NETWORK), data=DataSpec(path="data.yaml"), sweep=section))
     )
     sweep.write_trials([TrialRecord(name, {}, key=name) for name in (TRIAL, *RIVALS)])
 

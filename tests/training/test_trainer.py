@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from spec_runs import NETWORK, NETWORKS
 
 from hpc_yolo.checkpoint import read_state, saver
 from hpc_yolo.checkpoint.file import write_file
@@ -56,7 +57,7 @@ def one_thread():
 
 
 def next_attempt(
-    data: Path, directory: Path, name: str, every_epochs: int = 1, model: str = "yolov5n", **train: object
+    data: Path, directory: Path, name: str, every_epochs: int = 1, model: str = str(NETWORK), **train: object
 ) -> Trainer:
     """Return the trainer of the next attempt of the run in `directory`."""
     fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
@@ -168,7 +169,7 @@ def leaving(path: Path) -> list[tuple[int, int | None]]:
     return [(event.step, event.signal) for event in events if isinstance(event, TrainingLeft)]
 
 
-ANCHOR_FREE = {"model": "yolov5n-af"}
+ANCHOR_FREE = {"model": str(NETWORKS["anchor-free"])}
 
 
 @pytest.mark.parametrize("fields", [{}, ANCHOR_FREE], ids=["anchors", "anchor-free"])
