@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import click
 
+from hpc_yolo.core.collector import collector_paused
+
 
 class Listed(NamedTuple):
     """Module and attribute of a command, and its line in the list of commands."""
@@ -82,7 +84,8 @@ class LazyGroup(click.Group):
         listed = COMMANDS.get(name) or UNLISTED.get(name)
         if listed is None:
             return None
-        command = getattr(import_module(f"hpc_yolo.cli.{listed.module}"), listed.attribute)
+        with collector_paused():
+            command = getattr(import_module(f"hpc_yolo.cli.{listed.module}"), listed.attribute)
         assert isinstance(command, click.Command)
         command.short_help = listed.sentence
         return command

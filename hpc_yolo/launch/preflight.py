@@ -24,7 +24,6 @@ from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.freeze import require_trainable_layers
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.shell import require_shell_syntax
-from hpc_yolo.weights.archive import require_usable_weights
 
 
 def preflight(
@@ -86,6 +85,8 @@ def _staging_warnings(spec: Spec, *, for_slurm: bool) -> list[str]:
 def _require_model(spec: Spec, run: RunDirectory, num_classes: int) -> None:
     """Check weights and layers of the model."""
     if spec.weights:
+        from hpc_yolo.weights.archive import require_usable_weights  # of no use without weights
+
         require_usable_weights(Path(spec.weights))
     if Path(spec.model).suffix in (".yaml", ".yml"):
         from hpc_yolo.models.family import require_valid_layers  # imports torch
