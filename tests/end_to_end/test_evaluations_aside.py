@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from spec_runs import SLOW_MODEL
 from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
@@ -40,7 +41,7 @@ def test_job_beside_the_training_evaluates_its_models(
 ) -> None:
     """The training is held while the job evaluates: tests do not depend on which of the two is faster."""
     for name in ("in_job", "aside"):
-        spec = write_spec(name, train=TRAIN, checkpoint=RARELY_SAVED, validate=name)
+        spec = write_spec(name, train=TRAIN, checkpoint=RARELY_SAVED, validate=name, model=SLOW_MODEL)
         shown = hpc_yolo("submit", spec).stdout
         assert ("validation     aside: jobs of one task evaluate the models" in shown) == (name == "aside")
     run = RunDirectory(tmp_path / "runs" / "aside")

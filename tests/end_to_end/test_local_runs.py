@@ -76,7 +76,7 @@ def test_run_with_weights_of_another_run_finishes(write_spec, hpc_yolo, events_o
 
 
 def test_resume_after_ctrl_c_starts_at_saved_step(write_spec, start, hpc_yolo, events_of, tmp_path):
-    spec = write_spec("stopped", cluster=LOCAL_PAIR, train={"epochs": 300, "val_every": 300})
+    spec = write_spec("stopped", cluster=LOCAL_PAIR, train={"epochs": 3000, "val_every": 3000})
     process = start("submit", spec)
     wait_until(lambda: len(events_of("stopped", StepLogged)) > 3, "some steps")
     os.killpg(process.pid, signal.SIGINT)
@@ -95,7 +95,7 @@ def test_resume_after_ctrl_c_starts_at_saved_step(write_spec, start, hpc_yolo, e
 
 def test_local_tasks_have_cuda_visible_devices_of_user(write_spec, start, events_of, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    spec = write_spec("visible", cluster=LOCAL_PAIR | {"gpus_per_node": 2}, train={"epochs": 300})
+    spec = write_spec("visible", cluster=LOCAL_PAIR | {"gpus_per_node": 2}, train={"epochs": 3000})
     process = start("submit", spec)
     wait_until(lambda: events_of("visible", StepLogged), "the first step")
     for location in events_of("visible", AttemptStarted)[0].ranks:
@@ -114,7 +114,7 @@ def test_error_on_one_rank_is_printed_with_traceback_and_ends_run(write_spec, st
         "    resource.getrusage = lambda who: (calls.pop(), original(who))[1]\n"
     )
     cluster = LOCAL_PAIR | {"env": {"PYTHONPATH": str(tmp_path)}}
-    spec = write_spec("broken", cluster=cluster, train={"epochs": 300, "val_every": 300})
+    spec = write_spec("broken", cluster=cluster, train={"epochs": 3000, "val_every": 3000})
     process = start("submit", spec)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from loopback_servers import MailServer, WebServer, closed_port, serving, silent_port
+from spec_runs import SLOW_MODEL
 from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
@@ -121,7 +122,7 @@ def test_preempted_run_sends_nothing_at_the_requeue_and_one_message_at_its_end(
         train = {"epochs": 5, "val_every": 5}
         checkpoint = {"every_steps": 10, "every_s": None}
         cluster = {"partition": "preempt", "requeue": "requeue"}
-        spec = write_spec("told", cluster=cluster, train=train, checkpoint=checkpoint, notify=notify)
+        spec = write_spec("told", cluster=cluster, train=train, checkpoint=checkpoint, notify=notify, model=SLOW_MODEL)
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / "told")
         (submission,) = all_submissions(run)
@@ -153,7 +154,7 @@ def test_job_whose_setup_fails_and_jobs_that_are_cancelled(in_slurm, write_spec,
     assert [facts["event"] for _, facts in web.posts] == ["failed"] * 2
     assert "line 2 failed with exit status 1: cat /no/such/file" in json.dumps(web.posts[0][1]["error"])
     for name, on, expected in (("silent", ["failed"], []), ("asked", ["cancelled"], ["cancelled"])):
-        spec = write_spec(name, cluster={"partition": "gpu"}, train={"epochs": 400}, notify=notify | {"on": on})
+        spec = write_spec(name, cluster={"partition": "gpu"}, train={"epochs": 4000}, notify=notify | {"on": on})
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / name)
         wait_until(functools.partial(has_come_to, run, 1), "the first step")

@@ -240,7 +240,7 @@ def signal_every_task(cluster, job_id: str) -> None:
 
 
 def test_refused_requeue_is_recorded_in_journal(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
-    spec = write_spec("forbidden", train={"epochs": 400, "val_every": 400})
+    spec = write_spec("forbidden", train={"epochs": 4000, "val_every": 4000})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "forbidden" / "submissions.jsonl").read_text())["job_id"]
     wait_until(lambda: len(events_of("forbidden")) > 5, "the run trains")
@@ -256,7 +256,7 @@ def test_refused_requeue_is_recorded_in_journal(in_slurm, write_spec, hpc_yolo, 
 
 @pytest.mark.slurm_quick("cancel")
 def test_cancelled_job_is_not_requeued(in_slurm, write_spec, hpc_yolo, events_of, tmp_path):
-    spec = write_spec("cancelled", cluster={"nodes": 2}, train={"epochs": 400, "val_every": 400})
+    spec = write_spec("cancelled", cluster={"nodes": 2}, train={"epochs": 4000, "val_every": 4000})
     hpc_yolo("submit", spec)
     job_id = json.loads((tmp_path / "runs" / "cancelled" / "submissions.jsonl").read_text())["job_id"]
     wait_until(lambda: len(events_of("cancelled")) > 5, "the run trains")

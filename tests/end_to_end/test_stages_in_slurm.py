@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from spec_runs import SLOW_MODEL
 from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
@@ -35,9 +36,8 @@ def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
     """Submit a run with stages; (its directory, its job's id)."""
 
     def submit(name: str, then: list[dict[str, object]], train: dict[str, object], **cluster: str):
-        spec = write_spec(
-            name, cluster={"partition": "preempt"} | cluster, train=train, checkpoint=CHECKPOINT, then=then
-        )
+        cluster = {"partition": "preempt"} | cluster
+        spec = write_spec(name, cluster, train, checkpoint=CHECKPOINT, then=then, model=SLOW_MODEL)
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / name)
         return run, all_submissions(run)[0].job_id
@@ -142,7 +142,7 @@ def test_stage_that_starts_too_early_queues_again_and_is_cancelled_with_the_run(
     submitted, in_slurm, hpc_yolo, tmp_path
 ):
     then = [{"shell": NOTE, "in": "job_of_its_own", "when": "always"}]
-    run, job_id = submitted("early", then, {"epochs": 400, "val_every": 0}, partition="gpu")
+    run, job_id = submitted("early", then, {"epochs": 4000, "val_every": 0}, partition="gpu")
     (early,) = stage_submissions(run)
     wait_until(functools.partial(has_come_to, run, 1, 1), "the first step")
     in_slurm.run("scontrol", "update", f"JobId={early.job_id}", "Dependency=")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from spec_runs import SLOW_MODEL
 from tensor_digest import digest
 from waiting import wait_until
 
@@ -50,7 +51,7 @@ def digest_alone(sweep, trial, hpc_yolo, tmp_path):
 
 def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, num_compared, **values):
     """Submit a sweep, preempt two of its trials and kill a rank of a third; check that all end as if alone."""
-    spec = write_spec("lr", CLUSTER, TRAIN, checkpoint=CHECKPOINT, sweep=values | {"limit": 3})
+    spec = write_spec("lr", CLUSTER, TRAIN, checkpoint=CHECKPOINT, sweep=values | {"limit": 3}, model=SLOW_MODEL)
     hpc_yolo("submit", spec)
     sweep = sweep_at(tmp_path, "lr")
     trials = [sweep.trial(trial.name) for trial in sweep.trials()]
@@ -97,7 +98,9 @@ def test_twelve_interrupted_trials_end_as_if_alone(in_slurm, write_spec, hpc_yol
 @pytest.mark.soak
 def test_preempted_trials_in_chain_mode_go_on_in_jobs_of_their_own(in_slurm, write_spec, hpc_yolo, tmp_path):
     """A successor is in no array with the other trials: it must know its own, and that of a finished trial must go."""
-    spec = write_spec("chain", CLUSTER | {"requeue": "chain"}, TRAIN, checkpoint=CHECKPOINT, sweep={"seeds": 2})
+    spec = write_spec(
+        "chain", CLUSTER | {"requeue": "chain"}, TRAIN, checkpoint=CHECKPOINT, sweep={"seeds": 2}, model=SLOW_MODEL
+    )
     hpc_yolo("submit", spec)
     sweep = sweep_at(tmp_path, "chain")
     trials = [sweep.trial(trial.name) for trial in sweep.trials()]
@@ -115,7 +118,7 @@ def test_preempted_trials_in_chain_mode_go_on_in_jobs_of_their_own(in_slurm, wri
 
 
 def test_cancelled_sweep_starts_its_unfinished_trials_again(in_slurm, write_spec, hpc_yolo, tmp_path):
-    train = TRAIN | {"epochs": 300, "val_every": 300}
+    train = TRAIN | {"epochs": 3000, "val_every": 3000}
     spec = write_spec("many", CLUSTER, train, sweep={"seeds": 3, "limit": 1})
     hpc_yolo("submit", spec)
     sweep = sweep_at(tmp_path, "many")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 
+from spec_runs import SLOW_MODEL
 from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
@@ -61,6 +62,7 @@ def test_preempted_job_tracks_each_step_once(in_slurm, write_spec, hpc_yolo, tmp
         train={"epochs": 5},
         checkpoint={"every_steps": 10, "every_s": None},
         tracking={"to": "csv"},
+        model=SLOW_MODEL,
     )
     hpc_yolo("submit", spec)
     run = RunDirectory(tmp_path / "runs" / "tracked")

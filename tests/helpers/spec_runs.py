@@ -18,6 +18,7 @@ from hpc_yolo.runs.journal import read_events
 ROOT = Path(__file__).parents[2]
 NETWORK = Path(__file__).parent / "network.yaml"
 NETWORKS = {"anchors": NETWORK, "anchor-free": NETWORK.with_name("network_af.yaml")}
+SLOW_MODEL = "yolov5n"  # a short run of it lasts until it is interrupted
 Section = dict[str, Any]
 
 

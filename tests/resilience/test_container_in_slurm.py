@@ -10,6 +10,7 @@ import functools
 import pytest
 from sandbox_image import container_section, runtime_here, use_stand_in
 from slurm_cluster import SlurmCluster
+from spec_runs import SLOW_MODEL
 from tensor_digest import digest
 from waiting import wait_until
 
@@ -62,8 +63,10 @@ def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
     boxed = container | runtime_here(monkeypatch) | {"env": {"MARK": "$SLURM_JOB_ID"}}
     then = [{"val": {}}, {"export": {}, "in": "job_of_its_own"}, {"shell": "scontrol show job $SLURM_JOB_ID"}]
     boxed_cluster = CLUSTER | {"container": boxed}
-    spec = write_spec("boxed", cluster=boxed_cluster, train=train, checkpoint=CHECKPOINT, then=then)
-    plain = write_spec("plain", cluster=CLUSTER | {"executor": "local"}, train=train, checkpoint=CHECKPOINT)
+    spec = write_spec("boxed", cluster=boxed_cluster, train=train, checkpoint=CHECKPOINT, then=then, model=SLOW_MODEL)
+    plain = write_spec(
+        "plain", cluster=CLUSTER | {"executor": "local"}, train=train, checkpoint=CHECKPOINT, model=SLOW_MODEL
+    )
     hpc_yolo("submit", spec)
     run = RunDirectory(tmp_path / "runs" / "boxed")
     wait_for_steps(in_slurm, events_of, run)
@@ -94,7 +97,7 @@ def test_chain_of_containers_survives_preemption_without_grace(
     spec = write_spec(
         "chained",
         cluster=CLUSTER | {"tasks_per_node": 1, "container": boxed, "requeue": "chain"},
-        train=TRAIN | {"epochs": 400},
+        train=TRAIN | {"epochs": 4000},
         checkpoint=CHECKPOINT,
     )
     hpc_yolo("submit", spec)

@@ -20,7 +20,7 @@ from hpc_yolo.runs.submissions import all_submissions
 
 ROOT = Path(__file__).parents[2]
 PREEMPTIBLE = {"partition": "preempt"}
-LONG = {"epochs": 400, "val_every": 0, "hyp_overrides": {"warmup_epochs": 0}}
+LONG = {"epochs": 4000, "val_every": 0, "hyp_overrides": {"warmup_epochs": 0}}
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"}
 OVER_MEMORY_KILL = {
     "SelectTypeParameters": "CR_Core_Memory",

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from spec_runs import SLOW_MODEL
 from tensor_digest import digest
 from waiting import wait_until
 
@@ -42,7 +43,7 @@ def submitted(in_slurm, write_spec, hpc_yolo, tmp_path):
 
     def submit(name: str, epochs: int = EPOCHS, **cluster: str) -> tuple[RunDirectory, str]:
         train = TRAIN | {"epochs": epochs, "val_every": epochs}
-        spec = write_spec(name, cluster=CLUSTER | cluster, train=train, checkpoint=CHECKPOINT)
+        spec = write_spec(name, cluster=CLUSTER | cluster, train=train, checkpoint=CHECKPOINT, model=SLOW_MODEL)
         hpc_yolo("submit", spec)
         run = RunDirectory(tmp_path / "runs" / name)
         return run, json.loads(run.submissions.read_text())["job_id"]
