@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 500
-WORKERS ?= 3
+WORKERS ?= 4
 TESTS ?= tests
 
 # WORKERS: processes that the tests are divided over, each with a Slurm cluster of its own.

@@ -21,7 +21,7 @@ STOP = {"rule": "asha", "after": 1, "factor": 2}
 
 def sweep_spec(write_spec, executor="local", trials=1, space=SPACE):
     sweep = {"search": {"trials": trials, "space": space}, "stop": STOP}
-    cluster = {"executor": executor, "tasks_per_node": 2} | ({"partition": "preempt"} if executor == "slurm" else {})
+    cluster = {"executor": executor} | ({"partition": "preempt"} if executor == "slurm" else {})
     return write_spec("search", cluster, {"epochs": 3}, sweep=sweep)
 
 
