@@ -15,13 +15,14 @@ from hpc_yolo.sweeps.search import ask, untold
 
 LR0 = "train.hyp_overrides.lr0"
 SPACE = {LR0: {"low": 0.001, "high": 0.1, "log": True}, "train.optimizer": ["SGD", "AdamW"]}
+LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 OVER = {"done", "stopped early"}
 STOP = {"rule": "asha", "after": 1, "factor": 2}
 
 
 def sweep_spec(write_spec, executor="local", trials=1, space=SPACE):
     sweep = {"search": {"trials": trials, "space": space}, "stop": STOP}
-    cluster = {"executor": executor} | ({"partition": "preempt"} if executor == "slurm" else {})
+    cluster = {"executor": "slurm", "partition": "preempt"} if executor == "slurm" else LOCAL_PAIR
     return write_spec("search", cluster, {"epochs": 3}, sweep=sweep)
 
 
