@@ -58,7 +58,7 @@ def test_installed_package_finds_its_configs_and_templates(wheel, tmp_path):
     )
     template, num_models = done.stdout.split()
     assert (tmp_path / template).samefile(tmp_path / "hpc_yolo" / "slurm" / "train.sbatch")
-    assert num_models == "10"
+    assert num_models == "20"
 
 
 def test_wheel_has_version_of_package_and_known_addresses_only(wheel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 BATCH = 16
@@ -47,6 +47,7 @@ class Trainer:
         train, validate: return the arguments after the program.
         program: name in the environment's bin.
         weights: return the file of a finished training.
+        package: what is installed, and the name of its environment; the name of the trainer by default.
     """
 
     program: str
@@ -56,6 +57,7 @@ class Trainer:
     train: Callable[[Task], list[str]]
     validate: Callable[[Task], list[str]]
     weights: Callable[[Path], Path]
+    package: str = ""
 
 
 def _ours_train(task: Task) -> list[str]:
@@ -165,6 +167,9 @@ TRAINERS = {
         lambda output: output / "weights" / "last.pt",
     ),
 }
+# The same with models whose heads have no anchors, on the backbone of v5n.
+TRAINERS["hpc-yolo-af"] = replace(TRAINERS["hpc-yolo"], small="yolov5n-af", package="hpc-yolo")
+TRAINERS["ultralytics-v5u"] = replace(TRAINERS["ultralytics"], small="yolov5n.yaml", package="ultralytics")
 
 
 def program_of(name: str, root: Path) -> Path:
@@ -172,17 +177,20 @@ def program_of(name: str, root: Path) -> Path:
     trainer = TRAINERS[name]
     if not trainer.packages:
         return Path(sys.executable).parent / trainer.program
-    program = root / name / "bin" / trainer.program
+    environment = root / (trainer.package or name)
+    program = environment / "bin" / trainer.program
     if not program.exists():
-        print(f"installing {' '.join(trainer.packages)} into {root / name}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(root / name)], check=True)
-        pip = [str(root / name / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        print(f"installing {' '.join(trainer.packages)} into {environment}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, *trainer.packages], check=True)
     return program
 
 
 def versions(name: str, root: Path) -> str:
     """Return the versions of a trainer and of torch in its environment."""
-    python = Path(sys.executable) if name == "hpc-yolo" else root / name / "bin" / "python"
-    script = f"from importlib.metadata import version as v; print('{name}', v('{name}'), 'torch', v('torch'))"
+    trainer = TRAINERS[name]
+    package = trainer.package or name
+    python = root / package / "bin" / "python" if trainer.packages else Path(sys.executable)
+    script = f"from importlib.metadata import version as v; print('{name}', v('{package}'), 'torch', v('torch'))"
     return subprocess.run([str(python), "-c", script], check=True, capture_output=True, text=True).stdout.strip()

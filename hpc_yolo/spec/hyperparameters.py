@@ -105,7 +105,7 @@ def _read_file(path: Path, problems: list[Problem]) -> Node | None:
 
 def _plain_number(value: float) -> float:
     """Return a whole number as an int, which hyperparameters of both kinds take."""
-    return int(value) if value.is_integer() else value
+    return int(value) if float(value).is_integer() else value
 
 
 def _anchor_findings(train: TrainSpec, model: str) -> Iterator[Finding]:

@@ -29,13 +29,15 @@ def levels_of(height=4, width=6):
 
 
 @torch.no_grad()
-def test_initial_scores_are_those_of_five_objects_an_image():
+def test_initial_scores_are_of_five_objects_an_image_and_boxes_five_cells_wide():
     head = constant_head(num_classes=4)
     decoded, _ = head(levels_of(80, 80))
     assert decoded.shape == (1, 6400 + 1600, 9)
     assert torch.equal(decoded[..., 4], torch.ones(1, 8000)), "no objectness: the score of a class is all there is"
     assert decoded[0, :6400, 5:].sum().item() == pytest.approx(5, rel=0.01)
     assert decoded[0, 6400:, 5:].sum().item() == pytest.approx(5, rel=0.01)
+    cells = torch.cat((decoded[0, :6400, 2:4] / 8, decoded[0, 6400:, 2:4] / 16))
+    assert cells.amin().item() == pytest.approx(5, abs=0.2) and cells.amax().item() == pytest.approx(5, abs=0.2)
 
 
 @torch.no_grad()

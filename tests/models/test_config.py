@@ -150,7 +150,11 @@ INVALID_CONFIGS = [
     ("[None, 2, 'nearest']", "[None, 4, 'nearest']", r"layer 8, .*Upsample doubles by the nearest neighbour"),
     ("[nc, anchors]", "[nc, [[1, 2]]]", r"layer 11, .*its anchors from `anchors`"),
     ("[[-1, 6], 1, Detect", "[[-1, 6, 5], 1, Detect", r"layer 11, .*anchors for 2 levels, and the head has 3"),
-    ("   [[-1, 6], 1, Detect, [nc, anchors]]]", "  ]", r"the last layer must be a head \(Detect\), not a C3"),
+    (
+        "   [[-1, 6], 1, Detect, [nc, anchors]]]",
+        "  ]",
+        r"the last layer must be a head \(Detect, AnchorFree\), not a C3",
+    ),
     ("depth_multiple: 0.33", "", r"depth_multiple missing"),
     ("depth_multiple: 0.33", "depth_multiple: .nan", r"depth_multiple: nan is not a number above 0"),
     ("width_multiple: 0.25", "width_multiple: wide", r"width_multiple: 'wide' is not a number above 0"),

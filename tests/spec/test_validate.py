@@ -268,7 +268,12 @@ def test_device_that_matches_tasks_is_accepted(spec_file, device):
 
 @pytest.mark.parametrize(
     ("model", "imgsz", "allowed"),
-    [("yolov5n", 100, "multiple of 32"), ("yolov5n6", 672, "such as 704"), ("yolov5s6", 32, "such as 64")],
+    [
+        ("yolov5n", 100, "multiple of 32"),
+        ("yolov5n6", 672, "such as 704"),
+        ("yolov5s6", 32, "such as 64"),
+        ("yolov5n6-af", 96, "128"),
+    ],
 )
 def test_image_size_between_strides_is_refused(spec_file, model, imgsz, allowed):
     text = f"name: a\nmodel: {model}\ndata: d.yaml\ntrain: {{imgsz: {imgsz}}}\n"
@@ -290,7 +295,7 @@ def test_image_size_of_whole_strides_is_accepted(spec_file, model, imgsz):
 def test_unknown_model_error_lists_known_models(spec_file, model, nearest):
     problem = spec_file.write(f"name: a\nmodel: {model}\ndata: d.yaml\n").only_problem()
     assert f"{spec_file.path}:2:8: model: there is no model" in problem
-    assert "yolov5n, yolov5n6, yolov5s" in problem and nearest in problem
+    assert "yolov5n, yolov5n-af, yolov5n6" in problem and nearest in problem
 
 
 def test_spec_without_model_requires_weights(spec_file):

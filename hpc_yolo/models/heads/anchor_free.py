@@ -18,7 +18,7 @@ from hpc_yolo.spec.recipe import Hyperparameters
 
 PRIOR_OBJECTS = 5  # objects expected on an image of PRIOR_PIXELS
 PRIOR_PIXELS = 640
-BOX_BIAS = 1.0
+DECAY_BINS = 3.0  # over which the initial weight of a bin falls by e
 WIDTH_MULTIPLE = 8
 SIDES = 4  # left, top, right, bottom
 
@@ -53,9 +53,10 @@ class AnchorFree(Head):
 
     @torch.no_grad()
     def _set_prior_biases(self) -> None:
-        """Set the logits of about five objects an image, and those of the distances."""
+        """Set the logits of about five objects an image, and of boxes about five cells wide."""
+        decay = -torch.arange(NUM_BINS, device=self.strides.device) / DECAY_BINS
         for box, kind, stride in zip(self.box, self.classes, self.strides.tolist(), strict=True):
-            nn.init.constant_(_bias(box), BOX_BIAS)
+            _bias(box).copy_(decay.repeat(SIDES))
             cells = (PRIOR_PIXELS / stride) ** 2
             nn.init.constant_(_bias(kind), math.log(PRIOR_OBJECTS / self.num_classes / cells))
 
