@@ -75,7 +75,7 @@ def _seconds_of_image(spec: Spec, index: ImageIndex, *, in_memory: bool) -> floa
         index,
         imgsz=spec.train.imgsz,
         batch=batch,
-        hyp=load_hyperparameters(spec.train),
+        hyp=load_hyperparameters(spec.train, spec.model),
         seed=spec.train.seed,
         rank=0,
         world_size=1,

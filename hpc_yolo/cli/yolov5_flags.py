@@ -12,7 +12,7 @@ import click
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.fields import description_of, field_types
-from hpc_yolo.spec.hyperparameters import hyperparameter_names
+from hpc_yolo.spec.hyperparameters import is_name
 from hpc_yolo.spec.load import Override
 from hpc_yolo.spec.schema import Spec, TrainSpec
 from hpc_yolo.spec.sweep_search import EVOLVE
@@ -148,7 +148,7 @@ def _written(field: str, value: str) -> str:
         return f"[{value}]" if "," in value else value
     if field == "train.hyp":
         name = Path(value).stem.removeprefix("hyp.").lower()
-        return json.dumps(name if name in hyperparameter_names() and not Path(value).is_file() else value)
+        return json.dumps(name if is_name(name) and not Path(value).is_file() else value)
     if field == "model":
         name = Path(value).stem
         return json.dumps(name if name in model_names() and not Path(value).is_file() else value)

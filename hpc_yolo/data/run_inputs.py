@@ -104,7 +104,7 @@ def gather_inputs(run: RunDirectory, spec: Spec, *, with_dataset: bool = True) -
             f"{run.inputs} exists and was not made for a run",
             hint="give the run another name with --set name=NAME, or another directory with --set output=DIR",
         )
-    hyp = msgspec.to_builtins(load_hyperparameters(spec.train))
+    hyp = msgspec.to_builtins(load_hyperparameters(spec.train, spec.model))
     contents = {HYPERPARAMETERS: hyp}
     if with_dataset:
         contents[DATASET] = dataset_content(source_of(spec.data))

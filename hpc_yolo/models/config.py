@@ -20,7 +20,7 @@ MAX_MULTIPLE = 100
 MAX_ANCHORS = 100  # of a level
 IMAGE_CHANNELS = 3
 REQUIRED = ("depth_multiple", "width_multiple", "backbone", "head")
-OPTIONAL = ("anchors", "activation", "channel_multiple", "nc", "ch", "inplace")
+OPTIONAL = ("anchors", "activation", "channel_multiple", "hyp", "nc", "ch", "inplace")
 BLOCKS = ("Conv", "C3", "SPPF", "Upsample", "Concat")
 # Names of arguments in their order; the first is always there.
 ARGUMENTS = {"Conv": ("width", "kernel", "stride", "padding"), "C3": ("width", "shortcut"), "SPPF": ("width", "kernel")}

@@ -1,4 +1,8 @@
-"""Hyperparameters: a set of configs/hyp or a file of the user, with single values on top."""
+"""Hyperparameters: a set of configs/hyp or a file of the user, with single values on top.
+
+With `train.hyp: auto` the YAML of a model names its set (`hyp: af-low`); models that name none, and those whose layers
+come from weights, have scratch-low.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +18,46 @@ from hpc_yolo.core.errors import SpecError
 from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
-from hpc_yolo.spec.model_config import has_anchors
+from hpc_yolo.spec.model_config import has_anchors, load_config, model_path
 from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, Node, read_yaml
 
+AUTO, USUAL = "auto", "scratch-low"
 IGNORED = ("iou_t",)  # in every hyperparameter file of YOLOv5, and used by no term of its loss
 
 
-def load_hyperparameters(train: TrainSpec) -> Hyperparameters:
+def load_hyperparameters(train: TrainSpec, model: str = "") -> Hyperparameters:
     """Return the hyperparameters of `train.hyp` and `train.hyp_overrides`.
 
+    Args:
+        model: name or YAML of the model, for `train.hyp: auto`; "" for layers that come from weights.
+
     Raises:
-        SpecError: the file is missing or wrong.
+        SpecError: the file is missing or wrong, or there is no such model or set.
     """
-    hyp, problems = read_hyperparameters(hyperparameter_file(train.hyp, Path()))
+    name = set_of_model(model) if train.hyp == AUTO else train.hyp
+    hyp, problems = read_hyperparameters(hyperparameter_file(name, Path()))
     if problems:
         raise SpecError(format_problems(problems))
     overrides = {name: _plain_number(value) for name, value in train.hyp_overrides.items()}
     return msgspec.convert({**msgspec.to_builtins(hyp), **overrides}, Hyperparameters)
+
+
+def set_of_model(model: str) -> str:
+    """Return the name of the set that the YAML of `model` names, else of the usual one.
+
+    Raises:
+        SpecError: there is no such model or set.
+    """
+    name = load_config(model).get("hyp", USUAL) if model else USUAL
+    if name not in hyperparameter_names():
+        raise SpecError(
+            f"model: {model_path(model)}: hyp: there is no set {name!r}",
+            hint=f"name one of {', '.join(hyperparameter_names())}; or leave it out, and give a file in train.hyp",
+        )
+    return str(name)
 
 
 def read_hyperparameters(path: Path) -> tuple[Hyperparameters, list[Problem]]:
@@ -59,14 +83,15 @@ def written_hyperparameters(path: Path) -> dict[str, float | None]:
 
 def own_hyperparameter_file(train: TrainSpec) -> Path | None:
     """Return the file that `train.hyp` names; None for a set that comes with the package."""
-    return None if train.hyp in hyperparameter_names() else Path(train.hyp)
+    return None if is_name(train.hyp) else Path(train.hyp)
 
 
 def hyperparameter_findings(train: TrainSpec, directory: Path, model: str) -> Iterator[Finding]:
     """Yield the problems of hyp and hyp_overrides in the training of `model`."""
-    path = hyperparameter_file(train.hyp, directory)
+    path = hyperparameter_file(USUAL if train.hyp == AUTO else train.hyp, directory)
     if not os.path.isfile(path):  # noqa: PTH113, unlike pathlib's it takes any text for a path
-        yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{', '.join(hyperparameter_names())}, or a file")
+        names = ", ".join((AUTO, *hyperparameter_names()))
+        yield Finding("train.hyp", f"there is no {train.hyp!r}", f"{names}, or a file")
     else:
         hyp, problems = read_hyperparameters(path)
         for problem in problems:
@@ -81,6 +106,11 @@ def hyperparameter_findings(train: TrainSpec, directory: Path, model: str) -> It
 def hyperparameter_names() -> list[str]:
     """Return the names of the sets in the package."""
     return sorted(path.stem for path in (resource_directory("configs") / "hyp").glob("*.yaml"))
+
+
+def is_name(hyp: str) -> bool:
+    """Return whether a value of `train.hyp` is a name, not a file."""
+    return hyp == AUTO or hyp in hyperparameter_names()
 
 
 def hyperparameter_file(name: str, directory: Path) -> Path:

@@ -19,7 +19,7 @@ from hpc_yolo.spec.convert import SectionReader, is_null
 from hpc_yolo.spec.credential_rules import refuse_credentials
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import field_types
-from hpc_yolo.spec.hyperparameters import hyperparameter_findings, hyperparameter_names
+from hpc_yolo.spec.hyperparameters import hyperparameter_findings, is_name
 from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
@@ -265,7 +265,7 @@ def _with_absolute_paths(spec: Spec, directory: Path) -> Spec:
     if container is not None and _is_relative_image(container.image, directory):
         container = msgspec.structs.replace(container, image=_absolute(container.image, directory))
         cluster = msgspec.structs.replace(cluster, container=container)
-    if train.hyp not in hyperparameter_names():
+    if not is_name(train.hyp):
         train = msgspec.structs.replace(train, hyp=_absolute(train.hyp, directory))
     if Path(model).suffix in (".yaml", ".yml"):
         model = _absolute(model, directory)

@@ -240,7 +240,13 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     legacy_lr_schedule: Annotated[
         bool, Meta(description="Learning rate one epoch behind its formula after warm-up, as in YOLOv5 v7.0.")
     ] = False
-    hyp: Annotated[str, Meta(description="Hyperparameters: a name in configs/hyp or a file.")] = "scratch-low"
+    hyp: Annotated[
+        str,
+        Meta(
+            description="Hyperparameters: a name in configs/hyp or a file; auto: the set that the YAML of the model "
+            "names, such as af-low of yolov5n-af, else scratch-low."
+        ),
+    ] = "auto"
     hyp_overrides: Annotated[dict[str, float], Meta(description="Single hyperparameters instead of the file's.")] = (
         field(default_factory=dict)
     )

@@ -7,7 +7,14 @@ import pytest
 from golden import GOLDEN
 
 from hpc_yolo.core.errors import SpecError
-from hpc_yolo.spec.hyperparameters import IGNORED, hyperparameter_names, load_hyperparameters, written_hyperparameters
+from hpc_yolo.spec.hyperparameters import (
+    AUTO,
+    IGNORED,
+    hyperparameter_names,
+    load_hyperparameters,
+    set_of_model,
+    written_hyperparameters,
+)
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import TrainSpec
 
@@ -102,7 +109,48 @@ def test_invalid_hyperparameter_file_error_has_position_in_file(spec_file, tmp_p
 def test_unknown_set_error_lists_known_sets(spec_file, name):
     problem = spec_file.add(f"train: {{hyp: {name}}}\n").only_problem()
     assert f"{spec_file.path}:4:14: train.hyp: there is no " in problem
-    assert "allowed: no-augmentation, objects365, scratch-high, scratch-low, scratch-med, voc, or a file" in problem
+    sets = "af-high, af-low, af-med, no-augmentation, objects365, scratch-high, scratch-low, scratch-med, voc"
+    assert f"allowed: auto, {sets}, or a file" in problem
+
+
+@pytest.mark.parametrize("model", ["", "yolov5n", "yolov5x6"])
+def test_automatic_set_is_the_usual_one_of_a_model_that_names_none(model):
+    assert TrainSpec().hyp == AUTO
+    assert load_hyperparameters(TrainSpec(), model) == load_hyperparameters(TrainSpec(hyp="scratch-low"))
+
+
+def test_automatic_set_is_the_one_that_the_model_names(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((REPOSITORY / "configs/models/yolov5n.yaml").read_text() + "hyp: voc\n")
+    train = TrainSpec(hyp_overrides={"lr0": 0.02})
+    expected = msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.02)
+    assert load_hyperparameters(train, str(path)) == expected
+    named = msgspec.structs.replace(train, hyp="scratch-low")
+    assert load_hyperparameters(named, str(path)) == load_hyperparameters(named), "a set in the spec wins"
+
+
+@pytest.mark.parametrize("written", ["nowhere", "hyp.yaml", "auto", "5", "[voc]"])
+def test_unknown_set_of_a_model_names_its_file_and_the_sets(tmp_path, written):
+    path = tmp_path / "mine.yaml"
+    path.write_text((REPOSITORY / "configs/models/yolov5n.yaml").read_text() + f"hyp: {written}\n")
+    with pytest.raises(SpecError, match=r"mine\.yaml: hyp: there is no set ") as caught:
+        load_hyperparameters(TrainSpec(), str(path))
+    assert "scratch-low" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["af-low", "af-med", "af-high"])
+def test_sets_of_the_anchor_free_head_leave_out_what_is_for_anchors(name):
+    written = written_hyperparameters(REPOSITORY / f"configs/hyp/{name}.yaml")
+    left_out = {"box", "obj", "obj_pw", "anchor_t", "anchors"} | {"cls_pw", "fl_gamma"}
+    assert written.keys() == set(Hyperparameters.__struct_fields__) - left_out
+    assert written["close_mosaic"] == 10
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [("n n6 s s6", "af-low"), ("m m6", "af-med"), ("l l6 x x6", "af-high")])
+def test_models_without_anchors_have_a_set_of_their_own(sizes, expected):
+    for size in sizes.split():
+        assert set_of_model(f"yolov5{size}-af") == expected
+        assert set_of_model(f"yolov5{size}") == "scratch-low"
 
 
 def test_missing_set_raises_spec_error(tmp_path):
