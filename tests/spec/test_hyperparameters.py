@@ -62,7 +62,10 @@ def test_overrides_replace_values_of_file():
 
 def test_override_of_whole_number_is_one(spec_file):
     spec = spec_file.add("train: {hyp_overrides: {close_mosaic: 10, warmup_epochs: 2}}\n").load()
-    assert repr(load_hyperparameters(spec.train)) == repr(Hyperparameters(close_mosaic=10, warmup_epochs=2.0))
+    expected = Hyperparameters(close_mosaic=10, warmup_epochs=2.0)
+    assert repr(load_hyperparameters(spec.train)) == repr(expected)
+    drawn = TrainSpec(hyp_overrides={"close_mosaic": 10, "warmup_epochs": 2})  # as a search draws them: whole numbers
+    assert repr(load_hyperparameters(drawn)) == repr(expected)
 
 
 @pytest.mark.parametrize(
