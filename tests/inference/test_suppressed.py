@@ -94,6 +94,18 @@ def test_predict_with_suppressed_file_finds_boxes_of_model(model, weights, tmp_p
     assert len(expected) > 5 and np.abs(found - expected).max() < 0.1
 
 
+def test_augmented_prediction_finds_boxes_of_plain_one(weights):
+    """Of each head the rows of three views, in the pixels of the image."""
+    model = load_inference_model(weights, device="cpu", half=False, augment=True).model
+    frame = Frame(Source("x"), np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8))
+    plain, augmented = (
+        Predictor(model, PredictSettings((SIZE, SIZE), augment=augment))(frame).detections for augment in (False, True)
+    )
+    assert len(plain) > 5
+    kept = {tuple(round(value, 2) for value in row[:4]) for row in augmented}
+    assert len({tuple(round(value, 2) for value in row[:4]) for row in plain} & kept) > 0
+
+
 def test_image_without_detections_returns_zeros(model, tmp_path):
     path = tmp_path / "n.onnx"
     export(model, NAMES, "onnx", path, ExportOptions((64, 64), suppression=Suppression(conf_threshold=1.0)))
