@@ -16,7 +16,8 @@ from hpc_yolo.spec.validate import model_names
 SOURCE = (
     "parameters, and GFLOPs of an image of 640 px: counted here, for {num_classes} classes. The rest is published by "
     "the YOLOv5 project (README of v7.0), not measured here: px trained at, mAP50-95 and mAP50 on COCO val2017, ms an "
-    "image on a CPU, on a V100 and on a V100 in batches of 32."
+    "image on a CPU, on a V100 and on a V100 in batches of 32. Models with -af are of this project; no values of "
+    "theirs are published."
 )
 HEADINGS = {
     "name": "model",

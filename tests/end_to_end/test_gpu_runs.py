@@ -18,11 +18,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this mach
 ONE_GPU = {"executor": "local", "gpus_per_node": 1}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_stopped_run_ends_with_weights_of_undisturbed_one(write_spec, start, hpc_yolo, events_of, tmp_path, precision):
+@pytest.mark.parametrize(("precision", "model"), [("bf16", "yolov5n"), ("fp16", "yolov5n"), ("bf16", "yolov5n-af")])
+def test_stopped_run_ends_with_weights_of_undisturbed_one(
+    write_spec, start, hpc_yolo, events_of, tmp_path, precision, model
+):
     train = {"epochs": 6, "imgsz": 128, "workers": 2, "precision": precision, "val_every": 6}
-    hpc_yolo("submit", write_spec("whole", ONE_GPU, train))
-    spec = write_spec("stopped", ONE_GPU, train)
+    hpc_yolo("submit", write_spec("whole", ONE_GPU, train, model=model))
+    spec = write_spec("stopped", ONE_GPU, train, model=model)
     process = start("submit", spec)
     wait_until(lambda: events_of("stopped", StepLogged), "the first log line")
     os.killpg(process.pid, signal.SIGINT)
@@ -63,9 +65,10 @@ def test_batch_that_is_too_large_is_reported_with_one_that_fits(write_spec, hpc_
     assert "set train.batch to " in done.stderr and "Traceback" not in done.stderr
 
 
-def test_gpu_computes_what_the_cpu_computes(write_spec, hpc_yolo, tmp_path):
+@pytest.mark.parametrize("model", ["yolov5n", "yolov5n-af"])
+def test_gpu_computes_what_the_cpu_computes(write_spec, hpc_yolo, tmp_path, model):
     """Within the precision of TF32, which convolutions on a GPU have, and of fp16."""
-    hpc_yolo("submit", write_spec("trained", ONE_GPU, {"epochs": 4, "imgsz": 128}))
+    hpc_yolo("submit", write_spec("trained", ONE_GPU, {"epochs": 4, "imgsz": 128}, model=model))
     best = tmp_path / "runs" / "trained" / "checkpoints" / "best.safetensors"
     image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     outputs = []

@@ -18,6 +18,7 @@ from hpc_yolo.models.tta import augmented_forward
         ("yolov5n6", 320, 6300 + 6375 + 1008),
         # A third of yolov5n's rows: one prediction a cell.
         ("yolov5n-af", 320, 2000 + 1701 + 245),
+        ("yolov5n6-af", 320, 2100 + 2125 + 336),
     ],
 )
 @torch.no_grad()
