@@ -7,8 +7,8 @@ parity  200 + 60 images of 320 x 240, filled rectangles and ellipses of four cla
 glyphs  `hpc-yolo data synth --kind glyphs`: 200 + 60 images of 160 x 160, letters and digits of 8 to 40 px on
         textures, eight classes; not used to find hyperparameters; 40 epochs at 160 px
 
-The models take turns for each seed, so that other load affects all of them; CPU seconds are those of a run and its
-loader workers. Hyperparameters are those of the model.
+The models take turns for each seed, so that other load affects all of them; CPU seconds are those of a run, which is
+the submitting process (executor debug), and its loader workers. Hyperparameters are those of the model.
 
 python benchmarks/learning.py DIRECTORY [--models yolov5n yolov5n-af] [--data glyphs] [--seeds 0 1 2]
                               [--set data.mosaic_partners=window]
@@ -39,7 +39,7 @@ NAMES = ("red box", "green box", "blue ellipse", "yellow ellipse")
 PARITY = "parity"
 EPOCHS = {PARITY: 60, GLYPHS: 40}
 SPEC = """
-cluster: {executor: local, gpus_per_node: 0, tasks_per_node: 1}
+cluster: {executor: debug, gpus_per_node: 0}
 train: {batch: 16, imgsz: 160, device: cpu, workers: 1}
 checkpoint: {every_s: null}
 """

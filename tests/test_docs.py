@@ -83,3 +83,10 @@ def test_spec_in_readme_is_valid(tmp_path):
     assert problems == []
     assert spec is not None
     assert (spec.cluster.nodes, spec.cluster.gpus_per_node, spec.train.batch) == (4, 8, 512)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_example_is_valid(path):
+    spec, problems = check_spec(path, [])
+    assert problems == []
+    assert spec is not None and spec.sweep is not None
