@@ -86,11 +86,21 @@ def _suppress(candidates: torch.Tensor, iou_threshold: float, max_detections: in
         return candidates
     boxes, scores = candidates[:, :4].double(), candidates[:, 4].double()
     if not agnostic:
-        # Boxes of each class are moved to a region of their own; in double precision this does not change their IoU.
-        boxes = boxes + candidates[:, 5:].double() * (boxes.max() - boxes.min()).ceil().add(1)
+        boxes = moved_apart(boxes, candidates[:, 5])
     prefix = FIRST_PREFIX * max_detections
     while True:
         kept = nms(boxes[:prefix], scores[:prefix], iou_threshold)
         if len(kept) >= max_detections or prefix >= len(boxes):
             return candidates[kept[:max_detections]]
         prefix *= PREFIX_GROWTH
+
+
+def moved_apart(boxes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return `boxes` (n, 4) xyxy with those of each class in a region of their own, so that they suppress no others.
+
+    In double precision this does not change their IoU.
+    """
+    boxes = boxes.double()
+    if len(boxes) == 0:
+        return boxes
+    return boxes + classes[:, None].double() * (boxes.max() - boxes.min()).ceil().add(1)

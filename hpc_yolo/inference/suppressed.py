@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
+from hpc_yolo.evaluation.nms import moved_apart, nms
 from hpc_yolo.models.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS
 
@@ -67,7 +67,8 @@ class _Suppress(torch.autograd.Function):
         kept = []
         for number, (of_image, by_class) in enumerate(zip(boxes, scores, strict=True)):
             kind, row = (by_class > settings.conf_threshold).nonzero(as_tuple=True)
-            found = torchvision.ops.batched_nms(of_image[row], by_class[kind, row], kind, settings.iou_threshold)
+            boxes_apart = moved_apart(of_image[row], kind)
+            found = nms(boxes_apart, by_class[kind, row].double(), settings.iou_threshold)
             kept.append(torch.stack((torch.full_like(found, number), kind[found], row[found]), dim=1))
         return torch.cat(kept)
 
