@@ -57,7 +57,7 @@ def test_no_augmentation_set_disables_augmentation():
 
 def test_overrides_replace_values_of_file():
     hyp = load_hyperparameters(TrainSpec(hyp="voc", hyp_overrides={"lr0": 0.5, "warmup_epochs": 0}))
-    assert hyp == msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.5)
+    assert hyp == msgspec.structs.replace(load_hyperparameters(TrainSpec(hyp="voc")), lr0=0.5, warmup_epochs=0)
 
 
 def test_override_of_whole_number_is_one(spec_file):
