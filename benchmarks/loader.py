@@ -2,7 +2,8 @@
 
 Each way is measured beside the one that it replaced, in alternating rounds: a whole mosaic canvas that is warped
 (`tests/helpers/canvas_samples.py`), and JPEGs decoded at their full size for validation. Mosaic at 640 px from JPEGs of
-640 x 480: decoded each time, with partners from a window of the order, from memory, and with polygons of 30 points.
+640 x 480: decoded each time, with partners from a window of the order, from memory, with polygons of 30 points, and
+what is left to a loader worker with `train.augment_device: gpu`.
 
 OMP_NUM_THREADS=1 python benchmarks/loader.py [--rounds 7]
 """
@@ -39,6 +40,7 @@ from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.shared_memory import shared_bytes
 from hpc_yolo.data.source import ImageFiles, RecentImages
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.data.undrawn import Collector
 from hpc_yolo.spec.recipe import Hyperparameters
 
 NUM_IMAGES = 64
@@ -93,6 +95,7 @@ def training_ways(index: ImageIndex) -> Ways:
     return {
         "canvas": canvas_epochs(index, files),
         "partners from the epoch": tile_epochs(index, files),
+        "for a GPU that draws": undrawn_epochs(index, files),
         "partners from a window": tile_epochs(index, RecentImages(files, 2 * WINDOW), has_windows=True),
     }
 
@@ -104,6 +107,7 @@ def cached_ways(index: ImageIndex) -> Ways:
     return {
         "canvas": canvas_epochs(index, cached),
         "boxes": tile_epochs(index, cached),
+        "for a GPU that draws": undrawn_epochs(index, cached),
         "polygons": tile_epochs(outlined, cached),
         "polygons, copy_paste: 0.5": tile_epochs(outlined, cached, copy_paste=0.5),
         "mixup: 0.1": tile_epochs(index, cached, mixup=0.1),
@@ -135,6 +139,20 @@ def tile_epochs(
         for start in range(0, NUM_IMAGES, BATCH):
             for image, out in enumerate(shared_rows((IMGSZ, IMGSZ)), start):
                 samples.sample(epoch, image, out=out, partners=partners[image])
+
+    return run
+
+
+def undrawn_epochs(index: ImageIndex, source: ImageFiles | CachedImages) -> Callable[[int], object]:
+    """Return a function of an epoch that makes what a GPU draws its batches from."""
+    samples = TrainingSamples(index, source, imgsz=IMGSZ, hyp=Hyperparameters(), seed=0)
+    collector = Collector(Hyperparameters())
+
+    def run(epoch: int) -> None:
+        for start in range(0, NUM_IMAGES, BATCH):
+            for image in range(start, start + BATCH):
+                samples.make(collector.add, epoch, image)
+            collector.take()
 
     return run
 

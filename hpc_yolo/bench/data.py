@@ -44,6 +44,12 @@ def bench_data(rounds: Rounds) -> list[BenchResult]:
             Work("training, mosaic, from files", training_epoch(small), num_small, "image"),
             Work("training, mosaic, from memory", training_epoch(small, memory_cache(small)), num_small, "image"),
             Work(
+                "training, mosaic, memory, drawn by a GPU",
+                training_epoch(small, memory_cache(small), draws=False),
+                num_small,
+                "image",
+            ),
+            Work(
                 "training, copies of polygons, memory",
                 training_epoch(with_ellipses(small), memory_cache(small), Hyperparameters(copy_paste=0.5)),
                 num_small,
@@ -76,9 +82,9 @@ def memory_cache(index: ImageIndex, imgsz: int = IMGSZ) -> DecodedImages:
 
 
 def training_epoch(
-    index: ImageIndex, cache: DecodedImages | None = None, hyp: Hyperparameters | None = None
+    index: ImageIndex, cache: DecodedImages | None = None, hyp: Hyperparameters | None = None, *, draws: bool = True
 ) -> Callable[[], None]:
-    """Return a function that makes the batches of the next epoch in this process."""
+    """Return a function that makes the batches of the next epoch in this process, or what a GPU draws them from."""
     loader = TrainingLoader(
         index,
         imgsz=IMGSZ,
@@ -89,6 +95,7 @@ def training_epoch(
         world_size=1,
         workers=0,
         cache=cache,
+        draws=draws,
     )
     epochs = count()
     return lambda: exhaust(loader.epoch(next(epochs)))

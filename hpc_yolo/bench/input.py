@@ -51,6 +51,7 @@ def measure_input(spec: Spec, on_progress: Callable[[int, int], None]) -> InputR
             files_s=_seconds_of_image(spec, index, in_memory=False),
             memory_s=_seconds_of_image(spec, index, in_memory=True),
             time=time.time(),
+            augment_device=spec.train.augment_device,
         )
 
 
@@ -83,6 +84,7 @@ def _seconds_of_image(spec: Spec, index: ImageIndex, *, in_memory: bool) -> floa
         cache=memory_cache(index, spec.train.imgsz) if in_memory else None,
         rect=spec.train.rect,
         window_partners=spec.data.mosaic_partners == WINDOW,
+        draws=spec.train.augment_device == "cpu",
     )
     batches = (one for epoch in count() for one in loader.epoch(epoch))
     for _ in islice(batches, -(-index.num_images // batch)):  # every image is read once

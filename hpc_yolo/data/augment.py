@@ -7,7 +7,7 @@ Functions that apply a change take its parameters as arguments; functions named 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ MAX_ASPECT = 100
 MIN_AREA_FRACTION = 0.10
 MIN_AREA_FRACTION_OUTLINED = 0.01
 MIXUP_BETA = 32.0
+LEVELS = np.arange(256, dtype=np.float64)[:, None]
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,14 @@ class Warp:
     translate_y: float = 0.5
 
 
+UNCHANGED = np.array(astuple(Warp()))
+
+
 def draw_warp(random: np.random.Generator, hyp: Hyperparameters) -> Warp:
     """Draw a warp within the limits of `hyp`."""
-    return Warp(
-        perspective_x=random.uniform(-hyp.perspective, hyp.perspective),
-        perspective_y=random.uniform(-hyp.perspective, hyp.perspective),
-        angle=random.uniform(-hyp.degrees, hyp.degrees),
-        scale=random.uniform(1 - hyp.scale, 1 + hyp.scale),
-        shear_x=random.uniform(-hyp.shear, hyp.shear),
-        shear_y=random.uniform(-hyp.shear, hyp.shear),
-        translate_x=random.uniform(0.5 - hyp.translate, 0.5 + hyp.translate),
-        translate_y=random.uniform(0.5 - hyp.translate, 0.5 + hyp.translate),
-    )
+    perspective, shear, translate = hyp.perspective, hyp.shear, hyp.translate
+    limits = np.array([perspective, perspective, hyp.degrees, hyp.scale, shear, shear, translate, translate])
+    return Warp(*random.uniform(UNCHANGED - limits, UNCHANGED + limits).tolist())
 
 
 def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, int]) -> Matrix:
@@ -73,8 +70,8 @@ def warp_matrix(warp: Warp, canvas_wh: tuple[int, int], output_wh: tuple[int, in
 
 def is_scale_and_shift(matrix: Matrix) -> bool:
     """Return whether a matrix (3, 3) neither rotates, shears, mirrors nor changes the perspective."""
-    others = matrix[[0, 1, 2, 2], [1, 0, 0, 1]]
-    return not others.any() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+    (width, *first, _), (second, height, _), (*last, _) = matrix.tolist()
+    return not any((*first, second, *last)) and width > 0 and height > 0
 
 
 def warp_image(pixels: Pixels, matrix: Matrix, out: Pixels) -> None:
@@ -97,14 +94,14 @@ def warp_boxes(
     if len(boxes) == 0:
         return boxes
     if is_scale_and_shift(matrix):
-        hulls = boxes[:, 1:] * np.tile(matrix[[0, 1], [0, 1]], 2) + np.tile(matrix[:2, 2], 2)
+        hulls = boxes[:, 1:] * matrix[[0, 1, 0, 1], [0, 1, 0, 1]] + matrix[[0, 1, 0, 1], 2]
     else:
         left, top, right, bottom = boxes[:, 1:].T.astype(np.float64)
         corners = np.stack([left, top, right, bottom, left, bottom, right, top], axis=1).reshape(-1, 2)
         moved = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
         moved = (moved[:, :2] / moved[:, 2:]).reshape(-1, 4, 2)
         hulls = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
-    hulls = hulls.clip(0, 2 * output_wh)
+    hulls = np.minimum(np.maximum(hulls, 0), 2 * output_wh)
     min_area_fraction: float | npt.NDArray[np.float64] = MIN_AREA_FRACTION
     if outlines is not None and not outlines.is_empty:
         outlined = outlines.counts > 0
@@ -166,8 +163,8 @@ def labels_to_boxes(labels: Labels, width: float, height: float, left: float = 0
 
 def boxes_to_labels(boxes: Boxes, width: int, height: int) -> Labels:
     """Return the labels of boxes, cut at the edges of an image of `width` x `height` pixels."""
-    left, right = boxes[:, [1, 3]].clip(0, width - 1e-3).T
-    top, bottom = boxes[:, [2, 4]].clip(0, height - 1e-3).T
+    left, right = np.minimum(np.maximum(boxes[:, [1, 3]], 0), width - 1e-3).T
+    top, bottom = np.minimum(np.maximum(boxes[:, [2, 4]], 0), height - 1e-3).T
     centres = (left + right) / 2 / width, (top + bottom) / 2 / height
     sizes = (right - left) / width, (bottom - top) / height
     return np.stack([boxes[:, 0], *centres, *sizes], axis=1).astype(np.float32)
@@ -179,12 +176,12 @@ def draw_hsv_gains(random: np.random.Generator, hyp: Hyperparameters) -> npt.NDA
     return np.asarray(random.uniform(1 - limits, 1 + limits))
 
 
-def hsv_tables(gains: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.uint8], ...]:
-    """Return look-up tables (256,) of hue (modulo 180), saturation and value (clipped at 255)."""
-    levels = np.arange(256, dtype=np.float64)
-    hue = (levels * gains[0]) % 180
-    saturation, value = (np.clip(levels * gain, 0, 255) for gain in gains[1:])
-    return hue.astype(np.uint8), saturation.astype(np.uint8), value.astype(np.uint8)
+def hsv_tables(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Return look-up tables (256, 3) of hue (modulo 180), saturation and value (at most 255)."""
+    scaled = LEVELS * gains
+    tables = np.minimum(scaled, 255).astype(np.uint8)
+    tables[:, 0] = scaled[:, 0] % 180
+    return tables
 
 
 def flip_labels(labels: Labels, *, up_down: bool, left_right: bool) -> Labels:

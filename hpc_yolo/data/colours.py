@@ -50,7 +50,7 @@ def write_rgb(
     """
     conversion = cv2.COLOR_BGR2RGB
     if gains is not None:
-        tables = np.stack(hsv_tables(gains), axis=-1)[None]  # one look-up for all three channels
+        tables = hsv_tables(gains)[None]  # one look-up for all three channels
         cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV, dst=other)
         cv2.LUT(other, tables, dst=pixels)
         conversion = cv2.COLOR_HSV2RGB

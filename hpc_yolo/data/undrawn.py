@@ -189,7 +189,7 @@ def _seen(inverse: Matrix, output_wh: tuple[int, int], canvas_wh: tuple[int, int
 
 def _parameters(drawings: Sequence[Drawing]) -> list[npt.NDArray[Any]]:
     """Return tables, flips, blended and ratios of `Drawings`."""
-    tables = [np.stack(hsv_tables(one.gains), axis=-1) for one in drawings if one.gains is not None]
+    tables = [hsv_tables(one.gains) for one in drawings if one.gains is not None]
     seconds = [(image, one.second[1]) for image, one in enumerate(drawings) if one.second is not None]
     return [
         np.array(tables, dtype=np.uint8).reshape(-1, 256, 3),

@@ -37,6 +37,7 @@ class InputRate(msgspec.Struct, frozen=True, kw_only=True):
         files_s: of an image from files, on one core.
         memory_s: from decoded images in memory.
         time: of the measurement, seconds since 1970.
+        augment_device: as in train.augment_device; a GPU takes work from the processor.
     """
 
     data: str
@@ -45,6 +46,7 @@ class InputRate(msgspec.Struct, frozen=True, kw_only=True):
     files_s: float
     memory_s: float
     time: float
+    augment_device: str = "cpu"
 
 
 def add_rate(state: Path, rate: InputRate) -> None:
@@ -58,14 +60,18 @@ def add_rate(state: Path, rate: InputRate) -> None:
 
 
 def find_rate(state: Path, spec: Spec) -> InputRate | None:
-    """Return the newest measurement with the image size of `spec`, of its dataset if there is one; None without any."""
+    """Return the newest measurement with image size and `augment_device` of `spec`, of its dataset if there is one.
+
+    None without any.
+    """
     found = []
     try:
         for record in read_json_lines(state / FILE_NAME):
             found.append(msgspec.convert(record, InputRate))
     except (OSError, msgspec.ValidationError):
         return None
-    fits = [rate for rate in found if rate.imgsz == spec.train.imgsz]
+    wanted = spec.train.imgsz, spec.train.augment_device
+    fits = [rate for rate in found if (rate.imgsz, rate.augment_device) == wanted]
     own = [rate for rate in fits if rate.data == spec.data.described]
     return max(own or fits, key=lambda rate: rate.time, default=None)
 

@@ -132,7 +132,7 @@ def test_polygon_is_kept_with_less_left_than_a_box():
 
 def test_colour_tables_are_the_published_ones():
     golden = GOLDEN["hsv_lut_golden"]
-    hue, saturation, value = augment.hsv_tables(np.array(golden["gains_h_s_v"]))
+    hue, saturation, value = augment.hsv_tables(np.array(golden["gains_h_s_v"])).T
     assert hue[golden["hue_in"]].tolist() == golden["hue_out"]
     assert saturation[[0, 100, 190, 255]].tolist() == golden["sat_out_for_0_100_190_255"]
     assert value[[0, 100, 190, 255]].tolist() == golden["val_out_for_0_100_190_255"]
@@ -143,7 +143,7 @@ def test_gain_changes_its_own_channel_only(channel, gain):
     gains = np.ones(3)
     gains[channel] = gain
     for number, (table, plain) in enumerate(
-        zip(augment.hsv_tables(gains), augment.hsv_tables(np.ones(3)), strict=True)
+        zip(augment.hsv_tables(gains).T, augment.hsv_tables(np.ones(3)).T, strict=True)
     ):
         assert bool((table == plain).all()) is (number != channel)
 

@@ -199,7 +199,7 @@ def test_colours_change_as_by_opencv_within_one_level(gains):
     pixels = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(len(levels), -1, 3)
     expected = np.empty_like(pixels)
     write_rgb(pixels.copy(), expected, np.empty_like(pixels), gains=np.array(gains))
-    tables = torch.from_numpy(np.stack(augment.hsv_tables(np.array(gains)), axis=-1))[None]
+    tables = torch.from_numpy(augment.hsv_tables(np.array(gains)))[None]
     found = recoloured(torch.from_numpy(pixels)[None], tables)[0].numpy()
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 0.001

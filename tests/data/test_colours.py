@@ -26,7 +26,7 @@ def rgb_of(pixels, **changes):
 @pytest.mark.parametrize("gains", [(1, 1, 1), (0.99, 1.5, 0.7), (1.015, 0.3, 1.4)], ids=str)
 @pytest.mark.parametrize(("up_down", "left_right"), FLIPS)
 def test_colours_change_by_tables_and_images_are_mirrored(gains, up_down, left_right):
-    tables = np.stack(augment.hsv_tables(np.array(gains)), axis=-1)[None]
+    tables = augment.hsv_tables(np.array(gains))[None]
     expected = cv2.cvtColor(cv2.LUT(cv2.cvtColor(NOISE, cv2.COLOR_BGR2HSV), tables), cv2.COLOR_HSV2BGR)[..., ::-1]
     expected = expected[:: -1 if up_down else 1, :: -1 if left_right else 1]
     assert (rgb_of(NOISE, gains=np.array(gains), up_down=up_down, left_right=left_right) == expected).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from hpc_yolo.forecast.input_rate import (
@@ -111,6 +112,10 @@ def test_newest_measurement_of_the_dataset_counts_before_others(tmp_path):
     assert find_rate(state, spec()).files_s == 0.5
     assert find_rate(state, spec(data="new.yaml")).data == "other.yaml"
     assert find_rate(state, spec(imgsz=1280)) is None
+    on_gpu = msgspec.structs.replace(spec(), train=TrainSpec(augment_device="gpu"))
+    assert find_rate(state, on_gpu) is None, "its loaders have other work"
+    add_rate(state, rate(time=3.0, augment_device="gpu"))
+    assert find_rate(state, on_gpu).time == 3.0 and find_rate(state, spec()).time == 2.0
 
 
 def test_file_of_another_form_is_no_measurement(tmp_path):
