@@ -12,14 +12,12 @@ BATCHNORM_MOMENTUM = 0.03
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation, SiLU."""
 
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int | None = None, groups: int = 1
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int | None = None) -> None:
         super().__init__()
         padding = kernel // 2 if padding is None else padding
         if padding > kernel:
             raise ValueError(f"a padding of {padding} around a kernel of {kernel}")
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(c_out, eps=BATCHNORM_EPSILON, momentum=BATCHNORM_MOMENTUM)
         self.act: nn.Module = nn.SiLU()  # in place it would copy its input for the backward pass
 

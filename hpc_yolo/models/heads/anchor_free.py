@@ -1,7 +1,7 @@
 """A head without anchors: one prediction a cell, box and classes from branches of their own.
 
 Sources: YOLOX (arXiv 2107.08430) for the separate branches, Generalized Focal Loss (2006.04388) for distances as
-distributions. The first convolution of the class branch is depthwise, so that the head costs little more than anchors.
+distributions. The 3x3 convolutions of the class branch are depthwise, so that the head costs little more than anchors.
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ class AnchorFree(Head):
 
 
 class Separable(nn.Sequential):
-    """A 3x3 convolution of each channel, then a 1x1 of all."""
+    """A 3x3 convolution of each channel, then a 1x1 of all, with one normalisation and activation after both."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(Conv(c_in, c_in, 3, groups=c_in), Conv(c_in, c_out, 1))
+        depthwise = nn.Conv2d(c_in, c_in, 3, padding=1, groups=c_in, bias=False)
+        super().__init__(depthwise, Conv(c_in, c_out, 1))
 
 
 def _bias(branch: nn.Module) -> torch.Tensor:
