@@ -44,7 +44,7 @@ def bench_data(rounds: Rounds) -> list[BenchResult]:
             Work("training, mosaic, from files", training_epoch(small), num_small, "image"),
             Work("training, mosaic, from memory", training_epoch(small, memory_cache(small)), num_small, "image"),
             Work(
-                "training, mosaic, memory, drawn by a GPU",
+                "training, left to a GPU, from memory",
                 training_epoch(small, memory_cache(small), draws=False),
                 num_small,
                 "image",

@@ -18,11 +18,20 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this mach
 ONE_GPU = {"executor": "local", "gpus_per_node": 1}
 
 
-@pytest.mark.parametrize(("precision", "model"), [("bf16", "yolov5n"), ("fp16", "yolov5n"), ("bf16", "yolov5n-af")])
+@pytest.mark.parametrize(
+    ("precision", "model", "augment_device"),
+    [
+        ("bf16", "yolov5n", "cpu"),
+        ("fp16", "yolov5n", "cpu"),
+        ("bf16", "yolov5n-af", "cpu"),
+        ("bf16", "yolov5n", "gpu"),
+    ],
+)
 def test_stopped_run_ends_with_weights_of_undisturbed_one(
-    write_spec, start, hpc_yolo, events_of, tmp_path, precision, model
+    write_spec, start, hpc_yolo, events_of, tmp_path, precision, model, augment_device
 ):
     train = {"epochs": 6, "imgsz": 128, "workers": 2, "precision": precision, "val_every": 6}
+    train["augment_device"] = augment_device
     hpc_yolo("submit", write_spec("whole", ONE_GPU, train, model=model))
     spec = write_spec("stopped", ONE_GPU, train, model=model)
     process = start("submit", spec)
