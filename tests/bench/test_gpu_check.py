@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 
 
+@pytest.mark.soak
 def test_all_parts_run_on_a_cpu(tmp_path):
     command = [sys.executable, str(SCRIPT), "--dry", "--result", str(tmp_path / "result.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
