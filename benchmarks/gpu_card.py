@@ -15,7 +15,7 @@ import torch
 
 from hpc_yolo.bench.trainer import draw_set, trainer_on
 from hpc_yolo.data.undrawn import AnyTrainingBatch
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.trainer import Trainer
 
 Row = dict[str, Any]

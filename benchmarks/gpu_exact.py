@@ -31,7 +31,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.metrics import total_loss
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 

@@ -22,7 +22,7 @@ from hpc_yolo.bench.trainer import loss_alone, make_trainer, random_batch, whole
 from hpc_yolo.evaluation.nms import non_max_suppression
 from hpc_yolo.inference.export import ExportOptions, export
 from hpc_yolo.models import build_model
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 
 BATCH, IMGSZ, INFERENCE_IMGSZ, NUM_CLASSES = 8, 320, 640, 80
 INFERENCES = 5  # of a round

@@ -33,7 +33,8 @@ from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, CheckpointSaved, 
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.watchdog import Watchdog
 
 BATCH, IMGSZ = 8, 320

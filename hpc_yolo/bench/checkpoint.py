@@ -12,7 +12,7 @@ from hpc_yolo.bench.rounds import Rounds, Work, measure
 from hpc_yolo.bench.trainer import make_trainer, random_batch
 from hpc_yolo.checkpoint import restore
 from hpc_yolo.data.batch import TrainingBatch
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.trainer import Trainer
 
 MODEL, QUICK_MODEL = "yolov5s", "yolov5n"

@@ -16,7 +16,7 @@ from hpc_yolo.bench.records import BenchResult
 from hpc_yolo.bench.rounds import Clock, Rounds, Work, measure
 from hpc_yolo.bench.threads import one_thread
 from hpc_yolo.bench.trainer import bare_step, loss_alone, make_trainer, random_batch, whole_step
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 
 MODELS = ("yolov5n", "yolov5s")
 BATCH, IMGSZ, LOSS_IMGSZ = 8, 320, 640

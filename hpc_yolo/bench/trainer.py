@@ -20,7 +20,8 @@ from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.build import build_context
 from hpc_yolo.training.context import TrainingIdentity
 from hpc_yolo.training.model import Origin

@@ -14,9 +14,9 @@ from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.json_schema import json_schema
 from hpc_yolo.spec.load import load_with_origins
 from hpc_yolo.spec.profile import Profile
-from hpc_yolo.spec.schema import MEASURED_BATCH
 from hpc_yolo.spec.shell import require_shell_syntax
 from hpc_yolo.spec.stage_rules import require_shell_stages
+from hpc_yolo.spec.train import MEASURED_BATCH
 
 
 @click.command()

@@ -14,8 +14,9 @@ from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.fields import description_of, field_types
 from hpc_yolo.spec.hyperparameters import is_name
 from hpc_yolo.spec.load import Override
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.sweep_search import EVOLVE
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.spec.validate import model_names
 
 Command = TypeVar("Command", bound=Callable[..., object])

@@ -21,7 +21,7 @@ from hpc_yolo.spec.fields import describe, field_types
 from hpc_yolo.spec.model_config import has_anchors, load_config, model_path
 from hpc_yolo.spec.problems import Finding, Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.spec.yaml_tree import Mapping, Node, read_yaml
 
 AUTO, USUAL = "auto", "scratch-low"

@@ -24,13 +24,14 @@ from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.paths import has_variables, with_expanded_paths
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.short_forms import long_form, long_name
 from hpc_yolo.spec.site_files import SiteLookup
 from hpc_yolo.spec.site_values import AppliedSite, SiteValues, refuse_site_paths, value_origins, with_site_values
 from hpc_yolo.spec.stages import BEST, LAST, PredictStage, Stage
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import Range, Value
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.spec.yaml_tree import (
     Mapping,
     Node,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from hpc_yolo.core.units import counted
 from hpc_yolo.spec.problems import Finding
-from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec, Value
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.spec.varied_fields import name_findings, takes_whole_numbers, value_findings
 
 SEARCH, STOP = "sweep.search", "sweep.stop"

@@ -19,11 +19,12 @@ from hpc_yolo.spec.notify_rules import notify_findings
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.run_name import name_findings
 from hpc_yolo.spec.sbatch_options import option_findings
-from hpc_yolo.spec.schema import MEASURED_BATCH, ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.shell import setup_findings
 from hpc_yolo.spec.srun_options import srun_findings
 from hpc_yolo.spec.stage_rules import request_findings, stage_findings
 from hpc_yolo.spec.tracking import tracking_findings
+from hpc_yolo.spec.train import MEASURED_BATCH, TrainSpec
 
 GRES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(:[A-Za-z0-9_.-]+)*")  # name, type, count
 MODULE = re.compile(r"[A-Za-z0-9_/][^\s\"'`$&|;<>()\\]*")

@@ -13,8 +13,9 @@ from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import alternatives_of, describe, field_extra, field_types, section_type, unwrapped
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.section import CHANGES, WHERE_IT_RUNS
+from hpc_yolo.spec.train import TrainSpec
 
 VARIED = ("model", "weights")  # besides the dataset and the fields of train
 OVERRIDES = "train.hyp_overrides"

@@ -26,7 +26,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.spec.fingerprint import learned_digest
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import MEASURED_BATCH, Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import MEASURED_BATCH, TrainSpec
 from hpc_yolo.training.autobatch import find_batch
 from hpc_yolo.training.context import TrainingContext, TrainingIdentity
 from hpc_yolo.training.ema import ModelEma

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 
 MAX_LOG_STEPS = 50
 LOGS_PER_EPOCH = 10

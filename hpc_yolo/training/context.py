@@ -19,7 +19,7 @@ from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.models import Detector
 from hpc_yolo.models.losses.base import Loss
 from hpc_yolo.spec.checkpoint import CheckpointSpec
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.evaluation import EvaluationRecord
 from hpc_yolo.training.meter import StepMeter

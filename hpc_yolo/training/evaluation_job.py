@@ -31,7 +31,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.evaluations import waiting_epochs
 from hpc_yolo.runs.event_lines import event_line
 from hpc_yolo.runs.journal import JournalWriter, read_events
-from hpc_yolo.spec.schema import MEASURED_BATCH, Spec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import MEASURED_BATCH
 from hpc_yolo.training.model import autocast_dtype
 from hpc_yolo.training.step_events import evaluated
 

@@ -21,7 +21,7 @@ from hpc_yolo.models.heads.base import AnchorHead
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
 
 

@@ -11,7 +11,8 @@ from hpc_yolo.bench.scaling_runs import scaled_spec, usual_ranks
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.runs.events import AttemptStarted, EpochEnded, Evaluated, StepLogged
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 
 def row(ranks, step_s, *, batch=None, data_wait_s=0.0, val_s=1.0):

@@ -22,7 +22,8 @@ from hpc_yolo.data.run_inputs import (
 )
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 
 NAMES = {"names": ["cat", "dog"]}
 

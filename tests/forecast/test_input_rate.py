@@ -17,7 +17,8 @@ from hpc_yolo.forecast.input_rate import (
     waiting_warning,
 )
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 SLOW = 0.01  # seconds of an image
 

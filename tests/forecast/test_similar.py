@@ -11,7 +11,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import CheckpointSaved
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 SPEC = Spec(
     name="new",

@@ -38,7 +38,8 @@ from hpc_yolo.runs.journal import JournalReader
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import load_spec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.attempt import run_task
 
 SEED = 7

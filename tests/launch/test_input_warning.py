@@ -9,7 +9,8 @@ import pytest
 from hpc_yolo.forecast.input_rate import InputRate, add_rate
 from hpc_yolo.launch.input_warning import input_warnings
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 PLAN = SimpleNamespace(
     spec=Spec(

@@ -13,7 +13,8 @@ from hpc_yolo.launch.plan import Plan, choose_executor, make_plan, plan_at_site,
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 
 def spec_of(tmp_path, *, train=None, **cluster) -> Spec:

@@ -12,7 +12,8 @@ from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 
 
 @pytest.fixture

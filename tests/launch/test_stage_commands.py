@@ -10,8 +10,9 @@ from hpc_yolo.launch.stage_commands import shell_variables, stage_command
 from hpc_yolo.runs.events import Cause
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, ValStage
+from hpc_yolo.spec.train import TrainSpec
 
 RUN, BEST, LAST = "{run}", "{run}/checkpoints/best.safetensors", "{run}/checkpoints/last.safetensors"
 RESULTS = ["--project", "{run}/results", "--name", "step", "--exist-ok"]

@@ -29,8 +29,9 @@ from hpc_yolo.runs.stages import StageRecord, claim_stage, read_stages
 from hpc_yolo.runs.submissions import Submission, add_submission, stage_submissions
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import ExportStage, Stage, StageRequest, ValStage
+from hpc_yolo.spec.train import TrainSpec
 
 OWN = "job_of_its_own"
 THEN = [

@@ -25,7 +25,8 @@ from hpc_yolo.runs.events import EpochEnded, Evaluated, StepLogged
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.runs.series import scalars_of
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 

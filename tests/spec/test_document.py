@@ -19,11 +19,12 @@ from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.notify import NotifySpec
 from hpc_yolo.spec.profile import Profile
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.stages import ExportStage, PredictStage, ReportStage, Stage, StageRequest, ValStage
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, StopSpec
 from hpc_yolo.spec.tracking import TrackingSpec
+from hpc_yolo.spec.train import TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE_SECTIONS = (Stage, ValStage, PredictStage, ExportStage, ReportStage, StageRequest)

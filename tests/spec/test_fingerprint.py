@@ -7,8 +7,9 @@ from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.fields import field_extra, field_types, section_type
 from hpc_yolo.spec.fingerprint import learned_digest, learned_fields
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.section import CHANGES
+from hpc_yolo.spec.train import TrainSpec
 
 SPEC = Spec(name="run", model="yolov5n", data=DataSpec(path="/data.yaml"))
 FIXED_CHANGES = [

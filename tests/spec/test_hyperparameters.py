@@ -16,7 +16,7 @@ from hpc_yolo.spec.hyperparameters import (
     written_hyperparameters,
 )
 from hpc_yolo.spec.recipe import Hyperparameters
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PUBLISHED = GOLDEN["hyps"]

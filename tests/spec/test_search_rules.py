@@ -6,9 +6,9 @@ import pytest
 from hpc_yolo.spec.convert import SectionReader
 from hpc_yolo.spec.fields import describe, field_types
 from hpc_yolo.spec.problems import Location
-from hpc_yolo.spec.schema import TrainSpec
 from hpc_yolo.spec.search_rules import search_findings, stop_findings
 from hpc_yolo.spec.sweep_search import EVOLVE, EVOLVE_SPACE, Range, SearchSpec, StopSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.spec.varied_fields import takes_whole_numbers, varied_fields
 from hpc_yolo.spec.yaml_tree import parse_yaml
 

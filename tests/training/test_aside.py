@@ -25,7 +25,8 @@ from hpc_yolo.runs.events import Evaluated, WarningRaised
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import ClusterSpec, Spec, TrainSpec
+from hpc_yolo.spec.schema import ClusterSpec, Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training import aside, evaluation_job
 from hpc_yolo.training.build import build
 from hpc_yolo.training.evaluation_job import evaluate_waiting_models

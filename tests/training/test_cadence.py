@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.spec.checkpoint import CheckpointSpec
-from hpc_yolo.spec.schema import TrainSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.cadence import Cadence, cadence_of
 
 NEVER = Cadence(

@@ -23,7 +23,8 @@ from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.build import build
 from hpc_yolo.training.context import TrainingContext
 from hpc_yolo.training.trainer import Trainer

@@ -19,7 +19,8 @@ from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, RankLocation, WarningRaised
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training import images
 from hpc_yolo.training.build import build
 

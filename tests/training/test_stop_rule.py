@@ -19,9 +19,10 @@ from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.load import dump_spec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.sweep import SweepSpec
 from hpc_yolo.spec.sweep_search import StopSpec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.sweeps.outcomes import outcomes_of
 from hpc_yolo.sweeps.study import Outcome
 from hpc_yolo.training.build import build

@@ -35,7 +35,8 @@ from hpc_yolo.runs.events import (
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.checkpoint import CheckpointSpec
 from hpc_yolo.spec.data import DataSpec
-from hpc_yolo.spec.schema import Spec, TrainSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
