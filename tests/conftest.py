@@ -37,7 +37,7 @@ STATE_NUMBERS = itertools.count()
 # With this variable, coverage measures every Python process that is started; its value between tests.
 COVERAGE_SETTINGS, STASHED_SETTINGS = "COVERAGE_PROCESS_CONFIG", pytest.StashKey[str]()
 # Set by libraries when they are imported, not by a test.
-KEPT_VARIABLES = ("PYTEST_", "COV_", "QT_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "CUDA_MODULE_LOADING")
+KEPT_VARIABLES = ("PYTEST_", "COV", "QT_", "KMP_", "TORCHINDUCTOR_", "LD_LIBRARY_PATH", "CUDA_MODULE_LOADING")
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ def call(*arguments: object):
     return CliRunner().invoke(cli, ["bench", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("name", ["data", "startup"])
+@pytest.mark.parametrize("name", ["data", pytest.param("startup", marks=pytest.mark.soak)])
 def test_benchmark_prints_its_works_and_saves_a_record(name, tmp_path):
     done = call(name, "--quick", "--rounds", 1, "--save", tmp_path)
     assert done.exit_code == 0, done.output

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from spec_runs import SLOW_MODEL
@@ -32,6 +33,7 @@ def metrics_of(events: list[Any]) -> list[tuple[object, ...]]:
     return [(event.epoch, event.step, event.metrics, event.is_best, event.classes) for event in events]
 
 
+@pytest.mark.soak
 def test_job_beside_the_training_evaluates_its_models(
     in_slurm: Any,
     write_spec: Callable[..., Path],

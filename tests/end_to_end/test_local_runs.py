@@ -165,6 +165,7 @@ def test_missing_rank_is_reported_after_start_timeout(write_spec):
     assert "train.start_timeout_s" in done.stderr
 
 
+@pytest.mark.soak
 def test_torchrun_starts_tasks(write_spec, events_of):
     spec = write_spec("torchrun", train={"epochs": 1})
     arguments = [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptStarted
 
 
+@pytest.mark.soak
 def test_local_run_is_followed_by_its_stages(write_spec, hpc_yolo, events_of, shapes, tmp_path):
     images = shapes.parent / "images" / "val"
     then = [

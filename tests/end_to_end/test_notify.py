@@ -113,6 +113,7 @@ def test_task_without_a_launcher_reports_its_error(write_spec, hpc_yolo, web, sh
     assert any("images" in line for line in facts["error"])
 
 
+@pytest.mark.soak
 def test_preempted_run_sends_nothing_at_the_requeue_and_one_message_at_its_end(
     in_slurm, write_spec, hpc_yolo, events_of, web, tmp_path
 ):

@@ -92,6 +92,7 @@ def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path):
     assert (started.world_size, started.num_nodes, started.launcher) == (2, 1, "torchrun")
 
 
+@pytest.mark.soak
 def test_torchrun_on_several_nodes_starts_one_run(environ, data, tmp_path):
     """Two launchers, as on two nodes with a common file system."""
     port = free_port()

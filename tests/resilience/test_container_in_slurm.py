@@ -53,6 +53,7 @@ def preempt(cluster: SlurmCluster) -> None:
     cluster.submit("#!/bin/sh\ntrue\n", "--partition=high", "--nodes=2", "--exclusive")
 
 
+@pytest.mark.soak
 def test_preempted_run_in_a_real_container_ends_with_the_same_weights(
     in_slurm, container, write_spec, hpc_yolo, events_of, tmp_path, monkeypatch
 ):

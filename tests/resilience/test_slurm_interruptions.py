@@ -240,6 +240,7 @@ def ended_chain(run: RunDirectory, cluster) -> dict[str, str]:
     return {submission.job_id: cluster.job_state(submission.job_id) for submission in all_submissions(run)}
 
 
+@pytest.mark.soak
 @pytest.mark.slurm_quick("chain")
 def test_chain_continues_in_the_next_job_and_drops_the_last_one(
     submitted, in_slurm, events_of, undisturbed, hpc_yolo, tmp_path
