@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from spec_runs import NETWORKS
 from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.checkpoint import load_model
@@ -20,15 +21,15 @@ ROOT = Path(__file__).parents[2]
 LOCAL_PAIR = {"executor": "local", "tasks_per_node": 2}
 
 
-@pytest.mark.parametrize("model", ["yolov5n", "yolov5n-af"])
-def test_one_rank_and_two_ranks_have_equal_losses(model, write_spec, hpc_yolo, events_of):
+@pytest.mark.parametrize("head", NETWORKS)
+def test_one_rank_and_two_ranks_have_equal_losses(head, write_spec, hpc_yolo, events_of):
     """In double precision, since an untrained model doubles rounding errors at every step."""
     train = {"epochs": 2, "batch": 4, "sync_bn": True, "precision": "fp64", "val_every": 2}
     steps = []
     for num_tasks in (1, 2):
         name = f"ranks{num_tasks}"
         cluster = {"executor": "local", "tasks_per_node": num_tasks}
-        spec = write_spec(name, model=model, cluster=cluster, train=train)
+        spec = write_spec(name, model=str(NETWORKS[head]), cluster=cluster, train=train)
         hpc_yolo("submit", spec)
         assert events_of(name, AttemptStarted)[0].world_size == num_tasks
         steps.append([[*event.losses.values(), event.grad_norm] for event in events_of(name, StepLogged)])

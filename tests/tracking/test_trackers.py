@@ -15,7 +15,7 @@ from tracker_readers import READERS, environment_of_trackers
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 TRACKERS = sorted(READERS)
-SLOW, SOAK = {"mlflow", "trackio"}, pytest.mark.soak  # their import takes seconds
+HEAVY, SOAK = {"mlflow", "trackio"}, pytest.mark.soak  # their import takes seconds
 SLOW = ("mlflow", "wandb")  # to import and to open
 
 
@@ -38,7 +38,7 @@ def check_series(found, *, last=LAST_STEP):
     assert [loss for _, loss in found] == pytest.approx([loss_at(step) for step, _ in found])
 
 
-@pytest.mark.parametrize("to", [pytest.param(to, marks=SOAK if to in SLOW else ()) for to in TRACKERS])
+@pytest.mark.parametrize("to", [pytest.param(to, marks=SOAK if to in HEAVY else ()) for to in TRACKERS])
 def test_tracker_has_each_step_once(to, tmp_path, environ):
     """Of half a journal, then all of it, then once more where that is quick; the last step waits for the next."""
     run = make_run(tmp_path, "coco")
@@ -83,7 +83,7 @@ def kill_while_followed(run, to, environ, tmp_path, num_kills):
 
 
 # mlflow takes most of a minute: its first process makes the tables of the database.
-@pytest.mark.parametrize("to", [pytest.param(to, marks=SOAK if to in {*SLOW, "wandb"} else ()) for to in TRACKERS])
+@pytest.mark.parametrize("to", [pytest.param(to, marks=SOAK if to in {*HEAVY, "wandb"} else ()) for to in TRACKERS])
 def test_killed_follower_leaves_no_gap_and_no_duplicate(to, tmp_path, environ):
     run = make_run(tmp_path, "coco")
     kill_while_followed(run, to, environ, tmp_path, num_kills=2)

@@ -28,6 +28,8 @@ from hpc_yolo.sweeps.study import Outcome
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 STEPS_PER_EPOCH = 2
 TRIAL, RIVALS = "1-0001", ["1-0002", "1-0003", "1-0004"]
 ASHA = StopSpec(rule="asha", after=2, factor=2)
@@ -37,14 +39,6 @@ BETTER, WORSE = 0.9, -1.0  # than any fitness of the trial
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=4, num_val=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -41,20 +41,14 @@ from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 NUM_STEPS = 6  # two epochs of three
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_shapes_dataset(tmp_path_factory.mktemp("data") / "shapes", num_train=6, num_val=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def next_attempt(

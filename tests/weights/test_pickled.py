@@ -305,6 +305,7 @@ def test_handwritten_model_with_valid_tensor_is_read(tmp_path):
         read_model_file(path)
 
 
+@pytest.mark.no_cover  # a million instructions
 @pytest.mark.parametrize(
     ("content", "message"),
     [
