@@ -29,8 +29,8 @@ KINDS = ("shapes", "glyphs")
     type=click.Choice(KINDS),
     default="shapes",
     show_default=True,
-    help="shapes: large and easy, 4 classes, told apart by form and colour. glyphs: small letters and digits of 8 to "
-    "40 pixels on textures, 8 classes, told apart by form alone; for small objects, train at the size of the images.",
+    help="shapes: large and easy, 4 classes that differ in form and colour. glyphs: small letters and digits of 8 to "
+    "40 pixels on textures, 8 classes that differ in form alone; for small objects, train at the size of the images.",
 )
 @click.option("--train", "num_train", default=240, show_default=True, help="Number of training images.")
 @click.option("--val", "num_val", default=80, show_default=True, help="Number of validation images.")
