@@ -59,6 +59,6 @@ def _listed_index(requested: str, process: ProcessInfo) -> int:
 def make_deterministic() -> None:
     """Prefer deterministic operations; one that has no deterministic form warns and runs."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's libraries start
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms() would import torch's compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

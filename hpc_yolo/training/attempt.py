@@ -19,7 +19,6 @@ import cv2
 import torch
 
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
-from hpc_yolo.core.collector import collector_paused
 from hpc_yolo.core.errors import CancelledError, LeaseError
 from hpc_yolo.core.exit_status import ExitStatus
 from hpc_yolo.data.run_inputs import require_dataset_of_node
@@ -148,8 +147,7 @@ def train(
         set_threads(world)
         if spec.train.deterministic:
             make_deterministic()
-        with collector_paused():  # torch's optimisers import its compiler
-            context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)
+        context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)
         gc.freeze()  # a full collection would visit 350,000 imported objects, 0.15 s in the middle of a step
         stop = StopRequest()
         stop.install()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hpc_yolo.spec.recipe import Hyperparameters
+from hpc_yolo.training.postponed_compiler import postpone_compiler
 
 NOMINAL_BATCH = 64
 MIN_WARMUP_STEPS = 100
@@ -99,6 +100,7 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 def build_optimizer(model: nn.Module, kind: str, schedule: Schedule) -> torch.optim.Optimizer:
     """Return the optimiser `kind` (SGD with Nesterov momentum, Adam or AdamW) over the three groups, biases first."""
+    postpone_compiler()
     biases, decayed, normalisation = parameter_groups(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
