@@ -2,20 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable
 KILLS ?= 500
 WORKERS ?= 4
 TESTS ?= tests
 
 # WORKERS: processes that the tests are divided over, each with a Slurm cluster of its own.
-.PHONY: demo test test-slurm bench-quick soak lint clean
+.PHONY: demo test test-slurm bench-quick soak packages lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hpc-yolo data synth datasets/shapes
 	$(BIN)/hpc-yolo submit configs/quickstart.yaml --local
 
-test: $(VENV)/.installed-for-tests
-	sh tests/helpers/install_packages.sh
-	$(MAKE) --no-print-directory lint
+test:
+	$(MAKE) --no-print-directory -j 2 packages lint
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/python tests/helpers/coverage_floors.py
 
@@ -28,9 +28,11 @@ test-slurm: $(VENV)/.installed-for-tests
 bench-quick: $(VENV)/.installed
 	$(BIN)/hpc-yolo bench all --quick
 
-soak: $(VENV)/.installed-for-tests
-	sh tests/helpers/install_packages.sh
+soak: $(VENV)/.installed-for-tests packages
 	KILLS=$(KILLS) $(BIN)/pytest -m 'soak or kills'
+
+packages:
+	sh tests/helpers/install_packages.sh
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
@@ -40,13 +42,14 @@ lint: $(VENV)/.installed-for-tests
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Python compiles the fifth of the files that is imported; pip would compile all.
 $(VENV)/.installed: setup.py pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP_INSTALL) .
 	touch $@
 
-$(VENV)/.installed-for-tests: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+$(VENV)/.installed-for-tests: setup.py pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) '.[test]'
+	touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache

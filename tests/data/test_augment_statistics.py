@@ -17,6 +17,8 @@ from hpc_yolo.data.sampler import SAMPLE_STREAM, generator
 from hpc_yolo.data.samples import TrainingSamples
 from hpc_yolo.spec.recipe import Hyperparameters
 
+pytestmark = pytest.mark.no_cover  # thousands of draws of the same lines
+
 NUM_DRAWS = 5000
 SIGMAS = 5
 HYP = Hyperparameters(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from spec_runs import NETWORKS
 
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptStarted
+from hpc_yolo.runs.events import AttemptStarted, StepLogged
 
 
 @pytest.mark.soak
-def test_local_run_is_followed_by_its_stages(write_spec, hpc_yolo, events_of, shapes, tmp_path):
+@pytest.mark.parametrize("head", NETWORKS)
+def test_local_run_is_followed_by_its_stages(head, write_spec, hpc_yolo, events_of, shapes, tmp_path):
     images = shapes.parent / "images" / "val"
     then = [
         {"val": {"split": "train", "weights": "last"}},
@@ -22,7 +24,8 @@ def test_local_run_is_followed_by_its_stages(write_spec, hpc_yolo, events_of, sh
         {"report": {}},
     ]
     cluster = {"executor": "local", "env": {"MARK": "from the spec"}}
-    spec = write_spec("stages", cluster=cluster, train={"epochs": 1}, then=then)
+    model = str(NETWORKS[head])
+    spec = write_spec("stages", model=model, cluster=cluster, train={"epochs": 1}, then=then)
     shown = hpc_yolo("submit", spec, "--dry-run").stdout
     assert "stage          export: after success, on this machine, since only Slurm has jobs\n" in shown
     done = hpc_yolo("submit", spec)
@@ -31,7 +34,8 @@ def test_local_run_is_followed_by_its_stages(write_spec, hpc_yolo, events_of, sh
     assert "hpc-yolo: stage shell: failed, exit code 1; its output is in stages/shell-local.log\n" in done.stdout
     assert (run.results / "val").is_dir() and "train" in run.stage_log("val", "local").read_text()
     assert len(list((run.results / "predict").glob("*.jpg"))) == len(list(images.iterdir()))
-    assert run.best.with_suffix(".torchscript").is_file() and run.report.is_file()
+    assert run.best.with_suffix(".torchscript").is_file()
+    assert all(name in run.report.read_text() for name in events_of("stages", StepLogged)[0].losses)
     again = hpc_yolo("submit", spec, check=False)
     assert (again.returncode, len(events_of("stages", AttemptStarted))) == (8, 1)
     (run.path / "repaired").touch()

@@ -74,7 +74,7 @@ def overlap(first, second):
 )
 def test_detections_equal_greedy_suppression(options, max_detections):
     """Whole coordinates and few scores, so that scores and overlaps often tie or equal the threshold."""
-    for seed in range(4):
+    for seed in range(2):
         random = torch.Generator().manual_seed(seed)
         rows = torch.zeros(90, 5 + 4)
         rows[:, :2] = torch.randint(5, 60, (90, 2), generator=random)

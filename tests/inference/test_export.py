@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from spec_runs import NETWORK
 
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
@@ -29,7 +30,7 @@ def written_weights(model, directory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return written_weights("yolov5n", tmp_path_factory.mktemp("weights"))
+    return written_weights(str(NETWORK), tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module", params=["yolov5n", "yolov5n-af"])
@@ -89,7 +90,7 @@ def test_torchscript_file_returns_output_of_model_and_has_metadata(file_of_each_
 
 
 def test_export_with_different_output_is_not_written(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "_run_torchscript", lambda content: lambda images: torch.full((1, 252, 7), 0.5))
+    monkeypatch.setattr(export_module, "_run_torchscript", lambda content: lambda images: torch.full((1, 240, 7), 0.5))
     with pytest.raises(CheckpointError, match="output of torchscript differs by"):
         export(build_detector(file), file.names, "torchscript", tmp_path / "n.torchscript", ExportOptions((64, 64)))
     assert list(tmp_path.iterdir()) == []
@@ -118,7 +119,7 @@ class Fourier(torch.nn.Module):
 @pytest.mark.parametrize("activation", ["ReLU", "LeakyReLU(0.1)", "Hardswish", "Mish", "GELU"])
 @pytest.mark.parametrize("opset", [12, 17, 20])
 def test_all_activations_are_exported(activation, opset, tmp_path):
-    config = load_config("yolov5n") | {"activation": activation, "width_multiple": 0.05}
+    config = load_config(str(NETWORK)) | {"activation": activation}
     model = build_from_config(config, 2, "own").eval()
     done = export(model, ["cat", "dog"], "onnx", tmp_path / "n.onnx", ExportOptions((64, 64), opset=opset))
     assert done.difference < 1e-4

@@ -172,7 +172,7 @@ def valid_specs(draw):
 
 
 @pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
-@settings(QUICK, max_examples=80)
+@settings(QUICK, max_examples=40)
 @given(spec=valid_specs())
 def test_any_spec_round_trips(layout, monkeypatch, loader, spec):
     monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml, loader))
