@@ -82,6 +82,7 @@ SWITCHES = (
     Flag(("--noval",), "train.val_every", value="0", help="Evaluate after the last epoch only."),
     Flag(("--nosave",), "checkpoint.every_epochs", value="0", help="Save only at a signal and at the end."),
     Flag(("--noautoanchor",), "train.autoanchor", value="false", help="Keep the anchors even if they do not fit."),
+    Flag(("--noplots",), "train.plots", value="false", help="Draw no charts and images after the training."),
 )
 # What flags set besides their own field, by parameter.
 FURTHER = {
@@ -90,7 +91,6 @@ FURTHER = {
 }
 # Flags of the guide that are accepted without an effect, and the reason that is printed.
 WITHOUT_EFFECT = {
-    "--noplots": "nothing is drawn during training",
     "--bucket": "runs are not uploaded",
     "--entity": "runs are not uploaded",
     "--upload-dataset": "datasets are not uploaded",

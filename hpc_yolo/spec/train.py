@@ -120,6 +120,11 @@ class TrainSpec(Section, frozen=True, kw_only=True):
     tensorboard: Annotated[
         bool, WHERE_IT_RUNS, Meta(description="Write TensorBoard event files too; needs the package tensorboard.")
     ] = False
+    plots: Annotated[
+        bool,
+        WHERE_IT_RUNS,
+        Meta(description="Draw charts and images into results/ after the training; false: write their numbers only."),
+    ] = True
     start_timeout_s: Annotated[
         Positive, WHERE_IT_RUNS, Meta(description="Seconds that ranks wait for each other at the start of an attempt.")
     ] = 600

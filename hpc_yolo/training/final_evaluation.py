@@ -22,6 +22,7 @@ from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.distributed.world import World
 from hpc_yolo.evaluation.confusion import CONF_THRESHOLD, ConfusionMatrix
 from hpc_yolo.evaluation.evaluator import Arrays, EvaluationResult, ImageResult, evaluate
+from hpc_yolo.plots.labels import label_statistics
 from hpc_yolo.plots.results import ClassResults, Results
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, ResultsWritten, WarningRaised
@@ -95,15 +96,19 @@ def write_results(final: FinalEvaluation) -> None:
     if not world.is_main:
         return
 
-    from hpc_yolo.training.final_plots import draw_evaluation, draw_training  # imports matplotlib: 0.3 s
-
     try:
         make_directory(run.results)
         confusions = sum((shard["confusions"] for shard in shards), start=np.zeros_like(shards[0]["confusions"]))
         found = results_of(context, result, confusions, epoch)
-        draw_training(context, run)
-        rows = np.concatenate([shard["rows"] for shard in shards])
-        draw_evaluation(context, run, found, confusions, rows, shown_images(context.validation.index.num_images))
+        indexes = context.training.index, context.validation.index
+        labels = label_statistics(context.names, context.train.imgsz, *indexes)
+        write_struct(run.labels, labels)
+        if context.train.plots:
+            from hpc_yolo.training.final_plots import draw_evaluation, draw_training  # imports matplotlib: 0.3 s
+
+            draw_training(context, run, labels)
+            rows = np.concatenate([shard["rows"] for shard in shards])
+            draw_evaluation(context, run, found, confusions, rows, shown_images(context.validation.index.num_images))
         write_struct(run.evaluation, found)  # last: where it exists, all exist
     except (OSError, HpcYoloError, cv2.error) as error:
         final.emit(WarningRaised(message=f"{run.results}: plots and images are not complete: {error}"))

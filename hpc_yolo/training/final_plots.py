@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hpc_yolo.core.files import write_struct
 from hpc_yolo.data.images import read_image
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
 from hpc_yolo.plots.figures import write_charts, write_confusion_chart, write_label_charts
 from hpc_yolo.plots.images import LabelledImage, write_mosaics, write_pairs
-from hpc_yolo.plots.labels import label_statistics
+from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results, results_charts
 from hpc_yolo.plots.training import training_charts
 from hpc_yolo.runs.directory import RunDirectory
@@ -23,13 +22,10 @@ NUM_MOSAICS = 8
 MAX_DRAWN_CLASSES = 100  # in a confusion matrix
 
 
-def draw_training(context: TrainingContext, run: RunDirectory) -> None:
+def draw_training(context: TrainingContext, run: RunDirectory, labels: LabelStatistics) -> None:
     """Draw curves, label statistics and the first training images."""
     write_charts(run.results / "curves.png", training_charts([(run.name, read_events(run.journal))]))
-    indexes = context.training.index, context.validation.index
-    statistics = label_statistics(context.names, context.train.imgsz, *indexes)
-    write_struct(run.labels, statistics)
-    write_label_charts(run.results / "labels.png", statistics)
+    write_label_charts(run.results / "labels.png", labels)
     mosaics = []
     for pixels, rows in context.training.samples(NUM_MOSAICS):
         height, width = pixels.shape[1:]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spec_runs import NETWORK
 from waiting import PATIENCE_S
 
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -19,7 +20,7 @@ from hpc_yolo.spec.load import load_resolved_spec, load_spec
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TASK = ("-m", "hpc_yolo", "train")
-SMALL = ("--img", 64, "--epochs", 1, "--workers", 0, "--cfg", "yolov5n.yaml", "--weights", "", "--device", "cpu")
+SMALL = ("--img", 64, "--epochs", 1, "--workers", 0, "--noplots", "--cfg", NETWORK, "--weights", "", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,10 @@ def free_port() -> int:
 
 def test_runs_on_one_device_have_numbered_names(train, tmp_path):
     """The second begins with the weights of the first, and so with its model."""
-    first = train("--data", "DATA", "--batch", 4, *SMALL)
+    first = train("--data", "DATA", "--batch", 4, *SMALL, "--cfg", "yolov5n.yaml")
     assert "epoch 1/1" in first.stdout and "run directory" in first.stdout
     best = tmp_path / "runs" / "train" / "exp" / "checkpoints" / "best.safetensors"
-    small = ("--img", 64, "--epochs", 1, "--workers", 0, "--device", "cpu", "--weights", best)
+    small = ("--img", 64, "--epochs", 1, "--workers", 0, "--noplots", "--device", "cpu", "--weights", best)
     train("--data", "DATA", "--batch-size", 4, "--multi-scale", "--cos-lr", "--noautoanchor", "--noval", *small)
     runs = tmp_path / "runs" / "train"
     assert sorted(path.name for path in runs.iterdir()) == ["exp", "exp2"]

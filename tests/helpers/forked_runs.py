@@ -22,11 +22,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch._inductor  # noqa: F401  (or each attempt would)
 from slurm_daemons import children_by_parent
 from spec_runs import NETWORKS
 
-import hpc_yolo.training.final_plots  # noqa: F401  (or each attempt would)
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.synth import write_shapes_dataset
@@ -65,7 +63,14 @@ class ForkedRun:
     """A run in its own directory, one attempt after the other."""
 
     def __init__(self, directory: Path, name: str, head: str = "anchors", **train: Any) -> None:
-        fields: dict[str, Any] = {"epochs": EPOCHS, "batch": 8, "imgsz": 64, "workers": 1, "val_every": 4}
+        fields: dict[str, Any] = {
+            "epochs": EPOCHS,
+            "batch": 8,
+            "imgsz": 64,
+            "workers": 1,
+            "val_every": 4,
+            "plots": False,
+        }
         spec = Spec(
             name=name,
             model=str(NETWORKS[head]),

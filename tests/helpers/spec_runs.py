@@ -32,7 +32,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
-    """Write a spec of two short epochs of a small network; keyword arguments replace single fields of its sections."""
+    """Write a spec of two short epochs of a small network; keyword arguments replace single fields of its sections.
+
+    Charts would take longer than the training, and are not drawn.
+    """
 
     def write(
         name: str, cluster: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **top: object
@@ -44,7 +47,7 @@ def write_spec(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
             "data": str(shapes),
             "output": str(tmp_path / "runs"),
             "cluster": {"gpus_per_node": 0, "cpus_per_task": 1, "time": "00:05:00"} | (cluster or {}),
-            "train": {"epochs": 2, "batch": 8, "imgsz": 64, "workers": 0} | (train or {}),
+            "train": {"epochs": 2, "batch": 8, "imgsz": 64, "workers": 0, "plots": False} | (train or {}),
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(spec | top))

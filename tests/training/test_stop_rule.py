@@ -28,7 +28,7 @@ from hpc_yolo.sweeps.study import Outcome
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_training")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS_PER_EPOCH = 2
 TRIAL, RIVALS = "1-0001", ["1-0002", "1-0003", "1-0004"]
@@ -76,7 +76,7 @@ def attempt(
     data: Path, sweep: Path, number: int = 1, epochs: int = 5, every_epochs: int = 1, **train: object
 ) -> Trainer:
     """Return the trainer of an attempt of the trial."""
-    fields = {"batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
+    fields = {"batch": 2, "imgsz": 64, "workers": 0, "plots": False, "hyp_overrides": {"warmup_bias_lr": 0.01}}
     spec = Spec(
         name=TRIAL,
         model="yolov5n",

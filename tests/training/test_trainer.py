@@ -41,7 +41,7 @@ from hpc_yolo.training import backward
 from hpc_yolo.training.build import build
 from hpc_yolo.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_training")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NUM_STEPS = 6  # two epochs of three
 
@@ -55,7 +55,8 @@ def next_attempt(
     data: Path, directory: Path, name: str, every_epochs: int = 1, model: str = str(NETWORK), **train: object
 ) -> Trainer:
     """Return the trainer of the next attempt of the run in `directory`."""
-    fields = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "hyp_overrides": {"warmup_bias_lr": 0.01}}
+    fields: dict[str, object] = {"epochs": 2, "batch": 2, "imgsz": 64, "workers": 0, "plots": False}
+    fields["hyp_overrides"] = {"warmup_bias_lr": 0.01}
     spec = Spec(
         name=name,
         model=model,
@@ -290,6 +291,15 @@ def test_resume_with_images_drawn_on_the_device_keeps_weights(attempt, tmp_path,
     assert attempt("stopped", **options) is None
     whole, resumed = (state_of(tmp_path / name) for name in ("whole", "stopped"))
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+
+
+@pytest.mark.parametrize("plots", [True, False])
+def test_numbers_of_the_finished_run_are_written_with_and_without_charts(attempt, tmp_path, plots):
+    assert attempt("whole", epochs=1, plots=plots) is None
+    run = RunDirectory(tmp_path / "whole")
+    charts = {"curves.png", "labels.png", "confusion_matrix.png", run.mosaics.name, run.pairs.name}
+    expected = {run.evaluation.name, run.labels.name} | (charts if plots else set())
+    assert {path.name for path in run.results.iterdir()} == expected
 
 
 def test_task_without_gpu_refuses_to_draw_images_on_it(trainer):
