@@ -115,7 +115,7 @@ setup(
             "pillow>=11.3",  # writes image files of kinds that OpenCV does not
             "hypothesis>=6.100",  # specs that nobody would write by hand
             "jsonschema>=4.20",  # checks the schema that editors use
-            "mypy>=1.11",
+            "mypy>=2.4",
             "ruff>=0.6",
             "types-PyYAML",
             "setuptools>=77",  # the wheel test builds with it
