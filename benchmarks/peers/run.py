@@ -51,8 +51,8 @@ ENVIRON = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabl
 class Comparison:
     """Runs the commands of trainers on the same data, in a directory of temporary files."""
 
-    def __init__(self, directory: Path, names: list[str]) -> None:
-        self.directory, self.names = directory, names
+    def __init__(self, directory: Path, names: list[str], batch: int) -> None:
+        self.directory, self.names, self.batch = directory, names, batch
         self.programs = {name: program_of(name, ROOT) for name in names}
         self.numbers = itertools.count(1)
         self.tiny = directory / "tiny.yaml"
@@ -86,7 +86,7 @@ class Comparison:
         trainer = TRAINERS[name]
         model = trainer.tiny if tiny else trainer.small
         output = self.directory / "runs" / f"{name}-{next(self.numbers)}"
-        return Task(data, str(self.tiny) if model == "TINY" else model, output, **options)
+        return Task(data, str(self.tiny) if model == "TINY" else model, output, batch=self.batch, **options)
 
     def train(self, name: str, task: Task) -> CommandTimes:
         """Train and return the times of the command."""
@@ -208,6 +208,7 @@ def main() -> None:
         "--trainers", default="hpc-yolo,yolov5", help=f"of {', '.join(TRAINERS)}; the first is compared"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16, help="images of a step")
     parser.add_argument("--directory", type=Path, help="keep data, runs and logs there")
     parser.add_argument("--remove", action="store_true", help="delete the environments")
     options = parser.parse_args()
@@ -217,7 +218,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.directory or Path(temporary)).resolve()
         directory.mkdir(parents=True, exist_ok=True)
-        comparison = Comparison(directory, options.trainers.split(","))
+        comparison = Comparison(directory, options.trainers.split(","), options.batch)
         print("; ".join(versions(name, ROOT) for name in comparison.names), flush=True)
         for name in MEASURED if options.what == "all" else [options.what]:
             MEASURED[name](comparison, options.rounds)

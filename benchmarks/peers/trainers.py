@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-BATCH = 16
-
 
 @dataclass(frozen=True)
 class Task:
@@ -24,6 +22,7 @@ class Task:
         workers: loader processes.
         in_memory: keep decoded images in memory.
         weights: of a validation.
+        batch: images of a step.
     """
 
     data: Path
@@ -34,6 +33,7 @@ class Task:
     workers: int = 1
     in_memory: bool = False
     weights: Path | None = None
+    batch: int = 16
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _ours_train(task: Task) -> list[str]:
     spec.write_text(
         f"name: {task.output.name}\nmodel: {task.model}\ndata: {task.data}\noutput: {task.output.parent}\n"
         f"cluster: {{executor: local, gpus_per_node: 0}}\n"
-        f"train: {{epochs: {task.epochs}, batch: {BATCH}, imgsz: {task.imgsz}, workers: {task.workers}, device: cpu, "
-        f"cache: {'ram' if task.in_memory else 'none'}, autoanchor: false, val_every: 0}}\n"
+        f"train: {{epochs: {task.epochs}, batch: {task.batch}, imgsz: {task.imgsz}, workers: {task.workers}, "
+        f"device: cpu, cache: {'ram' if task.in_memory else 'none'}, autoanchor: false, val_every: 0}}\n"
     )
     return ["submit", str(spec)]
 
@@ -75,7 +75,7 @@ def _ours_train(task: Task) -> list[str]:
 def _ours_validate(task: Task) -> list[str]:
     return [
         *("val", "--weights", str(task.weights), "--data", str(task.data), "--img", str(task.imgsz)),
-        *("--batch-size", str(BATCH), "--workers", str(task.workers), "--device", "cpu"),
+        *("--batch-size", str(task.batch), "--workers", str(task.workers), "--device", "cpu"),
         *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
     ]
 
@@ -83,7 +83,16 @@ def _ours_validate(task: Task) -> list[str]:
 def _yolov5_train(task: Task) -> list[str]:
     return [
         *("train", "--data", str(task.data), "--cfg", task.model, "--weights", "", "--img", str(task.imgsz)),
-        *("--epochs", str(task.epochs), "--batch-size", str(BATCH), "--workers", str(task.workers), "--device", "cpu"),
+        *(
+            "--epochs",
+            str(task.epochs),
+            "--batch-size",
+            str(task.batch),
+            "--workers",
+            str(task.workers),
+            "--device",
+            "cpu",
+        ),
         *("--noplots", "--noautoanchor", *(["--cache", "ram"] if task.in_memory else [])),
         *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
     ]
@@ -91,7 +100,7 @@ def _yolov5_train(task: Task) -> list[str]:
 
 def _yolov5_validate(task: Task) -> list[str]:
     return [
-        *("val", f"--data={task.data}", f"--weights={task.weights}", f"--img={task.imgsz}", f"--batch={BATCH}"),
+        *("val", f"--data={task.data}", f"--weights={task.weights}", f"--img={task.imgsz}", f"--batch={task.batch}"),
         *(f"--workers={task.workers}", "--device=cpu", f"--project={task.output.parent}", f"--name={task.output.name}"),
         "--exist_ok=True",
     ]
@@ -99,7 +108,7 @@ def _yolov5_validate(task: Task) -> list[str]:
 
 def _ultralytics(mode: str, task: Task) -> list[str]:
     return [
-        *("detect", mode, f"data={task.data}", f"imgsz={task.imgsz}", f"batch={BATCH}", f"workers={task.workers}"),
+        *("detect", mode, f"data={task.data}", f"imgsz={task.imgsz}", f"batch={task.batch}", f"workers={task.workers}"),
         *("device=cpu", "plots=False", f"project={task.output.parent}", f"name={task.output.name}", "exist_ok=True"),
     ]
 
@@ -115,7 +124,7 @@ def _ultralytics_train(task: Task) -> list[str]:
 def _libreyolo_train(task: Task) -> list[str]:
     return [
         *("train", "--data", str(task.data), "--model", task.model, "--no-pretrained", "--epochs", str(task.epochs)),
-        *("--batch", str(BATCH), "--imgsz", str(task.imgsz), "--workers", str(task.workers), "--device", "cpu"),
+        *("--batch", str(task.batch), "--imgsz", str(task.imgsz), "--workers", str(task.workers), "--device", "cpu"),
         *("--no-val", "--no-amp", "--mixup", "0", "--degrees", "0", "--shear", "0", "--no-aug-epochs", "0"),
         *("--warmup-epochs", "0", "--cache", "ram" if task.in_memory else "false"),
         *("--project", str(task.output.parent), "--name", task.output.name, "--exist-ok"),
@@ -124,7 +133,7 @@ def _libreyolo_train(task: Task) -> list[str]:
 
 def _libreyolo_validate(task: Task) -> list[str]:
     return [
-        *("val", "--data", str(task.data), "--model", str(task.weights), "--batch", str(BATCH)),
+        *("val", "--data", str(task.data), "--model", str(task.weights), "--batch", str(task.batch)),
         *("--imgsz", str(task.imgsz), "--workers", str(task.workers), "--device", "cpu"),
     ]
 

@@ -20,6 +20,7 @@ from hpc_yolo.spec.recipe import Hyperparameters
 pytestmark = pytest.mark.no_cover  # thousands of draws of the same lines
 
 NUM_DRAWS = 5000
+NUM_SAMPLES = 2000  # each takes as long as hundreds of draws
 SIGMAS = 5
 HYP = Hyperparameters(
     scale=0.5, translate=0.1, degrees=10, shear=2, perspective=0.001, hsv_h=0.015, hsv_s=0.7, hsv_v=0.4
@@ -115,7 +116,7 @@ def make_samples(monkeypatch):
 
 def test_mosaic_partners_are_uniform_over_the_set_with_reslotment(make_samples):
     """Three of four members: each image 1 / n of them; the image itself in each of the four slots equally often."""
-    num_images, num_mosaics, own = 12, 4000, 5
+    num_images, num_mosaics, own = 12, NUM_SAMPLES, 5
     samples, asked = make_samples(flat_index(num_images, 16, []), 16)
     for epoch in range(num_mosaics):
         samples.sample(epoch, own)
@@ -131,7 +132,7 @@ def test_mosaic_partners_are_uniform_over_the_set_with_reslotment(make_samples):
 
 def test_blends_have_the_published_ratio_and_partners_from_the_whole_set(make_samples, monkeypatch):
     """Beta(32, 32): mean 1/2, variance 1 / (4 x 65); its fourth central moment is 3 / (16 x 65 x 67)."""
-    num_images, num_samples, fraction = 8, 5000, 0.6
+    num_images, num_samples, fraction = 8, NUM_SAMPLES, 0.6
     samples, asked = make_samples(flat_index(num_images, 16, []), 16, mixup=fraction)
     ratios: list[float] = []
     monkeypatch.setattr(colours, "blend_into", lambda _first, _second, ratio: ratios.append(ratio))
@@ -154,10 +155,10 @@ def test_changes_are_as_frequent_as_their_probability(make_samples, monkeypatch,
     samples, asked = make_samples(flat_index(8, 16, []), 16, **{"mosaic": 0, field: probability})
     flips: list[dict[str, bool]] = []
     monkeypatch.setattr(augment, "flip_labels", lambda labels, **options: flips.append(options) or labels)
-    for epoch in range(NUM_DRAWS):
+    for epoch in range(NUM_SAMPLES):
         samples.sample(epoch, 0)
-    count = (len(asked) - NUM_DRAWS) // 3 if watched == "mosaic" else sum(options[watched] for options in flips)
-    assert_fraction(count, NUM_DRAWS, probability)
+    count = (len(asked) - NUM_SAMPLES) // 3 if watched == "mosaic" else sum(options[watched] for options in flips)
+    assert_fraction(count, NUM_SAMPLES, probability)
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.5])
@@ -173,12 +174,12 @@ def test_mosaic_has_the_expected_number_of_small_objects(make_samples, limit):
     imgsz, side = 160, 12
     box = [0, 0.5, 0.5, side / imgsz, side / imgsz]
     samples, _ = make_samples(flat_index(1, imgsz, [box]), imgsz, scale=limit, translate=0)
-    counts = np.array([len(samples.sample(epoch, 0)[1]) for epoch in range(NUM_DRAWS)])
+    counts = np.array([len(samples.sample(epoch, 0)[1]) for epoch in range(NUM_SAMPLES)])
     a, big_a, b = limit, 1 - 4 / imgsz, side / imgsz
     mean_inverse = math.log((1 + a) / (1 - a)) / (2 * a) if a else 1.0
     expected = big_a**2 / (1 - a**2) + 2 * big_a * b * mean_inverse + b**2
     corners = 4 * b**2  # boxes seen by a corner only may be less than a tenth
-    assert counts.mean() == pytest.approx(expected, abs=SIGMAS * counts.std() / math.sqrt(NUM_DRAWS) + corners)
+    assert counts.mean() == pytest.approx(expected, abs=SIGMAS * counts.std() / math.sqrt(NUM_SAMPLES) + corners)
 
 
 def test_objects_move_uniformly_within_the_translation_limit(make_samples):
@@ -187,8 +188,8 @@ def test_objects_move_uniformly_within_the_translation_limit(make_samples):
     samples, _ = make_samples(
         flat_index(1, imgsz, [[0, 0.5, 0.5, 0.1, 0.1]]), imgsz, mosaic=0, translate=limit, scale=0, fliplr=0
     )
-    labels = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_DRAWS)])
-    assert len(labels) == NUM_DRAWS
+    labels = np.concatenate([samples.sample(epoch, 0)[1] for epoch in range(NUM_SAMPLES)])
+    assert len(labels) == NUM_SAMPLES
     for values in labels[:, 1:3].T:
         to_a_pixel = 0.5 / imgsz + 1e-6
         assert_uniform(values.astype(np.float64), 0.5 - limit - to_a_pixel, 0.5 + limit + to_a_pixel)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from loopback_servers import WebServer, serving
 from spec_runs import SLOW_MODEL
 from tensor_digest import digest
 from waiting import wait_until
@@ -41,6 +42,11 @@ def is_in_training(run):
     return newest is not None and newest.ended is None and bool(steps) and steps[-1].attempt == newest.number
 
 
+def messages_of(name, server):
+    """Return the facts of the messages about the run or sweep `name`."""
+    return [facts for _, facts in server.posts if facts["name"] == name]
+
+
 def digest_alone(sweep, trial, hpc_yolo, tmp_path):
     """Train the spec of `trial` by itself on this machine; return the digest of what it has learned."""
     spec = tmp_path / f"alone-{trial.name}.yaml"
@@ -49,10 +55,10 @@ def digest_alone(sweep, trial, hpc_yolo, tmp_path):
     return digest(RunDirectory(tmp_path / "alone" / trial.name))
 
 
-def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, num_compared, **values):
+def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, num_compared, notify=None, **values):
     """Submit a sweep, preempt its first trial and kill a rank of the second; check that all end as if alone."""
-    spec = write_spec("lr", CLUSTER, TRAIN, checkpoint=CHECKPOINT, sweep=values | {"limit": 3}, model=SLOW_MODEL)
-    hpc_yolo("submit", spec)
+    top = {"checkpoint": CHECKPOINT, "notify": notify, "model": SLOW_MODEL}
+    hpc_yolo("submit", write_spec("lr", CLUSTER, TRAIN, sweep=values | {"limit": 3}, **top))
     sweep = sweep_at(tmp_path, "lr")
     trials = [sweep.trial(trial.name) for trial in sweep.trials()]
     (array,) = sweep.arrays()
@@ -72,7 +78,13 @@ def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, num_compared,
 
 
 def test_interrupted_trials_of_an_array_end_as_if_alone(in_slurm, write_spec, hpc_yolo, tmp_path):
-    sweep = run_interrupted_sweep(in_slurm, write_spec, hpc_yolo, tmp_path, num_compared=1, seeds=2)
+    server = WebServer()
+    with serving(server):
+        notify = {"webhook": f"{server.address}/hook"}
+        sweep = run_interrupted_sweep(in_slurm, write_spec, hpc_yolo, tmp_path, num_compared=1, notify=notify, seeds=2)
+        wait_until(lambda: messages_of("lr", server), "the message about the sweep")
+    (message,) = messages_of("lr", server)
+    assert (message["event"], message["trials"], message["trials_failed"]) == ("finished", 2, 0)
     rows = json.loads(hpc_yolo("sweep", "table", sweep.path, "--json").stdout)
     assert {row["state"] for row in rows} == {"done"}
     spec = tmp_path / "lr.yaml"
