@@ -55,8 +55,8 @@ setup(
         "hpc_yolo.slurm": files_below("slurm"),
     },
     install_requires=[
-        "torch>=2.6",  # training; 2.6 is the first whose tensors-only loading can be trusted
-        "torchvision>=0.21",  # non-maximum suppression as one kernel
+        "torch>=2.8",  # training; 2.8 is the first whose stores ranks can connect to a second time
+        "torchvision>=0.23",  # non-maximum suppression as one kernel
         "numpy>=1.24",  # labels, metrics, counter-based random numbers
         "opencv-python>=4.8",  # decoding, resizing and warping images; 5 and newer write names in any script on them
         "matplotlib>=3.8",  # charts as PNG and SVG; its font DejaVu Sans, for names on images

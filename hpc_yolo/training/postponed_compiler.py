@@ -87,8 +87,8 @@ def _import_compiler() -> ModuleType:
     return importlib.import_module(COMPILER)
 
 
-def _not_compiled(function: Callable[..., object], *_args: object, **_kwargs: object) -> Callable[..., object]:
-    return function
+def _not_compiled(function: Callable[..., Any] | None = None, *_args: object, **_options: object) -> Callable[..., Any]:
+    return _not_compiled if function is None else function  # `disable(recursive=False)` is a decorator
 
 
 def _nothing() -> None:

@@ -33,6 +33,7 @@ for use in json.loads(sys.argv[1]):  # each in a process in which the compiler i
 """
 # Ways in which libraries come to the compiler after a training, each with what then holds.
 USES = [
+    "assert torch._dynamo.disable(recursive=False)(abs)(-1) == torch._dynamo.disable(abs)(-1) == 1",
     "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)) == 2",
     "assert torch._dynamo.config.verbose is not None",
     "assert torch._dynamo.utils.counters is not None",
