@@ -1,11 +1,12 @@
 """Measure the status screen over many runs: time to the first frame, cost of an open screen.
 
-    python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30]
+    python benchmarks/status.py [--runs 1000] [--events 10000] [--seconds 30] [--sweep]
     python benchmarks/status.py --screens 20 --seconds 60    # on a private Slurm: how often it is queried
 
 `hpc-yolo bench status` measures reading, refreshing and drawing alone. The runs are written to a temporary directory
 (about 300 bytes per event). `first`: from the start of the command in a terminal of 200 x 50 to its first row. `open`:
-every quarter of a second four runs log a step; the fraction of a core and the memory that the process uses.
+every quarter of a second four runs log a step; the fraction of a core and the memory that the process uses. With
+`--sweep` the runs are the trials of one sweep, which is one row.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ import termios
 import time
 from pathlib import Path
 
-from hpc_yolo.bench.status import COLUMNS, ROWS, step_line, write_runs
+from hpc_yolo.bench.status import COLUMNS, ROWS, RUN_NAME, step_line, write_runs
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
+from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 
 TURN_S = 0.25
 TURN_RUNS = 4
+SWEEP = "all-trials"
+TRIAL_NAME = SWEEP + "/1-{:04}"
 
 
 def open_screen(root: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -62,12 +66,21 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -> None:
-    """Print the time to the first row, and the cost of a screen that is open for `seconds`."""
+def write_sweep(directory: Path, num_trials: int) -> None:
+    """Make the runs in `directory` the trials of a sweep."""
+    sweep = SweepDirectory(directory)
+    numbers = range(num_trials)
+    sweep.write_trials([TrialRecord(f"1-{number:04}", {"train.seed": number}, str(number)) for number in numbers])
+    sweep.spec.write_text(f"name: {sweep.name}\n")
+
+
+def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float, name: str) -> None:
+    """Print the time to the first row, and the cost of a screen that is open for `seconds`; `name` is that of runs."""
     began_s = time.monotonic()
     screen, master = open_screen(root)
     received = b""
-    while b"run-0" not in received:
+    first_text = name.partition("/")[0].partition("{")[0].encode()
+    while first_text not in received:
         received += os.read(master, 1 << 16)
     print(f"first: {time.monotonic() - began_s:.2f} s (limit 0.8)")
     while b"being read" in (latest := read_for(master, 3.0)) or not latest:
@@ -78,7 +91,7 @@ def measure_screen(root: Path, num_runs: int, num_events: int, seconds: float) -
     while time.monotonic() < began_s + seconds:
         turn += 1
         for number in range(TURN_RUNS):
-            path = root / f"run-{(turn * TURN_RUNS + number) % num_runs:04}" / "journal.jsonl"
+            path = root / name.format((turn * TURN_RUNS + number) % num_runs) / "journal.jsonl"
             with path.open("a") as file:
                 file.write(step_line(num_events + turn))
         num_bytes += len(read_for(master, TURN_S))
@@ -134,6 +147,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--sweep", action="store_true", help="the runs are trials of one sweep")
     parser.add_argument("--screens", type=int, default=0, help="only count the queries to Slurm")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -141,8 +155,11 @@ def main() -> None:
         if given.screens:
             measure_queries(root, given.screens, given.seconds)
         else:
-            write_runs(root, given.runs, given.events)
-            measure_screen(root, given.runs, given.events, given.seconds)
+            name = TRIAL_NAME if given.sweep else RUN_NAME
+            write_runs(root, given.runs, given.events, name)
+            if given.sweep:
+                write_sweep(root / SWEEP, given.runs)
+            measure_screen(root, given.runs, given.events, given.seconds, name)
 
 
 if __name__ == "__main__":

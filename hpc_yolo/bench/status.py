@@ -19,6 +19,7 @@ from hpc_yolo.runs.directory import RunDirectory, find_runs
 COLUMNS, ROWS = 200, 50
 EVENTS, REFRESHES, FRAMES = 200, 5, 20
 PARSED = 20_000
+RUN_NAME = "run-{:04}"
 START: dict[str, Any] = {
     **{"event": "attempt_started", "attempt": 1, "format_version": 2, "job_id": None, "launcher": "single"},
     **{"device": "cpu", "precision": "float32", "world_size": 1, "num_nodes": 1, "batch": 16, "epochs": 100},
@@ -65,11 +66,11 @@ def step_line(number: int) -> str:
     return json.dumps(STEP | {"time": time.time(), "step": number}) + "\n"
 
 
-def write_runs(root: Path, num_runs: int, num_events: int) -> None:
-    """Write runs of `num_events` events each below `root`."""
+def write_runs(root: Path, num_runs: int, num_events: int, name: str = RUN_NAME) -> None:
+    """Write runs of `num_events` events each below `root`; `name` is formatted with the number of each."""
     lines = json.dumps(START | {"time": time.time()}) + "\n" + "".join(map(step_line, range(1, num_events)))
     for number in range(num_runs):
-        run = RunDirectory(root / f"run-{number:04}")
+        run = RunDirectory(root / name.format(number))
         run.create()
         run.spec.write_text("name: run\n")
         run.journal.write_text(lines)
