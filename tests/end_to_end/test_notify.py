@@ -134,6 +134,7 @@ def test_preempted_run_sends_nothing_at_the_requeue_and_one_message_at_its_end(
         # Slurm 24.11 shows a job as PREEMPTED that was preempted and has completed since.
         wait_until(lambda: not in_slurm.run("squeue", "--noheader").strip(), "the job to leave the queue")
     log = (run.jobs / f"{submission.job_id}.log").read_text()
+    assert in_slurm.job_state(submission.job_id) in ("COMPLETED", "PREEMPTED"), log
     assert [event.cause for event in events_of("told", AttemptEnded)] == [Cause.PREEMPTED, Cause.FINISHED]
     ((path, facts),) = web.posts
     assert (path, facts["event"], facts["attempts"], facts["epochs_done"]) == (SECRET, "finished", 2, 5)

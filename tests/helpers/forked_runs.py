@@ -3,7 +3,7 @@
     python forked_runs.py DIRECTORY NUM_KILLS
     python forked_runs.py DIRECTORY disk       # DIRECTORY is a small disk that is filled
 
-torch is imported once, and what ranks import later too, so that an attempt takes a second. Every run is a directory
+torch is imported once, so that an attempt takes a second. Every run is a directory
 below DIRECTORY; its `attempts.json` lists what was done to each attempt and how its ranks ended.
 """
 
