@@ -76,6 +76,10 @@ setup(
             "onnx>=1.15",  # writes what was traced, with the names of classes
             "onnxruntime>=1.17",  # runs it, to compare
         ],
+        "squashfs": [
+            "lz4>=4.0",  # with zstandard: images of data that are compressed in other ways than gzip and xz
+            "zstandard>=0.18",
+        ],
         "coco": [
             "pycocotools>=2.0.7",  # the official COCO numbers, by COCO's own code
         ],
@@ -106,6 +110,8 @@ setup(
             "tensorboard>=2.14",
             "onnx>=1.15",
             "onnxruntime>=1.17",
+            "lz4>=4.0",
+            "zstandard>=0.18",
             "pycocotools>=2.0.7",  # our own metric is held to it
             "globox>=2.5",  # reads what is converted; so does supervision, where it is installed
             "pytest>=8.0",

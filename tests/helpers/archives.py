@@ -11,6 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from hpc_yolo.core.errors import DataError
+from hpc_yolo.data.archives.archive import Archive
+from hpc_yolo.data.contents import read_content
+
 
 def tar_of(directory: Path, archive: Path, prefix: str = "") -> Path:
     """Write a tar of all files below `directory`, with `prefix` in front of their names."""
@@ -71,3 +77,13 @@ def raw_zip(archive: Path, entries: Iterable[dict[str, Any]], *, number: int | N
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, number, number, len(directory), len(body), len(tail))
     archive.write_bytes(body + directory + end + tail)
     return archive
+
+
+def assert_refused(path: Path, message: str) -> None:
+    """Check that opening the archive says `message`, and that reading any of its members does too."""
+    with pytest.raises(DataError) as raised:
+        Archive(path)
+    assert raised.value.message.startswith(f"{path}: ") and message in raised.value.message
+    assert "\n" not in raised.value.message and raised.value.hint
+    with pytest.raises(DataError):
+        read_content(f"{path}/good.jpg")

@@ -7,29 +7,33 @@ import errno
 import os
 import re
 import threading
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.members import Member, MemberTable
+from hpc_yolo.data.archives.squashfs import Squashfs, is_squashfs
 from hpc_yolo.data.archives.table_file import kept_table
 from hpc_yolo.data.archives.tar import BLOCK, is_tar, tar_members
 from hpc_yolo.data.archives.zip import is_zip, zip_content, zip_members
 from hpc_yolo.data.copies import readable_files
 
-SUFFIXES = (".tar", ".zip")
-PARTS = re.compile(r"\.(?:tar|zip)(?=/|$)", re.IGNORECASE)
-PLAIN = "only plain .tar and .zip files are read in place; unpack it, or pack the dataset with: hpc-yolo data pack"
-MOUNT = "mount it, and name a dataset YAML below the mount: mkdir $TMPDIR/data && squashfuse {} $TMPDIR/data"
-# First bytes of files that may be meant as an archive, what they are, and what to do.
+SUFFIXES = (".tar", ".zip", ".sqsh", ".sqfs", ".squashfs")
+PARTS = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=/|$)", re.IGNORECASE)
+PLAIN = (
+    "plain .tar and .zip files and squashfs images are read in place; unpack it, or pack the dataset with: "
+    "hpc-yolo data pack"
+)
+# First bytes of files that may be meant as an archive, and what they are.
 OTHERS = (
-    (b"\x1f\x8b", "compressed with gzip", PLAIN),
-    (b"BZh", "compressed with bzip2", PLAIN),
-    (b"\xfd7zXZ", "compressed with XZ", PLAIN),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", PLAIN),
-    (b"7z\xbc\xaf", "a 7-Zip archive", PLAIN),
-    (b"Rar!", "a RAR archive", PLAIN),
-    (b"hsqs", "a squashfs image", MOUNT),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"BZh", "compressed with bzip2"),
+    (b"\xfd7zXZ", "compressed with XZ"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"sqsh", "a squashfs image of another byte order"),
 )
 
 
@@ -46,14 +50,11 @@ class Archive:
         self.path, self.version = path, _version(path)
         self._file, self._copies = FileIO(str(path)), dict[str, FileIO | None]()
         start = os.pread(self._file.fileno(), BLOCK, 0)
-        self._is_zip = is_zip(start)
-        if not self._is_zip and not is_tar(start):
-            raise _not_an_archive(path, start)
-        read_members = zip_members if self._is_zip else tar_members
         try:
-            self.table = kept_table(path, lambda: MemberTable.of(read_members(self._file.fileno())))
+            self._content, members = self._reader(start)
+            self.table = kept_table(path, lambda: MemberTable.of(members()))
         except ValueError as error:
-            raise DataError(f"{path}: {error}", hint="archives with such members are not read; make it again") from None
+            raise DataError(f"{path}: {error}", hint="such an archive is not read; make it again") from None
 
     def find(self, name: str) -> Member:
         """Return the member `name`.
@@ -73,22 +74,36 @@ class Archive:
             OSError: there is none, or it cannot be read or is damaged.
         """
         member = self.find(name)
-        stored = self._read(member)
-        if not self._is_zip:
-            return stored
         try:
-            return zip_content(member, stored)
+            return self._content(member)
         except ValueError as error:
             raise OSError(errno.EIO, str(error)) from None
 
-    def _read(self, member: Member) -> bytes:
-        """Return the stored bytes of a member, from the copy of the archive on this node if that can be read."""
+    def _reader(self, start: bytes) -> tuple[Callable[[Member], bytes], Callable[[], Iterator[Member]]]:
+        """Return (what reads the content of a member, what lists the members) of an archive that begins so."""
+        if is_squashfs(start):
+            image = Squashfs(self._read)
+            return image.content, image.members
+        if is_zip(start):
+            return (lambda member: zip_content(member, self._stored(member))), lambda: zip_members(self._file.fileno())
+        if is_tar(start):
+            return self._stored, lambda: tar_members(self._file.fileno())
+        raise _not_an_archive(self.path, start)
+
+    def _stored(self, member: Member) -> bytes:
+        stored = self._read(member.stored, member.offset)
+        if len(stored) != member.stored:
+            raise OSError(errno.EIO, f"{self.path} is cut off")
+        return stored
+
+    def _read(self, size: int, offset: int) -> bytes:
+        """Return `size` bytes, fewer at the end, from the copy of the archive on this node if that can be read."""
+        stored = b""
         for path in readable_files(str(self.path)):
             file = self._file if path == str(self.path) else self._copy(path)
-            stored = b"" if file is None else os.pread(file.fileno(), member.stored, member.offset)
-            if file is not None and len(stored) == member.stored:
-                return stored
-        raise OSError(errno.EIO, f"{self.path} is cut off")
+            if file is not None and len(stored := os.pread(file.fileno(), size, offset)) == size:
+                break
+        return stored
 
     def _copy(self, path: str) -> FileIO | None:
         """Return the open copy `path`; None where there is none, which is tried once."""
@@ -132,10 +147,10 @@ def open_archive(path: Path) -> Archive | None:
     """
     with path.open("rb") as file:
         start = file.read(BLOCK)
-    if path.suffix.lower() not in SUFFIXES and not any(start.startswith(magic) for magic, _, _ in OTHERS):
-        if not is_zip(start) and not is_tar(start):
+    if path.suffix.lower() not in SUFFIXES and not any(start.startswith(magic) for magic, _ in OTHERS):
+        if not (is_zip(start) or is_tar(start) or is_squashfs(start)):
             return None
-        raise DataError(f"{path}: is an archive whose name does not end in .tar or .zip", hint="rename it")
+        raise DataError(f"{path}: is an archive whose name ends in none of {', '.join(SUFFIXES)}", hint="rename it")
     found = _opened.get(str(path))
     if found is not None and found.version != _version(path):
         del _opened[str(path)]
@@ -151,10 +166,9 @@ def _open(path: str) -> Archive:
 
 
 def _not_an_archive(path: Path, start: bytes) -> DataError:
-    for magic, what, hint in OTHERS:
-        if start.startswith(magic):
-            return DataError(f"{path}: is {what}", hint=hint.format(path))
-    return DataError(f"{path}: is neither a tar nor a zip, or its start is damaged", hint=PLAIN)
+    seen = next((what for magic, what in OTHERS if start.startswith(magic)), None)
+    what = seen or "neither a tar, a zip nor a squashfs image, or its start is damaged"
+    return DataError(f"{path}: is {what}", hint=PLAIN)
 
 
 def _version(path: Path) -> tuple[int, int, int]:

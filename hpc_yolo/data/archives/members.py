@@ -5,10 +5,11 @@ The table is a few flat arrays, so that forked loader workers share its pages.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
@@ -28,8 +29,9 @@ class Member(NamedTuple):
     """A file in an archive.
 
     Attributes:
-        offset: of its content in the archive, or of the header in front of it, in bytes.
-        stored: bytes that are read at `offset`.
+        offset: of its content in the archive, or of the header in front of it, in bytes; in a squashfs image the
+            reference of its inode.
+        stored: bytes that are read for it, at `offset` in a tar or zip.
         size: of its content in bytes.
         method: STORED or DEFLATED.
     """
@@ -135,6 +137,26 @@ def require_size(name: bytes, size: int, stored: int) -> None:
         raise ValueError(f"{shown} has {size} bytes; no image or list of a dataset is larger than {MAX_MEMBER_BYTES}")
     if size > CHECKED_BYTES and size > MAX_RATIO * stored:
         raise ValueError(f"{shown} would have {size} bytes, from {stored}: more than {MAX_RATIO} times as many")
+
+
+def link_target(name: bytes, target: bytes) -> bytes:
+    """Return the name of the member to which the symbolic link `name` leads; a path, if it leads out."""
+    if target.startswith(SLASH):
+        return target
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+
+
+def linked_members(files: Mapping[bytes, Member], links: Iterable[tuple[bytes, bytes]]) -> Iterator[Member]:
+    """Yield the members that are links, given as (name, name of a file of the archive).
+
+    Raises:
+        ValueError: one leads to no file of the archive.
+    """
+    for name, target in links:
+        if target not in files:
+            shown = name.decode(errors="replace")
+            raise ValueError(f"{shown} is a link to {target.decode(errors='replace')!r}, no file of the archive")
+        yield files[target]._replace(name=name)
 
 
 def _require_own_names(names: list[bytes]) -> None:

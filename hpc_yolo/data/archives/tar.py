@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hpc_yolo.data.archives.members import MAX_MEMBERS, Member, cleaned_name, require_size
+from hpc_yolo.data.archives.members import MAX_MEMBERS, Member, cleaned_name, link_target, linked_members, require_size
 
 BLOCK = 512
 WINDOW_BYTES = 8 * BLOCK  # read at once: small members, such as label files, follow each other within it
@@ -55,20 +54,14 @@ def tar_members(file: int) -> Iterator[Member]:
             member = Member(name, header.content, header.size, header.size)
             yield member
             files[name] = member
-    for name, target in links:
-        if target not in files:
-            shown = name.decode(errors="replace")
-            raise ValueError(f"{shown} is a link to {target.decode(errors='replace')!r}, no file of the archive")
-        yield files[target]._replace(name=name)
+    yield from linked_members(files, links)
 
 
 def _target(name: bytes, header: _Header) -> bytes:
     """Return the name of the member that a link leads to."""
     if header.kind == HARD_LINK:
         return cleaned_name(header.link)
-    if header.link.startswith(b"/"):
-        return header.link
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), header.link))
+    return link_target(name, header.link)
 
 
 def _headers(file: int) -> Iterator[_Header]:

@@ -8,7 +8,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from archives import raw_zip, tar_of, tar_with, zip_of, zip_with
+from archives import assert_refused, raw_zip, tar_of, tar_with, zip_of, zip_with
+from squashfs_images import raw_squashfs, squashfs_of
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import files
@@ -22,13 +23,15 @@ LONG = "long/" * 30 + "ä" * 60 + ".jpg"
 CONTENTS = {"a.jpg": b"one", "b/c.jpg": b"", "b/d e/f.jpg": os.urandom(3000), "b.jpg": b"x" * 512, LONG: b"far"}
 
 
-@pytest.fixture(params=["tar", "tar of ./", "GNU tar", "zip", "deflated zip"])
+@pytest.fixture(params=["tar", "tar of ./", "GNU tar", "zip", "deflated zip", "squashfs"])
 def archive(request, tmp_path):
     """An archive of `CONTENTS` of each kind."""
     for name, content in CONTENTS.items():
         path = tmp_path / "set" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    if request.param == "squashfs":
+        return squashfs_of(tmp_path / "set", tmp_path / "x.sqsh")
     if request.param == "GNU tar":
         with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as written:
             written.add(tmp_path / "set", ".")
@@ -116,17 +119,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, kind, name, message):
         tar_with(path, ("good.jpg", {}), (name, {}))
     else:
         raw_zip(path, [{"name": "good.jpg"}, {"name": name}])
-    refused(path, message)
-
-
-def refused(path, message):
-    """Check that opening the archive says `message`, and that reading any of its members does too."""
-    with pytest.raises(DataError) as raised:
-        Archive(path)
-    assert raised.value.message.startswith(f"{path}: ") and message in raised.value.message
-    assert "\n" not in raised.value.message and raised.value.hint
-    with pytest.raises(DataError):
-        read_content(f"{path}/good.jpg")
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +143,7 @@ def refused(path, message):
     ],
 )
 def test_hostile_tar_is_refused(tmp_path, fields, message):
-    refused(tar_with(tmp_path / "x.tar", ("good.jpg", {}), ("bad.jpg", fields)), message)
+    assert_refused(tar_with(tmp_path / "x.tar", ("good.jpg", {}), ("bad.jpg", fields)), message)
 
 
 def patched(path, offset, value):
@@ -173,14 +166,14 @@ def patched(path, offset, value):
 def test_tar_with_a_false_size_is_refused(tmp_path, size, message):
     path = tar_with(tmp_path / "x.tar", ("good.jpg", {}))
     patched(path, 124, size)
-    refused(path, message)
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize(("length", "message"), [(700, "it is cut off"), (2000, "it is cut off"), (100, "is neither")])
 def test_tar_that_is_cut_off_is_refused(tmp_path, length, message):
     path = tar_with(tmp_path / "x.tar", ("good.jpg", {}), ("b.jpg", {}))
     path.write_bytes(path.read_bytes()[:length])
-    refused(path, message)
+    assert_refused(path, message)
 
 
 def test_damaged_header_of_a_tar_is_refused(tmp_path):
@@ -188,7 +181,7 @@ def test_damaged_header_of_a_tar_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[1536] ^= 1
     path.write_bytes(content)
-    refused(path, "no header at byte 1536")
+    assert_refused(path, "no header at byte 1536")
 
 
 @pytest.mark.parametrize(
@@ -207,12 +200,12 @@ def test_damaged_header_of_a_tar_is_refused(tmp_path):
     ],
 )
 def test_hostile_zip_is_refused(tmp_path, entry, message):
-    refused(raw_zip(tmp_path / "x.zip", [{"name": "good.jpg"}, entry]), message)
+    assert_refused(raw_zip(tmp_path / "x.zip", [{"name": "good.jpg"}, entry]), message)
 
 
 @pytest.mark.parametrize(("mode", "kind"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "no regular file")])
 def test_zip_with_links_or_devices_is_refused(tmp_path, mode, kind):
-    refused(zip_with(tmp_path / "x.zip", "good.jpg", mode=mode | 0o644), f"good.jpg is {kind}")
+    assert_refused(zip_with(tmp_path / "x.zip", "good.jpg", mode=mode | 0o644), f"good.jpg is {kind}")
 
 
 @pytest.mark.parametrize(
@@ -220,13 +213,13 @@ def test_zip_with_links_or_devices_is_refused(tmp_path, mode, kind):
     [(1, "its directory has 2 entries, and 1 are written"), (3, "the directory at its end is missing")],
 )
 def test_zip_with_a_false_number_of_entries_is_refused(tmp_path, number, message):
-    refused(raw_zip(tmp_path / "x.zip", [{"name": "good.jpg"}, {"name": "b.jpg"}], number=number), message)
+    assert_refused(raw_zip(tmp_path / "x.zip", [{"name": "good.jpg"}, {"name": "b.jpg"}], number=number), message)
 
 
 def test_zip_that_is_cut_off_is_refused(tmp_path):
     path = zip_with(tmp_path / "x.zip", "good.jpg", "b.jpg")
     path.write_bytes(path.read_bytes()[:-30])
-    refused(path, "the directory at its end is missing")
+    assert_refused(path, "the directory at its end is missing")
 
 
 def test_large_zip_has_its_numbers_elsewhere(tmp_path, monkeypatch):
@@ -260,12 +253,13 @@ def test_damaged_member_of_a_zip_is_unreadable(stored, method, message):
 @pytest.mark.parametrize(
     ("name", "start", "message", "hint"),
     [
-        ("x.tar.gz", b"\x1f\x8b", "is compressed with gzip", "only plain"),
-        ("x.tar", b"\x1f\x8b", "is compressed with gzip", "only plain"),
-        ("x.sqsh", b"hsqs", "is a squashfs image", "squashfuse"),
+        ("x.tar.gz", b"\x1f\x8b", "is compressed with gzip", "unpack it"),
+        ("x.tar", b"\x1f\x8b", "is compressed with gzip", "unpack it"),
+        ("x.sqsh", b"sqsh", "is a squashfs image of another byte order", "data pack"),
         ("x.7z", b"7z\xbc\xaf", "is a 7-Zip archive", "data pack"),
-        ("x.zip", b"nothing", "is neither a tar nor a zip", "only plain"),
-        ("x.data", b"PK\3\4", "whose name does not end in .tar or .zip", "rename"),
+        ("x.zip", b"nothing", "is neither a tar, a zip nor a squashfs image", "plain .tar"),
+        ("x.data", b"PK\3\4", "whose name ends in none of .tar, .zip, .sqsh", "rename"),
+        ("x.img", b"hsqs", "whose name ends in none of .tar, .zip, .sqsh", "rename"),
     ],
 )
 def test_other_archives_are_refused_with_the_next_step(tmp_path, name, start, message, hint):
@@ -287,8 +281,10 @@ def test_table_lists_a_directory_beside_names_that_begin_alike():
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.data.archives.tar.MAX_MEMBERS", 1)
     monkeypatch.setattr("hpc_yolo.data.archives.zip.MAX_MEMBERS", 1)
-    refused(tar_with(tmp_path / "x.tar", ("good.jpg", {}), ("b.jpg", {})), "more than 1 members")
-    refused(zip_with(tmp_path / "x.zip", "good.jpg", "b.jpg"), "more than 1 members")
+    monkeypatch.setattr("hpc_yolo.data.archives.squashfs.MAX_MEMBERS", 1)
+    assert_refused(tar_with(tmp_path / "x.tar", ("good.jpg", {}), ("b.jpg", {})), "more than 1 members")
+    assert_refused(zip_with(tmp_path / "x.zip", "good.jpg", "b.jpg"), "more than 1 members")
+    assert_refused(raw_squashfs(tmp_path / "x.sqsh", {b"good.jpg": b"", b"b.jpg": b""}), "more than 1 members")
 
 
 def test_nothing_is_written_by_reading(archive, tmp_path):
@@ -326,6 +322,7 @@ def test_kept_table_serves_until_the_archive_changes(archive, kept, monkeypatch)
     first = Archive(archive)
     monkeypatch.setattr("hpc_yolo.data.archives.archive.tar_members", lambda _: pytest.fail("read again"))
     monkeypatch.setattr("hpc_yolo.data.archives.archive.zip_members", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("hpc_yolo.data.archives.squashfs.Squashfs.members", lambda _: pytest.fail("read again"))
     again = Archive(archive)
     assert list(again.table.below(b"")) == list(first.table.below(b""))
     assert {name: again.read(name) for name in CONTENTS} == CONTENTS

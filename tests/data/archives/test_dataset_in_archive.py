@@ -9,6 +9,7 @@ import pytest
 from archives import tar_of, tar_with, zip_of, zip_with
 from coco_sets import one, write_coco
 from packed_sets import pack, write_source
+from squashfs_images import squashfs_of
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.check.fix import require_fixable
@@ -35,12 +36,14 @@ def index_of(data, split="train", **options):
     return scan_split(load_dataset(data, **options), split, needs_labels=False)
 
 
-@pytest.fixture(params=["x.tar", "x.zip", "x.zip in a directory", "x.zip deflated"])
+@pytest.fixture(params=["x.tar", "x.zip", "x.zip in a directory", "x.zip deflated", "x.sqsh"])
 def archive(request, source, tmp_path):
     """An archive of `source`, of each kind."""
     name, _, how = request.param.partition(" ")
     if name == "x.tar":
         return tar_of(source.parent, tmp_path / name, "./")
+    if name == "x.sqsh":
+        return squashfs_of(source.parent, tmp_path / name)
     method = zipfile.ZIP_DEFLATED if how == "deflated" else zipfile.ZIP_STORED
     return zip_of(source.parent, tmp_path / name, "deep/set/" if "directory" in how else "", method=method)
 
@@ -75,7 +78,10 @@ def test_scan_is_kept_beside_the_archive_until_it_changes(source, archive, monke
         patch.setattr("hpc_yolo.data.scan._scan", lambda *_: pytest.fail("scanned again"))
         assert index_of(archive).paths == first.paths
     (source.parent / "labels" / "train" / "image 0.txt").write_text("1 0.5 0.5 0.1 0.1\n")
-    (zip_of if archive.suffix == ".zip" else tar_of)(source.parent, archive, inner(archive))
+    if archive.suffix == ".sqsh":
+        squashfs_of(source.parent, archive)
+    else:
+        (zip_of if archive.suffix == ".zip" else tar_of)(source.parent, archive, inner(archive))
     assert index_of(archive).labels[1][0][0] == 1
 
 
