@@ -27,7 +27,7 @@ from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.time_ledger import KINDS
 
 TEMPLATES = Path(__file__).parent / "templates"
-KIND_COLOURS = dict(zip(KINDS, (3, 4, 6, 2, 0, 5, 1), strict=True))
+KIND_COLOURS = dict(zip(KINDS, (3, 4, 8, 6, 2, 0, 5, 1), strict=True))
 MAX_MISTAKES = 12
 NOTHING = "–"
 

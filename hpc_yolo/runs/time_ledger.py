@@ -2,6 +2,7 @@
 
 - queue: submitted and not running: the scheduler's queue, and what Slurm needs between two attempts
 - startup: from the first process of an attempt to the first step: imports, images, model, connecting the ranks
+- staging: in it, copying the images to the nodes
 - data: the slowest rank waits for images
 - step: forward, backward, reduction, optimiser, and what overlaps with them
 - validation: evaluations, and the images of the last one
@@ -20,6 +21,7 @@ from hpc_yolo.runs.events import (
     AnyEvent,
     AttemptEnded,
     AttemptStarted,
+    DataStaging,
     EpochEnded,
     Evaluated,
     ResultsWritten,
@@ -27,7 +29,7 @@ from hpc_yolo.runs.events import (
     TrainingLeft,
 )
 
-KINDS = ("queue", "startup", "data", "step", "validation", "save", "lost")
+KINDS = ("queue", "startup", "staging", "data", "step", "validation", "save", "lost")
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,21 @@ class _Span:
         self.end = max((event.time for event in own), default=self.begin)
         if follower is None and self.attempt.ended is None and now is not None:
             self.end = max(self.end, now)
-        if self.started is None:
+        if self.started is not None:
+            self._add_startup(self.started.time, self.started.epoch)
+            _Divider(self, self.started).divide(own)
+        elif follower is None and self.attempt.ended is None and now is not None:
+            self._add_startup(self.end, 0)
+        else:
             self.pieces.append(_Piece("lost", self.end - self.begin, 0, 0))
-            return
-        self.pieces.append(_Piece("startup", max(self.started.time - self.begin, 0.0), self.started.epoch, 0))
-        _Divider(self, self.started).divide(own)
+
+    def _add_startup(self, until: float, epoch: int) -> None:
+        """Divide the time up to the first step."""
+        startup_s = max(until - self.begin, 0.0)
+        staged_s = max((event.seconds for event in self.events if isinstance(event, DataStaging)), default=0.0)
+        staged_s = min(staged_s, startup_s)
+        self.pieces.append(_Piece("staging", staged_s, epoch, 0))
+        self.pieces.append(_Piece("startup", startup_s - staged_s, epoch, 0))
 
     def lose_after(self, epoch: int, step: int) -> None:
         """Count as lost what was done after `step`: a later attempt begins there, in `epoch`."""

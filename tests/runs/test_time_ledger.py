@@ -7,6 +7,7 @@ from journal_events import started, stepped
 from hpc_yolo.runs.events import (
     AttemptEnded,
     CheckpointSaved,
+    DataStaging,
     EpochEnded,
     Evaluated,
     RankLocation,
@@ -56,6 +57,11 @@ def ended(time, step, attempt=1, outcome="stopped", requeued=True, epoch=0):
     return AttemptEnded(time=time, attempt=attempt, epoch=epoch, step=step, outcome=outcome, requeued=requeued)
 
 
+def staged(time, seconds, attempt=1, is_over=True):
+    sizes = {"num_nodes": 1, "done_bytes": 9, "total_bytes": 9, "copied_bytes": 9, "bytes_per_s": 1.0}
+    return DataStaging(time=time, attempt=attempt, stage="auto", seconds=seconds, is_over=is_over, **sizes)
+
+
 # A run whose every second is known: submitted at 100, two preemptions, one of them in an evaluation, and a lost node.
 WHOLE = [
     begun(140, process_started=130),
@@ -95,6 +101,7 @@ def test_every_second_of_an_eventful_run_has_its_kind():
         {
             "queue": 30 + 18 + 26 + 50,  # 100-130, 182-200, 214-240, 270-320
             "startup": 10 + 5 + 5 + 10,
+            "staging": 0,
             "data": 2,  # the slower rank's fifth of the ten seconds to step 10
             "step": 8 + 10 + 10 + 5 + 5 + 5 + 15,
             "validation": 5 + 5 + 5,
@@ -132,6 +139,12 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
             [10.0],
             {"queue": 5, "lost": 3},
         ),
+        # Images were copied to the node for four of the ten seconds before the first step.
+        (
+            [staged(14, 2, is_over=False), staged(16, 4), begun(20, process_started=10), steps(30, 10)],
+            [5.0],
+            {"queue": 5, "startup": 6, "staging": 4, "step": 10},
+        ),
         # An error: what had been trained counts as trained until it is done again, the rest is lost.
         ([begun(10), steps(20, 10), ended(24, 0, outcome="failed", requeued=False)], [], {"step": 10, "lost": 4}),
         # Ended for good at 20, submitted again at 1000: nobody waited in between.
@@ -147,11 +160,19 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
         # Numbers went bad at step 14, and all ranks went back to step 10.
         ([begun(10), steps(20, 10), steps(24, 14), steps(31, 12)], [], {"step": 10 + 1 + 7, "lost": 3}),
     ],
-    ids=["nothing", "by hand", "failed start", "error", "submitted again", "again by hand", "aside", "rolled back"],
+    ids=["nothing", "by hand", "failed start", "staged", "error", "submitted again", "again by hand", "aside", "rolled back"],
 )
 def test_ledger_of_other_journals(events, submitted, expected):
     found = {kind: seconds for kind, seconds in make_ledger(events, submitted).seconds.items() if seconds}
     assert found == pytest.approx(expected)
+
+
+def test_attempt_that_has_not_begun_to_train_is_starting():
+    """It may be alive and copying; only when it has ended without a step is its time lost."""
+    events = [staged(14, 3, is_over=False)]
+    seconds = make_ledger(events, [10.0], now=20).seconds
+    assert (seconds["staging"], seconds["startup"], seconds["lost"]) == (3, 3, 0)
+    assert make_ledger([*events, ended(20, 0, outcome="failed")], [10.0]).seconds["lost"] == 6
 
 
 def test_time_away_and_time_on_cpus_are_separate():
