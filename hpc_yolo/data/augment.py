@@ -26,7 +26,12 @@ MAX_ASPECT = 100
 MIN_AREA_FRACTION = 0.10
 MIN_AREA_FRACTION_OUTLINED = 0.01
 MIXUP_BETA = 32.0
-LEVELS = np.arange(256, dtype=np.float64)[:, None]
+NUM_HUES = 180  # of an 8-bit image of OpenCV
+LEVELS = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+# Up to this gain hues stay below 210, and OpenCV's conversion to RGB counts them modulo 180, within a level.
+MAX_COUNTED_HUE_GAIN = 1.15
+# Added before rounding to the nearest level, so that levels are cut off instead: exact but for 1 of 10,000 fractions.
+LEVEL_CUT_OFF = -0.4999
 
 
 @dataclass(frozen=True)
@@ -176,11 +181,17 @@ def draw_hsv_gains(random: np.random.Generator, hyp: Hyperparameters) -> npt.NDA
     return np.asarray(random.uniform(1 - limits, 1 + limits))
 
 
+def hsv_matrix(gains: npt.NDArray[np.float64]) -> Matrix:
+    """Return (3, 4), with which `cv2.transform` changes hue, saturation and value, to at most 255."""
+    return np.concatenate([np.diag(gains), np.full((3, 1), LEVEL_CUT_OFF)], axis=1)
+
+
 def hsv_tables(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Return look-up tables (256, 3) of hue (modulo 180), saturation and value (at most 255)."""
-    scaled = LEVELS * gains
-    tables = np.minimum(scaled, 255).astype(np.uint8)
-    tables[:, 0] = scaled[:, 0] % 180
+    """Return look-up tables (256, 3) of hue (modulo 180), saturation and value: what `hsv_matrix` makes of each level."""
+    tables: npt.NDArray[np.uint8] = np.asarray(cv2.transform(LEVELS, hsv_matrix(gains))[0], dtype=np.uint8)
+    num_hues = NUM_HUES if gains[0] <= MAX_COUNTED_HUE_GAIN else 0
+    tables[:num_hues, 0] %= NUM_HUES
+    tables[num_hues:, 0] = np.arange(num_hues, 256) * gains[0] % NUM_HUES
     return tables
 
 

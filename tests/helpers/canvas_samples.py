@@ -47,8 +47,8 @@ class CanvasSamples:
         boxes = augment.warp_boxes(boxes, matrix, warp.scale, output_wh, outlines)
         labels = augment.boxes_to_labels(boxes, *output_wh)
         if hyp.hsv_h or hyp.hsv_s or hyp.hsv_v:
-            tables = augment.hsv_tables(augment.draw_hsv_gains(random, hyp))[None]
-            changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), tables)
+            gains = augment.draw_hsv_gains(random, hyp)
+            changed = cv2.transform(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), augment.hsv_matrix(gains))
             pixels = cv2.cvtColor(changed, cv2.COLOR_HSV2BGR)
         up_down, left_right = random.random(2) < (hyp.flipud, hyp.fliplr)
         pixels = pixels[:: -1 if up_down else 1, :: -1 if left_right else 1]
