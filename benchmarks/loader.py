@@ -1,4 +1,4 @@
-"""Measure batches of training and validation images, in shared memory, per second of CPU time of one core.
+"""Measure batches of training and validation images per second of CPU time of one core.
 
 Each way is measured beside the one that it replaced, in alternating rounds: a whole mosaic canvas that is warped
 (`tests/helpers/canvas_samples.py`), and JPEGs decoded at their full size for validation. Mosaic at 640 px from JPEGs of
@@ -37,7 +37,6 @@ from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.sampler import WINDOW, windows
 from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.data.shared_memory import shared_bytes
 from hpc_yolo.data.source import ImageFiles, RecentImages
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.data.undrawn import Collector
@@ -49,6 +48,8 @@ IMGSZ = 640
 NUM_POINTS = 30
 LARGE_WH = 1920, 1080
 ROUNDS = 7
+
+BATCH_MEMORY = np.zeros(BATCH * IMGSZ * IMGSZ * 3, dtype=np.uint8)
 
 Ways = dict[str, Callable[[int], object]]  # one epoch of images, by name
 
@@ -137,7 +138,7 @@ def tile_epochs(
 
     def run(epoch: int) -> None:
         for start in range(0, NUM_IMAGES, BATCH):
-            for image, out in enumerate(shared_rows((IMGSZ, IMGSZ)), start):
+            for image, out in enumerate(rows_of_batch((IMGSZ, IMGSZ)), start):
                 samples.sample(epoch, image, out=out, partners=partners[image])
 
     return run
@@ -174,15 +175,15 @@ def validation_ways(index: ImageIndex) -> Ways:
 
     def framed(_epoch: int) -> None:
         for start in range(0, NUM_IMAGES, BATCH):
-            for image, out in enumerate(shared_rows(shape), start):
+            for image, out in enumerate(rows_of_batch(shape), start):
                 samples.sample(image, shape, out)
 
     return {"decoded whole": whole, "framed in place": framed}
 
 
-def shared_rows(shape: tuple[int, int]) -> np.ndarray:
-    """Return the memory of a batch (BATCH, *shape, 3) as a loader worker has it."""
-    return shared_bytes(BATCH * shape[0] * shape[1] * 3).view(BATCH, *shape, 3).numpy()
+def rows_of_batch(shape: tuple[int, int]) -> np.ndarray:
+    """Return the memory of a batch (BATCH, *shape, 3), which a loader worker uses again for others."""
+    return BATCH_MEMORY[: BATCH * shape[0] * shape[1] * 3].reshape(BATCH, *shape, 3)
 
 
 def with_ellipses(index: ImageIndex) -> ImageIndex:

@@ -149,6 +149,17 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
         return None
 
 
+def unnamed_memory_file(name: str) -> int:
+    """Return the descriptor of an empty file in memory that has no path; `name` is for /proc alone.
+
+    The kernel frees it when the last process that has it open ends or is killed. It takes no space in /dev/shm.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:  # not on Linux
+        return os.dup(file.fileno())
+
+
 def append_json_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one JSON object; see `append_line`."""
     append_line(path, json.dumps(record, separators=(",", ":"), allow_nan=False).encode())

@@ -187,7 +187,7 @@ def hsv_matrix(gains: npt.NDArray[np.float64]) -> Matrix:
 
 
 def hsv_tables(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Return look-up tables (256, 3) of hue (modulo 180), saturation and value: what `hsv_matrix` makes of each level."""
+    """Return tables (256, 3) of hue (modulo 180), saturation and value: what `hsv_matrix` makes of each level."""
     tables: npt.NDArray[np.uint8] = np.asarray(cv2.transform(LEVELS, hsv_matrix(gains))[0], dtype=np.uint8)
     num_hues = NUM_HUES if gains[0] <= MAX_COUNTED_HUE_GAIN else 0
     tables[:num_hues, 0] %= NUM_HUES

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hpc_yolo.data.batch_memory import batch_memory
 from hpc_yolo.data.labels import Labels
-from hpc_yolo.data.shared_memory import batch_memory
 
 # ((height, width) of the file, ((ratio_h, ratio_w) to the image in the batch, (left, top) padding in pixels)).
 ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
@@ -29,11 +29,6 @@ class TrainingBatch:
     images: torch.Tensor
     targets: torch.Tensor
     replaced: tuple[int, ...] = ()
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that a loader worker passes on in shared memory."""
-        return [self.images, self.targets]
 
     def pin_memory(self) -> TrainingBatch:
         """Return the batch in pinned memory; torch's loader calls this, so that the copy to a GPU can overlap."""
@@ -68,11 +63,7 @@ class ValidationBatch:
 
 
 def empty_images(num_images: int, shape: tuple[int, int]) -> torch.Tensor:
-    """Return images (n, 3, *shape) to be filled, channels last; in a loader worker in shared memory.
-
-    Raises:
-        LostProcessError: there is no space.
-    """
+    """Return images (n, 3, *shape) to be filled, channels last; in a loader worker in memory of its rank."""
     height, width = shape
     levels = batch_memory(num_images * height * width * 3)
     return levels.view(num_images, height, width, 3).permute(0, 3, 1, 2)

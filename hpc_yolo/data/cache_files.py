@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import secrets
-import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pathlib import Path
 import cv2
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.files import unnamed_memory_file
 from hpc_yolo.data.decoded import DecodedImages, SlotPlan
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.shared_memory import DIRECTORY
 from hpc_yolo.data.staging.directory import StagedCopy, private_directory, remove_unused
 from hpc_yolo.data.staging.room import is_in_memory, is_local
 from hpc_yolo.data.staging.where import JOB_VARIABLES
@@ -51,7 +50,7 @@ def new_memory_cache(plan: SlotPlan) -> DecodedImages:
     Raises:
         OSError: it cannot be made.
     """
-    descriptor = _unnamed_file()
+    descriptor = unnamed_memory_file("hpc-yolo-images")
     try:
         os.ftruncate(descriptor, plan.total_bytes)
         return DecodedImages(descriptor, plan)
@@ -131,14 +130,6 @@ def disk_cache(directory: Path, digest: str, plan: SlotPlan) -> DecodedImages:
         raise
     weakref.finalize(cache, lock.close)
     return cache
-
-
-def _unnamed_file() -> int:
-    """Return a file in memory that has no name; it does not need space in /dev/shm where the system can do without."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("hpc-yolo-images", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile(dir=DIRECTORY) as file:
-        return os.dup(file.fileno())
 
 
 def file_of(cache: DecodedImages) -> FileOfProcess:

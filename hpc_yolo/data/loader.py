@@ -13,16 +13,16 @@ from torch.utils.data import Dataset
 
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data.batch import TrainingBatch, ValidationBatch, empty_images, rows_of, stack_targets
+from hpc_yolo.data.batch_memory import BatchMemory
 from hpc_yolo.data.decoded import BYTES_PER_PIXEL, CachedImages, DecodedImages
 from hpc_yolo.data.images import Pixels
 from hpc_yolo.data.labels import ImageIndex, Labels
 from hpc_yolo.data.sampler import WINDOW, Indices, global_batch, rank_shard, rect_plan
 from hpc_yolo.data.samples import TrainingSamples, ValidationSamples
 from hpc_yolo.data.shards import Shard, ShardPlan, ShardQueue
-from hpc_yolo.data.shared_memory import Demand, demand_of, into_shared_memory
 from hpc_yolo.data.source import ImageFiles, ImageSource, RecentImages
 from hpc_yolo.data.undrawn import AnyTrainingBatch, Collector, UndrawnBatch, most_bytes
-from hpc_yolo.data.workers import raise_errors, worker_loader
+from hpc_yolo.data.workers import begin, raise_errors, worker_loader
 from hpc_yolo.spec.recipe import Hyperparameters
 
 VALIDATION_PAD = 0.5
@@ -43,7 +43,6 @@ class TrainingLoader:
         draws: draw the images; else batches are `UndrawnBatch`, for a device that draws them.
 
     Attributes:
-        loads_ahead: at the end of an epoch, the workers go on with the next one. Not by weight: it needs an evaluation.
         num_ready: batches that the workers had ready when the last one was asked for.
     """
 
@@ -79,28 +78,25 @@ class TrainingLoader:
             index, imgsz, batch, seed, rank, world_size, rects, by_weight, window_partners and not rect
         )
         self._steps_per_epoch = self._plan.steps_per_epoch
-        self._epochs, self._workers = epochs, workers
-        self.loads_ahead = not by_weight
+        self._epochs = epochs
+        # At the end of an epoch, the workers go on with the next one. Not by weight: it needs an evaluation.
+        self._loads_ahead = not by_weight
         self.num_ready = 0
         self._queue = ShardQueue(workers)
         collector = None if draws else Collector(hyp)
-        self._loader = worker_loader(_TrainingBatches(self._samples, self._queue, collector), self._queue, workers)
-        self._batches: Iterator[AnyTrainingBatch] = iter(())
-        self._position: tuple[int, int] | None = None  # epoch and step of the next of `_batches`
         shapes = rects[1] if rects else [(imgsz, imgsz)]
         if draws:
             image_bytes = max(height * width for height, width in shapes) * BYTES_PER_PIXEL
         else:
             image_bytes = max(most_bytes(shape, imgsz, hyp) for shape in shapes)
-        self._batch_bytes = -(-batch // world_size) * image_bytes
+        memory = BatchMemory(-(-batch // world_size) * image_bytes, workers)
+        batches = _TrainingBatches(self._samples, self._queue, collector)
+        self._loader = worker_loader(batches, self._queue, workers, memory)
+        self._batches: Iterator[AnyTrainingBatch] = iter(())
+        self._position: tuple[int, int] | None = None  # epoch and step of the next of `_batches`
 
     def __len__(self) -> int:
         return self._steps_per_epoch
-
-    def demand(self, *, loads_ahead: bool) -> Demand:
-        """Return the space in /dev/shm that the workers need."""
-        epochs_at_once = self._epochs if loads_ahead else 1
-        return demand_of(self._batch_bytes, self._steps_per_epoch * epochs_at_once, self._workers)
 
     def epoch(self, epoch: int, first_step: int = 0, class_maps: Sequence[float] = ()) -> Iterator[AnyTrainingBatch]:
         """Return the batches of `epoch` from `first_step` on; the workers begin with them, if they have not already.
@@ -110,12 +106,12 @@ class TrainingLoader:
 
         Raises:
             DataError: an image cannot be read any more.
-            LostProcessError: a worker has no shared memory for a batch.
+            TrainingError: the workers cannot start.
         """
-        if not self.loads_ahead or epoch >= self._epochs or self._position != (epoch, first_step):
-            epochs = range(epoch, max(self._epochs, epoch + 1) if self.loads_ahead else epoch + 1)
+        if not self._loads_ahead or epoch >= self._epochs or self._position != (epoch, first_step):
+            epochs = range(epoch, max(self._epochs, epoch + 1) if self._loads_ahead else epoch + 1)
             with self._queue.replaced(self._plan.shards(epochs, first_step, class_maps)):
-                self._batches = raise_errors(iter(self._loader))
+                self._batches = raise_errors(begin(self._loader))
         return self._epoch_batches(epoch, first_step)
 
     def _epoch_batches(self, epoch: int, first_step: int) -> Iterator[AnyTrainingBatch]:
@@ -184,11 +180,11 @@ class ValidationLoader:
                 mine.append((images, shape))
         source = _source(index, imgsz, cache, augment=False)
         samples = ValidationSamples(index, source, replaces=replaces_unreadable)
-        self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers)
+        sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
+        self._memory = BatchMemory(max(sizes, default=0), workers)
+        self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers, self._memory)
         self._has_workers = workers > 0
         self._begun: Iterator[Any] | None = None
-        sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
-        self.shared_demand = demand_of(max(sizes, default=0), len(mine), workers)
 
     def slots(self) -> Iterator[ValidationBatch | None]:
         """Yield for each group this rank's batch, or None if only other ranks have one; equally many on every rank."""
@@ -199,11 +195,16 @@ class ValidationLoader:
     def begin(self) -> None:
         """Let the workers begin with the first batches, so that they are ready when they are asked for."""
         if self._has_workers and self._begun is None:
-            self._begun = iter(self._loader)
+            self._begun = self._batches()
 
     def __iter__(self) -> Iterator[ValidationBatch]:
         begun, self._begun = self._begun, None
-        return raise_errors(iter(self._loader) if begun is None else begun)
+        yield from raise_errors(self._batches() if begun is None else begun)
+        self._memory.trim_when_free()
+
+    def _batches(self) -> Iterator[Any]:
+        self._memory.keep()
+        return begin(self._loader)
 
 
 def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augment: bool) -> ImageSource:
@@ -219,13 +220,11 @@ class _TrainingBatches(Dataset[AnyTrainingBatch | HpcYoloError]):
 
     def __getitem__(self, shard: Shard) -> AnyTrainingBatch | HpcYoloError:
         try:
-            batch = self._drawn(shard) if self._collector is None else self._undrawn(shard, self._collector)
-            into_shared_memory(batch.tensors)
+            return self._drawn(shard) if self._collector is None else self._undrawn(shard, self._collector)
         except HpcYoloError as error:
             return error
         finally:
             self._queue.count_made()
-        return batch
 
     def _drawn(self, shard: Shard) -> TrainingBatch:
         images = empty_images(len(shard.images), shard.shape)
@@ -255,11 +254,9 @@ class _ValidationBatches(Dataset[ValidationBatch | HpcYoloError]):
 
     def __getitem__(self, position: int) -> ValidationBatch | HpcYoloError:
         try:
-            batch = self._batch_at(position)
-            into_shared_memory([batch.images, batch.targets, batch.indices])
+            return self._batch_at(position)
         except HpcYoloError as error:
             return error
-        return batch
 
     def _batch_at(self, position: int) -> ValidationBatch:
         group, shape = self._groups[position]

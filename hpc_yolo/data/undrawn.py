@@ -16,12 +16,12 @@ import torch
 
 from hpc_yolo.data.augment import Matrix, hsv_tables
 from hpc_yolo.data.batch import TrainingBatch
+from hpc_yolo.data.batch_memory import batch_memory
 from hpc_yolo.data.batched_augment import COLUMNS, MAX_PARTS, Drawings, draw_images
 from hpc_yolo.data.drawing import Drawing
 from hpc_yolo.data.images import GREY, Pixels
 from hpc_yolo.data.labels import NO_LABELS
 from hpc_yolo.data.polygons import Outlines
-from hpc_yolo.data.shared_memory import batch_memory
 from hpc_yolo.data.tiles import Layer, Part, Span, Tile, draw_layer, plane_of
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -57,11 +57,6 @@ class UndrawnBatch:
     forms: tuple[Form, ...]
     targets: torch.Tensor
     replaced: tuple[int, ...] = ()
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that a loader worker passes on in shared memory."""
-        return [self.content, self.targets]
 
     def pin_memory(self) -> UndrawnBatch:
         """Return the batch in pinned memory; torch's loader calls this, so that the copy to a GPU can overlap."""
@@ -108,11 +103,7 @@ class Collector:
         self._rows.append(rows)
 
     def take(self) -> tuple[torch.Tensor, tuple[Form, ...]]:
-        """Return content and forms of an `UndrawnBatch` with all drawings since the last call; all of one shape.
-
-        Raises:
-            LostProcessError: there is no shared memory.
-        """
+        """Return content and forms of an `UndrawnBatch` with all drawings since the last call; all of one shape."""
         drawings = self._drawings
         rows = [of_image[0] for of_image in self._rows]
         rows += [row for of_image in self._rows for row in of_image[1:]]

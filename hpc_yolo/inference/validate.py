@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from hpc_yolo.core.text import distinct, shortened_name
 from hpc_yolo.data.coco_json import annotation_file
 from hpc_yolo.data.dataset_format import COCO
 from hpc_yolo.data.loader import ValidationLoader
-from hpc_yolo.data.shared_memory import RankRoom, require_room, shared_room
 from hpc_yolo.evaluation import coco
 from hpc_yolo.evaluation.coco_truth import Annotations
 from hpc_yolo.evaluation.confusion import ConfusionMatrix
@@ -124,7 +122,6 @@ def validate(
 
     Raises:
         DataError: an image cannot be read any more.
-        TrainingError: /dev/shm is too small for the loader workers.
     """
     keys = _keys(target, outputs)
     images = keys.image_ids
@@ -153,7 +150,7 @@ def validate(
 def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
     # At most one loader process per core; on a CPU, one core is left to the model.
     spare = len(os.sched_getaffinity(0)) - (target.device.type == "cpu")
-    loader = ValidationLoader(
+    return ValidationLoader(
         target.index,
         imgsz=imgsz,
         batch=batch,
@@ -163,8 +160,6 @@ def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square:
         world_size=1,
         workers=min(workers, spare),
     )
-    require_room([RankRoom(0, socket.gethostname(), loader.shared_demand, shared_room())])
-    return loader
 
 
 def _warm_up(target: EvalTarget, imgsz: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.resource_sharer
 import re
 import socket
 import sys
@@ -14,7 +13,6 @@ import torch
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import HpcYoloError, LeaseError, LostProcessError
-from hpc_yolo.data.shared_memory import HINT, explain_lost_worker
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
 
@@ -61,22 +59,11 @@ def exit_code(error: Exception) -> int:
 def explained(error: Exception) -> Exception:
     """Return `error`, or its cause if a loader process has died, which torch raises anywhere."""
     worker = LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
-    if worker is None and not was_handing_over(error):
+    if worker is None:
         return error
-    process = "a loader worker" if worker is None else f"a loader worker (process {worker['pids']})"
-    if (shared_memory := explain_lost_worker(error)) is not None:
-        return LostProcessError(f"{process} has died, perhaps because of a full /dev/shm, {shared_memory}", hint=HINT)
     return LostProcessError(
-        f"{process} has died: killed from outside, perhaps because memory ran out",
+        f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps because memory ran out",
         hint="search the kernel's log for out of memory; set a larger cluster.mem or fewer train.workers",
-    )
-
-
-def was_handing_over(error: Exception) -> bool:
-    """Return whether `error` was raised because a process died while a batch's memory was fetched from it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, OSError | EOFError) and any(
-        frame.filename == multiprocessing.resource_sharer.__file__ for frame in frames
     )
 
 

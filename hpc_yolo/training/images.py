@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from hpc_yolo.core.errors import DataError, TrainingError
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.data.shared_memory import Demand, RankRoom, Room, require_room, shared_room
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
@@ -92,11 +91,7 @@ def build_loaders(
     world: World,
     emit: Callable[[AnyEvent], None],
 ) -> tuple[TrainingLoader, ValidationLoader]:
-    """Return the loaders of this rank's training and validation images.
-
-    Raises:
-        TrainingError: their batches do not fit into /dev/shm of some node.
-    """
+    """Return the loaders of this rank's training and validation images."""
     train = spec.train
     options: dict[str, Any] = {
         "rank": world.rank,
@@ -128,37 +123,7 @@ def build_loaders(
         replaces_unreadable=True,
         **options,
     )
-    require_shared_room(training, validation, world)
     return training, validation
-
-
-def require_shared_room(training: TrainingLoader, validation: ValidationLoader, world: World) -> None:
-    """Refuse loaders whose batches do not fit into /dev/shm of some node.
-
-    Where those of both do not fit at once, the training loader does not load the next epoch during an evaluation.
-
-    Raises:
-        TrainingError: naming the node; the same on all ranks.
-    """
-    at_once = [training.demand(loads_ahead=training.loads_ahead), validation.shared_demand]
-    in_turn = max(training.demand(loads_ahead=False), validation.shared_demand, key=lambda demand: demand.total_bytes)
-    room = shared_room()
-    own = [sum(demand.total_bytes for demand in at_once), in_turn.batch_bytes, in_turn.num_batches]
-    rows = world.gather_numbers([*own, room.free_bytes, room.total_bytes, room.identity])
-    if not any(needed_bytes for needed_bytes, *_ in rows):
-        return  # no loader workers
-
-    def rooms(demand: Callable[[list[int]], Demand]) -> list[RankRoom]:
-        return [
-            RankRoom(rank.node_rank, rank.host, demand(numbers), Room(*numbers[3:]))
-            for rank, numbers in zip(world.ranks, (list(map(int, row)) for row in rows), strict=True)
-        ]
-
-    try:
-        require_room(rooms(lambda numbers: Demand(numbers[0], 1)))
-    except TrainingError:
-        training.loads_ahead = False
-        require_room(rooms(lambda numbers: Demand(*numbers[1:3])))
 
 
 def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:

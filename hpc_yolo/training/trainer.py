@@ -162,14 +162,11 @@ class Trainer:
         context.meter.add(None if is_rejected else items)
 
     def begin_evaluation(self) -> None:
-        """Let loader workers begin with the images of an evaluation, a few steps before the epoch that it follows ends.
-
-        Not where the batches of both loaders do not fit into /dev/shm at once.
-        """
+        """Let loader workers begin with the images of an evaluation a few steps before it."""
         context, steps_per_epoch = self.context, self.cadence.steps_per_epoch
         left = (self.epoch + 1) * steps_per_epoch - self.position.step
         is_due = left <= STEPS_AHEAD and self.cadence.evaluates_after(self.epoch) and not context.evaluates_aside
-        if is_due and context.training.loads_ahead:
+        if is_due:
             context.validation.begin()
 
     def finish_epoch(self) -> Signals | None:

@@ -14,6 +14,7 @@ from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import source as source_module
+from hpc_yolo.data.batch_memory import PREFETCH
 from hpc_yolo.data.cache_files import new_memory_cache
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.decoded import plan_slots
@@ -22,7 +23,6 @@ from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.sampler import WINDOW, epoch_order, rect_plan
 from hpc_yolo.data.scan import scan_split
 from hpc_yolo.data.shards import ShardPlan
-from hpc_yolo.data.shared_memory import PREFETCH
 from hpc_yolo.evaluation.evaluator import to_original_pixels
 from hpc_yolo.spec.hyperparameters import read_hyperparameters
 from hpc_yolo.spec.recipe import Hyperparameters
@@ -466,7 +466,7 @@ def test_next_epoch_is_loaded_while_the_task_is_away(train_index, workers):
 @pytest.mark.parametrize("ahead", [True, False])
 def test_batches_ready_are_those_made_and_not_taken_even_after_a_jump(train_index, ahead):
     loader = make_loader(train_index, workers=2)
-    loader.loads_ahead = ahead
+    loader._loads_ahead = ahead
     for epoch, first_step in ((0, 0), (1, 0), (7, 1), (7, 2), (2, 0), (3, 0)):
         batches = loader.epoch(epoch, first_step)
         taken = [next(batches)] if epoch == 7 else list(batches)  # an epoch that is left

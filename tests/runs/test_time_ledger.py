@@ -160,7 +160,17 @@ def test_ledger_adds_up_wherever_the_journal_ends(cut):
         # Numbers went bad at step 14, and all ranks went back to step 10.
         ([begun(10), steps(20, 10), steps(24, 14), steps(31, 12)], [], {"step": 10 + 1 + 7, "lost": 3}),
     ],
-    ids=["nothing", "by hand", "failed start", "staged", "error", "submitted again", "again by hand", "aside", "rolled back"],
+    ids=[
+        "nothing",
+        "by hand",
+        "failed start",
+        "staged",
+        "error",
+        "submitted again",
+        "again by hand",
+        "aside",
+        "rolled back",
+    ],
 )
 def test_ledger_of_other_journals(events, submitted, expected):
     found = {kind: seconds for kind, seconds in make_ledger(events, submitted).seconds.items() if seconds}
