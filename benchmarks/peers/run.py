@@ -51,8 +51,8 @@ ENVIRON = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabl
 class Comparison:
     """Runs the commands of trainers on the same data, in a directory of temporary files."""
 
-    def __init__(self, directory: Path, names: list[str], batch: int) -> None:
-        self.directory, self.names, self.batch = directory, names, batch
+    def __init__(self, directory: Path, names: list[str], batch: int, size: str) -> None:
+        self.directory, self.names, self.batch, self.size = directory, names, batch, size
         self.programs = {name: program_of(name, ROOT) for name in names}
         self.numbers = itertools.count(1)
         self.tiny = directory / "tiny.yaml"
@@ -84,7 +84,7 @@ class Comparison:
     def task(self, name: str, data: Path, *, tiny: bool = True, **options: Any) -> Task:
         """Return a task of the trainer `name` with a fresh directory for its output."""
         trainer = TRAINERS[name]
-        model = trainer.tiny if tiny else trainer.small
+        model = trainer.tiny if tiny else trainer.small.format(size=self.size)
         output = self.directory / "runs" / f"{name}-{next(self.numbers)}"
         return Task(data, str(self.tiny) if model == "TINY" else model, output, batch=self.batch, **options)
 
@@ -147,7 +147,7 @@ def validation(comparison: Comparison, rounds: int) -> None:
 
 
 def step(comparison: Comparison, rounds: int) -> None:
-    """Print images a CPU second of the training alone, the processes below it left out: 320 px, the size of v5n."""
+    """Print images a CPU second of the training alone, the processes below it left out: 320 px."""
     data = comparison.drawn("small", IMAGES, EVALUATED_IMAGES, SIZES["640 x 480"])
 
     def images_per_s(name: str) -> float:
@@ -209,6 +209,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16, help="images of a step")
+    parser.add_argument("--size", default="n", help="of the model of step and map, such as s")
     parser.add_argument("--directory", type=Path, help="keep data, runs and logs there")
     parser.add_argument("--remove", action="store_true", help="delete the environments")
     options = parser.parse_args()
@@ -218,7 +219,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.directory or Path(temporary)).resolve()
         directory.mkdir(parents=True, exist_ok=True)
-        comparison = Comparison(directory, options.trainers.split(","), options.batch)
+        comparison = Comparison(directory, options.trainers.split(","), options.batch, options.size)
         print("; ".join(versions(name, ROOT) for name in comparison.names), flush=True)
         for name in MEASURED if options.what == "all" else [options.what]:
             MEASURED[name](comparison, options.rounds)

@@ -43,7 +43,7 @@ class Trainer:
     Attributes:
         packages: what pip installs; () for this package, which is installed where this runs.
         tiny: model with which a loader is measured, since it takes little time itself.
-        small: model of the size of v5n.
+        small: model whose step and mAP are measured, with {size} for n, s, m …
         train, validate: return the arguments after the program.
         program: name in the environment's bin.
         weights: return the file of a finished training.
@@ -143,7 +143,7 @@ TRAINERS = {
         "hpc-yolo",
         (),
         "TINY",
-        "yolov5n",
+        "yolov5{size}",
         _ours_train,
         _ours_validate,
         lambda output: output,
@@ -152,7 +152,7 @@ TRAINERS = {
         "yolov5",
         ("yolov5==7.0.14", "torch==2.5.1", "torchvision==0.20.1", "numpy<2", "setuptools<81"),
         "TINY",
-        "yolov5n.yaml",
+        "yolov5{size}.yaml",
         _yolov5_train,
         _yolov5_validate,
         lambda output: output / "weights" / "last.pt",
@@ -161,7 +161,7 @@ TRAINERS = {
         "yolo",
         ("ultralytics",),
         "yolov8n.yaml",
-        "yolov8n.yaml",
+        "yolov8{size}.yaml",
         _ultralytics_train,
         lambda task: [*_ultralytics("val", task), f"model={task.weights}"],
         lambda output: output / "weights" / "last.pt",
@@ -170,15 +170,15 @@ TRAINERS = {
         "libreyolo",
         ("libreyolo",),
         "yolox-n",
-        "yolox-n",
+        "yolox-{size}",
         _libreyolo_train,
         _libreyolo_validate,
         lambda output: output / "weights" / "last.pt",
     ),
 }
 # The same with models whose heads have no anchors, on the backbone of v5n.
-TRAINERS["hpc-yolo-af"] = replace(TRAINERS["hpc-yolo"], small="yolov5n-af", package="hpc-yolo")
-TRAINERS["ultralytics-v5u"] = replace(TRAINERS["ultralytics"], small="yolov5n.yaml", package="ultralytics")
+TRAINERS["hpc-yolo-af"] = replace(TRAINERS["hpc-yolo"], small="yolov5{size}-af", package="hpc-yolo")
+TRAINERS["ultralytics-v5u"] = replace(TRAINERS["ultralytics"], small="yolov5{size}.yaml", package="ultralytics")
 
 
 def program_of(name: str, root: Path) -> Path:
