@@ -61,7 +61,9 @@ def ciou_cxcywh(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     enclosing_w, enclosing_h = ((torch.max(last1, last2) - torch.min(first1, first2)) ** 2).unbind(-1)
     distance_x, distance_y = ((centres2 - centres1) ** 2).unbind(-1)
     distance = (distance_x + distance_y) / (enclosing_w + enclosing_h + EPSILON)
-    aspect = (4 / math.pi**2) * (torch.atan(w2 / h2) - torch.atan(w1 / h1)) ** 2
+    # Without a least side, the gradient is 0 times infinity for a box of width 1 and height 1e-20.
+    ratio1 = w1.clamp(min=EPSILON) / h1.clamp(min=EPSILON)
+    aspect = (4 / math.pi**2) * (torch.atan(w2 / h2) - torch.atan(ratio1)) ** 2
     with torch.no_grad():
         weight = aspect / (aspect - iou + (1 + EPSILON))
     return iou - (distance + aspect * weight)
