@@ -182,9 +182,10 @@ def tracker(plan: Plan, submission: Submission) -> Iterator[None]:
 
     from hpc_yolo.cli.notices import local_environment
     from hpc_yolo.cli.tracker_process import tracker_process  # of no use without a tracker
+    from hpc_yolo.tracking.following import has_ended
 
     environ = current_environment() if plan.uses_slurm else local_environment(plan.spec)
-    with tracker_process(plan.run, tracking, submission, environ):
+    with tracker_process(plan.run, tracking, environ, lambda: has_ended(plan.run, submission.time)):
         yield
 
 

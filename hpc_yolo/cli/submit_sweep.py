@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from hpc_yolo.cli.submission import (
     start_of,
 )
 from hpc_yolo.cli.sweep import facts_of
+from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.core.errors import ClusterError, TrainingError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.preflight import preflight
@@ -30,6 +32,7 @@ from hpc_yolo.launch.sweep import SweepPlan, plan_sweep, submit_sweep, with_new_
 from hpc_yolo.launch.sweep_here import run_trials_here
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.sweep_facts import NOT_STARTED, STOPPED_EARLY
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord
 from hpc_yolo.spec.load import LoadedSpec
 from hpc_yolo.spec.schema import Spec
@@ -67,7 +70,9 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool
     elif plan.job.uses_slurm:
         queue_trials(plan)
         if follow or wait:
-            sys.exit(wait_for_trials(plan.sweep, click.echo if follow else lambda _line: None))
+            with tracker(plan):
+                code = wait_for_trials(plan.sweep, click.echo if follow else lambda _line: None)
+            sys.exit(code)
     else:
         sys.exit(run_trials_here(plan, parallel=parallel, is_silent=wait, say=click.echo))
 
@@ -137,6 +142,24 @@ def queue_trials(plan: SweepPlan) -> None:
         f"  summary:     hpc-yolo sweep status {plan.sweep.path}\n"
         f"  all trials:  hpc-yolo sweep table {plan.sweep.path}"
     )
+
+
+@contextlib.contextmanager
+def tracker(plan: SweepPlan) -> Iterator[None]:
+    """Bring the trials of a sweep that is followed to their tracker, where this command is to start it."""
+    tracking = plan.spec.tracking
+    if tracking is None or tracking.where == "job":
+        yield
+        return
+
+    from hpc_yolo.cli.tracker_process import tracker_process  # of no use without a tracker
+
+    def has_ended() -> bool:
+        facts, warning = facts_of(plan.sweep.path)
+        return not warning and not facts.is_under_way
+
+    with tracker_process(RunDirectory(plan.sweep.path), tracking, current_environment(), has_ended):
+        yield
 
 
 def wait_for_trials(sweep: SweepDirectory, say: Callable[[str], None]) -> int:

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from hpc_yolo.cli.run_argument import RUNS, named_run
+from hpc_yolo.cli.trial_following import TrialFollowing
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.core.errors import HpcYoloError, SpecError, TrackerError
@@ -21,6 +22,7 @@ from hpc_yolo.launch.beside import run_beside, same_parent
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import all_submissions
+from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.tracking import TRACKERS, TrackingSpec, has_password, tracking_findings
 from hpc_yolo.tracking.follower import RunFollower
 from hpc_yolo.tracking.following import POLL_S, Following
@@ -50,22 +52,23 @@ def track(
 ) -> None:
     """Bring the values of each RUN to a tracker, from its journal: losses, learning rate, metrics, speed.
 
-    A run is one run in the tracker, whatever the number of its attempts. This command may be repeated, or killed: it
-    continues where the tracker ends, so that each step is there once. Keys are read from the tracker's own place, such
-    as wandb login; without a key wandb writes a directory for wandb sync.
+    Of a sweep, named by its directory, those of all trials that have begun; with --follow also of those that begin
+    later. A run is one run in the tracker, whatever the number of its attempts. This command may be repeated, or
+    killed: it continues where the tracker ends, so that each step is there once. Keys are read from the tracker's own
+    place, such as wandb login; without a key wandb writes a directory for wandb sync.
     """
-    runs = list({run.path.resolve(): run for run in map(named_run, written)}.values())
+    sweeps = [sweep for one in written if (sweep := SweepDirectory(Path(one).absolute())).exists]
+    runs = [named_run(one) for one in written if not SweepDirectory(Path(one).absolute()).exists]
+    runs += [] if follow else [run for sweep in sweeps for run in begun_trials(sweep)]
+    runs = list({run.path.resolve(): run for run in runs}.values())
     specs = [requested(run, options) for run in runs]
     place = None if directory is None else directory.absolute()
     environ = current_environment()
     if follow:
-        follow_all(
-            [
-                Following(run, spec, environ, is_alive=job_watch(run), directory=place)
-                for run, spec in zip(runs, specs, strict=True)
-            ],
-            as_json=as_json,
-        )
+        pairs = zip(runs, specs, strict=True)
+        found = [Following(run, spec, environ, is_alive=job_watch(run), directory=place) for run, spec in pairs]
+        trials = [TrialFollowing(sweep, lambda run: requested(run, options), environ, place) for sweep in sweeps]
+        follow_all(found, trials, as_json=as_json)
         return
     for run, spec in zip(runs, specs, strict=True):
         with RunFollower(run, partial(new_tracker, spec, environ), spec.to, place or run.tracking) as follower:
@@ -76,27 +79,42 @@ def track(
 @click.command("track-beside", hidden=True)
 @click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
 def track_beside(path: Path) -> None:
-    """Follow RUN for the tracker of its spec, while the batch script or command that has started this one runs."""
+    """Follow RUN, or the trials of a sweep, for the tracker of the spec, while what has started this one runs."""
     is_alive, environ = same_parent(), current_environment()
+    if (sweep := SweepDirectory(path.absolute())).exists:
+        follow_all([], [TrialFollowing(sweep, lambda run: requested(run, {}), environ)], as_json=False)
+        click.echo(f"{counted(len(begun_trials(sweep)), 'trial')} of {sweep.name} to the end")
+        return
     run = run_beside(path, environ, is_alive)
     tracking = None if run is None else submitted_spec(run).tracking
     if run is not None and tracking is not None:
-        follow_all([Following(run, tracking, environ, is_alive=is_alive)], as_json=False)
+        follow_all([Following(run, tracking, environ, is_alive=is_alive)], [], as_json=False)
 
 
-def follow_all(waiting: list[Following], *, as_json: bool) -> None:
-    """Follow runs until all of them are over, and print the result of each."""
+def follow_all(waiting: list[Following], trials: list[TrialFollowing], *, as_json: bool) -> None:
+    """Follow runs, and trials as they begin, until all of them are over, and print the result of each."""
     try:
-        while waiting:
+        while waiting or trials:
+            for sweep in list(trials):
+                if (begun := sweep.begun()) is None:
+                    trials.remove(sweep)
+                else:
+                    waiting += begun
             for one in list(waiting):
                 if (follower := one.look()) is not None:
                     waiting.remove(one)
                     show(follower, one.spec, as_json=as_json)
-            time.sleep(POLL_S if waiting else 0)
+            time.sleep(POLL_S if waiting or trials else 0)
     finally:
         for one in waiting:
             with contextlib.suppress(TrackerError):
                 one.leave()
+
+
+def begun_trials(sweep: SweepDirectory) -> list[RunDirectory]:
+    """Return the trials of a sweep that have a journal."""
+    runs = [sweep.trial(trial.name) for trial in sweep.trials()]
+    return [run for run in runs if run.journal.exists()]
 
 
 def job_watch(run: RunDirectory) -> Callable[[], bool]:

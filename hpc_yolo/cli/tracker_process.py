@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import click
 
 from hpc_yolo.core.files import make_directory
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.submissions import Submission
 from hpc_yolo.spec.tracking import TrackingSpec
-from hpc_yolo.tracking.following import has_ended
 
 END_S = 60.0  # for the last values, to a tracker that answers
 
 
 @contextlib.contextmanager
 def tracker_process(
-    run: RunDirectory, tracking: TrackingSpec, submission: Submission, environ: Mapping[str, str]
+    run: RunDirectory, tracking: TrackingSpec, environ: Mapping[str, str], has_ended: Callable[[], bool]
 ) -> Iterator[None]:
     """Follow `run` for its tracker in a process of its own while the block runs, and print the result.
 
     Args:
-        submission: of the job that trains.
+        run: or a sweep, as one that has its directory.
         environ: environment variables of the process.
+        has_ended: returns whether the process will end by itself.
     """
     make_directory(run.tracking)
     log = run.tracking / "process.log"
@@ -43,7 +42,7 @@ def tracker_process(
         yield
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_S if has_ended(run, submission.time) else 0.0)
+            process.wait(END_S if has_ended() else 0.0)
         is_complete = process.poll() == 0
         process.kill()  # which loses nothing
         process.wait()

@@ -167,6 +167,7 @@ def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path)
     assert "here: done: 2 trials: 2 done" in table and "1-0000 " not in table
     hpc_yolo("report", tmp_path / "runs" / "here")
     assert "1-0001" in (tmp_path / "runs" / "here" / "report.html").read_text()
+    assert hpc_yolo("track", tmp_path / "runs" / "here", "--to", "csv").stdout.count("new rows, up to step") == 2
     cancelled = hpc_yolo("cancel", tmp_path / "runs" / "here", "--yes", check=False)
     assert "is a sweep, of several runs" in cancelled.stderr
     best = ("submit", "best-of", tmp_path / "runs" / "here", "--set", "train.epochs=2")

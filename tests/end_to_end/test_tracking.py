@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import functools
 
+import pytest
 from spec_runs import SLOW_MODEL
 from waiting import wait_until
 
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptStarted, Evaluated, StepLogged
 from hpc_yolo.runs.journal import read_events
+from hpc_yolo.runs.sweep import SweepDirectory
 
 
 def has_come_to(run: RunDirectory, attempt: int) -> bool:
@@ -40,6 +42,19 @@ def test_local_run_is_tracked_and_continues_when_it_is_resumed(write_spec, hpc_y
     assert done.stdout.splitlines()[-1].endswith(f", up to step {last}: {path}")
     assert "lacks the newest" not in hpc_yolo("resume", run.path, "--set", "train.epochs=2").stdout
     check_tracked(run)
+
+
+@pytest.mark.soak
+def test_followed_sweep_tracks_its_trials_from_the_submit_host(in_slurm, write_spec, hpc_yolo, tmp_path):
+    """Nodes may have no network: the command that is followed starts the tracker, and no job does."""
+    tracking = {"to": "csv", "in": "submit"}
+    spec = write_spec("many", {"tasks_per_node": 1}, {"epochs": 1}, tracking=tracking, sweep={"seeds": 3, "limit": 1})
+    done = hpc_yolo("submit", spec, "--follow")
+    sweep = SweepDirectory(tmp_path / "runs" / "many")
+    assert done.stdout.splitlines()[-1] == "csv: 3 trials of many to the end"
+    for trial in sweep.trials():
+        check_tracked(sweep.trial(trial.name))
+    assert hpc_yolo("track", sweep.path).stdout.count("0 new rows, up to step ") == 3
 
 
 def test_tracker_that_is_not_installed_is_reported_first(write_spec, hpc_yolo, tmp_path, monkeypatch):
