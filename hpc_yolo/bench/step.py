@@ -15,7 +15,7 @@ import torch
 from hpc_yolo.bench.records import BenchResult
 from hpc_yolo.bench.rounds import Clock, Rounds, Work, measure
 from hpc_yolo.bench.threads import one_thread
-from hpc_yolo.bench.trainer import bare_step, loss_alone, make_trainer, random_batch, whole_step
+from hpc_yolo.bench.trainer import bare_step, loss_alone, make_trainer, random_batch, step_parts, whole_step
 from hpc_yolo.spec.train import TrainSpec
 
 MODELS = ("yolov5n", "yolov5s")
@@ -45,6 +45,7 @@ def _steps_of(name: str, rounds: Rounds, device: str) -> BenchResult:
         mixed = torch.bfloat16 if at.type == "cuda" else None
         works = [
             Work("whole step", _finished(lambda: whole_step(trainer, batch), at), BATCH, "image"),
+            *(Work(part, _finished(run, at), BATCH, "image") for part, run in step_parts(trainer, batch).items()),
         ]
         reference = Work("forward and backward in plain torch", _finished(bare_step(name, images, mixed), at))
         return measure(f"step {name}", works, reference, rounds, _clock(at))
@@ -56,7 +57,6 @@ def bench_loss(rounds: Rounds, *, device: str = "cpu") -> list[BenchResult]:
         train = _train(device, LOSS_IMGSZ)
         trainer = make_trainer("yolov5n", train, Path(directory), num_images=BATCH, image_size=(64, 64))
         at, batch = trainer.world.device, random_batch(BATCH, LOSS_IMGSZ)
-        batch = type(batch)(batch.images.to(at), batch.targets.to(at))
         loss = loss_alone(trainer, batch)
         raw = torch.rand(BATCH, 25_200, 85, device=at, requires_grad=True)
 

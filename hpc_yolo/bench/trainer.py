@@ -22,10 +22,12 @@ from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import TrainSpec
+from hpc_yolo.training.backward import scaled_images
 from hpc_yolo.training.build import build_context
 from hpc_yolo.training.context import TrainingIdentity
 from hpc_yolo.training.model import Origin
 from hpc_yolo.training.trainer import Trainer
+from hpc_yolo.training.updater import MAX_GRAD_NORM
 
 TARGETS_AN_IMAGE, NUM_CLASSES = 7, 80
 
@@ -101,13 +103,39 @@ def memory_format_of(images: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if is_last else torch.contiguous_format
 
 
+def step_parts(trainer: Trainer, batch: TrainingBatch) -> dict[str, Callable[[], object]]:
+    """Return the parts of a training step by name, to be run in this order: those after the backward need gradients."""
+    context, updater = trainer.context, trainer.context.updater
+    images = scaled_images(context, batch.images.to(trainer.world.device), 0)
+
+    def forward_and_backward() -> None:
+        with context.autocast(trainer.world.device):
+            levels = context.trained(images)
+        sum(level.float().mean() for level in levels).backward()
+
+    def update() -> None:
+        updater.optimizer.step()
+        updater.optimizer.zero_grad()
+
+    return {
+        "  forward and backward": forward_and_backward,
+        "  loss, forward and backward": loss_alone(trainer, batch),
+        "  images to float": lambda: scaled_images(context, batch.images.to(trainer.world.device), 0),
+        "  clipping": lambda: torch.nn.utils.clip_grad_norm_(context.trained.parameters(), MAX_GRAD_NORM),
+        "  optimiser": update,
+        "  weight average": context.ema.update,
+    }
+
+
 def loss_alone(trainer: Trainer, batch: TrainingBatch) -> Callable[[], None]:
     """Return a function that runs forward and backward of the loss on given predictions."""
+    device = trainer.world.device
+    targets = batch.targets.to(device)
     with torch.no_grad():
-        raw = trainer.context.trained(batch.images.float() / 255)
+        raw = trainer.context.trained(scaled_images(trainer.context, batch.images.to(device), 0))
     levels = [level.requires_grad_() for level in raw]
 
     def step() -> None:
-        sum(trainer.context.loss(levels, batch.targets).values()).backward()
+        sum(trainer.context.loss(levels, targets).values()).backward()
 
     return step

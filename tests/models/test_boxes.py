@@ -47,7 +47,9 @@ def test_ciou_equals_published_values(row):
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1e-24, 1e-12, 1e-6, 1e6])
 def test_ciou_of_a_tiny_box_has_a_finite_gradient(size):
     """A network that has not learned yet predicts them; one gradient that is not finite ends a run."""
-    predicted = torch.tensor([[0.5, 0.5, *sides] for sides in ((size, size), (size, 2.0), (2.0, size))], requires_grad=True)
+    predicted = torch.tensor(
+        [[0.5, 0.5, *sides] for sides in ((size, size), (size, 2.0), (2.0, size))], requires_grad=True
+    )
     ciou = ciou_cxcywh(predicted, torch.tensor([[0.4, 0.6, 1.0, 3.0]]).expand(3, 4))
     ciou.sum().backward()
     assert ciou.isfinite().all() and predicted.grad.isfinite().all()
