@@ -10,7 +10,8 @@
 Each trainer is installed into an environment of its own below ~/.cache/hpc-yolo-peers. Its source is not read: what is
 known of it is its --help. Processor time is counted, as the difference of a longer and a shorter command: start and end
 cancel out. A loader has one worker, whose time counts. The trainers of a round run at once, so that other load on the
-machine affects each alike.
+machine affects each alike; with --in-turn one after the other, for a machine without other load: cores that share
+caches or are threads of one core slow each other down, the trainer that ends first for all of its time.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ ENVIRON = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabl
 class Comparison:
     """Runs the commands of trainers on the same data, in a directory of temporary files."""
 
-    def __init__(self, directory: Path, names: list[str], batch: int, size: str) -> None:
+    def __init__(self, directory: Path, names: list[str], *, batch: int, size: str, in_turn: bool) -> None:
         self.directory, self.names, self.batch, self.size = directory, names, batch, size
+        self.num_at_once = 1 if in_turn else len(names)
         self.programs = {name: program_of(name, ROOT) for name in names}
         self.numbers = itertools.count(1)
         self.tiny = directory / "tiny.yaml"
@@ -175,7 +177,7 @@ def mean_ap(comparison: Comparison, _rounds: int) -> None:
 
 
 def print_rates(comparison: Comparison, rounds: int, what: str, images_per_s: Callable[[str], float]) -> None:
-    """Print the median of each trainer over `rounds`, in which all run at once; one that fails is left out."""
+    """Print the median of each trainer over `rounds`; one that fails is left out."""
     found: dict[str, list[float]] = {name: [] for name in comparison.names}
 
     def measure(name: str) -> None:
@@ -185,7 +187,7 @@ def print_rates(comparison: Comparison, rounds: int, what: str, images_per_s: Ca
             print(f"{name}: {error}", flush=True)
 
     for _ in range(rounds):
-        with ThreadPoolExecutor(len(found)) as pool:
+        with ThreadPoolExecutor(comparison.num_at_once) as pool:
             list(pool.map(measure, found))
     (first, firsts), *_ = found.items()
     for name, rates in found.items():
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16, help="images of a step")
     parser.add_argument("--size", default="n", help="of the model of step and map, such as s")
+    parser.add_argument("--in-turn", action="store_true", help="one trainer after the other")
     parser.add_argument("--directory", type=Path, help="keep data, runs and logs there")
     parser.add_argument("--remove", action="store_true", help="delete the environments")
     options = parser.parse_args()
@@ -219,7 +222,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.directory or Path(temporary)).resolve()
         directory.mkdir(parents=True, exist_ok=True)
-        comparison = Comparison(directory, options.trainers.split(","), options.batch, options.size)
+        comparison = Comparison(
+            directory,
+            options.trainers.split(","),
+            batch=options.batch,
+            size=options.size,
+            in_turn=options.in_turn,
+        )
         print("; ".join(versions(name, ROOT) for name in comparison.names), flush=True)
         for name in MEASURED if options.what == "all" else [options.what]:
             MEASURED[name](comparison, options.rounds)
