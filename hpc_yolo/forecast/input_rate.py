@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.core.files import append_json_line, read_json_lines
+from hpc_yolo.core.worker_count import worker_count
 from hpc_yolo.spec.schema import Spec
 
 FILE_NAME = "input_rates.jsonl"
@@ -77,9 +78,8 @@ def find_rate(state: Path, spec: Spec) -> InputRate | None:
 
 
 def loaders_per_rank(spec: Spec, cores_per_rank: int) -> int:
-    """Return the loader processes of a rank: as requested, at most its cores, of which a task on CPUs uses one."""
-    spare = cores_per_rank if spec.cluster.gpus_per_node else cores_per_rank - 1
-    return max(min(spec.train.workers, spare), 0)
+    """Return the loader processes of a rank of `spec`."""
+    return worker_count(spec.train.workers, cores_per_rank, is_on_cpu=not spec.cluster.gpus_per_node)
 
 
 def input_images_per_s(rate: InputRate, spec: Spec, world_size: int, cores_per_rank: int) -> float:

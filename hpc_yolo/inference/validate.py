@@ -15,6 +15,7 @@ import torch
 from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.files import atomic_writer, write_atomic
 from hpc_yolo.core.text import distinct, shortened_name
+from hpc_yolo.core.worker_count import worker_count
 from hpc_yolo.data.coco_json import annotation_file
 from hpc_yolo.data.dataset_format import COCO
 from hpc_yolo.data.loader import ValidationLoader
@@ -148,8 +149,6 @@ def validate(
 
 
 def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square: bool) -> ValidationLoader:
-    # At most one loader process per core; on a CPU, one core is left to the model.
-    spare = len(os.sched_getaffinity(0)) - (target.device.type == "cpu")
     return ValidationLoader(
         target.index,
         imgsz=imgsz,
@@ -158,7 +157,7 @@ def _loader(target: EvalTarget, imgsz: int, batch: int, workers: int, *, square:
         square=square,
         rank=0,
         world_size=1,
-        workers=min(workers, spare),
+        workers=worker_count(workers, len(os.sched_getaffinity(0)), is_on_cpu=target.device.type == "cpu"),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.worker_count import worker_count
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
@@ -96,7 +97,7 @@ def build_loaders(
     options: dict[str, Any] = {
         "rank": world.rank,
         "world_size": world.size,
-        "workers": loader_workers(train.workers, world),
+        "workers": worker_count(train.workers, cpus_per_rank(world), is_on_cpu=world.device.type == "cpu"),
     }
     caches = node_caches(train.cache, indexes, train.imgsz, world, emit)
     training = TrainingLoader(
@@ -142,9 +143,3 @@ def progress_lines(what: str, is_main: bool) -> Callable[[int, int], None]:
 def cpus_per_rank(world: World) -> int:
     """Return the number of cores that each rank of this node may use."""
     return max(len(os.sched_getaffinity(0)) // world.process.local_world_size, 1)
-
-
-def loader_workers(requested: int, world: World) -> int:
-    """Return the loader processes of this rank: as requested, but at most its cores, of which a CPU task uses one."""
-    spare = cpus_per_rank(world) - (1 if world.device.type == "cpu" else 0)
-    return min(requested, spare)

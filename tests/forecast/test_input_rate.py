@@ -46,10 +46,10 @@ def rate(**changes):
         (spec(workers=8), 16, 8),
         (spec(workers=8), 4, 4),
         (spec(gpus=0, workers=8), 4, 3),
-        (spec(gpus=0, workers=8), 1, 0),
+        (spec(gpus=0, workers=8), 1, 1),
         (spec(workers=0), 8, 0),
     ],
-    ids=["as requested", "at most the cores", "a task on CPUs uses one", "no core is left", "none"],
+    ids=["as requested", "at most the cores", "a task on CPUs uses one", "one beside a single core", "none"],
 )
 def test_loaders_are_as_requested_within_the_cores(one, cores, loaders):
     assert loaders_per_rank(one, cores) == loaders
