@@ -57,8 +57,9 @@ def track(
     killed: it continues where the tracker ends, so that each step is there once. Keys are read from the tracker's own
     place, such as wandb login; without a key wandb writes a directory for wandb sync.
     """
-    sweeps = [sweep for one in written if (sweep := SweepDirectory(Path(one).absolute())).exists]
-    runs = [named_run(one) for one in written if not SweepDirectory(Path(one).absolute()).exists]
+    found = {one: SweepDirectory(Path(one).absolute()) for one in written}
+    sweeps = [sweep for sweep in found.values() if sweep.exists]
+    runs = [named_run(one) for one, sweep in found.items() if not sweep.exists]
     runs += [] if follow else [run for sweep in sweeps for run in begun_trials(sweep)]
     runs = list({run.path.resolve(): run for run in runs}.values())
     specs = [requested(run, options) for run in runs]
@@ -66,9 +67,9 @@ def track(
     environ = current_environment()
     if follow:
         pairs = zip(runs, specs, strict=True)
-        found = [Following(run, spec, environ, is_alive=job_watch(run), directory=place) for run, spec in pairs]
+        begun = [Following(run, spec, environ, is_alive=job_watch(run), directory=place) for run, spec in pairs]
         trials = [TrialFollowing(sweep, lambda run: requested(run, options), environ, place) for sweep in sweeps]
-        follow_all(found, trials, as_json=as_json)
+        follow_all(begun, trials, as_json=as_json)
         return
     for run, spec in zip(runs, specs, strict=True):
         with RunFollower(run, partial(new_tracker, spec, environ), spec.to, place or run.tracking) as follower:

@@ -85,10 +85,7 @@ class TrainingLoader:
         self._queue = ShardQueue(workers)
         collector = None if draws else Collector(hyp)
         shapes = rects[1] if rects else [(imgsz, imgsz)]
-        if draws:
-            image_bytes = max(height * width for height, width in shapes) * BYTES_PER_PIXEL
-        else:
-            image_bytes = max(most_bytes(shape, imgsz, hyp) for shape in shapes)
+        image_bytes = max(_drawn_bytes(shape) if draws else most_bytes(shape, imgsz, hyp) for shape in shapes)
         memory = BatchMemory(-(-batch // world_size) * image_bytes, workers)
         batches = _TrainingBatches(self._samples, self._queue, collector)
         self._loader = worker_loader(batches, self._queue, workers, memory)
@@ -180,7 +177,7 @@ class ValidationLoader:
                 mine.append((images, shape))
         source = _source(index, imgsz, cache, augment=False)
         samples = ValidationSamples(index, source, replaces=replaces_unreadable)
-        sizes = (len(images) * height * width * BYTES_PER_PIXEL for images, (height, width) in mine)
+        sizes = (len(images) * _drawn_bytes(shape) for images, shape in mine)
         self._memory = BatchMemory(max(sizes, default=0), workers)
         self._loader = worker_loader(_ValidationBatches(samples, mine), list(range(len(mine))), workers, self._memory)
         self._has_workers = workers > 0
@@ -205,6 +202,11 @@ class ValidationLoader:
     def _batches(self) -> Iterator[Any]:
         self._memory.keep()
         return begin(self._loader)
+
+
+def _drawn_bytes(shape: tuple[int, int]) -> int:
+    """Return the bytes of an image of `shape`, height and width, in a batch."""
+    return shape[0] * shape[1] * BYTES_PER_PIXEL
 
 
 def _source(index: ImageIndex, imgsz: int, cache: DecodedImages | None, *, augment: bool) -> ImageSource:
