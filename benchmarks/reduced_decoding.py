@@ -3,7 +3,7 @@
 The validation images are drawn as those of `learning.py`, but larger: at three times the size of the evaluation (as
 1920 x 1080 for 640 px) they are decoded at half their size, at six times at a quarter, at eight times at an eighth.
 
-python benchmarks/reduced_decoding.py RUN DIRECTORY
+python benchmarks/reduced_decoding.py RUN DIRECTORY [--images 1000] [--ratios 3 6 8]
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from learning import HEIGHT, NAMES, WIDTH, draw_image
 from hpc_yolo.cli.main import cli
 from hpc_yolo.data import source
 
-NUM_IMAGES = 300
 IMGSZ = 160
 RATIOS = (3, 6, 8)
 QUALITY = 92
@@ -32,9 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run of learning.py")
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--ratios", type=int, nargs="+", default=RATIOS)
     options = parser.parse_args()
-    for ratio in RATIOS:
-        data = draw_set(options.directory / f"ratio{ratio}", ratio * IMGSZ / WIDTH)
+    for ratio in options.ratios:
+        data = draw_set(options.directory / f"ratio{ratio}", ratio * IMGSZ / WIDTH, options.images)
         reduced = evaluate(options.run, data, options.directory)
         with mock.patch.object(source, "reduction_for", return_value=1):
             whole = evaluate(options.run, data, options.directory)
@@ -42,12 +43,12 @@ def main() -> None:
             print(f"ratio {ratio}: {name} {other:.4f} whole, {one:.4f} reduced: {one - other:+.4f}", flush=True)
 
 
-def draw_set(directory: Path, scale: float) -> Path:
+def draw_set(directory: Path, scale: float, num_images: int) -> Path:
     """Write JPEGs, whose sides are `scale` times those of `learning.py`, with labels; return the dataset YAML."""
     random = np.random.default_rng(321)
     for kind in ("images", "labels"):
         (directory / kind / "val").mkdir(parents=True, exist_ok=True)
-    for index in range(NUM_IMAGES):
+    for index in range(num_images):
         pixels, labels = draw_image(random)
         size_wh = round(WIDTH * scale), round(HEIGHT * scale)
         larger = cv2.resize(pixels, size_wh, interpolation=cv2.INTER_NEAREST)

@@ -67,7 +67,7 @@ class ForkedRun:
             "epochs": EPOCHS,
             "batch": 8,
             "imgsz": 64,
-            "workers": 1,
+            "workers": 0,
             "val_every": 4,
             "plots": False,
         }
@@ -77,7 +77,7 @@ class ForkedRun:
             data=DataSpec(path=str(directory / "shapes" / "dataset.yaml")),
             output=str(directory),
             cluster=ClusterSpec(gpus_per_node=0),
-            train=TrainSpec(**fields, **train, hyp_overrides={"warmup_epochs": 0}),
+            train=TrainSpec(**fields | train, hyp_overrides={"warmup_epochs": 0}),
             checkpoint=CheckpointSpec(every_steps=EVERY_STEPS, every_s=None),
         )
         self.run = RunDirectory(directory / name)
@@ -176,7 +176,9 @@ def kill_at_any_moment(directory: Path, num_kills: int, whole_s: Mapping[int, fl
         if kills == num_kills:
             return
         world_size, head = 1 + run_number % 2, ("anchors", "anchor-free")[run_number // 2 % 2]
-        run = ForkedRun(directory, f"killed-{run_number}-{world_size}-{head}", head)
+        # Of two ranks every other run has loader workers, which also may be killed: their starts take time.
+        workers = int(world_size == 1 or head == "anchor-free")
+        run = ForkedRun(directory, f"killed-{run_number}-{world_size}-{head}", head, workers=workers)
         while not run.is_finished:
             run.attempt(world_size, kill)
 
