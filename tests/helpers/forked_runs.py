@@ -209,7 +209,7 @@ def change_worlds(directory: Path) -> None:
     steps exceeds 1e-4 of a loss after 40 steps.
     """
     chance = random.Random(SEED)
-    run = ForkedRun(directory, "worlds", sync_bn=True, precision="fp64")
+    run = ForkedRun(directory, "worlds", sync_bn=True, precision="fp64", workers=1)
 
     def terminate(attempt: Attempt, pids: list[int]) -> None:
         run.wait_for(StepLogged, chance.randrange(3, 15))
@@ -244,7 +244,7 @@ def fill_the_disk(directory: Path) -> None:
             time.sleep(POLL_S)
 
     for name, disturb in (("full-for-a-while", fill_for_a_while), ("full", fill_for_good)):
-        run = ForkedRun(directory, name)
+        run = ForkedRun(directory, name, workers=1)
         run.outputs = directory.parent / name
         run.outputs.mkdir()
         (run.outputs / "output-0").touch()

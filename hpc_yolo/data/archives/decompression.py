@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Decompress: TypeAlias = Callable[[bytes, int], bytes]  # (stored bytes, limit) -> content
-INSTALL, AGAIN = "pip install 'hpc-yolo[squashfs]'", "make it with: mksquashfs DIRECTORY IMAGE -comp gzip"
+INSTALL, AGAIN = "pip install 'hpc-yolo[squashfs]'", "make it with: mksquashfs DIRECTORY IMAGE -noD -noF"
 
 
 def decompressor(compression: int) -> Decompress:
