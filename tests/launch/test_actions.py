@@ -116,7 +116,8 @@ def run_cli(*arguments: object):
     return CliRunner().invoke(cli, [str(word) for word in arguments])
 
 
-def test_runs_are_listed_logged_and_removed_by_name(tmp_path):
+def test_runs_are_listed_logged_and_removed_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # runs in ./runs are listed, too, such as that of make demo
     run = make_run(tmp_path, "first", executor=None)
     add_to_index(state_directory(os.environ), run)
     assert run_cli("list").output == f"{run.path}\n"
