@@ -65,10 +65,13 @@ class World:
         return total
 
     def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Overwrite `tensors` with those of rank 0."""
+        """Overwrite `tensors`, all of one type, with those of rank 0, in one operation."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            joined = torch.cat([tensor.flatten() for tensor in tensors])
+            dist.broadcast(joined, src=0)
+            parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def second_store(self, prefix: str) -> Store | None:
         """Return the store of this attempt over a new connection, its keys under `prefix`; None for a single rank.

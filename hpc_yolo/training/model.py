@@ -133,12 +133,14 @@ def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
         return model
     if train.sync_bn:
         model = convert_sync_batchnorm(model, world.device)
-    # Buffers, that is running statistics, are copied from rank 0 at every step: the default of DDP.
-    return DistributedDataParallel(
+    distributed = DistributedDataParallel(
         model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
+    # Training does not read running statistics; `evaluate_average` copies rank 0's. No argument: torch 2.14 renamed it.
+    distributed.broadcast_buffers = False
+    return distributed
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,17 +56,58 @@ STEPS: list[tuple[Request, Request, Request]] = [
 
 
 def test_ranks_agree_one_step_later(tmp_path: Path) -> None:
+    agreed = results_of_ranks(tmp_path, PROGRAM, [json.dumps([step[rank] for step in STEPS]) for rank in range(2)])
+    expected = [[None, False], *(list(step[2]) for step in STEPS)]
+    assert agreed == [expected] * 2
+
+
+def results_of_ranks(directory: Path, program: str, arguments: Sequence[str]) -> list[Any]:
+    """Run `program` with the path of a store, a rank and one of `arguments` for each rank; return what each prints."""
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "store"), str(rank), json.dumps(requests)],
+            [sys.executable, "-c", program, str(directory / "store"), str(rank), argument],
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank, requests in enumerate([[step[rank] for step in STEPS] for rank in range(2)])
+        for rank, argument in enumerate(arguments)
     ]
-    agreed = [json.loads(rank.communicate(timeout=PATIENCE_S)[0]) for rank in ranks]
-    expected = [[None, False], *(list(step[2]) for step in STEPS)]
-    assert agreed == [expected] * 2
+    return [json.loads(rank.communicate(timeout=PATIENCE_S)[0]) for rank in ranks]
+
+
+# Each rank trains two steps on images of its own, evaluates, and prints a gradient, and running means before and after.
+TRAINING = """
+import json, sys
+from contextlib import nullcontext
+import torch
+import torch.distributed as dist
+from torch import nn
+from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
+from hpc_yolo.distributed import World
+from hpc_yolo.spec.train import TrainSpec
+from hpc_yolo.training import evaluation, model
+
+store, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+evaluation.evaluate = evaluation.crowds_of = lambda *_, **__: None
+process = ProcessInfo(rank, rank, 0, 2, 2, 1, LOOPBACK, None, "torchrun")
+world = World(process, torch.device("cpu"), ())
+layer = nn.BatchNorm2d(3)
+distributed = model.distribute(layer, TrainSpec(), world)
+images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 2, 2) * (rank + 1)
+for _ in range(2):  # at the second, buffers would be copied
+    (distributed(images) * images * rank).sum().backward()
+gradient, before = layer.weight.grad.tolist(), layer.running_mean.tolist()
+evaluation.evaluate_average(layer, [], None, nullcontext(), world)
+print(json.dumps([gradient, before, layer.running_mean.tolist()]))
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_share_gradients_at_each_step_and_running_statistics_before_an_evaluation(tmp_path: Path) -> None:
+    (gradient, mean, evaluated), (gradient_1, mean_1, evaluated_1) = results_of_ranks(tmp_path, TRAINING, ["", ""])
+    assert gradient == gradient_1 != [0] * 3, "rank 0's own is 0"
+    assert mean_1 == pytest.approx([0.19] * 3), "0.145 where a step waits for statistics that it does not read"
+    assert evaluated == evaluated_1 == mean, "rank 0's are saved"
 
 
 def test_single_rank_agrees_at_once() -> None:
