@@ -10,6 +10,7 @@ COLOURS = (
 )  # fmt: skip
 INK, SOFT, EDGE, ACCENT = "#1c2430", "#5b6675", "#dde1e7", COLOURS[0]
 INKS = {"ink": INK, "soft": SOFT, "edge": EDGE}
+CONFUSION_CAPTION = "Rows: predicted; columns: labelled; fractions of a column."
 MAX_NUMBERED = 30  # classes of a confusion matrix whose cells hold numbers
 MAX_POINTS = 400  # of a line; more cannot be distinguished
 

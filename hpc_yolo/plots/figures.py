@@ -25,7 +25,7 @@ from matplotlib.offsetbox import AnchoredOffsetbox, DrawingArea, VPacker
 from matplotlib.ticker import MaxNLocator
 
 from hpc_yolo.core.files import write_atomic
-from hpc_yolo.plots.chart import ACCENT, COLOURS, EDGE, INK, MAX_NUMBERED, SOFT, Chart, Line
+from hpc_yolo.plots.chart import ACCENT, COLOURS, CONFUSION_CAPTION, EDGE, INK, MAX_NUMBERED, SOFT, Chart, Line
 from hpc_yolo.plots.class_name import ClassName, room_for_names
 from hpc_yolo.plots.labels import LabelStatistics
 
@@ -36,7 +36,7 @@ STYLE: dict[str, Any] = {
     **{"text.color": INK, "axes.titlecolor": INK, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT},
     **{"axes.edgecolor": SOFT, "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": EDGE, "grid.linewidth": 0.8},
-    **{"axes.xmargin": 0.0, "axes.formatter.useoffset": False, "axes.formatter.limits": (-3, 5)},
+    **{"axes.xmargin": 0.0, "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 5)},
     **{
         "axes.unicode_minus": True,
         "xtick.major.size": 0.0,
@@ -51,7 +51,7 @@ DPI = 110  # of a PNG
 POINTS_PER_INCH = 72
 TILE = (330.0, 220.0)  # width and height of one chart
 MARGINS = (42.0, 12.0, 26.0, 32.0)  # left, right, top, bottom
-NO_TITLE = 8.0  # the top margin of an SVG
+NO_TITLE = 16.0  # the top margin of an SVG: room for a power of ten
 COLUMNS = 3
 NAME_SIZE = 9.0
 MAX_LEGEND_NAMES = 8
@@ -113,7 +113,7 @@ def write_confusion_chart(path: Path, counts: Counts, names: Sequence[str]) -> N
     Raises:
         OSError: the file cannot be written.
     """
-    _write_png(path, confusion_figure(counts, names))
+    _write_png(path, confusion_figure(counts, names, CONFUSION_CAPTION))
 
 
 @styled
@@ -193,7 +193,7 @@ def draw_heat_map(axes: Axes, counts: Counts, *, is_upwards: bool) -> None:
     _draw_cells(axes, np.sqrt(cells / max(cells.max(initial=0.0), 1.0)), is_upwards=is_upwards)
 
 
-def confusion_figure(counts: Counts, names: Sequence[str]) -> Figure:
+def confusion_figure(counts: Counts, names: Sequence[str], title: str = "") -> Figure:
     """Draw a confusion matrix, predicted (rows) against labelled (columns), in fractions of a column."""
     labels = (*names, "background")
     cells = np.asarray(counts, dtype=np.float64)
@@ -201,9 +201,11 @@ def confusion_figure(counts: Counts, names: Sequence[str]) -> Figure:
     is_numbered = len(names) <= MAX_NUMBERED
     side = len(labels) * (CELL if is_numbered else SMALL_CELL)
     room = room_for_names(labels, MAX_LETTERS, NAME_SIZE) + 18
-    tile = (room + side + 12, side + room + 12)
-    figure = new_figure(1, 1, tile=tile)
-    axes = add_axes(figure, 0, 0, tile=tile, margins=(room, 12.0, 12.0, room))
+    above = MARGINS[2] if title else NO_TITLE
+    width, height = max(room + side, room_for_names((title,), len(title), NAME_SIZE)) + 12, above + side + room
+    figure = new_figure(1, 1, tile=(width, height))
+    axes = add_axes(figure, 0, 0, tile=(width, height), margins=(room, width - room - side, above, room))
+    figure.text(12 / width, 1 - 16 / height, title, size=NAME_SIZE, color=SOFT)
     _draw_cells(axes, fractions, is_upwards=False)
     for is_below in (False, True):
         _add_names(axes, labels, range(len(labels)), size=NAME_SIZE, gap=6 / side, is_below=is_below)
@@ -211,7 +213,6 @@ def confusion_figure(counts: Counts, names: Sequence[str]) -> Figure:
         fraction = fractions[row, column]
         text = axes.text(column, row, f"{fraction:.2f}", ha="center", va="center", size=8.0)
         text.set(color="#ffffff" if fraction > 0.5 else INK, gid=f"{TOOLTIP}{cells[row, column]:.0f}")
-    axes.set_title("rows: predicted, columns: labelled, fractions of a column", size=NAME_SIZE, color=SOFT, pad=3)
     return figure
 
 

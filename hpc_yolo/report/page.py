@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import hpc_yolo
 from hpc_yolo.core.units import counted, short_time
-from hpc_yolo.plots.chart import COLOURS, INKS, MAX_NUMBERED
+from hpc_yolo.plots.chart import COLOURS, CONFUSION_CAPTION, INKS, MAX_NUMBERED
 from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import most_confused, results_charts
 from hpc_yolo.plots.training import training_charts
@@ -87,6 +87,7 @@ def _environment() -> Environment:
         "svg": chart_markup,
         "warning_lines": warning_lines,
     }
+    environment.globals["confusion_caption"] = CONFUSION_CAPTION
     return environment
 
 

@@ -1,14 +1,19 @@
 """Charts as SVG and PNG: lines, restarts, names and counts, whatever names contain."""
 
+from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backend_bases import RendererBase
+from matplotlib.text import Text
 
 from hpc_yolo.plots.chart import COLOURS, MAX_POINTS, Chart, Line, thinned
-from hpc_yolo.plots.figures import chart_svg, confusion_svg, heat_map_svg, write_charts
+from hpc_yolo.plots.figures import chart_svg, confusion_svg, heat_map_svg, write_charts, write_confusion_chart
+from hpc_yolo.plots.sweep_figures import parallel_svg, scale_of, scatter_svg
 
 UNSAFE = '"><script>alert(1)</script> $\\frac{x}$ _&'
 WAVE = tuple(number / 10 for number in range(50))
@@ -66,6 +71,40 @@ def test_svg_of_confusion_matrix_has_names_and_counts_as_text():
 def test_svg_of_heat_map_has_image():
     assert "data:image/png;base64," in heat_map_svg("centres", [[0, 1], [2, 3]])
     assert "data:image/png;base64," in heat_map_svg("centres", [[0, 0], [0, 0]])
+
+
+SMALL = tuple(y / 1e6 for y in WAVE)
+SCALES = [
+    scale_of("warmup_bias_lr", [1e-4, 2e-4]),
+    scale_of("shape", ["configs/models/v5n-wide.yaml"]),
+    *[scale_of("mAP50-95", [0.1, 0.2])] * 3,
+]
+DRAWN: dict[str, Callable[[Path], object]] = {
+    "PNG with a power of ten": lambda path: write_charts(path, [chart(line(ys=SMALL))] * 4),
+    "SVG with a power of ten": lambda _: chart_svg(chart(line(ys=SMALL))),
+    "confusion matrix of one class as PNG": lambda path: write_confusion_chart(path, [[1, 2], [3, 4]], ["cat"]),
+    "confusion matrix of one class as SVG": lambda _: confusion_svg([[1, 2], [3, 4]], ["cat"]),
+    "values of trials": lambda _: parallel_svg(SCALES[:2], [(1e-4, "configs/models/v5n-wide.yaml")]),
+    "metric over a field": lambda _: scatter_svg(SCALES[0], [1e-4, 2e-4], [1e-5, 2e-5]),
+    "metric over names": lambda _: scatter_svg(SCALES[1], ["configs/models/v5n-wide.yaml"], [0.1]),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_no_text_is_cut_off(draw, monkeypatch, tmp_path):
+    """The power of ten above an axis and the caption of a small confusion matrix were."""
+    outside: dict[str, bool] = {}
+    draw_text = Text.draw
+
+    def observed(text: Text, renderer: RendererBase) -> None:
+        draw_text(text, renderer)
+        if text.get_text():
+            box, canvas = text.get_window_extent(renderer), text.get_figure().bbox.padded(1)
+            outside[text.get_text()] = not (canvas.contains(*box.min) and canvas.contains(*box.max))
+
+    monkeypatch.setattr(Text, "draw", observed)
+    draw(tmp_path / "drawn.png")
+    assert outside and not any(outside.values()), outside
 
 
 def test_matplotlib_settings_of_user_do_not_change_chart():
