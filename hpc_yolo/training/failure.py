@@ -57,18 +57,25 @@ def exit_code(error: Exception) -> int:
 
 
 def explained(error: Exception) -> Exception:
-    """Return `error`, or its cause if a loader process has died, which torch raises anywhere."""
-    worker = LOST_WORKER.search(str(error)) if isinstance(error, RuntimeError) else None
-    if worker is None:
+    """Return `error`, or if it only shows that another process has ended, a LostProcessError that says so.
+
+    torch raises the death of a loader worker anywhere.
+    """
+    if isinstance(error, HpcYoloError) or not isinstance(error, RuntimeError):
         return error
-    return LostProcessError(
-        f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps because memory ran out",
-        hint="search the kernel's log for out of memory; set a larger cluster.mem or fewer train.workers",
-    )
+    if worker := LOST_WORKER.search(str(error)):
+        return LostProcessError(
+            f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps because memory ran out",
+            hint="search the kernel's log for out of memory; set a larger cluster.mem or fewer train.workers",
+        )
+    if isinstance(error, torch.distributed.DistError) or LOST_PEER.search(str(error)):
+        return LostProcessError(
+            f"lost the connection to another rank: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            hint="the rank that ended first has the cause: hpc-yolo logs",
+        )
+    return error
 
 
 def is_echo(error: Exception) -> bool:
-    """Return whether `error` is only the effect of another process that exited."""
-    return isinstance(error, (torch.distributed.DistError, LostProcessError)) or (
-        isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
-    )
+    """Return whether `error`, explained, is only the effect of another process that exited."""
+    return isinstance(error, LostProcessError)

@@ -79,7 +79,7 @@ def test_killed_rank_ends_the_others_and_they_only_echo_it(directory):
                 continue  # whoever was killed had done its work already
             if "kill of rank" in attempt["done"]:
                 assert min(attempt["ends"].values()) == -9
-                assert 0 not in attempt["ends"].values()
+                assert set(attempt["ends"].values()) <= {-9, 10, 11}, "the other lost its connection, or its peer"
             elif attempt["done"]:
                 assert attempt["ends"][attempt["done"][-1]] == 11, output_of(directory, name)
                 assert 0 not in attempt["ends"].values()

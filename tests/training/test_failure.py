@@ -1,23 +1,55 @@
-"""A loader worker that is killed is a lost process, not an error of the program."""
+"""A process that ends because another one was killed says so, and has no error of its own."""
 
 import os
 import signal
 
 import pytest
+from torch.distributed import DistBackendError, DistNetworkError
 
-from hpc_yolo.core.errors import LostProcessError
+from hpc_yolo.core.errors import DataError, LostProcessError
 from hpc_yolo.launch.prepare import prepare_run
 from hpc_yolo.resilience.stop_signal import STOP_SIGNALS
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.training import attempt
-from hpc_yolo.training.failure import explained
+from hpc_yolo.training.failure import explained, is_echo
 
 
-def test_missing_file_is_no_lost_worker():
-    error = FileNotFoundError("image.jpg")
-    assert explained(error) is error
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+            "a loader worker (process 7, 8) has died: killed from outside, perhaps because memory ran out",
+        ),
+        (
+            RuntimeError(
+                "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:4"
+            ),
+            "lost the connection to another rank: "
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:4",
+        ),
+        (
+            DistNetworkError("failed to recv, got 0 bytes\nException raised from recvBytes"),
+            "lost the connection to another rank: failed to recv, got 0 bytes",
+        ),
+        (DistBackendError(""), "lost the connection to another rank: DistBackendError"),
+    ],
+)
+def test_error_that_only_shows_the_end_of_another_process_is_a_lost_process(error, message):
+    lost = explained(error)
+    assert isinstance(lost, LostProcessError) and is_echo(lost)
+    assert lost.message == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError("image.jpg"), RuntimeError("shapes differ"), DataError("connection reset"), ValueError("bad")],
+    ids=repr,
+)
+def test_other_errors_stay(error):
+    assert explained(error) is error and not is_echo(error)
 
 
 def test_late_signal_of_dead_worker_does_not_replace_its_error(shapes, tmp_path, monkeypatch):
