@@ -41,6 +41,28 @@ def test_each_node_has_one_copy_and_losses_are_those_without(
     assert [event.outcome for event in events_of("staged", AttemptEnded)] == [AttemptEnded.FINISHED]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_other_formats_are_staged_and_train_alike(form, in_slurm, write_spec, hpc_yolo, events_of, shapes, tmp_path):
+    """Their labels and images lie in different directories; the labels are in the index, so images alone are copied."""
+    train = {"log_every_steps": 1, "epochs": 1, "sync_bn": True, "precision": "fp64"}
+    hpc_yolo("data", "convert", shapes, tmp_path / form, "--to", form)
+    (written,) = (tmp_path / form).glob("*.yaml")
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    staged = {"path": str(written), "stage": f"{stage}/$SLURMD_NODENAME", "size_limit": "1G"}
+    for name, options in {"plain": {"data": str(written)}, form: {"cluster": TWO_BY_TWO, "data": staged}}.items():
+        hpc_yolo("submit", write_spec(name, train=train, **options))
+        job_id = json.loads((tmp_path / "runs" / name / "submissions.jsonl").read_text())["job_id"]
+        assert in_slurm.wait_for_state(job_id, "COMPLETED") == "COMPLETED"
+    images = sorted(path for path in (shapes.parent / "images").rglob("*") if path.is_file())
+    assert [copied_files(stage / node) for node in ("gpu01", "gpu02")] == [images] * 2
+    plain, steps = events_of("plain", StepLogged), events_of(form, StepLogged)
+    assert len(steps) == len(plain) == 5
+    for ours, theirs in zip(steps, plain, strict=True):
+        assert ours.losses == pytest.approx(theirs.losses, rel=1e-6)
+
+
 def copied_files(directory: Path) -> list[Path]:
     """Return the paths of the files of which the node with the stage `directory` has a copy."""
     (files,) = directory.glob("hpc-yolo-*/*/files")
