@@ -58,14 +58,14 @@ setup(
         "torch>=2.8",  # training; 2.8 is the first whose stores ranks can connect to a second time
         "torchvision>=0.23",  # non-maximum suppression as one kernel
         "numpy>=1.24",  # labels, metrics, counter-based random numbers
-        "opencv-python>=4.8",  # decoding, resizing and warping images; 5 and newer write names in any script on them
+        "opencv-python>=4.10",  # decoding, resizing and warping images; 5 and newer write names in any script on them
         "matplotlib>=3.8",  # charts as PNG and SVG; its font DejaVu Sans, for names on images
         "arabic-reshaper>=3.0",  # letters of Arabic in the forms that join
         "python-bidi>=0.6",  # names that run from right to left
-        "submitit>=1.5",  # jobs to Slurm or to local processes
+        "submitit>=1.5.4",  # jobs to Slurm or to local processes; before, it needs the pkg_resources of old setuptools
         "safetensors>=0.4",  # checkpoints without pickle
         "pyyaml>=6.0",  # specs, with the position of every value
-        "msgspec>=0.19",  # typed specs and events; starts ten times faster than its rivals
+        "msgspec>=0.21",  # typed specs and events; starts ten times faster than its rivals; errors are ValueErrors
         "nvidia-ml-py>=12.535",  # how busy GPUs are
         "jinja2>=3.1",  # the page of a report, every value from data escaped
         "click>=8.1",  # the command line and its completion

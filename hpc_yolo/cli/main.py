@@ -38,8 +38,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        cause = (interrupt.__cause__ or interrupt).args  # click raises an Abort of its own from Ctrl-C
-        click.echo(": ".join(["interrupted", *map(str, cause)]), err=True)
+        cause = interrupt.__context__ or interrupt  # click raises an Abort of its own from Ctrl-C
+        click.echo(": ".join(["interrupted", *map(str, cause.args)]), err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of standard output has exited (`| head`).

@@ -35,7 +35,7 @@ def test_run_with_a_problem_has_a_red_mark():
     for problems, style in (([], ""), (["a problem"], "bold red")):
         runs = [run_facts(problems=problems)]
         row = list_lines(snapshot_of(runs), runs, ScreenState(), 80, 24)[3]
-        assert [span.style for span in row.spans if span.start == 0] == ([style] if style else [])
+        assert [span.style for span in row.spans if span.start == 0 and span.style] == ([style] if style else [])
 
 
 def test_name_of_16_letters_fits_every_width():
