@@ -55,7 +55,7 @@ bench.add_command(scaling)
 @bench.command("all", short_help="Run all of these.")
 @measuring
 def run_all(quick: bool, num_rounds: int | None, directory: Path | None, as_json: bool) -> None:
-    """Run all benchmarks on this machine: 5 minutes, with --quick 1 to 3.
+    """Run all benchmarks on this machine: 10 minutes, with --quick 1 to 3.
 
     One that cannot be run is reported at the end, with exit code 6; times alone never fail.
     """
