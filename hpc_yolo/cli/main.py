@@ -38,7 +38,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        cause = interrupt.__context__ or interrupt  # click raises an Abort of its own from Ctrl-C
+        cause = interrupt.__context__ or interrupt  # click raises an Abort from Ctrl-C, 8.1 `from None`
         click.echo(": ".join(["interrupted", *map(str, cause.args)]), err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -16,7 +16,10 @@ from hpc_yolo.core.errors import HpcYoloError, LeaseError, LostProcessError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
 
-LOST_PEER = re.compile(r"connection (closed|reset|refused)|socket (timeout|closed)", re.IGNORECASE)
+LOST_PEER = re.compile(
+    r"connection (was likely )?(closed|reset|refused)|socket (timeout|closed)|failed to (send|recv)|broken pipe",
+    re.IGNORECASE,
+)
 LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)")
 
 
@@ -68,14 +71,14 @@ def explained(error: Exception) -> Exception:
             f"a loader worker (process {worker['pids']}) has died: killed from outside, perhaps because memory ran out",
             hint="search the kernel's log for out of memory; set a larger cluster.mem or fewer train.workers",
         )
-    if isinstance(error, torch.distributed.DistError) or LOST_PEER.search(str(error)):
+    if line := next(filter(LOST_PEER.search, str(error).splitlines()), None):
         return LostProcessError(
-            f"lost the connection to another rank: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            hint="the rank that ended first has the cause: hpc-yolo logs",
+            f"lost the connection to another rank: {line}",
+            hint="hpc-yolo logs RUN --errors shows the rank that ended first",
         )
     return error
 
 
 def is_echo(error: Exception) -> bool:
     """Return whether `error`, explained, is only the effect of another process that exited."""
-    return isinstance(error, LostProcessError)
+    return isinstance(error, (torch.distributed.DistError, LostProcessError))

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from torch.distributed import DistBackendError, DistNetworkError
+from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
 from hpc_yolo.core.errors import DataError, LostProcessError
 from hpc_yolo.launch.prepare import prepare_run
@@ -34,7 +34,16 @@ from hpc_yolo.training.failure import explained, is_echo
             DistNetworkError("failed to recv, got 0 bytes\nException raised from recvBytes"),
             "lost the connection to another rank: failed to recv, got 0 bytes",
         ),
-        (DistBackendError(""), "lost the connection to another rank: DistBackendError"),
+        (
+            DistBackendError(
+                "NCCL error in: NCCLUtils.cpp:93\nLast error:\nsocketProgress: Connection closed by gpu2<4>"
+            ),
+            "lost the connection to another rank: socketProgress: Connection closed by gpu2<4>",
+        ),
+        (
+            DistStoreError("Connection was likely closed. Did the server crash?"),
+            "lost the connection to another rank: Connection was likely closed. Did the server crash?",
+        ),
     ],
 )
 def test_error_that_only_shows_the_end_of_another_process_is_a_lost_process(error, message):
@@ -50,6 +59,12 @@ def test_error_that_only_shows_the_end_of_another_process_is_a_lost_process(erro
 )
 def test_other_errors_stay(error):
     assert explained(error) is error and not is_echo(error)
+
+
+def test_other_error_of_a_collective_keeps_all_its_lines():
+    """Every rank may have it, and then none has another cause."""
+    error = DistBackendError("NCCL error in: NCCLUtils.cpp:93\nLast error:\nDuplicate GPU detected: rank 1 and rank 0")
+    assert explained(error) is error and is_echo(error)
 
 
 def test_late_signal_of_dead_worker_does_not_replace_its_error(shapes, tmp_path, monkeypatch):
