@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from gpu_card import Card, Row, batches
+from gpu_card import MIXED, Card, Row, batches
 from gpu_speed import float_images, pinned
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +25,7 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.undrawn import AnyTrainingBatch
 from hpc_yolo.distributed import choose_device, connected, make_deterministic
 from hpc_yolo.models import build_model
+from hpc_yolo.models.layers import join_norm_silu
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -87,40 +88,51 @@ def overflow(card: Card) -> Row:
 
 
 def one_rank_group(card: Card) -> Row:
-    """Check a process group of one rank: NCCL on a GPU, with SyncBatchNorm and DistributedDataParallel in bf16."""
+    """Check a process group of one rank: NCCL on a GPU, with SyncBatchNorm and DistributedDataParallel.
+
+    Gradients are compared in fp32: at its start a model multiplies the rounding of bf16 to half of their size.
+    """
     dist.init_process_group("nccl" if card.is_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         summed = torch.ones(4, device=card.device)
         dist.all_reduce(summed)
-        losses = []
         images = float_images(card, 4)
-        for is_wrapped in (False, True):
-            torch.manual_seed(0)
-            built: nn.Module = build_model(card.sizes.models[0], NUM_CLASSES).train().to(card.device)
-            if is_wrapped:
-                ids = [0] if card.is_gpu else None
-                built = DistributedDataParallel(convert_sync_batchnorm(built, card.device), device_ids=ids)
-            with torch.autocast(card.device.type, torch.bfloat16, enabled=card.is_gpu):
-                levels = built(images)
-            loss = torch.stack([level.float().square().mean() for level in levels]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(
-                (
-                    float(loss),
-                    float(nn.utils.get_total_norm([one.grad for one in built.parameters() if one.grad is not None])),
-                )
-            )
+        losses = {
+            name: [_loss_and_norm(card, images, mixed, is_wrapped) for is_wrapped in (False, True)]
+            for name, mixed in MIXED.items()
+            if name != "fp16" and (card.is_gpu or mixed is None)
+        }
     finally:
         dist.destroy_process_group()
     row = {"backend": "nccl" if card.is_gpu else "gloo", "loss_and_gradient_norm": losses}
     print(row, flush=True)
-    if summed.tolist() != [1.0] * 4 or not all(map(_is_near, *losses)):
+    near = [_is_near(alone[0], wrapped[0]) for alone, wrapped in losses.values()]
+    if summed.tolist() != [1.0] * 4 or not all(near) or not _is_near(*(norm for _, norm in losses["fp32"])):
         raise AssertionError(f"one rank in a group computes something else than one without: {losses}")
     return row
 
 
+def _loss_and_norm(
+    card: Card, images: torch.Tensor, mixed: torch.dtype | None, is_wrapped: bool
+) -> tuple[float, float]:
+    """Return a loss of a model and the norm of its gradients; wrapped as for several ranks, or joined as for one."""
+    torch.manual_seed(0)
+    built: nn.Module = build_model(card.sizes.models[0], NUM_CLASSES).train().to(card.device)
+    if is_wrapped:
+        ids = [0] if card.is_gpu else None
+        built = DistributedDataParallel(convert_sync_batchnorm(built, card.device), device_ids=ids)
+    elif card.is_gpu:
+        join_norm_silu(built)
+    with torch.autocast(card.device.type, mixed, enabled=mixed is not None):
+        levels = built(images)
+    loss = torch.stack([level.float().square().mean() for level in levels]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [one.grad for one in built.parameters() if one.grad is not None]
+    return float(loss.detach()), float(nn.utils.get_total_norm(gradients))
+
+
 def _is_near(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=0.02)  # bf16 has 8 bits
+    return math.isclose(one, other, rel_tol=0.02)
 
 
 def resume(card: Card) -> Row:

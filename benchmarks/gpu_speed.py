@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpc_yolo.bench.trainer import NUM_CLASSES, bare_step, random_batch, whole_step
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.models import build_model
+from hpc_yolo.training.cuda_graph import GraphedModel
 
 # Dense bf16 and fp16, operations a second, by a part of the name of the card (data sheets).
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -124,6 +125,14 @@ def _graphed(card: Card, model: str, batch: int) -> Callable[[], object] | None:
     return _step(card, graphed, built, batch)
 
 
+def _joined(card: Card, model: str, batch: int) -> Callable[[], object] | None:
+    """Return the passes of a training: normalisation joined with SiLU, in CUDA graphs; None without a GPU."""
+    if not card.is_gpu:
+        return None
+    built = _built(card, model)
+    return _step(card, GraphedModel(built, torch.bfloat16, print).train(), built, batch)
+
+
 def _built(card: Card, model: str) -> torch.nn.Module:
     return build_model(model, NUM_CLASSES).train().to(memory_format=torch.channels_last).to(card.device)
 
@@ -144,6 +153,7 @@ VARIANTS: dict[str, Callable[[Card, str, int], Callable[[], object] | None]] = {
     "channels last": _channels_last,
     "contiguous": _contiguous,
     "CUDA graphs": _graphed,
+    "CUDA graphs, normalisation joined with SiLU": _joined,
     "compiled": _compiled,
 }
 

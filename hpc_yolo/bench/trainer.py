@@ -64,7 +64,7 @@ def trainer_on(path: Path, model: str, train: TrainSpec, directory: Path) -> Tra
 def random_batch(batch: int, imgsz: int) -> TrainingBatch:
     """Return a batch of random images with seven targets of all sizes each."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, 3, imgsz, imgsz), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (batch, imgsz, imgsz, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     targets = torch.rand(batch * TARGETS_AN_IMAGE, 6, generator=generator)
     targets[:, 0] = torch.arange(len(targets)) % batch
     targets[:, 1] = (targets[:, 1] * NUM_CLASSES).floor()

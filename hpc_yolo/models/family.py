@@ -17,7 +17,7 @@ from hpc_yolo.core.errors import SpecError, TrainingError
 from hpc_yolo.models.config import IMAGE_CHANNELS, MAX_WIDTH, LayerSpec, layer_error, read_activation, read_layers
 from hpc_yolo.models.heads import HEADS
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS, AnchorHead, Head
-from hpc_yolo.models.layers import C3, SPPF, Concat, Conv
+from hpc_yolo.models.layers import C3, SPPF, Concat, Conv, Upsample
 from hpc_yolo.spec.freeze import FREEZE_HINT, freeze_problem
 from hpc_yolo.spec.model_config import load_config, not_a_config
 
@@ -171,7 +171,7 @@ def _own_width(layer: LayerSpec, config: dict[str, Any], num_classes: int) -> in
 def _build_block(layer: LayerSpec, c_in: list[int], config: dict[str, Any], num_classes: int) -> tuple[nn.Module, int]:
     """Return (the block of one layer, its width)."""
     if layer.block == "Upsample":
-        return nn.Upsample(scale_factor=2, mode="nearest"), c_in[0]
+        return Upsample(), c_in[0]
     if layer.block == "Concat":
         return Concat(), sum(c_in)
     if layer.block in HEADS:
@@ -196,7 +196,7 @@ def _output_side(block: nn.Module, sides: list[int]) -> int:
     if isinstance(block, Conv):
         kernel, stride, padding = block.conv.kernel_size[0], block.conv.stride[0], int(block.conv.padding[0])
         side = (side + 2 * padding - kernel) // stride + 1
-    elif isinstance(block, nn.Upsample):
+    elif isinstance(block, Upsample):
         side *= 2
     elif isinstance(block, Concat) and len(set(sides)) > 1:
         raise ValueError(f"its inputs have {sides} cells a side for an image of {PROBE_PIXELS} pixels")

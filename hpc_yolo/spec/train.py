@@ -35,6 +35,14 @@ class TrainSpec(Section, frozen=True, kw_only=True):
             description="Arithmetic; auto: mixed where the device has it, fp32 on CPUs; fp64 to compare runs exactly."
         ),
     ] = "auto"
+    cuda_graphs: Annotated[
+        bool,
+        WHERE_IT_RUNS,
+        Meta(
+            description="On a single GPU, launch the passes of the model as CUDA graphs: small models and batches are "
+            "then not bound by the host. Not with multi_scale or rect."
+        ),
+    ] = True
     sync_bn: Annotated[
         bool, Meta(description="Batch normalisation over the batches of all ranks; pays at 8 images a rank or fewer.")
     ] = False

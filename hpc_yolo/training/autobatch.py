@@ -19,6 +19,7 @@ from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector
 from hpc_yolo.runs.events import AnyEvent, WarningRaised
 from hpc_yolo.training.context import TrainingContext
+from hpc_yolo.training.cuda_graph import GraphedModel
 from hpc_yolo.training.model import autocast_dtype
 
 TRIED_BATCHES = (1, 2, 4, 8, 16)
@@ -63,6 +64,8 @@ def out_of_memory(error: torch.OutOfMemoryError, context: TrainingContext, world
     """Return an error that names the batch that would fit; measuring it takes seconds."""
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
     context.updater.optimizer.zero_grad()
+    if isinstance(context.trained, GraphedModel):
+        context.trained.release()
     train, shard = context.train, context.schedule.batch // world.size
     imgsz = largest_imgsz(train.imgsz, context.model.image_stride) if train.multi_scale else train.imgsz
     fitting = largest_batch(context.model, imgsz, train.precision, world.device)

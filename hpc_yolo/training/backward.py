@@ -23,8 +23,7 @@ def add_gradients(context: TrainingContext, world: World, batch: AnyTrainingBatc
     images = scaled_images(context, pixels, step)
     with context.autocast(world.device):
         predictions = context.trained(images)
-    levels = [level.to(context.dtype) for level in predictions]
-    terms = context.loss(levels, targets, world.sum_over_ranks, world.size)
+    terms = context.loss(predictions, targets, world.sum_over_ranks, world.size)
     # DDP averages gradients over the ranks; the loss of a global batch is the sum of its ranks' parts. It averages
     # at every step, also between optimiser steps: the gradients are then the same on all ranks, bit by bit.
     values = torch.stack(list(terms.values()))
@@ -35,7 +34,8 @@ def add_gradients(context: TrainingContext, world: World, batch: AnyTrainingBatc
 
 def scaled_images(context: TrainingContext, images: torch.Tensor, step: int) -> torch.Tensor:
     """Return images (shard, 3, H, W) in [0, 1]; in multi-scale training in another size, the same on all ranks."""
-    pixels = images.to(context.dtype, memory_format=torch.channels_last) / 255
+    images = images.contiguous(memory_format=torch.channels_last)  # as loaders make them
+    pixels = torch.div(images, 255) if context.dtype is torch.float32 else images.to(context.dtype) / 255
     train, stride = context.train, context.model.image_stride
     if not train.multi_scale:
         return pixels

@@ -148,7 +148,7 @@ def build_context(
     mixed = autocast_dtype(train.precision, world.device)
     scaler = torch.amp.GradScaler(world.device.type, enabled=mixed is torch.float16)
     updater = Updater(model, ema, build_optimizer(model, train.optimizer, schedule), scaler)
-    trained = distribute(model, train, world)
+    trained = distribute(model, train, world, mixed, emit)
     training, validation = build_loaders(spec, indexes, hyp, model.image_stride, world, emit)
     loss = model.head.loss(hyp, train.imgsz, train.label_smoothing)
     evaluations = EvaluationRecord()
@@ -170,7 +170,7 @@ def build_context(
         schedule=schedule,
         training=training,
         validation=validation,
-        meter=StepMeter(world, model, loss.names),
+        meter=StepMeter(world, trained, loss.names),
         evaluations=evaluations,
         nan_guard=NanGuard(world, model, train.on_nonfinite, num_steps, emit, describe, checkpoints),
         evaluates_aside=spec.validate == "aside",

@@ -19,9 +19,10 @@ from hpc_yolo.distributed import World
 from hpc_yolo.models import Detector, build_from_config, freeze, load_config
 from hpc_yolo.models.heads.base import AnchorHead
 from hpc_yolo.models.sync_batchnorm import convert_sync_batchnorm
-from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WeightsLoaded
+from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, WarningRaised, WeightsLoaded
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.train import TrainSpec
+from hpc_yolo.training.cuda_graph import GraphedModel
 from hpc_yolo.weights.model_file import ModelFile, read_model_file, transfer
 
 
@@ -121,16 +122,21 @@ def fit_anchors(
     world.broadcast([head.anchors])
 
 
-def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
-    """Return `model` wrapped so that backward passes average its gradients over the ranks; unwrapped for one rank.
+def distribute(
+    model: nn.Module, train: TrainSpec, world: World, mixed: torch.dtype | None, emit: Callable[[AnyEvent], None]
+) -> nn.Module:
+    """Return `model` wrapped so that backward passes average its gradients over the ranks.
 
-    With `data_parallel` a single process splits each batch over the GPUs of this machine and gathers the outputs.
+    With one rank its passes are replayed as CUDA graphs where they can be. With `data_parallel` a single process splits
+    each batch over the GPUs of this machine and gathers the outputs.
     """
     if train.data_parallel and world.device.type == "cuda":
         device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
         return nn.DataParallel(model, device_ids=device_ids)
     if world.size == 1:
-        return model
+        if not replays_graphs(train, world.device):
+            return model
+        return GraphedModel(model, mixed, lambda message: emit(WarningRaised(message=message)))
     if train.sync_bn:
         model = convert_sync_batchnorm(model, world.device)
     distributed = DistributedDataParallel(
@@ -141,6 +147,12 @@ def distribute(model: nn.Module, train: TrainSpec, world: World) -> nn.Module:
     # Training does not read running statistics; `evaluate_average` copies rank 0's. No argument: torch 2.14 renamed it.
     distributed.broadcast_buffers = False
     return distributed
+
+
+def replays_graphs(train: TrainSpec, device: torch.device) -> bool:
+    """Return whether the passes of a single rank are replayed: on a GPU, if all batches have one shape."""
+    has_one_shape = not (train.multi_scale or train.rect)
+    return train.cuda_graphs and has_one_shape and device.type == "cuda"
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

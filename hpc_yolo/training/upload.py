@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from hpc_yolo.data.undrawn import AnyTrainingBatch, UndrawnBatch
+from hpc_yolo.data.undrawn import AnyTrainingBatch
 
 
 class BatchUpload:
     """Copies batches to a device, and draws those that the loader workers have not drawn.
 
-    On a GPU a batch is drawn on a stream of its own: while the GPU still computes the step before, which the task does
-    not wait for.
+    On a GPU this is done on a stream of its own: while the GPU still computes the step before, which the task does not
+    wait for.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,7 +21,7 @@ class BatchUpload:
     def __call__(self, batch: AnyTrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images, uint8 (n, 3, height, width) RGB, and the targets of a batch."""
         targets = batch.targets.to(self._device, non_blocking=True)
-        if self._stream is None or not isinstance(batch, UndrawnBatch):
+        if self._stream is None:
             return batch.images_on(self._device), targets
         used_by = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):

@@ -92,7 +92,7 @@ evaluation.evaluate = evaluation.crowds_of = lambda *_, **__: None
 process = ProcessInfo(rank, rank, 0, 2, 2, 1, LOOPBACK, None, "torchrun")
 world = World(process, torch.device("cpu"), ())
 layer = nn.BatchNorm2d(3)
-distributed = model.distribute(layer, TrainSpec(), world)
+distributed = model.distribute(layer, TrainSpec(), world, None, print)
 images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 2, 2) * (rank + 1)
 for _ in range(2):  # at the second, buffers would be copied
     (distributed(images) * images * rank).sum().backward()

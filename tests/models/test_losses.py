@@ -124,10 +124,17 @@ def test_loss_items_and_gradients_equal_published_values(name):
     assert sums == pytest.approx(case["grad_abs_sum_per_level"], rel=1e-6)
 
 
+def place_of(cells, level):
+    """Return image, anchor, y, x of cells."""
+    batch, anchors, height, width, _ = level.shape
+    image, y, x, anchor = torch.unravel_index(cells, (batch, height, width, anchors))
+    return image, anchor, y, x
+
+
 def assignments(loss, predictions, targets, index):
     """Return rows of image, anchor, y, x, class, box of the positives of one level."""
     found = Candidates(*(values[index] for values in loss.candidates(predictions, targets)))
-    indices = torch.stack(torch.unravel_index(found.cells[found.mask], predictions[index].shape[:4]), dim=1)
+    indices = torch.stack(place_of(found.cells[found.mask], predictions[index]), dim=1)
     columns = (indices.double(), found.classes[found.mask, None].double(), found.boxes[found.mask])
     return torch.cat(columns, dim=1).tolist()
 
@@ -280,9 +287,21 @@ def test_cell_indices_beyond_float32_precision_are_exact():
     levels = [torch.zeros(1).expand(256, 3, side, side, 8) for side in (160, 80, 40)]  # takes no memory
     target = torch.tensor([[255, 0, 157.6 / 160, 157.6 / 160, 0.02, 0.02]])
     found = loss.candidates(levels, target)
-    own = torch.unravel_index(found.cells[0, :3], levels[0].shape[:4])
+    own = place_of(found.cells[0, :3], levels[0])
     assert found.mask[0, :3].all()
     assert [indices.tolist() for indices in own] == [[255] * 3, [0, 1, 2], [157] * 3, [157] * 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_outputs_of_mixed_precision_are_calculated_with_in_fp32(dtype):
+    """The 8 bits of bf16 would place targets at every fourth pixel."""
+    loss, exact = loss_of(dtype=torch.float32), loss_of(dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(2, 3, side, side, 8, generator=generator).to(dtype) for side in (80, 40, 20)]
+    targets = TARGETS.float()
+    terms = loss(levels, targets)
+    assert stacked(terms).dtype == torch.float32
+    assert torch.equal(stacked(terms), stacked(exact([level.float() for level in levels], targets)))
 
 
 class RecordSynchronisations(TorchDispatchMode):

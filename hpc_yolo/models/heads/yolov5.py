@@ -56,7 +56,7 @@ class Detect(AnchorHead):
     def _reshape(self, output: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = output.shape
         split = output.view(batch, self.num_anchors, self.num_outputs, height, width)
-        return split.permute(0, 1, 3, 4, 2).contiguous()
+        return split.permute(0, 1, 3, 4, 2)
 
     def _decode(self, raw: torch.Tensor, level: int) -> torch.Tensor:
         """Decode raw (B, A, H, W, outputs) of one level into (B, A * H * W, outputs)."""

@@ -16,6 +16,11 @@ def on_this_rank(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to calculate a loss in: positions need more than the 8 or 11 bits of bf16 and fp16."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class Loss(nn.Module, ABC):
     """The loss of a head as a dict of named terms. A subclass computes them in `terms`.
 
@@ -47,7 +52,7 @@ class Loss(nn.Module, ABC):
         The parts of all ranks sum to the term that a single process would compute for the global batch.
 
         Args:
-            predictions: raw outputs of the head in training, (B, A, H, W, outputs) a level.
+            predictions: raw outputs of the head in training, (B, A, H, W, outputs) a level; any floating type.
             targets: (n, 6) index of the image in this rank's part, class, cxcywh in [0, 1]; -1 as index: padding.
             sum_over_ranks: sums a small tensor, such as counts, over all ranks.
         """

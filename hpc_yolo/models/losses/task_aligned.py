@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from hpc_yolo.models.boxes import EPSILON, ciou_cxcywh
-from hpc_yolo.models.losses.base import Loss, SumOverRanks
+from hpc_yolo.models.losses.base import Loss, SumOverRanks, at_least_fp32
 from hpc_yolo.models.losses.focal import focal_weight
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -69,6 +69,7 @@ class TaskAlignedLoss(Loss):
         self, predictions: list[torch.Tensor], targets: torch.Tensor, sum_over_ranks: SumOverRanks, _world_size: int
     ) -> dict[str, torch.Tensor]:
         """Return the terms: sums, weighted by soft targets, over the sum of the soft targets of the global batch."""
+        predictions = [level.to(at_least_fp32(level.dtype)) for level in predictions]
         outputs = torch.cat([level.flatten(1, 3) for level in predictions], dim=1)
         logits, scores = torch.split(outputs, [4 * NUM_BINS, self.num_classes], dim=2)  # (B, P, …)
         points = grid_points(predictions, self.strides)
@@ -184,7 +185,8 @@ def distribution_focal(log_fractions: torch.Tensor, distances: torch.Tensor) -> 
 def grid_points(predictions: list[torch.Tensor], strides: torch.Tensor) -> Points:
     """Return the points of the levels (B, A, H, W, outputs) of `predictions`, by level, y, x."""
     centres, sizes = [], []
-    for level, stride in zip(predictions, strides.to(predictions[0]).unbind(), strict=True):
+    strides = strides.to(predictions[0].device, at_least_fp32(predictions[0].dtype))
+    for level, stride in zip(predictions, strides.unbind(), strict=True):
         height, width = level.shape[2:4]
         x, y = (torch.arange(side, device=level.device, dtype=stride.dtype) + 0.5 for side in (width, height))
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from hpc_yolo.models.boxes import ciou_cxcywh
-from hpc_yolo.models.losses.base import Loss, SumOverRanks
+from hpc_yolo.models.losses.base import Loss, SumOverRanks, at_least_fp32
 from hpc_yolo.models.losses.focal import focal_weight
 from hpc_yolo.spec.recipe import Hyperparameters
 
@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         mask: (L, K) True for positives.
-        cells: (L, K) index into the flattened (B, A, H, W) of the level.
+        cells: (L, K) index into the flattened (B, H, W, A) of the level, the order of its outputs in memory.
         boxes: (L, K, 4) target cxcywh in grid units, relative to the cell.
         anchors: (L, K, 2) in grid units.
         classes: (L, K)
@@ -86,10 +86,13 @@ class DetectionLoss(Loss):
         All levels are computed together: for a small model the launches of a GPU's kernels are what costs time.
         """
         found = self.candidates(predictions, targets)
-        counts = sum_over_ranks(found.mask.sum(dim=1).to(predictions[0].dtype)).clamp(min=1)
+        counts = sum_over_ranks(found.mask.sum(dim=1).to(found.boxes.dtype)).clamp(min=1)
         outputs = torch.stack(
-            [level.flatten(0, 3)[cells] for level, cells in zip(predictions, found.cells.unbind(), strict=True)]
-        )  # (L, K, outputs)
+            [
+                level.permute(0, 2, 3, 1, 4).flatten(0, 3)[cells]
+                for level, cells in zip(predictions, found.cells.unbind(), strict=True)
+            ]
+        ).to(found.boxes.dtype)  # (L, K, outputs)
         ciou = ciou_cxcywh(_decoded(outputs, found), found.boxes)
         box = torch.where(found.mask, 1 - ciou, 0).sum(dim=1) / counts
         obj = self.objectness_term(predictions, ciou.detach().clamp(min=0), found, world_size)
@@ -97,7 +100,7 @@ class DetectionLoss(Loss):
 
     def candidates(self, predictions: list[torch.Tensor], targets: torch.Tensor) -> Candidates:
         """Return the candidate cells of the targets in each level."""
-        dtype, num_anchors = predictions[0].dtype, predictions[0].shape[1]
+        dtype, num_anchors = at_least_fp32(predictions[0].dtype), predictions[0].shape[1]
         anchors, targets = self.anchors.to(dtype), targets.to(dtype)
         grid, num_cells = _grid_sizes(predictions)
         size = grid.to(dtype)[:, None]
@@ -111,9 +114,9 @@ class DetectionLoss(Loss):
         relative = centres[:, None] - cells
         shape = (len(predictions), len(OFFSETS), num_anchors, len(targets))
         x, y = cells.long()[:, :, None].unbind(-1)  # float32 cannot represent all indices of a large batch
-        row = targets[:, 0].long() * num_anchors + torch.arange(num_anchors, device=targets.device)[:, None]
+        anchor = torch.arange(num_anchors, device=targets.device)[:, None]
         width, height = grid[:, :, None, None, None].unbind(1)
-        flat = ((row * height + y) * width + x).flatten(1)
+        flat = (((targets[:, 0].long() * height + y) * width + x) * num_anchors + anchor).flatten(1)
         # Masked candidates get different cells: thousands of writes to equal indices are slow on a GPU.
         anywhere = torch.arange(mask.shape[1], device=targets.device) % num_cells[:, None]
         boxes = torch.cat((relative[:, :, None].expand(*shape, 2), sizes[:, None, None].expand(*shape, 2)), dim=-1)
@@ -129,12 +132,12 @@ class DetectionLoss(Loss):
         self, predictions: list[torch.Tensor], overlap: torch.Tensor, found: Candidates, world_size: int
     ) -> torch.Tensor:
         """Return the weighted sum over the levels of the mean cross entropy of their cells."""
-        logits = [level[..., 4].flatten() for level in predictions]
+        logits = [level[..., 4].permute(0, 2, 3, 1).flatten() for level in predictions]
         sizes = [len(level) for level in logits]
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
         cells = torch.cat([cells + start for cells, start in zip(found.cells.unbind(), starts, strict=True)])
         targets = _objectness_targets(overlap.flatten(), found.mask.flatten(), cells, sum(sizes))
-        entropy = self.cross_entropy(torch.cat(logits), targets, self.hyp.obj_pw)
+        entropy = self.cross_entropy(torch.cat(logits).to(targets.dtype), targets, self.hyp.obj_pw)
         weights = [weight / (size * world_size) for weight, size in zip(self.level_weights, sizes, strict=True)]
         parts = zip(torch.split(entropy, sizes), weights, strict=True)
         return torch.stack([part.sum() * weight for part, weight in parts]).sum()
