@@ -169,6 +169,7 @@ def attempt(
         augment_device=augment_device,  # type: ignore[arg-type]
         val_every=0,
         autoanchor=False,
+        plots=False,
         hyp_overrides={"mixup": 0.5},
     )
     spec = Spec(name=name, model=card.sizes.models[0], data=DataSpec(path=str(data)), train=train)

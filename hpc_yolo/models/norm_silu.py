@@ -1,7 +1,7 @@
 """Batch normalisation and SiLU in training as one operation on a GPU.
 
 Half of the time of a YOLOv5 step on a GPU goes into normalisation and activation, which move data and calculate little.
-Done together they move 8 times the data of a layer a step instead of 14 to 20 (benchmarks/README.md, "On a GPU").
+Done together they read or write the data of a layer 8 times a step instead of 13 (benchmarks/README.md, "On a GPU").
 """
 
 from __future__ import annotations

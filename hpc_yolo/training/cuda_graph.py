@@ -6,6 +6,7 @@ the GPU for the work. A graph is launched as a whole.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ def captured_passes(
         with torch.enable_grad(), torch.autocast("cuda", dtype, enabled=dtype is not None, cache_enabled=False):
             warm_up(passes, model, warn)
             if torch.cuda.memory_reserved() > MEMORY_FRACTION * torch.cuda.mem_get_info()[1]:
+                torch.cuda.empty_cache()  # of the stream of the passes, where nothing runs any more
                 return None
             passes.capture()
     except RuntimeError as error:
@@ -115,8 +117,12 @@ class CapturedPasses:
             for _ in range(WARMUP_PASSES):
                 outputs = functional_call(self._model, self._leaves, self.images)
                 self.output_gradients = [torch.zeros_like(output) for output in outputs]
-                torch.autograd.grad(outputs, self._trained, self.output_gradients)
+                found = torch.autograd.grad(outputs, self._trained, self.output_gradients, allow_unused=True)
         torch.cuda.current_stream().wait_stream(self._stream)
+        is_used = [gradient is not None for gradient in found]  # nothing may read the output of a layer
+        self._parameters = list(itertools.compress(self._parameters, is_used))
+        self._trained = list(itertools.compress(self._trained, is_used))
+        self._gradients = list(itertools.compress(self._gradients, is_used))
 
     def capture(self) -> None:
         """Capture both passes."""

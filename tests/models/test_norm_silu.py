@@ -46,6 +46,7 @@ print(json.dumps(errors))
 """
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     ("shape", "dtype", "offset", "most"),
     [
