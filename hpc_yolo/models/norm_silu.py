@@ -25,7 +25,7 @@ def norm_silu(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
         x: (B, C, H, W) on a GPU, channels last, fp16, bf16 or fp32; the result is like it. Sums are in fp32.
 
     Raises:
-        Exception: Triton is missing or cannot build the kernels. It needs a C compiler and Python's headers.
+        Exception: Triton is missing or cannot build the  It needs a C compiler and Python's headers.
     """
     norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     output: torch.Tensor = _NormSilu.apply(x, norm.weight, norm.bias, norm)
@@ -35,40 +35,40 @@ def norm_silu(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
 class _NormSilu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, norm: nn.BatchNorm2d) -> Any:
-        from hpc_yolo.models import norm_silu_kernels as kernels
+        from hpc_yolo.models.norm_silu_kernels import forward_kernel, statistics_kernel, sums_kernel
 
         x = x.contiguous(memory_format=torch.channels_last)
         channels, rows = x.shape[1], x.numel() // x.shape[1]
         sums, rows_each = _memory_for_sums(x)
         mean, rstd = x.new_empty(2, channels, dtype=torch.float32).unbind()
-        _launch(kernels.sums_kernel, len(sums), SUM_TILE, SUM_WARPS, x, sums, rows, channels, rows_each)
-        kernels.statistics_kernel[(_tiles(channels, SUMMED_COLUMNS),)](
+        _launch(sums_kernel, len(sums), SUM_TILE, SUM_WARPS, x, sums, rows, channels, rows_each)
+        statistics_kernel[(_tiles(channels, SUMMED_COLUMNS),)](
             *(x, sums, mean, rstd, norm.running_mean, norm.running_var),
             *(rows, channels, len(sums), norm.momentum, norm.eps),
             max_parts=MAX_PARTS,
             block_c=SUMMED_COLUMNS,
         )
         output = torch.empty_like(x)
-        _launch(kernels.forward_kernel, None, TILE, WARPS, x, output, mean, rstd, weight, bias, rows, channels)
+        _launch(forward_kernel, None, TILE, WARPS, x, output, mean, rstd, weight, bias, rows, channels)
         ctx.save_for_backward(x, mean, rstd, weight, bias)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        from hpc_yolo.models import norm_silu_kernels as kernels
+        from hpc_yolo.models.norm_silu_kernels import backward_kernel, gradient_sums_kernel, total_kernel
 
         x, mean, rstd, weight, bias = ctx.saved_tensors
         grad, stride = _rows_of(gradients[0])
         channels, rows = x.shape[1], x.numel() // x.shape[1]
         sums, rows_each = _memory_for_sums(x)
         given = mean, rstd, weight, bias, rows, channels, stride
-        _launch(kernels.gradient_sums_kernel, len(sums), SUM_TILE, SUM_WARPS, x, grad, sums, *given, rows_each)
+        _launch(gradient_sums_kernel, len(sums), SUM_TILE, SUM_WARPS, x, grad, sums, *given, rows_each)
         total = x.new_empty(2, channels, dtype=torch.float32)
-        kernels.total_kernel[(_tiles(2 * channels, SUMMED_COLUMNS),)](
+        total_kernel[(_tiles(2 * channels, SUMMED_COLUMNS),)](
             sums, total, 2 * channels, len(sums), max_parts=MAX_PARTS, block_c=SUMMED_COLUMNS
         )
         of_x = torch.empty_like(x)
-        _launch(kernels.backward_kernel, None, TILE, WARPS, x, grad, of_x, total, *given)
+        _launch(backward_kernel, None, TILE, WARPS, x, grad, of_x, total, *given)
         return of_x, total[1].to(weight.dtype), total[0].to(bias.dtype), None
 
 

@@ -144,3 +144,8 @@ class TrainSpec(Section, frozen=True, kw_only=True):
             "longest so far. The first step has start_timeout_s."
         ),
     ] = "auto"
+
+    @property
+    def replays_graphs(self) -> bool:
+        """True if a single GPU launches the passes of the model as CUDA graphs: all batches must have one shape."""
+        return self.cuda_graphs and not (self.multi_scale or self.rect)

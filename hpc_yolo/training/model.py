@@ -134,7 +134,7 @@ def distribute(
         device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
         return nn.DataParallel(model, device_ids=device_ids)
     if world.size == 1:
-        if not replays_graphs(train, world.device):
+        if not (train.replays_graphs and world.device.type == "cuda"):
             return model
         return GraphedModel(model, mixed, lambda message: emit(WarningRaised(message=message)))
     if train.sync_bn:
@@ -147,12 +147,6 @@ def distribute(
     # Training does not read running statistics; `evaluate_average` copies rank 0's. No argument: torch 2.14 renamed it.
     distributed.broadcast_buffers = False
     return distributed
-
-
-def replays_graphs(train: TrainSpec, device: torch.device) -> bool:
-    """Return whether the passes of a single rank are replayed: on a GPU, if all batches have one shape."""
-    has_one_shape = not (train.multi_scale or train.rect)
-    return train.cuda_graphs and has_one_shape and device.type == "cuda"
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

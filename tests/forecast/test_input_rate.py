@@ -24,14 +24,23 @@ SLOW = 0.01  # seconds of an image
 
 
 def spec(
-    *, gpus=4, workers=8, cache="none", model="yolov5s", gpu_type="h100", imgsz=640, data="coco.yaml", window=False
+    *,
+    gpus=4,
+    workers=8,
+    cache="none",
+    model="yolov5s",
+    gpu_type="h100",
+    imgsz=640,
+    data="coco.yaml",
+    window=False,
+    **train,
 ):
     return Spec(
         name="a",
         model=model,
         data=DataSpec(path=data, mosaic_partners="window" if window else "epoch"),
         cluster=ClusterSpec(gpus_per_node=gpus, gpu_type=gpu_type if gpus else None, cpus_per_task=8),
-        train=TrainSpec(workers=workers, cache=cache, imgsz=imgsz),
+        train=TrainSpec(workers=workers, cache=cache, imgsz=imgsz, **train),
     )
 
 
@@ -65,18 +74,25 @@ def test_rate_is_that_of_all_loaders(one, ranks, cores, images_per_s):
 
 
 @pytest.mark.parametrize(
-    ("one", "images_per_s"),
+    ("one", "world_size", "images_per_s"),
     [
-        (spec(), 4 * 1057.0),
-        (spec(imgsz=320), 16 * 1057.0),
-        (spec(model="yolov5x"), None),
-        (spec(gpu_type="a100"), None),
-        (spec(gpus=0), None),
+        (spec(), 4, 4 * 1057.0),
+        (spec(imgsz=320), 4, 16 * 1057.0),
+        (spec(), 1, 1813.0),
+        (spec(multi_scale=True), 1, 1057.0),
+        (spec(cuda_graphs=False), 1, 1057.0),
+        (spec(model="yolov5n"), 1, 1548.0),
+        (spec(model="yolov5x"), 4, None),
+        (spec(gpu_type="a100"), 4, None),
+        (spec(gpus=0), 4, None),
     ],
-    ids=["known", "by pixels", "other model", "other GPU", "CPUs"],
+    ids=[
+        *("known", "by pixels", "in graphs", "of many shapes", "without graphs", "in graphs not measured"),
+        *("other model", "other GPU", "CPUs"),
+    ],
 )
-def test_speed_of_gpus_is_known_where_it_was_measured(one, images_per_s):
-    assert known_images_per_s(one, 4) == images_per_s
+def test_speed_of_gpus_is_known_where_it_was_measured(one, world_size, images_per_s):
+    assert known_images_per_s(one, world_size) == images_per_s
 
 
 def test_slow_input_is_one_sentence_with_what_to_change():

@@ -62,6 +62,8 @@ def as_project_module(module: nn.Module, common: ModuleType, yolo: ModuleType) -
         copied._parameters, copied._buffers = module._parameters, OrderedDict(module._buffers)
         copied._buffers.pop("strides", None)  # not a buffer there
         copied.training = False
+    elif kind == "Upsample":
+        copied = nn.Upsample(scale_factor=2, mode="nearest")
     else:
         copied = module
     for name, child in module.named_children():

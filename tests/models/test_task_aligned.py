@@ -234,3 +234,12 @@ def test_no_term_dominates_at_first_step_and_after_twenty():
         optimizer.step()
     for number in (0, 20):
         assert fractions[number].min() > 0.02 and fractions[number].max() < 0.85, fractions[number]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_points_of_outputs_of_any_type_lie_at_cell_centres(dtype):
+    """bf16 counts to 256: centres and decoded boxes of mixed precision would lie up to two pixels beside them."""
+    level = torch.zeros(1, 1, 80, 80, 4, dtype=dtype)
+    centres = grid_points([level], torch.tensor([8.0])).centres
+    assert torch.equal(centres[-1].double(), torch.tensor([636.0, 636.0]).double())
+    assert torch.equal(centres[:80, 0].double(), torch.arange(80).double() * 8 + 4)

@@ -61,6 +61,7 @@ def test_out_of_memory_error_suggests_batch_that_fits(monkeypatch, fitting, advi
         train=train,
         schedule=SimpleNamespace(batch=8),
         position=SimpleNamespace(step=7),
+        trained=None,
         updater=SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda: None)),
         model=None,
     )
