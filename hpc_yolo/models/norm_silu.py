@@ -25,8 +25,11 @@ def norm_silu(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
         x: (B, C, H, W) on a GPU, channels last, fp16, bf16 or fp32; the result is like it. Sums are in fp32.
 
     Raises:
-        Exception: Triton is missing or cannot build the  It needs a C compiler and Python's headers.
+        ValueError: a channel has a single value, which has no variance.
+        Exception: Triton is missing or cannot build the kernels. It needs a C compiler and Python's headers.
     """
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"normalisation needs more than one value for each channel, and has {tuple(x.shape)}")
     norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     output: torch.Tensor = _NormSilu.apply(x, norm.weight, norm.bias, norm)
     return output

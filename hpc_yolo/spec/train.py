@@ -40,7 +40,7 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         WHERE_IT_RUNS,
         Meta(
             description="On a single GPU, launch the passes of the model as CUDA graphs: small models and batches are "
-            "then not bound by the host. Not with multi_scale or rect."
+            "then not bound by the host. Not with multi_scale, rect or batches that take over 40 % of its memory."
         ),
     ] = True
     sync_bn: Annotated[

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hpc_yolo.models.layers import Conv, Upsample, join_norm_silu, stem_convolution
+from hpc_yolo.models.norm_silu import norm_silu
 
 # In a process of its own: the interpreter is chosen when the kernels are imported.
 AGAINST_SEPARATE_OPERATIONS = """
@@ -67,6 +68,14 @@ def test_joined_operation_computes_what_separate_ones_compute(shape, dtype, offs
     assert done.returncode == 0, done.stderr
     errors = {name: error for name, error in json.loads(done.stdout).items() if not error <= most}
     assert not errors
+
+
+def test_single_value_of_each_channel_is_refused():
+    """Its variance would make the running one NaN."""
+    norm = nn.BatchNorm2d(4)
+    with pytest.raises(ValueError, match="more than one value"):
+        norm_silu(torch.ones(1, 4, 1, 1), norm)
+    assert norm.num_batches_tracked == 0
 
 
 def test_only_what_is_known_is_joined():
