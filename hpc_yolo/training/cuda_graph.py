@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.models.layers import join_norm_silu
 from hpc_yolo.training.nan_guard import Statistics
 
@@ -57,6 +58,7 @@ def captured_passes(
 
     Raises:
         torch.OutOfMemoryError: one pass does not fit into the memory.
+        TrainingError: the passes cannot be captured.
     """
     passes, statistics = CapturedPasses(model, images, dtype), Statistics(model)
     try:
@@ -65,11 +67,7 @@ def captured_passes(
             if torch.cuda.memory_reserved() > MEMORY_FRACTION * torch.cuda.mem_get_info()[1]:
                 torch.cuda.empty_cache()  # of the stream of the passes, where nothing runs any more
                 return None
-            passes.capture()
-    except RuntimeError as error:
-        if isinstance(error.__context__, torch.OutOfMemoryError):  # which ended a capture, and that is an error too
-            raise error.__context__ from None
-        raise
+            capture(passes)
     finally:
         statistics.restore()
     return passes
@@ -84,8 +82,30 @@ def warm_up(passes: CapturedPasses, model: nn.Module, warn: Callable[[str], None
     except Exception as error:  # of a compiler that is missing, or a cache that cannot be written; else it comes again
         join_norm_silu(model, joined=False)
         passes.warm_up()
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warn(f"training is slower than it could be: Triton, which needs a C compiler, built no kernels ({reason})")
+        warn(
+            "training is slower than it could be: Triton, which needs a C compiler, built no kernels "
+            f"({first_line(error)})"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of `error`, or its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def capture(passes: CapturedPasses) -> None:
+    """Capture the passes; errors are as in `captured_passes`."""
+    try:
+        passes.capture()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if isinstance(error.__context__, torch.OutOfMemoryError):  # which ended the capture, and that is an error too
+            raise error.__context__ from None
+        raise TrainingError(
+            f"the passes of the model cannot be captured as CUDA graphs: {first_line(error)}",
+            hint="set train.cuda_graphs: false",
+        ) from error
 
 
 class CapturedPasses:
