@@ -117,6 +117,7 @@ def check_in(link: StoreLink, process: ProcessInfo, timeout_s: float, gpu: str |
 
     Raises:
         TrainingError: some ranks did not come within `timeout_s`; rank 0's message names them.
+        LostProcessError: rank 0 has ended meanwhile.
     """
     location = own_location(process)
     mine = CheckIn(
@@ -136,6 +137,12 @@ def check_in(link: StoreLink, process: ProcessInfo, timeout_s: float, gpu: str |
     else:
         try:
             store.wait(["ranks"], timedelta(seconds=timeout_s))
+        except dist.DistNetworkError as error:
+            raise LostProcessError(
+                f"rank {process.rank} on {location.host} lost the connection to rank 0 ({process.master_addr}) while "
+                f"the ranks met: {error}",
+                hint="hpc-yolo logs RUN --errors shows the rank that ended first",
+            ) from error
         except (dist.DistError, RuntimeError) as error:
             raise TrainingError(
                 f"rank {process.rank} on {location.host} waited {timeout_s:.0f} s for the other ranks; rank 0 "

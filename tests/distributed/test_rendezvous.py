@@ -23,7 +23,14 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import ClusterError, LostProcessError, TrainingError
 from hpc_yolo.core.files import write_struct
 from hpc_yolo.distributed import rendezvous
-from hpc_yolo.distributed.rendezvous import CheckIn, PublishedStore, address_for_ranks, open_store
+from hpc_yolo.distributed.rendezvous import (
+    CheckIn,
+    PublishedStore,
+    StoreLink,
+    address_for_ranks,
+    check_in,
+    open_store,
+)
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankLocation
 
@@ -249,6 +256,39 @@ def test_rank_ignores_stores_of_other_attempts(tmp_path: Path) -> None:
     link.store.set("connected", "yes")
     assert ours.get("connected") == b"yes"
     assert not other.check(["connected"])
+
+
+STORE_OF_RANK_0 = """
+import sys, time
+from datetime import timedelta
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+store.wait(["rank/1"], timedelta(seconds=60))
+if sys.argv[1] == "ends":
+    sys.exit()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "timeout_s", "expected", "words"),
+    [
+        ("ends", 60, LostProcessError, r"lost the connection to rank 0 \(gpu01\) while the ranks met: "),
+        ("waits", 1, TrainingError, "waited 1 s for the other ranks"),
+    ],
+)
+def test_rank_tells_an_end_of_rank_0_from_ranks_that_do_not_come(
+    what: str, timeout_s: float, expected: type[Exception], words: str
+) -> None:
+    """A rank that is killed while the ranks meet has ended first: the other has not waited, and is not to blame."""
+    command = [sys.executable, "-c", STORE_OF_RANK_0, what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as rank_0:
+        assert rank_0.stdout is not None
+        store = TCPStore("127.0.0.1", int(rank_0.stdout.readline()), 2, is_master=False, wait_for_workers=False)
+        with pytest.raises(expected, match=words):
+            check_in(StoreLink(store, None, None), worker(), timeout_s)
+        rank_0.kill()
 
 
 def test_file_of_earlier_step_is_ignored(tmp_path: Path) -> None:
