@@ -75,6 +75,15 @@ def forward_kernel(
 
 
 @triton.jit
+def before_silu(x, grad, mean, rstd, weight, bias):
+    """Return the gradient of what SiLU is applied to, and the normalised values."""
+    normalised = (x - mean[None, :]) * rstd[None, :]
+    z = normalised * weight[None, :] + bias[None, :]
+    gate = tl.sigmoid(z)
+    return grad * gate * (1.0 + z * (1.0 - gate)), normalised
+
+
+@triton.jit
 def gradient_sums_kernel(
     x_ptr, grad_ptr, sums_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, rows, channels, grad_stride, rows_each,
     block_m: tl.constexpr, block_c: tl.constexpr,
@@ -94,10 +103,7 @@ def gradient_sums_kernel(
         row = row.to(tl.int64)[:, None]
         x = tl.load(x_ptr + row * channels + cols[None, :], mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(grad_ptr + row * grad_stride + cols[None, :], mask=mask, other=0.0).to(tl.float32)
-        normalised = (x - mean[None, :]) * rstd[None, :]
-        z = normalised * weight[None, :] + bias[None, :]
-        gate = tl.sigmoid(z)
-        grad = grad * gate * (1.0 + z * (1.0 - gate))
+        grad, normalised = before_silu(x, grad, mean, rstd, weight, bias)
         of_bias += grad
         of_weight += grad * normalised
     out = sums_ptr + part * 2 * channels + cols
@@ -135,9 +141,6 @@ def backward_kernel(
     place = row * channels + cols[None, :]
     x = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + row * grad_stride + cols[None, :], mask=mask, other=0.0).to(tl.float32)
-    normalised = (x - mean[None, :]) * rstd[None, :]
-    z = normalised * weight[None, :] + bias[None, :]
-    gate = tl.sigmoid(z)
-    grad = grad * gate * (1.0 + z * (1.0 - gate))
+    grad, normalised = before_silu(x, grad, mean, rstd, weight, bias)
     grad = (weight * rstd)[None, :] * (grad - of_bias[None, :] - normalised * of_weight[None, :])
     tl.store(out_ptr + place, grad.to(out_ptr.dtype.element_ty), mask=mask)
