@@ -19,7 +19,7 @@ FILE_NAME = "input_rates.jsonl"
 ENOUGH = 0.95  # of what the GPUs can train: less is worth a warning
 WORTH_WAITING = 0.15  # fraction of a step spent waiting for images that is worth a warning
 
-# Images a second of a training step on one GPU, bf16, 64 images of 640 px: benchmarks/README.md, "On a GPU".
+# Images a second of a training step on one GPU, bf16, 64 images of 640 px: benchmarks/results/h100.json.
 KNOWN_IMAGES_PER_S = {
     ("h100", "yolov5n"): 1548.0,
     ("h100", "yolov5s"): 1057.0,

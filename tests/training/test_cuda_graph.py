@@ -102,7 +102,7 @@ class FailedPasses:
     ],
     ids=["out of memory", "other"],
 )
-def test_failed_capture_is_told(error, expected, words):
+def test_failed_capture_is_reported(error, expected, words):
     """A lack of memory has advice of its own; of other errors people can only leave out the graphs."""
     with pytest.raises(expected, match=words):
         capture(FailedPasses(error))
