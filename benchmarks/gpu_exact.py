@@ -35,6 +35,7 @@ from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.build import build
+from hpc_yolo.training.cuda_graph import CapturedPasses
 from hpc_yolo.training.trainer import Trainer
 
 LEARNING_BATCH, MEANS = 16, 10
@@ -88,7 +89,7 @@ def overflow(card: Card) -> Row:
 
 
 def one_rank_group(card: Card) -> Row:
-    """Check a process group of one rank: NCCL on a GPU, with SyncBatchNorm and DistributedDataParallel.
+    """Check a process group of one rank: NCCL on a GPU, with SyncBatchNorm and DistributedDataParallel, and graphs.
 
     Gradients are compared in fp32: at its start a model multiplies the rounding of bf16 to half of their size.
     """
@@ -102,14 +103,31 @@ def one_rank_group(card: Card) -> Row:
             for name, mixed in MIXED.items()
             if name != "fp16" and (card.is_gpu or mixed is None)
         }
+        norms = [_graphed_norm(card, images, num_ranks) for num_ranks in (1, 2)] if card.is_gpu else [2.0, 1.0]
     finally:
         dist.destroy_process_group()
-    row = {"backend": "nccl" if card.is_gpu else "gloo", "loss_and_gradient_norm": losses}
+    row: Row = {"backend": "nccl" if card.is_gpu else "gloo", "loss_and_gradient_norm": losses, "graphed_norms": norms}
     print(row, flush=True)
     near = [_is_near(alone[0], wrapped[0]) for alone, wrapped in losses.values()]
     if summed.tolist() != [1.0] * 4 or not all(near) or not _is_near(*(norm for _, norm in losses["fp32"])):
         raise AssertionError(f"one rank in a group computes something else than one without: {losses}")
+    if not math.isclose(norms[0], 2 * norms[1], rel_tol=1e-6):
+        raise AssertionError(f"the sum of one rank, divided by two, is not half of its gradients: {norms}")
     return row
+
+
+def _graphed_norm(card: Card, images: torch.Tensor, num_ranks: int) -> float:
+    """Return the norm of the gradients of graphs that average over `num_ranks`, of which the group has one."""
+    torch.manual_seed(0)
+    built = build_model(card.sizes.models[0], NUM_CLASSES).train().to(memory_format=torch.channels_last).cuda()
+    passes = CapturedPasses(built, images, None, num_ranks)
+    passes.warm_up()
+    passes.capture()
+    for _ in range(2):  # at the second, the memory has the gradients of the first
+        built.zero_grad()
+        passes.run_forward(images)
+        passes.run_backward([torch.ones_like(output) for output in passes.outputs])
+    return float(nn.utils.get_total_norm([one.grad for one in built.parameters() if one.grad is not None]))
 
 
 def _loss_and_norm(

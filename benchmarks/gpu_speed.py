@@ -11,7 +11,9 @@ from gpu_card import MIXED, Card, Row
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_yolo.bench.trainer import NUM_CLASSES, bare_step, random_batch, whole_step
+from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.batch import TrainingBatch
+from hpc_yolo.distributed import World
 from hpc_yolo.models import build_model
 from hpc_yolo.training.cuda_graph import GraphedModel
 
@@ -130,7 +132,8 @@ def _joined(card: Card, model: str, batch: int) -> Callable[[], object] | None:
     if not card.is_gpu:
         return None
     built = _built(card, model)
-    return _step(card, GraphedModel(built, torch.bfloat16, print).train(), built, batch)
+    world = World(ProcessInfo.from_env({}), card.device, ())
+    return _step(card, GraphedModel(built, built, torch.bfloat16, world, print).train(), built, batch)
 
 
 def _built(card: Card, model: str) -> torch.nn.Module:

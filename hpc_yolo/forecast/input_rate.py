@@ -25,7 +25,7 @@ KNOWN_IMAGES_PER_S = {
     ("h100", "yolov5s"): 1057.0,
     ("h100", "yolov5l"): 447.0,
 }
-# The same with CUDA graphs, which one GPU alone uses.
+# The same with CUDA graphs.
 KNOWN_IN_GRAPHS_PER_S = {("h100", "yolov5s"): 1813.0, ("h100", "yolov5l"): 673.0}
 KNOWN_IMGSZ = 640
 
@@ -97,7 +97,7 @@ def known_images_per_s(spec: Spec, world_size: int) -> float | None:
     """
     kind = (spec.cluster.gpu_type or spec.cluster.gpu or "").lower()
     model = Path(spec.model_source).stem.lower()
-    in_graphs = KNOWN_IN_GRAPHS_PER_S if world_size == 1 and spec.train.replays_graphs else {}
+    in_graphs = KNOWN_IN_GRAPHS_PER_S if spec.train.replays_graphs(world_size) else {}
     known = KNOWN_IMAGES_PER_S | in_graphs
     found = next((rate for (gpu, name), rate in known.items() if gpu in kind and name == model), None)
     if found is None or not spec.cluster.gpus_per_node:

@@ -39,8 +39,8 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         bool,
         WHERE_IT_RUNS,
         Meta(
-            description="On a single GPU, launch the passes of the model as CUDA graphs: small models and batches are "
-            "then not bound by the host. Not with multi_scale, rect or batches that take over 40 % of its memory."
+            description="On GPUs, launch the passes of the model as CUDA graphs: small models and batches are then not "
+            "bound by the host. Not with multi_scale, rect, sync_bn or batches that take over 40 % of the memory."
         ),
     ] = True
     sync_bn: Annotated[
@@ -145,7 +145,10 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         ),
     ] = "auto"
 
-    @property
-    def replays_graphs(self) -> bool:
-        """True if a single GPU launches the passes of the model as CUDA graphs: all batches must have one shape."""
-        return self.cuda_graphs and not (self.multi_scale or self.rect)
+    def replays_graphs(self, world_size: int) -> bool:
+        """Return True if GPUs launch the passes of the model as CUDA graphs.
+
+        All batches must have one shape, and the forward pass no sums over ranks.
+        """
+        is_apart = world_size == 1 or not self.sync_bn
+        return self.cuda_graphs and is_apart and not (self.multi_scale or self.rect or self.data_parallel)

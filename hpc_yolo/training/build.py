@@ -30,6 +30,7 @@ from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import MEASURED_BATCH, TrainSpec
 from hpc_yolo.training.autobatch import find_batch
 from hpc_yolo.training.context import TrainingContext, TrainingIdentity
+from hpc_yolo.training.cuda_graph import GraphedModel
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.evaluation import EvaluationRecord
 from hpc_yolo.training.images import build_loaders, scan_dataset
@@ -220,14 +221,15 @@ def settle_gradient_buckets(context: TrainingContext, device: torch.device) -> N
     It orders them once, after its first backward pass, and sums of floats depend on the order: without this the first
     step of a resumed attempt would round differently from the same step of an uninterrupted one.
     """
-    if not isinstance(context.trained, DistributedDataParallel):
+    distributed = context.trained.eager if isinstance(context.trained, GraphedModel) else context.trained
+    if not isinstance(distributed, DistributedDataParallel):
         return
     statistics = Statistics(context.model)
     side = 2 * context.model.image_stride
     image = torch.zeros(1, 3, side, side, dtype=context.dtype, device=device)
     context.model.train()
     with context.autocast(device):
-        levels = context.trained(image.to(memory_format=torch.channels_last))
+        levels = distributed(image.to(memory_format=torch.channels_last))
     torch.stack([level.float().sum() for level in levels]).sum().backward()  # type: ignore[no-untyped-call]
     context.updater.optimizer.zero_grad()
     statistics.restore()

@@ -6,44 +6,60 @@ the GPU for the work. A graph is launched as a whole.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.distributed import World
 from hpc_yolo.models.layers import join_norm_silu
+from hpc_yolo.training.gradient_buckets import GradientBuckets
 from hpc_yolo.training.nan_guard import Statistics
+
+Key = TypeVar("Key", bound=Hashable)
 
 WARMUP_PASSES = 3  # before a capture, so that libraries have chosen their algorithms and allocated their memory
 MEMORY_FRACTION = 0.4  # of the GPU, above which nothing is captured: evaluations need memory beside that of the graphs
 
 
 class GraphedModel(nn.Module):
-    """Runs the passes of `model` in training as graphs, captured at the first batch; batches of other shapes as usual.
+    """Runs the passes of a model in training as graphs, captured at the first batch; batches of other shapes as usual.
 
-    Graphs or not, the kernels are the same. Parameters and buffers of the model must be changed in place.
+    Backward passes average the gradients over the ranks. Graphs or not, the kernels are the same. Parameters and
+    buffers of the model must be changed in place.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None, warn: Callable[[str], None]) -> None:
-        """Initialize; `dtype` is the type of mixed precision, None for none."""
+    def __init__(
+        self, model: nn.Module, eager: nn.Module, dtype: torch.dtype | None, world: World, warn: Callable[[str], None]
+    ) -> None:
+        """Initialize.
+
+        Args:
+            eager: `model`, or for several ranks DistributedDataParallel around it: runs what graphs do not.
+            dtype: the type of mixed precision, None for none.
+            world: all ranks, which make the same calls.
+        """
         super().__init__()
         self.model = model
+        self.eager = eager
         self._dtype = dtype
+        self._world = world
         self._warn = warn
         self._passes: CapturedPasses | None = None
         self._is_captured = False
-        join_norm_silu(model)
 
     def forward(self, images: torch.Tensor) -> Any:
         """Return the outputs of the model. They are overwritten by the next batch."""
         if self.training and not self._is_captured:
-            self._is_captured, self._passes = True, captured_passes(self.model, images, self._dtype, self._warn)
+            self._is_captured = True
+            self._passes = captured_passes(self.model, images, self._dtype, self._world, self._warn)
         if not self.training or self._passes is None or images.shape != self._passes.images.shape:
-            return self.model(images)
+            return self.eager(images)
         return list(_Replay.apply(self._passes.anchor, images, self._passes))
 
     def release(self) -> None:
@@ -52,19 +68,21 @@ class GraphedModel(nn.Module):
 
 
 def captured_passes(
-    model: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, warn: Callable[[str], None]
+    model: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, world: World, warn: Callable[[str], None]
 ) -> CapturedPasses | None:
-    """Return the passes of `model` for batches like `images`; None if they need much of the memory.
+    """Return the passes of `model` for batches like `images`; None if they need much of the memory on any rank.
 
     Raises:
         torch.OutOfMemoryError: one pass does not fit into the memory.
         TrainingError: the passes cannot be captured.
     """
-    passes, statistics = CapturedPasses(model, images, dtype), Statistics(model)
+    join_norm_silu(model)
+    passes, statistics = CapturedPasses(model, images, dtype, world.size), Statistics(model)
     try:
         with torch.enable_grad(), torch.autocast("cuda", dtype, enabled=dtype is not None, cache_enabled=False):
             warm_up(passes, model, warn)
-            if torch.cuda.memory_reserved() > MEMORY_FRACTION * torch.cuda.mem_get_info()[1]:
+            takes_much = torch.cuda.memory_reserved() > MEMORY_FRACTION * torch.cuda.mem_get_info()[1]
+            if any(much for (much,) in world.gather_numbers([takes_much])):
                 torch.cuda.empty_cache()  # of the stream of the passes, where nothing runs any more
                 return None
             capture(passes)
@@ -116,42 +134,45 @@ class CapturedPasses:
         anchor: a number that requires a gradient, so that autograd calls the backward pass.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Tensor, dtype: torch.dtype | None) -> None:
+    def __init__(self, model: nn.Module, images: torch.Tensor, dtype: torch.dtype | None, num_ranks: int) -> None:
         self.images = images.to(dtype or images.dtype, memory_format=torch.channels_last, copy=True)
         self.anchor = torch.zeros((), device=images.device, requires_grad=True)
         self._model = model
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._num_ranks = num_ranks
         # Other leaves with the same memory: autograd may know those of the model on another stream, and wait for it.
         self._leaves = {name: one.detach().requires_grad_(one.requires_grad) for name, one in model.named_parameters()}
-        self._trained = [leaf for leaf in self._leaves.values() if leaf.requires_grad]
-        # Not in the memory of the graphs, which the next forward pass overwrites.
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._sums: list[torch.Tensor] = []
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
 
     def warm_up(self) -> None:
         """Run both passes on the stream on which they are captured."""
+        trained = {name: leaf for name, leaf in self._leaves.items() if leaf.requires_grad}
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(WARMUP_PASSES):
+                reached: dict[str, torch.Tensor] = {}
                 outputs = functional_call(self._model, self._leaves, self.images)
                 self.output_gradients = [torch.zeros_like(output) for output in outputs]
-                found = torch.autograd.grad(outputs, self._trained, self.output_gradients, allow_unused=True)
+                with hooked(trained, reached.__setitem__):
+                    torch.autograd.grad(outputs, list(trained.values()), self.output_gradients, allow_unused=True)
         torch.cuda.current_stream().wait_stream(self._stream)
-        is_used = [gradient is not None for gradient in found]  # nothing may read the output of a layer
-        self._parameters = list(itertools.compress(self._parameters, is_used))
-        self._trained = list(itertools.compress(self._trained, is_used))
-        self._gradients = list(itertools.compress(self._gradients, is_used))
+        # Without those of a layer whose output nothing reads.
+        self._trained = {name: trained[name] for name in reached}
+        self._parameters = [self._model.get_parameter(name) for name in reached]
+        self._buckets = GradientBuckets(self._parameters, self._num_ranks)
 
     def capture(self) -> None:
         """Capture both passes."""
         # Threads that pin batches and copy checkpoints go on meanwhile, hence thread_local.
         with torch.cuda.graph(self._forward, None, self._stream, "thread_local"):
             outputs = functional_call(self._model, self._leaves, self.images)
-        with torch.cuda.graph(self._backward, self._forward.pool(), self._stream, "thread_local"):
-            found = torch.autograd.grad(outputs, self._trained, self.output_gradients)
-            torch._foreach_copy_(self._gradients, found)
+        numbered = dict(enumerate(self._trained.values()))
+        with (
+            torch.cuda.graph(self._backward, self._forward.pool(), self._stream, "thread_local"),
+            hooked(numbered, self._buckets.take),
+        ):
+            torch.autograd.grad(outputs, list(numbered.values()), self.output_gradients)
         self.outputs = [output.detach() for output in outputs]
 
     def run_forward(self, images: torch.Tensor) -> None:
@@ -160,17 +181,29 @@ class CapturedPasses:
         self._forward.replay()
 
     def run_backward(self, output_gradients: Sequence[torch.Tensor]) -> None:
-        """Add the gradients to those of the parameters, in whose memory the graph writes them."""
+        """Add the gradients, averaged over the ranks, to those of the parameters, whose memory is that of the graph."""
         torch._foreach_copy_(self.output_gradients, list(output_gradients))
         gathered = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if gathered:
-            self._sums = self._sums or [torch.empty_like(gradient) for gradient in self._gradients]
+            self._sums = self._sums or [torch.empty_like(gradient) for gradient in self._buckets.gradients]
             torch._foreach_copy_(self._sums, gathered)  # of the steps before
         self._backward.replay()
+        self._buckets.average(self._stream)
         if gathered:
-            torch._foreach_add_(self._gradients, self._sums)
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            torch._foreach_add_(self._buckets.gradients, self._sums)
+        for parameter, gradient in zip(self._parameters, self._buckets.gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def hooked(leaves: Mapping[Key, torch.Tensor], take: Callable[[Key, torch.Tensor], None]) -> Iterator[None]:
+    """Call `take` with the key of each of `leaves` and its gradient, in the order of backward passes in the block."""
+    hooks = [leaf.register_hook(functools.partial(take, key)) for key, leaf in leaves.items()]  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Replay(torch.autograd.Function):

@@ -127,20 +127,23 @@ def distribute(
 ) -> nn.Module:
     """Return `model` wrapped so that backward passes average its gradients over the ranks.
 
-    With one rank its passes are replayed as CUDA graphs where they can be. With `data_parallel` a single process splits
-    each batch over the GPUs of this machine and gathers the outputs.
+    Where they can be, its passes are replayed as CUDA graphs. With `data_parallel` a single process splits each batch
+    over the GPUs of this machine and gathers the outputs.
     """
-    if train.data_parallel and world.device.type == "cuda":
+    is_cuda = world.device.type == "cuda"
+    if train.data_parallel and is_cuda:
         device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
         return nn.DataParallel(model, device_ids=device_ids)
-    if world.size == 1:
-        if not (train.replays_graphs and world.device.type == "cuda"):
-            return model
-        return GraphedModel(model, mixed, lambda message: emit(WarningRaised(message=message)))
-    if train.sync_bn:
-        model = convert_sync_batchnorm(model, world.device)
+    eager = model if world.size == 1 else averaging(model, train, world)
+    if not (is_cuda and train.replays_graphs(world.size)):
+        return eager
+    return GraphedModel(model, eager, mixed, world, lambda message: emit(WarningRaised(message=message)))
+
+
+def averaging(model: nn.Module, train: TrainSpec, world: World) -> DistributedDataParallel:
+    """Return `model` with DistributedDataParallel around it."""
     distributed = DistributedDataParallel(
-        model,
+        convert_sync_batchnorm(model, world.device) if train.sync_bn else model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from rank_programs import results_of_ranks
 from torch._C._distributed_c10d import TCPStore
-from waiting import PATIENCE_S
 
 from hpc_yolo.cluster.process import LOOPBACK, ProcessInfo
 from hpc_yolo.distributed import StepRequest, StopAgreement, World, world
@@ -59,19 +56,6 @@ def test_ranks_agree_one_step_later(tmp_path: Path) -> None:
     agreed = results_of_ranks(tmp_path, PROGRAM, [json.dumps([step[rank] for step in STEPS]) for rank in range(2)])
     expected = [[None, False], *(list(step[2]) for step in STEPS)]
     assert agreed == [expected] * 2
-
-
-def results_of_ranks(directory: Path, program: str, arguments: Sequence[str]) -> list[Any]:
-    """Run `program` with the path of a store, a rank and one of `arguments` for each rank; return what each prints."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(directory / "store"), str(rank), argument],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank, argument in enumerate(arguments)
-    ]
-    return [json.loads(rank.communicate(timeout=PATIENCE_S)[0]) for rank in ranks]
 
 
 # Each rank trains two steps on images of its own, evaluates, and prints a gradient, and running means before and after.
