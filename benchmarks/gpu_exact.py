@@ -7,7 +7,7 @@ import signal
 import statistics
 import tempfile
 import time
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def learning(card: Card) -> list[Row]:
         batch = LEARNING_BATCH if card.is_gpu else 2
         with card.trainer(card.sizes.models[:2][-1], batch, precision, num_images=8 * batch) as trainer:
             losses = []
-            for images in batches(trainer, card.sizes.learning_steps):
+            for images in islice(batches(trainer), card.sizes.learning_steps):
                 trainer.train_step(images)
                 trainer.position.step += 1
                 loss = total_loss(trainer.context.meter.read_log()[0])
@@ -205,6 +205,7 @@ def attempt(
 
         trainer.train_step = step_and_signal  # type: ignore[method-assign]
         trainer.run()
+        del trainer.train_step  # a cycle; torch waits 5 s for each worker of a loader that is freed with one
     tensors = read_state(saved_states(run)[0]).tensors
     return {
         name: tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from hpc_yolo.bench.trainer import draw_set
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.data.undrawn import UndrawnBatch
+from hpc_yolo.data.undrawn import AnyTrainingBatch, UndrawnBatch
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.training.trainer import Trainer
 
@@ -82,24 +83,30 @@ def loaded(card: Card) -> list[Row]:
                         model, batch, "bf16", num_images=0, data=data, cache=cache, augment_device=where
                     ) as trainer:
                         row: Row = {"model": model, "batch": batch, "cache": cache, "augment_device": where}
-                        rows.append(row | {"workers": workers()} | _rates(card, trainer, batch))
+                        rows.append(row | {"workers": workers()} | _rates(card, trainer))
                     print(rows[-1], flush=True)
     return rows
 
 
-def _rates(card: Card, trainer: Trainer, batch: int) -> Row:
+def _rates(card: Card, trainer: Trainer) -> Row:
     """Return images per second of the loader alone, and then of training."""
-    count, rates = card.sizes.num_batches, {}
-    num_first = max(card.sizes.warmup_steps, len(trainer.context.training))  # an epoch, which fills the cache
+    stream, rates = batches(trainer), {}
+    for _ in trainer.context.training.epoch(0):  # which fills the cache
+        pass
     for name in ("loader_images_per_s", "images_per_s"):
-        started_s = 0.0
-        for number, images in enumerate(batches(trainer, num_first + count)):
-            if number == num_first:
-                card.synchronize()
-                started_s = time.perf_counter()
-            if name == "images_per_s":
-                trainer.train_step(images)
-                trainer.position.step += 1
-        card.synchronize()
-        rates[name] = batch * count / (time.perf_counter() - started_s)
+        _images_per_s(card, trainer, stream, trains=name == "images_per_s")  # until workers and buffers are at work
+        rates[name] = _images_per_s(card, trainer, stream, trains=name == "images_per_s")
     return rates
+
+
+def _images_per_s(card: Card, trainer: Trainer, stream: Iterator[AnyTrainingBatch], *, trains: bool) -> float:
+    card.synchronize()
+    started_s, num_images = time.perf_counter(), 0
+    while time.perf_counter() - started_s < card.sizes.loaded_s:
+        images = next(stream)
+        num_images += trainer.context.train.batch
+        if trains:
+            trainer.train_step(images)
+            trainer.position.step += 1
+    card.synchronize()
+    return num_images / (time.perf_counter() - started_s)

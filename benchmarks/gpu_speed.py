@@ -15,7 +15,7 @@ from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.distributed import World
 from hpc_yolo.models import build_model
-from hpc_yolo.training.cuda_graph import GraphedModel
+from hpc_yolo.training.cuda_graph import GraphedModel, first_line
 
 # Dense bf16 and fp16, operations a second, by a part of the name of the card (data sheets).
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -45,19 +45,25 @@ def speeds(card: Card) -> list[Row]:
 
 
 def speed(card: Card, model: str, batch: int, precision: str, flops: int) -> Row:
-    """Return the row of one model; without a speed where the memory does not suffice."""
+    """Return the row of one model; without what the memory does not suffice for."""
     row: Row = {"model": model, "batch": batch, "precision": precision, "imgsz": card.sizes.imgsz}
-    card.forget_peak()
     try:
-        with card.trainer(model, batch, precision, num_images=2, workers=0) as trainer:
-            images = pinned(card, batch)
-            step_s = card.seconds_of(lambda: whole_step(trainer, images))
+        step_s = whole_step_s(card, model, batch, precision)
         row |= {"images_per_s": batch / step_s, "peak_memory_bytes": card.peak_bytes()}
         row["flop_use"] = flop_use(card, flops * batch / step_s)
+        card.forget_peak()
         row["over_bare"] = step_s / card.seconds_of(bare_step(model, float_images(card, batch), MIXED[precision]))
-    except torch.cuda.OutOfMemoryError:
-        row["images_per_s"] = None
+    except torch.cuda.OutOfMemoryError as error:
+        row["out_of_memory"] = first_line(error)
     return row
+
+
+def whole_step_s(card: Card, model: str, batch: int, precision: str) -> float:
+    """Return the seconds of a step of a trainer, whose memory is then free again, and measure its peak."""
+    card.forget_peak()
+    with card.trainer(model, batch, precision, num_images=2, workers=0) as trainer:
+        images = pinned(card, batch)
+        return card.seconds_of(lambda: whole_step(trainer, images))
 
 
 def pinned(card: Card, batch: int) -> TrainingBatch:

@@ -56,22 +56,36 @@ class Drawings(NamedTuple):
 
 def draw_images(drawings: Drawings, shape: tuple[int, int]) -> Tensor:
     """Return uint8 (n, 3, *shape) RGB, channels last in memory."""
-    num_images = len(drawings.flips)
-    num_layers = num_images + len(drawings.blended)
-    layers = drawings.pixels.new_empty(num_layers, *shape, 3)
-    for chunk in chunks(num_layers):
-        if len(drawings.parts):
+    num_images, num_layers = len(drawings.flips), len(drawings.flips) + len(drawings.blended)
+    if len(drawings.parts):
+        layers = drawings.pixels.new_empty(num_layers, *shape, 3)
+        for chunk in chunks(num_layers):
             layers[chunk] = scaled_layers(drawings.parts[chunk], drawings.pixels, shape)
-        else:
-            layers[chunk] = warped_layers(drawings.canvases[chunk], drawings.inverses[chunk], drawings.pixels, shape)
+    else:
+        layers = warp_layers(drawings, shape)
+    add_blends(layers, drawings)
+    images = layers[:num_images]
+    for chunk in chunks(num_images):
+        images[chunk] = mirrored(recoloured(images[chunk], drawings.tables[chunk]), drawings.flips[chunk])
+    return images.permute(0, 3, 1, 2)
+
+
+def warp_layers(drawings: Drawings, shape: tuple[int, int]) -> Tensor:
+    """Return uint8 (n + b, *shape, 3), all layers of drawings that are warped."""
+    layers = drawings.pixels.new_empty(len(drawings.canvases), *shape, 3)
+    for chunk in chunks(len(layers)):
+        layers[chunk] = warped_layers(drawings.canvases[chunk], drawings.inverses[chunk], drawings.pixels, shape)
+    return layers
+
+
+def add_blends(layers: Tensor, drawings: Drawings) -> None:
+    """Blend the second layers of images into their first ones."""
+    num_images = len(drawings.flips)
     images = layers[:num_images]
     for chunk in chunks(len(drawings.blended)):
         chosen = drawings.blended[chunk]
         seconds = layers[num_images:][chunk]
         images.index_copy_(0, chosen, blend(images.index_select(0, chosen), seconds, drawings.ratios[chunk]))
-    for chunk in chunks(num_images):
-        images[chunk] = mirrored(recoloured(images[chunk], drawings.tables[chunk]), drawings.flips[chunk])
-    return images.permute(0, 3, 1, 2)
 
 
 def chunks(num_items: int) -> list[slice]:
@@ -111,10 +125,16 @@ def taps(length: Tensor, begin: Tensor, end: Tensor, size: int) -> Taps:
     return Taps(first, (second - first).int(), weight, (output >= begin) & (output < end))
 
 
+def part_taps(parts: Tensor, shape: tuple[int, int]) -> tuple[Taps, Taps]:
+    """Return the taps of parts (l, 4, 7) on the columns and on the rows of outputs of `shape`."""
+    _, width, height, left, right, top, bottom = parts.unbind(-1)
+    return taps(width, left, right, shape[1]), taps(height, top, bottom, shape[0])
+
+
 def scaled_layers(parts: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return uint8 (l, *shape, 3) of layers whose parts are resized, bilinear in whole numbers as OpenCV's resize."""
-    start, width, height, left, right, top, bottom = parts.unbind(-1)
-    x, y = taps(width, left, right, shape[1]), taps(height, top, bottom, shape[0])
+    start, width = parts[..., 0], parts[..., 1]
+    x, y = part_taps(parts, shape)
     row = (start.unsqueeze(-1) + y.first * width.unsqueeze(-1)).int()
     next_row = (y.step * width.unsqueeze(-1)).int()
     index, down, right_of, weight_x, weight_y = torch.zeros(

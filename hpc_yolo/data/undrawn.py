@@ -17,9 +17,10 @@ import torch
 from hpc_yolo.data.augment import Matrix, hsv_tables
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.data.batch_memory import batch_memory
-from hpc_yolo.data.batched_augment import COLUMNS, MAX_PARTS, Drawings, draw_images
+from hpc_yolo.data.batched_augment import COLUMNS, MAX_PARTS, Drawings
 from hpc_yolo.data.drawing import Drawing
 from hpc_yolo.data.images import GREY, Pixels
+from hpc_yolo.data.kernel_drawing import draw_images
 from hpc_yolo.data.labels import NO_LABELS
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.tiles import Layer, Part, Span, Tile, draw_layer, plane_of
