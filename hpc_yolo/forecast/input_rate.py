@@ -26,7 +26,13 @@ KNOWN_IMAGES_PER_S = {
     ("h100", "yolov5l"): 447.0,
 }
 # The same with CUDA graphs.
-KNOWN_IN_GRAPHS_PER_S = {("h100", "yolov5s"): 1813.0, ("h100", "yolov5l"): 673.0}
+KNOWN_IN_GRAPHS_PER_S = {
+    ("h100", "yolov5n"): 2469.0,
+    ("h100", "yolov5s"): 1815.0,
+    ("h100", "yolov5m"): 927.0,
+    ("h100", "yolov5l"): 669.0,
+    ("h100", "yolov5x"): 339.0,
+}
 KNOWN_IMGSZ = 640
 
 
