@@ -39,8 +39,8 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         bool,
         WHERE_IT_RUNS,
         Meta(
-            description="On GPUs, launch the passes of the model as CUDA graphs: small models and batches are then not "
-            "bound by the host. Not with multi_scale, rect, sync_bn or batches that take over 40 % of the memory."
+            description="On NVIDIA GPUs, launch the passes of the model as CUDA graphs: small models and batches are "
+            "then not bound by the host. Not with multi_scale, rect, sync_bn, or if they take over 40 % of the memory."
         ),
     ] = True
     sync_bn: Annotated[

@@ -135,7 +135,8 @@ def distribute(
         device_ids = None if train.device == "auto" else [int(number) for number in train.device.split(",")]
         return nn.DataParallel(model, device_ids=device_ids)
     eager = model if world.size == 1 else averaging(model, train, world)
-    if not (is_cuda and train.replays_graphs(world.size)):
+    # Not tried on AMD's GPUs, for which torch 2.11 refuses to record the events of `GradientBuckets`.
+    if not (is_cuda and torch.version.hip is None and train.replays_graphs(world.size)):
         return eager
     return GraphedModel(model, eager, mixed, world, lambda message: emit(WarningRaised(message=message)))
 
