@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.trainer import Trainer
 
 Row = dict[str, Any]
+ROUNDS = 3
 MIXED = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -36,7 +37,7 @@ class Sizes:
         image_wh: width and height of image files.
         learning_steps: of each precision.
         warmup_steps: before steps are timed.
-        timed_steps: that are timed.
+        timed_steps: of each mean.
         loaded_s: in which the loader makes batches alone, and then for training, once before and once measured.
     """
 
@@ -59,7 +60,7 @@ WHOLE = Sizes(
     (640, 480),
     learning_steps=100,
     warmup_steps=4,
-    timed_steps=12,
+    timed_steps=8,
     loaded_s=2.0,
 )
 DRY = Sizes(
@@ -109,9 +110,12 @@ class Card:
         return torch.cuda.max_memory_reserved() if self.is_gpu else None
 
     def seconds_of(self, step: Callable[[], object]) -> float:
-        """Return the mean seconds of a step."""
+        """Return the seconds of a step: the median of a few means, of which one may hold a stall of the machine."""
         for _ in range(self.sizes.warmup_steps):
             step()
+        return statistics.median(self._mean_seconds_of(step) for _ in range(ROUNDS))
+
+    def _mean_seconds_of(self, step: Callable[[], object]) -> float:
         self.synchronize()
         started_s = time.perf_counter()
         for _ in range(self.sizes.timed_steps):
@@ -134,10 +138,7 @@ class Card:
         }
         with tempfile.TemporaryDirectory() as directory:
             path = data or draw_set(Path(directory) / "set", num_images, self.sizes.image_wh)
-            trainer = trainer_on(path, model, TrainSpec(**(fields | train)), Path(directory))
-            gc.freeze()  # as tasks do: a full collection takes 0.15 s of the few steps that are timed
-            yield trainer
-            gc.unfreeze()
+            yield trainer_on(path, model, TrainSpec(**(fields | train)), Path(directory))
 
 
 def workers() -> int:
