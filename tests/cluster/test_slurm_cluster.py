@@ -67,3 +67,12 @@ def test_files_of_the_machine_are_unchanged(slurm_cluster: rig.SlurmCluster) -> 
     """Node names resolve inside jobs only."""
     assert "gpu01" not in Path("/etc/hosts").read_text()
     assert slurm_cluster.run("srun", "getent", "hosts", "gpu02").split() == ["127.0.1.2", "gpu02"]
+
+
+def test_database_has_temporary_tables_of_its_own(slurm_cluster: rig.SlurmCluster) -> None:
+    """A server that starts removes those in its directory: of a cluster beside it, whose database crashed then."""
+    socket = slurm_cluster.directory / "db" / "my.sock"
+    command = ["mariadb", "--no-defaults", "--user=root", f"--socket={socket}", "--skip-column-names"]
+    asked = [*command, "--execute=SELECT @@tmpdir"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert Path(shown.stdout.strip()).is_relative_to(slurm_cluster.directory)

@@ -261,6 +261,7 @@ class Daemons:
                     f"--socket={directory}/db/my.sock",
                 ),
                 *(f"--port={self.db_port}", "--bind-address=127.0.0.1", f"--pid-file={directory}/db/my.pid"),
+                f"--tmpdir={directory}",  # a server that starts removes temporary tables there, whosever they are
                 *(
                     "--innodb-buffer-pool-size=64M",
                     "--innodb-flush-log-at-trx-commit=0",
