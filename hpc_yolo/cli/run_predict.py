@@ -15,7 +15,7 @@ from hpc_yolo.cli.weights_argument import find_weights
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.text import printable
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.decode import silence_decoder
+from hpc_yolo.data.decode import prepare_decoder
 from hpc_yolo.inference.model import DEFAULT_IMGSZ, load_inference_model
 from hpc_yolo.inference.outputs import Outputs, require_other_directory
 from hpc_yolo.inference.predict import Prediction, Predictor, PredictSettings, Unreadable, read_frames
@@ -62,7 +62,7 @@ def run_predict(written: Sequence[str], weights: str, options: PredictOptions) -
     Raises:
         HpcYoloError: the model, an option or every source cannot be used.
     """
-    silence_decoder()
+    prepare_decoder()
     sources = _find_sources(written)
     predictor, names = _load(weights, options)
     outputs = _outputs(names, sources, options)

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.core.heap import keep_freed_memory
+
 Pixels = npt.NDArray[np.uint8]
 
 START_OF_JPEG = b"\xff\xd8"
@@ -63,8 +65,12 @@ DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cu
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
 
-def silence_decoder() -> None:
-    """Suppress OpenCV's warnings about files; the caller reports problems."""
+def prepare_decoder() -> None:
+    """Set this process up for decoding many images.
+
+    OpenCV's warnings about files are suppressed, as the caller reports problems, and memory is used again.
+    """
+    keep_freed_memory()
     if hasattr(cv2, "setLogLevel"):  # of version 4
         cv2.setLogLevel(0)
     else:

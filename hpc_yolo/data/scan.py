@@ -18,7 +18,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.dataset import Dataset
-from hpc_yolo.data.decode import lacks_end_mark, silence_decoder
+from hpc_yolo.data.decode import lacks_end_mark, prepare_decoder
 from hpc_yolo.data.files import file_state
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
@@ -66,7 +66,7 @@ def scan_split(
     Raises:
         DataError: the split is missing or empty, no image is usable, or none has labels although they are needed.
     """
-    silence_decoder()
+    prepare_decoder()
     reader = open_split(dataset, split)
     if isinstance(reader, PackedSplit):
         index, digest = reader.index, reader.index.digest

@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hpc_yolo.core.errors import HpcYoloError, TrainingError
+from hpc_yolo.core.heap import return_freed_memory
 from hpc_yolo.data.batch import ValidationBatch
 from hpc_yolo.data.batch_memory import BatchMemory
-from hpc_yolo.data.decode import silence_decoder
+from hpc_yolo.data.decode import prepare_decoder
 from hpc_yolo.data.undrawn import AnyTrainingBatch
 
 Batch = TypeVar("Batch", AnyTrainingBatch, ValidationBatch)
@@ -46,6 +47,8 @@ def begin(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         TrainingError: there is no /dev/shm for the locks of their queues.
     """
+    if loader.num_workers:
+        return_freed_memory()
     try:
         return iter(loader)
     except OSError as error:
@@ -76,5 +79,5 @@ def _start_worker(memory: BatchMemory, worker: int) -> None:
         signal.signal(ignored, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    silence_decoder()
+    prepare_decoder()
     memory.use_in_worker(worker)

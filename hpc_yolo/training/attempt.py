@@ -21,6 +21,7 @@ import torch
 from hpc_yolo.cluster.process import ProcessInfo, chosen_threads, current_environment
 from hpc_yolo.core.errors import CancelledError, LeaseError
 from hpc_yolo.core.exit_status import ExitStatus
+from hpc_yolo.core.heap import keep_freed_memory
 from hpc_yolo.data.run_inputs import require_dataset_of_node
 from hpc_yolo.distributed import World, choose_device, connected, make_deterministic
 from hpc_yolo.resilience.attempt_end import AttemptFacts, attempt_end
@@ -145,6 +146,7 @@ def train(
     # Staged copies are given back after the ranks have waited for each other at the end of `connected`.
     with contextlib.ExitStack() as held, connected(process, run, device, spec.train.start_timeout_s) as world:
         set_threads(world)
+        keep_freed_memory()
         if spec.train.deterministic:
             make_deterministic()
         context = build(spec, world, run, journal.write if journal else lambda _event: None, attempt, held)

@@ -1,6 +1,9 @@
 """Decoding files of cameras, phones and programs: the content decides, and only missing pixels are damage."""
 
 import io
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -118,3 +121,32 @@ def test_cut_off_jpeg_is_read_as_far_as_it_goes(tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(JPEGS["progressive"][: len(JPEGS["progressive"]) // 2])
     assert read_image(str(path)).shape == (HEIGHT, WIDTH, 3)
+
+
+IMAGES_AT_A_TIME = """
+import resource, sys
+from hpc_yolo.data.decode import decode_image, prepare_decoder
+
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pixels = [decode_image(content) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+content = sys.stdin.buffer.read()
+page_faults()
+print(page_faults())
+prepare_decoder()
+page_faults()
+print(page_faults())
+"""
+
+
+def test_memory_of_images_is_used_again():
+    """The kernel's work for new pages is a fifth of the time of a large image."""
+    content = encoded(".jpg", pixels=cv2.resize(PIXELS, (1000, 1000)))
+    program = [sys.executable, "-c", IMAGES_AT_A_TIME]
+    result = subprocess.run(program, input=content, capture_output=True, check=True, timeout=60)
+    by_default, prepared = map(int, result.stdout.split())
+    pages = 8 * 3_000_000 // os.sysconf("SC_PAGESIZE")
+    assert by_default > 0.8 * pages  # else the test shows nothing
+    assert prepared < 0.1 * pages

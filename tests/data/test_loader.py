@@ -13,6 +13,7 @@ from image_sets import STILL, add, encoded, index_of, joined, members_of, noise_
 from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.heap import keep_freed_memory
 from hpc_yolo.data import source as source_module
 from hpc_yolo.data.batch_memory import PREFETCH
 from hpc_yolo.data.cache_files import new_memory_cache
@@ -286,6 +287,21 @@ def test_validation_boxes_lead_back_to_the_file(shapes):
             labels = torch.from_numpy(shapes[1].labels[image])
             expected = torch.cat((labels[:, 1:3] - labels[:, 3:] / 2, labels[:, 1:3] + labels[:, 3:] / 2), dim=1)
             assert torch.allclose(back, expected * torch.tensor([96, 64, 96, 64]), atol=0.5)
+
+
+def test_workers_do_not_inherit_memory_that_their_task_has_freed(train_index):
+    """A worker that is forked between two steps would keep a copy of the memory of activations: gigabytes."""
+    keep_freed_memory()
+    blocks = [np.ones(1 << 20, dtype=np.uint8) for _ in range(64)]
+    del blocks
+    before_mb = resident_mb()
+    loader = make_validation_loader(train_index, workers=1)
+    loader.begin()
+    assert before_mb - resident_mb() > 48
+
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
 
 
 def test_workers_do_not_inherit_the_signals_of_their_task(train_index):

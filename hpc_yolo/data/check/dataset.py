@@ -22,7 +22,7 @@ from hpc_yolo.data.check.image import ImageFindings, check_image
 from hpc_yolo.data.check.result import CheckResult, FindingLog, Item, SplitTotals
 from hpc_yolo.data.check.totals import TotalsOfSplit
 from hpc_yolo.data.dataset import SPLITS, Dataset
-from hpc_yolo.data.decode import silence_decoder
+from hpc_yolo.data.decode import prepare_decoder
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import SplitReader
 
@@ -72,7 +72,7 @@ def check_dataset(
         on_progress: called with (images done, all images).
     """
     began = time.monotonic()
-    silence_decoder()
+    prepare_decoder()
     log, corrections = _first_findings(dataset, splits), corrections or Corrections()
     total = sum(len(reader.images) for reader in splits.readers.values())
     seen, totals, done = SeenImages(), {}, 0
