@@ -16,6 +16,8 @@ from hpc_yolo.spec.data import AUTO
 if TYPE_CHECKING:
     from hpc_yolo.data.staging.directory import StagedCopy
 
+COPY, CACHE = "copy", "cache"  # kinds: of files of a dataset, of decoded images
+
 
 @click.command(short_help="List or remove copies of datasets on this machine.")
 @click.argument("directories", metavar="[DIR]...", nargs=-1)
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each copy, one a line.")
 def staged(directories: tuple[str, ...], remove: bool, as_json: bool) -> None:
     """List the copies that runs with data.stage have made on this machine, in each stage directory DIR.
+
+    The caches of decoded images of runs with train.cache disk are listed with them.
 
     Without DIR those of $SLURM_TMPDIR, $LOCAL_SCRATCH, $TMPDIR and /dev/shm. A copy that no process uses is removed by
     the next run that needs its room, or after three days.
@@ -58,16 +62,19 @@ def copies_in(stages: tuple[str, ...]) -> Iterator[StagedCopy]:
 
 
 def facts_of(copy: StagedCopy) -> dict[str, Any]:
-    """Return the facts of one copy as JSON values."""
+    """Return the facts of one copy, or of a cache of decoded images, as JSON values."""
     from hpc_yolo.data.staging.directory import is_used
 
-    record = copy.record
-    state = "unfinished" if record is None else "unused"
+    record, cache_bytes = copy.record, copy.cache_bytes
+    is_cache = cache_bytes is not None
+    num_bytes = copy.read_progress() if record is None else record.total_bytes
+    state = "unused" if is_cache or record is not None else "unfinished"
     return {
         "path": str(copy.path),
+        "kind": CACHE if is_cache else COPY,
         "source": None if record is None else record.source,
         "files": None if record is None else record.num_files,
-        "bytes": copy.read_progress() if record is None else record.total_bytes,
+        "bytes": cache_bytes if is_cache else num_bytes,
         "state": "used" if is_used(copy) else state,
         "unused_s": round(copy.unused_s),
     }
@@ -77,4 +84,5 @@ def line_of(facts: dict[str, Any]) -> str:
     """Return the facts of one copy as a line."""
     since = "" if facts["state"] in ("used", "removed") else f" for {short_time(facts['unused_s'])}"
     source = f", of {facts['source']}" if facts["source"] else ""
-    return f"{facts['path']}  {short_bytes(facts['bytes'])}, {facts['state']}{since}{source}"
+    what = " of decoded images" if facts["kind"] == CACHE else ""
+    return f"{facts['path']}  {short_bytes(facts['bytes'])}{what}, {facts['state']}{since}{source}"

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpc_yolo.cli.data_staged import staged
+from hpc_yolo.core.units import short_bytes
 from hpc_yolo.data.staging.directory import StagedCopy, private_directory
 from hpc_yolo.data.staging.plan import StagedFile, StagePlan
 
@@ -40,6 +41,29 @@ def test_copies_are_listed_the_longest_unused_first(copies, tmp_path):
     lock.close()
     assert lines[0] == "unused  2 KiB, unused for 1 min, of /data/coco"
     assert sorted(lines[1:]) == ["unfinished  1000 B, unfinished for 0 s", "used  2 KiB, used, of /data/coco"]
+
+
+def test_cache_of_decoded_images_is_listed_with_its_size_on_the_disk(tmp_path):
+    cache = StagedCopy(private_directory(tmp_path), "cache")
+    cache.lock().close()
+    cache.start()
+    cache.decoded.write_bytes(b"1" * 2**20)
+    num_bytes = cache.decoded.stat().st_blocks * 512
+    (line,) = run(tmp_path)
+    assert line == f"{cache.path}  {short_bytes(num_bytes)} of decoded images, unused for 0 s"
+    (facts,) = map(json.loads, run(tmp_path, "--json", "--remove"))
+    assert (facts["kind"], facts["bytes"], facts["state"]) == ("cache", num_bytes, "removed")
+
+
+def test_copy_without_its_lock_file_is_listed_and_removed(copies, tmp_path):
+    for copy in copies.values():
+        copy.lock_path.unlink()
+    os.utime(copies["unused"].path, (0, 0))
+    first, *_ = run(tmp_path)
+    assert first.startswith(f"{copies['unused'].path}  2 KiB, unused for ")
+    assert not copies["unused"].lock_path.exists()
+    assert len(run(tmp_path, "--remove")) == 3
+    assert list(copies["used"].parent.iterdir()) == []
 
 
 def test_unused_copies_are_removed(copies, tmp_path):

@@ -22,6 +22,7 @@ LOCK_SUFFIX = ".lock"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MAX_UNUSED_S = 3 * 86400.0
 PROGRESS_BYTES = 64
+BLOCK_BYTES = 512  # in which a file system counts
 
 
 class CompleteCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ class StagedCopy:
         self.digest = digest
         self.path = parent / digest
         self.files = self.path / "files"
+        self.decoded = self.path / "decoded"  # a cache of decoded images has this file instead of `files`
         self.lock_path = parent / f"{digest}{LOCK_SUFFIX}"
         self._marker = self.path / "complete.json"
         self._progress = self.path / "progress"
@@ -173,10 +175,18 @@ class StagedCopy:
                 self.lock_path.unlink(missing_ok=True)
 
     @property
+    def cache_bytes(self) -> int | None:
+        """Bytes on the disk if it is a cache of decoded images."""
+        with contextlib.suppress(OSError):
+            return self.decoded.stat().st_blocks * BLOCK_BYTES
+        return None
+
+    @property
     def unused_s(self) -> float:
         """Seconds since it was used last."""
-        with contextlib.suppress(OSError):
-            return time.time() - self.lock_path.stat().st_mtime
+        for path in (self.lock_path, self.path):  # the lock file may have been removed
+            with contextlib.suppress(OSError):
+                return time.time() - path.stat().st_mtime
         return 0.0
 
 
@@ -219,12 +229,16 @@ def private_directory(directory: Path) -> Path:
 
 def staged_copies(parent: Path) -> list[StagedCopy]:
     """Return the copies in the private directory `parent`, the longest unused first."""
-    copies = [StagedCopy(parent, path.name.removesuffix(LOCK_SUFFIX)) for path in parent.glob(f"*{LOCK_SUFFIX}")]
+    # Whatever cleans a /tmp may have removed the lock file of a copy.
+    found = (path for path in parent.glob("*") if path.suffix == LOCK_SUFFIX or path.is_dir())
+    copies = [StagedCopy(parent, digest) for digest in {path.name.removesuffix(LOCK_SUFFIX) for path in found}]
     return sorted(copies, key=lambda copy: -copy.unused_s)
 
 
 def is_used(copy: StagedCopy) -> bool:
     """Return True if a process makes, uses or removes `copy`."""
+    if not copy.lock_path.exists():  # do not create it here: its time is that of the last use
+        return False
     with held_alone(copy) as is_mine:
         return not is_mine
 

@@ -115,6 +115,15 @@ def test_unused_copy_is_removed_by_age(unused_s, min_unused_s, is_removed, paren
     assert copy.path.exists() is copy.lock_path.exists() is not is_removed
 
 
+def test_old_copy_without_its_lock_file_is_removed(parent):
+    old, new = made(parent, "old"), made(parent, "new")
+    for copy in (old, new):
+        copy.lock_path.unlink()
+    os.utime(old.path, (0, 0))
+    assert [copy.digest for copy in remove_unused(parent)] == ["old"]
+    assert [path.name for path in parent.iterdir()] == ["new"]
+
+
 @pytest.mark.parametrize("kind", ["try_shared", "try_exclusive"])
 def test_copy_that_a_process_uses_is_not_removed(kind, parent):
     copy = made(parent, "abc", 10 * 86400)
