@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.files import unnamed_memory_file
 from hpc_yolo.data.decoded import DecodedImages, SlotPlan
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.staging.directory import StagedCopy, private_directory, remove_unused
+from hpc_yolo.data.staging.directory import CopyLock, StagedCopy, private_directory, remove_unused
 from hpc_yolo.data.staging.room import is_in_memory, is_local
 from hpc_yolo.data.staging.where import JOB_VARIABLES
 
 PROC = "/proc"
-BLOCK_BYTES = 512  # in which a file system counts
 TEMPORARY = "/tmp"
 VERSION = 1  # of decoding, resizing and the layout of the file
+LOCK_TIMEOUT_S, LOCK_PAUSE_S = 5.0, 0.05  # another job makes or removes a cache in a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,8 @@ def free_on_disk(directory: Path, digests: Iterable[str]) -> int:
     free_bytes = found.f_bavail * found.f_frsize
     for digest in digests:
         with contextlib.suppress(OSError):
-            free_bytes += _cache_file(StagedCopy(private_directory(directory), digest)).stat().st_blocks * BLOCK_BYTES
+            free_bytes += StagedCopy(private_directory(directory), digest).cache_bytes or 0
     return free_bytes
-
-
-def _cache_file(copy: StagedCopy) -> Path:
-    return copy.path / "decoded"
 
 
 def disk_cache(directory: Path, digest: str, plan: SlotPlan) -> DecodedImages:
@@ -111,25 +108,61 @@ def disk_cache(directory: Path, digest: str, plan: SlotPlan) -> DecodedImages:
     parent = private_directory(directory)
     remove_unused(parent, keep=digest)
     copy = StagedCopy(parent, digest)
-    path, lock = _cache_file(copy), copy.lock()
+    lock = _shared_lock(copy, plan)
     try:
-        if lock.try_exclusive():  # nobody else uses it
-            copy.start()
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                os.ftruncate(descriptor, plan.total_bytes)
-            finally:
-                os.close(descriptor)
-        if not lock.try_shared():
-            raise BlockingIOError(errno.EAGAIN, "is being removed", str(path))
         lock.touch()
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        cache = _whole(descriptor, plan, str(path))
+        descriptor = os.open(copy.decoded, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        cache = _whole(descriptor, plan, str(copy.decoded))
     except BaseException:
         lock.close()
         raise
     weakref.finalize(cache, lock.close)
     return cache
+
+
+def _shared_lock(copy: StagedCopy, plan: SlotPlan) -> CopyLock:
+    """Return the lock of the cache in `copy`, held shared; wait while another process makes or removes the cache.
+
+    Raises:
+        OSError: the cache cannot be made, or the other process does not end.
+    """
+    last_s = time.monotonic() + LOCK_TIMEOUT_S
+    while (lock := _try_lock(copy, plan)) is None:
+        if time.monotonic() >= last_s:
+            raise BlockingIOError(errno.EAGAIN, "is being made or removed", str(copy.decoded))
+        time.sleep(LOCK_PAUSE_S)
+    return lock
+
+
+def _try_lock(copy: StagedCopy, plan: SlotPlan) -> CopyLock | None:
+    """Return the lock of the cache in `copy`, held shared, with a file in place; None if another process has it alone.
+
+    Each call opens the lock again: the lock file may have been removed, and a failed change from exclusive to shared
+    loses the lock.
+    """
+    lock = copy.lock()
+    try:
+        if lock.try_exclusive():  # nobody else uses it
+            copy.start()
+            _make_file(copy.decoded, plan)
+        if lock.try_shared():
+            return lock
+    except BaseException:
+        lock.close()
+        raise
+    lock.close()
+    return None
+
+
+def _make_file(path: Path, plan: SlotPlan) -> None:
+    """Make the file of an empty cache, or keep that of an earlier process if it has the size of `plan`."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_size != plan.total_bytes:
+            os.ftruncate(descriptor, 0)  # its flags may be those of images that were cut off
+            os.ftruncate(descriptor, plan.total_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def file_of(cache: DecodedImages) -> FileOfProcess:

@@ -24,6 +24,7 @@ from hpc_yolo.data.cache_files import (
     opened_cache,
 )
 from hpc_yolo.data.decoded import plan_slots
+from hpc_yolo.data.staging.directory import StagedCopy, private_directory
 
 SHAPES = np.array([(64, 64), (32, 64)], dtype=np.int32)
 PLAN = plan_slots(SHAPES, 64)
@@ -114,6 +115,42 @@ def test_cache_on_disk_of_an_earlier_boot_is_empty(tmp_path: Path, monkeypatch: 
     disk_cache(tmp_path, "abc", PLAN).put(0, PIXELS[0])
     monkeypatch.setattr("hpc_yolo.data.staging.directory.boot_id", lambda: "another")
     assert disk_cache(tmp_path, "abc", PLAN).num_written == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, PLAN.total_bytes - 1, PLAN.total_bytes + 1])
+def test_cache_on_disk_of_another_size_is_empty(tmp_path: Path, size: int):
+    """Its flags are at the start, so that images that were cut off would count as written."""
+    disk_cache(tmp_path, "abc", PLAN).put(0, PIXELS[0])
+    os.truncate(StagedCopy(private_directory(tmp_path), "abc").decoded, size)
+    assert disk_cache(tmp_path, "abc", PLAN).get(0) is None
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_cache_that_another_job_makes_or_removes_is_waited_for(
+    tmp_path: Path, is_removed: bool, monkeypatch: pytest.MonkeyPatch
+):
+    copy = StagedCopy(private_directory(tmp_path), "abc")
+    lock = copy.lock()
+    assert lock.try_exclusive()
+
+    def end_other_job(_pause_s: float) -> None:
+        if is_removed:
+            copy.remove()
+        lock.close()
+
+    monkeypatch.setattr("hpc_yolo.data.cache_files.time.sleep", end_other_job)
+    cache = disk_cache(tmp_path, "abc", PLAN)
+    cache.put(0, PIXELS[0])
+    assert cache.num_written == 1
+
+
+def test_cache_that_another_job_keeps_locked_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lock = StagedCopy(private_directory(tmp_path), "abc").lock()
+    assert lock.try_exclusive()
+    monkeypatch.setattr(cache_files, "LOCK_TIMEOUT_S", 0.0)
+    with pytest.raises(BlockingIOError, match="is being made or removed"):
+        disk_cache(tmp_path, "abc", PLAN)
+    lock.close()
 
 
 def test_unused_cache_on_disk_is_removed_and_a_used_one_stays(tmp_path: Path):
