@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
+from hpc_yolo.data import copies
 from hpc_yolo.data.archives.archive import PARTS, member_of
-from hpc_yolo.data.copies import readable_files
+from hpc_yolo.data.decode import lacks_end_mark
 from hpc_yolo.data.pack.index import SplitIndex, shard_index
+
+Result = TypeVar("Result")
 
 
 class ContentState(NamedTuple):
@@ -22,8 +26,30 @@ class ContentState(NamedTuple):
     version: int
 
 
-def read_content(path: str) -> bytes:
+def use_content(path: str, use: Callable[[bytes], Result]) -> Result:
+    """Return what `use` makes of the bytes of the image with the address `path`.
+
+    Where the copy on this node is damaged, they are those of the dataset: where `use` raises ValueError, and for a JPEG
+    without an end mark, of which a decoder returns pixels although the copy may be cut off.
+
+    Raises:
+        OSError, DataError: see `read_content`.
+        ValueError: raised by `use` for the bytes of the dataset.
+    """
+    content = read_content(path)
+    if copies.are_read():
+        with contextlib.suppress(ValueError):
+            if not lacks_end_mark(content):
+                return use(content)
+        content = read_content(path, from_copy=False)
+    return use(content)
+
+
+def read_content(path: str, *, from_copy: bool = True) -> bytes:
     """Return the bytes of the image with the address `path`.
+
+    Args:
+        from_copy: read the copy on this node if there is one. A packed set decides by its CRC.
 
     Raises:
         OSError: they cannot be read, or are damaged; its `filename` is `path`.
@@ -34,17 +60,17 @@ def read_content(path: str) -> bytes:
             if (member := _packed_member(path)) is not None:
                 return member[0].read_member(*member[1:])
             if (place := member_of(path)) is not None:
-                return place[0].read(place[1])
-        return _read_file(path)
+                return place[0].read(place[1], from_copy=from_copy)
+        return _read_file(path, from_copy=from_copy)
     except OSError as error:
         error.filename = path  # a failed read has none
         raise
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, *, from_copy: bool) -> bytes:
     """Return the bytes of the file `path`, from its copy on this node if that can be read."""
-    *copies, source = readable_files(path)
-    for copy in copies:
+    *copied, source = copies.readable_files(path)
+    for copy in copied if from_copy else ():
         with contextlib.suppress(OSError), open(copy, "rb", buffering=0) as file:
             return file.read()
     with open(source, "rb", buffering=0) as file:

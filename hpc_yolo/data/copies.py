@@ -33,6 +33,11 @@ def readable_files(path: str) -> list[str]:
     return [f"{_Copies.directory}{os.path.abspath(path)}", path] if _Copies.directory else [path]  # noqa: PTH100
 
 
+def are_read() -> bool:
+    """Return True within a block of `reading_copies`."""
+    return bool(_Copies.directory)
+
+
 def open_file(path: str) -> FileIO:
     """Open the copy of the file `path` for reading, or itself where there is none.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.contents import use_content
 from hpc_yolo.data.decode import decode_image, describe_content
 
 START_OF_JPEG, START_OF_PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -25,7 +25,10 @@ def size_of_image(path: str) -> tuple[int, int]:
         OSError: it cannot be read.
         ValueError: it is no image; the message begins with `path`.
     """
-    content = read_content(path)
+    return use_content(path, lambda content: _size(path, content))
+
+
+def _size(path: str, content: bytes) -> tuple[int, int]:
     found = _of_jpeg(content) if content.startswith(START_OF_JPEG) else _of_png(content)
     if found is not None:
         return found

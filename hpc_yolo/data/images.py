@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.contents import use_content
 from hpc_yolo.data.decode import REDUCTIONS, decode_image, describe_content
 from hpc_yolo.data.decode import Pixels as Pixels
 
@@ -22,14 +22,19 @@ def read_image(path: str, reduction: int = 1) -> Pixels:
     Raises:
         DataError: it cannot be read or decoded.
     """
+
+    def decode(content: bytes) -> Pixels:
+        pixels = decode_image(content, reduction)
+        if pixels is None:
+            raise ValueError(f"{path}: cannot be decoded: {describe_content(content)}")
+        return pixels
+
     try:
-        content = read_content(path)
+        return use_content(path, decode)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    pixels = decode_image(content, reduction)
-    if pixels is None:
-        raise DataError(f"{path}: cannot be decoded: {describe_content(content)}")
-    return pixels
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def resized_wh(width: int, height: int, imgsz: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.contents import use_content
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.decode import lacks_end_mark, prepare_decoder
 from hpc_yolo.data.files import file_state
@@ -192,9 +192,12 @@ def _image_shape(image: Path) -> tuple[tuple[int, int], bool]:
         OSError: the file cannot be read.
         ValueError: it cannot be decoded completely, or is too small.
     """
-    content = read_content(str(image))
-    height, width = usable_pixels(image, content).shape[:2]
-    return (height, width), lacks_end_mark(content)
+
+    def examine(content: bytes) -> tuple[tuple[int, int], bool]:
+        height, width = usable_pixels(image, content).shape[:2]
+        return (height, width), lacks_end_mark(content)
+
+    return use_content(str(image), examine)
 
 
 def _cache_key(reader: SplitReader, dataset: Dataset) -> str:

@@ -2,10 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from archives import tar_of, zip_of
+from image_sets import JPEG, different
 
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.copies import readable_files, reading_copies
+from hpc_yolo.data.image_size import size_of_image
+from hpc_yolo.data.images import read_image
+
+HALF = len(JPEG) // 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", bytes(range(256)) * 1000])
@@ -52,3 +60,55 @@ def test_missing_image_has_its_own_name_in_the_error(tmp_path: Path) -> None:
     with reading_copies(str(tmp_path)), pytest.raises(FileNotFoundError) as raised:
         read_content("/no/such.jpg")
     assert raised.value.filename == "/no/such.jpg"
+
+
+def copied(path: Path, copies: Path, content: bytes) -> None:
+    """Write `content` as the copy of the file `path`."""
+    copy = Path(f"{copies}{path}")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", bytes(len(JPEG)), JPEG[:HALF], JPEG[:HALF] + bytes(HALF), JPEG[:-2], JPEG[:30]],
+    ids=["empty", "zeros", "half", "half and zeros", "no end mark", "start"],
+)
+@pytest.mark.parametrize("kind", ["file", "tar", "zip"])
+def test_image_whose_copy_is_damaged_is_read_from_the_dataset(tmp_path: Path, kind: str, content: bytes) -> None:
+    (tmp_path / "set").mkdir()
+    image = tmp_path / "set" / "a.jpg"
+    image.write_bytes(JPEG)
+    address, staged = image, image
+    if kind != "file":
+        staged = (tar_of if kind == "tar" else zip_of)(tmp_path / "set", tmp_path / f"x.{kind}")
+        address = staged / "a.jpg"
+    expected = read_image(str(address))
+    copied(
+        staged,
+        tmp_path / "copies",
+        staged.read_bytes().replace(JPEG, content.ljust(len(JPEG) * (kind != "file"), b"\0")),
+    )
+    with reading_copies(f"{tmp_path}/copies"):
+        assert np.array_equal(read_image(str(address)), expected)
+        assert size_of_image(str(address)) == expected.shape[1::-1]
+
+
+def test_whole_copy_of_an_image_is_decoded(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(different(1))
+    copied(image, tmp_path / "copies", different(2))
+    before = read_image(str(image))
+    with reading_copies(f"{tmp_path}/copies"):
+        assert not np.array_equal(read_image(str(image)), before)
+
+
+def test_damaged_image_of_the_dataset_is_an_error_with_a_copy_too(tmp_path: Path) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"")
+    copied(image, tmp_path / "copies", bytes(9))
+    with (
+        reading_copies(f"{tmp_path}/copies"),
+        pytest.raises(DataError, match=r"a\.jpg: cannot be decoded: an empty file"),
+    ):
+        read_image(str(image))

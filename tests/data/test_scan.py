@@ -13,6 +13,7 @@ from PIL import Image
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data import scan as scan_module
+from hpc_yolo.data.copies import reading_copies
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.images import read_image
 from hpc_yolo.data.labels import MAX_PROBLEMS
@@ -241,6 +242,20 @@ def test_opencv_prints_nothing(directory, capfd):
     add(directory, "y.bmp", encoded(".bmp")[:900])
     assert scan(directory).num_corrupt == 2
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [b"", bytes(len(JPEG)), JPEG[: len(JPEG) // 2], JPEG[:-2]])
+def test_damaged_copy_on_the_node_changes_nothing(directory, tmp_path, content):
+    """The result is cached beside the labels for all later runs."""
+    add(directory, "x.jpg")
+    copies = Path(f"{tmp_path}/copies{directory}/images/train")
+    copies.mkdir(parents=True)
+    for image in (directory / "images" / "train").iterdir():
+        (copies / image.name).write_bytes(content)
+    with reading_copies(f"{tmp_path}/copies"):
+        index = scan(directory)
+    assert (index.num_images, index.num_corrupt, index.messages) == (2, 0, ())
+    assert index.shapes_hw.tolist() == [[HEIGHT, WIDTH]] * 2
 
 
 def test_progress_is_reported_once_for_every_image(directory):

@@ -25,6 +25,7 @@ PLAIN = (
     "plain .tar and .zip files and squashfs images are read in place; unpack it, or pack the dataset with: "
     "hpc-yolo data pack"
 )
+ContentReader = Callable[[Member], bytes]
 # First bytes of files that may be meant as an archive, and what they are.
 OTHERS = (
     (b"\x1f\x8b", "compressed with gzip"),
@@ -48,10 +49,11 @@ class Archive:
             DataError: it is no archive that is read in place, is damaged, or has a member that is refused.
         """
         self.path, self.version = path, _version(path)
-        self._file, self._copies = FileIO(str(path)), dict[str, FileIO | None]()
-        start = os.pread(self._file.fileno(), BLOCK, 0)
+        self._copies: dict[str, ContentReader | None] = {}
+        file = FileIO(str(path))
+        self._start = os.pread(file.fileno(), BLOCK, 0)
         try:
-            self._content, members = self._reader(start)
+            self._content, members = self._reader(file)
             self.table = kept_table(path, lambda: MemberTable.of(members()))
         except ValueError as error:
             raise DataError(f"{path}: {error}", hint="such an archive is not read; make it again") from None
@@ -67,51 +69,61 @@ class Archive:
             raise FileNotFoundError(errno.ENOENT, f"is not in {self.path}")
         return member
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, from_copy: bool = False) -> bytes:
         """Return the content of the member `name`.
+
+        Args:
+            from_copy: read the copy of the archive on this node where that is possible.
 
         Raises:
             OSError: there is none, or it cannot be read or is damaged.
         """
         member = self.find(name)
+        *copies, _ = readable_files(str(self.path))
+        for copy in copies if from_copy else ():
+            if (content := self._copy(copy)) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    return content(member)
         try:
             return self._content(member)
         except ValueError as error:
             raise OSError(errno.EIO, str(error)) from None
 
-    def _reader(self, start: bytes) -> tuple[Callable[[Member], bytes], Callable[[], Iterator[Member]]]:
-        """Return (what reads the content of a member, what lists the members) of an archive that begins so."""
-        if is_squashfs(start):
-            image = Squashfs(self._read)
+    def _reader(self, file: FileIO) -> tuple[ContentReader, Callable[[], Iterator[Member]]]:
+        """Return (what reads the content of a member, what lists the members) of the open archive, or a copy of it.
+
+        Raises:
+            OSError, ValueError: it is damaged.
+            DataError: the archive is none.
+        """
+        if is_squashfs(self._start):
+            image = Squashfs(lambda size, offset: os.pread(file.fileno(), size, offset))
             return image.content, image.members
-        if is_zip(start):
-            return (lambda member: zip_content(member, self._stored(member))), lambda: zip_members(self._file.fileno())
-        if is_tar(start):
-            return self._stored, lambda: tar_members(self._file.fileno())
-        raise _not_an_archive(self.path, start)
+        if is_zip(self._start):
+            return (lambda member: zip_content(member, _stored(file, member))), lambda: zip_members(file.fileno())
+        if is_tar(self._start):
+            return (lambda member: _stored(file, member)), lambda: tar_members(file.fileno())
+        raise _not_an_archive(self.path, self._start)
 
-    def _stored(self, member: Member) -> bytes:
-        stored = self._read(member.stored, member.offset)
-        if len(stored) != member.stored:
-            raise OSError(errno.EIO, f"{self.path} is cut off")
-        return stored
-
-    def _read(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes, fewer at the end, from the copy of the archive on this node if that can be read."""
-        stored = b""
-        for path in readable_files(str(self.path)):
-            file = self._file if path == str(self.path) else self._copy(path)
-            if file is not None and len(stored := os.pread(file.fileno(), size, offset)) == size:
-                break
-        return stored
-
-    def _copy(self, path: str) -> FileIO | None:
-        """Return the open copy `path`; None where there is none, which is tried once."""
+    def _copy(self, path: str) -> ContentReader | None:
+        """Return what reads members of the copy `path`; None where it cannot be opened, which is tried once."""
         if path not in self._copies:
             self._copies[path] = None
-            with contextlib.suppress(OSError):
-                self._copies[path] = FileIO(path)
+            with contextlib.suppress(OSError, ValueError):
+                self._copies[path] = self._reader(FileIO(path))[0]
         return self._copies[path]
+
+
+def _stored(file: FileIO, member: Member) -> bytes:
+    """Return the bytes of a member as they are stored.
+
+    Raises:
+        OSError: `file` is cut off.
+    """
+    stored = os.pread(file.fileno(), member.stored, member.offset)
+    if len(stored) != member.stored:
+        raise OSError(errno.EIO, f"{file.name!s} is cut off")
+    return stored
 
 
 _opened: dict[str, Archive] = {}
