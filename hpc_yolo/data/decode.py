@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.core.heap import keep_freed_memory
 
 Pixels = npt.NDArray[np.uint8]
@@ -22,6 +23,7 @@ FILL_BYTE = 0xFF
 END_OF_JPEG = b"\xff\xd9"
 PADDING = b"\x00\xff"
 PROBE_BYTES = 1 << 16
+NO_MEMORY = -4  # code of OpenCV's errors
 # Flags of OpenCV by the divisor of an image's sides. A JPEG is reduced by its decoder, which averages.
 REDUCTIONS = {
     1: cv2.IMREAD_COLOR,
@@ -84,6 +86,9 @@ def decode_image(content: bytes, reduction: int = 1) -> Pixels | None:
 
     Args:
         reduction: a divisor of the sides, one of `REDUCTIONS`; only that of a JPEG is applied, and saves time there.
+
+    Raises:
+        HpcYoloError: there is no memory for the pixels, which says nothing of the file.
     """
     if not content.startswith(START_OF_JPEG):
         return _imdecode(content)
@@ -98,12 +103,12 @@ def lacks_end_mark(content: bytes) -> bool:
     return content.find(END_OF_JPEG, _first_scan(content)) < 0
 
 
-def is_cut_off(content: bytes, pixels: Pixels) -> bool:
-    """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels`.
+def is_cut_off(content: bytes, pixels: Pixels, reduction: int = 1) -> bool:
+    """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels` with `reduction`.
 
     If all image data exists, other padding bytes do not change the pixels; else they are decoded as image data.
     """
-    probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG)
+    probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG, REDUCTIONS[reduction])
     return probed is None or not np.array_equal(probed, pixels)
 
 
@@ -125,7 +130,10 @@ def describe_content(content: bytes) -> str:
 def _imdecode(content: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
-    except cv2.error:  # empty content, or more pixels than OpenCV allows
+    except cv2.error as error:  # empty content, or more pixels than OpenCV allows
+        if error.code == NO_MEMORY:
+            hint = "request more memory (cluster.mem), or fewer train.workers"
+            raise HpcYoloError(f"no memory is left to decode an image: {error.err}", hint=hint) from error
         return None
     if pixels is not None and pixels.ndim == 2:  # a grey float map, in spite of IMREAD_COLOR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)

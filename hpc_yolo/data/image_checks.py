@@ -1,4 +1,4 @@
-"""Decision whether an image can be used for training, for scans and for `hpc-yolo data check`."""
+"""Decision whether an image can be used for training, for loaders, scans and `hpc-yolo data check`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from hpc_yolo.data.decode import Pixels, decode_image, describe_content, is_cut_
 MIN_SIDE_PIXELS = 10
 
 
+def complete_pixels(image: Path | str, content: bytes, reduction: int = 1) -> Pixels:
+    """Return the pixels of an image, given the bytes of its file.
+
+    Args:
+        reduction: see `decode_image`.
+
+    Raises:
+        ValueError: it cannot be decoded completely; the message names the image.
+    """
+    pixels = decode_image(content, reduction)
+    if pixels is None:
+        raise ValueError(f"{image}: cannot be decoded: {describe_content(content)}")
+    if lacks_end_mark(content) and is_cut_off(content, pixels, reduction):
+        raise ValueError(f"{image}: the JPEG is cut off (no end mark in {len(content)} bytes)")
+    return pixels
+
+
 def usable_pixels(image: Path, content: bytes) -> Pixels:
     """Return the pixels of an image, given the bytes of its file.
 
     Raises:
         ValueError: it cannot be decoded completely, or is too small; the message names the image.
     """
-    pixels = decode_image(content)
-    if pixels is None:
-        raise ValueError(f"{image}: cannot be decoded: {describe_content(content)}")
-    if lacks_end_mark(content) and is_cut_off(content, pixels):
-        raise ValueError(f"{image}: the JPEG is cut off (no end mark in {len(content)} bytes)")
+    pixels = complete_pixels(image, content)
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE_PIXELS:
         raise ValueError(f"{image}: {width} x {height} pixels; at least {MIN_SIDE_PIXELS} on each side are needed")

@@ -7,30 +7,24 @@ import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.contents import use_content
-from hpc_yolo.data.decode import REDUCTIONS, decode_image, describe_content
+from hpc_yolo.data.decode import REDUCTIONS
 from hpc_yolo.data.decode import Pixels as Pixels
+from hpc_yolo.data.image_checks import complete_pixels
 
 GREY = (114, 114, 114)
 
 
 def read_image(path: str, reduction: int = 1) -> Pixels:
-    """Return the pixels of an image; of a JPEG that is cut off, the part that exists.
+    """Return the pixels of an image.
 
     Args:
         reduction: a divisor of the sides of a JPEG; see `decode_image`.
 
     Raises:
-        DataError: it cannot be read or decoded.
+        DataError: it cannot be read or decoded, or is a JPEG that is cut off.
     """
-
-    def decode(content: bytes) -> Pixels:
-        pixels = decode_image(content, reduction)
-        if pixels is None:
-            raise ValueError(f"{path}: cannot be decoded: {describe_content(content)}")
-        return pixels
-
     try:
-        return use_content(path, decode)
+        return use_content(path, lambda content: complete_pixels(path, content, reduction))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

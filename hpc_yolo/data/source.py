@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.images import Pixels, read_image, reduction_for, resize_to, resized_wh
 from hpc_yolo.data.labels import ImageIndex
 
@@ -60,9 +61,17 @@ class ImageFiles:
         self._index, self._imgsz, self._augment = index, imgsz, augment
 
     def read(self, index: int) -> Pixels:
-        """Return the pixels of an image; see `ImageSource.read`."""
-        height, width = self._index.shapes_hw[index].tolist()
-        pixels = read_image(self._index.paths[index], reduction_for(max(height, width), self._imgsz))
+        """Return the pixels of an image; see `ImageSource.read`.
+
+        A file that was exchanged for an image of another size since the index was made is an error too: the labels are
+        not those of its pixels.
+        """
+        path, (height, width) = self._index.paths[index], self._index.shapes_hw[index].tolist()
+        reduction = reduction_for(max(height, width), self._imgsz)
+        pixels = read_image(path, reduction)
+        if pixels.shape[:2] not in ((height, width), (-(-height // reduction), -(-width // reduction))):
+            seen = f"{pixels.shape[1]} x {pixels.shape[0]} pixels" + (f" at 1/{reduction}" if reduction > 1 else "")
+            raise DataError(f"{path}: {seen}, but {width} x {height} when the dataset was read")
         # A reduced image is at most twice as large as needed, and bilinear then about as close to the mean as area.
         is_reduced = pixels.shape[0] < height
         return resize_to(pixels, resized_wh(width, height, self._imgsz), augment=self._augment or is_reduced)

@@ -117,10 +117,29 @@ def test_undecodable_file_is_described_by_its_content(tmp_path, content, text):
     assert text in str(caught.value)
 
 
-def test_cut_off_jpeg_is_read_as_far_as_it_goes(tmp_path):
-    path = tmp_path / "x.jpg"
-    path.write_bytes(JPEGS["progressive"][: len(JPEGS["progressive"]) // 2])
-    assert read_image(str(path)).shape == (HEIGHT, WIDTH, 3)
+WITHOUT_MEMORY = """
+import resource, sys
+from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.data.decode import decode_image
+
+content = sys.stdin.buffer.read()
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20),) * 2)
+try:
+    print(decode_image(content))
+except HpcYoloError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_lack_of_memory_is_not_damage_of_the_file(suffix):
+    """As damage it would be kept in the cache of the scan for everyone."""
+    content = encoded(suffix, pixels=np.zeros((5000, 5000, 3), dtype=np.uint8))
+    program = [sys.executable, "-c", WITHOUT_MEMORY]
+    result = subprocess.run(program, input=content, capture_output=True, check=True, timeout=60)
+    assert result.stdout.startswith(b"HpcYoloError no memory is left to decode an image: Failed to allocate 75000000")
 
 
 IMAGES_AT_A_TIME = """

@@ -2,7 +2,7 @@
 
 import cv2
 import pytest
-from image_sets import NOISE, index_of
+from image_sets import HEIGHT, NOISE, WIDTH, encoded, index_of
 from PIL import Image
 
 from hpc_yolo.core.errors import DataError
@@ -45,11 +45,36 @@ def test_reduced_jpeg_of_a_camera_is_upright(tmp_path):
     assert ImageFiles(index, width // 2, augment=True).read(0).shape == (width // 2, height // 2, 3)
 
 
-def test_file_that_was_replaced_by_one_of_another_size_has_the_size_of_the_index(train_index, tmp_path):
-    """The geometry of samples follows from the index."""
-    cv2.imwrite(str(tmp_path / "x.png"), NOISE)
-    index = index_of([str(tmp_path / "x.png")], [(33, 99)], [[]])
-    assert ImageFiles(index, 64, augment=True).read(0).shape == (21, 64, 3)
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(("shape", "imgsz"), [((33, 99), 64), ((HEIGHT, WIDTH + 1), 64), ((WIDTH, HEIGHT), 20)])
+def test_file_that_was_exchanged_for_one_of_another_size_is_an_error(tmp_path, suffix, shape, imgsz):
+    """Its labels would be those of another image."""
+    cv2.imwrite(str(tmp_path / f"x{suffix}"), NOISE)
+    index = index_of([str(tmp_path / f"x{suffix}")], [shape], [[]])
+    message = rf"x{suffix}: \d+ x \d+ pixels.*, but {shape[1]} x {shape[0]} when the dataset was read"
+    with pytest.raises(DataError, match=message):
+        ImageFiles(index, imgsz, augment=True).read(0)
+
+
+@pytest.mark.parametrize("fraction", [0.4, 0.98])
+@pytest.mark.parametrize("imgsz", [60, 30, 15])
+def test_jpeg_that_was_cut_off_is_an_error(tmp_path, imgsz, fraction):
+    """OpenCV decodes it, with grey instead of the rest."""
+    content = encoded(".jpg")
+    (tmp_path / "x.jpg").write_bytes(content[: int(len(content) * fraction)])
+    index = index_of([str(tmp_path / "x.jpg")], [(HEIGHT, WIDTH)], [[]])
+    with pytest.raises(DataError, match=r"x\.jpg: the JPEG is cut off"):
+        ImageFiles(index, imgsz, augment=True).read(0)
+
+
+@pytest.mark.parametrize("imgsz", [60, 30, 15])
+def test_jpeg_that_lacks_its_end_mark_alone_is_used(tmp_path, imgsz):
+    (tmp_path / "x.jpg").write_bytes(encoded(".jpg"))
+    index = index_of([str(tmp_path / "x.jpg")], [(HEIGHT, WIDTH)], [[]])
+    files = ImageFiles(index, imgsz, augment=True)
+    whole = files.read(0)
+    (tmp_path / "x.jpg").write_bytes(encoded(".jpg")[:-2])
+    assert (files.read(0) == whole).all()
 
 
 def test_missing_file_is_named(tmp_path):
