@@ -7,16 +7,24 @@ coco.zip/images/train/1.jpg, DIR/train-00000.tar/images/train/1.jpg.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from hpc_yolo.core.errors import HpcYoloError
 from hpc_yolo.data import copies
 from hpc_yolo.data.archives.archive import PARTS, member_of
 from hpc_yolo.data.decode import lacks_end_mark
 from hpc_yolo.data.pack.index import SplitIndex, shard_index
 
 Result = TypeVar("Result")
+# Errors of the process or the machine, and what to do.
+LIMITS = {
+    errno.EMFILE: "raise the limit of open files with: ulimit -n 65536",
+    errno.ENFILE: "too many files are open on this machine; try again later",
+    errno.ENOMEM: "request more memory (cluster.mem), or fewer train.workers",
+}
 
 
 class ContentState(NamedTuple):
@@ -54,6 +62,7 @@ def read_content(path: str, *, from_copy: bool = True) -> bytes:
     Raises:
         OSError: they cannot be read, or are damaged; its `filename` is `path`.
         DataError: it is in an archive that is refused.
+        HpcYoloError: this process or machine has reached a limit, which says nothing of the image.
     """
     try:
         if PARTS.search(path):
@@ -63,6 +72,8 @@ def read_content(path: str, *, from_copy: bool = True) -> bytes:
                 return place[0].read(place[1], from_copy=from_copy)
         return _read_file(path, from_copy=from_copy)
     except OSError as error:
+        if error.errno in LIMITS:
+            raise HpcYoloError(f"{path}: cannot be read: {error.strerror}", hint=LIMITS[error.errno]) from error
         error.filename = path  # a failed read has none
         raise
 

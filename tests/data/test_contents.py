@@ -1,5 +1,8 @@
 """Tests of data/contents.py: the bytes of an image, or an error that names it."""
 
+import contextlib
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from archives import tar_of, zip_of
 from image_sets import JPEG, different
 
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, HpcYoloError
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.copies import readable_files, reading_copies
 from hpc_yolo.data.image_size import size_of_image
@@ -112,3 +115,23 @@ def test_damaged_image_of_the_dataset_is_an_error_with_a_copy_too(tmp_path: Path
         pytest.raises(DataError, match=r"a\.jpg: cannot be decoded: an empty file"),
     ):
         read_image(str(image))
+
+
+def test_limit_of_open_files_is_no_damage_of_the_image(tmp_path: Path) -> None:
+    """Else the image would be replaced, and left out of the cache of a scan."""
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(HpcYoloError, match=r"a\.jpg: cannot be read: Too many open files") as raised:
+            read_content(str(tmp_path / "a.jpg"))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert type(raised.value) is HpcYoloError
+    assert "ulimit -n" in str(raised.value.hint)
