@@ -25,21 +25,46 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.copies import open_file
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import Findings, ImageIndex
-from hpc_yolo.data.pack.arrays import Array, map_arrays
+from hpc_yolo.data.pack.arrays import DTYPES, Array, map_arrays
 from hpc_yolo.data.pack.layout import MANIFEST, PACK_AGAIN, index_of_shard, read_manifest
 from hpc_yolo.data.polygons import Outlines
 
+FORMS = {  # of each array: data type, and length of each row, None where it has none
+    "names": ("U8", None),
+    "name_bounds": ("I64", None),
+    "by_name": ("I32", None),
+    "shard": ("I32", None),
+    "offset": ("I64", None),
+    "length": ("I64", None),
+    "crc32": ("U32", None),
+    "shapes_hw": ("I32", 2),
+    "labels": ("F32", 5),
+    "label_bounds": ("I64", None),
+    "points": ("F32", 2),
+    "point_counts": ("I64", None),
+    "crowds": ("F32", 6),
+}
 PER_IMAGE = ("by_name", "shard", "offset", "length", "crc32", "shapes_hw")
 BOUNDS = {"name_bounds": "names", "label_bounds": "labels"}
 VERIFY = "find all damage with: hpc-yolo data verify {}"
+
+
+class _Values(msgspec.Struct, frozen=True):
+    """The values of an index beside its arrays; `shards` are (name, size in bytes)."""
+
+    shards: list[tuple[str, int]]
+    num_backgrounds: int
+    num_corrupt: int
+    findings: Findings
 
 
 class _Columns(NamedTuple):
@@ -68,9 +93,10 @@ class SplitIndex:
             ValueError: it is damaged.
         """
         self.path, self.version = path, _version(path)
-        self.arrays, self.meta = map_arrays(path)
+        self.arrays, values = map_arrays(path)
         self.num_images = _require_consistent(self.arrays)
-        self.shards: list[tuple[str, int]] = [(str(name), int(size)) for name, size in self.meta["shards"]]
+        self._values = _values(values)
+        self.shards = self._values.shards
         if self.num_images and not 0 <= self.arrays["shard"].min() <= self.arrays["shard"].max() < len(self.shards):
             raise ValueError("it has an image in a shard that it does not list")
         # Elements of a memoryview are read five times as fast as those of an array.
@@ -112,16 +138,17 @@ class SplitIndex:
             OSError: it cannot be read, or is damaged.
         """
         shard = self._columns.shard[image]
+        file = self._file(shard)
         try:
-            return self._content(image, self._file(shard))
+            return self._content(image, file)
         except OSError:
-            if not self._leave_copy(shard):
+            if not self._leave_copy(shard, file):
                 raise
         return self._content(image, self._file(shard))
 
-    def _content(self, image: int, descriptor: int) -> bytes:
+    def _content(self, image: int, file: FileIO) -> bytes:
         length = self._columns.length[image]
-        content = os.pread(descriptor, length, self._columns.offset[image])
+        content = os.pread(file.fileno(), length, self._columns.offset[image])
         if len(content) != length:
             raise OSError(errno.EIO, f"its shard is cut off; {VERIFY.format(self.path.parent)}")
         if zlib.crc32(content) != self._columns.crc32[image]:
@@ -143,35 +170,47 @@ class SplitIndex:
             shapes_hw=arrays["shapes_hw"],
             labels=FlatLabels(arrays["labels"], arrays["label_bounds"]),
             crowds=arrays["crowds"],
-            num_backgrounds=int(self.meta["num_backgrounds"]),
-            num_corrupt=int(self.meta["num_corrupt"]),
+            num_backgrounds=self._values.num_backgrounds,
+            num_corrupt=self._values.num_corrupt,
             messages=(),
             digest=hashlib.sha256(arrays["crc32"].tobytes() + arrays["length"].tobytes()).hexdigest(),
             outlines=Outlines(arrays["points"], arrays["point_counts"]),
-            findings=Findings.from_json(self.meta["findings"]),
+            findings=self._values.findings,
         )
 
     def state(self, image: int) -> tuple[int, int]:
         """Return (length in bytes, CRC-32) of the content of an image."""
         return self._columns.length[image], self._columns.crc32[image]
 
-    def _file(self, shard: int) -> int:
-        """Return the descriptor of a shard."""
+    def _file(self, shard: int) -> FileIO:
+        """Return the open file of a shard.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         if shard not in self._files:
             with self._lock:
                 if shard not in self._files:
-                    self._files[shard] = open_file(str(self.path.with_name(self.shards[shard][0])))
-        return self._files[shard].fileno()
+                    self._files[shard] = open_file(self._source(shard))
+        return self._files[shard]
 
-    def _leave_copy(self, shard: int) -> bool:
-        """Read a shard from the set itself from now on; return False if it is."""
-        source = str(self.path.with_name(self.shards[shard][0]))
+    def _leave_copy(self, shard: int, failed: FileIO) -> bool:
+        """Read a shard from the set itself from now on; return False if `failed`, which was read, is in the set.
+
+        Raises:
+            OSError: the shard of the set cannot be opened.
+        """
+        source = self._source(shard)
+        if failed.name == source:
+            return False
         with self._lock:
-            if self._files[shard].name != source:
-                self._left.append(self._files[shard])  # stays open: another thread may read it
+            if self._files[shard] is failed:  # otherwise another thread has opened the shard of the set
                 self._files[shard] = FileIO(source)
-                return True
-        return False
+                self._left.append(failed)  # stays open: another thread may read it
+        return True
+
+    def _source(self, shard: int) -> str:
+        return str(self.path.with_name(self.shards[shard][0]))
 
 
 _opened: dict[Path, SplitIndex] = {}
@@ -257,24 +296,54 @@ def _require_consistent(arrays: dict[str, Array]) -> int:
     Raises:
         ValueError: they do not.
     """
-    try:
-        num_images, num_objects = len(arrays["shard"]), len(arrays["labels"])
-        lengths = {name: len(arrays[name]) for name in PER_IMAGE} | {"label_bounds": len(arrays["label_bounds"]) - 1}
-        wrong = next((name for name, length in lengths.items() if length != num_images), None)
-        for name, of in BOUNDS.items():
-            bounds = arrays[name]
-            fits = len(bounds) == num_images + 1 and bounds[0] == 0 and bounds[-1] == len(arrays[of])
-            if not fits or (np.diff(bounds) < 0).any():
-                wrong = name
-        if len(arrays["point_counts"]) not in (0, num_objects) or arrays["point_counts"].sum() != len(arrays["points"]):
-            wrong = "point_counts"
-        if arrays["crowds"].shape[1:] != (6,):
-            wrong = "crowds"
-    except KeyError as error:
-        raise ValueError(f"it has no array {error}") from None
+    _require_forms(arrays)
+    num_images, num_objects = len(arrays["shard"]), len(arrays["labels"])
+    lengths = {name: len(arrays[name]) for name in PER_IMAGE} | {"label_bounds": len(arrays["label_bounds"]) - 1}
+    wrong = next((name for name, length in lengths.items() if length != num_images), None)
+    for name, of in BOUNDS.items():
+        bounds = arrays[name]
+        fits = len(bounds) == num_images + 1 and bounds[0] == 0 and bounds[-1] == len(arrays[of])
+        if not fits or (np.diff(bounds) < 0).any():
+            wrong = name
+    if len(arrays["point_counts"]) not in (0, num_objects) or arrays["point_counts"].sum() != len(arrays["points"]):
+        wrong = "point_counts"
+    if ((arrays["by_name"] < 0) | (arrays["by_name"] >= num_images)).any():
+        wrong = "by_name"
     if wrong is not None:
         raise ValueError(f"its array {wrong} does not fit to the others")
     return num_images
+
+
+def _require_forms(arrays: dict[str, Array]) -> None:
+    """Check that each array is there, with its data type and shape.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, (dtype, num_columns) in FORMS.items():
+        if name not in arrays:
+            raise ValueError(f"it has no array {name!r}")
+        found, columns = arrays[name], () if num_columns is None else (num_columns,)
+        if found.dtype != DTYPES[dtype] or found.ndim != 1 + len(columns) or found.shape[1:] != columns:
+            wanted = ", ".join(map(str, ("N", *columns)))
+            raise ValueError(
+                f"its array {name} is {found.dtype} {found.shape}, not {np.dtype(DTYPES[dtype])} ({wanted})"
+            )
+
+
+def _values(values: dict[str, Any]) -> _Values:
+    """Return the checked values of an index.
+
+    Raises:
+        ValueError: one is missing or of another type.
+    """
+    try:
+        found = msgspec.convert(values, _Values)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"its values are invalid: {error}") from None
+    if any(Path(name).name != name for name, _ in found.shards):
+        raise ValueError("it lists a shard in another directory")
+    return found
 
 
 def _version(path: Path) -> tuple[int, int, int]:
