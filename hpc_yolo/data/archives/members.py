@@ -21,6 +21,7 @@ MAX_RATIO = 100  # of a deflated member larger than CHECKED_BYTES: images and la
 CHECKED_BYTES = 64 << 20
 CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 STORED, DEFLATED = 0, 8
+NO_CRC32 = -1
 Numbers: TypeAlias = "array[int] | memoryview"
 SLASH, AFTER_SLASH = b"/", b"0"  # b"0" follows b"/", so that names below a directory are between the two
 
@@ -34,6 +35,7 @@ class Member(NamedTuple):
         stored: bytes that are read for it, at `offset` in a tar or zip.
         size: of its content in bytes.
         method: STORED or DEFLATED.
+        crc32: of its content; NO_CRC32 where the archive lists none.
     """
 
     name: bytes
@@ -41,6 +43,7 @@ class Member(NamedTuple):
     stored: int
     size: int
     method: int = STORED
+    crc32: int = NO_CRC32
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class MemberTable:
     offsets: Numbers
     stored: Numbers
     sizes: Numbers
+    crc32s: Numbers
     methods: bytes | memoryview
 
     @staticmethod
@@ -77,6 +81,7 @@ class MemberTable:
             offsets=array("q", [file.offset for file in files]),
             stored=array("q", [file.stored for file in files]),
             sizes=array("q", [file.size for file in files]),
+            crc32s=array("q", [file.crc32 for file in files]),
             methods=bytes(file.method for file in files),
         )
 
@@ -92,7 +97,7 @@ class MemberTable:
         at = self._first(name)
         if at == len(self) or self.name(at) != name:
             return None
-        return Member(name, self.offsets[at], self.stored[at], self.sizes[at], self.methods[at])
+        return Member(name, self.offsets[at], self.stored[at], self.sizes[at], self.methods[at], self.crc32s[at])
 
     def has_directory(self, name: bytes) -> bool:
         """Return True if a file is in the directory `name`; b"" is that of all files."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.data.archives.members import MAX_MEMBER_BYTES, MemberTable
 
-VERSION = 1
+VERSION = 2
 MIN_MEMBERS = 10_000  # of smaller archives the table is read in less than 0.2 s
 LENGTH_BYTES = 8
+NUM_COLUMNS = 4  # of one number for each member; bounds have one more
 
 
 def kept_table(archive: Path, read: Callable[[], MemberTable]) -> MemberTable:
@@ -38,7 +39,7 @@ def kept_table(archive: Path, read: Callable[[], MemberTable]) -> MemberTable:
 def _content(table: MemberTable, key: list[int]) -> bytes:
     header = json.dumps({"key": key, "members": len(table), "names": len(table.names)}).encode()
     header += b" " * (-len(header) % LENGTH_BYTES)
-    columns = (table.bounds, table.offsets, table.stored, table.sizes)
+    columns = (table.bounds, table.offsets, table.stored, table.sizes, table.crc32s)
     parts = [*(memoryview(column).tobytes() for column in columns), bytes(table.methods), bytes(table.names)]
     return b"".join([len(header).to_bytes(LENGTH_BYTES, "little"), header, *parts])
 
@@ -55,12 +56,13 @@ def _mapped(path: Path, key: list[int]) -> MemberTable:
     start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
     header = json.loads(bytes(content[LENGTH_BYTES:start]))
     number, names = int(header["members"]), int(header["names"])
-    if header["key"] != key or len(content) != start + LENGTH_BYTES * (4 * number + 1) + number + names:
+    end = start + LENGTH_BYTES * ((1 + NUM_COLUMNS) * number + 1)
+    if header["key"] != key or len(content) != end + number + names:
         raise ValueError
-    numbers = content[start : start + LENGTH_BYTES * (4 * number + 1)].cast("q")
-    columns = [numbers[: number + 1], *(numbers[at : at + number] for at in range(number + 1, 4 * number, number))]
-    bounds, offsets, stored, sizes = columns
+    numbers = content[start:end].cast("q")
+    bounds, columns = numbers[: number + 1], numbers[number + 1 :]
+    offsets, stored, sizes, crc32s = (columns[at * number : (at + 1) * number] for at in range(NUM_COLUMNS))
     if bounds[-1] != names or max(sizes, default=0) > MAX_MEMBER_BYTES or min(offsets, default=0) < 0:
         raise ValueError
-    end = start + LENGTH_BYTES * (4 * number + 1)
-    return MemberTable(content[end + number :], bounds, offsets, stored, sizes, content[end : end + number])
+    methods = content[end : end + number]
+    return MemberTable(content[end + number :], bounds, offsets, stored, sizes, crc32s, methods)

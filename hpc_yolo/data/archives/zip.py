@@ -35,6 +35,7 @@ class _Entry(NamedTuple):
     compressed: int
     size: int
     method: int
+    crc32: int
 
 
 def is_zip(start: bytes) -> bool:
@@ -60,7 +61,8 @@ def zip_members(file: int) -> Iterator[Member]:
         if entry.name.endswith(b"/"):
             continue
         require_size(name, entry.size, entry.compressed)
-        yield Member(name, entry.offset, min(limit - entry.offset, least + MAX_COMMENT_BYTES), entry.size, entry.method)
+        stored = min(limit - entry.offset, least + MAX_COMMENT_BYTES)
+        yield Member(name, entry.offset, stored, entry.size, entry.method, entry.crc32)
 
 
 def zip_content(member: Member, stored: bytes) -> bytes:
@@ -72,19 +74,24 @@ def zip_content(member: Member, stored: bytes) -> bytes:
     if len(stored) < LOCAL_FORM.size or not stored.startswith(LOCAL):
         raise ValueError("its header is damaged")
     fields = LOCAL_FORM.unpack_from(stored)
-    content = memoryview(stored)[LOCAL_FORM.size + fields[9] + fields[10] :]
-    if member.method == STORED:
-        if len(content) < member.size:
-            raise ValueError("it is cut off")
-        return bytes(content[: member.size])
+    written = memoryview(stored)[LOCAL_FORM.size + fields[9] + fields[10] :]
+    content = _inflated(member, written) if member.method == DEFLATED else bytes(written[: member.size])
+    if len(content) < member.size:
+        raise ValueError("it is cut off")
+    if zlib.crc32(content) != member.crc32:
+        raise ValueError("it is damaged: not the CRC of the archive")
+    return content
+
+
+def _inflated(member: Member, written: memoryview) -> bytes:
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = decoder.decompress(content, member.size + 1)
+        content = decoder.decompress(written, member.size + 1)
     except zlib.error as error:
         raise ValueError(f"it is damaged: {error}") from None
-    if len(inflated) != member.size:
+    if len(content) != member.size:
         raise ValueError(f"it does not have the {member.size} bytes that the archive lists")
-    return inflated
+    return content
 
 
 def _directory(file: int) -> tuple[int, bytes, int]:
@@ -134,7 +141,7 @@ def _entries(directory: bytes, num_entries: int) -> Iterator[_Entry]:
         extra = directory[name_at + name_bytes : name_at + name_bytes + extra_bytes]
         _require_readable(name, fields)
         offset, compressed, size = _large_values(extra, size=fields[9], compressed=fields[8], offset=fields[16])
-        yield _Entry(name, offset, compressed, size, fields[4])
+        yield _Entry(name, offset, compressed, size, method=fields[4], crc32=fields[7])
         position = name_at + name_bytes + extra_bytes + comment_bytes
     if num_read % NUMBER_RANGE != num_entries % NUMBER_RANGE:
         raise ValueError(f"it is damaged: its directory has {num_read} entries, and {num_entries} are written")

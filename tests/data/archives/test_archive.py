@@ -250,6 +250,24 @@ def test_damaged_member_of_a_zip_is_unreadable(stored, method, message):
         zip_content(Member(b"a", 0, len(stored), 9, method), stored)
 
 
+@pytest.mark.parametrize("is_table_kept", [False, True])
+@pytest.mark.parametrize("level", [None, 0])
+def test_flipped_byte_of_a_zip_member_is_unreadable(tmp_path, monkeypatch, level, is_table_kept):
+    monkeypatch.setattr("hpc_yolo.data.archives.table_file.MIN_MEMBERS", 1 if is_table_kept else 100)
+    path, method = tmp_path / "x.zip", zipfile.ZIP_STORED if level is None else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", method, compresslevel=level) as written:  # level 0 has the bytes as they are
+        written.writestr("a.jpg", b"good" * 100)
+        written.writestr("b.txt", b"0 0.5 0.5 0.25 0.25")
+    stamp = path.stat().st_mtime_ns
+    Archive(path)
+    path.write_bytes(path.read_bytes().replace(b"0 0.5 0.5 0.25 0.25", b"1 0.5 0.5 0.25 0.25"))
+    os.utime(path, ns=(stamp, stamp))
+    assert zipfile.ZipFile(path).testzip() == "b.txt"
+    assert read_content(f"{path}/a.jpg") == b"good" * 100
+    with pytest.raises(OSError, match="it is damaged: not the CRC of the archive"):
+        files.read_bytes(path / "b.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "start", "message", "hint"),
     [
@@ -295,11 +313,11 @@ def test_nothing_is_written_by_reading(archive, tmp_path):
 
 @pytest.mark.parametrize("damage", ["", "absent", "cut off"])
 def test_copy_on_the_node_is_read_where_it_can_be(tmp_path, damage):
-    path = zip_with(tmp_path / "x.zip", "a.jpg", content=b"shared")
+    path = tar_with(tmp_path / "x.tar", ("a.jpg", {}), content=b"shared")
     assert read_content(f"{path}/a.jpg") == b"shared"
     copy = tmp_path / "node" / str(path).lstrip("/")
     copy.parent.mkdir(parents=True)
-    zip_with(copy, "a.jpg", content=b"copied")
+    tar_with(copy, ("a.jpg", {}), content=b"copied")
     if damage == "absent":
         copy.unlink()
     elif damage:
