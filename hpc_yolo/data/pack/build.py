@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,10 @@ from hpc_yolo.core.files import (
     write_atomic,
     write_struct,
 )
-from hpc_yolo.core.units import short_bytes
-from hpc_yolo.data.contents import ContentState, content_state
+from hpc_yolo.core.units import counted, short_bytes
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.dataset_paths import DATASET_FILE
-from hpc_yolo.data.labels import ImageIndex
+from hpc_yolo.data.labels import Examples, ImageIndex
 from hpc_yolo.data.pack.encode import (
     FinishedShard,
     content_digest,
@@ -38,6 +38,7 @@ from hpc_yolo.data.pack.encode import (
     index_content,
     same_as,
 )
+from hpc_yolo.data.pack.index import open_index
 from hpc_yolo.data.pack.layout import (
     MANIFEST,
     UNFINISHED,
@@ -48,7 +49,7 @@ from hpc_yolo.data.pack.layout import (
     read_manifest,
     shard_name,
 )
-from hpc_yolo.data.pack.members import SplitSource, member_names
+from hpc_yolo.data.pack.members import SplitSource, content_states, member_names
 from hpc_yolo.data.pack.shard import ShardWriter, total_bytes
 from hpc_yolo.data.pack.verify import file_crc32
 
@@ -87,9 +88,11 @@ def pack_dataset(
 ) -> PackResult:
     """Pack the splits `indexes` of `dataset` into `directory`, or go on where an interrupted call has stopped.
 
+    A complete set in `directory` is kept; its images are compared with those of `dataset`.
+
     Args:
         indexes: their usable images, as `scan_split` returns them, by the name of the split.
-        on_progress: called with (images packed, all images).
+        on_progress: called with (images packed or compared, all images).
 
     Raises:
         DataError: an image cannot be read, `directory` has other content, or it cannot be written.
@@ -97,15 +100,18 @@ def pack_dataset(
     sources = {split: _source(dataset, index, options) for split, index in _distinct(dataset, indexes).items()}
     content = content_digest(dataset, sources)
     num_images = sum(source.index.num_images for source in sources.values())
+    progress = _Progress(on_progress, num_images)
     with _writing_into(directory):
         if (directory / MANIFEST).exists():
-            return PackResult(_same_set(directory, content), num_images)
-        state = _State(content, " ".join(source.version for source in sources.values()))
+            return PackResult(_same_set(directory, content, sources, progress), num_images)
+        _require_space(directory, sources)
+        state = _State(content, " ".join(_version_of(source) for source in sources.values()))
         with _only_packer(directory, state):
             remove_unpublished(directory)
-            progress = _Progress(on_progress, num_images)
             for split, source in sources.items():
                 progress.kept += _pack_split(directory, split, source, progress)
+            for source in sources.values():
+                source.require_unchanged()
             manifest = _finish(directory, dataset, sources, content, indexes)
     return PackResult(manifest, progress.kept)
 
@@ -131,23 +137,18 @@ def _distinct(dataset: Dataset, indexes: Mapping[str, ImageIndex]) -> dict[str, 
 
 
 def _source(dataset: Dataset, index: ImageIndex, options: Options) -> SplitSource:
-    names = member_names(index, dataset.root, options.size)
-    try:
-        states = [content_state(path) for path in index.paths]
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return SplitSource(index, names, tuple(state.length for state in states), options, _version_of(states))
+    return SplitSource(index, member_names(index, dataset.root, options.size), content_states(index), options)
 
 
-def _version_of(states: list[ContentState]) -> str:
-    return hashlib.sha256(repr(states).encode()).hexdigest()
+def _version_of(source: SplitSource) -> str:
+    """Return a digest that changes when a file does."""
+    return hashlib.sha256(repr(list(source.states)).encode()).hexdigest()
 
 
 def _pack_split(directory: Path, split: str, source: SplitSource, progress: _Progress) -> int:
     """Write the shards of a split that are missing; return the number of images in those that were there."""
     shards = _finished_shards(directory, split, progress)
     num_kept = sum(len(shard.entries) for shard in shards)
-    _require_space(directory, source, num_kept)
     members = source.members(num_kept)
     following, number = next(members, None), len(shards)
     while following is not None:
@@ -183,12 +184,16 @@ def _record_path(directory: Path, shard: Path) -> Path:
     return directory / UNFINISHED / f"{shard.stem}.json"
 
 
-def _require_space(directory: Path, source: SplitSource, num_kept: int) -> None:
-    needed = total_bytes(source.lengths[num_kept:]) if source.options.size is None else 0
-    free = shutil.disk_usage(directory).free
-    if needed > free:
+def _require_space(directory: Path, sources: Mapping[str, SplitSource]) -> None:
+    """Check that the set has room, before an unfinished one is begun that would refuse other options."""
+    copied = (source.lengths for source in sources.values() if source.options.size is None)
+    needed = sum(map(total_bytes, copied))
+    kept = sum(path.stat().st_size for path in directory.iterdir() if path.is_file()) if directory.is_dir() else 0
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free + kept:
         raise DataError(
-            f"{directory}: {short_bytes(needed)} are needed, and {short_bytes(free)} are free",
+            f"{directory}: {short_bytes(needed - kept)} are needed, and {short_bytes(free)} are free",
             hint="choose a directory on another file system, or make the images smaller with --size 1280",
         )
 
@@ -229,13 +234,41 @@ def _write(path: Path, content: bytes) -> PackedFile:
     return PackedFile(len(content), file_crc32(path))
 
 
-def _same_set(directory: Path, content: str) -> Manifest:
+def _same_set(directory: Path, content: str, sources: Mapping[str, SplitSource], progress: _Progress) -> Manifest:
+    """Return the manifest of the set in `directory`, after a check that it is complete and has the same content.
+
+    Raises:
+        DataError: it is not, or has not.
+    """
     manifest = read_manifest(directory)
+    hint = f"choose a new directory, or remove this set with: rm -r {directory}"
     if manifest.content != content:
-        raise DataError(
-            f"{directory}: is a packed set of other images, labels or options", hint="choose a new directory"
-        )
+        raise DataError(f"{directory}: is a packed set of other images, labels or options", hint=hint)
+    for name, file in manifest.files.items():
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != file.size:
+            seen = "is missing" if size is None else f"has {size} of {file.size} bytes"
+            raise DataError(f"{path}: {seen}: the packed set is not complete", hint=hint)
+    for split, source in sources.items():
+        names = _other_images(directory / index_name(split), source, progress)
+        if names:
+            raise DataError(
+                f"{directory}: is a packed set of other content: {split}: {counted(len(names), 'image')} changed "
+                f"since: {Examples.of(names)}",
+                hint=hint,
+            )
     return manifest
+
+
+def _other_images(index: Path, source: SplitSource, progress: _Progress) -> list[str]:
+    """Return the names of the images of `source` whose packed content is not that in the set with the `index`."""
+    crc32s, names = open_index(index).arrays["crc32"].tolist(), []
+    for member, crc32 in zip(source.members(0), crc32s, strict=True):
+        if zlib.crc32(member.content) != crc32:
+            names.append(member.name)
+        progress.add()
+    return names
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.contents import ContentState, content_state, read_content
 from hpc_yolo.data.decode import decode_image
 from hpc_yolo.data.image_suffixes import JPEG_SUFFIXES
 from hpc_yolo.data.labels import ImageIndex
@@ -32,16 +33,30 @@ class SplitSource:
     Attributes:
         index: its usable images.
         names: of their members.
-        lengths: of their files in bytes.
+        states: of their files before they are packed; see `content_states`.
         options: how they are packed.
-        version: digest that changes when a file does.
     """
 
     index: ImageIndex
     names: tuple[str, ...]
-    lengths: tuple[int, ...]
+    states: tuple[ContentState, ...]
     options: Options
-    version: str
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the files in bytes."""
+        return tuple(state.length for state in self.states)
+
+    def require_unchanged(self) -> None:
+        """Check that the files have the states that they had before they were packed.
+
+        Raises:
+            DataError: one has not.
+        """
+        states = zip(self.states, content_states(self.index), strict=True)
+        changed = next((image for image, (before, now) in enumerate(states) if before != now), None)
+        if changed is not None:
+            raise _changed(self.index.paths[changed])
 
     def is_scaled(self, image: int) -> bool:
         """Return True if an image is larger than `options.size`."""
@@ -59,7 +74,7 @@ class SplitSource:
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         if len(content) != self.lengths[image]:
-            raise DataError(f"{path}: has changed while it was packed", hint="pack again when nothing writes to it")
+            raise _changed(path)
         if not self.is_scaled(image):
             return Member(self.names[image], content, (height, width))
         return scaled(path, self.names[image], content, self.options)
@@ -80,6 +95,18 @@ class SplitSource:
                     future.cancel()
 
 
+def content_states(index: ImageIndex) -> tuple[ContentState, ...]:
+    """Return the state of the file of each image.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    try:
+        return tuple(map(content_state, index.paths))
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
 def exceeds(longer_side: int, size: int | None) -> bool:
     """Return True if an image is scaled."""
     return size is not None and longer_side > size
@@ -93,7 +120,7 @@ def scaled(path: str, name: str, content: bytes, options: Options) -> Member:
     """
     pixels = decode_image(content)
     if pixels is None or options.size is None:
-        raise DataError(f"{path}: has changed while it was packed: it cannot be decoded")
+        raise _changed(path, "; it cannot be decoded")
     ratio = options.size / max(pixels.shape[:2])
     height, width = (max(round(side * ratio), 1) for side in pixels.shape[:2])
     smaller = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -123,6 +150,13 @@ def member_names(index: ImageIndex, root: Path, size: int | None) -> tuple[str, 
                 hint="give one of them another name, or list each image once",
             )
     return tuple(names)
+
+
+def _changed(path: str, seen: str = "") -> DataError:
+    return DataError(
+        f"{path}: has changed while it was packed{seen}",
+        hint="remove the unfinished set, and pack again when nothing writes to the images",
+    )
 
 
 def _jpeg_name(name: str) -> str:

@@ -209,6 +209,22 @@ def flip(path, position):
     path.write_bytes(content)
 
 
+def paint(image):
+    """Change the pixels of a JPEG, and not its length."""
+    content = image.read_bytes()
+    changed = encoded(".jpg", np.zeros_like(cv2.imread(str(image))))
+    image.write_bytes(changed[:-2] + bytes(len(content) - len(changed)) + changed[-2:])
+
+
+AFTER_PACKING = {
+    "changed image": lambda image, _: flip(image, 500),
+    "changed scaled image": lambda image, _: paint(image),
+    "missing shard": lambda _, directory: (directory / "train-00001.tar").unlink(),
+    "cut off index": lambda _, directory: os.truncate(directory / "train.index", 100),
+    "damaged index": lambda _, directory: flip(directory / "train.index", 2000),
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -216,11 +232,17 @@ def flip(path, position):
         ("other files", "is not empty .mine. and no packed set"),
         ("other images", "is a packed set of other images, labels or options"),
         ("other options", "is a packed set of other images, labels or options"),
+        ("changed image", r"other content: train: 1 image changed since: images/train/image 3.jpg"),
+        ("changed scaled image", r"other content: train: 1 image changed since: images/train/image 3.jpg"),
+        ("missing shard", r"train-00001.tar: is missing: the packed set is not complete"),
+        ("cut off index", r"train.index: has 100 of \d+ bytes: the packed set is not complete"),
+        ("damaged index", r"train.index: is damaged: its CRC is not that in packed.json"),
         ("unfinished", "has the unfinished packed set of other images"),
     ],
 )
 def test_directory_with_other_content_is_refused_and_kept(source, tmp_path, kind, message):
     directory = tmp_path / "new"
+    options = Options(size=32) if kind == "changed scaled image" else SMALL_SHARDS
     if kind == "file of that name":
         directory.write_text("x")
     elif kind == "other files":
@@ -230,12 +252,14 @@ def test_directory_with_other_content_is_refused_and_kept(source, tmp_path, kind
         with pytest.raises(Stopped):
             pack(source, directory, on_progress=stop_after(8))
     else:
-        pack(source, directory)
+        pack(source, directory, options)
     if kind in ("other images", "unfinished"):
         add(source.parent, "new.jpg")
+    if kind in AFTER_PACKING:
+        AFTER_PACKING[kind](source.parent / "images" / "train" / "image 3.jpg", directory)
     before = {path: path.read_bytes() for path in tmp_path.rglob("new/**/*") if path.is_file()}
     with pytest.raises(DataError, match=message):
-        pack(source, directory, Options(size=640) if kind == "other options" else SMALL_SHARDS)
+        pack(source, directory, Options(size=640) if kind == "other options" else options)
     assert {path: path.read_bytes() for path in tmp_path.rglob("new/**/*") if path.is_file()} == before
 
 
@@ -260,13 +284,21 @@ def test_second_packer_is_refused(source, tmp_path):
         holder.stdin.close()
 
 
-def test_image_that_changes_meanwhile_is_refused(source, tmp_path):
-    def change(done, _total):
-        if done == 1:
-            (source.parent / "images" / "val" / "ä.png").write_bytes(encoded(".png"))
+@pytest.mark.parametrize("number", [1, 12])
+def test_image_that_changes_meanwhile_is_refused(source, tmp_path, number):
+    image = source.parent / "images" / "val" / "ä.png"
 
-    with pytest.raises(DataError, match=r"ä.png: has changed while it was packed"):
+    def change(done, _total):
+        if done == number == 1:
+            image.write_bytes(encoded(".png"))
+        elif done == number:
+            flip(image, 100)
+            os.utime(image, ns=(1, 1))
+
+    with pytest.raises(DataError, match=r"ä.png: has changed while it was packed") as raised:
         pack(source, tmp_path / "new", on_progress=change)
+    assert raised.value.hint.startswith("remove the unfinished set")
+    assert not (tmp_path / "new" / "packed.json").exists()
 
 
 def test_full_disk_is_reported_and_packing_goes_on_with_more_room(source, packed, tmp_path):
@@ -288,7 +320,18 @@ def test_missing_room_is_reported_before_anything_is_written(source, tmp_path, m
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(DataError, match=r"KiB are needed, and 0 B are free"):
         pack(source, tmp_path / "new")
-    assert not list((tmp_path / "new").glob("*.tar"))
+    assert not (tmp_path / "new").exists()
+    pack(source, tmp_path / "new", Options(size=32))  # as the hint says
+
+
+def test_shards_that_are_there_need_no_more_room(source, packed, tmp_path, monkeypatch):
+    directory, needed = tmp_path / "stopped", sum(path.stat().st_size for path in packed.glob("*.tar"))
+    with pytest.raises(Stopped):
+        pack(source, directory, on_progress=stop_after(8))
+    kept = sum(path.stat().st_size for path in directory.glob("*.tar"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, needed - kept))
+    pack(source, directory)
+    assert digests(directory) == digests(packed)
 
 
 def test_two_images_of_one_name_are_refused(source, tmp_path):
