@@ -49,7 +49,7 @@ from hpc_yolo.data.pack.layout import (
     read_manifest,
     shard_name,
 )
-from hpc_yolo.data.pack.members import SplitSource, content_states, member_names
+from hpc_yolo.data.pack.members import SplitSource, content_states, member_names, names_base
 from hpc_yolo.data.pack.shard import ShardWriter, total_bytes
 from hpc_yolo.data.pack.verify import file_crc32
 
@@ -137,7 +137,8 @@ def _distinct(dataset: Dataset, indexes: Mapping[str, ImageIndex]) -> dict[str, 
 
 
 def _source(dataset: Dataset, index: ImageIndex, options: Options) -> SplitSource:
-    return SplitSource(index, member_names(index, dataset.root, options.size), content_states(index), options)
+    base = names_base(index, dataset.root)
+    return SplitSource(index, base, member_names(index, base, options.size), content_states(index), options)
 
 
 def _version_of(source: SplitSource) -> str:

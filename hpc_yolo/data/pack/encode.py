@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from hpc_yolo.data.flat import FlatPaths
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.pack.arrays import Array, arrays_content
 from hpc_yolo.data.pack.layout import VERSION, PackedFile, index_name
-from hpc_yolo.data.pack.members import SplitSource
+from hpc_yolo.data.pack.members import SplitSource, name_below
 from hpc_yolo.data.pack.shard import Entry
 
 HEADER = "# A packed set of images; see packed.json. The trainer takes this file, or its directory, as its dataset.\n"
@@ -58,17 +60,34 @@ def index_content(dataset: Dataset, source: SplitSource, shards: list[tuple[str,
         "point_counts": index.outlines.counts,
     }
     findings = index.findings.as_json()
-    roots = f"{dataset.root}/"
+    directories = _directories(source, dataset.root)
     values = {
         "version": VERSION,
         "shards": [(name, shard.file.size) for name, shard in shards],
         "num_backgrounds": index.num_backgrounds,
         "num_corrupt": index.num_corrupt,
         "findings": {
-            name: (found.total, [text.replace(roots, "") for text in found.first]) for name, found in findings.items()
+            name: (found.total, [directories.sub("", text) for text in found.first]) for name, found in findings.items()
         },
     }
     return arrays_content(arrays, values)
+
+
+def _directories(source: SplitSource, root: Path) -> re.Pattern[str]:
+    """Return the pattern of the directories that findings do not name: those of the dataset, and those above them.
+
+    What is left of a path is the same wherever the dataset is. Labels may be beside the directory of the images.
+    """
+    written = {source.base, str(root), os.path.abspath(root)}  # noqa: PTH100
+    for path in source.index.paths:
+        name = name_below(source.base, path)
+        if path.endswith(f"/{name}"):
+            written.add(path[: -len(name) - 1])  # as it is written: it may be relative, or have `..`
+    found = {above for path in map(PurePath, written) for above in (path, *path.parents) if above.name}
+    removed = {f"{above}/" for above in found if above.is_absolute() or above.is_relative_to(root)}
+    longest_first = sorted(removed, key=lambda directory: (-len(directory), directory))
+    start_of_path = r"(?<![^\s'\"(])"
+    return re.compile(start_of_path + f"(?:{'|'.join(map(re.escape, longest_first))})")
 
 
 def dataset_content(dataset: Dataset, indexes: Mapping[str, ImageIndex]) -> bytes:

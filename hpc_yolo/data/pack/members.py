@@ -32,12 +32,14 @@ class SplitSource:
 
     Attributes:
         index: its usable images.
+        base: see `names_base`.
         names: of their members.
         states: of their files before they are packed; see `content_states`.
         options: how they are packed.
     """
 
     index: ImageIndex
+    base: str
     names: tuple[str, ...]
     states: tuple[ContentState, ...]
     options: Options
@@ -128,17 +130,27 @@ def scaled(path: str, name: str, content: bytes, options: Options) -> Member:
     return Member(name, encoded.tobytes(), (height, width))
 
 
-def member_names(index: ImageIndex, root: Path, size: int | None) -> tuple[str, ...]:
-    """Return the name of each image: its path below `root`, or below the nearest directory of all; the same anywhere.
+def names_base(index: ImageIndex, root: Path) -> str:
+    """Return the absolute directory below which images have their names: `root`, or the nearest one of all images."""
+    base = os.path.abspath(root)  # noqa: PTH100, links are kept, and `..` is not
+    paths = [os.path.abspath(path) for path in index.paths]  # noqa: PTH100
+    if all(path.startswith(f"{base}/") for path in paths):
+        return base
+    return os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120, of 100,000 paths
+
+
+def name_below(base: str, path: str) -> str:
+    """Return the name of the image `path` below `base`; the same wherever the dataset is."""
+    return os.path.abspath(path)[len(base.rstrip("/")) + 1 :]  # noqa: PTH100
+
+
+def member_names(index: ImageIndex, base: str, size: int | None) -> tuple[str, ...]:
+    """Return the name of each image: its path below `base`.
 
     Raises:
         DataError: two images would have the same name.
     """
-    paths = [os.path.normpath(path) for path in index.paths]
-    base = os.path.normpath(root)
-    if any(not path.startswith(f"{base}/") for path in paths):
-        base = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120, of 100,000 paths
-    names = [os.path.relpath(path, base) if base == "/" else path[len(base) + 1 :] for path in paths]
+    names = [name_below(base, path) for path in index.paths]
     if size is not None:
         longer = np.asarray(index.shapes_hw).max(axis=1).tolist()
         names = [_jpeg_name(name) if exceeds(side, size) else name for name, side in zip(names, longer, strict=True)]

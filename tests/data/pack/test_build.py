@@ -28,6 +28,7 @@ from hpc_yolo.spec.recipe import Hyperparameters
 
 LIVELY = Hyperparameters(mixup=0.5, mosaic=0.7, copy_paste=0.5)
 SPLITS = ("train", "val", "test")
+GOOD = "background.jpg"
 
 
 def index_of(data, split="train", **options):
@@ -96,12 +97,14 @@ def test_shards_are_plain_tar_files_without_times_and_owners(source, packed):
     assert {(info.mtime, info.uid, info.gid, info.uname, info.mode) for info, _ in members} == {(0, 0, 0, "", 0o644)}
 
 
-def test_same_dataset_elsewhere_gives_the_same_bytes(packed, tmp_path):
+def test_same_dataset_elsewhere_gives_the_same_bytes(packed, tmp_path, monkeypatch):
     other = write_source(tmp_path / "elsewhere" / "copy")
     for path in other.parent.rglob("*.txt"):
         os.utime(path, (1, 1))
     pack(other, tmp_path / "again")
-    assert digests(tmp_path / "again") == digests(packed)
+    monkeypatch.chdir(other.parent)
+    pack(Path("d.yaml"), tmp_path / "from here")
+    assert digests(tmp_path / "again") == digests(tmp_path / "from here") == digests(packed)
 
 
 @pytest.mark.parametrize("damage", ["", "flipped byte", "missing shard"])
@@ -340,12 +343,23 @@ def test_two_images_of_one_name_are_refused(source, tmp_path):
         pack(source, tmp_path / "new", Options(size=32))
 
 
-def test_images_outside_of_the_root_have_names_below_their_common_directory(source, tmp_path):
-    (tmp_path / "yaml").mkdir()
-    moved = tmp_path / "yaml" / "d.yaml"
-    moved.write_text(f"train: {source.parent}/images/train\nval: {source.parent}/images/val\nnames: [cat, dog]\n")
-    pack(moved, tmp_path / "new")
-    assert index_of(tmp_path / "new").paths[0].endswith("/train-00000.tar/background.jpg")
+@pytest.mark.parametrize("train", ["{top}/data/images/train", "../data/images/train", "train.txt"])
+def test_images_outside_of_the_root_give_the_same_bytes_wherever_they_are(tmp_path, monkeypatch, train):
+    for top in (tmp_path / "first", tmp_path / "second" / "deep"):
+        images = write_source(top / "data").parent / "images"
+        (top / "data" / "labels" / "train" / "image 1.txt").write_text("9 0.5 0.5 0.1 0.1\n")
+        (top / "cfg").mkdir()
+        (top / "cfg" / "train.txt").write_text("".join(f"../data/images/train/{n}\n" for n in (GOOD, "image 1.png")))
+        yaml = f"train: {train.format(top=top)}\nval: {images}/val\nnames: [cat, dog]\n"
+        (top / "cfg" / "d.yaml").write_text(yaml)
+    monkeypatch.chdir(tmp_path / "second" / "deep" / "cfg")
+    for name, data in {"1": tmp_path / "first" / "cfg" / "d.yaml", "2": Path.cwd() / "d.yaml", "3": "d.yaml"}.items():
+        pack(Path(data), tmp_path / name)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
+    index = index_of(tmp_path / "1")
+    assert index.paths[0].endswith(f"/train-00000.tar/{GOOD}")
+    assert "labels/train/image 1.txt:1: class 9" in str(index.findings.problems)
+    assert str(tmp_path).encode() not in (tmp_path / "1" / "train.index").read_bytes()
 
 
 def test_too_many_shards_are_refused(source, tmp_path, monkeypatch):
