@@ -7,6 +7,7 @@ column has xmin 1 and xmax 10. XML with a document type is refused: only that ca
 from __future__ import annotations
 
 import functools
+import math
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -90,10 +91,12 @@ def _object(where: str, element: ElementTree.Element) -> VocObject | str:
 
 
 def _number(text: str | None) -> float | None:
+    """Return the finite number `text`; None where it is none."""
     try:
-        return float(text or "")
+        number = float(text or "")
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Path]:

@@ -10,14 +10,14 @@ from image_sets import HEIGHT, JPEG, WIDTH
 MIDDLE_SIDES = (16, 11, 45, 30)  # the box 0.5 0.5 0.5 0.5 of an image of 60 x 40 pixels
 
 
-def xml_object(name: str = "cat", sides: Sequence[float] = MIDDLE_SIDES, more: str = "") -> str:
+def xml_object(name: str = "cat", sides: Sequence[float | str] = MIDDLE_SIDES, more: str = "") -> str:
     """Return the element of an object."""
     keys = ("xmin", "ymin", "xmax", "ymax")
     box = "".join(f"<{key}>{side}</{key}>" for key, side in zip(keys, sides, strict=True))
     return f"<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>"
 
 
-def xml_file(*objects: str, width: int = WIDTH, height: int = HEIGHT, file_name: str = "1.jpg") -> str:
+def xml_file(*objects: str, width: int | str = WIDTH, height: int | str = HEIGHT, file_name: str = "1.jpg") -> str:
     """Return the text of an annotation of an image; of width 0 one without its size."""
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>" if width else ""
     return f"<annotation><filename>{file_name}</filename>{size}{''.join(objects)}</annotation>"

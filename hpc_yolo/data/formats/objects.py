@@ -67,7 +67,7 @@ def cut_box(left: float, top: float, right: float, bottom: float) -> tuple[Box |
         _rounded(right - left),
         _rounded(bottom - top),
     )
-    return (box if min(box[2:]) > 0 else None), is_cut
+    return (box if all(side > 0 for side in box[2:]) else None), is_cut
 
 
 def _rounded(fraction: float) -> float:

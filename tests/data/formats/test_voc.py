@@ -1,5 +1,6 @@
 """Pascal VOC's format as it is: which objects an image has, which XML is refused, and where files are looked for."""
 
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from voc_sets import MIDDLE_SIDES, write_voc, xml_file, xml_object
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.formats.objects import cut_box
 from hpc_yolo.data.formats.yolo_labels import label_line
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.scan import scan_split
@@ -33,6 +35,7 @@ def rounded(index: ImageIndex) -> list:
         (xml_file(xml_object("dog")), [[1, *MIDDLE]]),
         (xml_file(xml_object(" dog\n")), [[1, *MIDDLE]]),
         (xml_file(xml_object(), width=0), [[0, *MIDDLE]]),
+        (xml_file(xml_object(), width="inf", height="nan"), [[0, *MIDDLE]]),
         (xml_file(xml_object(sides=(1, 1, 60, 40))), [[0, 0.5, 0.5, 1, 1]]),
         (xml_file(xml_object(sides=(0, 0, 60, 40))), [[0, 0.5, 0.5, 1, 1]]),
         (xml_file(xml_object(sides=(16.0, 11.0, 45.0, 30.0))), [[0, *MIDDLE]]),
@@ -59,6 +62,8 @@ def test_object_becomes_the_label_of_its_box(tmp_path, text, expected):
         ("<html/>", r"1\.xml: is not of Pascal VOC: it holds <html>, not <annotation>"),
         (xml_file("<object><name>cat</name></object>"), r"1\.xml: object 1 \(cat\): has no bndbox with a number xmin"),
         (xml_file(xml_object(sides=(1, 2, 3, "x"))), r"object 1 \(cat\): has no bndbox with a number ymax"),
+        (xml_file(xml_object(sides=(1, 2, "nan", 3))), r"object 1 \(cat\): has no bndbox with a number xmax"),
+        (xml_file(xml_object(sides=(1, "-inf", 3, 4))), r"object 1 \(cat\): has no bndbox with a number ymin"),
         (xml_file(xml_object(), xml_object("")), r"1\.xml: object 2: has no name"),
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + xml_file(xml_object("&b;")), r"1\.xml: has a document type \(a\)"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd">' + xml_file(), r"has a document type"),
@@ -86,6 +91,11 @@ def test_unusual_objects_are_counted_with_the_first_also_from_the_cache(tmp_path
     first, again = scanned(tmp_path), scanned(tmp_path)
     assert any(re.search(remark, message) for message in first.messages), first.messages
     assert plain(first) == plain(again)
+
+
+@pytest.mark.parametrize("sides", [(0, 0.2, math.nan, 0.4), (0, math.nan, 0.5, 0.4), (math.nan,) * 4])
+def test_box_with_a_side_that_is_not_a_number_has_no_area(sides):
+    assert cut_box(*sides)[0] is None
 
 
 def test_difficult_objects_can_be_dropped(tmp_path):
