@@ -45,7 +45,7 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
     skipped: Counter[str] = Counter()
     for source in split:
         if is_dir(source):
-            files: Iterable[str] = _files_below(source)
+            files: Iterable[str] = files_below(source)
         else:
             listed = read_image_list(source, root)
             files, problems = map(str, listed.paths), [*problems, *listed.problems]
@@ -91,8 +91,12 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
     return DataError(f"no images in {where}", hint=hint)
 
 
-def _files_below(directory: Path) -> Iterator[str]:
-    """Yield all files below `directory`, following links, each directory once."""
+def files_below(directory: Path) -> Iterator[str]:
+    """Yield all files below `directory`, following links, each directory once.
+
+    Raises:
+        DataError: a directory cannot be listed.
+    """
     if (members := members_below(directory)) is not None:
         yield from map(str, members)
         return

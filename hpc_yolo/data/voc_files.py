@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import archive_on
-from hpc_yolo.data.files import is_dir, members_below, read_bytes
+from hpc_yolo.data.files import is_dir, read_bytes
+from hpc_yolo.data.image_files import files_below
 from hpc_yolo.data.image_lists import list_lines
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 
@@ -102,17 +103,19 @@ def _number(text: str | None) -> float | None:
 def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Path]:
     """Return the XML files of the list or directory `source`, also those of a list that do not exist.
 
+    A file x.XML in a directory stands for x.xml, so that its image is reported where that does not exist.
+
     Args:
         source: a list of names, such as ImageSets/Main/train.txt, or a directory of XML files.
         root: of the dataset.
         annotations: directory of the XML files of a list; None for the usual ones.
 
     Raises:
-        DataError: the list cannot be read, or the directory has no XML file.
+        DataError: the list or directory cannot be read, or the directory has no XML file.
     """
     if is_dir(source):
-        below = members_below(source) or source.rglob(f"*{XML}")
-        found = sorted(path for path in below if path.suffix == XML and not path.name.startswith("."))
+        below = (Path(name) for name in files_below(source) if name.lower().endswith(XML))
+        found = sorted({path.with_suffix(XML) for path in below if not path.name.startswith(".")})
         if not found:
             raise DataError(f"{source}: has no {XML} files", hint="train: ImageSets/Main/train.txt, or their directory")
         return found

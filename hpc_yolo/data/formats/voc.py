@@ -17,6 +17,7 @@ from hpc_yolo.data.files import cache_file, exists, file_state, is_dir, is_file,
 from hpc_yolo.data.formats.objects import LabelledObject, cut_box
 from hpc_yolo.data.formats.remarks import CUT, WITHOUT_AREA, Remarks, other_shapes
 from hpc_yolo.data.formats.split import Annotations, WrittenObject, annotations_of
+from hpc_yolo.data.formats.yolo_files import NearMisses
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.labels import ImageIndex
@@ -63,26 +64,23 @@ class VocSplit:
         self.problems = tuple(problems)
         self.notes: tuple[str, ...] = ()
         self.cache = _cache_path(sources)
+        self._near_misses = NearMisses(lambda: map(str, self._files.values()))
         self._rules = os.fsencode("\n".join((*dataset.file_names, str(dataset.drops_difficult))))
         self._remarks: Remarks[tuple[str, int]] = Remarks()
         self._written_wh: dict[str, tuple[float, float]] = {}
 
     def objects(self, image: Path) -> list[LabelledObject]:
         """Return the objects of `image`; see `SplitReader.objects`."""
-        found = []
-        for _, one in self._each(image):
-            if isinstance(one, str):
-                raise ValueError(one)
-            found.append(one)
-        return found
+        return self._objects_of(image) or []
 
     def read(self, image: Path) -> Annotations:
         """Return the objects of `image`; see `SplitReader.read`."""
-        return annotations_of(self.objects(image)) if exists(self._files[image]) else Annotations(is_missing=True)
+        found = self._objects_of(image)
+        return Annotations(is_missing=True) if found is None else annotations_of(found)
 
     def read_each(self, image: Path) -> list[WrittenObject] | None:
         """Return every object of `image`; see `SplitReader.read_each`."""
-        if not exists(self._files[image]):
+        if not self._has_xml(image):
             return None
         return [
             WrittenObject(number, problem=one)
@@ -97,7 +95,10 @@ class VocSplit:
 
     def state(self, image: Path) -> bytes:
         """Return bytes that change when the XML of `image` does, the names or the choice of difficult objects."""
-        return self._rules + (file_state(self._files[image]) or os.fsencode(f"\n{self._files[image]} none"))
+        file = self._files[image]
+        if not (state := file_state(file)):
+            state = os.fsencode(f"\n{file} none {self._near_misses.find(image, file)} {file.is_symlink()}")
+        return self._rules + state
 
     def label_file(self, image: Path) -> Path:
         """Return the XML of `image`, which may not exist."""
@@ -116,6 +117,30 @@ class VocSplit:
     def warnings(self, index: ImageIndex) -> list[str]:  # noqa: ARG002
         """Return no warnings: all are remarks, which are kept with a scan."""
         return []
+
+    def _objects_of(self, image: Path) -> list[LabelledObject] | None:
+        """Return the objects of `image`; None if it has no XML file, and none is meant as it."""
+        if not self._has_xml(image):
+            return None
+        found = []
+        for _, one in self._each(image):
+            if isinstance(one, str):
+                raise ValueError(one)
+            found.append(one)
+        return found
+
+    def _has_xml(self, image: Path) -> bool:
+        """Return whether `image` has an XML file; a link without a target, which cannot be read, is one.
+
+        Raises:
+            ValueError: a file was probably meant as it that has another name.
+        """
+        file = self._files[image]
+        if exists(file) or file.is_symlink():
+            return True
+        if (near := self._near_misses.find(image, file)) is not None:
+            raise ValueError(f"{near}: is not read; the XML file of {image} must be called {file.name}")
+        return False
 
     def _each(self, image: Path) -> Iterator[tuple[int, LabelledObject | str]]:
         """Yield (number, the object or why it is invalid) of each object that is used.

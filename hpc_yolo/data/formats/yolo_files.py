@@ -30,7 +30,9 @@ def label_name(image: str) -> str:
 
 
 class NearMisses:
-    """Finds files that were meant as label files but have another name: a.TXT, a.jpg.txt. Lists each directory once.
+    """Finds files that were meant as label files but have another name: a.TXT, a.jpg.txt; also of VOC's XML files.
+
+    Each directory is listed once.
 
     Args:
         labels: return all label files that images of the split may have; none of them is a near miss.
@@ -47,7 +49,7 @@ class NearMisses:
     def find(self, image: Path, label: Path) -> Path | None:
         """Return the file that was probably meant as the missing `label` of `image`, or None."""
         names = self._names_in(label.parent)
-        meant = [name for form in (label.name, image.name + LABEL_SUFFIX) for name in names.get(_folded(form), [])]
+        meant = [name for form in (label.name, image.name + label.suffix) for name in names.get(_folded(form), [])]
         files = (label.with_name(name) for name in meant)
         return next((file for file in files if file != label and str(file) not in self._expected), None)
 

@@ -119,6 +119,42 @@ def test_image_without_xml_is_background_and_xml_without_image_a_problem(tmp_pat
     assert "2 of 3 images without objects: 1 without a label file" in text
 
 
+def test_image_without_xml_has_no_objects_to_convert(tmp_path):
+    write_voc(tmp_path, {"1": None})
+    reader = open_split(load_dataset(tmp_path / "d.yaml"), "train")
+    assert reader.objects(reader.images[0]) == []
+
+
+@pytest.mark.parametrize("source", ["ImageSets/Main/train.txt", "Annotations"])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("1.XML", r"Annotations/1\.XML: is not read; the XML file of .*/1\.jpg must be called 1\.xml"),
+        ("1.xml", r"Annotations/1\.xml: is a link to gone\.xml, which does not exist"),
+    ],
+)
+def test_file_that_is_probably_meant_as_the_xml_leaves_its_image_out(tmp_path, source, name, problem):
+    write_voc(tmp_path, {"1": None, "2": xml_file(xml_object())}, yaml="names: [cat]\n")
+    (tmp_path / "d.yaml").write_text(f"format: voc\ntrain: {source}\nval: {source}\nnames: [cat]\n")
+    scanned(tmp_path)
+    (tmp_path / "Annotations" / name).symlink_to("gone.xml")
+    index = scanned(tmp_path)
+    assert [Path(path).name for path in index.paths] == ["2.jpg"]
+    assert re.search(problem, index.findings.problems.first[0]), index.findings.problems.first
+
+
+def test_directory_of_xml_files_may_be_a_link_below_another(tmp_path):
+    write_voc(tmp_path, {"1": xml_file(xml_object())})
+    (tmp_path / "Annotations").rename(tmp_path / "elsewhere")
+    (tmp_path / "JPEGImages").rename(tmp_path / "pictures")
+    for directory, target in (("Annotations", "elsewhere"), ("JPEGImages", "pictures")):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "part").symlink_to(tmp_path / target)
+    (tmp_path / "Annotations" / "part" / "loop").symlink_to(tmp_path / "Annotations")
+    (tmp_path / "d.yaml").write_text("format: voc\ntrain: Annotations\nval: Annotations\nnames: [cat]\n")
+    assert scanned(tmp_path).paths == [str(tmp_path / "JPEGImages" / "part" / "1.jpg")]
+
+
 @pytest.mark.parametrize(
     "line", ["1", "1.jpg", "1.xml", "JPEGImages/1.jpg", "/elsewhere/JPEGImages/1.jpg", "1  1", "1 -1", "1\r", ""]
 )

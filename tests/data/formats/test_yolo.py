@@ -114,7 +114,7 @@ def test_label_file_of_another_image_is_no_near_miss(directory):
     assert (index.num_images, index.num_backgrounds) == (3, 1)
 
 
-@pytest.mark.parametrize("repaired", ["link", "name"])
+@pytest.mark.parametrize("repaired", ["link", "name", "new link"])
 def test_repaired_label_file_causes_a_new_scan(directory, repaired):
     add(directory, "x.jpg", JPEG, label=None)
     label = directory / "labels" / "train" / "x.txt"
@@ -125,7 +125,7 @@ def test_repaired_label_file_causes_a_new_scan(directory, repaired):
         (directory / "later.txt").write_text(GOOD)
         assert scan(directory).num_images == 2
     else:
-        label.with_suffix(".TXT").write_text(GOOD)
+        label.with_suffix(".TXT").write_text(GOOD) if repaired == "name" else label.symlink_to("gone.txt")
         assert scan(directory).num_images == 1, "a background, although its labels have come"
 
 
