@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.check.corrections import Corrections
+from hpc_yolo.data.check.corrections import Corrections, is_listable
 from hpc_yolo.data.check.duplicates import SeenImages
 from hpc_yolo.data.check.image import ImageFindings, check_image
 from hpc_yolo.data.check.result import CheckResult, FindingLog, Item, SplitTotals
@@ -81,8 +81,7 @@ def check_dataset(
         for image, checked in _checked(reader, imgsz, num_threads or len(os.sched_getaffinity(0))):
             counted.add(str(image), checked)
             _record(((kind, split, item) for kind, item in checked.found), log, corrections)
-            if checked.look is not None:
-                seen.add(split, str(image), checked.look, checked.labels)
+            _remember(seen, split, str(image), checked)
             done += 1
             on_progress(done, total)
         totals[split] = counted.result()
@@ -103,6 +102,13 @@ def _record(found: Iterable[tuple[str, str, Item]], log: FindingLog, corrections
     for kind, split, item in found:
         log.add(kind, split, item)
         corrections.add(kind, split, item)
+
+
+def _remember(seen: SeenImages, split: str, image: str, checked: ImageFindings) -> None:
+    """Add an image that others may equal, unless it is left out in any case: none is left out in favour of it."""
+    if checked.look is not None and checked.has_readable_labels:
+        rank = 2 * (not is_listable(image)) + (not checked.has_complete_labels)
+        seen.add(split, image, checked.look, checked.labels, rank=rank)
 
 
 def _first_findings(dataset: Dataset, splits: Splits) -> FindingLog:

@@ -2,7 +2,7 @@
 
 Each image is compared with those before it, of its own split and of earlier splits. It has one finding for its own
 split and one for others, with the most similar image, so that a thousand equal images are 999 findings and not half a
-million pairs.
+million pairs. Of equal images in a split one is kept, usually the first, and the others have findings.
 """
 
 from __future__ import annotations
@@ -36,15 +36,23 @@ class SeenImages:
         self._labels = array("q")
         self._codes = array("Q")
         self._thumbnails = bytearray()
-        self._first: dict[tuple[int, bytes], int] = {}
+        self._kept: dict[tuple[int, bytes], int] = {}  # image of each split and content
+        self._ranks = array("b")
         self._digests: list[bytes] = []
 
-    def add(self, split: str, path: str, look: Look, labels: Labels) -> None:
-        """Add one image; the images of one split follow each other."""
+    def add(self, split: str, path: str, look: Look, labels: Labels, *, rank: int = 0) -> None:
+        """Add one image; the images of one split follow each other.
+
+        Args:
+            rank: of equal images in a split the first one of the lowest rank is kept.
+        """
         if split not in self._splits:
             self._splits.append(split)
         number = len(self._splits) - 1
-        self._first.setdefault((number, look.digest), len(self._paths))
+        kept = self._kept.setdefault((number, look.digest), len(self._paths))
+        if kept < len(self._paths) and rank < self._ranks[kept]:
+            self._kept[number, look.digest] = len(self._paths)
+        self._ranks.append(rank)
         self._digests.append(look.digest)
         self._paths.append(path)
         self._split_numbers.append(number)
@@ -63,19 +71,23 @@ class SeenImages:
             if same is not None:
                 kind = "duplicate" if self._labels[same] == self._labels[image] else "contradicting-labels"
                 yield kind, split, self._pair(path, same, f"as {self._paths[same]}")
-            elif within[image] >= 0:
+            elif within[image] >= 0 and self._digests[within[image]] != self._digests[image]:
                 yield "near-duplicate", split, self._near_pair(path, image, int(within[image]))
-            if leaked is not None:
-                yield "leak", split, self._pair(path, leaked, self._named(leaked))
+            if leaked:
+                yield "leak", split, self._pair(path, leaked[0], " and ".join(map(self._named, leaked)))
             elif across[image] >= 0:
                 yield "near-leak", split, self._near_pair(path, image, int(across[image]))
 
-    def _same_content(self, image: int) -> tuple[int | None, int | None]:
-        """Return the first image of the content of `image` in its split, and in an earlier one; None if it is none."""
+    def _same_content(self, image: int) -> tuple[int | None, list[int]]:
+        """Return the images that are kept of the content of `image`: in its split, and in each earlier one.
+
+        The first is None if it is `image`. The others begin with the nearest split: that one has a finding about the
+        next, so that a copy that leaves out the first image of each finding has the content in one split.
+        """
         number, digest = self._split_numbers[image], self._digests[image]
-        first = self._first[number, digest]
-        earlier = (self._first.get((other, digest)) for other in range(number))
-        return None if first == image else first, next((other for other in earlier if other is not None), None)
+        kept = self._kept[number, digest]
+        earlier = (self._kept.get((other, digest)) for other in reversed(range(number)))
+        return None if kept == image else kept, [other for other in earlier if other is not None]
 
     def _near(self) -> tuple[Indices, Indices]:
         """Return for each image the most similar earlier one (in its split, in an earlier split); -1 if there is none.

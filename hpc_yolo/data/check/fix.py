@@ -21,7 +21,7 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import archive_on
-from hpc_yolo.data.check.corrections import Corrections
+from hpc_yolo.data.check.corrections import Corrections, is_listable
 from hpc_yolo.data.dataset import SPLITS, Dataset, dataset_content
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.formats.yolo import YoloSplit
@@ -107,7 +107,7 @@ def _plan_split(
         excluded = {image: reason for image, reason in excluded.items() if reason != "leak"}
     fix = SplitFix()
     for image in reader.images:
-        reason = "line-break-in-name" if "\n" in image.name else excluded.get(str(image))  # a list has a line for each
+        reason = excluded.get(str(image)) if is_listable(str(image)) else "line-break-in-name"
         if reason is not None:
             fix.left_out[reason] += 1
             continue

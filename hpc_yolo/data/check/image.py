@@ -18,6 +18,7 @@ from hpc_yolo.data.image_checks import describe_os_error, usable_pixels
 from hpc_yolo.data.labels import Labels
 
 UNUSABLE = frozenset({"unusable-image", "invalid-label", "unreadable-labels"})
+INCOMPLETE = frozenset({"missing-labels", "invalid-label"})
 
 
 class ImageFindings(NamedTuple):
@@ -41,6 +42,16 @@ class ImageFindings(NamedTuple):
     def is_usable(self) -> bool:
         """True if training uses the image."""
         return not any(kind in UNUSABLE for kind, _ in self.found)
+
+    @property
+    def has_readable_labels(self) -> bool:
+        """False if a file of labels exists and cannot be read as a whole."""
+        return not any(kind == "unreadable-labels" for kind, _ in self.found)
+
+    @property
+    def has_complete_labels(self) -> bool:
+        """True if there are labels, and all are valid."""
+        return not any(kind in INCOMPLETE for kind, _ in self.found)
 
 
 def check_image(image: Path, reader: SplitReader, imgsz: int) -> ImageFindings:

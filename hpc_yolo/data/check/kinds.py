@@ -84,7 +84,7 @@ KINDS = {
             "warning",
             "image",
             "with the same content as one of another split: metrics are too good",
-            "remove them from one split; --fix DIR leaves them out of train",
+            "remove them from one split; --fix DIR keeps them in the last: test, else val",
         ),
         Kind(
             "near-leak",
@@ -98,14 +98,14 @@ KINDS = {
             "warning",
             "image",
             "with the same content as another of the split: counted twice in training",
-            "remove all but one; --fix DIR keeps the first",
+            "remove all but one; --fix DIR keeps the first, with valid labels if one has them",
         ),
         Kind(
             "contradicting-labels",
             "warning",
             "image",
             "with the same content as another of the split but other labels",
-            "keep the image whose labels are right; --fix DIR keeps the first",
+            "keep the image whose labels are right; --fix DIR keeps the first whose labels are valid",
         ),
         Kind("near-duplicate", "note", "image", "almost the same as another of the split", "--html FILE shows pairs"),
         Kind(

@@ -41,7 +41,7 @@ def found(*images):
         ([("train", "a", look(1)), ("val", "b", look(1, 9))], [("near-leak", "val", "b", "a")]),
         (
             [("train", "a", look(1)), ("val", "b", look(1)), ("test", "c", look(1))],
-            [("leak", "val", "b", "a"), ("leak", "test", "c", "a")],
+            [("leak", "val", "b", "a"), ("leak", "test", "c", "b")],
         ),
         ([("val", "b", look(1)), ("test", "c", look(1, 9))], [("near-leak", "test", "c", "b")]),
         (
@@ -58,6 +58,29 @@ def found(*images):
 )
 def test_later_image_is_reported_with_the_earlier_one(images, expected):
     assert found(*images) == expected
+
+
+def test_leak_names_the_image_of_each_earlier_split():
+    seen = SeenImages()
+    for split in ("train", "val", "test"):
+        seen.add(split, f"{split}.jpg", look(1), LABELS)
+    assert [item.text for *_, item in seen.findings()] == [
+        "train.jpg of train",
+        "val.jpg of val and train.jpg of train",
+    ]
+
+
+def test_image_of_the_lowest_rank_is_kept_and_its_equals_are_reported():
+    seen = SeenImages()
+    for name, rank in (("a", 1), ("b", 0), ("c", 0), ("d", 1)):
+        seen.add("train", name, look(1), LABELS, rank=rank)
+    seen.add("val", "e", look(1), LABELS)
+    assert [(kind, item.image, item.other) for kind, _, item in seen.findings()] == [
+        ("duplicate", "a", "b"),
+        ("duplicate", "c", "b"),
+        ("duplicate", "d", "b"),
+        ("leak", "e", "b"),
+    ]
 
 
 def test_many_equal_images_are_as_many_findings_less_one():

@@ -105,6 +105,55 @@ def test_image_in_two_splits_stays_in_the_later_one(directory):
     assert [image.name for image, _ in fixes["train"].kept] == ["x.png"]
 
 
+@pytest.fixture
+def three_splits(directory):
+    """A dataset whose train, val and test have images of their own, and nothing in common."""
+    for number, split in enumerate(("train", "val", "test")):
+        for part in ("images", "labels"):
+            (directory / part / split).mkdir(exist_ok=True)
+        add_to(directory, split, "own.png", different(10 + number))
+    (directory / "d.yaml").write_text("train: images/train\nval: images/val\ntest: images/test\nnames: [cat, dog]\n")
+    return directory
+
+
+def add_to(root, split, name, content, label=GOOD):
+    """Add an image to a split; `label`: text or bytes of its label file, None for none."""
+    (root / "images" / split / name).write_bytes(content)
+    if label is not None:
+        path = root / "labels" / split / Path(name).with_suffix(".txt")
+        path.write_bytes(label if isinstance(label, bytes) else label.encode())
+
+
+def test_image_in_three_splits_stays_in_the_last_one(three_splits):
+    for split in ("train", "val", "test"):
+        add_to(three_splits, split, f"{split}.png", different(1))
+    _, fixes = planned(three_splits, "train", "val", "test")
+    kept = {split: [image.name for image, _ in fix.kept] for split, fix in fixes.items()}
+    assert kept == {"train": ["good.jpg", "own.png"], "val": ["own.png"], "test": ["own.png", "test.png"]}
+
+
+@pytest.mark.parametrize(
+    ("copies", "expected"),
+    [
+        ([("train", "a.png", b"\xff"), ("train", "b.png", GOOD)], "b.png"),
+        ([("train", "a.png", GOOD), ("val", "b.png", b"\xff")], "a.png"),
+        ([("train", "a.png", None), ("train", "b.png", GOOD), ("train", "c.png", GOOD)], "b.png"),
+        ([("train", "a.png", "7 1 1 1 1\n"), ("train", "b.png", GOOD)], "b.png"),
+        ([("train", "a.png", ""), ("train", "b.png", GOOD)], "a.png"),
+        ([("train", "a\nb.png", GOOD), ("train", "b.png", None)], "b.png"),
+        ([("train", "a.png", GOOD), ("val", "a\nb.png", GOOD)], "a.png"),
+        ([("train", "a.png", GOOD), ("train", "b.png", GOOD), ("val", "c.png", None)], "c.png"),
+    ],
+    ids=["unreadable", "unreadable in val", "missing", "invalid", "empty", "line break", "line break in val", "leak"],
+)
+def test_one_of_several_copies_of_an_image_is_kept(three_splits, copies, expected):
+    for split, name, label in copies:
+        add_to(three_splits, split, name, different(1), label)
+    _, fixes = planned(three_splits, "train", "val", "test")
+    names = [image.name for fix in fixes.values() for image, _ in fix.kept]
+    assert sorted(set(names) - {"good.jpg", "own.png"}) == [expected]
+
+
 def test_split_that_is_also_another_one_is_not_emptied(directory):
     _, fixes = planned(directory, "train", "val")
     assert [len(fix.kept) for fix in fixes.values()] == [1, 1]
