@@ -19,5 +19,6 @@ def count_images(dataset: Dataset, split: str) -> int:
     if dataset.format == COCO:
         return sum(len(read_coco(annotation_file(source), CocoImages).images) for source in sources)
     if dataset.format == VOC:
-        return sum(len(listed_files(source, dataset.root, dataset.annotations)) for source in sources)
+        images = dataset.images.get(split)
+        return sum(len(listed_files(source, dataset.root, dataset.annotations, images)) for source in sources)
     return len(find_images(sources, dataset.root).paths)

@@ -10,17 +10,17 @@ import functools
 import math
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NoReturn
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import archive_on
-from hpc_yolo.data.files import is_dir, read_bytes
+from hpc_yolo.data.files import is_dir, names_in, read_bytes
 from hpc_yolo.data.image_files import files_below
-from hpc_yolo.data.image_lists import list_lines
+from hpc_yolo.data.image_lists import UTF_16_MARKS, list_lines
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 
 LISTS, ANNOTATIONS, IMAGES = "ImageSets", "Annotations", "JPEGImages"
@@ -100,7 +100,7 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Path]:
+def listed_files(source: Path, root: Path, annotations: Path | None, images: Path | None = None) -> list[Path]:
     """Return the XML files of the list or directory `source`, also those of a list that do not exist.
 
     A file x.XML in a directory stands for x.xml, so that its image is reported where that does not exist.
@@ -109,6 +109,7 @@ def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Pat
         source: a list of names, such as ImageSets/Main/train.txt, or a directory of XML files.
         root: of the dataset.
         annotations: directory of the XML files of a list; None for the usual ones.
+        images: directory of the images of a list; None for the usual ones.
 
     Raises:
         DataError: the list or directory cannot be read, or the directory has no XML file.
@@ -120,7 +121,14 @@ def listed_files(source: Path, root: Path, annotations: Path | None) -> list[Pat
             raise DataError(f"{source}: has no {XML} files", hint="train: ImageSets/Main/train.txt, or their directory")
         return found
     directory = annotations or beside_list(source, root, ANNOTATIONS) or root / ANNOTATIONS
-    return [directory / f"{name}{XML}" for _, line in list_lines(source) if (name := _name(line))]
+    known = _KnownNames(directory, image_directories(source, root, images, directory))
+    return [directory / f"{name}{XML}" for name in _listed_names(source, known)]
+
+
+def image_directories(source: Path, root: Path, images: Path | None, annotations: Path | None) -> list[Path]:
+    """Return the directories in which the images of a list or directory are looked for: `images`, or the usual ones."""
+    found = [images] if images is not None else [beside_list(source, root, IMAGES, "images"), annotations]
+    return [directory for directory in found if directory is not None]
 
 
 def beside_list(source: Path, root: Path, *names: str) -> Path | None:
@@ -130,11 +138,60 @@ def beside_list(source: Path, root: Path, *names: str) -> Path | None:
     return next((path for path in tried if is_dir(path)), None)
 
 
-def _name(line: str) -> str:
+class _KnownNames:
+    """The names, without suffixes, of the XML files and images of a dataset. Each directory is listed once."""
+
+    def __init__(self, annotations: Path, images: Sequence[Path]) -> None:
+        self._bases = dict.fromkeys((annotations, *images))
+        self._stems: dict[Path, set[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:  # of a whole path in a list, not below the directories
+            return False
+        return any(path.name in self._stems_in(base / path.parent) for base in self._bases)
+
+    def _stems_in(self, directory: Path) -> set[str]:
+        if directory not in self._stems:
+            try:
+                files = [Path(name) for name in names_in(directory)]
+            except OSError:
+                files = []
+            self._stems[directory] = {file.stem for file in files if _is_file_name(file)}
+        return self._stems[directory]
+
+
+def _listed_names(source: Path, known: _KnownNames) -> Iterator[str]:
+    """Yield the name, without suffix, of each line of a list: of all its readings the first that is known.
+
+    A line is its name as it is written, `photo 1` or `#7` too, before a flag, quotes or a suffix are left out.
+    """
+    cleaned = dict(list_lines(source))
+    for number, written in enumerate(_lines_as_written(source), 1):
+        readings = _readings(cleaned[number]) if number in cleaned else [""]
+        usual = readings[-1]
+        name = next((one for one in (written, *readings) if one == usual or one in known), usual)
+        if name:
+            yield name
+
+
+def _lines_as_written(source: Path) -> list[str]:
+    """Return the lines of a list, of which `list_lines` has found that it is text."""
+    content = read_bytes(source)
+    encoding = "utf-16" if content.startswith(UTF_16_MARKS) else "utf-8-sig"
+    return [line.removesuffix("\r") for line in content.decode(encoding, "surrogateescape").split("\n")]
+
+
+def _readings(line: str) -> list[str]:
+    """Return the names that a line may mean: the whole of it, without a flag, and then without suffix or directory."""
     head, _, flag = line.rpartition(" ")
-    written = PurePosixPath((head if flag.strip() in FLAGS and head.strip() else line).strip())
-    is_file = written.suffix.lower() in {*DATASET_SUFFIXES, XML}
-    return written.stem if is_file else str(written)
+    unflagged = (head if flag.strip() in FLAGS and head.strip() else line).strip()
+    path = PurePosixPath(unflagged)
+    return [line, unflagged, *([str(path.with_suffix("")), path.stem] if _is_file_name(path) else [str(path)])]
+
+
+def _is_file_name(path: PurePath) -> bool:
+    return path.suffix.lower() in DATASET_SUFFIXES or path.suffix.lower() == XML
 
 
 def voc_names_in(files: Sequence[Path]) -> tuple[str, ...]:

@@ -21,7 +21,14 @@ from hpc_yolo.data.formats.yolo_files import NearMisses
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.voc_files import IMAGES, VocObject, beside_list, listed_files, read_voc
+from hpc_yolo.data.voc_files import (
+    ANNOTATIONS,
+    VocObject,
+    beside_list,
+    image_directories,
+    listed_files,
+    read_voc,
+)
 
 UNNAMED = "left out, of a class that names: does not list"
 DROPPED = "left out as difficult"
@@ -48,8 +55,9 @@ class VocSplit:
         self._files: dict[Path, Path] = {}  # image -> its XML
         problems: list[str] = []
         for source in sources:
-            files = listed_files(source, dataset.root, dataset.annotations)
-            finder = _ImageFinder(source, dataset.root, dataset.images.get(split), dataset.annotations)
+            images = dataset.images.get(split)
+            files = listed_files(source, dataset.root, dataset.annotations, images)
+            finder = _ImageFinder(source, dataset.root, images, dataset.annotations)
             for file in files:
                 image = finder.find(file)
                 if image is None:
@@ -184,9 +192,8 @@ class _ImageFinder:
     """Finds the image of an XML file by its name without suffix, else by the name in the file."""
 
     def __init__(self, source: Path, root: Path, images: Path | None, annotations: Path | None) -> None:
-        self._base = source if is_dir(source) else annotations or beside_list(source, root, "Annotations")
-        found = [images] if images is not None else [beside_list(source, root, IMAGES, "images"), self._base]
-        self._directories = [directory for directory in found if directory is not None]
+        self._base = source if is_dir(source) else annotations or beside_list(source, root, ANNOTATIONS)
+        self._directories = image_directories(source, root, images, self._base)
         self._names: dict[Path, dict[str, str]] = {}
 
     @property

@@ -13,6 +13,7 @@ from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.objects import cut_box
 from hpc_yolo.data.formats.yolo_labels import label_line
+from hpc_yolo.data.image_count import count_images
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.scan import scan_split
 
@@ -156,12 +157,35 @@ def test_directory_of_xml_files_may_be_a_link_below_another(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["1", "1.jpg", "1.xml", "JPEGImages/1.jpg", "/elsewhere/JPEGImages/1.jpg", "1  1", "1 -1", "1\r", ""]
+    "line",
+    ["1", "1.jpg", "1.xml", "JPEGImages/1.jpg", "/elsewhere/JPEGImages/1.jpg", "'1'", "1,", "1  1", "1 -1", "1\r", ""],
 )
 def test_list_may_have_names_paths_and_flags(tmp_path, line):
     write_voc(tmp_path, {"1": xml_file(xml_object()), "2": xml_file(xml_object())})
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(f"{line}\n2\n")
     assert [Path(path).name for path in scanned(tmp_path).paths] == [*(["1.jpg"] if line else []), "2.jpg"]
+
+
+@pytest.mark.parametrize("with_xml", [True, False])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_list_may_have_any_name_that_exists(tmp_path, ending, with_xml):
+    names = ["photo 0", "photo 1", "photo 2", "photo", "scan.tif", "sub/scan.tif", "sub/scan", "#7", "d'", "x,", " a"]
+    (tmp_path / "JPEGImages" / "sub").mkdir(parents=True)
+    (tmp_path / "Annotations" / "sub").mkdir(parents=True)
+    write_voc(tmp_path, dict.fromkeys(names, xml_file(xml_object()) if with_xml else None))
+    text = ending.join(["# of a tool", *names, ""])
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(text, newline="")
+    dataset = load_dataset(tmp_path / "d.yaml")
+    found = [image.relative_to(tmp_path / "JPEGImages") for image in open_split(dataset, "train").images]
+    assert sorted(str(path).removesuffix(".jpg") for path in found) == sorted(names)
+    assert count_images(dataset, "train") == len(names)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_list_of_a_class_in_another_encoding_has_its_flags_left_out(tmp_path, encoding):
+    write_voc(tmp_path, {"é": xml_file(xml_object()), "2": xml_file()})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("é  1\n2 -1\n", encoding=encoding)
+    assert [Path(path).name for path in scanned(tmp_path).paths] == ["2.jpg", "é.jpg"]
 
 
 @pytest.mark.parametrize(
