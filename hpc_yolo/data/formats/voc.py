@@ -59,10 +59,12 @@ class VocSplit:
             files = listed_files(source, dataset.root, dataset.annotations, images)
             finder = _ImageFinder(source, dataset.root, images, dataset.annotations)
             for file in files:
-                image = finder.find(file)
-                if image is None:
-                    problems.append(f"{file}: there is no image of that name in {finder.described}")
-                elif self._files.setdefault(image, file) != file:
+                try:
+                    image = finder.find(file)
+                except ValueError as error:
+                    problems.append(str(error))
+                    continue
+                if self._files.setdefault(image, file) != file:
                     problems.append(f"{file}: its image {image} is that of {self._files[image]} too")
         if not self._files:
             first = "\n  ".join(problems[:MAX_NAMED]) or "the list is empty"
@@ -189,44 +191,67 @@ class VocSplit:
 
 
 class _ImageFinder:
-    """Finds the image of an XML file by its name without suffix, else by the name in the file."""
+    """Finds the image of an XML file by its name without suffix; the name in the file decides between several."""
 
     def __init__(self, source: Path, root: Path, images: Path | None, annotations: Path | None) -> None:
         self._base = source if is_dir(source) else annotations or beside_list(source, root, ANNOTATIONS)
         self._directories = image_directories(source, root, images, self._base)
-        self._names: dict[Path, dict[str, str]] = {}
+        self._names: dict[Path, dict[str, list[str]]] = {}
 
-    @property
-    def described(self) -> str:
-        """The directories that are searched, for messages."""
-        return " or ".join(map(str, self._directories)) or "JPEGImages, which does not exist"
+    def find(self, file: Path) -> Path:
+        """Return the image of `file`.
 
-    def find(self, file: Path) -> Path | None:
-        """Return the image of `file`, or None."""
+        Raises:
+            ValueError: there is none, or there are several and the file names none of them.
+        """
         inside = Path()
         if self._base is not None and file.parent.is_relative_to(self._base):
             inside = file.parent.relative_to(self._base)
         bases = [directory / inside for directory in self._directories]
         for base in bases:
-            if (name := self._listed(base).get(file.stem)) is not None:
-                return base / name
-        try:
-            written = Path(read_voc(file).file_name.replace("\\", "/")).name
-        except (OSError, ValueError):
-            return None
-        return next((base / written for base in bases if written and is_file(base / written)), None)
+            if names := self._listed(base).get(file.stem):
+                return base / (names[0] if len(names) == 1 else _named_in(file, base, names))
+        written = _written_name(file)
+        for base in bases:
+            if written and is_file(base / written):
+                return base / written
+        described = " or ".join(map(str, self._directories)) or "JPEGImages, which does not exist"
+        raise ValueError(f"{file}: there is no image of that name in {described}")
 
-    def _listed(self, directory: Path) -> dict[str, str]:
-        """Return stem -> name of the images in `directory`."""
+    def _listed(self, directory: Path) -> dict[str, list[str]]:
+        """Return stem -> names of the images in `directory`."""
         if directory not in self._names:
             try:
                 names = names_in(directory)
             except OSError:
                 names = []
-            self._names[directory] = {
-                Path(name).stem: name for name in names if Path(name).suffix.lower() in DATASET_SUFFIXES
-            }
+            images: dict[str, list[str]] = {}
+            for name in names:
+                if Path(name).suffix.lower() in DATASET_SUFFIXES:
+                    images.setdefault(Path(name).stem, []).append(name)
+            self._names[directory] = images
         return self._names[directory]
+
+
+def _named_in(file: Path, directory: Path, names: list[str]) -> str:
+    """Return the one of several images in `directory` that the XML `file` names.
+
+    Raises:
+        ValueError: it names none of them.
+    """
+    if (written := _written_name(file)) in names:
+        return written
+    listed = " and ".join(names)
+    seen = written or "it has none"
+    raise ValueError(f"{file}: {directory} has {listed}, and its <filename> names none of them: {seen}")
+
+
+def _written_name(file: Path) -> str:
+    """Return the name of the image, without directories, in the XML `file`; "" where that has none."""
+    try:
+        return Path(read_voc(file).file_name.replace("\\", "/")).name
+    except (OSError, ValueError):
+        return ""
 
 
 def _cache_path(sources: tuple[Path, ...]) -> Path:

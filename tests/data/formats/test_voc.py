@@ -216,6 +216,18 @@ def test_image_is_found_by_the_name_in_its_xml(tmp_path):
     assert Path(scanned(tmp_path).paths[0]).name == "other.jpg"
 
 
+def test_image_of_several_with_one_stem_is_the_one_named_in_the_xml(tmp_path):
+    files = {name: xml_file(xml_object(), file_name=f"{name}.jpg") for name in ("1", "2", "3")}
+    write_voc(tmp_path, {**files, "2": xml_file(xml_object(), file_name="2.tif"), "3": None})
+    for name in files:
+        (tmp_path / "JPEGImages" / f"{name}.png").write_bytes(JPEG)
+    reader = open_split(load_dataset(tmp_path / "d.yaml"), "train")
+    assert [path.name for path in reader.images] == ["1.jpg"]
+    ends = ["/JPEGImages has 2.jpg and 2.png, and its <filename> names none of them: 2.tif"]
+    ends.append("/JPEGImages has 3.jpg and 3.png, and its <filename> names none of them: it has none")
+    assert [problem.endswith(end) for problem, end in zip(reader.problems, ends, strict=True)] == [True, True]
+
+
 def test_two_files_of_one_image_are_a_problem(tmp_path):
     write_voc(tmp_path, {"1": xml_file(xml_object()), "2": xml_file(xml_object(), file_name="1.jpg")})
     (tmp_path / "JPEGImages" / "2.jpg").unlink()
