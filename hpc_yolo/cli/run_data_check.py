@@ -21,6 +21,7 @@ from hpc_yolo.data.check.fix import SplitFix, plan_fix, require_fixable, write_f
 from hpc_yolo.data.check.illustrations import illustrate
 from hpc_yolo.data.check.result import CheckResult
 from hpc_yolo.data.dataset import SPLITS, Dataset, load_dataset
+from hpc_yolo.data.dataset_source import DatasetSource
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.monitor.progress import counting
 from hpc_yolo.report.data_page import data_page
@@ -51,13 +52,13 @@ def run_check(written: str, options: CheckOptions) -> None:
     Raises:
         DataError: the dataset cannot be read, or a file not written.
     """
-    path, spec = find_dataset(written)
+    source, spec = find_dataset(written)
     chosen = None if options.splits is None else _split_names(options.splits)
-    dataset = load_dataset(path, needed_splits=NEEDED if chosen is None else chosen)
+    dataset = load_dataset(source, needed_splits=NEEDED if chosen is None else chosen)
     names = [name for name in SPLITS if dataset.split(name)] if chosen is None else chosen
     readers = (opened := open_splits(dataset, names)).readers
     if options.fix is not None:
-        require_fixable(dataset, readers, options.fix)
+        require_fixable(dataset, source, readers, options.fix)
     corrections = Corrections()
     with quiet_libraries(), counting("checking images", None) as on_progress:
         result = check_dataset(
@@ -77,13 +78,17 @@ def run_check(written: str, options: CheckOptions) -> None:
         _write_page(options.html, result, readers)
         click.echo(f"page with images: {options.html}", err=options.as_json)
     if options.fix is not None:
-        _print_or_write_copy(dataset, fixes, options.fix, options)
+        _print_or_write_copy(dataset, source, fixes, options.fix, options)
     if not result.is_clean(strict=options.strict):
         sys.exit(DataError.exit_code)
 
 
 def _print_or_write_copy(
-    dataset: Dataset, fixes: Mapping[str, SplitFix], directory: Path, options: CheckOptions
+    dataset: Dataset,
+    source: DatasetSource,
+    fixes: Mapping[str, SplitFix],
+    directory: Path,
+    options: CheckOptions,
 ) -> None:
     """Print what a corrected copy in `directory` changes, and with --yes write it."""
     if not options.as_json:
@@ -92,7 +97,7 @@ def _print_or_write_copy(
         click.echo(f"nothing is written without --yes, which writes it to {directory}", err=options.as_json)
         return
     with counting("writing labels", None) as on_progress:
-        path = write_fix(dataset, fixes, directory, on_progress)
+        path = write_fix(dataset, source, fixes, directory, on_progress)
     click.echo(f"written: {path}; look at it: hpc-yolo data check {path}", err=options.as_json)
 
 

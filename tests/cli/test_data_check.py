@@ -8,8 +8,10 @@ import sys
 import time
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from image_sets import JPEG, add, different, make_set
+from voc_sets import write_voc, xml_file, xml_object
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError
@@ -123,6 +125,24 @@ def test_corrected_copy_is_written_with_yes_only(dirty, tmp_path):
     again = run(dirty, "--split", "train", "--fix", target, "--yes")
     assert isinstance(again.exception, DataError) and "has content, which is never replaced" in str(again.exception)
     assert run(dirty, "--yes").exit_code == 2
+
+
+def test_corrected_copy_of_a_dataset_in_a_spec(dirty, tmp_path):
+    spec, target = tmp_path / "spec.yaml", tmp_path / "fixed"
+    content = yaml.safe_load(dirty.read_text())
+    for split in ("train", "val"):
+        content[split] = str(dirty.parent / content[split])
+    spec.write_text(yaml.safe_dump({"name": "x", "model": "yolov5n", "data": content}))
+    run(spec, "--split", "train", "--fix", target, "--yes")
+    assert run(target / "dataset.yaml", "--split", "train").exit_code == 0
+
+
+def test_labels_of_a_dataset_in_a_spec_are_to_be_converted_from_a_dataset_yaml(tmp_path):
+    data = yaml.safe_load(write_voc(tmp_path, {"1": xml_file(xml_object())}).read_text())
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump({"name": "x", "model": "yolov5n", "data": data}))
+    result = run(spec, "--fix", tmp_path / "fixed")
+    assert "write data: into a dataset YAML, and convert it" in str(result.exception.hint)
 
 
 def test_dropped_invalid_lines_are_pointed_out(dirty, tmp_path):

@@ -22,7 +22,7 @@ import yaml
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.check.corrections import Corrections, is_listable
-from hpc_yolo.data.dataset import SPLITS, Dataset, dataset_content
+from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, dataset_content
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.formats.yolo import YoloSplit
 from hpc_yolo.data.formats.yolo_files import IMAGES, LABELS, label_path
@@ -56,6 +56,7 @@ def plan_fix(dataset: Dataset, readers: Mapping[str, SplitReader], corrections: 
 
 def write_fix(
     dataset: Dataset,
+    source: Path | InlineDataset,
     fixes: Mapping[str, SplitFix],
     directory: Path,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -63,6 +64,7 @@ def write_fix(
     """Write the corrected copy into the new directory `directory`, all or nothing, and return its dataset YAML.
 
     Args:
+        source: what `dataset` was loaded from.
         on_progress: called with (label files written, all of them).
 
     Raises:
@@ -74,13 +76,15 @@ def write_fix(
             for _ in _write_split(dataset, split, fix, aside):
                 done += 1
                 on_progress(done, total)
-        content = _yaml_content(dataset, fixes)
+        content = _yaml_content(dataset, source, fixes)
         (aside / DATASET).write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
         publish(aside, directory)
     return directory / DATASET
 
 
-def require_fixable(dataset: Dataset, readers: Mapping[str, SplitReader], directory: Path) -> None:
+def require_fixable(
+    dataset: Dataset, source: Path | InlineDataset, readers: Mapping[str, SplitReader], directory: Path
+) -> None:
     """Check that the labels are files that can be corrected, and that `directory` does not exist or is empty.
 
     Raises:
@@ -92,12 +96,18 @@ def require_fixable(dataset: Dataset, readers: Mapping[str, SplitReader], direct
         if not isinstance(reader, YoloSplit) or not reader.images[0].parent.is_dir():
             raise DataError(
                 f"{dataset.source}: --fix corrects label files in the YOLO layout, and {split} has other labels",
-                hint=f"convert the dataset first: hpc-yolo data convert {dataset.source} DIR --to yolo",
+                hint=_conversion_hint(source),
             )
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise DataError(f"--fix {directory}: is not a directory", hint="give a new directory")
     if directory.exists() and any(directory.iterdir()):
         raise DataError(f"--fix {directory}: has content, which is never replaced", hint="give a new directory")
+
+
+def _conversion_hint(source: Path | InlineDataset) -> str:
+    if isinstance(source, InlineDataset):
+        return f"write {source.name}: into a dataset YAML, and convert it: hpc-yolo data convert YAML DIR --to yolo"
+    return f"convert the dataset first: hpc-yolo data convert {source} DIR --to yolo"
 
 
 def _plan_split(
@@ -161,12 +171,12 @@ def _places(split: str, parents: list[Path]) -> dict[Path, str]:
     return {parent: f"{split}/{number:04}" for number, parent in enumerate(parents)}
 
 
-def _yaml_content(dataset: Dataset, fixes: Mapping[str, SplitFix]) -> dict[str, object]:
+def _yaml_content(dataset: Dataset, source: Path | InlineDataset, fixes: Mapping[str, SplitFix]) -> dict[str, object]:
     """Return the content of the dataset YAML of the copy. Splits that were not checked are named where they are."""
-    content = {key: value for key, value in dataset_content(dataset.source).items() if key not in ("path", *SPLITS)}
+    content = {key: value for key, value in dataset_content(source).items() if key not in ("path", *SPLITS)}
     for split in SPLITS:
         if split in fixes:
             content[split] = f"{split}.txt"
-        elif sources := [str(source.absolute()) for source in dataset.split(split)]:
+        elif sources := [str(one.absolute()) for one in dataset.split(split)]:
             content[split] = sources
     return content

@@ -204,4 +204,4 @@ def test_container_mounts_the_directory_of_the_archive(archive, tmp_path):
 
 def test_corrected_copy_of_an_archive_is_refused(archive, tmp_path):
     with pytest.raises(DataError, match="--fix links to directories of images"):
-        require_fixable(load_dataset(archive), {}, tmp_path / "fixed")
+        require_fixable(load_dataset(archive), archive, {}, tmp_path / "fixed")

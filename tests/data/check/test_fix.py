@@ -27,7 +27,7 @@ def planned(root, *splits):
 def fixed(root, *splits):
     """Write the copy of the dataset in `root` beside it, and return its dataset."""
     dataset, fixes = planned(root, *splits)
-    path = write_fix(dataset, fixes, root.parent / "fixed")
+    path = write_fix(dataset, dataset.source, fixes, root.parent / "fixed")
     return load_dataset(path, needed_splits=splits)
 
 
@@ -206,10 +206,10 @@ def test_directory_that_is_not_new_is_refused(directory, kind):
         (target / "x").touch()
     dataset = load_dataset(directory / "d.yaml")
     with pytest.raises(DataError, match=r"is not a directory|has content"):
-        require_fixable(dataset, open_splits(dataset, ["train"]).readers, target)
+        require_fixable(dataset, dataset.source, open_splits(dataset, ["train"]).readers, target)
     empty = directory.parent / "empty"
     empty.mkdir()
-    require_fixable(dataset, open_splits(dataset, ["train"]).readers, empty)
+    require_fixable(dataset, dataset.source, open_splits(dataset, ["train"]).readers, empty)
 
 
 def test_labels_of_another_format_are_refused(directory):
@@ -222,7 +222,7 @@ def test_labels_of_another_format_are_refused(directory):
     (directory / "d.yaml").write_text("format: coco\ntrain: coco.json\nval: coco.json\nimages: images/train\n")
     dataset = load_dataset(directory / "d.yaml")
     with pytest.raises(DataError, match="corrects label files in the YOLO layout"):
-        require_fixable(dataset, open_splits(dataset, ["train"]).readers, directory.parent / "fixed")
+        require_fixable(dataset, dataset.source, open_splits(dataset, ["train"]).readers, directory.parent / "fixed")
 
 
 @pytest.mark.parametrize(
@@ -237,5 +237,5 @@ def test_interrupted_copy_leaves_nothing(directory, monkeypatch, error, expected
 
     monkeypatch.setattr("shutil.copyfile", fail)
     with pytest.raises(expected):
-        write_fix(dataset, fixes, directory.parent / "fixed")
+        write_fix(dataset, dataset.source, fixes, directory.parent / "fixed")
     assert list(directory.parent.iterdir()) == [directory]
