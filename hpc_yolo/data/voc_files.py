@@ -26,6 +26,7 @@ from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 LISTS, ANNOTATIONS, IMAGES = "ImageSets", "Annotations", "JPEGImages"
 XML = ".xml"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+TRUE = ("1", "true")  # as an object is marked as difficult, in lower case
 FLAGS = ("-1", "0", "1")  # behind the names in the list of a class: it is absent, difficult or present
 ROOT = "annotation"
 NUM_THREADS = 8
@@ -50,9 +51,13 @@ class VocAnnotation:
     objects: tuple[VocObject | str, ...]
 
 
+class _DocumentTypeError(ValueError):
+    """XML has a document type."""
+
+
 class _Refusing(ElementTree.TreeBuilder):
     def doctype(self, name: str, _public: str | None, _system: str | None) -> NoReturn:
-        raise ValueError(f"has a document type ({name}), which is refused: it can define entities")
+        raise _DocumentTypeError(f"has a document type ({name}), which is refused: it can define entities")
 
 
 def read_voc(path: Path) -> VocAnnotation:
@@ -64,9 +69,11 @@ def read_voc(path: Path) -> VocAnnotation:
     """
     try:
         root = ElementTree.fromstring(read_bytes(path), ElementTree.XMLParser(target=_Refusing()))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (ElementTree.ParseError, _DocumentTypeError) as error:
         what = f"is not XML: {error}" if isinstance(error, ElementTree.ParseError) else str(error)
         raise ValueError(f"{path}: {what}") from error
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{path}: is in an encoding that is not read ({error}); save it as UTF-8") from error
     if root.tag != ROOT:
         raise ValueError(f"{path}: is not of Pascal VOC: it holds <{root.tag}>, not <{ROOT}>")
     found = enumerate(root.findall("object"), 1)
@@ -87,7 +94,7 @@ def _object(where: str, element: ElementTree.Element) -> VocObject | str:
     if left is None or top is None or right is None or bottom is None:
         missing = next(side for side, number in zip(SIDES, numbers, strict=True) if number is None)
         return f"{where} ({name}): has no bndbox with a number {missing}"
-    is_difficult = (element.findtext("difficult") or "").strip() == "1"
+    is_difficult = (element.findtext("difficult") or "").strip().lower() in TRUE
     return VocObject(name, (left - 1, top - 1, right, bottom), is_difficult)
 
 

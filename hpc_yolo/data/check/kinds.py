@@ -70,7 +70,7 @@ KINDS = {
             "error",
             "label file",
             "not readable, or under another name: the image is left out",
-            "rename or replace the file",
+            "rename, correct or replace the file",
         ),
         Kind(
             "no-labels",

@@ -60,6 +60,13 @@ def test_object_becomes_the_label_of_its_box(tmp_path, text, expected):
     [
         ("", r"1\.xml: is not XML: no element found"),
         ("words", r"1\.xml: is not XML"),
+        *(
+            (
+                f'<?xml version="1.0" encoding="{name}"?>{xml_file()}',
+                rf"1\.xml: is in an .* \({why}\); save it as UTF-8",
+            )
+            for name, why in (("gb2312", "multi-byte .*"), ("nothing", "unknown encoding: nothing"))
+        ),
         ("<html/>", r"1\.xml: is not of Pascal VOC: it holds <html>, not <annotation>"),
         (xml_file("<object><name>cat</name></object>"), r"1\.xml: object 1 \(cat\): has no bndbox with a number xmin"),
         (xml_file(xml_object(sides=(1, 2, 3, "x"))), r"object 1 \(cat\): has no bndbox with a number ymax"),
@@ -99,8 +106,11 @@ def test_box_with_a_side_that_is_not_a_number_has_no_area(sides):
     assert cut_box(*sides)[0] is None
 
 
-def test_difficult_objects_can_be_dropped(tmp_path):
-    text = xml_file(xml_object(more=DIFFICULT), xml_object("dog"))
+@pytest.mark.parametrize("mark", ["1", "True", " true "])
+def test_difficult_objects_can_be_dropped(tmp_path, mark):
+    text = xml_file(
+        xml_object(more=DIFFICULT.replace("1", mark)), xml_object("dog", more="<difficult>False</difficult>")
+    )
     write_voc(tmp_path, {"1": text})
     assert [row[0] for row in rounded(scanned(tmp_path))] == [0, 1]
     write_voc(tmp_path, {"1": text}, yaml="names: [cat, dog]\ndifficult: drop\n")
