@@ -89,7 +89,8 @@ def test_cache_of_an_older_version_is_not_used(directory, monkeypatch):
     add(directory, "x.jpg", encoded(".png"))
     monkeypatch.setattr("hpc_yolo.data.scan.CACHE_VERSION", 3)
     monkeypatch.setattr(
-        "hpc_yolo.data.image_checks.decode_image", lambda content, reduction=1: None if content[:1] == b"\x89" else NOISE
+        "hpc_yolo.data.image_checks.decode_image",
+        lambda content, _=1: None if content[:1] == b"\x89" else NOISE,
     )
     assert scan(directory).num_images == 1
     monkeypatch.undo()
