@@ -70,6 +70,21 @@ def members_below(directory: Path) -> Iterator[Path] | None:
     return (place[0].path / os.fsdecode(name) for name in below)
 
 
+def plain_directory(directory: Path) -> Path:
+    """Return the path of a directory without `..`.
+
+    `a/link/..` is not `a` where the link leads elsewhere; such a path has its links resolved.
+    """
+    if ".." not in directory.parts:
+        return directory
+    plain = Path(os.path.normpath(directory))
+    try:
+        is_same = plain.samefile(directory)
+    except OSError:  # in an archive, or there is none
+        is_same = is_dir(plain)
+    return plain if is_same else Path(os.path.realpath(directory))
+
+
 def file_state(path: str | Path) -> bytes:
     """Return bytes that change when the file `path` does; none where there is no file."""
     place = _within(path)

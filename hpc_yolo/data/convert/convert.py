@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from hpc_yolo.data.convert.to_voc import VocTarget
 from hpc_yolo.data.convert.to_yolo import YoloTarget
 from hpc_yolo.data.dataset import SPLITS, Dataset
 from hpc_yolo.data.dataset_format import COCO, YOLO
+from hpc_yolo.data.files import plain_directory
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import SplitReader
@@ -112,15 +114,15 @@ class _Writer:
         self._source, self._readers, self._directory, self._kind = source, readers, directory, kind
         self._images, self._on_progress = images, on_progress
         self._target = _target(kind, directory, source.file_names)
-        self._roots = _roots(readers, has_one=self._target.has_one_root)
+        self._plain = functools.cache(lambda parent: plain_directory(parent.absolute()))
+        self._roots = self._find_roots()
         self._done = 0
         self._lost: Counter[str] = Counter()
         self._problems: list[str] = []
 
     def write(self) -> Conversion:
         """Write all splits and the dataset YAML."""
-        for split, reader in self._readers.items():
-            _require_distinct(reader, self._roots[split])
+        self._require_distinct()
         splits = {split: self._write_split(split, reader) for split, reader in self._readers.items()}
         if not any(one.num_images for one in splits.values()):
             first = "\n  ".join(self._problems[:3])
@@ -141,10 +143,54 @@ class _Writer:
             is_new=True,
         )
 
+    def _find_roots(self) -> dict[str, Path]:
+        """Return the directory to which the names of the images of each split are relative."""
+        parents = {
+            split: {str(self._plain(image.parent)) for image in reader.images}
+            for split, reader in self._readers.items()
+        }
+        if self._target.has_one_root:
+            parents = dict.fromkeys(parents, set().union(*parents.values()))
+        return {split: Path(os.path.commonpath(own)) for split, own in parents.items()}
+
+    def _name(self, split: str, image: Path) -> PurePosixPath:
+        """Return the path of an image below the directory of its split.
+
+        Raises:
+            DataError: it would lead out of that.
+        """
+        name = PurePosixPath((self._plain(image.parent) / image.name).relative_to(self._roots[split]))
+        if ".." in name.parts:
+            raise DataError(f"{image}: would be written outside of the new directory, as {name}")
+        return name
+
+    def _require_distinct(self) -> None:
+        """Refuse two images that would share their labels, and one image that a split names in two ways.
+
+        Raises:
+            DataError: naming both.
+        """
+        seen: dict[PurePosixPath, tuple[str, Path]] = {}
+        for split, reader in self._readers.items():
+            if not self._target.has_one_root:
+                seen = {}
+            for image in reader.images:
+                name = self._name(split, image)
+                other_split, other = seen.setdefault(
+                    name if self._kind == COCO else name.with_suffix(""), (split, image)
+                )
+                if name != self._name(other_split, other):
+                    raise DataError(
+                        f"{other} and {image} differ in their suffix alone, and would have one file of labels",
+                        hint="rename one of them, or convert to coco, which has one file for all images",
+                    )
+                if other != image and other_split == split:
+                    raise DataError(f"{split}: {other} and {image} are one file", hint="name each image once")
+
     def _images_directory(self, split: str) -> Path | PurePosixPath:
         """Return the directory of the images of a split: relative to the dataset, or where they are left."""
         is_left = self._images == NONE and self._kind != YOLO
-        return self._roots[split].absolute() if is_left else self._target.images_directory(split)
+        return self._roots[split] if is_left else self._target.images_directory(split)
 
     def _write_split(self, split: str, reader: SplitReader) -> ConvertedSplit:
         total = sum(len(one.images) for one in self._readers.values())
@@ -172,7 +218,7 @@ class _Writer:
             return str(error)
         except OSError as error:
             return f"{error.filename or path}: cannot be read: {error.strerror}"
-        name = PurePosixPath(path.relative_to(self._roots[split]))
+        name = self._name(split, path)
         if self._images != NONE:
             _place(path, self._directory / self._target.images_directory(split) / name, copies=self._images == COPY)
         return self._target.write(split, SourceImage(path, name, width, height, objects))
@@ -182,30 +228,6 @@ def _target(kind: str, directory: Path, names: Sequence[str]) -> Target:
     if kind == YOLO:
         return YoloTarget(directory)
     return CocoTarget(directory, names) if kind == COCO else VocTarget(directory, names)
-
-
-def _roots(readers: dict[str, SplitReader], *, has_one: bool) -> dict[str, Path]:
-    """Return the directory to which the names of the images of each split are relative."""
-    parents = {split: {str(image.parent) for image in reader.images} for split, reader in readers.items()}
-    if has_one:
-        parents = dict.fromkeys(parents, set().union(*parents.values()))
-    return {split: Path(os.path.commonpath(own)) for split, own in parents.items()}
-
-
-def _require_distinct(reader: SplitReader, root: Path) -> None:
-    """Refuse two images of which one has the name of the other but for the suffix: they would share their labels.
-
-    Raises:
-        DataError: naming both.
-    """
-    seen: dict[Path, Path] = {}
-    for image in reader.images:
-        other = seen.setdefault(image.relative_to(root).with_suffix(""), image)
-        if other != image:
-            raise DataError(
-                f"{other} and {image} differ in their suffix alone, and would have one file of labels",
-                hint="rename one of them, or convert to coco, which has one file for all images",
-            )
 
 
 def _require_files(readers: dict[str, SplitReader], images: str) -> None:
@@ -222,7 +244,9 @@ def _require_files(readers: dict[str, SplitReader], images: str) -> None:
 
 
 def _place(source: Path, path: Path, *, copies: bool) -> None:
-    """Copy the image `source` to `path`, or link it there."""
+    """Copy the image `source` to `path`, or link it there, unless it is there as an image of an earlier split."""
+    if os.path.lexists(path):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     if copies:
         path.write_bytes(read_content(str(source)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.coco_json import CocoImage, ImageId
-from hpc_yolo.data.files import names_in
+from hpc_yolo.data.files import names_in, plain_directory
 
 PREFIX = "instances_"  # of COCO's own files: instances_val2017.json has the images in val2017
 NUM_TRIED = 20  # images of a file by which the directory of all is found
@@ -20,7 +21,8 @@ class FoundCocoImages:
     """The images of a file.
 
     Attributes:
-        by_path: the entries of each image file; more than one if the JSON names it more than once.
+        by_path: the entries of each image file, whose path has no `..`; more than one if the JSON names it under
+            several ids.
         problems: entries for which no file was found, a sentence each.
     """
 
@@ -46,12 +48,12 @@ def find_coco_images(
     listing = _Listing()
     candidates = list(_candidates(file, directory, root, split))
     base, drops_directories = _base(images, candidates, listing)
-    found = FoundCocoImages()
+    found, plain = FoundCocoImages(), functools.cache(plain_directory)
     for position, image in enumerate(images):
         name = _name(image, drops_directories=drops_directories)
         path = base / name
         if image.file_name and listing.has(path):
-            found.by_path.setdefault(path, []).append(image)
+            found.by_path.setdefault(plain(path.parent) / path.name, []).append(image)
         elif image.file_name:
             found.problems.append(f"{file}: images[{position}]: {image.file_name} does not exist in {base}")
         else:

@@ -167,6 +167,13 @@ def test_images_are_found_as_exports_have_them(tmp_path, name, directory, yaml):
     assert Path(index.paths[0]).resolve() == (tmp_path / directory / "1.jpg").resolve()
 
 
+def test_image_under_two_spellings_is_one_image_with_the_objects_of_both(tmp_path):
+    write_coco(tmp_path, [one(1), one(2, 7)], [image(1), image(2, file_name="../pictures/1.jpg")])
+    index = scanned(tmp_path)
+    assert list(index.paths) == [str(tmp_path / "pictures" / "1.jpg")]
+    assert index.labels[0][:, 0].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("categories", "used", "names"),
     [
