@@ -49,7 +49,11 @@ def find_coco_images(
     candidates = list(_candidates(file, directory, root, split))
     base, drops_directories = _base(images, candidates, listing)
     found, plain = FoundCocoImages(), functools.cache(plain_directory)
+    seen: set[ImageId] = set()
     for position, image in enumerate(images):
+        if image.id in seen:  # an entry that is repeated, whose objects must not be read twice
+            continue
+        seen.add(image.id)
         name = _name(image, drops_directories=drops_directories)
         path = base / name
         if image.file_name and listing.has(path):

@@ -332,6 +332,13 @@ def test_directory_of_images_may_be_given(tmp_path):
         find_dataset(tmp_path / "coco" / "d.yaml", tmp_path)
 
 
+def test_objects_of_a_repeated_entry_are_written_once(tmp_path):
+    write_coco(tmp_path, [one()], [image(1), image(1)])
+    found = convert(find_dataset(tmp_path / "d.yaml"), tmp_path / "to", "yolo")
+    assert (tmp_path / "to" / "labels" / "train" / "1.txt").read_text().count("\n") == 1
+    assert found.splits["train"].num_objects == 1
+
+
 def test_ids_are_numbers_in_names_and_cocos_own_categories(tmp_path):
     write_coco(tmp_path / "coco", [one(397133), one(25)], [image(397133), image(25)])
     converted(tmp_path / "coco" / "d.yaml", tmp_path / "to", "coco")

@@ -174,6 +174,15 @@ def test_image_under_two_spellings_is_one_image_with_the_objects_of_both(tmp_pat
     assert index.labels[0][:, 0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["1.jpg", "gone.jpg"])
+def test_repeated_entry_of_an_image_counts_once(tmp_path, name):
+    write_coco(tmp_path, [one(1), one(2)], [image(1), *[image(2, file_name=name)] * 2])
+    reader = open_split(load(tmp_path), "train")
+    both = name == "1.jpg"
+    assert len(reader.objects(reader.images[0])) == len(reader.read_each(reader.images[0])) == 1 + both
+    assert len(reader.problems) == (not both)
+
+
 @pytest.mark.parametrize(
     ("categories", "used", "names"),
     [
