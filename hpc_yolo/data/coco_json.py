@@ -17,6 +17,7 @@ import yaml
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.core.text import printable
 from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.files import file_state, is_dir, names_in, read_bytes
 
@@ -142,9 +143,25 @@ def coco_names_in(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def require_own_category_ids(path: Path, categories: Sequence[CocoCategory]) -> None:
+    """Refuse categories of different names with one id.
+
+    Raises:
+        DataError: naming both.
+    """
+    names: dict[int, str] = {}
+    for one in categories:
+        if names.setdefault(one.id, one.name) != one.name:
+            raise DataError(
+                f"{path}: categories: id {one.id} is that of {printable(names[one.id])} and of {printable(one.name)}",
+                hint="give each category an id of its own, and its objects that category_id",
+            )
+
+
 @functools.lru_cache(maxsize=16)
 def _names_in(path: Path, _state: bytes) -> tuple[str, ...]:
     categories = sorted(read_coco(path, CocoImages).categories, key=lambda category: category.id)
+    require_own_category_ids(path, categories)
     if not categories:
         raise DataError(f"{path}: its list of categories is empty", hint="write names: into the dataset YAML")
     if [category.id for category in categories] == list(range(1, 92)):

@@ -17,6 +17,7 @@ import yaml
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.convert.image import SourceImage, Target, Written
+from hpc_yolo.data.convert.names import require_class_names
 from hpc_yolo.data.convert.to_coco import CocoTarget
 from hpc_yolo.data.convert.to_voc import VocTarget
 from hpc_yolo.data.convert.to_yolo import YoloTarget
@@ -91,6 +92,7 @@ def convert(
     readers = {split: open_split(source, split) for split in SPLITS if source.split(split)}
     if not readers:
         raise DataError(f"{source.source}: has no split that exists here")
+    require_class_names(source.source, source.file_names, kind)
     images = images or (LINK if kind == YOLO else NONE)
     _require_files(readers, images)
     with written_aside(directory) as aside:

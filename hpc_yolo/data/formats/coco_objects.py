@@ -9,7 +9,14 @@ import msgspec
 import numpy as np
 
 from hpc_yolo.core.errors import DataError
-from hpc_yolo.data.coco_json import CocoCategory, CocoFile, CocoObject, ImageId, read_coco
+from hpc_yolo.data.coco_json import (
+    CocoCategory,
+    CocoFile,
+    CocoObject,
+    ImageId,
+    read_coco,
+    require_own_category_ids,
+)
 from hpc_yolo.data.formats.coco_polygons import joined_polygons
 from hpc_yolo.data.formats.objects import DECIMALS, Box, LabelledObject, cut_box
 from hpc_yolo.data.formats.remarks import CUT, WITHOUT_AREA, Remarks
@@ -147,7 +154,12 @@ class CocoObjects:
 
 
 def _classes(path: Path, categories: Sequence[CocoCategory], names: Sequence[str]) -> dict[int, int | None]:
-    """Return the class of each category, by the position of its name in `names`; None for one that is not there."""
+    """Return the class of each category, by the position of its name in `names`; None for one that is not there.
+
+    Raises:
+        DataError: none is there, or categories of different names have one id.
+    """
+    require_own_category_ids(path, categories)
     index_of = {name: index for index, name in enumerate(names)}
     classes = {category.id: index_of.get(category.name) for category in categories}
     if all(index is None for index in classes.values()):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from coco_sets import SQUARE_PIXELS, TRIANGLE_PIXELS, image, one, write_coco
 from image_sets import GOOD, add, different, make_samples, make_set
 from packed_sets import pack
@@ -283,6 +284,34 @@ def test_image_that_a_list_names_in_two_ways_is_an_error_with_both(tmp_path):
         DataError, match=r"train: .*images/train/a\.jpg and .*labels/\.\./images/train/a\.jpg are one file"
     ):
         convert(find_dataset(root / "d.yaml"), tmp_path / "to", "yolo")
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds", "message"),
+    [
+        (["cat", "dog", "cat"], {"coco", "voc"}, "names: the classes 0 and 2 have one name, 'cat'"),
+        (["cat", " dog "], {"voc"}, "names: class 1, ' dog ', begins or ends with a space"),
+        (["cat", ""], {"voc"}, "names: class 1, '', is empty"),
+        (["c\x07t", "dog"], {"voc"}, r"names: class 0, .*, has the character '\\x07', which XML cannot have"),
+        (["c\rt", "dog"], {"voc"}, r"names: class 0, .*, has the character '\\r'"),
+        (["\ud800", "dog"], {"coco", "voc"}, "names: class 0, .*(is not UTF-8|which XML cannot have)"),
+        (["a\tb", "<&>\"' \U0001f600"], set(), ""),
+    ],
+)
+def test_names_of_classes_survive_or_are_refused(tmp_path, names, kinds, message):
+    root = make_set(tmp_path / "set")
+    add(root, "a.jpg", label="".join(GOOD.replace("0", str(index), 1) for index in range(len(names))))
+    (root / "d.yaml").write_text(yaml.safe_dump({"train": "images/train", "val": "images/train", "names": names}))
+    for kind in ALL:
+        if kind in kinds:
+            with pytest.raises(DataError, match=message):
+                convert(find_dataset(root / "d.yaml"), tmp_path / kind, kind)
+            assert not (tmp_path / kind).exists()
+            continue
+        there = converted(root / "d.yaml", tmp_path / kind, kind)
+        back = converted(there, tmp_path / f"{kind}-back", "yolo")
+        assert list(load_dataset(back).names) == names
+        assert indexes(back)[0].labels[0][:, 0].tolist() == list(range(len(names)))
 
 
 @pytest.mark.parametrize(

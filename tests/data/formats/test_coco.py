@@ -109,6 +109,10 @@ def test_invalid_object_leaves_its_image_out(tmp_path, annotation, problem):
         ('{"images": []}', "missing required field categories"),
         (json.dumps({**WITHOUT_ANY, "images": [{"file_name": "1.jpg"}]}), r"images\[0\]: .*missing required field id"),
         (json.dumps({**WITHOUT_ANY, "categories": []}), "its list of categories is empty"),
+        (
+            json.dumps({**WITHOUT_ANY, "categories": [*CATEGORIES, {"id": 3, "name": "cow"}]}),
+            "categories: id 3 is that of cat and of cow",
+        ),
         (json.dumps({**WITHOUT_ANY, "images": []}), "the list of images is empty"),
         (json.dumps({**WITHOUT_ANY, "images": [image(1), image(1, file_name="b.jpg")]}), "id 1 is that of 1.jpg and"),
         (json.dumps({**WITHOUT_ANY, "images": [image(5)]}), r"none of its 1 images was found\n.*5.jpg does not exist"),
@@ -218,6 +222,15 @@ def test_written_names_choose_and_order_the_classes(tmp_path):
     write_coco(tmp_path, [one()], yaml="names: [horse]\n")
     with pytest.raises(DataError, match="has no category of the dataset's names; it has cat, dog; the names are horse"):
         scanned(tmp_path)
+
+
+def test_categories_of_one_id_are_an_error_also_where_names_are_written(tmp_path):
+    categories = [*CATEGORIES, {"id": 3, "name": "cow"}]
+    write_coco(tmp_path, [one()], yaml="names: [cat, dog, cow]\n", categories=categories)
+    with pytest.raises(DataError, match="categories: id 3 is that of cat and of cow"):
+        scanned(tmp_path)
+    write_coco(tmp_path, [one()], categories=[*CATEGORIES, CATEGORIES[0]])
+    assert labels_of(tmp_path) == [[0, *MIDDLE]], "a category that is repeated"
 
 
 def test_single_cls_merges_classes_of_objects_and_crowds(tmp_path):
