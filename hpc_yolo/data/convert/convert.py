@@ -35,6 +35,7 @@ LINK, COPY, NONE = "link", "copy", "none"
 DATASET = "dataset.yaml"
 NUM_THREADS = 8
 MAX_PROBLEMS = 20
+MAX_SHOWN = 3
 NO_IMAGES = ImageIndex(FlatPaths.of(()), np.zeros((0, 2), np.int32), FlatLabels.of(()), 0, 0, ())
 
 
@@ -126,9 +127,6 @@ class _Writer:
         """Write all splits and the dataset YAML."""
         self._require_distinct()
         splits = {split: self._write_split(split, reader) for split, reader in self._readers.items()}
-        if not any(one.num_images for one in splits.values()):
-            first = "\n  ".join(self._problems[:3])
-            raise DataError(f"{self._source.source}: no image can be converted\n  {first}")
         directories = {split: str(self._images_directory(split)) for split in splits}
         content = {**self._target.yaml(list(splits), directories), "names": list(self._source.file_names)}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -207,6 +205,12 @@ class _Writer:
                 records.append(found.record)
                 num_objects += found.num_objects
                 self._lost.update(found.lost)
+        if not records:
+            first = "\n  ".join(problems[:MAX_SHOWN])
+            raise DataError(
+                f"{self._source.source}: {split}: no image can be converted, of {len(problems)}\n  {first}",
+                hint=f"correct them, or write a dataset YAML without {split}:",
+            )
         self._target.end(split, records)
         self._problems += problems
         return ConvertedSplit(num_images=len(records), num_objects=num_objects, num_left_out=len(problems))

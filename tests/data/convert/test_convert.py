@@ -115,6 +115,17 @@ def test_images_with_invalid_labels_are_left_out_and_named(tmp_path):
     assert not (tmp_path / "to2").exists()
 
 
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_split_of_which_nothing_is_left_is_an_error(yolo, tmp_path, split, kind):
+    for path in (yolo.parent / "labels" / split).glob("*.txt"):
+        path.write_text("9 0.5 0.5 0.5 0.5")
+    message = rf"(?s)d\.yaml: {split}: no image can be converted, of 3\n.*{split}1\.txt:1: class 9.*without {split}:"
+    with pytest.raises(DataError, match=message):
+        convert(find_dataset(yolo), tmp_path / "to", kind)
+    assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
+
+
 def test_boxes_beyond_the_image_are_cut_and_counted(tmp_path):
     root = make_set(tmp_path / "set")
     add(root, "a.jpg", label="0 0.1 0.5 0.4 0.5\n0 0.1 0.5 0.2 0.5\n")
