@@ -36,7 +36,6 @@ DATASET = "dataset.yaml"
 NUM_THREADS = 8
 MAX_PROBLEMS = 20
 MAX_SHOWN = 3
-NO_IMAGES = ImageIndex(FlatPaths.of(()), np.zeros((0, 2), np.int32), FlatLabels.of(()), 0, 0, ())
 
 
 class ConvertedSplit(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,11 +116,13 @@ class _Writer:
         self._source, self._readers, self._directory, self._kind = source, readers, directory, kind
         self._images, self._on_progress = images, on_progress
         self._target = _target(kind, directory, source.file_names)
+        self._reads_sizes = self._target.needs_sizes or source.format != YOLO  # which other formats have written
         self._plain = functools.cache(lambda parent: plain_directory(parent.absolute()))
         self._roots = self._find_roots()
         self._done = 0
         self._lost: Counter[str] = Counter()
         self._problems: list[str] = []
+        self._remarks: list[str] = []
 
     def write(self) -> Conversion:
         """Write all splits and the dataset YAML."""
@@ -138,7 +139,7 @@ class _Writer:
             images=self._images,
             splits=splits,
             lost={what: number for what, number in sorted(self._lost.items()) if number},
-            remarks=[remark for reader in self._readers.values() for remark in reader.remarks(NO_IMAGES)],
+            remarks=self._remarks,
             problems=self._problems[:MAX_PROBLEMS],
             is_new=True,
         )
@@ -194,7 +195,7 @@ class _Writer:
 
     def _write_split(self, split: str, reader: SplitReader) -> ConvertedSplit:
         total = sum(len(one.images) for one in self._readers.values())
-        records, num_objects, problems = [], 0, list(reader.problems)
+        images, records, num_objects, problems = [], [], 0, list(reader.problems)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             for found in pool.map(lambda image: self._write_image(split, reader, image), reader.images):
                 self._done += 1
@@ -202,9 +203,11 @@ class _Writer:
                 if isinstance(found, str):
                     problems.append(found)
                     continue
-                records.append(found.record)
-                num_objects += found.num_objects
-                self._lost.update(found.lost)
+                image, written = found
+                images.append(image._replace(objects=[]))
+                records.append(written.record)
+                num_objects += written.num_objects
+                self._lost.update(written.lost)
         if not records:
             first = "\n  ".join(problems[:MAX_SHOWN])
             raise DataError(
@@ -213,13 +216,14 @@ class _Writer:
             )
         self._target.end(split, records)
         self._problems += problems
+        self._remarks += reader.remarks(_index_of(images))
         return ConvertedSplit(num_images=len(records), num_objects=num_objects, num_left_out=len(problems))
 
-    def _write_image(self, split: str, reader: SplitReader, path: Path) -> Written | str:
-        """Write an image and its labels; return why it is left out where it cannot be read."""
+    def _write_image(self, split: str, reader: SplitReader, path: Path) -> tuple[SourceImage, Written] | str:
+        """Write an image and its labels, and return both; return why it is left out where it cannot be read."""
         try:
             objects = reader.objects(path)
-            width, height = size_of_image(str(path)) if self._target.needs_sizes else (0, 0)
+            width, height = size_of_image(str(path)) if self._reads_sizes else (0, 0)
         except ValueError as error:
             return str(error)
         except OSError as error:
@@ -227,13 +231,20 @@ class _Writer:
         name = self._name(split, path)
         if self._images != NONE:
             _place(path, self._directory / self._target.images_directory(split) / name, copies=self._images == COPY)
-        return self._target.write(split, SourceImage(path, name, width, height, objects))
+        image = SourceImage(path, name, width, height, objects)
+        return image, self._target.write(split, image)
 
 
 def _target(kind: str, directory: Path, names: Sequence[str]) -> Target:
     if kind == YOLO:
         return YoloTarget(directory)
     return CocoTarget(directory, names) if kind == COCO else VocTarget(directory, names)
+
+
+def _index_of(images: Sequence[SourceImage]) -> ImageIndex:
+    """Return the paths and sizes of `images`, to which a reader compares those that are written; without labels."""
+    shapes_hw = np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2)
+    return ImageIndex(FlatPaths.of(str(image.path) for image in images), shapes_hw, FlatLabels.of(()), 0, 0, ())
 
 
 def _require_files(readers: dict[str, SplitReader], images: str) -> None:

@@ -21,7 +21,7 @@ class SourceImage(NamedTuple):
     Attributes:
         path: its address.
         name: its path below the directory of the images of its split.
-        width, height: in pixels; 0 for a target that does not need them.
+        width, height: in pixels; 0 where neither the target needs them nor the source has them written.
         objects: its objects and crowds.
     """
 

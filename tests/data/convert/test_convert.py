@@ -1,6 +1,7 @@
 """Conversion between formats: the same labels from each, what is lost is counted, and nothing is written over."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +378,16 @@ def test_objects_of_a_repeated_entry_are_written_once(tmp_path):
     found = convert(find_dataset(tmp_path / "d.yaml"), tmp_path / "to", "yolo")
     assert (tmp_path / "to" / "labels" / "train" / "1.txt").read_text().count("\n") == 1
     assert found.splits["train"].num_objects == 1
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("source", ["coco", "voc"])
+def test_image_of_another_shape_than_is_written_is_a_remark(tmp_path, source, kind):
+    write_coco(tmp_path / "coco", [one(1), one(2)], [image(1, width=40, height=60), image(2, width=120, height=80)])
+    write_voc(tmp_path / "voc", {"1": xml_file(xml_object(), width=40, height=60), "2": xml_file(xml_object())})
+    found = convert(find_dataset(tmp_path / source / "d.yaml"), tmp_path / "to", kind)
+    remark = "1 of 2 images of another shape than is written: .*1.jpg: written as 40 x 60, and has 60 x 40 pixels"
+    assert [bool(re.search(remark, line)) for line in found.remarks].count(True) == 2, "of two splits"
 
 
 def test_ids_are_numbers_in_names_and_cocos_own_categories(tmp_path):
