@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def convert(
     with counting("converting images", None) as on_progress:
         found = write_converted(dataset, directory, kind, images=images, exist_ok=exist_ok, on_progress=on_progress)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        click.echo(json.dumps(msgspec.to_builtins(found)))  # names of files need not be UTF-8
         return
     for line in (*dataset.messages, *_remarks(found)):
         click.echo(line, err=True)

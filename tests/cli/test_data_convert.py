@@ -34,6 +34,14 @@ def test_json_has_all_of_it(tmp_path):
     assert (found["format"], found["images"], found["lost"]) == ("voc", "none", {})
 
 
+def test_json_names_files_that_are_not_utf_8(tmp_path):
+    root = make_set(tmp_path / "set")
+    add(root, "a.jpg")
+    add(root, "caf\udce9.jpg", label="9 0.5 0.5 0.5 0.5")
+    found = json.loads(run(root / "d.yaml", tmp_path / "to", "--to", "yolo", "--json").stdout)
+    assert "caf\udce9.txt:1: class 9" in found["problems"][0]
+
+
 def test_labels_alone_say_where_the_images_belong(tmp_path):
     root = make_set(tmp_path / "set")
     add(root, "a.jpg")

@@ -17,7 +17,7 @@ import yaml
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.convert.image import SourceImage, Target, Written
-from hpc_yolo.data.convert.names import require_class_names
+from hpc_yolo.data.convert.names import require_class_names, require_image_name
 from hpc_yolo.data.convert.to_coco import CocoTarget
 from hpc_yolo.data.convert.to_voc import VocTarget
 from hpc_yolo.data.convert.to_yolo import YoloTarget
@@ -126,7 +126,7 @@ class _Writer:
 
     def write(self) -> Conversion:
         """Write all splits and the dataset YAML."""
-        self._require_distinct()
+        self._require_names()
         splits = {split: self._write_split(split, reader) for split, reader in self._readers.items()}
         directories = {split: str(self._images_directory(split)) for split in splits}
         content = {**self._target.yaml(list(splits), directories), "names": list(self._source.file_names)}
@@ -165,11 +165,11 @@ class _Writer:
             raise DataError(f"{image}: would be written outside of the new directory, as {name}")
         return name
 
-    def _require_distinct(self) -> None:
-        """Refuse two images that would share their labels, and one image that a split names in two ways.
+    def _require_names(self) -> None:
+        """Refuse names that the format cannot have, shared labels, and one image that a split names in two ways.
 
         Raises:
-            DataError: naming both.
+            DataError: naming the image, or both.
         """
         seen: dict[PurePosixPath, tuple[str, Path]] = {}
         for split, reader in self._readers.items():
@@ -177,6 +177,7 @@ class _Writer:
                 seen = {}
             for image in reader.images:
                 name = self._name(split, image)
+                require_image_name(image, name, self._kind)
                 other_split, other = seen.setdefault(
                     name if self._kind == COCO else name.with_suffix(""), (split, image)
                 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.text import printable
 from hpc_yolo.data.dataset_format import COCO, VOC
+from hpc_yolo.data.voc_files import ANNOTATIONS, XML, listed_files
 
 NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML allows \r, and reads it as \n
 HINT = "write other names: into the dataset YAML, or convert to yolo, which has the numbers of classes"
@@ -36,14 +38,34 @@ def require_class_names(source: object, names: Sequence[str], kind: str) -> None
             raise DataError(f"{source}: names: class {index}, {_shown(name)}, {problem}", hint=HINT)
 
 
-def require_image_name(image: PurePath, kind: str) -> None:
-    """Refuse an image whose file name the format `kind` cannot have.
+def require_image_name(image: Path, name: PurePosixPath, kind: str) -> None:
+    """Refuse an image whose `name` in the new dataset the format `kind` cannot have.
 
     Raises:
         DataError: naming it.
     """
-    if kind in (COCO, VOC) and (problem := _problem(str(image), kind)):
-        raise DataError(f"{printable(str(image))}: the file name {problem}", hint=IMAGE_HINT)
+    if kind not in (COCO, VOC):
+        return
+    problem = _problem(str(name), kind)
+    if kind == COCO and "\\" in str(name):
+        problem = "has a backslash, which coco has between directories"
+    if problem:
+        raise DataError(f"{printable(str(image))}: its name {problem}", hint=IMAGE_HINT)
+
+
+def require_listed(path: Path, names: Sequence[str], root: Path) -> None:
+    """Refuse a list of VOC's format from which other names are read than were written.
+
+    Raises:
+        DataError: naming the first, such as one with a line break, quotes, or the suffix of an image.
+    """
+    annotations = root / ANNOTATIONS
+    wanted = [annotations / f"{name}{XML}" for name in names]
+    read = listed_files(path, root, annotations)
+    for one, found in zip_longest(wanted, read):
+        if one != found:
+            name = names[wanted.index(one)] if one is not None else names[-1]
+            raise DataError(f"the image {_shown(name)}: its name cannot be a line of a list of voc", hint=IMAGE_HINT)
 
 
 def _problem_of_class(name: str, kind: str) -> str:
@@ -66,4 +88,4 @@ def _problem(name: str, kind: str) -> str:
 
 
 def _shown(name: str) -> str:
-    return f"{printable(name)!r}"
+    return f"'{printable(name)}'"

@@ -9,6 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from hpc_yolo.data.convert.image import CROWDS_LOST, CUT, POLYGONS_LOST, ROUNDED, SourceImage, Written
+from hpc_yolo.data.convert.names import require_listed
 from hpc_yolo.data.convert.pixels import whole_pixels
 from hpc_yolo.data.formats.objects import LabelledObject, cut_box
 from hpc_yolo.data.voc_files import ANNOTATIONS, IMAGES, LISTS, SIDES, XML
@@ -49,6 +50,7 @@ class VocTarget:
         path = self._directory / self._list(split)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{name}\n" for name in records), encoding="utf-8")
+        require_listed(path, records, self._directory)
 
     def yaml(self, splits: list[str], images: Mapping[str, str]) -> dict[str, Any]:
         """Return the content of the dataset YAML; see `Target.yaml`."""

@@ -390,6 +390,35 @@ def test_image_of_another_shape_than_is_written_is_a_remark(tmp_path, source, ki
     assert [bool(re.search(remark, line)) for line in found.remarks].count(True) == 2, "of two splits"
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds", "message"),
+    [
+        ("caf\udce9.jpg", {"coco", "voc"}, r"caf\\udce9\.jpg: its name (is not UTF-8|has the character '\\udce9')"),
+        ("a\x07.jpg", {"voc"}, r"a\\x07\.jpg: its name has the character '\\x07'"),
+        ("a\nb.jpg", {"voc"}, r"the image 'a\\nb': its name cannot be a line"),
+        (" a.jpg", {"voc"}, r"the image ' a': its name cannot be a line"),
+        ("#a.jpg", {"voc"}, r"the image '#a': its name cannot be a line"),
+        ("a.png.jpg", {"voc"}, r"the image 'a\.png': its name cannot be a line"),
+        ("a\\b.jpg", {"coco"}, r"a\\b\.jpg: its name has a backslash"),
+        ("a & <b> 'é\U0001f600.jpg", set(), ""),
+    ],
+)
+def test_names_of_images_survive_or_are_refused(tmp_path, name, kinds, message):
+    root = make_set(tmp_path / "set")
+    add(root, name)
+    add(root, "other.jpg", different(1))
+    for kind in ALL:
+        if kind in kinds:
+            with pytest.raises(DataError, match=message) as caught:
+                convert(find_dataset(root / "d.yaml"), tmp_path / kind, kind)
+            assert str(caught.value).encode()
+            assert not (tmp_path / kind).exists()
+        else:
+            index = indexes(converted(root / "d.yaml", tmp_path / kind, kind))[0]
+            assert sorted(Path(path).name for path in index.paths) == sorted([name, "other.jpg"])
+            assert len(index.labels.rows) == 2
+
+
 def test_ids_are_numbers_in_names_and_cocos_own_categories(tmp_path):
     write_coco(tmp_path / "coco", [one(397133), one(25)], [image(397133), image(25)])
     converted(tmp_path / "coco" / "d.yaml", tmp_path / "to", "coco")
