@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,17 @@ def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, largest_bytes):
     assert done.returncode == 3, done.stderr
     assert "cannot be written" in done.stderr and "is the disk full?" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_working_directory_and_links_as_targets(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to("set")
+    monkeypatch.chdir(tmp_path / "set")
+    with pytest.raises(DataError, match="link: is a link to set"):
+        write_shapes_dataset(tmp_path / "link", num_train=1, num_val=1, image_size=(96, 96))
+    write_shapes_dataset(Path(), num_train=1, num_val=1, image_size=(96, 96))
+    assert (tmp_path / "set" / "dataset.yaml").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "link"}
 
 
 def test_directory_that_is_filled_meanwhile_is_left_alone(tmp_path):

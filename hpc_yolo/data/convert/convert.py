@@ -29,7 +29,7 @@ from hpc_yolo.data.formats import open_split
 from hpc_yolo.data.formats.split import SplitReader
 from hpc_yolo.data.image_size import size_of_image
 from hpc_yolo.data.labels import ImageIndex
-from hpc_yolo.data.new_directory import publish, written_aside
+from hpc_yolo.data.new_directory import publish, require_no_link, written_aside
 
 LINK, COPY, NONE = "link", "copy", "none"
 DATASET = "dataset.yaml"
@@ -273,6 +273,7 @@ def _place(source: Path, path: Path, *, copies: bool) -> None:
 
 
 def _require_new(directory: Path, *, exist_ok: bool) -> None:
+    require_no_link(directory)
     if directory.is_dir():
         if exist_ok or not any(directory.iterdir()):
             return

@@ -1,6 +1,8 @@
 """Conversion between formats: the same labels from each, what is lost is counted, and nothing is written over."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -116,6 +118,26 @@ def test_images_with_invalid_labels_are_left_out_and_named(tmp_path):
     assert not (tmp_path / "to2").exists()
 
 
+@pytest.mark.parametrize("directory", [".", "../empty"])
+def test_empty_working_directory_is_filled(yolo, tmp_path, monkeypatch, directory):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert convert(find_dataset(yolo), Path(directory), "yolo").is_new
+    assert {path.name for path in Path.cwd().iterdir()} == {"dataset.yaml", "images", "labels"}
+    assert not list(tmp_path.rglob(".*"))
+    with pytest.raises(DataError, match="exists and is not empty"):
+        convert(find_dataset(yolo), Path(directory), "yolo")
+
+
+@pytest.mark.parametrize("target", ["empty", "gone"])
+def test_link_is_not_replaced(yolo, tmp_path, target):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(DataError, match=f"link: is a link to {target}"):
+        convert(find_dataset(yolo), tmp_path / "link", "yolo", exist_ok=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"yolo", "empty", "link"}
+
+
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_split_of_which_nothing_is_left_is_an_error(yolo, tmp_path, split, kind):
@@ -181,13 +203,23 @@ def test_nothing_is_written_over(yolo, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"yolo", "to", "file"}, "nothing half-written is left"
 
 
-def test_failure_leaves_nothing(yolo, tmp_path, monkeypatch):
-    def full(*_args):
-        raise OSError(28, "No space left on device", "x")
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "is the disk full?"),
+        (errno.EDQUOT, "is the disk full?"),
+        (errno.EACCES, "give another directory"),
+        (errno.ENAMETOOLONG, "give another directory"),
+    ],
+)
+def test_failure_leaves_nothing(yolo, tmp_path, monkeypatch, number, hint):
+    def fail(*_args):
+        raise OSError(number, os.strerror(number), "x")
 
-    monkeypatch.setattr("hpc_yolo.data.convert.convert.YoloTarget.write", full)
-    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+    monkeypatch.setattr("hpc_yolo.data.convert.convert.YoloTarget.write", fail)
+    with pytest.raises(DataError, match=f"cannot be written: {os.strerror(number)}") as caught:
         converted(yolo, tmp_path / "to", "yolo")
+    assert caught.value.hint == hint
     assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
 
 
