@@ -19,12 +19,12 @@ TRIANGLE_PIXELS = [12.0, 8.0, 48.0, 12.0, 24.0, 36.0]
 SQUARE_PIXELS = [50.0, 30.0, 56.0, 30.0, 56.0, 36.0, 50.0, 36.0]
 
 
-def image(number: int, **fields: Any) -> dict[str, Any]:
+def image(number: int | str, **fields: Any) -> dict[str, Any]:
     """Return the entry of an image of 60 x 40 pixels, <number>.jpg."""
     return {"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT, **fields}
 
 
-def one(number: int = 1, category: int = 3, **fields: Any) -> dict[str, Any]:
+def one(number: int | str = 1, category: int = 3, **fields: Any) -> dict[str, Any]:
     """Return an annotation of image `number`: a box in the middle of a cat."""
     return {"image_id": number, "category_id": category, "bbox": BOX, **fields}
 

@@ -49,14 +49,17 @@ class CocoObjects:
         """Read the file.
 
         Raises:
-            DataError: it is invalid, or has none of the classes.
+            DataError: it is invalid, has none of the classes, or an `image_id` is of another type than the images' ids.
         """
         content = read_coco(path, CocoFile)
         self._path = path
         self._classes = _classes(path, content.categories, names)
         self._by_image: dict[ImageId, list[tuple[int, CocoObject]]] = {image.id: [] for image in content.images}
         self._remarks: Remarks[int] = Remarks()
+        kinds = {type(image.id) for image in content.images}
         for position, one in enumerate(content.annotations):
+            if kinds and type(one.image_id) not in kinds:
+                raise _other_kind(path, position, one.image_id, content.images[0].id)
             if one.image_id in self._by_image:
                 self._by_image[one.image_id].append((position, one))
             else:
@@ -169,6 +172,17 @@ def _classes(path: Path, categories: Sequence[CocoCategory], names: Sequence[str
             hint="write names: as the categories are called, or leave it out",
         )
     return classes
+
+
+def _other_kind(path: Path, position: int, image_id: ImageId, other: ImageId) -> DataError:
+    """Return the error of an `image_id` that is a number, where the ids of the images are text, or the other way."""
+    kind, wanted = ("text", "numbers") if isinstance(image_id, str) else ("a number", "text")
+    shown, seen = (msgspec.json.encode(one).decode() for one in (image_id, other))
+    return DataError(
+        f"{path}: annotations[{position}]: image_id {shown} is {kind}, and the ids of the images are {wanted}, "
+        f"such as {seen}",
+        hint="write image_id as the ids of the images are written",
+    )
 
 
 def _sides(where: str, one: CocoObject, polygons: Sequence[np.ndarray]) -> Sides:

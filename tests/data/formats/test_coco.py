@@ -118,6 +118,14 @@ def test_invalid_object_leaves_its_image_out(tmp_path, annotation, problem):
         (json.dumps({**WITHOUT_ANY, "images": [image(5)]}), r"none of its 1 images was found\n.*5.jpg does not exist"),
         (json.dumps({**WITHOUT_ANY, "annotations": [{"image_id": 1}]}), r"annotations\[0\]: .*category_id"),
         (json.dumps(WITHOUT_ANY).replace("15.0", "NaN"), "is not JSON"),
+        (
+            json.dumps({**WITHOUT_ANY, "images": [image("1")]}),
+            r'annotations\[0\]: image_id 1 is a number, and the ids of the images are text, such as "1"',
+        ),
+        (
+            json.dumps({**WITHOUT_ANY, "annotations": [one(), one("1")]}),
+            r'annotations\[1\]: image_id "1" is text, and the ids of the images are numbers, such as 1',
+        ),
     ],
 )
 def test_unusable_file_is_an_error_with_what_was_seen(tmp_path, content, message):
@@ -169,6 +177,11 @@ def test_images_are_found_as_exports_have_them(tmp_path, name, directory, yaml):
     (tmp_path / "d.yaml").write_text(f"format: coco\ntrain: annotations/instances_train2017.json\nval: .\n{yaml}\n")
     index = scanned(tmp_path)
     assert Path(index.paths[0]).resolve() == (tmp_path / directory / "1.jpg").resolve()
+
+
+def test_ids_of_images_may_be_text(tmp_path):
+    write_coco(tmp_path, [one("a"), one("1")], [image("a"), image("1")])
+    assert [len(labels) for labels in scanned(tmp_path).labels] == [1, 1]
 
 
 def test_image_under_two_spellings_is_one_image_with_the_objects_of_both(tmp_path):
