@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, load_dataset
 from hpc_yolo.data.voc_files import LISTS, XML
 
+SPLIT_WORDS = {
+    "test": frozenset({"test", "testing", "testdev"}),
+    "val": frozenset({"val", "valid", "validation", "minival"}),
+}
 HINT = "a dataset YAML, a COCO JSON, or a directory with ImageSets/Main or with XML files"
 
 
@@ -39,8 +44,7 @@ def _content(path: Path) -> dict[str, Any] | None:
         DataError: it is nothing that can be read.
     """
     if path.suffix.lower() == ".json":
-        split = next((name for name in reversed(SPLITS) if name in path.stem.lower()), SPLITS[0])
-        return {"format": "coco", split: str(path.absolute())}
+        return {"format": "coco", _split_of(path.stem): str(path.absolute())}
     if not path.is_dir():
         return None
     lists = path / LISTS / "Main"
@@ -57,3 +61,9 @@ def _content(path: Path) -> dict[str, Any] | None:
         if (path / name).is_file():
             raise DataError(f"{path}: is a directory", hint=f"name its dataset YAML: {path / name}")
     raise DataError(f"{path}: is a directory without annotations that can be read", hint=HINT)
+
+
+def _split_of(stem: str) -> str:
+    """Return the split that a word in the name of a COCO file stands for: val of instances_val2017; else train."""
+    words = set(re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).lower()))
+    return next((split for split, meant in SPLIT_WORDS.items() if words & meant), SPLITS[0])

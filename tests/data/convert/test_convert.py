@@ -379,6 +379,31 @@ def test_source_may_be_a_yaml_or_files_of_a_format(tmp_path, path, splits):
 
 
 @pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_train2017", "train"),
+        ("instances_val2017", "val"),
+        ("image_info_test-dev2017", "test"),
+        ("instances_minival2014", "val"),
+        ("image_info_testdev2017", "test"),
+        ("train_latest", "train"),
+        ("contest", "train"),
+        ("trainval", "train"),
+        ("interval_1", "train"),
+        ("validation", "val"),
+        ("my.Valid.v2", "val"),
+        ("instancesVal", "val"),
+        ("TEST", "test"),
+        ("_annotations.coco", "train"),
+    ],
+)
+def test_words_in_the_name_of_a_coco_file_are_its_split(tmp_path, name, split):
+    (tmp_path / f"{name}.json").write_text(write_coco(tmp_path, [one()]).with_name("a.json").read_text())
+    dataset = find_dataset(tmp_path / f"{name}.json")
+    assert [one for one in ("train", "val", "test") if dataset.split(one)] == [split]
+
+
+@pytest.mark.parametrize(
     ("path", "message"),
     [
         ("gone.yaml", "there is no dataset"),
