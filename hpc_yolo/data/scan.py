@@ -5,7 +5,9 @@ An image with a problem is left out and reported with file and line; the run con
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,7 +31,11 @@ from hpc_yolo.data.labels import MAX_PROBLEMS, NO_CROWDS, Crowds, Examples, Find
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan_cache import cached
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
+# Errors after which nothing is known of a file: left out of the scan, it would be missing from the cache for everyone.
+FILE_SYSTEM_FAILS = frozenset(
+    (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN)
+)
 NUM_THREADS = 8
 
 ONE_CLASS = np.array([0, 1, 1, 1, 1], dtype=np.float32)
@@ -64,7 +70,8 @@ def scan_split(
         needs_labels: refuse a split in which no image has an object.
 
     Raises:
-        DataError: the split is missing or empty, no image is usable, or none has labels although they are needed.
+        DataError: the split is missing or empty, no image is usable, none has labels although they are needed, or the
+            file system fails.
     """
     prepare_decoder()
     reader = open_split(dataset, split)
@@ -182,6 +189,12 @@ def _check(image: Path, reader: SplitReader) -> _CheckedImage:
     except ValueError as error:
         return _CheckedImage(problem=str(error))
     except OSError as error:
+        # Those that archives raise for damaged members have a text of their own.
+        if error.errno in FILE_SYSTEM_FAILS and error.strerror == os.strerror(error.errno):
+            hint = (
+                "try again when the file system answers; remove a file that can never be read, or take it off the list"
+            )
+            raise DataError(describe_os_error(image, error), hint=hint) from error
         return _CheckedImage(problem=describe_os_error(image, error))
 
 

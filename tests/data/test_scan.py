@@ -290,3 +290,18 @@ def test_ctrl_c_ends_a_scan_without_reading_the_rest(directory, monkeypatch):
         scan(directory, on_progress=interrupt)
     assert len(read) < num_images
     assert not list((directory / "labels").glob(".*.npz")), "half a scan was kept"
+
+
+def test_failure_of_the_file_system_leaves_no_image_out(directory):
+    """The cache, which other runs and users read, would lack the image for as long as no file changes."""
+    image = directory / "images" / "train" / "x.jpg"
+    add(directory, "x.jpg")
+    image.unlink()
+    image.symlink_to("/proc/self/mem")  # whose first page cannot be read
+    with pytest.raises(DataError, match="Input/output error") as raised:
+        scan(directory)
+    assert "try again" in str(raised.value)
+    assert not list(directory.rglob("*.npz"))
+    image.unlink()
+    image.write_bytes(JPEG)
+    assert scan(directory).num_images == 2

@@ -57,7 +57,7 @@ def require_listed(path: Path, names: Sequence[str], root: Path) -> None:
     """Refuse a list of VOC's format from which other names are read than were written.
 
     Raises:
-        DataError: naming the first, such as one with a line break, quotes, or the suffix of an image.
+        DataError: naming the first, such as one with a line break.
     """
     annotations = root / ANNOTATIONS
     wanted = [annotations / f"{name}{XML}" for name in names]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, HpcYoloError
 from hpc_yolo.data.contents import read_content
 from hpc_yolo.data.copies import reading_copies
 from hpc_yolo.data.dataset import load_dataset
@@ -97,7 +97,7 @@ def test_shard_that_cannot_be_opened_gives_unreadable_images(packed, monkeypatch
         raise OSError(code, "reason of the system")
 
     monkeypatch.setattr("hpc_yolo.data.pack.index.open_file", fail)
-    with pytest.raises(DataError, match=r"background.jpg: cannot be read: reason of the system"):
+    with pytest.raises(HpcYoloError, match=r"background.jpg: cannot be read: reason of the system"):
         read_image(index.paths[0])
     (problem,) = verify_set(packed)
     assert "train-00000.tar: is damaged: 3 images: images/train/background.jpg" in problem
