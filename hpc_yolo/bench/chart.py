@@ -10,9 +10,9 @@ from hpc_yolo.plots.chart import Chart, Line
 
 
 def commit_charts(records: Sequence[BenchRecord]) -> list[Chart]:
-    """Return a chart for each benchmark: time over that of its reference, by record, with a line for each work.
+    """Return a chart for each benchmark: time over that of its reference, by record, a line for each work.
 
-    Quick records have other work, and are left out where there are whole ones.
+    [] without timings. Quick records have other work, and are left out where there are whole ones.
     """
     whole = [record for record in records if not record.is_quick] or list(records)
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -34,6 +34,7 @@ def commit_charts(records: Sequence[BenchRecord]) -> list[Chart]:
             y_bounds=(0.0, None),
         )
         for bench, lines in points.items()
+        if lines
     ]
 
 

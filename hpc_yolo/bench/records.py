@@ -9,13 +9,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.files import write_atomic
 
 FORMAT = "hpc-yolo benchmarks 1"
+LEAST_S, MOST_S = 1e-9, 1e9  # of a round: a time of zero has no ratio, and sums of times stay finite
+
+Seconds = Annotated[list[Annotated[float, Meta(ge=LEAST_S, le=MOST_S)]], Meta(min_length=1)]
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +33,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    amount: float
+    amount: Annotated[float, Meta(gt=0)]
     unit: str
-    seconds: list[float]
+    seconds: Seconds
 
     @property
     def median_s(self) -> float:
@@ -51,9 +56,15 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     bench: str
     clock: str
     reference: str
-    reference_s: list[float]
-    again_s: list[float]
+    reference_s: Seconds
+    again_s: Seconds
     timings: list[Timing]
+
+    def __post_init__(self) -> None:
+        """Check that everything was timed in each round; a ValueError otherwise."""
+        rounds = {len(seconds) for seconds in (self.again_s, *(timing.seconds for timing in self.timings))}
+        if rounds != {len(self.reference_s)}:
+            raise ValueError(f"{self.bench}: the lists of seconds must have one length, that of the rounds")
 
     @property
     def noise(self) -> float:
@@ -135,7 +146,7 @@ def read_record(path: Path) -> BenchRecord:
         record = msgspec.json.decode(path.read_bytes(), type=BenchRecord)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: is no record of benchmarks: {error}", hint=hint) from error
     if record.format != FORMAT:
         raise DataError(f"{path}: is of the form {record.format!r}; this version reads {FORMAT!r}", hint=hint)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpc_yolo.bench.records import BenchResult, Timing
+from hpc_yolo.bench.records import LEAST_S, BenchResult, Timing
 
 Clock = Literal["cpu", "wall"]
 OnRound = Callable[[str, int, int], None]
@@ -51,7 +51,7 @@ def measure(bench: str, works: Sequence[Work], reference: Work, rounds: Rounds, 
         for column, work in zip(columns, (reference, *works, reference), strict=True):
             started_s = read_s()
             work.run()
-            column.append(max(read_s() - started_s, 1e-9))
+            column.append(max(read_s() - started_s, LEAST_S))
         rounds.on_round(bench, number + 1, rounds.number + 1)
     first, *timed, again = (column[1:] for column in columns)
     timings = [

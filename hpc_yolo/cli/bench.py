@@ -111,8 +111,12 @@ def chart(directory: Path, output: Path) -> None:
     from hpc_yolo.bench.chart import commit_charts
     from hpc_yolo.plots.figures import write_charts  # imports matplotlib
 
+    charts = commit_charts(records)
+    if not charts:
+        hint = f"hpc-yolo bench all --save {directory} measures some"
+        raise DataError(f"{directory}: nothing to draw, the records there have no timings", hint=hint)
     try:
-        write_charts(output, commit_charts(records))
+        write_charts(output, charts)
     except OSError as error:
         raise DataError(f"{output}: cannot be written: {error.strerror}", hint="give another --output") from error
     click.echo(f"{output}: {len(records)} records, {name_of(records[0])} to {name_of(records[-1])}")

@@ -38,6 +38,15 @@ def test_written_record_is_read_again(tmp_path):
     assert read_record(path) == written
 
 
+def damaged(work=(1.0, 1.0), reference=(1.0, 1.0), again=(1.0, 1.0), amount=1.0):
+    """Return the bytes of a record of two rounds with these values."""
+    values = msgspec.to_builtins(record(result([1.0, 1.0])))
+    (one,) = values["results"]
+    one |= {"reference_s": reference, "again_s": again}
+    one["timings"][0] |= {"seconds": work, "amount": amount}
+    return msgspec.json.encode(values)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -45,8 +54,21 @@ def test_written_record_is_read_again(tmp_path):
         (b"{", "is no record of benchmarks"),
         (b'{"device": "H100"}', "is no record of benchmarks"),
         (msgspec.json.encode(msgspec.structs.replace(record(), format="other 9")), "other 9"),
+        (damaged(work=[]), "length >= 1"),
+        (damaged(work=[1.0]), "must have one length"),
+        (damaged(again=[1.0]), "must have one length"),
+        (damaged(work=[], reference=[], again=[]), "length >= 1"),
+        (damaged(work=[0.0, 1.0]), r"timings\[0\].seconds\[0\]"),
+        (damaged(work=[1.0, -1.0]), r"timings\[0\].seconds\[1\]"),
+        (damaged(reference=[0.0, 0.0]), r"reference_s\[0\]"),
+        (damaged(work=[1e308, 1.0]), "<= 1000000000"),
+        (damaged(amount=0.0), "amount"),
+        (b'{"x":' + 100_000 * b"[", "is no record of benchmarks"),
     ],
-    ids=["missing", "no JSON", "other JSON", "other form"],
+    ids=[
+        *("missing", "no JSON", "other JSON", "other form", "no seconds", "a round missing", "no second reference"),
+        *("no rounds", "zero", "negative", "zero reference", "huge", "no work", "deep"),
+    ],
 )
 def test_file_that_is_no_record_is_named(tmp_path, content, message):
     path = tmp_path / "x.json"

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from bench_records import record, result
 from click.testing import CliRunner
@@ -128,3 +129,11 @@ def test_chart_draws_the_records_of_a_directory(tmp_path):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "2 records, c1 to c2" in done.output
+
+
+@pytest.mark.parametrize("drawn", [record(), record(msgspec.structs.replace(result(QUIET), timings=[]))])
+def test_chart_without_timings_says_that_there_is_nothing_to_draw(tmp_path, drawn):
+    write_record(tmp_path, drawn)
+    failed = call("chart", tmp_path, "--output", tmp_path / "out.png")
+    assert isinstance(failed.exception, DataError)
+    assert "nothing to draw" in str(failed.exception)
