@@ -10,8 +10,11 @@ from pathlib import Path
 import msgspec
 
 from hpc_yolo.cluster.jobs import JobWatch, alive_jobs, current_jobs, stop_jobs
-from hpc_yolo.core.errors import SpecError, TrainingError
-from hpc_yolo.launch.plan import Plan
+from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.core.errors import RunError, SpecError, TrainingError
+from hpc_yolo.launch.local_gpus import chosen_gpus, visible_gpus
+from hpc_yolo.launch.plan import Plan, choose_executor
+from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.submit import submit
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
@@ -20,6 +23,8 @@ from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 
 POLL_S = 0.5
+SPEED_OF_TRAIN = ("epochs", "device", "cuda_graphs", "workers", "cache", "augment_device")
+SPEED_OF_CLUSTER = ("nodes", "gpus_per_node", "gpu_type", "tasks_per_node", "cpus_per_task", "env")
 
 
 def usual_ranks(spec: Spec) -> list[int]:
@@ -81,6 +86,55 @@ def _with_ranks(cluster: ClusterSpec, ranks: int) -> ClusterSpec:
     if cluster.gpus_per_node:
         return msgspec.structs.replace(cluster, nodes=ranks // on_node, gpus_per_node=on_node, tasks_per_node=None)
     return msgspec.structs.replace(cluster, nodes=ranks // on_node, tasks_per_node=on_node)
+
+
+def require_ranks(plan: Plan, ranks: int) -> None:
+    """Check that `plan` has `ranks` ranks, on GPUs where its spec requests some: a run on this machine may have fewer.
+
+    Raises:
+        SpecError: so many do not fit.
+    """
+    wants_gpus = plan.spec.cluster.gpus_per_node > 0
+    if plan.uses_slurm or (plan.world_size == ranks and (plan.gpus_per_node == ranks or not wants_gpus)):
+        return
+    asked = f"--ranks {ranks}:"
+    if plan.executor == "debug":
+        raise SpecError(f"{asked} executor debug runs 1 rank", hint="--set cluster.executor=local")
+    if not wants_gpus:
+        most = len(os.sched_getaffinity(0))
+        raise SpecError(f"{asked} each rank needs a core, and {most} fit this machine", hint=f"--ranks up to {most}")
+    device = plan.spec.train.device
+    most = len(chosen_gpus(device, visible_gpus(current_environment())))
+    raise SpecError(
+        f"{asked} each rank needs a GPU, and {most} fit this machine with train.device {device}",
+        hint=f"--ranks up to {most}" if most else "--set cluster.gpus_per_node=0 --ranks 1,2 measures ranks on CPUs",
+    )
+
+
+def require_same_conditions(plan: Plan) -> None:
+    """Check that a run of an earlier call ran under the conditions of `plan`, in what decides its speed.
+
+    What decides what it learns is checked when the plan is made.
+
+    Raises:
+        RunError: it did not; the message has the fields that differ.
+    """
+    if not plan.run.exists:
+        return
+    before, now = _conditions(submitted_spec(plan.run)), _conditions(plan.spec)
+    changed = [f"{field}: {before[field]} -> {now[field]}" for field in now if before[field] != now[field]]
+    if changed:
+        raise RunError(
+            f"{plan.run.path}: was measured under other conditions ({', '.join(changed)})",
+            hint=f"remove {plan.run.path.parent}, or measure under another name with --set name=NAME",
+        )
+
+
+def _conditions(spec: Spec) -> dict[str, object]:
+    """Return the fields that decide the speed of a run and may differ between its attempts, by dotted name."""
+    train = {f"train.{name}": getattr(spec.train, name) for name in SPEED_OF_TRAIN}
+    cluster = {f"cluster.{name}": getattr(spec.cluster, name) for name in SPEED_OF_CLUSTER}
+    return {"executor": choose_executor(spec.cluster.executor)[0], **train, **cluster}
 
 
 def is_finished(run: RunDirectory) -> bool:

@@ -17,7 +17,7 @@ from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.units import counted, short_bytes
-from hpc_yolo.launch.plan import Plan, make_plan
+from hpc_yolo.launch.plan import Plan, choose_executor, make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
@@ -52,7 +52,8 @@ def scaling(
     """Train SPEC with 1, 2, 4, 8 … GPUs, or CPU ranks, for a few epochs each, and print how it scales.
 
     The runs are submitted as any run, into <output>/<name>-scaling/: as Slurm jobs at once, on this machine one after
-    another. Each rank has as many images as in SPEC. Called again, runs that have finished are not trained again.
+    another. Each rank has as many images as in SPEC. Called again, runs that have finished are not trained again;
+    with other conditions (epochs, threads ...) it is refused.
 
     Epochs are medians without the first. ideal: images a second of the fewest ranks, in proportion. communication: what
     a step takes more than with the fewest ranks, waits for images left out; it contains waits for slower ranks.
@@ -103,15 +104,24 @@ def _numbers(written: str | None, spec: Spec) -> list[int]:
 
 
 def _plans(spec: Spec, numbers: list[int], *, epochs: int, same_batch: bool) -> list[Plan]:
-    from hpc_yolo.bench.scaling_runs import scaled_spec
+    """Return the plans of the runs.
 
-    is_local = not make_plan(spec).uses_slurm
+    Raises:
+        SpecError: a number of ranks does not fill nodes, or does not fit this machine.
+        RunError: an earlier call measured one of them under other conditions.
+    """
+    from hpc_yolo.bench.scaling_runs import require_ranks, require_same_conditions, scaled_spec
+
+    is_local = choose_executor(spec.cluster.executor)[0] != "slurm"
     plans = []
     for ranks in numbers:
         scaled = scaled_spec(
             spec, ranks, epochs=epochs, is_local=is_local, same_batch=same_batch, most_ranks=numbers[-1]
         )
-        plans.append(at_site(make_plan(scaled), dry_run=False)[0])
+        plan = make_plan(scaled)
+        require_ranks(plan, ranks)
+        require_same_conditions(plan)
+        plans.append(at_site(plan, dry_run=False)[0])
     return plans
 
 
@@ -159,9 +169,9 @@ def _notes(plan: Plan, table: list[Scaling], bandwidth: float | None) -> list[st
     if table[-1].ring_bytes:
         ring = f"a ring all-reduce sends {short_bytes(table[-1].ring_bytes)} of gradients from each rank at every step"
         notes.append(ring + ("" if bandwidth else "; --bandwidth GB/S adds the limit that follows"))
-    if not plan.uses_slurm and not plan.gpus_per_node:
-        threads = plan.spec.cluster.env.get("OMP_NUM_THREADS")
-        notes.append(f"each rank has {counted(int(threads or 1), 'thread')} and loads its own images")
+    threads = plan.spec.cluster.env.get("OMP_NUM_THREADS")
+    if not plan.uses_slurm and not plan.gpus_per_node and threads is not None:
+        notes.append(f"each rank loads its own images, with OMP_NUM_THREADS={threads}")
     return notes
 
 
