@@ -16,12 +16,13 @@ from hpc_yolo.bench.rounds import cpu_s
 from hpc_yolo.bench.threads import one_thread
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.dataset_source import source_of
+from hpc_yolo.data.decoded import plan_slots
 from hpc_yolo.data.flat import FlatLabels, FlatPaths
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader
 from hpc_yolo.data.polygons import Outlines
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.forecast.input_rate import InputRate
+from hpc_yolo.forecast.input_rate import InputRate, conditions
 from hpc_yolo.spec.data import WINDOW
 from hpc_yolo.spec.hyperparameters import load_hyperparameters
 from hpc_yolo.spec.schema import Spec
@@ -42,16 +43,18 @@ def measure_input(spec: Spec, on_progress: Callable[[int, int], None]) -> InputR
     Raises:
         DataError: the dataset cannot be read.
     """
-    index = sample_of(scan_split(load_dataset(source_of(spec.data)), "train", on_progress))
+    dataset = load_dataset(source_of(spec.data))
+    train, val = (scan_split(dataset, split, on_progress) for split in ("train", "val"))
+    index = sample_of(train)
     with one_thread():
         return InputRate(
             data=spec.data.described,
-            imgsz=spec.train.imgsz,
             cpu=cpu_model(),
             files_s=_seconds_of_image(spec, index, in_memory=False),
             memory_s=_seconds_of_image(spec, index, in_memory=True),
             time=time.time(),
-            augment_device=spec.train.augment_device,
+            decoded_bytes=sum(plan_slots(each.shapes_hw, spec.train.imgsz).total_bytes for each in (train, val)),
+            **conditions(spec),
         )
 
 

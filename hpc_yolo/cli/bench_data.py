@@ -21,15 +21,19 @@ from hpc_yolo.forecast.input_rate import (
     add_rate,
     input_images_per_s,
     input_warning,
+    is_in_memory,
     known_images_per_s,
     loaders_per_rank,
 )
-from hpc_yolo.launch.input_warning import cores_per_rank
+from hpc_yolo.launch.input_warning import cores_per_rank, node_bytes
 from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.progress import counting
 from hpc_yolo.spec.load import load_spec
+
+# What train.cache: auto does with the decoded images.
+CACHED = {True: ", in memory", False: ", from files", None: ", from files; more if it finds room in memory"}
 
 
 @click.command(short_help="Training and validation images a second of one core; whether input feeds the GPUs of SPEC.")
@@ -84,19 +88,20 @@ def data(
 
 def values_of(plan: Plan, rate: InputRate) -> dict[str, object]:
     """Return what was measured and what follows from it, for scripts."""
-    cores = cores_per_rank(plan)
+    cores, memory_bytes = cores_per_rank(plan), node_bytes(plan)
     return {
         **msgspec.to_builtins(rate),
         "loaders_per_rank": loaders_per_rank(plan.spec, cores),
-        "input_images_per_s": input_images_per_s(rate, plan.spec, plan.world_size, cores),
+        "input_images_per_s": input_images_per_s(rate, plan.spec, plan.world_size, cores, memory_bytes),
+        "is_in_memory": is_in_memory(plan.spec, rate, memory_bytes),
         "gpu_images_per_s": known_images_per_s(plan.spec, plan.world_size),
-        "warning": input_warning(rate, plan.spec, plan.world_size, cores),
+        "warning": input_warning(rate, plan.spec, plan.world_size, cores, memory_bytes),
     }
 
 
 def lines_of(plan: Plan, rate: InputRate) -> Iterator[tuple[str, str]]:
     """Yield (subject, text) of what was measured and what follows from it."""
-    cores, spec = cores_per_rank(plan), plan.spec
+    cores, memory_bytes, spec = cores_per_rank(plan), node_bytes(plan), plan.spec
     loaders = loaders_per_rank(spec, cores)
     yield "one core", f"{1 / rate.files_s:,.0f} images/s from files, {1 / rate.memory_s:,.0f} from memory, {rate.cpu}"
     whose = f"{loaders} loader processes" if loaders != 1 else "1 loader process"
@@ -105,13 +110,14 @@ def lines_of(plan: Plan, rate: InputRate) -> Iterator[tuple[str, str]]:
         if loaders
         else "the tasks load the images beside training"
     )
-    given = input_images_per_s(rate, spec, plan.world_size, cores)
-    yield "input", f"{given:,.0f} images/s: {each}, train.cache {spec.train.cache}"
+    given = input_images_per_s(rate, spec, plan.world_size, cores, memory_bytes)
+    cached = CACHED[is_in_memory(spec, rate, memory_bytes)] if spec.train.cache == "auto" else ""
+    yield "input", f"{given:,.0f} images/s: {each}, train.cache {spec.train.cache}{cached}"
     demand = known_images_per_s(spec, plan.world_size)
     if demand is None:
         yield "GPUs", "their speed with this model is not known here; a run of yours shows its waits: hpc-yolo status"
     else:
         yield "GPUs", f"can train {demand:,.0f} images/s: {100 * min(given / demand, 1):.0f} % of that is fed"
-    warning = input_warning(rate, spec, plan.world_size, cores)
+    warning = input_warning(rate, spec, plan.world_size, cores, memory_bytes)
     if warning is not None:
         yield "warning", warning.removeprefix("input: ")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+from hpc_yolo.core.units import parse_mem_bytes
+from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.forecast.input_rate import FILE_NAME, find_rate, input_warning, waiting_warning
 from hpc_yolo.launch.plan import Plan
 
@@ -22,7 +25,7 @@ def input_warnings(plan: Plan, waited: tuple[str, float] | None, state: Path) ->
     if waited is not None:
         found = waiting_warning(*waited, plan.spec, cores)
     elif (state / FILE_NAME).exists() and (rate := find_rate(state, plan.spec)) is not None:
-        found = input_warning(rate, plan.spec, plan.world_size, cores)
+        found = input_warning(rate, plan.spec, plan.world_size, cores, node_bytes(plan))
     return [] if found is None else [found]
 
 
@@ -31,3 +34,22 @@ def cores_per_rank(plan: Plan) -> int:
     if plan.uses_slurm:
         return plan.spec.cluster.cpus_per_task
     return max(len(os.sched_getaffinity(0)) // plan.tasks_per_node, 1)
+
+
+def node_bytes(plan: Plan) -> int | None:
+    """Return the memory of each node: as requested from Slurm, or what is free here; None where it is not known."""
+    if not plan.uses_slurm:
+        with contextlib.suppress(OSError):  # no Linux
+            return available_bytes()
+        return None
+    cluster = plan.spec.cluster
+    tasks = cluster.num_tasks_per_node
+    for text, number in (
+        (cluster.mem, 1),
+        (cluster.mem_per_cpu, cluster.cpus_per_task * tasks),
+        (cluster.mem_per_gpu, cluster.gpus_per_node),
+    ):
+        with contextlib.suppress(ValueError):  # 0 is all of a node, of unknown size
+            if text is not None:
+                return parse_mem_bytes(text) * number
+    return None

@@ -9,6 +9,7 @@ from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegati
 
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
 DEVICE_ALLOWED = "auto, cpu, or numbers of GPUs such as 0,1"
+AUTO_CACHE_FRACTION = 0.25  # of the free memory, into which all decoded images must fit with train.cache: auto
 MEASURED_BATCH = -1  # train.batch: as many images as fit
 
 

@@ -27,10 +27,11 @@ from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.events import AnyEvent, ImagesCached, WarningRaised
+from hpc_yolo.spec.train import AUTO_CACHE_FRACTION
 
 CACHE_MEMORY_FRACTION = 0.8  # workers, batches and the page cache need memory too
 # The part of the free bytes into which all images must fit; those of `ram` need not.
-FRACTIONS = {"auto": 0.25, "ram": math.inf, "disk": 0.9}
+FRACTIONS = {"auto": AUTO_CACHE_FRACTION, "ram": math.inf, "disk": 0.9}
 OFF = "off"
 NO_FILE = FileOfProcess(0, 0, 0)
 

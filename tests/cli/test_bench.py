@@ -46,10 +46,12 @@ def test_input_of_a_spec_is_measured_and_left_for_submit(tmp_path, monkeypatch):
     done = call("data", *options, "--set", "cluster.executor=local")
     assert done.exit_code == 0, done.output
     assert "images/s from files" in done.output
+    assert "train.cache auto, in memory" in done.output
     values = json.loads(call("data", *options, "--set", "cluster.executor=local", "--json").stdout)
     assert values["files_s"] > 0
     assert values["memory_s"] > 0
-    assert (values["imgsz"], values["data"]) == (64, str(data))
+    assert (values["imgsz"], values["data"], values["is_in_memory"]) == (64, str(data), True)
+    assert 18 * 64 * 48 * 3 <= values["decoded_bytes"] < 300_000
     assert len((tmp_path / "hpc-yolo" / "input_rates.jsonl").read_text().splitlines()) == 2
 
 

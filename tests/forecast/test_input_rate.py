@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 
 from hpc_yolo.forecast.input_rate import (
+    OF_LEARNING,
     InputRate,
     add_rate,
+    conditions,
     find_rate,
     input_images_per_s,
     input_warning,
+    is_in_memory,
     known_images_per_s,
     loaders_per_rank,
     remedy,
     waiting_warning,
 )
 from hpc_yolo.spec.data import DataSpec
+from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.train import TrainSpec
 
@@ -46,7 +52,7 @@ def spec(
 
 def rate(**changes):
     values = {"data": "coco.yaml", "imgsz": 640, "cpu": "x", "files_s": SLOW, "memory_s": SLOW / 4, "time": 1.0}
-    return InputRate(**(values | changes))
+    return InputRate(**(values | conditions(spec()) | changes))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +133,8 @@ def test_run_that_waited_is_named_beyond_a_limit():
 
 
 def test_remedy_of_a_spec_that_has_everything_is_other_images():
-    assert remedy(spec(workers=8, cache="ram"), 8, 1.0) == "no setting of the spec helps; smaller or packed images do"
+    found = remedy(spec(workers=8, cache="ram"), 8, 1.0, in_memory=True)
+    assert found == "no setting of the spec helps; smaller or packed images do"
 
 
 def test_newest_measurement_of_the_dataset_counts_before_others(tmp_path):
@@ -138,12 +145,63 @@ def test_newest_measurement_of_the_dataset_counts_before_others(tmp_path):
     assert find_rate(state, spec()).files_s == 0.5
     assert find_rate(state, spec(data="new.yaml")).data == "other.yaml"
     assert find_rate(state, spec(imgsz=1280)) is None
-    on_gpu = msgspec.structs.replace(spec(), train=TrainSpec(augment_device="gpu"))
-    assert find_rate(state, on_gpu) is None, "its loaders have other work"
-    add_rate(state, rate(time=3.0, augment_device="gpu"))
-    assert find_rate(state, on_gpu).time == 3.0 and find_rate(state, spec()).time == 2.0
 
 
-def test_file_of_another_form_is_no_measurement(tmp_path):
-    (tmp_path / "input_rates.jsonl").write_text('{"imgsz": "x"}\n')
+@pytest.mark.parametrize(
+    "changed",
+    [
+        spec(augment_device="gpu"),
+        spec(rect=True),
+        spec(window=True),
+        spec(hyp="scratch-high"),
+        spec(hyp_overrides={"mosaic": 0.0}),
+    ],
+    ids=["augmentation on the GPU", "rect", "window partners", "other hyperparameters", "no mosaics"],
+)
+def test_measurement_counts_for_the_same_work_alone(tmp_path, changed):
+    add_rate(tmp_path, rate())
+    assert find_rate(tmp_path, changed) is None
+    add_rate(tmp_path, rate(time=3.0, **conditions(changed)))
+    assert find_rate(tmp_path, changed).time == 3.0
+    assert find_rate(tmp_path, spec()).time == 1.0
+
+
+def test_hyperparameters_of_learning_change_no_measurement(tmp_path):
+    add_rate(tmp_path, rate())
+    assert find_rate(tmp_path, spec(hyp_overrides={"lr0": 0.02, "close_mosaic": 5})) is not None
+    assert set(msgspec.structs.asdict(Hyperparameters())) >= OF_LEARNING
+
+
+@pytest.mark.parametrize(
+    "line", [{"imgsz": "x"}, {"files_s": 0.0}, {"augmentation": ""}], ids=["another form", "no time", "older version"]
+)
+def test_line_that_is_no_measurement_leaves_the_others(tmp_path, line):
+    path = tmp_path / "input_rates.jsonl"
+    path.write_text(json.dumps(msgspec.to_builtins(rate(time=9.0)) | line) + "\n")
     assert find_rate(tmp_path, spec()) is None
+    add_rate(tmp_path, rate())
+    assert find_rate(tmp_path, spec()).time == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "changes", "node_bytes", "expected"),
+    [
+        (spec(cache="auto"), {"decoded_bytes": 25}, 100, True),
+        (spec(cache="auto"), {"decoded_bytes": 26}, 100, False),
+        (spec(cache="auto"), {"decoded_bytes": 25}, None, None),
+        (spec(cache="auto"), {}, 100, None),
+        (spec(cache="auto"), {"decoded_bytes": 25, "data": "other.yaml"}, 100, None),
+        (spec(cache="disk"), {}, None, True),
+        (spec(cache="none"), {"decoded_bytes": 25}, 100, False),
+    ],
+    ids=["a quarter", "more", "memory not known", "older version", "other dataset", "disk", "none"],
+)
+def test_images_are_in_memory_as_the_cache_decides(one, changes, node_bytes, expected):
+    measured = rate(**changes)
+    assert is_in_memory(one, measured, node_bytes) is expected
+    seconds = SLOW / 4 if expected else SLOW
+    assert input_images_per_s(measured, one, 1, 8, node_bytes) == pytest.approx(8 / seconds)
+    warning = input_warning(measured, one, 4, 8, node_bytes)
+    assert (warning is None) == bool(expected)
+    assert ("more if cache: auto finds room" in (warning or "")) == (expected is None)
+    assert ("train.cache=ram if auto finds no room" in (warning or "")) == (expected is None)

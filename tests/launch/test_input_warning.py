@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from hpc_yolo.forecast.input_rate import InputRate, add_rate
-from hpc_yolo.launch.input_warning import input_warnings
+from hpc_yolo.forecast.input_rate import InputRate, add_rate, conditions
+from hpc_yolo.launch.input_warning import input_warnings, node_bytes
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.train import TrainSpec
 
+GIB = 2**30
 PLAN = SimpleNamespace(
     spec=Spec(
         name="a",
@@ -28,7 +31,8 @@ PLAN = SimpleNamespace(
 
 @pytest.fixture
 def state(tmp_path):
-    rate = InputRate(data="coco.yaml", imgsz=640, cpu="x", files_s=0.01, memory_s=0.001, time=1.0)
+    values = {"data": "coco.yaml", "cpu": "x", "files_s": 0.01, "memory_s": 0.001, "time": 1.0}
+    rate = InputRate(**values, **conditions(PLAN.spec), decoded_bytes=GIB)
     add_rate(tmp_path, rate)
     return tmp_path
 
@@ -47,3 +51,41 @@ def test_run_that_was_measured_decides(state, wait, number):
 def test_without_runs_the_measured_loaders_decide(state):
     (found,) = input_warnings(PLAN, None, state)
     assert "32 loader processes give about 3,200 images/s" in found
+
+
+def plan_of(cache="auto", **cluster):
+    plan = copy.copy(PLAN)
+    replace = msgspec.structs.replace
+    plan.spec = replace(
+        PLAN.spec,
+        train=replace(PLAN.spec.train, cache=cache),
+        cluster=replace(PLAN.spec.cluster, **cluster),
+    )
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({"mem": "64G"}, 64 * GIB),
+        ({"mem_per_cpu": "2G"}, 64 * GIB),
+        ({"mem_per_gpu": "2G"}, 8 * GIB),
+        ({"mem": "0"}, None),
+        ({}, None),
+    ],
+    ids=["of a node", "of cores", "of GPUs", "all of a node", "left to the site"],
+)
+def test_memory_of_a_node_is_that_of_the_request(cluster, expected):
+    assert node_bytes(plan_of(**cluster)) == expected
+
+
+def test_memory_of_a_local_run_is_what_is_free_here(monkeypatch):
+    monkeypatch.setattr("hpc_yolo.launch.input_warning.available_bytes", lambda: 7)
+    plan = plan_of(mem="64G")
+    plan.uses_slurm = False
+    assert node_bytes(plan) == 7
+
+
+@pytest.mark.parametrize(("mem", "number"), [("4G", 0), ("3G", 1)], ids=["fit", "do not fit"])
+def test_images_that_auto_keeps_in_memory_are_no_warning(state, mem, number):
+    assert len(input_warnings(plan_of(mem=mem), None, state)) == number
