@@ -26,10 +26,11 @@ from hpc_yolo.forecast.input_rate import (
     loaders_per_rank,
 )
 from hpc_yolo.launch.input_warning import cores_per_rank, node_bytes
-from hpc_yolo.launch.plan import Plan, make_plan
+from hpc_yolo.launch.plan import Plan, make_plan, require_no_sweep
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.progress import counting
+from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.load import load_spec
 
 # What train.cache: auto does with the decoded images.
@@ -69,7 +70,9 @@ def data(
     if quick or num_rounds or directory:
         raise click.UsageError("--quick, --rounds and --save are for the drawn images, without SPEC")
     spec = with_filled_name(with_located_weights(load_spec(spec_path, overrides, site_lookup())))
-    plan, _ = at_site(make_plan(spec), dry_run=True)
+    require_no_sweep(spec)
+    run = RunDirectory(Path(spec.output).absolute() / spec.name)  # nothing is submitted: it may have another spec
+    plan, _ = at_site(make_plan(spec, run=run), dry_run=True)
 
     from hpc_yolo.bench.input import measure_input  # imports torch
 

@@ -15,8 +15,12 @@ from hpc_yolo.bench.records import read_records, write_record
 from hpc_yolo.bench.run import BENCHMARKS
 from hpc_yolo.cli import bench_output
 from hpc_yolo.cli.main import cli
+from hpc_yolo.cli.options import read_overrides
 from hpc_yolo.core.errors import DataError, RunError
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.prepare import prepare_run
+from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.load import load_spec
 
 SPEC = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 QUIET = [0.99, 1.0, 1.0, 1.0, 1.01]
@@ -53,6 +57,16 @@ def test_input_of_a_spec_is_measured_and_left_for_submit(tmp_path, monkeypatch):
     assert (values["imgsz"], values["data"], values["is_in_memory"]) == (64, str(data), True)
     assert 18 * 64 * 48 * 3 <= values["decoded_bytes"] < 300_000
     assert len((tmp_path / "hpc-yolo" / "input_rates.jsonl").read_text().splitlines()) == 2
+
+
+def test_input_is_measured_beside_a_run_with_another_spec(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    data = write_shapes_dataset(tmp_path / "set", num_train=4, num_val=2, image_size=(64, 48))
+    options = ["--set", f"data={data}", "--set", f"output={tmp_path}", "--set", "cluster.executor=local"]
+    spec = load_spec(SPEC, read_overrides((f"data={data}", f"output={tmp_path}"), {}))
+    prepare_run(RunDirectory(tmp_path / spec.name), spec)
+    done = call("data", SPEC, *options, "--set", "train.imgsz=96")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize(
