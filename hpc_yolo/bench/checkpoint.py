@@ -11,6 +11,8 @@ from hpc_yolo.bench.records import BenchResult
 from hpc_yolo.bench.rounds import Rounds, Work, measure
 from hpc_yolo.bench.trainer import make_trainer, random_batch
 from hpc_yolo.checkpoint import restore
+from hpc_yolo.checkpoint.store import state_path
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.batch import TrainingBatch
 from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.trainer import Trainer
@@ -23,6 +25,9 @@ def bench_checkpoint(rounds: Rounds) -> list[BenchResult]:
     """Return wall times of steps of v5s with a save at the first, of a synchronous save, and of a load.
 
     The reference is the same number of steps without a save. Files are in the directory of temporary files.
+
+    Raises:
+        DataError: a checkpoint cannot be written there.
     """
     num_steps, model = rounds.amount(6, 2), QUICK_MODEL if rounds.is_quick else MODEL
     train = TrainSpec(batch=BATCH, imgsz=IMGSZ, workers=0, device="cpu", precision="fp32", autoanchor=False)
@@ -60,3 +65,9 @@ def _save(trainer: Trainer, number: int) -> None:
     trainer.position.step = number
     trainer.checkpointer.save_state()
     trainer.checkpointer.wait()
+    written = state_path(trainer.run_directory, trainer.context.attempt, number)
+    if not written.exists():  # the checkpointer goes on after an error, as a training does
+        raise DataError(
+            f"{tempfile.gettempdir()}: a checkpoint cannot be written there; the directory may be full",
+            hint="TMPDIR=DIRECTORY hpc-yolo bench checkpoint",
+        )

@@ -7,6 +7,7 @@ timed twice in each round: the difference between the two is the noise floor, be
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -121,6 +122,20 @@ def spread(values: Sequence[float]) -> float:
     """Return half the distance of the quartiles of `values`, as a fraction of their median."""
     low, high = middle_half(values)
     return (high - low) / 2 / statistics.median(values)
+
+
+def require_writable(directory: Path) -> None:
+    """Create `directory` if it is missing, and check that `write_record` can write into it.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be written: {error.strerror}", hint="--save another one") from error
 
 
 def write_record(directory: Path, record: BenchRecord) -> Path:

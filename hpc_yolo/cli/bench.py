@@ -106,6 +106,8 @@ def compare(before_path: Path, after_path: Path, as_json: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), default=Path("bench.png"), show_default=True)
 def chart(directory: Path, output: Path) -> None:
     """Draw the records in DIRECTORY (benchmarks/results) as one PNG: a chart for each benchmark, over commits."""
+    if output.exists() and not output.is_file():
+        raise DataError(f"{output}: is no regular file, and would be replaced", hint="give another --output")
     records = read_records(directory)
 
     from hpc_yolo.bench.chart import commit_charts

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from hpc_yolo.bench.records import BenchResult, Timing, spread, write_record
+from hpc_yolo.bench.records import BenchResult, Timing, require_writable, spread, write_record
 from hpc_yolo.bench.rounds import Rounds
 from hpc_yolo.bench.run import BENCHMARKS, QUICK_ROUNDS, make_record, run_benchmark
 from hpc_yolo.core.errors import DataError, HpcYoloError, RunError
@@ -41,12 +41,14 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 def carry_out(
     names: Sequence[str], *, quick: bool, num_rounds: int | None, directory: Path | None, as_json: bool
 ) -> None:
-    """Run the benchmarks `names`, print each when it is done, and save the record of all.
+    """Run the benchmarks `names`, print each when it is done, and save the record of all that ran.
 
     Raises:
         RunError: some could not be run; the others were.
         DataError: the record cannot be written.
     """
+    if directory is not None:
+        require_writable(directory)  # before minutes of measurement
     results: list[BenchResult] = []
     failed: list[str] = []
     for name in names:
@@ -64,7 +66,7 @@ def carry_out(
     record = make_record(results, is_quick=quick)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(record), indent=2))
-    if directory is not None:
+    if directory is not None and results:
         try:
             path = write_record(directory, record)
         except OSError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 
 from hpc_yolo.bench.records import read_records, write_record
 from hpc_yolo.bench.run import BENCHMARKS
+from hpc_yolo.checkpoint import saver
 from hpc_yolo.cli import bench_output
 from hpc_yolo.cli.main import cli
 from hpc_yolo.cli.options import read_overrides
@@ -147,9 +150,38 @@ def test_chart_draws_the_records_of_a_directory(tmp_path):
     assert "2 records, c1 to c2" in done.output
 
 
+def test_chart_replaces_no_file_that_is_not_regular(tmp_path):
+    write_record(tmp_path, record(result(QUIET)))
+    output = tmp_path / "pipe"
+    os.mkfifo(output)
+    failed = call("chart", tmp_path, "--output", output)
+    assert isinstance(failed.exception, DataError)
+    assert "is no regular file" in str(failed.exception)
+    assert output.is_fifo()
+
+
 @pytest.mark.parametrize("drawn", [record(), record(msgspec.structs.replace(result(QUIET), timings=[]))])
 def test_chart_without_timings_says_that_there_is_nothing_to_draw(tmp_path, drawn):
     write_record(tmp_path, drawn)
     failed = call("chart", tmp_path, "--output", tmp_path / "out.png")
     assert isinstance(failed.exception, DataError)
     assert "nothing to draw" in str(failed.exception)
+
+
+def test_directory_that_is_not_writable_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(bench_output, "run_benchmark", lambda *_: pytest.fail("measured"))
+    failed = call("step", "--save", tmp_path / "file" / "records")
+    assert isinstance(failed.exception, DataError)
+    assert str(failed.exception).startswith(f"{tmp_path / 'file' / 'records'}: cannot be written: ")
+
+
+def test_checkpoint_that_cannot_be_written_is_an_error_without_a_record(tmp_path, monkeypatch):
+    def write(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(saver, "write_file", write)
+    failed = call("checkpoint", "--quick", "--rounds", 1, "--save", tmp_path)
+    assert isinstance(failed.exception, RunError)
+    assert "a checkpoint cannot be written there" in str(failed.exception)
+    assert list(tmp_path.iterdir()) == []
