@@ -9,6 +9,7 @@ files are compared with the copies; files of the package are not.
     inputs/model.yaml                the model's layers; absent if the weights have them
     inputs/dataset.yaml              with absolute paths, or variables where nodes have copies of the dataset; images
                                      and labels themselves are not copied
+    inputs/images-<split>.npz        written by an attempt: the index of its images; see `training.kept_images`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cache of scans: a file beside the labels, of arrays and JSON, never a pickle."""
+"""Files of an index, of arrays and JSON, never a pickle: the cache of a scan, beside the labels, and a run's images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,29 @@ def cached(caches: list[Path], key: str, scan: Callable[[], ImageIndex]) -> Imag
             write_atomic(cache, _pack(index, key), mode=0o644)
             return index
     return index or _read_caches(caches, key) or scan()
+
+
+def write_index(path: Path, index: ImageIndex) -> None:
+    """Write `index` with its digest to `path`, without its messages.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomic(path, _pack(index, index.digest))
+
+
+def read_index(path: Path) -> ImageIndex | None:
+    """Return the index that `write_index` wrote; None where there is none, or the file is damaged."""
+    return _read_cache(path, None)
+
+
+def has_index(path: Path, digest: str) -> bool:
+    """Return True if the file `path` has an index with this digest; its arrays are not read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return bool(_header(arrays)["key"] == digest)
+    except Exception:  # as in _read_cache
+        return False
 
 
 def _pack(index: ImageIndex, key: str) -> bytes:
@@ -57,12 +81,12 @@ def _read_caches(caches: list[Path], key: str) -> ImageIndex | None:
     return next((found for cache in caches if (found := _read_cache(cache, key))), None)
 
 
-def _read_cache(path: Path, key: str) -> ImageIndex | None:
-    """Return the index that a scan of the same files has cached; None where there is none, or it is damaged."""
+def _read_cache(path: Path, key: str | None) -> ImageIndex | None:
+    """Return the index with this key, or with any; None where there is none, or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            if header["key"] != key:
+            header = _header(arrays)
+            if key not in (header["key"], None):
                 return None
             return ImageIndex(
                 paths=FlatPaths(arrays["paths"], arrays["path_bounds"]),
@@ -71,9 +95,16 @@ def _read_cache(path: Path, key: str) -> ImageIndex | None:
                 num_backgrounds=header["num_backgrounds"],
                 num_corrupt=header["num_corrupt"],
                 messages=(),
+                digest=header["key"],
                 outlines=Outlines(arrays["points"], arrays["point_counts"]),
                 crowds=arrays["crowds"],
                 findings=Findings.from_json(header["findings"]),
             )
     except Exception:  # zip, zlib, numpy and json have different ones; after any error a scan replaces the cache
         return None
+
+
+def _header(arrays: Any) -> dict[str, Any]:
+    """Return the JSON of an opened file."""
+    header: dict[str, Any] = json.loads(arrays["header"].tobytes())
+    return header

@@ -2,7 +2,8 @@
 
 <output>/<name>/              0700; with output_mode: group 2750 where the umask allows that, and so is all below
 |-- spec.yaml                 submit: the resolved spec, which every attempt reads
-|-- inputs/                   submit: copies of what the run learns from: hyperparameters, model, dataset YAML
+|-- inputs/                   submit: copies of what the run learns from: hyperparameters, model, dataset YAML;
+|                             rank 0: images-<split>.npz, which images each attempt has
 |-- origin.json               submit: code version, command line, Python, when
 |-- packages.txt              submit: the environment's packages with their versions
 |-- submissions.jsonl         submit: one line a submission (executor, job id, nodes x tasks)
@@ -64,6 +65,10 @@ class RunDirectory:
     def inputs(self) -> Path:
         """Copies of what the run learns from."""
         return self.path / "inputs"
+
+    def kept_images(self, split: str) -> Path:
+        """Return the file of the images of a split, with their labels, that each attempt has."""
+        return self.inputs / f"images-{split}.npz"
 
     @property
     def origin(self) -> Path:

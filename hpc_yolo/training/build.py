@@ -34,6 +34,7 @@ from hpc_yolo.training.cuda_graph import GraphedModel
 from hpc_yolo.training.ema import ModelEma
 from hpc_yolo.training.evaluation import EvaluationRecord
 from hpc_yolo.training.images import build_loaders, scan_dataset
+from hpc_yolo.training.kept_images import keep_images
 from hpc_yolo.training.meter import StepMeter
 from hpc_yolo.training.model import Origin, autocast_dtype, build_model, distribute, fit_anchors, model_origin
 from hpc_yolo.training.nan_guard import BadStep, NanGuard, Statistics
@@ -76,14 +77,11 @@ def build(
     if held is not None:
         held.enter_context(staged_images(inputs.dataset, spec.data, world, emit, spec.train.start_timeout_s))
     indexes = scan_dataset(inputs.dataset, world, run, emit)
-    if inputs.hyperparameters.copy_paste and indexes[0].outlines.is_empty:
-        emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
+    _warn(spec.train, inputs.hyperparameters, indexes[0], emit)
     state = read_newest_state(run, world, emit)
     origin = _origin(spec, inputs, state)
     batch = batch_of(spec.train, origin, inputs.dataset.num_classes, world, run, emit)
     require_trainable(spec.train, batch, origin, world.size)
-    if spec.train.data_parallel:
-        emit(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
     identity = TrainingIdentity(indexes[0].num_images, learned_digest(spec), inputs.digest, run.inputs)
     spec = replace(spec, train=replace(spec.train, batch=batch))
     context = build_context(spec, inputs, indexes, origin, identity, world, run.checkpoints, emit)
@@ -91,7 +89,17 @@ def build(
     settle_gradient_buckets(context, world.device)
     if state is not None:
         restore(context.stateful_parts, state)
+    if world.is_main:
+        keep_images(run, inputs.dataset, indexes, emit)  # which the state has accepted
     return context
+
+
+def _warn(train: TrainSpec, hyp: Hyperparameters, index: ImageIndex, emit: Callable[[AnyEvent], None]) -> None:
+    """Emit a warning for each option that has no effect or costs time."""
+    if hyp.copy_paste and index.outlines.is_empty:
+        emit(WarningRaised(message="hyperparameter copy_paste has no effect: no label is a polygon"))
+    if train.data_parallel:
+        emit(WarningRaised(message="data_parallel is slow: one task a GPU, without it, is faster"))
 
 
 def _origin(spec: Spec, inputs: RunInputs, state: TrainingState | None) -> Origin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpc_yolo.core.errors import DataError
@@ -22,6 +22,7 @@ from hpc_yolo.spec.data import WINDOW
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.training.image_cache import node_caches
+from hpc_yolo.training.kept_images import SPLITS, with_lost_images
 
 PROGRESS_S = 5.0
 
@@ -31,7 +32,8 @@ def scan_dataset(
 ) -> tuple[ImageIndex, ImageIndex]:
     """Return the labels of the training and validation images; rank 0 reads them first and writes a cache.
 
-    Where each node has a copy of the dataset, one rank of each does.
+    Where each node has a copy of the dataset, one rank of each does. Images of earlier attempts that cannot be read now
+    are among them.
 
     Raises:
         DataError: the dataset cannot be used, or the copies of two nodes differ.
@@ -39,26 +41,28 @@ def scan_dataset(
     is_first = world.process.local_rank == 0 if dataset.is_on_nodes else world.is_main
     if not is_first:
         world.barrier()
-    train, val = (
+    scanned = [
         scan_split(
             dataset,
             split,
             progress_lines(f"reading {split} images", world.is_main),
             spare_cache=label_cache_of(run, split, str(dataset.root)),
         )
-        for split in ("train", "val")
-    )
-    indexes = train, val
-    for message in (*dataset.messages, *train.messages, *val.messages):
-        emit(WarningRaised(message=message))
+        for split in SPLITS
+    ]
     if is_first:
         world.barrier()
     if dataset.is_on_nodes:
-        require_same_images(dataset, indexes, world)
-    return indexes
+        require_same_images(dataset, scanned, world)
+    train, val = (
+        with_lost_images(run, dataset, split, index, world) for split, index in zip(SPLITS, scanned, strict=True)
+    )
+    for message in (*dataset.messages, *train.messages, *val.messages):
+        emit(WarningRaised(message=message))
+    return train, val
 
 
-def require_same_images(dataset: Dataset, indexes: tuple[ImageIndex, ImageIndex], world: World) -> None:
+def require_same_images(dataset: Dataset, indexes: Sequence[ImageIndex], world: World) -> None:
     """Check that all ranks have the same images and labels, each from the copy on its node.
 
     Raises:

@@ -15,6 +15,11 @@ MIN_LIMIT = 3  # of a small split
 HINT = "restore the files, or check the dataset with hpc-yolo data check"
 
 
+def max_damaged(num_images: int) -> int:
+    """Return the most images that may be unreadable in a split of `num_images`."""
+    return max(int(num_images * MAX_FRACTION), MIN_LIMIT)
+
+
 class ReplacedImages:
     """Counts the replaced images of one split, each once."""
 
@@ -42,10 +47,10 @@ class ReplacedImages:
         total, num_images = len(self._known), self._index.num_images
         first = [self._index.paths[image] for image in self._known[:MAX_NAMED]]
         self._emit(ImagesReplaced(split=self._split, total=total, num_images=num_images, first=first, step=step))
-        if total > max(num_images * MAX_FRACTION, MIN_LIMIT):
+        if total > max_damaged(num_images):
             names = ", ".join(str(Path(path)) for path in first)
             raise DataError(
                 f"{total} of {num_images} {self._split} images cannot be read any more, such as {names}; a run goes on "
-                f"with at most {max(int(num_images * MAX_FRACTION), MIN_LIMIT)}",
+                f"with at most {max_damaged(num_images)}",
                 hint=HINT,
             )

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -567,3 +568,38 @@ def test_images_damaged_after_the_scan_are_replaced_and_reported(tmp_path):
         ("train", 1, 6, paths[:1]),
         ("val", 1, 3, paths[1:]),
     ]
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 50), os.unlink], ids=["cut off", "lost"])
+def test_resume_with_damaged_images_keeps_weights_and_events(tmp_path, monkeypatch, damage):
+    """A scan leaves these images out; the batches of the run have their neighbours instead."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=6, num_val=3)
+    original = shutil.copytree(data.parent, tmp_path / "original")
+    for name, stops in (("whole", [None]), ("stopped", [2, 4, None])):
+        shutil.copytree(original, data.parent, dirs_exist_ok=True)
+        warnings: list[object] = []
+        for number, stop_after in enumerate(stops):
+            if number == 1:
+                monkeypatch.setattr(sys.modules[__name__], "refuse_warnings", warnings.append)
+            trainer = next_attempt(data, tmp_path, name, cache="none")
+            if number == 0:
+                damage(trainer.context.training.index.paths[2])
+                damage(trainer.context.validation.index.paths[1])
+            assert run_until(trainer, stop_after) == (stop_after and signal.SIGTERM)
+    whole, resumed = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert [key for key, tensor in whole.items() if not torch.equal(tensor, resumed[key])] == []
+    assert training_events(tmp_path / "stopped") == training_events(tmp_path / "whole")
+    replaced = [event for event in read_events(trainer.run_directory.journal) if isinstance(event, ImagesReplaced)]
+    assert {(event.split, event.total) for event in replaced} == {("train", 1), ("val", 1)}
+    messages = [event.message for event in warnings if isinstance(event, WarningRaised)]
+    assert any(message.startswith("val: 1 image of earlier attempts cannot be read") for message in messages)
+
+
+def test_resume_with_removed_images_and_labels_is_refused(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=6, num_val=3)
+    trainer = next_attempt(data, tmp_path, "removed")
+    assert run_until(trainer, 2) == signal.SIGTERM
+    for path in trainer.context.training.index.paths[:4]:
+        Path(path).unlink()
+    with pytest.raises(CheckpointError, match="was made with 6 training images, and there are 2 now"):
+        next_attempt(data, tmp_path, "removed")
