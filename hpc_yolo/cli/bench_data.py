@@ -78,15 +78,24 @@ def data(
 
     with counting("reading train images", None) as on_progress:
         rate = measure_input(plan.spec, on_progress)
-    try:
-        add_rate(user_state_directory(), rate)
-    except OSError as error:
-        raise RunError(f"{user_state_directory()}: cannot be written: {error.strerror}") from error
+    _keep(rate)
     if as_json:
         click.echo(json.dumps(values_of(plan, rate), indent=2))
     else:
         for what, text in lines_of(plan, rate):
             click.echo(f"{what:14} {text}")
+
+
+def _keep(rate: InputRate) -> None:
+    """Add `rate` to the measurements of the user.
+
+    Raises:
+        RunError: the state directory is not writable.
+    """
+    try:
+        add_rate(user_state_directory(), rate)
+    except OSError as error:
+        raise RunError(f"{user_state_directory()}: cannot be written: {error.strerror}") from error
 
 
 def values_of(plan: Plan, rate: InputRate) -> dict[str, object]:

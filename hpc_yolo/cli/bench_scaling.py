@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -80,11 +81,15 @@ def scaling(
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins([_values(one) for one in table]), indent=2))
     else:
-        console = Console()
-        console = console if console.is_terminal else Console(width=PIPE_COLUMNS)
-        console.print(_rendered(table), soft_wrap=True)
-        for line in _notes(plans[0], table, bandwidth):
-            click.echo(line)
+        _print(_rendered(table), _notes(plans[0], table, bandwidth))
+
+
+def _print(table: Table, notes: Iterable[str]) -> None:
+    console = Console()
+    console = console if console.is_terminal else Console(width=PIPE_COLUMNS)
+    console.print(table, soft_wrap=True)
+    for note in notes:
+        click.echo(note)
 
 
 def _numbers(written: str | None, spec: Spec) -> list[int]:

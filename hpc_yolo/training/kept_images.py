@@ -18,7 +18,7 @@ import numpy as np
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.contents import use_content
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.flat import FlatPaths
 from hpc_yolo.data.formats.packed import is_packed
@@ -104,7 +104,7 @@ def _differ_by(lost: list[str], kept: ImageIndex, scanned: ImageIndex) -> bool:
 def _is_unreadable(image: str) -> bool:
     """Return True if a scan leaves out `image` because of its own content, not of its labels."""
     try:
-        usable_pixels(Path(image), read_content(image))
+        use_content(image, lambda content: usable_pixels(Path(image), content))
     except (OSError, ValueError):
         return True
     return False
@@ -114,8 +114,8 @@ def _with_note(kept: ImageIndex, scanned: ImageIndex, split: str) -> ImageIndex:
     """Return `kept` with the messages of the scan and one on the images that it lacks, and a digest of both."""
     lost = _missing(kept, scanned)
     note = (
-        f"{split}: {counted(len(lost), 'image')} of earlier attempts cannot be read completely now; batches stay the "
-        f"same, with the next image, or the part that exists of a JPEG: {Examples.of(lost)}"
+        f"{split}: {counted(len(lost), 'image')} of earlier attempts cannot be read completely now, and the next one "
+        f"is used for each: {Examples.of(lost)}"
     )
     digest = hashlib.sha256(os.fsencode("\n".join([scanned.digest, *lost]))).hexdigest()
     return replace(kept, digest=digest, messages=(*scanned.messages, note))
