@@ -7,6 +7,7 @@ after the end mark nor a missing end mark alone are damage.
 from __future__ import annotations
 
 import functools
+import zlib
 
 import cv2
 import numpy as np
@@ -66,6 +67,10 @@ DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cu
 )
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 
+_complete: set[tuple[int, int]] = (
+    set()
+)  # length and CRC-32 of contents that are not cut off, though they lack an end mark
+
 
 def prepare_decoder() -> None:
     """Set this process up for decoding many images.
@@ -106,10 +111,16 @@ def lacks_end_mark(content: bytes) -> bool:
 def is_cut_off(content: bytes, pixels: Pixels, reduction: int = 1) -> bool:
     """Return whether pixels are missing from a JPEG that `lacks_end_mark` and decodes to `pixels` with `reduction`.
 
-    If all image data exists, other padding bytes do not change the pixels; else they are decoded as image data.
+    If all image data exists, other padding bytes do not change the pixels; else they are decoded as image data. That is
+    seen once in a process for each content.
     """
-    probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG, REDUCTIONS[reduction])
-    return probed is None or not np.array_equal(probed, pixels)
+    key = len(content), zlib.crc32(content)
+    if key not in _complete:
+        probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG, REDUCTIONS[reduction])
+        if probed is None or not np.array_equal(probed, pixels):
+            return True
+        _complete.add(key)
+    return False
 
 
 def describe_content(content: bytes) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.images import read_image
 from hpc_yolo.models.boxes import cxcywh_to_xyxy
 from hpc_yolo.plots.figures import write_charts, write_confusion_chart, write_label_charts
@@ -45,6 +46,8 @@ def draw_evaluation(
 ) -> None:
     """Draw curves over recall and confidence, the confusion matrix, and images with labels and detections.
 
+    Images that cannot be read any more are left out.
+
     Args:
         rows: (n, 7) image, xyxy in its pixels, score, class.
         images: those that are drawn, by their index.
@@ -55,13 +58,17 @@ def draw_evaluation(
         write_confusion_chart(run.results / "confusion_matrix.png", confusions, context.names)
     index, pairs = context.validation.index, []
     for image in images:
-        pixels = read_image(index.paths[image])
+        try:
+            pixels = read_image(index.paths[image])
+        except DataError:  # damaged since the scan: another one was evaluated for it
+            continue
         height, width = pixels.shape[:2]
         labels = index.labels[image]
         boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:] * np.array([width, height, width, height]))).numpy()
         found = rows[rows[:, 0] == image][:, 1:]
         pairs.append((LabelledImage(pixels, labelled_rows(boxes, labels[:, 0])), LabelledImage(pixels, found)))
-    write_pairs(run.pairs, pairs, context.names)
+    if pairs:
+        write_pairs(run.pairs, pairs, context.names)
 
 
 def labelled_rows(boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:

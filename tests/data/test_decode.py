@@ -74,6 +74,15 @@ def test_jpeg_without_all_pixels_is_cut_off_and_decoded_as_far_as_it_goes(kind, 
     assert is_cut_off(content, pixels)
 
 
+def test_jpeg_without_end_mark_is_decoded_twice_only_once(monkeypatch):
+    """Loaders read it in every epoch."""
+    content = JPEGS["baseline"][:-2]
+    pixels = decode_image(content)
+    assert not is_cut_off(content, pixels)
+    monkeypatch.setattr("hpc_yolo.data.decode._probe", pytest.fail)
+    assert not is_cut_off(content, pixels)
+
+
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM"])
 def test_other_formats_lack_no_end_mark(form):
     content = written(form)

@@ -75,6 +75,7 @@ def test_jpeg_that_lacks_its_end_mark_alone_is_used(tmp_path, imgsz):
     whole = files.read(0)
     (tmp_path / "x.jpg").write_bytes(encoded(".jpg")[:-2])
     assert (files.read(0) == whole).all()
+    assert (files.read(0) == whole).all()
 
 
 def test_missing_file_is_named(tmp_path):

@@ -303,6 +303,16 @@ def test_numbers_of_the_finished_run_are_written_with_and_without_charts(attempt
     assert {path.name for path in run.results.iterdir()} == expected
 
 
+def test_results_of_a_run_leave_out_validation_images_that_were_lost(tmp_path):
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=4, num_val=3)
+    trainer = next_attempt(data, tmp_path, "lost", epochs=1, plots=True, cache="none")
+    Path(trainer.context.validation.index.paths[0]).unlink()
+    assert run_until(trainer, None) is None
+    run = trainer.run_directory
+    assert run.evaluation.is_file() and run.pairs.is_file()
+    assert not [event for event in read_events(run.journal) if isinstance(event, WarningRaised)]
+
+
 def test_task_without_gpu_refuses_to_draw_images_on_it(trainer):
     with pytest.raises(TrainingError, match="augment_device: gpu needs a GPU, and this task has none"):
         trainer("refused", augment_device="gpu")
