@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 
 from hpc_yolo.core.errors import DataError
@@ -150,22 +150,23 @@ class _KnownNames:
 
     def __init__(self, annotations: Path, images: Sequence[Path]) -> None:
         self._bases = dict.fromkeys((annotations, *images))
-        self._stems: dict[Path, set[str]] = {}
+        self._stems: dict[str, set[str]] = {}  # by the directory below the bases
 
     def __contains__(self, name: str) -> bool:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:  # of a whole path in a list, not below the directories
-            return False
-        return any(path.name in self._stems_in(base / path.parent) for base in self._bases)
+        inside, _, stem = name.rpartition("/")
+        if inside not in self._stems:
+            self._stems[inside] = set().union(*map(_stems_in, (base / inside for base in self._bases)))
+        # A whole path in a list, and one with `..`, is not below the directories.
+        return stem in self._stems[inside] and not name.startswith("/") and ".." not in inside.split("/")
 
-    def _stems_in(self, directory: Path) -> set[str]:
-        if directory not in self._stems:
-            try:
-                files = [Path(name) for name in names_in(directory)]
-            except OSError:
-                files = []
-            self._stems[directory] = {file.stem for file in files if _is_file_name(file)}
-        return self._stems[directory]
+
+def _stems_in(directory: Path) -> set[str]:
+    """Return the names, without suffixes, of the XML files and images in a directory; none where there is none."""
+    try:
+        files = map(os.path.splitext, names_in(directory))
+    except OSError:
+        return set()
+    return {stem for stem, suffix in files if _is_file_suffix(suffix)}
 
 
 def _listed_names(source: Path, known: _KnownNames) -> Iterator[str]:
@@ -193,12 +194,12 @@ def _readings(line: str) -> list[str]:
     """Return the names that a line may mean: the whole of it, without a flag, and then without suffix or directory."""
     head, _, flag = line.rpartition(" ")
     unflagged = (head if flag.strip() in FLAGS and head.strip() else line).strip()
-    path = PurePosixPath(unflagged)
-    return [line, unflagged, *([str(path.with_suffix("")), path.stem] if _is_file_name(path) else [str(path)])]
+    name, suffix = os.path.splitext(unflagged)  # noqa: PTH122, of many thousands
+    return [line, unflagged, *([name, name.rpartition("/")[2]] if _is_file_suffix(suffix) else [])]
 
 
-def _is_file_name(path: PurePath) -> bool:
-    return path.suffix.lower() in DATASET_SUFFIXES or path.suffix.lower() == XML
+def _is_file_suffix(suffix: str) -> bool:
+    return suffix.lower() in DATASET_SUFFIXES or suffix.lower() == XML
 
 
 def voc_names_in(files: Sequence[Path]) -> tuple[str, ...]:

@@ -88,16 +88,18 @@ def convert(
     Raises:
         DataError: the source cannot be used, the directory exists with other content, or it cannot be written.
     """
-    _require_new(directory, exist_ok=exist_ok)
+    is_filled_link = exist_ok and directory.is_symlink() and _has_content(directory)  # which is compared, not replaced
+    place = directory.resolve() if is_filled_link else directory
+    _require_new(place, exist_ok=exist_ok)
     readers = {split: open_split(source, split) for split in SPLITS if source.split(split)}
     if not readers:
         raise DataError(f"{source.source}: has no split that exists here")
     require_class_names(source.source, source.file_names, kind)
     images = images or (LINK if kind == YOLO else NONE)
     _require_files(readers, images)
-    with written_aside(directory) as aside:
+    with written_aside(place) as aside:
         found = _Writer(source, readers, aside, kind, images, on_progress).write()
-        is_new = _publish(aside, directory)
+        is_new = _publish(aside, place)
     return msgspec.structs.replace(found, dataset=str(directory / DATASET), is_new=is_new)
 
 
@@ -275,12 +277,16 @@ def _place(source: Path, path: Path, *, copies: bool) -> None:
 def _require_new(directory: Path, *, exist_ok: bool) -> None:
     require_no_link(directory)
     if directory.is_dir():
-        if exist_ok or not any(directory.iterdir()):
+        if exist_ok or not _has_content(directory):
             return
         hint = "give a new directory, or --exist-ok if it has the same content already"
         raise DataError(f"{directory}: exists and is not empty; nothing is written over it", hint=hint)
     if os.path.lexists(directory):
         raise DataError(f"{directory}: is a file", hint="give a new directory")
+
+
+def _has_content(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _publish(aside: Path, directory: Path) -> bool:
@@ -289,7 +295,7 @@ def _publish(aside: Path, directory: Path) -> bool:
     Raises:
         DataError: it has other content.
     """
-    if directory.is_dir() and any(directory.iterdir()):
+    if _has_content(directory):
         ours, theirs = _content(aside), _content(directory)
         other = next((name for name in sorted(ours.keys() ^ theirs.keys())), None) or next(
             (name for name in sorted(ours) if not _are_same(ours[name], theirs[name])), None

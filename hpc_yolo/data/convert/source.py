@@ -11,8 +11,10 @@ from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, load_dataset
 from hpc_yolo.data.voc_files import LISTS, XML
 
 SPLIT_WORDS = {
-    "test": frozenset({"test", "testing", "testdev"}),
-    "val": frozenset({"val", "valid", "validation", "minival"}),
+    "test": frozenset({"test", "testset", "testing", "testdev"}),
+    "val": frozenset(
+        {"val", "valset", "valid", "validate", "validation", "validationset", "minival", "eval", "evaluation"}
+    ),
 }
 HINT = "a dataset YAML, a COCO JSON, or a directory with ImageSets/Main or with XML files"
 

@@ -120,6 +120,15 @@ def test_empty_working_directory_is_filled(yolo, tmp_path, monkeypatch, director
         convert(find_dataset(yolo), Path(directory), "yolo")
 
 
+def test_link_to_the_same_dataset_is_accepted_and_kept(yolo, tmp_path):
+    """A job converts again, and the directory is a link to another disk."""
+    convert(find_dataset(yolo), tmp_path / "to", "yolo")
+    (tmp_path / "link").symlink_to("to")
+    found = convert(find_dataset(yolo), tmp_path / "link", "yolo", exist_ok=True)
+    assert (found.dataset, found.is_new) == (str(tmp_path / "link" / "dataset.yaml"), False)
+    assert (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize("target", ["empty", "gone"])
 def test_link_is_not_replaced(yolo, tmp_path, target):
     (tmp_path / "empty").mkdir()
