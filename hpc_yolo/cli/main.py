@@ -9,7 +9,7 @@ import click
 
 import hpc_yolo
 from hpc_yolo.cli.commands import LazyGroup
-from hpc_yolo.core.errors import HpcYoloError
+from hpc_yolo.core.errors import FULL, HpcYoloError, RunError
 from hpc_yolo.core.installation import explain_import
 
 INTERRUPTED = 130
@@ -46,10 +46,17 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        explained = explain_import(error)
+        explained = _explain_write(error) or explain_import(error)
         if explained is None:
             raise
         _leave_with(explained)
+
+
+def _explain_write(error: Exception) -> HpcYoloError | None:
+    """Return the error that explains a full disk under a file, or under standard output, whose errors name no file."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    return RunError(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
 
 
 def _leave_with(error: HpcYoloError) -> NoReturn:

@@ -21,6 +21,10 @@ message and hint without a traceback. A bug is a plain exception with its traceb
 
 from __future__ import annotations
 
+import errno
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # a write failed because the disk is full, or the quota used up
+
 
 class HpcYoloError(Exception):
     """The problem, the value and the allowed values (`message`), and the next command or setting (`hint`)."""

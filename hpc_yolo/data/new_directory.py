@@ -10,10 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import FULL, DataError
 from hpc_yolo.data.files import plain_directory
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextlib.contextmanager

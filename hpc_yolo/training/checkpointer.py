@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from hpc_yolo.checkpoint.saver import SaveRequest, SaveResult, StateSaver
 from hpc_yolo.checkpoint.state import TrainingState, header_texts, named_tensors
 from hpc_yolo.checkpoint.store import published, saved_states, state_path
-from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.errors import FULL, RunError
 from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnyEvent, CheckpointSaved, WarningRaised
@@ -176,7 +175,7 @@ class Checkpointer:
         name = result.request.path.name
         message = f"{name} cannot be saved: {error.strerror or error}; training continues; {self._last_good()}"
         self._emit(WarningRaised(message=message))
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             for old in saved_states(self._run)[1:]:
                 old.unlink(missing_ok=True)
 

@@ -245,3 +245,13 @@ def test_closed_pipe_is_no_error():
     )
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["--help", "models", "schema"])
+def test_full_disk_under_output_is_reported_with_exit_code(command):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpc_yolo", command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 6
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
