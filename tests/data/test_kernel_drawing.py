@@ -54,7 +54,6 @@ def batches_of(directory, imgsz, batch):
         yield name, next(loader.epoch(0))
 
 
-@pytest.mark.measured
 def test_kernels_draw_the_bytes_of_tensor_operations(tmp_path):
     pytest.importorskip("triton")
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
