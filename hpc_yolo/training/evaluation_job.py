@@ -22,7 +22,7 @@ from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import ValidationLoader
 from hpc_yolo.data.run_inputs import read_inputs
 from hpc_yolo.data.scan import scan_split
-from hpc_yolo.distributed import choose_device, make_deterministic
+from hpc_yolo.distributed import World, choose_device, make_deterministic
 from hpc_yolo.evaluation.crowds import crowds_of
 from hpc_yolo.evaluation.evaluator import EvaluationResult, evaluate
 from hpc_yolo.models import Detector, build_from_config
@@ -30,10 +30,13 @@ from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.evaluations import waiting_epochs
 from hpc_yolo.runs.event_lines import event_line
+from hpc_yolo.runs.events import AnyEvent
 from hpc_yolo.runs.journal import JournalWriter, read_events
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import MEASURED_BATCH
+from hpc_yolo.training.kept_images import with_lost_images
 from hpc_yolo.training.model import autocast_dtype
+from hpc_yolo.training.replaced_images import ReplacedImages
 from hpc_yolo.training.step_events import evaluated
 
 LOCK_TIMEOUT_S = 1.0
@@ -78,12 +81,19 @@ class ModelEvaluator:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         cv2.setNumThreads(0)  # images are decoded in many processes already
         self._dataset = read_inputs(run, spec).dataset
-        self._index = scan_split(self._dataset, "val", spare_cache=run.label_cache("val"))
+        world = World(process, self._device, ())
+        scanned = scan_split(self._dataset, "val", spare_cache=run.label_cache("val"))
+        self._index = with_lost_images(run, self._dataset, "val", scanned, world)
+        self._replaced = ReplacedImages("val", self._index, world, _print_event)
         self._world_size = spec.cluster.world_size
         self._journal = JournalWriter(run.evaluation_results, 0)
 
     def evaluate(self, epoch: int) -> None:
-        """Evaluate the model of `epoch` and append the result; nothing if the training has removed it meanwhile."""
+        """Evaluate the model of `epoch` and append the result; nothing if the training has removed it meanwhile.
+
+        Raises:
+            DataError: too many images cannot be read any more.
+        """
         started_s = time.perf_counter()
         path = self._run.waiting_model(epoch)
         try:
@@ -93,10 +103,11 @@ class ModelEvaluator:
                 raise
             return
         result = self._evaluate(model)
+        self._replaced.report(step=0)
         names = self._dataset.names
         event = evaluated(result, names, epoch, 0, time.perf_counter() - started_s, is_best=False)
         self._journal.write(event)
-        print(f"hpc-yolo: {event_line(event)}", flush=True)
+        _print_event(event)
 
     def _evaluate(self, model: Detector) -> EvaluationResult:
         batches = self._batches(model.image_stride)
@@ -118,9 +129,11 @@ class ModelEvaluator:
         if batch == MEASURED_BATCH:
             batch = started[-1].batch if started else 1
         for rank in range(world_size):
-            yield from loader_of(
+            for images in loader_of(
                 self._index, self._train.imgsz, 2 * batch, stride, rank, world_size, self._train.workers
-            )
+            ):
+                self._replaced.add(images.replaced)
+                yield images
 
 
 def loader_of(
@@ -136,7 +149,12 @@ def loader_of(
         rank=rank,
         world_size=world_size,
         workers=min(workers, max(spare, 0)),
+        replaces_unreadable=True,
     )
+
+
+def _print_event(event: AnyEvent) -> None:
+    print(f"hpc-yolo: {event_line(event)}", flush=True)
 
 
 def read_detector(path: Path, num_classes: int) -> Detector:

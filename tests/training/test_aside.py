@@ -212,6 +212,17 @@ def test_unreadable_model_is_reported_and_left_out(data: Path, run: RunDirectory
     assert sorted(numbers(run)) == [0, 2, 3, 4]
 
 
+def test_job_evaluates_as_many_images_when_one_is_lost_meanwhile(tmp_path: Path, run: RunDirectory) -> None:
+    """Metrics of fewer images than those of other epochs would decide which model is the best."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=6, num_val=8)
+    spec = spec_of(data, "aside")
+    trainer = trainer_of(spec, run, is_queued=True)
+    next((data.parent / "images" / "val").iterdir()).unlink()
+    evaluate_after(trainer, {1, 2, 3, 4}, functools.partial(evaluate_waiting_models, run, spec))
+    assert trainer.run() is None
+    assert [(event.is_aside, event.num_images) for event in evaluations(run)] == [(True, 8)] * 4 + [(False, 8)]
+
+
 def test_second_job_leaves_models_to_the_first(
     data: Path, run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
