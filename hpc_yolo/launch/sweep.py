@@ -27,7 +27,8 @@ from hpc_yolo.runs.sweep import SweepDirectory, TrialRecord, array_and_task, tri
 from hpc_yolo.spec.fingerprint import learned_fields
 from hpc_yolo.spec.load import dump_spec, load_resolved_spec
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.spec.trials import Values, run_key, trials_of
+from hpc_yolo.spec.trials import Values, run_key, trials_of, value_at
+from hpc_yolo.spec.varied_fields import OVERRIDES, varied_fields
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def sweep_directory(spec: Spec) -> SweepDirectory:
         differences = ", ".join(f"{field}: {before.get(field)} -> {now.get(field)}" for field in changed)
         raise RunError(
             f"{path} has a sweep of another spec ({differences})",
-            hint="vary these fields in the section sweep, or give the new sweep another name with --set name=NAME",
+            hint="set them as they were and vary them in the section sweep, or give the new sweep another name with "
+            "--set name=NAME",
         )
     return sweep
 
@@ -219,5 +221,14 @@ def _state(sweep: SweepDirectory, known: Sequence[TrialRecord]) -> tuple[list[Tr
 
 
 def _common_fields(spec: Spec) -> dict[str, object]:
-    """Return what all trials of `spec` learn from; the fields that they vary are compared trial by trial."""
-    return learned_fields(msgspec.structs.replace(spec, sweep=None))
+    """Return what all trials of `spec` share: what they learn from, how long they train, and the space of a search.
+
+    A trial is known by the values in which it differs from these, or in a search by its number.
+    """
+    fields = learned_fields(msgspec.structs.replace(spec, sweep=None))
+    lasting = (name for name in varied_fields() if name.startswith("train.") and not name.startswith(OVERRIDES))
+    fields |= {name: value_at(spec, name) for name in lasting}
+    if spec.sweep is not None and spec.sweep.search is not None:
+        ranges = msgspec.to_builtins(spec.sweep.search.ranges)
+        fields |= {f"sweep.search.space.{name}": kind for name, kind in ranges.items()}
+    return fields

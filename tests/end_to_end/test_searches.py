@@ -90,16 +90,15 @@ MISTAKES = {
 @pytest.mark.parametrize(("mistake", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_search_that_cannot_run_queues_nothing(mistake, message, write_spec, hpc_yolo, tmp_path, monkeypatch):
     sweep = tmp_path / "runs" / "search"
+    changed = SPACE | {LR0: {"low": 0.001, "high": 0.2}}
     if mistake == "space":
-        spec = load_spec(sweep_spec(write_spec))
         sweep.mkdir(parents=True)
-        ask(spec.sweep.search, sweep, "1-0000")
-        (sweep / "sweep.yaml").write_text(dump_spec(spec))
+        ask(load_spec(sweep_spec(write_spec)).sweep.search, sweep, "1-0000")
+        (sweep / "sweep.yaml").write_text(dump_spec(load_spec(sweep_spec(write_spec, space=changed))))
         SweepDirectory(sweep).write_trials([TrialRecord("1-0000", {}, "draw 0")])
     else:
         (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['optuna'] = None\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    changed = SPACE | {LR0: {"low": 0.001, "high": 0.2}}
     refused = hpc_yolo("submit", sweep_spec(write_spec, trials=2, space=changed), check=False)
     assert refused.returncode not in (0, 1)
     assert message in refused.stderr and "Traceback" not in refused.stderr

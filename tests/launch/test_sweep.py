@@ -16,6 +16,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
 from hpc_yolo.spec.load import load_spec
 
+LR0 = "train.hyp_overrides.lr0"
+
 
 @pytest.fixture
 def spec_of(write_spec):
@@ -77,6 +79,35 @@ def test_sweep_of_another_spec_is_refused_with_what_differs(spec_of, write_spec)
         plan_sweep(other)
 
 
+GRID = {"grid": {LR0: [0.01, 0.02]}}
+RANDOM = {"method": "random", "trials": 2, "space": {LR0: {"low": 0.001, "high": 0.1}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        (GRID, {"search": RANDOM}, f"sweep.search.space.{LR0}: None -> {{'low': 0.001"),
+        ({"search": RANDOM}, GRID, f"sweep.search.space.{LR0}: {{'low': 0.001"),
+        ({"search": RANDOM}, {"search": RANDOM | {"space": {LR0: [0.01, 0.02]}}}, "-> [0.01, 0.02]"),
+    ],
+    ids=["grid to search", "search to grid", "another space"],
+)
+def test_values_from_another_source_need_a_sweep_of_another_name(before, now, differs, spec_of):
+    """A trial that has not begun would be trained with values of the new source."""
+    prepare_sweep(plan_sweep(spec_of(**before)))
+    with pytest.raises(RunError) as raised:
+        plan_sweep(spec_of(**now))
+    assert differs in raised.value.message
+
+
+def test_other_epochs_of_all_trials_need_a_sweep_of_another_name(spec_of, write_spec):
+    """Trials of 10 and of 20 epochs would be compared, and a trial of the grid would be trained twice."""
+    grid = {"grid": {"train.epochs": [10, 20]}}
+    prepare_sweep(plan_sweep(load_spec(write_spec("lr", {"executor": "slurm"}, {"epochs": 10}, sweep=grid))))
+    with pytest.raises(RunError, match=r"train\.epochs: 10 -> 20"):
+        plan_sweep(load_spec(write_spec("lr", {"executor": "slurm"}, {"epochs": 20}, sweep=grid)))
+
+
 def test_directory_of_a_sweep_is_no_place_for_a_run(spec_of):
     spec = spec_of(seeds=2)
     prepare_sweep(plan_sweep(spec))
@@ -113,7 +144,7 @@ def test_task_of_an_array_finds_its_trial(spec_of, tmp_path):
 
 
 def test_search_draws_values_once_for_each_trial(spec_of, tmp_path):
-    space = {"train.hyp_overrides.lr0": {"low": 0.001, "high": 0.1, "log": True}}
+    space = {LR0: {"low": 0.001, "high": 0.1, "log": True}}
     search = {"method": "random", "trials": 2, "space": space}
     prepare_sweep(plan_sweep(spec_of(search=search)))
     sweep = SweepDirectory(tmp_path / "runs" / "lr")
