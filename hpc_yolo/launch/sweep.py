@@ -180,7 +180,7 @@ def prepare_sweep(plan: SweepPlan) -> None:
         sweep.path.mkdir(mode=0o700, exist_ok=True)
         sweep.path.chmod(stat.S_ISGID | 0o750 & ~current_umask() if for_group else 0o700)
         write_atomic(sweep.spec, dump_spec(plan.spec))
-        for trial in plan.new:
+        for trial in plan.to_start:  # the directory of one that is to start again may have been removed
             run = sweep.trial(trial.name)
             make_directory(run.path)
             make_directory(run.jobs)

@@ -1,5 +1,6 @@
 """Plans of sweeps: how trials are divided over arrays, and what each submission starts."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
 from hpc_yolo.spec.load import load_spec
 
 LR0 = "train.hyp_overrides.lr0"
+GRID = {"grid": {LR0: [0.01, 0.02]}}
+RANDOM = {"method": "random", "trials": 2, "space": {LR0: {"low": 0.001, "high": 0.1}}}
 
 
 @pytest.fixture
@@ -72,15 +75,22 @@ def test_trials_that_have_not_finished_start_again_under_their_names(spec_of, mo
     assert (plan.num_active, plan.num_finished) == (1, 1)
 
 
+def test_removed_directory_of_a_trial_is_made_again(spec_of, monkeypatch):
+    """Slurm ends a job without a word if it cannot open the file of its output."""
+    monkeypatch.setattr(module, "task_states", lambda _sweep: {})
+    monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
+    plan = plan_sweep(spec_of(search=RANDOM))
+    prepare_sweep(plan)
+    shutil.rmtree(plan.sweep.trial("1-0001").path)
+    prepare_sweep(plan_sweep(spec_of(search=RANDOM)))
+    assert plan.sweep.trial("1-0001").jobs.is_dir()
+
+
 def test_sweep_of_another_spec_is_refused_with_what_differs(spec_of, write_spec):
     prepare_sweep(plan_sweep(spec_of(seeds=2)))
     other = load_spec(write_spec("lr", {"executor": "slurm"}, {"imgsz": 96}, sweep={"seeds": 2}))
     with pytest.raises(RunError, match=r"train\.imgsz: 64 -> 96"):
         plan_sweep(other)
-
-
-GRID = {"grid": {LR0: [0.01, 0.02]}}
-RANDOM = {"method": "random", "trials": 2, "space": {LR0: {"low": 0.001, "high": 0.1}}}
 
 
 @pytest.mark.parametrize(
