@@ -28,7 +28,7 @@ from hpc_yolo.core.errors import ClusterError, TrainingError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import require_filled_name
-from hpc_yolo.launch.sweep import SweepPlan, plan_sweep, submit_sweep, with_new_trials
+from hpc_yolo.launch.sweep import SweepPlan, only_submission, plan_sweep, submit_sweep, with_new_trials
 from hpc_yolo.launch.sweep_here import run_trials_here
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.sweep_facts import NOT_STARTED, STOPPED_EARLY
@@ -74,7 +74,9 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool
                 code = wait_for_trials(plan.sweep, click.echo if follow else lambda _line: None)
             sys.exit(code)
     else:
-        sys.exit(run_trials_here(plan, parallel=parallel, is_silent=wait, say=click.echo))
+        with only_submission(plan):
+            code = run_trials_here(plan, parallel=parallel, is_silent=wait, say=click.echo)
+        sys.exit(code)
 
 
 def check_trials(plan: SweepPlan, *, slurm_answers: bool) -> list[str]:

@@ -16,7 +16,7 @@ from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.cluster.site import DEFAULT_ARRAY_SIZE
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
-from hpc_yolo.core.files import make_directory, write_atomic
+from hpc_yolo.core.files import exclusive_lock, make_directory, write_atomic
 from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
 from hpc_yolo.launch.submit import queue
 from hpc_yolo.launch.sweep_state import is_finished, task_states
@@ -43,6 +43,7 @@ class SweepPlan:
         unfinished: known ones that neither wait nor run nor have finished; they start again.
         num_active: known ones that wait or run.
         num_finished: known ones that have nothing more to do.
+        version: of the sweep, when the plan was made.
     """
 
     sweep: SweepDirectory
@@ -53,6 +54,7 @@ class SweepPlan:
     unfinished: list[TrialRecord]
     num_active: int
     num_finished: int
+    version: tuple[int, int] | None
 
     @property
     def to_start(self) -> list[TrialRecord]:
@@ -89,10 +91,10 @@ def plan_sweep(spec: Spec, environ: Mapping[str, str] | None = None) -> SweepPla
         SchedulerUnavailable: Slurm does not answer, and trials of an earlier submission may be active.
     """
     sweep = sweep_directory(spec)
-    known = sweep.trials()
+    version, known = sweep.version, sweep.trials()
     unfinished, num_active, num_finished = _state(sweep, known)
     job = make_plan(msgspec.structs.replace(spec, sweep=None), environ, run=sweep.array(1))
-    plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished)
+    plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished, version)
     return with_new_trials(plan)
 
 
@@ -126,7 +128,7 @@ def sweep_directory(spec: Spec) -> SweepDirectory:
     RunDirectory(path).require_own()
     sweep = SweepDirectory(path)
     if not sweep.exists:
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(file != sweep.lock for file in path.iterdir()):
             raise RunError(
                 f"{path} exists, and is no sweep",
                 hint="give the sweep another name with --set name=NAME, or remove that directory",
@@ -148,24 +150,60 @@ def submit_sweep(plan: SweepPlan) -> list[Submission]:
     """Create the directory of the sweep and queue its arrays; return the record of each.
 
     Raises:
-        RunError: the directory cannot be written.
+        RunError: the directory cannot be written; or see `only_submission`.
         ClusterError: Slurm refuses; where nothing is queued, the sweep is as it was before.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
     """
-    prepare_sweep(plan)
     done: list[Submission] = []
-    try:
-        for job in plan.jobs:
-            make_directory(job.run.path)
-            make_directory(job.run.jobs)
-            done.append(queue(job))
-    except SchedulerUnavailable:
-        raise
-    except ClusterError:
-        if not done:
-            _take_back(plan)
-        raise
+    with only_submission(plan):
+        prepare_sweep(plan)
+        try:
+            for job in plan.jobs:
+                make_directory(job.run.path)
+                make_directory(job.run.jobs)
+                done.append(queue(job))
+        except SchedulerUnavailable:
+            raise
+        except ClusterError:
+            if not done:
+                _take_back(plan)
+            raise
     return done
+
+
+@contextlib.contextmanager
+def only_submission(plan: SweepPlan) -> Iterator[None]:
+    """Hold the sweep of `plan` against other submissions: their trials would have the same names.
+
+    Raises:
+        RunError: another submission goes on, or has changed the sweep since the plan was made; or the directory
+            cannot be written.
+    """
+    sweep = plan.sweep
+    with _writing(sweep):
+        sweep.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive_lock(sweep.lock, timeout_s=0))
+        except TimeoutError:
+            hint = f"see hpc-yolo sweep status {sweep.path}, and submit again when that command has ended"
+            raise RunError(f"{sweep.path}: another command submits this sweep, or runs its trials", hint=hint) from None
+        except OSError:  # a file system without locks
+            pass
+        if sweep.version != plan.version:
+            raise RunError(f"{sweep.path}: another command has just submitted this sweep", hint="submit it again")
+        yield
+
+
+@contextlib.contextmanager
+def _writing(sweep: SweepDirectory) -> Iterator[None]:
+    """Report errors of the file system inside the block as those of the directory of `sweep`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{sweep.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"
+        ) from error
 
 
 def prepare_sweep(plan: SweepPlan) -> None:
@@ -175,7 +213,7 @@ def prepare_sweep(plan: SweepPlan) -> None:
         RunError: the directory cannot be written.
     """
     sweep, for_group = plan.sweep, plan.spec.output_mode == "group"
-    try:
+    with _writing(sweep):
         sweep.path.parent.mkdir(parents=True, exist_ok=True)
         sweep.path.mkdir(mode=0o700, exist_ok=True)
         sweep.path.chmod(stat.S_ISGID | 0o750 & ~current_umask() if for_group else 0o700)
@@ -186,10 +224,6 @@ def prepare_sweep(plan: SweepPlan) -> None:
             make_directory(run.jobs)
         sweep.write_trials([*plan.known, *plan.new])
         add_to_index(state_directory(current_environment()), sweep)
-    except OSError as error:
-        raise RunError(
-            f"{sweep.path}: cannot be written: {error.strerror}", hint="choose another directory with --set output=DIR"
-        ) from error
 
 
 def _take_back(plan: SweepPlan) -> None:

@@ -3,6 +3,7 @@
 <output>/<name>/
 |-- sweep.yaml               submit: the resolved spec with its section `sweep`
 |-- sweep.json               submit: the trials, their names and values
+|-- submit.lock              submit: held by the one that writes the above
 |-- array-1/                 submit: an array of jobs: its script, its job; Slurm: files of the setup
 |-- 1-0007/                  the run directory of task 7 of that array, made when the task starts; its jobs/ by submit;
 |                            values.json: what a search has drawn for it
@@ -66,6 +67,20 @@ class SweepDirectory:
     def spec(self) -> Path:
         """The resolved spec with its section `sweep`."""
         return self.path / "sweep.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """The file that a submission locks."""
+        return self.path / "submit.lock"
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """A value that each submission changes; None where there is no sweep."""
+        try:
+            status = self._record.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     @property
     def _record(self) -> Path:

@@ -1,6 +1,8 @@
 """Plans of sweeps: how trials are divided over arrays, and what each submission starts."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hpc_yolo.cluster.site import parse_site_settings
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.launch import sweep as module
 from hpc_yolo.launch.plan import ArrayTasks, planned_run
-from hpc_yolo.launch.sweep import plan_sweep, prepare_sweep, with_new_trials
+from hpc_yolo.launch.sweep import only_submission, plan_sweep, prepare_sweep, submit_sweep, with_new_trials
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
@@ -84,6 +86,31 @@ def test_removed_directory_of_a_trial_is_made_again(spec_of, monkeypatch):
     shutil.rmtree(plan.sweep.trial("1-0001").path)
     prepare_sweep(plan_sweep(spec_of(search=RANDOM)))
     assert plan.sweep.trial("1-0001").jobs.is_dir()
+
+
+def test_of_two_submissions_at_once_the_second_is_refused(spec_of):
+    """Both would have trials of the same names, with the values of the second."""
+    first, second = plan_sweep(spec_of(grid={LR0: [0.01]})), plan_sweep(spec_of(grid={LR0: [0.02]}))
+    with only_submission(first):
+        prepare_sweep(first)
+    with pytest.raises(RunError, match="another command has just submitted this sweep"), only_submission(second):
+        pass
+    assert [trial.values for trial in first.sweep.trials()] == [{LR0: 0.01}]
+
+
+def test_sweep_that_is_being_submitted_is_left_alone(spec_of):
+    plan = plan_sweep(spec_of(seeds=2))
+    plan.sweep.path.mkdir(parents=True)
+    held = "from hpc_yolo.core.files import exclusive_lock; import sys\nfrom pathlib import Path\n"
+    held += "with exclusive_lock(Path(sys.argv[1])): print(); sys.stdin.read()"
+    command = [sys.executable, "-c", held, str(plan.sweep.lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(RunError, match="another command submits this sweep, or runs its trials"):
+            submit_sweep(plan)
+        other.stdin.close()
+    assert not plan.sweep.exists
+    assert plan_sweep(spec_of(seeds=2)).new, "what is left of a lock is no reason to refuse"
 
 
 def test_sweep_of_another_spec_is_refused_with_what_differs(spec_of, write_spec):
