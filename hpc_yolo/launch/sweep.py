@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,6 +230,7 @@ def prepare_sweep(plan: SweepPlan) -> None:
 def _take_back(plan: SweepPlan) -> None:
     """Remove what `submit_sweep` has made for the new trials."""
     sweep = plan.sweep
+    arrays = {sweep.array(array_and_task(trial.name)[0]).path for trial in plan.new}
     if plan.known:
         sweep.write_trials(plan.known)
     else:
@@ -238,6 +240,8 @@ def _take_back(plan: SweepPlan) -> None:
         for directory in (run.jobs, run.path):
             with contextlib.suppress(OSError):
                 directory.rmdir()
+    for path in arrays:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _state(sweep: SweepDirectory, known: Sequence[TrialRecord]) -> tuple[list[TrialRecord], int, int]:

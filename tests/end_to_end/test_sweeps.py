@@ -149,6 +149,7 @@ def test_refused_array_leaves_nothing(in_slurm, write_spec, hpc_yolo, tmp_path):
     assert refused.returncode != 0 and "Slurm refuses the job" in refused.stderr
     sweep = sweep_at(tmp_path, "refused")
     assert not sweep.exists and not sweep.trial("1-0000").path.exists()
+    assert "2 new" in hpc_yolo("submit", write_spec("refused", CLUSTER, sweep={"seeds": 2}), "--dry-run").stdout
 
 
 def test_local_sweep_runs_several_trials_at_once(write_spec, hpc_yolo, tmp_path):
