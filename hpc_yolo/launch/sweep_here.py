@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from hpc_yolo.cluster.process import current_environment
-from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError, HpcYoloError, RunError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.local_gpus import visible_gpus
 from hpc_yolo.launch.prepare import prepare_run
@@ -99,11 +99,15 @@ def _run(
 ) -> int:
     """Run one trial in a process of its own; return its exit code."""
     run = plan.sweep.trial(trial.name)
-    if not run.exists:
-        if spent := spent_budget(plan.sweep):
-            say(f"trial {trial.name} does not start: {spent}")
-            return 0
-        prepare_run(run, trial_spec(plan.sweep, run))
+    try:
+        if not run.exists:
+            if spent := spent_budget(plan.sweep):
+                say(f"trial {trial.name} does not start: {spent}")
+                return 0
+            prepare_run(run, trial_spec(plan.sweep, run))
+    except (HpcYoloError, OSError) as error:  # a file that has been removed, a full disk
+        say(f"trial {trial.name} does not start: {error}")
+        return error.exit_code if isinstance(error, HpcYoloError) else RunError.exit_code
     environ = dict(current_environment())
     if gpus is not None:
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

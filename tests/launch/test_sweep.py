@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster.site import parse_site_settings
-from hpc_yolo.core.errors import RunError, SpecError
+from hpc_yolo.core.errors import DataError, RunError, SpecError
 from hpc_yolo.launch import sweep as module
 from hpc_yolo.launch.plan import ArrayTasks, planned_run
 from hpc_yolo.launch.sweep import only_submission, plan_sweep, prepare_sweep, submit_sweep, with_new_trials
+from hpc_yolo.launch.sweep_here import run_trials_here
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
@@ -202,3 +203,17 @@ def test_trials_share_the_labels_of_a_dataset(spec_of, tmp_path):
     assert len({label_cache_of(first, split, data) for split in ("train", "val") for data in ("/a", "/b")}) == 4
     alone = RunDirectory(tmp_path / "runs" / "alone")
     assert label_cache_of(alone, "train", "/a") == alone.label_cache("train")
+
+
+def test_trials_that_cannot_start_here_are_reported_and_counted(write_spec, tmp_path, shapes):
+    """An error in the thread of a trial would end the sweep with exit code 0."""
+    data = tmp_path / "data.yaml"
+    data.write_text(shapes.read_text())
+    plan = plan_sweep(load_spec(write_spec("lr", {"executor": "local"}, data=str(data), sweep={"seeds": 2})))
+    data.unlink()
+    lines = []
+    code = run_trials_here(plan, parallel=1, is_silent=True, say=lines.append)
+    assert code == DataError.exit_code
+    for name in ("1-0000", "1-0001"):
+        assert any(f"trial {name} does not start: data: there is no dataset {data}" in line for line in lines)
+    assert lines[-1].startswith("2 trials failed")
