@@ -30,6 +30,7 @@ from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import require_filled_name
 from hpc_yolo.launch.sweep import SweepPlan, only_submission, plan_sweep, submit_sweep, with_new_trials
 from hpc_yolo.launch.sweep_here import run_trials_here
+from hpc_yolo.launch.trial import spent_budget
 from hpc_yolo.launch.weights import with_located_weights
 from hpc_yolo.monitor.sweep_facts import NOT_STARTED, STOPPED_EARLY
 from hpc_yolo.runs.directory import RunDirectory
@@ -167,6 +168,8 @@ def tracker(plan: SweepPlan) -> Iterator[None]:
 def wait_for_trials(sweep: SweepDirectory, say: Callable[[str], None]) -> int:
     """Wait until no trial of `sweep` waits or runs; return 0, or where one has not finished the code of a failed run.
 
+    One that has not started counts as failed, unless the budget is spent.
+
     Args:
         say: prints the number of trials in each state, when it changes.
     """
@@ -178,6 +181,11 @@ def wait_for_trials(sweep: SweepDirectory, say: Callable[[str], None]) -> int:
             say(f"{sweep.name}: {line}")
             shown = line
         if not warning and not facts.is_under_way:
-            is_complete = facts.counts.keys() <= {"done", STOPPED_EARLY, NOT_STARTED}  # the budget may be spent
-            return 0 if is_complete else TrainingError.exit_code
+            rest = facts.counts.keys() - {"done", STOPPED_EARLY}
+            if not rest or (rest == {NOT_STARTED} and spent_budget(sweep)):
+                return 0
+            if NOT_STARTED in rest:
+                number = counted(facts.counts[NOT_STARTED], "trial")
+                say(f"{number} did not start; the output of a trial is in {sweep.path}/TRIAL/jobs")
+            return TrainingError.exit_code
         time.sleep(POLL_S)

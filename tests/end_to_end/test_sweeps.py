@@ -14,13 +14,16 @@ from spec_runs import SLOW_MODEL
 from tensor_digest import digest
 from waiting import wait_until
 
+from hpc_yolo.cli.submit_sweep import wait_for_trials
+from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.launch.sweep import plan_sweep, prepare_sweep
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, AttemptStarted, StepLogged
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.runs.sweep import SweepDirectory
-from hpc_yolo.spec.load import dump_spec
+from hpc_yolo.spec.load import dump_spec, load_spec
 
 CLUSTER = {"partition": "preempt", "tasks_per_node": 1}
 TRAIN = {"epochs": 12, "val_every": 12, "hyp_overrides": {"warmup_epochs": 0}}
@@ -195,6 +198,18 @@ def test_no_trial_starts_once_the_budget_is_spent(in_slurm, write_spec, hpc_yolo
     assert "trial 1-0001 does not start: the trials have taken" in log.read_text()
     more = write_spec("small", CLUSTER, {"epochs": 1}, sweep=sweep_section | {"budget_gpu_hours": 1})
     assert "1 to start again, 1 finished" in hpc_yolo("submit", more, "--dry-run").stdout
+
+
+def test_trials_that_did_not_start_are_a_failure_of_the_sweep(write_spec):
+    """Such as those whose dataset was removed while they waited."""
+    plan = plan_sweep(load_spec(write_spec("unable", {"executor": "local"}, sweep={"seeds": 2})))
+    prepare_sweep(plan)
+    lines = []
+    assert wait_for_trials(plan.sweep, lines.append) == TrainingError.exit_code
+    assert lines == [
+        "unable: 2 not started",
+        f"2 trials did not start; the output of a trial is in {plan.sweep.path}/TRIAL/jobs",
+    ]
 
 
 def test_directory_of_another_sweep_or_run_is_refused(write_spec, hpc_yolo, tmp_path):
