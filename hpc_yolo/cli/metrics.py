@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_yolo.inference.validate import ValidationReport
+from hpc_yolo.monitor.blocks import one_line
+from hpc_yolo.monitor.console import data_console
 
 FEW_CLASSES = 50
 METRIC_COLUMNS = ("P", "R", "mAP50", "mAP50-95")  # as YOLOv5 heads them
@@ -26,8 +28,8 @@ def print_report(report: ValidationReport, directory: Path, *, verbose: bool, as
     table.add_row("all", images, str(report.num_labels), *map(_three, report.metrics.values()))
     if verbose or 1 < len(report.classes) < FEW_CLASSES:
         for row in report.classes:
-            table.add_row(row.name, images, str(row.num_labels), *map(_three, row.metrics.values()))
-    console = Console()
+            table.add_row(one_line(row.name), images, str(row.num_labels), *map(_three, row.metrics.values()))
+    console = data_console()
     console.print(
         f"{report.weights} on {report.split} of {report.data}: {report.imgsz} px, {report.device}", style="dim"
     )
@@ -49,7 +51,7 @@ def print_study(reports: list[ValidationReport], directory: Path, *, as_json: bo
     for report in reports:
         values = map(_three, report.metrics.values())
         table.add_row(str(report.imgsz), *values, *(f"{report.speed_ms[stage]:.1f}" for stage in stages))
-    console = Console()
+    console = data_console()
     console.print(table)
     console.print(f"results in {directory}", soft_wrap=True)
 

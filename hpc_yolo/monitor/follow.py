@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.monitor.console import data_console
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs import logs
 from hpc_yolo.runs.attempts import Attempts
@@ -51,7 +52,7 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
         TrainingError: the job failed; the message is that of the first rank that did.
     """
     reader = JournalReader(run.journal)
-    console = Console()
+    console = data_console()
     attempts = Attempts()
     interrupted = False
     with RunDisplay(console, quiet=quiet) as display:

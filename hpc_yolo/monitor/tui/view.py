@@ -72,5 +72,5 @@ def results_table(run: RunDirectory, best: Evaluated, last_epoch: EpochEnded | N
     num_labels = sum(row.num_labels for row in best.classes)
     table.add_row("all", str(num_labels), *map(three_decimals, best.metrics.values()), style="bold")
     for row in best.classes:
-        table.add_row(row.name, str(row.num_labels), *map(three_decimals, row.metrics.values()))
+        table.add_row(one_line(row.name), str(row.num_labels), *map(three_decimals, row.metrics.values()))
     return table
