@@ -6,10 +6,11 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.console import data_console
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs import logs
@@ -130,12 +131,12 @@ class RunDisplay:
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
         self._quiet = quiet
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[values]}"))
-        self._progress = Progress(
-            *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal, transient=True
-        )
-        self._task: TaskID = self._progress.add_task("waiting for the job to start", total=None, values="")
+        texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[values]", "fields[left]")]
+        columns = (texts[0], BarColumn(bar_width=24), *texts[1:])
+        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
+        self._task: TaskID = self._add_task("waiting for the job to start", None)
         self._lines = EventLines()
+        self._started: AttemptStarted | None = None
         self._last_evaluation = ""
 
     def __enter__(self) -> RunDisplay:
@@ -160,21 +161,41 @@ class RunDisplay:
             elif isinstance(event, Evaluated):
                 self._last_evaluation = metrics_text(event)
             always = isinstance(event, ALWAYS_SHOWN)
+            if isinstance(event, AttemptEnded) and event.requeued:
+                self._replace_task("waiting for the job to start again", None)
+                always = True
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, (WarningRaised, ImagesReplaced)) else None
-                self._console.print(line, style=style, soft_wrap=True, highlight=False, markup=False)
+                self._console.print(line, style=style, soft_wrap=True, highlight=False)
 
     def _begin(self, event: AttemptStarted) -> None:
-        total = event.epochs * event.steps_per_epoch
-        self._progress.reset(self._task, total=total, completed=event.step, description=f"epoch 1/{event.epochs}")
+        self._started = event
+        self._replace_task(f"epoch {event.epoch + 1}/{event.epochs}", event.epochs * event.steps_per_epoch, event.step)
 
     def _advance(self, event: StepLogged) -> None:
+        if (started := self._started) is None:
+            return
+        total = started.epochs * started.steps_per_epoch
+        values = [f"step {event.step}/{total}", losses_text(event), f"{event.images_per_s:.1f} img/s"]
+        values += [self._last_evaluation] if self._last_evaluation else []
+        left = ""
+        if event.images_per_s > 0:
+            # At the speed that was measured: rich's own estimate counts all steps as done since this command began.
+            left = f"{short_time((total - event.step) * started.batch / event.images_per_s)} left"
         self._progress.update(
             self._task,
             completed=event.step,
-            description=f"epoch {event.epoch + 1}/{self._lines.epochs}",
-            values=f"step {event.step}  {losses_text(event)}  {event.images_per_s:.1f} img/s  {self._last_evaluation}",
+            description=f"epoch {event.epoch + 1}/{started.epochs}",
+            values="  ".join(values),
+            left=left,
         )
+
+    def _replace_task(self, description: str, total: int | None, completed: int = 0) -> None:
+        self._progress.remove_task(self._task)
+        self._task = self._add_task(description, total, completed)
+
+    def _add_task(self, description: str, total: int | None, completed: int = 0) -> TaskID:
+        return self._progress.add_task(description, total=total, completed=completed, values="", left="")
 
 
 def _stop_peers_of_a_failed_rank(run: RunDirectory, job: JobWatch, since: float) -> None:

@@ -1,10 +1,15 @@
 """hpc-yolo follow: what is printed of a run, on a terminal and elsewhere."""
 
+from io import StringIO
+
+import msgspec
 import pytest
-from status_runs import END, EVALUATED, START, append_events, make_run
+from rich.console import Console
+from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 
 from hpc_yolo.cluster.jobs import JobWatch
-from hpc_yolo.monitor.follow import follow
+from hpc_yolo.monitor.follow import RunDisplay, follow
+from hpc_yolo.runs.events import AnyEvent
 
 FINISHED = END | {"outcome": "finished", "requeued": False, "detail": ""}
 ODD_NAMES = ("car [rear]", "[red]x", "[/foo]", ":car:")
@@ -27,3 +32,31 @@ def test_names_of_classes_are_printed_as_they_are(run, capsys):
     assert follow(run, JobWatch(run)) == 0
     printed = capsys.readouterr().out
     assert [name for name in ODD_NAMES if name not in printed] == []
+
+
+def shown_on_a_terminal(*events):
+    """Return what a terminal has got after `events`."""
+    written = StringIO()
+    console = Console(file=written, force_terminal=True, width=200, color_system=None)
+    with RunDisplay(console, quiet=False) as display:
+        display.show([msgspec.convert(event, AnyEvent) for event in events])
+    return written.getvalue()
+
+
+def test_time_left_follows_from_the_speed_that_the_run_reports():
+    shown = shown_on_a_terminal(START, STEP | {"step": 150, "epoch": 1, "images_per_s": 20.0})
+    assert "epoch 2/4" in shown
+    assert "step 150/400" in shown
+    assert "3 min 20 s left" in shown  # 250 steps of 16 images
+
+
+def test_resumed_attempt_begins_in_its_epoch():
+    shown = shown_on_a_terminal(START | {"epoch": 2, "step": 250})
+    assert "epoch 3/4" in shown
+    assert "epoch 1/4" not in shown
+
+
+def test_run_that_is_queued_again_is_shown_as_waiting():
+    shown = shown_on_a_terminal(START, STEP, END)
+    assert "stopped by SIGTERM at step 20, queued again" in shown
+    assert "waiting for the job to start again" in shown
