@@ -12,6 +12,7 @@ from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.console import data_console
+from hpc_yolo.monitor.progress import shown_cursor_after_sigterm
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs import logs
 from hpc_yolo.runs.attempts import Attempts
@@ -56,7 +57,7 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
     console = data_console()
     attempts = Attempts()
     interrupted = False
-    with RunDisplay(console, quiet=quiet) as display:
+    with shown_cursor_after_sigterm(), RunDisplay(console, quiet=quiet) as display:
         alive = True
         while alive:
             try:

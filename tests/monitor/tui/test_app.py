@@ -126,6 +126,18 @@ def test_signal_restores_the_terminal(terminal, runs, leave, expected):
     assert terminal.modes == before
 
 
+def test_sigterm_shows_the_cursor_that_a_bar_has_hidden(terminal, tmp_path):
+    run = make_run(tmp_path, "live", executor="local")  # of another machine, and so alive
+    append_events(run, START, STEP)
+    before = terminal.modes
+    terminal.run(sys.executable, "-m", "hpc_yolo", "follow", str(run.path))
+    terminal.wait_for("step 10/400")
+    assert terminal.modes != before
+    os.kill(terminal.screen_pid(), signal.SIGTERM)
+    terminal.wait_for("LEFT 143")
+    assert terminal.modes == before
+
+
 def test_exception_restores_the_terminal(terminal):
     before = terminal.modes
     terminal.run(sys.executable, "-c", BROKEN)
