@@ -15,6 +15,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import all_failures
 from hpc_yolo.runs.journal import JournalReader, read_events
 from hpc_yolo.runs.logs import OutputLine, OutputReader
+from hpc_yolo.runs.submissions import last_chain
 
 LOG_LINES = 40
 POLL_S = 0.3
@@ -104,12 +105,14 @@ def _nothing_to_show(run: RunDirectory, found: Sequence[OutputLine]) -> RunError
 
 
 def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
-    """Yield lines as they are written, until the newest attempt has ended and is not requeued."""
+    """Yield lines as they are written, until an attempt of the newest job has ended and is not requeued."""
     journal, attempts = JournalReader(run.journal), Attempts()
     while True:
         for event in journal.new_events(max_steps=1):
             attempts.add(event)
         is_over = attempts.newest is not None and not attempts.newest.goes_on
+        if is_over and attempts.newest is not None and (chain := last_chain(run)):
+            is_over = attempts.newest.is_of([one.job_id for one in chain], chain[0].time)
         if is_over:
             time.sleep(LAST_LINES_S)
         yield from new_lines()

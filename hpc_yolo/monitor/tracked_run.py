@@ -90,10 +90,10 @@ class TrackedRun:
         return list(dict.fromkeys([*own, *stages]))
 
     def _run_job_ids(self) -> list[str]:
-        newest = self.record.newest
+        newest = self.record.attempts.newest
         jobs = [job for job in self._jobs if job.uses_slurm]
-        has_ended = isinstance(newest, AttemptEnded) and not newest.requeued
-        if jobs and has_ended and newest is not None and newest.time >= jobs[-1].submission.time:
+        has_ended = jobs and newest is not None and not newest.goes_on
+        if has_ended and newest is not None and newest.is_of([job.id for job in jobs], jobs[-1].submission.time):
             return []
         return [job.address for job in jobs]
 
@@ -165,7 +165,7 @@ class TrackedRun:
         staging = self.record.staging
         if staging is not None and staging.time >= since and _may_be_alive(job, state):
             return "running", staging_text(staging)
-        if isinstance(newest, AttemptEnded) and newest.time >= since:
+        if isinstance(newest, AttemptEnded) and self._is_of(job):
             return self._ended_state(newest, since, state)
         if job is None and not self.record.num_events:
             return "unstarted", "no job was submitted, and no process has written to its journal"
@@ -176,8 +176,13 @@ class TrackedRun:
         if isinstance(job, LocalJob) and not job.state().is_alive:
             cause = self._cause(since)
             return ("failed", cause) if cause else ("lost", "its processes no longer exist")
-        is_unknown = job.uses_slurm and self.record.last_time < since
+        is_unknown = job.uses_slurm and self.record.last_time < since and not self._is_of(job)
         return ("queued", "Slurm has not reported it yet") if is_unknown else self._training_state(since)
+
+    def _is_of(self, job: Job | None) -> bool:
+        """Return True if the newest attempt is one of `job`."""
+        newest = self.record.attempts.newest
+        return newest is not None and (job is None or newest.is_of([job.id], job.submission.time))
 
     def _dead_state(self, job: JobState, since: float) -> tuple[str, str]:
         """Return (state, one line) of a job that is over although its journal has no end."""

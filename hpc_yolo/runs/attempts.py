@@ -6,7 +6,7 @@ The fold keeps a few values for each attempt, independent of the length of the j
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from hpc_yolo.runs.events import (
@@ -86,6 +86,10 @@ class Attempt:
     def newest(self) -> AttemptStarted | TrainingLeft | AttemptEnded | None:
         """The event of the newest of its three phases."""
         return self.ended or self.left or self.started
+
+    def is_of(self, job_ids: Collection[str], submitted: float) -> bool:
+        """Return True for an attempt of the jobs, `submitted` then; by id too, since a node's clock may be behind."""
+        return self.end >= submitted or (self.started is not None and self.started.job_id in job_ids)
 
     def add(self, event: AnyEvent) -> None:
         """Take in its next event."""

@@ -110,3 +110,17 @@ def test_state_of_a_trial_that_ended_early(tmp_path, attempts, detail):
     tracked.read()
     facts = tracked.facts(Reply(jobs={}, time=0.0), time.time())
     assert (facts.state, facts.detail) == ("done", detail)
+
+
+def test_clock_of_a_node_that_is_behind_does_not_hide_the_end(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    add_submission(run, msgspec.structs.replace(FIRST, time=1000.0))
+    journal = JournalWriter(run.journal, attempt=1, clock=lambda: 700.0)
+    journal.write(STARTED)
+    journal.write(FINISHED)
+    cached = CachedJobState(job=JobState("7", "COMPLETED"), time=1010.0)
+    tracked = TrackedRun(run)
+    tracked.read()
+    assert tracked.facts(Reply(jobs={"7": cached}, time=1010.0), 1010.0).state == "done"
+    assert tracked.slurm_job_ids() == []

@@ -3,6 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
+from hpc_yolo.cli.logs import later_lines
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory
@@ -12,6 +13,7 @@ from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.logs import OutputReader
 from hpc_yolo.runs.submissions import Submission, add_submission
 
+FAILED = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=1, step=2)
 START = "submitit INFO (2026-11-23 17:42:39,229) - Starting with JobEnvironment(job_id=7)"
 
 
@@ -83,6 +85,16 @@ def test_follow_ends_with_the_run_and_prints_its_last_lines(run):
     journal = JournalWriter(run.journal, 1)
     journal.write(AttemptEnded(outcome="finished", epoch=1, step=2, detail=""))
     assert call(run.path, "--follow").splitlines() == ["0: a"]
+
+
+def test_follow_of_a_resubmitted_run_waits_for_the_end_of_the_new_job(run):
+    """The journal still ends with the failure of the job before."""
+    write(run, "9.log", "0: a")
+    JournalWriter(run.journal, 1, clock=lambda: 1.5).write(FAILED)
+    lines = later_lines(run, lambda: iter(["of job 7"]))
+    assert next(lines) == "of job 7"
+    JournalWriter(run.journal, 2).write(FAILED)
+    assert list(lines) == ["of job 7"]
 
 
 @pytest.mark.parametrize(
