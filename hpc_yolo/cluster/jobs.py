@@ -116,13 +116,13 @@ class LocalJob(Job):
         The job of another machine counts as running, since its processes are not visible here.
         """
         del timeout_s
-        is_alive = not self._is_here or self._is_controller() is not False
+        is_alive = not self.is_here or self._is_controller() is not False
         return JobState(self.id, "RUNNING" if is_alive else UNKNOWN)
 
     def stop(self) -> None:
         """Send SIGTERM to the controller, which passes it on to every task."""
         host = self.submission.host
-        if not self._is_here:
+        if not self.is_here:
             raise RunError(
                 f"{self.run.name}: its processes run on {host} and cannot be ended from here",
                 hint=f"run this command on {host}",
@@ -133,7 +133,8 @@ class LocalJob(Job):
             os.kill(int(self.id), signal.SIGTERM)
 
     @property
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
+        """True for a job of this machine, whose processes are visible."""
         return self.submission.host == platform.node()
 
     def _is_controller(self) -> bool | None:
@@ -275,6 +276,11 @@ class JobWatch:
         with contextlib.suppress(SchedulerUnavailable):
             self._was_alive = bool(alive_jobs(jobs))
         return self._was_alive
+
+    def is_elsewhere(self) -> bool:
+        """Return True for processes of another machine, whose end is visible in the journal alone."""
+        jobs = current_jobs(self._run)
+        return bool(jobs) and all(isinstance(job, LocalJob) and not job.is_here for job in jobs)
 
     def was_cancelled(self) -> bool:
         """Return whether Slurm reports a job as cancelled."""

@@ -66,6 +66,8 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
                 for event in events:
                     attempts.add(event)
                 display.show(events)
+                if alive and attempts.newest is not None and not attempts.newest.goes_on:
+                    alive = not job.is_elsewhere()
                 _stop_peers_of_a_failed_rank(run, job, since)
                 time.sleep(POLL_S if alive else 0)
             except KeyboardInterrupt:

@@ -34,6 +34,12 @@ def test_names_of_classes_are_printed_as_they_are(run, capsys):
     assert [name for name in ODD_NAMES if name not in printed] == []
 
 
+def test_run_of_another_machine_is_followed_to_the_end_in_its_journal(tmp_path):
+    run = make_run(tmp_path, "theirs", executor="local")
+    append_events(run, START, FINISHED)
+    assert follow(run, JobWatch(run)) == 0
+
+
 def shown_on_a_terminal(*events):
     """Return what a terminal has got after `events`."""
     written = StringIO()

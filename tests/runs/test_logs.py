@@ -10,7 +10,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
 from hpc_yolo.runs.failures import Failure, write_failure
 from hpc_yolo.runs.journal import JournalWriter
-from hpc_yolo.runs.logs import OutputReader
+from hpc_yolo.runs.logs import OutputLine, OutputReader
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 FAILED = AttemptEnded(outcome=AttemptEnded.FAILED, epoch=1, step=2)
@@ -91,10 +91,11 @@ def test_follow_of_a_resubmitted_run_waits_for_the_end_of_the_new_job(run):
     """The journal still ends with the failure of the job before."""
     write(run, "9.log", "0: a")
     JournalWriter(run.journal, 1, clock=lambda: 1.5).write(FAILED)
-    lines = later_lines(run, lambda: iter(["of job 7"]))
-    assert next(lines) == "of job 7"
+    line = OutputLine("7", 0, 2, "of job 7")
+    lines = later_lines(run, lambda: iter([line]))
+    assert next(lines) == line
     JournalWriter(run.journal, 2).write(FAILED)
-    assert list(lines) == ["of job 7"]
+    assert list(lines) == [line]
 
 
 @pytest.mark.parametrize(
