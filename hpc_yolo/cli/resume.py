@@ -28,7 +28,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     For example: hpc-yolo resume first --set train.epochs=200
     """
     overrides = read_overrides(assignments, {})
-    runs = [named_run(name) for name in written]
+    runs = {run.path: run for run in map(named_run, written)}.values()
     plans = [make_plan(with_located_weights(submitted_spec(run, overrides))) for run in runs]
     local = [plan.run.name for plan in plans if not plan.uses_slurm]
     if len(plans) > 1 and (local or follow):

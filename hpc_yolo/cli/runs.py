@@ -38,7 +38,7 @@ def for_each(written: tuple[str, ...], action: Callable[[RunDirectory], str], qu
         HpcYoloError: the last of the errors.
     """
     runs = {run.path: run for run in map(named_run, written)}.values()
-    confirm(f"{question} {', '.join(run.name for run in runs)}?", yes=yes)
+    confirm(f"{question} {', '.join(str(run.path) for run in runs)}?", yes=yes)
     errors: list[HpcYoloError] = []
     for run in runs:
         try:

@@ -72,11 +72,11 @@ def find_run(written: str, known: Sequence[RunDirectory], gone: Sequence[Path] =
     import difflib  # which only a mistake needs
 
     named = {run.path.resolve(): run for run in known if run.name == written}
-    if len(named) == 1:
-        return next(iter(named.values()))
     by_path = RunDirectory(Path(written).absolute())
     if by_path.exists:
-        return by_path
+        named.setdefault(by_path.path.resolve(), by_path)
+    if len(named) == 1:
+        return next(iter(named.values()))
     if SweepDirectory(by_path.path).exists:
         raise RunError(
             f"{written} is a sweep, of several runs", hint=f"hpc-yolo sweep --help, or one of them: {written}/1-0000"

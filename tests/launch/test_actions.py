@@ -112,6 +112,15 @@ def test_run_is_found_by_name_or_path_and_a_misspelt_name_gets_a_suggestion(tmp_
         find_run("first", [first, second, twin])
 
 
+def test_name_of_a_run_elsewhere_and_of_a_directory_here_is_ambiguous(tmp_path, monkeypatch):
+    here, elsewhere = make_run(tmp_path / "here", "first"), make_run(tmp_path / "elsewhere", "first")
+    monkeypatch.chdir(tmp_path / "here")
+    for known in ([elsewhere], [elsewhere, here]):
+        with pytest.raises(RunError, match="several runs have that name"):
+            find_run("first", known)
+    assert find_run("first", [here]).path == find_run("./first", [elsewhere]).path == here.path
+
+
 def run_cli(*arguments: object):
     return CliRunner().invoke(cli, [str(word) for word in arguments])
 
@@ -145,6 +154,6 @@ def test_resume_uses_the_spec_of_the_run(tmp_path, monkeypatch):
     append_events(run, START)
     plans = []
     monkeypatch.setattr("hpc_yolo.cli.resume.carry_out", lambda plan, **options: plans.append(plan))
-    result = run_cli("resume", run.path)
+    result = run_cli("resume", run.path, f"{run.path}/")  # once, however often it is named
     assert result.exception is None, result.exception
     assert [(Path(plan.run.path), plan.executor) for plan in plans] == [(run.path, "local")]
