@@ -39,7 +39,7 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     require_shell_stages(spec.then)
     plan = slurm_plan(spec, planned_run(spec), "rendered", current_environment())
     fetch_with_progress(spec.weights)
-    prepare_run(plan.run, plan.spec, needs_data=False)
+    prepare_run(plan.run, plan.spec, needs_data=False, is_new=not plan.continues)
     if not has_copy(plan.run):
         inputs = "this input" if are_kept(plan.run) else "the run's inputs"
         click.echo(f"{spec.data.described}: not found here; the first attempt of the job copies {inputs}", err=True)

@@ -25,7 +25,7 @@ from hpc_yolo.cli.submission import (
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.this_site import site_lookup
-from hpc_yolo.core.errors import ClusterError
+from hpc_yolo.core.errors import ClusterError, NameTakenError
 from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
@@ -33,6 +33,7 @@ from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.launch.weights import fetch_weights, with_located_weights
 from hpc_yolo.runs.submissions import Submission, stage_submissions
 from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
+from hpc_yolo.spec.run_name import NUMBER
 
 BEST_OF = "best-of"
 
@@ -97,7 +98,22 @@ def spec_file(spec_path: Path, sweep_path: Path | None, *, dry_run: bool) -> Pat
 
 
 def submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) -> None:
-    """Submit the run of `loaded`, or print what a submission would do."""
+    """Submit the run of `loaded`, or print what a submission would do.
+
+    Raises:
+        NameTakenError: another command has created the run meanwhile, and its name has no number.
+    """
+    while True:
+        try:
+            _submit_run(loaded, dry_run=dry_run, follow=follow, wait=wait)
+            return
+        except NameTakenError as taken:
+            if NUMBER not in loaded.spec.name:
+                raise
+            click.echo(f"{taken.message}; the next free number follows", err=True)
+
+
+def _submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) -> None:
     plan, slurm = at_site(make_plan(with_filled_name(with_located_weights(loaded.spec))), dry_run=dry_run)
     is_available = slurm is None or slurm.available
     if plan.spec.then:

@@ -134,9 +134,10 @@ def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     if _is_finished(run, process):
         return
     if process.rank == 0:
+        is_new = not run.exists
         require_same_training(run, spec)
         fetch_with_progress(spec.weights)
-        prepare_run(run, spec)
+        prepare_run(run, spec, is_new=is_new)
     _train_and_notify(run, spec, process)
 
 

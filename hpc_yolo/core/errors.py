@@ -8,6 +8,7 @@
     |-- InstallationError       13   a package cannot be imported: it or a library that it needs is missing
     |-- TrackerError            14   a tracker refuses values, or does not answer
     |-- RunError                 6   the run directory or its journal cannot be used
+    |   |-- NameTakenError      15   another command submits the same run or sweep
     |   |-- CheckpointError      7   a checkpoint is damaged or does not fit
     |   `-- LeaseError           9   another attempt of the run trains it, or has taken over
     `-- TrainingError            8   a rank failed; its rank, host and traceback are in the message
@@ -90,6 +91,12 @@ class RunError(HpcYoloError):
     """A run directory cannot be created, read or written, or belongs to another spec."""
 
     exit_code = 6
+
+
+class NameTakenError(RunError):
+    """Another command submits the same run or sweep, or has just done so. This one has changed nothing."""
+
+    exit_code = 15
 
 
 class CheckpointError(RunError):

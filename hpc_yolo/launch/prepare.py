@@ -14,8 +14,8 @@ from pathlib import Path
 
 import hpc_yolo
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.core.errors import RunError
-from hpc_yolo.core.files import write_atomic
+from hpc_yolo.core.errors import NameTakenError, RunError
+from hpc_yolo.core.files import create_exclusive, write_atomic
 from hpc_yolo.data.dataset_source import is_here
 from hpc_yolo.data.run_inputs import changed_inputs, gather_inputs, store_inputs
 from hpc_yolo.resilience.chain import predecessor
@@ -33,15 +33,17 @@ from hpc_yolo.spec.schema import Spec
 MAX_CHANGES = 5  # in a message
 
 
-def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> None:
+def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True, is_new: bool = False) -> None:
     """Create the run directory of `spec`, with its inputs and origin, and add a run to the index.
 
     Args:
         spec: one that `require_same_training` has accepted.
         needs_data: the dataset YAML must exist here; otherwise, unless it does, the first attempt copies it; and the
             other inputs too, if it is no path with variables.
+        is_new: the run did not exist when the caller made its plan; of several such callers, one creates it.
 
     Raises:
+        NameTakenError: another command has created the run meanwhile.
         RunError: it cannot be written.
         SpecError, DataError: a file that the spec names cannot be read.
     """
@@ -50,7 +52,7 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
     inputs = gather_inputs(run, spec, with_dataset=has_data) if has_data or is_of_nodes else {}
     run.create(for_group=spec.output_mode == "group")
     try:
-        write_atomic(run.spec, dump_spec(spec))
+        _write_spec(run, spec, is_new=is_new)
         write_atomic(run.origin, json.dumps(origin(), indent=2) + "\n")
         write_atomic(run.packages, "\n".join(installed_packages()) + "\n")
     except OSError as error:
@@ -60,6 +62,16 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True) -> No
     store_inputs(run, inputs)
     if sweep_of(run) is None:  # a trial is listed with its sweep
         add_to_index(state_directory(current_environment()), run)
+
+
+def _write_spec(run: RunDirectory, spec: Spec, *, is_new: bool) -> None:
+    if not is_new:
+        write_atomic(run.spec, dump_spec(spec))
+    elif not create_exclusive(run.spec, dump_spec(spec).encode()):
+        raise NameTakenError(
+            f"{run.path}: another command has submitted a run of this name at the same time",
+            hint="give this one another name with --set name=NAME; {n} in a name is the next free number",
+        )
 
 
 def run_of(spec_path: Path, overrides: Sequence[Override]) -> RunDirectory | None:

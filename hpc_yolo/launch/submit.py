@@ -47,6 +47,7 @@ def submit(plan: Plan) -> Submission:
     """Create the run directory, start or queue the job, and return the record of it.
 
     Raises:
+        NameTakenError: another command has created the run since the plan was made.
         RunError: the run directory is not writable.
         ClusterError: Slurm refuses the job of the run or of a stage; the message is Slurm's.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
@@ -54,7 +55,7 @@ def submit(plan: Plan) -> Submission:
     """
     if plan.script is None:
         require_import()
-    prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes)
+    prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes, is_new=not plan.continues)
     if plan.script is None:
         return _start_local(plan)
     earlier = stage_jobs(plan.run)

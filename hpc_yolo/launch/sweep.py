@@ -16,7 +16,7 @@ from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.process import current_environment
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.cluster.site import DEFAULT_ARRAY_SIZE
-from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.core.errors import ClusterError, NameTakenError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import exclusive_lock, make_directory, write_atomic
 from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
 from hpc_yolo.launch.submit import queue
@@ -151,7 +151,7 @@ def submit_sweep(plan: SweepPlan) -> list[Submission]:
     """Create the directory of the sweep and queue its arrays; return the record of each.
 
     Raises:
-        RunError: the directory cannot be written; or see `only_submission`.
+        NameTakenError, RunError: see `only_submission`.
         ClusterError: Slurm refuses; where nothing is queued, the sweep is as it was before.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
     """
@@ -177,8 +177,8 @@ def only_submission(plan: SweepPlan) -> Iterator[None]:
     """Hold the sweep of `plan` against other submissions: their trials would have the same names.
 
     Raises:
-        RunError: another submission goes on, or has changed the sweep since the plan was made; or the directory
-            cannot be written.
+        NameTakenError: another submission goes on, or has changed the sweep since the plan was made.
+        RunError: the directory cannot be written.
     """
     sweep = plan.sweep
     with _writing(sweep):
@@ -188,11 +188,11 @@ def only_submission(plan: SweepPlan) -> Iterator[None]:
             held.enter_context(exclusive_lock(sweep.lock, timeout_s=0))
         except TimeoutError:
             hint = f"see hpc-yolo sweep status {sweep.path}, and submit again when that command has ended"
-            raise RunError(f"{sweep.path}: another command submits this sweep, or runs its trials", hint=hint) from None
+            raise NameTakenError(f"{sweep.path}: another command submits it or runs its trials", hint=hint) from None
         except OSError:  # a file system without locks
             pass
         if sweep.version != plan.version:
-            raise RunError(f"{sweep.path}: another command has just submitted this sweep", hint="submit it again")
+            raise NameTakenError(f"{sweep.path}: another command has just submitted this sweep", hint="submit it again")
         yield
 
 

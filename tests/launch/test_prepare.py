@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.core.errors import RunError
-from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.core.errors import NameTakenError, RunError
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.prepare import prepare_run, submitted_spec
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.spec.data import DataSpec
+from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 
 OLD_JOURNAL = b'{"event":"attempt_started","time":1.0,"attempt":1,"format_version":1,"job_id":"7"}\n'
 
@@ -40,3 +45,15 @@ def test_commands_on_a_run_of_an_older_version_end_with_that_message(
     result = CliRunner().invoke(cli, [*command, str(old_run.path)])
     assert isinstance(result.exception, RunError)
     assert "written by an older version" in str(result.exception)
+
+
+def test_of_two_commands_that_found_the_name_free_one_creates_the_run(tmp_path: Path) -> None:
+    """The second one replaced the spec of the job that the first one had queued."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1)
+    run = RunDirectory(tmp_path / "run")
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=str(data)), output=str(tmp_path))
+    other = msgspec.structs.replace(spec, train=TrainSpec(seed=7))
+    prepare_run(run, spec, is_new=True)
+    with pytest.raises(NameTakenError, match="another command has submitted a run of this name at the same time"):
+        prepare_run(run, other, is_new=True)
+    assert submitted_spec(run) == spec

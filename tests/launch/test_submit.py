@@ -16,6 +16,7 @@ from waiting import PATIENCE_S
 from hpc_yolo.cli.submission import notice_after
 from hpc_yolo.core.errors import SpecError
 from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.submit import job_environment
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
@@ -48,8 +49,8 @@ def spec(tmp_path) -> Path:
     return path
 
 
-def submit(spec: Path) -> subprocess.Popen[str]:
-    message = [sys.executable, "-m", "hpc_yolo", "submit", str(spec)]
+def submit(spec: Path, *options: str) -> subprocess.Popen[str]:
+    message = [sys.executable, "-m", "hpc_yolo", "submit", str(spec), *options]
     return subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
@@ -97,6 +98,21 @@ def test_job_in_an_unknown_state_is_not_queued_again(slurm, spec, tmp_path, stat
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 6
     assert "run is already queued or running, as Slurm job 7" in errors
+
+
+def test_submissions_at_the_same_time_get_numbers_of_their_own(slurm, spec, tmp_path):
+    """Both took the same number, and the job of the first one trained the spec of the second."""
+    (tmp_path / "began").mkdir()
+    program(slurm / "sbatch", "echo $$")
+    both_began = f"touch {tmp_path}/began/$$; until [ $(ls {tmp_path}/began | wc -l) -gt 1 ]; do sleep 0.01; done"
+    program(slurm / "scontrol", f"{both_began}\n{PING}")  # called when the names are chosen
+    commands = [submit(spec, "--name", "run-{n}", "--set", f"train.seed={seed}") for seed in (1, 2)]
+    for seed, command in enumerate(commands, 1):
+        output, errors = command.communicate(timeout=PATIENCE_S)
+        assert command.returncode == 0, errors
+        run = RunDirectory(Path(output.rpartition("run directory  ")[2].partition(" (")[0]))
+        assert submitted_spec(run).train.seed == seed and len(all_submissions(run)) == 1
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run-1", "run-2"]
 
 
 def test_sbatch_without_an_answer_reports_that_the_job_may_be_queued(slurm, spec):
