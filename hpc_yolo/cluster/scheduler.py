@@ -35,6 +35,7 @@ from hpc_yolo.cluster.slurm_output import (
     parse_sacct,
     parse_squeue,
     parse_step_usage,
+    parse_submitted,
     parse_test_only,
 )
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
@@ -83,10 +84,12 @@ def submit_script(
 
     Raises:
         ClusterError: Slurm refuses; the message is Slurm's.
-        SchedulerUnavailable: no answer; whether the job was queued is not known.
+        SchedulerUnavailable: no answer, or one without a job id; whether the job was queued is not known.
     """
     reply = output_of(["sbatch", "--parsable", *options, str(path), *arguments], SUBMIT_TIMEOUT_S, run)
-    return reply.strip().partition(";")[0]
+    if (job_id := parse_submitted(reply)) is None:
+        raise SchedulerUnavailable(f"sbatch printed no job id: {reply.strip()[:200] or 'nothing'}")
+    return job_id
 
 
 def jobs_by_comment(prefix: str, timeout_s: float = QUERY_TIMEOUT_S, *, run: Run = run_command) -> dict[str, str]:

@@ -39,6 +39,7 @@ SLURM_TIME = "%Y-%m-%dT%H:%M:%S"  # in the time zone of this machine
 
 _JOB_ID = re.compile(r"\d+(_\S+)?")
 _EXIT_PAIR = re.compile(r"(\d+):(\d+)")  # code:signal; printed by squeue since 23.02
+_SUBMITTED = re.compile(r"^\s*(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 _WAIT_STATUS_LIMIT = 0x10000  # squeue up to 22.05 prints the status of wait(2)
 
 
@@ -200,6 +201,15 @@ def parse_job_record(text: str) -> JobRecord:
         is_at_limit=fields.get("Reason") == "TimeLimit",
         end=None if fields.get("TimeLimit") == "UNLIMITED" else parse_slurm_clock(fields.get("EndTime", "")),
     )
+
+
+def parse_submitted(text: str) -> str | None:
+    """Return the job id that `sbatch --parsable` prints, 7 or 7;cluster; None where it prints none.
+
+    The sbatch of some sites is a script that prints a greeting and the results of its own checks first.
+    """
+    found = _SUBMITTED.findall(text)
+    return found[-1] if found else None
 
 
 def parse_test_only(text: str) -> StartEstimate:

@@ -90,6 +90,16 @@ def test_jobs_of_another_cluster_are_ended_and_requeued_there() -> None:
     ]
 
 
+def test_job_id_is_found_behind_what_the_sbatch_of_a_site_prints() -> None:
+    """The whole greeting was recorded as the id of the job, which could then be neither shown nor cancelled."""
+    greeting = "-----\n  Welcome to Vista\n-----\n\n--> Verifying valid submit host (login1)...OK\n"
+    run = Recorded(sbatch=Finished(0, f"{greeting}9;far\n", ""))
+    assert scheduler.submit_script(Path("job"), run=run) == "9"
+    run = Recorded(sbatch=Finished(0, greeting, ""))
+    with pytest.raises(SchedulerUnavailable, match=r"sbatch printed no job id: -----\n  Welcome to Vista"):
+        scheduler.submit_script(Path("job"), run=run)
+
+
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGKILL])
 def test_requeue_succeeds_when_its_scontrol_ends_with_the_job(stop_signal: signal.Signals) -> None:
     """The requeue ends the job's processes, scontrol among them; the journal said "not queued again"."""
