@@ -1,5 +1,7 @@
 """Run one of Slurm's commands: with a time limit, in the C locale, without the variables of a surrounding job.
 
+sbatch alone keeps the locale of the user: a job gets the environment of its sbatch.
+
 The command lines are in `scheduler`. Tests replace `run_command`, the only call that starts a process.
 """
 
@@ -56,7 +58,7 @@ def run_command(
     try:
         done = subprocess.run(
             arguments,
-            env={**kept, **(sbatch_variables or {}), "LC_ALL": "C"},
+            env={**kept, **(sbatch_variables or {}), **({} if arguments[0] == "sbatch" else {"LC_ALL": "C"})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -192,6 +192,18 @@ def test_commands_run_without_the_surrounding_job_and_in_the_c_locale(
     assert "SLURM_CONF=/etc/slurm/slurm.conf" in seen
 
 
+@pytest.mark.parametrize("locale", ["de_DE.UTF-8", None])
+def test_job_gets_the_locale_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, locale: str | None) -> None:
+    """sbatch passes its environment on: the setup, the stages and the tasks of each job ran with LC_ALL=C."""
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "${LC_ALL-none}"\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    if locale is not None:
+        monkeypatch.setenv("LC_ALL", locale)
+    assert slurm_command.run_command(["sbatch"], 5.0).stdout == f"{locale or 'none'}\n"
+
+
 # From here on nothing is recorded: tests/helpers/slurm_cluster.py is a real cluster.
 
 
