@@ -232,7 +232,8 @@ def parse_test_only(text: str) -> StartEstimate:
 def parse_comments(text: str, prefix: str) -> dict[str, str]:
     """Parse squeue's lines, job | comment: job ids by the last word of the comment, where it begins with `prefix`."""
     found = {}
-    for job, comment, *_ in _rows(text, 2):
+    for line in text.splitlines():
+        job, _, comment = line.strip().partition("|")  # the rest is text of the user, which may have further bars
         number, token = re.match(r"\d+", job), comment.rpartition(" ")[2]
         if number and token.startswith(prefix):
             found[token] = number[0]

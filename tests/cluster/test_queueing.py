@@ -105,6 +105,11 @@ def test_job_with_a_lost_reply_is_found_by_its_token(run, script, controller):
     assert records(run) == []
 
 
+def test_job_whose_comment_has_a_bar_is_found_by_its_token(run, script, controller):
+    script.write_text("#!/bin/bash\n#SBATCH --comment='day|night'\ntrue\n")
+    assert queue_script(run, script, PLANNED, sbatch=controller.lose_reply).job_id == "7"
+
+
 def test_job_that_appears_later_is_adopted_by_the_next_command(run, script, controller):
     controller.is_up.unlink()
     with pytest.raises(SchedulerUnavailable, match="may be queued anyway") as caught:
