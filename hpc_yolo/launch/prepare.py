@@ -64,6 +64,13 @@ def prepare_run(run: RunDirectory, spec: Spec, *, needs_data: bool = True, is_ne
         add_to_index(state_directory(current_environment()), run)
 
 
+def take_back(run: RunDirectory) -> None:
+    """Remove what `prepare_run` has written for a new run that is not queued: a corrected spec may have its name."""
+    shutil.rmtree(run.inputs, ignore_errors=True)
+    for path in (run.spec, run.origin, run.packages, run.script):
+        path.unlink(missing_ok=True)
+
+
 def _write_spec(run: RunDirectory, spec: Spec, *, is_new: bool) -> None:
     if not is_new:
         write_atomic(run.spec, dump_spec(spec))

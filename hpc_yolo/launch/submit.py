@@ -22,7 +22,7 @@ from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.files import write_atomic
 from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
-from hpc_yolo.launch.prepare import prepare_run, submitted_spec
+from hpc_yolo.launch.prepare import prepare_run, submitted_spec, take_back
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -49,7 +49,8 @@ def submit(plan: Plan) -> Submission:
     Raises:
         NameTakenError: another command has created the run since the plan was made.
         RunError: the run directory is not writable.
-        ClusterError: Slurm refuses the job of the run or of a stage; the message is Slurm's.
+        ClusterError: Slurm refuses the job of the run or of a stage; the message is Slurm's. A new run that it refuses
+            does not exist afterwards.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
         InstallationError: a package that tasks on this machine need cannot be imported.
     """
@@ -59,9 +60,20 @@ def submit(plan: Plan) -> Submission:
     if plan.script is None:
         return _start_local(plan)
     earlier = stage_jobs(plan.run)
-    submission = queue(plan)
+    submission = _queue_run(plan)
     _queue_stages(plan, submission, earlier)
     return submission
+
+
+def _queue_run(plan: Plan) -> Submission:
+    try:
+        return queue(plan)
+    except SchedulerUnavailable:
+        raise
+    except ClusterError:
+        if not plan.continues:
+            take_back(plan.run)
+        raise
 
 
 def _planned(plan: Plan) -> Submission:

@@ -100,6 +100,22 @@ def test_job_in_an_unknown_state_is_not_queued_again(slurm, spec, tmp_path, stat
     assert "run is already queued or running, as Slurm job 7" in errors
 
 
+def test_run_that_slurm_refuses_may_be_corrected(slurm, spec, tmp_path):
+    """A corrected batch was refused as another training, of a run that had never existed for Slurm."""
+    program(slurm / "sbatch", "echo 'sbatch: error: Invalid qos specification' >&2; exit 1")
+    with submit(spec) as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 4 and "Slurm refuses the job: sbatch: Invalid qos specification" in errors
+    run = RunDirectory(tmp_path / "runs" / "run")
+    assert not run.exists
+    program(slurm / "sbatch", "echo 7")
+    with submit(spec, "--set", "train.batch=8", "--set", "train.hyp_overrides={lr0: 0.5}") as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    assert submitted_spec(run).train.batch == 8
+    assert "lr0: 0.5" in (run.inputs / "hyperparameters.yaml").read_text()
+
+
 def test_submissions_at_the_same_time_get_numbers_of_their_own(slurm, spec, tmp_path):
     """Both took the same number, and the job of the first one trained the spec of the second."""
     (tmp_path / "began").mkdir()
