@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster.site import parse_site_settings
-from hpc_yolo.core.errors import DataError, RunError, SpecError
+from hpc_yolo.core.errors import DataError, NameTakenError, RunError, SpecError
 from hpc_yolo.launch import sweep as module
 from hpc_yolo.launch.plan import ArrayTasks, planned_run
 from hpc_yolo.launch.sweep import only_submission, plan_sweep, prepare_sweep, submit_sweep, with_new_trials
@@ -94,7 +94,7 @@ def test_of_two_submissions_at_once_the_second_is_refused(spec_of):
     first, second = plan_sweep(spec_of(grid={LR0: [0.01]})), plan_sweep(spec_of(grid={LR0: [0.02]}))
     with only_submission(first):
         prepare_sweep(first)
-    with pytest.raises(RunError, match="another command has just submitted this sweep"), only_submission(second):
+    with pytest.raises(NameTakenError, match="another command has just submitted this sweep"), only_submission(second):
         pass
     assert [trial.values for trial in first.sweep.trials()] == [{LR0: 0.01}]
 
@@ -107,7 +107,7 @@ def test_sweep_that_is_being_submitted_is_left_alone(spec_of):
     command = [sys.executable, "-c", held, str(plan.sweep.lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(RunError, match="another command submits this sweep, or runs its trials"):
+        with pytest.raises(NameTakenError, match="another command submits it or runs its trials"):
             submit_sweep(plan)
         other.stdin.close()
     assert not plan.sweep.exists

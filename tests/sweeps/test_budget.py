@@ -11,6 +11,9 @@ from hpc_yolo.sweeps.budget import taken_gpu_hours
 def test_attempt_that_was_killed_takes_no_time_after_its_last_event(tmp_path):
     """It would use up the budget, hour after hour, until it is submitted again."""
     run = RunDirectory(tmp_path)
-    for event in (started(time=1000.0), stepped(time=2800.0)):
-        JournalWriter(run.journal, attempt=1, clock=lambda time=event.time: time).write(event)
+    events = started(time=1000.0), stepped(time=2800.0)
+    times = iter(event.time for event in events)
+    journal = JournalWriter(run.journal, attempt=1, clock=lambda: next(times))
+    for event in events:
+        journal.write(event)
     assert taken_gpu_hours([run, RunDirectory(tmp_path / "none")]) == pytest.approx(0.5)
