@@ -11,7 +11,7 @@ from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.evaluation.nms import non_max_suppression
-from hpc_yolo.inference.export import ExportOptions, export
+from hpc_yolo.inference.export import ExportOptions, difference_of_detections, export
 from hpc_yolo.inference.model import load_inference_model
 from hpc_yolo.inference.predict import Predictor, PredictSettings
 from hpc_yolo.inference.sources import Frame, Source
@@ -112,6 +112,22 @@ def test_image_without_detections_returns_zeros(model, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": np.zeros((1, 3, 64, 64), dtype=np.float32)})
     assert found.shape == (1, 300, 6) and not found.any()
+
+
+def test_suppression_with_scores_in_another_order_is_exported(model, tmp_path):
+    path = tmp_path / "n.onnx"
+    inside = Suppression(conf_threshold=0.0, iou_threshold=0.9, max_detections=5000)
+    done = export(model, NAMES, "onnx", path, ExportOptions((SIZE, SIZE), suppression=inside))
+    assert path.exists() and done.difference < 1e-4
+
+
+def test_missing_and_moved_detections_are_differences():
+    rows = torch.tensor([[0.1, 0.1, 0.4, 0.4, 0.9, 0], [0.5, 0.5, 0.7, 0.7, 0.8, 1], [0, 0, 0, 0, 0, 0]])
+    assert difference_of_detections(rows, rows[[1, 0, 2]]) == 0
+    assert difference_of_detections(rows, rows[[0, 2, 2]]) == np.inf
+    assert difference_of_detections(rows, rows + 0.01 * (rows > 0)) == pytest.approx(0.01)
+    assert difference_of_detections(rows, rows[[0, 0, 2]]) == pytest.approx(1)
+    assert difference_of_detections(torch.zeros(3, 6), torch.zeros(3, 6)) == 0
 
 
 def test_torchscript_with_suppression_is_refused(model, tmp_path):
