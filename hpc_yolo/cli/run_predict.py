@@ -168,7 +168,8 @@ def _load(weights: str, options: PredictOptions) -> tuple[Predictor, Sequence[st
         augment=options.augment,
         exact=loaded.fixed_hw is not None,
     )
-    return Predictor(loaded.model, settings), loaded.names
+    applied = loaded.applied_settings(settings, lambda message: click.echo(message, err=True))
+    return Predictor(loaded.model, applied), loaded.names
 
 
 def _outputs(names: Sequence[str], sources: Sequence[Source], options: PredictOptions) -> Outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -71,26 +71,31 @@ def run_val(run: Path | None, weights: str | None, data: Path | None, split: str
     if source is None:
         raise SpecError("--data is missing", hint=f"the dataset YAML on which {resolved.weights} is evaluated")
     target = _load_target(resolved, source, split, options)
-    settings = EvaluationSettings(
-        conf_threshold=options.conf_thres,
-        iou_threshold=options.iou_thres,
-        max_detections=options.max_det,
-        single_cls=target.dataset.single_cls,
-    )
+    settings = target.file.applied_settings(_settings(target, options), _warn)
     if options.task == "study":
         _study(target, settings, options)
         return
     imgsz = _image_size(target, resolved, options.imgsz)
     outputs = _outputs(target, options)
-    is_speed = options.task == "speed"
-    square = is_speed or target.file.fixed_hw is not None
-    report = _validate(target, imgsz, SPEED_SETTINGS if is_speed else settings, options, outputs, square=square)
+    square = options.task == "speed" or target.file.fixed_hw is not None
+    report = _validate(target, imgsz, settings, options, outputs, square=square)
     print_report(report, outputs.directory, verbose=options.verbose, as_json=options.as_json)
     if report.coco_error is not None:
         message = f"no official COCO metrics: {report.coco_error}"
         if options.annotations is not None:
             raise DataError(message)
         _warn(message)
+
+
+def _settings(target: EvalTarget, options: ValOptions) -> EvaluationSettings:
+    if options.task == "speed":
+        return replace(SPEED_SETTINGS, single_cls=target.dataset.single_cls)
+    return EvaluationSettings(
+        conf_threshold=options.conf_thres,
+        iou_threshold=options.iou_thres,
+        max_detections=options.max_det,
+        single_cls=target.dataset.single_cls,
+    )
 
 
 def _load_target(resolved: ResolvedWeights, data: DatasetSource, split: str, options: ValOptions) -> EvalTarget:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch.nn import functional
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.images import GREY
 from hpc_yolo.inference.export import PACKAGES_HINT, tracing
-from hpc_yolo.inference.suppressed import COLUMNS, as_decoded
+from hpc_yolo.inference.suppressed import COLUMNS, Suppression, as_decoded
 from hpc_yolo.models.heads.base import BOX_AND_OBJECTNESS
 from hpc_yolo.weights.torchscript import EXPORT_HINT, NO_METADATA, read_torchscript_metadata
 
@@ -38,7 +39,7 @@ class About:
         batch: images of a forward pass; None if any number is accepted.
         image_hw: sides in pixels; None if all multiples of `stride` are accepted.
         imgsz: image size in training, in pixels; None if the file does not have it.
-        is_suppressed: it returns detections, as `Suppressed` does, instead of decoded rows.
+        suppression: of a file that returns detections, as `Suppressed` does; None: it returns decoded rows.
     """
 
     names: tuple[str, ...]
@@ -46,12 +47,12 @@ class About:
     batch: int | None = None
     image_hw: tuple[int, int] | None = None
     imgsz: int | None = None
-    is_suppressed: bool = False
+    suppression: Suppression | None = None
 
     @property
     def num_columns(self) -> int:
         """Columns of the output."""
-        return COLUMNS if self.is_suppressed else BOX_AND_OBJECTNESS + len(self.names)
+        return COLUMNS if self.suppression else BOX_AND_OBJECTNESS + len(self.names)
 
 
 class ExportedModel(nn.Module):
@@ -79,7 +80,7 @@ class ExportedModel(nn.Module):
             self._require_rows(found, size if missing else len(part))
             parts.append(found[: len(part)].float())
         joined = torch.cat(parts)
-        return as_decoded(joined, len(self.about.names)) if self.about.is_suppressed else joined, []
+        return as_decoded(joined, len(self.about.names)) if self.about.suppression else joined, []
 
     def _framed(self, images: torch.Tensor) -> torch.Tensor:
         """Return `images`, padded with grey on the right and below to the size that the file accepts."""
@@ -209,7 +210,17 @@ def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[
     if not _is_side(stride) or stride > MAX_STRIDE:
         raise CheckpointError(f"{path}: its stride is {str(stride)[:20]}", hint=EXPORT_HINT)
     imgsz = _value(properties.get("imgsz"))
-    return About(tuple(names), stride, batch, hw, imgsz if _is_side(imgsz) else None, "nms" in properties)
+    suppression = _suppression(path, properties["nms"]) if "nms" in properties else None
+    return About(tuple(names), stride, batch, hw, imgsz if _is_side(imgsz) else None, suppression)
+
+
+def _suppression(path: Path, written: object) -> Suppression:
+    try:
+        return msgspec.convert(_value(written), Suppression)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(
+            f"{path}: the settings of its suppression are {str(written)[:80]}", hint=EXPORT_HINT
+        ) from error
 
 
 def _value(written: object) -> Any:

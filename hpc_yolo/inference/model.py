@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from hpc_yolo.core.errors import SpecError
+from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.inference.device import choose_device
 from hpc_yolo.inference.exported import ExportedModel, load_exported
+from hpc_yolo.inference.predict import PredictSettings
 from hpc_yolo.models import Detector
 from hpc_yolo.models.fuse import fused
 from hpc_yolo.weights.archive import EXPORTED_SUFFIXES
 from hpc_yolo.weights.model_file import build_detector, read_model_file
 from hpc_yolo.weights.torchscript import is_torchscript
+
+Settings = TypeVar("Settings", EvaluationSettings, PredictSettings)
 
 DEFAULT_IMGSZ = 640  # pixels, for a model whose file has no size
 
@@ -53,6 +59,28 @@ class InferenceModel:
                 f"--imgsz: {requested} px, and {self.path} was exported for {accepted} px (height x width) only",
                 hint="leave --imgsz out, or export it again with --dynamic",
             )
+
+    def applied_settings(self, settings: Settings, on_message: Callable[[str], None]) -> Settings:
+        """Return `settings` as they take effect: those of a suppression inside the file where these are stricter.
+
+        Args:
+            on_message: called with a message if they differ.
+        """
+        inside = self.model.about.suppression if isinstance(self.model, ExportedModel) else None
+        if inside is None:
+            return settings
+        applied = replace(
+            settings,
+            conf_threshold=max(settings.conf_threshold, inside.conf_threshold),
+            iou_threshold=min(settings.iou_threshold, inside.iou_threshold),
+            max_detections=min(settings.max_detections, inside.max_detections),
+        )
+        if applied != settings:
+            on_message(
+                f"{self.path}: has a suppression inside, so that the settings are confidence "
+                f"{applied.conf_threshold:g}, IoU {applied.iou_threshold:g}, {applied.max_detections} detections"
+            )
+        return applied
 
 
 def load_inference_model(path: Path, *, device: str, half: bool, augment: bool) -> InferenceModel:

@@ -202,6 +202,7 @@ VALID_PROPERTIES = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"stride": "-8"}}, "its stride is -8"),
+        ([1, 300, 6], {"properties": VALID_PROPERTIES | {"nms": "True"}}, "settings of its suppression are True"),
         ([1, 84, 8400], {"properties": VALID_PROPERTIES}, "batch x rows x 7: box, objectness, 2 classes"),
         ([1, 252], {"properties": VALID_PROPERTIES}, "batch x rows x 7"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES, "inputs": 2}, "one input of images is needed"),

@@ -1,5 +1,7 @@
 """Exported files of both heads: the output of the model in OpenCV, and with the suppression inside, that of predict."""
 
+import json
+
 import cv2
 import numpy as np
 import onnxruntime
@@ -10,6 +12,8 @@ from click.testing import CliRunner
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError
+from hpc_yolo.data.synth import write_shapes_dataset
+from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.evaluation.nms import non_max_suppression
 from hpc_yolo.inference.export import ExportOptions, difference_of_detections, export
 from hpc_yolo.inference.model import load_inference_model
@@ -92,6 +96,33 @@ def test_predict_with_suppressed_file_finds_boxes_of_model(model, weights, tmp_p
     settings = PredictSettings((SIZE, SIZE), exact=True)
     expected, found = (np.array(Predictor(each, settings)(frame).detections) for each in (model, loaded))
     assert len(expected) > 5 and np.abs(found - expected).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [(Suppression(0.25, 0.45, 300), (0.25, 0.45, 300)), (Suppression(0.0001, 0.9, 1000), (0.001, 0.6, 300))],
+)
+def test_stricter_settings_of_suppression_inside_file_apply(model, tmp_path, inside, expected):
+    path, messages = tmp_path / "n.onnx", []
+    export(model, NAMES, "onnx", path, ExportOptions((SIZE, SIZE), suppression=inside))
+    loaded = load_inference_model(path, device="cpu", half=False, augment=False)
+    applied = loaded.applied_settings(EvaluationSettings(), messages.append)
+    assert (applied.conf_threshold, applied.iou_threshold, applied.max_detections) == expected
+    assert ["confidence 0.25, IoU 0.45, 300" in message for message in messages] == [True] * (inside == Suppression())
+
+
+def test_val_of_suppressed_file_reports_settings_inside_it(model, tmp_path):
+    weights, data = (
+        tmp_path / "n.onnx",
+        write_shapes_dataset(tmp_path / "set", num_train=1, num_val=2, image_size=(96, 64)),
+    )
+    export(model, NAMES, "onnx", weights, ExportOptions((SIZE, SIZE), suppression=Suppression()))
+    options = ["--single-cls", "--workers", "0", "--json", "--project", str(tmp_path)]
+    result = CliRunner().invoke(cli, ["val", "--weights", str(weights), "--data", str(data), *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["conf_threshold"], report["iou_threshold"], report["max_detections"]) == (0.25, 0.45, 300)
+    assert "has a suppression inside" in result.stderr
 
 
 def test_augmented_prediction_finds_boxes_of_plain_one(weights):
