@@ -256,11 +256,13 @@ def test_study_has_row_per_size(weights, data, tmp_path, monkeypatch):
     assert "mAP50-95" in result.stdout
 
 
-def test_single_cls_accepts_weights_with_other_class_count(weights, data, tmp_path):
+@pytest.mark.parametrize("task", ["val", "speed"])
+def test_single_cls_accepts_weights_with_other_class_count(task, data, tmp_path):
     """The weights and the dataset may have different numbers of classes."""
     save_random_model(tmp_path / "seven.safetensors", [f"kind {number}" for number in range(7)])
     result = run_val(
-        "--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--json", directory=tmp_path
+        *("--weights", tmp_path / "seven.safetensors", "--data", data, "--single-cls", "--task", task, "--json"),
+        directory=tmp_path,
     )
     assert [row["name"] for row in json.loads(result.stdout)["classes"]] == ["item"]
 
