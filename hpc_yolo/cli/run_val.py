@@ -150,10 +150,11 @@ def _annotations(target: EvalTarget, options: ValOptions) -> Annotations | None:
 
     Raises:
         DataError: those of --annotations cannot be used; those that were found are skipped with a message.
+        SpecError: --annotations without pycocotools. Those that were found are read, for the ids in the JSON.
     """
     path = options.annotations or (find_annotations(target) if options.save_json else None)
     try:
-        if path is not None and not coco.has_library():
+        if options.annotations is not None and not coco.has_library():
             raise SpecError("--annotations: the official COCO metrics need pycocotools", hint=coco.INSTALL)
         if path is not None:
             found = read_annotations(path, target.dataset.names, target.index.paths)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -462,6 +463,20 @@ def test_annotations_without_optional_fields_give_official_metrics(weights, data
     result = run_val("--weights", weights, "--data", data, "--annotations", truth, directory=tmp_path)
     assert result.exit_code == 0
     assert "official COCO metrics" in result.stdout
+
+
+def test_predictions_have_ids_of_annotations_without_pycocotools(weights, data, tmp_path, monkeypatch):
+    truth = write_truth(tmp_path, [f"{number:05}.jpg" for number in range(NUM_IMAGES)])
+    monkeypatch.setattr("hpc_yolo.cli.run_val.find_annotations", lambda _target: truth)
+    written = []
+    for name in ("with", "without"):
+        options = ("--weights", weights, "--data", data, "--save-json", "--conf", "0", "--name", name)
+        result = run_val(*options, directory=tmp_path)
+        assert result.exit_code == 0 and ("pycocotools" in result.stderr) == (name == "without")
+        written.append((tmp_path / name / "predictions.json").read_bytes())
+        monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+        monkeypatch.setattr("hpc_yolo.evaluation.coco.has_library", lambda: False)
+    assert written[0] == written[1] and json.loads(written[0])[0]["image_id"] == 1
 
 
 @pytest.mark.parametrize("is_named", [True, False])
