@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,16 +44,16 @@ class Outputs:
         return self.images or self.labels or self.crops
 
     def write(self, prediction: Prediction) -> list[DataError]:
-        """Write drawn boxes, label file and crops of a frame; return the errors."""
+        """Write drawn boxes, label file and crops of a frame, and remove earlier ones of it; return the errors."""
         frame = prediction.frame
         errors: list[DataError] = []
         stem = self._stems.stem_of(frame.source, is_video=frame.number is not None)
         numbered = stem if frame.number is None else f"{stem}_{frame.number}"
         if self.images:
             errors += _attempt(partial(self._write_drawn, prediction, stem))
-        if self.labels and prediction.detections:
+        if self.labels:
             errors += _attempt(partial(self._write_labels, prediction, numbered))
-        if self.crops and prediction.detections:
+        if self.crops:
             errors += _attempt(partial(self._write_crops, prediction, numbered))
         return errors
 
@@ -89,9 +90,23 @@ class Outputs:
             )
             numbers = [*box, score] if self.scores else [*box]
             lines.append(f"{int(kind)} " + " ".join(f"{number:g}" for number in numbers) + "\n")
-        _write_file(self.directory / "labels" / f"{name}.txt", "".join(lines).encode())
+        path = self.directory / "labels" / f"{name}.txt"
+        if lines:
+            _write_file(path, "".join(lines).encode())
+        else:
+            _remove([path])
+
+    @cached_property
+    def _earlier_crops(self) -> list[Path]:
+        """Directories of crops before the first one is written, of an earlier command with the same results."""
+        return [path for path in (self.directory / "crops").glob("*") if path.is_dir()]
 
     def _write_crops(self, prediction: Prediction, name: str) -> None:
+        for number in itertools.count():
+            earlier = [path for each in self._earlier_crops if (path := each / f"{name}_{number}.jpg").exists()]
+            if not earlier:
+                break
+            _remove(earlier)
         for number, row in enumerate(prediction.detections):
             directory = self.directory / "crops" / self._class_directories[int(row[5])]
             _write_image(directory, f"{name}_{number}", ".jpg", crop(prediction.frame.pixels, row))
@@ -175,6 +190,14 @@ def _encoded(suffix: str, pixels: Pixels) -> bytes | None:
     except cv2.error:  # for example, more pixels than the format can hold
         return None
     return np.asarray(content).tobytes() if done else None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: of an earlier command, cannot be removed: {error.strerror}") from error
 
 
 def _write_file(path: Path, content: bytes) -> None:

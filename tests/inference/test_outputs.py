@@ -303,6 +303,23 @@ def test_results_directory_with_sources_is_refused(run_predict, images):
 CLASS_NAMES = ["..", ".", "a/b", "a%2Fb", "x" * 300, "nul\0", "CON", "/etc", "A/B", "\x1b[2J"]
 
 
+def test_repeated_command_leaves_no_labels_and_crops_of_earlier_one(run_predict, images, tmp_path):
+    options = ("--save-txt", "--save-crop", "--nosave", "--project", tmp_path / "results", "--exist-ok")
+    results = tmp_path / "results" / "exp"
+
+    def files(pattern):
+        return sorted(path.name for path in results.rglob(pattern))
+
+    run_predict(images / "a.png", images / "b.JPG", "--iou", "1", *options)
+    crops = files("*.jpg")
+    assert files("*.txt") == ["a.txt", "b.txt"] and sum(name.startswith("a_") for name in crops) > 10
+    run_predict(images / "a.png", "--max-det", "2", *options)
+    assert files("a_*.jpg") == ["a_0.jpg", "a_1.jpg"]
+    assert files("b_*.jpg") == [name for name in crops if name.startswith("b_")]
+    assert run_predict(images / "a.png", "--conf", "1", *options).exit_code == 0
+    assert (files("*.txt"), files("a_*.jpg")) == (["b.txt"], [])
+
+
 def test_crops_of_classes_with_unsafe_names_stay_in_their_directory(tmp_path):
     results = tmp_path / "deep" / "results"
     results.mkdir(parents=True)
