@@ -69,7 +69,9 @@ class Prediction:
             }
             for row in self.detections
         ]
-        about = {"source": self.frame.source.name, "frame": self.frame.number, "width": width, "height": height}
+        source = self.frame.source
+        name = str(source.path) if source.path is not None else source.name  # JSON has its own escapes
+        about = {"source": name, "frame": self.frame.number, "width": width, "height": height}
         return about | {"detections": boxes}
 
 

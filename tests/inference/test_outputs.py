@@ -1,5 +1,6 @@
 """Outputs of `predict`: failed writes, failed sources, and names of files and directories."""
 
+import json
 import os
 from pathlib import Path
 
@@ -204,6 +205,15 @@ def test_names_with_invalid_or_control_characters_are_escaped(run_predict, tmp_p
     assert "latin \\udce9.png" in result.stdout and "line\\nbreak.png: " in result.stdout
     assert len(list((tmp_path / RESULTS).glob("*.png"))) == 3
     assert result.exit_code == 0 and video_properties(tmp_path / RESULTS / "video %E9.mp4")[0] == 6
+
+
+def test_sources_in_json_are_paths_of_files(run_predict, tmp_path):
+    names = ["line\nbreak.png", "line\\nbreak.png", "at 3\u202fPM.png", os.fsdecode(b"latin \xe9.png"), 'q".png']
+    for name in names:
+        (tmp_path / name).write_bytes(cv2.imencode(".png", noise())[1].tobytes())
+    result = run_predict(tmp_path, "--json", "--nosave")
+    found = [json.loads(line)["source"] for line in result.stdout.splitlines()]
+    assert sorted(found) == sorted(str(tmp_path / name) for name in names)
 
 
 def test_missing_sources_do_not_stop_others(run_predict, images, tmp_path):
