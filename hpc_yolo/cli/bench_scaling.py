@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_yolo.bench.scaling import Scaling, scaling_row, scaling_table
-from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cli.options import NumberRange, read_overrides, spec_options
 from hpc_yolo.cli.submission import at_site, print_warnings
 from hpc_yolo.cli.submit import fetch_with_progress
 from hpc_yolo.cluster.this_site import site_lookup
@@ -36,7 +36,7 @@ MIN_EPOCHS = 2
 @click.option("--ranks", metavar="N,N,...", help="Numbers of ranks. [default: powers of two up to those of SPEC]")
 @click.option("--epochs", type=click.IntRange(min=MIN_EPOCHS), default=3, show_default=True, help="Epochs of each run.")
 @click.option("--same-batch", is_flag=True, help="Keep the images of a step, instead of those of each rank.")
-@click.option("--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GB/S", help="Between two ranks.")
+@click.option("--bandwidth", type=NumberRange(min=0, min_open=True), metavar="GB/S", help="Between two ranks.")
 @click.option("--local", is_flag=True, help="Train on this machine even where Slurm is installed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 def scaling(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -63,7 +64,18 @@ def read_overrides(assignments: tuple[str, ...], shortcuts: Mapping[str, str | b
     return overrides
 
 
-FRACTION = click.FloatRange(0, 1)
+class NumberRange(click.FloatRange):
+    """A range of finite numbers: every comparison with NaN is false, so that `FloatRange` accepts it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return `value` as a number in the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+FRACTION = NumberRange(0, 1)
 POSITIVE = click.IntRange(1)
 SIDES = click.option(
     "--imgsz",

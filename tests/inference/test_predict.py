@@ -162,6 +162,7 @@ def test_unreadable_image_is_reported_and_others_are_processed(run_predict, imag
         ((), "name a SOURCE"),
         (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
         (("a.png", "--img", "huge"), "one side in pixels"),
+        (("a.png", "--conf", "nan"), "nan is not a finite number"),
         (("a.png", "--view-img"), "--view-img is not supported"),
     ],
 )
