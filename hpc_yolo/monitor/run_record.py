@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.monitor.trend import Trend
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
@@ -142,6 +143,7 @@ class RecordReader:
 
         Raises:
             OSError: the journal cannot be read.
+            RunError: it has an older format.
         """
         try:
             stat = self.run.journal.stat()
@@ -151,7 +153,11 @@ class RecordReader:
         file = (stat.st_dev, stat.st_ino)
         if self._file is not None and (file != self._file or stat.st_size < self.size_bytes):
             self._start_over()
-        events = self._reader.new_events(self._max_steps)
+        try:
+            events = self._reader.new_events(self._max_steps)
+        except RunError:
+            self._file, self.size_bytes = file, stat.st_size
+            raise
         self.record.add(events)
         self._file, self.size_bytes = file, stat.st_size
         return events

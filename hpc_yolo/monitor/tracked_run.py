@@ -38,6 +38,7 @@ class TrackedRun:
         self._sweep = "" if sweep is None else str(sweep.path)
         self._stages = TrackedStages(run)
         self._error = ""
+        self._is_refused = False  # the journal has an older format
         self._submissions: tuple[float, int] | None = None
         self._jobs: list[Job] = []
         self._causes: dict[tuple[float, int], str] = {}
@@ -51,17 +52,19 @@ class TrackedRun:
     def read(self) -> None:
         """Read what is new in the run's files."""
         try:
+            if self._is_refused and not self.reader.has_news():
+                return
             is_changed = self._read_submissions()
             is_changed |= self._stages.read()
             if not self.is_read or self.reader.has_news():
                 self.reader.read()
                 is_changed = True
             if is_changed or self._error:
-                self._error, self._last = "", None
+                self._error, self._last, self._is_refused = "", None, False
         except OSError as error:
             self._error = f"{error.filename}: {error.strerror}"
         except RunError as error:
-            self._error = error.message
+            self._error, self._is_refused = error.message, True
         self.is_read = True
 
     @property

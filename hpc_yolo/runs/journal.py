@@ -101,9 +101,11 @@ class JournalReader:
         except FileNotFoundError:
             return []
         whole_bytes = added.rfind(b"\n") + 1
-        self._offset_bytes += whole_bytes
         lines = added[:whole_bytes].split(b"\n")
-        return list(_parse_events(self._path, lines if max_steps is None else _without_most_steps(lines, max_steps)))
+        wanted = lines if max_steps is None else _without_most_steps(lines, max_steps)
+        events = list(_parse_events(self._path, wanted))
+        self._offset_bytes += whole_bytes  # what was refused is refused at the next call too
+        return events
 
 
 def read_events(path: Path) -> list[AnyEvent]:

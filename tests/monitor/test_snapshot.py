@@ -108,10 +108,17 @@ def test_unreadable_run_does_not_hide_others(tmp_path):
 
 
 def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
-    append_events(make_run(tmp_path, "old"), START | {"format_version": 1}, STEP)
-    (old,) = collector_of(tmp_path).refresh().runs
-    assert old.state == "unreadable"
-    assert "written by an older version of hpc-yolo (journal format 1" in old.detail
+    run = make_run(tmp_path, "old")
+    append_events(run, START | {"format_version": 1}, STEP)
+    collector = collector_of(tmp_path)
+    for _ in range(3):  # as long as it is shown, and while the older version writes to it
+        (old,) = collector.refresh().runs
+        assert old.state == "unreadable"
+        assert "written by an older version of hpc-yolo (journal format 1" in old.detail
+        append_events(run, STEP)
+    run.journal.unlink()
+    append_events(run, START)
+    assert [run.state for run in collector.refresh().runs] == ["running"]
 
 
 @pytest.mark.parametrize(
