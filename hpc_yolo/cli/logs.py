@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 
 import click
 
 from hpc_yolo.cli.run_argument import RUN, named_run
 from hpc_yolo.core.errors import RunError
+from hpc_yolo.core.text import harmless
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import all_failures
@@ -67,7 +68,7 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
         of = "" if attempt is None else f" in attempt {attempt}"
         of = of if rank is None else f" of rank {rank}{of}"
         raise RunError(f"{run.name}: no failure{of} is recorded", hint=f"hpc-yolo logs {run.name} shows the output")
-    click.echo("\n\n".join(by_attempt[chosen]))
+    click.echo(harmless("\n\n".join(by_attempt[chosen])))
 
 
 def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines: int | None, *, follow: bool) -> None:
@@ -81,10 +82,15 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
     def is_wanted(line: OutputLine) -> bool:
         return rank in (None, line.rank) and attempt in (None, line.attempt)
 
-    found = list(reader.new_lines(also_unfinished=not follow))
-    shown = deque(filter(is_wanted, found), maxlen=lines)
+    shown: deque[OutputLine] = deque(maxlen=lines)
+    ranks, attempts = set[int | None](), set[int]()
+    for line in reader.new_lines(also_unfinished=not follow):
+        ranks.add(line.rank)
+        attempts.add(line.attempt)
+        if is_wanted(line):
+            shown.append(line)
     if not (shown or follow):
-        raise _nothing_to_show(run, found)
+        raise _nothing_to_show(run, ranks, attempts)
     for line in shown:
         echo(line)
     if follow:
@@ -93,21 +99,22 @@ def show_output(run: RunDirectory, rank: int | None, attempt: int | None, lines:
                 echo(line)
 
 
-def _nothing_to_show(run: RunDirectory, found: Sequence[OutputLine]) -> RunError:
-    if not found:
+def _nothing_to_show(run: RunDirectory, found: Collection[int | None], attempts: Collection[int]) -> RunError:
+    """Return the error for output in which no line is wanted; `found`: its ranks."""
+    if not attempts:
         return RunError(f"{run.path}: no job has printed anything yet", hint="hpc-yolo status shows its state")
-    ranks = sorted({line.rank for line in found if line.rank is not None})
-    attempts = sorted({line.attempt for line in found})
-    hint = "leave out --rank"
+    ranks, hint = [rank for rank in found if rank is not None], "leave out --rank"
     if ranks:
-        hint = f"there are ranks {ranks[0]} to {ranks[-1]} and attempts {attempts[0]} to {attempts[-1]}"
-    return RunError(f"{run.name}: none of {len(found)} lines is of that rank and attempt", hint=hint)
+        hint = f"there are ranks {min(ranks)} to {max(ranks)} and attempts {min(attempts)} to {max(attempts)}"
+    return RunError(f"{run.name}: no line is of that rank and attempt", hint=hint)
 
 
 def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
     """Yield lines as they are written, until an attempt of the newest job has ended and is not requeued."""
     journal, attempts = JournalReader(run.journal), Attempts()
     while True:
+        if not run.path.exists():
+            raise RunError(f"{run.path}: has been moved or removed")
         for event in journal.new_events(max_steps=1):
             attempts.add(event)
         is_over = attempts.newest is not None and not attempts.newest.goes_on
@@ -123,4 +130,4 @@ def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]
 
 def echo(line: OutputLine) -> None:
     """Print `line` after its rank."""
-    click.echo(line.text if line.rank is None else f"{line.rank}: {line.text}")
+    click.echo(harmless(line.text if line.rank is None else f"{line.rank}: {line.text}"))

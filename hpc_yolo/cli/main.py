@@ -11,6 +11,7 @@ import hpc_yolo
 from hpc_yolo.cli.commands import LazyGroup
 from hpc_yolo.core.errors import FULL, HpcYoloError, RunError
 from hpc_yolo.core.installation import explain_import
+from hpc_yolo.core.text import harmless
 
 INTERRUPTED = 130
 
@@ -60,5 +61,5 @@ def _explain_write(error: Exception) -> HpcYoloError | None:
 
 
 def _leave_with(error: HpcYoloError) -> NoReturn:
-    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)), err=True)
     sys.exit(error.exit_code)

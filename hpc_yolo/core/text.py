@@ -11,6 +11,8 @@ MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is for numb
 DIGEST_LETTERS = 10
 # Reserved by Windows, with any suffix: directories of results are copied there.
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?=\.|$)")
+# All control characters but tabs and newlines; an escape that begins a sequence for colours is not among them.
+_STEERING = re.compile(r"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 UNSAFE = frozenset('%/\\<>:"|?*')
 
 
@@ -19,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def harmless(text: str) -> str:
+    """Return `text` for a terminal: lines, tabs and colours as they are, other control characters as escapes."""
+    return _STEERING.sub(lambda found: printable(found[0]), text)
 
 
 def file_name(text: str) -> str:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import TrainingError
+from hpc_yolo.core.text import harmless
 from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.console import data_console
 from hpc_yolo.monitor.progress import shown_cursor_after_sigterm
@@ -169,7 +170,7 @@ class RunDisplay:
                 always = True
             if line is not None and (always or not self._console.is_terminal):
                 style = "yellow" if isinstance(event, (WarningRaised, ImagesReplaced)) else None
-                self._console.print(line, style=style, soft_wrap=True, highlight=False)
+                self._console.print(harmless(line), style=style, soft_wrap=True, highlight=False)
 
     def _begin(self, event: AttemptStarted) -> None:
         self._started = event

@@ -6,6 +6,8 @@ on in it. Local runs have a file a rank: the order of lines between files is kno
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,7 +65,6 @@ class OutputReader:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._offsets: dict[Path, int] = {}
-        self._rests: dict[Path, bytes] = {}
         self._jobs: dict[str, _Job] = {}
 
     def new_lines(self, *, also_unfinished: bool = False) -> Iterator[OutputLine]:
@@ -77,9 +78,10 @@ class OutputReader:
         """
         for path, job_id, rank in self._files():
             job = self._jobs.setdefault(job_id, _Job(self._next_attempt()))
-            for line in self._lines(path, also_unfinished):
-                found, text = (rank, line) if rank is not None else _unlabelled(line)
-                yield OutputLine(job_id, found, job.attempt_of(found, text), text)
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                for line in self._lines(path, also_unfinished):
+                    found, text = (rank, line) if rank is not None else _unlabelled(line)
+                    yield OutputLine(job_id, found, job.attempt_of(found, text), text)
 
     def _files(self) -> list[tuple[Path, str, int | None]]:
         """Return (file, its job, the rank that writes it: None for all) in the order of submission."""
@@ -88,23 +90,25 @@ class OutputReader:
         for path in self._run.jobs.iterdir() if self._run.jobs.is_dir() else ():
             if (name := _FILE.fullmatch(path.name)) is not None:
                 rank = None if name["rank"] is None else int(name["rank"])
-                found.append((order.get(name["job"], len(order)), path.stat().st_mtime_ns, path, name["job"], rank))
+                with contextlib.suppress(FileNotFoundError):
+                    mtime_ns = path.stat().st_mtime_ns
+                    found.append((order.get(name["job"], len(order)), mtime_ns, path, name["job"], rank))
         found.sort(key=lambda item: (item[0], item[1] if item[0] == len(order) else 0, item[4] or 0))
         return [(path, job_id, rank) for _, _, path, job_id, rank in found]
 
     def _lines(self, path: Path, also_unfinished: bool) -> Iterator[str]:
+        offset_bytes = self._offsets.get(path, 0)
         with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            content = self._rests.pop(path, b"") + file.read()
-            self._offsets[path] = file.tell()
-        *lines, rest = content.split(b"\n")
-        if rest and also_unfinished:
-            lines.append(rest)
-        elif rest:
-            self._rests[path] = rest
-        for line in lines:
-            # Of a progress bar that redraws itself, the last state counts.
-            yield line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+            if os.fstat(file.fileno()).st_size < offset_bytes:  # truncated, as by a tool that rotates logs
+                offset_bytes = 0
+            file.seek(offset_bytes)
+            for line in file:
+                if not (line.endswith(b"\n") or also_unfinished):
+                    return
+                offset_bytes += len(line)
+                self._offsets[path] = offset_bytes
+                # Of a progress bar that redraws itself, the last state counts.
+                yield line.removesuffix(b"\n").decode(errors="replace").rstrip("\r").rpartition("\r")[2]
 
     def _next_attempt(self) -> int:
         return max((job.numbers[-1] for job in self._jobs.values() if job.numbers), default=0) + 1

@@ -75,9 +75,34 @@ def test_command_filters_by_rank_attempt_and_number_of_lines(run):
     assert call(run.path, "-n", 1).splitlines() == ["1: d"]
     assert call(run.path, "--rank", 0, "--attempt", 2).splitlines() == [f"0: {START}", "0: c"]
     assert len(call(run.path, "--all").splitlines()) == 7
-    with pytest.raises(RunError, match="none of 7 lines") as refusal:
+    with pytest.raises(RunError, match="no line is of that rank") as refusal:
         call(run.path, "--rank", 5)
     assert refusal.value.hint == "there are ranks 0 to 1 and attempts 1 to 2"
+
+
+def test_truncated_file_is_read_from_its_beginning(run):
+    reader = OutputReader(run)
+    write(run, "9.log", "0: a line", "0: another")
+    assert len(list(reader.new_lines())) == 2
+    (run.jobs / "9.log").write_text("0: new\n")
+    assert [line.text for line in reader.new_lines()] == ["new"]
+    (run.jobs / "9.log").unlink()
+    assert list(reader.new_lines()) == []
+
+
+def test_output_that_would_steer_the_terminal_is_printed_as_text(run):
+    write(run, "9.log", "0: \x1b]0;title\x07 \x1b[2J \x9b31m \x1b[1;31mred\x1b[0m\ttab")
+    shown = CliRunner().invoke(cli, ["logs", str(run.path)], color=True).output
+    assert shown == "0: \\x1b]0;title\\x07 \\x1b[2J \\x9b31m \x1b[1;31mred\x1b[0m\ttab\n"
+
+
+def test_follow_of_a_run_that_is_removed_ends(run):
+    write(run, "9.log", "0: a")
+    lines = later_lines(run, OutputReader(run).new_lines)
+    assert next(lines).text == "a"
+    run.path.rename(run.path.with_name("elsewhere"))
+    with pytest.raises(RunError, match="has been moved or removed"):
+        next(lines)
 
 
 def test_follow_ends_with_the_run_and_prints_its_last_lines(run):
