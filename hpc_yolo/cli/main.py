@@ -47,17 +47,20 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        explained = _explain_write(error) or explain_import(error)
+        explained = explain_import(error) or _explain_file(error)
         if explained is None:
             raise
         _leave_with(explained)
 
 
-def _explain_write(error: Exception) -> HpcYoloError | None:
-    """Return the error that explains a full disk under a file, or under standard output, whose errors name no file."""
-    if not isinstance(error, OSError) or error.errno not in FULL:
+def _explain_file(error: Exception) -> HpcYoloError | None:
+    """Return the error for a file that the system refuses to read or write; None for another exception."""
+    if not isinstance(error, OSError):
         return None
-    return RunError(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+    if error.errno in FULL:
+        # The errors of standard output name no file.
+        return RunError(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+    return None if error.filename is None else HpcYoloError(f"{error.filename}: {error.strerror}")
 
 
 def _leave_with(error: HpcYoloError) -> NoReturn:

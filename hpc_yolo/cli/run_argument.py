@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
 
 from hpc_yolo.cluster.process import current_environment
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.index import find_run, gone_runs, indexed_paths, indexed_runs, state_directory
 from hpc_yolo.runs.sweep import SweepDirectory, find_sweeps
@@ -32,7 +34,10 @@ def known_runs(root: Path | None = None) -> list[RunDirectory]:
     """Return the runs in `root`; without it those in ./runs and in the user's index, each once."""
     if root is not None:
         return find_runs(root)
-    runs = (*find_runs(DEFAULT_ROOT.absolute()), *indexed_runs(user_state_directory()))
+    here: list[RunDirectory] = []
+    with contextlib.suppress(RunError):  # ./runs of another user is no reason to hide the runs of this one
+        here = find_runs(DEFAULT_ROOT.absolute())
+    runs = (*here, *indexed_runs(user_state_directory()))
     return list({run.path.resolve(): run for run in runs}.values())
 
 

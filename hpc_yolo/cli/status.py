@@ -17,7 +17,7 @@ from hpc_yolo.monitor.blocks import one_line
 from hpc_yolo.monitor.columns import run_json
 from hpc_yolo.monitor.snapshot import Collector, Snapshot
 from hpc_yolo.monitor.sweep_rows import folded, with_trials
-from hpc_yolo.runs.directory import owner_name, unreadable_directories
+from hpc_yolo.runs.directory import is_unreadable, owner_name, unreadable_directories
 
 PIPE_COLUMNS = 200
 SCREEN_INTERVAL_S = 1.0
@@ -91,7 +91,8 @@ def print_table(snapshot: Snapshot, root: Path | None) -> None:
     if closed := unreadable_directories((root or DEFAULT_ROOT).absolute()):
         owners = sorted({owner_name(path) for path in closed})
         verb = "is" if len(closed) == 1 else "are"
-        click.echo(f"{len(closed)} more {verb} not readable, of {', '.join(owners)}", err=True)
+        what = "./runs is" if root is None and is_unreadable(DEFAULT_ROOT) else f"{len(closed)} more {verb}"
+        click.echo(f"{what} not readable, of {', '.join(owners)}", err=True)
     rows, _ = folded(snapshot.runs, snapshot.sweeps)
     if not rows:
         where = "" if root is None else f" under {root}"

@@ -338,6 +338,8 @@ def find_runs(root: Path) -> list[RunDirectory]:
 
 def unreadable_directories(root: Path) -> list[Path]:
     """Return the directories directly under `root` that this user may not read: runs are private by default."""
+    if is_unreadable(root):
+        return [root]
     try:
         return [path for path in sorted(root.iterdir()) if is_unreadable(path)]
     except OSError:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded, EpochEnded, Evaluated, RankLocation
 from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.journal import JournalWriter
 from hpc_yolo.runs.metrics import Metrics
 from hpc_yolo.runs.submissions import Submission, add_submission
@@ -214,28 +216,45 @@ def test_follow_of_unsubmitted_run_is_refused(tmp_path):
     assert "has no submitted job" in str(result.exception)
 
 
+def unprivileged(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command without the right of root to read everything."""
+    dropped = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*dropped, sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
 def test_unreadable_run_is_reported_and_others_are_shown(tmp_path):
     """A group keeps its runs in one directory, and a run is private to its owner. Root drops its capabilities here."""
     for name in ("mine", "theirs"):
         make_run(tmp_path, name, ended="finished")
     (tmp_path / "theirs").chmod(0)
-    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [*unprivileged, sys.executable, "-m", "hpc_yolo", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
     try:
-        listed = run("status", "--root", tmp_path)
-        refused = [
-            run(*command, tmp_path / "theirs") for command in (["logs"], ["report"], ["follow"], ["rm", "--yes"])
-        ]
+        listed = unprivileged("status", "--root", tmp_path)
+        commands = (["logs"], ["report"], ["follow"], ["rm", "--yes"])
+        refused = [unprivileged(*command, tmp_path / "theirs") for command in commands]
     finally:
         (tmp_path / "theirs").chmod(0o700)
     assert "mine " in listed.stdout and "theirs" not in listed.stdout
     assert "1 more is not readable, of " in listed.stderr
     assert [done.returncode for done in (listed, *refused)] == [0, 6, 6, 6, 6]
     assert all("is not readable" in done.stderr for done in refused)
+
+
+def test_closed_runs_directory_here_does_not_hide_the_runs_of_the_index(tmp_path):
+    run = make_run(tmp_path / "elsewhere", "mine", ended="finished")
+    add_to_index(state_directory(os.environ), run)
+    (tmp_path / "runs").mkdir(mode=0)
+    listed, status = (unprivileged(*command, cwd=tmp_path) for command in (["list"], ["status", "--once"]))
+    assert (listed.stdout, listed.returncode) == (f"{run.path}\n", 0)
+    assert "mine " in status.stdout
+    assert "./runs is not readable, of " in status.stderr
+
+
+def test_file_that_is_not_readable_is_named_without_a_traceback(tmp_path):
+    run = make_run(tmp_path, "mine", ended="finished")
+    run.journal.chmod(0)
+    done = unprivileged("logs", "--errors", run.path)
+    assert (done.returncode, done.stderr) == (1, f"error: {run.journal}: Permission denied\n")
 
 
 def test_closed_pipe_is_no_error():
