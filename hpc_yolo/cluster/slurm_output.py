@@ -93,6 +93,11 @@ class JobState:
         return self.state in OVER_STATES
 
     @property
+    def is_suspended(self) -> bool:
+        """True while Slurm has stopped the processes of the job on its nodes."""
+        return self.state in ("SUSPENDED", "STOPPED")
+
+    @property
     def is_cancelled(self) -> bool:
         """True where a user or an administrator has cancelled the job."""
         return self.state == "CANCELLED"

@@ -23,8 +23,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: unstarted (nobody has submitted it), queued, running, saving (its ranks have left the training),
-            requeued, stopped, cancelled (by a person, before or after it began), failed, done, lost (ended without a
-            record), unreadable, gone (its directory existed a while ago).
+            suspended (Slurm has stopped its processes, and they may go on), requeued, stopped, cancelled (by a
+            person, before or after it began), failed, done, lost (ended without a record), unreadable, gone
+            (its directory existed a while ago).
         detail: one line about the state.
         submission: the job that the state is about.
         started: of the newest attempt.

@@ -15,12 +15,13 @@ from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.trials import as_text
 
 WAITING, NOT_STARTED, STOPPED_EARLY = "waiting", "not started", "stopped early"
-UNDER_WAY = (WAITING, "queued", "requeued", "running", "saving")
+UNDER_WAY = (WAITING, "queued", "requeued", "running", "saving", "suspended")
 ORDER = (
     "done",
     STOPPED_EARLY,
     "running",
     "saving",
+    "suspended",
     "requeued",
     "queued",
     WAITING,

@@ -10,7 +10,10 @@ from hpc_yolo.core.units import counted
 from hpc_yolo.monitor.run_facts import RunFacts
 
 # The state of a sweep is the first of these that a trial has.
-STATES = ("running", "saving", "requeued", "queued", "failed", "lost", "unreadable", "stopped", "cancelled", "done")
+STATES = (
+    *("running", "saving", "suspended", "requeued", "queued"),
+    *("failed", "lost", "unreadable", "stopped", "cancelled", "done"),
+)
 NOT_BEGUN = "not begun"
 
 

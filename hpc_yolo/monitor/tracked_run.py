@@ -173,6 +173,8 @@ class TrackedRun:
         if job is None and not self.record.num_events:
             return "unstarted", "no job was submitted, and no process has written to its journal"
         if job is None or (state is not None and state.is_alive):
+            if state is not None and state.is_suspended:
+                return "suspended", f"Slurm reports {state.state}"
             return self._training_state(since)
         if state is not None:
             return self._dead_state(state, since)

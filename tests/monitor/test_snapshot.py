@@ -135,6 +135,8 @@ def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
         ([START], None, "running", ""),
         ([START, LEFT], None, "saving", "SIGTERM (preempted or cancelled)"),
         ([START, LEFT | {"signal": 0}], reply_of("RUNNING", 30), "saving", "after its last step"),
+        ([START, STEP], reply_of("SUSPENDED", 30), "suspended", "Slurm reports SUSPENDED"),
+        ([START, STEP], reply_of("SUSPENDED", 20.5), "running", ""),
         ([START, LEFT | {"signal": 99}], None, "saving", "signal 99"),
         ([START, LEFT, START | {"attempt": 2}], None, "running", ""),
         (

@@ -232,7 +232,7 @@ def _spans(attempts: Sequence[Attempt], run: RunFacts, now: float) -> list[_Span
     for attempt in attempts:
         if attempt.started is None:
             continue
-        is_running = attempt.ended is None and attempt is attempts[-1] and run.state in TRAINING
+        is_running = attempt.ended is None and attempt is attempts[-1] and run.state in (*TRAINING, "suspended")
         end = now if is_running else attempt.end
         cause = RUNNING if is_running else attempt.cause or "no end in the journal"
         spans.append(_Span(attempt, attempt.started, end, cause))

@@ -26,6 +26,7 @@ STATE_ORDER = (
     "unreadable",
     "running",
     "saving",
+    "suspended",
     "requeued",
     "queued",
     "unstarted",

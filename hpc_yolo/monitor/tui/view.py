@@ -23,6 +23,7 @@ STATE_STYLES = {
     "requeued": "yellow",
     "running": "green",
     "saving": "cyan",
+    "suspended": "yellow",
     "done": "bold green",
     "stopped": "magenta",
     "cancelled": "magenta",
