@@ -138,10 +138,11 @@ def press(
         return _type(state, key)
     if state.mode in ACTIONS.values():
         return replace(state, mode="list", action=state.mode if key in ("y", "Y") else "")
-    if key == "?":
+    if key == "?" or state.mode == "help":
         return replace(state, mode="list" if state.mode == "help" else "help")
-    if state.mode == "help":
-        return replace(state, mode="list")
+    is_sweep = any(run.path == state.selected and run.num_trials for run in runs)
+    if is_sweep and key in ("l", "r"):
+        return replace(state, message="its trials have output and jobs, not the sweep: enter lists them")
     if key in ACTIONS and state.selected is not None:
         return replace(state, mode=ACTIONS[key])
     if key == "l" and state.selected is not None and state.mode != "logs":
@@ -151,7 +152,7 @@ def press(
         return _press_in_page(state, key, move, last_scroll)
     if move is not None:
         return replace(state, selected=_moved(state, runs, move))
-    if key == "enter" and any(run.path == state.selected and run.num_trials for run in runs):
+    if key == "enter" and is_sweep:
         return replace(state, opened=state.opened ^ {state.selected or ""})
     return _press_in_list(state, key)
 

@@ -30,10 +30,12 @@ def page_rows(height: int) -> int:
 
 def list_lines(snapshot: Snapshot, runs: Sequence[RunFacts], state: ScreenState, width: int, height: int) -> list[Text]:
     """Return all lines of the list: header, the part of `runs` around the selected one, two lines about that one."""
-    if width < MIN_COLUMNS or height < MIN_ROWS:
-        return [Text(f"the terminal must be at least {MIN_COLUMNS} x {MIN_ROWS}")]
     rows = page_rows(height)
     index = selected_index(runs, state.selected)
+    last_line = _last_line(state, runs[index] if runs else None)
+    if width < MIN_COLUMNS or height < MIN_ROWS:
+        too_small = Text(f"the terminal must be at least {MIN_COLUMNS} x {MIN_ROWS}")
+        return [last_line if state.mode in ACTIONS.values() else too_small]  # a question is never hidden
     first = min(max(0, index - rows // 2), max(0, len(runs) - rows))
     columns = [column for column in LIST_COLUMNS if width >= column.min_terminal]
     name_width = max(8, width - 2 - sum(column.width + 1 for column in columns))
@@ -43,7 +45,7 @@ def list_lines(snapshot: Snapshot, runs: Sequence[RunFacts], state: ScreenState,
     if not runs:
         lines.append(Text(_nothing(snapshot), style="dim"))
     lines += [Text("")] * (height - FOOTER_ROWS - len(lines))
-    return [*lines, *_about(runs[index] if runs else None), _last_line(state)]
+    return [*lines, *_about(runs[index] if runs else None), last_line]
 
 
 def help_lines() -> list[Text]:
@@ -91,14 +93,7 @@ def _headers(columns: Sequence[Column], name_width: int) -> Text:
 def _row(run: RunFacts, columns: Sequence[Column], name_width: int, *, is_selected: bool) -> Text:
     line = Text(style="reverse" if is_selected else "")
     line.append(*(("! ", "bold red") if run.needs_attention else ("  ", "")))
-    name = (
-        f"  {run.name}"
-        if run.sweep
-        else f"{run.name} ({counted(run.num_trials, 'trial')})"
-        if run.num_trials
-        else run.name
-    )
-    line.append(_fitted(name, name_width, is_number=False))
+    line.append(_fitted(_shown_name(run), name_width, is_number=False))
     for column in columns:
         style = STATE_STYLES.get(run.state, "") if column.name == "state" else ""
         line.append(" " + _fitted(column.text_of(run), column.width, is_number=column.is_number), style)
@@ -131,11 +126,13 @@ def _about(run: RunFacts | None) -> tuple[Text, Text]:
     return path, Text(run.detail or run.outlook, style=STATE_STYLES.get(run.state, ""))
 
 
-def _last_line(state: ScreenState) -> Text:
+def _last_line(state: ScreenState, run: RunFacts | None) -> Text:
     if state.mode == "filter":
         return Text(f"/{state.filter_text}_  enter keeps the filter, esc clears it", style="bold")
     if state.mode in ACTIONS.values():
-        return Text(f"{state.mode} the job of {Path(state.selected or '').name}? y / n", style="bold red")
+        is_sweep = run is not None and run.path == state.selected and run.num_trials
+        what = "all trials" if is_sweep else "the job"
+        return Text(f"{state.mode} {what} of {Path(state.selected or '').name}? y / n", style="bold red")
     if state.message:
         return Text(state.message, style="bold yellow")
     return Text("enter open  / filter  s sort  p problems  l logs  c cancel  r requeue  ? help  q quit", style="dim")

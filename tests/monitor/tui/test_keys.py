@@ -130,3 +130,14 @@ def test_enter_lists_the_trials_of_a_sweep_below_it_and_hides_them_again():
         (opened_rows, "list"),
         (folded_rows, "list"),
     ]
+
+
+@pytest.mark.parametrize("key", ["l", "r"])
+def test_keys_for_a_run_on_a_sweep_change_no_mode(key):
+    snapshot = Snapshot(time=0.0, runs=[], sweeps={"/lr": 3})
+    state = ScreenState(selected="/lr")
+    pressed = press(state, key, shown_runs(snapshot, state), 18)
+    assert (pressed.mode, pressed.message) == (
+        "list",
+        "its trials have output and jobs, not the sweep: enter lists them",
+    )
