@@ -19,7 +19,8 @@ from hpc_yolo.monitor.snapshot import Collector, Snapshot
 from hpc_yolo.monitor.sweep_rows import folded, with_trials
 from hpc_yolo.runs.directory import is_unreadable, owner_name, unreadable_directories
 
-PIPE_COLUMNS = 200
+PIPE_COLUMNS = 10_000  # of a line in a pipe, which has no width of its own
+MAX_INTERVAL_S = 86400.0
 SCREEN_INTERVAL_S = 1.0
 
 
@@ -34,7 +35,7 @@ SCREEN_INTERVAL_S = 1.0
     "--watch",
     "interval_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=1.0),
+    type=click.FloatRange(min=1.0, max=MAX_INTERVAL_S),
     help="Refresh interval; in a pipe, print the table or a line of JSON at each refresh.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: one object a run.")
@@ -99,12 +100,10 @@ def print_table(snapshot: Snapshot, root: Path | None) -> None:
         click.echo(f"no runs{where}; start one with: hpc-yolo submit configs/quickstart.yaml")
         return
 
-    from rich.console import Console
-
+    from hpc_yolo.monitor.console import data_console
     from hpc_yolo.monitor.tui.view import runs_details, runs_table
 
-    # A pipe has no width of its own: print whole lines there.
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    console = data_console(pipe_columns=PIPE_COLUMNS)
     console.print(runs_table(rows, console.width))
     for line in runs_details(rows):
         console.print(line)

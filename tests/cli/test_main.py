@@ -210,6 +210,15 @@ def test_run_without_processes_is_lost_and_unsubmitted_run_is_shown(tmp_path):
     assert [(row["name"], row["state"]) for row in rows] == [("by-hand", "running"), ("vanished", "lost")]
 
 
+def test_status_prints_whole_lines_into_a_pipe(tmp_path):
+    name, cause = "a-long-name-" * 15, " ".join(["why"] * 60)
+    run = make_run(tmp_path, name, ended=None)
+    JournalWriter(run.journal, attempt=1).write(AttemptEnded(outcome="failed", epoch=0, step=0, detail=cause))
+    row, detail = run_cli("status", "--root", tmp_path, "--once").output.splitlines()[1:]
+    assert row.startswith(f"{name} ")
+    assert detail == f"{name}: failed: {cause}"
+
+
 def test_follow_of_unsubmitted_run_is_refused(tmp_path):
     make_run(tmp_path, "by-hand", ended=None, submitted=False)
     result = run_cli("follow", tmp_path / "by-hand")
