@@ -54,10 +54,17 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
         RunError: there are none.
     """
     events = read_events(run.journal)
-    begins = [(started.training_begin, started.number) for started in Attempts(events).started]
+    attempts, failures = list(Attempts(events)), all_failures(run)
+    # The first failure in a start of a job comes before the record of its end; an echo may come after it.
+    first_times: dict[tuple[str | None, int], float] = {}
+    for failure in failures:
+        key = (failure.job_id, failure.restart)
+        first_times[key] = min(first_times.get(key, failure.time), failure.time)
     by_attempt: dict[int, list[str]] = {}
-    for failure in all_failures(run):
-        number = next((number for began, number in reversed(begins) if began <= failure.time), 1)
+    for failure in failures:
+        first_time = first_times[failure.job_id, failure.restart]
+        ended_later = (attempt.number for attempt in attempts if attempt.end >= first_time)
+        number = next(ended_later, attempts[-1].number if attempts else 1)
         if rank in (None, failure.rank):
             step = Attempts(event for event in events if event.time <= failure.time).last_step
             how = "lost its connection to another rank" if failure.is_echo else "failed"

@@ -2,6 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
+from journal_events import started
 
 from hpc_yolo.cli.logs import later_lines
 from hpc_yolo.cli.main import cli
@@ -145,3 +146,19 @@ def test_errors_begin_with_the_rank_that_failed_first(run):
     assert printed[4].startswith("rank 0 on gpu1 lost its connection to another rank")
     with pytest.raises(RunError, match="no failure of rank 2 is recorded"):
         call(run.path, "--errors", "--rank", 2)
+
+
+def test_failure_before_the_training_is_of_its_own_attempt(run):
+    """Attempt 2 found no data: its only event is its end."""
+    JournalWriter(run.journal, 1, clock=lambda: 10.0).write(started(job_id="9"))
+    JournalWriter(run.journal, 1, clock=lambda: 20.0).write(FAILED)
+    JournalWriter(run.journal, 2, clock=lambda: 40.0).write(FAILED)
+    fields = {"host": "gpu1", "kind": "DataError", "traceback": "", "exit_code": 3}
+    for time, restart, message in ((19.0, 1, "first"), (21.0, 1, "echo"), (39.0, 2, "no data")):
+        failure = Failure(
+            time=time, rank=0, job_id="9", restart=restart, message=message, is_echo=message == "echo", **fields
+        )
+        write_failure(run, failure)
+    assert call(run.path, "--errors") == "rank 0 on gpu1 failed in attempt 2, after step 0:\nno data\n"
+    first, echo = call(run.path, "--errors", "--attempt", 1).split("\n\n")
+    assert (first.splitlines()[1], echo.splitlines()[1]) == ("first", "echo")
