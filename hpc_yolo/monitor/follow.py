@@ -85,7 +85,7 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
     if ended is None and interrupted:
         console.print("stopped before the first step; submit the spec again to begin")
         return INTERRUPTED
-    return conclude(run, ended, since, console)
+    return conclude(run, ended, max(since, attempts.end_before_newest), console)
 
 
 def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, console: Console) -> int:

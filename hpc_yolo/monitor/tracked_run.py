@@ -220,6 +220,7 @@ class TrackedRun:
 
     def _cause(self, since: float) -> str:
         """Return one line about the first failed rank's error; it is searched again when the journal has grown."""
+        since = max(since, self.record.attempts.end_before_newest)
         key = (since, self.record.num_events)
         if not self._causes.get(key):
             failure = first_failure(self.run, since)

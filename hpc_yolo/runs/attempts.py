@@ -143,6 +143,12 @@ class Attempts:
         return max(begun, key=lambda attempt: attempt.number, default=None)
 
     @property
+    def end_before_newest(self) -> float:
+        """The end of the attempt before the newest one, after which failures are of the newest; 0 without one."""
+        newest = self.newest
+        return max((one.end for one in self if newest is not None and one.number < newest.number), default=0.0)
+
+    @property
     def starts(self) -> list[AttemptStarted]:
         """The starts of those whose training began."""
         return [attempt.started for attempt in self if attempt.started is not None]

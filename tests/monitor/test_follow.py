@@ -7,11 +7,17 @@ import pytest
 from rich.console import Console
 from status_runs import END, EVALUATED, START, STEP, append_events, make_run
 
+from hpc_yolo.cluster.job_cache import Reply
 from hpc_yolo.cluster.jobs import JobWatch
+from hpc_yolo.core.errors import TrainingError
 from hpc_yolo.monitor.follow import RunDisplay, follow
+from hpc_yolo.monitor.tracked_run import TrackedRun
+from hpc_yolo.monitor.tui.detail import DetailReader
 from hpc_yolo.runs.events import AnyEvent
+from hpc_yolo.runs.failures import Failure, write_failure
 
 FINISHED = END | {"outcome": "finished", "requeued": False, "detail": ""}
+FAILED = FINISHED | {"outcome": "failed", "detail": "why"}
 ODD_NAMES = ("car [rear]", "[red]x", "[/foo]", ":car:")
 
 
@@ -32,6 +38,22 @@ def test_names_of_classes_are_printed_as_they_are(run, capsys):
     assert follow(run, JobWatch(run)) == 0
     printed = capsys.readouterr().out
     assert [name for name in ODD_NAMES if name not in printed] == []
+
+
+def test_cause_of_a_failed_run_is_that_of_its_newest_attempt(run):
+    """The first attempt stalled and was queued again; the second failed before its training began."""
+    append_events(run, FAILED | {"time": 30.0, "cause": "stalled", "requeued": True})
+    append_events(run, FAILED | {"time": 50.0, "attempt": 2, "cause": "error"})
+    for time, message in ((29.0, "a stall"), (49.0, "no data")):
+        fields = {"rank": 0, "host": "gpu0", "job_id": "7", "kind": "E", "traceback": "", "is_echo": False}
+        write_failure(run, Failure(time=time, message=message, exit_code=3 if message == "no data" else 10, **fields))
+    with pytest.raises(TrainingError, match="no data") as error:
+        follow(run, JobWatch(run), since=10.0)
+    assert error.value.exit_code == 3
+    tracked = TrackedRun(run)
+    tracked.read()
+    assert tracked.facts(Reply(), 60.0).detail == "rank 0 on gpu0 failed: no data"
+    assert DetailReader(run).read().failure == "rank 0 on gpu0 failed: no data"
 
 
 def test_run_of_another_machine_is_followed_to_the_end_in_its_journal(tmp_path):

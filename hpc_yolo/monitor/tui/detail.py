@@ -102,8 +102,8 @@ class DetailReader:
 
     def _make_detail(self) -> Detail:
         record = self._reader.record
-        since = 0.0 if record.started is None else record.started.time
-        failure = first_failure(self._run, since)
+        began = 0.0 if record.started is None else record.started.time
+        failure = first_failure(self._run, max(began, record.attempts.end_before_newest))
         submitted = [submission.time for submission in all_submissions(self._run) if submission.after is None]
         return Detail(
             path=str(self._run.path),
