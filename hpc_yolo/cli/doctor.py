@@ -13,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_yolo.cli.options import read_overrides, spec_options
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.cluster.sbatch_variables import with_requests
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.doctor import Finding, Report, examine
 from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.schema import Spec
 
 PIPE_COLUMNS = 200
 STYLES = {"ok": "green", "note": "cyan", "warning": "bold yellow"}
@@ -47,13 +50,22 @@ def doctor(spec_path: Path | None, assignments: tuple[str, ...], as_json: bool, 
     overrides = read_overrides(assignments, shortcuts)
     if spec_path is None and overrides:
         raise click.UsageError("options change a spec, and there is none: hpc-yolo doctor SPEC ...")
-    report = examine(None if spec_path is None else load_spec(spec_path, overrides, site_lookup(for_slurm=True)))
+    spec = None
+    if spec_path is not None:
+        spec = _with_requests(load_spec(spec_path, overrides, site_lookup(for_slurm=True)))
+    report = examine(spec)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(report), indent=2))
     else:
         _print(report)
     if report.exit_code:
         sys.exit(report.exit_code)
+
+
+def _with_requests(spec: Spec) -> Spec:
+    """Return `spec` with what the SBATCH_ variables of this shell request for its jobs."""
+    variables = clean_environment(current_environment())
+    return msgspec.structs.replace(spec, cluster=with_requests(spec.cluster, variables))
 
 
 def _print(report: Report) -> None:

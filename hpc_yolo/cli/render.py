@@ -44,6 +44,6 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
         inputs = "this input" if are_kept(plan.run) else "the run's inputs"
         click.echo(f"{spec.data.described}: not found here; the first attempt of the job copies {inputs}", err=True)
     assert plan.script is not None
-    click.echo(origin_table(plan.script, spec.cluster, loaded), err=True)
+    click.echo(origin_table(plan, loaded), err=True)
     click.echo(f"run directory {plan.run.path}", err=True)
     click.echo(plan.script, nl=False)

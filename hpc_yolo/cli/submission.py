@@ -12,6 +12,7 @@ import click
 
 from hpc_yolo.cli.run_argument import user_state_directory
 from hpc_yolo.cluster import scheduler, site, slurm_command
+from hpc_yolo.cluster.sbatch_variables import REQUESTS
 from hpc_yolo.cluster.script_origins import line_origins
 from hpc_yolo.cluster.site import SiteSettings
 from hpc_yolo.cluster.slurm_command import Run
@@ -21,7 +22,7 @@ from hpc_yolo.launch.input_warning import input_warnings
 from hpc_yolo.launch.plan import Plan, plan_at_site
 from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.spec.load import LoadedSpec
-from hpc_yolo.spec.schema import ClusterSpec
+from hpc_yolo.spec.problems import Location
 from hpc_yolo.spec.site_files import NO_SITE
 
 NOTICE_S = 2.0
@@ -66,9 +67,14 @@ def site_decision(loaded: LoadedSpec) -> list[tuple[str, str]]:
     return [] if named in (None, NO_SITE) else [("site", f"{named}: not used, as this is no Slurm job")]
 
 
-def origin_table(script: str, cluster: ClusterSpec, loaded: LoadedSpec) -> str:
-    """Return the origin of each line of `script`: a line of the spec or of the site profile, an option, a default."""
-    rows = line_origins(script, cluster, loaded.origins)
+def origin_table(plan: Plan, loaded: LoadedSpec) -> str:
+    """Return the origin of each line of the script of `plan`.
+
+    It is a line of the spec or of the site profile, an option, a variable of the shell, or a default.
+    """
+    assert plan.script is not None
+    requests = {f"cluster.{field}": Location(name) for field, name in REQUESTS.items() if name in plan.variables}
+    rows = line_origins(plan.script, plan.spec.cluster, loaded.origins | requests)
     width = min(max(len(line) for line, _ in rows), ORIGIN_WIDTH)
     shown = (line if len(line) <= width else f"{line[: width - 1]}…" for line, _ in rows)
     return "\n".join(f"{line:{width}}  <- {origin}" for line, (_, origin) in zip(shown, rows, strict=True))

@@ -132,8 +132,7 @@ def _submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) 
         carry_out(plan, follow=follow, wait=wait)
     elif slurm is not None:
         start, is_refused = start_of(plan) if is_available else (f"not known: {slurm.reason}", False)
-        assert plan.script is not None
-        table = origin_table(plan.script, plan.spec.cluster, loaded)
+        table = origin_table(plan, loaded)
         click.echo(f"{'start':14} {start}\n\n{table}\n\n{plan.script}", nl=False)
         if plan.spec.then:
             stages.print_scripts(plan)

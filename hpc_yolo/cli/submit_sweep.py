@@ -124,8 +124,7 @@ def show_dry_run(plan: SweepPlan, loaded: LoadedSpec, *, slurm_answers: bool) ->
         return
     first = plan.jobs[0]
     start, is_refused = start_of(first) if slurm_answers else ("not known: Slurm does not answer", False)
-    assert first.script is not None
-    table = origin_table(first.script, first.spec.cluster, loaded)
+    table = origin_table(first, loaded)
     click.echo(f"{'start':14} {start}\n\n{table}\n\n{first.script}", nl=False)
     sys.exit(ClusterError.exit_code if is_refused else 0)
 

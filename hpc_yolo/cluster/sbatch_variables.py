@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 
+import msgspec
+
+from hpc_yolo.core.units import parse_limit_s
+from hpc_yolo.spec.schema import ClusterSpec
+
 PREFIX = "SBATCH_"
+# Variables on which checks and the signal before the time limit depend, by the field of the spec that they stand for.
+REQUESTS = {"partition": "SBATCH_PARTITION", "qos": "SBATCH_QOS", "time": "SBATCH_TIMELIMIT"}
 
 # By option of a script: the variables that would override or contradict it.
 _MEMORY = ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")
@@ -72,3 +80,13 @@ def split_variables(environ: Mapping[str, str], options: Collection[str]) -> tup
     found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     ignored = {name: value for name, value in found.items() if name.removeprefix(PREFIX) in overridden}
     return {name: value for name, value in found.items() if name not in ignored}, ignored
+
+
+def with_requests(cluster: ClusterSpec, variables: Mapping[str, str]) -> ClusterSpec:
+    """Return `cluster` with the partition, QOS and time limit in `variables`, each where it has none of its own."""
+    found = {field: variables[name] for field, name in REQUESTS.items() if variables.get(name)}
+    requested = {field: value for field, value in found.items() if getattr(cluster, field) is None}
+    with contextlib.suppress(ValueError):  # sbatch refuses a limit that is no time
+        parse_limit_s(requested.get("time", "1"))
+        return msgspec.structs.replace(cluster, **requested)
+    return cluster

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
+
 from hpc_yolo.cluster import sbatch, scheduler, site
 from hpc_yolo.cluster.container_checks import require_no_container
 from hpc_yolo.cluster.process import clean_environment, current_environment
-from hpc_yolo.cluster.sbatch_variables import split_variables
+from hpc_yolo.cluster.sbatch_variables import split_variables, with_requests
 from hpc_yolo.cluster.site import RequeueChoice, SiteSettings
 from hpc_yolo.core.errors import ClusterError, RunError, SpecError
 from hpc_yolo.core.units import counted
@@ -337,7 +339,7 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
         clean_environment(environ), sbatch.sbatch_options(spec.name, cluster, "", save_times)
     )
     return Plan(
-        spec=spec,
+        spec=msgspec.structs.replace(spec, cluster=with_requests(cluster, variables)),
         run=run,
         executor="slurm",
         why=why,

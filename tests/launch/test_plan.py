@@ -133,8 +133,20 @@ def test_plan_lists_applied_and_ignored_sbatch_variables(tmp_path):
         "SBATCH_ACCOUNT=vision applies to the job",
         "SBATCH_PARTITION=high is ignored: overridden by the spec",
     ]
+    assert "--partition=gpu" in make_plan(spec, environ).script
     inside = make_plan(spec, environ | {"SLURM_JOB_ID": "7"})
     assert not inside.variables, "inside a job they belong to that job"
+
+
+def test_partition_and_time_limit_of_the_shell_are_those_of_the_plan(tmp_path):
+    """The default partition was checked, and the signal was sent 120 s before the end of a job of two minutes."""
+    environ = {"SBATCH_PARTITION": "high", "SBATCH_TIMELIMIT": "2", "SBATCH_QOS": "long"}
+    cluster = make_plan(spec_of(tmp_path, executor="slurm", qos="short"), environ).spec.cluster
+    assert (cluster.partitions, cluster.time, cluster.qos) == (["high"], "2", "short")
+    script = make_plan(spec_of(tmp_path, executor="slurm"), environ).script
+    assert "#SBATCH --partition=high\n" in script and "#SBATCH --signal=USR2@60\n" in script
+    refused_by_sbatch = make_plan(spec_of(tmp_path, executor="slurm"), {"SBATCH_TIMELIMIT": "soon"})
+    assert refused_by_sbatch.spec.cluster.time is None
 
 
 @pytest.mark.parametrize(
