@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 
 from hpc_yolo.cluster import sbatch, scheduler, site, slurm_command
+from hpc_yolo.cluster.process import clean_environment, current_environment
+from hpc_yolo.cluster.sbatch_variables import split_variables
 from hpc_yolo.cluster.site import Partition, SiteSettings
 from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
 from hpc_yolo.core.units import format_time
@@ -82,8 +84,12 @@ def obstacle_warnings(cluster: ClusterSpec, partitions: Sequence[Partition], *, 
 
 def require_accepted(cluster: ClusterSpec, refusal: ClusterError) -> None:
     """Raise `refusal` if Slurm refuses a job of `cluster` too; return where it accepts the job or does not answer."""
+    script = sbatch.script("hpc-yolo", cluster, "true", "true", log="/dev/null")
+    variables, _ = split_variables(
+        clean_environment(current_environment()), sbatch.sbatch_options("hpc-yolo", cluster, "")
+    )
     try:
-        scheduler.estimate_start(sbatch.script("hpc-yolo", cluster, "true", "true", log="/dev/null"))
+        scheduler.estimate_start(script, run=slurm_command.with_sbatch_variables(variables))
     except SchedulerUnavailable:
         return
     except ClusterError:

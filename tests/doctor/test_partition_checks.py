@@ -67,6 +67,18 @@ def test_job_over_a_limit_is_refused_if_slurm_refuses_it_and_is_a_warning_otherw
         )
 
 
+def test_variable_that_the_spec_replaces_does_not_decide_whether_slurm_accepts_the_job(monkeypatch, tmp_path):
+    """SBATCH_GPUS never reaches the sbatch that queues the job, but with it Slurm refused the one that was checked."""
+    (tmp_path / "sbatch").write_text(
+        "#!/bin/sh\n[ -z \"$SBATCH_GPUS\" ] || { echo 'sbatch: error: refused' >&2; exit 1; }\n"
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SBATCH_GPUS", "99")
+    (warning,) = obstacle_warnings(ClusterSpec(gpus_per_node=0, time="02:00:00"), [PARTITIONS["gpu"]], is_lifted=False)
+    assert warning.startswith(f"{OVER_TIME}; Slurm accepts the job")
+
+
 def test_site_that_enforces_limits_yields_no_warning_for_an_accepted_job(monkeypatch):
     """A QOS has lifted it."""
     cluster = ClusterSpec(gpus_per_node=0, time="02:00:00")
