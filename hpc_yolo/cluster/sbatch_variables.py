@@ -11,8 +11,14 @@ from hpc_yolo.core.units import parse_limit_s
 from hpc_yolo.spec.schema import ClusterSpec
 
 PREFIX = "SBATCH_"
-# Variables on which checks and the signal before the time limit depend, by the field of the spec that they stand for.
-REQUESTS = {"partition": "SBATCH_PARTITION", "qos": "SBATCH_QOS", "time": "SBATCH_TIMELIMIT"}
+# Variables on which checks, the signal before the time limit, and jobs that are queued later from inside of a job
+# depend, by the field of the spec that they stand for.
+REQUESTS = {
+    "account": "SBATCH_ACCOUNT",
+    "partition": "SBATCH_PARTITION",
+    "qos": "SBATCH_QOS",
+    "time": "SBATCH_TIMELIMIT",
+}
 
 # By option of a script: the variables that would override or contradict it.
 _MEMORY = ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")
@@ -83,7 +89,7 @@ def split_variables(environ: Mapping[str, str], options: Collection[str]) -> tup
 
 
 def with_requests(cluster: ClusterSpec, variables: Mapping[str, str]) -> ClusterSpec:
-    """Return `cluster` with the partition, QOS and time limit in `variables`, each where it has none of its own."""
+    """Return `cluster` with account, partition, QOS and time limit of `variables`, each where it has none itself."""
     found = {field: variables[name] for field, name in REQUESTS.items() if variables.get(name)}
     requested = {field: value for field, value in found.items() if getattr(cluster, field) is None}
     with contextlib.suppress(ValueError):  # sbatch refuses a limit that is no time

@@ -140,9 +140,10 @@ def test_plan_lists_applied_and_ignored_sbatch_variables(tmp_path):
 
 def test_partition_and_time_limit_of_the_shell_are_those_of_the_plan(tmp_path):
     """The default partition was checked, and the signal was sent 120 s before the end of a job of two minutes."""
-    environ = {"SBATCH_PARTITION": "high", "SBATCH_TIMELIMIT": "2", "SBATCH_QOS": "long"}
+    environ = {"SBATCH_PARTITION": "high", "SBATCH_TIMELIMIT": "2", "SBATCH_QOS": "long", "SBATCH_ACCOUNT": "a"}
     cluster = make_plan(spec_of(tmp_path, executor="slurm", qos="short"), environ).spec.cluster
     assert (cluster.partitions, cluster.time, cluster.qos) == (["high"], "2", "short")
+    assert cluster.account == "a", "the stages, which a job queues, are charged to it too"
     script = make_plan(spec_of(tmp_path, executor="slurm"), environ).script
     assert "#SBATCH --partition=high\n" in script and "#SBATCH --signal=USR2@60\n" in script
     refused_by_sbatch = make_plan(spec_of(tmp_path, executor="slurm"), {"SBATCH_TIMELIMIT": "soon"})
