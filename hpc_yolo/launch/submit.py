@@ -17,9 +17,9 @@ from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.env_values import expanded
 from hpc_yolo.cluster.jobs import Job, stage_jobs
 from hpc_yolo.cluster.process import clean_environment, current_environment
-from hpc_yolo.cluster.queueing import queue_script
-from hpc_yolo.core.errors import ClusterError, SchedulerUnavailable
-from hpc_yolo.core.files import write_atomic
+from hpc_yolo.cluster.queueing import queue_script, require_not_active
+from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.core.files import exclusive_lock, write_atomic
 from hpc_yolo.core.installation import require_import
 from hpc_yolo.launch.plan import Plan
 from hpc_yolo.launch.prepare import prepare_run, submitted_spec, take_back
@@ -27,6 +27,7 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 LOCAL_LIMIT_MIN = 60 * 24 * 365
+LOCK_TIMEOUT_S = scheduler.SUBMIT_TIMEOUT_S + 60
 
 
 class TrainingJob:
@@ -48,7 +49,7 @@ def submit(plan: Plan) -> Submission:
 
     Raises:
         NameTakenError: another command has created the run since the plan was made.
-        RunError: the run directory is not writable.
+        RunError: the run directory is not writable, or another command has queued the run meanwhile.
         ClusterError: Slurm refuses the job of the run or of a stage; the message is Slurm's. A new run that it refuses
             does not exist afterwards.
         SchedulerUnavailable: Slurm does not answer; see `queueing.queue_script`.
@@ -56,13 +57,43 @@ def submit(plan: Plan) -> Submission:
     """
     if plan.script is None:
         require_import()
-    prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes, is_new=not plan.continues)
     if plan.script is None:
+        _prepare(plan)
         return _start_local(plan)
-    earlier = stage_jobs(plan.run)
-    submission = _queue_run(plan)
-    _queue_stages(plan, submission, earlier)
+    if not plan.continues:
+        _prepare(plan)
+    with _submission_lock(plan.run):
+        require_not_active(plan.run, slurm_answers=True)
+        if plan.continues:
+            _prepare(plan)
+        earlier = stage_jobs(plan.run)
+        submission = _queue_run(plan)
+        _queue_stages(plan, submission, earlier)
     return submission
+
+
+def _prepare(plan: Plan) -> None:
+    prepare_run(plan.run, plan.spec, needs_data=not plan.has_data_on_nodes, is_new=not plan.continues)
+
+
+@contextlib.contextmanager
+def _submission_lock(run: RunDirectory) -> Iterator[None]:
+    """Let one command at a time queue a job of `run`, where the file system has locks.
+
+    Raises:
+        RunError: another command takes longer than sbatch does.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(run.submission_lock, LOCK_TIMEOUT_S))
+        except TimeoutError:
+            raise RunError(
+                f"{run.path}: another command has been submitting this run for {LOCK_TIMEOUT_S:.0f} s",
+                hint=f"see whether it is queued: hpc-yolo status --root {run.path.parent}",
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def _queue_run(plan: Plan) -> Submission:

@@ -91,6 +91,11 @@ class RunDirectory:
         return self.path / "job.sbatch"
 
     @property
+    def submission_lock(self) -> Path:
+        """The lock of the command that queues a job of the run."""
+        return self.path / ".submit.lock"
+
+    @property
     def jobs(self) -> Path:
         """The output of jobs."""
         return self.path / "jobs"

@@ -100,6 +100,22 @@ def test_job_in_an_unknown_state_is_not_queued_again(slurm, spec, tmp_path, stat
     assert "run is already queued or running, as Slurm job 7" in errors
 
 
+def test_run_that_is_resumed_by_two_commands_at_once_is_queued_once(slurm, spec, tmp_path):
+    """Both found no job and queued one; cancel then ended the later one alone."""
+    program(slurm / "sbatch", "echo 7")
+    with submit(spec) as process:
+        process.communicate(timeout=PATIENCE_S)
+    (tmp_path / "began").mkdir()
+    both_began = f"touch {tmp_path}/began/$$; until [ $(ls {tmp_path}/began | wc -l) -gt 1 ]; do sleep 0.01; done"
+    program(slurm / "sbatch", f"echo 8 >> {tmp_path}/queued; echo 8")
+    program(slurm / "squeue", f"{both_began}\n[ ! -e {tmp_path}/queued ] || echo '8|PENDING|None||N/A|10:00|0:0|'")
+    commands = [submit(spec), submit(spec)]
+    errors = [command.communicate(timeout=PATIENCE_S)[1] for command in commands]
+    assert sorted(command.returncode for command in commands) == [0, 6], errors
+    assert any("run is already queued or running, as Slurm job 8" in error for error in errors)
+    assert (tmp_path / "queued").read_text() == "8\n"
+
+
 def test_run_that_slurm_refuses_may_be_corrected(slurm, spec, tmp_path):
     """A corrected batch was refused as another training, of a run that had never existed for Slurm."""
     program(slurm / "sbatch", "echo 'sbatch: error: Invalid qos specification' >&2; exit 1")
