@@ -31,6 +31,7 @@ from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.notify import PROBLEM
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.yaml_tree import control_characters
 
 LAST_CHECKPOINT = "continues from its last checkpoint"
 
@@ -330,8 +331,11 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
     """Return the plan of a Slurm job of `run`, submitted from a shell with `environ`, without a query of Slurm.
 
     Raises:
-        SpecError: the runtime of the container is open.
+        SpecError: the runtime of the container is open, or Slurm cannot write the log of a job in `run`.
     """
+    if "\\" in str(run.path) or control_characters(str(run.path)):
+        message = f"output: {str(run.path)!r}: Slurm cannot write a log to a path with a backslash or a line break"
+        raise SpecError(message, hint="choose another directory with --set output=DIR")
     spec = with_runtime(spec)
     cluster = spec.cluster
     save_times = read_save_times(run)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster import site
-from hpc_yolo.core.errors import ClusterError, RunError
+from hpc_yolo.core.errors import ClusterError, RunError, SpecError
 from hpc_yolo.launch.local_gpus import local_tasks, visible_gpus
 from hpc_yolo.launch.plan import Plan, choose_executor, make_plan, plan_at_site, planned_run, slurm_plan
 from hpc_yolo.launch.prepare import prepare_run, require_same_training
@@ -136,6 +136,14 @@ def test_plan_lists_applied_and_ignored_sbatch_variables(tmp_path):
     assert "--partition=gpu" in make_plan(spec, environ).script
     inside = make_plan(spec, environ | {"SLURM_JOB_ID": "7"})
     assert not inside.variables, "inside a job they belong to that job"
+
+
+@pytest.mark.parametrize("directory", ["a\\b", "a\nb"])
+def test_directory_in_which_slurm_cannot_write_a_log_is_refused(tmp_path, directory):
+    """Slurm removes backslashes from the name of a log: the job failed at its start and left nothing."""
+    spec = msgspec.structs.replace(spec_of(tmp_path, executor="slurm"), output=str(tmp_path / directory))
+    with pytest.raises(SpecError, match="Slurm cannot write a log to a path with a backslash or a line break"):
+        make_plan(spec, {})
 
 
 def test_partition_and_time_limit_of_the_shell_are_those_of_the_plan(tmp_path):
