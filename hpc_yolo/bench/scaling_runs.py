@@ -182,5 +182,5 @@ def _wait(run: RunDirectory) -> None:
         failure = first_failure(run)
         raise TrainingError(
             f"{run.path}: ended before it had finished{'' if failure is None else f': {failure.text}'}",
-            hint=f"hpc-yolo logs {run.path}; call this again, and it goes on",
+            hint=f"hpc-yolo logs {run.word}; call this again, and it goes on",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -149,9 +150,9 @@ def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
         stages = "".join(f", stage {stage.stage} as job {stage.job_id}" for stage in stage_submissions(plan.run))
         click.echo(
             f"queued as job {submission.job_id}{stages}\n"
-            f"  follow it:   hpc-yolo follow {plan.run.path}\n"
-            f"  all runs:    hpc-yolo status --root {plan.run.path.parent}\n"
-            f"  its output:  tail -F {plan.run.jobs}/{submission.job_id}.log"
+            f"  follow it:   hpc-yolo follow {plan.run.word}\n"
+            f"  all runs:    hpc-yolo status --root {shlex.quote(str(plan.run.path.parent))}\n"
+            f"  its output:  tail -F {shlex.quote(str(plan.run.jobs / f'{submission.job_id}.log'))}"
         )
         return
 

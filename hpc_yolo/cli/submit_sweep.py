@@ -65,7 +65,7 @@ def submit_trials(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool
         click.echo(f"{what:14} {decision}")
     print_warnings([*warnings, *estimate.warnings])
     if not plan.to_start:
-        click.echo(f"nothing to start; hpc-yolo sweep table {plan.sweep.path}")
+        click.echo(f"nothing to start; hpc-yolo sweep table {plan.sweep.word}")
     elif dry_run:
         show_dry_run(plan, loaded, slurm_answers=answers)
     elif plan.job.uses_slurm:
@@ -141,8 +141,8 @@ def queue_trials(plan: SweepPlan) -> None:
     jobs = ", ".join(submission.job_id for submission in submissions)
     click.echo(
         f"queued {counted(len(plan.to_start), 'trial')} as {'array' if len(submissions) == 1 else 'arrays'} {jobs}\n"
-        f"  summary:     hpc-yolo sweep status {plan.sweep.path}\n"
-        f"  all trials:  hpc-yolo sweep table {plan.sweep.path}"
+        f"  summary:     hpc-yolo sweep status {plan.sweep.word}\n"
+        f"  all trials:  hpc-yolo sweep table {plan.sweep.word}"
     )
 
 

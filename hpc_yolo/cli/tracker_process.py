@@ -49,4 +49,4 @@ def tracker_process(
         lines = log.read_text(errors="replace").strip().splitlines()
         click.echo(f"{tracking.to}: {lines[-1] if lines else 'nothing was logged'}")
         if not is_complete:
-            click.echo(f"{tracking.to} lacks the newest steps; hpc-yolo track {run.path} adds them")
+            click.echo(f"{tracking.to} lacks the newest steps; hpc-yolo track {run.word} adds them")

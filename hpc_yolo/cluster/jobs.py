@@ -75,7 +75,7 @@ class Job(abc.ABC):
             RunError: it is not a job of Slurm.
             ClusterError: Slurm refuses.
         """
-        raise RunError(f"{self.run.name}: only Slurm jobs can be requeued", hint=f"hpc-yolo cancel {self.run.path}")
+        raise RunError(f"{self.run.name}: only Slurm jobs can be requeued", hint=f"hpc-yolo cancel {self.run.word}")
 
 
 class SlurmJob(Job):

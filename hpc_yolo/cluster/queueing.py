@@ -119,7 +119,7 @@ def _take_back(run: RunDirectory, token: str, cluster: str | None) -> str:
         scheduler.cancel([job_id], run=there)
         _record(run, token).unlink(missing_ok=True)
         return f"cancelled job {job_id}, which was already queued"
-    return f"the job may be queued; hpc-yolo cancel {run.path} searches for it"
+    return f"the job may be queued; hpc-yolo cancel {run.word} searches for it"
 
 
 def _record(run: RunDirectory, token: str) -> Path:
@@ -153,5 +153,5 @@ def require_not_active(run: RunDirectory, *, slurm_answers: bool) -> None:
     if alive:
         raise RunError(
             f"{run.name} is already queued or running, as {alive[-1].name}",
-            hint=f"watch it with hpc-yolo follow {run.path}, or give the new run another --name",
+            hint=f"watch it with hpc-yolo follow {run.word}, or give the new run another --name",
         )

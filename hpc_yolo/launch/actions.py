@@ -60,7 +60,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     adopt_lost_jobs(run)
     if alive := alive_jobs([*current_jobs(run), *stage_jobs(run)]):
         raise RunError(
-            f"{run.name}: {alive[0].name} is queued or running", hint=f"cancel it first: hpc-yolo cancel {run.path}"
+            f"{run.name}: {alive[0].name} is queued or running", hint=f"cancel it first: hpc-yolo cancel {run.word}"
         )
     holder = last_holder(run)
     if holder is not None and _may_live(run, holder, watch_s):
@@ -89,7 +89,7 @@ def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
     alive = alive_jobs([*jobs, *also])
     if not alive:
         ended = f"{run.name}: {jobs[-1].name} has already ended"
-        raise RunError(ended, hint=f"continue the run with: hpc-yolo resume {run.path}")
+        raise RunError(ended, hint=f"continue the run with: hpc-yolo resume {run.word}")
     return alive
 
 

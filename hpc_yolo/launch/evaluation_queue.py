@@ -49,7 +49,7 @@ def queue_evaluations(run: RunDirectory, spec: Spec, *, is_needed: Callable[[], 
     """
     process = ProcessInfo.alone(current_environment())
     if process.job_id is None:
-        raise RunError("queue-evaluations runs beside the tasks of a Slurm job", hint=f"hpc-yolo resume {run.path}")
+        raise RunError("queue-evaluations runs beside the tasks of a Slurm job", hint=f"hpc-yolo resume {run.word}")
     make_directory(run.evaluations)
     mark = run.evaluation_queue(process.job_id)
     write_atomic(mark, f"{socket.gethostname()} {os.getpid()}\n")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import platform
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +90,7 @@ def _submission_lock(run: RunDirectory) -> Iterator[None]:
         except TimeoutError:
             raise RunError(
                 f"{run.path}: another command has been submitting this run for {LOCK_TIMEOUT_S:.0f} s",
-                hint=f"see whether it is queued: hpc-yolo status --root {run.path.parent}",
+                hint=f"see whether it is queued: hpc-yolo status --root {shlex.quote(str(run.path.parent))}",
             ) from None
         except OSError:
             pass

@@ -25,7 +25,7 @@ def cancel_sweep(sweep: SweepDirectory) -> str:
     runs = [sweep.trial(trial.name) for trial in sweep.trials()]
     jobs = [*alive_jobs([job for run in runs for job in current_jobs(run)]), *_alive_arrays(sweep)]
     if not jobs:
-        raise RunError(f"{sweep.name}: no trial waits or runs", hint=f"hpc-yolo sweep status {sweep.path}")
+        raise RunError(f"{sweep.name}: no trial waits or runs", hint=f"hpc-yolo sweep status {sweep.word}")
     stop_jobs(jobs)
     return f"{sweep.name}: cancelled {', '.join(dict.fromkeys(job.name for job in jobs))}"
 

@@ -53,10 +53,10 @@ def run_trials_here(plan: SweepPlan, *, parallel: int, is_silent: bool, say: Cal
             worker.join()
     failed = [code for code in codes if code]
     if INTERRUPTED in failed:
-        say(f"stopped; submit the spec again to continue, or see hpc-yolo sweep table {plan.sweep.path}")
+        say(f"stopped; submit the spec again to continue, or see hpc-yolo sweep table {plan.sweep.word}")
         return INTERRUPTED
     if failed:
-        say(f"{counted(len(failed), 'trial')} failed; hpc-yolo sweep table {plan.sweep.path}")
+        say(f"{counted(len(failed), 'trial')} failed; hpc-yolo sweep table {plan.sweep.word}")
     return failed[-1] if failed else 0
 
 

@@ -65,7 +65,7 @@ def trial_spec(sweep: SweepDirectory, run: RunDirectory) -> Spec:
     """
     trial = next((trial for trial in sweep.trials() if trial.name == run.name), None)
     if trial is None:
-        raise RunError(f"{sweep.path} has no trial {run.name}", hint=f"hpc-yolo sweep table {sweep.path}")
+        raise RunError(f"{sweep.path} has no trial {run.name}", hint=f"hpc-yolo sweep table {sweep.word}")
     spec = load_resolved_spec(sweep.spec)
     values = trial.values
     if spec.sweep is not None and spec.sweep.search is not None:

@@ -74,7 +74,7 @@ def _notify_stage(
         place,
         notify,
         problem_key(once if place != run else f"{once}-{stage.end}-{stage.number}"),
-        lambda: problem_message(run, read_record(run), problem, [f"hpc-yolo resume {run.path}"]),
+        lambda: problem_message(run, read_record(run), problem, [f"hpc-yolo resume {run.word}"]),
         environ,
         event=PROBLEM,
         job_id=job_id,

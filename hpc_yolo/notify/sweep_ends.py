@@ -83,7 +83,7 @@ def _notify_failure(
         place,
         notify,
         problem_key("trial-failed"),
-        lambda: problem_message(run, record, problem, [f"hpc-yolo logs {run.path}"], error),
+        lambda: problem_message(run, record, problem, [f"hpc-yolo logs {run.word}"], error),
         environ,
         event=PROBLEM,
         job_id=job_id,

@@ -57,6 +57,11 @@ class RunDirectory:
         return self.path.name
 
     @property
+    def word(self) -> str:
+        """The path as one word of a shell, for commands in messages."""
+        return shlex.quote(str(self.path))
+
+    @property
     def spec(self) -> Path:
         """The resolved spec, which every attempt reads."""
         return self.path / "spec.yaml"

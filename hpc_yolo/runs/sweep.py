@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class SweepDirectory:
     """The paths of a sweep. Making the object touches nothing on disk."""
 
     path: Path
+
+    @property
+    def word(self) -> str:
+        """The path as one word of a shell, for commands in messages."""
+        return shlex.quote(str(self.path))
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -82,6 +83,16 @@ def test_queued_job_is_printed_and_recorded(slurm, spec, tmp_path):
     assert process.returncode == 0, errors
     assert "queued as job 7" in output
     assert [one.job_id for one in all_submissions(RunDirectory(tmp_path / "runs" / "run"))] == ["7"]
+
+
+def test_commands_for_a_run_in_a_path_with_spaces_can_be_typed(slurm, spec, tmp_path):
+    program(slurm / "sbatch", "echo 7")
+    with submit(spec, "--set", f"output={tmp_path}/my runs") as process:
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    words = [shlex.split(line)[-1] for line in output.splitlines()[-3:]]
+    run = tmp_path / "my runs" / "run"
+    assert words == [str(run), str(run.parent), str(run / "jobs" / "7.log")]
 
 
 @pytest.mark.parametrize("state", ["EXPEDITING", "REQUEUE_HOLD", "SPECIAL_EXIT", "A_STATE_OF_27_05"])
