@@ -108,6 +108,10 @@ def parse_yaml(
         message = error.problem or error.context or ""
         if "maximum nesting" in message:  # newer parsers in C stop by themselves, at a thousand levels
             message = f"more than {MAX_DEPTH} levels"
+        elif location.text[location.column - 1 :].startswith("\t"):
+            message = "not YAML: a tab, where YAML is indented with spaces"
+        elif "another document" in message:
+            message = "not YAML: a second document begins, and a file has one"
         elif not isinstance(error, _TooLarge):
             message = f"not YAML: {message}"
         problems.append(Problem(location, "", message))

@@ -382,6 +382,19 @@ def test_folded_block_is_one_line(spec_file):
     assert spec.cluster.setup == ["module load x"]
 
 
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("train:\n\tepochs: 3\n", "not YAML: a tab, where YAML is indented with spaces"),
+        ("train:\n  epochs: 3\n \tbatch: 4\n", "not YAML: a tab, where YAML is indented with spaces"),
+        ("---\nname: b\n", "not YAML: a second document begins, and a file has one"),
+    ],
+)
+def test_tab_and_second_document_are_named(spec_file, added, message, either_loader):
+    """libyaml: found character that cannot start any token; but found another document."""
+    assert message in spec_file.add(added).only_problem()
+
+
 @pytest.mark.parametrize("character", ["\0", "\a", "\x1b", "\x7f", "\x0b", "\x0c", "\x1c", "\ufffe"])
 def test_unprintable_character_error_has_position(spec_file, character, either_loader):
     problem = spec_file.add(f"# fine\noutput: a{character}b\n").only_problem()
