@@ -11,7 +11,7 @@ from hpc_yolo.cli.options import read_overrides, spec_options
 from hpc_yolo.cli.submit import carry_out, fetch_with_progress
 from hpc_yolo.cli.yolov5_flags import guide_options, read_flags
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.core.errors import RunError, SpecError
+from hpc_yolo.core.errors import NameTakenError, RunError, SpecError
 from hpc_yolo.launch.plan import make_plan, require_no_sweep
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of, submitted_spec
@@ -82,7 +82,14 @@ def train(
     if is_continuation(run, process):
         _train_prepared_run(run.path, [], process)
     elif process.launcher == "single" and spec_path is None and not spec.train.data_parallel:
-        _start_tasks(spec)
+        while True:
+            try:
+                _start_tasks(spec)
+                return
+            except NameTakenError:
+                if exist_ok or resume is not None:
+                    raise
+                spec = with_located_weights(_read_spec(None, overrides, None, process, exist_ok=False))  # the next name
     else:
         _run_as_task(run, spec, process)
 

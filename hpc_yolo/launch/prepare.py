@@ -77,7 +77,7 @@ def _write_spec(run: RunDirectory, spec: Spec, *, is_new: bool) -> None:
     elif not create_exclusive(run.spec, dump_spec(spec).encode()):
         raise NameTakenError(
             f"{run.path}: another command has submitted a run of this name at the same time",
-            hint="give this one another name with --set name=NAME; {n} in a name is the next free number",
+            hint="give this one another name with --set name=NAME; submit reads {n} in it as the next free number",
         )
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from spec_runs import NETWORK
 from waiting import PATIENCE_S
 
+from hpc_yolo.cli.main import cli
+from hpc_yolo.core.errors import NameTakenError
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptStarted, Evaluated, WarningRaised, WeightsLoaded
@@ -81,6 +84,23 @@ def test_runs_on_one_device_have_numbered_names(train, tmp_path):
     assert [event for event in events if isinstance(event, Evaluated)]
     (loaded,) = [event for event in events if isinstance(event, WeightsLoaded)]
     assert (loaded.num_kept, loaded.num_tensors) == (349, 349)
+
+
+def test_run_whose_name_another_command_takes_gets_the_next_name(data, tmp_path, monkeypatch):
+    """Of runs that began together the later ones trained into the directory of the first."""
+    named = []
+
+    def carry_out(plan, **_options):
+        named.append(plan.run.name)
+        if len(named) == 1:  # another command has found the same name
+            plan.run.create()
+            raise NameTakenError("taken")
+
+    monkeypatch.setattr("hpc_yolo.cli.train.carry_out", carry_out)
+    monkeypatch.chdir(tmp_path)
+    flags = ["train", "--data", str(data), "--weights", "", "--cfg", "yolov5n", "--device", "cpu"]
+    result = CliRunner().invoke(cli, flags, catch_exceptions=False)
+    assert (result.exit_code, named) == (0, ["exp", "exp2"])
 
 
 def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path):
