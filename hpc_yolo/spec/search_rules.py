@@ -55,7 +55,7 @@ def _num_values(name: str, kind: Range | list[Value]) -> int | None:
     if isinstance(kind, list):
         return len(kind)
     step = kind.step or (1 if takes_whole_numbers(name) else 0)
-    return int((kind.high - kind.low) / step + 1e-9) + 1 if step and _is_readable(kind) else None
+    return int((kind.high - kind.low) / step + 1e-9) + 1 if step and is_readable(kind) else None
 
 
 def stop_findings(stop: StopSpec, train: TrainSpec) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def _field_range_findings(path: str, name: str, kind: Range) -> Iterator[Finding
     """Yield what is wrong with a range for the field `name`, which may vary."""
     found = list(_range_findings(path, kind))
     yield from found
-    if found or not _is_readable(kind):
+    if found or not is_readable(kind):
         return
     needs = (f"{path}.low", f"{path}.high", f"{path}.step")
     numbers = {"low": kind.low, "high": kind.high}
@@ -95,7 +95,7 @@ def _field_range_findings(path: str, name: str, kind: Range) -> Iterator[Finding
 
 def _range_findings(path: str, kind: Range) -> Iterator[Finding]:
     """Yield what is wrong with a range by itself."""
-    if not _is_readable(kind):
+    if not is_readable(kind):
         return  # reported when it was read
     if kind.low >= kind.high:
         yield Finding(f"{path}.high", f"{kind.high:g} is not over low, {kind.low:g}", f"over {kind.low:g}")
@@ -110,7 +110,7 @@ def _range_findings(path: str, kind: Range) -> Iterator[Finding]:
             yield Finding(f"{path}.step", f"{kind.step:g} leaves no second value", allowed)
 
 
-def _is_readable(kind: Range) -> bool:
+def is_readable(kind: Range) -> bool:
     """Return False for a range with a stand-in for a bound that is missing or is no number."""
     numbers = (kind.low, kind.high, *([] if kind.step is None else [kind.step]))
     return all(isinstance(number, (int, float)) for number in numbers)

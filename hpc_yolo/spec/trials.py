@@ -14,7 +14,7 @@ import msgspec
 
 from hpc_yolo.spec.problems import Finding
 from hpc_yolo.spec.schema import Spec
-from hpc_yolo.spec.search_rules import search_findings, stop_findings
+from hpc_yolo.spec.search_rules import is_readable, search_findings, stop_findings
 from hpc_yolo.spec.short_forms import long_name
 from hpc_yolo.spec.sweep import MAX_TRIALS, SweepSpec
 from hpc_yolo.spec.sweep_search import Range, SearchSpec, Value
@@ -73,6 +73,8 @@ def single_values(search: SearchSpec) -> Iterator[Values]:
     """Yield values of single fields that `search` may draw: each of a list, and the outer ones of a range."""
     for field, kind in search.ranges.items():
         if isinstance(kind, Range):
+            if not is_readable(kind):
+                continue  # reported when it was read
             step = kind.step or (1 if takes_whole_numbers(field) else 0)
             highest = kind.low + (kind.high - kind.low) // step * step if step else kind.high
             values: list[Any] = [kind.low, kind.low + step, highest]

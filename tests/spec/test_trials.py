@@ -109,6 +109,8 @@ def test_resolved_spec_keeps_its_sweep(load, tmp_path):
         ({"grid": {"train.workers": [1, 2]}}, {}, "a run learns the same with any value"),
         ({"seeds": 2, "search": {"trials": 3, "space": "evolve"}}, {}, "excludes search"),
         ({"search": {"trials": 3, "space": {LR: {"low": 0.1}}}}, {}, "high: is missing"),
+        ({"search": {"trials": 3, "space": {LR: {"low": "a", "high": 0.1}}}}, {}, "low: 'a' is not allowed"),
+        ({"search": {"trials": 3, "space": {"train.batch": {"low": 16}}}}, {}, "high: is missing"),
         ({"search": {"trials": 2, "space": {"train.batch": [16, 17]}}}, {}, "the trial with batch=17: train.batch: 17"),
         (
             {"search": {"trials": 3, "space": {"train.batch": {"low": 16, "high": 64}}}},
