@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from hpc_yolo.core.package_data import resource_directory
+from hpc_yolo.monitor.console import data_console
 from hpc_yolo.spec.validate import model_names
 
 SOURCE = (
@@ -47,7 +47,7 @@ def models(names: tuple[str, ...], num_classes: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
-        Console().print(_table(rows, num_classes))
+        data_console().print(_table(rows, num_classes))
 
 
 def _in_table(name: str) -> tuple[str, bool, int]:

@@ -343,6 +343,15 @@ def test_run_without_checkpoint_is_refused(tmp_path):
         resolve_weights(run.path)
 
 
+def test_class_names_with_brackets_and_colons_are_printed_as_they_are(data, tmp_path):
+    names = ["defect [scratch]", "[/x]", ":car:", "cat"]
+    save_random_model(tmp_path / "odd.safetensors", names)
+    odd = tmp_path / "odd.yaml"
+    odd.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "path": str(data.parent), "names": names}))
+    result = run_val("--weights", tmp_path / "odd.safetensors", "--data", odd, directory=tmp_path)
+    assert all(name in result.output for name in names)
+
+
 def test_results_directories_are_numbered_and_private(tmp_path):
     names = [results_directory(tmp_path / "val", "exp", exist_ok=False).name for _ in range(3)]
     assert names == ["exp", "exp2", "exp3"]
