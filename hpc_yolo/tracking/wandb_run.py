@@ -23,6 +23,7 @@ from hpc_yolo.tracking.tracker import TrackedRun, Tracker, imported, tracker_err
 OFFLINE, ONLINE = "offline", "online"
 DEFAULT_SERVER = "https://api.wandb.ai"
 LINK = "offline-run"
+ANSWER_S = 20.0
 
 
 class WandbTracker(Tracker):
@@ -62,8 +63,11 @@ class WandbTracker(Tracker):
         self._directory = self._base / str(time.time_ns())
         hint = "without network: --offline, tracking.offline or WANDB_MODE=offline writes a directory for wandb sync"
         with tracker_errors("wandb", Exception, hint=hint if self._mode == ONLINE else None):
+            if self._mode == ONLINE:
+                self._require_server()
             make_directory(self._base.parent)
             make_directory(self._base)
+            self._remove_all_but((self._base / LINK).resolve().parent.parent.name)
             make_directory(self._directory)
             self._run = self._wandb.init(
                 entity=self._entity or None,
@@ -80,6 +84,19 @@ class WandbTracker(Tracker):
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
         return int(self._run.step) if self._mode == ONLINE else 0
+
+    def _require_server(self) -> None:
+        """Raise OSError if nothing answers at the server's address: after a failed `init` no other succeeds here."""
+        import ssl
+        from urllib import error, request
+
+        try:
+            request.urlopen(self._wandb.setup().settings.base_url, timeout=ANSWER_S).close()
+        except error.HTTPError as answer:
+            answer.close()
+        except error.URLError as failure:
+            if not isinstance(failure.reason, ssl.SSLError):  # wandb has certificates of its own
+                raise
 
     def log(self, rows: Sequence[Row]) -> None:
         """Log `rows`.
@@ -111,8 +128,12 @@ class WandbTracker(Tracker):
             link = self._directory / LINK
             link.symlink_to(Path(self._run.dir).parent.relative_to(self._base))
             link.replace(self._base / LINK)
+        self._remove_all_but(self._directory.name)
+
+    def _remove_all_but(self, name: str) -> None:
+        """Remove the directories of other processes and of tries that have failed, whose values are in the journal."""
         for other in self._base.iterdir():
-            if other.name not in (LINK, self._directory.name):
+            if other.name not in (LINK, name):
                 shutil.rmtree(other, ignore_errors=True)
 
     def _settings(self) -> Any:

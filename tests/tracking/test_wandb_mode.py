@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from loopback_servers import WebServer, closed_port, serving
 
 from hpc_yolo.core.errors import TrackerError
 from hpc_yolo.tracking.tracker import TrackedRun, tracker_errors
@@ -58,15 +59,37 @@ def test_mode_and_arguments(environ, is_offline, mode, tmp_path, monkeypatch):
         calls.append(arguments)
         return run
 
-    wandb = SimpleNamespace(init=init, Settings=lambda **settings: settings)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    tracker = WandbTracker("team/coco", is_offline=is_offline, environ={"HOME": str(tmp_path)} | environ)
-    num_rows = tracker.open(TrackedRun("0123456789", "run", {}, tmp_path))
+    server = WebServer()
+    with serving(server):
+        settings = SimpleNamespace(settings=SimpleNamespace(base_url=server.address))
+        wandb = SimpleNamespace(init=init, Settings=lambda **settings: settings, setup=lambda: settings)
+        monkeypatch.setitem(sys.modules, "wandb", wandb)
+        tracker = WandbTracker("team/coco", is_offline=is_offline, environ={"HOME": str(tmp_path)} | environ)
+        num_rows = tracker.open(TrackedRun("0123456789", "run", {}, tmp_path))
     (arguments,) = calls
     assert (arguments["entity"], arguments["project"], arguments["id"]) == ("team", "coco", "0123456789")
     assert (arguments["mode"], num_rows) == (mode, 7 if mode == ONLINE else 0)
     assert arguments["resume"] == ("allow" if mode == ONLINE else None)
     assert tracker.location == (run.url if mode == ONLINE else f"wandb sync {tmp_path}/wandb/run-01234567/offline-run")
+
+
+def test_server_that_does_not_answer_is_found_out_before_wandb_begins(tmp_path, monkeypatch):
+    """A failed `init` of wandb lets none of the same run succeed in the same process."""
+    settings = SimpleNamespace(settings=SimpleNamespace(base_url=f"http://127.0.0.1:{closed_port()}"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(setup=lambda: settings))
+    tracker = WandbTracker("coco", is_offline=False, environ={"WANDB_API_KEY": "k" * 40})
+    with pytest.raises(TrackerError, match="Connection refused"):
+        tracker.open(TrackedRun("0123456789", "run", {}, tmp_path))
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_directories_of_failed_tries_are_removed(tmp_path, monkeypatch):
+    wandb = SimpleNamespace(init=lambda **_arguments: 1 / 0, Settings=lambda **settings: settings)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for _ in range(3):
+        with pytest.raises(TrackerError, match="division"):
+            WandbTracker("coco", is_offline=True, environ={}).open(TrackedRun("0123456789", "run", {}, tmp_path))
+    assert len(list((tmp_path / "wandb" / "run-01234567").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
