@@ -17,7 +17,7 @@ from typing import Any
 from hpc_yolo.core.files import sync_directory
 from hpc_yolo.runs.run_end import RunEnd
 from hpc_yolo.runs.series import Row
-from hpc_yolo.tracking.tracker import TrackedRun, Tracker, imported, tracker_errors
+from hpc_yolo.tracking.tracker import TrackedRun, Tracker, imported, tracker_errors, without_user
 
 ID_TAG = "hpc_yolo.id"
 ROW = "row"
@@ -52,9 +52,10 @@ class MlflowTracker(Tracker):
     @property
     def location(self) -> str:
         """The address of the run on its server; the database, the experiment and the run."""
-        if self._client.tracking_uri.startswith("http"):
-            return f"{self._client.tracking_uri}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-        return f"{self._client.tracking_uri}, experiment {self._project}, run {self._run_id}"
+        address = without_user(self._client.tracking_uri)
+        if address.startswith("http"):
+            return f"{address}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+        return f"{address}, experiment {self._project}, run {self._run_id}"
 
     def open(self, run: TrackedRun) -> int:
         """Find the run or create it, and return the number of its rows.

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import hashlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from hpc_yolo.runs.sweep import SweepDirectory
 LEFT_OUT = ("cluster", "validate_cluster", "tracking", "notify", "then")
 
 MAX_CHARACTERS = 300  # of a message; those of databases have the whole statement
+_USER = re.compile(r"(?<=://)[^/\s]*@")  # of an address, with its password
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,13 @@ def tracker_errors(name: str, *kinds: type[Exception], hint: str | None = None) 
     try:
         yield
     except kinds as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = without_user(" ".join(str(error).split())) or type(error).__name__
         raise TrackerError(f"{name}: {text[:MAX_CHARACTERS]}", hint=hint) from error
+
+
+def without_user(text: str) -> str:
+    """Return `text` without the user and the password of the addresses in it: it is printed and logged."""
+    return _USER.sub("", text)
 
 
 def _flat(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

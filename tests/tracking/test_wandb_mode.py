@@ -93,6 +93,20 @@ def test_directories_of_failed_tries_are_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("request to http://me:pass@word@host:80/api failed", "request to http://host:80/api failed"),
+        ("cannot open postgresql://me:secret@db/x", "cannot open postgresql://db/x"),
+        ("see https://mlflow.org/docs or mail me@example.org", "see https://mlflow.org/docs or mail me@example.org"),
+    ],
+)
+def test_error_shows_no_password_of_an_address(text, shown):
+    with pytest.raises(TrackerError) as error, tracker_errors("mlflow", OSError):
+        raise OSError(text)
+    assert error.value.args[0].partition("\n")[0] == f"mlflow: {shown}"
+
+
+@pytest.mark.parametrize(
     ("error", "hint", "text"),
     [
         (OSError("no answer\n  within 90 s"), "offline", "wandb: no answer within 90 s\n  hint: offline"),
