@@ -59,6 +59,7 @@ LEGEND_ROW, LEGEND_LINE = 11.0, 16.0
 MAX_BARS = 30
 MAX_LETTERS = 18
 CELL, SMALL_CELL = 30.0, 10.0  # of a confusion matrix; small ones hold no number
+MAX_NAMED_CLASSES = 200  # of a confusion matrix; more have numbers on its axes, and smaller cells
 TOOLTIP = "tooltip="
 
 
@@ -198,17 +199,19 @@ def confusion_figure(counts: Counts, names: Sequence[str], title: str = "") -> F
     labels = (*names, "background")
     cells = np.asarray(counts, dtype=np.float64)
     fractions = cells / np.maximum(cells.sum(axis=0, keepdims=True), 1.0)
-    is_numbered = len(names) <= MAX_NUMBERED
-    side = len(labels) * (CELL if is_numbered else SMALL_CELL)
-    room = room_for_names(labels, MAX_LETTERS, NAME_SIZE) + 18
+    is_numbered, is_named = len(names) <= MAX_NUMBERED, len(names) <= MAX_NAMED_CLASSES
+    side = min(len(labels), MAX_NAMED_CLASSES) * (CELL if is_numbered else SMALL_CELL)
+    room = room_for_names(labels if is_named else ("00000",), MAX_LETTERS, NAME_SIZE) + 18
     above = MARGINS[2] if title else NO_TITLE
     width, height = max(room + side, room_for_names((title,), len(title), NAME_SIZE)) + 12, above + side + room
     figure = new_figure(1, 1, tile=(width, height))
     axes = add_axes(figure, 0, 0, tile=(width, height), margins=(room, width - room - side, above, room))
     figure.text(12 / width, 1 - 16 / height, title, size=NAME_SIZE, color=SOFT)
     _draw_cells(axes, fractions, is_upwards=False)
-    for is_below in (False, True):
+    for is_below in (False, True) if is_named else ():
         _add_names(axes, labels, range(len(labels)), size=NAME_SIZE, gap=6 / side, is_below=is_below)
+    for axis in () if is_named else (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(10, integer=True))
     for row, column in np.argwhere(cells) if is_numbered else ():
         fraction = fractions[row, column]
         text = axes.text(column, row, f"{fraction:.2f}", ha="center", va="center", size=8.0)

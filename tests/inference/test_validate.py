@@ -370,6 +370,12 @@ def test_confusion_chart_has_room_for_all_classes(tmp_path, num_classes):
     assert dark.any(axis=0).sum() >= 14 * num_classes  # the diagonal crosses every column
 
 
+def test_confusion_chart_of_many_classes_has_a_limited_size(tmp_path):
+    """At 10 points a class, the chart of 1,203 classes took more memory than a node has."""
+    write_confusion_chart(tmp_path / "c.png", torch.eye(401).numpy(), ["cat"] * 400)
+    assert max(cv2.imread(str(tmp_path / "c.png")).shape) < 4000
+
+
 def test_label_files_are_valid_labels(oracle, tmp_path):
     validate(
         oracle, imgsz=64, batch=4, workers=0, settings=EvaluationSettings(), outputs=Outputs(tmp_path, labels=True)
