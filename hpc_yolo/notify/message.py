@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from hpc_yolo.core.text import printable
 from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.run_record import RunRecord
 from hpc_yolo.notify.record import shown_name
@@ -19,12 +21,15 @@ from hpc_yolo.runs.failures import first_failure
 from hpc_yolo.runs.logs import last_output
 from hpc_yolo.runs.metrics import METRIC_TITLES
 from hpc_yolo.runs.run_end import RunEnd
+from hpc_yolo.spec.credentials import without_credentials
 from hpc_yolo.spec.notify import CANCELLED, FAILED, FINISHED, PROBLEM
 from hpc_yolo.spec.trials import shown
 
 ERROR_LINES = 12
+ERROR_CHARACTERS = 300  # of a line
 CHAT_LIMIT = 1900  # characters; a chat refuses more than 2000
 TEST = "test"
+_STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of a terminal
 EXPLAINED = {
     FINISHED: "finished",
     FAILED: "failed",
@@ -159,7 +164,11 @@ def message_of_test(name: str, directory: str) -> Message:
 
 def one_line(text: str, limit: int = 150) -> str:
     """Return `text` in one line of at most `limit` characters."""
-    line = " ".join(text.split())
+    return cut(" ".join(text.split()), limit)
+
+
+def cut(line: str, limit: int) -> str:
+    """Return at most `limit` characters of `line`."""
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
@@ -201,8 +210,14 @@ def _error_lines(run: RunDirectory, attempt: Attempt | None, detail: str) -> lis
     """Return what went wrong: of the first rank that failed, else the recorded detail and the end of the output."""
     failure = first_failure(run, 0.0 if attempt is None else attempt.begin)
     if failure is not None:
-        return failure.text.splitlines()[-ERROR_LINES:]
-    return [*([detail] if detail else []), *last_output(run, ERROR_LINES)[0]]
+        return _readable(failure.text.splitlines()[-ERROR_LINES:])
+    return _readable([*([detail] if detail else []), *last_output(run, ERROR_LINES)[0]])
+
+
+def _readable(lines: Sequence[str]) -> list[str]:
+    """Return lines of output without keys, control characters and endless lines, which mail and chats refuse."""
+    text = _STYLE.sub("", without_credentials("\n".join(lines)))
+    return [cut(printable(line.expandtabs()), ERROR_CHARACTERS) for line in text.split("\n") if line]
 
 
 def _typed(command: str, run: RunDirectory, *options: str) -> str:

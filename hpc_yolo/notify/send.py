@@ -18,7 +18,7 @@ from hpc_yolo.notify.message import Message
 from hpc_yolo.notify.ways import NotSent, post_webhook, run_command, send_mail
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.notices import FAILED, SENDING, SENT, Notice, claim_notice, write_notice
-from hpc_yolo.spec.credentials import find_credentials
+from hpc_yolo.spec.credentials import without_credentials
 from hpc_yolo.spec.notify import NotifySpec
 
 LIMIT_S = 25.0  # for all ways together; a name server, for one, has no timeout of its own
@@ -122,6 +122,4 @@ def _without_secrets(text: str, notify: NotifySpec, environ: Mapping[str, str]) 
     if notify.webhook is not None:
         with contextlib.suppress(NoAddress):
             text = text.replace(webhook_address(notify.webhook, environ), "…")
-    for credential in find_credentials("", text):
-        text = text.replace(credential.text, credential.shown)
-    return text
+    return without_credentials(text)

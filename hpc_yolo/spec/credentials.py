@@ -127,6 +127,13 @@ def find_credentials(name: str, text: str) -> Iterator[Credential]:
             yield credential
 
 
+def without_credentials(text: str) -> str:
+    """Return `text`, such as the output of a program, with "…" in place of each credential."""
+    for credential in find_credentials("", text):
+        text = text.replace(credential.text, "…")
+    return text
+
+
 def find_formed(text: str) -> Iterator[Credential]:
     """Yield the keys in `text` that have a form of their own, whatever stands around them."""
     for form in _FORMS:

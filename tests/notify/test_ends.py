@@ -68,6 +68,27 @@ def test_message_of_a_failed_run_has_its_error_and_what_to_type(run):
 
 
 @pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        (b"before\0after\n", ["before\\x00after"]),
+        (b"\x1b[31mred\x1b[0m\n\n\tindented\n", ["red", "        indented"]),
+        (b"x" * 200_000, ["x" * 299 + "…"]),
+        (b"+ export WANDB_API_KEY=0123456789abcdef0123456789abcdef01234567\n", ["+ export WANDB_API_KEY=…"]),
+        (b"", []),
+    ],
+    ids=["zero byte", "terminal", "endless line", "key", "nothing"],
+)
+def test_any_output_can_be_sent_as_an_error_and_holds_no_key(run, output, shown):
+    """A variable of a command takes no zero byte and 128 KiB; a key in the log must not reach a chat."""
+    append_events(run, START)
+    (run.jobs / "7.log").write_bytes(output)
+    notice = notify_end(run, COLLECT, RunEnd(1, is_finished=False, cause=Cause.ERROR), ENVIRON, job_id="7")
+    assert notice is not None
+    assert notice.results == {"command": ""}
+    assert messages(run)[0]["error"] == shown
+
+
+@pytest.mark.parametrize(
     ("end", "on", "expected"),
     [
         (FINISHED, None, ["finished"]),
