@@ -10,6 +10,7 @@ import click
 from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import write_atomic
+from hpc_yolo.core.text import printable
 from hpc_yolo.report.facts import read_facts, unique_labels
 from hpc_yolo.report.page import made_now, report_page
 from hpc_yolo.runs.sweep import SweepDirectory
@@ -41,7 +42,8 @@ def report(written: tuple[str, ...], output: Path | None) -> None:
     is_beside = len(runs) == 1 and os.access(runs[0].path, os.W_OK)
     path = output or (runs[0].report if is_beside else Path("report.html"))
     _write(path, report_page(facts, made))
-    click.echo(f"report of {', '.join(run.name for run in runs)}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    text = f"report of {', '.join(run.name for run in runs)}: {path} ({path.stat().st_size / 1e6:.1f} MB)"
+    click.echo(printable(text))
 
 
 def _report_sweep(path: Path, output: Path | None, made: str) -> None:
@@ -59,6 +61,6 @@ def _report_sweep(path: Path, output: Path | None, made: str) -> None:
 
 def _write(path: Path, page: str) -> None:
     try:
-        write_atomic(path, page)
+        write_atomic(path, page.encode(errors="backslashreplace"))  # a path may be no text
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}", hint="name another file with -o FILE") from error

@@ -13,6 +13,7 @@ import yaml
 
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.files import read_struct
+from hpc_yolo.core.text import printable
 from hpc_yolo.monitor.trend import median
 from hpc_yolo.plots.labels import LabelStatistics
 from hpc_yolo.plots.results import Results
@@ -143,9 +144,9 @@ def read_facts(run: RunDirectory, label: str) -> ReportFacts:
 
 
 def unique_labels(runs: Sequence[RunDirectory]) -> list[str]:
-    """Return the names of runs; the paths of those that share a name."""
+    """Return the names of runs; the paths of those that share a name. Bytes that are not text become escapes."""
     names = [run.name for run in runs]
-    return [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
+    return [printable(run.name if names.count(run.name) == 1 else str(run.path)) for run in runs]
 
 
 def spec_differences(runs: Sequence[ReportFacts]) -> list[list[str]]:

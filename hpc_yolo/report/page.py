@@ -171,7 +171,8 @@ def warning_lines(run: ReportFacts) -> list[str]:
     counts = Counter(event.message for event in run.warnings)
     lines = [f"{message}{f' ({count} times)' if count > 1 else ''}" for message, count in counts.items()]
     if run.num_unread:
-        lines.append(f"{counted(run.num_unread, 'line')} of the journal cannot be read by this version")
+        unread = counted(run.num_unread, "line")
+        lines.append(f"{unread} of the journal cannot be read: cut off, or written by a newer version")
     return lines
 
 

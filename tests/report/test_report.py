@@ -1,5 +1,8 @@
 """One file that says everything of a run, or of several: whole without a network, and whatever is missing."""
 
+import json
+import os
+
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -116,6 +119,15 @@ def test_missing_or_broken_file_leaves_the_rest(tmp_path, journal, spec, expecte
     run.journal.write_bytes(journal)
     run.spec.write_bytes(spec)
     assert expected in " ".join(make_report(tmp_path, run).sections.values())
+
+
+def test_name_of_a_directory_that_is_no_text(tmp_path):
+    run = make_run(tmp_path, os.fsdecode(b"caf\xe9"))
+    append_events(run, START, STEP)
+    run.origin.write_text(json.dumps({"directory": str(run.path)}))
+    page = tmp_path / "made.html"
+    assert CliRunner().invoke(cli, ["report", str(run.path), "-o", str(page)], catch_exceptions=False).exit_code == 0
+    assert "caf\\udce9" in page.read_text()
 
 
 def test_report_is_written_to_the_run_directory_and_unknown_run_names_the_nearest(tmp_path, full_run, monkeypatch):
