@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.cli.trial_following import TrialFollowing
 from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.cluster.process import current_environment
-from hpc_yolo.core.errors import HpcYoloError, SpecError, TrackerError
+from hpc_yolo.core.errors import HpcYoloError, RunError, SpecError, TrackerError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.beside import run_beside, same_parent
 from hpc_yolo.launch.prepare import submitted_spec
@@ -71,10 +72,16 @@ def track(
         trials = [TrialFollowing(sweep, lambda run: requested(run, options), environ, place) for sweep in sweeps]
         follow_all(begun, trials, as_json=as_json)
         return
+    status = 0
     for run, spec in zip(runs, specs, strict=True):
-        with RunFollower(run, partial(new_tracker, spec, environ), spec.to, place or run.tracking) as follower:
-            follower.advance()
+        try:
+            with RunFollower(run, partial(new_tracker, spec, environ), spec.to, place or run.tracking) as follower:
+                follower.advance()
+        except (RunError, TrackerError) as error:
+            status = go_on_after(error, has_others=run is not runs[-1])
+            continue
         show(follower, spec, as_json=as_json)
+    sys.exit(status)
 
 
 @click.command("track-beside", hidden=True)
@@ -94,6 +101,7 @@ def track_beside(path: Path) -> None:
 
 def follow_all(waiting: list[Following], trials: list[TrialFollowing], *, as_json: bool) -> None:
     """Follow runs, and trials as they begin, until all of them are over, and print the result of each."""
+    status = 0
     try:
         while waiting or trials:
             for sweep in list(trials):
@@ -102,7 +110,14 @@ def follow_all(waiting: list[Following], trials: list[TrialFollowing], *, as_jso
                 else:
                     waiting += begun
             for one in list(waiting):
-                if (follower := one.look()) is not None:
+                try:
+                    follower = one.look()
+                except (RunError, TrackerError) as error:
+                    waiting.remove(one)
+                    one.abandon(error)
+                    status = go_on_after(error, has_others=bool(waiting or trials))
+                    continue
+                if follower is not None:
                     waiting.remove(one)
                     show(follower, one.spec, as_json=as_json)
             time.sleep(POLL_S if waiting or trials else 0)
@@ -110,6 +125,20 @@ def follow_all(waiting: list[Following], trials: list[TrialFollowing], *, as_jso
         for one in waiting:
             with contextlib.suppress(TrackerError):
                 one.leave()
+    if status:
+        sys.exit(status)
+
+
+def go_on_after(error: HpcYoloError, *, has_others: bool) -> int:
+    """Print an error about one of several runs, and return its exit code.
+
+    Raises:
+        HpcYoloError: `error`, if there is no other run.
+    """
+    if not has_others:
+        raise error
+    click.echo(f"error: {error}", err=True)
+    return error.exit_code
 
 
 def begun_trials(sweep: SweepDirectory) -> list[RunDirectory]:

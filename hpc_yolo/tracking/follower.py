@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -112,4 +114,7 @@ class RunFollower:
 
 def lock_path(run: RunDirectory, name: str, directory: Path) -> Path:
     """Return the file that a process locks while it brings `run` to the tracker `name`, with files in `directory`."""
-    return directory / f".{run.name}-{name}.lock"
+    if directory == run.tracking:
+        return directory / f".{run.name}-{name}.lock"
+    digest = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:8]  # others may have its name
+    return directory / f".{run.name}-{digest}-{name}.lock"

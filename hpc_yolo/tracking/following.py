@@ -92,6 +92,12 @@ class Following:
             self._follower.__exit__(None, None, None)
             self._follower = None
 
+    def abandon(self, error: Exception) -> None:
+        """Give up the tracker as it is, because of `error`."""
+        if self._follower is not None:
+            self._follower.__exit__(type(error), error, None)
+            self._follower = None
+
     def _has_ended(self, follower: RunFollower) -> bool:
         """Return whether the journal has an end that is newer than the last submission."""
         if follower.end is None:
@@ -106,9 +112,7 @@ class Following:
             TrackerError: `error`, after some tries since the end of the run.
         """
         self._tries_after_end += is_over
-        if self._follower is not None:
-            self._follower.__exit__(type(error), error, None)
-            self._follower = None
+        self.abandon(error)
         if self._tries_after_end > MAX_TRIES_AFTER_END:
             raise error
         if str(error) != self._last_error:

@@ -1,6 +1,8 @@
 """hpc-yolo track: which tracker, and what is wrong in one sentence."""
 
+import contextlib
 import json
+import subprocess
 import sys
 
 import pytest
@@ -9,7 +11,8 @@ from growing_journal import LAST_STEP, write_journal
 from status_runs import make_run
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.core.errors import InstallationError, SpecError
+from hpc_yolo.core.errors import InstallationError, RunError, SpecError, TrackerError
+from hpc_yolo.tracking.follower import lock_path
 
 SPEC = "name: coco\nmodel: yolov5n\ndata: data.yaml\n"
 
@@ -75,3 +78,43 @@ def test_tracker_that_is_not_installed_names_the_extra(to, module, extra, run, m
     error = track(run, "--to", to).exception
     assert isinstance(error, InstallationError)
     assert f"pip install 'hpc-yolo[{extra}]'" in str(error)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Return a run with the name of `run` in another directory."""
+    other = make_run(tmp_path / "other", "coco")
+    write_journal(other)
+    return other
+
+
+@contextlib.contextmanager
+def held_by_another_process(lock):
+    program = "import sys; from hpc_yolo.core.files import *; from pathlib import Path\n"
+    program += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); input()"
+    command, pipe = [sys.executable, "-c", program, str(lock)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.communicate("\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--follow"]], ids=["once", "follow"])
+def test_run_that_is_refused_does_not_keep_others_from_their_tracker(run, other, options):
+    write_journal(run)
+    run.journal.write_text(run.journal.read_text().replace('"format_version":2', '"format_version":1'))
+    result = CliRunner().invoke(cli, ["track", str(run.path), str(other.path), "--to", "csv", *options])
+    assert f"error: {run.path}: written by an older version" in result.stderr
+    assert "coco: 200 new rows" in result.stdout
+    assert result.exit_code == RunError.exit_code
+
+
+def test_runs_of_one_name_may_be_brought_into_one_directory(run, other, tmp_path):
+    write_journal(run)
+    files = tmp_path / "files"
+    files.mkdir()
+    with held_by_another_process(lock_path(run, "csv", files)):
+        refused = CliRunner().invoke(cli, ["track", str(run.path), str(other.path), "--to", "csv", "--dir", str(files)])
+    assert f"error: {run.path}: another process brings it to csv" in refused.stderr
+    assert "coco: 200 new rows" in refused.stdout
+    assert refused.exit_code == TrackerError.exit_code
