@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from hpc_yolo.cluster.webhook import NoAddress, webhook_address
+from hpc_yolo.core.text import printable
 from hpc_yolo.notify.message import Message
 from hpc_yolo.notify.ways import NotSent, post_webhook, run_command, send_mail
 from hpc_yolo.runs.directory import RunDirectory
@@ -118,8 +119,8 @@ def lines_of(notice: Notice) -> list[str]:
 
 
 def _without_secrets(text: str, notify: NotifySpec, environ: Mapping[str, str]) -> str:
-    """Return what a server or a command has printed without the address of the webhook and what looks like a key."""
+    """Return what a server or a command has printed as one line without the webhook's address and keys."""
     if notify.webhook is not None:
         with contextlib.suppress(NoAddress):
             text = text.replace(webhook_address(notify.webhook, environ), "…")
-    return without_credentials(text)
+    return printable(" ".join(without_credentials(text).split()))

@@ -158,6 +158,8 @@ def test_command_that_fails_is_reported_with_its_last_line_but_no_secret(message
     spec = NotifySpec(webhook="$HOOK", command='echo "cannot reach $HOOK" >&2; exit 3')
     environ = {"HOOK": f"http://127.0.0.1:{closed_port()}/{SECRET}", "PATH": "/usr/bin:/bin"}
     assert send(spec, message, environ)["command"] == "exit code 3: cannot reach …"
+    spec = NotifySpec(command=r"printf '\033[31mno\tmail\r\n' >&2; exit 3")
+    assert send(spec, message, environ)["command"] == "exit code 3: \\x1b[31mno mail"
     missing = send(NotifySpec(command=["/no/such/command"]), message, {})
     assert missing == {"command": "/no/such/command: No such file or directory"}
 
