@@ -6,6 +6,7 @@ follows a run offline writes the whole series into a new directory, and exchange
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import netrc
 import shutil
@@ -154,10 +155,20 @@ def has_key(environ: Mapping[str, str]) -> bool:
     """Return whether wandb's own places have a key for its server: the environment, or ~/.netrc as `wandb login`."""
     if environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
     home = Path(environ.get("HOME", ""))
+    server = urlsplit(environ.get("WANDB_BASE_URL") or _server_of_settings(environ, home) or DEFAULT_SERVER)
     for path in (environ.get("NETRC"), home / ".netrc", home / "_netrc"):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if path and netrc.netrc(str(path)).authenticators(host):
+            known = netrc.netrc(str(path)) if path else None
+            if known is not None and any(map(known.authenticators, (server.netloc, server.hostname or ""))):
                 return True
     return False
+
+
+def _server_of_settings(environ: Mapping[str, str], home: Path) -> str:
+    """Return the server that `wandb login --host` has recorded; "" for none."""
+    directory = environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb"
+    settings = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+        settings.read(Path(directory, "settings"))
+    return settings.get("default", "base_url", fallback="")

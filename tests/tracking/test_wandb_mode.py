@@ -26,12 +26,27 @@ def login(path, host):
         ({}, "api.github.com", False),
         ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, "api.wandb.ai", False),
         ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, "wandb.example.org", True),
+        ({"WANDB_BASE_URL": "https://wandb.example.org:8080"}, "wandb.example.org:8080", True),
     ],
 )
 def test_key_is_found_where_wandb_keeps_it(environ, host, expected, tmp_path):
     if host is not None:
         login(tmp_path / ".netrc", host)
     assert has_key({"HOME": str(tmp_path)} | environ) is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [("[default]\nbase_url = http://wandb.here:8080\n", True), ("[default]\nentity = %x\n", False), ("torn", False)],
+)
+def test_key_for_the_server_of_an_earlier_login(settings, expected, tmp_path):
+    """So `wandb login --host` leaves it."""
+    login(tmp_path / ".netrc", "wandb.here:8080")
+    path = tmp_path / ".config" / "wandb" / "settings"
+    path.parent.mkdir(parents=True)
+    path.write_text(settings)
+    assert has_key({"HOME": str(tmp_path)}) is expected
+    assert not has_key({"HOME": str(tmp_path), "WANDB_BASE_URL": "https://api.wandb.ai"})
 
 
 def test_file_of_keys_elsewhere_or_torn(tmp_path):
