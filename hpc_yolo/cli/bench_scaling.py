@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from hpc_yolo.bench.scaling import Scaling, scaling_row, scaling_table
@@ -22,6 +21,7 @@ from hpc_yolo.launch.plan import Plan, choose_executor, make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
+from hpc_yolo.monitor.console import data_console
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.spec.load import Override, load_spec
 from hpc_yolo.spec.schema import Spec
@@ -85,8 +85,7 @@ def scaling(
 
 
 def _print(table: Table, notes: Iterable[str]) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=PIPE_COLUMNS)
+    console = data_console(pipe_columns=PIPE_COLUMNS)
     console.print(table, soft_wrap=True)
     for note in notes:
         click.echo(note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from itertools import groupby
 from operator import itemgetter
@@ -17,6 +16,7 @@ from hpc_yolo.core.units import counted, short_time
 from hpc_yolo.data.check.fix import SplitFix
 from hpc_yolo.data.check.kinds import SEVERITIES
 from hpc_yolo.data.check.result import SPLIT_HEADINGS, CheckResult, Finding, Item
+from hpc_yolo.monitor.console import data_console
 
 PIPE_COLUMNS = 200
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
@@ -27,7 +27,7 @@ NOTHING = "–"
 def print_result(result: CheckResult, *, num_examples: int) -> None:
     """Print `result`, with the first `num_examples` findings of each kind and split."""
     # A pipe has no width of its own: print long lines there.
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    console = data_console(pipe_columns=PIPE_COLUMNS, highlight=False)
     for table in (_splits(result), _classes(result)):
         console.print(table)
         console.print()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from hpc_yolo.cluster.process import clean_environment, current_environment
 from hpc_yolo.cluster.sbatch_variables import with_requests
 from hpc_yolo.cluster.this_site import site_lookup
 from hpc_yolo.doctor import Finding, Report, examine
+from hpc_yolo.monitor.console import data_console
 from hpc_yolo.spec.load import load_spec
 from hpc_yolo.spec.schema import Spec
 
@@ -69,9 +69,8 @@ def _with_requests(spec: Spec) -> Spec:
 
 
 def _print(report: Report) -> None:
-    # A pipe has no width of its own: print long lines there.
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-    console.print(report.slurm, highlight=False, markup=False)
+    console = data_console(pipe_columns=PIPE_COLUMNS)
+    console.print(report.slurm, highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

@@ -6,14 +6,12 @@ import getpass
 import json
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from hpc_yolo.cluster.process import current_environment
@@ -23,6 +21,7 @@ from hpc_yolo.cluster.scheduler import is_installed
 from hpc_yolo.cluster.this_site import site_lookup, user_directory
 from hpc_yolo.core.errors import ClusterError, SpecError
 from hpc_yolo.core.package_data import YAML_SUFFIXES
+from hpc_yolo.monitor.console import data_console
 from hpc_yolo.spec.fields import field_infos
 from hpc_yolo.spec.problems import Location, Problem, format_problems
 from hpc_yolo.spec.profile import Profile
@@ -198,13 +197,13 @@ def _print_gpus(profile: Profile) -> None:
     """Print the table of GPU types: a column for each field that a row has."""
     rows = _changed(profile.gpus)
     columns = sorted({name for row in rows.values() for name in row}, key=_order)
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    console = data_console(pipe_columns=PIPE_COLUMNS, highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("gpu", *columns):
         table.add_column(name, overflow="fold")
     for name, row in rows.items():
         table.add_row(name, *(_cell(row.get(column)) for column in columns))
-    console.print(table, highlight=False, markup=False)
+    console.print(table)
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -58,7 +58,6 @@ def submit(plan: Plan) -> Submission:
     """
     if plan.script is None:
         require_import()
-    if plan.script is None:
         _prepare(plan)
         return _start_local(plan)
     if not plan.continues:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 
 
-def data_console(*, stderr: bool = False, pipe_columns: int | None = None, highlight: bool = True) -> Console:
+def data_console(*, pipe_columns: int | None = None, highlight: bool = True) -> Console:
     """Return a console that prints every text as it is: by default rich takes [red] for a style and :car: for an image.
 
     Args:
         pipe_columns: width where the output is not a terminal, which has no width of its own; None: rich's own choice.
     """
-    console = Console(stderr=stderr, highlight=highlight, markup=False, emoji=False)
+    console = Console(highlight=highlight, markup=False, emoji=False)
     if pipe_columns is not None and not console.is_terminal:
         console.width = pipe_columns
     return console
