@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -142,13 +144,8 @@ def _with_result(
         command = stage_command(run, spec, record.stage, stage)
         with _opened(run.path / record.log) as output:
             print(f"hpc-yolo: stage {record.stage}, try {record.number}", file=output, flush=True)
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ
-            )
-            try:
-                status = _wait(child, limit_s)
-            finally:
-                _stop(child)
+            with _leaving_at_signals():
+                status = _run(command, environ, output, limit_s)
     except HpcYoloError as error:  # of the container
         return _ended(record, NOT_RUN, error.message)
     except OSError as error:
@@ -162,25 +159,53 @@ def _with_result(
     return _ended(record, FAILED, f"{how}; its output is in {record.log}")
 
 
-def _wait(child: subprocess.Popen[bytes], limit_s: float | None) -> ExitStatus | None:
-    """Wait for `child` and return its exit status; None where it has not ended within `limit_s`."""
+def _run(command: list[str], environ: Mapping[str, str], output: IO[str], limit_s: float | None) -> ExitStatus | None:
+    """Run `command` and return its exit status; None where it has not ended within `limit_s`, and is ended."""
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environ,
+        start_new_session=True,  # its children are ended with it
+    )
     try:
         code = child.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None
+    finally:
+        _stop(child)
     return ExitStatus(code) if code >= 0 else ExitStatus.of_signal(-code)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End `child`, if it still runs."""
+    """End `child` and its children, if it still runs."""
     if child.poll() is not None:
         return
-    child.terminate()
+    os.killpg(child.pid, signal.SIGTERM)
     try:
         child.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+@contextlib.contextmanager
+def _leaving_at_signals() -> Iterator[None]:
+    """Leave the block at SIGTERM and SIGHUP, as at Ctrl-C, so that what runs in it is ended with this process."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(ExitStatus.of_signal(number).code)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # as with nohup
+                signal.signal(number, leave)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ended(record: StageRecord, state: str, detail: str) -> StageRecord:

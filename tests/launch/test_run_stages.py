@@ -1,8 +1,11 @@
 """Stages run as processes: what is recorded of them, and when they are not begun or ended early."""
 
+import multiprocessing
+import signal
 import time
 
 import pytest
+from waiting import wait_until
 
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.launch import run_stages
@@ -92,6 +95,22 @@ def test_stage_is_ended_shortly_before_the_time_limit(run, job_ends_in, monkeypa
     run_job_stages(run, spec_of("trap '' TERM; while :; do sleep 0.05; done"), IN_JOB, FINISHED)
     (record,) = read_stages(run)
     assert (record.state, record.detail) == ("failed", "ended shortly before the time limit of job 7")
+
+
+def test_processes_of_a_stage_end_with_the_one_that_follows_the_run(run):
+    """Else they would go on beside those of the next try."""
+    shell = """
+        (trap 'touch $RUN/ended; exit' TERM; touch $RUN/begun; for i in $(seq 500); do sleep 0.02; done) &
+        while [ ! -e $RUN/begun ]; do sleep 0.02; done
+        kill -TERM $PPID
+        wait
+    """
+    arguments = (run, spec_of(shell), FINISHED, {"shell": 1})
+    follower = multiprocessing.get_context("fork").Process(target=run_local_stages, args=arguments)
+    follower.start()
+    follower.join()
+    assert follower.exitcode == 128 + signal.SIGTERM
+    wait_until((run.path / "ended").exists, "the end of the child of the stage")
 
 
 def test_command_that_does_not_exist_is_a_failed_stage(run, monkeypatch):
