@@ -14,6 +14,7 @@ from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.evaluation_queue import cancel_evaluation
 from hpc_yolo.resilience.lease import Holder, last_holder
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.stages import RUNNING, StageRecord, read_stages
 from hpc_yolo.runs.submissions import address_of
 
 WATCH_S = 5.0  # the holder of a run's lease sends a heartbeat every two seconds
@@ -65,6 +66,10 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     holder = last_holder(run)
     if holder is not None and _may_live(run, holder, watch_s):
         raise RunError(f"{run.name}: {holder.name} is training it", hint="stop it first")
+    if stage := next((stage for stage in read_stages(run) if _runs_here(stage)), None):
+        raise RunError(
+            f"{run.name}: its stage {stage.stage} is running on this machine", hint=f"stop it first: kill {stage.pid}"
+        )
     cancel_evaluation(run)
     doomed = run.path.with_name(f".{run.path.name}.removed-{os.getpid()}")
     try:
@@ -91,6 +96,12 @@ def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
         ended = f"{run.name}: {jobs[-1].name} has already ended"
         raise RunError(ended, hint=f"continue the run with: hpc-yolo resume {run.word}")
     return alive
+
+
+def _runs_here(stage: StageRecord) -> bool:
+    """Return True for a stage that a process of this machine runs, outside of Slurm's jobs."""
+    is_own = stage.state == RUNNING and stage.job_id is None and stage.machine == machine_id()
+    return is_own and process_start(stage.pid) == stage.pid_start
 
 
 def _may_live(run: RunDirectory, holder: Holder, watch_s: float) -> bool:

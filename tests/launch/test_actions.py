@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -12,11 +13,13 @@ from status_runs import START, append_events, make_run
 from waiting import PATIENCE_S
 
 from hpc_yolo.cli.main import cli
+from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.launch.actions import cancel_run, remove_run, requeue_run
 from hpc_yolo.resilience.lease import Heartbeat, take_lease
 from hpc_yolo.runs.index import add_to_index, find_run, state_directory
+from hpc_yolo.runs.stages import RUNNING, StageRecord, claim_stage, write_stage
 from hpc_yolo.runs.submissions import Submission, add_submission
 
 
@@ -73,6 +76,18 @@ def test_local_job_of_another_host_cannot_be_cancelled(tmp_path):
     submit_locally(run, os.getpid(), host="elsewhere")
     with pytest.raises(RunError, match="elsewhere"):
         cancel_run(run)
+
+
+def test_run_whose_stage_runs_here_is_not_removed(tmp_path):
+    run = make_run(tmp_path, "staged", executor=None)
+    here = {"machine": machine_id(), "pid": os.getpid(), "pid_start": process_start(os.getpid())}
+    record = StageRecord(stage="val", end=1, number=1, state=RUNNING, began=10.0, **here)
+    assert claim_stage(run, record)
+    with pytest.raises(RunError, match="its stage val is running on this machine"):
+        remove_run(run)
+    write_stage(run, msgspec.structs.replace(record, pid_start=-1))  # of a process that has ended
+    remove_run(run)
+    assert not run.path.exists()
 
 
 def test_run_with_a_live_lease_is_not_removed(tmp_path):
