@@ -123,8 +123,11 @@ def _planned(plan: Plan) -> Submission:
     )
 
 
-def queue(plan: Plan) -> Submission:
+def queue(plan: Plan, options: Sequence[str] = ()) -> Submission:
     """Write the script of `plan`, queue it through submitit and return the record of the job.
+
+    Args:
+        options: of sbatch, besides those of the plan.
 
     Raises:
         ClusterError: Slurm refuses the job; the message is Slurm's.
@@ -138,7 +141,12 @@ def queue(plan: Plan) -> Submission:
     write_atomic(plan.run.script, plan.script)
     sbatch = slurm_command.with_sbatch_variables(plan.variables)
     queue_job = functools.partial(
-        queue_script, plan.run, plan.run.script, _planned(plan), options=plan.sbatch_options, sbatch=sbatch
+        queue_script,
+        plan.run,
+        plan.run.script,
+        _planned(plan),
+        options=[*plan.sbatch_options, *options],
+        sbatch=sbatch,
     )
     executor = ScriptExecutor(plan.run.jobs, queue_job)
     executor.update_parameters(nodes=plan.num_nodes, ntasks_per_node=plan.tasks_per_node)

@@ -21,6 +21,7 @@ from hpc_yolo.core.files import exclusive_lock, make_directory, write_atomic
 from hpc_yolo.launch.plan import ArrayTasks, Plan, make_plan
 from hpc_yolo.launch.submit import queue
 from hpc_yolo.launch.sweep_state import is_finished, task_states
+from hpc_yolo.resilience.run_over import dependency_after
 from hpc_yolo.runs.directory import RunDirectory, current_umask
 from hpc_yolo.runs.index import add_to_index, state_directory
 from hpc_yolo.runs.submissions import Submission
@@ -44,6 +45,7 @@ class SweepPlan:
         unfinished: known ones that neither wait nor run nor have finished; they start again.
         num_active: known ones that wait or run.
         num_finished: known ones that have nothing more to do.
+        active_arrays: ids of the arrays of jobs of which a task waits or runs.
         version: of the sweep, when the plan was made.
     """
 
@@ -55,12 +57,19 @@ class SweepPlan:
     unfinished: list[TrialRecord]
     num_active: int
     num_finished: int
+    active_arrays: list[str]
     version: tuple[int, int] | None
 
     @property
     def to_start(self) -> list[TrialRecord]:
         """The trials that this submission starts."""
         return [*self.unfinished, *self.new]
+
+    @property
+    def is_limited(self) -> bool:
+        """True if arrays of jobs follow each other: Slurm has a limit for each, not for all together."""
+        has_limit = self.spec.sweep is not None and self.spec.sweep.limit is not None
+        return has_limit and "dependency" not in self.spec.cluster.sbatch
 
     @property
     def jobs(self) -> list[Plan]:
@@ -78,9 +87,10 @@ class SweepPlan:
         counts |= {"active": self.num_active, "finished": self.num_finished}
         parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
         lines = [("sweep", str(self.sweep.path)), ("trials", f"{len(self.known) + len(self.new)}: {parts}")]
-        for job in self.jobs if self.job.uses_slurm else []:
+        for index, job in enumerate(self.jobs if self.job.uses_slurm else []):
             assert job.array is not None
-            lines.append(("array", f"{job.run.name}: tasks {job.array.option}"))
+            waits = ", when those before it have ended" if self.is_limited and (index or self.active_arrays) else ""
+            lines.append(("array", f"{job.run.name}: tasks {job.array.option}{waits}"))
         return lines
 
 
@@ -93,9 +103,10 @@ def plan_sweep(spec: Spec, environ: Mapping[str, str] | None = None) -> SweepPla
     """
     sweep = sweep_directory(spec)
     version, known = sweep.version, sweep.trials()
-    unfinished, num_active, num_finished = _state(sweep, known)
+    unfinished, num_active, active_arrays = _state(sweep, known)
+    num_finished = len(known) - len(unfinished) - num_active
     job = make_plan(msgspec.structs.replace(spec, sweep=None), environ, run=sweep.array(1))
-    plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished, version)
+    plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished, active_arrays, version)
     return with_new_trials(plan)
 
 
@@ -162,7 +173,9 @@ def submit_sweep(plan: SweepPlan) -> list[Submission]:
             for job in plan.jobs:
                 make_directory(job.run.path)
                 make_directory(job.run.jobs)
-                done.append(queue(job))
+                before = [submission.job_id for submission in done[-1:]] or plan.active_arrays
+                options = [f"--dependency={dependency_after(before)}"] if plan.is_limited and before else []
+                done.append(queue(job, options))
         except SchedulerUnavailable:
             raise
         except ClusterError:
@@ -244,18 +257,19 @@ def _take_back(plan: SweepPlan) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _state(sweep: SweepDirectory, known: Sequence[TrialRecord]) -> tuple[list[TrialRecord], int, int]:
-    """Return (trials that neither wait nor run nor have finished, number of active ones, number of finished ones)."""
+def _state(sweep: SweepDirectory, known: Sequence[TrialRecord]) -> tuple[list[TrialRecord], int, list[str]]:
+    """Return (trials that neither wait nor run nor have finished, number of active ones, ids of active arrays)."""
     if not known:
-        return [], 0, 0
+        return [], 0, []
     for array in sweep.arrays():
         adopt_lost_jobs(array)
     rest = [trial for trial in known if not is_finished(sweep.trial(trial.name))]
-    active = {*task_states(sweep)} if rest else set()
-    others = [sweep.trial(trial.name) for trial in rest if trial.name not in active]
-    active |= {job.run.name for job in alive_jobs([job for run in others for job in current_jobs(run)])}
+    tasks = task_states(sweep) if rest else {}
+    arrays = sorted({state.job_id.partition("_")[0] for state in tasks.values()})
+    others = [sweep.trial(trial.name) for trial in rest if trial.name not in tasks]
+    active = {*tasks, *(job.run.name for job in alive_jobs([job for run in others for job in current_jobs(run)]))}
     unfinished = [trial for trial in rest if trial.name not in active]
-    return unfinished, len(rest) - len(unfinished), len(known) - len(rest)
+    return unfinished, len(rest) - len(unfinished), arrays
 
 
 def _common_fields(spec: Spec) -> dict[str, object]:

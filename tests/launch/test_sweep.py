@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from hpc_yolo.cluster.site import parse_site_settings
+from hpc_yolo.cluster.slurm_output import JobState
 from hpc_yolo.core.errors import DataError, NameTakenError, RunError, SpecError
 from hpc_yolo.launch import sweep as module
 from hpc_yolo.launch.plan import ArrayTasks, planned_run
@@ -17,11 +18,13 @@ from hpc_yolo.launch.sweep import only_submission, plan_sweep, prepare_sweep, su
 from hpc_yolo.launch.sweep_here import run_trials_here
 from hpc_yolo.launch.trial import trial_spec
 from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.submissions import Submission
 from hpc_yolo.runs.sweep import SweepDirectory, label_cache_of, run_in_job
 from hpc_yolo.spec.load import load_spec
 
 LR0 = "train.hyp_overrides.lr0"
 GRID = {"grid": {LR0: [0.01, 0.02]}}
+WAITS = JobState("7_[0-1]", "PENDING")
 RANDOM = {"method": "random", "trials": 2, "space": {LR0: {"low": 0.001, "high": 0.1}}}
 
 
@@ -59,7 +62,7 @@ def test_more_trials_than_an_array_may_have_become_several_arrays(spec_of):
 
 
 def test_values_added_later_start_the_new_trials_alone(spec_of, monkeypatch):
-    monkeypatch.setattr(module, "task_states", lambda sweep: {trial.name: None for trial in sweep.trials()})
+    monkeypatch.setattr(module, "task_states", lambda sweep: {trial.name: WAITS for trial in sweep.trials()})
     monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
     prepare_sweep(plan_sweep(spec_of(grid={"train.batch": [8, 16]})))
     plan = plan_sweep(spec_of(grid={"train.batch": [8, 24, 16]}))
@@ -68,7 +71,7 @@ def test_values_added_later_start_the_new_trials_alone(spec_of, monkeypatch):
 
 
 def test_trials_that_have_not_finished_start_again_under_their_names(spec_of, monkeypatch):
-    monkeypatch.setattr(module, "task_states", lambda _sweep: {"1-0001": None})
+    monkeypatch.setattr(module, "task_states", lambda _sweep: {"1-0001": WAITS})
     monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
     monkeypatch.setattr(module, "is_finished", lambda run: run.name == "1-0002")
     prepare_sweep(plan_sweep(spec_of(seeds=4)))
@@ -76,6 +79,29 @@ def test_trials_that_have_not_finished_start_again_under_their_names(spec_of, mo
     assert [job.array.option for job in plan.jobs] == ["0,3", "0"]
     assert [trial.name for trial in plan.to_start] == ["1-0000", "1-0003", "2-0000"]
     assert (plan.num_active, plan.num_finished) == (1, 1)
+
+
+def test_arrays_with_a_limit_follow_each_other(spec_of, monkeypatch):
+    """Slurm's limit is that of one array: in several, as many times the trials would run at once."""
+    queued = []
+
+    def queue(plan, options):
+        queued.append((plan.run.name, options))
+        numbers = {"time": 0.0, "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+        return Submission(executor="slurm", job_id=f"{7 + len(queued)}", host="here", **numbers)
+
+    monkeypatch.setattr(module, "task_states", lambda _sweep: {"1-0001": WAITS})
+    monkeypatch.setattr(module, "adopt_lost_jobs", lambda _run: {})
+    monkeypatch.setattr(module, "queue", queue)
+    submit_sweep(plan_sweep(spec_of(seeds=2, limit=1)))
+    assert queued.pop() == ("array-1", [])
+    plan = plan_sweep(spec_of(seeds=3, limit=1))
+    assert [line for subject, line in plan.decisions() if subject == "array"] == [
+        "array-1: tasks 0%1, when those before it have ended",
+        "array-2: tasks 0%1, when those before it have ended",
+    ]
+    submit_sweep(plan)
+    assert queued == [("array-1", ["--dependency=afterany:7"]), ("array-2", ["--dependency=afterany:8"])]
 
 
 def test_removed_directory_of_a_trial_is_made_again(spec_of, monkeypatch):
