@@ -9,7 +9,7 @@ import msgspec
 from hpc_yolo.cluster.job_cache import CachedJobState, Reply
 from hpc_yolo.cluster.jobs import Job, LocalJob, current_jobs
 from hpc_yolo.cluster.pending_reasons import reason_text
-from hpc_yolo.cluster.slurm_output import JobState, parse_slurm_clock
+from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState, parse_slurm_clock
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.monitor.alerts import problems_of, stage_problems
 from hpc_yolo.monitor.run_facts import TRAINING, RunFacts
@@ -192,7 +192,9 @@ class TrackedRun:
     def _dead_state(self, job: JobState, since: float) -> tuple[str, str]:
         """Return (state, one line) of a job that is over although its journal has no end."""
         cause = self._cause(since)
-        if cause or job.state != "CANCELLED":
+        if not cause and job.state == UNKNOWN:
+            return "lost", "Slurm does not have its job any more"
+        if cause or not job.is_cancelled:
             return "failed", cause or f"Slurm reports {job.state}"
         has_begun = self.record.started is not None and self.record.started.time >= since
         return "cancelled", f"Slurm reports {job.state}" if has_begun else "before it started"

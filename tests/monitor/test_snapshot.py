@@ -149,6 +149,7 @@ def test_run_of_an_older_format_is_shown_as_unreadable(tmp_path):
         ([START, END | {"requeued": False}], None, "stopped", "SIGTERM"),
         ([START, END | {"outcome": "finished"}], reply_of("COMPLETED", 30), "done", ""),
         ([START, END | {"outcome": "failed", "detail": "why"}], reply_of("FAILED", 30), "failed", "why"),
+        ([START, STEP], reply_of("UNKNOWN", 30), "lost", "Slurm does not have its job any more"),
         ([START, STEP], reply_of("NODE_FAIL", 30), "failed", "Slurm reports NODE_FAIL"),
         # What Slurm said before the journal went on counts no more.
         ([START, STEP], reply_of("PENDING", 15, "Priority"), "running", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def list_lines(snapshot: Snapshot, runs: Sequence[RunFacts], state: ScreenState,
     last_line = _last_line(state, runs[index] if runs else None)
     if width < MIN_COLUMNS or height < MIN_ROWS:
         too_small = Text(f"the terminal must be at least {MIN_COLUMNS} x {MIN_ROWS}")
-        return [last_line if state.mode in ACTIONS.values() else too_small]  # a question is never hidden
+        shown = last_line if state.mode in ACTIONS.values() else too_small  # a question is never hidden
+        return [Text(line, style=shown.style) for line in textwrap.wrap(shown.plain, width)]
     first = min(max(0, index - rows // 2), max(0, len(runs) - rows))
     columns = [column for column in LIST_COLUMNS if width >= column.min_terminal]
     name_width = max(8, width - 2 - sum(column.width + 1 for column in columns))

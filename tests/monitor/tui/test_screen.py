@@ -31,12 +31,13 @@ def test_list_fills_the_terminal_exactly(size, num_runs):
         assert all(cell_len(line.plain) <= size[0] for line in table)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (39, 9)], ids=str)
+@pytest.mark.parametrize("size", [(80, 24), (39, 9), (13, 4)], ids=str)
 @pytest.mark.parametrize(("num_trials", "what"), [(0, "the job of run"), (3, "all trials of run")])
 def test_question_before_an_action_is_shown_at_any_size(size, num_trials, what):
     runs = [run_facts(num_trials=num_trials)]
     lines = list_lines(snapshot_of(runs), runs, ScreenState(selected=runs[0].path, mode="cancel"), *size)
-    assert lines[-1].plain == f"cancel {what}? y / n"
+    assert " ".join(line.plain for line in lines).endswith(f"cancel {what}? y / n")
+    assert all(cell_len(line.plain) <= size[0] for line in lines[-2:])
 
 
 def test_run_with_a_problem_has_a_red_mark():
