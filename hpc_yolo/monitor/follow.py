@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -36,6 +37,7 @@ from hpc_yolo.runs.events import (
 )
 from hpc_yolo.runs.failures import Failure, first_failure
 from hpc_yolo.runs.journal import JournalReader, read_events
+from hpc_yolo.runs.submissions import last_chain
 
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0
@@ -54,7 +56,8 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
     Raises:
         TrainingError: the job failed; the message is that of the first rank that did.
     """
-    reader = JournalReader(run.journal)
+    reader, own = JournalReader(run.journal), set[int]()
+    job_ids = {submission.job_id for submission in last_chain(run)}
     console = data_console()
     attempts = Attempts()
     interrupted = False
@@ -63,7 +66,7 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
         while alive:
             try:
                 alive = job.is_alive()
-                events = [event for event in reader.new_events() if event.time >= since]
+                events = list(_of_jobs(reader.new_events(), job_ids, since, own))
                 for event in events:
                     attempts.add(event)
                 display.show(events)
@@ -86,6 +89,19 @@ def follow(run: RunDirectory, job: JobWatch, *, since: float = 0.0, quiet: bool 
         console.print("stopped before the first step; submit the spec again to begin")
         return INTERRUPTED
     return conclude(run, ended, max(since, attempts.end_before_newest), console)
+
+
+def _of_jobs(events: Iterable[AnyEvent], job_ids: Collection[str], since: float, own: set[int]) -> Iterator[AnyEvent]:
+    """Yield the events `since` then, and those of attempts of the jobs: a node's clock may be behind.
+
+    Args:
+        own: attempts of the jobs so far, to which new ones are added.
+    """
+    for event in events:
+        if isinstance(event, AttemptStarted) and event.job_id in job_ids:
+            own.add(event.attempt)
+        if event.time >= since or event.attempt in own:
+            yield event
 
 
 def conclude(run: RunDirectory, ended: AttemptEnded | None, since: float, console: Console) -> int:

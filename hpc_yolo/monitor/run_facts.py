@@ -106,7 +106,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _position(self) -> AttemptStarted | StepLogged | EpochEnded | None:
         """Event that holds the present step: an attempt begins where its checkpoint was made."""
-        if self.progress is not None and (self.started is None or self.progress.time >= self.started.time):
+        if self.progress is not None and (self.started is None or self.progress.attempt >= self.started.attempt):
             return self.progress
         return self.started
 

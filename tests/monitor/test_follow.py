@@ -56,6 +56,12 @@ def test_cause_of_a_failed_run_is_that_of_its_newest_attempt(run):
     assert DetailReader(run).read().failure == "rank 0 on gpu0 failed: no data"
 
 
+def test_run_on_a_node_whose_clock_is_behind_is_followed_from_its_start(run, capsys):
+    append_events(run, EVALUATED, FINISHED)
+    assert follow(run, JobWatch(run), since=1000.0) == 0
+    assert "attempt 1: 2 ranks" in capsys.readouterr().out
+
+
 def test_run_of_another_machine_is_followed_to_the_end_in_its_journal(tmp_path):
     run = make_run(tmp_path, "theirs", executor="local")
     append_events(run, START, FINISHED)

@@ -162,6 +162,12 @@ def test_state_follows_the_newer_of_slurm_and_journal(tmp_path, events, reply, s
     assert (facts.state, facts.detail) == (state, detail)
 
 
+def test_resumed_attempt_is_at_its_checkpoint_whatever_the_clock_of_its_node(tmp_path):
+    run = make_run(tmp_path, "first")
+    append_events(run, START, STEP | {"step": 90}, END, START | {"attempt": 2, "step": 80, "time": 1.0})
+    assert collector_of(tmp_path).refresh().runs[0].step == 80
+
+
 def test_slurm_is_not_queried_for_runs_that_are_over(tmp_path):
     append_events(make_run(tmp_path, "done", job_id="1"), START, END | {"outcome": "finished", "requeued": False})
     append_events(make_run(tmp_path, "again", job_id="2", time=99.0), START, END | {"requeued": False})
