@@ -73,7 +73,7 @@ class DetailReader:
     def read(self) -> Detail:
         """Return the contents of the page as of now."""
         try:
-            if self._detail is None or self._reader.has_news():
+            if self._detail is None or self._detail.error or self._reader.has_news():
                 before = self._reader.record
                 events = self._reader.read()
                 if self._reader.record is not before:  # the journal was replaced

@@ -81,3 +81,16 @@ def test_time_by_kind_adds_up(tmp_path):
         ["queue", "10", "s", "25.0%"],
         ["step", "30", "s", "75.0%"],
     ]
+
+
+def test_page_comes_back_after_an_error_of_the_file_system(tmp_path):
+    run = make_run(tmp_path, "first")
+    append_events(run, START, STEP)
+    reader = DetailReader(run)
+    assert reader.read().started is not None
+    run.path.rename(tmp_path / "away")
+    run.path.write_text("no directory")
+    assert "Not a directory" in reader.read().error
+    run.path.unlink()
+    (tmp_path / "away").rename(run.path)
+    assert (reader.read().error, reader.read().started is not None) == ("", True)
