@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import click
 
@@ -27,17 +28,15 @@ def tracker_process(
         environ: environment variables of the process.
         has_ended: returns whether the process will end by itself.
     """
-    make_directory(run.tracking)
-    log = run.tracking / "process.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hpc_yolo", "track-beside", str(run.path)],
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C of the terminal stops the training, whose end it waits for
-        )
+    log, later = run.tracking / "process.log", f"hpc-yolo track {run.word}"
+    try:
+        process = _started(run, log, environ)
+    except OSError as error:
+        process = None
+        click.echo(f"{tracking.to}: cannot be started: {error}; {later} adds the values")
+    if process is None:  # which stops neither the run nor what follows it
+        yield
+        return
     try:
         yield
     finally:
@@ -46,7 +45,27 @@ def tracker_process(
         is_complete = process.poll() == 0
         process.kill()  # which loses nothing
         process.wait()
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = log.read_text(errors="replace").strip().splitlines()
         click.echo(f"{tracking.to}: {lines[-1] if lines else 'nothing was logged'}")
         if not is_complete:
-            click.echo(f"{tracking.to} lacks the newest steps; hpc-yolo track {run.word} adds them")
+            click.echo(f"{tracking.to} lacks the newest steps; {later} adds them")
+
+
+def _started(run: RunDirectory, log: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the process, whose output goes to `log`.
+
+    Raises:
+        OSError: it cannot be started, or its log cannot be written.
+    """
+    make_directory(run.tracking)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hpc_yolo", "track-beside", str(run.path)],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C of the terminal stops the training, whose end it waits for
+        )

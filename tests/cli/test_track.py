@@ -11,7 +11,9 @@ from growing_journal import LAST_STEP, write_journal
 from status_runs import make_run
 
 from hpc_yolo.cli.main import cli
+from hpc_yolo.cli.tracker_process import tracker_process
 from hpc_yolo.core.errors import InstallationError, RunError, SpecError, TrackerError
+from hpc_yolo.spec.tracking import TrackingSpec
 from hpc_yolo.tracking.follower import lock_path
 
 SPEC = "name: coco\nmodel: yolov5n\ndata: data.yaml\n"
@@ -118,3 +120,13 @@ def test_runs_of_one_name_may_be_brought_into_one_directory(run, other, tmp_path
     assert f"error: {run.path}: another process brings it to csv" in refused.stderr
     assert "coco: 200 new rows" in refused.stdout
     assert refused.exit_code == TrackerError.exit_code
+
+
+def test_tracker_that_cannot_be_started_stops_nothing_else(run, capsys):
+    run.tracking.write_text("a file, as if the directory could not be made")
+    with tracker_process(run, TrackingSpec(to="csv"), {}, lambda: True):
+        followed = True
+    assert followed
+    assert (
+        f"csv: cannot be started: [Errno 20] Not a directory: '{run.tracking}/process.log'" in capsys.readouterr().out
+    )
