@@ -45,12 +45,19 @@ def tracker_process(
         is_complete = process.poll() == 0
         process.kill()  # which loses nothing
         process.wait()
-        lines: list[str] = []
+        output = ""
         with contextlib.suppress(OSError):
-            lines = log.read_text(errors="replace").strip().splitlines()
-        click.echo(f"{tracking.to}: {lines[-1] if lines else 'nothing was logged'}")
+            output = log.read_text(errors="replace")
+        click.echo(f"{tracking.to}: {last_message(output) or 'nothing was logged'}")
         if not is_complete:
             click.echo(f"{tracking.to} lacks the newest steps; {later} adds them")
+
+
+def last_message(output: str) -> str:
+    """Return the last message in the output of the process as one line: a hint is the second line of its error."""
+    lines = output.strip().splitlines()
+    is_hint = bool(lines) and lines[-1].startswith("  hint: ")
+    return "; ".join(map(str.strip, lines[-2 if is_hint else -1 :]))
 
 
 def _started(run: RunDirectory, log: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:

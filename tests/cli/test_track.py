@@ -11,7 +11,7 @@ from growing_journal import LAST_STEP, write_journal
 from status_runs import make_run
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.cli.tracker_process import tracker_process
+from hpc_yolo.cli.tracker_process import last_message, tracker_process
 from hpc_yolo.core.errors import InstallationError, RunError, SpecError, TrackerError
 from hpc_yolo.spec.tracking import TrackingSpec
 from hpc_yolo.tracking.follower import lock_path
@@ -130,3 +130,18 @@ def test_tracker_that_cannot_be_started_stops_nothing_else(run, capsys):
     assert (
         f"csv: cannot be started: [Errno 20] Not a directory: '{run.tracking}/process.log'" in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", ""),
+        ("wandb: syncing\ncoco: 3 new rows\n", "coco: 3 new rows"),
+        (
+            f"a\n{TrackerError('no answer', hint='--offline')}; is tried again\n",
+            "no answer; hint: --offline; is tried again",
+        ),
+    ],
+)
+def test_last_message_of_the_process_has_its_reason(output, message):
+    assert last_message(output) == message
