@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -31,6 +32,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors of the user end in one message and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a letter that the locale lacks must not end a command
     try:
         cli(standalone_mode=False)
     except HpcYoloError as error:

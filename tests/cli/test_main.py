@@ -266,6 +266,17 @@ def test_file_that_is_not_readable_is_named_without_a_traceback(tmp_path):
     assert (done.returncode, done.stderr) == (1, f"error: {run.journal}: Permission denied\n")
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", "\\u732b"), ("utf-8", "猫")])
+def test_letter_that_the_locale_lacks_is_an_escape(tmp_path, encoding, shown):
+    run = RunDirectory(tmp_path / "猫")
+    run.create()
+    run.spec.write_text("name: run\n")
+    command = [sys.executable, "-m", "hpc_yolo", "track", str(run.path), "--to", "csv"]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environ, cwd=ROOT, check=True)
+    assert done.stdout == f"{shown}: no step is logged yet\n"
+
+
 def test_closed_pipe_is_no_error():
     script = f"{sys.executable} -m hpc_yolo schema | head -n 1"
     done = subprocess.run(
