@@ -68,8 +68,11 @@ class CsvTracker(Tracker):
         return [str(values.get(name, "")) for name in self._columns]
 
     def _lines(self) -> list[list[str]]:
-        with self._path.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
+        try:
+            with self._path.open(newline="", encoding="utf-8") as file:
+                return list(csv.reader(file))
+        except (UnicodeDecodeError, csv.Error):  # another program has saved it
+            raise OSError(errno.EILSEQ, "no CSV file in UTF-8; move it away for a new one", str(self._path)) from None
 
 
 def _text(lines: Iterable[Sequence[str]]) -> str:

@@ -145,3 +145,15 @@ def test_tracker_that_cannot_be_started_stops_nothing_else(run, capsys):
 )
 def test_last_message_of_the_process_has_its_reason(output, message):
     assert last_message(output) == message
+
+
+def test_csv_file_that_another_program_has_saved_is_named(run):
+    write_journal(run)
+    assert track(run, "--to", "csv").exit_code == 0
+    (path,) = run.tracking.glob("*.csv")
+    path.write_bytes("step,café\n".encode("latin-1"))
+    error = track(run, "--to", "csv").exception
+    assert isinstance(error, TrackerError)
+    assert f"no CSV file in UTF-8; move it away for a new one: '{path}'" in str(error)
+    path.unlink()
+    assert "200 new rows" in track(run, "--to", "csv").output
