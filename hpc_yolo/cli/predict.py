@@ -61,8 +61,8 @@ def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **
     hpc-yolo predict http://10.0.0.7/bus.jpg rtsp://10.0.0.7/live --weights yolov5n.pt --nosave --json
 
     Images with boxes go to <project>/<name>; sources are not changed, and results of earlier commands are not taken as
-    sources. Ctrl-C keeps what has been written. A source that cannot be read, or whose results cannot be written, is
-    reported and does not stop the others; the exit code is then 3.
+    sources. Ctrl-C and SIGTERM keep what has been written. A source that cannot be read, or whose results cannot be
+    written, is reported and does not stop the others; the exit code is then 3.
     """
     for flag in UNSUPPORTED_FLAGS:
         if options.pop(flag):

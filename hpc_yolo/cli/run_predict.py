@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +69,21 @@ def run_predict(written: Sequence[str], weights: str, options: PredictOptions) -
     predictor, names = _load(weights, options)
     outputs = _outputs(names, sources, options)
     frames = read_frames(sources, options.vid_stride)
-    failed = _predict_all(frames, predictor, outputs, names, as_json=options.as_json)
+    with _interrupted_by_sigterm():
+        failed = _predict_all(frames, predictor, outputs, names, as_json=options.as_json)
     if failed:
         click.echo(f"{len(failed)} of {counted(len(sources), 'source')} failed; each is named above", err=True)
         sys.exit(DataError.exit_code)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, with which Slurm ends a job, act as Ctrl-C: an open video is finished."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _find_sources(written: Sequence[str]) -> list[Source]:

@@ -2,6 +2,9 @@
 
 import http.server
 import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -80,6 +83,23 @@ def test_frame_stride_skips_frames_of_video(video):
     assert [frame.number for frame in frames] == [0, 2, 4]
     assert frames[0].fps == 10
     assert frames[2].pixels.mean() == pytest.approx(160, abs=3)
+
+
+def test_video_of_terminated_command_is_readable(weights, tmp_path):
+    path = tmp_path / "long.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(2000):
+        writer.write(np.zeros((64, 96, 3), dtype=np.uint8))
+    writer.release()
+    command = [sys.executable, "-m", "hpc_yolo", "predict", str(path), "--weights", str(weights), "--project", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and "frame 0" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        num_printed = 1 + len(process.stdout.readlines())
+        assert process.stderr is not None and "interrupted" in process.stderr.read()
+    assert process.returncode == 130
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "exp" / "long.mp4"))
+    assert num_printed <= capture.get(cv2.CAP_PROP_FRAME_COUNT) <= num_printed + 1
 
 
 def test_missing_camera_error_lists_devices():
