@@ -75,6 +75,8 @@ class NumberRange(click.FloatRange):
         return number
 
 
+MAX_SIDE_PIXELS = 2**15
+SIDE = click.IntRange(1, MAX_SIDE_PIXELS)
 FRACTION = NumberRange(0, 1)
 POSITIVE = click.IntRange(1)
 SIDES = click.option(
@@ -93,8 +95,10 @@ def read_sides(written: str) -> tuple[int, int]:
         click.UsageError: it is neither.
     """
     sides = written.split(",")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise click.UsageError(f"--imgsz {written}: must be one side in pixels, or height and width")
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= MAX_SIDE_PIXELS for side in sides):
+        raise click.UsageError(
+            f"--imgsz {written}: must be one side in pixels, or height and width; at most {MAX_SIDE_PIXELS}"
+        )
     return int(sides[0]), int(sides[-1])
 
 

@@ -70,7 +70,7 @@ def predict(sources: tuple[str, ...], named_source: str | None, weights: str, **
                 f"--{flag.replace('_', '-')} is not supported: images with boxes are in <project>/<name>"
             )
     written = [*sources, *([named_source] if named_source else [])]
-    if not written:
+    if not written or "" in written:  # Path("") would be the working directory
         raise click.UsageError("name a SOURCE: an image, a directory, a video, the number of a camera, an address")
 
     from hpc_yolo.cli.run_predict import PredictOptions, run_predict  # imports torch

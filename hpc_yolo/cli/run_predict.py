@@ -209,7 +209,7 @@ def _read_classes(written: str | None, names: Sequence[str]) -> tuple[int, ...] 
         return None
     numbers = []
     for entry in written.split(","):
-        if entry.strip().isdigit() and int(entry) < len(names):
+        if entry.strip().isdecimal() and int(entry) < len(names):
             numbers.append(int(entry))
         elif entry.strip() in names:
             numbers.append(list(names).index(entry.strip()))

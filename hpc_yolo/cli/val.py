@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hpc_yolo.cli.guide_command import GuideCommand
-from hpc_yolo.cli.options import FRACTION, POSITIVE
+from hpc_yolo.cli.options import FRACTION, POSITIVE, SIDE
 
 SPLIT_OF_TASK = {"train": "train", "val": "val", "test": "test", "speed": "val", "study": "val"}
 
@@ -23,7 +23,7 @@ SPLIT_OF_TASK = {"train": "train", "val": "val", "test": "test", "speed": "val",
 )
 @click.option("--batch-size", default=32, show_default=True, type=POSITIVE, help="Images of a batch.")
 @click.option(
-    "--imgsz", "--img", "--img-size", type=POSITIVE, help="Longer side in pixels. [default: as trained, else 640]"
+    "--imgsz", "--img", "--img-size", type=SIDE, help="Longer side in pixels. [default: as trained, else 640]"
 )
 @click.option("--conf-thres", default=0.001, show_default=True, type=FRACTION, help="Confidence threshold.")
 @click.option("--iou-thres", default=0.6, show_default=True, type=FRACTION, help="IoU threshold of NMS.")

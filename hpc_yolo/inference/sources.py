@@ -33,6 +33,7 @@ FALLBACK_FPS = 25.0
 MAX_FPS = 1000.0  # a higher value is not the rate of a camera
 # Containers whose header has the exact number of frames; others have an estimate.
 COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
+MAX_CAMERA_DIGITS = 2
 MAX_NAMED = 3  # directories in a message
 MAX_MISSING_FRAMES = 3  # or a twentieth: frames that a container counts and no decoder returns
 
@@ -103,7 +104,7 @@ def find_sources(written: str) -> Found:
         DataError: nothing exists there, or none of it is an image or a video.
     """
     path = Path(written)
-    if written.isdecimal() and not os.path.lexists(path):
+    if _is_camera(written) and not os.path.lexists(path):
         return Found([Source(f"camera {written}", address=int(written))])
     if written.lower().startswith(STREAM_PREFIXES):
         return Found([Source(_without_password(written), address=written)])
@@ -121,6 +122,11 @@ def find_sources(written: str) -> Found:
     except (OSError, ValueError) as error:  # a name that is too long, or with a zero byte in it
         message = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{printable(written)}: cannot be read: {message}") from error
+
+
+def _is_camera(written: str) -> bool:
+    """Return whether `written` is a camera's number; OpenCV takes the hundreds of a larger one as another interface."""
+    return written.isdecimal() and len(written) <= MAX_CAMERA_DIGITS
 
 
 def _of_directory(directory: Path) -> Found:

@@ -63,6 +63,8 @@ def test_sources_of_all_kinds_are_found(images, video, tmp_path):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
+        ("99999999999999999999", "there is no such file or directory, and nothing matches it"),
+        ("200", "there is no such file or directory, and nothing matches it"),
         ("nothing", "there is no such file or directory, and nothing matches it"),
         ("empty", "holds no image and no video"),
         ("notes.md", "is no image and no video"),
@@ -180,6 +182,10 @@ def test_unreadable_image_is_reported_and_others_are_processed(run_predict, imag
     ("arguments", "message"),
     [
         ((), "name a SOURCE"),
+        (("",), "name a SOURCE"),
+        (("a.png", "--classes", "²"), "there are cat, dog, or 0 to 1"),
+        (("a.png", "--img", "100000000"), "at most 32768"),
+        (("a.png", "--img", "64,100000000"), "at most 32768"),
         (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
         (("a.png", "--img", "huge"), "one side in pixels"),
         (("a.png", "--conf", "nan"), "nan is not a finite number"),

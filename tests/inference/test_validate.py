@@ -311,6 +311,7 @@ def test_invalid_inputs_are_reported_before_evaluation(options, kind, message, w
         (["run", "--save-hybrid"], "would count as found"),
         (["run", "--save-conf"], "give both"),
         (["run", "--conf", "1.5"], "0<=x<=1"),
+        (["run", "--imgsz", "100000000"], "1<=x<=32768"),
         (["run", "--iou", "nan"], "nan is not a finite number"),
         (["run", "--task", "vla"], "'vla'"),
     ],
