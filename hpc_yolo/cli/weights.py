@@ -69,7 +69,12 @@ def convert(file: Path, output: Path | None) -> None:
     if target.exists():
         raise CheckpointError(f"{target} exists already", hint="give another name with -o")
     content = read_model_file(file)
-    size_bytes = save_model(target, build_detector(content), description_of(content))
+    try:
+        size_bytes = save_model(target, build_detector(content), description_of(content))
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: cannot be written: {error.strerror}", hint="give another file with -o"
+        ) from error
     click.echo(f"{target}: {len(content.tensors)} tensors, {size_bytes / 2**20:.1f} MiB")
 
 

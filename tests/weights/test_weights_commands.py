@@ -46,6 +46,12 @@ def test_conversion_does_not_overwrite_files(tmp_path):
     assert (tmp_path / "w.safetensors").read_text() == "mine"
 
 
+def test_failed_write_of_converted_file_is_reported(tmp_path):
+    write_published(tmp_path / "w.pt")
+    error = run_weights("convert", tmp_path / "w.pt", "-o", tmp_path / "missing" / "w.safetensors").exception
+    assert isinstance(error, CheckpointError) and "missing/w.safetensors: cannot be written: No such file" in str(error)
+
+
 def test_show_prints_content_as_table_and_json(tmp_path):
     write_published(tmp_path / "w.pt")
     assert "tensors  349" in run_weights("show", tmp_path / "w.pt").output
