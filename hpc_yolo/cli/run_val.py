@@ -31,6 +31,8 @@ from hpc_yolo.inference.validate import (
 )
 from hpc_yolo.monitor.progress import counting
 
+CONF_THRESHOLD = EvaluationSettings.conf_threshold  # of training and of published metrics
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValOptions:
@@ -72,6 +74,11 @@ def run_val(run: Path | None, weights: str | None, data: Path | None, split: str
         raise SpecError("--data is missing", hint=f"the dataset YAML on which {resolved.weights} is evaluated")
     target = _load_target(resolved, source, split, options)
     settings = target.file.applied_settings(_settings(target, options), _warn)
+    if settings.conf_threshold > CONF_THRESHOLD and options.task != "speed":
+        _warn(
+            f"confidence threshold {settings.conf_threshold:g}: mAP lacks the detections below it, and is often higher "
+            f"than at {CONF_THRESHOLD:g}; compare it only with mAP at the same threshold"
+        )
     if options.task == "study":
         _study(target, settings, options)
         return

@@ -248,6 +248,12 @@ def test_speed_task_has_own_thresholds(weights, data, tmp_path):
     assert (report["conf_threshold"], report["iou_threshold"], report["split"]) == (0.25, 0.45, "val")
 
 
+@pytest.mark.parametrize(("threshold", "warns"), [("0.001", False), ("0.25", True)])
+def test_higher_confidence_threshold_gives_warning(weights, data, tmp_path, threshold, warns):
+    result = run_val("--weights", weights, "--data", data, "--conf", threshold, directory=tmp_path)
+    assert result.exit_code == 0 and ("confidence threshold 0.25: mAP lacks" in result.stderr) == warns
+
+
 def test_study_has_row_per_size(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.cli.run_val.STUDY_SIZES", range(64, 128 + 1, 32))
     result = run_val("--weights", weights, "--data", data, "--task", "study", directory=tmp_path)
