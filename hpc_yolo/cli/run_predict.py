@@ -208,11 +208,15 @@ def _read_classes(written: str | None, names: Sequence[str]) -> tuple[int, ...] 
     if written is None:
         return None
     numbers = []
-    for entry in written.split(","):
-        if entry.strip().isdecimal() and int(entry) < len(names):
+    for entry in map(str.strip, written.split(",")):
+        if entry.isdecimal() and int(entry) < len(names):
             numbers.append(int(entry))
-        elif entry.strip() in names:
-            numbers.append(list(names).index(entry.strip()))
+            if entry in names and names[int(entry)] != entry:
+                named = list(names).index(entry)
+                message = f"--classes {entry}: is class {entry}, {names[int(entry)]!r}; {entry!r} is class {named}"
+                click.echo(message, err=True)
+        elif entry in names:
+            numbers.append(list(names).index(entry))
         else:
             raise click.UsageError(f"--classes {entry}: there are {', '.join(names[:20])}, or 0 to {len(names) - 1}")
     return tuple(numbers)

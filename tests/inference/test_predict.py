@@ -13,11 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from hpc_yolo.checkpoint import ModelDescription, save_model
+from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError, HpcYoloError
 from hpc_yolo.inference.predict import Predictor, PredictSettings, read_frames
 from hpc_yolo.inference.result_dirs import MARKER
 from hpc_yolo.inference.sources import Frame, Source, find_sources, frames_of
+from hpc_yolo.models import load_config
 from hpc_yolo.plots.draw import DARK, LIGHT, PALETTE, Style, crop, draw_boxes
 
 
@@ -195,6 +199,15 @@ def test_unreadable_image_is_reported_and_others_are_processed(run_predict, imag
 def test_invalid_arguments_are_reported(run_predict, images, arguments, message):
     result = run_predict(*(images / argument if argument == "a.png" else argument for argument in arguments))
     assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_number_that_is_name_of_another_class_gives_message(model, images, tmp_path):
+    description = ModelDescription(model="yolov5n", config=load_config("yolov5n"), names=["1", "0"], imgsz=128)
+    save_model(tmp_path / "digits.safetensors", model, description)
+    arguments = ["predict", str(images / "a.png"), "--weights", str(tmp_path / "digits.safetensors"), "--nosave"]
+    result = CliRunner().invoke(cli, [*arguments, "--classes", "1", "--json"])
+    assert {row["name"] for row in json.loads(result.stdout)["detections"]} == {"0"}
+    assert "--classes 1: is class 1, '0'; '1' is class 0" in result.stderr
 
 
 def test_half_precision_without_gpu_is_refused(run_predict, images):
