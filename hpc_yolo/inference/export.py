@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hpc_yolo.models.fuse import fused
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
 TOLERANCE = 1e-4  # relative to the scale of a value: the image side for boxes, 1 for scores
+COMPARED = range(20, 50)  # boxes above the threshold with which a suppression is compared
 PACKAGES_HINT = "pip install 'hpc-yolo[export]'"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -93,8 +94,11 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
     write, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[form]
     try:
         content = write(written.eval(), _about(stride, names, options), options)
-        run = load(content)
-        difference = max(_difference(written, run, shape) for shape in _checked_shapes(options, stride))
+        shapes = _checked_shapes(options, stride)
+        difference = max(_difference(written, load(content), shape) for shape in shapes)
+        if isinstance(written, Suppressed) and (lower := _with_detections(written, shapes[0])) is not None:
+            copy = write(lower.eval(), {}, options)
+            difference = max(difference, _difference(lower, load(copy), shapes[0]))
     except HpcYoloError:
         raise
     except Exception as error:  # exporters and runtimes have their own exception classes
@@ -203,9 +207,24 @@ def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int,
 
 
 @torch.no_grad()
+def _with_detections(model: Suppressed, shape: tuple[int, int, int]) -> Suppressed | None:
+    """Return `model` with so low a threshold that it finds boxes in noise; None if it has detections already.
+
+    A trained model finds nothing there above a usual threshold: zeros would be compared with zeros.
+    """
+    scores = model.scores(model.decode(_noise(shape))).amax(dim=2).flatten().sort(descending=True).values
+    if scores[0] > model.settings.conf_threshold:
+        return None
+    above, below = scores[COMPARED.start - 1 : COMPARED.stop].unfold(0, 2, 1).unbind(1)
+    widest = (above - below).argmax()  # rounding must not move a score across the threshold
+    threshold = (above[widest] + below[widest]).item() / 2
+    return Suppressed(model.decode, replace(model.settings, conf_threshold=threshold))
+
+
+@torch.no_grad()
 def _difference(model: nn.Module, run: Runner, shape: tuple[int, int, int]) -> float:
-    batch, height, width = shape
-    images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    _, height, width = shape
+    images = _noise(shape)
     expected, found = model(images), run(images)
     scale = torch.ones(expected.shape[2])
     scale[:4] = max(height, width)
@@ -215,6 +234,12 @@ def _difference(model: nn.Module, run: Runner, shape: tuple[int, int, int]) -> f
     else:
         difference = (expected - found).abs().max().item()
     return float(np.nan_to_num(difference, nan=np.inf))
+
+
+def _noise(shape: tuple[int, int, int]) -> torch.Tensor:
+    """Return images of `shape`, batch, height and width, with random pixels."""
+    batch, height, width = shape
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def difference_of_detections(expected: torch.Tensor, found: torch.Tensor) -> float:

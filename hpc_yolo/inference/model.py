@@ -64,7 +64,7 @@ class InferenceModel:
         """Return `settings` as they take effect: those of a suppression inside the file where these are stricter.
 
         Args:
-            on_message: called with a message if they differ.
+            on_message: called with a message if a threshold differs.
         """
         inside = self.model.about.suppression if isinstance(self.model, ExportedModel) else None
         if inside is None:
@@ -75,7 +75,7 @@ class InferenceModel:
             iou_threshold=min(settings.iou_threshold, inside.iou_threshold),
             max_detections=min(settings.max_detections, inside.max_detections),
         )
-        if applied != settings:
+        if (applied.conf_threshold, applied.iou_threshold) != (settings.conf_threshold, settings.iou_threshold):
             on_message(
                 f"{self.path}: has a suppression inside, so that the settings are confidence "
                 f"{applied.conf_threshold:g}, IoU {applied.iou_threshold:g}, {applied.max_detections} detections"

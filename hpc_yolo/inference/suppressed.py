@@ -35,11 +35,16 @@ class Suppressed(nn.Module):
         super().__init__()
         self.decode, self.settings = decode, settings
 
+    @staticmethod
+    def scores(decoded: torch.Tensor) -> torch.Tensor:
+        """Return the score of each class in each row (B, rows, classes)."""
+        return decoded[..., BOX_AND_OBJECTNESS:] * decoded[..., BOX_AND_OBJECTNESS - 1, None]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the detections of `images`."""
         decoded, most = self.decode(images), self.settings.max_detections
         boxes = cxcywh_to_xyxy(decoded[..., :4])
-        scores = decoded[..., BOX_AND_OBJECTNESS:] * decoded[..., BOX_AND_OBJECTNESS - 1, None]
+        scores = self.scores(decoded)
         scores = torch.where(scores == scores.amax(dim=2, keepdim=True), scores, 0)  # a row has one class, its best
         kept = _Suppress.apply(boxes, scores.transpose(1, 2), self.settings)
         image, kind, row = kept.unbind(1)

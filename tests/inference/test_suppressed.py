@@ -1,5 +1,6 @@
 """Exported files of both heads: the output of the model in OpenCV, and with the suppression inside, that of predict."""
 
+import dataclasses
 import json
 
 import cv2
@@ -15,6 +16,7 @@ from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.evaluation.nms import non_max_suppression
+from hpc_yolo.inference import suppressed
 from hpc_yolo.inference.export import ExportOptions, difference_of_detections, export
 from hpc_yolo.inference.model import load_inference_model
 from hpc_yolo.inference.predict import Predictor, PredictSettings
@@ -86,6 +88,20 @@ def test_suppression_inside_file_returns_detections_of_predict(model, tmp_path, 
             assert 5 < len(detections) <= 40
             assert np.abs(rows[: len(detections)] - detections.numpy()).max() < 1e-2
             assert not rows[len(detections) :].any()
+
+
+def test_wrong_suppression_is_noticed_where_noise_has_no_detections(model, tmp_path, monkeypatch):
+    """As of a trained model above the usual threshold: zeros would be equal to zeros."""
+    options = ExportOptions((SIZE, SIZE), suppression=Suppression(conf_threshold=0.9999))
+    export(model, NAMES, "onnx", tmp_path / "right.onnx", options)
+    write = suppressed._Suppress.symbolic
+
+    def wrong(graph, boxes, scores, settings):
+        return write(graph, boxes, scores, dataclasses.replace(settings, iou_threshold=1.0))
+
+    monkeypatch.setattr(suppressed._Suppress, "symbolic", wrong)
+    with pytest.raises(CheckpointError, match="output of onnx differs"):
+        export(model, NAMES, "onnx", tmp_path / "wrong.onnx", options)
 
 
 def test_predict_with_suppressed_file_finds_boxes_of_model(model, weights, tmp_path):
