@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from hpc_yolo.cluster.job_cache import JobCache, Reply
+from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.units import short_time
 from hpc_yolo.monitor.run_facts import RunFacts
 from hpc_yolo.monitor.tracked_run import TrackedRun
-from hpc_yolo.runs.directory import RunDirectory
+from hpc_yolo.runs.directory import RunDirectory, find_runs
 from hpc_yolo.runs.sweep import SweepDirectory
 
 FIND_INTERVAL_S = 10.0
@@ -126,7 +127,10 @@ class Collector:
         """Find the sweeps; yield their trials that have begun."""
         self._sweeps = {}
         for sweep in self._find_sweeps():
-            trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+            try:
+                trials = [sweep.trial(trial.name) for trial in sweep.trials()]
+            except RunError:  # its list is damaged or of another version; those that have begun are there
+                trials = find_runs(sweep.path)
             self._sweeps[str(sweep.path)] = len(trials)
             yield from (run for run in trials if run.exists)
 

@@ -12,6 +12,7 @@ from hpc_yolo.cluster.slurm_output import SLURM_TIME, JobState
 from hpc_yolo.monitor.snapshot import Collector
 from hpc_yolo.runs.directory import find_runs
 from hpc_yolo.runs.journal import JournalReader
+from hpc_yolo.runs.sweep import SweepDirectory
 
 
 class FixedCache:
@@ -177,6 +178,17 @@ def test_slurm_is_not_queried_for_runs_that_are_over(tmp_path):
     snapshot = Collector(lambda: find_runs(tmp_path), answers).refresh()
     assert sorted(answers.wanted) == ["2", "3"]
     assert len(snapshot.runs) == 4
+
+
+def test_sweep_whose_list_is_damaged_hides_no_run(tmp_path):
+    sweep = SweepDirectory(tmp_path / "lr")
+    sweep.path.mkdir()
+    (sweep.path / "sweep.json").write_text('{"trials": [{"na')
+    append_events(make_run(sweep.path, "1-0000"), START)
+    append_events(make_run(tmp_path, "alone"), START)
+    snapshot = Collector(lambda: find_runs(tmp_path), FixedCache(), find_sweeps=lambda: [sweep]).refresh()
+    assert {run.name for run in snapshot.runs} == {"alone", "1-0000"}
+    assert snapshot.sweeps == {str(sweep.path): 1}
 
 
 def test_budget_reads_newest_journals_first(tmp_path):
