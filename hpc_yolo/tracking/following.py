@@ -22,6 +22,7 @@ from hpc_yolo.tracking.trackers import new_tracker
 
 POLL_S = 1.0
 RETRY_S = 30.0
+MAX_LOAD = 0.1  # of a core for tries: each reads the whole journal, a long one in many seconds
 MAX_TRIES_AFTER_END = 3
 
 
@@ -67,6 +68,7 @@ class Following:
         """
         if time.monotonic() < self._next_try:
             return None
+        began_s = time.process_time()
         is_alive = self._is_alive()  # before the journal is read, which may grow until then
         if self._follower is None:
             new = partial(new_tracker, self.spec, self._environ)
@@ -78,7 +80,8 @@ class Following:
             if is_over:
                 self.leave()
         except TrackerError as error:
-            self._try_later(error, is_over=not is_alive or self._has_ended(follower))
+            is_over = not is_alive or self._has_ended(follower)
+            self._try_later(error, is_over=is_over, cost_s=time.process_time() - began_s)
             return None
         return follower if is_over else None
 
@@ -105,8 +108,13 @@ class Following:
         submitted = max((submission.time for submission in all_submissions(self.run)), default=0.0)
         return follower.end_time > submitted
 
-    def _try_later(self, error: TrackerError, *, is_over: bool) -> None:
+    def _try_later(self, error: TrackerError, *, is_over: bool, cost_s: float) -> None:
         """Give up the tracker as it is until the next try, which reads anew what it has.
+
+        Args:
+            error: of this try.
+            is_over: whether the run goes on no more.
+            cost_s: time of a core that this try took.
 
         Raises:
             TrackerError: `error`, after some tries since the end of the run.
@@ -117,7 +125,7 @@ class Following:
             raise error
         if str(error) != self._last_error:
             print(f"{self.run.name}: {error}; is tried again", file=sys.stderr, flush=True)
-        self._last_error, self._next_try = str(error), time.monotonic() + RETRY_S
+        self._last_error, self._next_try = str(error), time.monotonic() + max(RETRY_S, cost_s / MAX_LOAD)
 
 
 def has_ended(run: RunDirectory, since: float = 0.0) -> bool:

@@ -191,6 +191,7 @@ def refusing(monkeypatch, *, times):
     monkeypatch.setattr(Refusing, "num_refused", times)
     monkeypatch.setattr(following, "new_tracker", lambda _spec, _environ: Refusing())
     monkeypatch.setattr(following, "RETRY_S", 0.0)
+    monkeypatch.setattr(following, "MAX_LOAD", float("inf"))
 
 
 def test_tracker_that_does_not_answer_is_tried_again(tmp_path, monkeypatch, capsys):
@@ -220,6 +221,18 @@ def test_tracker_that_never_answers_is_given_up_after_the_end(tmp_path, monkeypa
 def test_next_try_comes_after_a_while(tmp_path, monkeypatch):
     refusing(monkeypatch, times=1)
     monkeypatch.setattr(following, "RETRY_S", 3600.0)
+    run = make_run(tmp_path, "coco")
+    append_events(run, START, *map(logged, range(1, 9)))
+    one = following_of(run)
+    assert one.look() is None
+    assert one.look() is None
+    assert csv_steps(run) == [1]
+
+
+def test_next_try_waits_longer_where_a_try_is_expensive(tmp_path, monkeypatch):
+    """Beside a training each try reads its whole journal: 14 s for one of 300,000 lines."""
+    refusing(monkeypatch, times=1)
+    monkeypatch.setattr(following, "MAX_LOAD", 1e-9)
     run = make_run(tmp_path, "coco")
     append_events(run, START, *map(logged, range(1, 9)))
     one = following_of(run)
