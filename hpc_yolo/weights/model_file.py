@@ -49,6 +49,10 @@ def read_model_file(path: Path) -> ModelFile:
         CheckpointError: the file is missing, damaged, unsafe, of another format, or its tensors are not
             those of the model that it describes.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: is a directory", hint="name a file, of a run checkpoints/best.safetensors in it"
+        )
     if is_pickled(path):
         file = _from_pickled(path, read_pickled_model(path))
     else:

@@ -52,6 +52,12 @@ def test_failed_write_of_converted_file_is_reported(tmp_path):
     assert isinstance(error, CheckpointError) and "missing/w.safetensors: cannot be written: No such file" in str(error)
 
 
+@pytest.mark.parametrize("command", ["show", "convert"])
+def test_directory_instead_of_file_is_reported(command, tmp_path):
+    error = run_weights(command, tmp_path).exception
+    assert isinstance(error, CheckpointError) and "is a directory" in str(error) and "best.safetensors" in str(error)
+
+
 def test_show_prints_content_as_table_and_json(tmp_path):
     write_published(tmp_path / "w.pt")
     assert "tensors  349" in run_weights("show", tmp_path / "w.pt").output
