@@ -19,6 +19,7 @@ from typing import ClassVar
 from hpc_yolo.cluster import scheduler
 from hpc_yolo.cluster.local_process import process_arguments
 from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
+from hpc_yolo.cluster.this_site import own_cluster
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, last_chain, stage_submissions
@@ -217,11 +218,28 @@ def stop_jobs(jobs: Sequence[Job]) -> None:
         RunError: a job cannot be ended from this machine.
         ClusterError: Slurm refuses.
     """
+    require_own_cluster(jobs)
     if addresses := [job.address for job in jobs if job.uses_slurm]:
         scheduler.cancel(addresses)
     for job in jobs:
         if not job.uses_slurm:
             job.stop()
+
+
+def require_own_cluster(jobs: Sequence[Job]) -> None:
+    """Check that no job of `jobs` is one of another cluster with the same home directories: ids are the same there.
+
+    Raises:
+        RunError: one is.
+    """
+    known = [job for job in jobs if job.submission.home is not None and job.submission.cluster is None]
+    own = own_cluster() if known else None
+    for job in known:
+        if own not in (None, job.submission.home):
+            raise RunError(
+                f"{job.run.name}: {job.name} is one of the cluster {job.submission.home}, and this machine is of {own}",
+                hint=f"run this command on {job.submission.host}",
+            )
 
 
 def slurm_job_state(address: str) -> JobState | None:

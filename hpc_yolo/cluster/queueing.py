@@ -19,6 +19,7 @@ import msgspec
 from hpc_yolo.cluster import scheduler, slurm_command
 from hpc_yolo.cluster.jobs import alive_jobs, current_jobs
 from hpc_yolo.cluster.slurm_command import Run, run_command
+from hpc_yolo.cluster.this_site import own_cluster
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
 from hpc_yolo.core.files import read_struct, write_struct
 from hpc_yolo.runs.directory import RunDirectory
@@ -103,7 +104,7 @@ def unconfirmed(run: RunDirectory) -> list[Submission]:
 
 def _settle(run: RunDirectory, record: Path, planned: Submission, job_id: str) -> Submission:
     """Record `planned` as job `job_id`."""
-    submission = msgspec.structs.replace(planned, job_id=job_id + planned.job_id)
+    submission = msgspec.structs.replace(planned, job_id=job_id + planned.job_id, home=own_cluster())
     add_submission(run, submission)
     record.unlink(missing_ok=True)
     return submission

@@ -53,6 +53,12 @@ def user_directory(environ: Mapping[str, str]) -> Path:
     return Path(home) / "hpc-yolo" / "sites"
 
 
+def own_cluster() -> str | None:
+    """Return the name of the Slurm cluster of this machine in small letters, as Slurm's commands print it, or None."""
+    name = cluster_name(current_environment(), run_command)
+    return None if name is None else name.lower()
+
+
 def cluster_name(environ: Mapping[str, str], run: Run | None) -> str | None:
     """Return the name of the Slurm cluster of this machine; None where it is unknown.
 

@@ -7,7 +7,15 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from hpc_yolo.cluster.jobs import Job, alive_jobs, current_jobs, slurm_job_state, stage_jobs, stop_jobs
+from hpc_yolo.cluster.jobs import (
+    Job,
+    alive_jobs,
+    current_jobs,
+    require_own_cluster,
+    slurm_job_state,
+    stage_jobs,
+    stop_jobs,
+)
 from hpc_yolo.cluster.local_process import machine_id, process_start
 from hpc_yolo.cluster.queueing import adopt_lost_jobs
 from hpc_yolo.core.errors import RunError
@@ -83,7 +91,7 @@ def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
     """Return the jobs of the user's own `run`, and of `also`, that wait or run, the first to run first; at least one.
 
     Raises:
-        RunError: there is none, or the run belongs to another user.
+        RunError: there is none, the run belongs to another user, or its jobs are those of another cluster.
         SchedulerUnavailable: Slurm does not answer.
     """
     run.require_own()
@@ -91,6 +99,7 @@ def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
     jobs = current_jobs(run)
     if not jobs:
         raise RunError(f"{run.path}: no job was submitted", hint="hpc-yolo list shows all runs")
+    require_own_cluster([*jobs, *also])
     alive = alive_jobs([*jobs, *also])
     if not alive:
         ended = f"{run.name}: {jobs[-1].name} has already ended"

@@ -22,6 +22,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         after: the job that it follows, should that not finish; None for one that a user submitted.
         variables: SBATCH_ variables of the user's shell that sbatch read.
         cluster: Slurm's name of the cluster that has the job; None for that of `host`.
+        home: Slurm's name of the cluster of `host`; None where it is not known.
         requeue: how the run continues after an interruption, if the spec does not set it; else "".
         stage: name of the stage that the job runs; "" for a job that trains.
         stage_number: how often that stage was submitted after one end of the run, this time included.
@@ -38,6 +39,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str] = {}
     requeue: str = ""
     cluster: str | None = None
+    home: str | None = None
     stage: str = ""
     stage_number: int = 1
 

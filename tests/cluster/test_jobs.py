@@ -26,6 +26,7 @@ from hpc_yolo.cluster.jobs import (
 )
 from hpc_yolo.cluster.slurm_output import UNKNOWN, JobState
 from hpc_yolo.core.errors import ClusterError, RunError, SchedulerUnavailable
+from hpc_yolo.launch.actions import cancel_run, requeue_run
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission
 
@@ -125,6 +126,20 @@ def test_jobs_of_a_chain_are_cancelled_by_one_command(run, slurm):
     submit(run, 8, after="7")
     stop_jobs(current_jobs(run))
     assert slurm.cancelled == [["7", "8"]]
+
+
+def test_job_of_another_cluster_with_the_same_home_directories_is_not_cancelled(run, slurm, monkeypatch):
+    """This cluster has a job of that number too."""
+    submit(run, 7, home="one")
+    slurm.states["7"] = "RUNNING"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "Two")
+    for action in (cancel_run, requeue_run, lambda run: stop_jobs(current_jobs(run))):
+        with pytest.raises(RunError, match="Slurm job 7 is one of the cluster one, and this machine is of two"):
+            action(run)
+    assert slurm.cancelled == []
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "One")
+    cancel_run(run)
+    assert slurm.cancelled == [["7"]]
 
 
 def test_local_job_is_alive_until_its_controller_ends(run):

@@ -73,6 +73,7 @@ def refuse(_words: Sequence[str], _timeout_s: float) -> Finished:
 def controller(tmp_path, monkeypatch) -> Controller:
     controller = Controller(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "Vision")
     return controller
 
 
@@ -85,6 +86,7 @@ def test_job_is_recorded_with_a_token_appended_to_the_comment(run, script, contr
     planned = msgspec.structs.replace(PLANNED, job_id=suffix)
     submission = queue_script(run, script, planned, options=["--hold"], sbatch=controller.sbatch)
     assert (submission.job_id, all_submissions(run)) == (expected, [submission])
+    assert submission.home == "vision"
     hold, comment = controller.options[1:]
     assert hold == "--hold"
     assert re.fullmatch(rf"--comment=nightly run {TOKEN_PREFIX}[0-9a-f]+", comment)
