@@ -200,8 +200,9 @@ def child_processes() -> set[str]:
     found = set()
     for pid in child_ids():
         with contextlib.suppress(OSError):
-            command = Path("/proc", str(pid), "cmdline").read_bytes()  # empty after its end
-            if command and not any(kept in command for kept in KEPT_PROCESSES):
+            command = Path("/proc", str(pid), "cmdline").read_bytes()  # empty for a moment when it begins
+            has_ended = b") Z" in Path("/proc", str(pid), "stat").read_bytes()
+            if not has_ended and not any(kept in command for kept in KEPT_PROCESSES):
                 found.add(f"{pid} {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}")
     return found
 
