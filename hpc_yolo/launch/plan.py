@@ -31,6 +31,7 @@ from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.notify import PROBLEM
 from hpc_yolo.spec.paths import has_variables
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.validate import cluster_findings
 from hpc_yolo.spec.yaml_tree import control_characters
 
 LAST_CHECKPOINT = "continues from its last checkpoint"
@@ -331,7 +332,8 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
     """Return the plan of a Slurm job of `run`, submitted from a shell with `environ`, without a query of Slurm.
 
     Raises:
-        SpecError: the runtime of the container is open, or Slurm cannot write the log of a job in `run`.
+        SpecError: the runtime of the container is open, Slurm cannot write the log of a job in `run`, or the time
+            limit in `environ` does not fit the spec.
     """
     if "\\" in str(run.path) or control_characters(str(run.path)):
         message = f"output: {str(run.path)!r}: Slurm cannot write a log to a path with a backslash or a line break"
@@ -342,8 +344,12 @@ def slurm_plan(spec: Spec, run: RunDirectory, why: str, environ: Mapping[str, st
     variables, ignored = split_variables(
         clean_environment(environ), sbatch.sbatch_options(spec.name, cluster, "", save_times)
     )
+    requested = with_requests(cluster, variables)
+    if requested != cluster and (found := next(cluster_findings(requested), None)):  # tasks read that spec
+        hint = f"allowed: {found.allowed}; or unset SBATCH_TIMELIMIT, which sets the limit"
+        raise SpecError(f"{found.field}: {found.message}", hint=hint)
     return Plan(
-        spec=msgspec.structs.replace(spec, cluster=with_requests(cluster, variables)),
+        spec=msgspec.structs.replace(spec, cluster=requested),
         run=run,
         executor="slurm",
         why=why,

@@ -158,6 +158,13 @@ def test_partition_and_time_limit_of_the_shell_are_those_of_the_plan(tmp_path):
     assert refused_by_sbatch.spec.cluster.time is None
 
 
+def test_time_limit_of_the_shell_before_the_signal_is_refused(tmp_path):
+    """The tasks refused the spec of the run, which could not be resumed either."""
+    spec = spec_of(tmp_path, executor="slurm", signal_before_s=300)
+    with pytest.raises(SpecError, match="signal_before_s: 300 s is not before the end of a job of 120 s"):
+        make_plan(spec, {"SBATCH_TIMELIMIT": "2"})
+
+
 @pytest.mark.parametrize(
     ("cluster", "tasks_python", "sure_python"),
     [
