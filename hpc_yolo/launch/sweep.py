@@ -106,6 +106,7 @@ def plan_sweep(spec: Spec, environ: Mapping[str, str] | None = None) -> SweepPla
     unfinished, num_active, active_arrays = _state(sweep, known)
     num_finished = len(known) - len(unfinished) - num_active
     job = make_plan(msgspec.structs.replace(spec, sweep=None), environ, run=sweep.array(1))
+    spec = msgspec.structs.replace(spec, cluster=job.spec.cluster)  # with what variables of the shell request
     plan = SweepPlan(sweep, spec, job, known, [], unfinished, num_active, num_finished, active_arrays, version)
     return with_new_trials(plan)
 

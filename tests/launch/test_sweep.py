@@ -207,6 +207,14 @@ def test_task_of_an_array_finds_its_trial(spec_of, tmp_path):
     assert run_in_job(tmp_path / "array-1", {}) == RunDirectory(tmp_path / "array-1"), "a run may have that name"
 
 
+def test_trials_keep_what_variables_of_the_shell_request(spec_of, tmp_path):
+    """Their stages and evaluations, which jobs queue, were charged to the default account of the user."""
+    prepare_sweep(plan_sweep(spec_of(seeds=1), {"SBATCH_ACCOUNT": "a", "SBATCH_QOS": "long"}))
+    sweep = SweepDirectory(tmp_path / "runs" / "lr")
+    cluster = trial_spec(sweep, sweep.trial("1-0000")).cluster
+    assert (cluster.account, cluster.qos) == ("a", "long")
+
+
 def test_search_draws_values_once_for_each_trial(spec_of, tmp_path):
     space = {LR0: {"low": 0.001, "high": 0.1, "log": True}}
     search = {"method": "random", "trials": 2, "space": space}
