@@ -14,6 +14,7 @@ files are compared with the copies; files of the package are not.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import platform
 import secrets
@@ -27,7 +28,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from hpc_yolo.core.errors import DataError, RunError, SpecError
+from hpc_yolo.core.errors import DataError, NameTakenError, RunError, SpecError
 from hpc_yolo.core.files import make_directory, sync_directory, write_atomic
 from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import Dataset, dataset_content, load_dataset
@@ -120,6 +121,7 @@ def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
     """Write the files that `gather_inputs` returned, all or none, or a single one beside those that exist.
 
     Raises:
+        NameTakenError: another command has written them since `gather_inputs` found none.
         RunError: they cannot be written.
     """
     if not files:
@@ -139,6 +141,8 @@ def store_inputs(run: RunDirectory, files: dict[str, str]) -> None:
             raise
         sync_directory(run.path)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise NameTakenError(f"{run.path}: another command submits this run", hint="submit it again") from error
         raise RunError(f"{run.inputs}: cannot be written: {error.strerror}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.errors import DataError, NameTakenError
 from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.dataset_source import readable_dataset, source_of_run
 from hpc_yolo.data.run_inputs import (
@@ -112,6 +112,18 @@ def test_other_inputs_are_copied_at_submission(disk: Path, tmp_path: Path) -> No
         keep_inputs(run, spec)
     inputs = read_inputs(run, spec)
     assert (inputs.hyperparameters.lr0, inputs.dataset.names) == (0.5, ("cat", "dog"))
+
+
+def test_of_two_commands_that_copy_the_inputs_at_once_the_second_is_refused(disk: Path, tmp_path: Path) -> None:
+    """It reported a directory that could not be written, as if something were wrong with the disk."""
+    write(disk / "set" / "data.yaml")
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=str(disk / "set" / "data.yaml")))
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    files = gather_inputs(run, spec)
+    keep_inputs(run, spec)
+    with pytest.raises(NameTakenError, match="another command submits this run"):
+        store_inputs(run, files)
 
 
 @pytest.mark.parametrize(
