@@ -184,10 +184,12 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         return
     os.killpg(child.pid, signal.SIGTERM)
     try:
-        child.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_S)
+    finally:  # a second Ctrl-C ends the wait
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 import pytest
 from waiting import wait_until
 
+from hpc_yolo.cluster.local_process import process_start
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.launch import run_stages
 from hpc_yolo.launch.run_stages import job_end, run_job_stages, run_local_stages
@@ -111,6 +112,16 @@ def test_processes_of_a_stage_end_with_the_one_that_follows_the_run(run):
     follower.join()
     assert follower.exitcode == 128 + signal.SIGTERM
     wait_until((run.path / "ended").exists, "the end of the child of the stage")
+
+
+def test_second_signal_ends_a_stage_that_does_not_end_at_the_first(run):
+    """It went on in a process group of its own, where no key of the terminal reaches it."""
+    shell = "trap '' TERM; echo $$ > $RUN/pid; kill -TERM $PPID; sleep 0.5; kill -TERM $PPID; sleep 60"
+    arguments = (run, spec_of(shell), FINISHED, {"shell": 1})
+    follower = multiprocessing.get_context("fork").Process(target=run_local_stages, args=arguments)
+    follower.start()
+    follower.join()
+    assert process_start(int((run.path / "pid").read_text())) is None
 
 
 def test_command_that_does_not_exist_is_a_failed_stage(run, monkeypatch):
