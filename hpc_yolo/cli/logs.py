@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 import click
 
 from hpc_yolo.cli.run_argument import RUN, named_run
+from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.core.text import harmless
 from hpc_yolo.runs.attempts import Attempts
@@ -117,8 +118,8 @@ def _nothing_to_show(run: RunDirectory, found: Collection[int | None], attempts:
 
 
 def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]) -> Iterator[OutputLine]:
-    """Yield lines as they are written, until an attempt of the newest job has ended and is not requeued."""
-    journal, attempts = JournalReader(run.journal), Attempts()
+    """Yield lines as they are written, until the newest attempt has ended and neither it nor a later job goes on."""
+    journal, attempts, watch = JournalReader(run.journal), Attempts(), JobWatch(run)
     while True:
         if not run.path.exists():
             raise RunError(f"{run.path}: has been moved or removed")
@@ -126,7 +127,8 @@ def later_lines(run: RunDirectory, new_lines: Callable[[], Iterator[OutputLine]]
             attempts.add(event)
         is_over = attempts.newest is not None and not attempts.newest.goes_on
         if is_over and attempts.newest is not None and (chain := last_chain(run)):
-            is_over = attempts.newest.is_of([one.job_id for one in chain], chain[0].time)
+            is_own = attempts.newest.is_of([one.job_id for one in chain], chain[0].time)
+            is_over = is_own or not watch.is_alive()  # a job may end in the queue
         if is_over:
             time.sleep(LAST_LINES_S)
         yield from new_lines()

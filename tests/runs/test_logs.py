@@ -1,11 +1,14 @@
 """Output of all ranks in one stream: with rank and attempt, each line once and complete."""
 
+from itertools import islice
+
 import pytest
 from click.testing import CliRunner
 from journal_events import started
 
 from hpc_yolo.cli.logs import later_lines
 from hpc_yolo.cli.main import cli
+from hpc_yolo.cluster.jobs import JobWatch
 from hpc_yolo.core.errors import RunError
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AttemptEnded
@@ -113,8 +116,9 @@ def test_follow_ends_with_the_run_and_prints_its_last_lines(run):
     assert call(run.path, "--follow").splitlines() == ["0: a"]
 
 
-def test_follow_of_a_resubmitted_run_waits_for_the_end_of_the_new_job(run):
+def test_follow_of_a_resubmitted_run_waits_for_the_end_of_the_new_job(run, monkeypatch):
     """The journal still ends with the failure of the job before."""
+    monkeypatch.setattr(JobWatch, "is_alive", lambda _watch: True)
     write(run, "9.log", "0: a")
     JournalWriter(run.journal, 1, clock=lambda: 1.5).write(FAILED)
     line = OutputLine("7", 0, 2, "of job 7")
@@ -122,6 +126,13 @@ def test_follow_of_a_resubmitted_run_waits_for_the_end_of_the_new_job(run):
     assert next(lines) == line
     JournalWriter(run.journal, 2).write(FAILED)
     assert list(lines) == [line]
+
+
+def test_follow_of_a_resubmitted_run_ends_with_a_job_that_never_began(run, monkeypatch):
+    JournalWriter(run.journal, 1, clock=lambda: 1.5).write(FAILED)
+    monkeypatch.setattr(JobWatch, "is_alive", lambda _watch: False)
+    line = OutputLine("9", 0, 1, "of job 9")
+    assert list(islice(later_lines(run, lambda: iter([line])), 2)) == [line]
 
 
 @pytest.mark.parametrize(
