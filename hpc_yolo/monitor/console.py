@@ -12,6 +12,6 @@ def data_console(*, pipe_columns: int | None = None, highlight: bool = True) -> 
         pipe_columns: width where the output is not a terminal, which has no width of its own; None: rich's own choice.
     """
     console = Console(highlight=highlight, markup=False, emoji=False)
-    if pipe_columns is not None and not console.is_terminal:
+    if pipe_columns is not None and not console.file.isatty():  # is_terminal follows FORCE_COLOR too
         console.width = pipe_columns
     return console

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 import yaml
@@ -217,6 +218,13 @@ def test_status_prints_whole_lines_into_a_pipe(tmp_path):
     row, detail = run_cli("status", "--root", tmp_path, "--once").output.splitlines()[1:]
     assert row.startswith(f"{name} ")
     assert detail == f"{name}: failed: {cause}"
+
+
+def test_status_prints_all_columns_into_a_pipe_with_colours(tmp_path, monkeypatch):
+    make_run(tmp_path, "first", ended=None)
+    plain = run_cli("status", "--root", tmp_path, "--once").output
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert click.unstyle(run_cli("status", "--root", tmp_path, "--once").output) == plain
 
 
 def test_follow_of_unsubmitted_run_is_refused(tmp_path):
