@@ -216,7 +216,8 @@ def _error_lines(run: RunDirectory, attempt: Attempt | None, detail: str) -> lis
 
 def _readable(lines: Sequence[str]) -> list[str]:
     """Return lines of output without keys, control characters and endless lines, which mail and chats refuse."""
-    text = _STYLE.sub("", without_credentials("\n".join(lines)))
+    # The search for keys takes a time that grows with the square of a line: more than what is shown, but not all of it.
+    text = _STYLE.sub("", without_credentials("\n".join(line[: 10 * ERROR_CHARACTERS] for line in lines)))
     return [cut(printable(line.expandtabs()), ERROR_CHARACTERS) for line in text.split("\n") if line]
 
 

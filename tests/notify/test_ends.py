@@ -73,10 +73,11 @@ def test_message_of_a_failed_run_has_its_error_and_what_to_type(run):
         (b"before\0after\n", ["before\\x00after"]),
         (b"\x1b[31mred\x1b[0m\n\n\tindented\n", ["red", "        indented"]),
         (b"x" * 200_000, ["x" * 299 + "…"]),
+        (f"{'0' * 40} ".encode() * 25_000, [f"{'0' * 40} " * 7 + "0" * 12 + "…"]),  # 25,000 checksums
         (b"+ export WANDB_API_KEY=0123456789abcdef0123456789abcdef01234567\n", ["+ export WANDB_API_KEY=…"]),
         (b"", []),
     ],
-    ids=["zero byte", "terminal", "endless line", "key", "nothing"],
+    ids=["zero byte", "terminal", "endless line", "checksums", "key", "nothing"],
 )
 def test_any_output_can_be_sent_as_an_error_and_holds_no_key(run, output, shown):
     """A variable of a command takes no zero byte and 128 KiB; a key in the log must not reach a chat."""
