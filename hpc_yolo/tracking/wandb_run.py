@@ -91,8 +91,12 @@ class WandbTracker(Tracker):
         import ssl
         from urllib import error, request
 
+        settings = self._wandb.setup().settings
+        scheme = urlsplit(settings.base_url).scheme
+        if getattr(settings, f"{scheme}_proxy", None) or request.getproxies().get(scheme, "").startswith("socks"):
+            return  # a proxy of wandb's own settings, or one of a kind that only wandb supports
         try:
-            request.urlopen(self._wandb.setup().settings.base_url, timeout=ANSWER_S).close()
+            request.urlopen(settings.base_url, timeout=ANSWER_S).close()
         except error.HTTPError as answer:
             answer.close()
         except error.URLError as failure:

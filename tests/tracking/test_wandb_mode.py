@@ -98,6 +98,23 @@ def test_server_that_does_not_answer_is_found_out_before_wandb_begins(tmp_path, 
     assert not (tmp_path / "wandb").exists()
 
 
+@pytest.mark.parametrize(
+    ("environ", "own"), [({"http_proxy": "socks5h://127.0.0.1:1"}, None), ({}, "http://127.0.0.1:1")]
+)
+def test_server_behind_a_proxy_of_wandb_is_left_to_wandb(environ, own, tmp_path, monkeypatch):
+    """Standard Python supports no SOCKS, and knows no proxy of wandb's settings."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    settings = SimpleNamespace(settings=SimpleNamespace(base_url="http://wandb.invalid", http_proxy=own))
+    wandb = SimpleNamespace(
+        init=lambda **_arguments: 1 / 0, Settings=lambda **settings: settings, setup=lambda: settings
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracker = WandbTracker("coco", is_offline=False, environ={"WANDB_API_KEY": "k" * 40})
+    with pytest.raises(TrackerError, match="division"):
+        tracker.open(TrackedRun("0123456789", "run", {}, tmp_path))
+
+
 def test_directories_of_failed_tries_are_removed(tmp_path, monkeypatch):
     wandb = SimpleNamespace(init=lambda **_arguments: 1 / 0, Settings=lambda **settings: settings)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
