@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -82,14 +84,8 @@ def train(
     if is_continuation(run, process):
         _train_prepared_run(run.path, [], process)
     elif process.launcher == "single" and spec_path is None and not spec.train.data_parallel:
-        while True:
-            try:
-                _start_tasks(spec)
-                return
-            except NameTakenError:
-                if exist_ok or resume is not None:
-                    raise
-                spec = with_located_weights(_read_spec(None, overrides, None, process, exist_ok=False))  # the next name
+        is_named = exist_ok or resume is not None
+        _start_tasks(spec, None if is_named else partial(guide_spec, overrides, process, exist_ok=False))
     else:
         _run_as_task(run, spec, process)
 
@@ -128,12 +124,21 @@ def _is_finished(run: RunDirectory, process: ProcessInfo) -> bool:
     return True
 
 
-def _start_tasks(spec: Spec) -> None:
-    """Start one process a GPU on this machine and follow them until they end."""
+def _start_tasks(spec: Spec, next_spec: Callable[[], Spec] | None) -> None:
+    """Start one process a GPU on this machine and follow them until they end.
+
+    Args:
+        next_spec: returns `spec` under the next free name, should another command take this one; None: it is fixed.
+    """
     plan = make_plan(spec)
     preflight(plan.spec, plan.run, for_slurm=False)
     click.echo(f"run directory  {plan.run.path}\nworld size     {plan.world_size}")
-    carry_out(plan, follow=True, wait=False)
+    try:
+        carry_out(plan, follow=True, wait=False)
+    except NameTakenError:
+        if next_spec is None:
+            raise
+        _start_tasks(with_located_weights(next_spec()), next_spec)
 
 
 def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:

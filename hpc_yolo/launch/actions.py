@@ -74,10 +74,7 @@ def remove_run(run: RunDirectory, *, watch_s: float = WATCH_S) -> None:
     holder = last_holder(run)
     if holder is not None and _may_live(run, holder, watch_s):
         raise RunError(f"{run.name}: {holder.name} is training it", hint="stop it first")
-    if stage := next((stage for stage in read_stages(run) if _runs_here(stage)), None):
-        raise RunError(
-            f"{run.name}: its stage {stage.stage} is running on this machine", hint=f"stop it first: kill {stage.pid}"
-        )
+    _require_no_stage_here(run)
     cancel_evaluation(run)
     doomed = run.path.with_name(f".{run.path.name}.removed-{os.getpid()}")
     try:
@@ -102,9 +99,20 @@ def _alive_jobs(run: RunDirectory, also: Sequence[Job] = ()) -> list[Job]:
     require_own_cluster([*jobs, *also])
     alive = alive_jobs([*jobs, *also])
     if not alive:
+        _require_no_stage_here(run)
         ended = f"{run.name}: {jobs[-1].name} has already ended"
         raise RunError(ended, hint=f"continue the run with: hpc-yolo resume {run.word}")
     return alive
+
+
+def _require_no_stage_here(run: RunDirectory) -> None:
+    """Check that no process of this machine runs a stage of `run`, outside of Slurm's jobs.
+
+    Raises:
+        RunError: one does.
+    """
+    if stage := next((stage for stage in read_stages(run) if _runs_here(stage)), None):
+        raise RunError(f"{run.name}: its stage {stage.stage} runs on this machine", hint=f"end it: kill {stage.pid}")
 
 
 def _runs_here(stage: StageRecord) -> bool:

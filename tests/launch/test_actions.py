@@ -78,13 +78,15 @@ def test_local_job_of_another_host_cannot_be_cancelled(tmp_path):
         cancel_run(run)
 
 
-def test_run_whose_stage_runs_here_is_not_removed(tmp_path):
+def test_run_whose_stage_runs_here_is_not_removed_and_cancel_names_the_stage(tmp_path):
     run = make_run(tmp_path, "staged", executor=None)
     here = {"machine": machine_id(), "pid": os.getpid(), "pid_start": process_start(os.getpid())}
     record = StageRecord(stage="val", end=1, number=1, state=RUNNING, began=10.0, **here)
     assert claim_stage(run, record)
-    with pytest.raises(RunError, match="its stage val is running on this machine"):
-        remove_run(run)
+    submit_locally(run, pid=2**22)  # of the training, which has ended
+    for action in (remove_run, cancel_run):
+        with pytest.raises(RunError, match="its stage val runs on this machine"):
+            action(run)
     write_stage(run, msgspec.structs.replace(record, pid_start=-1))  # of a process that has ended
     remove_run(run)
     assert not run.path.exists()
