@@ -112,7 +112,9 @@ def best_of(path: Path) -> TrialFacts:
     facts, warning = facts_of(path)
     _warn(warning)
     if facts.best is None:
-        raise RunError(f"{path}: no trial has been evaluated yet", hint=f"hpc-yolo sweep status {path}")
+        raise RunError(
+            f"{path}: no trial has been evaluated yet", hint=f"hpc-yolo sweep status {SweepDirectory(path).word}"
+        )
     return facts.best
 
 

@@ -201,7 +201,7 @@ def only_submission(plan: SweepPlan) -> Iterator[None]:
         try:
             held.enter_context(exclusive_lock(sweep.lock, timeout_s=0))
         except TimeoutError:
-            hint = f"see hpc-yolo sweep status {sweep.path}, and submit again when that command has ended"
+            hint = f"see hpc-yolo sweep status {sweep.word}, and submit again when that command has ended"
             raise NameTakenError(f"{sweep.path}: another command submits it or runs its trials", hint=hint) from None
         except OSError:  # a file system without locks
             pass

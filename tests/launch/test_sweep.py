@@ -125,19 +125,21 @@ def test_of_two_submissions_at_once_the_second_is_refused(spec_of):
     assert [trial.values for trial in first.sweep.trials()] == [{LR0: 0.01}]
 
 
-def test_sweep_that_is_being_submitted_is_left_alone(spec_of):
-    plan = plan_sweep(spec_of(seeds=2))
+def test_sweep_that_is_being_submitted_is_left_alone(spec_of, tmp_path):
+    spec = msgspec.structs.replace(spec_of(seeds=2), output=str(tmp_path / "my runs"))
+    plan = plan_sweep(spec)
     plan.sweep.path.mkdir(parents=True)
     held = "from hpc_yolo.core.files import exclusive_lock; import sys\nfrom pathlib import Path\n"
     held += "with exclusive_lock(Path(sys.argv[1])): print(); sys.stdin.read()"
     command = [sys.executable, "-c", held, str(plan.sweep.lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(NameTakenError, match="another command submits it or runs its trials"):
+        with pytest.raises(NameTakenError, match="another command submits it or runs its trials") as refused:
             submit_sweep(plan)
         other.stdin.close()
+    assert f"hpc-yolo sweep status '{plan.sweep.path}'," in refused.value.hint
     assert not plan.sweep.exists
-    assert plan_sweep(spec_of(seeds=2)).new, "what is left of a lock is no reason to refuse"
+    assert plan_sweep(spec).new, "what is left of a lock is no reason to refuse"
 
 
 def test_sweep_of_another_spec_is_refused_with_what_differs(spec_of, write_spec):
