@@ -69,6 +69,7 @@ def probe_spec(spec: Spec, directory: Path) -> Spec:
             cluster,
             time=format_time(LIMIT_S if wanted_s is None else min(LIMIT_S, wanted_s)),
             requeue="off",
+            signal_before_s="auto",  # that of the spec may be longer than this limit
             sbatch={name: value for name, value in cluster.sbatch.items() if name not in NOT_IN_A_PROBE},
         ),
         train=spec.train,

@@ -10,7 +10,7 @@ from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import HpcYoloError, RunError, TrainingError
 from hpc_yolo.launch import probe
 from hpc_yolo.runs.index import indexed_runs, state_directory
-from hpc_yolo.spec.load import load_spec
+from hpc_yolo.spec.load import dump_spec, load_resolved_spec, load_spec
 
 
 def plan_of(*words: object) -> tuple[int, str, str]:
@@ -35,6 +35,13 @@ def test_probe_asks_for_the_same_nodes_and_leaves_out_what_follows(write_spec, t
     assert (made.then, made.validate, made.train, made.data) == ([], "in_job", spec.train, spec.data)
     short = load_spec(write_spec("short", cluster={"time": "00:03:00"}))
     assert probe.probe_spec(short, tmp_path).cluster.time == "00:03:00"
+
+
+def test_tasks_of_a_probe_can_read_its_spec(write_spec, tmp_path):
+    """Those of a spec whose signal comes an hour before the end refused it."""
+    spec = load_spec(write_spec("far", {"executor": "slurm", "time": "1-0", "signal_before_s": 3600}))
+    (tmp_path / "spec.yaml").write_text(dump_spec(probe.probe_spec(spec, tmp_path)))
+    assert load_resolved_spec(tmp_path / "spec.yaml").cluster.time == "00:15:00"
 
 
 def test_probe_on_this_machine_measures_and_leaves_nothing(write_spec, tmp_path):
