@@ -67,9 +67,10 @@ class SweepPlan:
 
     @property
     def is_limited(self) -> bool:
-        """True if arrays of jobs follow each other: Slurm has a limit for each, not for all together."""
-        has_limit = self.spec.sweep is not None and self.spec.sweep.limit is not None
-        return has_limit and "dependency" not in self.spec.cluster.sbatch
+        """True if arrays of jobs follow each other: Slurm has a limit for each, and more trials than that would run."""
+        limit = None if self.spec.sweep is None else self.spec.sweep.limit
+        is_exceeded = limit is not None and self.num_active + len(self.to_start) > limit
+        return is_exceeded and "dependency" not in self.spec.cluster.sbatch
 
     @property
     def jobs(self) -> list[Plan]:

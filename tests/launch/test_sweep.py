@@ -102,6 +102,9 @@ def test_arrays_with_a_limit_follow_each_other(spec_of, monkeypatch):
     ]
     submit_sweep(plan)
     assert queued == [("array-1", ["--dependency=afterany:7"]), ("array-2", ["--dependency=afterany:8"])]
+    queued.clear()
+    submit_sweep(plan_sweep(spec_of(seeds=4, limit=4)))
+    assert [options for _, options in queued] == [[], [], []], "one that waits and three more are no more than four"
 
 
 def test_removed_directory_of_a_trial_is_made_again(spec_of, monkeypatch):
