@@ -9,7 +9,8 @@ from hpc_yolo.cli.run_argument import RUNS, named_run
 from hpc_yolo.cli.stages import submit_alone
 from hpc_yolo.cli.submission import print_warnings
 from hpc_yolo.cli.submit import carry_out
-from hpc_yolo.launch.plan import make_plan
+from hpc_yolo.cluster.sbatch_variables import REQUESTS
+from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import submitted_spec
 from hpc_yolo.launch.stages_alone import stages_to_submit
@@ -36,9 +37,19 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     stages = [stages_to_submit(plan.run, plan.spec) for plan in plans]
     for plan, alone in zip(plans, stages, strict=True):
         if not alone:
-            print_warnings(preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm))
+            print_warnings([*variable_warnings(plan), *preflight(plan.spec, plan.run, for_slurm=plan.uses_slurm)])
     for plan, alone in zip(plans, stages, strict=True):
         if alone:
             submit_alone(plan, alone, dry_run=False)
         else:
             carry_out(plan, follow=follow, wait=False)
+
+
+def variable_warnings(plan: Plan) -> list[str]:
+    """Return a line for each variable of the shell that requests something else than the run was submitted with."""
+    return [
+        f"{name}={value} is ignored: {plan.run.name} was submitted with another cluster.{field}; "
+        f"--set cluster.{field}={value} changes it"
+        for field, name in REQUESTS.items()
+        if (value := plan.ignored_variables.get(name)) not in (None, getattr(plan.spec.cluster, field))
+    ]

@@ -127,6 +127,21 @@ def test_run_that_is_resumed_by_two_commands_at_once_is_queued_once(slurm, spec,
     assert (tmp_path / "queued").read_text() == "8\n"
 
 
+def test_resumed_run_says_which_variables_of_the_shell_it_ignores(slurm, spec, monkeypatch):
+    """An account that had ended was charged again, without a word about the new one in the shell."""
+    program(slurm / "sbatch", "echo 7")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "old")
+    monkeypatch.setenv("SBATCH_QOS", "long")
+    with submit(spec) as process:
+        process.communicate(timeout=PATIENCE_S)
+    monkeypatch.setenv("SBATCH_ACCOUNT", "new")
+    run = spec.parent / "runs" / "run"
+    command = [sys.executable, "-m", "hpc_yolo", "resume", str(run)]
+    errors = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stderr
+    assert "SBATCH_ACCOUNT=new is ignored: run was submitted with another cluster.account" in errors
+    assert "--set cluster.account=new changes it" in errors and "SBATCH_QOS" not in errors
+
+
 def test_run_that_slurm_refuses_may_be_corrected(slurm, spec, tmp_path):
     """A corrected batch was refused as another training, of a run that had never existed for Slurm."""
     program(slurm / "sbatch", "echo 'sbatch: error: Invalid qos specification' >&2; exit 1")
