@@ -46,4 +46,4 @@ def render(spec_path: Path, assignments: tuple[str, ...], **shortcuts: str | Non
     assert plan.script is not None
     click.echo(origin_table(plan, loaded), err=True)
     click.echo(f"run directory {plan.run.path}", err=True)
-    click.echo(plan.script, nl=False)
+    click.echo(plan.script.encode(), nl=False)  # as submit writes it, whatever the locale has

@@ -285,6 +285,13 @@ def test_letter_that_the_locale_lacks_is_an_escape(tmp_path, encoding, shown):
     assert done.stdout == f"{shown}: no step is logged yet\n"
 
 
+def test_rendered_script_has_the_letters_that_the_locale_lacks(spec):
+    command = [sys.executable, "-m", "hpc_yolo", "render", str(spec), "--set", "cluster.setup=['ls /猫']"]
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, env=environ, cwd=ROOT, check=True)
+    assert "\nls /猫\n" in done.stdout.decode()
+
+
 def test_closed_pipe_is_no_error():
     script = f"{sys.executable} -m hpc_yolo schema | head -n 1"
     done = subprocess.run(
