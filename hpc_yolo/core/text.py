@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 def harmless(text: str) -> str:
     """Return `text` for a terminal: lines, tabs and colours as they are, other control characters as escapes."""
-    return _STEERING.sub(lambda found: printable(found[0]), text)
+    return text if text.isprintable() else _STEERING.sub(lambda found: printable(found[0]), text)
 
 
 def file_name(text: str) -> str:
