@@ -151,8 +151,8 @@ class RunDisplay:
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
         self._quiet = quiet
-        texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[values]", "fields[left]")]
-        columns = (texts[0], BarColumn(bar_width=24), *texts[1:])
+        # One column of text: a terminal that is too narrow cuts its end, but several columns each.
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}{task.fields[values]}"))
         self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
         self._task: TaskID = self._add_task("waiting for the job to start", None)
         self._lines = EventLines()
@@ -198,16 +198,15 @@ class RunDisplay:
         total = started.epochs * started.steps_per_epoch
         values = [f"step {event.step}/{total}", losses_text(event), f"{event.images_per_s:.1f} img/s"]
         values += [self._last_evaluation] if self._last_evaluation else []
-        left = ""
         if event.images_per_s > 0:
             # At the speed that was measured: rich's own estimate counts all steps as done since this command began.
-            left = f"{short_time((total - event.step) * started.batch / event.images_per_s)} left"
+            left_s = (total - event.step) * started.batch / event.images_per_s
+            values.insert(0, f"{short_time(left_s)} left")
         self._progress.update(
             self._task,
             completed=event.step,
             description=f"epoch {event.epoch + 1}/{started.epochs}",
-            values="  ".join(values),
-            left=left,
+            values="".join(f"  {value}" for value in values),
         )
 
     def _replace_task(self, description: str, total: int | None, completed: int = 0) -> None:
@@ -215,7 +214,7 @@ class RunDisplay:
         self._task = self._add_task(description, total, completed)
 
     def _add_task(self, description: str, total: int | None, completed: int = 0) -> TaskID:
-        return self._progress.add_task(description, total=total, completed=completed, values="", left="")
+        return self._progress.add_task(description, total=total, completed=completed, values="")
 
 
 def _stop_peers_of_a_failed_rank(run: RunDirectory, job: JobWatch, since: float) -> None:

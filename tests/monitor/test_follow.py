@@ -68,10 +68,10 @@ def test_run_of_another_machine_is_followed_to_the_end_in_its_journal(tmp_path):
     assert follow(run, JobWatch(run)) == 0
 
 
-def shown_on_a_terminal(*events):
+def shown_on_a_terminal(*events, width=200):
     """Return what a terminal has got after `events`."""
     written = StringIO()
-    console = Console(file=written, force_terminal=True, width=200, color_system=None)
+    console = Console(file=written, force_terminal=True, width=width, color_system=None)
     with RunDisplay(console, quiet=False) as display:
         display.show([msgspec.convert(event, AnyEvent) for event in events])
     return written.getvalue()
@@ -82,6 +82,12 @@ def test_time_left_follows_from_the_speed_that_the_run_reports():
     assert "epoch 2/4" in shown
     assert "step 150/400" in shown
     assert "3 min 20 s left" in shown  # 250 steps of 16 images
+
+
+def test_narrow_terminal_shows_epoch_time_left_and_step():
+    long = START | {"epochs": 300, "steps_per_epoch": 7393}
+    shown = shown_on_a_terminal(long, EVALUATED, STEP | {"step": 123456, "epoch": 16, "images_per_s": 1234.5}, width=80)
+    assert "epoch 17/300  7 h 32 min left  step 123456/2217900  box" in shown
 
 
 def test_resumed_attempt_begins_in_its_epoch():
