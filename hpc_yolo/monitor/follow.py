@@ -17,7 +17,7 @@ from hpc_yolo.monitor.console import data_console
 from hpc_yolo.monitor.progress import shown_cursor_after_sigterm
 from hpc_yolo.monitor.tui.view import results_table
 from hpc_yolo.runs import logs
-from hpc_yolo.runs.attempts import Attempts
+from hpc_yolo.runs.attempts import Attempts, starts_in
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.event_lines import EventLines, losses_text, metrics_text
 from hpc_yolo.runs.events import (
@@ -98,7 +98,7 @@ def _of_jobs(events: Iterable[AnyEvent], job_ids: Collection[str], since: float,
         own: attempts of the jobs so far, to which new ones are added.
     """
     for event in events:
-        if isinstance(event, AttemptStarted) and event.job_id in job_ids:
+        if isinstance(event, AttemptStarted) and starts_in(event, job_ids):
             own.add(event.attempt)
         if event.time >= since or event.attempt in own:
             yield event

@@ -89,7 +89,7 @@ class Attempt:
 
     def is_of(self, job_ids: Collection[str], submitted: float) -> bool:
         """Return True for an attempt of the jobs, `submitted` then; by id too, since a node's clock may be behind."""
-        return self.end >= submitted or (self.started is not None and self.started.job_id in job_ids)
+        return self.end >= submitted or (self.started is not None and starts_in(self.started, job_ids))
 
     def add(self, event: AnyEvent) -> None:
         """Take in its next event."""
@@ -107,6 +107,11 @@ class Attempt:
             self.stopped = event
         if not self.has_stepped and self.started is not None:
             self.has_stepped = getattr(event, "step", 0) > self.started.step
+
+
+def starts_in(started: AttemptStarted, job_ids: Collection[str]) -> bool:
+    """Return True for an attempt of one of these jobs of Slurm; local jobs have process ids, which are reused."""
+    return started.launcher != "submitit-local" and started.job_id in job_ids
 
 
 class Attempts:

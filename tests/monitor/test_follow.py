@@ -15,6 +15,7 @@ from hpc_yolo.monitor.tracked_run import TrackedRun
 from hpc_yolo.monitor.tui.detail import DetailReader
 from hpc_yolo.runs.events import AnyEvent
 from hpc_yolo.runs.failures import Failure, write_failure
+from hpc_yolo.runs.submissions import add_submission, last_chain
 
 FINISHED = END | {"outcome": "finished", "requeued": False, "detail": ""}
 FAILED = FINISHED | {"outcome": "failed", "detail": "why"}
@@ -60,6 +61,18 @@ def test_run_on_a_node_whose_clock_is_behind_is_followed_from_its_start(run, cap
     append_events(run, EVALUATED, FINISHED)
     assert follow(run, JobWatch(run), since=1000.0) == 0
     assert "attempt 1: 2 ranks" in capsys.readouterr().out
+
+
+def test_end_of_an_earlier_job_with_the_same_process_id_is_not_that_of_the_new_one(tmp_path):
+    """In containers the controllers of all jobs may have the same process id."""
+    run = make_run(tmp_path, "run", executor="debug")
+    append_events(run, START | {"launcher": "submitit-local"}, FINISHED)
+    add_submission(run, msgspec.structs.replace(last_chain(run)[0], time=1000.0))
+    with pytest.raises(TrainingError, match="ended without a record"):
+        follow(run, JobWatch(run), since=1000.0)
+    tracked = TrackedRun(run)
+    tracked.read()
+    assert tracked.facts(Reply(), 1001.0).state != "done"
 
 
 def test_run_of_another_machine_is_followed_to_the_end_in_its_journal(tmp_path):
