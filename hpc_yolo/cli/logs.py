@@ -56,14 +56,16 @@ def show_errors(run: RunDirectory, rank: int | None, attempt: int | None) -> Non
     """
     events = read_events(run.journal)
     attempts, failures = list(Attempts(events)), all_failures(run)
-    # The first failure in a start of a job comes before the record of its end; an echo may come after it.
-    first_times: dict[tuple[str | None, int], float] = {}
-    for failure in failures:
-        key = (failure.job_id, failure.restart)
+    begins = [attempt.training_begin for attempt in attempts if attempt.started is not None]
+    # The first failure in a start of a job comes before the record of its end; an echo may come after it. Attempts
+    # outside of Slurm may have the same id, or none.
+    keys = [(one.job_id, one.restart, sum(begin <= one.time for begin in begins)) for one in failures]
+    first_times: dict[tuple[str | None, int, int], float] = {}
+    for key, failure in zip(keys, failures, strict=True):
         first_times[key] = min(first_times.get(key, failure.time), failure.time)
     by_attempt: dict[int, list[str]] = {}
-    for failure in failures:
-        first_time = first_times[failure.job_id, failure.restart]
+    for key, failure in zip(keys, failures, strict=True):
+        first_time = first_times[key]
         ended_later = (attempt.number for attempt in attempts if attempt.end >= first_time)
         number = next(ended_later, attempts[-1].number if attempts else 1)
         if rank in (None, failure.rank):

@@ -173,3 +173,13 @@ def test_failure_before_the_training_is_of_its_own_attempt(run):
     assert call(run.path, "--errors") == "rank 0 on gpu1 failed in attempt 2, after step 0:\nno data\n"
     first, echo = call(run.path, "--errors", "--attempt", 1).split("\n\n")
     assert (first.splitlines()[1], echo.splitlines()[1]) == ("first", "echo")
+
+
+@pytest.mark.parametrize("job_id", [None, "12"], ids=["no job", "one process id"])
+def test_failures_of_attempts_without_a_job_of_slurm_are_told_apart_by_time(run, job_id):
+    fields = {"rank": 0, "host": "gpu1", "job_id": job_id, "kind": "E", "traceback": "", "exit_code": 1}
+    for number in (1, 2):
+        JournalWriter(run.journal, number, clock=lambda begin=10.0 * number: begin).write(started(job_id=job_id))
+        write_failure(run, Failure(time=10.0 * number + 5, message=f"cause {number}", is_echo=False, **fields))
+        JournalWriter(run.journal, number, clock=lambda end=10.0 * number + 6: end).write(FAILED)
+    assert call(run.path, "--errors") == "rank 0 on gpu1 failed in attempt 2, after step 0:\ncause 2\n"
