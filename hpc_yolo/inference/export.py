@@ -23,7 +23,7 @@ from hpc_yolo.models.fuse import fused
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript"}
 TOLERANCE = 1e-4  # relative to the scale of a value: the image side for boxes, 1 for scores
-COMPARED = range(20, 50)  # boxes above the threshold with which a suppression is compared
+MIN_COMPARED = 50  # rows with which a suppression is compared
 PACKAGES_HINT = "pip install 'hpc-yolo[export]'"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -95,10 +95,10 @@ def export(model: Detector, names: Sequence[str], form: str, target: Path, optio
     try:
         content = write(written.eval(), _about(stride, names, options), options)
         shapes = _checked_shapes(options, stride)
-        difference = max(_difference(written, load(content), shape) for shape in shapes)
-        if isinstance(written, Suppressed) and (lower := _with_detections(written, shapes[0])) is not None:
-            copy = write(lower.eval(), {}, options)
-            difference = max(difference, _difference(lower, load(copy), shapes[0]))
+        if isinstance(written, Suppressed):
+            difference = max(_difference_of_suppression(written, content, shape) for shape in shapes)
+        else:
+            difference = max(_difference(written, load(content), shape) for shape in shapes)
     except HpcYoloError:
         raise
     except Exception as error:  # exporters and runtimes have their own exception classes
@@ -160,12 +160,19 @@ def _onnx(model: nn.Module, about: dict[str, Any], options: ExportOptions) -> by
 
 
 def _run_onnx(content: bytes) -> Runner:
+    run = _onnx_outputs(content)
+    return lambda images: run(images)[0]
+
+
+def _onnx_outputs(content: bytes) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     try:
         import onnxruntime
     except ImportError as error:
         raise CheckpointError("checking an ONNX file needs the package onnxruntime", hint=PACKAGES_HINT) from error
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warning of a constant that `_with_candidates` replaces
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
 
 
 def _torchscript(model: nn.Module, about: dict[str, Any], options: ExportOptions) -> bytes:
@@ -207,33 +214,58 @@ def _checked_shapes(options: ExportOptions, stride: int) -> list[tuple[int, int,
 
 
 @torch.no_grad()
-def _with_detections(model: Suppressed, shape: tuple[int, int, int]) -> Suppressed | None:
-    """Return `model` with so low a threshold that it finds boxes in noise; None if it has detections already.
-
-    A trained model finds nothing there above a usual threshold: zeros would be compared with zeros.
-    """
-    scores = model.scores(model.decode(_noise(shape))).amax(dim=2).flatten().sort(descending=True).values
-    if scores[0] > model.settings.conf_threshold:
-        return None
-    above, below = scores[COMPARED.start - 1 : COMPARED.stop].unfold(0, 2, 1).unbind(1)
-    widest = (above - below).argmax()  # rounding must not move a score across the threshold
-    threshold = (above[widest] + below[widest]).item() / 2
-    return Suppressed(model.decode, replace(model.settings, conf_threshold=threshold))
-
-
-@torch.no_grad()
 def _difference(model: nn.Module, run: Runner, shape: tuple[int, int, int]) -> float:
     _, height, width = shape
     images = _noise(shape)
     expected, found = model(images), run(images)
     scale = torch.ones(expected.shape[2])
     scale[:4] = max(height, width)
-    expected, found = expected / scale, found / scale
-    if isinstance(model, Suppressed):
-        difference = max(map(difference_of_detections, expected, found))
-    else:
-        difference = (expected - found).abs().max().item()
-    return float(np.nan_to_num(difference, nan=np.inf))
+    return float(np.nan_to_num(((expected - found).abs() / scale).max().item(), nan=np.inf))
+
+
+@torch.no_grad()
+def _difference_of_suppression(model: Suppressed, content: bytes, shape: tuple[int, int, int]) -> float:
+    """Return the largest difference of the boxes, scores and detections of an ONNX file from those of `model`.
+
+    `model` suppresses the boxes of the file: with its own, which differ by rounding, a score near the threshold or
+    two almost equal ones would lead to other detections. Where fewer than `MIN_COMPARED` rows are above the threshold,
+    as of a trained model on noise, the file is also compared with a lower one, so that there are boxes to suppress.
+    """
+    images, side = _noise(shape), max(shape[1:])
+    boxes, scores = model.candidates(images)
+    found, file_boxes, file_scores = _onnx_outputs(_with_candidates(content))(images)
+    file_scores = file_scores.transpose(1, 2)  # of the best class, else 0
+    differences = [
+        (boxes - file_boxes).abs().max().item() / side,
+        (scores.amax(dim=2) - file_scores.amax(dim=2)).abs().max().item(),
+        torch.where(file_scores > 0, scores - file_scores, 0).abs().max().item(),
+    ]
+    scale = torch.tensor([side, side, side, side, 1, 1])
+    differences += map(difference_of_detections, model.detections(file_boxes, file_scores) / scale, found / scale)
+    best = file_scores.amax(dim=2).flatten().sort(descending=True).values
+    lower = best[:MIN_COMPARED][-1].item()
+    if lower < model.settings.conf_threshold:
+        (found, *_) = _onnx_outputs(_with_candidates(content, lower))(images)
+        lowered = Suppressed(model.decode, replace(model.settings, conf_threshold=lower))
+        expected = lowered.detections(file_boxes, file_scores)
+        differences += map(difference_of_detections, expected / scale, found / scale)
+    return float(torch.tensor(differences).nan_to_num(nan=np.inf).max())
+
+
+def _with_candidates(content: bytes, threshold: float | None = None) -> bytes:
+    """Return the ONNX file with the boxes and scores before the suppression as outputs, and with `threshold`."""
+    import onnx
+
+    file = onnx.load_from_string(content)
+    (node,) = (node for node in file.graph.node if node.op_type == "NonMaxSuppression")
+    file.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.input[:2])
+    if threshold is not None:
+        node.input[4] = "lower_threshold"
+        file.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array([threshold], dtype=np.float32), node.input[4])
+        )
+    changed: bytes = file.SerializeToString()
+    return changed
 
 
 def _noise(shape: tuple[int, int, int]) -> torch.Tensor:
@@ -245,9 +277,10 @@ def _noise(shape: tuple[int, int, int]) -> torch.Tensor:
 def difference_of_detections(expected: torch.Tensor, found: torch.Tensor) -> float:
     """Return the largest distance of a detection from the nearest one of the other rows, either way.
 
-    Scores that differ by the rounding of the two programs only may be in another order.
+    Equal scores may be in another order, and of several with the least score, others may have found room.
     """
-    first, second = expected[expected[:, 4] > 0], found[found[:, 4] > 0]
+    least = expected[-1, 4]  # 0 unless every row is a detection
+    first, second = expected[expected[:, 4] > least], found[found[:, 4] > least]
     if len(first) != len(second):
         return np.inf
     distances = [

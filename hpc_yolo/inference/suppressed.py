@@ -35,24 +35,27 @@ class Suppressed(nn.Module):
         super().__init__()
         self.decode, self.settings = decode, settings
 
-    @staticmethod
-    def scores(decoded: torch.Tensor) -> torch.Tensor:
-        """Return the score of each class in each row (B, rows, classes)."""
-        return decoded[..., BOX_AND_OBJECTNESS:] * decoded[..., BOX_AND_OBJECTNESS - 1, None]
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the detections of `images`."""
-        decoded, most = self.decode(images), self.settings.max_detections
-        boxes = cxcywh_to_xyxy(decoded[..., :4])
-        scores = self.scores(decoded)
+        return self.detections(*self.candidates(images))
+
+    def candidates(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the boxes (B, rows, 4) xyxy and the score of each class (B, rows, classes) before the suppression."""
+        decoded = self.decode(images)
+        scores = decoded[..., BOX_AND_OBJECTNESS:] * decoded[..., BOX_AND_OBJECTNESS - 1, None]
+        return cxcywh_to_xyxy(decoded[..., :4]), scores
+
+    def detections(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the detections among `boxes` with `scores`, as `candidates` returns them."""
+        most = self.settings.max_detections
         scores = torch.where(scores == scores.amax(dim=2, keepdim=True), scores, 0)  # a row has one class, its best
         kept = _Suppress.apply(boxes, scores.transpose(1, 2), self.settings)
         image, kind, row = kept.unbind(1)
         found = scores[image, row, kind]
         rows = torch.cat((boxes[image, row], found[:, None], kind[:, None].to(boxes.dtype)), dim=1)
         rows = torch.cat((rows, rows.new_zeros(most, COLUMNS)))
-        is_own = torch.arange(decoded.shape[0], device=kept.device)[:, None] == image
-        by_image = torch.cat((torch.where(is_own, found, 0), found.new_zeros(decoded.shape[0], most)), dim=1)
+        is_own = torch.arange(boxes.shape[0], device=kept.device)[:, None] == image
+        by_image = torch.cat((torch.where(is_own, found, 0), found.new_zeros(boxes.shape[0], most)), dim=1)
         best, order = by_image.topk(most, dim=1)
         return rows[order] * (best > 0)[..., None]
 

@@ -168,6 +168,25 @@ def test_suppression_with_scores_in_another_order_is_exported(model, tmp_path):
     assert path.exists() and done.difference < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("levels", "size", "batch", "inside"),
+    [
+        ([17, 20, 23], 64, 1, Suppression(conf_threshold=0.0001, iou_threshold=0.6)),
+        ([17, 20, 23], 192, 1, Suppression(conf_threshold=0.0001, iou_threshold=0.6)),
+        ([17, 20, 23], 192, 3, Suppression()),
+        ([23], 32, 1, Suppression()),
+    ],
+    ids=["almost equal scores", "more than fit", "several images", "three rows"],
+)
+def test_suppression_of_untrained_model_is_exported(levels, size, batch, inside, tmp_path):
+    config = load_config("yolov5n")
+    config["head"][-1][0], config["anchors"] = levels, config["anchors"][-len(levels) :]
+    torch.manual_seed(1)
+    model = build_from_config(config, 1, "untrained").eval()
+    options = ExportOptions((size, size), batch, suppression=inside)
+    assert export(model, ["cat"], "onnx", tmp_path / "n.onnx", options).difference < 1e-4
+
+
 def test_missing_and_moved_detections_are_differences():
     rows = torch.tensor([[0.1, 0.1, 0.4, 0.4, 0.9, 0], [0.5, 0.5, 0.7, 0.7, 0.8, 1], [0, 0, 0, 0, 0, 0]])
     assert difference_of_detections(rows, rows[[1, 0, 2]]) == 0
@@ -175,6 +194,9 @@ def test_missing_and_moved_detections_are_differences():
     assert difference_of_detections(rows, rows + 0.01 * (rows > 0)) == pytest.approx(0.01)
     assert difference_of_detections(rows, rows[[0, 0, 2]]) == pytest.approx(1)
     assert difference_of_detections(torch.zeros(3, 6), torch.zeros(3, 6)) == 0
+    other = torch.tensor([[0.2, 0.2, 0.3, 0.3, 0.8, 0]])
+    assert difference_of_detections(rows[:2], torch.cat((rows[:1], other))) == 0, "another one of equal scores"
+    assert difference_of_detections(rows, torch.cat((rows[:1], other, rows[2:]))) > 0.1, "there is room for both"
 
 
 def test_torchscript_with_suppression_is_refused(model, tmp_path):
