@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,17 +211,19 @@ def _about(path: Path, properties: dict[str, Any], batch: int | None, hw: tuple[
     if not _is_side(stride) or stride > MAX_STRIDE:
         raise CheckpointError(f"{path}: its stride is {str(stride)[:20]}", hint=EXPORT_HINT)
     imgsz = _value(properties.get("imgsz"))
-    suppression = _suppression(path, properties["nms"]) if "nms" in properties else None
+    suppression = _suppression(properties["nms"]) if "nms" in properties else None
     return About(tuple(names), stride, batch, hw, imgsz if _is_side(imgsz) else None, suppression)
 
 
-def _suppression(path: Path, written: object) -> Suppression:
+def _suppression(written: object) -> Suppression | None:
+    """Return the settings in the metadata; those that suppress nothing more where another program wrote no settings."""
+    settings = _value(written)
+    if settings is False:
+        return None
     try:
-        return msgspec.convert(_value(written), Suppression)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(
-            f"{path}: the settings of its suppression are {str(written)[:80]}", hint=EXPORT_HINT
-        ) from error
+        return msgspec.convert(settings, Suppression)
+    except msgspec.ValidationError:
+        return Suppression(conf_threshold=0.0, iou_threshold=1.0, max_detections=sys.maxsize)
 
 
 def _value(written: object) -> Any:

@@ -16,6 +16,7 @@ from spec_runs import NETWORK
 from hpc_yolo.checkpoint import ModelDescription, save_model
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import CheckpointError, SpecError
+from hpc_yolo.evaluation.evaluator import EvaluationSettings
 from hpc_yolo.inference import exported
 from hpc_yolo.inference.export import ExportOptions, export
 from hpc_yolo.inference.exported import load_exported
@@ -202,7 +203,6 @@ VALID_PROPERTIES = {"stride": "32", "names": "{0: 'cat', 1: 'dog'}"}
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 2: 'b'}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"names": "{0: 'a', 1: 3}"}}, "not numbered 0, 1, 2"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES | {"stride": "-8"}}, "its stride is -8"),
-        ([1, 300, 6], {"properties": VALID_PROPERTIES | {"nms": "True"}}, "settings of its suppression are True"),
         ([1, 84, 8400], {"properties": VALID_PROPERTIES}, "batch x rows x 7: box, objectness, 2 classes"),
         ([1, 252], {"properties": VALID_PROPERTIES}, "batch x rows x 7"),
         ([1, 252, 7], {"properties": VALID_PROPERTIES, "inputs": 2}, "one input of images is needed"),
@@ -220,6 +220,18 @@ def test_onnx_file_with_yolov5_properties_runs(tmp_path):
     write_onnx(tmp_path / "x.onnx", [1, 252, 7], properties=VALID_PROPERTIES)
     model = load_exported(tmp_path / "x.onnx")
     assert model.about.names == ("cat", "dog") and model(torch.zeros(2, 3, 64, 64))[0].shape == (2, 252, 7)
+
+
+@pytest.mark.parametrize(
+    ("written", "shape", "is_suppressed"), [("True", [1, 300, 6], True), ("False", [1, 252, 7], False)]
+)
+def test_onnx_file_of_another_program_with_suppression_runs(written, shape, is_suppressed, tmp_path):
+    """Its settings are not known, so that those of the command stay."""
+    write_onnx(tmp_path / "x.onnx", shape, properties=VALID_PROPERTIES | {"nms": written})
+    loaded, messages = load_inference_model(tmp_path / "x.onnx", device="cpu", half=False, augment=False), []
+    assert (loaded.model.about.suppression is not None) is is_suppressed
+    assert loaded.model(torch.zeros(1, 3, 64, 64))[0].shape == (1, shape[1], 7)
+    assert loaded.applied_settings(EvaluationSettings(), messages.append) == EvaluationSettings() and not messages
 
 
 def test_onnx_file_with_external_data_is_refused(tmp_path):
