@@ -116,7 +116,7 @@ def estimate_start(
     Raises:
         ClusterError: the job could never start; the message is Slurm's. Or Slurm does not answer.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
         file.write(script)
         file.flush()
         done = run(["sbatch", "--test-only", *options, file.name], timeout_s)

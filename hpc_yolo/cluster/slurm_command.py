@@ -61,7 +61,7 @@ def run_command(
             env={**kept, **(sbatch_variables or {}), **({} if arguments[0] == "sbatch" else {"LC_ALL": "C"})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # of scripts and names, whatever the locale has
             errors="replace",
             timeout=timeout_s,
             check=False,

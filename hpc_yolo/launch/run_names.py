@@ -102,4 +102,4 @@ def _agreed_in_file(output: Path, wanted: str, process: ProcessInfo) -> str:
         if time.monotonic() > deadline:
             raise RunError(f"{path}: rank 0 did not write the run's name within {WAIT_S:.0f} s")
         time.sleep(POLL_S)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

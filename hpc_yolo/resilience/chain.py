@@ -62,7 +62,7 @@ def ensure_successor(run: RunDirectory, process: ProcessInfo, exclude: Sequence[
     planned = _planned_successor(process, before)
     with tempfile.TemporaryDirectory(dir=run.jobs) as directory:
         script = Path(directory, "successor.sbatch")
-        script.write_text(job.script)
+        script.write_text(job.script, encoding="utf-8")
         submission = queue_script(
             run,
             script,
@@ -116,7 +116,8 @@ def script_arguments(job: BatchJob, run: RunDirectory) -> list[str]:
     exported = current_environment().get(ARGUMENTS_VARIABLE)
     if exported is not None:
         return shlex.split(exported)
-    return [] if run.script.is_file() and run.script.read_text() == job.script else list(job.arguments)
+    is_own = run.script.is_file() and run.script.read_text(encoding="utf-8", errors="replace") == job.script
+    return [] if is_own else list(job.arguments)
 
 
 def cancel_successor(run: RunDirectory, job_id: str) -> None:

@@ -49,7 +49,8 @@ def syntax_problem(lines: Sequence[str]) -> str | None:
             input="\n".join([*lines, ""]),
             env={"PATH": os.defpath, "LC_ALL": "C"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # as the script is written, whatever the locale has
+            errors="replace",
             timeout=CHECK_TIMEOUT_S,
             check=False,
         )

@@ -285,6 +285,14 @@ def test_letter_that_the_locale_lacks_is_an_escape(tmp_path, encoding, shown):
     assert done.stdout == f"{shown}: no step is logged yet\n"
 
 
+def test_setup_has_letters_that_the_locale_lacks(spec):
+    spec.write_text(spec.read_text().replace("cluster:", "cluster:\n  setup: [echo 猫]"), encoding="utf-8")
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "hpc_yolo", "check", str(spec)]
+    done = subprocess.run(command, capture_output=True, env=environ, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_rendered_script_has_the_letters_that_the_locale_lacks(spec):
     command = [sys.executable, "-m", "hpc_yolo", "render", str(spec), "--set", "cluster.setup=['ls /猫']"]
     environ = {**os.environ, "PYTHONIOENCODING": "latin-1"}

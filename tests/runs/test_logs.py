@@ -1,6 +1,6 @@
 """Output of all ranks in one stream: with rank and attempt, each line once and complete."""
 
-from itertools import islice
+from itertools import count, islice
 
 import pytest
 from click.testing import CliRunner
@@ -178,8 +178,10 @@ def test_failure_before_the_training_is_of_its_own_attempt(run):
 @pytest.mark.parametrize("job_id", [None, "12"], ids=["no job", "one process id"])
 def test_failures_of_attempts_without_a_job_of_slurm_are_told_apart_by_time(run, job_id):
     fields = {"rank": 0, "host": "gpu1", "job_id": job_id, "kind": "E", "traceback": "", "exit_code": 1}
+    clock = count(10.0, 10.0)  # 10 and 20 in attempt 1, 30 and 40 in attempt 2
     for number in (1, 2):
-        JournalWriter(run.journal, number, clock=lambda begin=10.0 * number: begin).write(started(job_id=job_id))
-        write_failure(run, Failure(time=10.0 * number + 5, message=f"cause {number}", is_echo=False, **fields))
-        JournalWriter(run.journal, number, clock=lambda end=10.0 * number + 6: end).write(FAILED)
+        journal = JournalWriter(run.journal, number, clock=lambda: next(clock))
+        journal.write(started(job_id=job_id))
+        write_failure(run, Failure(time=20.0 * number - 1, message=f"cause {number}", is_echo=False, **fields))
+        journal.write(FAILED)
     assert call(run.path, "--errors") == "rank 0 on gpu1 failed in attempt 2, after step 0:\ncause 2\n"
