@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -97,16 +97,15 @@ class Outputs:
             _remove([path])
 
     @cached_property
-    def _earlier_crops(self) -> list[Path]:
-        """Directories of crops before the first one is written, of an earlier command with the same results."""
-        return [path for path in (self.directory / "crops").glob("*") if path.is_dir()]
+    def _earlier_crops(self) -> dict[str, list[Path]]:
+        """Crops before the first one is written, of an earlier command with the same results, by name of the frame."""
+        earlier = defaultdict(list)
+        for path in (self.directory / "crops").glob("*/*.jpg"):
+            earlier[path.stem.rpartition("_")[0]].append(path)
+        return earlier
 
     def _write_crops(self, prediction: Prediction, name: str) -> None:
-        for number in itertools.count():
-            earlier = [path for each in self._earlier_crops if (path := each / f"{name}_{number}.jpg").exists()]
-            if not earlier:
-                break
-            _remove(earlier)
+        _remove(self._earlier_crops.pop(name, []))
         for number, row in enumerate(prediction.detections):
             directory = self.directory / "crops" / self._class_directories[int(row[5])]
             _write_image(directory, f"{name}_{number}", ".jpg", crop(prediction.frame.pixels, row))
