@@ -79,7 +79,9 @@ def run_predict(written: Sequence[str], weights: str, options: PredictOptions) -
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
     """Let SIGTERM, with which Slurm ends a job, act as Ctrl-C: an open video is finished."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.getsignal(signal.SIGTERM)
+    if previous != signal.SIG_IGN:  # as in a script with: trap '' TERM
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -91,12 +91,27 @@ def test_frame_stride_skips_frames_of_video(video):
     assert frames[2].pixels.mean() == pytest.approx(160, abs=3)
 
 
-def test_video_of_terminated_command_is_readable(weights, tmp_path):
-    path = tmp_path / "long.avi"
+def write_video(path, num_frames):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
-    for _ in range(2000):
+    for _ in range(num_frames):
         writer.write(np.zeros((64, 96, 3), dtype=np.uint8))
     writer.release()
+
+
+def test_ignored_sigterm_does_not_end_command(weights, tmp_path):
+    write_video(tmp_path / "video.avi", 50)
+    command = [sys.executable, "-m", "hpc_yolo", "predict", "video.avi", "--weights", str(weights), "--nosave"]
+    script = ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh", *command]
+    with subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and "frame 0" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert len(process.stdout.readlines()) == 49
+    assert process.returncode == 0
+
+
+def test_video_of_terminated_command_is_readable(weights, tmp_path):
+    path = tmp_path / "long.avi"
+    write_video(path, 2000)
     command = [sys.executable, "-m", "hpc_yolo", "predict", str(path), "--weights", str(weights), "--project", "out"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and "frame 0" in process.stdout.readline()
