@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import msgspec
 
@@ -144,8 +144,7 @@ def _with_result(
         command = stage_command(run, spec, record.stage, stage)
         with _opened(run.path / record.log) as output:
             print(f"hpc-yolo: stage {record.stage}, try {record.number}", file=output, flush=True)
-            with _leaving_at_signals():
-                status = _run(command, environ, output, limit_s)
+            status = _run(command, environ, output, limit_s)
     except HpcYoloError as error:  # of the container
         return _ended(record, NOT_RUN, error.message)
     except OSError as error:
@@ -161,20 +160,22 @@ def _with_result(
 
 def _run(command: list[str], environ: Mapping[str, str], output: IO[str], limit_s: float | None) -> ExitStatus | None:
     """Run `command` and return its exit status; None where it has not ended within `limit_s`, and is ended."""
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environ,
-        start_new_session=True,  # its children are ended with it
-    )
-    try:
-        code = child.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        _stop(child)
+    with _leaving_at_signals() as begin:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            start_new_session=True,  # its children are ended with it
+        )
+        try:
+            begin()
+            code = child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _stop(child)
     return ExitStatus(code) if code >= 0 else ExitStatus.of_signal(-code)
 
 
@@ -193,21 +194,41 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _leaving_at_signals() -> Iterator[None]:
-    """Leave the block at SIGTERM and SIGHUP, as at Ctrl-C, so that what runs in it is ended with this process."""
+def _leaving_at_signals() -> Iterator[Callable[[], None]]:
+    """Leave the block at SIGTERM, SIGHUP and Ctrl-C, so that what runs in it is ended with this process.
+
+    A signal that comes before the block has called the yielded function leaves it there: what is being started by then
+    could not be ended.
+    """
+    received: list[int] = []
+    has_begun = False
 
     def leave(number: int, _frame: object) -> None:
-        sys.exit(ExitStatus.of_signal(number).code)
+        received.append(number)
+        if has_begun:
+            _leave(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def begin() -> None:
+        nonlocal has_begun
+        has_begun = True
+        if received:
+            _leave(received[0])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         for number, handler in before.items():
             if handler != signal.SIG_IGN:  # as with nohup
                 signal.signal(number, leave)
-        yield
+        yield begin
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(ExitStatus.of_signal(number).code)
 
 
 def _ended(record: StageRecord, state: str, detail: str) -> StageRecord:

@@ -1,7 +1,9 @@
 """Stages run as processes: what is recorded of them, and when they are not begun or ended early."""
 
 import multiprocessing
+import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -112,6 +114,21 @@ def test_processes_of_a_stage_end_with_the_one_that_follows_the_run(run):
     follower.join()
     assert follower.exitcode == 128 + signal.SIGTERM
     wait_until((run.path / "ended").exists, "the end of the child of the stage")
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_signal_while_a_stage_is_started_ends_it(run, monkeypatch, number, error):
+    start, started = subprocess.Popen, []
+
+    def start_and_signal(*arguments, **options):
+        started.append(start(*arguments, **options))
+        os.kill(os.getpid(), number)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_signal)
+    with pytest.raises(error):
+        run_local_stages(run, spec_of("sleep 60"), FINISHED, {"shell": 1})
+    assert [child.poll() is not None for child in started] == [True]
 
 
 def test_second_signal_ends_a_stage_that_does_not_end_at_the_first(run):
