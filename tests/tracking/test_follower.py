@@ -218,21 +218,14 @@ def test_tracker_that_never_answers_is_given_up_after_the_end(tmp_path, monkeypa
         one.look()
 
 
-def test_next_try_comes_after_a_while(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("RETRY_S", 3600.0), ("MAX_LOAD", 1e-9)],  # each try reads the whole journal: 14 s for one of 300,000 lines
+    ids=["after a while", "later where a try is expensive"],
+)
+def test_next_try_waits(tmp_path, monkeypatch, limit, value):
     refusing(monkeypatch, times=1)
-    monkeypatch.setattr(following, "RETRY_S", 3600.0)
-    run = make_run(tmp_path, "coco")
-    append_events(run, START, *map(logged, range(1, 9)))
-    one = following_of(run)
-    assert one.look() is None
-    assert one.look() is None
-    assert csv_steps(run) == [1]
-
-
-def test_next_try_waits_longer_where_a_try_is_expensive(tmp_path, monkeypatch):
-    """Beside a training each try reads its whole journal: 14 s for one of 300,000 lines."""
-    refusing(monkeypatch, times=1)
-    monkeypatch.setattr(following, "MAX_LOAD", 1e-9)
+    monkeypatch.setattr(following, limit, value)
     run = make_run(tmp_path, "coco")
     append_events(run, START, *map(logged, range(1, 9)))
     one = following_of(run)
