@@ -87,7 +87,7 @@ def _seconds_of_image(spec: Spec, index: ImageIndex, *, in_memory: bool) -> floa
         cache=memory_cache(index, spec.train.imgsz) if in_memory else None,
         rect=spec.train.rect,
         window_partners=spec.data.mosaic_partners == WINDOW,
-        draws=spec.train.augment_device == "cpu",
+        draws=conditions(spec)["augment_device"] == "cpu",
     )
     batches = (one for epoch in count() for one in loader.epoch(epoch))
     for _ in islice(batches, -(-index.num_images // batch)):  # every image is read once

@@ -25,7 +25,7 @@ from hpc_yolo.forecast.input_rate import (
     known_images_per_s,
     loaders_per_rank,
 )
-from hpc_yolo.launch.input_warning import cores_per_rank, node_bytes
+from hpc_yolo.launch.input_warning import cores_per_rank, node_bytes, spec_as_run
 from hpc_yolo.launch.plan import Plan, make_plan, require_no_sweep
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.weights import with_located_weights
@@ -77,7 +77,7 @@ def data(
     from hpc_yolo.bench.input import measure_input  # imports torch
 
     with counting("reading train images", None) as on_progress:
-        rate = measure_input(plan.spec, on_progress)
+        rate = measure_input(spec_as_run(plan), on_progress)
     _keep(rate)
     if as_json:
         click.echo(json.dumps(values_of(plan, rate), indent=2))
@@ -100,20 +100,20 @@ def _keep(rate: InputRate) -> None:
 
 def values_of(plan: Plan, rate: InputRate) -> dict[str, object]:
     """Return what was measured and what follows from it, for scripts."""
-    cores, memory_bytes = cores_per_rank(plan), node_bytes(plan)
+    cores, memory_bytes, spec = cores_per_rank(plan), node_bytes(plan), spec_as_run(plan)
     return {
         **msgspec.to_builtins(rate),
-        "loaders_per_rank": loaders_per_rank(plan.spec, cores),
-        "input_images_per_s": input_images_per_s(rate, plan.spec, plan.world_size, cores, memory_bytes),
-        "is_in_memory": is_in_memory(plan.spec, rate, memory_bytes),
-        "gpu_images_per_s": known_images_per_s(plan.spec, plan.world_size),
-        "warning": input_warning(rate, plan.spec, plan.world_size, cores, memory_bytes),
+        "loaders_per_rank": loaders_per_rank(spec, cores),
+        "input_images_per_s": input_images_per_s(rate, spec, plan.world_size, cores, memory_bytes),
+        "is_in_memory": is_in_memory(spec, rate, memory_bytes),
+        "gpu_images_per_s": known_images_per_s(spec, plan.world_size),
+        "warning": input_warning(rate, spec, plan.world_size, cores, memory_bytes),
     }
 
 
 def lines_of(plan: Plan, rate: InputRate) -> Iterator[tuple[str, str]]:
     """Yield (subject, text) of what was measured and what follows from it."""
-    cores, memory_bytes, spec = cores_per_rank(plan), node_bytes(plan), plan.spec
+    cores, memory_bytes, spec = cores_per_rank(plan), node_bytes(plan), spec_as_run(plan)
     loaders = loaders_per_rank(spec, cores)
     yield "one core", f"{1 / rate.files_s:,.0f} images/s from files, {1 / rate.memory_s:,.0f} from memory, {rate.cpu}"
     whose = f"{loaders} loader processes" if loaders != 1 else "1 loader process"

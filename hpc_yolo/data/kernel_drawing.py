@@ -21,7 +21,7 @@ from hpc_yolo.data.batched_augment import (
     warp_layers,
 )
 
-BLOCK, WARPS = 128, 4  # pixels of a row that a program draws, and warps that do
+BLOCK, WARPS = 128, 2  # pixels of a row that a program draws, and warps that do
 
 
 def draw_images(drawings: Drawings, shape: tuple[int, int]) -> Tensor:

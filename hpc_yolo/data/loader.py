@@ -43,6 +43,7 @@ class TrainingLoader:
         draws: draw the images; else batches are `UndrawnBatch`, for a device that draws them.
 
     Attributes:
+        draws: as given.
         num_ready: batches that the workers had ready when the last one was asked for.
     """
 
@@ -67,6 +68,7 @@ class TrainingLoader:
     ) -> None:
         self.index = index
         self.num_images = index.num_images
+        self.draws = draws
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
         source = _source(index, imgsz, cache, augment=True)

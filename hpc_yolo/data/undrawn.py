@@ -84,7 +84,7 @@ class Collector:
     """Collects the drawings of a batch with the pixels that they need, in memory that is used again for every batch."""
 
     def __init__(self, hyp: Hyperparameters) -> None:
-        self._is_warped = bool(hyp.degrees or hyp.shear or hyp.perspective)
+        self._is_warped = hyp.warps
         self._pixels = np.array([GREY], dtype=np.uint8)
         self._drawings: list[Drawing] = []
         self._rows: list[list[_Row]] = []

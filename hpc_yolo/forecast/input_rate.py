@@ -61,7 +61,7 @@ class InputRate(msgspec.Struct, frozen=True, kw_only=True):
         files_s: of an image from files, on one core.
         memory_s: from decoded images in memory.
         time: of the measurement, seconds since 1970.
-        augment_device: as in train.augment_device; a GPU takes work from the processor.
+        augment_device: cpu, or gpu, which takes work from the processor.
         rect: as in train.rect.
         window_partners: mosaics take their partners from a window of images, data.mosaic_partners: window.
         augmentation: digest of the hyperparameters that change images; "" in lines of older versions.
@@ -87,15 +87,21 @@ def conditions(spec: Spec) -> dict[str, Any]:
     Raises:
         SpecError: there are no such hyperparameters.
     """
-    hyp = msgspec.to_builtins(load_hyperparameters(spec.train, spec.model))
-    augmentation = sorted((name, value) for name, value in hyp.items() if name not in OF_LEARNING)
+    hyp = load_hyperparameters(spec.train, spec.model)
+    values = msgspec.to_builtins(hyp)
+    augmentation = sorted((name, value) for name, value in values.items() if name not in OF_LEARNING)
     return {
         "imgsz": spec.train.imgsz,
-        "augment_device": spec.train.augment_device,
+        "augment_device": "gpu" if spec.train.augments_on_gpu(hyp, has_gpu=has_gpus(spec)) else "cpu",
         "rect": spec.train.rect,
         "window_partners": spec.data.mosaic_partners == WINDOW,
         "augmentation": hashlib.sha256(repr(augmentation).encode()).hexdigest()[:16],
     }
+
+
+def has_gpus(spec: Spec) -> bool:
+    """Return True if the tasks of `spec` are to compute on GPUs."""
+    return spec.cluster.gpus_per_node > 0 and spec.train.device != "cpu"
 
 
 def add_rate(state: Path, rate: InputRate) -> None:
@@ -217,6 +223,8 @@ def remedy(spec: Spec, cores_per_rank: int, factor: float, *, in_memory: bool | 
     if needed > spare:
         cores = needed + (0 if spec.cluster.gpus_per_node else 1)
         options.append(f"cluster.cpus_per_task={cores} with train.workers={needed}")
+    if spec.train.augment_device == "cpu" and has_gpus(spec):
+        options.append("train.augment_device=gpu")
     if not in_memory:
         options.append("train.cache=ram" if in_memory is False else "train.cache=ram if auto finds no room")
     if spec.data.mosaic_partners != WINDOW and not in_memory:

@@ -6,10 +6,13 @@ import contextlib
 import os
 from pathlib import Path
 
+import msgspec
+
 from hpc_yolo.core.units import parse_mem_bytes
 from hpc_yolo.data.memory import available_bytes
 from hpc_yolo.forecast.input_rate import FILE_NAME, find_rate, input_warning, waiting_warning
 from hpc_yolo.launch.plan import Plan
+from hpc_yolo.spec.schema import Spec
 
 
 def input_warnings(plan: Plan, waited: tuple[str, float] | None, state: Path) -> list[str]:
@@ -20,13 +23,19 @@ def input_warnings(plan: Plan, waited: tuple[str, float] | None, state: Path) ->
         waited: name of a measured run of this kind, and the fraction of its steps that it waited; None without one.
         state: the user's state directory, in which `hpc-yolo bench data SPEC` leaves what it has measured.
     """
-    cores = cores_per_rank(plan)
+    cores, spec = cores_per_rank(plan), spec_as_run(plan)
     found = None
     if waited is not None:
-        found = waiting_warning(*waited, plan.spec, cores)
-    elif (state / FILE_NAME).exists() and (rate := find_rate(state, plan.spec)) is not None:
-        found = input_warning(rate, plan.spec, plan.world_size, cores, node_bytes(plan))
+        found = waiting_warning(*waited, spec, cores)
+    elif (state / FILE_NAME).exists() and (rate := find_rate(state, spec)) is not None:
+        found = input_warning(rate, spec, plan.world_size, cores, node_bytes(plan))
     return [] if found is None else [found]
+
+
+def spec_as_run(plan: Plan) -> Spec:
+    """Return the spec with the GPUs that its run gets: on this machine, fewer than it names or none."""
+    cluster = msgspec.structs.replace(plan.spec.cluster, gpus_per_node=plan.gpus_per_node)
+    return msgspec.structs.replace(plan.spec, cluster=cluster)
 
 
 def cores_per_rank(plan: Plan) -> int:

@@ -48,6 +48,7 @@ MEANINGS = {
     "step": "global batches done since training began",
     "device_mem_bytes": "bytes of memory of rank 0's GPU; null on CPUs",
     "process_started": "when rank 0's process began, in seconds since 1970",
+    "augment_device": "where training images are augmented, on rank 0: cpu or gpu",
     "ranks": "node and process of each rank",
     "rank": "number of the rank over all nodes, from 0",
     "local_rank": "its number on its node, from 0",

@@ -140,10 +140,11 @@ def _preparation_line(event: DataStaging | ImagesCached | WeightsLoaded | Anchor
 def _started_line(event: AttemptStarted) -> str:
     hosts = list(dict.fromkeys(rank.host for rank in event.ranks))
     listed = ", ".join(hosts[:MAX_HOSTS]) + (" …" if len(hosts) > MAX_HOSTS else "")
+    augmented = " augmented on GPUs" if event.augment_device == "gpu" else ""
     since = f", from step {event.step}" if event.step else ""
     return (
         f"attempt {event.attempt}: {counted(event.world_size, 'rank')} on {listed} "
-        f"({event.device}, {event.precision}), {counted(event.num_images, 'image')}, "
+        f"({event.device}, {event.precision}), {counted(event.num_images, 'image')}{augmented}, "
         f"{counted(event.steps_per_epoch, 'step')} of {event.batch} an epoch{since}"
     )
 

@@ -54,6 +54,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True, tag="attempt_started"):
     step: int
     device_mem_bytes: int | None = None
     process_started: float | None = None
+    augment_device: str = "cpu"
     ranks: list[RankLocation]
 
 

@@ -61,6 +61,11 @@ class Hyperparameters(Section, frozen=True, kw_only=True):
     mixup: Annotated[Fraction, Meta(description="Probability that a mosaic is blended with another.")] = 0.0
     copy_paste: Annotated[Fraction, Meta(description="Probability of copied objects; needs polygons.")] = 0.0
 
+    @property
+    def warps(self) -> bool:
+        """Whether images may be rotated, sheared or seen in perspective, and not only scaled and shifted."""
+        return bool(self.degrees or self.shear or self.perspective)
+
     def mosaic_in(self, epoch: int, epochs: int) -> float:
         """Return the probability of a mosaic in `epoch`, from 0, of a run of `epochs`."""
         return 0.0 if epochs - self.close_mosaic <= epoch < epochs else self.mosaic

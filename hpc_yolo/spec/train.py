@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from hpc_yolo.spec.device import read_device
+from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.section import MAY_CHANGE, WHERE_IT_RUNS, Fraction, NotNegative, Positive, Section
 
 DEVICE_PATTERN = r"^(auto|cpu|[0-9]+(,[0-9]+)*)$"
@@ -84,13 +85,14 @@ class TrainSpec(Section, frozen=True, kw_only=True):
         ),
     ] = "auto"
     augment_device: Annotated[
-        Literal["cpu", "gpu"],
+        Literal["auto", "cpu", "gpu"],
         WHERE_IT_RUNS,
         Meta(
             description="Where training images are augmented: by the loader processes (cpu), or, with the same values, "
-            "on the GPU (gpu)."
+            "on the GPU (gpu); auto: on the GPU if there is one, it has kernels for that, and no image is rotated, "
+            "sheared or seen in perspective."
         ),
-    ] = "cpu"
+    ] = "auto"
     freeze: Annotated[
         NotNegative | list[NotNegative],
         Meta(description="Layers that are frozen: the number of first ones, or a list of their indices."),
@@ -145,6 +147,15 @@ class TrainSpec(Section, frozen=True, kw_only=True):
             "longest so far. The first step has start_timeout_s."
         ),
     ] = "auto"
+
+    def augments_on_gpu(self, hyp: Hyperparameters, *, has_gpu: bool) -> bool:
+        """Return True if training images are augmented on the GPU, which with auto takes one that has the kernels.
+
+        They scale and shift images. Warping them takes most of the time of a step of a small model there.
+        """
+        if self.augment_device == "auto":
+            return has_gpu and not hyp.warps
+        return self.augment_device == "gpu"
 
     def replays_graphs(self, world_size: int) -> bool:
         """Return True if GPUs launch the passes of the model as CUDA graphs.

@@ -216,7 +216,7 @@ def _device(train: TrainSpec, cluster: ClusterSpec) -> Iterator[Finding]:
     if train.augment_device == "gpu" and (train.device == "cpu" or not cluster.gpus_per_node):
         cause = "train.device is cpu" if train.device == "cpu" else "cluster.gpus_per_node is 0"
         written = ("train.device",) if train.device == "cpu" else ("cluster.gpus_per_node",)
-        yield Finding("train.augment_device", f"gpu needs GPUs, and {cause}", "cpu", written)
+        yield Finding("train.augment_device", f"gpu needs GPUs, and {cause}", "auto or cpu", written)
     if train.device in ("auto", "cpu"):
         return
     num_devices = 1 if train.data_parallel else len(train.device.split(","))

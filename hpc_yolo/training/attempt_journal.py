@@ -127,5 +127,6 @@ def attempt_started(world: World, trainer: Trainer) -> AttemptStarted:
         step=trainer.position.step,
         device_mem_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         process_started=process_start_time(os.getpid()),
+        augment_device="cpu" if trainer.context.training.draws else "gpu",
         ranks=list(world.ranks),
     )

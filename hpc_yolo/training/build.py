@@ -252,7 +252,7 @@ def require_device(train: TrainSpec, device: torch.device) -> None:
     if train.augment_device == "gpu" and device.type == "cpu":
         raise TrainingError(
             "train.augment_device: gpu needs a GPU, and this task has none",
-            hint="set train.augment_device: cpu, or ask for GPUs (cluster.gpus_per_node)",
+            hint="set train.augment_device: auto, or ask for GPUs (cluster.gpus_per_node)",
         )
 
 

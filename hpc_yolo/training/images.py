@@ -8,9 +8,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.worker_count import worker_count
 from hpc_yolo.data.dataset import Dataset
+from hpc_yolo.data.kernel_drawing import has_kernels
 from hpc_yolo.data.labels import ImageIndex
 from hpc_yolo.data.loader import TrainingLoader, ValidationLoader
 from hpc_yolo.data.scan import scan_split
@@ -21,6 +24,7 @@ from hpc_yolo.runs.sweep import label_cache_of
 from hpc_yolo.spec.data import WINDOW
 from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec
+from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training.image_cache import node_caches
 from hpc_yolo.training.kept_images import SPLITS, with_lost_images
 
@@ -60,6 +64,13 @@ def scan_dataset(
     for message in (*dataset.messages, *train.messages, *val.messages):
         emit(WarningRaised(message=message))
     return train, val
+
+
+def augments_on(device: torch.device, train: TrainSpec, hyp: Hyperparameters) -> bool:
+    """Return True if training images are augmented on `device`."""
+    if not train.augments_on_gpu(hyp, has_gpu=device.type == "cuda"):
+        return False
+    return train.augment_device == "gpu" or has_kernels(device)
 
 
 def require_same_images(dataset: Dataset, indexes: Sequence[ImageIndex], world: World) -> None:
@@ -115,7 +126,7 @@ def build_loaders(
         rect=train.rect,
         by_weight=train.image_weights,
         window_partners=spec.data.mosaic_partners == WINDOW,
-        draws=train.augment_device == "cpu",
+        draws=not augments_on(world.device, train, hyp),
         stride=stride,
         **options,
     )

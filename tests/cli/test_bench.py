@@ -54,7 +54,10 @@ def test_input_of_a_spec_is_measured_and_left_for_submit(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "images/s from files" in done.output
     assert "train.cache auto, in memory" in done.output
-    values = json.loads(call("data", *options, "--set", "cluster.executor=local", "--json").stdout)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    options += ["--set", "cluster.executor=local", "--set", "cluster.gpus_per_node=2", "--json"]
+    values = json.loads(call("data", *options).stdout)
+    assert values["augment_device"] == "cpu", "this machine has no GPU"
     assert values["files_s"] > 0
     assert values["memory_s"] > 0
     assert (values["imgsz"], values["data"], values["is_in_memory"]) == (64, str(data), True)

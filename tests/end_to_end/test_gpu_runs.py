@@ -19,16 +19,15 @@ ONE_GPU = {"executor": "local", "gpus_per_node": 1}
 
 
 @pytest.mark.parametrize(
-    ("precision", "model", "augment_device"),
+    ("precision", "model", "augment_device", "expected"),
     [
-        ("bf16", "yolov5n", "cpu"),
-        ("fp16", "yolov5n", "cpu"),
-        ("bf16", "yolov5n-af", "cpu"),
-        ("bf16", "yolov5n", "gpu"),
+        ("bf16", "yolov5n", "auto", "gpu"),
+        ("fp16", "yolov5n", "cpu", "cpu"),
+        ("bf16", "yolov5n-af", "gpu", "gpu"),
     ],
 )
 def test_stopped_run_ends_with_weights_of_undisturbed_one(
-    write_spec, start, hpc_yolo, events_of, tmp_path, precision, model, augment_device
+    write_spec, start, hpc_yolo, events_of, tmp_path, precision, model, augment_device, expected
 ):
     train = {"epochs": 6, "imgsz": 128, "workers": 2, "precision": precision, "val_every": 6}
     train["augment_device"] = augment_device
@@ -42,7 +41,9 @@ def test_stopped_run_ends_with_weights_of_undisturbed_one(
     hpc_yolo("submit", spec)
     ended = events_of("stopped", AttemptEnded)
     assert [end.outcome for end in ended] == [AttemptEnded.STOPPED, AttemptEnded.FINISHED]
-    assert events_of("stopped", AttemptStarted)[1].step == ended[0].step < ended[1].step
+    started = events_of("stopped", AttemptStarted)
+    assert [event.augment_device for event in started] == [expected] * 2
+    assert started[1].step == ended[0].step < ended[1].step
     whole, stopped = (digest(RunDirectory(tmp_path / "runs" / name)) for name in ("whole", "stopped"))
     assert whole == stopped
 

@@ -132,6 +132,11 @@ def test_run_that_waited_is_named_beyond_a_limit():
     assert found.startswith("input: in first, 50 % of each step was a wait for images: --set train.workers=4, or ")
 
 
+def test_remedy_of_augmentation_by_loaders_is_a_gpu():
+    assert "train.augment_device=gpu" in remedy(spec(augment_device="cpu"), 8, 2.0, in_memory=True)
+    assert "augment_device" not in remedy(spec(gpus=0, augment_device="cpu"), 8, 2.0, in_memory=True)
+
+
 def test_remedy_of_a_spec_that_has_everything_is_other_images():
     found = remedy(spec(workers=8, cache="ram"), 8, 1.0, in_memory=True)
     assert found == "no setting of the spec helps; smaller or packed images do"
@@ -150,13 +155,23 @@ def test_newest_measurement_of_the_dataset_counts_before_others(tmp_path):
 @pytest.mark.parametrize(
     "changed",
     [
-        spec(augment_device="gpu"),
+        spec(augment_device="cpu"),
+        spec(gpus=0),
+        spec(device="cpu"),
         spec(rect=True),
         spec(window=True),
         spec(hyp="scratch-high"),
         spec(hyp_overrides={"mosaic": 0.0}),
     ],
-    ids=["augmentation on the GPU", "rect", "window partners", "other hyperparameters", "no mosaics"],
+    ids=[
+        "augmentation on the CPU",
+        "no GPU",
+        "GPU that is not used",
+        "rect",
+        "window partners",
+        "other hyperparameters",
+        "no mosaics",
+    ],
 )
 def test_measurement_counts_for_the_same_work_alone(tmp_path, changed):
     add_rate(tmp_path, rate())

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from hpc_yolo.forecast.input_rate import InputRate, add_rate, conditions
-from hpc_yolo.launch.input_warning import input_warnings, node_bytes
+from hpc_yolo.forecast.input_rate import InputRate, add_rate, conditions, loaders_per_rank
+from hpc_yolo.launch.input_warning import input_warnings, node_bytes, spec_as_run
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
 from hpc_yolo.spec.train import TrainSpec
@@ -26,6 +26,7 @@ PLAN = SimpleNamespace(
     uses_slurm=True,
     world_size=4,
     tasks_per_node=4,
+    gpus_per_node=4,
 )
 
 
@@ -51,6 +52,13 @@ def test_run_that_was_measured_decides(state, wait, number):
 def test_without_runs_the_measured_loaders_decide(state):
     (found,) = input_warnings(PLAN, None, state)
     assert "32 loader processes give about 3,200 images/s" in found
+
+
+def test_what_was_measured_for_gpus_does_not_count_for_a_run_that_gets_none(state):
+    plan = plan_of()
+    plan.gpus_per_node = 0
+    assert input_warnings(plan, None, state) == []
+    assert loaders_per_rank(spec_as_run(plan), 8) == 7, "a task that trains on a core leaves it to itself"
 
 
 def plan_of(cache="auto", **cluster):

@@ -1,5 +1,6 @@
 """Events as lines: what a person reads in a log and in a followed run."""
 
+import msgspec
 import pytest
 from journal_events import ranks_on, started
 
@@ -18,6 +19,10 @@ def test_line_of_an_attempt_has_singular_and_plural(ranks, num_images, steps, li
     sizes = {"world_size": ranks, "num_nodes": ranks, "epochs": 1, "steps_per_epoch": steps, "num_images": num_images}
     start = started(attempt=1, ranks=ranks_on(*(f"n{rank}" for rank in range(ranks))), **sizes)
     assert event_line(start) == line
+    start = msgspec.structs.replace(start, augment_device="gpu")
+    assert event_line(start) == line.replace(" image,", " image augmented on GPUs,").replace(
+        " images,", " images augmented on GPUs,"
+    )
 
 
 @pytest.mark.parametrize(

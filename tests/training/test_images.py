@@ -19,6 +19,7 @@ from hpc_yolo.distributed import World
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import AnchorsChecked, AnyEvent, RankLocation, WarningRaised
 from hpc_yolo.spec.data import DataSpec
+from hpc_yolo.spec.recipe import Hyperparameters
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import TrainSpec
 from hpc_yolo.training import images
@@ -62,6 +63,26 @@ def test_single_cls_builds_model_with_one_class(data, tmp_path):
     assert len(classes) > 0 and set(classes.tolist()) == {0}
     assert all(set(batch.targets[:, 1].tolist()) <= {0} for batch in made.validation)
     assert len(CLASSES) > 1
+
+
+@pytest.mark.parametrize(
+    ("augment_device", "device", "degrees", "has_kernels", "expected"),
+    [
+        ("auto", "cuda", 0, True, True),
+        ("auto", "cpu", 0, True, False),
+        ("auto", "cuda", 0, False, False),
+        ("auto", "cuda", 1, True, False),
+        ("gpu", "cuda", 1, False, True),
+        ("cpu", "cuda", 0, True, False),
+    ],
+    ids=["auto", "no GPU", "no kernels", "rotated", "as requested", "not requested"],
+)
+def test_images_are_augmented_on_a_gpu_where_that_is_faster(
+    monkeypatch, augment_device, device, degrees, has_kernels, expected
+):
+    monkeypatch.setattr(images, "has_kernels", lambda _device: has_kernels)
+    train, hyp = TrainSpec(augment_device=augment_device), Hyperparameters(degrees=degrees)
+    assert images.augments_on(torch.device(device), train, hyp) == expected
 
 
 def test_rect_makes_rectangular_batches(data, tmp_path):
