@@ -88,6 +88,11 @@ SIDES = click.option(
 )
 
 
+def is_number(text: str) -> bool:
+    """Return True for the digits of a whole number; Python converts at most 4,300 of them."""
+    return text.isdecimal() and len(text) < 10
+
+
 def read_sides(written: str) -> tuple[int, int]:
     """Return height and width in pixels from the value of --imgsz: one side, or both with a comma.
 
@@ -95,7 +100,7 @@ def read_sides(written: str) -> tuple[int, int]:
         click.UsageError: it is neither.
     """
     sides = written.split(",")
-    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= MAX_SIDE_PIXELS for side in sides):
+    if len(sides) > 2 or not all(is_number(side) and 0 < int(side) <= MAX_SIDE_PIXELS for side in sides):
         raise click.UsageError(
             f"--imgsz {written}: must be one side in pixels, or height and width; at most {MAX_SIDE_PIXELS}"
         )

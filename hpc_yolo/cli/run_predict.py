@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from hpc_yolo.cli.options import read_sides, whole_strides
+from hpc_yolo.cli.options import is_number, read_sides, whole_strides
 from hpc_yolo.cli.weights_argument import find_weights
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.text import printable
@@ -211,7 +211,7 @@ def _read_classes(written: str | None, names: Sequence[str]) -> tuple[int, ...] 
         return None
     numbers = []
     for entry in map(str.strip, written.split(",")):
-        if entry.isdecimal() and int(entry) < len(names):
+        if is_number(entry) and int(entry) < len(names):
             numbers.append(int(entry))
             if entry in names and names[int(entry)] != entry:
                 named = list(names).index(entry)

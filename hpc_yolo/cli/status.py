@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from hpc_yolo.cli.options import NumberRange
 from hpc_yolo.cli.run_argument import DEFAULT_ROOT, known_runs, known_sweeps, user_state_directory
 from hpc_yolo.cluster.job_cache import TIMEOUT_S, JobCache
 from hpc_yolo.cluster.process import current_environment
@@ -35,7 +36,7 @@ SCREEN_INTERVAL_S = 1.0
     "--watch",
     "interval_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=1.0, max=MAX_INTERVAL_S),
+    type=NumberRange(min=1.0, max=MAX_INTERVAL_S),
     help="Refresh interval; in a pipe, print the table or a line of JSON at each refresh.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts: one object a run.")

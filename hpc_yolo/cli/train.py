@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,8 @@ def _train_prepared_run(path: Path, overrides: list[Override], process: ProcessI
         raise RunError(f"{path} is not a run directory", hint="name a spec; hpc-yolo submit SPEC creates the directory")
     if overrides:
         raise SpecError(
-            f"{overrides[0].origin}: the spec of {run.path} is fixed", hint=f"hpc-yolo submit {run.spec} changes it"
+            f"{overrides[0].origin}: the spec of {run.path} is fixed",
+            hint=f"hpc-yolo submit {shlex.quote(str(run.spec))} changes it",
         )
     require_submitted_version(run)  # first: another version may not read the spec
     spec = submitted_spec(run)

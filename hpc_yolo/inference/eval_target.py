@@ -71,7 +71,9 @@ def resolve_weights(path: Path) -> ResolvedWeights:
     if path.is_dir():
         found = [checkpoint for checkpoint in (run.best, run.last) if checkpoint.exists()]
         if not found:
-            raise CheckpointError(f"{path}: has no checkpoint yet", hint=f"hpc-yolo follow {path} shows its progress")
+            raise CheckpointError(
+                f"{path}: has no checkpoint yet", hint=f"hpc-yolo follow {run.word} shows its progress"
+            )
         weights = found[0]
     if not run.holds_checkpoint(weights):
         return ResolvedWeights(weights)

@@ -183,7 +183,8 @@ def test_watch_prints_line_of_json_per_refresh(tmp_path):
         )
         assert json.loads(process.stdout.readline())[0]["step"] == 15
         process.terminate()
-    assert run_cli("status", "--once", "--watch", "1").exit_code == 2
+    for options in (["--once", "--watch", "1"], ["--watch", "nan"], ["--watch", "inf"]):
+        assert run_cli("status", *options).exit_code == 2
 
 
 def test_status_shows_cause_and_not_its_echo(tmp_path):

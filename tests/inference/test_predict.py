@@ -205,6 +205,8 @@ def test_unreadable_image_is_reported_and_others_are_processed(run_predict, imag
         (("a.png", "--classes", "²"), "there are cat, dog, or 0 to 1"),
         (("a.png", "--img", "100000000"), "at most 32768"),
         (("a.png", "--img", "64,100000000"), "at most 32768"),
+        (("a.png", "--img", "1" * 5000), "at most 32768"),
+        (("a.png", "--classes", "1" * 5000), "there are cat, dog, or 0 to 1"),
         (("a.png", "--classes", "zebra"), "there are cat, dog, or 0 to 1"),
         (("a.png", "--img", "huge"), "one side in pixels"),
         (("a.png", "--conf", "nan"), "nan is not a finite number"),
