@@ -70,10 +70,11 @@ def run_interrupted_sweep(cluster, write_spec, hpc_yolo, tmp_path, num_compared,
     cluster.run("scontrol", "requeue", f"{array_id}_0")
     wait_until(lambda: is_in_training(trials[1]), "a step of trial 1")
     os.kill(starts_of(trials[1])[-1].ranks[0].pid, signal.SIGKILL)
-    while json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"] != {"done": len(trials)}:
-        states = json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"]
+    while (states := json.loads(hpc_yolo("sweep", "status", sweep.path, "--json").stdout)["states"]) != {
+        "done": len(trials)
+    }:
         assert not {"failed", "lost", "stopped", "cancelled"} & states.keys(), states
-        time.sleep(1)
+        time.sleep(3)  # the command takes a core from the trials for a second
     assert [len(starts_of(run)) for run in trials] == [2, 2, *[1] * (len(trials) - 2)]
     for trial in sweep.trials()[:num_compared]:
         assert digest(sweep.trial(trial.name)) == digest_alone(sweep, trial, hpc_yolo, tmp_path), trial
