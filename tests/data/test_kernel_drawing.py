@@ -35,7 +35,7 @@ from hpc_yolo.data.undrawn import arrays_in
 
 torch.set_num_threads(1)
 wrong = [] if kernel_drawing.has_kernels(torch.device("cpu")) else ["example"]
-for name, batch in batches_of(Path(sys.argv[1]), imgsz=24, batch=2):
+for name, batch in batches_of(Path(sys.argv[1]), imgsz=16, batch=2):
     drawings = Drawings(*arrays_in(batch.content, batch.forms))
     expected = batched_augment.draw_images(drawings, batch.shape)
     found = kernel_drawing.draw_by_kernels(drawings, batch.shape)
