@@ -227,13 +227,14 @@ class _Writer:
         try:
             objects = reader.objects(path)
             width, height = size_of_image(str(path)) if self._reads_sizes else (0, 0)
+            content = read_content(str(path)) if self._images == COPY else None
         except ValueError as error:
             return str(error)
         except OSError as error:
             return f"{error.filename or path}: cannot be read: {error.strerror}"
         name = self._name(split, path)
         if self._images != NONE:
-            _place(path, self._directory / self._target.images_directory(split) / name, copies=self._images == COPY)
+            _place(path, self._directory / self._target.images_directory(split) / name, content)
         image = SourceImage(path, name, width, height, objects)
         return image, self._target.write(split, image)
 
@@ -263,15 +264,15 @@ def _require_files(readers: dict[str, SplitReader], images: str) -> None:
         )
 
 
-def _place(source: Path, path: Path, *, copies: bool) -> None:
-    """Copy the image `source` to `path`, or link it there, unless it is there as an image of an earlier split."""
+def _place(source: Path, path: Path, content: bytes | None) -> None:
+    """Write `content` to `path`, or link the image `source` there, unless an image of an earlier split is there."""
     if os.path.lexists(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if copies:
-        path.write_bytes(read_content(str(source)))
-    else:
+    if content is None:
         path.symlink_to(source.absolute())
+    else:
+        path.write_bytes(content)
 
 
 def _require_new(directory: Path, *, exist_ok: bool) -> None:

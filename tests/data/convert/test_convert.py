@@ -109,6 +109,17 @@ def test_images_with_invalid_labels_are_left_out_and_named(tmp_path):
     assert not (tmp_path / "to2").exists()
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_image_that_cannot_be_copied_is_left_out_and_named(tmp_path, kind):
+    root = make_set(tmp_path / "set")
+    add(root, "good.jpg")
+    (root / "images" / "train" / "zz.jpg").symlink_to("gone.jpg")
+    found = convert(find_dataset(root / "d.yaml"), tmp_path / "to", kind, images="copy")
+    assert (found.splits["train"].num_images, found.splits["train"].num_left_out) == (1, 1)
+    assert found.problems[0].endswith("zz.jpg: cannot be read: No such file or directory")
+    assert not list((tmp_path / "to").rglob("zz.*"))
+
+
 @pytest.mark.parametrize("directory", [".", "../empty"])
 def test_empty_working_directory_is_filled(yolo, tmp_path, monkeypatch, directory):
     (tmp_path / "empty").mkdir()
