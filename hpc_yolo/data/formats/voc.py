@@ -107,7 +107,8 @@ class VocSplit:
         """Return bytes that change when the XML of `image` does, the names or the choice of difficult objects."""
         file = self._files[image]
         if not (state := file_state(file)):
-            state = os.fsencode(f"\n{file} none {self._near_misses.find(image, file)} {file.is_symlink()}")
+            is_link = os.path.islink(file)  # noqa: PTH114, a directory that may not be searched is no error
+            state = os.fsencode(f"\n{file} none {self._near_misses.find(image, file)} {is_link}")
         return self._rules + state
 
     def label_file(self, image: Path) -> Path:

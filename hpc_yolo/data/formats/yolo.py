@@ -80,7 +80,8 @@ class YoloSplit:
         if state := file_state(label_name(str(image))):
             return state
         label = label_path(image)
-        return os.fsencode(f"\n{label} none {self._near_misses.find(image, label)} {label.is_symlink()}")
+        is_link = os.path.islink(label)  # noqa: PTH114, a directory that may not be searched is no error
+        return os.fsencode(f"\n{label} none {self._near_misses.find(image, label)} {is_link}")
 
     def label_file(self, image: Path) -> Path:
         """Return the label file of `image`, which may not exist."""

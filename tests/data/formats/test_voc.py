@@ -154,6 +154,17 @@ def test_file_that_is_probably_meant_as_the_xml_leaves_its_image_out(tmp_path, s
     assert re.search(problem, index.findings.problems.first[0]), index.findings.problems.first
 
 
+def test_image_whose_xml_cannot_be_examined_is_left_out(tmp_path):
+    """As in a directory that may not be searched, which root always may: a name that is too long."""
+    name = "x" * 252
+    write_voc(tmp_path, {"1": None, "2": xml_file(xml_object())}, yaml="names: [cat]\n")
+    (tmp_path / "JPEGImages" / "1.jpg").rename(tmp_path / "JPEGImages" / f"{name}.sr")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(f"{name}\n2\n")
+    index = scanned(tmp_path)
+    assert [Path(path).name for path in index.paths] == ["2.jpg"]
+    assert "xx.xml: cannot be read: File name too long" in index.findings.problems.first[0]
+
+
 def test_directory_of_xml_files_may_be_a_link_below_another(tmp_path):
     write_voc(tmp_path, {"1": xml_file(xml_object())})
     (tmp_path / "Annotations").rename(tmp_path / "elsewhere")

@@ -97,6 +97,14 @@ def test_image_with_a_near_miss_of_a_label_file_is_no_background(directory, make
     assert "Errno" not in message
 
 
+def test_image_whose_label_file_cannot_be_examined_is_left_out(directory):
+    """As in a directory that may not be searched, which root always may: a name that is too long."""
+    add(directory, f"{'x' * 252}.sr", JPEG, label=None)
+    index = scan(directory)
+    assert (index.num_images, index.num_corrupt, index.num_backgrounds) == (1, 1, 0)
+    assert "xx.txt: cannot be read: File name too long" in index.messages[1]
+
+
 def test_label_with_accents_composed_otherwise_is_a_near_miss(directory):
     add(directory, f"{unicodedata.normalize('NFC', 'é')}.jpg", JPEG, label=None)
     add(directory, "n.jpg", JPEG, label=None)
