@@ -14,6 +14,8 @@ from hpc_yolo.data.files import is_dir, members_below, split_suffix
 from hpc_yolo.data.image_lists import read_image_list
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
+HIDDEN = f"{os.sep}."  # in a path: a name that begins with a dot
+
 
 @dataclass(frozen=True)
 class FoundImages:
@@ -94,11 +96,14 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
 def files_below(directory: Path) -> Iterator[str]:
     """Yield all files below `directory`, following links, each directory once.
 
+    Hidden files and directories are left out: copies of images that programs keep for themselves have no labels.
+
     Raises:
         DataError: a directory cannot be listed.
     """
     if (members := members_below(directory)) is not None:
-        yield from map(str, members)
+        start = len(str(directory))
+        yield from (name for name in map(str, members) if HIDDEN not in name[start:])
         return
     seen = set()
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
@@ -106,8 +111,9 @@ def files_below(directory: Path) -> Iterator[str]:
             directories.clear()
             continue
         seen.add(real)
+        directories[:] = [name for name in directories if not name.startswith(".")]
         prefix = str(Path(parent, "*"))[:-1]
-        yield from (prefix + name for name in files)
+        yield from (prefix + name for name in files if not name.startswith("."))
 
 
 def _refuse_directory(error: OSError) -> None:

@@ -1,6 +1,7 @@
 """The image files of a split: below directories, in lists, and those that are skipped."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def test_directories_and_lists_may_be_mixed_and_an_image_counts_once(tmp_path):
     assert [path.name for path in found] == ["1.jpg", "2.JPEG", "3.Png"]
 
 
+@pytest.mark.parametrize("source", [".set", "set.zip/.set", "set.zip"])
+def test_hidden_files_and_directories_are_left_out(tmp_path, monkeypatch, source):
+    """Such as copies that Jupyter keeps, which have no labels; one that is named itself is not meant to be hidden."""
+    monkeypatch.chdir(tmp_path)
+    shown = "" if source == "set.zip" else ".set/"
+    for name in ("1.jpg", ".ipynb_checkpoints/1-checkpoint.jpg", "._1.jpg", "deep/.hidden/a/2.jpg", "deep/3.jpg"):
+        Path(".set", name).parent.mkdir(parents=True, exist_ok=True)
+        Path(".set", name).touch()
+        with zipfile.ZipFile("set.zip", "a") as archive:
+            archive.writestr(f"{shown}{name}", b"")
+    assert [path.name for path in find_images((tmp_path / source,)).paths] == ["1.jpg", "3.jpg"]
+
+
 @pytest.mark.parametrize("suffix", sorted(DATASET_SUFFIXES))
 def test_suffixes_are_found_in_either_case(tmp_path, suffix):
     for name in (f"small{suffix}", f"LARGE{suffix.upper()}"):
@@ -41,7 +55,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path):
 def test_order_is_that_of_the_parts_of_paths(tmp_path, monkeypatch):
     """A directory comes before one whose name begins with its own, absolute paths before most relative ones."""
     monkeypatch.chdir(tmp_path)
-    for name in ("d/a/2.jpg", "d/a-b/1.jpg", "d/a.b/1.jpg", "d/a/1.b.jpg", "d/a/..jpg.jpg", "e/1.jpg"):
+    for name in ("d/a/2.jpg", "d/a-b/1.jpg", "d/a.b/1.jpg", "d/a/1.b.jpg", "d/a/-.jpg.jpg", "e/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find_images((Path("d"), tmp_path / "e")).paths
