@@ -62,8 +62,12 @@ FORMATS = (
     (0, b"<?xml", "XML"),
 )
 # The likely damage of a file of a format that OpenCV decodes, or decodes in some builds.
-DECODED = dict.fromkeys(("JPEG", "PNG", "BMP", "TIFF", "WebP"), ", damaged or cut off") | dict.fromkeys(
-    ("GIF", "AVIF", "JPEG 2000", "OpenEXR"), ", damaged, cut off or not supported by this build of OpenCV"
+DECODED = (
+    dict.fromkeys(("JPEG", "PNG", "BMP", "WebP"), ", damaged or cut off")
+    | {"TIFF": ", damaged, cut off or of samples that OpenCV does not read, such as 32-bit ones: write 8 or 16 bits"}
+    | dict.fromkeys(
+        ("GIF", "AVIF", "JPEG 2000", "OpenEXR"), ", damaged, cut off or not supported by this build of OpenCV"
+    )
 )
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head")
 

@@ -114,6 +114,7 @@ def test_grey_float_maps_have_three_channels():
         (b"\x01\x02\xfe\x80", "an unknown format, 4 bytes"),
         (JPEGS["baseline"][:20], "JPEG, 20 bytes, damaged or cut off"),
         (written("PNG")[:100], "PNG, 100 bytes, damaged or cut off"),
+        (written("TIFF", "F"), "or of samples that OpenCV does not read, such as 32-bit ones"),
         (b"GIF89a" + b"\x01" * 9, "GIF, 15 bytes, damaged, cut off or not supported by this build of OpenCV"),
     ],
 )
