@@ -54,6 +54,8 @@ def check(written: str, **options: Any) -> None:
         raise click.UsageError("--yes writes the directory of --fix; give both")
     if (html := options["html"]) is not None and not html.absolute().parent.is_dir():
         raise click.UsageError(f"--html {html}: there is no directory {html.parent}")
+    if html is not None and html.exists() and not html.is_file():
+        raise click.UsageError(f"--html {html}: is no regular file, and would be replaced")
 
     from hpc_yolo.cli.run_data_check import CheckOptions, run_check  # imports OpenCV
 

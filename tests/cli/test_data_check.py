@@ -88,9 +88,12 @@ def test_examples_are_as_many_as_asked_for(dirty):
         (["--split", "vall"], 2, "no split is called 'vall'; they are train, val, test"),
         (["--split", "test"], 3, "there is no split test"),
         (["--imgsz", "0"], 2, "--imgsz"),
+        (["--html", "pipe"], 2, "--html pipe: is no regular file, and would be replaced"),
     ],
 )
-def test_wrong_option_is_an_error_that_says_what_is_allowed(shapes, arguments, code, text):
+def test_wrong_option_is_an_error_that_says_what_is_allowed(shapes, tmp_path, monkeypatch, arguments, code, text):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
     result = run(shapes, *arguments)
     ends_with = result.exception.exit_code if isinstance(result.exception, DataError) else result.exit_code
     assert ends_with == code and text in f"{result.output} {result.exception}"
