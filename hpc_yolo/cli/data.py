@@ -36,7 +36,9 @@ KINDS = ("shapes", "glyphs")
 @click.option("--val", "num_val", default=80, show_default=True, help="Number of validation images.")
 @click.option("--width", default=320, show_default=True, help="Width in pixels.")
 @click.option("--height", default=240, show_default=True, help="Height in pixels.")
-@click.option("--seed", default=0, show_default=True, help="The same seed draws the same images.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed draws the same images."
+)
 def synth(directory: Path, kind: str, num_train: int, num_val: int, width: int, height: int, seed: int) -> None:
     """Draw a labelled dataset into DIRECTORY, for a first training or a comparison without a download.
 

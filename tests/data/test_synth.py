@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.scan import scan_split
@@ -159,6 +161,11 @@ def test_impossible_set_is_refused_before_anything_is_made(tmp_path, changes):
     with pytest.raises(DataError, match="are needed"):
         write_shapes_dataset(tmp_path / "set", **{"num_train": 1, "num_val": 1, **changes})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_negative_seed_is_a_wrong_option(tmp_path):
+    result = CliRunner().invoke(cli, ["data", "synth", str(tmp_path / "set"), "--seed", "-1"])
+    assert result.exit_code == 2 and "-1 is not in the range" in result.output
 
 
 def test_file_instead_of_the_directory_is_named(tmp_path):
