@@ -83,10 +83,13 @@ def names_in_labels(
     """
     here = next((files for files in map(splits.get, SPLITS) if files and all(map(exists, files))), None)
     if here is None:
-        written = next((str(files[0]) for files in map(splits.get, SPLITS) if files), "nowhere")
+        written = next((files[0] for files in map(splits.get, SPLITS) if files), None)
+        seen = "no file of a split is here from which the classes could be read"
+        if written is not None:
+            seen = f"the classes cannot be read from {written}, which does not exist here"
         order = "the categories' ids" if kind == COCO else "the classes"
         raise DataError(
-            f"{source}: names: is missing, and the classes cannot be read from {written}, which does not exist here",
+            f"{source}: names: is missing, and {seen}",
             hint=f"write names: [first, second, …] in the order of {order}",
         )
     if kind == COCO:

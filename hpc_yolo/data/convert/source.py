@@ -8,6 +8,7 @@ from typing import Any
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, load_dataset
+from hpc_yolo.data.files import exists
 from hpc_yolo.data.voc_files import LISTS, XML
 
 SPLIT_WORDS = {
@@ -46,6 +47,8 @@ def _content(path: Path) -> dict[str, Any] | None:
         DataError: it is nothing that can be read.
     """
     if path.suffix.lower() == ".json":
+        if not exists(path):
+            raise DataError(f"{path}: there is no such file", hint=HINT)
         return {"format": "coco", _split_of(path.stem): str(path.absolute())}
     if not path.is_dir():
         return None

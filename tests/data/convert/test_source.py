@@ -64,13 +64,15 @@ def test_words_in_the_name_of_a_coco_file_are_its_split(tmp_path, name, split):
         ("empty", "empty: is a directory without annotations that can be read"),
         ("set", "name its dataset YAML: .*set/data.yaml"),
         ("bare", "has neither train.txt, val.txt, test.txt nor trainval.txt"),
-        ("gone.json", "gone.json.* does not exist"),
+        ("gone.json", r"gone\.json: there is no such file"),
+        ("coco.yaml", "names: is missing, and no file of a split is here from which the classes could be read"),
     ],
 )
 def test_source_that_is_none_is_an_error_with_what_to_name(tmp_path, path, message):
     for directory in ("empty", "set", "bare/ImageSets/Main"):
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / "set" / "data.yaml").write_text("x")
+    (tmp_path / "coco.yaml").write_text("format: coco\ntrain: gone.json\n")
     with pytest.raises(DataError, match=message) as caught:
         find_dataset(tmp_path / path)
     assert str(caught.value)
