@@ -252,7 +252,8 @@ def _root(source: Path, written: object) -> Path:
     beside = source.parent / root
     if (archive := archive_on(source)) is not None:
         # Nothing outside of an archive is read; a root on the machine where it was made is the directory of its YAML.
-        return beside if archive_on(beside) == archive and is_dir(beside) else source.parent
+        is_inside = archive_on(beside.absolute()) == archive.absolute() and is_dir(beside)
+        return beside if is_inside else source.parent
     return beside if exists(beside) else root.absolute()
 
 

@@ -14,6 +14,8 @@ from squashfs_images import squashfs_of
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.check.fix import require_fixable
 from hpc_yolo.data.contents import read_content
+from hpc_yolo.data.convert.convert import convert
+from hpc_yolo.data.convert.source import find_dataset
 from hpc_yolo.data.dataset import dataset_content, load_dataset
 from hpc_yolo.data.dataset_source import readable_dataset
 from hpc_yolo.data.loader import TrainingLoader
@@ -142,6 +144,16 @@ def test_coco_dataset_in_an_archive(tmp_path):
     np.testing.assert_array_equal(found.labels.rows, loose.labels.rows)
     np.testing.assert_array_equal(found.crowds, loose.crowds)
     assert load_dataset(archive).names == load_dataset(data).names
+
+
+def test_coco_file_in_an_archive_is_converted_from_any_directory(tmp_path, monkeypatch):
+    write_coco(tmp_path / "coco", [one()])
+    (tmp_path / "coco" / "pictures").rename(tmp_path / "coco" / "images")
+    zip_of(tmp_path / "coco", tmp_path / "a.zip")
+    monkeypatch.chdir(tmp_path)
+    for number, source in enumerate((Path("a.zip/a.json"), tmp_path / "a.zip" / "a.json")):
+        found = convert(find_dataset(source), tmp_path / str(number), "yolo", images="copy")
+        assert found.splits["train"].num_objects == 1
 
 
 @pytest.mark.parametrize("kind", ["split", "list", "coco"])
