@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_yolo.core.errors import DataError
+from hpc_yolo.core.package_data import shipped_dataset
 from hpc_yolo.data.dataset import SPLITS, Dataset, InlineDataset, load_dataset
 from hpc_yolo.data.files import exists
 from hpc_yolo.data.voc_files import LISTS, XML
@@ -33,7 +34,8 @@ def find_dataset(path: Path, images: Path | None = None) -> Dataset:
     if content is None:
         if images is not None:
             raise DataError(f"{path}: is a dataset YAML, which itself names its images", hint="leave the option out")
-        return load_dataset(path, needed_splits=())
+        shipped = None if path.exists() else shipped_dataset(str(path))
+        return load_dataset(shipped or path, needed_splits=())
     if images is not None:
         content["images"] = str(images.absolute())
     inline = InlineDataset(str(path), {"path": str(path.absolute().parent), **content})

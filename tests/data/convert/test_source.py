@@ -1,5 +1,7 @@
 """What may be named as the source of a conversion, and the split that it is."""
 
+from pathlib import Path
+
 import pytest
 from coco_sets import one, write_coco
 from voc_sets import write_voc, xml_file, xml_object
@@ -76,6 +78,12 @@ def test_source_that_is_none_is_an_error_with_what_to_name(tmp_path, path, messa
     with pytest.raises(DataError, match=message) as caught:
         find_dataset(tmp_path / path)
     assert str(caught.value)
+
+
+def test_name_of_a_shipped_dataset_is_one(tmp_path, monkeypatch):
+    """Messages say which are shipped, and other commands take their names."""
+    monkeypatch.chdir(tmp_path)
+    assert find_dataset(Path("shapes")).names == ("circle", "square", "triangle", "star")
 
 
 def test_directory_of_images_may_be_given(tmp_path):
