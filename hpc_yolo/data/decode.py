@@ -23,6 +23,7 @@ START_OF_SCAN = 0xDA
 FILL_BYTE = 0xFF
 END_OF_JPEG = b"\xff\xd9"
 PADDING = b"\x00\xff"
+DATA_LIKE_PADDING = (b"\x00", b"\xff\x00", b"\xff\x00\x00")  # ends of image data, in which 0 follows each 0xff
 PROBE_BYTES = 1 << 16
 NO_MEMORY = -4  # code of OpenCV's errors
 # Flags of OpenCV by the divisor of an image's sides. A JPEG is reduced by its decoder, which averages.
@@ -120,8 +121,10 @@ def is_cut_off(content: bytes, pixels: Pixels, reduction: int = 1) -> bool:
     """
     key = len(content), zlib.crc32(content)
     if key not in _complete:
-        probed = _imdecode(content.rstrip(PADDING) + _probe() + END_OF_JPEG, REDUCTIONS[reduction])
-        if probed is None or not np.array_equal(probed, pixels):
+        stripped = content.rstrip(PADDING)
+        ends = (stripped, content) if content[len(stripped) :] in DATA_LIKE_PADDING else (stripped,)
+        probes = (_imdecode(end + _probe() + END_OF_JPEG, REDUCTIONS[reduction]) for end in ends)
+        if not any(probed is not None and np.array_equal(probed, pixels) for probed in probes):
             return True
         _complete.add(key)
     return False

@@ -127,6 +127,19 @@ def test_undecodable_file_is_described_by_its_content(tmp_path, content, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("end", "noise"), [(b"\x00", 2), (b"\xff\x00", 20), (b"\xff\x00\x00", 20)], ids=["00", "ff00", "ff0000"]
+)
+def test_image_data_that_ends_like_padding_is_not_cut_off(end, noise):
+    random = np.random.default_rng(0)
+    options = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111, cv2.IMWRITE_JPEG_QUALITY, 75
+    images = (random.integers(30, 220, 3) + random.normal(0, noise, (16, 16, 3)) for _ in range(2000))
+    contents = (encoded(".jpg", *options, pixels=image.clip(0, 255).astype(np.uint8))[:-2] for image in images)
+    content = next(one for one in contents if one[len(one.rstrip(b"\x00\xff")) :] == end)
+    for cut, is_cut in ((content, False), (content[:-30], True)):
+        assert lacks_end_mark(cut) and is_cut_off(cut, decode_image(cut)) == is_cut
+
+
 WITHOUT_MEMORY = """
 import resource, sys
 from hpc_yolo.core.errors import HpcYoloError
