@@ -59,7 +59,9 @@ def find_coco_images(
         if image.file_name and listing.has(path):
             found.by_path.setdefault(plain(path.parent) / path.name, []).append(image)
         elif image.file_name:
-            found.problems.append(f"{file}: images[{position}]: {image.file_name} does not exist in {base}")
+            refused = listing.refused.get(str(path.parent))
+            why = f"does not exist in {base}" if refused is None else f"may be in {path.parent}, which {refused}"
+            found.problems.append(f"{file}: images[{position}]: {image.file_name} {why}")
         else:
             found.problems.append(f"{file}: images[{position}]: has no file_name")
     return found
@@ -93,7 +95,7 @@ def _base(images: Sequence[CocoImage], candidates: Sequence[Path], listing: _Lis
             tried = (_name(image, drops_directories=drops_directories) for image in images[:NUM_TRIED])
             if any(listing.has(base / name) for name in tried if name.name):
                 return base, drops_directories
-    return candidates[0], False
+    return next(map(Path, listing.refused), candidates[0]), False
 
 
 def _name(image: CocoImage, *, drops_directories: bool) -> PurePosixPath:
@@ -104,10 +106,15 @@ def _name(image: CocoImage, *, drops_directories: bool) -> PurePosixPath:
 
 
 class _Listing:
-    """The names in directories, each of which is read once."""
+    """The names in directories, each of which is read once.
+
+    Attributes:
+        refused: directories that exist and cannot be listed, each with a clause that says why.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
+        self.refused: dict[str, str] = {}
 
     def has(self, path: Path) -> bool:
         """Return True if the file `path` exists."""
@@ -115,6 +122,8 @@ class _Listing:
         if parent not in self._names:
             try:
                 self._names[parent] = frozenset(names_in(Path(parent)))
-            except OSError:
+            except OSError as error:
                 self._names[parent] = frozenset()
+                if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                    self.refused[parent] = f"cannot be listed: {error.strerror}"
         return name in self._names[parent]

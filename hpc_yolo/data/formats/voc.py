@@ -198,6 +198,7 @@ class _ImageFinder:
         self._base = source if is_dir(source) else annotations or beside_list(source, root, ANNOTATIONS)
         self._directories = image_directories(source, root, images, self._base)
         self._names: dict[Path, dict[str, list[str]]] = {}
+        self._refused: dict[Path, str | None] = {}  # directories that exist and cannot be listed, and why
 
     def find(self, file: Path) -> Path:
         """Return the image of `file`.
@@ -217,6 +218,7 @@ class _ImageFinder:
             if written and is_file(base / written):
                 return base / written
         described = " or ".join(map(str, self._directories)) or "JPEGImages, which does not exist"
+        described += "".join(f"; {directory} cannot be listed: {why}" for directory, why in self._refused.items())
         raise ValueError(f"{file}: there is no image of that name in {described}")
 
     def _listed(self, directory: Path) -> dict[str, list[str]]:
@@ -224,8 +226,10 @@ class _ImageFinder:
         if directory not in self._names:
             try:
                 names = names_in(directory)
-            except OSError:
+            except OSError as error:
                 names = []
+                if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                    self._refused[directory] = error.strerror
             images: dict[str, list[str]] = {}
             for name in names:
                 if Path(name).suffix.lower() in DATASET_SUFFIXES:
