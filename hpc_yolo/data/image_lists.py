@@ -16,7 +16,7 @@ from pathlib import Path, PureWindowsPath
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
 from hpc_yolo.data.archives.archive import archive_on
-from hpc_yolo.data.files import exists, is_dir, read_bytes
+from hpc_yolo.data.files import exists, is_dir, plain_directory, read_bytes
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
 MAX_PARENTS = 3  # directories above that of the list to which its paths may be relative
@@ -165,7 +165,10 @@ class ImageSearch:
         return f"{shown}, and without its first directories" if len(written.parts) > 1 else shown
 
     def _candidates(self, parent: Path) -> list[tuple[Path, bool]]:
-        """Return (directory, whether first parts were dropped) of all that `parent` may mean, nearest first."""
+        """Return (directory, whether first parts were dropped) of all that `parent` may mean, nearest first.
+
+        They have no `..`: in `images/../photos` no image is in a directory that is called images.
+        """
         if parent not in self._directories:
             whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
             parts = parent.parts[parent.is_absolute() :]
@@ -176,7 +179,7 @@ class ImageSearch:
             found = dict.fromkeys([*((path, False) for path in whole), *((path, True) for path in shortened)])
             if self._archive is not None:  # whose lists name nothing outside of it
                 found = {one: None for one in found if archive_on(one[0]) == self._archive}
-            self._directories[parent] = [(path, short) for path, short in found if is_dir(path)]
+            self._directories[parent] = [(plain_directory(path), short) for path, short in found if is_dir(path)]
         return self._directories[parent]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import load_dataset
+from hpc_yolo.data.formats.yolo_files import label_path
 from hpc_yolo.data.image_files import find_images
 from hpc_yolo.data.scan import scan_split
 
@@ -185,3 +186,13 @@ def test_image_given_as_a_list_is_refused(tmp_path):
     (tmp_path / "one.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(DataError, match="is not a list of images"):
         find_images((tmp_path / "one.jpg",))
+
+
+def test_image_behind_two_dots_has_the_path_of_its_directory(root):
+    """`images` in images/../photos is no directory of the image, so that its label file is beside it."""
+    photos = root / "set" / "photos"
+    (root / "set" / "images" / "train").rename(photos)
+    listed = root / "set" / "images" / "train.txt"
+    listed.write_text("../photos/a.jpg\n../../set/photos/b.jpg\nphotos/a.jpg\n")
+    assert find_images((listed, photos)).paths == (photos / "a.jpg", photos / "b.jpg")
+    assert label_path(find_images((listed,)).paths[0]) == photos / "a.txt"

@@ -8,6 +8,7 @@ import yaml
 from coco_sets import image, one, write_coco
 from conversions import converted, indexes
 from image_sets import GOOD, add, different, make_set
+from voc_sets import write_voc, xml_file, xml_object
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.convert.convert import convert
@@ -113,14 +114,13 @@ def test_link_before_two_dots_is_followed(tmp_path):
     assert [entry["file_name"] for entry in written] == ["other/images/train/b.jpg", "set/images/train/a.jpg"]
 
 
-def test_image_that_a_list_names_in_two_ways_is_an_error_with_both(tmp_path):
-    root = make_set(tmp_path / "set")
-    add(root, "a.jpg")
-    (root / "list.txt").write_text("images/train/a.jpg\nlabels/../images/train/a.jpg\n")
-    (root / "d.yaml").write_text("train: list.txt\nval: list.txt\nnames: [cat, dog]\n")
-    with pytest.raises(
-        DataError, match=r"train: .*images/train/a\.jpg and .*labels/\.\./images/train/a\.jpg are one file"
-    ):
+def test_image_that_lists_name_in_two_ways_is_an_error_with_both(tmp_path):
+    root = tmp_path / "set"
+    write_voc(root, {"a": xml_file(xml_object())}, yaml="names: [cat]\n")
+    text = (root / "d.yaml").read_text()
+    lists = "[ImageSets/Main/train.txt, ImageSets/../ImageSets/Main/train.txt]"
+    (root / "d.yaml").write_text(text.replace("train: ImageSets/Main/train.txt", f"train: {lists}"))
+    with pytest.raises(DataError, match=r"train: .*/\.\./JPEGImages/a\.jpg and .*/JPEGImages/a\.jpg are one file"):
         convert(find_dataset(root / "d.yaml"), tmp_path / "to", "yolo")
 
 
