@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.core.units import counted
-from hpc_yolo.data.files import is_dir, members_below, split_suffix
+from hpc_yolo.data.files import is_dir, members_below, plain_directory, split_suffix
 from hpc_yolo.data.image_lists import read_image_list
 from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES, UNREADABLE_SUFFIXES
 
@@ -62,7 +63,19 @@ def find_images(split: Iterable[Path], root: Path | None = None) -> FoundImages:
         raise _nothing_found(split, problems, skipped)
     if skipped:
         notes.append(skipped_message(skipped))
-    return FoundImages(tuple(map(Path, sorted(images, key=_by_parts))), tuple(problems), tuple(notes))
+    ordered = sorted(images, key=_by_parts)
+    paths = ordered if len(split) == 1 else _each_once(ordered)
+    return FoundImages(tuple(map(Path, paths)), tuple(problems), tuple(notes))
+
+
+def _each_once(paths: Iterable[str]) -> Iterable[str]:
+    """Return `paths` with each file once: lists have absolute paths, and directories those that are written."""
+    plain = functools.cache(lambda directory: str(plain_directory(Path(directory).absolute())))
+    first: dict[tuple[str, str], str] = {}
+    for path in paths:
+        directory, name = os.path.split(path)
+        first.setdefault((plain(directory), name), path)
+    return first.values()
 
 
 def _by_parts(path: str) -> str:

@@ -15,14 +15,17 @@ from hpc_yolo.data.image_suffixes import DATASET_SUFFIXES
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def test_directories_and_lists_may_be_mixed_and_an_image_counts_once(tmp_path):
+@pytest.mark.parametrize("root", [".", "a/..", "{here}"])
+def test_directories_and_lists_may_be_mixed_and_an_image_counts_once(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
     for name in ("a/images/1.jpg", "a/images/deep/2.JPEG", "b/images/3.Png", "b/images/notes.txt", "b/images/4.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     listed = tmp_path / "list.txt"
     listed.write_text(f"./a/images/1.jpg\r\n{tmp_path}/b/images/3.Png\r\n  \r\n")
-    found = find_images((tmp_path / "a", listed, tmp_path / "b")).paths
-    assert [path.name for path in found] == ["1.jpg", "2.JPEG", "3.Png"]
+    here = Path(root.format(here=tmp_path))
+    found = find_images((here / "a", listed, here / "b")).paths
+    assert sorted(path.name for path in found) == ["1.jpg", "2.JPEG", "3.Png"]
 
 
 @pytest.mark.parametrize("source", [".set", "set.zip/.set", "set.zip"])
