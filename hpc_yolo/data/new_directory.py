@@ -32,7 +32,8 @@ def written_aside(directory: Path) -> Iterator[Path]:
         yield aside
     except OSError as error:
         hint = "is the disk full?" if error.errno in FULL else "give another directory"
-        raise DataError(f"{error.filename or directory}: cannot be written: {error.strerror}", hint=hint) from error
+        written = error.filename2 or error.filename or directory  # of a copy or a new name the first is the source
+        raise DataError(f"{written}: cannot be written: {error.strerror}", hint=hint) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -226,16 +226,20 @@ def test_labels_of_another_format_are_refused(directory):
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
-    [(OSError(28, "No space left on device"), DataError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ("name", "error", "expected", "text"),
+    [
+        ("shutil.copyfile", OSError(28, "No space left on device"), DataError, "cannot be written: No space left"),
+        ("os.sendfile", OSError(28, "No space left on device"), DataError, r"\.fixed\..*/good\.txt: cannot"),
+        ("shutil.copyfile", KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
 )
-def test_interrupted_copy_leaves_nothing(directory, monkeypatch, error, expected):
+def test_interrupted_copy_leaves_nothing(directory, monkeypatch, name, error, expected, text):
     dataset, fixes = planned(directory, "train")
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("shutil.copyfile", fail)
-    with pytest.raises(expected):
+    monkeypatch.setattr(name, fail)
+    with pytest.raises(expected, match=text):
         write_fix(dataset, dataset.source, fixes, directory.parent / "fixed")
     assert list(directory.parent.iterdir()) == [directory]
