@@ -79,6 +79,7 @@ class Trainer:
         self.aside = AsideEvaluations(context, world, run, self.checkpointer, self.emit, before_publish)
         self.stop_rule = StopRule(context, world, run, self.phases, self.emit)
         self.agreement = StopAgreement(world)
+        self.is_save_due = False  # requested at the last step of an epoch, and agreed on in its evaluation
         self.replaced = {
             split: ReplacedImages(split, loader.index, world, self.emit)
             for split, loader in (("train", context.training), ("val", context.validation))
@@ -188,8 +189,9 @@ class Trainer:
         self.stop_rule.apply(epoch)
         self.position.finished_epochs += 1
         meter.start_epoch()
-        if self.cadence.saves_state_after(epoch) or self.is_over:
+        if self.cadence.saves_state_after(epoch) or self.is_save_due or self.is_over:
             self.checkpointer.save_state()
+        self.is_save_due = False
         if self.cadence.saves_model_after(epoch):
             self.checkpointer.save_model(self.run_directory.checkpoints / f"epoch{epoch}.safetensors", epoch)
         return None
@@ -258,6 +260,7 @@ class Trainer:
         """
         for batch in self.phases.evaluation(batches):
             agreed = self.agreement.ask(StepRequest(self.stop.stop_signal))
+            self.is_save_due |= agreed.is_save_due
             if agreed.stop_signal is not None:
                 raise Stopped(agreed.stop_signal)
             if batch is not None:

@@ -20,7 +20,7 @@ from hpc_yolo.checkpoint.store import saved_states
 from hpc_yolo.cluster.process import ProcessInfo
 from hpc_yolo.core.errors import CheckpointError, RunError, TrainingError
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.distributed import World
+from hpc_yolo.distributed import StepRequest, StopAgreement, World
 from hpc_yolo.models import Detector
 from hpc_yolo.resilience.stop_signal import StopRequest
 from hpc_yolo.runs.directory import RunDirectory
@@ -341,6 +341,29 @@ def test_checkpoint_follows_every_epochs_and_last_epoch(attempt, tmp_path, every
     events = read_events(tmp_path / "saved" / "journal.jsonl")
     saved = [event for event in events if isinstance(event, CheckpointSaved) and "state" in event.path]
     assert [event.epoch for event in saved] == expected
+
+
+class LateAgreement(StopAgreement):
+    """Answers with the request before, as that of several ranks does."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._before = StepRequest()
+
+    def ask(self, request: StepRequest) -> StepRequest:
+        before, self._before = self._before, request
+        return before
+
+
+@pytest.mark.parametrize(("val_every", "expected"), [(1, [3, 6]), (0, [4, 6])], ids=["evaluation", "no evaluation"])
+def test_checkpoint_due_at_the_last_step_of_an_epoch_is_saved_by_several_ranks(trainer, tmp_path, val_every, expected):
+    several = trainer("several", every_epochs=0, val_every=val_every)
+    several.context.checkpoint = CheckpointSpec(every_s=None, every_epochs=0, every_steps=3)
+    several.agreement = LateAgreement(several.world)
+    assert several.run() is None
+    events = read_events(tmp_path / "several/journal.jsonl")
+    saved = [event.step for event in events if isinstance(event, CheckpointSaved) and "state-" in event.path]
+    assert saved == expected
 
 
 def test_step_with_gradient_overflow_changes_no_weight(trainer):
