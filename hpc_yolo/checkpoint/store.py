@@ -33,9 +33,14 @@ def attempt_and_step(path: Path) -> tuple[int, int]:
     return int(match["attempt"]), int(match["step"])
 
 
+def is_state(path: Path) -> bool:
+    """Return True if a state has the name of `path`."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 def saved_states(run: RunDirectory) -> list[Path]:
     """Return the paths of all states, newest first; no file is opened."""
-    paths = [path for path in run.checkpoints.glob("state-*") if _NAME.fullmatch(path.name)]
+    paths = [path for path in run.checkpoints.glob("state-*") if is_state(path)]
     return sorted(paths, key=attempt_and_step, reverse=True)
 
 

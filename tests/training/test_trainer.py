@@ -495,6 +495,16 @@ def test_unusable_checkpoint_error_has_reason(attempt, copy_of_stopped, damage, 
     assert path.read_bytes() == damaged, "the file is kept"
 
 
+def test_run_whose_checkpoints_are_gone_does_not_begin_again(attempt, copy_of_stopped):
+    """A file system for temporary files removes old ones, and best.safetensors would be replaced without notice."""
+    (path,) = state_paths(copy_of_stopped(1))
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"has no state any more, and .* its last one after step 1"):
+        attempt("stopped")
+    (path.parents[1] / "journal.jsonl").unlink()
+    assert attempt("stopped") is None, "nothing shows that a state was saved"
+
+
 def test_damaged_checkpoint_is_set_aside_and_previous_is_loaded(attempt, tmp_path, monkeypatch):
     """The last two epochs are repeated with the same result."""
     assert attempt("whole", epochs=4) is None
