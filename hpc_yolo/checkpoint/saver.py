@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ class SaveRequest:
         volatile: tensors that the next forward pass may change.
         stable: tensors that only the next optimiser step changes.
         after: called when the file is durable.
+        is_kept: if it cannot be written, the request in its result has copies of the tensors, to save them later.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class SaveRequest:
     epoch: int
     step: int
     after: Callable[[], None] = lambda: None
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class _Copies:
 
     def of(self, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         return [self._buffer(name, tensor) for name, tensor in tensors.items()]
+
+    def kept(self, request: SaveRequest) -> SaveRequest:
+        """Return `request` with tensors that nothing changes any more."""
+        volatile, stable = (
+            {name: self.buffers[name].clone() for name in tensors} for tensors in (request.volatile, request.stable)
+        )
+        return replace(request, volatile=volatile, stable=stable)
 
     def _buffer(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         buffer = self.buffers.get(name)
@@ -153,6 +162,7 @@ class StateSaver:
                 size_bytes = self._write(request, device_copy)
             except Exception as caught:  # handled by the training loop
                 error = caught
+                request = self._copies.kept(request) if request.is_kept else request
             finally:
                 self._copied.set()
                 self._results.put(SaveResult(request, time.monotonic() - started_s, size_bytes, error))

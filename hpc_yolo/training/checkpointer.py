@@ -48,6 +48,7 @@ class Checkpointer:
         self._begun_s = time.monotonic()
         self._write_s = 0.0
         self._unsaved: SaveResult | None = None  # the newest state, if it could not be written
+        self._unsaved_best: SaveRequest | None = None  # the best model, likewise
         self.wait_copied = self._saver.wait_copied
 
     def __enter__(self) -> Checkpointer:
@@ -79,6 +80,7 @@ class Checkpointer:
         parts = {name: part.state_dict() for name, part in context.stateful_parts.items()}
         if not self._world.is_main:
             return
+        self._retry_best()
         tensors = dict(named_tensors(parts))
         volatile = {name: tensor for name, tensor in tensors.items() if name in context.volatile_names}
         path = state_path(self._run, context.attempt, position.step)
@@ -100,8 +102,8 @@ class Checkpointer:
         self._phases.saving()
         if self._world.is_main:
             weights = self._context.ema.model.state_dict()
-            texts = header_texts(self._context.description)
-            self._save(SaveRequest(path, {}, weights, texts, epoch, self._context.position.step))
+            texts, step = header_texts(self._context.description), self._context.position.step
+            self._save(SaveRequest(path, {}, weights, texts, epoch, step, is_kept=path == self._run.best))
 
     def read_newest(self) -> TrainingState:
         """Return the newest state, after pending writes are durable; there must be one."""
@@ -131,18 +133,20 @@ class Checkpointer:
         self.report()
 
     def finish(self) -> None:
-        """Wait until the newest state, that of the current step, is durable.
+        """Wait until the newest state, that of the current step, is durable, and if possible the best model.
 
         Raises:
             RunError: it cannot be written, after several tries.
         """
         self._phases.saving()
         for _ in range(TRIES_AT_THE_END):
+            self._retry_best()
             self.wait()
-            if self._unsaved is None:
+            if self._unsaved is None and self._unsaved_best is None:
                 return
             time.sleep(RETRY_S)
-            self._saver.save(self._unsaved.request)
+            if self._unsaved is not None:
+                self._saver.save(self._unsaved.request)
         self.wait()
         if self._unsaved is not None:
             raise RunError(
@@ -154,6 +158,15 @@ class Checkpointer:
     def _save(self, request: SaveRequest) -> None:
         self._saver.save(request)
         self.report()  # of the save that this one had to wait for
+
+    def _retry_best(self) -> None:
+        """Save the best model if that has failed before, unless another one is better by now."""
+        if self._unsaved_best is None:
+            return
+        self.wait()
+        model, self._unsaved_best = self._unsaved_best, None
+        if model.epoch == self._context.evaluations.best_epoch:
+            self._save(model)
 
     def _saved(self, result: SaveResult) -> None:
         request = result.request
@@ -172,6 +185,8 @@ class Checkpointer:
     def _refused(self, result: SaveResult, error: OSError) -> None:
         if result.request.volatile:
             self._unsaved = result
+        if result.request.is_kept:
+            self._unsaved_best = result.request
         name = result.request.path.name
         message = f"{name} cannot be saved: {error.strerror or error}; training continues; {self._last_good()}"
         self._emit(WarningRaised(message=message))

@@ -213,6 +213,27 @@ def test_training_continues_after_failed_save_and_saves_later(attempt, tmp_path,
     assert "No space left on device; training continues; there is no checkpoint yet" in warnings[0]
 
 
+@pytest.mark.parametrize("num_refused", [1, 3], ids=["until the next checkpoint", "until the end"])
+def test_best_model_that_cannot_be_saved_is_saved_later(attempt, uninterrupted, tmp_path, monkeypatch, num_refused):
+    """Its weights are those of its epoch, although the average has changed meanwhile."""
+    monkeypatch.setattr("hpc_yolo.training.checkpointer.RETRY_S", 0.0)
+    refused = iter(range(num_refused))
+
+    def full(path, *rest):
+        if path.name == "best.safetensors" and next(refused, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_file(path, *rest)
+
+    monkeypatch.setattr(saver, "write_file", full)
+    assert attempt("refused") is None
+    events = read_events(tmp_path / "refused/journal.jsonl")
+    assert [event.is_best for event in events if isinstance(event, Evaluated)] == [True, False]
+    assert len(list(filter(is_warning, events))) == num_refused
+    best = Path("checkpoints/best.safetensors")
+    whole, later = (safetensors.torch.load_file(path / best) for path in (uninterrupted(), tmp_path / "refused"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, later[name])] == []
+
+
 def test_failed_save_of_last_state_fails_run_and_keeps_previous_state(attempt, uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setattr("hpc_yolo.training.checkpointer.RETRY_S", 0.0)
     refuse_to_write(monkeypatch, steps=(6,))
