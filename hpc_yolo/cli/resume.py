@@ -12,7 +12,7 @@ from hpc_yolo.cli.submit import carry_out
 from hpc_yolo.cluster.sbatch_variables import REQUESTS
 from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.preflight import preflight
-from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.launch.prepare import spec_to_resume
 from hpc_yolo.launch.stages_alone import stages_to_submit
 from hpc_yolo.launch.weights import with_located_weights
 
@@ -30,7 +30,7 @@ def resume(written: tuple[str, ...], assignments: tuple[str, ...], follow: bool)
     """
     overrides = read_overrides(assignments, {})
     runs = {run.path: run for run in map(named_run, written)}.values()
-    plans = [make_plan(with_located_weights(submitted_spec(run, overrides))) for run in runs]
+    plans = [make_plan(with_located_weights(spec_to_resume(run, overrides))) for run in runs]
     local = [plan.run.name for plan in plans if not plan.uses_slurm]
     if len(plans) > 1 and (local or follow):
         raise click.UsageError(f"{local[0] if local else 'each'} is followed until it ends: resume one run at a time")

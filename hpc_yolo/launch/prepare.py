@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import hpc_yolo
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
-from hpc_yolo.core.errors import NameTakenError, RunError
+from hpc_yolo.core.errors import NameTakenError, RunError, SpecError
 from hpc_yolo.core.files import create_exclusive, write_atomic
 from hpc_yolo.data.dataset_source import is_here
 from hpc_yolo.data.run_inputs import changed_inputs, gather_inputs, store_inputs
@@ -97,6 +98,31 @@ def submitted_spec(run: RunDirectory, overrides: Sequence[Override] = ()) -> Spe
     """
     require_format(run.journal)
     return load_resolved_spec(run.spec, overrides)
+
+
+def spec_to_resume(run: RunDirectory, overrides: Sequence[Override]) -> Spec:
+    """Return the spec with which `run` goes on in its directory, which may have been moved since.
+
+    Raises:
+        RunError: an older version of this program has written the run, or its directory was renamed.
+        SpecError: the spec or an override is invalid, or an override names another directory.
+    """
+    spec, path = submitted_spec(run, overrides), run.path.absolute()
+    if (Path(spec.output).absolute() / spec.name).resolve() == path.resolve():
+        return spec
+    other = next((override for override in overrides if override.path in ("name", "output")), None)
+    if other is not None:
+        raise SpecError(
+            f"{other.origin}: a run that is resumed stays in its directory, {path}",
+            hint="move that directory; or start a new run from the spec in it: "
+            f"hpc-yolo submit {shlex.quote(str(run.spec))} --set name=NAME",
+        )
+    if spec.name != path.name:
+        raise RunError(
+            f"{path} is the directory of run {spec.name}, renamed or copied; a run keeps its name",
+            hint=f"rename it, or a copy elsewhere, to {spec.name}",
+        )
+    return submitted_spec(run, [*overrides, Override("output", str(path.parent), str(path))])
 
 
 def is_continuation(run: RunDirectory, process: ProcessInfo) -> bool:

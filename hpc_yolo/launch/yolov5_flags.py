@@ -12,7 +12,7 @@ from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.core.units import counted
 from hpc_yolo.launch.local_gpus import visible_gpus
-from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.launch.prepare import spec_to_resume
 from hpc_yolo.launch.run_names import agreed_name
 from hpc_yolo.runs.attempts import Attempts
 from hpc_yolo.runs.directory import RunDirectory
@@ -85,10 +85,11 @@ def resumed_spec(where: str, overrides: list[Override]) -> Spec:
     """Return the spec of the run to resume: its directory or a file in it; "" is the newest run below runs/.
 
     Raises:
-        RunError: there is no such run, or it is finished.
+        RunError: there is no such run, it is finished, or its directory was renamed.
+        SpecError: the spec or an override is invalid, or an override names another directory.
     """
     run = _run_around(Path(where)) if where else newest_run(RUNS_DIRECTORY)
-    spec = submitted_spec(run, overrides)
+    spec = spec_to_resume(run, overrides)
     end = Attempts(read_events(run.journal)).last_end
     if end is not None and end.outcome == AttemptEnded.FINISHED and end.epoch >= spec.train.epochs:
         raise RunError(

@@ -9,11 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from hpc_yolo.cli.main import cli
-from hpc_yolo.core.errors import NameTakenError, RunError
+from hpc_yolo.core.errors import HpcYoloError, NameTakenError, RunError
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.launch.prepare import prepare_run, submitted_spec
+from hpc_yolo.launch.plan import planned_run
+from hpc_yolo.launch.prepare import prepare_run, spec_to_resume, submitted_spec
+from hpc_yolo.launch.yolov5_flags import resumed_spec
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
+from hpc_yolo.spec.load import Override
 from hpc_yolo.spec.schema import Spec
 from hpc_yolo.spec.train import TrainSpec
 
@@ -57,3 +60,43 @@ def test_of_two_commands_that_found_the_name_free_one_creates_the_run(tmp_path: 
     with pytest.raises(NameTakenError, match="another command has submitted a run of this name at the same time"):
         prepare_run(run, other, is_new=True)
     assert submitted_spec(run) == spec
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> RunDirectory:
+    """A run called `run` in `before/`, beside an empty directory `after/`."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1)
+    run = RunDirectory(tmp_path / "before" / "run")
+    spec = Spec(name="run", model="yolov5n", data=DataSpec(path=str(data)), output=str(run.path.parent))
+    prepare_run(run, spec, is_new=True)
+    (tmp_path / "after").mkdir()
+    return run
+
+
+@pytest.mark.parametrize("location", ["before/run", "after/run", "link/run"])
+def test_resumed_run_stays_in_its_directory_where_that_was_moved(prepared: RunDirectory, location: str) -> None:
+    """Its steps were done again, in a new run at the location that the directory had before."""
+    root = prepared.path.parents[1]
+    (root / "link").symlink_to(root / "after")
+    run = RunDirectory(root / location)
+    prepared.path.rename(run.path)
+    for spec in (spec_to_resume(run, [Override("train.epochs", "7", "--epochs")]), resumed_spec(str(run.path), [])):
+        assert planned_run(spec).path == run.path
+
+
+@pytest.mark.parametrize(
+    ("location", "overrides", "message"),
+    [
+        ("after/other", [], r"is the directory of run run, renamed or copied; a run keeps its name"),
+        ("before/run", [Override("name", "other", "--name")], r"--name: a run that is resumed stays in its directory"),
+        ("after/run", [Override("output", "else", "--set")], r"--set: a run that is resumed stays in its directory"),
+    ],
+)
+def test_run_is_not_resumed_in_another_directory(
+    prepared: RunDirectory, location: str, overrides: list[Override], message: str
+) -> None:
+    run = RunDirectory(prepared.path.parents[1] / location)
+    prepared.path.rename(run.path)
+    for resume in (lambda: spec_to_resume(run, overrides), lambda: resumed_spec(str(run.path), overrides)):
+        with pytest.raises(HpcYoloError, match=message):
+            resume()
