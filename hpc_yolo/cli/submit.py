@@ -31,7 +31,7 @@ from hpc_yolo.launch.plan import Plan, make_plan
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.run_names import with_filled_name
 from hpc_yolo.launch.submit import submit as submit_plan
-from hpc_yolo.launch.weights import fetch_weights, with_located_weights
+from hpc_yolo.launch.weights import fetch_weights, needed_weights, with_located_weights
 from hpc_yolo.runs.submissions import Submission, stage_submissions
 from hpc_yolo.spec.load import LoadedSpec, Override, load_with_origins
 from hpc_yolo.spec.run_name import NUMBER
@@ -142,7 +142,7 @@ def _submit_run(loaded: LoadedSpec, *, dry_run: bool, follow: bool, wait: bool) 
 
 def carry_out(plan: Plan, *, follow: bool, wait: bool) -> None:
     """Submit `plan`; follow a local run, or any with `follow` or `wait`, and exit with its exit code."""
-    fetch_with_progress(plan.spec.weights)
+    fetch_with_progress(needed_weights(plan.spec, plan.run))
     notice = notice_after(NOTICE_S, "waiting for sbatch; Ctrl-C gives up")
     with notice if plan.uses_slurm else contextlib.nullcontext():
         submission = submit_plan(plan)

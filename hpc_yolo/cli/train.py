@@ -19,7 +19,7 @@ from hpc_yolo.launch.plan import make_plan, require_no_sweep
 from hpc_yolo.launch.preflight import preflight
 from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_training, run_of, submitted_spec
 from hpc_yolo.launch.run_names import require_filled_name
-from hpc_yolo.launch.weights import with_located_weights
+from hpc_yolo.launch.weights import needed_weights, with_located_weights
 from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
 from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
@@ -150,7 +150,7 @@ def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
     if process.rank == 0:
         is_new = not run.exists
         require_same_training(run, spec)
-        fetch_with_progress(spec.weights)
+        fetch_with_progress(needed_weights(spec, run))
         prepare_run(run, spec, is_new=is_new)
     _train_and_notify(run, spec, process)
 

@@ -19,6 +19,7 @@ from hpc_yolo.doctor import find_measured, partition_warnings
 from hpc_yolo.launch.evaluation_script import require_accepted
 from hpc_yolo.launch.node_data import check_dataset
 from hpc_yolo.launch.notify_checks import notify_warnings
+from hpc_yolo.launch.weights import needed_weights
 from hpc_yolo.runs.directory import RunDirectory, mode_warnings, require_writable
 from hpc_yolo.spec.data import OFF
 from hpc_yolo.spec.freeze import require_trainable_layers
@@ -84,10 +85,10 @@ def _staging_warnings(spec: Spec, *, for_slurm: bool) -> list[str]:
 
 def _require_model(spec: Spec, run: RunDirectory, num_classes: int) -> None:
     """Check weights and layers of the model."""
-    if spec.weights:
+    if weights := needed_weights(spec, run):
         from hpc_yolo.weights.archive import require_usable_weights  # of no use without weights
 
-        require_usable_weights(Path(spec.weights))
+        require_usable_weights(Path(weights))
     if Path(spec.model).suffix in (".yaml", ".yml"):
         from hpc_yolo.models.family import require_valid_layers  # imports torch
 

@@ -10,6 +10,7 @@ from hpc_yolo.core.package_data import resource_directory
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.launch.plan import slurm_plan
 from hpc_yolo.launch.preflight import preflight
+from hpc_yolo.launch.weights import needed_weights
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.data import DataSpec
 from hpc_yolo.spec.schema import ClusterSpec, Spec
@@ -114,6 +115,21 @@ def test_unsupported_weights_are_refused(name, content, message, tmp_path):
     )
     with pytest.raises(CheckpointError, match=message):
         preflight(spec, RunDirectory(tmp_path / "runs" / "run"), for_slurm=False)
+
+
+def test_weights_are_not_needed_any_more_by_a_run_with_a_checkpoint(tmp_path):
+    """A fine-tuned run could not be resumed once the file that it began with was removed."""
+    data = write_shapes_dataset(tmp_path / "shapes", num_train=1, num_val=1, image_size=(64, 64))
+    weights = str(tmp_path / "gone.pt")
+    spec = Spec(name="run", weights=weights, data=DataSpec(path=str(data)), output=str(tmp_path / "runs"))
+    run = RunDirectory(tmp_path / "runs" / "run")
+    run.create()
+    assert needed_weights(spec, run) == weights
+    with pytest.raises(CheckpointError, match=r"gone\.pt is neither a file nor published"):
+        preflight(spec, run, for_slurm=False)
+    (run.checkpoints / "state-0001-000000003.safetensors").touch()
+    assert needed_weights(spec, run) == "", "nothing to download"
+    preflight(spec, run, for_slurm=False)
 
 
 @pytest.mark.parametrize(
