@@ -58,14 +58,15 @@ def submit(plan: Plan) -> Submission:
     """
     if plan.script is None:
         require_import()
-        _prepare(plan)
-        return _start_local(plan)
     if not plan.continues:
         _prepare(plan)
-    with _submission_lock(plan.run):
+    # The job of the executor `debug` runs in this process, which would hold the lock all the time.
+    with contextlib.nullcontext() if plan.executor == "debug" else _submission_lock(plan.run):
         require_not_active(plan.run, slurm_answers=True)
         if plan.continues:
             _prepare(plan)
+        if plan.script is None:
+            return _start_local(plan)
         earlier = stage_jobs(plan.run)
         submission = _queue_run(plan)
         _queue_stages(plan, submission, earlier)
@@ -78,7 +79,7 @@ def _prepare(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _submission_lock(run: RunDirectory) -> Iterator[None]:
-    """Let one command at a time queue a job of `run`, where the file system has locks.
+    """Let one command at a time start or queue a job of `run`, where the file system has locks.
 
     Raises:
         RunError: another command takes longer than sbatch does.

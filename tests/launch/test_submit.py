@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import shlex
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,15 @@ import yaml
 from waiting import PATIENCE_S
 
 from hpc_yolo.cli.submission import notice_after
-from hpc_yolo.core.errors import SpecError
+from hpc_yolo.core.errors import RunError, SpecError
 from hpc_yolo.data.synth import write_shapes_dataset
-from hpc_yolo.launch.prepare import submitted_spec
+from hpc_yolo.launch.plan import Plan, make_plan
+from hpc_yolo.launch.prepare import prepare_run, submitted_spec
 from hpc_yolo.launch.submit import job_environment
+from hpc_yolo.launch.submit import submit as submit_plan
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.submissions import Submission, add_submission, all_submissions
+from hpc_yolo.spec.load import Override, load_spec
 
 PING = 'case "$1" in ping) echo "Slurmctld(primary) at head is UP";; *) exit 1;; esac'
 
@@ -125,6 +131,33 @@ def test_run_that_is_resumed_by_two_commands_at_once_is_queued_once(slurm, spec,
     assert sorted(command.returncode for command in commands) == [0, 6], errors
     assert any("run is already queued or running, as Slurm job 8" in error for error in errors)
     assert (tmp_path / "queued").read_text() == "8\n"
+
+
+def test_run_that_is_resumed_on_this_machine_by_two_commands_at_once_is_started_once(spec, monkeypatch):
+    """Both followed the second job, which found that the first one trained: the first one failed as well."""
+    plan = make_plan(load_spec(spec, [Override("cluster.executor", "local", "--local")]))
+    prepare_run(plan.run, plan.spec)
+    controllers = []
+
+    def start(plan: Plan) -> Submission:
+        program = [sys.executable, "-c", "import time; time.sleep(600)", str(plan.run.jobs)]
+        controllers.append(subprocess.Popen(program))
+        place = {"host": platform.node(), "num_nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
+        submission = Submission(time=time.time(), executor="local", job_id=str(controllers[-1].pid), **place)
+        add_submission(plan.run, submission)
+        return submission
+
+    monkeypatch.setattr("hpc_yolo.launch.submit._start_local", start)
+    both = [replace(plan, continues=True)] * 2  # made while neither had started
+    try:
+        submit_plan(both[0])
+        with pytest.raises(RunError, match="run is already queued or running, as local job"):
+            submit_plan(both[1])
+        assert len(controllers) == 1
+    finally:
+        for controller in controllers:
+            controller.kill()
+            controller.wait()
 
 
 def test_resumed_run_says_which_variables_of_the_shell_it_ignores(slurm, spec, monkeypatch):
