@@ -21,6 +21,7 @@ from hpc_yolo.launch.prepare import is_continuation, prepare_run, require_same_t
 from hpc_yolo.launch.run_names import require_filled_name
 from hpc_yolo.launch.weights import needed_weights, with_located_weights
 from hpc_yolo.launch.yolov5_flags import guide_spec, resumed_spec
+from hpc_yolo.resilience.lease import require_free
 from hpc_yolo.resilience.requeue import is_extra_start
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.sweep import run_in_job
@@ -149,6 +150,8 @@ def _run_as_task(run: RunDirectory, spec: Spec, process: ProcessInfo) -> None:
         return
     if process.rank == 0:
         is_new = not run.exists
+        if not is_new:
+            require_free(run, process)
         require_same_training(run, spec)
         fetch_with_progress(needed_weights(spec, run))
         prepare_run(run, spec, is_new=is_new)

@@ -188,6 +188,16 @@ def take_lease(
         ) from error
 
 
+def require_free(run: RunDirectory, process: ProcessInfo) -> None:
+    """Check that no living attempt holds `run`, before its files are changed; only `take_lease` excludes others.
+
+    Raises:
+        LeaseError: as `take_lease`.
+    """
+    with contextlib.suppress(OSError):
+        _find_free(run.leases, _newcomer(process), WATCH_S, job_has_ended)
+
+
 def last_holder(run: RunDirectory) -> Holder | None:
     """Return the holder of the run's newest lease, which may have ended; None where there was none."""
     numbers = _numbers(run.leases)
