@@ -17,7 +17,8 @@ from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.failures import Failure, write_failure
 
 LOST_PEER = re.compile(
-    r"connection (was likely )?(closed|reset|refused)|socket (timeout|closed)|failed to (send|recv)|broken pipe",
+    r"connection (was likely )?(closed|reset|refused)|socket (timeout|closed|has timed out)|failed to (send|recv)|"
+    r"broken pipe",
     re.IGNORECASE,
 )
 LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\)")

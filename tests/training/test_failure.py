@@ -44,6 +44,13 @@ from hpc_yolo.training.failure import explained, is_echo
             DistStoreError("Connection was likely closed. Did the server crash?"),
             "lost the connection to another rank: Connection was likely closed. Did the server crash?",
         ),
+        (
+            DistNetworkError(
+                "The client socket has timed out after 20000ms while trying to connect to (127.0.0.1, 25655)."
+            ),
+            "lost the connection to another rank: "
+            "The client socket has timed out after 20000ms while trying to connect to (127.0.0.1, 25655).",
+        ),
     ],
 )
 def test_error_that_only_shows_the_end_of_another_process_is_a_lost_process(error, message):
