@@ -115,7 +115,9 @@ def lines_of(plan: Plan, rate: InputRate) -> Iterator[tuple[str, str]]:
     """Yield (subject, text) of what was measured and what follows from it."""
     cores, memory_bytes, spec = cores_per_rank(plan), node_bytes(plan), spec_as_run(plan)
     loaders = loaders_per_rank(spec, cores)
-    yield "one core", f"{1 / rate.files_s:,.0f} images/s from files, {1 / rate.memory_s:,.0f} from memory, {rate.cpu}"
+    rest = "; GPUs augment them" if rate.augment_device == "gpu" else ""
+    rates = f"{1 / rate.files_s:,.0f} images/s from files, {1 / rate.memory_s:,.0f} from memory"
+    yield "one core", f"{rates}, {rate.cpu}{rest}"
     whose = f"{loaders} loader processes" if loaders != 1 else "1 loader process"
     each = (
         f"{whose} on each of {counted(plan.world_size, 'rank')}"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from hpc_yolo.cli.bench_data import lines_of
 from hpc_yolo.forecast.input_rate import InputRate, add_rate, conditions, loaders_per_rank
 from hpc_yolo.launch.input_warning import input_warnings, node_bytes, spec_as_run
 from hpc_yolo.spec.data import DataSpec
@@ -59,6 +60,14 @@ def test_what_was_measured_for_gpus_does_not_count_for_a_run_that_gets_none(stat
     plan.gpus_per_node = 0
     assert input_warnings(plan, None, state) == []
     assert loaders_per_rank(spec_as_run(plan), 8) == 7, "a task that trains on a core leaves it to itself"
+
+
+@pytest.mark.parametrize(("gpus_per_node", "is_said"), [(4, True), (0, False)])
+def test_what_loaders_give_says_who_augments_the_images(state, gpus_per_node, is_said):
+    plan = plan_of()
+    plan.gpus_per_node = gpus_per_node
+    rate = InputRate(data="coco.yaml", cpu="x", files_s=0.01, memory_s=0.001, time=1.0, **conditions(spec_as_run(plan)))
+    assert dict(lines_of(plan, rate))["one core"].endswith("; GPUs augment them") == is_said
 
 
 def plan_of(cache="auto", **cluster):
