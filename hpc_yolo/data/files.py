@@ -73,16 +73,20 @@ def members_below(directory: Path) -> Iterator[Path] | None:
 def plain_directory(directory: Path) -> Path:
     """Return the path of a directory without `..`.
 
-    `a/link/..` is not `a` where the link leads elsewhere; such a path has its links resolved.
+    `a/link/..` is not `a` where the link leads elsewhere; the links before the last `..` are resolved then, and none
+    behind it: the labels of images in a/link/../images are in a/link/../labels, wherever a link images leads.
     """
-    if ".." not in directory.parts:
+    parts = directory.parts
+    if ".." not in parts:
         return directory
-    plain = Path(os.path.normpath(directory))
+    end = len(parts) - parts[::-1].index("..")
+    above = Path(*parts[:end])
+    plain = Path(os.path.normpath(above))
     try:
-        is_same = plain.samefile(directory)
+        is_same = plain.samefile(above)
     except OSError:  # in an archive, or there is none
         is_same = is_dir(plain)
-    return plain if is_same else Path(os.path.realpath(directory))
+    return Path(plain if is_same else os.path.realpath(above), *parts[end:])
 
 
 def file_state(path: str | Path) -> bytes:

@@ -196,3 +196,16 @@ def test_image_behind_two_dots_has_the_path_of_its_directory(root):
     listed.write_text("../photos/a.jpg\n../../set/photos/b.jpg\nphotos/a.jpg\n")
     assert find_images((listed, photos)).paths == (photos / "a.jpg", photos / "b.jpg")
     assert label_path(find_images((listed,)).paths[0]) == photos / "a.txt"
+
+
+@pytest.mark.parametrize("linked", ["lists", "lists images"])
+def test_labels_are_beside_a_link_to_images_behind_two_dots(root, linked):
+    """A list in a linked directory names ../images, whose images are themselves in a directory without labels."""
+    (root / "set" / "images").rename(root / "shared")
+    (root / "set" / "images").symlink_to(root / "shared")
+    (root / "set" / "lists" / "train.txt").write_text("../images/train/a.jpg\n")
+    (root / "project").mkdir()
+    for name in linked.split():
+        (root / "project" / name).symlink_to(root / "set" / name)
+    image = find_images((root / "project" / "lists" / "train.txt",)).paths[0]
+    assert label_path(image) == root / "set" / "labels" / "train" / "a.txt"
