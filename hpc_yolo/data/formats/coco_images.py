@@ -95,7 +95,11 @@ def _base(images: Sequence[CocoImage], candidates: Sequence[Path], listing: _Lis
             tried = (_name(image, drops_directories=drops_directories) for image in images[:NUM_TRIED])
             if any(listing.has(base / name) for name in tried if name.name):
                 return base, drops_directories
-    return next(map(Path, listing.refused), candidates[0]), False
+    tried_names = [_name(image, drops_directories=False) for image in images[:NUM_TRIED]]
+    may_have = (
+        base for base in candidates if any(str((base / name).parent) in listing.refused for name in tried_names)
+    )
+    return next(may_have, candidates[0]), False
 
 
 def _name(image: CocoImage, *, drops_directories: bool) -> PurePosixPath:

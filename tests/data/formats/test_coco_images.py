@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from coco_sets import one, write_coco
+from coco_sets import image, one, scanned, write_coco
 from voc_sets import write_voc, xml_file, xml_object
 
 from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.dataset import load_dataset
 from hpc_yolo.data.formats import open_split
+from hpc_yolo.data.formats.coco_images import NUM_TRIED
 
 
 def write_dataset(root: Path, kind: str) -> str:
@@ -47,3 +48,25 @@ def test_images_in_a_directory_that_cannot_be_listed_do_not_count_as_missing(tmp
     monkeypatch.setattr(os, "listdir", listdir)
     with pytest.raises(DataError, match=message):
         open_split(dataset, "train")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ENAMETOOLONG], ids=errno.errorcode.get)
+def test_images_beside_a_directory_that_cannot_be_listed_are_found(tmp_path, monkeypatch, error):
+    """Also where the directory of all images has to be guessed, as the first of them are in that one."""
+    entries = [image(number, file_name=f"shut/{number}.jpg") for number in range(NUM_TRIED)]
+    write_coco(tmp_path, [one(99)], [*entries, image(99, file_name="open/99.jpg")])
+    (tmp_path / "pictures" / "open").mkdir()
+    (tmp_path / "pictures" / "99.jpg").rename(tmp_path / "pictures" / "open" / "99.jpg")
+    for path in (tmp_path / "pictures").glob("*.jpg"):
+        path.unlink()
+    real = os.listdir
+
+    def listdir(path):
+        if "shut" in Path(path).parts:
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    index = scanned(tmp_path)
+    assert [Path(path).name for path in index.paths] == ["99.jpg"]
+    assert f"0.jpg may be in {tmp_path}/pictures/shut, which cannot be listed" in " ".join(index.messages)
