@@ -115,7 +115,7 @@ def files_below(directory: Path) -> Iterator[str]:
         DataError: a directory cannot be listed.
     """
     if (members := members_below(directory)) is not None:
-        start = len(str(directory))
+        start = len(str(plain_directory(directory)))  # as members are named
         yield from (name for name in map(str, members) if HIDDEN not in name[start:])
         return
     seen = set()

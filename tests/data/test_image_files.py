@@ -28,7 +28,7 @@ def test_directories_and_lists_may_be_mixed_and_an_image_counts_once(tmp_path, m
     assert sorted(path.name for path in found) == ["1.jpg", "2.JPEG", "3.Png"]
 
 
-@pytest.mark.parametrize("source", [".set", "set.zip/.set", "set.zip"])
+@pytest.mark.parametrize("source", [".set", "set.zip/.set", "set.zip/.set/deep/..", "set.zip"])
 def test_hidden_files_and_directories_are_left_out(tmp_path, monkeypatch, source):
     """Such as copies that Jupyter keeps, which have no labels; one that is named itself is not meant to be hidden."""
     monkeypatch.chdir(tmp_path)
