@@ -89,6 +89,7 @@ def test_examples_are_as_many_as_asked_for(dirty):
         (["--split", "test"], 3, "there is no split test"),
         (["--imgsz", "0"], 2, "--imgsz"),
         (["--html", "pipe"], 2, "--html pipe: is no regular file, and would be replaced"),
+        (["--html", "x" * 300], 3, "x: cannot be written: File name too long"),
     ],
 )
 def test_wrong_option_is_an_error_that_says_what_is_allowed(shapes, tmp_path, monkeypatch, arguments, code, text):
