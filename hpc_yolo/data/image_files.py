@@ -99,24 +99,37 @@ def _nothing_found(split: tuple[Path, ...], problems: list[str], skipped: Mappin
             f"no images in {where}: {counted(len(problems), 'line')} cannot be used\n  {first}",
             hint="write paths that are absolute or relative to the directory of the list",
         )
-    hint = skipped_message(skipped) if skipped else f"images end in {', '.join(sorted(DATASET_SUFFIXES))}"
+    hint = f"images end in {', '.join(sorted(DATASET_SUFFIXES))}"
+    if skipped:
+        hint = skipped_message(skipped)
+    elif (hidden := _hidden_image(split)) is not None:
+        hint = f"files and directories that begin with a dot are hidden: {hidden}; rename them to use their images"
     for suffix, kind in ((".xml", "voc"), (".json", "coco")):
         if any(next(source.glob(f"*{suffix}"), None) for source in split):
             hint = f"it has {suffix} files: labels of Pascal VOC or COCO need format: {kind} in the dataset YAML"
     return DataError(f"no images in {where}", hint=hint)
 
 
-def files_below(directory: Path) -> Iterator[str]:
+def _hidden_image(split: tuple[Path, ...]) -> str | None:
+    """Return a hidden image in a directory of `split`; None where there is none."""
+    files = (file for source in split if is_dir(source) for file in files_below(source, with_hidden=True))
+    return next((file for file in files if split_suffix(file)[1].lower() in DATASET_SUFFIXES), None)
+
+
+def files_below(directory: Path, *, with_hidden: bool = False) -> Iterator[str]:
     """Yield all files below `directory`, following links, each directory once.
 
     Hidden files and directories are left out: copies of images that programs keep for themselves have no labels.
+
+    Args:
+        with_hidden: leave none out.
 
     Raises:
         DataError: a directory cannot be listed.
     """
     if (members := members_below(directory)) is not None:
         start = len(str(plain_directory(directory)))  # as members are named
-        yield from (name for name in map(str, members) if HIDDEN not in name[start:])
+        yield from (name for name in map(str, members) if with_hidden or HIDDEN not in name[start:])
         return
     seen = set()
     for parent, directories, files in os.walk(directory, followlinks=True, onerror=_refuse_directory):
@@ -124,9 +137,11 @@ def files_below(directory: Path) -> Iterator[str]:
             directories.clear()
             continue
         seen.add(real)
-        directories[:] = [name for name in directories if not name.startswith(".")]
         prefix = str(Path(parent, "*"))[:-1]
-        yield from (prefix + name for name in files if not name.startswith("."))
+        if not with_hidden:
+            directories[:] = [name for name in directories if not name.startswith(".")]
+            files = [name for name in files if not name.startswith(".")]
+        yield from (prefix + name for name in files)
 
 
 def _refuse_directory(error: OSError) -> None:

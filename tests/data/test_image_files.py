@@ -41,6 +41,17 @@ def test_hidden_files_and_directories_are_left_out(tmp_path, monkeypatch, source
     assert [path.name for path in find_images((tmp_path / source,)).paths] == ["1.jpg", "3.jpg"]
 
 
+@pytest.mark.parametrize("source", ["set", "set.zip"])
+def test_split_of_hidden_images_alone_is_an_error_that_names_one(tmp_path, source):
+    (tmp_path / "set" / ".train").mkdir(parents=True)
+    (tmp_path / "set" / ".train" / "1.jpg").touch()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr(".train/1.jpg", b"")
+    with pytest.raises(DataError) as caught:
+        find_images((tmp_path / source,))
+    assert f"hidden: {tmp_path / source}/.train/1.jpg; rename" in caught.value.hint
+
+
 @pytest.mark.parametrize("suffix", sorted(DATASET_SUFFIXES))
 def test_suffixes_are_found_in_either_case(tmp_path, suffix):
     for name in (f"small{suffix}", f"LARGE{suffix.upper()}"):
