@@ -124,6 +124,8 @@ class ImageSearch:
         above = [parent for parent in list(directory.parents)[:MAX_PARENTS] if parent != parent.parent]
         roots = [root.absolute()] if root is not None else []
         self._archive = archive_on(source)
+        self._root = (root or source.parent).absolute()
+        self._plain_root = plain_directory(self._root)
         self._directory, self._known = directory, [directory, *roots, *above]
         self._bases = list(dict.fromkeys([directory, *roots, Path.cwd(), *above]))
         self._directories: dict[Path, list[tuple[Path, bool]]] = {}
@@ -167,7 +169,7 @@ class ImageSearch:
     def _candidates(self, parent: Path) -> list[tuple[Path, bool]]:
         """Return (directory, whether first parts were dropped) of all that `parent` may mean, nearest first.
 
-        They have no `..`: in `images/../photos` no image is in a directory that is called images.
+        They have no `..` below the root: in `images/../photos` no image is in a directory that is called images.
         """
         if parent not in self._directories:
             whole = [parent] if parent.is_absolute() else [base / parent for base in self._bases]
@@ -179,8 +181,14 @@ class ImageSearch:
             found = dict.fromkeys([*((path, False) for path in whole), *((path, True) for path in shortened)])
             if self._archive is not None:  # whose lists name nothing outside of it
                 found = {one: None for one in found if archive_on(one[0]) == self._archive}
-            self._directories[parent] = [(plain_directory(path), short) for path, short in found if is_dir(path)]
+            self._directories[parent] = [(self._without_dots(path), short) for path, short in found if is_dir(path)]
         return self._directories[parent]
+
+    def _without_dots(self, directory: Path) -> Path:
+        """Return the path of a directory without `..`, but for those of the root, by which its images are known."""
+        plain = plain_directory(directory)
+        is_below = plain.is_relative_to(self._plain_root)
+        return self._root / plain.relative_to(self._plain_root) if is_below else plain
 
 
 def _readings(line: str) -> list[Path]:

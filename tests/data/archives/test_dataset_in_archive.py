@@ -122,11 +122,15 @@ def test_yaml_on_a_disk_may_name_directories_and_lists_in_archives(source, archi
 
 
 def test_list_in_an_archive_has_paths_relative_to_it(source, tmp_path):
-    (source.parent / "train.txt").write_text("./images/train/image 0.jpg\n/home/someone/set/images/train/image 1.png\n")
+    (source.parent / "train.txt").write_text(
+        "images/../images/train/image 0.jpg\n/home/someone/set/images/train/image 1.png\n"
+    )
     source.write_text("train: train.txt\nval: images/val\nnames: [cat, dog]\n")
     archive = zip_of(source.parent, tmp_path / "x.zip")
     paths = [f"{archive}/images/train/image 0.jpg", f"{archive}/images/train/image 1.png"]
     assert list(index_of(archive).paths) == paths
+    behind_dots = source.parent / ".." / "x.zip"  # such as from a spec with data: ../x.zip
+    assert list(index_of(behind_dots).paths) == [path.replace(str(archive), str(behind_dots)) for path in paths]
 
 
 @pytest.mark.parametrize("written", ["path: ../datasets/set\n", "path: /home/someone/set\n", "path: .\n", ""])
