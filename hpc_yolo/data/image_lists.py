@@ -123,7 +123,7 @@ class ImageSearch:
         directory = source.absolute().parent
         above = [parent for parent in list(directory.parents)[:MAX_PARENTS] if parent != parent.parent]
         roots = [root.absolute()] if root is not None else []
-        self._archive = archive_on(source)
+        self._archive = archive_on(source.absolute())
         self._root = (root or source.parent).absolute()
         self._plain_root = plain_directory(self._root)
         self._directory, self._known = directory, [directory, *roots, *above]

@@ -18,6 +18,7 @@ from hpc_yolo.core.errors import DataError
 from hpc_yolo.data.archives.archive import archive_on
 from hpc_yolo.data.dataset import Dataset
 from hpc_yolo.data.dataset_format import COCO, VOC, YOLO
+from hpc_yolo.data.files import plain_directory
 from hpc_yolo.data.formats.coco import CocoSplit
 from hpc_yolo.data.formats.packed import PackedSplit, is_packed
 from hpc_yolo.data.formats.split import SplitReader
@@ -37,7 +38,9 @@ def open_split(dataset: Dataset, split: str) -> SplitReader:
         return PackedSplit(dataset, split)
     reader = READERS[dataset.format](dataset, split)
     if (archive := archive_on(dataset.root)) is not None:
-        outside = next((image for image in reader.images if not str(image).startswith(f"{archive}/")), None)
+        names = {name for one in (archive, archive.absolute()) for name in (one, plain_directory(one))}
+        inside = tuple(f"{name}/" for name in names)  # as images of directories, lists and COCO files are named
+        outside = next((image for image in reader.images if not str(image).startswith(inside)), None)
         if outside is not None:
             raise DataError(f"{dataset.source}: {split}: {outside} is not in {archive}; nothing outside of it is read")
     return reader

@@ -121,7 +121,7 @@ def test_yaml_on_a_disk_may_name_directories_and_lists_in_archives(source, archi
     assert index_of(tmp_path / "flat.yaml").paths[0] == f"{images}/ä.png"
 
 
-def test_list_in_an_archive_has_paths_relative_to_it(source, tmp_path):
+def test_list_in_an_archive_has_paths_relative_to_it(source, tmp_path, monkeypatch):
     (source.parent / "train.txt").write_text(
         "images/../images/train/image 0.jpg\n/home/someone/set/images/train/image 1.png\n"
     )
@@ -131,6 +131,8 @@ def test_list_in_an_archive_has_paths_relative_to_it(source, tmp_path):
     assert list(index_of(archive).paths) == paths
     behind_dots = source.parent / ".." / "x.zip"  # such as from a spec with data: ../x.zip
     assert list(index_of(behind_dots).paths) == [path.replace(str(archive), str(behind_dots)) for path in paths]
+    monkeypatch.chdir(tmp_path)
+    assert list(index_of(Path("x.zip")).paths) == paths
 
 
 @pytest.mark.parametrize("written", ["path: ../datasets/set\n", "path: /home/someone/set\n", "path: .\n", ""])
@@ -155,7 +157,8 @@ def test_coco_file_in_an_archive_is_converted_from_any_directory(tmp_path, monke
     (tmp_path / "coco" / "pictures").rename(tmp_path / "coco" / "images")
     zip_of(tmp_path / "coco", tmp_path / "a.zip")
     monkeypatch.chdir(tmp_path)
-    for number, source in enumerate((Path("a.zip/a.json"), tmp_path / "a.zip" / "a.json")):
+    names = Path("a.zip/a.json"), Path("coco/../a.zip/a.json")
+    for number, source in enumerate((*names, *(tmp_path / name for name in names))):
         found = convert(find_dataset(source), tmp_path / str(number), "yolo", images="copy")
         assert found.splits["train"].num_objects == 1
 
