@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 import hpc_yolo
 from hpc_yolo.cluster.process import ProcessInfo, current_environment
 from hpc_yolo.core.errors import NameTakenError, RunError, SpecError
@@ -122,7 +124,7 @@ def spec_to_resume(run: RunDirectory, overrides: Sequence[Override]) -> Spec:
             f"{path} is the directory of run {spec.name}, renamed or copied; a run keeps its name",
             hint=f"rename it, or a copy elsewhere, to {spec.name}",
         )
-    return submitted_spec(run, [*overrides, Override("output", str(path.parent), str(path))])
+    return msgspec.structs.replace(spec, output=str(path.parent))
 
 
 def is_continuation(run: RunDirectory, process: ProcessInfo) -> bool:

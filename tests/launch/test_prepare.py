@@ -73,12 +73,13 @@ def prepared(tmp_path: Path) -> RunDirectory:
     return run
 
 
-@pytest.mark.parametrize("location", ["before/run", "after/run", "link/run"])
+@pytest.mark.parametrize("location", ["before/run", "after/run", "link/run", "set #2: new/run"])
 def test_resumed_run_stays_in_its_directory_where_that_was_moved(prepared: RunDirectory, location: str) -> None:
     """Its steps were done again, in a new run at the location that the directory had before."""
     root = prepared.path.parents[1]
     (root / "link").symlink_to(root / "after")
     run = RunDirectory(root / location)
+    run.path.parent.mkdir(exist_ok=True)
     prepared.path.rename(run.path)
     for spec in (spec_to_resume(run, [Override("train.epochs", "7", "--epochs")]), resumed_spec(str(run.path), [])):
         assert planned_run(spec).path == run.path
