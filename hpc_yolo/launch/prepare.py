@@ -120,6 +120,8 @@ def spec_to_resume(run: RunDirectory, overrides: Sequence[Override]) -> Spec:
             f"hpc-yolo submit {shlex.quote(str(run.spec))} --set name=NAME",
         )
     if spec.name != path.name:
+        path = path.resolve()  # a link to it may have any name
+    if spec.name != path.name:
         raise RunError(
             f"{path} is the directory of run {spec.name}, renamed or copied; a run keeps its name",
             hint=f"rename it, or a copy elsewhere, to {spec.name}",

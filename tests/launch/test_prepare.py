@@ -85,6 +85,15 @@ def test_resumed_run_stays_in_its_directory_where_that_was_moved(prepared: RunDi
         assert planned_run(spec).path == run.path
 
 
+@pytest.mark.parametrize("written", ["latest", "after/run/checkpoints/.."])
+def test_moved_run_is_resumed_through_a_link_or_path_of_another_name(prepared: RunDirectory, written: str) -> None:
+    root = prepared.path.parents[1]
+    (root / "latest").symlink_to(root / "after" / "run")
+    prepared.path.rename(root / "after" / "run")
+    for spec in (spec_to_resume(RunDirectory(root / written), []), resumed_spec(str(root / written), [])):
+        assert planned_run(spec).path == root / "after" / "run"
+
+
 @pytest.mark.parametrize(
     ("location", "overrides", "message"),
     [
