@@ -113,12 +113,13 @@ class StateSaver:
         started_s = time.monotonic()
         self.wait()
         self._idle.clear()
+        device_copy = None
         if any(tensor.is_cuda for tensor in request.stable.values()):
-            self._device_copy = self._begin_device_copy(request)
+            device_copy = self._device_copy = self._begin_device_copy(request)
         else:
             _copy(self._copies.of(request.volatile), request.volatile)
             self._copied.clear()
-        self._requests.put((request, started_s, self._device_copy))
+        self._requests.put((request, started_s, device_copy))
 
     def wait_copied(self) -> None:
         """Wait until the stable tensors are copied, before they change. On a GPU its stream waits, not this thread."""

@@ -16,10 +16,14 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
+import torch
 from small_state import save_small_state
 
+from hpc_yolo.checkpoint.saver import SaveRequest, StateSaver
 from hpc_yolo.checkpoint.store import newest_state
 from hpc_yolo.core.errors import CheckpointError
 from hpc_yolo.runs.directory import RunDirectory
@@ -194,3 +198,27 @@ def test_save_starts_no_openmp_threads_and_leaves_those_of_training(tmp_path):
     error, before, after, threads, threads_after = done.stdout.split()
     assert (error, int(after)) == ("None", int(before) + 1), "one thread more, which saves"
     assert threads_after == threads
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_model_kept_on_the_host_is_saved_with_its_own_weights_after_one_of_a_gpu(tmp_path, monkeypatch):
+    """After the last step nothing waits for the copy from the GPU: best was written with the weights of that copy."""
+
+    def copied(saver: StateSaver, request: SaveRequest) -> SimpleNamespace:
+        saver._copies.buffers |= {name: torch.Tensor(tensor.tolist()) for name, tensor in request.stable.items()}
+        return SimpleNamespace(synchronize=lambda: None)
+
+    monkeypatch.setattr(StateSaver, "_begin_device_copy", copied)
+    models = {"epoch2": torch.zeros(3).as_subclass(OnGpu), "best": torch.ones(3)}
+    with StateSaver() as saver:
+        for name, weight in models.items():
+            saver.save(SaveRequest(tmp_path / name, {}, {"weight": weight}, {}, epoch=0, step=1))
+        saver.wait()
+        assert [result.error for result in saver.results()] == [None, None]
+    saved = {name: safetensors.torch.load_file(tmp_path / name)["weight"].tolist() for name in models}
+    assert saved == {"epoch2": [0, 0, 0], "best": [1, 1, 1]}
