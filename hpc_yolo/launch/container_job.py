@@ -27,6 +27,7 @@ from hpc_yolo.data.archives.archive import PARTS, archive_on
 from hpc_yolo.data.dataset import SPLITS, dataset_content
 from hpc_yolo.data.dataset_paths import entries_of
 from hpc_yolo.data.dataset_source import source_of_run
+from hpc_yolo.launch.weights import needed_weights
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.spec.container import Mount
 from hpc_yolo.spec.data import AUTO, OFF
@@ -106,7 +107,7 @@ def job_facts(spec: Spec, run: RunDirectory) -> JobFacts:
     return JobFacts(
         run_directory=str(run.path),
         version=hpc_yolo.__version__,
-        paths=list(dict.fromkeys([*data, *map(literal, weight_paths(spec))])),
+        paths=list(dict.fromkeys([*data, *map(literal, weight_paths(spec, run))])),
         variables=sorted({name for path in data for name in variables_in(path)} - {"HOME"}),
         code=code_mount() if container is not None and container.code == "mounted" else None,
     )
@@ -158,11 +159,15 @@ def stage_paths(spec: Spec) -> Iterator[str]:
         yield _value(stage)
 
 
-def weight_paths(spec: Spec) -> Iterator[str]:
-    """Yield the directory of the weights, also where links lead."""
-    if spec.weights:
-        yield str(Path(spec.weights).parent)
-        yield str(Path(os.path.realpath(spec.weights)).parent)
+def weight_paths(spec: Spec, run: RunDirectory) -> Iterator[str]:
+    """Yield the directory of the weights, also where links lead; not one that is gone and that `run` does not need."""
+    if not spec.weights:
+        return
+    is_needed = bool(needed_weights(spec, run))
+    for weights in (spec.weights, os.path.realpath(spec.weights)):
+        directory = Path(weights).parent
+        if is_needed or directory.exists():
+            yield str(directory)
 
 
 def code_mount() -> tuple[Mount, str]:

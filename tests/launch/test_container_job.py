@@ -120,8 +120,21 @@ def test_weights_are_mounted_by_their_directories(tmp_path):
     (tmp_path / "real" / "w.pt").touch()
     (tmp_path / "w.pt").symlink_to("real/w.pt")
     spec = spec_of("/d.yaml", tmp_path, weights=str(tmp_path / "w.pt"))
-    assert list(weight_paths(spec)) == [str(tmp_path), str(tmp_path / "real")]
-    assert list(weight_paths(spec_of("/d.yaml", tmp_path))) == []
+    run = planned_run(spec)
+    assert list(weight_paths(spec, run)) == [str(tmp_path), str(tmp_path / "real")]
+    assert list(weight_paths(spec_of("/d.yaml", tmp_path), run)) == []
+
+
+def test_weights_that_are_gone_are_not_mounted_for_a_run_that_goes_on_without_them(tmp_path, shapes):
+    """No runtime starts with a mount that does not exist."""
+    spec = spec_of(shapes, tmp_path, weights=str(tmp_path / "gone" / "w.pt"))
+    run = planned_run(spec)
+    assert f"{tmp_path}/gone" in slurm_plan(spec, run, "", {}).script
+    prepare_run(run, spec)
+    (run.checkpoints / "state-0001-000000003.safetensors").touch()
+    assert f"{tmp_path}/gone" not in slurm_plan(spec, run, "", {}).script
+    (tmp_path / "gone").mkdir()
+    assert f"{tmp_path}/gone" in slurm_plan(spec, run, "", {}).script, "as in the script of an earlier job"
 
 
 def test_package_is_mounted_as_a_checkout_or_alone(monkeypatch, tmp_path):
