@@ -39,6 +39,7 @@ POLL_S = 0.2
 READ_TRIES, RETRY_S = 5, 0.02
 RECORD_BYTES = 4096  # of fixed size, so that it can be overwritten in place
 _NAME = re.compile(r"(\d+)\.json")
+_first_seen: dict[Path, tuple[bytes, float]] = {}  # the content of each lease that this process watches, and since when
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,10 +261,16 @@ def _find_free(directory: Path, newcomer: Holder, watch_s: float, job_is_over: C
 def _is_unchanged(path: Path, content: bytes, watch_s: float) -> bool:
     """Return True if the lease keeps its `content` for `watch_s`; False when it is released or removed.
 
+    The time counts from the first call with that content: `take_lease` does not repeat the watch of `require_free`.
+
     Raises:
         LeaseError: its holder lives.
     """
-    deadline_s = time.monotonic() + watch_s
+    known, since_s = _first_seen.get(path, (None, 0.0))
+    if known != content:
+        since_s = time.monotonic()
+        _first_seen[path] = content, since_s
+    deadline_s = since_s + watch_s
     while (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(POLL_S, left_s))
         now = _content(path)
