@@ -112,15 +112,16 @@ def spec_to_resume(run: RunDirectory, overrides: Sequence[Override]) -> Spec:
     spec, path = submitted_spec(run, overrides), run.path.absolute()
     if (Path(spec.output).absolute() / spec.name).resolve() == path.resolve():
         return spec
-    other = next((override for override in overrides if override.path in ("name", "output")), None)
+    if spec.name != path.name:
+        path = path.resolve()  # a link to it may have any name
+    is_other = {"name": spec.name != path.name, "output": Path(spec.output).resolve() != path.parent.resolve()}
+    other = next((override for override in overrides if is_other.get(override.path)), None)
     if other is not None:
         raise SpecError(
             f"{other.origin}: a run that is resumed stays in its directory, {path}",
             hint="move that directory; or start a new run from the spec in it: "
             f"hpc-yolo submit {shlex.quote(str(run.spec))} --set name=NAME",
         )
-    if spec.name != path.name:
-        path = path.resolve()  # a link to it may have any name
     if spec.name != path.name:
         raise RunError(
             f"{path} is the directory of run {spec.name}, renamed or copied; a run keeps its name",

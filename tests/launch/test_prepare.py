@@ -81,7 +81,8 @@ def test_resumed_run_stays_in_its_directory_where_that_was_moved(prepared: RunDi
     run = RunDirectory(root / location)
     run.path.parent.mkdir(exist_ok=True)
     prepared.path.rename(run.path)
-    for spec in (spec_to_resume(run, [Override("train.epochs", "7", "--epochs")]), resumed_spec(str(run.path), [])):
+    overrides = [Override("train.epochs", "7", "--epochs"), Override("name", "run", "--name")]
+    for spec in (spec_to_resume(run, overrides), resumed_spec(str(run.path), [])):
         assert planned_run(spec).path == run.path
 
 
