@@ -13,14 +13,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed's own, with types
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed's own, with types
 from torch.distributed.rendezvous import rendezvous
 
 from hpc_yolo.cluster.addresses import addresses_for_others, is_loopback, is_own, resolve
@@ -131,24 +131,28 @@ def check_in(link: StoreLink, process: ProcessInfo, timeout_s: float, gpu: str |
     store = link.store
     store.set(f"rank/{process.rank}", msgspec.json.encode(mine).decode())
     if process.rank == 0:
-        _wait_for_everyone(store, process, timeout_s)
+        _wait_for_everyone(process, timeout_s, lambda rank: store.check([f"rank/{rank}"]))
         everyone = [json.loads(store.get(f"rank/{rank}")) for rank in range(process.world_size)]
         store.set("ranks", json.dumps(everyone))
-    else:
-        try:
-            store.wait(["ranks"], timedelta(seconds=timeout_s))
-        except dist.DistNetworkError as error:
-            raise LostProcessError(
-                f"rank {process.rank} on {location.host} lost the connection to rank 0 ({process.master_addr}) while "
-                f"the ranks met: {error}",
-                hint="hpc-yolo logs RUN --errors shows the rank that ended first",
-            ) from error
-        except (dist.DistError, RuntimeError) as error:
-            raise TrainingError(
-                f"rank {process.rank} on {location.host} waited {timeout_s:.0f} s for the other ranks; rank 0 "
-                f"({process.master_addr}) logs which did not come"
-            ) from error
-    return msgspec.json.decode(store.get("ranks"), type=list[CheckIn])
+    return msgspec.json.decode(_value_of(store, "ranks", process, timeout_s), type=list[CheckIn])
+
+
+def _value_of(store: Store, key: str, process: ProcessInfo, timeout_s: float) -> bytes:
+    """Return what rank 0 writes as `key` when the ranks meet; errors are as in `check_in`."""
+    here = f"rank {process.rank} on {_host(process)}"
+    try:
+        store.wait([key], timedelta(seconds=timeout_s))
+    except dist.DistNetworkError as error:
+        raise LostProcessError(
+            f"{here} lost the connection to rank 0 ({process.master_addr}) while the ranks met: {error}",
+            hint="hpc-yolo logs RUN --errors shows the rank that ended first",
+        ) from error
+    except (dist.DistError, RuntimeError) as error:
+        raise TrainingError(
+            f"{here} waited {timeout_s:.0f} s for the other ranks; rank 0 ({process.master_addr}) logs which did not "
+            "come"
+        ) from error
+    return store.get(key)
 
 
 def own_location(process: ProcessInfo) -> RankLocation:
@@ -181,12 +185,38 @@ def _comes_from_another_host(rank: CheckIn) -> bool:
 
 
 def _launcher_link(process: ProcessInfo, timeout_s: float) -> StoreLink:
-    store = launcher_store(process, timeout_s)
+    store = part_of_start(launcher_store(process, timeout_s), process, timeout_s)
     assert process.master_port is not None
     with contextlib.suppress(OSError):
         own, reached = _ends_of_connection(process.master_addr, process.master_port)
         return StoreLink(store, own, reached)
     return StoreLink(store, None, None)
+
+
+def part_of_start(store: Store, process: ProcessInfo, timeout_s: float) -> Store:
+    """Return the part of torchrun's store that belongs to this start of the workers; errors are as in `check_in`.
+
+    Agents keep the store when they start their workers again, with all that the earlier ones have written. Rank 0 names
+    the part, and tells each process that asks: a question that is left of an earlier start is answered in vain.
+    """
+    name, answered = secrets.token_hex(8), set[bytes]()
+
+    def has_name(rank: int) -> bool:
+        if rank == 0 or store.check([f"{name}/named/{rank}"]):
+            return True
+        if store.check([f"start/{rank}"]) and (question := store.get(f"start/{rank}")) not in answered:
+            store.set(f"start/{question.decode()}", name)
+            answered.add(question)
+        return False
+
+    if process.rank == 0:
+        _wait_for_everyone(process, timeout_s, has_name)
+        return PrefixStore(name, store)
+    question = secrets.token_hex(8)
+    store.set(f"start/{process.rank}", question)
+    name = _value_of(store, f"start/{question}", process, timeout_s).decode()
+    store.set(f"{name}/named/{process.rank}", "")
+    return PrefixStore(name, store)
 
 
 def _serve_store(process: ProcessInfo, published: Path, timeout_s: float) -> StoreLink:
@@ -311,10 +341,10 @@ def _reason(error: OSError) -> str:
     return f"{text} (error {error.errno})" if error.errno is not None else text
 
 
-def _wait_for_everyone(store: Store, process: ProcessInfo, timeout_s: float) -> None:
+def _wait_for_everyone(process: ProcessInfo, timeout_s: float, has_come: Callable[[int], bool]) -> None:
     deadline = time.monotonic() + timeout_s
     missing = list(range(process.world_size))
-    while missing := [rank for rank in missing if not store.check([f"rank/{rank}"])]:
+    while missing := [rank for rank in missing if not has_come(rank)]:
         if time.monotonic() > deadline:
             listed = ", ".join(f"{rank} (node {rank // process.local_world_size})" for rank in missing[:16])
             raise TrainingError(

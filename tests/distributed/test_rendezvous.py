@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import network_hosts
 import pytest
 from network_hosts import LOCALHOST, HostPlan, network_of
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from hpc_yolo.cluster.ports import bind_first_free, candidate_ports
 from hpc_yolo.cluster.process import ProcessInfo
@@ -30,6 +31,7 @@ from hpc_yolo.distributed.rendezvous import (
     address_for_ranks,
     check_in,
     open_store,
+    part_of_start,
 )
 from hpc_yolo.runs.directory import RunDirectory
 from hpc_yolo.runs.events import RankLocation
@@ -289,6 +291,19 @@ def test_rank_tells_an_end_of_rank_0_from_ranks_that_do_not_come(
         with pytest.raises(expected, match=words):
             check_in(StoreLink(store, None, None), worker(), timeout_s)
         rank_0.kill()
+
+
+def test_workers_that_torchrun_starts_again_meet_in_a_part_of_their_own() -> None:
+    """Agents keep their store: what the first workers have written must not be taken for the second ones'."""
+    agents = HashStore()
+    agents.set("start/1", "question of a worker that has ended before it had an answer")
+    ranks = [ProcessInfo(rank, rank, 0, 2, 2, 1, "gpu01", 1, "torchrun") for rank in (1, 0)]
+    for start in ("first", "second"):
+        with ThreadPoolExecutor(2) as pool:
+            of_1, of_0 = pool.map(lambda process: part_of_start(agents, process, 60), ranks)
+        assert not of_1.check(["addresses"])
+        of_0.set("addresses", start)
+        assert of_1.get("addresses") == start.encode()
 
 
 def test_file_of_earlier_step_is_ignored(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands of the YOLOv5 multi-GPU guide, on CPUs."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from spec_runs import NETWORK
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, wait_until
 
 from hpc_yolo.cli.main import cli
 from hpc_yolo.core.errors import NameTakenError
 from hpc_yolo.data.synth import write_shapes_dataset
 from hpc_yolo.runs.directory import RunDirectory
-from hpc_yolo.runs.events import AttemptStarted, Evaluated, WarningRaised, WeightsLoaded
+from hpc_yolo.runs.events import AttemptStarted, Evaluated, StepLogged, WarningRaised, WeightsLoaded
 from hpc_yolo.runs.journal import read_events
 from hpc_yolo.runs.sweep import SweepDirectory
 from hpc_yolo.spec.load import load_resolved_spec, load_spec
@@ -111,6 +112,22 @@ def test_torchrun_starts_tasks_of_one_run(run_command, tmp_path):
     assert [path.name for path in runs.iterdir()] == ["pair"]
     started = only_attempt(runs / "pair")
     assert (started.world_size, started.num_nodes, started.launcher) == (2, 1, "torchrun")
+
+
+@pytest.mark.soak
+def test_torchrun_starts_the_workers_again_that_lost_one(environ, data, tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "train" / "exp")
+    options = ("--standalone", "--nproc_per_node", 2, "--max-restarts", 1)
+    command = [*TORCHRUN, *options, *TASK, "--data", data, "--batch", 4, *SMALL, "--epochs", 30]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=environ, **pipes) as launcher:
+        wait_until(lambda: [event for event in read_events(run.journal) if isinstance(event, StepLogged)], "a step")
+        (first,) = [event for event in read_events(run.journal) if isinstance(event, AttemptStarted)]
+        os.kill(first.ranks[1].pid, signal.SIGKILL)
+        output = launcher.communicate(timeout=PATIENCE_S)[0]
+    assert launcher.returncode == 0, output
+    assert [event.attempt for event in read_events(run.journal) if isinstance(event, AttemptStarted)] == [1, 2]
+    assert sorted(path.name for path in run.path.parent.iterdir()) == ["exp"]
 
 
 @pytest.mark.soak
