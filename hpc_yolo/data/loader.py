@@ -67,8 +67,7 @@ class TrainingLoader:
         stride: int = 32,
     ) -> None:
         self.index = index
-        self.num_images = index.num_images
-        self.draws = draws
+        self.num_images, self.draws = index.num_images, draws
         if rect:
             hyp = msgspec.structs.replace(hyp, mosaic=0.0)
         source = _source(index, imgsz, cache, augment=True)

@@ -45,5 +45,5 @@ def test_holder_that_was_watched_before_the_run_is_prepared_is_not_watched_again
     (run.leases / "000001.json").write_bytes(b"damaged, so that nothing shows that the holder has ended")
     monkeypatch.setattr(lease, "WATCH_S", 0.3)
     require_free(run, ALONE)
-    monkeypatch.setattr(lease.time, "sleep", lambda _seconds: pytest.fail("the lease is watched again"))
+    monkeypatch.setattr("time.sleep", lambda _seconds: pytest.fail("the lease is watched again"))
     assert take_lease(run, ALONE, watch_s=0.3).attempt == 2
